@@ -1,0 +1,1 @@
+"""Fine-tune a pretrained model with few trainable parameters."""

@@ -1,0 +1,290 @@
+"""`LinearMap`: what every structured matrix can do, and the two views (`.T`, `.inverse()`) that share its parameters.
+
+A structure writes `forward` and, where the structure knows a cheaper way than the dense one, the hooks
+`_transpose`, `_inverse`, `_inverse_transpose`, `matrix`, `logabsdet`, `flops`. The defaults below are dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Self
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from linmap.errors import SingularMapError
+
+
+class LinearMap(nn.Module):
+    """A matrix M, applied as y = M x on the last dimension.
+
+    Parameters may carry leading batch dimensions (`batch_shape`); then M has shape
+    (*batch_shape, out_features, in_features), and the forward broadcasts as `torch.matmul` does:
+    `map(x)` equals `x @ map.matrix().mT` for every x of shape (..., in_features).
+
+    Parameters
+    ----------
+    in_features, out_features
+        Length of the vectors that go in and come out.
+    batch_shape
+        Leading dimensions of M; `()` for a single matrix.
+    dtype, device
+        Where and how the parameters are stored; PyTorch's defaults when None.
+
+    Attributes
+    ----------
+    residual
+        Relative Frobenius error of the map that `from_matrix` returned; None for a map built otherwise.
+    """
+
+    orthogonal: ClassVar[bool] = False  # True: M^-1 = M^T by construction
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        batch_shape: Sequence[int] = (),
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        for name, size in (("in_features", in_features), ("out_features", out_features)):
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise ValueError(f"{type(self).__name__}: {name} must be a positive integer, got {size!r}.")
+        self.in_features = in_features
+        self.out_features = out_features
+        self.batch_shape = torch.Size(batch_shape)
+        self.residual: float | None = None
+        # Follows `.to(...)`, so that a map without parameters still knows its dtype and device.
+        self.register_buffer("_reference", torch.empty(0, dtype=dtype, device=device), persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._reference.dtype  # pyright: ignore[reportReturnType]
+
+    @property
+    def device(self) -> torch.device:
+        return self._reference.device  # pyright: ignore[reportReturnType]
+
+    @property
+    def square(self) -> bool:
+        return self.in_features == self.out_features
+
+    # -- what a structure provides -------------------------------------------------------------------------------
+
+    def forward(self, x: Shaped[Tensor, "*batch in_features"]) -> Shaped[Tensor, "*out_batch out_features"]:
+        """M x on the last dimension."""
+        return x @ self.matrix().mT
+
+    def matrix(self) -> Shaped[Tensor, "*batch out_features in_features"]:
+        """M itself, dense and differentiable, of shape (*batch_shape, out_features, in_features)."""
+        return self(torch.eye(self.in_features, dtype=self.dtype, device=self.device)).mT
+
+    def _transpose(self, y: Tensor) -> Tensor:
+        """M^T y on the last dimension."""
+        return y @ self.matrix()
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        """M^-1 y on the last dimension."""
+        return self._transpose(y) if self.orthogonal else _solve(self.matrix(), y)
+
+    def _inverse_transpose(self, x: Tensor) -> Tensor:
+        """M^-T x on the last dimension."""
+        return self(x) if self.orthogonal else _solve(self.matrix().mT, x)
+
+    def _check_invertible(self) -> None:
+        """Raise `SingularMapError` if this square map has no inverse."""
+        if self.orthogonal:
+            return
+        M = _at_least_float32(self.matrix().detach())
+        singular_values = torch.linalg.svdvals(M)
+        # the usual numerical rank: sigma_min > n * eps * sigma_max
+        tolerance = self.in_features * torch.finfo(M.dtype).eps * singular_values[..., 0]
+        if bool((singular_values[..., -1] <= tolerance).any()):
+            ratio = float((singular_values[..., -1] / singular_values[..., 0]).min())
+            raise SingularMapError(
+                f"{self} has no inverse: its smallest singular value is {ratio:.1e} of its largest, which is zero "
+                f"in {self.dtype}; use a map of full rank, or float64."
+            )
+
+    # -- what every map has ----------------------------------------------------------------------------------------
+
+    def transpose(self) -> LinearMap:
+        """M^T as a map that shares this map's parameters."""
+        return Transpose(self)
+
+    @property
+    def T(self) -> LinearMap:
+        return self.transpose()
+
+    def inverse(self) -> LinearMap:
+        """M^-1 as a map that shares this map's parameters.
+
+        Raises
+        ------
+        SingularMapError
+            If M is not square or is singular in its own precision.
+        """
+        self._require_square("has no inverse")
+        self._check_invertible()
+        return self.transpose() if self.orthogonal else Inverse(self)
+
+    def logabsdet(self) -> Float[Tensor, "*batch"]:
+        """log |det M|, of shape `batch_shape`; -inf for a singular square M.
+
+        Raises
+        ------
+        SingularMapError
+            If M is not square.
+        """
+        self._require_square("has no determinant")
+        if self.orthogonal:
+            return torch.zeros(self.batch_shape, dtype=self.dtype, device=self.device)
+        M = self.matrix()
+        return torch.linalg.slogdet(_at_least_float32(M)).logabsdet.to(M.real.dtype)
+
+    def __matmul__(self, other: LinearMap) -> LinearMap:
+        """(A @ B)(x) equals A(B(x))."""
+        if not isinstance(other, LinearMap):
+            return NotImplemented
+        from linmap.maps.compose import Compose
+
+        return Compose(self, other)
+
+    def flops(self, vectors: int = 1) -> int:
+        """Floating-point operations of one forward over `vectors` vectors (a multiply and an add count one each)."""
+        return 2 * self.in_features * self.out_features * vectors * self.batch_shape.numel()
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """W M^-T, so that a weight keeps its value when `torch.nn.utils.parametrize` registers this map on it."""
+        try:
+            return self.inverse()(weight)
+        except SingularMapError as error:
+            raise NotImplementedError(str(error)) from error
+
+    @classmethod
+    def from_matrix(cls, M: Shaped[Tensor, "*batch out_features in_features"], **options: object) -> Self:
+        """The map of this structure that represents M, or comes nearest to it in the Frobenius norm.
+
+        The relative error ||M - map.matrix()|| / ||M|| is kept in `map.residual` (0 up to rounding where the
+        structure can represent M). `options` are the constructor's (a rank, a number of reflections).
+
+        Raises
+        ------
+        ValueError
+            If M is not a matrix, is not finite, or has a shape that the structure cannot have.
+        """
+        if not isinstance(M, Tensor) or M.ndim < 2:
+            raise ValueError(f"{cls.__name__}.from_matrix: M must be a tensor of at least 2 dimensions, got {M!r:.80}.")
+        if not bool(torch.isfinite(M).all()):
+            raise ValueError(f"{cls.__name__}.from_matrix: M holds NaN or infinite entries; remove them first.")
+        if not (M.is_floating_point() or M.is_complex()):
+            raise ValueError(f"{cls.__name__}.from_matrix: M must be floating point, got {M.dtype}; use M.float().")
+        with torch.no_grad():
+            new = cls._from_matrix(M, **options)
+            norm = torch.linalg.vector_norm(M)
+            error = torch.linalg.vector_norm(M - new.matrix())
+            new.residual = float(error / norm) if norm > 0 else float(error)
+        return new
+
+    @classmethod
+    def _from_matrix(cls, M: Tensor, **options: object) -> Self:
+        raise TypeError(f"{cls.__name__} has no from_matrix: this structure is not found from a matrix.")
+
+    def _require_square(self, problem: str) -> None:
+        if not self.square:
+            raise SingularMapError(
+                f"{self} {problem}: it maps {self.in_features} features to {self.out_features}; only square maps do."
+            )
+
+    def __repr__(self) -> str:
+        batch = f", batch_shape={tuple(self.batch_shape)}" if self.batch_shape else ""
+        return f"{type(self).__name__}({self.in_features}, {self.out_features}{batch})"
+
+
+class Transpose(LinearMap):
+    """M^T, a view of a map."""
+
+    def __init__(self, base: LinearMap) -> None:
+        super().__init__(
+            base.out_features, base.in_features, batch_shape=base.batch_shape, dtype=base.dtype, device=base.device
+        )
+        self.base = base
+        self.orthogonal = base.orthogonal  # pyright: ignore[reportAttributeAccessIssue]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base._transpose(x)
+
+    def matrix(self) -> Tensor:
+        return self.base.matrix().mT
+
+    def _transpose(self, y: Tensor) -> Tensor:
+        return self.base(y)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.base._inverse_transpose(y)
+
+    def _inverse_transpose(self, x: Tensor) -> Tensor:
+        return self.base._inverse(x)
+
+    def _check_invertible(self) -> None:
+        self.base._check_invertible()
+
+    def transpose(self) -> LinearMap:
+        return self.base
+
+    def logabsdet(self) -> Tensor:
+        return self.base.logabsdet()
+
+    def flops(self, vectors: int = 1) -> int:
+        return self.base.flops(vectors)
+
+
+class Inverse(LinearMap):
+    """M^-1, a view of a map; made by `map.inverse()`, which checks that there is one."""
+
+    def __init__(self, base: LinearMap) -> None:
+        super().__init__(
+            base.in_features, base.out_features, batch_shape=base.batch_shape, dtype=base.dtype, device=base.device
+        )
+        self.base = base
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base._inverse(x)
+
+    def _transpose(self, y: Tensor) -> Tensor:
+        return self.base._inverse_transpose(y)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.base(y)
+
+    def _inverse_transpose(self, x: Tensor) -> Tensor:
+        return self.base._transpose(x)
+
+    def _check_invertible(self) -> None:
+        return
+
+    def inverse(self) -> LinearMap:
+        return self.base
+
+    def logabsdet(self) -> Tensor:
+        return -self.base.logabsdet()
+
+    def flops(self, vectors: int = 1) -> int:
+        return self.base.flops(vectors)
+
+
+def _at_least_float32(M: Tensor) -> Tensor:
+    """LAPACK knows no half precision."""
+    return M.float() if M.dtype in (torch.bfloat16, torch.float16) else M
+
+
+def _solve(M: Tensor, y: Tensor) -> Tensor:
+    """x with M x = y on the last dimension, broadcast as `torch.matmul` does."""
+    A, b = _at_least_float32(M), _at_least_float32(y)
+    vector = b.ndim == 1
+    columns = b.unsqueeze(-1) if vector else b.mT
+    x = torch.linalg.solve(A, columns) if not vector else torch.linalg.solve(A, columns.expand(*A.shape[:-2], -1, 1))
+    return (x.squeeze(-1) if vector else x.mT).to(y.dtype)

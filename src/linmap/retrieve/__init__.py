@@ -1,0 +1,1 @@
+"""Search with vectors: turn JSON into vectors, upgrade an embedder without re-indexing."""

@@ -1,0 +1,1 @@
+"""Model long sequences and forecast time series."""

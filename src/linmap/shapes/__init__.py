@@ -1,0 +1,1 @@
+"""Learn on shapes whatever their pose."""

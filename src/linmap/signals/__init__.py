@@ -1,0 +1,1 @@
+"""Classify EEG and other covariance data."""
