@@ -51,7 +51,7 @@ SYSTEMS = {
         System("gbwbn", "signals", "Bures-Wasserstein batch norm", "normalise covariance features", "arXiv 2504.00660"),
         System("lie_decomposition", "shapes", "Lie group decompositions", "see shapes whatever the affine warp", "arXiv 2310.11366"),
         System("tinvnn", "shapes", "TinvNN", "make any network blind to rigid motion", "arXiv 2112.12345"),
-        System("tooth_arrangement", "shapes", "Tooth arrangement", "plan where teeth go", "MICCAI 2024"),
+        System("tooth_arrangement", "shapes", "Tooth arrangement", "plan where teeth go", "arXiv 2312.15139"),
         System("linearscope", "interpret", "LinearScope", "read a network as one affine map", "arXiv 1908.05168", True),
         System("householder_projector", "interpret", "Householder Projector", "find a GAN's directions", "arXiv 2307.08012"),
     )
