@@ -1,0 +1,115 @@
+"""How a benchmark measures: linmap and its peer take turns in one process, and medians are compared."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+THREADS = 2  # the threads that the bars of the project speak of
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row of RESULTS.md.
+
+    Two kinds of bar: `bar` is the least ratio of the peer's time to linmap's; `least_rate` is the least number of
+    `unit` a second. A row without either only informs.
+    """
+
+    what: str
+    seconds: float  # median of linmap's runs
+    peer: str = ""
+    peer_seconds: float | None = None  # None: there is no peer, or it is not installed (`peer` says so)
+    bar: float | None = None
+    items: int = 1  # what one run processes, in `unit`
+    unit: str = ""
+    least_rate: float | None = None
+    memory: int | None = None  # peak bytes that the forward allocates beyond what was there before
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Peer's time over linmap's: above 1, linmap is faster."""
+        return None if self.peer_seconds is None else self.peer_seconds / self.seconds
+
+    @property
+    def rate(self) -> float:
+        return self.items / self.seconds
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the bar is met; None where there is no bar or nothing to compare with."""
+        if self.least_rate is not None:
+            return self.rate >= self.least_rate
+        if self.bar is None or self.ratio is None:
+            return None
+        return self.ratio >= self.bar
+
+
+def medians(*functions: Callable[[], object], repeats: int = 15, warm_up: int = 3) -> list[float]:
+    """Median seconds of each function; the functions take turns (A B A B ...), so that load hits all of them alike."""
+    torch.set_num_threads(THREADS)
+    for function in functions * warm_up:
+        function()
+    seconds: list[list[float]] = [[] for _ in functions]
+    for _ in range(repeats):
+        for samples, function in zip(seconds, functions, strict=True):
+            start = time.perf_counter()
+            function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            samples.append(time.perf_counter() - start)
+    return [statistics.median(samples) for samples in seconds]
+
+
+def compare(
+    what: str,
+    ours: Callable[[], object],
+    peer: str,
+    theirs: Callable[[], object] | None,
+    *,
+    bar: float | None = None,
+    memory: int | None = None,
+    note: str = "",
+    repeats: int = 15,
+    warm_up: int = 3,
+) -> Measurement:
+    """Time `ours` against `theirs` (None: not installed)."""
+    if theirs is None:
+        (seconds,) = medians(ours, repeats=repeats, warm_up=warm_up)
+        return Measurement(what, seconds, f"{peer} (not installed)", bar=bar, memory=memory, note=note)
+    seconds, peer_seconds = medians(ours, theirs, repeats=repeats, warm_up=warm_up)
+    return Measurement(what, seconds, peer, peer_seconds, bar=bar, memory=memory, note=note)
+
+
+def peak_memory(function: Callable[[], object]) -> int:
+    """Most bytes that PyTorch's CPU allocator holds at once during `function`, beyond what it held before."""
+    function()  # caches and lazy buffers are not the forward's
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        function()
+    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]  # pyright: ignore
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def machine() -> str:
+    """The facts that a time depends on, in one line."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = (
+        [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        if cpuinfo.exists()
+        else [platform.processor()]
+    )
+    return (
+        f"{models[0]} ({len(models)} cores), {THREADS} threads, float32 unless said otherwise, "
+        f"torch {torch.__version__}, Python {platform.python_version()}"
+    )
