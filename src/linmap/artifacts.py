@@ -50,7 +50,9 @@ def versions() -> dict[str, str]:
     return {"linmap": linmap.__version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def save(folder: Path | str, system: str, config: dict[str, Any], tensors: dict[str, torch.Tensor], seed: int = 0) -> None:
+def save(
+    folder: Path | str, system: str, config: dict[str, Any], tensors: dict[str, torch.Tensor], seed: int = 0
+) -> None:
     """Write a run of `system`: its settings to `config.json`, its arrays to `model.safetensors`.
 
     The configuration is written last, so a folder that has one is whole.

@@ -37,25 +37,56 @@ class System:
 SYSTEMS = {
     system.slug: system
     for system in (
-        System("bone", "adapt", "Bone", "fine-tune with one trainable block shared across a weight", "arXiv 2409.15371"),
-        System("triadaptlora", "adapt", "TriAdaptLoRA", "fine-tune with ranks that grow where they help", "arXiv 2501.08008"),
+        System(
+            "bone", "adapt", "Bone", "fine-tune with one trainable block shared across a weight", "arXiv 2409.15371"
+        ),
+        System(
+            "triadaptlora",
+            "adapt",
+            "TriAdaptLoRA",
+            "fine-tune with ranks that grow where they help",
+            "arXiv 2501.08008",
+        ),
         System("salt", "adapt", "SALT", "adapt a segmenter through its singular values", "arXiv 2503.16055"),
         System("flatquant", "compress", "FlatQuant", "4-bit weights, activations and cache", "arXiv 2410.09426"),
-        System("token_transforming", "compress", "Token Transforming", "fewer tokens in a ViT, no training", "arXiv 2506.05709"),
-        System("learngene_pool", "compress", "Learngene Pool", "one model in, a family of sizes out", "arXiv 2312.05743"),
+        System(
+            "token_transforming",
+            "compress",
+            "Token Transforming",
+            "fewer tokens in a ViT, no training",
+            "arXiv 2506.05709",
+        ),
+        System(
+            "learngene_pool", "compress", "Learngene Pool", "one model in, a family of sizes out", "arXiv 2312.05743"
+        ),
         System("bt2", "retrieve", "BT²", "change the embedder, keep the index", "arXiv 2211.03989"),
-        System("mbat", "retrieve", "MBAT for JSON", "one vector per JSON record, no schema, no training", "arXiv 2202.04771", True),
+        System(
+            "mbat",
+            "retrieve",
+            "MBAT for JSON",
+            "one vector per JSON record, no schema, no training",
+            "arXiv 2202.04771",
+            True,
+        ),
         System("hippo", "sequence", "HiPPO and S4", "model long sequences with state spaces", "arXiv 2206.12037"),
         System("olinear", "sequence", "OLinear", "forecast many series at once", "arXiv 2505.08550", True),
         System("acm", "signals", "Augmented covariance", "classify EEG trials", "arXiv 2302.04508"),
         System("gbwbn", "signals", "Bures-Wasserstein batch norm", "normalise covariance features", "arXiv 2504.00660"),
-        System("lie_decomposition", "shapes", "Lie group decompositions", "see shapes whatever the affine warp", "arXiv 2310.11366"),
+        System(
+            "lie_decomposition",
+            "shapes",
+            "Lie group decompositions",
+            "see shapes whatever the affine warp",
+            "arXiv 2310.11366",
+        ),
         System("tinvnn", "shapes", "TinvNN", "make any network blind to rigid motion", "arXiv 2112.12345"),
         System("tooth_arrangement", "shapes", "Tooth arrangement", "plan where teeth go", "arXiv 2312.15139"),
         System("linearscope", "interpret", "LinearScope", "read a network as one affine map", "arXiv 1908.05168", True),
-        System("householder_projector", "interpret", "Householder Projector", "find a GAN's directions", "arXiv 2307.08012"),
+        System(
+            "householder_projector", "interpret", "Householder Projector", "find a GAN's directions", "arXiv 2307.08012"
+        ),
     )
-}  # fmt: skip
+}
 
 
 def find(slug: str) -> System:

@@ -1,0 +1,53 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all bench lint docs clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "linmap needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Installing linmap into .venv (once; some minutes) ..."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) torch
+	@$(PIP) --editable '.[retrieve,interpret,dev]'
+	@touch $@
+
+.venv/.bench: .venv/.ready
+	@$(PIP) setuptools ninja
+	@$(PIP) --no-build-isolation --editable '.[bench]'
+	@touch $@
+
+.venv/.docs: .venv/.ready
+	@$(PIP) --editable '.[docs]'
+	@touch $@
+
+demo: .venv/.ready  ## install, run every system on embedded real data, write the report
+	@$(BIN)/linmap tour --preset quick --out runs/demo
+
+test: .venv/.ready  ## the default test suite (under 10 minutes on two cores)
+	@$(BIN)/pytest -n 2
+
+test-all: .venv/.ready  ## the default suite and the slow tests
+	@$(BIN)/pytest -n 2 -m 'slow or not slow'
+
+bench: .venv/.bench  ## measure against the peers; writes benchmarks/RESULTS.md
+	@$(BIN)/python -m benchmarks
+
+lint: .venv/.ready  ## ruff, pyright, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+
+docs: .venv/.docs  ## build the documentation into site/
+	@$(BIN)/mkdocs build --strict
+
+clean:  ## remove the environment and what was built
+	rm -rf .venv site dist build .pytest_cache .hypothesis .ruff_cache .import_linter_cache
