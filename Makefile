@@ -2,7 +2,9 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# The variable, not the flag: it also holds inside the build environments of packages that compile against torch.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all bench lint docs clean
@@ -20,8 +22,7 @@ help:  ## this list
 	@touch $@
 
 .venv/.bench: .venv/.ready
-	@$(PIP) setuptools ninja
-	@$(PIP) --no-build-isolation --editable '.[bench]'
+	@$(PIP) --editable '.[bench]'
 	@touch $@
 
 .venv/.docs: .venv/.ready
