@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import linmap
@@ -21,10 +24,13 @@ FORMAT = 1
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """A temporary name beside `path`; on success it is synced to disk and renamed, on failure nothing stays behind."""
+    """A temporary name beside `path`; on success it is synced to disk and renamed, on failure nothing stays behind.
+
+    The name keeps the suffix of `path`, from which many writers (NumPy, pandas, Pillow) choose the format.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial
         with open(partial, "rb") as file:
@@ -45,9 +51,44 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def plain(value: Any) -> Any:
+    """`value` in what JSON has: dataclasses as objects, paths as text, NumPy and torch scalars and arrays as numbers
+    and lists, and NaN and infinities, which JSON lacks, as null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
 def versions() -> dict[str, str]:
     """What a result depends on."""
-    return {"linmap": linmap.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"linmap": linmap.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def machine() -> str:
+    """The computer in a line: processor, cores, memory, accelerators, operating system."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    parts = [_processor(), f"{os.cpu_count()} cores", f"{memory / 2**30:.0f} GiB" if memory else "", *devices]
+    return ", ".join(part for part in [*parts, f"{platform.system()} {platform.machine()}"] if part)
+
+
+def _processor() -> str:
+    """The model name of the processor, where the system tells it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def save(
@@ -75,12 +116,12 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{folder} is not a saved run: it has no config.json; `linmap fit` writes one.") from None
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"{path} is not JSON (line {error.lineno}: {error.msg}); fit the run again.") from None
-    if not isinstance(header, dict) or "system" not in header or "format" not in header:
-        raise ArtifactError(f"{path} was not written by linmap: it names no system and no format.")
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} is not JSON ({error}); fit the run again.") from None
+    if not isinstance(header, dict) or not {"system", "config"} <= set(header) or type(header.get("format")) is not int:
+        raise ArtifactError(f"{path} was not written by `linmap fit`: it lacks a system, a format or a config.")
     if header["format"] > FORMAT:
         raise ArtifactError(f"{path} has format {header['format']}, this linmap reads up to {FORMAT}; upgrade linmap.")
     return header
@@ -100,4 +141,7 @@ def load(folder: Path | str, system: str) -> tuple[dict[str, Any], dict[str, tor
     path = Path(folder) / "model.safetensors"
     if not path.exists():
         raise ArtifactError(f"{folder} is incomplete: it has no model.safetensors; fit the run again.")
-    return header["config"], load_file(path)
+    try:
+        return header["config"], load_file(path)
+    except SafetensorError as error:
+        raise ArtifactError(f"{path} is damaged ({error}); fit the run again.") from None

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from linmap.artifacts import versions, write_json
+from linmap.artifacts import machine, plain, versions, write_json
 from linmap.errors import ArtifactError
 
 FORMAT = 1
+RESULT, FAILURE = "result.json", "failure.json"
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,14 @@ class Row:
     note: str = ""
 
     def mean(self, metric: str) -> float:
-        return statistics.fmean(self.values[metric])
+        """Mean over seeds; NaN where this method has no value, or where a seed failed."""
+        values = self.values.get(metric)
+        return statistics.fmean(values) if values else math.nan
 
     def std(self, metric: str) -> float | None:
         """Sample standard deviation over seeds; None with one seed."""
-        values = self.values[metric]
-        return statistics.stdev(values) if len(values) > 1 else None
+        values = self.values.get(metric, [])
+        return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,14 @@ class Check:
     figures: str
 
 
+class Headline(NamedTuple):
+    """The first metric that has a better side: the system at its best, and the best of its baselines."""
+
+    metric: Metric
+    system: Row
+    baseline: Row | None
+
+
 @dataclass(frozen=True)
 class Result:
     """One comparison of a system with its baselines."""
@@ -101,12 +113,31 @@ class Result:
     seconds: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=versions)
+    machine: str = field(default_factory=machine)
+    finished: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    """When, in UTC (ISO 8601)."""
     format: int = FORMAT
 
+    def best(self, metric: Metric, kind: str | None = None) -> list[Row]:
+        """The rows (of one kind, or of all) with the best mean: none if no side is better, several where they tie."""
+        rows = [row for row in self.rows if kind in (None, row.kind) and math.isfinite(row.mean(metric.name))]
+        if metric.better == "neither" or not rows:
+            return []
+        choose = min if metric.better == "lower" else max
+        value = choose(row.mean(metric.name) for row in rows)
+        return [row for row in rows if row.mean(metric.name) == value]
+
+    def headline(self) -> Headline | None:
+        """The figures for a line about this result; None where the system has no metric with a better side."""
+        for metric in self.metrics:
+            if systems := self.best(metric, "system"):
+                return Headline(metric, systems[0], next(iter(self.best(metric, "baseline")), None))
+        return None
+
     def save(self, folder: Path | str) -> Path:
-        """Write `result.json` into `folder`, atomically."""
-        path = Path(folder) / "result.json"
-        write_json(path, _finite(asdict(self)))
+        """Write `result.json` into `folder`, atomically; a measurement that is not finite is written as null."""
+        path = Path(folder) / RESULT
+        write_json(path, plain(self))
         return path
 
     @classmethod
@@ -118,27 +149,70 @@ class Result:
         ArtifactError
             If there is none, or it cannot be read.
         """
-        path = Path(folder) / "result.json"
+        raw = _read(Path(folder) / RESULT)
+        parts = {"metrics": Metric, "rows": Row, "checks": Check, "tables": Table, "pictures": Picture}
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            if raw["format"] > FORMAT:
-                raise ArtifactError(f"{path} has format {raw['format']}, this linmap reads up to {FORMAT}; upgrade it.")
-            parts = {"metrics": Metric, "rows": Row, "checks": Check, "tables": Table, "pictures": Picture}
             for name, part in parts.items():
                 raw[name] = [part(**item) for item in raw[name]]
-            return cls(**raw)
-        except FileNotFoundError:
-            raise ArtifactError(f"{folder} holds no result.json; `linmap compare` writes one.") from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ArtifactError(f"{path} cannot be read as a result ({error}); run the comparison again.") from None
+            for row in raw["rows"]:
+                for values in row.values.values():
+                    values[:] = [math.nan if value is None else value for value in values]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _unreadable(Path(folder) / RESULT, repr(error)) from None
+        return _construct(cls, Path(folder) / RESULT, raw)
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: a measurement that failed is null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+@dataclass(frozen=True)
+class Failure:
+    """A comparison that ended with an error; `failure.json` in the folder where `result.json` would be."""
+
+    system: str
+    error: str
+    """The error in one line."""
+    command: str
+    preset: str = "quick"
+    seconds: float | None = None
+    versions: dict[str, str] = field(default_factory=versions)
+    machine: str = field(default_factory=machine)
+    finished: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    format: int = FORMAT
+
+    def save(self, folder: Path | str) -> Path:
+        """Write `failure.json` into `folder`, atomically."""
+        path = Path(folder) / FAILURE
+        write_json(path, plain(self))
+        return path
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Failure:
+        """Read `folder/failure.json`; raises ArtifactError where it cannot."""
+        return _construct(cls, Path(folder) / FAILURE, _read(Path(folder) / FAILURE))
+
+
+Outcome = TypeVar("Outcome", Result, Failure)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`, of a format that this version reads."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(f"{path.parent} holds no {path.name}; `linmap compare` writes one.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise _unreadable(path, str(error)) from None
+    if not isinstance(raw, dict) or type(raw.get("format")) is not int:
+        raise _unreadable(path, "it names no format")
+    if raw["format"] > FORMAT:
+        raise ArtifactError(f"{path} has format {raw['format']}, this linmap reads up to {FORMAT}; upgrade linmap.")
+    return raw
+
+
+def _construct(kind: type[Outcome], path: Path, raw: dict[str, Any]) -> Outcome:
+    try:
+        return kind(**raw)
+    except TypeError as error:
+        raise _unreadable(path, str(error)) from None
+
+
+def _unreadable(path: Path, reason: str) -> ArtifactError:
+    return ArtifactError(f"{path} cannot be read as the outcome of a comparison ({reason}); run the comparison again.")
