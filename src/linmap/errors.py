@@ -19,3 +19,7 @@ class ArtifactError(LinmapError):
 
 class SingularMapError(LinmapError, ValueError):
     """The map has no inverse (not square, or of deficient rank)."""
+
+
+class DivergenceError(LinmapError, ArithmeticError):
+    """Training cannot go on: a loss or a weight is no longer finite."""

@@ -1,0 +1,96 @@
+"""Which samples a step sees, in which process, and how they come out of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from jaxtyping import Int
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset, default_collate
+
+Loss = Callable[[nn.Module, Any], Tensor]
+
+
+def epoch_order(samples: int, seed: int, epoch: int) -> Int[Tensor, " samples"]:
+    """The order of the samples in one epoch: a function of the seed and the epoch, and of nothing else."""
+    (state,) = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
+    return torch.randperm(samples, generator=torch.Generator().manual_seed(int(state >> np.uint64(1))))
+
+
+def shards(
+    batch: Int[Tensor, " samples"], accumulation: int, processes: int, process: int
+) -> Iterator[tuple[Int[Tensor, " part"], float]]:
+    """This process's parts of a global batch, each with the weight that makes the parts' mean losses one mean.
+
+    A batch of n samples is cut into accumulation * processes parts as equal as can be. Gradients are summed over
+    the accumulation steps and averaged over the processes, so the mean over a part of n_i samples weighs
+    n_i * processes / n. Every process gets equally many parts, as collective operations need; where a small last
+    batch leaves it no samples, it computes one of the batch's at weight 0.
+    """
+    n = len(batch)
+    if accumulation == processes == 1:
+        yield batch, 1.0
+        return
+    parts = batch.tensor_split(accumulation * processes)
+    for first in range(0, min(n, len(parts)), processes):
+        part = parts[first + process]
+        yield (part, len(part) * processes / n) if len(part) else (batch[:1], 0.0)
+
+
+def reader(data: Dataset, device: torch.device) -> Callable[[Tensor], Any]:
+    """A function from indices to the batch of these samples on a device.
+
+    Tensors in memory (`TensorDataset`) are indexed at once. `__getitems__(indices)`, where the dataset has it, may
+    return a batch that is ready, or a list of samples as PyTorch's own do; samples are collated by PyTorch's rules.
+
+    Raises
+    ------
+    TypeError
+        If `data` has no length or cannot be indexed.
+    ValueError
+        If it is empty.
+    """
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise TypeError(
+            f"data must be a map-style dataset, with __len__ and __getitem__; {type(data).__name__} is not."
+        )
+    if len(data) == 0:  # pyright: ignore[reportArgumentType]
+        raise ValueError(f"data is empty ({type(data).__name__} of length 0): there is nothing to train on.")
+
+    def read(indices: Tensor) -> Any:
+        if type(data) is TensorDataset:
+            return tuple(tensor[indices] for tensor in data.tensors)
+        if hasattr(data, "__getitems__"):
+            batch = data.__getitems__(indices.tolist())  # pyright: ignore[reportAttributeAccessIssue]
+            return default_collate(batch) if isinstance(batch, list) else batch
+        return default_collate([data[index] for index in indices.tolist()])
+
+    return read if device.type == "cpu" else lambda indices: send_to_device(read(indices), device)
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, loss: Loss, data: Dataset, batch_size: int = 256) -> float:
+    """The mean of `loss` over the samples of `data`, in evaluation mode: what `validate` mostly returns.
+
+    Parameters
+    ----------
+    model, loss, data
+        As in `train`.
+    batch_size
+        Samples of one forward pass.
+    """
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    read = reader(data, device)
+    training = model.training
+    model.eval()
+    try:
+        total = 0.0
+        for indices in torch.arange(len(data)).split(batch_size):  # pyright: ignore[reportArgumentType]
+            total += float(loss(model, read(indices))) * len(indices)
+    finally:
+        model.train(training)
+    return total / len(data)  # pyright: ignore[reportArgumentType]

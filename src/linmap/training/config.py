@@ -1,0 +1,115 @@
+"""What a training run is: its length, its batches, its optimiser, its schedule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The settings of one training run.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of its range, or two of them do not go together; the message names them.
+    """
+
+    epochs: int = 10
+    """Passes over the data."""
+    max_steps: int | None = None
+    """Optimiser steps after which training ends, should it be reached before `epochs`."""
+    batch_size: int = 32
+    """Samples of one optimiser step over all processes and accumulation steps."""
+    lr: float = 1e-3
+    """Learning rate before the schedule."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """adamw decouples the weight decay from the gradient."""
+    weight_decay: float = 0.0
+    """Weight decay of the optimiser."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running moments of adam and adamw."""
+    momentum: float = 0.0
+    """Momentum of sgd."""
+    schedule: Literal["constant", "halving", "type3", "cosine", "linear"] = "constant"
+    """By epoch: halving (from the third on), type3 (times 0.9 from the fifth on), cosine; by step: linear, to zero."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate first rises linearly to its schedule."""
+    accumulation: int = 1
+    """Parts in which a batch is computed, to save memory; the result is that of the whole batch."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient of one step."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision of the forward pass; "no" leaves it to `accelerate launch`."""
+    patience: int | None = None
+    """Validations without a better value after which training ends."""
+    checkpoint_every: int | None = None
+    """Optimiser steps between checkpoints; each epoch also ends with one."""
+    seed: int = 0
+    """Seed of Python, NumPy, PyTorch and the order of the data."""
+
+    def __post_init__(self) -> None:
+        positive = (
+            "epochs",
+            "max_steps",
+            "batch_size",
+            "lr",
+            "accumulation",
+            "clip_norm",
+            "patience",
+            "checkpoint_every",
+        )
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be positive, got {value}.")
+        for name in ("weight_decay", "momentum", "warmup_steps", "seed"):
+            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), got {self.betas}.")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum = {self.momentum} is a setting of sgd; {self.optimizer} has betas.")
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size = {self.batch_size} cannot be split into accumulation = {self.accumulation} equal parts; "
+                "make it a multiple."
+            )
+        for name, choices in (
+            ("optimizer", ("adam", "adamw", "sgd")),
+            ("schedule", ("constant", "halving", "type3", "cosine", "linear")),
+            ("precision", ("no", "bf16", "fp16")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+
+
+def total_steps(config: TrainingConfig, steps_per_epoch: int) -> int:
+    """Optimiser steps of a run that no early stop ends."""
+    steps = config.epochs * steps_per_epoch
+    return steps if config.max_steps is None else min(steps, config.max_steps)
+
+
+def learning_rate(config: TrainingConfig, step: int, epoch: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step; `step` and `epoch` count from 0.
+
+    halving and type3 are the schedules "type1" and "type3" of the long-horizon forecasting literature, whose epochs
+    count from 1 and which set the rate after an epoch: epochs 1 and 2 of halving both run at `lr`.
+    """
+    total = total_steps(config, steps_per_epoch)
+    match config.schedule:
+        case "halving":
+            factor = 0.5 ** max(epoch - 1, 0)
+        case "type3":
+            factor = 0.9 ** max(epoch - 3, 0)
+        case "cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+        case "linear":
+            factor = (total - max(step, config.warmup_steps)) / max(total - config.warmup_steps, 1)
+        case _:
+            factor = 1.0
+    if step < config.warmup_steps:
+        factor *= (step + 1) / config.warmup_steps
+    return config.lr * factor
