@@ -24,19 +24,81 @@ class Case:
     name: str
     build: Callable[..., LinearMap]
     batched: bool = True  # the constructor takes batch_shape
-    right_inverse: bool = True  # parametrize can keep a weight when this (invertible) map is registered on it
+    from_matrix: dict[str, Any] | None = None  # options with which from_matrix finds the map's own matrix again
     compiles: bool = True  # torch.compile(fullgraph=True) can trace it
 
-    def __call__(self, dtype: torch.dtype = torch.float64, device: str = "cpu", seed: int = 0, **options: Any):
+    def __call__(
+        self, dtype: torch.dtype = torch.float64, device: str = "cpu", seed: int = 0, **options: Any
+    ) -> LinearMap:
         """The map, with every trainable entry moved off its initial value: the laws hold everywhere."""
         generator = torch.Generator(device).manual_seed(seed)
         new = self.build(generator=generator, dtype=dtype, device=device, **options)
         with torch.no_grad():
             for parameter in new.parameters():
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=dtype, device=device))
+                noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype, device=device)
+                parameter.add_(0.3 * noise)
         return new
 
+    def __repr__(self) -> str:
+        return self.name
 
+
+def spectral_relu(**o: Any) -> LinearMap:
+    """Trainable singular values of which the relu cuts one off."""
+    new = maps.Spectral(4, 4, 3, **o)
+    with torch.no_grad():
+        new.shift[..., 1] = -9
+    return new
+
+
+def compose(sizes: list[int], **o: Any) -> LinearMap:
+    return maps.Compose(*(maps.Dense(n, m, **o) for m, n in zip(sizes, sizes[1:], strict=False)))
+
+
+def mixed_product(**o: Any) -> LinearMap:
+    generator = o.pop("generator")
+    scaled = maps.Permutation(5, generator=generator, **o) @ maps.Diagonal(5, **o)
+    return scaled @ maps.Dense(5, generator=generator, **o) @ maps.Permutation(5, generator=generator, **o).T
+
+
+def permuted_twice(**o: Any) -> LinearMap:
+    return maps.Permutation(7, **o) @ maps.Permutation(7, **o).T
+
+
+# fmt: off
 CASES = [
-    *(Case(f"Dense({m}, {n})", lambda m=m, n=n, **o: maps.Dense(m, n, **o)) for m, n in [(1, 1), (5, 5), (7, 3)]),
+    *(Case(f"Dense({m}, {n})", lambda m=m, n=n, **o: maps.Dense(m, n, **o), from_matrix={})
+      for m, n in [(5, 5), (1, 1), (7, 3), (3, 7)]),
+    *(Case(f"Diagonal({n})", lambda generator, n=n, **o: maps.Diagonal(n, **o), from_matrix={}) for n in [5, 1]),
+    Case("Identity(3)", lambda generator, **o: maps.Identity(3, **o), batched=False, from_matrix={}),
+    *(Case(f"Permutation({n})", lambda n=n, **o: maps.Permutation(n, **o), from_matrix={}) for n in [7, 1]),
+    *(Case(f"LowRank({m}, {n}, {r})", lambda m=m, n=n, r=r, **o: maps.LowRank(m, n, r, **o), from_matrix={"rank": r})
+      for m, n, r in [(7, 5, 2), (1, 1, 1), (3, 3, 3), (4, 4, 3), (2, 11, 1)]),
+    *(Case(f"TriangularPair({m}, {n}, {r}, max_rank={top})",
+           lambda m=m, n=n, r=r, top=top, **o: maps.TriangularPair(m, n, r, max_rank=top, **o),
+           from_matrix={"rank": r, "max_rank": top})
+      for m, n, r, top in [(7, 5, 2, 4), (1, 1, 1, 1), (3, 3, 3, 3), (5, 5, 3, 5)]),
+    *(Case(f"BlockAffine({m}, {n}, {r}, {s})", lambda m=m, n=n, r=r, s=s, **o: maps.BlockAffine(m, n, r, s, **o),
+           from_matrix={"block_in": r, "block_out": s})
+      for m, n, r, s in [(6, 9, 3, 3), (1, 1, 1, 1), (7, 5, 3, 2), (4, 6, 2, 6), (6, 4, 6, 2), (3, 3, 3, 3), (5, 5, 2, 2)]),
+    *(Case(f"Spectral({m}, {n}, {k})", lambda m=m, n=n, k=k, **o: maps.Spectral(m, n, k, **o), from_matrix={"k": k})
+      for m, n, k in [(5, 5, 3), (1, 1, 1), (7, 3, 2), (3, 7, None), (4, 4, 0)]),
+    Case("Spectral(4, 4, 3) with a zero", spectral_relu, from_matrix={"k": 3}),
+    Case("Spectral(5, 5, 4, nonnegative=False)", lambda **o: maps.Spectral(5, 5, 4, nonnegative=False, **o),
+         from_matrix={"k": 4, "nonnegative": False}),
+    *(Case(f"RowStochastic({m}, {n}, {t})", lambda m=m, n=n, t=t, **o: maps.RowStochastic(m, n, transform=t, **o),
+           from_matrix={"transform": t})
+      for m, n, t in [(5, 5, "softplus"), (1, 1, "softplus"), (7, 3, "softplus"), (3, 5, "softmax")]),
+    *(Case(f"DiagonalPlusLowRank({n}, {r})", lambda n=n, r=r, **o: maps.DiagonalPlusLowRank(n, r, **o),
+           from_matrix={"rank": r})
+      for n, r in [(7, 1), (1, 1), (5, 2)]),
+    Case("DiagonalPlusLowRank(7, 2), complex",
+         lambda dtype, **o: maps.DiagonalPlusLowRank(7, 2, dtype=dtype.to_complex(), **o), from_matrix={"rank": 2}),
+    *(Case(f"Rigid({d})", lambda d=d, **o: maps.Rigid(d, **o), from_matrix={}) for d in [3, 1, 2, 4]),
+    Case("Dense(5, 3) @ Dense(5, 5)", lambda **o: compose([3, 5, 5], **o)),
+    Case("Dense(4, 2) @ Dense(2, 4)", lambda **o: compose([2, 4, 2], **o)),
+    Case("Dense(2, 4) @ Dense(4, 2)", lambda **o: compose([4, 2, 4], **o)),
+    Case("Permutation @ Diagonal @ Dense @ Permutation.T", mixed_product),
+    Case("Permutation @ Permutation.T", permuted_twice),
 ]
+# fmt: on

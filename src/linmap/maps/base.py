@@ -2,6 +2,8 @@
 
 A structure writes `forward` and, where the structure knows a cheaper way than the dense one, the hooks
 `_transpose`, `_inverse`, `_inverse_transpose`, `matrix`, `logabsdet`, `flops`. The defaults below are dense.
+Every application goes through `LinearMap.__call__`, which checks the length of x and makes it at least
+two-dimensional: the hooks see (..., rows, features), as `torch.matmul` does.
 """
 
 from __future__ import annotations
@@ -72,6 +74,18 @@ class LinearMap(nn.Module):
     def square(self) -> bool:
         return self.in_features == self.out_features
 
+    @property
+    def rank_bound(self) -> int:
+        """The largest rank that a matrix of this structure can have."""
+        return min(self.in_features, self.out_features)
+
+    def __call__(self, x: Shaped[Tensor, "*batch in_features"]) -> Shaped[Tensor, "*out_batch out_features"]:
+        if x.ndim == 0 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"{self}: x must have {self.in_features} features on its last dimension, got shape {tuple(x.shape)}."
+            )
+        return super().__call__(x.unsqueeze(0)).squeeze(-2) if x.ndim == 1 else super().__call__(x)
+
     # -- what a structure provides -------------------------------------------------------------------------------
 
     def forward(self, x: Shaped[Tensor, "*batch in_features"]) -> Shaped[Tensor, "*out_batch out_features"]:
@@ -98,6 +112,8 @@ class LinearMap(nn.Module):
         """Raise `SingularMapError` if this square map has no inverse."""
         if self.orthogonal:
             return
+        if self.rank_bound < self.in_features:
+            raise SingularMapError(f"{self} has no inverse: its structure allows rank {self.rank_bound} at most.")
         M = _at_least_float32(self.matrix().detach())
         singular_values = torch.linalg.svdvals(M)
         # the usual numerical rank: sigma_min > n * eps * sigma_max
@@ -141,7 +157,9 @@ class LinearMap(nn.Module):
         """
         self._require_square("has no determinant")
         if self.orthogonal:
-            return torch.zeros(self.batch_shape, dtype=self.dtype, device=self.device)
+            return torch.zeros(self.batch_shape, dtype=self.dtype.to_real(), device=self.device)
+        if self.rank_bound < self.in_features:
+            return torch.full(self.batch_shape, -torch.inf, dtype=self.dtype.to_real(), device=self.device)
         M = self.matrix()
         return torch.linalg.slogdet(_at_least_float32(M)).logabsdet.to(M.real.dtype)
 
@@ -204,15 +222,35 @@ class LinearMap(nn.Module):
         return f"{type(self).__name__}({self.in_features}, {self.out_features}{batch})"
 
 
-class Transpose(LinearMap):
+class View(LinearMap):
+    """A map read another way: it shares the parameters of `base` and follows its dtype and device."""
+
+    def __init__(self, base: LinearMap, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, batch_shape=base.batch_shape, dtype=base.dtype, device=base.device)
+        self.base = base
+        self.orthogonal = base.orthogonal  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.base.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+    @property
+    def rank_bound(self) -> int:
+        return self.base.rank_bound
+
+    def flops(self, vectors: int = 1) -> int:
+        return self.base.flops(vectors)
+
+
+class Transpose(View):
     """M^T, a view of a map."""
 
     def __init__(self, base: LinearMap) -> None:
-        super().__init__(
-            base.out_features, base.in_features, batch_shape=base.batch_shape, dtype=base.dtype, device=base.device
-        )
-        self.base = base
-        self.orthogonal = base.orthogonal  # pyright: ignore[reportAttributeAccessIssue]
+        super().__init__(base, base.out_features, base.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.base._transpose(x)
@@ -238,18 +276,12 @@ class Transpose(LinearMap):
     def logabsdet(self) -> Tensor:
         return self.base.logabsdet()
 
-    def flops(self, vectors: int = 1) -> int:
-        return self.base.flops(vectors)
 
-
-class Inverse(LinearMap):
+class Inverse(View):
     """M^-1, a view of a map; made by `map.inverse()`, which checks that there is one."""
 
     def __init__(self, base: LinearMap) -> None:
-        super().__init__(
-            base.in_features, base.out_features, batch_shape=base.batch_shape, dtype=base.dtype, device=base.device
-        )
-        self.base = base
+        super().__init__(base, base.in_features, base.out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.base._inverse(x)
@@ -271,9 +303,6 @@ class Inverse(LinearMap):
 
     def logabsdet(self) -> Tensor:
         return -self.base.logabsdet()
-
-    def flops(self, vectors: int = 1) -> int:
-        return self.base.flops(vectors)
 
 
 def _at_least_float32(M: Tensor) -> Tensor:
