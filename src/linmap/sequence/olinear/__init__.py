@@ -1,0 +1,30 @@
+"""OLinear: forecasting many series at once in an orthogonally transformed domain (arXiv 2505.08550).
+
+`OrthoTrans` is the change of basis along time, `NormLin` the mixing of the variates, `OLinear` the model of both,
+`OLinearForecaster` the estimator over data frames. All public names are importable from here.
+"""
+
+from linmap.sequence.olinear.bases import BASES, basis
+from linmap.sequence.olinear.correlation import temporal_correlation, variate_correlation
+from linmap.sequence.olinear.folded import FoldedOLinear
+from linmap.sequence.olinear.model import OLinear, OLinear_C, load_official, weighted_loss
+from linmap.sequence.olinear.normlin import CorrelationMixing, NormLin, NormLinAttention, replace_attention
+from linmap.sequence.olinear.orthotrans import OrthoTrans, OrthoTransWrapper
+
+__all__ = [
+    "BASES",
+    "CorrelationMixing",
+    "FoldedOLinear",
+    "NormLin",
+    "NormLinAttention",
+    "OLinear",
+    "OLinear_C",
+    "OrthoTrans",
+    "OrthoTransWrapper",
+    "basis",
+    "load_official",
+    "replace_attention",
+    "temporal_correlation",
+    "variate_correlation",
+    "weighted_loss",
+]

@@ -1,0 +1,160 @@
+"""How much the steps of a window correlate: the matrix R_t whose eigenvectors are the basis of OrthoTrans (section 1).
+
+n: training rows, N: variates, t: window length, m = n - t + 1: windows.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+from numpy.typing import ArrayLike
+from scipy import fft
+
+Correlation = Literal["pearson", "official"]
+
+CONSTANT = 1e-12  # variance over mean square, below which a variate is constant
+OFFICIAL_CONSTANT = 1e-4  # the authors' bound, on the variance in raw units
+
+
+def temporal_correlation(X: ArrayLike, length: int, corr: Correlation = "pearson") -> Float64[np.ndarray, "t t"]:
+    """Correlation between the steps of all windows of `length` rows, averaged over the variates.
+
+    Lagged cross products obey S[a+1, b+1] = S[a, b] - x_a x_b + x_{a+m} x_{b+m}; with the first row from one FFT the
+    matrix costs O(N (n log n + t²)) instead of the O(N n t²) of the lagged windows.
+
+    Parameters
+    ----------
+    X
+        Training rows, (n, N) or (n,); no NaN. Every variate may have its own unit and level.
+    length
+        Window length t; needs n >= t + 2.
+    corr
+        `"pearson"`: R_j[a, b] = cov_ab / sqrt(var_a var_b), the paper's definition. `"official"`: cov_ab / var_b, as the
+        authors' program computes it; slightly asymmetric, and its eigenvectors are those of the lower triangle.
+
+    Returns
+    -------
+    R of shape (t, t), float64.
+
+    Raises
+    ------
+    ValueError
+        If there are too few rows, values are missing or infinite, or every variate is constant.
+
+    Warns
+    -----
+    UserWarning
+        If a constant variate is left out of the average.
+
+    Source: OLinear (arXiv 2505.08550), section 3; the authors' program for `"official"`.
+    """
+    rows, names = _rows(X)
+    n, N = rows.shape
+    if corr not in get_args(Correlation):
+        raise ValueError(f"corr must be one of {', '.join(map(repr, get_args(Correlation)))}, got {corr!r}.")
+    if length < 1:
+        raise ValueError(f"length must be a positive number of steps, got {length}.")
+    if n < length + 2:
+        raise ValueError(
+            f"need at least {length + 2} training rows to estimate a {length}-step correlation, got {n}; "
+            "shorten the window or bring more rows."
+        )
+    upper, lower, skipped = np.zeros((length, length)), np.zeros((length, length)), []  # [a, d]: R[a, a+d], R[a+d, a]
+    for name, x in zip(names, np.ascontiguousarray(rows.T), strict=True):
+        covariance = _lagged_covariance(x, length)
+        variance = covariance[:, 0].copy()
+        bound = OFFICIAL_CONSTANT if corr == "official" else CONSTANT * np.square(x).mean()
+        if variance.min() <= bound:
+            skipped.append(name)
+        elif corr == "official":
+            upper += covariance * _ahead(1 / variance, length)
+            lower += covariance / variance[:, None]
+        else:
+            precision = 1 / np.sqrt(variance)
+            covariance *= precision[:, None]
+            covariance *= _ahead(precision, length)
+            upper += covariance
+    if len(skipped) == N:
+        raise ValueError(f"all {N} variates are constant in the training rows, so their steps have no correlation.")
+    if skipped:
+        warnings.warn(f"constant in the training rows, left out of the correlation: {', '.join(skipped)}", stacklevel=2)
+    lower = upper if corr == "pearson" else lower
+    return (np.triu(_matrix(upper)) + np.triu(_matrix(lower), 1).T) / (N - len(skipped))
+
+
+def _lagged_covariance(x: np.ndarray, t: int) -> np.ndarray:
+    """cov[a, a+d] (ddof 1) over the m = n - t + 1 windows of one variate, as [a, d]; meaningless where a + d >= t."""
+    m = len(x) - t + 1
+    x = x - x.mean()  # against cancellation in the sums below
+    sums = np.cumsum(np.concatenate([[0.0], x]))
+    mean = (sums[m:] - sums[:t]) / m
+    covariance = _lagged_products(x, t)
+    covariance -= m * mean[:, None] * _ahead(mean, t)
+    covariance /= m - 1
+    return covariance
+
+
+def _lagged_products(x: np.ndarray, t: int) -> np.ndarray:
+    """S[a, a+d] = sum_{i < m} x_{a+i} x_{a+d+i} as [a, d]: the first row from an FFT, the rest by the recursion."""
+    m = len(x) - t + 1
+    size = fft.next_fast_len(len(x), real=True)  # no lag below t wraps around
+    ahead = _ahead(x, t)
+    S = np.empty((t, t))
+    S[0] = fft.irfft(fft.rfft(x, size) * fft.rfft(x[:m], size).conj(), size)[:t]
+    np.multiply(x[m:, None], ahead[m:], out=S[1:])
+    S[1:] -= x[: t - 1, None] * ahead[: t - 1]
+    for a in range(t - 1):
+        S[a + 1] += S[a]
+    return S
+
+
+def _ahead(x: np.ndarray, t: int) -> np.ndarray:
+    """The view [i, d] = x_{i+d}, d < t, with zeros past the end."""
+    return np.lib.stride_tricks.sliding_window_view(np.concatenate([x, np.zeros(t - 1)]), t)
+
+
+def _matrix(along: np.ndarray) -> np.ndarray:
+    """The t x t matrix whose entry [a, a+d] is `along[a, d]`; its lower triangle is meaningless."""
+    t = len(along)
+    return np.pad(along, ((0, 0), (0, 1))).ravel()[: t * t].reshape(t, t)  # a (t + 1) + d = a t + (a + d)
+
+
+def variate_correlation(X: ArrayLike) -> Float64[np.ndarray, "N N"]:
+    """Pearson correlation C of the variates over the training rows, as `OLinear_C` mixes them.
+
+    A constant variate correlates with nothing: its row and column are those of the identity.
+
+    Parameters
+    ----------
+    X
+        Training rows, (n, N), n >= 2; no NaN.
+    """
+    rows, _ = _rows(X)
+    if len(rows) < 2:
+        raise ValueError(f"need at least 2 training rows to correlate variates, got {len(rows)}.")
+    centred = rows - rows.mean(0)
+    norm = np.linalg.norm(centred, axis=0)
+    constant = norm**2 <= CONSTANT * np.square(rows).sum(0)
+    direction = np.where(constant, 0.0, centred / np.where(constant, 1.0, norm))
+    C = np.clip(direction.T @ direction, -1.0, 1.0)
+    np.fill_diagonal(C, 1.0)
+    return C
+
+
+def _rows(X: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """X as a finite (n, N) float64 array, and the variates' names."""
+    names = [str(name) for name in X.columns] if isinstance(X, pd.DataFrame) else None
+    rows = np.asarray(X, dtype=np.float64)
+    rows = rows[:, None] if rows.ndim == 1 else rows
+    if rows.ndim != 2 or rows.size == 0:
+        raise ValueError(f"X must hold training rows, (n_rows, n_variates), got shape {rows.shape}.")
+    labels = np.array(names or [f"variate {j}" for j in range(rows.shape[1])], dtype=object)
+    missing = (~np.isfinite(rows)).sum(0)
+    if missing.any():
+        counts = ", ".join(f"{label} ({count})" for label, count in zip(labels, missing, strict=True) if count)
+        raise ValueError(f"X has NaN or infinite values in {counts}; fill or drop them first.")
+    return rows, labels

@@ -1,0 +1,103 @@
+"""OLinear for inference, the module that `OLinear.fold()` returns: adjacent linear maps are multiplied out."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from linmap.sequence.olinear.orthotrans import check_window
+
+if TYPE_CHECKING:
+    from linmap.sequence.olinear.model import Block, OLinear
+
+
+class FoldedBlock(nn.Module):
+    """A block in evaluation mode: A [h W_v^T + b_v] W_o^T + b_o = A h (W_o W_v)^T + (A 1) (W_o b_v)^T + b_o."""
+
+    A: Tensor
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        mixing = block.mixing
+        value, output = mixing.value, mixing.output
+        A, W_o = mixing.matrix().double(), output.weight.double()
+        bias = A.sum(1, keepdim=True) * (W_o @ value.bias.double()) + output.bias.double()
+        self.register_buffer("A", A.to(value.weight))
+        self.mix = VariateLinear(W_o @ value.weight.double(), bias, like=value.weight)
+        self.norm1, self.linear1, self.linear2, self.norm2 = copy.deepcopy(
+            (block.norm1, block.linear1, block.linear2, block.norm2)
+        )
+
+    def forward(self, h: Float[Tensor, "batch variate features"]) -> Float[Tensor, "batch variate features"]:
+        h = self.norm1(h + self.mix(self.A @ h))
+        return self.norm2(h + self.linear2(F.gelu(self.linear1(h))))
+
+
+class VariateLinear(nn.Module):
+    """One weight for all variates and a bias for each."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self, weight: Float[Tensor, "out in"], bias: Float[Tensor, "variate out"], like: Float[Tensor, "..."]
+    ) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.to(like).contiguous())
+        self.register_buffer("bias", bias.to(like).contiguous())
+
+    def forward(self, h: Float[Tensor, "batch variate in"]) -> Float[Tensor, "batch variate out"]:
+        return F.linear(h, self.weight) + self.bias
+
+
+class FoldedOLinear(nn.Module):
+    """The forecasts of an `OLinear` in evaluation mode, without its d-fold expansion; weights are copies, in buffers.
+
+    Encoder: phi, Q_in, delta1 and the first layer become one T -> D map with a bias per variate. Decoder: the layer back
+    to d P coefficients, Q_out, delta2 and the head's first layer become one D -> F map with a bias per variate. Blocks:
+    the value and output projections become one matrix, and A is computed once. Products are taken in float64.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: OLinear) -> None:
+        super().__init__()
+        if model.Q_in.ndim == 3:
+            raise ValueError("a model with one basis per variate cannot be folded: its variates share no map.")
+        E, T, P, N = model.embed, model.seq_len, model.pred_len, model.n_variates
+        double = {name: tensor.double() for name, tensor in model.state_dict().items()}
+        W_DET = double["encoder.weight"].unflatten(1, (E, T))
+        W_FPE = double["head1.weight"].unflatten(1, (P, E))
+        phi = double.get("phi", W_DET.new_ones(1))
+        delta1, delta2 = double.get("delta1", W_DET.new_zeros(N, T)), double.get("delta2", W_DET.new_zeros(N, P))
+        W_FK = torch.einsum("fpe,kp->fek", W_FPE, double["Q_out"]).flatten(1)  # K = (E, P), as the decoder writes them
+
+        like = model.encoder.weight
+        self.seq_len, self.n_variates = T, N
+        self.revin, self.norm, self.head2 = copy.deepcopy((model.revin, model.norm, model.head2))
+        self.encoder = VariateLinear(
+            torch.einsum("e,det->dt", phi, W_DET) @ double["Q_in"],
+            delta1 @ W_DET.sum(1).mT + double["encoder.bias"],
+            like,
+        )
+        self.blocks = nn.ModuleList(FoldedBlock(block) for block in model.blocks)  # pyright: ignore
+        self.decoder = VariateLinear(
+            W_FK @ double["decoder.weight"],
+            delta2 @ W_FPE.sum(2).mT + W_FK @ double["decoder.bias"] + double["head1.bias"],
+            like,
+        )
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: Float[Tensor, "batch time variate"]) -> Float[Tensor, "batch horizon variate"]:
+        """Forecast windows, as `OLinear.forward`."""
+        check_window(x, self.seq_len, self.n_variates)
+        x_BTN, statistics = self.revin.normalise(x)
+        h_BND = self.encoder(x_BTN.mT)
+        for block in self.blocks:
+            h_BND = block(h_BND)
+        y_BNP = self.head2(F.gelu(self.decoder(self.norm(h_BND))))
+        return self.revin.denormalise(y_BNP.mT, statistics)
