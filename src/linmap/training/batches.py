@@ -63,7 +63,7 @@ def reader(data: Dataset, device: torch.device) -> Callable[[Tensor], Any]:
 
     def read(indices: Tensor) -> Any:
         if type(data) is TensorDataset:
-            return tuple(tensor[indices] for tensor in data.tensors)
+            return tuple(tensor.index_select(0, indices) for tensor in data.tensors)
         if hasattr(data, "__getitems__"):
             batch = data.__getitems__(indices.tolist())  # pyright: ignore[reportAttributeAccessIssue]
             return default_collate(batch) if isinstance(batch, list) else batch

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -113,3 +114,25 @@ def learning_rate(config: TrainingConfig, step: int, epoch: int, steps_per_epoch
     if step < config.warmup_steps:
         factor *= (step + 1) / config.warmup_steps
     return config.lr * factor
+
+
+def check_resumable(config: TrainingConfig, samples: int, saved: dict[str, Any], out: Path | None) -> None:
+    """Refuse to go on with other settings than those of the checkpoint.
+
+    Free are `checkpoint_every` and `patience`, and the length of the run where the schedule does not depend on it.
+
+    Raises
+    ------
+    ValueError
+        If another setting, or the number of samples, differs; the message names it.
+    """
+    free = {"checkpoint_every", "patience"}
+    free |= {"linear": set(), "cosine": {"max_steps"}}.get(config.schedule, {"epochs", "max_steps"})
+    now = asdict(config) | {"betas": list(config.betas), "len(data)": samples}
+    before = saved["config"] | {"len(data)": saved["data_samples"]}
+    for name, value in now.items():
+        if name not in free and value != before[name]:
+            raise ValueError(
+                f"the run in {out} was started with {name} = {before[name]}, now it is {value}; resume with "
+                f"{before[name]}, or start anew without resume."
+            )

@@ -1,9 +1,9 @@
-"""What a training run did, epoch by epoch."""
+"""What a training run did, epoch by epoch, and where it is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Ended = Literal["epochs", "max_steps", "patience"]
 
@@ -43,3 +43,34 @@ class TrainingHistory:
     """Time of training and validation, over all resumes."""
     ended: Ended = "epochs"
     """Which setting ended the run."""
+
+
+@dataclass
+class Position:
+    """Where a run is: all of its state that is numbers, as a checkpoint keeps it."""
+
+    step: int = 0
+    """Optimiser steps done."""
+    epoch: int = 0
+    """Epochs completed."""
+    batch: int = 0
+    """Batches of the current epoch done."""
+    samples: int = 0
+    """Samples seen since the last epoch record."""
+    loss_sum: float = 0.0
+    """Sum of the losses of these samples."""
+    seconds: float = 0.0
+    best_epoch: int | None = None
+    best_value: float | None = None
+    stale: int = 0
+    """Validations since the best one."""
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    """The epoch records."""
+    metrics_bytes: int = 0
+    """Length of `metrics.jsonl`."""
+    run: int = 0
+    """Number of the run's first checkpoint: tells runs in the same folder apart."""
+
+    def history(self, ended: Ended) -> TrainingHistory:
+        records = [EpochRecord(**record) for record in self.epochs]
+        return TrainingHistory(records, self.best_epoch, self.best_value, self.step, self.seconds, ended)

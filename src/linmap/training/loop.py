@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin, broadcast, set_seed
+from accelerate.utils import broadcast, set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -28,8 +21,11 @@ from linmap.artifacts import versions
 from linmap.errors import DivergenceError
 from linmap.training import checkpoint
 from linmap.training.batches import Loss, epoch_order, reader, shards
-from linmap.training.config import TrainingConfig, learning_rate, total_steps
-from linmap.training.history import Ended, EpochRecord, TrainingHistory
+from linmap.training.config import TrainingConfig, check_resumable, learning_rate, total_steps
+from linmap.training.history import Ended, EpochRecord, Position, TrainingHistory
+from linmap.training.interruption import Interruption
+from linmap.training.metrics import MetricsLog
+from linmap.training.preparation import is_finite, load_initial, make_accelerator, make_optimizer, weights_of
 
 Validate = Callable[[nn.Module], float | dict[str, float]]
 Callback = Callable[[nn.Module, int], object]
@@ -100,45 +96,24 @@ def train(
     """
     if resume and out is None:
         raise ValueError("resume=True needs `out`, the folder of the run to go on with.")
-    attributes = set(vars(model))
+    if config.patience is not None and validate is None:
+        raise ValueError(f"patience = {config.patience} needs `validate`: without it there is no value to wait for.")
+    before = vars(model).copy()
     run = _Run(model, loss, data, config, validate, None if out is None else Path(out), callbacks, resume)
     try:
-        with _Interruption() as interruption, run.progress(description) as bar:
+        with Interruption() as interruption, run.progress(description) as bar:
             run.interruption, run.bar = interruption, bar
             while run.ended is None:
                 run.epoch()
+            run.restore_best()
             if interruption.requested:
                 raise KeyboardInterrupt(f"training had just ended after {run.position.step} steps.")
-        run.restore_best()
     finally:
         run.metrics.close()
-        for name in set(vars(model)) - attributes:  # Accelerate's mixed precision replaces `forward`
-            delattr(model, name)
+        for name in {"forward", "_original_forward", "_is_accelerate_prepared"} & vars(model).keys() - before.keys():
+            delattr(model, name)  # what mixed precision put into the model
         model.eval()
-    return run.history()
-
-
-@dataclass
-class _Position:
-    """The part of the state that is numbers."""
-
-    step: int = 0
-    epoch: int = 0
-    """Epochs completed."""
-    batch: int = 0
-    """Batches of the current epoch done."""
-    samples: int = 0
-    """Samples since the last epoch record, and the sum of their losses."""
-    loss_sum: float = 0.0
-    seconds: float = 0.0
-    best_epoch: int | None = None
-    best_value: float | None = None
-    stale: int = 0
-    """Validations since the best one."""
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    metrics_bytes: int = 0
-    run: int = 0
-    """Number of the run's first checkpoint: tells runs in the same folder apart."""
+    return run.position.history(run.ended)
 
 
 @dataclass(frozen=True)
@@ -166,46 +141,63 @@ class _Run:
         callbacks: Sequence[Callback],
         resume: bool,
     ) -> None:
-        self.accelerator = _accelerator(config.precision)
-        self.config = config = replace(config, precision=self.accelerator.mixed_precision)  # pyright: ignore
-        processes = self.accelerator.num_processes
-        if config.batch_size % (processes * config.accumulation):
+        self.accelerator = make_accelerator(config.precision)
+        self.config = replace(config, precision=self.accelerator.mixed_precision)  # pyright: ignore
+        self.model, self.loss, self.validate, self.out, self.callbacks = model, loss, validate, out, callbacks
+        self.main, self.processes = self.accelerator.is_main_process, self.accelerator.num_processes
+        if config.batch_size % (self.processes * config.accumulation):
             raise ValueError(
-                f"batch_size = {config.batch_size} cannot be split evenly over {processes} processes x accumulation = "
-                f"{config.accumulation}; make it a multiple of {processes * config.accumulation}."
+                f"batch_size = {config.batch_size} cannot be split evenly over {self.processes} processes x "
+                f"accumulation = {config.accumulation}; make it a multiple of {self.processes * config.accumulation}."
             )
         self.read_batch = reader(data, self.accelerator.device)
         self.samples: int = len(data)  # pyright: ignore[reportArgumentType]
         self.batches = math.ceil(self.samples / config.batch_size)
-        self.model, self.loss, self.validate, self.out, self.callbacks = model, loss, validate, out, callbacks
-        self.main = self.accelerator.is_main_process
-        self.position, self.best = _Position(), checkpoint.Tensors()
         self.unread: list[_Unread] = []
-        self.read_every = 1 if processes == 1 and self.accelerator.device.type == "cpu" else READ_EVERY
-
-        found = checkpoint.latest(out) if out is not None else None
-        saved = checkpoint.read(found) if resume and found is not None else None
-        if saved is not None:
-            self._check(saved)
-            self.position = _Position(**saved.state["position"])
-            self.best = saved.best
-            _load(model, saved.model)
-        elif found is not None and self.main:
-            log.warning("%s holds an earlier run; it is replaced when this one writes its first checkpoint.", out)
-        self.metrics = _Metrics(out if self.main else None, self.position, fresh=saved is None, beside=found)
-
-        set_seed(config.seed, device_specific=True)
-        self.names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        self.optimizer = _optimizer(model, config)
-        self.prepared, self.stepper = self.accelerator.prepare(model, self.optimizer)
-        if saved is not None:
-            self._restore(saved)
-        self.start = time.perf_counter() - self.position.seconds
-        self.order = torch.empty(0)
-        self.lr = config.lr
-        self.shown = 0.0
+        self.read_every = 1 if self.processes == 1 and self.accelerator.device.type == "cpu" else READ_EVERY
+        self.lr, self.shown = config.lr, 0.0
         self.bar: Progress
-        self.interruption: _Interruption
+        self.interruption: Interruption
+        self._prepare(self._open(resume))
+        self.start = time.perf_counter() - self.position.seconds
+
+    def _open(self, resume: bool) -> checkpoint.Checkpoint | None:
+        """Find the place to start: that of the checkpoint, whose weights the model takes, or the beginning."""
+        found = checkpoint.latest(self.out) if self.out is not None else None
+        saved = checkpoint.read(found) if resume and found is not None else None
+        if saved is None:
+            self.position, self.best = Position(), checkpoint.Tensors()
+            if found is not None and self.main:
+                log.warning("%s holds an earlier run; the first checkpoint of this one will replace it.", self.out)
+        else:
+            check_resumable(self.config, self.samples, saved.state, self.out)
+            self.position, self.best = Position(**saved.state["position"]), saved.best
+            load_initial(self.model, saved.model)
+        self.metrics = MetricsLog(self.out if self.main else None, self.position, fresh=saved is None, beside=found)
+        return saved
+
+    def _prepare(self, saved: checkpoint.Checkpoint | None) -> None:
+        """Seed, let Accelerate prepare model and optimiser, and give the optimiser and the generators their states."""
+        set_seed(self.config.seed, device_specific=True)
+        self.names = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        self.optimizer = make_optimizer(self.model, self.config)
+        self.prepared, scaled = self.accelerator.prepare(self.model, self.optimizer)
+        # Accelerate's wrapper searches the disk for an optional package at every step; only a loss scaler needs it
+        self.stepper = self.optimizer if self.accelerator.scaler is None else scaled
+        if saved is None:
+            return
+        checkpoint.load_optimizer_state(self.optimizer, self.names, saved.optimizer, saved.state["optimizer"])
+        if self.accelerator.scaler is not None and saved.state["scaler"]:
+            self.accelerator.scaler.load_state_dict(saved.state["scaler"])
+        before = len(saved.random["torch"])
+        if before == self.processes:
+            own = {name: state[self.accelerator.process_index] for name, state in saved.random.items()}
+            checkpoint.set_random_state(own, self.accelerator.device)
+        elif self.main:
+            log.warning(
+                "%s was saved by %d processes and goes on with %d: random draws such as dropout are not those of the "
+                "uninterrupted run.", self.out, before, self.processes,
+            )  # fmt: skip
 
     # -- one epoch, one step -------------------------------------------------------------------------------------------
 
@@ -226,27 +218,23 @@ class _Run:
         self.prepared.train()
         for batch in order[position.batch :]:
             self._step(batch)
-            if position.batch < self.batches:
-                if self.ended is not None:
-                    break
-                if self.interruption.agreed or (
-                    config.checkpoint_every and position.step % config.checkpoint_every == 0
-                ):
-                    self._checkpoint()
-                    self._stop_if_asked()
+            if position.batch == self.batches or self.ended is not None:
+                break
+            due = config.checkpoint_every is not None and position.step % config.checkpoint_every == 0
+            if due or self._asked_to_stop:
+                self._checkpoint()
         self._end_epoch()
         self._checkpoint()
-        self._stop_if_asked()
 
     def _step(self, batch: Tensor) -> None:
         """One optimiser step on a global batch."""
         position, config, accelerator = self.position, self.config, self.accelerator
         lr = learning_rate(config, position.step, position.epoch, self.batches)
-        if lr != self.lr or position.batch == 0:
+        if lr != self.lr:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.lr = lr
         self.optimizer.zero_grad()
-        parts = list(shards(batch, config.accumulation, accelerator.num_processes, accelerator.process_index))
+        parts = list(shards(batch, config.accumulation, self.processes, accelerator.process_index))
         total: Tensor | float = 0.0
         for number, (part, weight) in enumerate(parts, start=1):
             with nullcontext() if number == len(parts) else accelerator.no_sync(self.prepared):
@@ -273,18 +261,13 @@ class _Run:
         """Bring the losses of the last steps to the CPU, one mean over all processes, and with them a wish to stop."""
         if not self.unread:
             return
-        if self.accelerator.num_processes == 1:
-            losses = (
-                torch.stack([item.loss for item in self.unread]).tolist()
-                if len(self.unread) > 1
-                else [self.unread[0].loss.item()]
-            )
-            self.interruption.agreed = self.interruption.requested
+        if len(self.unread) == self.processes == 1:
+            losses = [self.unread[0].loss.item()]
         else:
             stop = self.unread[0].loss.new_tensor(float(self.interruption.requested))
             both = self.accelerator.reduce(torch.stack([item.loss for item in self.unread] + [stop]), "mean")
-            *losses, stop = both.tolist()  # pyright: ignore[reportAttributeAccessIssue]
-            self.interruption.agreed = stop > 0
+            *losses, asked = both.tolist()  # pyright: ignore[reportAttributeAccessIssue]
+            self.interruption.agreed = asked > 0
         unread, self.unread = self.unread, []
         for item, loss in zip(unread, losses, strict=True):
             if not math.isfinite(loss):
@@ -310,7 +293,7 @@ class _Run:
         value, metrics = self._validated()
         if value is not None and (position.best_value is None or value < position.best_value):
             position.best_epoch, position.best_value, position.stale = position.epoch + 1, value, 0
-            self.best = checkpoint.gathered(_weights(self.model), keep=self.main)
+            self.best = checkpoint.gathered(weights_of(self.model), keep=self.main)
         elif value is not None:
             position.stale += 1
         position.seconds = time.perf_counter() - self.start
@@ -338,8 +321,10 @@ class _Run:
             raise ValueError(
                 f'validate must return a number or a dictionary with the key "loss"; got keys {list(found)}.'
             )
-        numbers = torch.tensor([float(value) for value in found.values()], dtype=torch.float64)
-        values = dict(zip(found, broadcast(numbers.to(self.accelerator.device)).tolist(), strict=True))
+        values = {name: float(value) for name, value in found.items()}
+        if self.processes > 1:
+            numbers = torch.tensor(list(values.values()), dtype=torch.float64, device=self.accelerator.device)
+            values = dict(zip(values, broadcast(numbers).tolist(), strict=True))  # pyright: ignore
         loss = values.pop("loss")
         if not math.isfinite(loss):
             raise self._diverged(f"the validation value after step {self.position.step} is {loss}")
@@ -349,26 +334,26 @@ class _Run:
         if self.position.best_epoch is not None:
             checkpoint.load_weights(self.model, self.best)
 
-    def history(self) -> TrainingHistory:
-        position = self.position
-        return TrainingHistory(
-            [EpochRecord(**record) for record in position.epochs], position.best_epoch, position.best_value,
-            position.step, position.seconds, self.ended or "epochs",
-        )  # pyright: ignore  # fmt: skip
-
     # -- what survives an interruption ---------------------------------------------------------------------------------
 
     def _checkpoint(self) -> None:
-        """Write the whole state; every process takes part, the main one writes."""
+        """Write the whole state, and stop if Ctrl-C asked for it; every process takes part, the main one writes."""
         self._read_losses()
-        if self.out is None:
-            return
+        if self.out is not None:
+            self._write(self.out)
+        if self._asked_to_stop:
+            where = "without `out`, nothing was saved" if self.out is None else f"resume=True goes on from {self.out}"
+            raise KeyboardInterrupt(f"training stopped after step {self.position.step}; {where}.")
+
+    def _write(self, out: Path) -> None:
         position, main = self.position, self.main
-        weights = _weights(self.model)
-        for name in self.names:
-            if not bool(torch.isfinite(weights[name]).all()):
-                raise self._diverged(f"the weight {name} is not finite after step {position.step}")
-        model = checkpoint.gathered(weights, keep=main)
+        not_finite = [
+            name for name, weight in self.model.named_parameters() if weight.requires_grad and not is_finite(weight)
+        ]
+        if self._anywhere(bool(not_finite)):
+            names = ", ".join(not_finite[:3]) or "of another process"
+            raise self._diverged(f"weights are no longer finite after step {position.step}: {names}")
+        model = checkpoint.gathered(weights_of(self.model), keep=main)
         optimizer, numbers = checkpoint.optimizer_state(self.optimizer, self.names, keep=main)
         random = {
             name: self.accelerator.gather(state[None].to(self.accelerator.device)).cpu()  # pyright: ignore
@@ -382,48 +367,20 @@ class _Run:
                 "config": asdict(self.config), "data_samples": self.samples, "position": asdict(position),
                 "optimizer": numbers, "scaler": None if scaler is None else scaler.state_dict(), "versions": versions(),
             }  # fmt: skip
-            path = checkpoint.write(self.out, checkpoint.Checkpoint(state, model, optimizer, random, self.best))
-            self.metrics.commit(path)
+            checkpoint.write(out, checkpoint.Checkpoint(state, model, optimizer, random, self.best))
+            self.metrics.commit()
 
-    def _stop_if_asked(self) -> None:
-        if self.interruption.agreed:
-            where = (
-                "nothing was saved, for it has no `out`"
-                if self.out is None
-                else f"go on with resume=True, out={str(self.out)!r}"
-            )
-            raise KeyboardInterrupt(f"training stopped after step {self.position.step}; {where}.")
+    @property
+    def _asked_to_stop(self) -> bool:
+        """Ctrl-C in this process, or in one of several once they all know of it."""
+        return self.interruption.requested if self.processes == 1 else self.interruption.agreed
 
-    def _check(self, saved: checkpoint.Checkpoint) -> None:
-        """Settings that matter must be the checkpoint's; the length matters where the schedule depends on it."""
-        free = {"checkpoint_every", "patience"}
-        if self.config.schedule != "linear":
-            free.add("max_steps")
-            if self.config.schedule != "cosine":
-                free.add("epochs")
-        now = asdict(self.config) | {"len(data)": self.samples}
-        before = saved.state["config"] | {"len(data)": saved.state["data_samples"]}
-        for name in now.keys() - free:
-            new, old = (list(value) if isinstance(value, tuple) else value for value in (now[name], before[name]))
-            if new != old:
-                raise ValueError(
-                    f"the run in {self.out} was started with {name} = {old}, now it is {new}; "
-                    f"resume with {old}, or start anew without resume."
-                )
-
-    def _restore(self, saved: checkpoint.Checkpoint) -> None:
-        checkpoint.load_optimizer_state(self.optimizer, self.names, saved.optimizer, saved.state["optimizer"])
-        if self.accelerator.scaler is not None and saved.state["scaler"]:
-            self.accelerator.scaler.load_state_dict(saved.state["scaler"])
-        device, process = self.accelerator.device, self.accelerator.process_index
-        saved_processes = len(saved.random["torch"])
-        if saved_processes == self.accelerator.num_processes:
-            checkpoint.set_random_state({name: state[process] for name, state in saved.random.items()}, device)
-        elif self.main:
-            log.warning(
-                "%s was saved by %d processes and goes on with %d: random draws such as dropout are not those of the "
-                "uninterrupted run.", self.out, saved_processes, self.accelerator.num_processes,
-            )  # fmt: skip
+    def _anywhere(self, condition: bool) -> bool:
+        """Whether the condition holds in any process."""
+        if self.processes == 1:
+            return condition
+        count = self.accelerator.reduce(torch.tensor(float(condition), device=self.accelerator.device))
+        return float(count) > 0  # pyright: ignore[reportArgumentType]
 
     # -- progress ------------------------------------------------------------------------------------------------------
 
@@ -446,115 +403,6 @@ class _Run:
         epoch, epochs = min(position.epoch + 1, self.config.epochs), self.config.epochs
         state = f"epoch {epoch}/{epochs}  lr {self.lr:.2g}  {mean}  {best}"
         self.bar.update(self.bar.task_ids[0], completed=position.step, state=state)
-
-
-class _Metrics:
-    """`metrics.jsonl`, one JSON object a line; lines after the last checkpoint are dropped on resume.
-
-    A fresh run in a folder that holds another writes beside it until its first checkpoint has taken the other's place.
-    """
-
-    def __init__(self, out: Path | None, position: _Position, fresh: bool, beside: Path | None) -> None:
-        self.file = None
-        if out is None:
-            return
-        out.mkdir(parents=True, exist_ok=True)
-        if fresh:
-            position.run = int(beside.name.split("-")[1]) + 1 if beside else 1
-        self.path, self.pending = out / "metrics.jsonl", out / f".metrics.{position.run}.jsonl"
-        if not fresh and self.pending.exists():  # killed between the first checkpoint and the renaming
-            os.replace(self.pending, self.path)
-        self.file = open(self.pending if fresh and beside else self.path, "w" if fresh else "a", encoding="utf-8")
-        if not fresh and self.file.tell() > position.metrics_bytes:
-            self.file.truncate(position.metrics_bytes)
-
-    def write(self, **values: Any) -> None:
-        if self.file is not None:
-            self.file.write(json.dumps(values) + "\n")
-
-    def flush(self) -> None:
-        if self.file is not None:
-            self.file.flush()
-
-    def sync(self, position: _Position) -> None:
-        if self.file is not None:
-            self.flush()
-            os.fsync(self.file.fileno())
-            position.metrics_bytes = self.file.tell()
-
-    def commit(self, path: Path) -> None:
-        if self.file is not None and self.pending.exists():
-            os.replace(self.pending, self.path)
-
-    def close(self) -> None:
-        if self.file is not None:
-            self.file.close()
-
-
-class _Interruption:
-    """Turns the first Ctrl-C into a wish to stop after the current step; a second one interrupts at once."""
-
-    def __init__(self) -> None:
-        self.requested = False  # in this process
-        self.agreed = False  # in all of them
-
-    def __enter__(self) -> Self:
-        self.handles = threading.current_thread() is threading.main_thread()
-        if self.handles:
-            self.previous = signal.signal(signal.SIGINT, self._request)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.handles:
-            signal.signal(signal.SIGINT, self.previous)
-
-    def _request(self, *_: object) -> None:
-        self.requested = True
-        signal.signal(signal.SIGINT, self.previous)
-
-
-def _accelerator(precision: str) -> Accelerator:
-    """An accelerator of this precision; Accelerate shares its state in a process, which an earlier run may have set."""
-    wanted = precision if precision != "no" else os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if AcceleratorState._shared_state.get("_mixed_precision", wanted) != wanted:
-        AcceleratorState._reset_state()
-    # the loop weighs the parts of a batch itself, for they need not be equal
-    plugin = GradientAccumulationPlugin(num_steps=1)
-    try:
-        return Accelerator(mixed_precision=wanted, gradient_accumulation_plugin=plugin)
-    except ValueError as error:
-        if "mixed precision" not in str(error):
-            raise
-        raise ValueError(
-            f"precision = {precision!r} does not work on this machine ({error}); use 'no' or 'bf16'."
-        ) from error
-
-
-def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ValueError("the model has no parameter that requires a gradient: there is nothing to train.")
-    fused = all(parameter.is_floating_point() for parameter in parameters)  # the fused kernels know no complex numbers
-    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": fused or None}
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=config.momentum, **options)
-    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, betas=config.betas, **options)
-
-
-def _weights(model: nn.Module) -> checkpoint.Tensors:
-    weights = model.state_dict()
-    for name, value in weights.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"the model's state {name} is a {type(value).__name__}; only tensors can be saved.")
-    return weights
-
-
-def _load(model: nn.Module, weights: checkpoint.Tensors) -> None:
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"the model is not the one that the checkpoint was written with: {error}") from error
 
 
 def _scalar(value: Tensor) -> Tensor:

@@ -1,0 +1,66 @@
+"""What a run starts from: Accelerate in the right precision, the optimiser, the weights that a checkpoint can hold."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import GradientAccumulationPlugin
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from linmap.training.checkpoint import Tensors
+from linmap.training.config import TrainingConfig
+
+
+def make_accelerator(precision: str) -> Accelerator:
+    """An accelerator of this precision; Accelerate shares its state in a process, which an earlier run may have set."""
+    wanted = precision if precision != "no" else os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if AcceleratorState._shared_state.get("_mixed_precision", wanted) != wanted:
+        AcceleratorState._reset_state()
+    # the loop weighs the parts of a batch itself, for they need not be equal
+    plugin = GradientAccumulationPlugin(num_steps=1)
+    try:
+        return Accelerator(mixed_precision=wanted, gradient_accumulation_plugin=plugin)
+    except ValueError as error:
+        if "mixed precision" not in str(error):
+            raise
+        raise ValueError(
+            f"precision = {precision!r} does not work on this machine ({error}); use 'no' or 'bf16'."
+        ) from error
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("the model has no parameter that requires a gradient: there is nothing to train.")
+    fused = all(parameter.is_floating_point() for parameter in parameters)  # the fused kernels know no complex numbers
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": fused or None}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=config.momentum, **options)
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, betas=config.betas, **options)
+
+
+def weights_of(model: nn.Module) -> Tensors:
+    weights = model.state_dict()
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"the model's state {name} is a {type(value).__name__}; only tensors can be saved.")
+    return weights
+
+
+def load_initial(model: nn.Module, weights: Tensors) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"the model is not the one that the checkpoint was written with: {error}") from error
+
+
+def is_finite(weight: Tensor) -> bool:
+    """Whether the part of a weight that lies in this process is finite."""
+    local = weight.to_local() if isinstance(weight, DTensor) else weight
+    return bool(torch.isfinite(local.detach()).all())
