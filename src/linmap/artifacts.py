@@ -54,7 +54,7 @@ def write_json(path: Path | str, value: Any) -> None:
 def plain(value: Any) -> Any:
     """`value` in what JSON has: dataclasses as objects, paths as text, NumPy and torch scalars and arrays as numbers
     and lists, and NaN and infinities, which JSON lacks, as null."""
-    if is_dataclass(value) and not isinstance(value, type):
+    if is_dataclass(value):
         return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
@@ -63,7 +63,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "tolist"):
-        return plain(value.tolist())
+        return plain(value.tolist())  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -1,0 +1,101 @@
+"""The front door: `linmap list | fit | apply | compare | search | tour | report | bench`.
+
+Exit codes: 0 done; 1 failed; 2 called the wrong way, or with data that cannot be used; 130 interrupted.
+Nothing heavy is imported before a verb needs it, so that help and the list answer at once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+
+import linmap
+from linmap.cli import verbs
+from linmap.cli.errors import DONE, FAILED, INTERRUPTED, WRONG_USE, explain, nearest
+from linmap.cli.flags import OUTPUT_FLAGS, HelpShown, own
+from linmap.cli.printing import stdout_console
+from linmap.errors import UsageError
+
+VERBS = {
+    "list": (verbs.list_systems, "the 17 systems, and which are ready"),
+    "fit": (verbs.fit, "SYSTEM: train on your file, write a folder"),
+    "apply": (verbs.apply, "DIR|SYSTEM: use what was fitted, or a system that needs no training"),
+    "compare": (verbs.compare, "SYSTEM: the system beside its baselines on the same data"),
+    "search": (verbs.search, "find the records nearest to one, and why they match"),
+    "tour": (verbs.tour, "compare every system that is ready, and write the report"),
+    "report": (verbs.report, "RUNS: one HTML page of every comparison in a folder"),
+    "bench": (verbs.bench, "the benchmarks of a checkout"),
+}
+RESUMABLE = {"fit", "compare", "tour"}
+HELP = """\
+usage: linmap VERB ... [--json] [--debug]
+
+{purpose}
+
+{verbs}
+
+Every verb takes --json (standard output is one JSON document, all else goes to standard error) and --debug
+(a traceback where something fails). `linmap VERB SYSTEM --help` lists the flags of a system.
+
+Start with `linmap tour`, or with your own data: `linmap fit olinear --data my.csv --horizon 96 --out run`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `argv` leaves out the program's name."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    as_json, debug = "--json" in words, "--debug" in words
+    verb_first = own(words) + [word for word in words if word in OUTPUT_FLAGS]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show ± still gets its table
+    try:
+        return _run(verb_first, as_json)
+    except HelpShown:
+        return DONE
+    except BrokenPipeError:  # the reader has gone, as in `linmap list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        resume = "" if "--resume" in words else " --resume"
+        how = f"; go on with: linmap {shlex.join(words)}{resume}" if verb_first[0] in RESUMABLE else ""
+        return _end(INTERRUPTED, f"interrupted{how}", as_json)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        code, message = explain(error)
+        hint = " (--debug shows the traceback)" if code == FAILED and not debug else ""
+        return _end(code, message + hint, as_json)
+
+
+def _run(words: list[str], as_json: bool) -> int:
+    if not own(words) or words[0] in ("-h", "--help", "help"):
+        lines = "\n".join(f"  {verb:<8} {line}" for verb, (_, line) in VERBS.items())
+        print(HELP.format(purpose=linmap.__doc__, verbs=lines))
+        return DONE
+    if words[0] in ("-V", "--version", "version"):
+        print(json.dumps({"linmap": linmap.__version__}) if as_json else f"linmap {linmap.__version__}")
+        return DONE
+    if words[0] not in VERBS:
+        raise UsageError(f"there is no verb {words[0]!r}; {nearest(words[0], VERBS, 'linmap --help')}")
+    answer = VERBS[words[0]][0](words[1:])
+    if os.environ.get("RANK", "0") == "0":  # under torchrun, one process speaks for all
+        if as_json:
+            print(json.dumps(answer.document, indent=2, ensure_ascii=False, allow_nan=False))
+        else:
+            answer.show(stdout_console())
+        sys.stdout.flush()
+    return answer.code
+
+
+def _end(code: int, message: str, as_json: bool) -> int:
+    """One line on standard error and, where a machine listens, the same as JSON."""
+    print(f"linmap: {message}", file=sys.stderr)
+    if as_json:
+        kind = {WRONG_USE: "wrong use", INTERRUPTED: "interrupted"}.get(code, "failed")
+        print(json.dumps({"error": message, "kind": kind, "code": code}, ensure_ascii=False), flush=True)
+    return code

@@ -1,0 +1,42 @@
+"""What an error means to the person at the terminal: an exit code and one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from linmap.errors import ArtifactError, DataError, UsageError
+
+DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Exit code and line.
+
+    Wrong use is what linmap itself refuses (its own errors, and each ValueError or TypeError that its code raises on
+    purpose), and a file that is not there or cannot be opened. Everything else is a failure.
+    """
+    message = " ".join(str(error).split())
+    if isinstance(error, UsageError | DataError | ArtifactError):
+        return WRONG_USE, message
+    if isinstance(error, ValueError | TypeError) and _raised_by_linmap(error):
+        return WRONG_USE, message
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError):
+        return WRONG_USE, f"{error.filename}: {str(error.strerror).lower()}" if error.filename else message
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("linmap"):
+        package = error.name.partition(".")[0]
+        return WRONG_USE, f"this needs the package {package}: pip install 'linmap[all]', or {package} alone."
+    return FAILED, f"{type(error).__name__}: {message}"
+
+
+def _raised_by_linmap(error: BaseException) -> bool:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "linmap"
+
+
+def nearest(word: str, names: Iterable[str], otherwise: str) -> str:
+    """The name that was probably meant, or where all names are listed."""
+    near = difflib.get_close_matches(word, list(names), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"`{otherwise}` lists them."

@@ -1,0 +1,103 @@
+"""Flags from dataclasses, by tyro: one flat set for each command, and one clear line for each mistake."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, make_dataclass
+from typing import Any
+
+from linmap.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Output:
+    """How the answer is given, whatever the verb."""
+
+    json: bool = False
+    """Standard output is exactly one JSON document."""
+    debug: bool = False
+    """Show a traceback where something fails."""
+
+
+OUTPUT_FLAGS = tuple(f"--{field.name}" for field in fields(Output))
+
+
+def own(words: list[str]) -> list[str]:
+    """`words` without the flags that only say how the answer is given."""
+    return [word for word in words if word not in OUTPUT_FLAGS]
+
+
+class HelpShown(Exception):
+    """`--help` was asked for and has been answered."""
+
+
+def parse(words: list[str], command: str, purpose: str, **parts: Any) -> Mapping[str, Any]:
+    """The values of all flags in `words`.
+
+    Parameters
+    ----------
+    words
+        What follows `command` on the command line.
+    command, purpose
+        Head of the help text.
+    **parts
+        Dataclass instances (whose values are the defaults) or, where a flag must be given, dataclasses; the flags of
+        all stand side by side. The answer has the same keys.
+
+    Raises
+    ------
+    UsageError
+        If there is no such flag, or a value does not fit it.
+    HelpShown
+        If `words` ask for help.
+    """
+    import tyro
+
+    parts = {name: _filled(part) for name, part in parts.items()} | {"output": Output()}
+    kinds = [(name, part if isinstance(part, type) else type(part)) for name, part in parts.items()]
+    flags = make_dataclass("Flags", kinds, frozen=True)
+    default = flags(**{name: tyro.MISSING if isinstance(part, type) else part for name, part in parts.items()})
+    complaints = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaints):
+            values = tyro.cli(
+                flags,
+                args=words,
+                prog=command,
+                description=purpose,
+                default=default,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise HelpShown from None
+        raise UsageError(f"{_complaint(complaints.getvalue())} (`{command} --help` lists the flags.)") from None
+    return {field.name: getattr(values, field.name) for field in fields(flags)}
+
+
+def _filled(part: Any) -> Any:
+    """A dataclass all of whose fields have defaults stands for the instance of these."""
+    required = isinstance(part, type) and any(
+        field.default is MISSING and field.default_factory is MISSING for field in fields(part)
+    )
+    return part() if isinstance(part, type) and not required else part
+
+
+def _complaint(box: str) -> str:
+    """The first paragraph of tyro's message, and the flag that it thinks was meant."""
+    lines = [line.strip(" │|") for line in box.splitlines() if not re.match(r"\s*[╭╰+]", line)]
+    text = "\n".join(lines)
+    first = " ".join(re.split(r"^[─-]{3,}$", text, maxsplit=1, flags=re.MULTILINE)[0].split())
+    if unknown := re.match(r"Unrecognized options: (.+)", first):
+        word = unknown[1].split(", ")[0]
+        if not word.startswith("-"):
+            return f"there is no place for {word!r} here."
+        meant = re.search(r"Perhaps you meant:\s*(--?[\w-]+)", text)
+        return f"there is no flag {word}{f'; did you mean {meant[1]}?' if meant else '.'}"
+    value = re.match(r"Error parsing (\S+): (.+)", first)  # the error of a whole dataclass names its own argument
+    if value:
+        first = f"{value[1]}: {value[2]}" if value[1].startswith("-") else value[2]
+    return f"{first.rstrip('.')}."

@@ -1,0 +1,136 @@
+"""What people see: compact tables, where the files are, and what to try next."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from linmap.recipes import System
+
+if TYPE_CHECKING:
+    from linmap.recipes.result import Failure, Result
+
+PIPE_WIDTH = 160
+"""A file or a pipe has no width: wide enough for every table that a terminal would show in full."""
+
+
+def stdout_console() -> Console:
+    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+def stderr_console() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def _table(*columns: str, right: Iterable[int] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i in set(right) else "left", overflow="fold")
+    return table
+
+
+def print_systems(console: Console, systems: Iterable[System]) -> None:
+    """The catalogue, room by room."""
+    table, room = _table("room", "system", "state", "what it does"), ""
+    for system in systems:
+        state = "[green]ready[/]" if system.ready else "[dim]planned[/]"
+        table.add_row("" if system.room == room else system.room, system.slug, state, escape(system.purpose))
+        room = system.room
+    console.print(table)
+    print_next(console, "linmap compare SYSTEM", "linmap tour")
+
+
+def print_summary(console: Console, title: str, summary: Mapping[str, Any]) -> None:
+    """The small dictionary that `fit` and `apply` return; nested ones are indented."""
+    console.print(f"[bold]{escape(title)}[/]")
+    _print_mapping(console, summary, indent=2)
+
+
+def _print_mapping(console: Console, summary: Mapping[str, Any], indent: int) -> None:
+    from linmap.report.numbers import any_value
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    nested = {name: value for name, value in summary.items() if isinstance(value, Mapping)}
+    for name, value in summary.items():
+        if name not in nested:
+            text = ", ".join(map(any_value, value)) if isinstance(value, list | tuple) else any_value(value)
+            table.add_row(escape(_words(name)), escape(text))
+    console.print(Padding(table, (0, 0, 0, indent), expand=False))
+    for name, value in nested.items():
+        console.print(Padding(escape(_words(name)), (0, 0, 0, indent), expand=False), style="dim")
+        _print_mapping(console, value, indent + 2)
+
+
+def _words(name: str) -> str:
+    return str(name).replace("_", " ")
+
+
+def print_comparison(console: Console, result: Result) -> None:
+    """The table of methods, the checks, and what they show."""
+    from linmap.report.comparison import Comparison
+
+    comparison = Comparison.of(result)
+    headings = [f"{column.name} {column.arrow}".strip() for column in comparison.columns]
+    table = _table("method", *headings, right=range(1, len(headings) + 1))
+    for line in comparison.lines:
+        cells = [f"[bold green]{cell.text}[/]" if cell.best else cell.text for cell in line.cells]
+        name = escape(line.name)
+        style = {"system": f"[bold]{name}[/]", "ablation": f"[dim]  {name}[/]"}.get(line.kind, name)
+        table.add_row(style, *cells)
+    console.print(escape(result.task), style="dim")
+    console.print()
+    console.print(table)
+    console.print()
+    for check in result.checks:
+        mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
+        console.print(f"{mark} {escape(check.statement)} [dim]{escape(check.figures)}[/]")
+    console.print(f"\n[bold]Shows[/] {escape(result.shows)}\n[bold]Not[/]   {escape(result.limits)}")
+
+
+def print_tour(console: Console, outcomes: Iterable[Result | Failure]) -> None:
+    """One line for each system."""
+    from linmap.recipes.result import Failure
+    from linmap.report.comparison import Summary
+    from linmap.report.numbers import duration
+
+    table = _table("system", "measured by", "system", "best baseline", "against it", "checks", "time")
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            table.add_row(outcome.system, "[red]failed[/]", "", "", "", "", duration(outcome.seconds))
+            continue
+        line = Summary.of(outcome)
+        colour = {True: "green", False: "red", None: "default"}[line.ahead]
+        table.add_row(
+            outcome.system,
+            escape(f"{line.metric.name} {line.metric.arrow}".strip()),
+            line.system,
+            escape(f"{line.baseline} {line.baseline_name}".strip()),
+            f"[{colour}]{line.difference}[/]",
+            f"{line.passed} of {line.checks}" if line.checks else "",
+            duration(outcome.seconds),
+        )
+    console.print(table)
+
+
+def print_paths(console: Console, **paths: Path | str | None) -> None:
+    """Where the files are, one to a line that can be copied whole."""
+    console.print()
+    for name, path in paths.items():
+        if path is not None:
+            console.print(f"[dim]{name}[/] {escape(str(path))}", soft_wrap=True)
+
+
+def print_next(console: Console, *commands: str) -> None:
+    """The commands that a reader would try now."""
+    console.print(f"\n[dim]next[/] {escape(commands[0])}", soft_wrap=True)
+    for command in commands[1:]:
+        console.print(f"     {escape(command)}", soft_wrap=True)

@@ -1,0 +1,5 @@
+"""Runs in, one self-contained HTML page out: tables, pictures, checks, and what it all shows."""
+
+from linmap.report.page import gather, write_report
+
+__all__ = ["gather", "write_report"]

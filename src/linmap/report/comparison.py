@@ -1,0 +1,124 @@
+"""The table of a comparison as cells of text, for the terminal and the page alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from linmap.recipes.result import Metric, Result, Row
+from linmap.report.numbers import count, duration, mean_and_spread
+
+KINDS = {"system": "this system", "baseline": "baseline", "ablation": "ablation"}
+ARROWS = {"lower": "↓", "higher": "↑", "neither": ""}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading: the name, an arrow towards the better side, and the same in words."""
+
+    name: str
+    arrow: str = ""
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value as text."""
+
+    text: str
+    best: bool = False
+    exact: str = ""
+    """The unrounded value where the text has a prefix."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method and its cells, one for each column."""
+
+    name: str
+    kind: str
+    note: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All methods of a result: metrics first, then the columns of the budget that were measured."""
+
+    columns: list[Column]
+    lines: list[Line]
+
+    @classmethod
+    def of(cls, result: Result) -> Comparison:
+        budgets = [name for name in ("parameters", "flops", "seconds") if any(_budget(r, name) for r in result.rows)]
+        best = {metric.name: [id(row) for row in result.best(metric)] for metric in result.metrics}
+        lines = [
+            Line(
+                row.name,
+                row.kind,
+                row.note,
+                [Cell(mean_and_spread(row, m), id(row) in best[m.name]) for m in result.metrics]
+                + [_budget(row, name) or Cell("—") for name in budgets],
+            )
+            for row in result.rows
+        ]
+        titles = {"parameters": "Parameters", "flops": "FLOPs", "seconds": "Time"}
+        words = {"parameters": "trainable", "flops": "one prediction", "seconds": "one seed"}
+        columns = [_column(metric) for metric in result.metrics]
+        return cls(columns + [Column(titles[name], words=words[name]) for name in budgets], lines)
+
+
+def _column(metric: Metric) -> Column:
+    name = f"{metric.name} ({metric.unit})" if metric.unit else metric.name
+    return Column(name, ARROWS[metric.better], "" if metric.better == "neither" else f"{metric.better} is better")
+
+
+def _budget(row: Row, name: str) -> Cell | None:
+    value = getattr(row, name)
+    if value is None:
+        return None
+    if name == "seconds":
+        return Cell(duration(value), exact=f"{value:.6g} s")
+    return Cell(count(value), exact=f"{value:,}")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A result in one line: its headline figure beside the best baseline's, and the checks."""
+
+    metric: Column
+    system: str
+    baseline: str
+    baseline_name: str
+    difference: str
+    ahead: bool | None
+    """Whether the system is on the better side of the best baseline; None where they tie or there is none."""
+    passed: int
+    checks: int
+
+    @classmethod
+    def of(cls, result: Result) -> Summary:
+        passed, checks = sum(check.passed for check in result.checks), len(result.checks)
+        headline = result.headline()
+        if headline is None:
+            return cls(Column(""), "—", "—", "", "", None, passed, checks)
+        metric, system, baseline = headline
+        here = mean_and_spread(system, metric)
+        if baseline is None:
+            return cls(_column(metric), here, "—", "", "", None, passed, checks)
+        gap = system.mean(metric.name) - baseline.mean(metric.name)
+        ahead = None if gap == 0 else (gap < 0) == (metric.better == "lower")
+        there = mean_and_spread(baseline, metric)
+        difference = _difference(gap, baseline.mean(metric.name))
+        return cls(_column(metric), here, there, baseline.name, difference, ahead, passed, checks)
+
+
+def _difference(gap: float, reference: float) -> str:
+    """The gap relative to the reference, in words."""
+    if gap == 0:
+        return "the same"
+    if reference == 0:
+        return "lower" if gap < 0 else "higher"
+    ratio = (reference + gap) / reference
+    if ratio >= 2:
+        return f"{ratio:.3g} times"
+    return f"{abs(gap / reference):.1%} {'lower' if gap < 0 else 'higher'}".replace("%", " %")

@@ -1,0 +1,60 @@
+"""How figures read, in the terminal and on the page alike."""
+
+from __future__ import annotations
+
+import math
+
+from linmap.recipes.result import Metric, Row
+
+NOTHING = "—"
+PREFIXES = ("", " k", " M", " G", " T", " P")
+
+
+def number(value: float | int | None, digits: int = 4) -> str:
+    """`value` with a fixed number of digits after the decimal point; a dash where it was not measured."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    return _minus(f"{value:,.{digits}f}")
+
+
+def mean_and_spread(row: Row, metric: Metric) -> str:
+    """Mean ± sample standard deviation over seeds; the mean alone with one seed."""
+    mean, std = number(row.mean(metric.name), metric.digits), row.std(metric.name)
+    return mean if std is None or mean == NOTHING else f"{mean} ± {number(std, metric.digits)}"
+
+
+def count(value: float | int | None) -> str:
+    """Three significant digits with an SI prefix: 4518944 is "4.52 M"."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    step = 0
+    while abs(value) >= 999.5 and step < len(PREFIXES) - 1:
+        value, step = value / 1000, step + 1
+    return _minus(f"{value:.3g}{PREFIXES[step]}")
+
+
+def duration(seconds: float | int | None) -> str:
+    """Seconds in the unit that a reader would choose."""
+    if seconds is None or not math.isfinite(seconds):
+        return NOTHING
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 99.5:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def any_value(value: object) -> str:
+    """A plain cell: text as it is, whole numbers in full, others to four significant digits."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return NOTHING if value is None else str(value)
+    if isinstance(value, int):
+        return _minus(f"{value:,}")
+    return _minus(f"{value:.4g}") if math.isfinite(value) else NOTHING
+
+
+def _minus(text: str) -> str:
+    """The minus sign is as wide as the digits; the hyphen is not."""
+    return text.replace("-", "−")

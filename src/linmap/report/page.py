@@ -1,0 +1,159 @@
+"""The page: every outcome below a folder, in the order of the catalogue."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from linmap.artifacts import machine, versions, write_text
+from linmap.errors import ArtifactError
+from linmap.recipes import SYSTEMS
+from linmap.recipes.result import FAILURE, RESULT, Failure, Picture, Result
+from linmap.report import numbers
+from linmap.report.comparison import ARROWS, KINDS, Comparison, Summary
+from linmap.report.inline import Inlined, inline
+
+HERE = Path(__file__).parent
+ROOMS = {
+    "adapt": "Adapt",
+    "compress": "Compress",
+    "retrieve": "Retrieve",
+    "sequence": "Sequence",
+    "signals": "Signals",
+    "shapes": "Shapes",
+    "interpret": "Interpret",
+}
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One outcome and all that the page says of it."""
+
+    anchor: str
+    title: str
+    room: str
+    purpose: str
+    paper: str
+    outcome: Result | Failure
+    comparison: Comparison | None = None
+    summary: Summary | None = None
+    pictures: tuple[Inlined | str, ...] = ()
+    """Pictures, or in the place of one that cannot be shown, why."""
+
+
+def gather(runs: Path | str) -> list[tuple[Path, Result | Failure]]:
+    """Every outcome in `runs` or below, in the order of the catalogue; a failure outranks a result beside it.
+
+    Raises
+    ------
+    ArtifactError
+        If there is none.
+    """
+    runs = Path(runs)
+    folders = {path.parent for name in (RESULT, FAILURE) for path in runs.rglob(name)}
+    if not folders:
+        raise ArtifactError(f"{runs} holds no result; `linmap compare` and `linmap tour` write them.")
+    order = {slug: position for position, slug in enumerate(SYSTEMS)}
+    outcomes = [(folder, _outcome(folder)) for folder in folders]
+    return sorted(outcomes, key=lambda found: (order.get(found[1].system, len(order)), found[0]))
+
+
+def _outcome(folder: Path) -> Result | Failure:
+    """One that cannot be read is reported as the failure that it is."""
+    try:
+        return Failure.load(folder) if (folder / FAILURE).exists() else Result.load(folder)
+    except ArtifactError as error:
+        return Failure(folder.name, str(error), command="")
+
+
+def write_report(runs: Path | str, out: Path | str) -> Path:
+    """Write one HTML page about every outcome in `runs` or below.
+
+    The page needs no network and no other file: style and pictures are inside.
+
+    Parameters
+    ----------
+    runs
+        A folder written by `linmap compare` or `linmap tour`, or one that holds several of these.
+    out
+        The page to write.
+
+    Raises
+    ------
+    ArtifactError
+        If `runs` holds no result.
+    """
+    chapters = _chapters(gather(runs))
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"duration": numbers.duration, "any_value": numbers.any_value, "moment": _moment}
+    html = environment.get_template("page.html.jinja").render(
+        chapters=chapters,
+        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+        facts=_facts(chapters),
+        kinds=KINDS,
+        arrows=ARROWS,
+    )
+    write_text(out, html)
+    return Path(out)
+
+
+def _chapters(outcomes: Iterable[tuple[Path, Result | Failure]]) -> list[Chapter]:
+    seen: Counter[str] = Counter()
+    chapters = []
+    for folder, outcome in outcomes:
+        seen[outcome.system] += 1
+        anchor = outcome.system if seen[outcome.system] == 1 else f"{outcome.system}-{seen[outcome.system]}"
+        chapters.append(_chapter(anchor, folder, outcome))
+    return chapters
+
+
+def _chapter(anchor: str, folder: Path, outcome: Result | Failure) -> Chapter:
+    system = SYSTEMS.get(outcome.system)
+    title, room, purpose, paper = (
+        (system.title, ROOMS[system.room], system.purpose, system.paper) if system else (outcome.system, "", "", "")
+    )
+    if isinstance(outcome, Failure):
+        return Chapter(anchor, title, room, purpose, paper, outcome)
+    pictures = tuple(_picture(folder, picture, f"{anchor}-{i}-") for i, picture in enumerate(outcome.pictures))
+    return Chapter(
+        anchor, title, room, purpose, paper, outcome, Comparison.of(outcome), Summary.of(outcome), pictures
+    )  # fmt: skip
+
+
+def _picture(folder: Path, picture: Picture, prefix: str) -> Inlined | str:
+    """A picture that is lost leaves its place and the reason, not a report less."""
+    try:
+        return inline(folder, picture, prefix)
+    except (OSError, ValueError) as error:
+        return f"“{picture.title}” cannot be shown: {error}"
+
+
+def _facts(chapters: list[Chapter]) -> dict[str, str]:
+    """The head of the page: when, where and with what; several where the runs differ."""
+    outcomes = [chapter.outcome for chapter in chapters]
+    every = {name: _several(o.versions.get(name, "") for o in outcomes) for name in versions()}
+    presets = _several(outcome.preset for outcome in outcomes)
+    return {
+        "Made": _moment(datetime.now().astimezone().isoformat()),
+        "Preset": presets,
+        "Machine": _several(outcome.machine for outcome in outcomes) or machine(),
+        "Versions": ", ".join(f"{name} {version}" for name, version in every.items()),
+    }
+
+
+def _several(values: Iterable[str]) -> str:
+    return " / ".join(dict.fromkeys(value for value in values if value))
+
+
+def _moment(iso: str) -> str:
+    """A date and a time of day as people write them."""
+    moment = datetime.fromisoformat(iso)
+    return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".strip()

@@ -1,0 +1,99 @@
+"""Two small recipes that stand in for the systems: one is fitted first, one needs no training."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import pytest
+import torch
+
+from linmap import artifacts, recipes
+from linmap.errors import DataError
+from linmap.recipes.job import ApplyJob, CompareJob, FitJob
+from linmap.recipes.result import Check, Metric, Result, Row
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the ruler."""
+
+    horizon: int = 4
+    """Steps ahead."""
+    loss: Literal["l1", "l2"] = "l1"
+    """What is minimised."""
+    ignore: tuple[str, ...] = ()
+    """Columns to leave out."""
+    shift: bool = False
+    """Learn a shift."""
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise ValueError(f"horizon = {self.horizon} is no number of steps; give 1 or more.")
+
+
+@dataclass(frozen=True)
+class ApplySettings:
+    """The ruler has no flags of its own when it is applied."""
+
+
+@dataclass(frozen=True)
+class CompassSettings:
+    """Settings of the compass."""
+
+    dim: int = 8
+    """Size of a vector."""
+
+
+PRESETS = {"quick": Settings(horizon=2), "full": Settings(horizon=9)}
+
+
+def fit(settings: Settings, job: FitJob) -> dict:
+    if job.data is not None and "broken" in job.data.read_text():
+        raise DataError(f"{job.data}, line 1: 'broken' is not a number; correct it.")
+    print("noise that is not the answer")
+    artifacts.save(job.out, "ruler", {"horizon": settings.horizon}, {"w": torch.zeros(settings.horizon)}, job.seed)
+    return {"horizon": settings.horizon, "loss": settings.loss, "resumed": job.resume, "nan": float("nan")}
+
+
+def apply(settings: ApplySettings | CompassSettings, job: ApplyJob) -> dict:
+    return {"artifact": job.artifact, "dim": getattr(settings, "dim", None), "data": job.data}
+
+
+def compare(settings: Settings, job: CompareJob) -> Result:
+    if (job.out / "interrupt").exists():
+        raise KeyboardInterrupt
+    if (job.out / "break").exists():
+        raise RuntimeError("the ruler\nbroke")
+    rows = [
+        Row("ruler", "system", {"error": [0.25 * settings.horizon, 0.5]}, parameters=12_345, seconds=0.5),
+        Row("guess", "baseline", {"error": [2.0, 3.0]}, parameters=0),
+    ]
+    check = Check("the ruler is below the guess", True, "0.5 against 2.5")
+    return Result("ruler", "A task.", [Metric("error")], rows, shows="It shows.", limits="It hides.", checks=[check])
+
+
+def _register(monkeypatch: pytest.MonkeyPatch, slug: str, **contents: object) -> None:
+    module = ModuleType(f"linmap.recipes.{slug}")
+    vars(module).update(contents)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    system = recipes.System(slug, "sequence", slug.title(), "measures", "no paper", ready=True)
+    monkeypatch.setitem(recipes.SYSTEMS, slug, system)
+
+
+@pytest.fixture
+def ruler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A system that is fitted first; the test runs in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    contents = {"Settings": Settings, "ApplySettings": ApplySettings, "PRESETS": PRESETS}
+    _register(monkeypatch, "ruler", **contents, fit=fit, apply=apply, compare=compare)
+    return "ruler"
+
+
+@pytest.fixture
+def compass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A system with nothing to train."""
+    monkeypatch.chdir(tmp_path)
+    _register(monkeypatch, "compass", Settings=CompassSettings, apply=apply)
+    return "compass"
