@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from typing import Self
 
 
 class Interruption:
@@ -14,7 +13,7 @@ class Interruption:
         self.requested = False  # in this process
         self.agreed = False  # in all of them
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Interruption:
         self.handles = threading.current_thread() is threading.main_thread()
         if self.handles:
             self.previous = signal.signal(signal.SIGINT, self._request)
