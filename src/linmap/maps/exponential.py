@@ -1,0 +1,82 @@
+"""`Exponential`: rotations exp(A) of skew-symmetric A.
+
+Sources: Higham, "The scaling and squaring method for the matrix exponential revisited" (2005); Paterson and
+Stockmeyer, "On the number of nonscalar multiplications necessary to evaluate polynomials" (1973).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from linmap.maps.skew import SkewOrthogonal
+
+DEGREE = 16  # of the Taylor polynomial, with six matrix products
+RADIUS = 0.82  # spectral radius up to which its error, radius^17 / 17!, is below the rounding of float64
+
+
+class Exponential(SkewOrthogonal):
+    """M = B exp(A) with a trainable skew-symmetric A and a fixed orthogonal B.
+
+    A turns its plane of eigenvalues ±iθ by θ. `from_matrix` represents every orthogonal matrix, through the base.
+
+    Parameters
+    ----------
+    n
+        Size of M.
+    base
+        B, of shape (*batch_shape, n, n), kept as a buffer; the identity when None.
+    batch_shape
+        Leading dimensions of M.
+    generator
+        Source of the entries of A, drawn from N(0, 1/n).
+    dtype, device
+        As in PyTorch; see `SkewOrthogonal` for the precision.
+    """
+
+    @staticmethod
+    def _rotate(A: Tensor, x: Tensor) -> Tensor:
+        return x @ skew_exponential(A.double()).to(x.dtype).mT
+
+    def flops(self, vectors: int = 1) -> int:
+        """The products of the exponential at the present A, of exp(A) x, and with the base where there is one."""
+        n = self.in_features
+        _, _, fourth = _powers(self.skew_matrix().detach().double())
+        products = 6 + _squarings(fourth)
+        per_vector = 2 * n * n * (1 if self.base is None else 2)
+        return (2 * n**3 * products + per_vector * vectors) * self.batch_shape.numel()
+
+
+def skew_exponential(A: Shaped[Tensor, "*batch n n"]) -> Shaped[Tensor, "*batch n n"]:
+    """exp(A) of a skew-symmetric A by scaling and squaring, exp(A) = p(A / 2^s)^(2^s) with a Taylor polynomial p."""
+    if torch.compiler.is_compiling():  # s depends on the values of A; this operator keeps that out of the graph
+        return torch.linalg.matrix_exp(A)
+    second, third, fourth = _powers(A)
+    s = _squarings(fourth)
+    c = [2.0 ** (-s * j) / math.factorial(j) for j in range(DEGREE + 1)]
+    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+
+    def block(j: int) -> Tensor:
+        return c[j] * eye + c[j + 1] * A + c[j + 2] * second + c[j + 3] * third
+
+    Q = block(12) + c[16] * fourth  # Paterson-Stockmeyer: Horner's scheme in A^4
+    for j in (8, 4, 0):
+        Q = block(j) + Q @ fourth
+    for _ in range(s):
+        Q = Q @ Q
+    return Q
+
+
+def _powers(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    second = A @ A
+    return second, second @ A, second @ second
+
+
+def _squarings(fourth: Tensor) -> int:
+    """s with radius(A) <= 2^s RADIUS: the eigenvalues come in pairs ±iθ, so that ||A^4||² >= 2 radius^8."""
+    norm = float(torch.linalg.matrix_norm(fourth.detach()).amax()) if fourth.numel() else 0.0
+    radius = (norm / math.sqrt(2)) ** 0.25
+    return max(0, math.ceil(math.log2(radius / RADIUS))) if radius > 0 else 0
