@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -47,9 +47,9 @@ class TimeSeries:
         Parameters
         ----------
         table
-            Wide: one numeric column per variate, and a time column (`ds`, `date`, `time`, `timestamp`, `datetime`, or a
-            first column of dates) or a `DatetimeIndex`; without either, rows are counted. Long: columns `unique_id`, `ds`
-            and `y`. Or an array (rows, variates).
+            Wide: one numeric column per variate, and a time column (`ds`, `date`, `time`, `timestamp`, `datetime`, or
+            a first column of dates) or a `DatetimeIndex`; without either, rows are counted. Long: columns `unique_id`,
+            `ds` and `y`. Or an array (rows, variates).
         nan_policy
             What to do about missing and infinite values: `"ffill"` repeats the last value, `"zero"` writes zeros, None
             refuses them.
@@ -65,23 +65,40 @@ class TimeSeries:
         if not isinstance(table, pd.DataFrame):
             table = pd.DataFrame(np.asarray(table).reshape(len(table), -1))
         if table.empty:
-            raise DataError(f"the table has {len(table)} rows and {table.shape[1]} columns; there is nothing to forecast.")
+            raise DataError(
+                f"the table has {len(table)} rows and {table.shape[1]} columns; there is nothing to forecast."
+            )
         long = set(LONG_COLUMNS) <= set(table.columns)
         time_name, time, values = _wide_from_long(table) if long else _time_and_values(table)
         step = _regular_step(time)
         _require_numeric(values)
         filled = _filled(values.astype(np.float64), nan_policy)
-        return cls(
-            filled.to_numpy(), time, step, tuple(str(name) for name in values.columns), time_name, long=long
-        )
+        return cls(filled.to_numpy(), time, step, tuple(str(name) for name in values.columns), time_name, long=long)
 
     def __len__(self) -> int:
         return len(self.values)
 
+    def select(self, variates: tuple[str, ...]) -> Self:
+        """The same series in the order of `variates`.
+
+        Raises
+        ------
+        DataError
+            If the names are not the same.
+        """
+        if self.variates == variates:
+            return self
+        if set(self.variates) != set(variates) or len(self.variates) != len(variates):
+            raise DataError(
+                f"expected the {len(variates)} variates {_some(variates)}, got {len(self.variates)}: "
+                f"{_some(self.variates)}; bring the columns that the forecaster was fitted on."
+            )
+        return replace(self, values=self.values[:, [self.variates.index(name) for name in variates]], variates=variates)
+
     def future(self, steps: int) -> pd.Index:
         """The times of the `steps` rows that follow the last one."""
         if isinstance(self.step, int):
-            last = int(self.time[-1])
+            last = int(self.time[-1])  # pyright: ignore[reportArgumentType]
             return pd.RangeIndex(last + self.step, last + self.step * (steps + 1), self.step, name=self.time.name)
         return pd.date_range(self.time[-1], periods=steps + 1, freq=self.step, name=self.time.name)[1:]
 
@@ -93,7 +110,7 @@ class TimeSeries:
         wide = pd.DataFrame(values, columns=list(self.variates), index=time)
         if self.long:
             named = wide.rename_axis(index="ds", columns="unique_id")
-            return named.T.stack().rename(column).reset_index()
+            return named.T.stack().rename(column).reset_index()  # pyright: ignore
         if self.time_name is None:
             return wide
         wide.insert(0, self.time_name, wide.index)
@@ -127,8 +144,8 @@ def load_time_series(source: Path | str, nan_policy: NanPolicy | None = None) ->
     Parameters
     ----------
     source
-        Path of a CSV or Parquet file; `"etth1"` (7 series of an electricity transformer, hourly) or `"ili"` (7 series of
-        influenza-like illness in the USA, weekly).
+        Path of a CSV or Parquet file; `"etth1"` (7 series of an electricity transformer, hourly) or `"ili"` (7 series
+        of influenza-like illness in the USA, weekly).
     nan_policy
         As in `TimeSeries.from_frame`.
 
@@ -143,6 +160,10 @@ def load_time_series(source: Path | str, nan_policy: NanPolicy | None = None) ->
     return TimeSeries.from_frame(read_table(path), nan_policy)
 
 
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
+
+
 # -- checks ----------------------------------------------------------------------------------------------------------
 
 
@@ -150,14 +171,14 @@ def _time_and_values(table: pd.DataFrame) -> tuple[str | None, pd.Index, pd.Data
     """The time column of a wide table, and the rest."""
     named = [column for column in table.columns if str(column).lower() in TIME_COLUMNS]
     first = table.columns[0]
-    if not named and not isinstance(table.index, pd.DatetimeIndex) and _looks_like_time(table[first]):
+    if not named and not isinstance(table.index, pd.DatetimeIndex) and _looks_like_time(pd.Series(table[first])):
         named = [first]
     if not named:
         time = table.index if isinstance(table.index, pd.DatetimeIndex) else pd.RangeIndex(len(table))
         return None, time, table
     if len(named) > 1:
         raise DataError(f"columns {', '.join(map(repr, named))} all look like the time; keep one of them.")
-    return str(named[0]), _times(table[named[0]], str(named[0])), table.drop(columns=named)
+    return str(named[0]), _times(pd.Series(table[named[0]]), str(named[0])), table.drop(columns=named)
 
 
 def _looks_like_time(column: pd.Series) -> bool:
@@ -182,19 +203,20 @@ def _times(column: pd.Series, name: str) -> pd.Index:
 
 def _wide_from_long(table: pd.DataFrame) -> tuple[str, pd.Index, pd.DataFrame]:
     """One column per `unique_id`, rows by `ds`; times that one series lacks are missing values."""
-    _require_numeric(table[["y"]])
-    table = table.assign(ds=_times(table["ds"], "ds"))
+    _require_numeric(pd.DataFrame(table["y"]))
+    table = table.assign(ds=_times(pd.Series(table["ds"]), "ds"))
     repeated = np.flatnonzero(table.duplicated(["unique_id", "ds"]))
     if len(repeated):
         row = table.iloc[repeated[0]]
         raise DataError(f"row {repeated[0]}: series {row['unique_id']!r} has a second value at {row['ds']}.")
-    for name, series in table.groupby("unique_id", sort=False):
-        back = np.flatnonzero(np.diff(series["ds"].to_numpy()) <= np.zeros(1, series["ds"].diff().dtype)[0])
+    times = pd.Series(table["ds"].to_numpy(), index=pd.RangeIndex(len(table)))  # by row number
+    for name, series in times.groupby(table["unique_id"].to_numpy(), sort=False):
+        back = np.flatnonzero(series.to_numpy()[1:] < series.to_numpy()[:-1])
         if len(back):
-            row = series.index.get_indexer_for([series.index[back[0] + 1]])[0]
-            raise DataError(f"series {name!r}: {series['ds'].iloc[row]} comes after {series['ds'].iloc[row - 1]}; sort by ds.")
+            row = series.index[back[0] + 1]
+            raise DataError(f"row {row}: series {name!r} goes back to {series[row]}; sort the table by ds.")
     wide = table.pivot(index="ds", columns="unique_id", values="y")
-    return "ds", wide.index, wide[list(table["unique_id"].unique())]
+    return "ds", wide.index, pd.DataFrame(wide[list(table["unique_id"].unique())])
 
 
 def _regular_step(time: pd.Index) -> pd.offsets.BaseOffset | int:
@@ -208,21 +230,19 @@ def _regular_step(time: pd.Index) -> pd.offsets.BaseOffset | int:
         row = int(backward[0]) + 1
         what = "repeats the timestamp" if steps[row - 1] == 0 else "goes back behind the timestamp"
         raise DataError(f"row {row} ({time[row]}) {what} of row {row - 1} ({time[row - 1]}); sort and deduplicate.")
-    if not isinstance(time, pd.DatetimeIndex):
-        usual = int(pd.Series(steps).mode()[0])
-    elif (calendar := pd.infer_freq(time)) is not None:  # months and working days have unequal lengths
-        return pd.tseries.frequencies.to_offset(calendar)
-    else:
-        usual = pd.Timedelta(int(pd.Series(steps).mode()[0]), unit=time.unit)
-        steps = steps.astype(f"timedelta64[{time.unit}]")
-    irregular = np.flatnonzero(steps != (usual if isinstance(usual, int) else usual.to_timedelta64()))
+    if isinstance(time, pd.DatetimeIndex) and (calendar := pd.infer_freq(time)) is not None:
+        return pd.tseries.frequencies.to_offset(calendar)  # months and working days have unequal lengths
+    found, counts = np.unique(steps, return_counts=True)
+    usual = int(found[counts.argmax()])
+    step = pd.Timedelta(usual, unit=time.unit) if isinstance(time, pd.DatetimeIndex) else usual
+    irregular = np.flatnonzero(steps != usual)
     if len(irregular):
         row = int(irregular[0]) + 1
         raise DataError(
-            f"row {row} ({time[row]}) follows row {row - 1} ({time[row - 1]}) by {time[row] - time[row - 1]}, elsewhere "
-            f"the step is {usual}; fill the gap or resample to a regular step."
+            f"row {row} ({time[row]}) follows row {row - 1} ({time[row - 1]}) by {time[row] - time[row - 1]}, "
+            f"elsewhere the step is {step}; fill the gap or resample to a regular step."
         )
-    return usual if isinstance(usual, int) else pd.tseries.frequencies.to_offset(usual)
+    return step if isinstance(step, int) else pd.tseries.frequencies.to_offset(step)  # pyright: ignore
 
 
 def _require_numeric(values: pd.DataFrame) -> None:
@@ -231,7 +251,7 @@ def _require_numeric(values: pd.DataFrame) -> None:
     for name, column in values.items():
         if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):
             continue
-        unread = np.flatnonzero(pd.to_numeric(column, errors="coerce").isna() & column.notna())
+        unread = np.flatnonzero(pd.Series(pd.to_numeric(column, errors="coerce")).isna() & column.notna())
         where = f", row {unread[0]}: {column.iloc[unread[0]]!r} is not a number" if len(unread) else " is not numeric"
         raise DataError(f"column {name!r}{where}; drop the column, correct it, or name the time column 'date'.")
 
@@ -245,7 +265,9 @@ def _filled(values: pd.DataFrame, policy: NanPolicy | None) -> pd.DataFrame:
         return values
     counts = ", ".join(f"{name!r} ({count})" for name, count in missing.items() if count)
     if policy == "ffill":
-        raise DataError(f"nothing to repeat before the first value of {counts}; drop these rows or use nan_policy='zero'.")
+        raise DataError(
+            f"nothing to repeat before the first value of {counts}; drop these rows or use nan_policy='zero'."
+        )
     raise DataError(f"missing or infinite values in {counts}; choose nan_policy 'ffill' or 'zero', or clean the data.")
 
 

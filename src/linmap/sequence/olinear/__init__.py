@@ -6,7 +6,9 @@
 
 from linmap.sequence.olinear.bases import BASES, basis
 from linmap.sequence.olinear.correlation import temporal_correlation, variate_correlation
+from linmap.sequence.olinear.fitting import ForecastErrors, forecast_errors, train_forecaster
 from linmap.sequence.olinear.folded import FoldedOLinear
+from linmap.sequence.olinear.forecaster import OLinearForecaster
 from linmap.sequence.olinear.model import OLinear, OLinear_C, load_official, weighted_loss
 from linmap.sequence.olinear.normlin import CorrelationMixing, NormLin, NormLinAttention, replace_attention
 from linmap.sequence.olinear.orthotrans import OrthoTrans, OrthoTransWrapper
@@ -15,16 +17,20 @@ __all__ = [
     "BASES",
     "CorrelationMixing",
     "FoldedOLinear",
+    "ForecastErrors",
     "NormLin",
     "NormLinAttention",
     "OLinear",
+    "OLinearForecaster",
     "OLinear_C",
     "OrthoTrans",
     "OrthoTransWrapper",
     "basis",
+    "forecast_errors",
     "load_official",
     "replace_attention",
     "temporal_correlation",
+    "train_forecaster",
     "variate_correlation",
     "weighted_loss",
 ]

@@ -42,11 +42,11 @@ def basis(name: str, length: int, seed: int = 0) -> Float64[np.ndarray, "t t"]:
 
 
 def _dct(t: int) -> np.ndarray:
-    return fft.dct(np.eye(t), type=2, norm="ortho", axis=0)
+    return np.asarray(fft.dct(np.eye(t), type=2, norm="ortho", axis=0))
 
 
 def _fourier(t: int) -> np.ndarray:
-    coefficients = fft.rfft(np.eye(t), norm="ortho", axis=0)
+    coefficients = np.fft.rfft(np.eye(t), norm="ortho", axis=0)
     rows = np.empty((t, t))
     rows[0] = coefficients[0].real
     cosines, sines = coefficients.real[1:], -coefficients.imag[1:]

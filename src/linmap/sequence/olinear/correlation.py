@@ -33,8 +33,8 @@ def temporal_correlation(X: ArrayLike, length: int, corr: Correlation = "pearson
     length
         Window length t; needs n >= t + 2.
     corr
-        `"pearson"`: R_j[a, b] = cov_ab / sqrt(var_a var_b), the paper's definition. `"official"`: cov_ab / var_b, as the
-        authors' program computes it; slightly asymmetric, and its eigenvectors are those of the lower triangle.
+        `"pearson"`: R_j[a, b] = cov_ab / sqrt(var_a var_b), the paper's definition. `"official"`: cov_ab / var_b, as
+        the authors' program computes it; slightly asymmetric, and its eigenvectors are those of the lower triangle.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def _lagged_products(x: np.ndarray, t: int) -> np.ndarray:
     size = fft.next_fast_len(len(x), real=True)  # no lag below t wraps around
     ahead = _ahead(x, t)
     S = np.empty((t, t))
-    S[0] = fft.irfft(fft.rfft(x, size) * fft.rfft(x[:m], size).conj(), size)[:t]
+    S[0] = fft.irfft(fft.rfft(x, size) * np.conj(fft.rfft(x[:m], size)), size)[:t]  # pyright: ignore
     np.multiply(x[m:, None], ahead[m:], out=S[1:])
     S[1:] -= x[: t - 1, None] * ahead[: t - 1]
     for a in range(t - 1):

@@ -45,7 +45,7 @@ class VariateLinear(nn.Module):
     bias: Tensor
 
     def __init__(
-        self, weight: Float[Tensor, "out in"], bias: Float[Tensor, "variate out"], like: Float[Tensor, "..."]
+        self, weight: Float[Tensor, "out in"], bias: Float[Tensor, "variate out"], like: Float[Tensor, ...]
     ) -> None:
         super().__init__()
         self.register_buffer("weight", weight.to(like).contiguous())
@@ -58,15 +58,15 @@ class VariateLinear(nn.Module):
 class FoldedOLinear(nn.Module):
     """The forecasts of an `OLinear` in evaluation mode, without its d-fold expansion; weights are copies, in buffers.
 
-    Encoder: phi, Q_in, delta1 and the first layer become one T -> D map with a bias per variate. Decoder: the layer back
-    to d P coefficients, Q_out, delta2 and the head's first layer become one D -> F map with a bias per variate. Blocks:
-    the value and output projections become one matrix, and A is computed once. Products are taken in float64.
+    Encoder: phi, Q_in, delta1 and the first layer become one T -> D map with a bias per variate. Decoder: the layer
+    back to d P coefficients, Q_out, delta2 and the head's first layer become one D -> F map with a bias per variate.
+    Blocks: the value and output projections become one matrix, and A is computed once. Products are in float64.
     """
 
     @torch.no_grad()
     def __init__(self, model: OLinear) -> None:
         super().__init__()
-        if model.Q_in.ndim == 3:
+        if not model.foldable:
             raise ValueError("a model with one basis per variate cannot be folded: its variates share no map.")
         E, T, P, N = model.embed, model.seq_len, model.pred_len, model.n_variates
         double = {name: tensor.double() for name, tensor in model.state_dict().items()}

@@ -6,7 +6,7 @@ B: batch, T: seq_len, P: pred_len, N: variates, E: embedding copies, D: d_model,
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -20,20 +20,28 @@ from linmap.sequence.olinear.normlin import CorrelationMixing, NormLin, TokenMix
 from linmap.sequence.olinear.orthotrans import check_window, orthogonal_buffer
 from linmap.sequence.olinear.revin import RevIN
 
+LossKind = Literal["l1", "l2", "l1l2"]
+
 
 def weighted_loss(
     prediction: Float[Tensor, "batch horizon variate"],
     target: Float[Tensor, "batch horizon variate"],
     alpha: float = 0.5,
-    kind: Literal["l1", "l2", "l1l2"] = "l1",
+    kind: LossKind = "l1",
 ) -> Float[Tensor, ""]:
     """Mean of (k + 1)^-alpha |error|  over batch, steps k = 0 .. horizon-1 and variates.
 
     The weights are not divided by their sum, so values depend on the horizon; alpha = 0 is the mean absolute error.
     `"l2"` takes squared errors, `"l1l2"` the sum of both. Source: section 4.
     """
+    if kind not in get_args(LossKind):
+        raise ValueError(f"kind must be one of {', '.join(map(repr, get_args(LossKind)))}, got {kind!r}.")
     error = prediction - target
-    penalty = {"l1": error.abs, "l2": error.square, "l1l2": lambda: error.abs() + error.square()}[kind]()
+    penalty = error.new_zeros(())
+    if kind != "l2":
+        penalty = penalty + error.abs()
+    if kind != "l1":
+        penalty = penalty + error.square()
     steps = torch.arange(1, error.shape[1] + 1, dtype=error.dtype, device=error.device)
     return (steps[:, None] ** -alpha * penalty).mean()
 
@@ -76,8 +84,8 @@ class OLinear(nn.Module):
         On A, after both halves of a block, inside the second, and on the normalised forecast.
     Q_in, Q_out
         Bases of the input and output windows, (T, T) and (P, P) with basis vectors in rows, or one basis per variate,
-        (N, T, T) and (N, P, P), which excludes `learn_shift`. Identity when None. They are buffers: never trained, saved
-        in the state dict. `OrthoTrans(T).fit(X_train).Q_` is the method's choice.
+        (N, T, T) and (N, P, P), which excludes `learn_shift`. Identity when None. They are buffers: never trained,
+        saved in the state dict. `OrthoTrans(T).fit(X_train).Q_` is the method's choice.
     learn_shift
         Train the shifts delta1, delta2 that are added after each change of basis.
 
@@ -168,6 +176,11 @@ class OLinear(nn.Module):
         y_BNEP = y_BNEP if self.delta2 is None else y_BNEP + self.delta2[:, None]
         return self.head2(F.gelu(self.head1(y_BNEP.mT.flatten(-2))))
 
+    @property
+    def foldable(self) -> bool:
+        """Whether the variates share their bases, which `fold` needs."""
+        return self.Q_in.ndim == 2
+
     def fold(self) -> FoldedOLinear:
         """The same forecasts in evaluation mode from a light module; later training does not reach it.
 
@@ -248,7 +261,9 @@ def load_official(model: OLinear, state: dict[str, Tensor]) -> None:
             continue
         pattern = next((pattern for pattern in OFFICIAL_NAMES if re.fullmatch(pattern, name)), None)
         if pattern is None:
-            raise ValueError(f"{name!r} is no tensor of the authors' OLinear; expected names like ortho_trans.0.weight.")
+            raise ValueError(
+                f"{name!r} is no tensor of the authors' OLinear; expected names like ortho_trans.0.weight."
+            )
         ours = re.sub(pattern, OFFICIAL_NAMES[pattern], name)
         same_size = ours in shapes and tensor.numel() == shapes[ours].numel()
         renamed[ours] = tensor.reshape(shapes[ours]) if same_size else tensor

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linmap.maps import RowStochastic
+from linmap.maps.row_stochastic import RowStochastic
 
 Weight = Literal["softplus", "softmax", "sigmoid", "relu", "identity"]
 Norm = Literal["l1", "l2", "softmax", "none"]

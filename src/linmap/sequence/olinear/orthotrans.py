@@ -46,7 +46,7 @@ class OrthoTrans(TransformerMixin, BaseEstimator):
 
     def __init__(self, length: int, corr: Correlation = "pearson") -> None:
         self.length = length
-        self.corr = corr
+        self.corr: Correlation = corr
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Find the basis from training rows (n_rows, n_variates); nothing but training rows belongs here.
@@ -90,7 +90,11 @@ class OrthoTrans(TransformerMixin, BaseEstimator):
                 f"OrthoTrans was fitted for windows of {self.length} steps with time last, (..., {self.length}), "
                 f"got shape {tuple(x.shape)}; for (time, variate) tables transpose first."
             )
-        return x @ torch.as_tensor(Q.copy(), dtype=x.dtype, device=x.device) if isinstance(x, Tensor) else x @ Q.astype(x.dtype)
+        return (
+            x @ torch.as_tensor(Q.copy(), dtype=x.dtype, device=x.device)
+            if isinstance(x, Tensor)
+            else x @ Q.astype(x.dtype)
+        )
 
 
 class OrthoTransWrapper(nn.Module):
@@ -133,7 +137,9 @@ class OrthoTransWrapper(nn.Module):
         return self.Q_out.mT @ z * std + mean
 
 
-def orthogonal_buffer(name: str, Q: ArrayLike | Tensor, length: int | None = None, n_variates: int | None = None) -> Tensor:
+def orthogonal_buffer(
+    name: str, Q: ArrayLike | Tensor, length: int | None = None, n_variates: int | None = None
+) -> Tensor:
     """Q as a float tensor, checked to be an orthogonal (t, t) matrix, or one per variate, (n_variates, t, t).
 
     Raises
