@@ -1,0 +1,79 @@
+"""Train a forecaster on windows, and measure its errors: the same for OLinear and its baselines (section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+
+from linmap.data.timeseries import Windows
+from linmap.sequence.olinear.model import LossKind, OLinear, weighted_loss
+from linmap.training import TrainingConfig, TrainingHistory, mean_loss, train
+
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class ForecastErrors:
+    """Errors over all windows and variates, by step of the horizon."""
+
+    squared: Float64[np.ndarray, " horizon"]
+    """Mean squared error of each step."""
+    absolute: Float64[np.ndarray, " horizon"]
+    """Mean absolute error of each step."""
+
+    @property
+    def mse(self) -> float:
+        return float(self.squared.mean())
+
+    @property
+    def mae(self) -> float:
+        return float(self.absolute.mean())
+
+
+def train_forecaster(
+    model: nn.Module,
+    training: Windows,
+    validation: Windows,
+    config: TrainingConfig,
+    *,
+    alpha: float = 0.5,
+    kind: LossKind = "l1",
+    checkpoints: Path | str | None = None,
+    resume: bool = False,
+    description: str = "training",
+) -> TrainingHistory:
+    """Train on `weighted_loss`, stop early by the same loss on the validation windows, keep the best weights."""
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, y = batch
+        return weighted_loss(model(x), y, alpha, kind)
+
+    history = train(
+        model, loss, training, config=config, out=checkpoints, resume=resume, description=description,
+        validate=lambda model: mean_loss(for_inference(model), loss, validation, EVALUATION_BATCH),
+    )  # fmt: skip
+    model.cpu()
+    return history
+
+
+def for_inference(model: nn.Module) -> nn.Module:
+    """The model in evaluation mode, folded where that is possible."""
+    return model.fold() if isinstance(model, OLinear) and model.foldable else model.eval()
+
+
+@torch.inference_mode()
+def forecast_errors(model: nn.Module, windows: Windows) -> ForecastErrors:
+    """Errors of a model over all windows, the last partial batch included."""
+    model = for_inference(model)
+    squared, absolute = 0.0, 0.0
+    for indices in torch.arange(len(windows)).split(EVALUATION_BATCH):
+        x, y = windows.__getitems__(indices.tolist())
+        error = (model(x) - y).double()
+        squared = squared + error.square().mean(2).sum(0)
+        absolute = absolute + error.abs().mean(2).sum(0)
+    return ForecastErrors((squared / len(windows)).numpy(), (absolute / len(windows)).numpy())  # pyright: ignore

@@ -1,0 +1,268 @@
+"""`OLinearForecaster`: OLinear for data frames, with scikit-learn's manners."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float32, Float64
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from linmap import artifacts
+from linmap.data.timeseries import NanPolicy, Split, TimeSeries, Windows
+from linmap.errors import DataError
+from linmap.sequence.olinear.bases import basis
+from linmap.sequence.olinear.correlation import CONSTANT, Correlation, variate_correlation
+from linmap.sequence.olinear.fitting import for_inference, forecast_errors, train_forecaster
+from linmap.sequence.olinear.model import LossKind, OLinear, OLinear_C
+from linmap.sequence.olinear.orthotrans import OrthoTrans
+from linmap.training import TrainingConfig
+
+SYSTEM = "olinear"
+COLUMN = "OLinear"  # of a long forecast
+Basis = Literal["pearson", "official", "identity", "dct", "fft", "haar", "legendre", "chebyshev", "laguerre", "random"]
+Schedule = Literal["constant", "halving", "type3", "cosine", "linear"]
+
+
+class OLinearForecaster(BaseEstimator):
+    """Forecast all series of a table `h` steps ahead.
+
+    Tables are wide data frames (one column per variate, a time column or a `DatetimeIndex`), long ones (`unique_id`,
+    `ds`, `y`) or arrays (rows, variates); see `linmap.data.timeseries.TimeSeries.from_frame`. The scaler, the bases Q
+    and the correlation C see the training rows only: those before the last `validation` share, which decides when the
+    training stops.
+
+    Parameters
+    ----------
+    h
+        Steps to forecast.
+    lookback
+        Steps that a forecast is made from.
+    d_model, d_ff, embed, layers, dropout
+        Size of the model; see `OLinear`.
+    basis
+        `"pearson"` (OrthoTrans), `"official"` (OrthoTrans as the authors compute it), or one of `basis(...)`.
+    mixing
+        `"normlin"`, or `"correlation"` for OLinear-C, which suits hundreds of variates.
+    alpha, loss
+        Of `weighted_loss`, on standardised values.
+    epochs, patience, lr, schedule, batch_size
+        Of the training; see `linmap.training.TrainingConfig`.
+    validation
+        Share of the last rows that is held out for early stopping.
+    nan_policy
+        `"ffill"`, `"zero"`, or None to refuse missing values.
+    random_state
+        Seed of every random draw.
+
+    Attributes
+    ----------
+    model_
+        The trained `OLinear` (or `OLinear_C`), on the CPU.
+    variates_, mean_, scale_
+        Names, and the training rows' mean and standard deviation (1 for a constant variate).
+    history_
+        `TrainingHistory`; None in a loaded forecaster.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"ds": pd.date_range("2024", periods=90, freq="D"), "sales": [7.0, 8, 9] * 30})
+    >>> forecaster = OLinearForecaster(h=3, lookback=6, d_model=8, embed=2, layers=1, epochs=1)
+    >>> forecaster.fit(table).predict(table).columns.to_list()
+    ['ds', 'sales']
+    """
+
+    def __init__(
+        self,
+        h: int,
+        lookback: int = 96,
+        *,
+        d_model: int = 512,
+        d_ff: int | None = None,
+        embed: int = 16,
+        layers: int = 2,
+        dropout: float = 0.1,
+        basis: Basis = "pearson",
+        mixing: Literal["normlin", "correlation"] = "normlin",
+        alpha: float = 0.5,
+        loss: LossKind = "l1",
+        epochs: int = 30,
+        patience: int | None = 8,
+        lr: float = 5e-4,
+        schedule: Schedule = "halving",
+        batch_size: int = 32,
+        validation: float = 0.2,
+        nan_policy: NanPolicy | None = None,
+        random_state: int = 0,
+    ) -> None:
+        self.h = h
+        self.lookback = lookback
+        self.d_model = d_model
+        self.d_ff = d_ff
+        self.embed = embed
+        self.layers = layers
+        self.dropout = dropout
+        self.basis: Basis = basis
+        self.mixing = mixing
+        self.alpha = alpha
+        self.loss: LossKind = loss
+        self.epochs = epochs
+        self.patience = patience
+        self.lr = lr
+        self.schedule: Schedule = schedule
+        self.batch_size = batch_size
+        self.validation = validation
+        self.nan_policy: NanPolicy | None = nan_policy
+        self.random_state = random_state
+
+    def fit(
+        self,
+        X: pd.DataFrame | np.ndarray | TimeSeries,
+        y: object = None,
+        *,
+        split: Split | None = None,
+        checkpoints: Path | str | None = None,
+        resume: bool = False,
+    ) -> Self:
+        """Fit scaler and bases to the training rows, then train the model.
+
+        Parameters
+        ----------
+        X
+            The table.
+        y
+            Not used.
+        split
+            Rows for training and validation; by default the last `validation` share validates.
+        checkpoints, resume
+            Folder for checkpoints, and whether to go on from the one there.
+
+        Raises
+        ------
+        DataError
+            If the table cannot be used, or has too few rows.
+        ValueError
+            If a parameter is out of its range.
+        """
+        series = self._series(X)
+        split = self._split(len(series)) if split is None else split
+        spans = split.spans(self.lookback)
+        rows = series.values[spans["train"]]
+        self.variates_ = series.variates
+        self.mean_, deviation = rows.mean(0), rows.std(0)
+        self.scale_ = np.where(deviation**2 <= CONSTANT * np.square(rows).mean(0), 1.0, deviation)
+        values = self._standardised(series)
+        self.model_ = self.build(rows)
+        self.history_ = train_forecaster(
+            self.model_, Windows(values[spans["train"]], self.lookback, self.h),
+            Windows(values[spans["validation"]], self.lookback, self.h), self.training_config(),
+            alpha=self.alpha, kind=self.loss, checkpoints=checkpoints, resume=resume, description="OLinear",
+        )  # fmt: skip
+        return self
+
+    def predict(self, X: pd.DataFrame | np.ndarray | TimeSeries) -> pd.DataFrame | np.ndarray:
+        """The `h` rows that follow the last row of X, in its layout and units.
+
+        A wide table gives a wide one with the future times; a long one gives `unique_id`, `ds` and `OLinear`; an array
+        (rows, variates) gives an array (h, variates).
+
+        Raises
+        ------
+        DataError
+            If X has fewer than `lookback` rows or other variates than the fitted table.
+        """
+        check_is_fitted(self, "model_")
+        series = self._series(X).select(self.variates_)
+        values = self._standardised(series)
+        if len(values) < self.lookback:
+            raise DataError(f"a forecast needs the last {self.lookback} rows, the table has {len(values)}.")
+        with torch.inference_mode():
+            standardised = for_inference(self.model_)(values[None, -self.lookback :])[0].double().numpy()
+        forecast = standardised * self.scale_ + self.mean_
+        if isinstance(X, np.ndarray):
+            return forecast
+        return series.frame(forecast, series.future(self.h), column=COLUMN)
+
+    def score(self, X: pd.DataFrame | np.ndarray | TimeSeries, y: object = None) -> float:
+        """Minus the mean squared error of all forecasts inside X, on the scale of the standardised variates."""
+        check_is_fitted(self, "model_")
+        windows = Windows(self._standardised(self._series(X)), self.lookback, self.h)
+        return -forecast_errors(self.model_, windows).mse
+
+    def save(self, folder: Path | str) -> None:
+        """Write parameters, scaler, bases and weights into `folder`."""
+        check_is_fitted(self, "model_")
+        config = {"parameters": self.get_params(), "variates": list(self.variates_)}
+        scaler = {"scaler.mean": torch.from_numpy(self.mean_), "scaler.scale": torch.from_numpy(self.scale_)}
+        model = {f"model.{name}": tensor for name, tensor in self.model_.state_dict().items()}
+        artifacts.save(folder, SYSTEM, config, scaler | model, seed=self.random_state)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ArtifactError
+            If the folder holds no run of OLinear.
+        """
+        config, tensors = artifacts.load(folder, SYSTEM)
+        new = cls(**config["parameters"])
+        new.variates_, new.history_ = tuple(config["variates"]), None
+        new.mean_, new.scale_ = tensors.pop("scaler.mean").numpy(), tensors.pop("scaler.scale").numpy()
+        state = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+        new.model_ = new._network(state["Q_in"], state["Q_out"], np.eye(len(new.variates_)))
+        new.model_.load_state_dict(state)
+        new.model_.eval()
+        return new
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def build(self, rows: Float64[np.ndarray, "rows variates"]) -> OLinear:
+        """The untrained model for raw training rows: bases, correlation, and weights drawn with `random_state`."""
+        torch.manual_seed(self.random_state)
+        if self.basis in get_args(Correlation):
+            table = pd.DataFrame(rows, columns=list(getattr(self, "variates_", range(rows.shape[1]))))
+            Q_in, Q_out = (OrthoTrans(t, corr=self.basis).fit(table).Q_ for t in (self.lookback, self.h))  # pyright: ignore
+        else:
+            Q_in, Q_out = (basis(self.basis, t, seed=self.random_state) for t in (self.lookback, self.h))
+        return self._network(Q_in, Q_out, variate_correlation(rows))
+
+    def training_config(self) -> TrainingConfig:
+        return TrainingConfig(
+            epochs=self.epochs, patience=self.patience, lr=self.lr, schedule=self.schedule, batch_size=self.batch_size,
+            seed=self.random_state,
+        )  # fmt: skip
+
+    def _network(self, Q_in: np.ndarray | Tensor, Q_out: np.ndarray | Tensor, C: np.ndarray) -> OLinear:
+        options = {name: getattr(self, name) for name in ("d_model", "d_ff", "embed", "layers", "dropout")}
+        sizes = (len(C), self.lookback, self.h)
+        if self.mixing not in ("normlin", "correlation"):
+            raise ValueError(f"mixing must be 'normlin' or 'correlation', got {self.mixing!r}.")
+        if self.mixing == "correlation":
+            return OLinear_C(*sizes, C, Q_in=Q_in, Q_out=Q_out, **options)
+        return OLinear(*sizes, Q_in=Q_in, Q_out=Q_out, **options)
+
+    def _series(self, X: pd.DataFrame | np.ndarray | TimeSeries) -> TimeSeries:
+        return X if isinstance(X, TimeSeries) else TimeSeries.from_frame(X, self.nan_policy)
+
+    def _split(self, rows: int) -> Split:
+        if not 0 < self.validation < 1:
+            raise ValueError(f"validation must lie between 0 and 1, got {self.validation}.")
+        held_out = int(rows * self.validation)
+        if held_out < self.h:
+            raise DataError(
+                f"the last {self.validation:.0%} of {rows} rows are {held_out}, too few to validate forecasts of "
+                f"{self.h} steps; shorten the horizon, raise validation, or bring more rows."
+            )
+        return Split(rows - held_out, rows, rows)
+
+    def _standardised(self, series: TimeSeries) -> Float32[Tensor, "rows variates"]:
+        values = series.select(self.variates_).values
+        return torch.from_numpy((values - self.mean_) / self.scale_).float()
