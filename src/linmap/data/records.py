@@ -1,0 +1,198 @@
+"""JSON records: strict parsing, and streams of records from JSON, JSONL and Parquet files.
+
+Strict means what the JSON standard means and Python's parser does not insist on: no NaN or Infinity, no key twice in
+one object, and integers of any length keep all their digits.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from linmap.errors import DataError
+
+try:
+    import orjson
+except ModuleNotFoundError:  # part of the extra `retrieve`; the standard parser does the same, slower
+    orjson = None
+
+WHITESPACE = b" \t\n\r"
+LABELLED = ({"id", "doc"}, {"id", "label", "doc"})  # a document that comes with its name, and perhaps its class
+
+
+class JSONTextError(DataError):
+    """A text that is not JSON, with the place where it stops being so.
+
+    Attributes
+    ----------
+    problem
+        What is wrong.
+    line, column
+        Where, both counted from 1; None where the parser cannot tell.
+    """
+
+    def __init__(self, problem: str, line: int | None = None, column: int | None = None) -> None:
+        self.problem, self.line, self.column = problem, line, column
+        super().__init__(problem if line is None else f"line {line}, column {column}: {problem}")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of a file.
+
+    A record `{"id": ..., "doc": ...}`, with or without a "label", is a document with its name and class. Any other
+    record is itself the document; its name is its "id" where it has one, else its number in the file, from 0.
+    """
+
+    id: str
+    document: Any
+    label: Any = None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises
+    ------
+    JSONTextError
+        If the text is not JSON, an object has a key twice, or a number is NaN, infinite or beyond the range of floats.
+    """
+    if orjson is not None:
+        try:
+            value = orjson.loads(text)
+            again = orjson.dumps(value)
+        except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # not JSON, or JSON beyond its limits
+            return _parse_strictly(text)
+        # orjson drops repeated keys and rounds big integers. A text that comes back as it was, spaces aside, has
+        # neither; any other (escapes, 1.50, 1E5) is read again by the slower parser that notices.
+        raw = text.encode() if isinstance(text, str) else text
+        if again == raw or again.translate(None, WHITESPACE) == raw.translate(None, WHITESPACE):
+            return value
+    return _parse_strictly(text)
+
+
+def read_records(path: Path | str) -> Iterator[Record]:
+    """The records of a `.jsonl` (or `.ndjson`), `.json` (an array of records, or one record) or `.parquet` file, one
+    after the other; only `.json` is read at once.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, of another kind, or holds an invalid record; the message has its line and column.
+    """
+    path = Path(path)
+    readers = {".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path} must end in {', '.join(readers)}; convert it, or rename it if it is one of these.")
+    if not path.is_file():
+        raise DataError(f"{path} is not a file; check the path.")
+    return (as_record(value, number) for number, value in enumerate(reader(path)))
+
+
+def as_record(value: Any, number: int) -> Record:
+    """A parsed record with its name; `number` counts the records of the file from 0."""
+    if not isinstance(value, dict):
+        return Record(str(number), value)
+    name = value.get("id")
+    name = str(number) if name is None or isinstance(name, dict | list) else str(name)
+    if len(value) <= 3 and value.keys() in LABELLED:
+        return Record(name, value["doc"], value.get("label"))
+    return Record(name, value)
+
+
+def _read_jsonl(path: Path) -> Iterator[Any]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            line = line.strip(WHITESPACE)
+            if not line:
+                continue
+            try:
+                yield parse_json(line)
+            except JSONTextError as error:
+                column = "" if error.column is None else f", column {error.column}"
+                raise DataError(f"{path}, line {number}{column}: {error.problem}") from None
+
+
+def _read_json(path: Path) -> Iterator[Any]:
+    try:
+        value = parse_json(path.read_bytes())
+    except JSONTextError as error:
+        hint = "; if it holds one record a line, call it .jsonl" if "Extra data" in error.problem else ""
+        raise DataError(f"{path}, {error}{hint}") from None
+    yield from value if isinstance(value, list) else [value]
+
+
+def _read_parquet(path: Path) -> Iterator[Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise DataError(f"reading {path} needs pyarrow: pip install 'linmap[retrieve]'.") from None
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path} is not a Parquet file: {error}") from None
+    with file:
+        for batch in file.iter_batches(batch_size=1024):
+            yield from map(_with_iso_dates, batch.to_pylist())
+
+
+def _with_iso_dates(value: Any) -> Any:
+    """Parquet's dates and timestamps as ISO-8601 texts; nested columns are as deep as their schema, so recursion ends."""
+    if isinstance(value, dict):
+        return {key: _with_iso_dates(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_iso_dates(item) for item in value]
+    return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
+
+
+def _parse_strictly(text: str | bytes) -> Any:
+    """By the standard library's parser, with every liberty it takes refused."""
+    if isinstance(text, bytes):
+        try:
+            text = text.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            before = error.object[: error.start]
+            raise JSONTextError(
+                f"byte 0x{error.object[error.start]:02x} is not UTF-8; save the text in UTF-8",
+                before.count(b"\n") + 1,
+                error.start - before.rfind(b"\n"),
+            ) from None
+    try:
+        return json.loads(
+            text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite_float
+        )
+    except json.JSONDecodeError as error:
+        raise JSONTextError(f"not JSON: {error.msg}", error.lineno, error.colno) from None
+    except RecursionError:
+        raise JSONTextError("containers are nested too deep for the parser; flatten the document") from None
+    except JSONTextError:
+        raise
+    except ValueError as error:  # Python limits the digits of an integer
+        raise JSONTextError(str(error)) from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise JSONTextError(f"the key {twice!r} comes twice in one object; keep one of the two")
+    return values
+
+
+def _refuse_constant(name: str) -> None:
+    raise JSONTextError(f"{name} is not JSON; put null, or leave the field out")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise JSONTextError(f"the number {text} is beyond the range of floats; put it into a text")
+    return value

@@ -1,0 +1,167 @@
+"""Files of vectors: `.parquet` (columns id and vector) or `.npy` (with `.json` beside it), with their fingerprint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Float
+
+from linmap.artifacts import atomic_path, write_json
+from linmap.errors import ArtifactError, DataError
+
+METADATA = b"linmap.mbat"
+FORMAT = 1
+
+
+class VectorFileWriter:
+    """Writes vectors as they come; the file appears under its name when it is whole.
+
+    Parameters
+    ----------
+    path
+        Ends in `.parquet` or `.npy`.
+    dim
+        Length of the vectors.
+    metadata
+        What to keep with them: fingerprint, options, source.
+    """
+
+    def __init__(self, path: Path | str, dim: int, metadata: dict[str, Any]) -> None:
+        self._path, self._dim = check_suffix(path), dim
+        self._metadata = {"format": FORMAT, **metadata}
+        self._ids: list[str] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        partial = self._stack.enter_context(atomic_path(self._path))
+        if self._path.suffix == ".npy":
+            self._file = self._stack.enter_context(open(partial, "wb"))
+            self._write_npy_header(0)
+        else:
+            pa, pq = _pyarrow()
+            vector = pa.list_(pa.float32(), self._dim)
+            metadata = {METADATA: json.dumps(self._metadata, ensure_ascii=False).encode()}
+            self._schema = pa.schema([("id", pa.string()), ("vector", vector)], metadata=metadata)
+            # vectors look like noise: compression and dictionaries cost time and save nothing
+            self._parquet = self._stack.enter_context(
+                pq.ParquetWriter(partial, self._schema, compression="none", use_dictionary=False)
+            )
+        return self
+
+    def write(self, ids: Sequence[str], vectors: Float[np.ndarray, "batch dim"]) -> None:
+        vectors = np.ascontiguousarray(vectors, np.float32)
+        if self._path.suffix == ".npy":
+            self._ids.extend(ids)
+            self._file.write(vectors.tobytes())
+            return
+        pa, _ = _pyarrow()
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self._dim)
+        self._parquet.write_batch(pa.record_batch([pa.array(list(ids), pa.string()), column], schema=self._schema))
+
+    def __exit__(self, *error: Any) -> None:
+        if self._path.suffix == ".npy" and error[0] is None:
+            self._file.seek(0)
+            self._write_npy_header(len(self._ids))
+            self._file.flush()
+            write_json(_sidecar(self._path), {**self._metadata, "ids": self._ids})
+        self._stack.__exit__(*error)
+
+    def _write_npy_header(self, rows: int) -> None:
+        """NumPy pads headers, so that the number of rows can be filled in at the end."""
+        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, self._dim)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+
+class VectorFile:
+    """A file of vectors, read block by block.
+
+    Attributes
+    ----------
+    metadata
+        What was kept with the vectors.
+    ids
+        The names of the records, in the order of rows.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is missing or was not written by `linmap apply mbat`.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = check_suffix(path)
+        if not self.path.exists():
+            raise ArtifactError(f"{path} does not exist; `linmap apply mbat --data records.jsonl --out {path}` writes it.")
+        self.metadata: dict[str, Any]
+        self.ids: list[str]
+        self.metadata, self.ids = self._read_npy_sidecar() if self.path.suffix == ".npy" else self._read_parquet_header()
+        if self.metadata["format"] > FORMAT:
+            raise ArtifactError(
+                f"{path} has format {self.metadata['format']}, this linmap reads up to {FORMAT}; upgrade linmap."
+            )
+
+    def blocks(self, rows: int = 4096) -> Iterator[Float[np.ndarray, "block dim"]]:
+        """The vectors, `rows` at a time."""
+        if self.path.suffix == ".npy":
+            vectors = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            yield from (np.asarray(vectors[first : first + rows]) for first in range(0, len(vectors), rows))
+            return
+        _, pq = _pyarrow()
+        with pq.ParquetFile(self.path) as file:
+            for batch in file.iter_batches(batch_size=rows, columns=["vector"]):
+                column = batch.column(0)
+                yield column.flatten().to_numpy().reshape(len(batch), column.type.list_size)
+
+    def vector(self, row: int) -> Float[np.ndarray, "dim"]:
+        """One vector."""
+        for block in self.blocks():
+            if row < len(block):
+                return block[row]
+            row -= len(block)
+        raise IndexError(row)
+
+    def _read_npy_sidecar(self) -> tuple[dict[str, Any], list[str]]:
+        try:
+            metadata = json.loads(_sidecar(self.path).read_text(encoding="utf-8"))
+            return metadata, metadata.pop("ids")
+        except (FileNotFoundError, KeyError, json.JSONDecodeError):
+            raise ArtifactError(
+                f"{self.path} has no {_sidecar(self.path).name} beside it with its ids and fingerprint; write both "
+                "with `linmap apply mbat`."
+            ) from None
+
+    def _read_parquet_header(self) -> tuple[dict[str, Any], list[str]]:
+        pa, pq = _pyarrow()
+        try:
+            with pq.ParquetFile(self.path) as file:
+                metadata = json.loads((file.schema_arrow.metadata or {})[METADATA])
+                return metadata, file.read(columns=["id"]).column("id").to_pylist()
+        except (pa.ArrowInvalid, KeyError):
+            raise ArtifactError(
+                f"{self.path} was not written by `linmap apply mbat`: it carries no fingerprint; write it again."
+            ) from None
+
+
+def check_suffix(path: Path | str) -> Path:
+    path = Path(path)
+    if path.suffix not in (".parquet", ".npy"):
+        raise DataError(f"{path} must end in .parquet or .npy.")
+    return path
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise DataError("Parquet files need pyarrow: pip install 'linmap[retrieve]'; or write .npy.") from None
+    return pyarrow, pyarrow.parquet
