@@ -79,7 +79,7 @@ class LinearMap(nn.Module):
         """The largest rank that a matrix of this structure can have."""
         return min(self.in_features, self.out_features)
 
-    def __call__(self, x: Shaped[Tensor, "*batch in_features"]) -> Shaped[Tensor, "*out_batch out_features"]:
+    def __call__(self, x: Tensor) -> Tensor:
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"{self}: x must have {self.in_features} features on its last dimension, got shape {tuple(x.shape)}."
@@ -183,11 +183,12 @@ class LinearMap(nn.Module):
             raise NotImplementedError(str(error)) from error
 
     @classmethod
-    def from_matrix(cls, M: Shaped[Tensor, "*batch out_features in_features"], **options: object) -> Self:
+    def from_matrix(cls, M: Tensor, **options: object) -> Self:
         """The map of this structure that represents M, or comes nearest to it in the Frobenius norm.
 
-        The relative error ||M - map.matrix()|| / ||M|| is kept in `map.residual` (0 up to rounding where the
-        structure can represent M). `options` are the constructor's (a rank, a number of reflections).
+        M has shape (*batch_shape, out_features, in_features). The relative error ||M - map.matrix()|| / ||M|| is
+        kept in `map.residual` (0 up to rounding where the structure can represent M). `options` are the
+        constructor's (a rank, a number of reflections).
 
         Raises
         ------
@@ -311,9 +312,7 @@ def _at_least_float32(M: Tensor) -> Tensor:
 
 
 def _solve(M: Tensor, y: Tensor) -> Tensor:
-    """x with M x = y on the last dimension, broadcast as `torch.matmul` does."""
-    A, b = _at_least_float32(M), _at_least_float32(y)
-    vector = b.ndim == 1
-    columns = b.unsqueeze(-1) if vector else b.mT
-    x = torch.linalg.solve(A, columns) if not vector else torch.linalg.solve(A, columns.expand(*A.shape[:-2], -1, 1))
-    return (x.squeeze(-1) if vector else x.mT).to(y.dtype)
+    """x with M x = y on the last dimension of y (..., rows, n), broadcast as `torch.matmul` does."""
+    A, columns = _at_least_float32(M), _at_least_float32(y).mT
+    batch = torch.broadcast_shapes(A.shape[:-2], columns.shape[:-2])  # spelled out: solve may read columns as vectors
+    return torch.linalg.solve(A, columns.expand(*batch, *columns.shape[-2:])).mT.to(y.dtype)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import reduce
+from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +28,10 @@ class Compose(LinearMap):
     """
 
     def __init__(self, *maps: LinearMap) -> None:
-        flat = [part for m in maps for part in (m.maps if isinstance(m, Compose) else [m])]
+        flat = [part for m in maps for part in (m.parts if isinstance(m, Compose) else [m])]
         if not flat:
             raise ValueError("Compose: at least one map is needed, got none.")
-        for left, right in zip(flat, flat[1:], strict=False):
+        for left, right in pairwise(flat):
             if left.in_features != right.out_features:
                 raise ValueError(
                     f"Compose: {left} takes {left.in_features} features, but {right} before it gives "
@@ -44,19 +46,24 @@ class Compose(LinearMap):
         self.orthogonal = all(m.orthogonal for m in flat)  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
+    def parts(self) -> list[LinearMap]:
+        """The maps, in the order of the matrix product."""
+        return [cast(LinearMap, part) for part in self.maps]
+
+    @property
     def dtype(self) -> torch.dtype:
-        return reduce(torch.promote_types, (m.dtype for m in self.maps))
+        return reduce(torch.promote_types, (m.dtype for m in self.parts))
 
     @property
     def device(self) -> torch.device:
-        return self.maps[0].device
+        return self.parts[0].device
 
     @property
     def rank_bound(self) -> int:
-        return min(m.rank_bound for m in self.maps)
+        return min(m.rank_bound for m in self.parts)
 
     def forward(self, x: Tensor) -> Tensor:
-        for part in reversed(self.maps):
+        for part in reversed(self.parts):
             x = part(x)
         return x
 
@@ -69,52 +76,52 @@ class Compose(LinearMap):
         return M.expand(*self.batch_shape, -1, -1)
 
     def _transpose(self, y: Tensor) -> Tensor:
-        for part in self.maps:
+        for part in self.parts:
             y = part._transpose(y)
         return y
 
     def _inverse(self, y: Tensor) -> Tensor:
         if not self._all_square:
             return super()._inverse(y)
-        for part in self.maps:
+        for part in self.parts:
             y = part._inverse(y)
         return y
 
     def _inverse_transpose(self, x: Tensor) -> Tensor:
         if not self._all_square:
             return super()._inverse_transpose(x)
-        for part in reversed(self.maps):
+        for part in reversed(self.parts):
             x = part._inverse_transpose(x)
         return x
 
     def transpose(self) -> LinearMap:
-        return Compose(*(part.T for part in reversed(self.maps)))
+        return Compose(*(part.T for part in reversed(self.parts)))
 
     def inverse(self) -> LinearMap:
         """The inverses of the parts in reverse order; the dense inverse where a part is not square."""
         if not self._all_square:
             return super().inverse()
         try:
-            return Compose(*(part.inverse() for part in reversed(self.maps)))
+            return Compose(*(part.inverse() for part in reversed(self.parts)))
         except SingularMapError as error:
             raise SingularMapError(f"{self} has no inverse: {error}") from error
 
     def logabsdet(self) -> Tensor:
         if not self._all_square:
             return super().logabsdet()
-        parts = [part.logabsdet() for part in self.maps]
+        parts = [part.logabsdet() for part in self.parts]
         return torch.stack([part.expand(self.batch_shape) for part in parts]).sum(0)
 
     def flops(self, vectors: int = 1) -> int:
         total, batch = 0, torch.Size()
-        for part in reversed(self.maps):  # the batch grows from the first part that has one
+        for part in reversed(self.parts):  # the batch grows from the first part that has one
             batch = torch.broadcast_shapes(batch, part.batch_shape)
             total += part.flops(vectors * (batch.numel() // part.batch_shape.numel()))
         return total
 
     @property
     def _all_square(self) -> bool:
-        return all(part.square for part in self.maps)
+        return all(part.square for part in self.parts)
 
     def __repr__(self) -> str:
-        return " @ ".join(map(repr, self.maps))
+        return " @ ".join(map(repr, self.parts))

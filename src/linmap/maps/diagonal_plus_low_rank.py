@@ -49,6 +49,10 @@ class DiagonalPlusLowRank(LinearMap):
     Gu, Goel and Ré, "Efficiently Modeling Long Sequences with Structured State Spaces", ICLR 2022, appendix C.
     """
 
+    diagonal_parts: Tensor
+    P_parts: Tensor
+    Q_parts: Tensor
+
     def __init__(
         self,
         n: int,
@@ -140,23 +144,23 @@ class DiagonalPlusLowRank(LinearMap):
 
     @classmethod
     def _from_matrix(cls, M: Tensor, rank: int = 1, max_steps: int = 2000) -> Self:
-        """Alternating projections: the best Λ for the low-rank part, the best low-rank part for Λ.
+        """Alternating projections from the diagonal of M: the best P Q* for Λ, then the best Λ for P Q*.
 
-        The error never grows; where it settles is a local optimum, and its size is in `residual`.
+        The error never grows; where it settles is a local optimum, whose size is in `residual`.
         """
         if M.shape[-1] != M.shape[-2]:
             raise ValueError(f"DiagonalPlusLowRank.from_matrix: M must be square, got shape {tuple(M.shape)}.")
-        diagonal = torch.zeros_like(M[..., 0])
-        previous = torch.inf
+        target = _at_least_float32(M)
+        diagonal, previous = target.diagonal(dim1=-2, dim2=-1), math.inf
         for _ in range(max_steps):
-            P, Qh = balanced_factors(torch.diag_embed(diagonal) - M, rank)
+            P, Qh = balanced_factors(torch.diag_embed(diagonal) - target, rank)
             low_rank = P @ Qh
-            diagonal = (M + low_rank).diagonal(dim1=-2, dim2=-1)
-            error = float(torch.linalg.vector_norm(torch.diag_embed(diagonal) - low_rank - M))
+            diagonal = (target + low_rank).diagonal(dim1=-2, dim2=-1)
+            error = float(torch.linalg.vector_norm(torch.diag_embed(diagonal) - low_rank - target))
             if error >= previous * (1 - 1e-6):
                 break
             previous = error
-        return cls.from_factors(diagonal, P, Qh.mH)
+        return cls.from_factors(diagonal.to(M.dtype), P.to(M.dtype), Qh.mH.to(M.dtype))
 
 
 def dplr_apply(diagonal: Tensor, P: Tensor, Q: Tensor, x: Tensor) -> Tensor:

@@ -141,10 +141,7 @@ def rotation_from_frame(frame: Float[Tensor, "*batch columns dim"]) -> Float[Ten
         for column in columns:
             vector = vector - (vector * column).sum(-1, keepdim=True) * column
         columns.append(F.normalize(vector, dim=-1))
-    if frame.shape[-1] == 3:
-        last = torch.linalg.cross(columns[0], columns[1])
-    else:
-        last = _completion(frame, columns)
+    last = torch.linalg.cross(*columns) if frame.shape[-1] == 3 else _completion(frame, columns)
     return torch.stack([*columns, last], dim=-1)
 
 
@@ -158,10 +155,9 @@ def nearest_rotation(A: Float[Tensor, "*batch dim dim"]) -> Float[Tensor, "*batc
 
 def _completion(frame: Tensor, columns: list[Tensor]) -> Tensor:
     """The unit vector orthogonal to the columns that makes the determinant 1."""
-    dim = frame.shape[-1]
+    if not columns:
+        return 1 + frame.sum(-2)  # on the line, the only rotation is 1
     with torch.no_grad():
-        if not columns:
-            return frame.new_ones(*frame.shape[:-2], 1)
         Q = torch.linalg.qr(torch.stack(columns, dim=-1), mode="complete").Q
         normal = Q[..., -1]
         normal = normal * torch.linalg.det(torch.stack([*columns, normal], dim=-1)).sign().unsqueeze(-1)

@@ -14,7 +14,7 @@ from linmap.maps.low_rank import balanced_factors, check_rank
 
 
 class TriangularPair(LinearMap):
-    """y = B C A x with C = L + U: L lower and U upper triangular, both with their diagonal, all of A, B, L, U trainable.
+    """y = B C A x with C = L + U: L lower and U upper triangular, both with their diagonal; all four are trainable.
 
     Direction i of the map is one piece: row i of A, column i of B, row i of L up to the diagonal, column i of U down
     to the diagonal. Growing the rank appends pieces and never touches old ones: the new row of L and the new column
