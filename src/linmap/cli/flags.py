@@ -59,7 +59,7 @@ def parse(words: list[str], command: str, purpose: str, **parts: Any) -> Mapping
     parts = {name: _filled(part) for name, part in parts.items()} | {"output": Output()}
     kinds = [(name, part if isinstance(part, type) else type(part)) for name, part in parts.items()]
     flags = make_dataclass("Flags", kinds, frozen=True)
-    default = flags(**{name: tyro.MISSING if isinstance(part, type) else part for name, part in parts.items()})
+    default = flags(**{name: tyro.MISSING_NONPROP if isinstance(part, type) else part for name, part in parts.items()})
     complaints = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaints):
@@ -87,17 +87,23 @@ def _filled(part: Any) -> Any:
 
 
 def _complaint(box: str) -> str:
-    """The first paragraph of tyro's message, and the flag that it thinks was meant."""
-    lines = [line.strip(" │|") for line in box.splitlines() if not re.match(r"\s*[╭╰+]", line)]
-    text = "\n".join(lines)
-    first = " ".join(re.split(r"^[─-]{3,}$", text, maxsplit=1, flags=re.MULTILINE)[0].split())
+    """What tyro found wrong, and the flag that it thinks was meant."""
+    first, *others = _paragraphs(box)
     if unknown := re.match(r"Unrecognized options: (.+)", first):
         word = unknown[1].split(", ")[0]
         if not word.startswith("-"):
             return f"there is no place for {word!r} here."
-        meant = re.search(r"Perhaps you meant:\s*(--?[\w-]+)", text)
+        meant = re.match(r"Perhaps you meant:\s*(--?[\w-]+)", others[0])
         return f"there is no flag {word}{f'; did you mean {meant[1]}?' if meant else '.'}"
     value = re.match(r"Error parsing (\S+): (.+)", first)  # the error of a whole dataclass names its own argument
     if value:
         first = f"{value[1]}: {value[2]}" if value[1].startswith("-") else value[2]
     return f"{first.rstrip('.')}."
+
+
+def _paragraphs(box: str) -> list[str]:
+    """The text of tyro's message, which wears a box in a terminal that has the characters, and colours in some."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip(" │") for line in text.splitlines() if not line.startswith(("╭", "╰"))]
+    paragraphs = [" ".join(part.split()) for part in re.split(r"(?m)^[─-]{3,}$", "\n".join(lines))]
+    return paragraphs if "╭" in text else paragraphs[1:]  # without a box, the title stands alone on top

@@ -21,8 +21,15 @@ PIPE_WIDTH = 160
 """A file or a pipe has no width: wide enough for every table that a terminal would show in full."""
 
 
+class Answers(Console):
+    """Standard output: when its reader has gone, the command line decides what that means, not rich."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def stdout_console() -> Console:
-    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    return Answers(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def stderr_console() -> Console:
@@ -102,7 +109,7 @@ def print_tour(console: Console, outcomes: Iterable[Result | Failure]) -> None:
     from linmap.report.comparison import Summary
     from linmap.report.numbers import duration
 
-    table = _table("system", "measured by", "system", "best baseline", "against it", "checks", "time")
+    table = _table("system", "measured by", "system", "best baseline", "difference", "checks", "time")
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             table.add_row(outcome.system, "[red]failed[/]", "", "", "", "", duration(outcome.seconds))

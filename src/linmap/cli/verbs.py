@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from linmap.recipes.result import Failure, Result
 
 
+STDERR = 2
+"""The file descriptor: what a benchmark prints goes beside the answer."""
+
+
 class Answer(NamedTuple):
     """What a verb found: a JSON document, a way to show it to people, and the exit code."""
 
@@ -197,7 +201,7 @@ def bench(words: list[str]) -> Answer:
     root = next((place for place in places if (place / "benchmarks" / "__main__.py").exists()), None)
     if root is None:
         raise UsageError("the benchmarks are not part of the installed package; run this in a checkout of linmap.")
-    done = subprocess.run([sys.executable, "-m", "benchmarks", *own(words)], cwd=root, stdout=sys.stderr, check=False)
+    done = subprocess.run([sys.executable, "-m", "benchmarks", *own(words)], cwd=root, stdout=STDERR, check=False)
     results = root / "benchmarks" / "RESULTS.md"
     document = {"verb": "bench", "results": str(results), "code": done.returncode}
     show = printing.print_paths if done.returncode == 0 else lambda console, **_: None

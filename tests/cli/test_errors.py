@@ -1,0 +1,69 @@
+"""What each error means at the terminal."""
+
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linmap import artifacts
+from linmap.cli.errors import FAILED, WRONG_USE, explain, nearest
+from linmap.errors import ArtifactError, DataError, SingularMapError, UsageError
+
+
+def raised(work) -> Exception:
+    try:
+        work()
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+@given(st.text(), st.sampled_from([UsageError, DataError, ArtifactError, RuntimeError, MemoryError, KeyError]))
+def test_every_error_is_one_line(text, kind):
+    assert "\n" not in explain(kind(text))[1]
+
+
+@pytest.mark.parametrize("kind", [UsageError, DataError, ArtifactError])
+def test_what_linmap_refuses_is_wrong_use_in_its_own_words(kind):
+    assert explain(kind("epochs = 0;\n give 1 or more")) == (WRONG_USE, "epochs = 0; give 1 or more")
+
+
+def test_a_value_error_is_wrong_use_only_where_linmap_raised_it():
+    code, line = explain(raised(lambda: artifacts.write_json("/dev/null/x", {1: float("nan")})))
+    assert code == FAILED, line  # raised by the json library, deep inside
+    code, line = explain(raised(lambda: torch.zeros(2).reshape(3)))
+    assert (code, line.split(":")[0]) == (FAILED, "RuntimeError")
+    from linmap.maps import Dense
+
+    code, line = explain(raised(lambda: Dense(0, 3)))
+    assert code == WRONG_USE
+    assert "0" in line
+
+
+def test_a_file_that_is_not_there_is_wrong_use_by_name(tmp_path):
+    missing = tmp_path / "missing.csv"
+    assert explain(raised(missing.read_text)) == (WRONG_USE, f"{missing}: no such file or directory")
+    assert explain(raised(tmp_path.read_text)) == (WRONG_USE, f"{tmp_path}: is a directory")
+    assert explain(FileNotFoundError("x is not in the package; get it.")) == (
+        WRONG_USE,
+        "x is not in the package; get it.",
+    )
+
+
+def test_a_missing_package_says_what_to_install():
+    code, line = explain(ModuleNotFoundError("No module named 'orjson'", name="orjson.sub"))
+    assert code == WRONG_USE
+    assert "the package orjson: pip install" in line
+    assert explain(ModuleNotFoundError("No module named 'linmap.x'", name="linmap.x"))[0] == FAILED
+
+
+def test_everything_else_is_a_failure_with_its_kind():
+    assert explain(ZeroDivisionError("division by zero")) == (FAILED, "ZeroDivisionError: division by zero")
+    assert explain(SingularMapError("no inverse"))[0] == FAILED
+
+
+def test_nearest_names_a_near_miss_or_the_list():
+    assert nearest("compere", ["compare", "fit"], "linmap --help") == "did you mean 'compare'?"
+    assert re.fullmatch(r"`linmap --help` lists them.", nearest("xyz", ["compare", "fit"], "linmap --help"))

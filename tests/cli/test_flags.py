@@ -1,0 +1,84 @@
+"""One flat set of flags from several dataclasses, and mistakes in one line whatever the terminal shows."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linmap.cli.flags import OUTPUT_FLAGS, HelpShown, Output, own, parse
+from linmap.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model."""
+
+    width: int = 4
+    """Units."""
+    rates: tuple[float, ...] = (0.5,)
+    """One for each stage."""
+    folded: bool = False
+    """Fold it."""
+    plain: bool = True
+    """Keep it plain."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files."""
+
+    data: Path
+    """Your file."""
+    out: Path | None = None
+    """Where."""
+
+
+@given(st.integers(), st.lists(st.floats(allow_nan=False), max_size=3), st.booleans(), st.booleans())
+def test_flags_of_several_dataclasses_stand_side_by_side(width, rates, folded, plain):
+    words = ["--data", "a.csv", f"--width={width}", "--rates", *map(repr, rates)]
+    words += ["--folded"] * folded + ["--no-plain"] * (not plain)
+    parsed = parse(words, "linmap x", "", model=Model(width=7), files=Files)
+    assert parsed["model"] == Model(width, tuple(rates), folded, plain)
+    assert parsed["files"] == Files(Path("a.csv"))
+    assert parsed["output"] == Output()
+
+
+def test_an_instance_gives_the_defaults():
+    parsed = parse(["--json"], "linmap x", "", model=Model(width=7))
+    assert parsed["model"] == Model(width=7)
+    assert parsed["output"].json
+
+
+def test_a_flag_that_must_be_given_is_asked_for():
+    with pytest.raises(UsageError, match=r"--data"):
+        parse([], "linmap x", "", files=Files)
+
+
+def test_help_is_shown_and_ends_the_command(capsys):
+    with pytest.raises(HelpShown):
+        parse(["--help"], "linmap x", "What it is for.", model=Model)
+    out = capsys.readouterr().out
+    assert all(text in out for text in ("linmap x", "What it is for.", "--width INT", "Units.", "--json"))
+
+
+@given(st.lists(st.sampled_from(["fit", "--seed", "3", *OUTPUT_FLAGS])))
+def test_own_words_are_all_but_the_output_flags(words):
+    assert [word for word in words if word not in own(words)] == [word for word in words if word in OUTPUT_FLAGS]
+
+
+@pytest.mark.parametrize("look", ["colours and a box", "a box", "ascii"])
+def test_a_mistake_reads_the_same_in_every_terminal(look, tmp_path):
+    script = (
+        "import sys, tyro._fmtlib as look; from linmap.cli import main;"
+        f"look._FORCE_ANSI = {look == 'colours and a box'}; look._FORCE_UTF8_BOXES = {look != 'ascii'};"
+        "sys.exit(main(['tour', '--sytems', 'olinear']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={"PYTHONIOENCODING": "latin-1"}, check=False
+    )
+    wanted = "linmap: there is no flag --sytems; did you mean --systems? (`linmap tour --help` lists the flags.)\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", wanted)
