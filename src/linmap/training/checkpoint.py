@@ -81,7 +81,9 @@ def read(path: Path) -> Checkpoint:
         if state.pop("format") > FORMAT:
             raise ArtifactError(f"{path} was written by a newer linmap; upgrade linmap to resume it.")
         names = ("model", "optimizer", "random", "best")
-        return Checkpoint(state, **{name: load_file(path / f"{name}.safetensors") for name in names})
+        # copies in memory of their own: the files go when the next checkpoint is written
+        tensors = {name: load_file(path / f"{name}.safetensors") for name in names}
+        return Checkpoint(state, **{name: {k: t.clone() for k, t in tensors[name].items()} for name in names})
     except (OSError, json.JSONDecodeError, KeyError, SafetensorError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); train again without resume.") from error
 

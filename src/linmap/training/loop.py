@@ -405,7 +405,7 @@ class _Run:
         self.bar.update(self.bar.task_ids[0], completed=position.step, state=state)
 
 
-def _scalar(value: Tensor) -> Tensor:
+def _scalar(value: object) -> Tensor:
     if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
         what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(

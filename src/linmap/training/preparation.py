@@ -23,14 +23,10 @@ def make_accelerator(precision: str) -> Accelerator:
         AcceleratorState._reset_state()
     # the loop weighs the parts of a batch itself, for they need not be equal
     plugin = GradientAccumulationPlugin(num_steps=1)
-    try:
-        return Accelerator(mixed_precision=wanted, gradient_accumulation_plugin=plugin)
-    except ValueError as error:
-        if "mixed precision" not in str(error):
-            raise
-        raise ValueError(
-            f"precision = {precision!r} does not work on this machine ({error}); use 'no' or 'bf16'."
-        ) from error
+    accelerator = Accelerator(mixed_precision=wanted, gradient_accumulation_plugin=plugin)
+    if wanted == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("precision = 'fp16' needs a GPU, and there is none here; use 'bf16' or 'no'.")
+    return accelerator
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

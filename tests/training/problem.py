@@ -1,0 +1,95 @@
+"""A small regression with every source of randomness in it; run as a script, it trains in its own process.
+
+`python problem.py OUT JSON`: JSON holds the fields of TrainingConfig and, under "script", what to do besides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from linmap.training import TrainingConfig, TrainingHistory, mean_loss, train
+
+
+def make_data(samples: int = 53) -> TensorDataset:
+    """Float64, so that the order of sums over processes costs no accuracy."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(samples, 5, generator=generator, dtype=torch.float64)
+    return TensorDataset(x, x.sin().sum(1, keepdim=True))
+
+
+def make_model(dropout: float = 0.3) -> nn.Module:
+    torch.manual_seed(2)
+    norm = nn.BatchNorm1d(8) if dropout else nn.Identity()
+    return nn.Sequential(nn.Linear(5, 8), norm, nn.Dropout(dropout), nn.Tanh(), nn.Linear(8, 1)).double()
+
+
+def squared_error(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    x, y = batch
+    return (model(x) - y).square().mean()
+
+
+def noisy_squared_error(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Draws from all three global generators; from Python's only in the script, for beartype draws from it in tests."""
+    noise = 0.01 * np.random.normal()  # noqa: NPY002
+    if __name__ == "__main__":
+        noise += 0.01 * random.gauss(0, 1)
+    return squared_error(model, (batch[0] + noise, batch[1]))
+
+
+def validation(model: nn.Module) -> dict[str, float]:
+    return {"loss": mean_loss(model, squared_error, make_data(20)), "twice": 2.0}
+
+
+def run(
+    out: Path | None, *, resume: bool = False, callbacks: tuple = (), **config
+) -> tuple[nn.Module, TrainingHistory]:
+    model = make_model()
+    settings = TrainingConfig(**({"epochs": 3, "batch_size": 8, "lr": 0.01, "checkpoint_every": 4} | config))
+    history = train(
+        model, noisy_squared_error, make_data(), config=settings, validate=validation, out=out, resume=resume,
+        callbacks=callbacks,
+    )  # fmt: skip
+    return model, history
+
+
+def main(out: Path, config: dict) -> None:
+    script = config.pop("script", {})
+    if "kill_at" in script:
+
+        def kill(model: nn.Module, step: int) -> None:
+            if step == script["kill_at"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        run(out / "whole", **config)
+        run(out / "killed", callbacks=(kill,), **config)
+    elif "cases" in script:
+        compute_cases(out, script["cases"])
+    else:
+        run(out, resume=script.get("resume", False), **config)
+
+
+def compute_cases(out: Path, cases: dict[str, dict]) -> None:
+    """Each case trained without randomness, in one folder a case."""
+    for name, case in cases.items():
+        model = make_model(dropout=0.0)
+        validate = lambda model: mean_loss(model, squared_error, make_data(20))  # noqa: E731
+        options = {"resume": True} if case.pop("resume", False) else {}
+        settings = TrainingConfig(**case)
+        train(model, squared_error, make_data(), config=settings, validate=validate, out=out / name, **options)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -1,0 +1,257 @@
+"""A run that was interrupted and resumed is the run that was not, bit for bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from linmap.training import TrainingConfig, checkpoint, train
+from linmap.training.metrics import MetricsLog
+from training.problem import make_data, make_model, run, squared_error
+
+PROBLEM = Path(__file__).with_name("problem.py")
+STEPS = 21  # 3 epochs of 7
+
+
+class Killed(Exception):
+    pass
+
+
+def stop_at(last: int):
+    def stop(model: torch.nn.Module, step: int) -> None:
+        if step == last:
+            raise Killed
+
+    return stop
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    run(out)
+    return out
+
+
+def assert_same_run(out: Path, expected: Path, *, beartype: bool = True) -> None:
+    """Same weights, optimiser state, generators, best weights and history, in every bit.
+
+    `beartype`: the run was checked by it, which draws from Python's generator.
+    """
+    ours, theirs = checkpoint.latest(out), checkpoint.latest(expected)
+    assert ours is not None
+    assert theirs is not None
+    for name in ("model", "optimizer", "random", "best"):
+        found, wanted = load_file(ours / f"{name}.safetensors"), load_file(theirs / f"{name}.safetensors")
+        assert found.keys() == wanted.keys()
+        for key in wanted.keys() - ({"python", "gauss"} if beartype else set()):
+            assert found[key].numpy().tobytes() == wanted[key].numpy().tobytes(), f"{name}: {key}"
+    assert untimed(ours / "state.json") == untimed(theirs / "state.json")
+    assert untimed_lines(out / "metrics.jsonl") == untimed_lines(expected / "metrics.jsonl")
+
+
+def untimed(path: Path) -> dict:
+    state = json.loads(path.read_text())
+    for record in (state["position"], *state["position"]["epochs"]):
+        del record["seconds"]
+    for name in ("metrics_bytes", "run"):
+        del state["position"][name]
+    return state
+
+
+def untimed_lines(path: Path) -> list[dict]:
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
+
+
+def start(out: Path, **config) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, str(PROBLEM), str(out), json.dumps(config)])
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_a_run_that_stops_after_any_step_resumes_bit_for_bit(tmp_path, whole, step) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, callbacks=(stop_at(step),))
+    torch.rand(step)
+    model, history = run(tmp_path, resume=True)
+    assert_same_run(tmp_path, whole)
+    assert history.steps == STEPS
+    best = load_file(checkpoint.latest(whole) / "best.safetensors")
+    assert all(torch.equal(best[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_killed_process_resumes_bit_for_bit(tmp_path) -> None:
+    step = random.SystemRandom().choice((9, 10, 11))  # in the second epoch, between two checkpoints
+    assert start(tmp_path, script={"kill_at": step}).wait(60) == -signal.SIGKILL
+    assert untimed(checkpoint.latest(tmp_path / "killed") / "state.json")["position"]["step"] == 8
+    assert start(tmp_path / "killed", script={"resume": True}).wait(60) == 0
+    assert_same_run(tmp_path / "killed", tmp_path / "whole", beartype=False)
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_resume_bit_for_bit(tmp_path) -> None:
+    settings = {"epochs": 40, "checkpoint_every": 1}
+    assert start(tmp_path / "whole", **settings).wait(60) == 0
+    out, kills = tmp_path / "killed", 0
+    for _ in range(200):
+        process = start(out, **settings, script={"resume": True})
+        before = checkpoint.latest(out)
+        while process.poll() is None and checkpoint.latest(out) == before:
+            time.sleep(0.001)
+        time.sleep(0.3 * random.SystemRandom().random())
+        process.send_signal(signal.SIGKILL)
+        if process.wait(60) == 0:
+            break
+        kills += 1
+    assert kills > 3
+    assert_same_run(out, tmp_path / "whole", beartype=False)
+
+
+def test_control_c_ends_the_step_and_saves_it(tmp_path, whole) -> None:
+    def interrupt(model: torch.nn.Module, step: int) -> None:
+        if step == 9:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match=f"after step 9; resume=True goes on from {tmp_path}"):
+        run(tmp_path, callbacks=(interrupt,), checkpoint_every=None)
+    assert untimed(checkpoint.latest(tmp_path) / "state.json")["position"]["step"] == 9
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    run(tmp_path, resume=True)
+    assert_same_run(tmp_path, whole)
+
+
+def test_control_c_during_validation_saves_the_epoch(tmp_path, whole) -> None:
+    def validate(model: torch.nn.Module) -> float:
+        signal.raise_signal(signal.SIGINT)
+        return 1.0
+
+    with pytest.raises(KeyboardInterrupt, match="after step 7"):
+        train(
+            make_model(),
+            squared_error,
+            make_data(),
+            config=TrainingConfig(batch_size=8),
+            validate=validate,
+            out=tmp_path,
+        )
+    assert untimed(checkpoint.latest(tmp_path) / "state.json")["position"]["epoch"] == 1
+
+
+def test_a_second_control_c_does_not_wait(tmp_path) -> None:
+    def interrupt_twice(model: torch.nn.Module, step: int) -> None:
+        if step == 9:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("the second one interrupts")
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, callbacks=(interrupt_twice,))
+    assert untimed(checkpoint.latest(tmp_path) / "state.json")["position"]["step"] == 8
+
+
+def test_control_c_without_a_folder_says_that_nothing_was_saved() -> None:
+    with pytest.raises(KeyboardInterrupt, match="after step 3; without `out`, nothing was saved"):
+        run(None, callbacks=(lambda model, step: step == 3 and signal.raise_signal(signal.SIGINT),))
+
+
+def test_a_finished_run_returns_at_once(tmp_path) -> None:
+    model, history = run(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    again, history_again = run(tmp_path, resume=True, callbacks=(stop_at(STEPS),))
+    assert history_again == history
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_patience_ended_stays_ended(tmp_path) -> None:
+    _, history = run(tmp_path, lr=0.5, epochs=30, patience=2)
+    assert history.ended == "patience"
+    assert run(tmp_path, lr=0.5, epochs=30, patience=2, resume=True)[1] == history
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path, whole) -> None:
+    run(tmp_path, epochs=2)
+    run(tmp_path, epochs=3, resume=True)
+    assert_same_run(tmp_path, whole)
+
+
+def test_resume_without_a_checkpoint_starts(tmp_path, whole) -> None:
+    run(tmp_path, resume=True)
+    assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lr": 0.02}, {"batch_size": 4}, {"optimizer": "adamw"}, {"weight_decay": 0.1}, {"betas": (0.8, 0.9)},
+        {"schedule": "halving"}, {"warmup_steps": 3}, {"accumulation": 2}, {"clip_norm": 1.0}, {"seed": 1},
+        {"precision": "bf16"},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_other_settings_than_the_checkpoint_are_named(whole, change) -> None:
+    (name,) = change
+    with pytest.raises(ValueError, match=f"was started with {name} = .*, now it is"):
+        run(whole, resume=True, **change)
+
+
+@pytest.mark.parametrize(("schedule", "fixed"), [("linear", ("epochs", "max_steps")), ("cosine", ("epochs",))])
+def test_the_length_is_fixed_where_the_schedule_depends_on_it(tmp_path, schedule, fixed) -> None:
+    run(tmp_path, schedule=schedule, epochs=2, max_steps=9)
+    for name, value in (("epochs", 3), ("max_steps", 10)):
+        settings = {"schedule": schedule, "epochs": 2, "max_steps": 9} | {name: value}
+        if name in fixed:
+            with pytest.raises(ValueError, match=f"started with {name} = "):
+                run(tmp_path, resume=True, **settings)
+        else:
+            assert run(tmp_path, resume=True, **settings)[1].steps == 10
+
+
+def test_other_data_than_the_checkpoint_are_named(tmp_path) -> None:
+    config = TrainingConfig(epochs=1)
+    train(make_model(), squared_error, make_data(), config=config, out=tmp_path)
+    with pytest.raises(ValueError, match=r"len\(data\) = 53, now it is 54"):
+        train(make_model(), squared_error, make_data(54), config=config, out=tmp_path, resume=True)
+
+
+def test_another_model_than_the_checkpoint_is_named(whole) -> None:
+    config = TrainingConfig(epochs=3, batch_size=8, lr=0.01)
+    with pytest.raises(ValueError, match="not the one that the checkpoint was written with"):
+        train(torch.nn.Linear(5, 1).double(), squared_error, make_data(), config=config, out=whole, resume=True)
+
+
+def test_a_fresh_run_replaces_another_only_once_it_has_a_checkpoint(tmp_path, whole, caplog) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, callbacks=(stop_at(10),))
+    assert caplog.messages == []
+    with pytest.raises(Killed):
+        run(tmp_path, seed=5, callbacks=(stop_at(3),))  # dies before its first checkpoint
+    assert len(caplog.messages) == 1
+    assert "holds an earlier run" in caplog.messages[0]
+    run(tmp_path, resume=True)
+    assert_same_run(tmp_path, whole)
+    with pytest.raises(Killed):
+        run(tmp_path, seed=5, callbacks=(stop_at(5),))
+    with pytest.raises(ValueError, match="started with seed = 5"):
+        run(tmp_path, resume=True)
+
+
+def test_metrics_follow_their_run_if_it_dies_while_taking_over(tmp_path, whole, monkeypatch) -> None:
+    run(tmp_path, seed=5)
+
+    def die(self: MetricsLog) -> None:
+        os.sync()
+        raise Killed
+
+    monkeypatch.setattr(MetricsLog, "commit", die)
+    with pytest.raises(Killed):
+        run(tmp_path)
+    monkeypatch.undo()
+    run(tmp_path, resume=True)
+    assert_same_run(tmp_path, whole)
