@@ -1,7 +1,8 @@
 """One plot style: SVG figures whose colours follow the page's light or dark theme.
 
 Figures are drawn with Matplotlib in fixed colours; `save_svg` then replaces each by a CSS variable with that colour
-as its fallback, so that the same file stands alone (light) and follows the theme inside a report.
+as its fallback. `THEME_CSS` gives the variables their values: a file that stands alone carries it, a report carries it
+once for all its pictures.
 """
 
 from __future__ import annotations
@@ -21,6 +22,19 @@ SYSTEM, BASELINE = SERIES[0], SERIES[7]
 THEME: Mapping[str, str] = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"} | {
     colour: f"--series-{i}" for i, colour in enumerate(SERIES)
 }
+DARK: Mapping[str, str] = {
+    "--ink": "#e6e8eb", "--muted": "#a3a9b1", "--grid": "#2d3238", "--paper": "#14171a",
+    "--series-0": "#4fa9e2", "--series-1": "#f08a4b", "--series-2": "#2fc398", "--series-3": "#dd9cc1",
+    "--series-4": "#f0b94a", "--series-5": "#86cdf4", "--series-6": "#b59bd8", "--series-7": "#9a9fa6",
+}  # fmt: skip
+
+
+def _rule(values: Mapping[str, str]) -> str:
+    return ":root { " + " ".join(f"{name}: {colour};" for name, colour in values.items()) + " }"
+
+
+THEME_CSS = f"""{_rule({name: colour for colour, name in THEME.items()})}
+@media screen and (prefers-color-scheme: dark) {{ {_rule(DARK)} }}"""
 DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
 
 
@@ -50,12 +64,16 @@ def figure(width: float = 7.2, height: float = 3.6, **subplots: object) -> Itera
 
 
 def save_svg(fig: object, path: Path | str) -> Path:
-    """Write a figure made by `figure` as a themed SVG, atomically."""
+    """Write a figure made by `figure` as a themed SVG, atomically; the same figure gives the same bytes."""
     buffer = io.StringIO()
     fig.savefig(buffer, format="svg", metadata={"Date": None})  # pyright: ignore[reportAttributeAccessIssue]
     svg = re.sub(
-        "|".join(THEME), lambda match: f"var({THEME[match[0].lower()]}, {match[0]})", buffer.getvalue(), flags=re.IGNORECASE
+        "|".join(THEME),
+        lambda match: f"var({THEME[match[0].lower()]}, {match[0]})",
+        buffer.getvalue(),
+        flags=re.IGNORECASE,
     )
+    svg = svg.replace("</style>", f"\n{THEME_CSS}\n</style>", 1)
     path = Path(path)
     write_text(path, svg)
     return path

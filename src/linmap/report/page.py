@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from linmap.artifacts import machine, versions, write_text
 from linmap.errors import ArtifactError
+from linmap.pictures import THEME_CSS
 from linmap.recipes import SYSTEMS
 from linmap.recipes.result import FAILURE, RESULT, Failure, Picture, Result
 from linmap.report import numbers
@@ -96,7 +97,7 @@ def write_report(runs: Path | str, out: Path | str) -> Path:
     environment.filters |= {"duration": numbers.duration, "any_value": numbers.any_value, "moment": _moment}
     html = environment.get_template("page.html.jinja").render(
         chapters=chapters,
-        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+        style=Markup(THEME_CSS + "\n" + (HERE / "style.css").read_text(encoding="utf-8")),
         facts=_facts(chapters),
         kinds=KINDS,
         arrows=ARROWS,
