@@ -1,0 +1,239 @@
+"""`Kronecker`: A1 ⊗ A2 ⊗ ..., applied factor by factor.
+
+Source of `from_matrix`: Van Loan and Pitsianis, "Approximation with Kronecker products" (1993).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from linmap.errors import SingularMapError
+from linmap.maps.base import LinearMap, Transpose
+from linmap.maps.dense import Dense
+
+Size = int | tuple[int, int]
+
+
+class Kronecker(LinearMap):
+    """M = A1 ⊗ A2 ⊗ ... (as `torch.kron`: the first factor varies slowest), never built in a forward.
+
+    For two factors and X = x reshaped to (in_1, in_2): y = A1 X A2^T.
+
+    Parameters
+    ----------
+    factors
+        At least one. A `LinearMap` is taken as it is, and its parameters are shared; n makes a trainable square `Dense`
+        and (n_in, n_out) a rectangular one.
+    batch_shape, generator, dtype, device
+        For the factors that are made here.
+    """
+
+    def __init__(
+        self,
+        *factors: LinearMap | Size,
+        batch_shape: Sequence[int] = (),
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if not factors:
+            raise ValueError("Kronecker: no factors came; give maps or sizes, as in Kronecker(64, 64).")
+        maps = [
+            factor
+            if isinstance(factor, LinearMap)
+            else Dense(*_in_out(factor), batch_shape=batch_shape, generator=generator, dtype=dtype, device=device)
+            for factor in factors
+        ]
+        if len({(f.dtype, f.device) for f in maps}) > 1:
+            kinds = ", ".join(f"{f.dtype} on {f.device}" for f in maps)
+            raise ValueError(f"Kronecker: all factors must have one dtype and device, got {kinds}; use `.to(...)`.")
+        super().__init__(
+            math.prod(f.in_features for f in maps),
+            math.prod(f.out_features for f in maps),
+            batch_shape=torch.broadcast_shapes(*(f.batch_shape for f in maps)),
+            dtype=maps[0].dtype,
+            device=maps[0].device,
+        )
+        self.factors = nn.ModuleList(maps)
+        self.orthogonal = all(f.orthogonal for f in maps)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def _maps(self) -> list[LinearMap]:
+        return list(self.factors)  # pyright: ignore[reportReturnType]
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.unsqueeze(0) if x.ndim == 1 else x
+        if rows.shape[-1] != self.in_features:
+            raise ValueError(f"{self}: the last dimension of x must be {self.in_features}, got {tuple(x.shape)}.")
+        left, right = self.in_features, 1  # what is still to come, and what is done
+        for factor in reversed(self._maps):
+            left //= factor.in_features
+            rows = _apply_factor(factor, rows, left, right)
+            right *= factor.out_features
+        return rows.squeeze(-2) if x.ndim == 1 else rows
+
+    def matrix(self) -> Tensor:
+        M, *others = (f.matrix() for f in self._maps)
+        for A in others:
+            product = M[..., :, None, :, None] * A[..., None, :, None, :]
+            M = product.flatten(-4, -3).flatten(-2, -1)
+        return M.expand(*self.batch_shape, -1, -1)
+
+    def transpose(self) -> Kronecker:
+        return Kronecker(*(f.transpose() for f in self._maps))
+
+    def inverse(self) -> Kronecker:
+        """A1^-1 ⊗ A2^-1 ⊗ ..., sharing the parameters; SingularMapError where a factor has no inverse."""
+        self._require_square("has no inverse")
+        self._check_invertible()
+        return Kronecker(*(f.inverse() for f in self._maps))
+
+    def _transpose(self, y: Tensor) -> Tensor:
+        return self.transpose()(y)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.inverse()(y)
+
+    def _inverse_transpose(self, x: Tensor) -> Tensor:
+        return self.inverse().transpose()(x)
+
+    def _check_invertible(self) -> None:
+        for factor in self._maps:
+            if not factor.square:
+                raise SingularMapError(f"{self} has no inverse: its factor {factor} is not square.")
+            factor._check_invertible()
+
+    def logabsdet(self) -> Tensor:
+        """Σ (n / n_i) log |det A_i|; -inf for a square product of factors that are not square."""
+        self._require_square("has no determinant")
+        if not all(f.square for f in self._maps):
+            return torch.full(self.batch_shape, -math.inf, dtype=self.dtype, device=self.device)
+        terms = [(self.in_features // f.in_features) * f.logabsdet() for f in self._maps]
+        return sum(terms[1:], terms[0]).expand(self.batch_shape)
+
+    def flops(self, vectors: int = 1) -> int:
+        total, left, right = 0, self.in_features, 1
+        for factor in reversed(self._maps):
+            left //= factor.in_features
+            batches = self.batch_shape.numel() // factor.batch_shape.numel()
+            total += factor.flops(vectors * left * right) * batches
+            right *= factor.out_features
+        return total
+
+    @classmethod
+    def _from_matrix(cls, M: Tensor, sizes: Sequence[Size] = ()) -> Self:
+        """`sizes` are the factors', n or (n_in, n_out); their product must be the shape of M.
+
+        The nearest product of two factors; of more, one factor after another, which is exact for a Kronecker
+        product and greedy otherwise.
+        """
+        pairs = [_in_out(size) for size in sizes]
+        shape = tuple(math.prod(n) for n in zip(*((n_out, n_in) for n_in, n_out in pairs), strict=True))
+        if shape != tuple(M.shape[-2:]):
+            raise ValueError(
+                f"Kronecker.from_matrix: sizes={tuple(sizes)!r} make a matrix of shape {shape}, but M has "
+                f"{tuple(M.shape[-2:])}; give one size n or (n_in, n_out) a factor."
+            )
+        factors, rest = [], M.double()
+        for n_in, n_out in pairs[:-1]:
+            A, rest = nearest_kronecker(rest, n_in, n_out)
+            factors.append(A)
+        return cls(*(Dense.from_matrix(A.to(M.dtype)) for A in [*factors, rest]))
+
+
+def nearest_kronecker(
+    M: Shaped[Tensor, "*batch m n"], n_in: int, n_out: int
+) -> tuple[Shaped[Tensor, "*batch m1 n1"], Shaped[Tensor, "*batch m2 n2"]]:
+    """A of shape (n_out, n_in) and B that minimise ||M - A ⊗ B||, of equal norms.
+
+    M rearranged so that each block is a row is vec(A) vec(B)^T for a Kronecker product; its largest singular pair is
+    the solution (Van Loan and Pitsianis, eq. 4), found from the smaller of the two Gram matrices.
+    """
+    m_2, n_2 = M.shape[-2] // n_out, M.shape[-1] // n_in
+    blocks = M.unflatten(-1, (n_in, n_2)).unflatten(-3, (n_out, m_2)).transpose(-3, -2)
+    R = blocks.flatten(-4, -3).flatten(-2, -1)
+    wide = R.shape[-2] <= R.shape[-1]
+    R = R if wide else R.mT
+    u = torch.linalg.eigh(R @ R.mT).eigenvectors[..., -1:]
+    v = R.mT @ u
+    sigma = torch.linalg.vector_norm(v, dim=-2, keepdim=True)
+    scale = sigma.where(sigma > 0, 1).sqrt()
+    short, long = u * sigma.sqrt(), v / scale
+    a, b = (short, long) if wide else (long, short)
+    return a.reshape(*M.shape[:-2], n_out, n_in), b.reshape(*M.shape[:-2], m_2, n_2)
+
+
+def _in_out(size: object) -> tuple[int, int]:
+    if isinstance(size, tuple) and len(size) == 2 and all(type(n) is int and n > 0 for n in size):
+        return size
+    if type(size) is int and size > 0:
+        return size, size
+    raise ValueError(f"Kronecker: a factor must be a LinearMap, a size n or sizes (n_in, n_out), got {size!r}.")
+
+
+def _apply_factor(factor: LinearMap, x: Tensor, left: int, right: int) -> Tensor:
+    """The factor on the middle axis of x, whose last dimension is (left, in, right)."""
+    x_LIR = x.unflatten(-1, (left, factor.in_features, right))
+    W = _dense_matrix(factor)
+    if W is not None:
+        y_LIR = along_middle(W, x_LIR.flatten(0, -3)).unflatten(0, x_LIR.shape[:-2])
+    else:
+        rows = x_LIR.transpose(-2, -1)
+        y = factor(rows.flatten(-4, -2))
+        y_LIR = y.unflatten(-2, rows.shape[-4:-1]).transpose(-2, -1)
+    return y_LIR.flatten(-3)
+
+
+def _dense_matrix(factor: LinearMap) -> Tensor | None:
+    """The matrix of a factor without structure or batch; None for the others."""
+    if factor.batch_shape:
+        return None
+    if isinstance(factor, Transpose) and isinstance(factor.base, Dense):
+        return factor.base.weight.mT
+    return factor.weight if isinstance(factor, Dense) else None
+
+
+def along_middle(W: Shaped[Tensor, "out in_"], x: Shaped[Tensor, "left in_ right"]) -> Shaped[Tensor, "left out right"]:
+    """W on the middle axis of x."""
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        W, x = W.to(dtype), x.to(dtype)
+    return MiddleProduct.apply(W, x)  # pyright: ignore[reportReturnType]
+
+
+class MiddleProduct(torch.autograd.Function):
+    """`along_middle`; its gradients are one product each, without a transposed copy of x where that can be had."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(W: Tensor, x: Tensor) -> Tensor:
+        if x.shape[-1] == 1:
+            return (x.squeeze(-1) @ W.mT).unsqueeze(-1)
+        return W @ x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        W, x = inputs
+        ctx.save_for_backward(W, x if ctx.needs_input_grad[0] else None)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # pyright: ignore
+        W, x = ctx.saved_tensors
+        grad_W = grad_x = None
+        if ctx.needs_input_grad[0]:
+            if x.shape[-1] == 1:
+                grad_W = grad.squeeze(-1).mT @ x.squeeze(-1)
+            elif W.numel() <= x.shape[-1] * max(W.shape):  # no more memory than x itself
+                grad_W = (grad @ x.mT).sum(0)
+            else:
+                grad_W = torch.einsum("lor,lir->oi", grad, x)
+        if ctx.needs_input_grad[1]:
+            grad_x = MiddleProduct.apply(W.mT, grad)
+        return grad_W, grad_x
