@@ -3,7 +3,6 @@
 import copy
 import math
 
-import jaxtyping
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -326,12 +325,6 @@ def test_tensors_are_parameters_or_buffers(case):
 
 
 # -- in models ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def annotations_unchecked(monkeypatch):
-    """Dynamo cannot trace the run-time checks of shape annotations, which only the test run has."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @every_compiled_structure

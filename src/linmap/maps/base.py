@@ -277,6 +277,9 @@ class Transpose(View):
     def logabsdet(self) -> Tensor:
         return self.base.logabsdet()
 
+    def __repr__(self) -> str:
+        return f"{self.base!r}.T"
+
 
 class Inverse(View):
     """M^-1, a view of a map; made by `map.inverse()`, which checks that there is one."""
@@ -304,6 +307,9 @@ class Inverse(View):
 
     def logabsdet(self) -> Tensor:
         return -self.base.logabsdet()
+
+    def __repr__(self) -> str:
+        return f"{self.base!r}.inverse()"
 
 
 def _at_least_float32(M: Tensor) -> Tensor:

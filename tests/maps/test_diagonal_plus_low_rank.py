@@ -1,0 +1,94 @@
+"""Against NumPy's dense algebra, and on the HiPPO-LegS matrix."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linmap.maps import DiagonalPlusLowRank
+from maps.cases import Case
+
+sizes = st.tuples(st.integers(1, 9), st.integers(1, 3)).map(lambda pair: (pair[0], min(pair)))
+dtypes = st.sampled_from([torch.float64, torch.complex128])
+
+
+def drawn(n, rank, dtype):
+    return Case("", lambda **o: DiagonalPlusLowRank(n, rank, **{**o, "dtype": dtype}))()
+
+
+@given(sizes, dtypes)
+def test_matrix_inverse_and_determinant_are_numpy_s(size, dtype):
+    map = drawn(*size, dtype)
+    diagonal, P, Q = (part.detach().numpy() for part in (map.diagonal, map.P, map.Q))
+    M = np.diag(diagonal) - P @ Q.conj().T
+    np.testing.assert_allclose(map.matrix().detach(), M, atol=1e-12)
+    np.testing.assert_allclose(map.T.matrix().detach(), M.T, atol=1e-12)
+    np.testing.assert_allclose(map.inverse().matrix().detach(), np.linalg.inv(M), atol=1e-8 * np.linalg.cond(M))
+    np.testing.assert_allclose(map.logabsdet().detach(), np.linalg.slogdet(M)[1], atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+def test_starts_stable(dtype):
+    for n in (1, 4, 33):
+        eigenvalues = torch.linalg.eigvals(DiagonalPlusLowRank(n, min(n, 2), dtype=dtype).matrix().detach())
+        assert eigenvalues.real.max() < 0
+    start = DiagonalPlusLowRank(3, dtype=torch.complex64).diagonal.detach()
+    np.testing.assert_allclose(start, -0.5 + 1j * np.pi * np.arange(3), rtol=1e-6)
+
+
+def legs(n):
+    """The HiPPO-LegS matrix A, and P with A + P P^T normal."""
+    k = np.arange(n)
+    A = -np.sqrt(np.outer(2 * k + 1, 2 * k + 1))
+    return np.where(k[:, None] > k, A, np.where(k[:, None] == k, np.diag(-(k + 1.0)), 0)), np.sqrt(k + 0.5)
+
+
+def test_represents_hippo_legs_in_its_normal_basis():
+    A, P = legs(16)
+    normal = A + np.outer(P, P)
+    skew = normal + 0.5 * np.eye(16)
+    frequencies, V = np.linalg.eigh(-1j * skew)
+    diagonal, low_rank = torch.from_numpy(-0.5 + 1j * frequencies), torch.from_numpy(V.conj().T @ P).unsqueeze(-1)
+    map = DiagonalPlusLowRank.from_factors(diagonal, low_rank, low_rank)
+    np.testing.assert_allclose(V @ map.matrix().detach().numpy() @ V.conj().T, A, atol=1e-11)
+    assert float(map.logabsdet().detach()) == pytest.approx(sum(np.log(np.arange(1, 17))))  # eigenvalues -1..-16
+
+
+def test_a_zero_on_the_diagonal_does_not_break_the_inverse():
+    """Woodbury divides by the diagonal; the map is invertible all the same."""
+    map = DiagonalPlusLowRank.from_factors(
+        torch.tensor([0.0, 1.0, 2.0]), torch.tensor([[1.0], [1.0], [0.0]]), torch.tensor([[-1.0], [0.0], [1.0]])
+    )
+    M = map.matrix().detach()
+    torch.testing.assert_close(map.inverse().matrix().detach(), torch.linalg.inv(M))
+    torch.testing.assert_close(map.T.inverse().matrix().detach(), torch.linalg.inv(M.T))
+    torch.testing.assert_close(map.logabsdet().detach(), torch.linalg.slogdet(M).logabsdet)
+
+
+def test_complex_parameters_are_kept_as_real_pairs():
+    map = DiagonalPlusLowRank(5, 2, dtype=torch.complex64)
+    assert {tuple(p.shape) for p in map.parameters()} == {(5, 2), (5, 2, 2)}
+    assert all(p.dtype == torch.float32 for p in map.parameters())
+    before = map.matrix().detach()
+    torch.testing.assert_close(map.double().matrix().detach(), before.to(torch.complex128), atol=1e-6, rtol=0)
+    assert map.dtype == torch.complex128
+
+
+def test_from_matrix_improves_on_the_diagonal_alone(generator):
+    M = torch.randn(8, 8, generator=generator, dtype=torch.float64)
+    off_diagonal = float((M - M.diag().diag()).norm() / M.norm())
+    residuals = [DiagonalPlusLowRank.from_matrix(M, rank=rank).residual for rank in (1, 2, 4, 8)]
+    assert off_diagonal > residuals[0] > residuals[1] > residuals[2] > residuals[3]
+    assert residuals[3] < 1e-12
+
+
+def test_costs_are_linear_in_n():
+    assert DiagonalPlusLowRank(100, 2).flops(3) == 3 * (2 * 100 + 4 * 100 * 2)
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="rank must be an integer from 1 to"):
+        DiagonalPlusLowRank(3, 4)
+    with pytest.raises(ValueError, match="must be square"):
+        DiagonalPlusLowRank.from_matrix(torch.ones(2, 3))
