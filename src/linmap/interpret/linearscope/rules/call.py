@@ -1,0 +1,61 @@
+"""One operation as the trace meets it, and what a rule may answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from linmap.interpret.linearscope.tape import Frozen
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user decided about units that have more than one frozen form."""
+
+    smooth: Literal["secant", "taylor"] = "secant"
+    sigmoid: Literal["secant", "ratio"] = "secant"
+    gate: Literal["left", "right"] | None = None
+    allow_secant: bool = False
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why an operation has no frozen form; an error only if the output depends on it."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """An operation with its arguments and its output on x0."""
+
+    op: torch._ops.OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+    options: Options
+    is_tracked: Callable[[Any], bool]
+    """Whether a leaf is a tensor that depends on the input through frozen operations."""
+    mark: Callable[[Tensor], str | None]
+
+    @property
+    def name(self) -> str:
+        name = self.op.name().removeprefix("aten::").split(".")[0]
+        return name.removesuffix("_") if self.op._schema.is_mutable else name
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument given by position or by name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+
+Answer = Frozen | Refusal | None | list[Frozen | Refusal | None]
+Rule = Callable[[Call], Answer]
+
+
+def constant(tensor: Any) -> Any:
+    """A tensor as the tape keeps it: outside autograd."""
+    return tensor.detach() if isinstance(tensor, Tensor) else tensor

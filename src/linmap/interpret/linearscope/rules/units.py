@@ -1,0 +1,394 @@
+"""Units: operations that take a decision on x0, and the affine form that the decision leaves of them.
+
+Notation: z is the unit's input on x0, u(z) its output, p its input on a probe.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from linmap.interpret.linearscope.rules.affine import normalise
+from linmap.interpret.linearscope.rules.call import Answer, Call, Frozen, Refusal, Rule, constant
+
+aten = torch.ops.aten
+NEAR_ZERO = 1e-6  # |z| below which a secant slope is the derivative
+
+
+def piece(z: Tensor, slope: Tensor, offset: Tensor | None = None, mark: str | None = None) -> Frozen:
+    """slope * p + offset, elementwise; a slope that is a mask is kept in one byte an element."""
+    if offset is not None and not bool(offset.any()):
+        offset = None
+    if slope.dtype == torch.bool:
+        mask = slope.to(torch.uint8)
+        return Frozen((z,), lambda p: p * mask.to(p.dtype), offset, mark, unit=True)
+    slope = slope.to(z.dtype)
+    return Frozen((z,), lambda p: p * slope, offset, mark, unit=True)
+
+
+def either(mask: Tensor, yes: Tensor | float, no: Tensor | float, z: Tensor) -> Tensor:
+    """torch.where in the precision of z."""
+    return torch.where(mask, torch.as_tensor(yes, dtype=z.dtype, device=z.device), torch.as_tensor(no, dtype=z.dtype, device=z.device))
+
+
+# -- piecewise linear: the slope and the offset of the active piece ------------------------------------------------
+
+
+def relu(call: Call) -> Answer:
+    z = call.args[0]
+    return piece(z, z > 0)
+
+
+def leaky_relu(call: Call) -> Answer:
+    z, slope = call.args[0], call.argument(1, "negative_slope", 0.01)
+    return piece(z, either(z > 0, 1, slope, z))
+
+
+def prelu(call: Call) -> Answer:
+    z, weight = call.args[:2]
+    if call.is_tracked(weight):
+        return Refusal("the slopes depend on the input")
+    return piece(z, either(z > 0, 1, constant(weight), z))
+
+
+def rrelu(call: Call) -> Answer:
+    z, lower, upper = call.args[0], call.argument(2, "lower", 0.125), call.argument(3, "upper", 1 / 3)
+    if call.argument(4, "training", False):
+        return Refusal("it draws random slopes: it is in training mode")
+    return piece(z, either(z > 0, 1, (lower + upper) / 2, z))
+
+
+def bounded(z: Tensor, low: Any, high: Any, inside: Tensor, mark: str | None) -> Frozen:
+    """z between its bounds, the bound outside."""
+    return piece(z, inside, either(inside, 0, z.clamp(low, high), z), mark)
+
+
+def hardtanh(call: Call) -> Answer:
+    z, low, high = call.args[0], call.argument(1, "min_val", -1.0), call.argument(2, "max_val", 1.0)
+    return bounded(z, low, high, (z > low) & (z < high), None)
+
+
+def clamp(call: Call) -> Answer:
+    z, low, high = call.args[0], call.argument(1, "min"), call.argument(2, "max")
+    if call.name == "clamp_max":
+        low, high = None, call.argument(1, "max")
+    if call.is_tracked(low) or call.is_tracked(high) or not call.is_tracked(z):
+        return Refusal("its bounds depend on the input; use torch.minimum and torch.maximum")
+    inside = torch.ones_like(z, dtype=torch.bool)  # the bounds themselves are inside, as in PyTorch's gradient
+    inside &= inside if low is None else z >= low
+    inside &= inside if high is None else z <= high
+    return bounded(z, low, high, inside, call.mark(z))
+
+
+def hardsigmoid(call: Call) -> Answer:
+    z = call.args[0]
+    inside = (z > -3) & (z < 3)
+    offset = either(inside, 0.5, (z >= 3).to(z.dtype), z)
+    return piece(z, inside.to(z.dtype) / 6, offset, "gate")
+
+
+def threshold(call: Call) -> Answer:
+    z, level, value = call.args[:3]
+    return piece(z, z > level, either(z > level, 0, value, z))
+
+
+def hardshrink(call: Call) -> Answer:
+    z, lambd = call.args[0], call.argument(1, "lambd", 0.5)
+    return piece(z, z.abs() > lambd)
+
+
+def softshrink(call: Call) -> Answer:
+    z, lambd = call.args[0], call.argument(1, "lambd", 0.5)
+    outside = z.abs() > lambd
+    return piece(z, outside, either(outside, -lambd * z.sign(), 0, z))
+
+
+def absolute(call: Call) -> Answer:
+    z = call.args[0]
+    return piece(z, z.sign())
+
+
+def larger_of_two(sign: int) -> Rule:
+    """max (sign 1) and min (sign -1) of two tensors: the piece of x0, halves on ties as in PyTorch's gradient."""
+
+    def rule(call: Call) -> Answer:
+        a, b = call.args[:2]
+        first = ((sign * (a - b)).sign() + 1) / 2
+        second = 1 - first
+        if call.is_tracked(a) and call.is_tracked(b):
+            return Frozen((a, b), lambda p, q: p * first + q * second, unit=True)
+        if call.is_tracked(a):
+            return Frozen((a,), lambda p: p * first, second * constant(b), call.mark(a), unit=True)
+        return Frozen((b,), lambda q: q * second, first * constant(a), call.mark(b), unit=True)
+
+    return rule
+
+
+# -- smooth: the secant from the origin, or the tangent ------------------------------------------------------------
+
+
+def smooth(at_zero: Callable[[Call], float], derivative: Callable[[Call], Tensor], mark: str | None = None) -> Rule:
+    """u with u(0) = c: slope (u(z) - c) / z and offset c; with smooth="taylor" u'(z) and u(z) - u'(z) z."""
+
+    def rule(call: Call) -> Answer:
+        z, c = call.args[0], at_zero(call)
+        u = call.output[0] if isinstance(call.output, tuple) else call.output
+        tangent = derivative(call)
+        if call.options.smooth == "taylor":
+            frozen = piece(z, tangent, u - tangent * z, mark)
+        else:
+            exact = call.op(z.double(), *call.args[1:], **call.kwargs)  # no cancellation in float32
+            exact = exact[0] if isinstance(exact, tuple) else exact
+            slope = ((exact - c) / z.double()).to(z.dtype)
+            slope = torch.where(z.abs() < NEAR_ZERO, tangent, slope)
+            frozen = piece(z, slope, None if c == 0 else torch.full((), c, dtype=z.dtype, device=z.device), mark)
+        return [frozen, None] if isinstance(call.output, tuple) else frozen
+
+    return rule
+
+
+def sigmoid(call: Call) -> Answer:
+    z, s = call.args[0], call.output
+    if call.options.sigmoid == "ratio" and call.options.smooth == "secant":
+        if bool((z == 0).any()):
+            return Refusal('the ratio sigmoid(z) / z has a pole at z = 0, which occurs here; use sigmoid="secant"')
+        return piece(z, s / z, mark="gate")
+    return smooth(lambda _: 0.5, lambda call: s * (1 - s), "gate")(call)
+
+
+def _ones(call: Call) -> Tensor:
+    return torch.ones_like(call.args[0])
+
+
+def _elu_derivative(call: Call) -> Tensor:
+    z = call.args[0]
+    if call.name == "celu":
+        alpha = call.argument(1, "alpha", 1.0)
+        return either(z > 0, 1, (z / alpha).exp(), z)
+    alpha, scale = call.argument(1, "alpha", 1.0), call.argument(2, "scale", 1.0)
+    return either(z > 0, 1, alpha * (z * call.argument(3, "input_scale", 1.0)).exp(), z) * scale
+
+
+def _softplus_derivative(call: Call) -> Tensor:
+    z, beta = call.args[0], call.argument(1, "beta", 1.0)
+    return either(z * beta > call.argument(2, "threshold", 20.0), 1, (z * beta).sigmoid(), z)
+
+
+def gated(gate: Callable[[Call], Tensor], derivative: Callable[[Call], Tensor]) -> Rule:
+    """u(z) = z g(z): the gate g(z) is frozen; with smooth="taylor" the tangent as for other smooth units."""
+
+    def rule(call: Call) -> Answer:
+        z = call.args[0]
+        if call.options.smooth == "taylor":
+            tangent = derivative(call)
+            return piece(z, tangent, call.output - tangent * z)
+        return piece(z, gate(call))
+
+    return rule
+
+
+def _gelu_gate(call: Call) -> Tensor:
+    z = call.args[0]
+    if call.argument(1, "approximate", "none") == "tanh":
+        return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
+    return 0.5 * torch.erfc(-z / math.sqrt(2))
+
+
+def _hardswish_derivative(call: Call) -> Tensor:
+    z = call.args[0]
+    return either(z > 3, 1, either(z < -3, 0, z / 3 + 0.5, z), z)
+
+
+def glu(call: Call) -> Answer:
+    """a sigmoid(b), the two halves of z: the gate sigmoid(b) is frozen."""
+    z, dim = call.args[0], call.argument(1, "dim", -1)
+    half = z.shape[dim] // 2
+    gate = z.narrow(dim, half, half).sigmoid()
+    return Frozen((z,), lambda p: p.narrow(dim, 0, half) * gate, unit=True)
+
+
+def with_secant(at_zero: float | None) -> Rule:
+    """exp, log, powers: only when the user allows secants; through the origin where u(0) is infinite."""
+
+    def rule(call: Call) -> Answer:
+        if not call.options.allow_secant:
+            return Refusal("it has no frozen form that the user has not asked for; allow_secant=True takes the secant")
+        z = call.args[0]
+        if not call.is_tracked(z) or any(map(call.is_tracked, call.args[1:])):
+            return Refusal("its exponent depends on the input")
+        if bool((z == 0).any()):
+            return Refusal("the secant from the origin does not exist at z = 0, which occurs here")
+        c = 0.0 if at_zero is None else at_zero
+        slope = (call.output - c) / z
+        offset = None if c == 0 else torch.full((), c, dtype=z.dtype, device=z.device)
+        return piece(z, slope, offset, "norm" if call.name in ("sqrt",) and call.mark(z) == "norm" else None)
+
+    return rule
+
+
+# -- selections: the indices of x0 ---------------------------------------------------------------------------------
+
+
+def pooled(spatial: int) -> Rule:
+    """Max pooling over the last `spatial` axes, by the indices that the operation returns."""
+
+    def rule(call: Call) -> Answer:
+        z, (u, indices) = call.args[0], call.output
+        flat, picked = z.shape[: z.ndim - spatial], indices.flatten(-spatial)
+        return [
+            Frozen((z,), lambda p: p.reshape(*flat, -1).gather(-1, picked).reshape(u.shape), unit=True),
+            None,
+        ]
+
+    return rule
+
+
+def unpooled(spatial: int) -> Rule:
+    """Max unpooling: every element goes to the place of the maximum that it was, by the given indices."""
+
+    def rule(call: Call) -> Answer:
+        z, indices, u = call.args[0], call.args[1].flatten(-spatial), call.output
+        blank = torch.zeros(*u.shape[:-spatial], math.prod(u.shape[-spatial:]), dtype=z.dtype, device=z.device)
+        return Frozen((z,), lambda p: blank.scatter(-1, indices, p.flatten(-spatial)).reshape(u.shape))
+
+    return rule
+
+
+def selected(dim_position: int, default_dim: int | None = None) -> Rule:
+    """topk, sort, max, min, median, kthvalue along an axis: gather at the returned indices."""
+
+    def rule(call: Call) -> Answer:
+        if not isinstance(call.output, tuple | list):
+            return extreme(call)
+        z, (u, indices) = call.args[0], call.output
+        dim = call.argument(dim_position, "dim", default_dim)
+        if call.op._overloadname == "stable":  # sort.stable(self, *, stable, dim, descending)
+            dim = call.argument(2, "dim", -1)
+        dim = dim % max(z.ndim, 1)
+        picked = indices if indices.ndim == z.ndim else indices.unsqueeze(dim)
+        return [Frozen((z,), lambda p: p.gather(dim, picked).reshape(u.shape), None, call.mark(z), unit=True), None]
+
+    return rule
+
+
+def extreme(call: Call) -> Answer:
+    """amax, amin, and the max, min and median of a whole tensor: the first element of x0 that attains it."""
+    z, u = call.args[0], call.output
+    axes = call.argument(1, "dim", ()) if call.name in ("amax", "amin") else ()
+    axes = sorted(axis % z.ndim for axis in axes) or list(range(z.ndim))
+    kept = [axis for axis in range(z.ndim) if axis not in axes]
+    lines = z.permute(*kept, *axes).reshape(*[z.shape[axis] for axis in kept], -1)
+    picked = (lines == u.reshape(*lines.shape[:-1], 1)).int().argmax(-1, keepdim=True)
+    return Frozen((z,), lambda p: p.permute(*kept, *axes).reshape(lines.shape).gather(-1, picked).reshape(u.shape), unit=True)
+
+
+# -- statistics: mean, variance and norm of x0 are constants -------------------------------------------------------
+
+
+def layer_norm(call: Call) -> Answer:
+    z, shape, weight, bias, eps = call.args[:5]
+    if call.is_tracked(weight) or call.is_tracked(bias):
+        return Refusal("its weights depend on the input")
+    axes = list(range(z.ndim - len(shape), z.ndim))
+    mean, variance = z.mean(axes, keepdim=True), z.var(axes, correction=0, keepdim=True)
+    slope = torch.rsqrt(variance + eps) * (1 if weight is None else constant(weight))
+    offset = (0 if bias is None else constant(bias)) - mean * slope
+    return [Frozen((z,), lambda p: p * slope, offset, unit=True), None, None]
+
+
+def group_norm(call: Call) -> Answer:
+    z, weight, bias, batch, channels, pixels, groups, eps = call.args[:8]
+    if call.is_tracked(weight) or call.is_tracked(bias):
+        return Refusal("its weights depend on the input")
+    grouped = z.reshape(batch, groups, -1)
+    per_channel = channels // groups
+    mean = grouped.mean(-1).repeat_interleave(per_channel, 1)
+    variance = grouped.var(-1, correction=0).repeat_interleave(per_channel, 1)
+    return [normalise(z, mean, variance, eps, weight, bias, (batch, channels, *[1] * (z.ndim - 2)), True), None, None]
+
+
+def norm(call: Call) -> Answer:
+    """A norm: dividing by it is dividing by a constant of x0; as a value in itself it is refused."""
+    return Refusal("a norm of the input has no frozen form other than as a divisor")
+
+
+def reciprocal_norm(call: Call) -> Answer:
+    return Refusal("it has no frozen form other than as a factor that normalises; allow_secant=True does not cover it")
+
+
+def fill(call: Call) -> Answer:
+    """A tensor filled with one value."""
+    value, shape = call.args[1], call.output.shape
+    return Frozen((value,), lambda p: p.expand(shape)) if call.is_tracked(value) else None
+
+
+def decision(call: Call) -> Answer:
+    """A constant of x0: softmax (frozen as attention), functions with zero slope everywhere, new tensors."""
+    return None
+
+
+DECISIONS = """
+_softmax _safe_softmax sign floor ceil round trunc zero zeros_like ones_like full_like empty_like new_zeros new_ones
+new_full new_empty new_empty_strided
+""".split()
+SOFTMAXES = ("_softmax", "_safe_softmax")
+
+
+MARKS = {"linalg_vector_norm": "norm", "norm": "norm", "rsqrt": "norm"}
+
+UNITS: dict[str, Rule] = {
+    "relu": relu,
+    "leaky_relu": leaky_relu,
+    "_prelu_kernel": prelu,
+    "rrelu_with_noise": rrelu,
+    "hardtanh": hardtanh,
+    "hardsigmoid": hardsigmoid,
+    "threshold": threshold,
+    "hardshrink": hardshrink,
+    "softshrink": softshrink,
+    "abs": absolute,
+    "maximum": larger_of_two(1),
+    "minimum": larger_of_two(-1),
+    **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), clamp),
+    "sigmoid": sigmoid,
+    "tanh": smooth(lambda _: 0.0, lambda call: 1 - call.output**2),
+    **dict.fromkeys(("elu", "celu"), smooth(lambda _: 0.0, _elu_derivative)),
+    "softplus": smooth(lambda call: math.log(2) / call.argument(1, "beta", 1.0), _softplus_derivative),
+    "log_sigmoid_forward": smooth(lambda _: -math.log(2), lambda call: (-call.args[0]).sigmoid()),
+    "silu": gated(lambda call: call.args[0].sigmoid(), lambda call: aten.silu_backward(_ones(call), call.args[0])),
+    "gelu": gated(_gelu_gate, lambda call: aten.gelu_backward(_ones(call), call.args[0], **call.kwargs)),
+    "mish": gated(
+        lambda call: torch.nn.functional.softplus(call.args[0]).tanh(),
+        lambda call: aten.mish_backward(_ones(call), call.args[0]),
+    ),
+    "hardswish": gated(lambda call: torch.nn.functional.hardsigmoid(call.args[0]), _hardswish_derivative),
+    "glu": glu,
+    "exp": with_secant(1.0),
+    "pow": with_secant(None),
+    "sqrt": with_secant(None),
+    "log": with_secant(None),
+    "reciprocal": with_secant(None),
+    "max_pool2d_with_indices": pooled(2),
+    "max_pool3d_with_indices": pooled(3),
+    "adaptive_max_pool2d": pooled(2),
+    "adaptive_max_pool3d": pooled(3),
+    "topk": selected(2, -1),
+    "kthvalue": selected(2, -1),
+    "sort": selected(1, -1),
+    "median": selected(1),
+    "max": selected(1),
+    "min": selected(1),
+    **dict.fromkeys(("amax", "amin"), extreme),
+    "native_layer_norm": layer_norm,
+    "native_group_norm": group_norm,
+    **dict.fromkeys(("linalg_vector_norm", "norm"), norm),
+    "rsqrt": reciprocal_norm,
+    **dict.fromkeys(DECISIONS, decision),
+    "fill": fill,
+    "max_unpool2d": unpooled(2),
+    "max_unpool3d": unpooled(3),
+}

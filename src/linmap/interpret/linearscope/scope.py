@@ -1,0 +1,238 @@
+"""`LinearScope`: freeze a network's decisions at one input and hand out the affine map that it became."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from linmap.interpret.linearscope.interpreter import AffineInterpreter, Parallel, Recorded, Scene
+from linmap.interpret.linearscope.rules import Options, Rule
+from linmap.interpret.linearscope.rules.registry import UserRule, operation_name, user_rule
+from linmap.interpret.linearscope.tape import Step, Tape
+from linmap.interpret.linearscope.trace import Sink, Trace, UnknownOperationError, layer, run
+
+
+class LinearScope:
+    """Read a network in eval mode as one affine map per input: y = F x + r, exact at x.
+
+    Every non-linear unit is replaced by the affine form that it took on x (a ReLU by its mask, a max pool by its
+    indices, a gate or an instance norm by its value on x); the linear layers stay as they are. F is therefore the
+    Jacobian of a piecewise-linear network, but not of one with gates or instance norms: there the Jacobian also
+    differentiates the gate and the statistics, and F holds them fixed on purpose.
+
+    Parameters
+    ----------
+    model
+        The network, in eval mode. Nothing stays on it between calls. An interpreter keeps references to its weights:
+        make a new one after changing them.
+    mode
+        "record" keeps the decisions of x and replays linear operations only; "parallel" keeps nothing and sends x
+        through the network again for every product, the probes beside it (rows and F^T u record for that product).
+    smooth
+        Smooth units (ELU, softplus, sigmoid, tanh, SiLU, GELU, ...): "secant" is the line through u(0) and u(z), for
+        z g(z) the frozen gate g(z); "taylor" the tangent at z, with which F is their Jacobian.
+    origin
+        The input from which votes and the residual count: y = F (x - origin) + residual. A tensor that broadcasts to
+        x, or a number; zero when None.
+    strict
+        True: an operation without a frozen form, or a model in training mode, is an error. False: such an operation
+        becomes a constant of x and the model is switched to eval mode meanwhile, each with a warning; y = F x + r
+        still holds, but F misses what went through the operation.
+    sigmoid
+        "secant" (offset 1/2) or "ratio", sigmoid(z) / z without offset, which has a pole at 0.
+    gate
+        Which factor of a product is frozen where both depend on the input and not exactly one of them went through a
+        sigmoid or a softmax last; None refuses.
+    strip_softmax
+        Interpret the logits where the model ends in a softmax (with a warning).
+    allow_secant
+        Allow divisions, exponentials, logarithms and powers of the input, as secants (a / b as a / b(x)).
+    output
+        Takes the tensor out of what the model (or the layer `to`) returns.
+    from_, to
+        Paths of layers: the map starts at the input of `from_` and ends at the output of `to` (their first calls).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument cannot be used; `UnknownOperationError` (a ValueError) names an operation without frozen form.
+
+    References
+    ----------
+    Navarrete Michelini, Liu, Lu, Jiang, "A Tour of Convolutional Networks Guided by Linear Interpreters", ICCV 2019.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+    >>> x = torch.randn(1, 1, 8, 8)
+    >>> interp = LinearScope(net).at(x)
+    >>> torch.allclose(interp.matvec(x.flatten()) + interp.residual.flatten(), net(x).flatten(), atol=1e-5)
+    True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        mode: Literal["record", "parallel"] = "record",
+        smooth: Literal["secant", "taylor"] = "secant",
+        origin: Tensor | float | None = None,
+        strict: bool = True,
+        sigmoid: Literal["secant", "ratio"] = "secant",
+        gate: Literal["left", "right"] | None = None,
+        strip_softmax: bool = True,
+        allow_secant: bool = False,
+        output: Callable[[Any], Tensor] | None = None,
+        from_: str | None = None,
+        to: str | None = None,
+    ) -> None:
+        _check_model(model)
+        for name, value, allowed in (
+            ("mode", mode, ("record", "parallel")),
+            ("smooth", smooth, ("secant", "taylor")),
+            ("sigmoid", sigmoid, ("secant", "ratio")),
+            ("gate", gate, ("left", "right", None)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+        for name, path in (("from_", from_), ("to", to)):
+            if path is not None:
+                layer(model, path, name)
+        self.model, self.mode, self.origin, self.strict = model, mode, origin, strict
+        self.options = Options(smooth, sigmoid, gate, allow_secant)
+        self.strip_softmax, self.output, self.from_, self.to = strip_softmax, output, from_, to
+        self._own_rules: dict[str, Rule] = {}
+
+    def register_rule(self, op: Any, fn: UserRule) -> None:
+        """Like the function `register_rule`, for this scope only."""
+        self._own_rules[operation_name(op)] = user_rule(fn)
+
+    def at(self, x: Float[Tensor, "1 *features"]) -> AffineInterpreter:
+        """The affine map that the network is at x.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If x is not one finite floating-point input with a batch axis on the model's device, the model is in
+            training mode, or the output depends on an operation without a frozen form.
+        """
+        _check_input(self.model, x)
+        steps: list[Step] = []
+        with self._evaluating():
+            trace = self._trace(x, lambda step, _: steps.append(step), None)
+        start, end = self._ends(trace)
+        ignored = tuple(dict.fromkeys(trace.ignored))
+        if ignored:
+            warnings.warn("treated as constants of x: " + "; ".join(ignored), stacklevel=2)
+        scene = Scene(start, end, self._origin_like(start), self.mode, self.options, ignored)
+        if self.mode == "record":
+            return AffineInterpreter(scene, Recorded(Tape.of(steps, 0, trace.values[end].number), start))
+        return AffineInterpreter(scene, Parallel(partial(self._again, x), start))
+
+    def _trace(self, x: Tensor, sink: Sink, probe: Any) -> Trace:
+        trace = Trace(self.model, self.options, self._own_rules, self.strict, sink, probe)
+        run(self.model, x.detach(), trace, self.output, self.from_, self.to)
+        return trace
+
+    def _again(self, x: Tensor, sink: Sink, probe: Any) -> Any:
+        """Send x through once more with a probe beside it; what the sink returned for the output."""
+        with warnings.catch_warnings(action="ignore"), self._evaluating():
+            trace = self._trace(x, sink, probe)
+            return trace.values[self._ends(trace)[1]].carried
+
+    def _ends(self, trace: Trace) -> tuple[Tensor, Tensor]:
+        """Input and output of the map on x0, the logits in place of a final softmax."""
+        start, end = trace.start, trace.end
+        assert start is not None and end is not None
+        if end not in trace.values and end in trace.logits:
+            if not self.strip_softmax:
+                raise ValueError("the model ends in a softmax, which has no linear part; use strip_softmax=True.")
+            warnings.warn("the model ends in a softmax: its logits are interpreted instead", stacklevel=3)
+            end = trace.logits[end]
+        if end not in trace.values:
+            raise ValueError("the output does not depend on the input through any operation with a slope.")
+        if trace.values[end].refusal:
+            raise UnknownOperationError(trace.values[end].refusal + ".")
+        return start, end
+
+    def _origin_like(self, start: Tensor) -> Tensor | None:
+        if self.origin is None:
+            return None
+        origin = torch.as_tensor(self.origin, dtype=start.dtype, device=start.device)
+        try:
+            return origin.expand_as(start)
+        except RuntimeError:
+            raise ValueError(
+                f"origin of shape {tuple(origin.shape)} does not broadcast to the input's shape {tuple(start.shape)}; "
+                "a colour is a tensor of shape (channels, 1, 1)."
+            ) from None
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Insist on eval mode; if not strict, switch to it and back."""
+        training = [(path, module) for path, module in self.model.named_modules() if module.training]
+        if training and self.strict:
+            path = training[0][0] or "the model"
+            raise ValueError(f"{path} is in training mode; call model.eval() first (or use strict=False).")
+        if training:
+            warnings.warn("the model is in training mode: switched to eval mode meanwhile", stacklevel=3)
+        try:
+            for _, module in training:
+                module.training = False
+            yield
+        finally:
+            for _, module in training:
+                module.training = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing to undo: hooks live only inside `at`, which removes them whatever happens."""
+
+
+def _check_model(model: Any) -> None:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("scripted and traced models hide their operations; give the eager nn.Module.")
+    if isinstance(model, torch._dynamo.OptimizedModule):
+        raise TypeError("compiled models hide their operations; give the module that was compiled (model._orig_mod).")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}.")
+    quantised = [path for path, module in model.named_modules() if ".quantized" in type(module).__module__]
+    if quantised or any(tensor.is_quantized for tensor in model.state_dict().values() if isinstance(tensor, Tensor)):
+        raise TypeError(f"the model is quantised ({quantised[0] if quantised else 'weights'}); give the float model.")
+
+
+def _check_input(model: nn.Module, x: Any) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor, got {type(x).__name__}; for an image torch.from_numpy(...)[None].float().")
+    if not x.is_floating_point():
+        raise TypeError(f"x holds {x.dtype}: convert to float and normalise as in training.")
+    spatial = next((int(type(m).__name__[4]) for m in model.modules() if type(m) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)), None)
+    if x.ndim < 2 or (spatial is not None and x.ndim == spatial + 1):
+        raise ValueError(f"x has no batch axis: shape {tuple(x.shape)}; use x[None].")
+    if x.shape[0] != 1:
+        raise ValueError(f"interpret one input at a time: got batch {x.shape[0]} (shape {tuple(x.shape)}); x[i : i + 1].")
+    if x.numel() == 0 or not bool(torch.isfinite(x).all()):
+        raise ValueError("x is empty or holds NaN or infinite values; clean it first.")
+    weights = next((p for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), None)
+    if weights is None:
+        return
+    if weights.device != x.device:
+        raise ValueError(f"the model is on {weights.device}, x on {x.device}; move one: x.to({str(weights.device)!r}).")
+    if weights.dtype != x.dtype:
+        raise ValueError(f"the model is {weights.dtype}, x is {x.dtype}; use x.to({weights.dtype}).")
+    if x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
+        raise ValueError(f"{x.dtype} on the CPU is too coarse for an exact reading; use model.float() and x.float().")

@@ -1,0 +1,100 @@
+"""The tape: the affine map that a network became for one input, as a flat list of frozen operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The affine form of one operation on x0: probes -> linear(*probes) + offset."""
+
+    inputs: tuple[Tensor, ...]
+    """The tensors of x0's pass whose probes `linear` takes."""
+    linear: Callable[..., Tensor]
+    offset: Tensor | None = None
+    mark: str | None = None
+    """"gate" (went through a sigmoid last) or "norm" (is a norm): what a later product or division freezes."""
+    unit: bool = False
+    """Whether x0 took a decision here (a mask, an index, a gate, statistics)."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an operation stands: its name, the path of the module that called it, file and line."""
+
+    operation: str
+    module: str
+    line: str
+
+    def __str__(self) -> str:
+        return f"{self.operation} in {self.module or 'the model'} ({self.line})"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One frozen operation on numbered values."""
+
+    inputs: tuple[int, ...]
+    output: int
+    linear: Callable[..., Tensor]
+    offset: Tensor | None
+    unit: bool
+    place: Place
+    arguments: tuple[Any, ...]
+    """The operation's arguments with shapes in place of tensors."""
+    shape: torch.Size
+    """Of the output on x0."""
+
+    def __call__(self, probes: tuple[Tensor, ...], affine: bool) -> Tensor:
+        value = self.linear(*probes)
+        return value if self.offset is None or not affine else value + self.offset
+
+
+@dataclass(frozen=True)
+class Tape:
+    """y = F x + r as steps from value `start` to value `end`, each value written once."""
+
+    steps: tuple[Step, ...]
+    start: int
+    end: int
+    release: tuple[tuple[int, ...], ...] = field(repr=False)
+    """Per step, the values that no later step reads."""
+
+    @classmethod
+    def of(cls, steps: list[Step], start: int, end: int) -> Tape:
+        """Keep only the steps that `end` depends on."""
+        needed, live = {end}, []
+        for step in reversed(steps):
+            if step.output in needed:
+                live.append(step)
+                needed.update(step.inputs)
+        live.reverse()
+        seen, release = {end}, []
+        for step in reversed(live):
+            last = tuple(dict.fromkeys(value for value in step.inputs if value not in seen))
+            seen.update(last)
+            release.append(last)
+        return cls(tuple(live), start, end, tuple(reversed(release)))
+
+    def replay(self, probe: Tensor, affine: bool, keep: Mapping[int, list[Tensor]] | None = None) -> Tensor:
+        """F probe, plus r if `affine`; the probe has the shape of x0. Outputs of the steps in `keep` are collected."""
+        values = {self.start: probe}
+        for step, last in zip(self.steps, self.release, strict=True):
+            values[step.output] = step(tuple(values[i] for i in step.inputs), affine)
+            if keep is not None and step.output in keep:
+                keep[step.output].append(values[step.output])
+            for value in last:
+                del values[value]
+        return values[self.end]
+
+    def replay_batch(self, probes: Tensor, affine: bool) -> Tensor:
+        """`replay` on every probe of shape (batch, *shape of x0): the probes share each step's decisions."""
+        if len(probes) == 1:
+            return self.replay(probes[0], affine)[None]
+        return torch.vmap(lambda probe: self.replay(probe, affine))(probes)
