@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from linmap.data.timeseries import Windows
-from linmap.sequence.olinear.model import LossKind, OLinear, weighted_loss
+from linmap.sequence.olinear.model import OLinear, weighted_loss
 from linmap.training import TrainingConfig, TrainingHistory, mean_loss, train
 
 EVALUATION_BATCH = 256
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,24 +43,38 @@ def train_forecaster(
     validation: Windows,
     config: TrainingConfig,
     *,
-    alpha: float = 0.5,
-    kind: LossKind = "l1",
+    loss: Loss = weighted_loss,
+    validation_loss: Loss | None = None,
     checkpoints: Path | str | None = None,
     resume: bool = False,
     description: str = "training",
 ) -> TrainingHistory:
-    """Train on `weighted_loss`, stop early by the same loss on the validation windows, keep the best weights."""
+    """Train on the training windows and keep the weights that do best on the validation windows.
 
-    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        x, y = batch
-        return weighted_loss(model(x), y, alpha, kind)
-
+    Parameters
+    ----------
+    model
+        Maps (batch, time, variate) to (batch, horizon, variate).
+    training, validation
+        Windows of one split.
+    config
+        Length, learning rate and so on; `patience` stops early.
+    loss, validation_loss
+        Functions of (forecast, target); validation by `loss` itself when None.
+    checkpoints, resume, description
+        `out`, `resume` and `description` of `linmap.training.train`.
+    """
+    judge = loss if validation_loss is None else validation_loss
     history = train(
-        model, loss, training, config=config, out=checkpoints, resume=resume, description=description,
-        validate=lambda model: mean_loss(for_inference(model), loss, validation, EVALUATION_BATCH),
+        model, _on_windows(loss), training, config=config, out=checkpoints, resume=resume, description=description,
+        validate=lambda model: mean_loss(for_inference(model), _on_windows(judge), validation, EVALUATION_BATCH),
     )  # fmt: skip
     model.cpu()
     return history
+
+
+def _on_windows(loss: Loss) -> Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor]:
+    return lambda model, batch: loss(model(batch[0]), batch[1])
 
 
 def for_inference(model: nn.Module) -> nn.Module:

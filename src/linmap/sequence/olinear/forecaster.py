@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -19,7 +20,7 @@ from linmap.errors import DataError
 from linmap.sequence.olinear.bases import basis
 from linmap.sequence.olinear.correlation import CONSTANT, Correlation, variate_correlation
 from linmap.sequence.olinear.fitting import for_inference, forecast_errors, train_forecaster
-from linmap.sequence.olinear.model import LossKind, OLinear, OLinear_C
+from linmap.sequence.olinear.model import LossKind, OLinear, OLinear_C, weighted_loss
 from linmap.sequence.olinear.orthotrans import OrthoTrans
 from linmap.training import TrainingConfig
 
@@ -153,16 +154,13 @@ class OLinearForecaster(BaseEstimator):
         series = self._series(X)
         split = self._split(len(series)) if split is None else split
         spans = split.spans(self.lookback)
-        rows = series.values[spans["train"]]
-        self.variates_ = series.variates
-        self.mean_, deviation = rows.mean(0), rows.std(0)
-        self.scale_ = np.where(deviation**2 <= CONSTANT * np.square(rows).mean(0), 1.0, deviation)
-        values = self._standardised(series)
-        self.model_ = self.build(rows)
+        values = self.standardise(series, split)
+        self.model_ = self.build(series.values[spans["train"]])
+        training, validation = (Windows(values[spans[part]], self.lookback, self.h) for part in ("train", "validation"))
         self.history_ = train_forecaster(
-            self.model_, Windows(values[spans["train"]], self.lookback, self.h),
-            Windows(values[spans["validation"]], self.lookback, self.h), self.training_config(),
-            alpha=self.alpha, kind=self.loss, checkpoints=checkpoints, resume=resume, description="OLinear",
+            self.model_, training, validation, self.training_config(),
+            loss=partial(weighted_loss, alpha=self.alpha, kind=self.loss),
+            checkpoints=checkpoints, resume=resume, description="OLinear",
         )  # fmt: skip
         return self
 
@@ -223,6 +221,14 @@ class OLinearForecaster(BaseEstimator):
         return new
 
     # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def standardise(self, series: TimeSeries, split: Split) -> Float32[Tensor, "rows variates"]:
+        """Fit the scaler to the training rows and return all rows on its scale."""
+        rows = series.values[: split.train]
+        self.variates_ = series.variates
+        self.mean_, deviation = rows.mean(0), rows.std(0)
+        self.scale_ = np.where(deviation**2 <= CONSTANT * np.square(rows).mean(0), 1.0, deviation)
+        return self._standardised(series)
 
     def build(self, rows: Float64[np.ndarray, "rows variates"]) -> OLinear:
         """The untrained model for raw training rows: bases, correlation, and weights drawn with `random_state`."""
