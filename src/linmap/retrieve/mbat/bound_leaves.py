@@ -63,8 +63,8 @@ class BoundLeaves:
         self._table = torch.empty(self.capacity, options.dim, dtype=torch.from_numpy(np.empty(0, self._dtype)).dtype)
         self._rows = self._table.numpy()
         self._last_used = np.zeros(self.capacity, np.int64)
-        self._owners: list[tuple[dict, Hashable] | None] = [None] * self.capacity
-        self._free = list(range(self.capacity))[::-1]
+        self._owners: list[tuple[dict, Hashable] | None] = []  # of the rows taken so far: where the trie has them
+        self._free: list[int] = []
         self._path_operators: LeastRecentlyUsed[Node, SignedPermutation] = LeastRecentlyUsed(
             options.cache_bytes // 8 // (9 * options.dim)
         )
@@ -78,7 +78,7 @@ class BoundLeaves:
 
     def __len__(self) -> int:
         """Rows in use."""
-        return self.capacity - len(self._free)
+        return len(self._owners) - len(self._free)
 
     # -- documents to rows -------------------------------------------------------------------------------------------
 
@@ -195,7 +195,10 @@ class BoundLeaves:
         return row
 
     def _store(self, bound: np.ndarray, rows: dict, key: Hashable) -> int:
-        if not self._free:
+        if not self._free and len(self._owners) < self.capacity:
+            self._free.append(len(self._owners))
+            self._owners.append(None)
+        elif not self._free:
             self._flush()
             self._forget()
         row = self._free.pop()

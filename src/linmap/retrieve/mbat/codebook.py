@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Int, Int8
@@ -22,7 +22,6 @@ from linmap.retrieve.mbat.operators import DenseOrthogonal, HadamardDiagonal, Op
 FORMAT = "mbat/1"
 SMALLEST_DIM = 64
 LARGEST_DENSE_DIM = 2048
-Structure = Literal["signed_permutation", "hadamard", "dense"]
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -75,17 +74,17 @@ class Codebook:
 
     def __init__(
         self,
-        dim: int = 2048,
-        seed: str = "",
+        dim: Any = 2048,
+        seed: Any = "",
         *,
-        operators: Structure = "signed_permutation",
+        operators: str = "signed_permutation",
         cache_bytes: int = 64 << 20,
     ) -> None:
         self.dim = check_dim(dim, operators)
         if not isinstance(seed, str):
             raise TypeError(f"seed must be a text, got {seed!r} of type {type(seed).__name__}; use str(seed).")
         self.seed = seed
-        self.structure: Structure = operators
+        self.structure = operators
         operator_bytes = {"signed_permutation": 9 * dim, "hadamard": 3 * dim, "dense": 8 * dim * dim}[operators]
         self._atoms: LeastRecentlyUsed[tuple[str, str], np.ndarray] = LeastRecentlyUsed(cache_bytes // (2 * dim))
         self._operators: LeastRecentlyUsed[tuple[str, str], Operator] = LeastRecentlyUsed(
@@ -157,7 +156,7 @@ class Codebook:
         return f"Codebook(dim={self.dim}, seed={self.seed!r}, operators={self.structure!r})"
 
 
-def check_dim(dim: int, operators: Structure = "signed_permutation") -> int:
+def check_dim(dim: Any, operators: str = "signed_permutation") -> int:
     """`dim` itself, if vectors of this length can be had with these operators."""
     if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < SMALLEST_DIM:
         raise ValueError(f"dim must be an integer of at least {SMALLEST_DIM}, got {dim!r}; 2048 serves most uses.")

@@ -108,9 +108,9 @@ class LeafCoder:
         order = codebook.level_order() if hasattr(codebook, "level_order") else Codebook(dim, options.seed).level_order()
         self._level_rank = np.empty(dim, np.intp)  # place of each coordinate in the flip order
         self._level_rank[order] = np.arange(dim)
-        self._cache: LeastRecentlyUsed[tuple, np.ndarray] = LeastRecentlyUsed(
-            options.cache_bytes // 8 // (dim * self._dtype.itemsize)
-        )
+        vectors = options.cache_bytes // 16 // (dim * self._dtype.itemsize)
+        self._cache: LeastRecentlyUsed[tuple, np.ndarray] = LeastRecentlyUsed(vectors)
+        self._levels: LeastRecentlyUsed[int, np.ndarray] = LeastRecentlyUsed(vectors)
 
     def vector(self, value: Any, place: Place) -> Num[np.ndarray, "dim"]:
         """The vector of a leaf: null, true, false, {}, [], a string or a number. Read-only."""
@@ -129,12 +129,8 @@ class LeafCoder:
 
         Two levels have the inner product D (1 - 2 |m - m'| / D) exactly; the extremes are orthogonal.
         """
-        m = self.level_index(position)
-        base = self._atom("level", "")
-        return np.where(self._level_rank < m, -base, base)
-
-    def level_index(self, position: float) -> int:
-        return math.floor(position * self._options.dim / 2 + 0.5)
+        m = math.floor(position * self._options.dim / 2 + 0.5)
+        return self._levels.get(m, lambda: np.where(self._level_rank < m, -1, 1) * self._atom("level", ""))
 
     def level_correlations(self, vector: Float[np.ndarray, "dim"]) -> Float[np.ndarray, "levels"]:
         """<vector, L_m> for all levels m = 0..D/2 at once: flipping one more coordinate takes away twice its share."""
@@ -162,8 +158,7 @@ class LeafCoder:
         soft = total / self._dtype.type(math.sqrt(len(tokens)))
         if options.strings != "mixed":
             return soft
-        half = self._dtype.type(math.sqrt(0.5))
-        return half * exact() + half * soft
+        return (exact() + soft) * self._dtype.type(math.sqrt(0.5))
 
     def _number(self, value: int | float, place: Place) -> np.ndarray:
         token = canonical_number(value)
@@ -188,7 +183,9 @@ class LeafCoder:
         w = self._options.number_exact
         if w == 0:
             return soft
-        return self._dtype.type(math.sqrt(1 - w)) * soft + self._dtype.type(math.sqrt(w)) * exact()
+        blended = self._dtype.type(math.sqrt(1 - w)) * soft
+        blended += self._dtype.type(math.sqrt(w)) * exact()
+        return blended
 
     def _embedded(self, text: str, embed: Callable[[str], Any]) -> np.ndarray:
         """A user's embedding e in R^m through a fixed D x m matrix of ±1/sqrt(m), scaled to norm sqrt(D).

@@ -59,7 +59,9 @@ class SignedPermutation:
     def apply(self, x: Num[np.ndarray, "*batch dim"]) -> Num[np.ndarray, "*batch dim"]:
         """M x on the last axis; the dtype of x is kept."""
         _check_length(x, self.dim)
-        return x.take(self.permutation, axis=-1) * self.signs.astype(x.dtype, copy=False)
+        y = x.take(self.permutation, axis=-1)
+        y *= self.signs.astype(x.dtype, copy=False)
+        return y
 
     @overload
     def transpose(self, y: None = None) -> SignedPermutation: ...

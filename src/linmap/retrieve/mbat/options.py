@@ -6,16 +6,13 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from linmap.retrieve.mbat.codebook import FORMAT, Structure, check_dim
-from linmap.retrieve.mbat.paths import Place, Wildcard, format_path
+from linmap.retrieve.mbat.codebook import FORMAT, check_dim
+from linmap.retrieve.mbat.paths import PathLike, Place, Wildcard, format_path
 
-Strings = Literal["mixed", "words", "exact", "ngrams"]
-Numbers = Literal["level", "exact", "quantile", "thermometer"]
-Arrays = Literal["sequence", "bag", "both"]
 DTYPES = ("float16", "float32", "float64", "int32")
 # The widest of these is used inside; integers up to 2**24 (2**53) are exact in it.
 _WORKING = {"float16": np.float32, "float32": np.float32, "float64": np.float64, "int32": np.float64}
@@ -39,23 +36,23 @@ class Options:
         If an option is not one of its choices, or two exclude each other; the message names it.
     """
 
-    dim: int = 2048
-    operators: Structure = "signed_permutation"
-    strings: Strings | Callable[[str], Any] = "mixed"
-    numbers: Numbers = "level"
-    arrays: Arrays = "sequence"
-    level_norm: Literal["none", "unit"] = "none"
-    normalize: Literal["l2", "none"] = "l2"
-    ignore: Sequence[Any] = ()
-    weights: Mapping[str, float] | None = None
+    dim: Any = 2048
+    operators: str = "signed_permutation"
+    strings: str | Callable[[str], Any] = "mixed"
+    numbers: str = "level"
+    arrays: str = "sequence"
+    level_norm: str = "none"
+    normalize: str = "l2"
+    ignore: Sequence[PathLike] = ()
+    weights: Mapping[PathLike, float | int] | None = None
     dates: bool = False
-    seed: str = ""
+    seed: Any = ""
     dtype: str = "float32"
-    number_exact: float = 0.2
-    number_scale: Literal["asinh"] | tuple[float, float] = "asinh"
+    number_exact: float | int = 0.2
+    number_scale: str | Sequence[float | int] = "asinh"
     thermometer_levels: int = 64
-    key_presence: float = 0.0
-    path_backoff: float = 0.0
+    key_presence: float | int = 0.0
+    path_backoff: float | int = 0.0
     max_depth: int = 1000
     default: Callable[[Any], Any] | None = None
     cache_bytes: int = 512 << 20
@@ -69,6 +66,8 @@ class Options:
             if value not in choices and not (name == "strings" and callable(value)):
                 hint = " (or a function from a string to a vector)" if name == "strings" else ""
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}{hint}, got {value!r}.")
+        if not isinstance(self.seed, str):
+            raise TypeError(f"seed must be a text, got {self.seed!r} of type {type(self.seed).__name__}; use str(seed).")
         if not 0 <= self.number_exact <= 1:
             raise ValueError(f"number_exact is a share between 0 and 1, got {self.number_exact!r}.")
         for name in ("key_presence", "path_backoff"):
@@ -78,10 +77,9 @@ class Options:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
-        if self.number_scale != "asinh":
-            low, high = self.number_scale
-            if not low < high:
-                raise ValueError(f"number_scale must be 'asinh' or (low, high) with low < high, got {self.number_scale!r}.")
+        scale = self.number_scale
+        if scale != "asinh" and (isinstance(scale, str) or len(scale) != 2 or not scale[0] < scale[1]):
+            raise ValueError(f"number_scale must be 'asinh' or (low, high) with low < high, got {scale!r}.")
         if self.dtype == "int32" and not (self.integral and self.normalize == "none"):
             raise ValueError(
                 "dtype='int32' needs vectors of integers: strings='exact', numbers='exact', level_norm='none', "
@@ -118,9 +116,10 @@ class Options:
         skipped = {"cache_bytes", "max_depth", "default", "dtype"}
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
         if callable(self.strings):
-            values["strings"] = f"function {getattr(self.strings, '__module__', '')}.{getattr(self.strings, '__qualname__', type(self.strings).__qualname__)}"
-        values["ignore"] = [list(p) if not isinstance(p, str) else p for p in self.ignore]
-        values["weights"] = dict(self.weights or {})
+            named = self.strings if hasattr(self.strings, "__qualname__") else type(self.strings)
+            values["strings"] = f"function {named.__module__}.{named.__qualname__}"
+        values["ignore"] = [_as_json_path(pattern) for pattern in self.ignore]
+        values["weights"] = [[_as_json_path(pattern), weight] for pattern, weight in (self.weights or {}).items()]
         values["number_scale"] = self.number_scale if self.number_scale == "asinh" else list(self.number_scale)
         values["quantiles"] = {path: np.asarray(knots).tolist() for path, knots in sorted(self.quantiles.items())}
         return {"format": FORMAT, **values}
@@ -134,3 +133,7 @@ class Options:
 def collapsed_path(place: Place) -> str:
     """The path with every index replaced by [*]: what the items of an array have in common."""
     return format_path([Wildcard.ITEM if isinstance(step, int) else step for step in place.path()])
+
+
+def _as_json_path(path: PathLike) -> str | list:
+    return path if isinstance(path, str) else list(path)

@@ -12,6 +12,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 Step = str | int
 Path = tuple[Step, ...]
@@ -39,7 +40,7 @@ def nfc(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def parse_path(path: PathLike) -> Path:
+def parse_path(path: Any) -> Path:
     """The steps of a path in any of its notations.
 
     Raises
@@ -118,7 +119,7 @@ class PathRules:
     A leaf takes the weight of the last pattern in `weights` that matches its path or a container above it.
     """
 
-    def __init__(self, ignore: Sequence[PathLike] = (), weights: Mapping[str, float] | None = None) -> None:
+    def __init__(self, ignore: Sequence[PathLike] = (), weights: Mapping[PathLike, float | int] | None = None) -> None:
         if isinstance(ignore, str):
             raise TypeError(f"ignore must be a sequence of path patterns, got the text {ignore!r}; write ({ignore!r},).")
         weights = weights or {}
@@ -203,7 +204,7 @@ def _wildcard(step: str) -> Segment:
     return {"*": Wildcard.STEP, "[*]": Wildcard.ITEM, "**": Wildcard.STEPS}.get(step) or nfc(step)
 
 
-def _check_step(step: Step, path: PathLike) -> Step:
+def _check_step(step: Any, path: Any) -> Step:
     if isinstance(step, str):
         return nfc(step)
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:

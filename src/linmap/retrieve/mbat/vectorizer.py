@@ -8,7 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,10 +19,10 @@ from linmap.data.records import parse_json
 from linmap.errors import DataError
 from linmap.retrieve.mbat.bound_leaves import BoundLeaves
 from linmap.retrieve.mbat.capacity import capacity, dimension_for
-from linmap.retrieve.mbat.codebook import Codebook, Structure
+from linmap.retrieve.mbat.codebook import Codebook
 from linmap.retrieve.mbat.decoding import Breakdown, Decoded, Decoder, similarity_breakdown
 from linmap.retrieve.mbat.encoding import Encoder
-from linmap.retrieve.mbat.options import Arrays, Numbers, Options, Strings, collapsed_path
+from linmap.retrieve.mbat.options import Options, collapsed_path
 from linmap.retrieve.mbat.paths import PathLike, parse_path
 
 MISSING = object()
@@ -108,25 +108,25 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        dim: int = 2048,
-        operators: Structure = "signed_permutation",
-        strings: Strings | Callable[[str], Any] = "mixed",
-        numbers: Numbers = "level",
-        arrays: Arrays = "sequence",
-        level_norm: Literal["none", "unit"] = "none",
-        normalize: Literal["l2", "none"] = "l2",
+        dim: Any = 2048,
+        operators: str = "signed_permutation",
+        strings: str | Callable[[str], Any] = "mixed",
+        numbers: str = "level",
+        arrays: str = "sequence",
+        level_norm: str = "none",
+        normalize: str = "l2",
         ignore: Sequence[PathLike] = (),
-        weights: Mapping[str, float] | None = None,
+        weights: Mapping[PathLike, float | int] | None = None,
         dates: bool = False,
-        seed: str = "",
+        seed: Any = "",
         dtype: str = "float32",
         n_jobs: int = 1,
         codebook: Any = None,
-        number_exact: float = 0.2,
-        number_scale: Literal["asinh"] | tuple[float, float] = "asinh",
+        number_exact: float | int = 0.2,
+        number_scale: str | Sequence[float | int] = "asinh",
         thermometer_levels: int = 64,
-        key_presence: float = 0.0,
-        path_backoff: float = 0.0,
+        key_presence: float | int = 0.0,
+        path_backoff: float | int = 0.0,
         max_depth: int = 1000,
         default: Callable[[Any], Any] | None = None,
         cache_bytes: int = 512 << 20,
@@ -354,11 +354,11 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         """Encoder and caches for the current parameters; made anew when `set_params` or `fit` has changed them."""
         if self.numbers == "quantile" and not hasattr(self, "quantiles_"):
             raise ValueError("numbers='quantile' learns the distribution of each path: call fit on documents first.")
-        quantiles = getattr(self, "quantiles_", {})
+        quantiles = getattr(self, "quantiles_", None)
         key = (repr(self.get_params(deep=False)), id(quantiles), id(self.codebook))
         state = self.__dict__.get("_made")
         if state is None or state.key != key:
-            encoder = Encoder(self._options(quantiles), self.codebook)
+            encoder = Encoder(self._options(quantiles or {}), self.codebook)
             state = self._made = _State(key, encoder, _codebook_name(self.codebook))
         return state
 
@@ -383,7 +383,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
     def _finish(self, sums: torch.Tensor) -> np.ndarray:
         if self.normalize == "l2":
             norms = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
-            sums = sums / norms.clamp_min(torch.finfo(sums.dtype).tiny)  # a document that is all ignored stays zero
+            sums.div_(norms.clamp_min_(torch.finfo(sums.dtype).tiny))  # a document that is all ignored stays zero
         return sums.numpy().astype(self.dtype, copy=False)
 
     def _documents(self, documents: Iterable[Any], parse: bool | None) -> Iterator[Any]:
