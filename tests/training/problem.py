@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import DistributedType, PartialState
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -78,16 +79,35 @@ def main(out: Path, config: dict) -> None:
         run(out, resume=script.get("resume", False), **config)
 
 
-def compute_cases(out: Path, cases: dict[str, dict]) -> None:
-    """Each case trained without randomness, in one folder a case."""
-    for name, case in cases.items():
-        model = make_model(dropout=0.0)
-        validate = lambda model: mean_loss(model, squared_error, make_data(20))  # noqa: E731
-        options = {"resume": True} if case.pop("resume", False) else {}
-        settings = TrainingConfig(**case)
-        train(model, squared_error, make_data(), config=settings, validate=validate, out=out / name, **options)
+def compute_cases(out: Path, cases: list[dict]) -> None:
+    """Train each case without randomness in `out`/its name; "interrupt" is a [process, step] that gets Ctrl-C."""
+    if os.environ.get("ACCELERATE_USE_FSDP"):
+        # Accelerate shards only on the devices of a list that lacks the CPU; PyTorch itself does it there with gloo
+        PartialState(cpu=True)
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    for case in cases:
+        train_case(out / case["name"], **{key: value for key, value in case.items() if key != "name"})
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def train_case(
+    out: Path, *, samples: int = 53, resume: bool = False, interrupt: tuple[int, int] | None = None, **config
+) -> tuple[nn.Module, TrainingHistory] | None:
+    def press_control_c(model: nn.Module, step: int) -> None:
+        if interrupt is not None and (PartialState().process_index, step) == tuple(interrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    model = make_model(dropout=0.0)
+    settings = TrainingConfig(**({"epochs": 3, "batch_size": 8, "lr": 0.01} | config))
+    try:
+        return model, train(
+            model, squared_error, make_data(samples), config=settings, out=out, resume=resume,
+            validate=lambda model: mean_loss(model, squared_error, make_data(20)), callbacks=(press_control_c,),
+        )  # fmt: skip
+    except KeyboardInterrupt as stopped:
+        out.with_name(f"{out.name} {PartialState().process_index}.txt").write_text(str(stopped))
+        return None
 
 
 if __name__ == "__main__":

@@ -91,7 +91,8 @@ def test_random_generators_go_on_where_they_were(draws) -> None:
         random.gauss(0, 1), np.random.normal(), torch.randn(3)  # noqa: NPY002
     state = checkpoint.random_state(torch.device("cpu"))
     python, numpy, pytorch = draw()
-    checkpoint.set_random_state(state, torch.device("cpu"))
+    stacked = {name: torch.stack([value, value])[1] for name, value in state.items()}  # as rows of several processes
+    checkpoint.set_random_state(stacked, torch.device("cpu"))
     again = draw()
     assert (python, numpy) == again[:2]
     assert torch.equal(pytorch, again[2])

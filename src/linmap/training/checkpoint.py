@@ -39,19 +39,26 @@ class Checkpoint:
     """The weights of the best validation so far; empty without validation."""
 
 
+def at(out: Path, number: int) -> Path:
+    """The folder of a run's n-th checkpoint."""
+    return out / f"checkpoint-{number:06d}"
+
+
+def number(path: Path) -> int:
+    """The n of a checkpoint's folder."""
+    return int(path.name.removeprefix("checkpoint-"))
+
+
 def latest(out: Path) -> Path | None:
     """The newest whole checkpoint in a run's folder."""
-    numbered = {
-        int(match[1]): path for path in out.glob("checkpoint-*") if (match := re.fullmatch(r".*-(\d+)", path.name))
-    }
-    return numbered[max(numbered)] if numbered else None
+    paths = [path for path in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return max(paths, key=number, default=None)
 
 
 def write(out: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint beside the last one under a temporary name, sync it, rename it, then remove the last one."""
     previous = latest(out)
-    number = 1 + (int(previous.name.split("-")[1]) if previous else 0)
-    path, partial = out / f"checkpoint-{number:06d}", out / ".checkpoint.partial"
+    path, partial = at(out, 1 + number(previous) if previous else 1), out / ".checkpoint.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name in ("model", "optimizer", "random", "best"):
@@ -195,6 +202,6 @@ def set_random_state(state: Tensors, device: torch.device) -> None:
     random.setstate((3, tuple(state["python"].tolist()), None if np.isnan(python_gauss) else python_gauss))
     *key, position, has_gauss = state["numpy"].tolist()
     np.random.set_state(("MT19937", np.array(key, dtype=np.uint32), position, has_gauss, numpy_gauss))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
+    torch.set_rng_state(state["torch"].clone())  # a view with a storage offset crashes PyTorch 2.13
     if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
+        torch.cuda.set_rng_state(state["cuda"].clone(), device)

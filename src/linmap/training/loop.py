@@ -106,6 +106,7 @@ def train(
             while run.ended is None:
                 run.epoch()
             run.restore_best()
+            run.accelerator.wait_for_everyone()  # the main process has written the last checkpoint
             if interruption.requested:
                 raise KeyboardInterrupt(f"training had just ended after {run.position.step} steps.")
     finally:
@@ -163,7 +164,7 @@ class _Run:
 
     def _open(self, resume: bool) -> checkpoint.Checkpoint | None:
         """Find the place to start: that of the checkpoint, whose weights the model takes, or the beginning."""
-        found = checkpoint.latest(self.out) if self.out is not None else None
+        found = self._latest()
         saved = checkpoint.read(found) if resume and found is not None else None
         if saved is None:
             self.position, self.best = Position(), checkpoint.Tensors()
@@ -175,6 +176,17 @@ class _Run:
             load_initial(self.model, saved.model)
         self.metrics = MetricsLog(self.out if self.main else None, self.position, fresh=saved is None, beside=found)
         return saved
+
+    def _latest(self) -> Path | None:
+        """The newest checkpoint that the main process sees, in all processes."""
+        if self.out is None:
+            return None
+        path = checkpoint.latest(self.out)
+        if self.processes == 1:
+            return path
+        own = torch.tensor(checkpoint.number(path) if path else 0, device=self.accelerator.device)
+        number = int(broadcast(own))  # pyright: ignore[reportArgumentType]
+        return checkpoint.at(self.out, number) if number else None
 
     def _prepare(self, saved: checkpoint.Checkpoint | None) -> None:
         """Seed, let Accelerate prepare model and optimiser, and give the optimiser and the generators their states."""

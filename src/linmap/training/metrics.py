@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from linmap.training.checkpoint import number
 from linmap.training.history import Position
 
 
@@ -22,7 +23,7 @@ class MetricsLog:
             return
         out.mkdir(parents=True, exist_ok=True)
         if fresh:
-            position.run = int(beside.name.split("-")[1]) + 1 if beside else 1
+            position.run = 1 + number(beside) if beside else 1
         self.path, self.pending = out / "metrics.jsonl", out / f".metrics.{position.run}.jsonl"
         if not fresh and self.pending.exists():  # killed between the first checkpoint and the renaming
             os.replace(self.pending, self.path)

@@ -23,7 +23,8 @@ def make_accelerator(precision: str) -> Accelerator:
         AcceleratorState._reset_state()
     # the loop weighs the parts of a batch itself, for they need not be equal
     plugin = GradientAccumulationPlugin(num_steps=1)
-    accelerator = Accelerator(mixed_precision=wanted, gradient_accumulation_plugin=plugin)
+    cpu = not torch.accelerator.is_available()  # without this, Accelerate does not see that torchrun started several
+    accelerator = Accelerator(mixed_precision=wanted, gradient_accumulation_plugin=plugin, cpu=cpu)
     if wanted == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("precision = 'fp16' needs a GPU, and there is none here; use 'bf16' or 'no'.")
     return accelerator

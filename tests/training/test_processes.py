@@ -1,0 +1,106 @@
+"""Several processes compute what one does: gloo on CPU, data parallel (DDP) and sharded (FSDP2)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from linmap.training import checkpoint
+from training.problem import train_case
+
+PROBLEM = Path(__file__).with_name("problem.py")
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "NO_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}  # fmt: skip
+CASES = [
+    {"name": "uneven", "schedule": "halving"},  # a last batch of 5
+    {"name": "single", "samples": 41, "optimizer": "sgd", "momentum": 0.5},  # a last batch of 1: one process has none
+    {"name": "accumulated", "accumulation": 4, "clip_norm": 0.05},
+    {"name": "accumulated single", "accumulation": 2, "samples": 41, "optimizer": "adamw", "weight_decay": 0.1},
+]
+INTERRUPTED = [{"name": "interrupted", "interrupt": [1, 5]}, {"name": "interrupted", "resume": True}]
+RESUMED = [{"name": "resumed", "resume": True}]
+
+
+def launch(out: Path, cases: list[dict], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(PROBLEM), str(out), json.dumps({"script": {"cases": cases}})]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(command, timeout=120, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    """The runs of one process."""
+    out = tmp_path_factory.mktemp("one")
+    for case in CASES:
+        train_case(out / case["name"], **{key: value for key, value in case.items() if key != "name"})
+    train_case(out / "interrupted")
+    train_case(out / "resumed")
+    return out
+
+
+@pytest.fixture(scope="module", params=[{}, FSDP2], ids=["ddp", "fsdp2"])
+def two(tmp_path_factory, request) -> Path:
+    """The runs of two processes; "resumed" was begun by one."""
+    out = tmp_path_factory.mktemp("two")
+    train_case(out / "resumed", max_steps=9)
+    done = launch(out, CASES + INTERRUPTED + RESUMED, request.param)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def losses(out: Path) -> dict[tuple, float]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    keys = [(line["step"], "val" in line) for line in lines]
+    assert len(set(keys)) == len(keys)
+    return dict(zip(keys, (line.get("val", line["loss"]) for line in lines), strict=True))
+
+
+def assert_same_state(out: Path, expected: Path) -> None:
+    for name in ("model", "optimizer", "best"):
+        ours = load_file(checkpoint.latest(out) / f"{name}.safetensors")
+        theirs = load_file(checkpoint.latest(expected) / f"{name}.safetensors")
+        assert ours.keys() == theirs.keys()
+        for key in theirs:
+            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [case["name"] for case in CASES] + ["interrupted"])
+def test_two_processes_have_the_loss_curve_of_one(one, two, name) -> None:
+    assert losses(two / name) == pytest.approx(losses(one / name), rel=1e-10)
+    assert_same_state(two / name, one / name)
+
+
+def test_the_processes_stop_together_at_a_control_c_in_one(two) -> None:
+    for process in range(2):
+        message = (two / f"interrupted {process}.txt").read_text()
+        assert message == f"training stopped after step 7; resume=True goes on from {two / 'interrupted'}."
+    # an epoch before, two after; a run begun anew would have numbered its three from 2 on
+    assert checkpoint.latest(two / "interrupted").name == "checkpoint-000003"
+
+
+def test_two_processes_go_on_with_the_run_of_one(one, two) -> None:
+    found = losses(two / "resumed")
+    assert found.pop((9, True))  # where max_steps had ended it
+    assert found == pytest.approx(losses(one / "resumed"), rel=1e-10)
+    assert_same_state(two / "resumed", one / "resumed")
+
+
+def test_one_process_goes_on_with_the_run_of_two(one, two) -> None:
+    longer = train_case(two / "accumulated", accumulation=4, clip_norm=0.05, epochs=4, resume=True)
+    expected = train_case(one / "accumulated", accumulation=4, clip_norm=0.05, epochs=4, resume=True)
+    assert longer[1].steps == expected[1].steps == 28
+    assert_same_state(two / "accumulated", one / "accumulated")
+
+
+def test_a_batch_that_cannot_be_split_over_the_processes_is_named(tmp_path) -> None:
+    done = launch(tmp_path, [{"name": "odd", "batch_size": 7}], {})
+    assert done.returncode != 0
+    assert "ValueError: batch_size = 7 cannot be split evenly over 2 processes x accumulation = 1" in done.stderr
