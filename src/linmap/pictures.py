@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from linmap.artifacts import write_text
 
@@ -39,21 +40,22 @@ DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
 
 
 @contextmanager
-def figure(width: float = 7.2, height: float = 3.6, **subplots: object) -> Iterator[tuple]:
+def figure(width: float | int = 7.2, height: float | int = 3.6, **subplots: object) -> Iterator[tuple]:
     """A (figure, axes) pair in the house style, closed afterwards; sizes in inches, `subplots` as in Matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg", force=False)
     import matplotlib.pyplot as plt
+    from cycler import cycler
 
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none", "svg.hashsalt": "linmap", "font.family": "sans-serif", "font.size": 10,
         "figure.facecolor": PAPER, "axes.facecolor": PAPER, "savefig.facecolor": PAPER,
         "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "axes.titlesize": 10.5,
         "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
         "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8, "axes.axisbelow": True,
         "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-        "axes.prop_cycle": matplotlib.cycler(color=SERIES), "lines.linewidth": 1.6,
+        "axes.prop_cycle": cycler(color=SERIES), "lines.linewidth": 1.6,
     }  # fmt: skip
     with plt.rc_context(style):
         fig, axes = plt.subplots(figsize=(width, height), layout="constrained", **subplots)  # pyright: ignore

@@ -152,11 +152,11 @@ class Result:
         raw = _read(Path(folder) / RESULT)
         parts = {"metrics": Metric, "rows": Row, "checks": Check, "tables": Table, "pictures": Picture}
         try:
+            for row in raw["rows"]:
+                for values in row["values"].values():
+                    values[:] = [math.nan if value is None else value for value in values]
             for name, part in parts.items():
                 raw[name] = [part(**item) for item in raw[name]]
-            for row in raw["rows"]:
-                for values in row.values.values():
-                    values[:] = [math.nan if value is None else value for value in values]
         except (KeyError, TypeError, AttributeError) as error:
             raise _unreadable(Path(folder) / RESULT, repr(error)) from None
         return _construct(cls, Path(folder) / RESULT, raw)

@@ -107,7 +107,7 @@ def _local(text: str, prefix: str) -> str:
 
 def _width(root: ElementTree.Element) -> int:
     """Natural width in CSS pixels, from the width or else from the view box, which is made where it is missing."""
-    sizes = [LENGTH.match(root.get(name, "")) for name in ("width", "height")]
+    sizes = [LENGTH.fullmatch(root.get(name, "")) for name in ("width", "height")]
     if "viewBox" in root.attrib:
         if sizes[0] is None:
             return round(float(root.attrib["viewBox"].replace(",", " ").split()[2]))

@@ -1,0 +1,85 @@
+"""The table of a comparison: all that was measured, the best marked, no empty budget columns."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linmap.recipes.result import Check, Metric, Result, Row
+from linmap.report.comparison import Comparison, Summary
+
+KINDS = st.sampled_from(["system", "baseline", "ablation"])
+rows = st.lists(
+    st.tuples(
+        st.text(max_size=5),
+        KINDS,
+        st.fixed_dictionaries({"a": st.lists(st.floats(-10, 10), min_size=1, max_size=2)}),
+        st.none() | st.integers(0, 10),
+        st.none(),
+        st.none() | st.floats(0, 10),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def result(found: list[Row], better: str = "lower", checks: list[Check] | None = None) -> Result:
+    return Result("x", "", [Metric("a", better, "ms")], found, "", "", checks or [])  # pyright: ignore
+
+
+@given(rows)
+def test_every_line_has_a_cell_for_every_column(found):
+    found = [Row(*row) for row in found]
+    table = Comparison.of(result(found))
+    assert [line.name for line in table.lines] == [row.name for row in found]
+    assert all(len(line.cells) == len(table.columns) for line in table.lines)
+    budgets = [column.name for column in table.columns[1:]]
+    measured = {"Parameters": "parameters", "FLOPs": "flops", "Time": "seconds"}
+    assert budgets == [n for n, field in measured.items() if any(getattr(row, field) is not None for row in found)]
+
+
+@given(rows)
+def test_exactly_the_best_means_are_marked(found):
+    found = [Row(*row) for row in found]
+    table = Comparison.of(result(found))
+    least = min(row.mean("a") for row in found)
+    assert [line.cells[0].best for line in table.lines] == [row.mean("a") == least for row in found]
+    assert not any(cell.best for line in table.lines for cell in line.cells[1:])
+
+
+def test_columns_say_which_side_is_better():
+    columns = [Comparison.of(result([], better)).columns[0] for better in ("lower", "higher", "neither")]
+    assert [(c.name, c.arrow, c.words) for c in columns] == [
+        ("a (ms)", "↓", "lower is better"),
+        ("a (ms)", "↑", "higher is better"),
+        ("a (ms)", "", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("better", "system", "baseline", "difference", "ahead"),
+    [
+        ("lower", 0.9, 1.0, "10.0 % lower", True),
+        ("higher", 0.9, 1.0, "10.0 % lower", False),
+        ("lower", 1.25, 1.0, "25.0 % higher", False),
+        ("higher", 1.25, 1.0, "25.0 % higher", True),
+        ("higher", 30.0, 4.0, "7.5 times", True),
+        ("lower", -1.1, -1.0, "10.0 % lower", True),
+        ("lower", 0.5, 0.0, "higher", False),
+        ("lower", 1.0, 1.0, "the same", None),
+    ],
+)
+def test_the_summary_says_how_far_the_system_is_from_the_best_baseline(better, system, baseline, difference, ahead):
+    found = [Row("s", "system", {"a": [system]}), Row("b", "baseline", {"a": [baseline]})]
+    checks = [Check("one", True, ""), Check("two", False, "")]
+    summary = Summary.of(result(found, better, checks))
+    assert (summary.difference, summary.ahead, summary.baseline_name) == (difference, ahead, "b")
+    assert (summary.passed, summary.checks) == (1, 2)
+
+
+def test_a_summary_without_a_baseline_or_a_figure_claims_nothing():
+    alone = Summary.of(result([Row("s", "system", {"a": [1.0]})]))
+    assert (alone.system, alone.baseline, alone.difference, alone.ahead) == ("1.0000", "—", "", None)
+    lost = Summary.of(result([Row("s", "system", {"a": [math.nan]})]))
+    assert (lost.system, lost.baseline, lost.ahead) == ("—", "—", None)

@@ -1,0 +1,180 @@
+"""The page: whole, self-contained, complete, and safe whatever the results say."""
+
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linmap.errors import ArtifactError
+from linmap.pictures import figure, save_svg
+from linmap.recipes.result import Check, Failure, Metric, Picture, Result, Row, Table
+from linmap.report import gather, write_report
+
+VOID = {"meta", "img", "br", "link", "input", "hr", "source"}
+
+
+class Page(HTMLParser):
+    """The elements of a page, with proof that they nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.text += data
+
+    def values(self, name: str) -> list[str]:
+        return [str(attributes[name]) for _, attributes in self.elements if name in attributes]
+
+
+def save_result(folder, system="olinear", text="x", **changes) -> Result:
+    folder.mkdir(parents=True, exist_ok=True)
+    with figure(3, 2) as (fig, ax):
+        ax.plot([0, 1], [1, 0])
+        save_svg(fig, folder / "a.svg")
+    rows = [
+        Row(f"sys {text}", "system", {"MSE": [0.5, 0.25]}, parameters=4_518_944, note=text),
+        Row(f"base {text}", "baseline", {"MSE": [0.75]}, flops=12_000, seconds=0.01),
+        Row(f"less {text}", "ablation", {"MSE": [0.7]}),
+    ]
+    content = {
+        "checks": [Check(f"holds {text}", True, f"by {text}"), Check("fails", False, "1 against 2")],
+        "tables": [Table(f"More {text}", ["name", f"n {text}"], [[text, 12345], ["b", 0.5]], f"note {text}")],
+        "pictures": [Picture("a.svg", f"pic {text}", f"caption {text}"), Picture("a.svg", "again", "twice")],
+        "command": f"linmap compare {system} --x '{text}'",
+        "seeds": [0, 1],
+        "seconds": 135.0,
+        "settings": {"horizon": text},
+    } | changes
+    result = Result(system, f"task {text}", [Metric("MSE")], rows, f"shows {text}", f"limits {text}", **content)
+    result.save(folder)
+    return result
+
+
+def page_of(folder) -> Page:
+    return Page(write_report(folder, folder / "report.html").read_text(encoding="utf-8"))
+
+
+@given(st.sampled_from(["<script>alert(1)</script>", "a & b", '" onload="x', "</style>", "{{ 7 * 7 }}", "é ± 名"]))
+def test_every_word_of_a_result_is_on_the_page_as_text(tmp_path_factory, text):
+    folder = tmp_path_factory.mktemp("runs")
+    save_result(folder / "olinear", text=text)
+    page = page_of(folder)
+    for said in (
+        "sys",
+        "base",
+        "less",
+        "holds",
+        "by",
+        "More",
+        "n",
+        "note",
+        "pic",
+        "caption",
+        "task",
+        "shows",
+        "limits",
+    ):
+        assert f"{said} {text}" in page.text
+    assert f"--x '{text}'" in page.text
+    assert not [tag for tag, attributes in page.elements if tag == "script" or "onload" in attributes]
+
+
+def test_figures_of_every_method_and_check_are_shown(tmp_path):
+    save_result(tmp_path / "olinear")
+    text = " ".join(page_of(tmp_path).text.split())
+    for said in ("0.3750 ± 0.1768 best", "0.7500", "4.52 M", "12 k", "10 ms", "1 of 2", "50.0 % lower", "2 min 15 s"):
+        assert said in text
+    assert "mean ± standard deviation over 2 seeds" in text
+    assert "not met fails 1 against 2" in text
+
+
+def test_the_page_asks_nothing_of_the_network(tmp_path):
+    save_result(tmp_path / "olinear")
+    save_result(tmp_path / "mbat", "mbat")
+    page = page_of(tmp_path)
+    assert not {"link", "script", "iframe", "object", "embed"} & {tag for tag, _ in page.elements}
+    assert all(value.startswith("data:") for value in page.values("src"))
+    assert all(value.startswith(("#", "data:")) for value in page.values("href"))
+    source = (tmp_path / "report.html").read_text()
+    assert "@import" not in source
+    assert "url(http" not in source
+
+
+def test_ids_are_unique_and_every_link_and_label_finds_one(tmp_path):
+    save_result(tmp_path / "a" / "olinear")
+    save_result(tmp_path / "b" / "olinear")
+    save_result(tmp_path / "mbat", "mbat")
+    page = page_of(tmp_path)
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    targets = [href[1:] for href in page.values("href") if href.startswith("#")] + page.values("aria-labelledby")
+    assert set(targets) <= set(ids)
+
+
+def test_tables_have_headers_and_scroll_in_their_own_box(tmp_path):
+    save_result(tmp_path / "olinear")
+    elements = page_of(tmp_path).elements
+    assert all(attributes.get("scope") in ("col", "row") for tag, attributes in elements if tag == "th")
+    for position, (tag, _) in enumerate(elements):
+        if tag == "table":
+            box = elements[position - 1][1]
+            assert (box["class"], box["tabindex"]) == ("scroll", "0")
+
+
+def test_systems_stand_in_the_order_of_the_catalogue(tmp_path):
+    for system in ("linearscope", "mbat", "unheard_of", "olinear"):
+        save_result(tmp_path / system, system)
+    assert [outcome.system for _, outcome in gather(tmp_path)] == ["mbat", "olinear", "linearscope", "unheard_of"]
+    text = page_of(tmp_path).text
+    assert "Report of 4 systems" in text
+    assert text.index("MBAT for JSON") < text.index("OLinear") < text.index("LinearScope") < text.index("unheard_of")
+
+
+def test_a_failure_is_shown_with_its_error_and_outranks_an_older_result(tmp_path):
+    save_result(tmp_path / "olinear")
+    Failure("olinear", "RuntimeError: <out> of luck", "linmap compare olinear").save(tmp_path / "olinear")
+    text = page_of(tmp_path).text
+    assert "This comparison failed." in text
+    assert text.count("RuntimeError: <out> of luck") == 2
+    assert "shows x" not in text
+
+
+def test_what_cannot_be_read_or_shown_says_why_and_stops_nothing(tmp_path):
+    save_result(tmp_path / "olinear", pictures=[Picture("lost.svg", "Lost", "c")])
+    (tmp_path / "mbat").mkdir()
+    (tmp_path / "mbat" / "result.json").write_text("{")
+    text = page_of(tmp_path).text
+    assert "“Lost” cannot be shown" in text
+    assert "lost.svg" in text
+    assert "result.json cannot be read" in text
+    assert "shows x" in text
+
+
+def test_one_folder_is_a_report_too(tmp_path):
+    save_result(tmp_path)
+    assert "Report of 1 system\n" in page_of(tmp_path).text
+
+
+def test_nothing_to_report_is_an_error(tmp_path):
+    with pytest.raises(ArtifactError, match="holds no result"):
+        write_report(tmp_path, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()

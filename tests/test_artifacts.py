@@ -1,0 +1,127 @@
+"""Saved runs: whole or absent, and readable for ever without pickle."""
+
+import contextlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linmap import artifacts
+from linmap.errors import ArtifactError
+
+SHAPES = st.lists(st.integers(0, 3), max_size=3)
+DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int8, torch.bool])
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner))
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=5), st.tuples(SHAPES, DTYPES), min_size=1, max_size=3))
+def test_tensors_and_settings_come_back_bit_for_bit(tmp_path_factory, specs):
+    folder = tmp_path_factory.mktemp("run")
+    tensors = {name: torch.randn(shape).to(dtype) for name, (shape, dtype) in specs.items() if name != "__metadata__"}
+    artifacts.save(folder, "olinear", {"horizon": 3}, tensors, seed=7)
+    config, again = artifacts.load(folder, "olinear")
+    assert config == {"horizon": 3}
+    assert again.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert again[name].dtype == tensor.dtype
+        assert torch.equal(again[name], tensor)
+    assert artifacts.read_config(folder)["seed"] == 7
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_tensors_need_not_be_contiguous_or_free_of_gradients(tmp_path):
+    tensor = torch.randn(3, 4, requires_grad=True)
+    artifacts.save(tmp_path, "mbat", {}, {"t": tensor.T})
+    assert torch.equal(artifacts.load(tmp_path, "mbat")[1]["t"], tensor.detach().T)
+
+
+def test_an_interrupted_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "deep" / "x.json"
+    artifacts.write_json(path, {"a": 1})
+    with contextlib.suppress(RuntimeError), artifacts.atomic_path(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_temporary_name_keeps_the_suffix_by_which_writers_choose_a_format(tmp_path):
+    with artifacts.atomic_path(tmp_path / "x.npz") as partial:
+        np.savez(partial, a=np.arange(3))
+        assert not (tmp_path / "x.npz").exists()
+    assert np.load(tmp_path / "x.npz")["a"].tolist() == [0, 1, 2]
+
+
+def test_a_failed_save_leaves_no_folder_that_looks_whole(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        artifacts.save(tmp_path, "mbat", {"rate": math.nan}, {"t": torch.zeros(1)})
+    with pytest.raises(ArtifactError, match="not a saved run"):
+        artifacts.load(tmp_path, "mbat")
+
+
+@given(values)
+def test_plain_values_are_json_and_stay_as_they_are(value):
+    plain = artifacts.plain(value)
+    assert repr(json.loads(json.dumps(plain, allow_nan=False))) == repr(plain)
+    assert artifacts.plain(plain) == plain
+
+
+def test_plain_knows_what_recipes_hold():
+    @dataclass
+    class Settings:
+        path: Path
+        inner: object
+
+    found = artifacts.plain(
+        Settings(
+            Path("a/b"), (np.float32(0.5), np.arange(2), torch.tensor([1.0, math.nan]), torch.tensor(3), -math.inf)
+        )
+    )
+    assert found == {"path": "a/b", "inner": [0.5, [0, 1], [1.0, None], 3, None]}
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "not a saved run"),
+        ("{", "not JSON"),
+        ("\udc80", "not JSON"),
+        ("[]", "not written by `linmap fit`"),
+        ('{"system": "mbat", "format": true, "config": {}}', "not written by `linmap fit`"),
+        ('{"system": "mbat", "format": 2, "config": {}}', "has format 2, this linmap reads up to 1"),
+        ('{"system": "mbat", "format": 1, "config": {}}', "holds a run of 'mbat', not of 'olinear'"),
+        ('{"system": "olinear", "format": 1, "config": {}}', "has no model.safetensors"),
+    ],
+)
+def test_what_is_no_run_is_refused_by_name(content, complaint, tmp_path):
+    if content is not None:
+        (tmp_path / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ArtifactError, match=complaint) as caught:
+        artifacts.load(tmp_path, "olinear")
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_file_is_no_run(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ArtifactError, match="not a saved run"):
+        artifacts.read_config(tmp_path / "file")
+
+
+def test_damaged_tensors_are_refused_by_name(tmp_path):
+    artifacts.save(tmp_path, "olinear", {}, {"t": torch.zeros(8)})
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ArtifactError, match=r"model\.safetensors is damaged"):
+        artifacts.load(tmp_path, "olinear")
+
+
+def test_a_result_names_its_versions_and_machine():
+    assert artifacts.versions()["torch"] == torch.__version__
+    assert " cores, " in artifacts.machine()
