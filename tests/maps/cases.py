@@ -66,6 +66,16 @@ def permuted_twice(**o: Any) -> LinearMap:
     return maps.Permutation(7, **o) @ maps.Permutation(7, **o).T
 
 
+def mixed_kronecker(**o: Any) -> LinearMap:
+    return maps.Kronecker(maps.Householder(3, **o), maps.Dense(2, 1, **o), maps.Cayley(2, **o).T)
+
+
+def based(structure: type[maps.Cayley] | type[maps.Exponential], **o: Any) -> LinearMap:
+    """On a base of determinant -1."""
+    base = -structure(3, **o).matrix().detach()
+    return structure(3, base=base, **o)
+
+
 # fmt: off
 CASES = [
     *(Case(f"Dense({m}, {n})", lambda m=m, n=n, **o: maps.Dense(m, n, **o), from_matrix={})
@@ -97,6 +107,18 @@ CASES = [
     Case("DiagonalPlusLowRank(7, 2), complex",
          lambda dtype, **o: maps.DiagonalPlusLowRank(7, 2, dtype=dtype.to_complex(), **o), from_matrix={"rank": 2}),
     *(Case(f"Rigid({d})", lambda d=d, **o: maps.Rigid(d, **o), from_matrix={}) for d in [3, 1, 2, 4]),
+    *(Case(f"Householder({n}, {k})", lambda n=n, k=k, **o: maps.Householder(n, k, **o),
+           from_matrix={"n_reflections": k})
+      for n, k in [(5, None), (7, 3), (1, 1), (2, 2), (3, 5)]),
+    *(Case(f"Exponential({n})", lambda n=n, **o: maps.Exponential(n, **o), from_matrix={}) for n in [5, 1, 2, 8]),
+    *(Case(f"Cayley({n})", lambda n=n, **o: maps.Cayley(n, **o), from_matrix={}) for n in [5, 1, 2, 8]),
+    *(Case(f"{s}(3), based", lambda s=s, **o: based(getattr(maps, s), **o), from_matrix={})
+      for s in ["Exponential", "Cayley"]),
+    *(Case(f"SignedHadamard({n}, rounds={r})", lambda n=n, r=r, **o: maps.SignedHadamard(n, rounds=r, **o))
+      for n, r in [(7, None), (1, None), (2, None), (3, 1), (8, 2), (12, 3)]),
+    *(Case(f"Kronecker{sizes}", lambda sizes=sizes, **o: maps.Kronecker(*sizes, **o), from_matrix={"sizes": sizes})
+      for sizes in [(2, 3), (5, 1), ((3, 2), (1, 2)), (2, (2, 1), (1, 2)), ((2, 3), (3, 2))]),
+    Case("Kronecker of Householder, Dense and Cayley.T", mixed_kronecker),
     Case("Dense(5, 3) @ Dense(5, 5)", lambda **o: compose([3, 5, 5], **o)),
     Case("Dense(4, 2) @ Dense(2, 4)", lambda **o: compose([2, 4, 2], **o)),
     Case("Dense(2, 4) @ Dense(4, 2)", lambda **o: compose([4, 2, 4], **o)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Shaped
@@ -36,12 +36,6 @@ class Cayley(SkewOrthogonal):
     def _rotate(A: Tensor, x: Tensor) -> Tensor:
         return CayleyProduct.apply(A, x, cayley_transform(A.detach()))  # pyright: ignore[reportReturnType]
 
-    def flops(self, vectors: int = 1) -> int:
-        """An inverse (2 n³) and a product with the rotation, and with the base where there is one."""
-        n = self.in_features
-        products = 1 if self.base is None else 2
-        return (2 * n**3 + 2 * n * n * vectors * products) * self.batch_shape.numel()
-
 
 def cayley_transform(A: Shaped[Tensor, "*batch n n"]) -> Shaped[Tensor, "*batch n n"]:
     """(I - A/2)^-1 (I + A/2) = 2 (I - A/2)^-1 - I of a skew-symmetric A, computed in float64."""
@@ -49,6 +43,7 @@ def cayley_transform(A: Shaped[Tensor, "*batch n n"]) -> Shaped[Tensor, "*batch 
     return (2 * torch.linalg.inv(eye - A.double() / 2) - eye).to(A.dtype)
 
 
+@no_type_check  # Dynamo traces the methods, but no run-time checks around them
 class CayleyProduct(torch.autograd.Function):
     """y = x Q^T for the Cayley transform Q of A, which comes along so that no gradient needs to solve again.
 

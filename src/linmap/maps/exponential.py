@@ -41,38 +41,26 @@ class Exponential(SkewOrthogonal):
     def _rotate(A: Tensor, x: Tensor) -> Tensor:
         return x @ skew_exponential(A.double()).to(x.dtype).mT
 
-    def flops(self, vectors: int = 1) -> int:
-        """The products of the exponential at the present A, of exp(A) x, and with the base where there is one."""
-        n = self.in_features
-        _, _, fourth = _powers(self.skew_matrix().detach().double())
-        products = 6 + _squarings(fourth)
-        per_vector = 2 * n * n * (1 if self.base is None else 2)
-        return (2 * n**3 * products + per_vector * vectors) * self.batch_shape.numel()
-
 
 def skew_exponential(A: Shaped[Tensor, "*batch n n"]) -> Shaped[Tensor, "*batch n n"]:
     """exp(A) of a skew-symmetric A by scaling and squaring, exp(A) = p(A / 2^s)^(2^s) with a Taylor polynomial p."""
     if torch.compiler.is_compiling():  # s depends on the values of A; this operator keeps that out of the graph
         return torch.linalg.matrix_exp(A)
-    second, third, fourth = _powers(A)
+    second = A @ A
+    fourth = second @ second
     s = _squarings(fourth)
-    c = [2.0 ** (-s * j) / math.factorial(j) for j in range(DEGREE + 1)]
-    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-
-    def block(j: int) -> Tensor:
-        return c[j] * eye + c[j + 1] * A + c[j + 2] * second + c[j + 3] * third
-
-    Q = block(12) + c[16] * fourth  # Paterson-Stockmeyer: Horner's scheme in A^4
-    for j in (8, 4, 0):
-        Q = block(j) + Q @ fourth
+    c = torch.tensor([2.0 ** (-s * j) / math.factorial(j) for j in range(DEGREE + 1)]).to(A)
+    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand_as(A)
+    powers = torch.stack([eye, A, second, second @ A], dim=-3)
+    # Paterson-Stockmeyer: four cubic polynomials of A, put together by Horner's scheme in A^4
+    cubics = (c[:DEGREE].view(4, 4) @ powers.flatten(-2)).unflatten(-1, A.shape[-2:])
+    first, *others = reversed(cubics.unbind(-3))
+    Q = first + c[DEGREE] * fourth
+    for cubic in others:
+        Q = cubic + Q @ fourth
     for _ in range(s):
         Q = Q @ Q
     return Q
-
-
-def _powers(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    second = A @ A
-    return second, second @ A, second @ second
 
 
 def _squarings(fourth: Tensor) -> int:

@@ -73,10 +73,10 @@ class Householder(LinearMap):
         return by_rows(partial(reflect, transposed=True), self.vectors, y, bool(self.batch_shape))
 
     def flops(self, vectors: int = 1) -> int:
+        """Without the Gram matrices of the blocks, 2 n BLOCK a reflection once a forward."""
         n, k = self.in_features, self.n_reflections
-        blocks = [min(BLOCK, k - start) for start in range(0, k, BLOCK)]
-        gram = 2 * n * sum(b * b for b in blocks)
-        return (gram + vectors * sum(4 * n * b + b * b for b in blocks)) * self.batch_shape.numel()
+        per_vector = sum(4 * n * b + b * b for b in (min(BLOCK, k - start) for start in range(0, k, BLOCK)))
+        return vectors * per_vector * self.batch_shape.numel()
 
     @classmethod
     def _from_matrix(cls, M: Tensor, n_reflections: int | None = None) -> Self:

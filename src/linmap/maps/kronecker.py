@@ -6,8 +6,8 @@ Source of `from_matrix`: Van Loan and Pitsianis, "Approximation with Kronecker p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Self, cast, no_type_check
 
 import torch
 from jaxtyping import Shaped
@@ -64,47 +64,48 @@ class Kronecker(LinearMap):
         self.orthogonal = all(f.orthogonal for f in maps)  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
-    def _maps(self) -> list[LinearMap]:
-        return list(self.factors)  # pyright: ignore[reportReturnType]
+    def parts(self) -> list[LinearMap]:
+        """The factors, A1 first."""
+        return [cast(LinearMap, factor) for factor in self.factors]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.parts[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.parts[0].device
+
+    @property
+    def rank_bound(self) -> int:
+        return math.prod(f.rank_bound for f in self.parts)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.unsqueeze(0) if x.ndim == 1 else x
-        if rows.shape[-1] != self.in_features:
-            raise ValueError(f"{self}: the last dimension of x must be {self.in_features}, got {tuple(x.shape)}.")
-        left, right = self.in_features, 1  # what is still to come, and what is done
-        for factor in reversed(self._maps):
-            left //= factor.in_features
-            rows = _apply_factor(factor, rows, left, right)
-            right *= factor.out_features
-        return rows.squeeze(-2) if x.ndim == 1 else rows
+        return _along_axes([_Axis(f, f.in_features, f.out_features, _dense_matrix(f)) for f in self.parts], x)
 
     def matrix(self) -> Tensor:
-        M, *others = (f.matrix() for f in self._maps)
+        M, *others = (f.matrix() for f in self.parts)
         for A in others:
             product = M[..., :, None, :, None] * A[..., None, :, None, :]
             M = product.flatten(-4, -3).flatten(-2, -1)
         return M.expand(*self.batch_shape, -1, -1)
 
-    def transpose(self) -> Kronecker:
-        return Kronecker(*(f.transpose() for f in self._maps))
-
-    def inverse(self) -> Kronecker:
-        """A1^-1 ⊗ A2^-1 ⊗ ..., sharing the parameters; SingularMapError where a factor has no inverse."""
-        self._require_square("has no inverse")
-        self._check_invertible()
-        return Kronecker(*(f.inverse() for f in self._maps))
-
     def _transpose(self, y: Tensor) -> Tensor:
-        return self.transpose()(y)
+        matrices = [_dense_matrix(f) for f in self.parts]
+        axes = [
+            _Axis(f._transpose, f.out_features, f.in_features, None if W is None else W.mT)
+            for f, W in zip(self.parts, matrices, strict=True)
+        ]
+        return _along_axes(axes, y)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return self.inverse()(y)
+        return _along_axes([_Axis(f._inverse, f.out_features, f.in_features) for f in self.parts], y)
 
     def _inverse_transpose(self, x: Tensor) -> Tensor:
-        return self.inverse().transpose()(x)
+        return _along_axes([_Axis(f._inverse_transpose, f.in_features, f.out_features) for f in self.parts], x)
 
     def _check_invertible(self) -> None:
-        for factor in self._maps:
+        for factor in self.parts:
             if not factor.square:
                 raise SingularMapError(f"{self} has no inverse: its factor {factor} is not square.")
             factor._check_invertible()
@@ -112,14 +113,14 @@ class Kronecker(LinearMap):
     def logabsdet(self) -> Tensor:
         """Σ (n / n_i) log |det A_i|; -inf for a square product of factors that are not square."""
         self._require_square("has no determinant")
-        if not all(f.square for f in self._maps):
+        if not all(f.square for f in self.parts):
             return torch.full(self.batch_shape, -math.inf, dtype=self.dtype, device=self.device)
-        terms = [(self.in_features // f.in_features) * f.logabsdet() for f in self._maps]
+        terms = [(self.in_features // f.in_features) * f.logabsdet() for f in self.parts]
         return sum(terms[1:], terms[0]).expand(self.batch_shape)
 
     def flops(self, vectors: int = 1) -> int:
         total, left, right = 0, self.in_features, 1
-        for factor in reversed(self._maps):
+        for factor in reversed(self.parts):
             left //= factor.in_features
             batches = self.batch_shape.numel() // factor.batch_shape.numel()
             total += factor.flops(vectors * left * right) * batches
@@ -177,17 +178,13 @@ def _in_out(size: object) -> tuple[int, int]:
     raise ValueError(f"Kronecker: a factor must be a LinearMap, a size n or sizes (n_in, n_out), got {size!r}.")
 
 
-def _apply_factor(factor: LinearMap, x: Tensor, left: int, right: int) -> Tensor:
-    """The factor on the middle axis of x, whose last dimension is (left, in, right)."""
-    x_LIR = x.unflatten(-1, (left, factor.in_features, right))
-    W = _dense_matrix(factor)
-    if W is not None:
-        y_LIR = along_middle(W, x_LIR.flatten(0, -3)).unflatten(0, x_LIR.shape[:-2])
-    else:
-        rows = x_LIR.transpose(-2, -1)
-        y = factor(rows.flatten(-4, -2))
-        y_LIR = y.unflatten(-2, rows.shape[-4:-1]).transpose(-2, -1)
-    return y_LIR.flatten(-3)
+class _Axis(NamedTuple):
+    """What a factor does to its axis: a map of rows, or a matrix where it has no other structure."""
+
+    apply: Callable[[Tensor], Tensor]
+    n_in: int
+    n_out: int
+    matrix: Tensor | None = None
 
 
 def _dense_matrix(factor: LinearMap) -> Tensor | None:
@@ -199,6 +196,22 @@ def _dense_matrix(factor: LinearMap) -> Tensor | None:
     return factor.weight if isinstance(factor, Dense) else None
 
 
+def _along_axes(axes: list[_Axis], x: Tensor) -> Tensor:
+    """Each factor on its axis of x, whose last dimension is (n_1, ..., n_k); the last axis goes first."""
+    left, right = x.shape[-1], 1  # the sizes before and after the axis
+    for axis in reversed(axes):
+        left //= axis.n_in
+        x_LIR = x.unflatten(-1, (left, axis.n_in, right))
+        if axis.matrix is not None:
+            y_LIR = along_middle(axis.matrix, x_LIR.flatten(0, -3)).unflatten(0, x_LIR.shape[:-2])
+        else:
+            rows = x_LIR.transpose(-2, -1)
+            y_LIR = axis.apply(rows.flatten(-4, -2)).unflatten(-2, rows.shape[-4:-1]).transpose(-2, -1)
+        x = y_LIR.flatten(-3)
+        right *= axis.n_out
+    return x
+
+
 def along_middle(W: Shaped[Tensor, "out in_"], x: Shaped[Tensor, "left in_ right"]) -> Shaped[Tensor, "left out right"]:
     """W on the middle axis of x."""
     if torch.is_autocast_enabled(x.device.type):
@@ -207,6 +220,7 @@ def along_middle(W: Shaped[Tensor, "out in_"], x: Shaped[Tensor, "left in_ right
     return MiddleProduct.apply(W, x)  # pyright: ignore[reportReturnType]
 
 
+@no_type_check  # Dynamo traces the methods, but no run-time checks around them
 class MiddleProduct(torch.autograd.Function):
     """`along_middle`; its gradients are one product each, without a transposed copy of x where that can be had."""
 

@@ -29,17 +29,13 @@ def square_size(name: str, M: Tensor) -> int:
 
 
 def by_rows(apply: Callable[[Tensor, Tensor], Tensor], parameter: Tensor, x: Tensor, batched: bool) -> Tensor:
-    """`apply(parameter, rows)` for x of shape (..., n), outside of autocast and in at least float32.
+    """`apply(parameter, rows)` for x of shape (..., rows, n), outside of autocast and in at least float32.
 
     An unbatched parameter sees x as one matrix of rows, a batched one sees (..., rows, n) and broadcasts as
     `torch.matmul` does. The result has the dtype of x.
     """
     dtype = torch.promote_types(torch.promote_types(parameter.dtype, x.dtype), torch.float32)
-    vector = x.ndim == 1
-    rows = x.unsqueeze(0) if vector else x
     with torch.autocast(x.device.type, enabled=False):
-        if batched or rows.ndim == 2:
-            y = apply(parameter.to(dtype), rows.to(dtype))
-        else:
-            y = apply(parameter.to(dtype), rows.flatten(0, -2).to(dtype)).reshape(x.shape)
-    return (y.squeeze(-2) if vector else y).to(x.dtype)
+        if batched:
+            return apply(parameter.to(dtype), x.to(dtype)).to(x.dtype)
+        return apply(parameter.to(dtype), x.to(dtype).flatten(0, -2)).reshape(x.shape).to(x.dtype)

@@ -62,7 +62,7 @@ class SkewOrthogonal(LinearMap):
             raise ValueError(f"{type(self).__name__}: base must have the shape {expected}, got {tuple(base.shape)}.")
         lower = torch.empty(*batch_shape, n * (n - 1) // 2, dtype=dtype, device=device)
         self.lower = nn.Parameter(lower.normal_(std=1 / math.sqrt(n), generator=generator))
-        self.register_buffer("base", None if base is None else base.to(lower))
+        self.register_buffer("base", None if base is None else base.to(lower).contiguous())
         self.register_buffer("_below", torch.ones(n, n, dtype=torch.bool, device=device).tril(-1), persistent=False)
 
     def skew_matrix(self) -> Shaped[Tensor, "*batch n n"]:
@@ -78,6 +78,10 @@ class SkewOrthogonal(LinearMap):
         return by_rows(
             lambda lower, rows: self._rotate(-self._skew(lower), rows), self.lower, x, bool(self.batch_shape)
         )
+
+    def flops(self, vectors: int = 1) -> int:
+        """Without the rotation itself, some multiple of n³ once a forward."""
+        return super().flops(vectors) * (1 if self.base is None else 2)
 
     def _skew(self, lower: Tensor) -> Tensor:
         n = self.in_features
