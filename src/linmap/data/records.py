@@ -109,11 +109,10 @@ def as_record(value: Any, number: int) -> Record:
 def _read_jsonl(path: Path) -> Iterator[Any]:
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            line = line.strip(WHITESPACE)
-            if not line:
+            if line.isspace():
                 continue
             try:
-                yield parse_json(line)
+                yield parse_json(line.rstrip(b"\r\n"))
             except JSONTextError as error:
                 column = "" if error.column is None else f", column {error.column}"
                 raise DataError(f"{path}, line {number}{column}: {error.problem}") from None

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linmap.retrieve.mbat import Codebook, JSONVectorizer
@@ -128,6 +128,7 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
+@settings(max_examples=8)
 @given(st.lists(JSON, min_size=1, max_size=6))
 def test_fast_path_equals_the_definition(options: dict, documents: list) -> None:
     documents = [*documents, {"a": 1, "b": documents, "c": {"d": documents}}]

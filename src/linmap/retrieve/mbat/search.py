@@ -61,4 +61,4 @@ def sign_cosine(
 ) -> Float[np.ndarray, "*batch"]:
     """The cosine estimated from sign bits: sin(pi/2 (1 - 2 hamming / D)), for E sign agreement = (2/pi) asin(cos)."""
     hamming = np.bitwise_count(left ^ right).sum(-1, dtype=np.int64)
-    return np.sin(np.pi / 2 * (1 - 2 * hamming / dim))
+    return np.asarray(np.sin(np.pi / 2 * (1 - 2 * hamming / dim)))

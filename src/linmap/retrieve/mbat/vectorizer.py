@@ -157,7 +157,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
 
     # -- scikit-learn ------------------------------------------------------------------------------------------------
 
-    def fit(self, documents: Iterable[Any], y: Any = None, *, parse: bool | None = None) -> Self:
+    def fit(self, documents: Any, y: Any = None, *, parse: bool | None = None) -> Self:
         """Learn the distribution of numbers at each path if numbers="quantile"; otherwise there is nothing to learn."""
         self.quantiles_ = {}
         if self.numbers == "quantile":
@@ -171,7 +171,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
             self.quantiles_ = {path: _knots(seen) for path, seen in values.items()}
         return self
 
-    def transform(self, documents: Iterable[Any], *, parse: bool | None = None) -> Shaped[np.ndarray, "documents dim"]:
+    def transform(self, documents: Any, *, parse: bool | None = None) -> Shaped[np.ndarray, "documents dim"]:
         """The vectors of a list of documents, one row each.
 
         Parameters
@@ -193,7 +193,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         return np.concatenate(batches) if batches else np.empty((0, self.dim), self.dtype)
 
     def transform_stream(
-        self, documents: Iterable[Any], *, batch_size: int = 256, parse: bool | None = None
+        self, documents: Any, *, batch_size: int = 256, parse: bool | None = None
     ) -> Iterator[Shaped[np.ndarray, "batch dim"]]:
         """The same for a stream of documents, as arrays of up to `batch_size` rows; memory stays bounded."""
         if batch_size < 1:
@@ -210,7 +210,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         """mbat0, mbat1, ...: coordinates have no meaning of their own."""
         return np.array([f"mbat{i}" for i in range(self.dim)], dtype=object)
 
-    def get_feature_paths(self, documents: Iterable[Any], *, parse: bool | None = None) -> list[str]:
+    def get_feature_paths(self, documents: Any, *, parse: bool | None = None) -> list[str]:
         """The paths of all leaves of the documents, indices replaced by [*], in the order of first appearance."""
         encoder = self._state().encoder
         paths = (collapsed_path(p) for d in self._documents(documents, parse) for p, _ in encoder.walk(d))
@@ -386,7 +386,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
             sums.div_(norms.clamp_min_(torch.finfo(sums.dtype).tiny))  # a document that is all ignored stays zero
         return sums.numpy().astype(self.dtype, copy=False)
 
-    def _documents(self, documents: Iterable[Any], parse: bool | None) -> Iterator[Any]:
+    def _documents(self, documents: Any, parse: bool | None) -> Iterator[Any]:
         if isinstance(documents, Mapping):
             raise TypeError("documents must be a list of documents, got a single dict; write [document].")
         if isinstance(documents, str | bytes):
@@ -444,7 +444,7 @@ def _encode_each(encoder: Encoder, batch: list[Any], first: int) -> torch.Tensor
     return torch.from_numpy(np.stack(vectors))
 
 
-def _parsed(texts: Iterable[str | bytes]) -> Iterator[Any]:
+def _parsed(texts: Iterable[Any]) -> Iterator[Any]:
     for number, text in enumerate(texts):
         if not isinstance(text, str | bytes):
             raise TypeError(f"document {number}: parse=True takes JSON texts (str or bytes), got {type(text).__name__}.")

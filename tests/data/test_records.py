@@ -1,0 +1,128 @@
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linmap.data import EMBEDDED, records
+from linmap.data.records import JSONTextError, Record, parse_json, read_records
+from linmap.errors import DataError
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**80), 2**80)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner),
+    max_leaves=10,
+)
+
+
+@pytest.fixture(params=["orjson", "standard library"])
+def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "standard library":
+        monkeypatch.setattr(records, "orjson", None)
+
+
+@given(JSON, st.sampled_from([None, 1]), st.booleans(), st.sampled_from([(",", ":"), (" ,", " : ")]))
+def test_parsing_gives_back_what_was_written(value, indent, ascii_only: bool, separators: tuple[str, str]) -> None:
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only, separators=separators)
+    for parsed in (parse_json(text), parse_json(text.encode())):
+        assert parsed == value
+        assert json.dumps(parsed) == json.dumps(value)  # 1, 1.0 and True are equal in Python
+
+
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a":1,"a":1}', "key 'a' comes twice"),
+        ('{"x": [{"a": {}, "b": 2, "a": {}}]}', "key 'a' comes twice"),
+        (r'{"a":1,"\u0061":2}', "key 'a' comes twice"),
+        (r'{":":"\":","a":1,"a":2}', "key 'a' comes twice"),
+        ("[NaN]", "NaN is not JSON"),
+        ("[-Infinity]", "-Infinity is not JSON"),
+        ("[1e999]", "beyond the range of floats"),
+        ('{"a": }', "line 1, column 7: not JSON"),
+        ('{"a": 1,\n "b": x}', "line 2, column 7: not JSON"),
+        ("{} {}", "Extra data"),
+        ("", "line 1, column 1: not JSON"),
+        (b'["\xff"]', "line 1, column 3: byte 0xff is not UTF-8"),
+        ("[" * 100_000, "nested too deep"),
+    ],
+)
+def test_what_is_not_json_is_refused_with_its_place(text, message: str) -> None:
+    with pytest.raises(JSONTextError, match=message):
+        parse_json(text)
+
+
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize("text", ["[18446744073709551616]", "[123456789012345678901234567890, 1.50]", '["\\ud83d\\ude00"]'])
+def test_all_digits_and_characters_are_kept(text: str) -> None:
+    assert parse_json(text) == json.loads(text)
+
+
+RECORDS = [{"id": "x", "doc": {"a": 1}}, {"id": 7, "label": "sick", "doc": [2]}, {"id": 8, "a": {"b": 1}}, {"a": 3}, 5]
+EXPECTED = [
+    Record("x", {"a": 1}),
+    Record("7", [2], "sick"),
+    Record("8", {"id": 8, "a": {"b": 1}}),
+    Record("3", {"a": 3}),
+    Record("4", 5),
+]
+
+
+def test_records_of_every_format(tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text("\n\n".join(map(json.dumps, RECORDS)) + "\r\n")
+    (tmp_path / "r.json").write_text(json.dumps(RECORDS, indent=1))
+    (tmp_path / "one.json").write_text(json.dumps(RECORDS[2]))
+    assert list(read_records(tmp_path / "r.jsonl")) == EXPECTED
+    assert list(read_records(tmp_path / "r.json")) == EXPECTED
+    assert list(read_records(tmp_path / "one.json")) == [EXPECTED[2]]
+
+
+def test_parquet_rows_are_records_with_dates_as_texts(tmp_path: Path) -> None:
+    table = pyarrow.table(
+        {
+            "id": ["p", "q"],
+            "born": pyarrow.array([0, None], pyarrow.date32()),
+            "visits": [[{"at": "x", "n": 1}], []],
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "r.parquet")
+    first, second = read_records(tmp_path / "r.parquet")
+    assert first == Record("p", {"id": "p", "born": "1970-01-01", "visits": [{"at": "x", "n": 1}]})
+    assert second == Record("q", {"id": "q", "born": None, "visits": []})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("r.jsonl", b'{}\n\n{"a": \n', r"r\.jsonl, line 3, column 7: not JSON"),
+        ("r.jsonl", b'{"a":1,"a":2}\n', r"line 1: the key 'a' comes twice"),
+        ("r.json", b'{"a": 1}\n{"a": 2}\n', r"line 2, column 1: .*call it \.jsonl"),
+        ("r.parquet", b"nonsense", "is not a Parquet file"),
+        ("r.txt", b"", r"must end in \.jsonl"),
+    ],
+)
+def test_broken_files_name_the_place(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        list(read_records(tmp_path / name))
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not a file"):
+        read_records(tmp_path / "none.jsonl")
+
+
+def test_embedded_patients() -> None:
+    patients = list(read_records(EMBEDDED / "fhir_patients.jsonl"))
+    assert len(patients) == 418
+    assert {patient.label for patient in patients} == {"none", "prediabetes", "diabetes"}
+    assert patients[0].id == "p0000"
+    assert patients[0].document["patient"]["gender"] == "male"

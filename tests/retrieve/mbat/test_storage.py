@@ -1,0 +1,64 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from linmap.errors import ArtifactError, DataError
+from linmap.retrieve.mbat import VectorFile, VectorFileWriter
+
+VECTORS = np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32)
+METADATA = {"fingerprint": "f00", "options": {"dim": 64}}
+
+
+def write(path: Path) -> None:
+    with VectorFileWriter(path, 64, METADATA) as file:
+        file.write(["a", "b", "é"], VECTORS[:3])
+        file.write(["d", "e"], VECTORS[3:])
+
+
+@pytest.mark.parametrize("name", ["v.parquet", "v.npy"])
+def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name)
+    file = VectorFile(tmp_path / name)
+    assert file.ids == ["a", "b", "é", "d", "e"]
+    assert file.metadata["fingerprint"] == "f00"
+    for rows in (1, 2, 100):
+        np.testing.assert_array_equal(np.concatenate(list(file.blocks(rows))), VECTORS)
+    np.testing.assert_array_equal(file.vector(3), VECTORS[3])
+
+
+def test_other_programs_read_the_files(tmp_path: Path) -> None:
+    write(tmp_path / "v.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), VECTORS)
+    write(tmp_path / "v.parquet")
+    table = pyarrow.parquet.read_table(tmp_path / "v.parquet")
+    np.testing.assert_array_equal(np.array(table["vector"].to_pylist(), np.float32), VECTORS)
+
+
+@pytest.mark.parametrize("name", ["v.parquet", "v.npy"])
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RuntimeError, match="stop"), VectorFileWriter(tmp_path / name, 64, METADATA) as file:
+        file.write(["a"], VECTORS[:1])
+        raise RuntimeError("stop")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="does not exist"):
+        VectorFile(tmp_path / "v.parquet")
+    with pytest.raises(DataError, match=r"must end in \.parquet or \.npy"):
+        VectorFile(tmp_path / "v.csv")
+    pyarrow.parquet.write_table(pyarrow.table({"id": ["a"]}), tmp_path / "other.parquet")
+    with pytest.raises(ArtifactError, match="carries no fingerprint"):
+        VectorFile(tmp_path / "other.parquet")
+    np.save(tmp_path / "other.npy", VECTORS)
+    with pytest.raises(ArtifactError, match=r"has no other\.json beside it"):
+        VectorFile(tmp_path / "other.npy")
+    write(tmp_path / "new.npy")
+    sidecar = tmp_path / "new.json"
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"format": 99}))
+    with pytest.raises(ArtifactError, match="upgrade linmap"):
+        VectorFile(tmp_path / "new.npy")
