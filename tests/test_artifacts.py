@@ -34,6 +34,7 @@ def test_tensors_and_settings_come_back_bit_for_bit(tmp_path_factory, specs):
         assert torch.equal(again[name], tensor)
     assert artifacts.read_config(folder)["seed"] == 7
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # whoever may read the one may read the other
 
 
 def test_tensors_need_not_be_contiguous_or_free_of_gradients(tmp_path):

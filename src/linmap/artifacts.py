@@ -100,7 +100,10 @@ def save(
     """
     folder = Path(folder)
     with atomic_path(folder / "model.safetensors") as partial:
+        partial.touch()
+        mode = partial.stat().st_mode  # what the user's umask allows; safetensors lets only the owner read
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial)
+        partial.chmod(mode)
     header = {"format": FORMAT, "system": system, "versions": versions(), "seed": seed}
     write_json(folder / "config.json", header | {"config": config})
 

@@ -88,7 +88,7 @@ def apply(words: list[str]) -> Answer:
 
     def show(console: Console) -> None:
         printing.print_summary(console, f"{slug} is applied", summary)
-        if job.out is not None:
+        if str(job.out) not in map(str, summary.values()):
             printing.print_paths(console, written=job.out)
 
     return Answer(_document("apply", slug, job.out, seconds, summary), show)
