@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from linmap import artifacts
 from linmap.cli.errors import FAILED, WRONG_USE, explain, nearest
 from linmap.errors import ArtifactError, DataError, SingularMapError, UsageError
+from linmap.maps import Dense
 
 
 def raised(work) -> Exception:
@@ -30,16 +31,30 @@ def test_what_linmap_refuses_is_wrong_use_in_its_own_words(kind):
     assert explain(kind("epochs = 0;\n give 1 or more")) == (WRONG_USE, "epochs = 0; give 1 or more")
 
 
-def test_a_value_error_is_wrong_use_only_where_linmap_raised_it():
-    code, line = explain(raised(lambda: artifacts.write_json("/dev/null/x", {1: float("nan")})))
-    assert code == FAILED, line  # raised by the json library, deep inside
-    code, line = explain(raised(lambda: torch.zeros(2).reshape(3)))
-    assert (code, line.split(":")[0]) == (FAILED, "RuntimeError")
-    from linmap.maps import Dense
+@pytest.mark.parametrize(
+    ("module", "statement", "code"),
+    [
+        ("linmap.retrieve", "raise ValueError('dim = 0; give 1 or more.')", WRONG_USE),
+        ("linmap.retrieve", "raise TypeError('give a list of documents.')", WRONG_USE),
+        ("linmap.retrieve", "raise IndexError('output 9 of 3.') from None", WRONG_USE),
+        ("linmap.retrieve", "raise RuntimeError('training diverged.')", FAILED),
+        ("linmap.retrieve", "a, b = [1]", FAILED),
+        ("linmap.retrieve", "[][1]", FAILED),
+        ("linmap.retrieve", "len(3)", FAILED),
+        ("linmap.retrieve", "int('x')", FAILED),
+        ("linmapper", "raise ValueError('not ours')", FAILED),
+    ],
+)
+def test_what_linmap_refuses_on_purpose_is_wrong_use_and_what_goes_wrong_inside_is_a_failure(module, statement, code):
+    found, line = explain(raised(lambda: exec(statement, {"__name__": module})))
+    assert found == code
+    assert bool(re.match(r"\w+Error: ", line)) == (code == FAILED)
 
-    code, line = explain(raised(lambda: Dense(0, 3)))
-    assert code == WRONG_USE
-    assert "0" in line
+
+def test_errors_of_the_library_reach_the_terminal():
+    assert explain(raised(lambda: Dense(0, 3)))[0] == WRONG_USE
+    assert explain(raised(lambda: torch.zeros(2).reshape(3)))[0] == FAILED
+    assert explain(raised(lambda: artifacts.write_json("x/y", {1: float("nan")})))[0] == FAILED
 
 
 def test_a_file_that_is_not_there_is_wrong_use_by_name(tmp_path):

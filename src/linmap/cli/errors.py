@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import dis
 from collections.abc import Iterable
 
 from linmap.errors import ArtifactError, DataError, UsageError
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+RAISE = dis.opmap["RAISE_VARARGS"]
 
 
 def explain(error: BaseException) -> tuple[int, str]:
     """Exit code and line.
 
-    Wrong use is what linmap itself refuses (its own errors, and each ValueError or TypeError that its code raises on
-    purpose), and a file that is not there or cannot be opened. Everything else is a failure.
+    Wrong use is what linmap itself refuses (its own errors, and each ValueError, TypeError or IndexError that its code
+    raises on purpose), and a file that is not there or cannot be opened. Everything else is a failure.
     """
     message = " ".join(str(error).split())
     if isinstance(error, UsageError | DataError | ArtifactError):
         return WRONG_USE, message
-    if isinstance(error, ValueError | TypeError) and _raised_by_linmap(error):
+    if isinstance(error, ValueError | TypeError | IndexError) and _raised_on_purpose(error):
         return WRONG_USE, message
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError):
         return WRONG_USE, f"{error.filename}: {str(error.strerror).lower()}" if error.filename else message
@@ -29,11 +31,15 @@ def explain(error: BaseException) -> tuple[int, str]:
     return FAILED, f"{type(error).__name__}: {message}"
 
 
-def _raised_by_linmap(error: BaseException) -> bool:
+def _raised_on_purpose(error: BaseException) -> bool:
+    """Whether the error comes from a `raise` statement in linmap, not from an operation that went wrong there."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "linmap"
+    ours = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "linmap"
+    return ours and trace.tb_frame.f_code.co_code[trace.tb_lasti] == RAISE
 
 
 def nearest(word: str, names: Iterable[str], otherwise: str) -> str:
