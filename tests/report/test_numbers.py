@@ -64,6 +64,12 @@ def test_examples():
         "2 min 30 s",
         "1 h 2 min",
     )
+    assert (any_value(1.4), any_value(23456.7), any_value(1234.0), any_value(2e-6)) == (
+        "1.400",
+        "23,457",
+        "1234",
+        "2.000e−06",
+    )
     assert (any_value("x"), any_value(12345), any_value(-0.12345), any_value(True)) == (
         "x",
         "12,345",

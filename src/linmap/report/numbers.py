@@ -52,7 +52,9 @@ def any_value(value: object) -> str:
         return NOTHING if value is None else str(value)
     if isinstance(value, int):
         return _minus(f"{value:,}")
-    return _minus(f"{value:.4g}") if math.isfinite(value) else NOTHING
+    if not math.isfinite(value):
+        return NOTHING
+    return _minus(f"{value:,.0f}" if abs(value) >= 9999.5 else f"{value:#.4g}".rstrip("."))
 
 
 def _minus(text: str) -> str:
