@@ -41,7 +41,7 @@ class TimeSeries:
     """The table was long: one row for each variate and time."""
 
     @classmethod
-    def from_frame(cls, table: pd.DataFrame | np.ndarray, nan_policy: NanPolicy | None = None) -> Self:
+    def from_frame(cls, table: pd.DataFrame | np.ndarray, nan_policy: NanPolicy | str | None = None) -> Self:
         """Check a table and bring it into this form.
 
         Parameters
@@ -73,7 +73,7 @@ class TimeSeries:
         step = _regular_step(time)
         _require_numeric(values)
         filled = _filled(values.astype(np.float64), nan_policy)
-        return cls(filled.to_numpy(), time, step, tuple(str(name) for name in values.columns), time_name, long=long)
+        return cls(np.ascontiguousarray(filled), time, step, tuple(str(name) for name in values.columns), time_name, long=long)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -138,7 +138,7 @@ def read_table(path: Path | str) -> pd.DataFrame:
         raise DataError(f"{path} cannot be read as a table: {error}") from error
 
 
-def load_time_series(source: Path | str, nan_policy: NanPolicy | None = None) -> TimeSeries:
+def load_time_series(source: Path | str, nan_policy: NanPolicy | str | None = None) -> TimeSeries:
     """Read a file, or an embedded data set by its name.
 
     Parameters
@@ -230,8 +230,8 @@ def _regular_step(time: pd.Index) -> pd.offsets.BaseOffset | int:
         row = int(backward[0]) + 1
         what = "repeats the timestamp" if steps[row - 1] == 0 else "goes back behind the timestamp"
         raise DataError(f"row {row} ({time[row]}) {what} of row {row - 1} ({time[row - 1]}); sort and deduplicate.")
-    if isinstance(time, pd.DatetimeIndex) and (calendar := pd.infer_freq(time)) is not None:
-        return pd.tseries.frequencies.to_offset(calendar)  # months and working days have unequal lengths
+    if isinstance(time, pd.DatetimeIndex) and (calendar := pd.DatetimeIndex(time, freq="infer").freq) is not None:
+        return calendar  # months and working days have unequal lengths
     found, counts = np.unique(steps, return_counts=True)
     usual = int(found[counts.argmax()])
     step = pd.Timedelta(usual, unit=time.unit) if isinstance(time, pd.DatetimeIndex) else usual
@@ -256,7 +256,7 @@ def _require_numeric(values: pd.DataFrame) -> None:
         raise DataError(f"column {name!r}{where}; drop the column, correct it, or name the time column 'date'.")
 
 
-def _filled(values: pd.DataFrame, policy: NanPolicy | None) -> pd.DataFrame:
+def _filled(values: pd.DataFrame, policy: str | None) -> pd.DataFrame:
     values = values.where(np.isfinite(values))
     if policy is not None:
         values = values.ffill() if policy == "ffill" else values.fillna(0.0)

@@ -20,7 +20,7 @@ CONSTANT = 1e-12  # variance over mean square, below which a variate is constant
 OFFICIAL_CONSTANT = 1e-4  # the authors' bound, on the variance in raw units
 
 
-def temporal_correlation(X: ArrayLike, length: int, corr: Correlation = "pearson") -> Float64[np.ndarray, "t t"]:
+def temporal_correlation(X: ArrayLike, length: int, corr: Correlation | str = "pearson") -> Float64[np.ndarray, "t t"]:
     """Correlation between the steps of all windows of `length` rows, averaged over the variates.
 
     Lagged cross products obey S[a+1, b+1] = S[a, b] - x_a x_b + x_{a+m} x_{b+m}; with the first row from one FFT the

@@ -88,18 +88,18 @@ class OLinearForecaster(BaseEstimator):
         d_ff: int | None = None,
         embed: int = 16,
         layers: int = 2,
-        dropout: float = 0.1,
-        basis: Basis = "pearson",
-        mixing: Literal["normlin", "correlation"] = "normlin",
-        alpha: float = 0.5,
-        loss: LossKind = "l1",
+        dropout: float | int = 0.1,
+        basis: Basis | str = "pearson",
+        mixing: Literal["normlin", "correlation"] | str = "normlin",
+        alpha: float | int = 0.5,
+        loss: LossKind | str = "l1",
         epochs: int = 30,
         patience: int | None = 8,
         lr: float = 5e-4,
         schedule: Schedule = "halving",
         batch_size: int = 32,
         validation: float = 0.2,
-        nan_policy: NanPolicy | None = None,
+        nan_policy: NanPolicy | str | None = None,
         random_state: int = 0,
     ) -> None:
         self.h = h
@@ -109,17 +109,17 @@ class OLinearForecaster(BaseEstimator):
         self.embed = embed
         self.layers = layers
         self.dropout = dropout
-        self.basis: Basis = basis
+        self.basis = basis
         self.mixing = mixing
         self.alpha = alpha
-        self.loss: LossKind = loss
+        self.loss = loss
         self.epochs = epochs
         self.patience = patience
         self.lr = lr
         self.schedule: Schedule = schedule
         self.batch_size = batch_size
         self.validation = validation
-        self.nan_policy: NanPolicy | None = nan_policy
+        self.nan_policy = nan_policy
         self.random_state = random_state
 
     def fit(

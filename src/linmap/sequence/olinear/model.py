@@ -26,8 +26,8 @@ LossKind = Literal["l1", "l2", "l1l2"]
 def weighted_loss(
     prediction: Float[Tensor, "batch horizon variate"],
     target: Float[Tensor, "batch horizon variate"],
-    alpha: float = 0.5,
-    kind: LossKind = "l1",
+    alpha: float | int = 0.5,
+    kind: LossKind | str = "l1",
 ) -> Float[Tensor, ""]:
     """Mean of (k + 1)^-alpha |error|  over batch, steps k = 0 .. horizon-1 and variates.
 
@@ -49,7 +49,7 @@ def weighted_loss(
 class Block(nn.Module):
     """Cross-series learning (token mixing), then intra-series learning (two linear layers); post-norm."""
 
-    def __init__(self, mixing: TokenMixing, d_ff: int, dropout: float) -> None:
+    def __init__(self, mixing: TokenMixing, d_ff: int, dropout: float | int) -> None:
         super().__init__()
         d_model = mixing.d_model
         self.mixing = mixing
@@ -109,7 +109,7 @@ class OLinear(nn.Module):
         d_ff: int | None = None,
         embed: int = 16,
         layers: int = 2,
-        dropout: float = 0.1,
+        dropout: float | int = 0.1,
         *,
         Q_in: ArrayLike | Tensor | None = None,
         Q_out: ArrayLike | Tensor | None = None,

@@ -15,14 +15,14 @@ from linmap.maps.row_stochastic import RowStochastic
 Weight = Literal["softplus", "softmax", "sigmoid", "relu", "identity"]
 Norm = Literal["l1", "l2", "softmax", "none"]
 
-TRANSFORMS: dict[Weight, Callable[[Tensor], Tensor]] = {
+TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": F.softplus,
     "softmax": lambda W: F.softmax(W, dim=-1),
     "sigmoid": torch.sigmoid,
     "relu": F.relu,
     "identity": lambda W: W,
 }
-NORMS: dict[Norm, Callable[[Tensor], Tensor]] = {
+NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "l1": lambda A: F.normalize(A, p=1, dim=-1),
     "l2": lambda A: F.normalize(A, p=2, dim=-1),
     "softmax": lambda A: F.softmax(A, dim=-1),
@@ -41,7 +41,7 @@ class TokenMixing(nn.Module):
         On the entries of A, without renormalisation.
     """
 
-    def __init__(self, n_tokens: int, d_model: int, dropout: float = 0.0) -> None:
+    def __init__(self, n_tokens: int, d_model: int, dropout: float | int = 0.0) -> None:
         super().__init__()
         self.n_tokens = n_tokens
         self.d_model = d_model
@@ -92,10 +92,10 @@ class NormLin(TokenMixing):
         self,
         n_tokens: int,
         d_model: int,
-        weight: Weight = "softplus",
-        norm: Norm = "l1",
+        weight: Weight | str = "softplus",
+        norm: Norm | str = "l1",
         prior: Tensor | None = None,
-        dropout: float = 0.0,
+        dropout: float | int = 0.0,
     ) -> None:
         super().__init__(n_tokens, d_model, dropout)
         for name, value, choices in (("weight", weight, get_args(Weight)), ("norm", norm, get_args(Norm))):
@@ -103,8 +103,8 @@ class NormLin(TokenMixing):
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
         if prior is not None and tuple(prior.shape) != (n_tokens, n_tokens):
             raise ValueError(f"prior must have shape ({n_tokens}, {n_tokens}), got {tuple(prior.shape)}.")
-        self.transform: Weight = weight
-        self.norm: Norm = norm
+        self.transform = weight
+        self.norm = norm
         self.mix = RowStochastic(n_tokens)  # holds W, and computes A in log space for the default f and norm
         self.register_buffer("prior", None if prior is None else prior.to(self.weight))
 
@@ -133,7 +133,7 @@ class CorrelationMixing(TokenMixing):
 
     A: Tensor
 
-    def __init__(self, correlation: Tensor, d_model: int, dropout: float = 0.0) -> None:
+    def __init__(self, correlation: Tensor, d_model: int, dropout: float | int = 0.0) -> None:
         super().__init__(len(correlation), d_model, dropout)
         self.register_buffer("A", F.softmax(correlation, dim=-1).to(torch.get_default_dtype()))
 

@@ -44,9 +44,9 @@ class OrthoTrans(TransformerMixin, BaseEstimator):
         R, (length, length), float64.
     """
 
-    def __init__(self, length: int, corr: Correlation = "pearson") -> None:
+    def __init__(self, length: int, corr: Correlation | str = "pearson") -> None:
         self.length = length
-        self.corr: Correlation = corr
+        self.corr = corr
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Find the basis from training rows (n_rows, n_variates); nothing but training rows belongs here.
