@@ -1,13 +1,46 @@
 """linearscope: read a network as one affine map per input (Navarrete Michelini et al., ICCV 2019).
 
-`scope` checks the model and the input, `trace` watches one pass, `rules` says what every operation becomes, `tape`
-replays it, `interpreter` is the map, `receptive` proves how far a pixel reaches, `analyses` reads the paper's findings
-off the map.
+`scope` checks the model and the input, `trace` watches one pass (`aliasing` keeps track of writes in place), `rules`
+says what every operation becomes, `tape` replays it, `interpreter` is the map, `receptive` proves how far a pixel
+reaches, `analyses` reads the paper's findings off the map.
 """
 
+from linmap.interpret.linearscope.analyses import (
+    BiasContribution,
+    Comb,
+    CopyMap,
+    FilterBank,
+    Gabor,
+    bias_split,
+    comb,
+    copy_map,
+    filter_bank,
+    fit_gabor,
+    template_share,
+)
 from linmap.interpret.linearscope.interpreter import AffineInterpreter
+from linmap.interpret.linearscope.receptive import Reach, ReceptiveFieldError, projective_field
 from linmap.interpret.linearscope.rules import register_rule
 from linmap.interpret.linearscope.scope import LinearScope
 from linmap.interpret.linearscope.trace import UnknownOperationError
 
-__all__ = ["AffineInterpreter", "LinearScope", "UnknownOperationError", "register_rule"]
+__all__ = [
+    "AffineInterpreter",
+    "BiasContribution",
+    "Comb",
+    "CopyMap",
+    "FilterBank",
+    "Gabor",
+    "LinearScope",
+    "Reach",
+    "ReceptiveFieldError",
+    "UnknownOperationError",
+    "bias_split",
+    "comb",
+    "copy_map",
+    "filter_bank",
+    "fit_gabor",
+    "projective_field",
+    "register_rule",
+    "template_share",
+]

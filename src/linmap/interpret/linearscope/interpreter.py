@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -32,23 +33,23 @@ class Scene:
     """Operations that became constants because `strict` was off."""
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """How products with F are computed; probes and cotangents are stacked before x0's own batch axis."""
 
+    @abstractmethod
     def apply(self, probes: Tensor, affine: bool) -> Tensor:
         """F probe, plus r if `affine`: (batch, *shape of x) -> (batch, *shape of y)."""
-        ...
 
+    @abstractmethod
     def adjoint(self, cotangents: Tensor) -> Tensor:
         """F^T u: (batch, *shape of y) -> (batch, *shape of x)."""
-        ...
 
+    @abstractmethod
     def tape(self) -> Tape:
         """The frozen operations."""
-        ...
 
 
-class Recorded:
+class Recorded(Engine):
     """mode="record": replay the tape; F^T is the backward of one linear replay, whose graph is kept."""
 
     def __init__(self, tape: Tape, x: Tensor) -> None:
@@ -72,7 +73,7 @@ class Recorded:
         return torch.autograd.grad(y, v, cotangents, retain_graph=True, is_grads_batched=True)[0]
 
 
-class Parallel:
+class Parallel(Engine):
     """mode="parallel": x0 runs through the network again, and every probe beside it, operation by operation.
 
     `again(sink, probe)` runs x0 and returns what the sink returned for the output. Nothing is kept between products; a
@@ -237,7 +238,7 @@ class AffineInterpreter(Implicit):
     def report(self) -> dict[str, Any]:
         """Sizes, exactness, bias share and the units that took decisions, as plain JSON values."""
         steps = self.tape().steps
-        units = Counter(step.place.operation.split(".")[0] for step in steps if step.unit)
+        units = Counter(step.place.operation.split(".")[0].removesuffix("_") for step in steps if step.unit)
         return {
             "input_shape": list(self.input.shape),
             "output_shape": list(self.output.shape),

@@ -94,7 +94,16 @@ class Tape:
         return values[self.end]
 
     def replay_batch(self, probes: Tensor, affine: bool) -> Tensor:
-        """`replay` on every probe of shape (batch, *shape of x0): the probes share each step's decisions."""
+        """`replay` on every probe of shape (batch, *shape of x0), in groups that share each step's decisions.
+
+        A group's largest tensor stays below 16 MiB: from 32 MiB on, the C library gives memory back to the system
+        after every operation, which doubles the time.
+        """
+        largest = max((step.shape.numel() for step in self.steps), default=1) * probes.element_size()
+        groups = probes.split(max(1, 2**24 // largest))
+        return torch.cat([self._replay_group(group, affine) for group in groups])
+
+    def _replay_group(self, probes: Tensor, affine: bool) -> Tensor:
         if len(probes) == 1:
             return self.replay(probes[0], affine)[None]
         return torch.vmap(lambda probe: self.replay(probe, affine))(probes)

@@ -1,0 +1,43 @@
+"""NumPy archives (`.npz`), read without pickle and checked against what the caller expects."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from linmap.errors import DataError
+
+
+def read_npz(path: Path | str, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """All arrays of an archive, by name.
+
+    Parameters
+    ----------
+    path
+        An `.npz` file as `numpy.savez` writes it.
+    names
+        Arrays that must be there.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or no archive, lacks one of `names`, or holds Python objects or values that are not
+        finite numbers.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file.") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise DataError(f"{path}: this is not a plain .npz archive ({error}); write it with numpy.savez.") from None
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise DataError(f"{path} has no array {missing[0]!r}; it holds {', '.join(sorted(arrays)) or 'nothing'}.")
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biufc" or (array.dtype.kind in "fc" and not np.isfinite(array).all()):
+            raise DataError(f"{path}: the array {name!r} holds something other than finite numbers ({array.dtype}).")
+    return arrays
