@@ -53,8 +53,36 @@ def test_an_instance_gives_the_defaults():
     assert parsed["output"].json
 
 
+@dataclass(frozen=True)
+class Job:
+    """The job."""
+
+    width: float = 0.5
+    """Another width."""
+    seed: int = 1
+    """Of every draw."""
+    artifact: Path | None = None
+    """Set by the caller."""
+
+
+def test_of_two_flags_with_one_name_the_first_counts(capsys):
+    job = Job(width=0.25, artifact=Path("run"))
+    parsed = parse(["--width", "9", "--seed", "3"], "linmap x", "", hidden=["artifact"], model=Model, job=job)
+    assert parsed["model"].width == 9
+    assert (parsed["job"].width, parsed["job"].seed, parsed["job"].artifact) == (0.25, 3, Path("run"))
+    assert isinstance(parsed["job"], Job)
+    with pytest.raises(HelpShown):
+        parse(["--help"], "linmap x", "", hidden=["artifact"], model=Model, job=job)
+    out = capsys.readouterr().out
+    assert "--seed" in out
+    assert "--artifact" not in out
+    assert "Another width" not in out
+    with pytest.raises(UsageError, match="there is no flag --artifact"):
+        parse(["--artifact", "x"], "linmap x", "", hidden=["artifact"], model=Model, job=job)
+
+
 def test_a_flag_that_must_be_given_is_asked_for():
-    with pytest.raises(UsageError, match=r"--data"):
+    with pytest.raises(UsageError, match=r"^--data is missing\. "):
         parse([], "linmap x", "", files=Files)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, make_dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from linmap.errors import UsageError
 
@@ -34,7 +34,7 @@ class HelpShown(Exception):
     """`--help` was asked for and has been answered."""
 
 
-def parse(words: list[str], command: str, purpose: str, **parts: Any) -> Mapping[str, Any]:
+def parse(words: list[str], command: str, purpose: str, hidden: Iterable[str] = (), **parts: Any) -> Mapping[str, Any]:
     """The values of all flags in `words`.
 
     Parameters
@@ -43,9 +43,11 @@ def parse(words: list[str], command: str, purpose: str, **parts: Any) -> Mapping
         What follows `command` on the command line.
     command, purpose
         Head of the help text.
+    hidden
+        Fields that the caller has set, and that are no flags.
     **parts
         Dataclass instances (whose values are the defaults) or, where a flag must be given, dataclasses; the flags of
-        all stand side by side. The answer has the same keys.
+        all stand side by side, and of two with one name the first counts. The answer has the same keys.
 
     Raises
     ------
@@ -56,7 +58,11 @@ def parse(words: list[str], command: str, purpose: str, **parts: Any) -> Mapping
     """
     import tyro
 
-    parts = {name: _filled(part) for name, part in parts.items()} | {"output": Output()}
+    taken = set(hidden)
+    for name, part in (parts | {"output": Output()}).items():
+        names = {field.name for field in fields(part)}
+        parts[name] = _hide(_filled(part), taken & names)
+        taken |= names
     kinds = [(name, part if isinstance(part, type) else type(part)) for name, part in parts.items()]
     flags = make_dataclass("Flags", kinds, frozen=True)
     default = flags(**{name: tyro.MISSING_NONPROP if isinstance(part, type) else part for name, part in parts.items()})
@@ -86,6 +92,17 @@ def _filled(part: Any) -> Any:
     return part() if isinstance(part, type) and not required else part
 
 
+def _hide(part: Any, names: set[str]) -> Any:
+    """`part` as an instance of a subclass that shows no flags for `names`."""
+    import tyro
+
+    if not names:
+        return part
+    kept = {field.name: getattr(part, field.name) for field in fields(part)}
+    silent = [(name, Annotated[type(kept[name]), tyro.conf.Suppress], kept[name]) for name in kept if name in names]
+    return make_dataclass(type(part).__name__, silent, bases=(type(part),), frozen=True)(**kept)
+
+
 def _complaint(box: str) -> str:
     """What tyro found wrong, and the flag that it thinks was meant."""
     first, *others = _paragraphs(box)
@@ -95,6 +112,8 @@ def _complaint(box: str) -> str:
             return f"there is no place for {word!r} here."
         meant = re.match(r"Perhaps you meant:\s*(--?[\w-]+)", others[0])
         return f"there is no flag {word}{f'; did you mean {meant[1]}?' if meant else '.'}"
+    if missing := re.match(r"Missing from .*?: (--[\w-]+)", first):
+        return f"{missing[1]} is missing."
     value = re.match(r"Error parsing (\S+): (.+)", first)  # the error of a whole dataclass names its own argument
     if value:
         first = f"{value[1]}: {value[2]}" if value[1].startswith("-") else value[2]

@@ -10,10 +10,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, make_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from rich.console import Console
 
@@ -80,8 +80,9 @@ def apply(words: list[str]) -> Answer:
         words,
         f"linmap apply {target}",
         f"Use {slug} on your data.",
+        hidden=["artifact"],
         settings=getattr(recipe, "ApplySettings", recipe.Settings),
-        job=_apply_flags(artifact),
+        job=ApplyJob(artifact=artifact),
     )
     settings, job = flags["settings"], _checked(flags["job"])
     summary, seconds = _timed(lambda: recipe.apply(settings, job))
@@ -231,14 +232,6 @@ def _applied(target: str) -> tuple[str, Path | None]:
     if target not in recipes.SYSTEMS and folder.name != target:
         raise UsageError(f"{target}: there is no such folder; `linmap fit SYSTEM --out {target}` would write it.")
     return recipes.find(target).slug, None
-
-
-def _apply_flags(artifact: Path | None) -> ApplyJob:
-    """An `ApplyJob` that shows no flag for the folder, which is the first word of the command."""
-    import tyro
-
-    hidden = [("artifact", Annotated[Path | None, tyro.conf.Suppress], None)]
-    return make_dataclass("ApplyFlags", hidden, bases=(ApplyJob,), frozen=True)(artifact=artifact)
 
 
 def _preset(words: list[str]) -> Preset:
