@@ -49,7 +49,8 @@ def skew_exponential(A: Shaped[Tensor, "*batch n n"]) -> Shaped[Tensor, "*batch 
     second = A @ A
     fourth = second @ second
     s = _squarings(fourth)
-    c = torch.tensor([2.0 ** (-s * j) / math.factorial(j) for j in range(DEGREE + 1)]).to(A)
+    taylor = [2.0 ** (-s * j) / math.factorial(j) for j in range(DEGREE + 1)]
+    c = torch.tensor(taylor, dtype=A.dtype, device=A.device)
     eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand_as(A)
     powers = torch.stack([eye, A, second, second @ A], dim=-3)
     # Paterson-Stockmeyer: four cubic polynomials of A, put together by Horner's scheme in A^4
