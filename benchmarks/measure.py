@@ -5,13 +5,15 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 THREADS = 2  # the threads that the bars of the project speak of
+PATIENCE = 20.0  # seconds after which a comparison of slow functions ends, with 5 runs of each at least
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,10 @@ def medians(*functions: Callable[[], object], repeats: int = 15, warm_up: int = 
     for function in functions * warm_up:
         function()
     seconds: list[list[float]] = [[] for _ in functions]
-    for _ in range(repeats):
+    beginning = time.perf_counter()
+    for run in range(repeats):
+        if run >= 5 and time.perf_counter() - beginning > PATIENCE:
+            break
         for samples, function in zip(seconds, functions, strict=True):
             start = time.perf_counter()
             function()
@@ -73,6 +78,16 @@ def compare(
     ours: Callable[[], object],
     peer: str,
     theirs: Callable[[], object] | None,
+    **options: Any,
+) -> Measurement:
+    """Time `ours` against `theirs` (None: not installed); `options` as of `compare_with_fastest`."""
+    return compare_with_fastest(what, ours, {peer: theirs}, **options)
+
+
+def compare_with_fastest(
+    what: str,
+    ours: Callable[[], object],
+    peers: Mapping[str, Callable[[], object] | None],
     *,
     bar: float | None = None,
     memory: int | None = None,
@@ -80,11 +95,12 @@ def compare(
     repeats: int = 15,
     warm_up: int = 3,
 ) -> Measurement:
-    """Time `ours` against `theirs` (None: not installed)."""
-    if theirs is None:
-        (seconds,) = medians(ours, repeats=repeats, warm_up=warm_up)
-        return Measurement(what, seconds, f"{peer} (not installed)", bar=bar, memory=memory, note=note)
-    seconds, peer_seconds = medians(ours, theirs, repeats=repeats, warm_up=warm_up)
+    """Time `ours` against the fastest of the peers that are installed (None: not installed)."""
+    installed = {name: theirs for name, theirs in peers.items() if theirs is not None}
+    seconds, *others = medians(ours, *installed.values(), repeats=repeats, warm_up=warm_up)
+    if not others:
+        return Measurement(what, seconds, f"{', '.join(peers)} (not installed)", bar=bar, memory=memory, note=note)
+    peer_seconds, peer = min(zip(others, installed, strict=True))
     return Measurement(what, seconds, peer, peer_seconds, bar=bar, memory=memory, note=note)
 
 
