@@ -80,7 +80,7 @@ def main(out: Path, config: dict) -> None:
 
 
 def compute_cases(out: Path, cases: list[dict]) -> None:
-    """Train each case without randomness in `out`/its name; "interrupt" is a [process, step] that gets Ctrl-C."""
+    """Train each case without randomness in `out`/its name."""
     if os.environ.get("ACCELERATE_USE_FSDP"):
         # Accelerate shards only on the devices of a list that lacks the CPU; PyTorch itself does it there with gloo
         PartialState(cpu=True)
@@ -94,6 +94,8 @@ def compute_cases(out: Path, cases: list[dict]) -> None:
 def train_case(
     out: Path, *, samples: int = 53, resume: bool = False, interrupt: tuple[int, int] | None = None, **config
 ) -> tuple[nn.Module, TrainingHistory] | None:
+    """`interrupt` is the process and the step that get Ctrl-C; why a run stopped is written beside its folder."""
+
     def press_control_c(model: nn.Module, step: int) -> None:
         if interrupt is not None and (PartialState().process_index, step) == tuple(interrupt):
             signal.raise_signal(signal.SIGINT)
@@ -105,7 +107,7 @@ def train_case(
             model, squared_error, make_data(samples), config=settings, out=out, resume=resume,
             validate=lambda model: mean_loss(model, squared_error, make_data(20)), callbacks=(press_control_c,),
         )  # fmt: skip
-    except KeyboardInterrupt as stopped:
+    except (KeyboardInterrupt, ValueError) as stopped:
         out.with_name(f"{out.name} {PartialState().process_index}.txt").write_text(str(stopped))
         return None
 

@@ -6,9 +6,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate.utils import broadcast, set_seed
@@ -117,8 +117,7 @@ def train(
     return run.position.history(run.ended)
 
 
-@dataclass(frozen=True)
-class _Unread:
+class _Unread(NamedTuple):
     """A step whose loss is still on the device."""
 
     step: int
@@ -246,15 +245,12 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.lr = lr
         self.optimizer.zero_grad()
-        parts = list(shards(batch, config.accumulation, self.processes, accelerator.process_index))
+        *first, last = shards(batch, config.accumulation, self.processes, accelerator.process_index)
         total: Tensor | float = 0.0
-        for number, (part, weight) in enumerate(parts, start=1):
-            with nullcontext() if number == len(parts) else accelerator.no_sync(self.prepared):
-                value = _scalar(self.loss(self.prepared, self.read_batch(part)))
-                value = value if weight == 1 else value * weight
-                accelerator.backward(value)
-                total = total + value.detach()
-        assert isinstance(total, Tensor)
+        for part, weight in first:
+            with accelerator.no_sync(self.prepared):
+                total += self._backward(part, weight)
+        total = self._backward(*last) + total if first else self._backward(*last)
         seconds = time.perf_counter() - self.start
         self.unread.append(_Unread(position.step + 1, lr, len(batch), seconds, total))
         if len(self.unread) >= self.read_every:
@@ -268,6 +264,15 @@ class _Run:
             callback(self.model, position.step)
         if seconds - self.shown > REFRESH_SECONDS:
             self._show()
+
+    def _backward(self, part: Tensor, weight: float) -> Tensor:
+        """Add the gradient of a part of the batch; its weighted loss."""
+        value = _scalar(self.loss(self.prepared, self.read_batch(part)))
+        if weight != 1:
+            value = value * weight
+        scaler = self.accelerator.scaler
+        (value if scaler is None else scaler.scale(value)).backward()  # pyright: ignore[reportAttributeAccessIssue]
+        return value.detach()
 
     def _read_losses(self) -> None:
         """Bring the losses of the last steps to the CPU, one mean over all processes, and with them a wish to stop."""

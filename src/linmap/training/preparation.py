@@ -34,12 +34,12 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise ValueError("the model has no parameter that requires a gradient: there is nothing to train.")
-    fused = all(parameter.is_floating_point() for parameter in parameters)  # the fused kernels know no complex numbers
-    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": fused or None}
-    if config.optimizer == "sgd":
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":  # its fused kernel does not know sharded weights
         return torch.optim.SGD(parameters, momentum=config.momentum, **options)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, betas=config.betas, **options)
+    fused = all(parameter.is_floating_point() for parameter in parameters)  # there is no fused kernel for complex ones
+    return kind(parameters, betas=config.betas, fused=fused or None, **options)
 
 
 def weights_of(model: nn.Module) -> Tensors:
