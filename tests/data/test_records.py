@@ -61,7 +61,9 @@ def test_what_is_not_json_is_refused_with_its_place(text, message: str) -> None:
 
 
 @pytest.mark.usefixtures("parser")
-@pytest.mark.parametrize("text", ["[18446744073709551616]", "[123456789012345678901234567890, 1.50]", '["\\ud83d\\ude00"]'])
+@pytest.mark.parametrize(
+    "text", ["[18446744073709551616]", "[123456789012345678901234567890, 1.50]", '["\\ud83d\\ude00"]']
+)
 def test_all_digits_and_characters_are_kept(text: str) -> None:
     assert parse_json(text) == json.loads(text)
 

@@ -143,7 +143,7 @@ def _read_parquet(path: Path) -> Iterator[Any]:
 
 
 def _with_iso_dates(value: Any) -> Any:
-    """Parquet's dates and timestamps as ISO-8601 texts; nested columns are as deep as their schema, so recursion ends."""
+    """Parquet's dates and timestamps as ISO-8601 texts; the schema bounds the depth, and so the recursion."""
     if isinstance(value, dict):
         return {key: _with_iso_dates(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -8,7 +8,11 @@ from linmap.errors import DataError
 from linmap.retrieve.mbat import JSONVectorizer, capacity
 
 EXACT = {"strings": "exact", "numbers": "exact"}
-PATIENT = {"patient": {"name": "Ada", "address": [{"state": "MA", "zip": 2139}, {"state": "NY"}]}, "tags": [], "x": None}
+PATIENT = {
+    "patient": {"name": "Ada", "address": [{"state": "MA", "zip": 2139}, {"state": "NY"}]},
+    "tags": [],
+    "x": None,
+}
 STATES = ["CA", "MA", "NY", "TX", None, 2139]
 
 
@@ -56,7 +60,9 @@ def test_absent_values_are_rejected() -> None:
     assert alarms <= 3
 
 
-@pytest.mark.parametrize("options", [{"arrays": "bag"}, {"arrays": "both"}, {"operators": "hadamard"}, {"strings": "words"}])
+@pytest.mark.parametrize(
+    "options", [{"arrays": "bag"}, {"arrays": "both"}, {"operators": "hadamard"}, {"strings": "words"}]
+)
 def test_other_encodings_are_read_back_as_well(options: dict) -> None:
     vectorizer = JSONVectorizer(2048, **(EXACT | options))
     vector = vectorizer.transform([{"a": [{"b": "one two"}], "c": 1, "d": "x"}])[0]
@@ -125,7 +131,13 @@ def test_presence_of_keys_and_lengths_of_arrays() -> None:
         JSONVectorizer(64).has(np.ones(64), "a")
 
 
-BREAKDOWNS = [{}, {"arrays": "bag"}, {"arrays": "both"}, {"key_presence": 0.5, "path_backoff": 0.3}, {"weights": {"b": 3.0}}]
+BREAKDOWNS = [
+    {},
+    {"arrays": "bag"},
+    {"arrays": "both"},
+    {"key_presence": 0.5, "path_backoff": 0.3},
+    {"weights": {"b": 3.0}},
+]
 
 
 @pytest.mark.parametrize("options", BREAKDOWNS, ids=str)

@@ -155,7 +155,12 @@ def test_embeddings_keep_their_cosines() -> None:
 
 @pytest.mark.parametrize(
     ("text", "days"),
-    [("1900-01-01", 0), ("1970-01-02", 25_568), ("2016-01-03T12:00:00+00:00", 42_370.5), ("2016-01-03T12:00Z", 42_370.5)],
+    [
+        ("1900-01-01", 0),
+        ("1970-01-02", 25_568),
+        ("2016-01-03T12:00:00+00:00", 42_370.5),
+        ("2016-01-03T12:00Z", 42_370.5),
+    ],
 )
 def test_dates_as_points_in_time(text: str, days: float) -> None:
     assert date_position(text) == pytest.approx(days / 73_049)

@@ -34,7 +34,7 @@ def patients() -> list:
     return [record.document for record in itertools.islice(read_records(EMBEDDED / "fhir_patients.jsonl"), 40)]
 
 
-# -- one result whatever the way -------------------------------------------------------------------------------------
+# -- one result whatever the way ---------------------------------------------------------------------------------------
 
 
 def test_real_documents_follow_the_definition(patients: list) -> None:
@@ -90,7 +90,8 @@ def test_two_processes_give_the_same_bytes(patients: list) -> None:
         "texts = sys.stdin.buffer.read().splitlines()\n"
         "for options in ({}, {'strings': 'exact', 'numbers': 'exact', 'normalize': 'none'}):\n"
         "    vectorizer = JSONVectorizer(256, **options)\n"
-        "    print(hashlib.sha256(vectorizer.transform(texts, parse=True).tobytes()).hexdigest(), vectorizer.fingerprint_)"
+        "    vectors = vectorizer.transform(texts, parse=True)\n"
+        "    print(hashlib.sha256(vectors.tobytes()).hexdigest(), vectorizer.fingerprint_)"
     )
     texts = b"\n".join(orjson.dumps(patient) for patient in patients[:10])
     outputs = {
@@ -150,7 +151,7 @@ def test_quantiles_are_learnt_for_each_path() -> None:
     assert np.abs(vectorizer.transform([{"new": 5.0}])).max() > 0  # a path never seen falls back on asinh
 
 
-# -- the fingerprint -----------------------------------------------------------------------------------------------------
+# -- the fingerprint ---------------------------------------------------------------------------------------------------
 
 
 def test_fingerprint_tells_all_options_apart() -> None:
@@ -167,7 +168,26 @@ def test_fingerprint_tells_all_options_apart() -> None:
         JSONVectorizer(128).check_fingerprint(JSONVectorizer(128, seed="s").fingerprint_)
 
 
-# -- updates ---------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ignore": ("a", ("b", "c.d")), "weights": {("x", "y"): 2.0}, "number_scale": (0.0, 2.0)},
+        {"numbers": "quantile"},
+    ],
+)
+def test_options_are_written_down_and_read_back(options: dict) -> None:
+    documents = [{"a": i, "b": [i / 3]} for i in range(5)]
+    vectorizer = JSONVectorizer(64, **options).fit(documents)
+    written = json.loads(json.dumps(vectorizer.as_json()))
+    again = JSONVectorizer.from_json(written)
+    assert again.fingerprint_ == vectorizer.fingerprint_
+    assert np.array_equal(again.transform(documents), vectorizer.transform(documents))
+    with pytest.raises(DataError, match="cannot be read back"):
+        JSONVectorizer.from_json(JSONVectorizer(64, strings=len).as_json())
+
+
+# -- updates -----------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(-5, 5), st.one_of(st.text("ab", max_size=2), st.integers(-5, 5), st.lists(st.integers(0, 3))))
@@ -212,7 +232,7 @@ def test_describe_warns_of_documents_that_are_too_full() -> None:
         assert vectorizer.describe(vectorizer.transform([[1, 2, 3]])[0], candidates=2)["leaves"] == 3
 
 
-# -- bad input -------------------------------------------------------------------------------------------------------------
+# -- bad input ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["fast path", "definition"])
@@ -295,7 +315,10 @@ def test_what_is_no_list_of_documents_is_refused(documents, message: str) -> Non
 
 def test_texts_are_strings_or_parsed_as_asked() -> None:
     vectorizer = JSONVectorizer(64, **EXACT)
-    as_string, as_value = vectorizer.transform(['{"a": 1}'], parse=False), vectorizer.transform(['{"a": 1}'], parse=True)
+    as_string, as_value = (
+        vectorizer.transform(['{"a": 1}'], parse=False),
+        vectorizer.transform(['{"a": 1}'], parse=True),
+    )
     assert np.array_equal(as_value, vectorizer.transform([{"a": 1}]))
     assert not np.array_equal(as_value, as_string)
     with pytest.raises(DataError, match="document 1, line 1, column 7"):

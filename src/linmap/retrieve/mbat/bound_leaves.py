@@ -148,7 +148,9 @@ class BoundLeaves:
             if name != step:
                 names = [nfc(key) for key in container if isinstance(key, str)]
                 if len(set(names)) < len(names):
-                    raise DataError(f"at {node}: the key {step!r} comes twice once written in Unicode form NFC; rename one.")
+                    raise DataError(
+                        f"at {node}: the key {step!r} comes twice once written in Unicode form NFC; rename one."
+                    )
             if name in node.children:
                 return node.children[name]
             step = name
@@ -171,7 +173,8 @@ class BoundLeaves:
         if kind in (dict, list) and item:
             stack.append((node, item))
             return self._presence_row(node) if has_atoms and isinstance(node.step, str) else None
-        rows, key = node.others, (kind, None if kind in (dict, list) else item)
+        rows: dict[Any, int] = node.others
+        key: Hashable = (kind, None if kind in (dict, list) else item)
         if kind is float or (kind is str and len(item) <= LONG_TEXT):
             rows, key = node.rows, item
         elif kind is str:
@@ -216,26 +219,22 @@ class BoundLeaves:
 
     def _path_operator(self, node: Node) -> SignedPermutation:
         """The product of the operators from the top down to `node`, each prefix kept."""
-        chain = []
+        chain: list[Any] = []
         for place in node.upwards():
             chain.append(place)
-            if place in self._path_operators:
+            if place in self._path_operators:  # pyright: ignore[reportOperatorIssue]
                 break
-        operator = None
+        operator: Any = None
         for place in reversed(chain):
             above = operator
             operator = self._path_operators.get(place, lambda: self._extend(above, place.step))  # noqa: B023
-        return operator  # pyright: ignore[reportReturnType]
+        return operator
 
     def _extend(self, above: SignedPermutation | None, step: Step) -> SignedPermutation:
-        encoder = self._encoder
-        if isinstance(step, str):
-            operator = encoder.key_operator(step)
-        else:
-            operator = encoder.array_operator()
-            if self._options.arrays == "sequence":
-                operator = operator.compose(encoder.sequence_operator(step + 1))
-        return operator if above is None else above.compose(operator)  # pyright: ignore[reportReturnType]
+        operator: Any = self._encoder.key_operator(step) if isinstance(step, str) else self._encoder.array_operator()
+        if isinstance(step, int) and self._options.arrays == "sequence":
+            operator = operator.compose(self._encoder.sequence_operator(step + 1))
+        return operator if above is None else above.compose(operator)
 
     # -- sums and memory ---------------------------------------------------------------------------------------------
 

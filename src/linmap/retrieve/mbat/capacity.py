@@ -62,4 +62,4 @@ def dimension_for(leaves: int, candidates: int, probability: float) -> int:
 
 def smallest_significant_z(candidates: int, false_alarms: float = 1e-3) -> float:
     """z_min = Phi^-1(1 - false_alarms / N): with nothing at the path, the best of N scores passes it that rarely."""
-    return float(-ndtri(false_alarms / candidates))
+    return float(-ndtri(min(false_alarms / candidates, 1.0)))

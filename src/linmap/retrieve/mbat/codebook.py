@@ -1,9 +1,9 @@
 """The codebook "mbat/1": (kind, token) -> atom or operator, from a hash, the same on every machine and in every year.
 
-    stream(kind, token) = SHAKE-256("mbat/1" 00 kind 00 token [00 "seed" 00 seed])
-    atom                = ceil(D/8) bytes of stream(kind, token); bit j, little-endian in each byte: 0 -> +1, 1 -> -1
-    permutation         = stable argsort of D little-endian u64 of stream("perm." kind, token)
-    signs of operator   = atom of kind "sign." kind
+stream(kind, token) = SHAKE-256("mbat/1" 00 kind 00 token [00 "seed" 00 seed])
+atom                = ceil(D/8) bytes of stream(kind, token); bit j, little-endian in each byte: 0 -> +1, 1 -> -1
+permutation         = stable argsort of D little-endian u64 of stream("perm." kind, token)
+signs of operator   = atom of kind "sign." kind
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Codebook:
         )
         self._level_order: np.ndarray | None = None
 
-    def atom(self, kind: str, token: str) -> Int8[np.ndarray, "dim"]:
+    def atom(self, kind: str, token: str) -> Int8[np.ndarray, " dim"]:
         """The signs of an atom; kinds are str, word, ngram, num, lit, level and has. Read-only."""
         return self._atoms.get((kind, token), lambda: self._signs(kind, token))
 
@@ -100,7 +100,7 @@ class Codebook:
         """The role operator of a key (kind key), of arrays (arr) or of the next item (seq)."""
         return self._operators.get((kind, token), lambda: self._make_operator(kind, token))
 
-    def level_order(self) -> Int[np.ndarray, "dim"]:
+    def level_order(self) -> Int[np.ndarray, " dim"]:
         """The fixed order in which the level code flips coordinates."""
         if self._level_order is None:
             self._level_order = self._permutation("level", "")

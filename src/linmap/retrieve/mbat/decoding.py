@@ -1,4 +1,4 @@
-"""Reading a vector: unbind a path, clean up among candidates, decode several paths with the strongest explained away."""
+"""Reading a vector: unbind a path, clean up among candidates, explain leaves away, break a cosine down by paths."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from linmap.retrieve.mbat.encoding import Encoder
 from linmap.retrieve.mbat.leaves import ASINH_OFFSET, ASINH_RANGE
 from linmap.retrieve.mbat.paths import Place, format_path, parse_path
 
+FALSE_ALARMS = 1e-3
+"""Share of the questions about absent values that are answered all the same."""
+
 
 class Decoded(NamedTuple):
     """What a vector holds at a path."""
@@ -30,11 +33,14 @@ class Decoded(NamedTuple):
 
 
 def clean_up(
-    unbound: Float[np.ndarray, "dim"], codes: Num[np.ndarray, "candidates dim"], candidates: Sequence[Any]
+    unbound: Float[np.ndarray, " dim"],
+    codes: Num[np.ndarray, "candidates dim"],
+    candidates: Sequence[Any],
+    false_alarms: float = FALSE_ALARMS,
 ) -> Decoded | None:
     """The candidate whose code correlates most with an unbound vector; None where chance does as well.
 
-    The score is rejected below z_min = Phi^-1(1 - 1e-3 / N): one false alarm in 1,000 questions.
+    The score is rejected below z_min = Phi^-1(1 - false_alarms / N).
     """
     dim, norm = len(unbound), np.linalg.norm(unbound)
     if norm == 0:
@@ -43,7 +49,7 @@ def clean_up(
     best = int(np.argmax(scores))
     # <v, c> has the standard deviation |v| |c| / sqrt(D) for an independent c; |c| = sqrt(D) for one atom
     z = float(scores[best] * dim / norm * math.sqrt(dim) / np.linalg.norm(codes[best]))
-    if z < smallest_significant_z(len(candidates)):
+    if z < smallest_significant_z(len(candidates), false_alarms):
         return None
     others = np.delete(scores, best)
     margin = float(scores[best] - others.max()) if len(others) else math.inf
@@ -56,11 +62,13 @@ class Decoder:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
-    def get(self, vector: np.ndarray, path: Any, candidates: Sequence[Any]) -> Decoded | None:
+    def get(
+        self, vector: np.ndarray, path: Any, candidates: Sequence[Any], false_alarms: float = FALSE_ALARMS
+    ) -> Decoded | None:
         place = self._encoder.place(parse_path(path))
         unbound = self._encoder.unbind(place, self._checked(vector))
         candidates = check_candidates(candidates, path)
-        return clean_up(unbound, self._codes(place, candidates), candidates)
+        return clean_up(unbound, self._codes(place, candidates), candidates, false_alarms)
 
     def get_number(self, vector: np.ndarray, path: Any) -> Decoded | None:
         """Matched filter over all D/2 + 1 levels; the value is the middle of the best level's interval."""
@@ -74,10 +82,10 @@ class Decoder:
         if z < smallest_significant_z(len(correlations)):
             return None
         position = best / (options.dim // 2)
-        if options.number_scale == "asinh":
+        if options.linear_scale is None:
             value = math.sinh(position * ASINH_RANGE - ASINH_OFFSET)
         else:
-            low, high = options.number_scale
+            low, high = options.linear_scale
             value = low + position * (high - low)
         # margin: over the levels that share less than half of their coordinates' signs with the best
         far = np.abs(np.arange(len(correlations)) - best) > options.dim // 4
@@ -113,7 +121,9 @@ class Decoder:
     def has(self, vector: np.ndarray, path: Any) -> Decoded | None:
         """Whether a key is there, whatever its value, by its atom (has, key)."""
         if not self._encoder.options.key_presence:
-            raise ValueError("has reads the atoms that key_presence adds, but key_presence=0; encode with key_presence=1.")
+            raise ValueError(
+                "has reads the atoms that key_presence adds, but key_presence=0; encode with key_presence=1."
+            )
         steps = parse_path(path)
         if not steps or not isinstance(steps[-1], str):
             raise ValueError(f"path {path!r} must end in a key, for only keys have a presence atom.")

@@ -102,7 +102,7 @@ class Encoder:
         return self._dtype.type(math.sqrt(0.5))
 
     def group(self, place: Place) -> str:
-        """Name of the direction in which a leaf's vector lies: its path, without the indices where they do not count."""
+        """Name of the directions that a leaf lies in: its path, without the indices where they do not count."""
         return format_path(place.path()) if self.options.arrays == "sequence" else collapsed_path(place)
 
     # -- places ----------------------------------------------------------------------------------------------------
@@ -124,7 +124,9 @@ class Encoder:
         for key, value in container.items():
             name = checked_key(key, place)
             if name in seen:
-                raise DataError(f"at {place}: the key {key!r} comes twice once written in Unicode form NFC; rename one.")
+                raise DataError(
+                    f"at {place}: the key {key!r} comes twice once written in Unicode form NFC; rename one."
+                )
             seen.add(name)
             yield name, value
 
@@ -147,11 +149,11 @@ class Encoder:
 
     # -- vectors ---------------------------------------------------------------------------------------------------
 
-    def presence(self, key: str) -> Num[np.ndarray, "dim"]:
+    def presence(self, key: str) -> Num[np.ndarray, " dim"]:
         """w atom(has, key)."""
         return np.asarray(self.codebook.atom("has", key)) * self._dtype.type(self.options.key_presence)
 
-    def leaf(self, value: Any, place: Place) -> Num[np.ndarray, "dim"]:
+    def leaf(self, value: Any, place: Place) -> Num[np.ndarray, " dim"]:
         """The weighted vector of a leaf, before binding.
 
         Raises
@@ -165,7 +167,7 @@ class Encoder:
             raise DataError(f"at {place}: {error}") from None
         return x if place.weight == 1.0 else x * self._dtype.type(place.weight)
 
-    def encode(self, value: Any, place: Place | None = None) -> Num[np.ndarray, "dim"]:
+    def encode(self, value: Any, place: Place | None = None) -> Num[np.ndarray, " dim"]:
         """V(value), before normalisation; for a value that stands at `place`, its part R_p V(value) of the whole.
 
         Raises
@@ -179,15 +181,15 @@ class Encoder:
         return self.bind(root, self.encode_unbound(value, root, bag)) + bag
 
     def encode_unbound(
-        self, value: Any, root: Place, bag: Num[np.ndarray, "dim"] | None = None
-    ) -> Num[np.ndarray, "dim"]:
+        self, value: Any, root: Place, bag: Num[np.ndarray, " dim"] | None = None
+    ) -> Num[np.ndarray, " dim"]:
         """V(value) of a value that stands at `root`, not bound to its path; leaves without path are added to `bag`."""
         bag = np.zeros(self.options.dim, self._dtype) if bag is None else bag
         if root.ignored:
             return np.zeros_like(bag)
         # A generator asks for the vectors of its items; the stack of generators stands in for recursion.
-        stack: list[Generator] = [self._value(value, root, bag)]
-        vector = None
+        stack: list[Generator[tuple[Any, Place], Any, np.ndarray]] = [self._value(value, root, bag)]
+        vector: Any = None
         while stack:
             try:
                 request = stack[-1].send(vector)
@@ -197,9 +199,9 @@ class Encoder:
             except TooDeep as problem:
                 raise depth_problem(value, problem.place, self.options.max_depth) from None
             else:
-                stack.append(self._value(*request, bag))
+                stack.append(self._value(request[0], request[1], bag))
                 vector = None
-        return vector  # pyright: ignore[reportReturnType]
+        return vector
 
     def _value(self, value: Any, place: Place, bag: np.ndarray) -> Generator[tuple[Any, Place], np.ndarray, np.ndarray]:
         value = plain(value, self.options.default, place)
@@ -236,7 +238,7 @@ class Encoder:
 
 
 def plain(value: Any, default: Callable[[Any], Any] | None, place: Place) -> Any:
-    """`value` as one of the types of JSON in Python: NumPy scalars and tuples converted, anything else through `default`.
+    """`value` as a type of JSON in Python: NumPy scalars and tuples are converted, the rest goes through `default`.
 
     Raises
     ------
@@ -260,9 +262,12 @@ _NOT_JSON = object()
 def _plain(value: Any) -> Any:
     if type(value) in (*SCALARS, dict, list):
         return value
-    if isinstance(value, np.generic) and isinstance(value.item(), SCALARS):
-        return value.item()
-    for kind, convert in ((str, str.__str__), (int, int), (float, float), (dict, dict), (list | tuple, list)):
+    if isinstance(value, np.generic):
+        scalar: Any = value.item()
+        return scalar if isinstance(scalar, SCALARS) else _NOT_JSON
+    bases: tuple[tuple[Any, Callable[[Any], Any]], ...]
+    bases = ((str, str.__str__), (int, int), (float, float), (dict, dict), (list | tuple, list))
+    for kind, convert in bases:
         if isinstance(value, kind):
             return convert(value)
     return _NOT_JSON
@@ -271,7 +276,9 @@ def _plain(value: Any) -> Any:
 def checked_key(key: Any, place: Place) -> str:
     """A key of an object in NFC."""
     if not isinstance(key, str):
-        raise TypeError(f"at {place}: the key {key!r} has type {type(key).__name__}; JSON keys are texts: use str(key).")
+        raise TypeError(
+            f"at {place}: the key {key!r} has type {type(key).__name__}; JSON keys are texts: use str(key)."
+        )
     try:
         key.encode()
     except UnicodeEncodeError:
@@ -290,7 +297,9 @@ def depth_problem(document: Any, place: Place, max_depth: int) -> DataError:
     """What to tell about a document that is too deep: whether a container holds itself."""
     cycle = find_cycle(document)
     if cycle is not None:
-        return DataError(f"at {format_path(cycle)}: a container holds itself, which JSON cannot express; break the cycle.")
+        return DataError(
+            f"at {format_path(cycle)}: a container holds itself, which JSON cannot express; break the cycle."
+        )
     return DataError(
         f"at {place!s:.60}…: containers are nested deeper than max_depth={max_depth}; raise max_depth, or flatten the "
         "document."

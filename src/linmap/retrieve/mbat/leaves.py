@@ -72,9 +72,9 @@ def number_position(value: int | float, place: Place, options: Options) -> float
         knots = options.quantiles_at(place)
         if knots is not None:
             return empirical_position(_as_float(value), knots)
-    if options.number_scale == "asinh":
+    if options.linear_scale is None:
         return asinh_position(value)
-    low, high = options.number_scale
+    low, high = options.linear_scale
     return _clip((_as_float(value) - low) / (high - low))
 
 
@@ -105,14 +105,16 @@ class LeafCoder:
         self._options, self._codebook = options, codebook
         self._dtype = options.working_dtype
         dim = options.dim
-        order = codebook.level_order() if hasattr(codebook, "level_order") else Codebook(dim, options.seed).level_order()
+        order = (
+            codebook.level_order() if hasattr(codebook, "level_order") else Codebook(dim, options.seed).level_order()
+        )
         self._level_rank = np.empty(dim, np.intp)  # place of each coordinate in the flip order
         self._level_rank[order] = np.arange(dim)
         vectors = options.cache_bytes // 16 // (dim * self._dtype.itemsize)
         self._cache: LeastRecentlyUsed[tuple, np.ndarray] = LeastRecentlyUsed(vectors)
         self._levels: LeastRecentlyUsed[int, np.ndarray] = LeastRecentlyUsed(vectors)
 
-    def vector(self, value: Any, place: Place) -> Num[np.ndarray, "dim"]:
+    def vector(self, value: Any, place: Place) -> Num[np.ndarray, " dim"]:
         """The vector of a leaf: null, true, false, {}, [], a string or a number. Read-only."""
         if isinstance(value, str):
             if len(value) > 256:  # long texts seldom come twice
@@ -124,7 +126,7 @@ class LeafCoder:
             return self._number(value, place)
         return self._atom("lit", "{}" if isinstance(value, dict) else "[]")
 
-    def level(self, position: float) -> Num[np.ndarray, "dim"]:
+    def level(self, position: float) -> Num[np.ndarray, " dim"]:
         """The level code of u: the base atom with the first m = floor(u D / 2 + 1/2) coordinates negated.
 
         Two levels have the inner product D (1 - 2 |m - m'| / D) exactly; the extremes are orthogonal.
@@ -132,7 +134,7 @@ class LeafCoder:
         m = math.floor(position * self._options.dim / 2 + 0.5)
         return self._levels.get(m, lambda: np.where(self._level_rank < m, -1, 1) * self._atom("level", ""))
 
-    def level_correlations(self, vector: Float[np.ndarray, "dim"]) -> Float[np.ndarray, "levels"]:
+    def level_correlations(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " levels"]:
         """<vector, L_m> for all levels m = 0..D/2 at once: flipping one more coordinate takes away twice its share."""
         order = np.argsort(self._level_rank)[: self._options.dim // 2]
         shares = vector * self._atom("level", "")
@@ -149,7 +151,9 @@ class LeafCoder:
             return self._embedded(text, options.strings)
         if options.strings == "exact":
             return exact()
-        kind, tokens = ("ngram", character_trigrams(text)) if options.strings == "ngrams" else ("word", word_tokens(text))
+        kind, tokens = (
+            ("ngram", character_trigrams(text)) if options.strings == "ngrams" else ("word", word_tokens(text))
+        )
         if not tokens:
             return exact()
         total = np.zeros(options.dim, self._dtype)

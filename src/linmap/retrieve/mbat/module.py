@@ -23,14 +23,15 @@ class JSONEncoder(nn.Module):
         What encodes; fitted if it needs to be.
     """
 
+    _reference: Tensor
+
     def __init__(self, vectorizer: JSONVectorizer) -> None:
         super().__init__()
         self.vectorizer = vectorizer
         self.register_buffer("_reference", torch.empty(0), persistent=False)  # follows `.to(...)`
 
     def forward(self, documents: Sequence[Any]) -> Shaped[Tensor, "documents dim"]:
-        vectors = torch.from_numpy(self.vectorizer.transform(documents))
-        return vectors.to(self._reference.device)  # pyright: ignore[reportArgumentType]
+        return torch.from_numpy(self.vectorizer.transform(documents)).to(self._reference.device)
 
     def get_extra_state(self) -> dict[str, str]:
         return {"fingerprint": self.vectorizer.fingerprint_}

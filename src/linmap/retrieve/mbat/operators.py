@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Int8, Num
 
-from linmap.maps import LinearMap
+from linmap.maps.base import LinearMap
+from linmap.maps.diagonal import Diagonal
+from linmap.maps.permutation import Permutation
 
 
 @runtime_checkable
@@ -37,7 +39,7 @@ class SignedPermutation:
         +1 or -1 for each output coordinate.
     """
 
-    def __init__(self, permutation: Int[np.ndarray, "dim"], signs: Int8[np.ndarray, "dim"]) -> None:
+    def __init__(self, permutation: Int[np.ndarray, " dim"], signs: Int8[np.ndarray, " dim"]) -> None:
         if not np.array_equal(np.sort(permutation), np.arange(len(permutation))):
             raise ValueError(f"permutation must hold each of 0..{len(permutation) - 1} once, got {permutation!r:.80}.")
         if signs.shape != permutation.shape or not np.all(np.abs(signs) == 1):
@@ -88,8 +90,6 @@ class SignedPermutation:
 
     def as_map(self) -> LinearMap:
         """The same operator as a `linmap.maps` map, for tensors and gradients."""
-        from linmap.maps import Diagonal, Permutation
-
         signs = Diagonal(self.dim)
         with torch.no_grad():
             signs.diagonal.copy_(torch.from_numpy(self.signs))
@@ -138,9 +138,10 @@ class HadamardDiagonal:
         if y is None:
             return Transposed(self)
         _check_length(y, self.dim)
+        x = y
         for signs in self.signs[::-1]:
-            y = _walsh_hadamard(y) * signs
-        return y
+            x = _walsh_hadamard(x) * signs
+        return x
 
     def compose(self, other: Operator) -> Product:
         return Product(self, other)

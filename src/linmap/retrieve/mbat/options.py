@@ -67,7 +67,9 @@ class Options:
                 hint = " (or a function from a string to a vector)" if name == "strings" else ""
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}{hint}, got {value!r}.")
         if not isinstance(self.seed, str):
-            raise TypeError(f"seed must be a text, got {self.seed!r} of type {type(self.seed).__name__}; use str(seed).")
+            raise TypeError(
+                f"seed must be a text, got {self.seed!r} of type {type(self.seed).__name__}; use str(seed)."
+            )
         if not 0 <= self.number_exact <= 1:
             raise ValueError(f"number_exact is a share between 0 and 1, got {self.number_exact!r}.")
         for name in ("key_presence", "path_backoff"):
@@ -78,7 +80,7 @@ class Options:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
         scale = self.number_scale
-        if scale != "asinh" and (isinstance(scale, str) or len(scale) != 2 or not scale[0] < scale[1]):
+        if scale != "asinh" and (isinstance(scale, str) or len(scale) != 2 or not float(scale[0]) < float(scale[1])):
             raise ValueError(f"number_scale must be 'asinh' or (low, high) with low < high, got {scale!r}.")
         if self.dtype == "int32" and not (self.integral and self.normalize == "none"):
             raise ValueError(
@@ -104,6 +106,14 @@ class Options:
         )
 
     @property
+    def linear_scale(self) -> tuple[float, float] | None:
+        """(low, high) of a linear number scale; None for the asinh scale."""
+        if isinstance(self.number_scale, str):
+            return None
+        low, high = self.number_scale
+        return float(low), float(high)
+
+    @property
     def linear(self) -> bool:
         """The vector before normalisation is the sum of the bound leaves."""
         return self.level_norm == "none"
@@ -120,7 +130,7 @@ class Options:
             values["strings"] = f"function {named.__module__}.{named.__qualname__}"
         values["ignore"] = [_as_json_path(pattern) for pattern in self.ignore]
         values["weights"] = [[_as_json_path(pattern), weight] for pattern, weight in (self.weights or {}).items()]
-        values["number_scale"] = self.number_scale if self.number_scale == "asinh" else list(self.number_scale)
+        values["number_scale"] = self.number_scale if self.linear_scale is None else list(self.linear_scale)
         values["quantiles"] = {path: np.asarray(knots).tolist() for path, knots in sorted(self.quantiles.items())}
         return {"format": FORMAT, **values}
 

@@ -40,7 +40,7 @@ def nfc(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def parse_path(path: Any) -> Path:
+def parse_path(path: PathLike) -> Path:
     """The steps of a path in any of its notations.
 
     Raises
@@ -51,14 +51,14 @@ def parse_path(path: Any) -> Path:
         If a step is neither a key nor an index.
     """
     if isinstance(path, str):
-        return _parse_pointer(path) if path.startswith("/") else tuple(_parse_dotted(path, wildcards=False))
+        return _parse_pointer(path) if path.startswith("/") else tuple(_parse_dotted(path))
     return tuple(_check_step(step, path) for step in path)
 
 
 def parse_pattern(pattern: PathLike) -> tuple[Segment, ...]:
     """The segments of a path pattern; the same notations, and wildcards."""
     if isinstance(pattern, str) and not pattern.startswith("/"):
-        return tuple(_parse_dotted(pattern, wildcards=True))
+        return tuple(_parse_dotted_pattern(pattern))
     return tuple(_wildcard(step) if isinstance(step, str) else step for step in parse_path(pattern))
 
 
@@ -121,7 +121,9 @@ class PathRules:
 
     def __init__(self, ignore: Sequence[PathLike] = (), weights: Mapping[PathLike, float | int] | None = None) -> None:
         if isinstance(ignore, str):
-            raise TypeError(f"ignore must be a sequence of path patterns, got the text {ignore!r}; write ({ignore!r},).")
+            raise TypeError(
+                f"ignore must be a sequence of path patterns, got the text {ignore!r}; write ({ignore!r},)."
+            )
         weights = weights or {}
         for pattern, weight in weights.items():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) < float("inf"):
@@ -171,7 +173,13 @@ class PathRules:
         return frozenset(reached)
 
 
-def _parse_dotted(text: str, wildcards: bool) -> Iterator[Segment]:
+def _parse_dotted(text: str) -> Iterator[Step]:
+    for segment in _parse_dotted_pattern(text, wildcards=False):
+        assert not isinstance(segment, Wildcard)
+        yield segment
+
+
+def _parse_dotted_pattern(text: str, wildcards: bool = True) -> Iterator[Segment]:
     if text in ("", "$"):
         return
     position = 0

@@ -16,9 +16,7 @@ class Match(NamedTuple):
     cosine: float
 
 
-def nearest(
-    query: Num[np.ndarray, "dim"], blocks: Iterable[Num[np.ndarray, "_ dim"]], top: int
-) -> list[Match]:
+def nearest(query: Num[np.ndarray, " dim"], blocks: Iterable[Num[np.ndarray, "_ dim"]], top: int) -> list[Match]:
     """The `top` rows with the largest cosine to `query`, best first; ties in the order of rows.
 
     Parameters

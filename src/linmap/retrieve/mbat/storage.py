@@ -96,10 +96,14 @@ class VectorFile:
     def __init__(self, path: Path | str) -> None:
         self.path = check_suffix(path)
         if not self.path.exists():
-            raise ArtifactError(f"{path} does not exist; `linmap apply mbat --data records.jsonl --out {path}` writes it.")
+            raise ArtifactError(
+                f"{path} does not exist; `linmap apply mbat --data records.jsonl --out {path}` writes it."
+            )
         self.metadata: dict[str, Any]
         self.ids: list[str]
-        self.metadata, self.ids = self._read_npy_sidecar() if self.path.suffix == ".npy" else self._read_parquet_header()
+        self.metadata, self.ids = (
+            self._read_npy_sidecar() if self.path.suffix == ".npy" else self._read_parquet_header()
+        )
         if self.metadata["format"] > FORMAT:
             raise ArtifactError(
                 f"{path} has format {self.metadata['format']}, this linmap reads up to {FORMAT}; upgrade linmap."
@@ -117,7 +121,7 @@ class VectorFile:
                 column = batch.column(0)
                 yield column.flatten().to_numpy().reshape(len(batch), column.type.list_size)
 
-    def vector(self, row: int) -> Float[np.ndarray, "dim"]:
+    def vector(self, row: int) -> Float[np.ndarray, " dim"]:
         """One vector."""
         for block in self.blocks():
             if row < len(block):

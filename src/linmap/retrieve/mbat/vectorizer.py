@@ -6,7 +6,7 @@ import itertools
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Num, Shaped
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from linmap.data.records import parse_json
 from linmap.errors import DataError
 from linmap.retrieve.mbat.bound_leaves import BoundLeaves
 from linmap.retrieve.mbat.capacity import capacity, dimension_for
-from linmap.retrieve.mbat.codebook import Codebook
-from linmap.retrieve.mbat.decoding import Breakdown, Decoded, Decoder, similarity_breakdown
+from linmap.retrieve.mbat.codebook import FORMAT, Codebook
+from linmap.retrieve.mbat.decoding import FALSE_ALARMS, Breakdown, Decoded, Decoder, similarity_breakdown
+from linmap.retrieve.mbat.documents import iterate_documents
 from linmap.retrieve.mbat.encoding import Encoder
 from linmap.retrieve.mbat.options import Options, collapsed_path
 from linmap.retrieve.mbat.paths import PathLike, parse_path
@@ -155,15 +155,15 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         self.cache_bytes = cache_bytes
         self._options({})  # a wrong parameter is told where it is given
 
-    # -- scikit-learn ------------------------------------------------------------------------------------------------
+    # -- scikit-learn --------------------------------------------------------------------------------------------------
 
     def fit(self, documents: Any, y: Any = None, *, parse: bool | None = None) -> Self:
-        """Learn the distribution of numbers at each path if numbers="quantile"; otherwise there is nothing to learn."""
+        """Learn the distribution of numbers at each path if numbers="quantile"; else do nothing."""
         self.quantiles_ = {}
         if self.numbers == "quantile":
             values: dict[str, list[float]] = {}
             encoder = Encoder(self._options({}), self.codebook)
-            for document in self._documents(documents, parse):
+            for document in iterate_documents(documents, parse):
                 for place, value in encoder.walk(document):
                     if isinstance(value, int | float) and not isinstance(value, bool):
                         encoder.leaf(value, place)  # refuses NaN with its path
@@ -199,7 +199,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size!r}.")
         state = self._state()
-        source = self._documents(documents, parse)
+        source = iterate_documents(documents, parse)
         batches = enumerate(iter(lambda: list(itertools.islice(source, batch_size)), []))
         numbered = ((number * batch_size, batch) for number, batch in batches)
         if not state.encoder.options.linear:
@@ -213,7 +213,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
     def get_feature_paths(self, documents: Any, *, parse: bool | None = None) -> list[str]:
         """The paths of all leaves of the documents, indices replaced by [*], in the order of first appearance."""
         encoder = self._state().encoder
-        paths = (collapsed_path(p) for d in self._documents(documents, parse) for p, _ in encoder.walk(d))
+        paths = (collapsed_path(p) for d in iterate_documents(documents, parse) for p, _ in encoder.walk(d))
         return list(dict.fromkeys(paths))
 
     def __sklearn_tags__(self) -> Any:
@@ -226,7 +226,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return self.numbers != "quantile" or hasattr(self, "quantiles_")
 
-    # -- the format --------------------------------------------------------------------------------------------------
+    # -- the format ----------------------------------------------------------------------------------------------------
 
     @property
     def fingerprint_(self) -> str:
@@ -246,9 +246,40 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
                 "were made with other options or another codebook, and must not be compared; encode them again."
             )
 
+    def as_json(self) -> dict[str, Any]:
+        """All options that decide the vectors, and what `fit` has learnt, as JSON; `from_json` reads it."""
+        return self._state().encoder.options.as_json()
+
+    @classmethod
+    def from_json(cls, options: Mapping[str, Any], **others: Any) -> Self:
+        """The vectorizer that `as_json` wrote down; `others` are parameters that decide no vector (n_jobs, dtype).
+
+        Raises
+        ------
+        DataError
+            If the options are of another format, or hold a function.
+        """
+        options = dict(options)
+        if options.pop("format", None) != FORMAT or str(options["strings"]).startswith("function "):
+            raise DataError("the options cannot be read back: they are of another format, or strings was a function.")
+        quantiles = {path: np.array(knots) for path, knots in options.pop("quantiles").items()}
+        options["ignore"] = tuple(_hashable(pattern) for pattern in options["ignore"])
+        options["weights"] = {_hashable(pattern): weight for pattern, weight in options["weights"]} or None
+        vectorizer = cls(**options, **others)
+        if quantiles:
+            vectorizer.quantiles_ = quantiles
+        return vectorizer
+
     # -- reading vectors -----------------------------------------------------------------------------------------------
 
-    def get(self, vector: Num[np.ndarray, "dim"], path: PathLike, candidates: Sequence[Any]) -> Decoded | None:
+    def get(
+        self,
+        vector: Num[np.ndarray, " dim"],
+        path: PathLike,
+        candidates: Sequence[Any],
+        *,
+        false_alarms: float = FALSE_ALARMS,
+    ) -> Decoded | None:
         """The value that a vector holds at a path, among candidates: (value, score, margin, z), or None.
 
         Parameters
@@ -259,19 +290,21 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
             "patient.address[0].state", "/patient/address/0/state" or ("patient", "address", 0, "state").
         candidates
             Values that it may be (any JSON values).
+        false_alarms
+            Share of the questions about absent values that may be answered all the same; a large number answers always.
 
         Raises
         ------
         ValueError
             If the path cannot be read, there are no candidates, or the vector has another length.
         """
-        return self._state().decoder.get(vector, path, candidates)
+        return self._state().decoder.get(vector, path, candidates, false_alarms)
 
-    def get_number(self, vector: Num[np.ndarray, "dim"], path: PathLike) -> Decoded | None:
-        """The number at a path without candidates, as precise as its level code (numbers="level"); None if there is none."""
+    def get_number(self, vector: Num[np.ndarray, " dim"], path: PathLike) -> Decoded | None:
+        """The number at a path, without candidates, as precise as its level code; None if there is none."""
         return self._state().decoder.get_number(vector, path)
 
-    def decode(self, vector: Num[np.ndarray, "dim"], schema: Mapping[Any, Sequence[Any]]) -> dict[str, Decoded | None]:
+    def decode(self, vector: Num[np.ndarray, " dim"], schema: Mapping[Any, Sequence[Any]]) -> dict[str, Decoded | None]:
         """The values at many paths together: the most certain is decoded first and subtracted, which helps the next.
 
         Parameters
@@ -283,15 +316,15 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         """
         return self._state().decoder.decode(vector, schema)
 
-    def has(self, vector: Num[np.ndarray, "dim"], path: PathLike) -> Decoded | None:
+    def has(self, vector: Num[np.ndarray, " dim"], path: PathLike) -> Decoded | None:
         """Whether a key is there, whatever its value (needs key_presence > 0); None if not."""
         return self._state().decoder.has(vector, path)
 
-    def array_length(self, vector: Num[np.ndarray, "dim"], path: PathLike, candidates: Sequence[Any]) -> int:
+    def array_length(self, vector: Num[np.ndarray, " dim"], path: PathLike, candidates: Sequence[Any]) -> int:
         """How many items from the first on are recognised among the candidates."""
         return self._state().decoder.array_length(vector, path, candidates)
 
-    def update(self, vector: Num[np.ndarray, "dim"], path: PathLike, old: Any, new: Any) -> Num[np.ndarray, "dim"]:
+    def update(self, vector: Num[np.ndarray, " dim"], path: PathLike, old: Any, new: Any) -> Num[np.ndarray, " dim"]:
         """The vector after the value at `path` has changed from `old` to `new`, in O(D): V + R_p (V(new) - V(old)).
 
         `MISSING` stands for a field that was not there or is taken away; a container must not become empty by it.
@@ -328,7 +361,9 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         """
         if isinstance(value, np.ndarray):
             if self.normalize != "none":
-                raise ValueError("a unit vector does not show its number of leaves; pass the document, or normalize='none'.")
+                raise ValueError(
+                    "a unit vector does not show its number of leaves; pass the document, or normalize='none'."
+                )
             leaves, depth = max(1, round(float(value.astype(np.float64) @ value) / self.dim)), None
         else:
             depths = [place.depth for place, _ in self._state().encoder.walk(value)]
@@ -337,12 +372,12 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         if probability < 0.99:
             warnings.warn(
                 f"{leaves} leaves in {self.dim} dimensions: one of {candidates} values is read back with probability "
-                f"{probability:.2f}; raise dim to {dimension_for(leaves, candidates, 0.99)} to read values back reliably.",
+                f"{probability:.2f}; raise dim to {dimension_for(leaves, candidates, 0.99)} to read values reliably.",
                 stacklevel=2,
             )
         return {"dim": self.dim, "leaves": leaves, "depth": depth, "candidates": candidates, "probability": probability}
 
-    # -- private -----------------------------------------------------------------------------------------------------
+    # -- private -------------------------------------------------------------------------------------------------------
 
     def _options(self, quantiles: Mapping[str, np.ndarray]) -> Options:
         names = set(self.get_params(deep=False)) - {"n_jobs", "codebook"}
@@ -386,22 +421,9 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
             sums.div_(norms.clamp_min_(torch.finfo(sums.dtype).tiny))  # a document that is all ignored stays zero
         return sums.numpy().astype(self.dtype, copy=False)
 
-    def _documents(self, documents: Any, parse: bool | None) -> Iterator[Any]:
-        if isinstance(documents, Mapping):
-            raise TypeError("documents must be a list of documents, got a single dict; write [document].")
-        if isinstance(documents, str | bytes):
-            raise TypeError(
-                f"documents must be a list of documents, got a single {type(documents).__name__}; write [text] with "
-                "parse=True for JSON text, with parse=False for a string value."
-            )
-        if not isinstance(documents, Iterable):
-            raise TypeError(f"documents must be a list of documents, got {type(documents).__name__}.")
-        if parse:
-            return _parsed(documents)
-        return iter(documents) if parse is False else _not_texts(documents)
-
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "_made"}
+        state: Any = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_made"}
 
 
 class _State:
@@ -423,7 +445,15 @@ def _codebook_name(codebook: Any) -> str:
     """What stands for the codebook in the fingerprint: nothing for the format's own, which the options determine."""
     if codebook is None:
         return ""
-    return repr(codebook) if isinstance(codebook, Codebook) else f"{type(codebook).__module__}.{type(codebook).__qualname__}"
+    return (
+        repr(codebook)
+        if isinstance(codebook, Codebook)
+        else f"{type(codebook).__module__}.{type(codebook).__qualname__}"
+    )
+
+
+def _hashable(pattern: str | list) -> str | tuple:
+    return pattern if isinstance(pattern, str) else tuple(pattern)
 
 
 def _knots(values: list[float]) -> np.ndarray:
@@ -442,23 +472,3 @@ def _encode_each(encoder: Encoder, batch: list[Any], first: int) -> torch.Tensor
         except (TypeError, DataError) as error:
             raise type(error)(f"document {number}, {error}") from None
     return torch.from_numpy(np.stack(vectors))
-
-
-def _parsed(texts: Iterable[Any]) -> Iterator[Any]:
-    for number, text in enumerate(texts):
-        if not isinstance(text, str | bytes):
-            raise TypeError(f"document {number}: parse=True takes JSON texts (str or bytes), got {type(text).__name__}.")
-        try:
-            yield parse_json(text)
-        except DataError as error:
-            raise DataError(f"document {number}, {error}") from None
-
-
-def _not_texts(documents: Iterable[Any]) -> Iterator[Any]:
-    for number, document in enumerate(documents):
-        if isinstance(document, str) and document.lstrip()[:1] in ("{", "["):
-            raise TypeError(
-                f"document {number} is the text {document!r:.40}: is it JSON text or a string value? Pass parse=True to "
-                "parse it, parse=False to take it as a string."
-            )
-        yield document
