@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -263,16 +264,14 @@ def draw_votes(panels: list[tuple[str, Tensor, Tensor]], path: Path) -> None:
             show(top, photo, title)
             show(bottom, overlaid(photo, heat.numpy()))
             bottom.set_xlabel("votes: red for, blue against", fontsize=8)
-        fig.set_dpi(60)  # photographs are embedded at this resolution
-        save_svg(fig, path)
+        with matplotlib.rc_context({"savefig.dpi": 54}):  # the resolution at which photographs are embedded
+            save_svg(fig, path)
 
 
 def overlaid(photo: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """A signed map in colour over the pale grey photograph, (height, width, 3)."""
-    from matplotlib import colormaps
-
     reach = float(np.quantile(np.abs(heat), 0.995)) or 1.0
-    colour = colormaps[DIVERGING](heat / reach / 2 + 0.5)[..., :3]
+    colour = matplotlib.colormaps[DIVERGING](heat / reach / 2 + 0.5)[..., :3]
     strength = np.clip(np.abs(heat) / reach, 0, 1)[..., None]
     return (1 - strength) * (photo.mean(2, keepdims=True) * 0.5 + 0.5) + strength * colour
 
@@ -532,12 +531,12 @@ def draw_edge_net(reading: EdgeReading, path: Path) -> None:
     interp = reading.interp
     middle = int(interp.output.flatten().argmax())
     row = interp.as_input(interp.row(middle))[0]
-    with figure(7.2, 2.4, ncols=5) as (fig, axes):
+    with figure(7.2, 1.9, ncols=5) as (fig, axes):
         show(axes[0], interp.input[0, 0].numpy(), "digit x", cmap="gray")
         show(axes[1], interp.output[0, 0].numpy(), "edges y", cmap="gray")
         show(axes[2], interp.residual[0, 0].numpy(), "residual r", **signed(interp.residual[0, 0]))
-        show(axes[3], row.numpy(), "row of the strongest edge", **signed(row))
-        show(axes[4], reading.copies.share.numpy(), "energy near the\nlargest weight", cmap="viridis", vmin=0, vmax=1)
+        show(axes[3], row.numpy(), "row of one edge", **signed(row))
+        show(axes[4], reading.copies.share.numpy(), "copied share", cmap="viridis", vmin=0, vmax=1)
         save_svg(fig, path)
 
 
@@ -589,7 +588,8 @@ def compare(settings: Settings, job: CompareJob) -> Result:
             Picture("deletion.svg", "Deletion test", "Probability of the top class before and after deleting pixels."),
             Picture("filters.svg", "Super-resolution filters", "Rows of F on a flat, an edge and a texture crop, and bicubic's."),
             Picture("eigen.svg", "Eigen-inputs and eigen-outputs", "The patterns that fsrcnn-x2 amplifies most on an edge."),
-            Picture("edges.svg", "An image-to-image network", "A digit, its edge map, the residual, one row and the copy map."),
+            Picture("edges.svg", "An image-to-image network", "A digit, its edge map, the residual (red positive), what one edge pixel looks at, and the share of each row's energy "
+                    "within 2 pixels of its largest weight (yellow: all of it)."),
         ],
         preset=job.preset,
         seeds=[job.seed],

@@ -6,7 +6,7 @@ that it can write to (lo > hi where it writes nowhere).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,12 +115,12 @@ def _moved(step: Step, reach: tuple[Reach, Reach]) -> tuple[Reach, Reach]:
     raise ReceptiveFieldError(f"{step.place} is not traced, so no receptive field can be proved; use columns(idx).")
 
 
-def _both(move: Callable[..., Reach], reach: tuple[Reach, Reach], *settings: int | list[int]) -> tuple[Reach, Reach]:
+def _both(move: Callable[..., Reach], reach: tuple[Reach, Reach], *settings: int | Sequence[int]) -> tuple[Reach, Reach]:
     rows, columns = zip(*(_pair(setting) for setting in settings), strict=True)
     return move(reach[0], *rows), move(reach[1], *columns)
 
 
-def _pair(setting: int | list[int]) -> tuple[int, int]:
+def _pair(setting: int | Sequence[int]) -> tuple[int, int]:
     values = [setting] if isinstance(setting, int) else list(setting)
     return values[0], values[-1]
 

@@ -225,14 +225,12 @@ def _check_input(model: nn.Module, x: Any) -> None:
         raise ValueError(f"x has no batch axis: shape {tuple(x.shape)}; use x[None].")
     if x.shape[0] != 1:
         raise ValueError(f"interpret one input at a time: got batch {x.shape[0]} (shape {tuple(x.shape)}); x[i : i + 1].")
-    if x.numel() == 0 or not bool(torch.isfinite(x).all()):
-        raise ValueError("x is empty or holds NaN or infinite values; clean it first.")
     weights = next((p for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), None)
-    if weights is None:
-        return
-    if weights.device != x.device:
+    if weights is not None and weights.device != x.device:
         raise ValueError(f"the model is on {weights.device}, x on {x.device}; move one: x.to({str(weights.device)!r}).")
-    if weights.dtype != x.dtype:
+    if weights is not None and weights.dtype != x.dtype:
         raise ValueError(f"the model is {weights.dtype}, x is {x.dtype}; use x.to({weights.dtype}).")
     if x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
         raise ValueError(f"{x.dtype} on the CPU is too coarse for an exact reading; use model.float() and x.float().")
+    if x.numel() == 0 or not bool(torch.isfinite(x).all()):
+        raise ValueError("x is empty or holds NaN or infinite values; clean it first.")

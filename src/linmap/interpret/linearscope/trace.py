@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -127,14 +128,16 @@ class Trace(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default:
             self._refuse(None, f"{place} reads a number out of the pass, which hides what depends on the input", None)
             return
-        if not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in outputs):
+        if not any(isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) for leaf in outputs):
             return  # a comparison, an index: a decision
         answers = self._answer(call)
+        refused = (self.values[z].refusal for z in pytree.tree_leaves((args, kwargs)) if self._is_known(z))
+        earlier = next(filter(None, refused), None)  # the cause, where this operation is a consequence
         if call.name in SOFTMAXES:
             self.logits[output] = args[0]
         for leaf, answer in zip(outputs, answers * len(outputs) if len(answers) == 1 else answers, strict=False):
             if isinstance(answer, Refusal):
-                self._refuse(leaf, f"{place}: {answer.reason}", MARKS.get(call.name))
+                self._refuse(leaf, earlier or f"{place}: {answer.reason}", MARKS.get(call.name))
             elif isinstance(answer, Frozen):
                 self._record(leaf, answer, call, place)
             elif isinstance(leaf, Tensor):
@@ -216,13 +219,13 @@ class Trace(TorchDispatchMode):
     def _place(self, func: Any) -> Place:
         """The module and the line that called an operation, read off the Python stack."""
         frame, module, line, fallback = sys._getframe(1), None, "", ""
-        while frame is not None and frame.f_code is not run.__code__:
+        while frame is not None and (frame.f_code.co_name, frame.f_code.co_filename) != ("run", __file__):
             file = frame.f_code.co_filename
             owner = frame.f_locals.get("self")
             if module is None and isinstance(owner, nn.Module) and id(owner) in self.module_paths:
                 module = self.module_paths[id(owner)]
                 fallback = f"{file}:{frame.f_lineno}"
-            if not line and not file.startswith((_TORCH, _HERE)):
+            if not line and not file.startswith(_NOT_THE_USERS):
                 line = f"{file}:{frame.f_lineno}"
             frame = frame.f_back
         return Place(func.name().removeprefix("aten::"), module or "", line or fallback)
@@ -238,7 +241,8 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor
     return None
 
 
-_TORCH, _HERE = str(Path(torch.__file__).parent), str(Path(__file__).parent)
+# Frames of PyTorch, of this package and of wrappers that check annotations are not where a user looks for an operation.
+_NOT_THE_USERS = tuple(str(Path(file).parent) for file in (torch.__file__, jaxtyping.__file__, __file__))
 
 
 def run(

@@ -76,7 +76,7 @@ def identity(call: Call) -> Answer:
     """Copies and casts."""
     kind, shape = call.output.dtype, call.output.shape
     if not call.output.is_floating_point():
-        return None
+        return Refusal("complex numbers are not followed") if call.output.is_complex() else None
     source = call.args[0]
     if call.name == "copy":  # copy(destination, source)
         source = call.args[1]
@@ -134,7 +134,7 @@ def _times(factor: Any) -> Callable[[Tensor], Tensor]:
 
 def gating_side(call: Call, left: Tensor, right: Tensor) -> str | Refusal:
     """Which of two factors is the decision: the one that went through sigmoid or softmax last, or what the user says."""
-    marked = [side for side, factor in (("left", left), ("right", right)) if call.mark(factor)]
+    marked = [side for side, factor in (("left", left), ("right", right)) if call.mark(factor) == "gate"]
     if len(marked) == 1:
         return marked[0]
     if call.options.gate is not None:

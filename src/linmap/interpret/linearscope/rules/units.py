@@ -30,7 +30,7 @@ def piece(z: Tensor, slope: Tensor, offset: Tensor | None = None, mark: str | No
     return Frozen((z,), lambda p: p * slope, offset, mark, unit=True)
 
 
-def either(mask: Tensor, yes: Tensor | float, no: Tensor | float, z: Tensor) -> Tensor:
+def either(mask: Tensor, yes: Any, no: Any, z: Tensor) -> Tensor:
     """torch.where in the precision of z."""
     return torch.where(mask, torch.as_tensor(yes, dtype=z.dtype, device=z.device), torch.as_tensor(no, dtype=z.dtype, device=z.device))
 
@@ -216,7 +216,7 @@ def with_secant(at_zero: float | None) -> Rule:
 
     def rule(call: Call) -> Answer:
         if not call.options.allow_secant:
-            return Refusal("it has no frozen form that the user has not asked for; allow_secant=True takes the secant")
+            return Refusal("it is frozen on request only: allow_secant=True takes its secant")
         z = call.args[0]
         if not call.is_tracked(z) or any(map(call.is_tracked, call.args[1:])):
             return Refusal("its exponent depends on the input")
@@ -338,7 +338,7 @@ new_full new_empty new_empty_strided
 SOFTMAXES = ("_softmax", "_safe_softmax")
 
 
-MARKS = {"linalg_vector_norm": "norm", "norm": "norm", "rsqrt": "norm"}
+MARKS = {"linalg_vector_norm": "norm", "norm": "norm", "rsqrt": "gate"}  # x * rsqrt(mean square): RMS norm
 
 UNITS: dict[str, Rule] = {
     "relu": relu,

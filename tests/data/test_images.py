@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from linmap.data.images import embedded_image, luminance, read_image, square, window
+from linmap.errors import DataError
+
+
+def test_reads_what_was_written(tmp_path: Path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert (read_image(tmp_path / "a.png") == pixels).all()
+    Image.fromarray(pixels).convert("RGBA").save(tmp_path / "b.png")
+    assert (read_image(tmp_path / "b.png") == pixels).all()
+    assert read_image(tmp_path / "a.png", channels=1).shape == (5, 7)
+
+
+@pytest.mark.parametrize("name", ["chelsea", "coffee", "camera", "china", "flower"])
+def test_photographs_of_the_package(name: str):
+    assert embedded_image(name).ndim == 3
+    assert embedded_image(name, channels=1).ndim == 2
+    assert embedded_image(name).std() > 10
+
+
+def test_square_keeps_the_middle():
+    image = np.zeros((4, 8), dtype=np.uint8)
+    image[:, 2:6] = 200
+    assert (square(image, 4) == 200).all()
+    assert square(image, 2).shape == (2, 2)
+
+
+def test_window_cuts_and_refuses():
+    image = np.arange(20, dtype=np.uint8).reshape(4, 5)
+    assert window(image, 1, 2, 2, 3).tolist() == [[7, 8, 9], [12, 13, 14]]
+    with pytest.raises(DataError, match=r"4 x 3 pixels at \(1, 2\) does not lie inside an image of 4 x 5"):
+        window(image, 1, 2, 4, 3)
+
+
+def test_luminance_is_studio_range():
+    black, white = np.zeros((1, 1, 3), np.uint8), np.full((1, 1, 3), 255, np.uint8)
+    assert luminance(black)[0, 0] * 255 == pytest.approx(16)
+    assert luminance(white)[0, 0] * 255 == pytest.approx(234.984)
+    assert luminance(white[..., 0])[0, 0] == luminance(white)[0, 0]
+
+
+def test_bad_files(tmp_path: Path):
+    with pytest.raises(DataError, match="there is no such file"):
+        read_image(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("not an image")
+    with pytest.raises(DataError, match="not an image that Pillow can read"):
+        read_image(tmp_path / "text.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
+    with pytest.raises(DataError, match="cannot be read"):
+        read_image(tmp_path / "half.png")
+    with pytest.raises(ValueError, match="channels must be 1"):
+        read_image(tmp_path / "whole.png", channels=4)
+    with pytest.raises(ValueError, match="there is no photograph 'lena'"):
+        embedded_image("lena")
+    with pytest.raises(ValueError, match="side must be a positive"):
+        square(embedded_image("camera"), 0)

@@ -1,0 +1,76 @@
+"""The bars on the networks that come with the package."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from linmap.data.images import embedded_image, luminance, square, window
+from linmap.data.pretrained import efficientnet_lite0, fsrcnn
+from linmap.interpret.linearscope import LinearScope
+from linmap.recipes.linearscope import Settings, deletion_test, normalised
+
+
+@pytest.fixture(scope="module")
+def photo() -> Tensor:
+    return normalised(square(embedded_image("chelsea"), 224))
+
+
+@pytest.mark.parametrize(("dtype", "bar"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_efficientnet_is_reproduced(photo: Tensor, dtype: torch.dtype, bar: float):
+    net, x = efficientnet_lite0().to(dtype), photo.to(dtype)
+    interp = LinearScope(net).at(x)
+    with torch.no_grad():
+        assert torch.equal(interp.output, net(x))
+        y = interp.matvec(x) + interp.residual
+    assert float((y - interp.output).abs().max() / interp.output.abs().max()) < bar
+    assert float(interp.output[0, 285]) == pytest.approx(9.01, abs=0.01)
+    assert float(interp.residual[0, 285]) == pytest.approx(8.74, abs=0.01)
+
+
+@pytest.mark.parametrize(("scale", "small"), [(2, False), (2, True), (3, False), (4, False)])
+@pytest.mark.parametrize(("dtype", "bar"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_fsrcnn_is_reproduced_and_is_its_jacobian(scale: int, small: bool, dtype: torch.dtype, bar: float):
+    net = fsrcnn(scale, small).to(dtype)
+    x = torch.from_numpy(luminance(window(embedded_image("camera"), 152, 152, 12, 10)))[None, None].to(dtype)
+    interp = LinearScope(net).at(x)
+    with torch.no_grad():
+        assert torch.equal(interp.output, net(x))
+        y = interp.matvec(x) + interp.residual
+    assert float((y - interp.output).abs().max() / interp.output.abs().max()) < bar
+    if dtype == torch.float64 and scale == 2:
+        J = torch.autograd.functional.jacobian(net, x).reshape(interp.out_features, -1)
+        torch.testing.assert_close(interp.dense(), J, rtol=0, atol=1e-12)
+
+
+def test_singular_pairs_of_an_enlargement():
+    net = fsrcnn(2).double()
+    x = torch.from_numpy(luminance(window(embedded_image("camera"), 152, 152, 12, 10)))[None, None]
+    interp = LinearScope(net).at(x)
+    U, S, Vh = interp.svd(4)
+    torch.testing.assert_close(S, torch.linalg.svdvals(interp.dense())[:4], rtol=1e-6, atol=0)
+    torch.testing.assert_close(interp.rmatvec(U.mT), S[:, None] * Vh, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "before", "by_votes", "by_gradient"),
+    [("chelsea", 0.385, 0.105, 0.297), ("coffee", 0.940, 0.008, 0.153), ("china", 0.301, 0.135, 0.305)],
+)
+def test_deletion_table(name: str, before: float, by_votes: float, by_gradient: float):
+    net = efficientnet_lite0()
+    test = deletion_test(net, name, normalised(square(embedded_image(name), 224)), Settings(random_masks=3), seed=0)
+    assert test.before == pytest.approx(before, abs=0.005)
+    assert test.after["votes"][0] == pytest.approx(by_votes, abs=0.01)
+    assert test.after["gradient norm"][0] == pytest.approx(by_gradient, abs=0.01)
+    assert test.after["gradient × input"] == pytest.approx(test.after["votes"], abs=1e-4)
+    assert test.after["votes"][0] < min(*test.after["random pixels"], test.after["gradient norm"][0])
+
+
+def test_votes_are_gradient_times_input(photo: Tensor):
+    net, x = efficientnet_lite0(), photo.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(net(x)[0, 285], x)
+    votes = LinearScope(net).at(photo).votes(285)
+    expected = (gradient * x)[0].detach()
+    assert float((votes - expected).abs().max() / expected.abs().max()) < 1e-4
