@@ -1,4 +1,8 @@
-"""OLinear for inference, the module that `OLinear.fold()` returns: adjacent linear maps are multiplied out."""
+"""OLinear for inference, the module that `OLinear.fold()` returns: adjacent linear maps are multiplied out.
+
+N: variates, B: batch, T: input steps, P: forecast steps, D and F: widths. Variates come first, so that mixing them is
+one matrix product over the whole batch.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,21 @@ if TYPE_CHECKING:
     from linmap.sequence.olinear.model import Block, OLinear
 
 
+class VariateLinear(nn.Module):
+    """One weight for all variates, and a bias for each: (N, B, in) -> (N, B, out)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, "N out"], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.to(dtype).contiguous())
+        self.register_buffer("bias", bias[:, None].to(dtype).contiguous())
+
+    def forward(self, h: Float[Tensor, "N B in"]) -> Float[Tensor, "N B out"]:
+        return F.linear(h, self.weight).add_(self.bias)
+
+
 class FoldedBlock(nn.Module):
     """A block in evaluation mode: A [h W_v^T + b_v] W_o^T + b_o = A h (W_o W_v)^T + (A 1) (W_o b_v)^T + b_o."""
 
@@ -23,40 +42,22 @@ class FoldedBlock(nn.Module):
 
     def __init__(self, block: Block) -> None:
         super().__init__()
-        mixing = block.mixing
-        value, output = mixing.value, mixing.output
-        A, W_o = mixing.matrix().double(), output.weight.double()
-        bias = A.sum(1, keepdim=True) * (W_o @ value.bias.double()) + output.bias.double()
-        self.register_buffer("A", A.to(value.weight))
-        self.mix = VariateLinear(W_o @ value.weight.double(), bias, like=value.weight)
-        self.norm1, self.linear1, self.linear2, self.norm2 = copy.deepcopy(
-            (block.norm1, block.linear1, block.linear2, block.norm2)
-        )
+        mixing, dtype = block.mixing, block.linear1.weight.dtype
+        A, W_v, W_o = (M.double() for M in (mixing.matrix(), mixing.value.weight, mixing.output.weight))
+        bias = A.sum(1, keepdim=True) * (W_o @ mixing.value.bias.double()) + mixing.output.bias.double()
+        self.register_buffer("A", A.to(dtype))
+        self.mix = VariateLinear(W_o @ W_v, bias, dtype)
+        parts = (block.norm1, block.linear1, block.linear2, block.norm2)
+        self.norm1, self.linear1, self.linear2, self.norm2 = copy.deepcopy(parts)
 
-    def forward(self, h: Float[Tensor, "batch variate features"]) -> Float[Tensor, "batch variate features"]:
-        h = self.norm1(h + self.mix(self.A @ h))
-        return self.norm2(h + self.linear2(F.gelu(self.linear1(h))))
-
-
-class VariateLinear(nn.Module):
-    """One weight for all variates and a bias for each."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(
-        self, weight: Float[Tensor, "out in"], bias: Float[Tensor, "variate out"], like: Float[Tensor, ...]
-    ) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight.to(like).contiguous())
-        self.register_buffer("bias", bias.to(like).contiguous())
-
-    def forward(self, h: Float[Tensor, "batch variate in"]) -> Float[Tensor, "batch variate out"]:
-        return F.linear(h, self.weight) + self.bias
+    def forward(self, h: Float[Tensor, "N B D"]) -> Float[Tensor, "N B D"]:
+        mixed = (self.A @ h.flatten(1)).view_as(h)
+        h = self.norm1(self.mix(mixed).add_(h))
+        return self.norm2(self.linear2(F.gelu(self.linear1(h))).add_(h))
 
 
 class FoldedOLinear(nn.Module):
-    """The forecasts of an `OLinear` in evaluation mode, without its d-fold expansion; weights are copies, in buffers.
+    """The forecasts of an `OLinear` in evaluation mode, without its d-fold expansion; weights are copies, not trained.
 
     Encoder: phi, Q_in, delta1 and the first layer become one T -> D map with a bias per variate. Decoder: the layer
     back to d P coefficients, Q_out, delta2 and the head's first layer become one D -> F map with a bias per variate.
@@ -76,28 +77,29 @@ class FoldedOLinear(nn.Module):
         delta1, delta2 = double.get("delta1", W_DET.new_zeros(N, T)), double.get("delta2", W_DET.new_zeros(N, P))
         W_FK = torch.einsum("fpe,kp->fek", W_FPE, double["Q_out"]).flatten(1)  # K = (E, P), as the decoder writes them
 
-        like = model.encoder.weight
+        dtype = model.encoder.weight.dtype
         self.seq_len, self.n_variates = T, N
         self.revin, self.norm, self.head2 = copy.deepcopy((model.revin, model.norm, model.head2))
         self.encoder = VariateLinear(
             torch.einsum("e,det->dt", phi, W_DET) @ double["Q_in"],
             delta1 @ W_DET.sum(1).mT + double["encoder.bias"],
-            like,
+            dtype,
         )
         self.blocks = nn.ModuleList(FoldedBlock(block) for block in model.blocks)  # pyright: ignore
         self.decoder = VariateLinear(
             W_FK @ double["decoder.weight"],
             delta2 @ W_FPE.sum(2).mT + W_FK @ double["decoder.bias"] + double["head1.bias"],
-            like,
+            dtype,
         )
         self.eval().requires_grad_(False)
 
+    @torch.no_grad()
     def forward(self, x: Float[Tensor, "batch time variate"]) -> Float[Tensor, "batch horizon variate"]:
         """Forecast windows, as `OLinear.forward`."""
         check_window(x, self.seq_len, self.n_variates)
         x_BTN, statistics = self.revin.normalise(x)
-        h_BND = self.encoder(x_BTN.mT)
+        h_NBD = self.encoder(x_BTN.permute(2, 0, 1))
         for block in self.blocks:
-            h_BND = block(h_BND)
-        y_BNP = self.head2(F.gelu(self.decoder(self.norm(h_BND))))
-        return self.revin.denormalise(y_BNP.mT, statistics)
+            h_NBD = block(h_NBD)
+        y_NBP = self.head2(F.gelu(self.decoder(self.norm(h_NBD))))
+        return self.revin.denormalise(y_NBP.permute(1, 2, 0), statistics)
