@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linmap.recipes.result import Check, Metric, Result, Row
-from linmap.report.comparison import Comparison, Summary
+from linmap.recipes.result import Check, Metric, Result, Row, Table
+from linmap.report.comparison import Comparison, Further, Summary
 
 KINDS = st.sampled_from(["system", "baseline", "ablation"])
 rows = st.lists(
@@ -83,3 +83,18 @@ def test_a_summary_without_a_baseline_or_a_figure_claims_nothing():
     assert (alone.system, alone.baseline, alone.difference, alone.ahead) == ("1.0000", "—", "", None)
     lost = Summary.of(result([Row("s", "system", {"a": [math.nan]})]))
     assert (lost.system, lost.baseline, lost.ahead) == ("—", "—", None)
+
+
+cells = st.text(max_size=3) | st.integers(0, 99) | st.floats(-10, 10)
+
+
+@given(st.lists(st.text(max_size=3), max_size=3), st.lists(st.lists(cells, max_size=4), max_size=3))
+def test_a_further_table_is_rectangular_whatever_came(columns, found):
+    table = Further.of(Table("t", columns, found))
+    assert {len(row) for row in table.rows} <= {len(table.columns)}
+    assert len(table.rows) == (len(found) if table.columns else 0)
+    assert len(table.figures) == len(table.columns)
+    for row, texts in zip(found, table.rows, strict=bool(table.columns)):
+        assert [text == "—" for text in texts[len(row) :]] == [True] * (len(texts) - len(row))
+    for i, figure in enumerate(table.figures):
+        assert figure == (found != [] and not any(isinstance(row[i], str) for row in found if i < len(row)))

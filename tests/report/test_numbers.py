@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from linmap.recipes.result import Metric, Row
-from linmap.report.numbers import any_value, count, duration, mean_and_spread, number
+from linmap.report.numbers import aligned, any_value, count, duration, mean_and_spread, number
 
 UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
@@ -65,10 +65,10 @@ def test_examples():
         "1 h 2 min",
     )
     assert (any_value(1.4), any_value(23456.7), any_value(1234.0), any_value(2e-6)) == (
-        "1.400",
+        "1.4",
         "23,457",
         "1234",
-        "2.000e−06",
+        "2e−06",
     )
     assert (any_value("x"), any_value(12345), any_value(-0.12345), any_value(True)) == (
         "x",
@@ -76,3 +76,22 @@ def test_examples():
         "−0.1235",
         "True",
     )
+
+
+@given(st.lists(st.none() | st.integers(0, 9) | st.floats(-1e3, 1e3) | st.just("text"), max_size=5))
+def test_a_column_has_the_same_digits_throughout_and_loses_none(values):
+    texts = aligned(values)
+    places = [
+        len(t.partition(".")[2]) for v, t in zip(values, texts, strict=True) if isinstance(v, float) and "e" not in t
+    ]
+    assert len(set(places)) <= 1
+    for value, text in zip(values, texts, strict=True):
+        assert len(text) >= len(any_value(value))
+        if isinstance(value, float) and "e" not in text:
+            assert abs(read(text) - value) <= 5.1e-4 * abs(value) + 1e-12
+        else:
+            assert text == any_value(value)
+
+
+def test_a_column_of_floats_lines_up():
+    assert aligned([1.4, 2.786, 10.01, "n"]) == ["1.400", "2.786", "10.010", "n"]

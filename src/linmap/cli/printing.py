@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ def print_systems(console: Console, systems: Iterable[System]) -> None:
 
 
 def print_summary(console: Console, title: str, summary: Mapping[str, Any]) -> None:
-    """The small dictionary that `fit` and `apply` return; nested ones are indented."""
+    """The small dictionary that `fit`, `apply` and `search` return; what is nested is indented."""
     console.print(f"[bold]{escape(title)}[/]")
     _print_mapping(console, summary, indent=2)
 
@@ -66,7 +66,7 @@ def _print_mapping(console: Console, summary: Mapping[str, Any], indent: int) ->
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    nested = {name: value for name, value in summary.items() if isinstance(value, Mapping)}
+    nested = {name: value for name, value in summary.items() if isinstance(value, Mapping) or _is_records(value)}
     for name, value in summary.items():
         if name not in nested:
             text = ", ".join(map(any_value, value)) if isinstance(value, list | tuple) else any_value(value)
@@ -74,7 +74,30 @@ def _print_mapping(console: Console, summary: Mapping[str, Any], indent: int) ->
     console.print(Padding(table, (0, 0, 0, indent), expand=False))
     for name, value in nested.items():
         console.print(Padding(escape(_words(name)), (0, 0, 0, indent), expand=False), style="dim")
-        _print_mapping(console, value, indent + 2)
+        if isinstance(value, Mapping):
+            _print_mapping(console, value, indent + 2)
+        else:
+            _print_records(console, value, indent + 2)
+
+
+def _is_records(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, Mapping) for item in value)
+
+
+def _print_records(console: Console, records: Sequence[Mapping[str, Any]], indent: int) -> None:
+    """Flat records as one table; records that hold records one after another."""
+    from linmap.report.numbers import aligned
+
+    if any(isinstance(value, Mapping | list | tuple) for record in records for value in record.values()):
+        for record in records:
+            _print_mapping(console, record, indent)
+            console.print()
+        return
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    table = _table(*map(_words, columns))
+    for row in zip(*(aligned([record.get(name) for record in records]) for name in columns), strict=True):
+        table.add_row(*map(escape, row))
+    console.print(Padding(table, (0, 0, 0, indent), expand=False))
 
 
 def _words(name: str) -> str:

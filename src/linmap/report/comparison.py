@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from linmap.recipes.result import Metric, Result, Row
-from linmap.report.numbers import count, duration, mean_and_spread
+from linmap.recipes.result import Metric, Result, Row, Table
+from linmap.report.numbers import aligned, count, duration, mean_and_spread
 
 KINDS = {"system": "this system", "baseline": "baseline", "ablation": "ablation"}
 ARROWS = {"lower": "↓", "higher": "↑", "neither": ""}
@@ -79,6 +79,27 @@ def _budget(row: Row, name: str) -> Cell | None:
     if name == "seconds":
         return Cell(duration(value), exact=f"{value:.6g} s")
     return Cell(count(value), exact=f"{value:,}")
+
+
+@dataclass(frozen=True)
+class Further:
+    """A further table as text; rows that are too short end in dashes."""
+
+    title: str
+    columns: list[str]
+    figures: list[bool]
+    """Whether a column holds numbers."""
+    rows: list[list[str]]
+    note: str
+
+    @classmethod
+    def of(cls, table: Table) -> Further:
+        width = max([len(table.columns), *map(len, table.rows)])
+        values = [[row[i] if i < len(row) else None for row in table.rows] for i in range(width)]
+        figures = [all(isinstance(v, int | float | None) for v in column) and column != [] for column in values]
+        rows = [list(row) for row in zip(*map(aligned, values), strict=True)]
+        columns = table.columns + [""] * (width - len(table.columns))
+        return cls(table.title, columns, figures, rows, table.note)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 from linmap.recipes.result import Metric, Row
 
@@ -54,7 +56,20 @@ def any_value(value: object) -> str:
         return _minus(f"{value:,}")
     if not math.isfinite(value):
         return NOTHING
-    return _minus(f"{value:,.0f}" if abs(value) >= 9999.5 else f"{value:#.4g}".rstrip("."))
+    return _minus(f"{value:,.0f}" if abs(value) >= 9999.5 else f"{value:.4g}")
+
+
+def aligned(values: Sequence[Any]) -> list[str]:
+    """The cells of a column: as `any_value`, with the same digits after the decimal point throughout."""
+    places = [_places(value) for value in values]
+    digits = max((n for n in places if n is not None), default=0)
+    return [any_value(value) if n is None else number(value, digits) for value, n in zip(values, places, strict=True)]
+
+
+def _places(value: object) -> int | None:
+    """Digits after the decimal point of a float; None for text, whole numbers, and floats that need an exponent."""
+    text = any_value(value)
+    return len(text.partition(".")[2]) if isinstance(value, float) and text != NOTHING and "e" not in text else None
 
 
 def _minus(text: str) -> str:

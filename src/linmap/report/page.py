@@ -17,7 +17,7 @@ from linmap.pictures import THEME_CSS
 from linmap.recipes import SYSTEMS
 from linmap.recipes.result import FAILURE, RESULT, Failure, Picture, Result
 from linmap.report import numbers
-from linmap.report.comparison import ARROWS, KINDS, Comparison, Summary
+from linmap.report.comparison import ARROWS, KINDS, Comparison, Further, Summary
 from linmap.report.inline import Inlined, inline
 
 HERE = Path(__file__).parent
@@ -44,6 +44,7 @@ class Chapter:
     outcome: Result | Failure
     comparison: Comparison | None = None
     summary: Summary | None = None
+    tables: tuple[Further, ...] = ()
     pictures: tuple[Inlined | str, ...] = ()
     """Pictures, or in the place of one that cannot be shown, why."""
 
@@ -94,7 +95,7 @@ def write_report(runs: Path | str, out: Path | str) -> Path:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"duration": numbers.duration, "any_value": numbers.any_value, "moment": _moment}
+    environment.filters |= {"duration": numbers.duration, "moment": _moment}
     html = environment.get_template("page.html.jinja").render(
         chapters=chapters,
         style=Markup(THEME_CSS + "\n" + (HERE / "style.css").read_text(encoding="utf-8")),
@@ -123,10 +124,10 @@ def _chapter(anchor: str, folder: Path, outcome: Result | Failure) -> Chapter:
     )
     if isinstance(outcome, Failure):
         return Chapter(anchor, title, room, purpose, paper, outcome)
+    tables = tuple(Further.of(table) for table in outcome.tables)
     pictures = tuple(_picture(folder, picture, f"{anchor}-{i}-") for i, picture in enumerate(outcome.pictures))
-    return Chapter(
-        anchor, title, room, purpose, paper, outcome, Comparison.of(outcome), Summary.of(outcome), pictures
-    )  # fmt: skip
+    comparison, summary = Comparison.of(outcome), Summary.of(outcome)
+    return Chapter(anchor, title, room, purpose, paper, outcome, comparison, summary, tables, pictures)
 
 
 def _picture(folder: Path, picture: Picture, prefix: str) -> Inlined | str:
