@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -25,3 +27,9 @@ def test_tiny_entries_are_invertible_and_zeros_are_not():
 def test_from_matrix_needs_a_square():
     with pytest.raises(ValueError, match=r"must be square, got shape \(2, 3\)"):
         Diagonal.from_matrix(torch.ones(2, 3))
+
+
+def test_logabsdet_is_of_the_absolute_value():
+    assert float(Diagonal.from_matrix(torch.diag(torch.tensor([-2.0, 3.0]))).logabsdet().detach()) == pytest.approx(
+        math.log(6)
+    )

@@ -42,7 +42,7 @@ def test_rows_stay_stochastic_whatever_the_weights(transform, scale, dtype):
 
 
 def test_rows_far_below_zero_do_not_vanish():
-    """softplus(-200) underflows in float32; the row of equal weights is uniform all the same, with a finite gradient."""
+    """softplus(-200) underflows in float32; equal weights make a uniform row all the same, with a finite gradient."""
     map = with_weight(torch.full((2, 4), -200.0))
     assert torch.equal(map.matrix(), torch.full((2, 4), 0.25))
     map.matrix()[0, 0].backward()

@@ -1,33 +1,43 @@
 """Every structured matrix, one file per structure, behind one interface: `LinearMap`."""
 
-from importlib import import_module
+from linmap.maps.base import LinearMap
+from linmap.maps.block_affine import BlockAffine
+from linmap.maps.cayley import Cayley
+from linmap.maps.compose import Compose
+from linmap.maps.dense import Dense
+from linmap.maps.diagonal import Diagonal
+from linmap.maps.diagonal_plus_low_rank import DiagonalPlusLowRank
+from linmap.maps.exponential import Exponential
+from linmap.maps.householder import Householder
+from linmap.maps.identity import Identity
+from linmap.maps.implicit import Implicit
+from linmap.maps.kronecker import Kronecker
+from linmap.maps.low_rank import LowRank
+from linmap.maps.permutation import Permutation
+from linmap.maps.rigid import Rigid
+from linmap.maps.row_stochastic import RowStochastic
+from linmap.maps.signed_hadamard import SignedHadamard
+from linmap.maps.spectral import Spectral
+from linmap.maps.triangular_pair import TriangularPair
 
-_HOMES = {
-    "LinearMap": "base",
-    "Dense": "dense",
-    "Diagonal": "diagonal",
-    "Identity": "identity",
-    "Permutation": "permutation",
-    "Householder": "householder",
-    "Exponential": "exponential",
-    "Cayley": "cayley",
-    "SignedHadamard": "signed_hadamard",
-    "Kronecker": "kronecker",
-    "LowRank": "low_rank",
-    "TriangularPair": "triangular_pair",
-    "BlockAffine": "block_affine",
-    "Spectral": "spectral",
-    "RowStochastic": "row_stochastic",
-    "DiagonalPlusLowRank": "diagonal_plus_low_rank",
-    "Rigid": "rigid",
-    "Implicit": "implicit",
-    "Compose": "compose",
-}
-
-__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(import_module(f"linmap.maps.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'linmap.maps' has no attribute {name!r}")
+__all__ = [
+    "BlockAffine",
+    "Cayley",
+    "Compose",
+    "Dense",
+    "Diagonal",
+    "DiagonalPlusLowRank",
+    "Exponential",
+    "Householder",
+    "Identity",
+    "Implicit",
+    "Kronecker",
+    "LinearMap",
+    "LowRank",
+    "Permutation",
+    "Rigid",
+    "RowStochastic",
+    "SignedHadamard",
+    "Spectral",
+    "TriangularPair",
+]
