@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from linmap import maps
 from linmap.maps import LinearMap
@@ -76,6 +77,14 @@ def based(structure: type[maps.Cayley] | type[maps.Exponential], **o: Any) -> Li
     return structure(3, base=base, **o)
 
 
+def running_sum(generator: torch.Generator, **o: Any) -> LinearMap:
+    return maps.Implicit(5, 5, lambda x: x.cumsum(-1), lambda y: y.flip(-1).cumsum(-1).flip(-1), **o)
+
+
+def differences(generator: torch.Generator, **o: Any) -> LinearMap:
+    return maps.Implicit(5, 4, lambda x: x.diff(dim=-1), lambda y: -pad(y, (1, 1)).diff(dim=-1), **o)
+
+
 # fmt: off
 CASES = [
     *(Case(f"Dense({m}, {n})", lambda m=m, n=n, **o: maps.Dense(m, n, **o), from_matrix={})
@@ -119,6 +128,8 @@ CASES = [
     *(Case(f"Kronecker{sizes}", lambda sizes=sizes, **o: maps.Kronecker(*sizes, **o), from_matrix={"sizes": sizes})
       for sizes in [(2, 3), (5, 1), ((3, 2), (1, 2)), (2, (2, 1), (1, 2)), ((2, 3), (3, 2))]),
     Case("Kronecker of Householder, Dense and Cayley.T", mixed_kronecker),
+    Case("Implicit running sum", running_sum, batched=False, from_matrix={}),
+    Case("Implicit differences", differences, batched=False, from_matrix={}),
     Case("Dense(5, 3) @ Dense(5, 5)", lambda **o: compose([3, 5, 5], **o)),
     Case("Dense(4, 2) @ Dense(2, 4)", lambda **o: compose([2, 4, 2], **o)),
     Case("Dense(2, 4) @ Dense(4, 2)", lambda **o: compose([4, 2, 4], **o)),

@@ -40,6 +40,7 @@ def over(cases: list[Case]) -> pytest.MarkDecorator:
 
 every_map = over(CASES)
 every_structure = over(ONE_EACH)
+every_trained_structure = over([case for case in ONE_EACH if list(case().parameters())])
 every_real_map = over([case for case in CASES if not case().dtype.is_complex])
 every_batched_map = over([case for case in CASES if case.batched])
 every_invertible_map = over([case for case in CASES if well_conditioned(case())])
@@ -273,11 +274,18 @@ def test_autocast_changes_the_precision_only(case, device):
 @every_structure
 def test_matrix_follows_the_dtype_of_the_module(case):
     map = case(torch.float32)
-    view = map.T
     for dtype in (torch.float64, torch.float32):
         map.to(dtype)
-        assert view.dtype == map.dtype == map.matrix().dtype
+        assert map.T.dtype == map.dtype == map.matrix().dtype
         assert map.dtype.to_real() == dtype
+
+
+@every_trained_structure
+def test_a_view_follows_the_dtype_of_its_map(case):
+    map = case(torch.float32)
+    views = [map.T, map.T.T, *([map.inverse()] if well_conditioned(map) else [])]
+    map.double()
+    assert all(view.dtype == view.matrix().dtype == map.dtype for view in views)
 
 
 # -- storage ---------------------------------------------------------------------------------------------------------
