@@ -97,4 +97,4 @@ def test_a_further_table_is_rectangular_whatever_came(columns, found):
     for row, texts in zip(found, table.rows, strict=bool(table.columns)):
         assert [text == "—" for text in texts[len(row) :]] == [True] * (len(texts) - len(row))
     for i, figure in enumerate(table.figures):
-        assert figure == (found != [] and not any(isinstance(row[i], str) for row in found if i < len(row)))
+        assert figure == (i > 0 and found != [] and not any(isinstance(row[i], str) for row in found if i < len(row)))

@@ -88,7 +88,7 @@ class Further:
     title: str
     columns: list[str]
     figures: list[bool]
-    """Whether a column holds numbers."""
+    """Whether a column holds numbers; the first one names its row."""
     rows: list[list[str]]
     note: str
 
@@ -96,7 +96,9 @@ class Further:
     def of(cls, table: Table) -> Further:
         width = max([len(table.columns), *map(len, table.rows)])
         values = [[row[i] if i < len(row) else None for row in table.rows] for i in range(width)]
-        figures = [all(isinstance(v, int | float | None) for v in column) and column != [] for column in values]
+        figures = [
+            i > 0 and bool(cells) and not any(isinstance(v, str) for v in cells) for i, cells in enumerate(values)
+        ]
         rows = [list(row) for row in zip(*map(aligned, values), strict=True)]
         columns = table.columns + [""] * (width - len(table.columns))
         return cls(table.title, columns, figures, rows, table.note)
