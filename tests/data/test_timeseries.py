@@ -58,7 +58,7 @@ def test_an_index_or_a_first_column_of_dates_is_the_time() -> None:
 def test_frames_come_back_in_the_layout_that_came() -> None:
     for table in (wide(), long(wide())):
         series = TimeSeries.from_frame(table)
-        back = series.frame(series.values, series.time)
+        back = series.frame()
         pd.testing.assert_frame_equal(back[table.columns], table, check_dtype=False, check_names=False)
 
 

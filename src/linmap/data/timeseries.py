@@ -73,7 +73,9 @@ class TimeSeries:
         step = _regular_step(time)
         _require_numeric(values)
         filled = _filled(values.astype(np.float64), nan_policy)
-        return cls(np.ascontiguousarray(filled), time, step, tuple(str(name) for name in values.columns), time_name, long=long)
+        return cls(
+            np.ascontiguousarray(filled), time, step, tuple(str(name) for name in values.columns), time_name, long=long
+        )
 
     def __len__(self) -> int:
         return len(self.values)
@@ -102,11 +104,14 @@ class TimeSeries:
             return pd.RangeIndex(last + self.step, last + self.step * (steps + 1), self.step, name=self.time.name)
         return pd.date_range(self.time[-1], periods=steps + 1, freq=self.step, name=self.time.name)[1:]
 
-    def frame(self, values: Float[np.ndarray, "rows variates"], time: pd.Index, column: str = "y") -> pd.DataFrame:
-        """Values of these variates at other times, in the layout that the table came in.
+    def frame(
+        self, values: Float[np.ndarray, "rows variates"] | None = None, time: pd.Index | None = None, column: str = "y"
+    ) -> pd.DataFrame:
+        """The table, or other values of its variates at other times, in the layout that it came in.
 
         `column` names the values of a long table.
         """
+        values, time = (self.values if values is None else values), (self.time if time is None else time)
         wide = pd.DataFrame(values, columns=list(self.variates), index=time)
         if self.long:
             named = wide.rename_axis(index="ds", columns="unique_id")

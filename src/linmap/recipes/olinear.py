@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from linmap.artifacts import atomic_path
 from linmap.data.timeseries import NanPolicy, Split, TimeSeries, Windows, literature_split, load_time_series
 from linmap.errors import UsageError
-from linmap.pictures import BASELINE, DIVERGING, INK, MUTED, SERIES, SYSTEM, figure, save_svg
+from linmap.pictures import DIVERGING, INK, MUTED, SERIES, SYSTEM, figure, save_svg
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob
 from linmap.recipes.result import Check, Metric, Picture, Result, Row, Table
 from linmap.sequence.olinear import (
@@ -147,7 +147,7 @@ def draw_forecast(forecaster: OLinearForecaster, series: TimeSeries, forecast: p
     """The last `lookback` rows and the forecast of the first few variates."""
     names = series.variates[:DRAWN_VARIATES]
     past, future = series.time[-forecaster.lookback :], series.future(forecaster.h)
-    with figure(7.2, 1.5 * len(names) + 0.7, nrows=len(names), sharex=True, squeeze=False) as (fig, axes):
+    with figure(7.2, 1.6 * len(names) + 0.9, nrows=len(names), sharex=True, squeeze=False) as (fig, axes):
         for ax, name in zip(axes[:, 0], names, strict=True):
             values = series.values[-forecaster.lookback :, series.variates.index(name)]
             if series.long:
@@ -156,10 +156,11 @@ def draw_forecast(forecaster: OLinearForecaster, series: TimeSeries, forecast: p
                 ahead = forecast[name].to_numpy()
             ax.plot(past, values, color=INK, label="observed")
             ax.plot(future, ahead, color=SYSTEM, label="OLinear")
-            ax.set_ylabel(name)
+            ax.set_title(name, loc="left")
             ax.locator_params(axis="y", nbins=4)
-        axes[0, 0].set_title(f"Forecast of the next {forecaster.h} steps")
-        axes[0, 0].legend(loc="upper left", ncols=2)
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        title = f"Forecast of the next {forecaster.h} steps"
+        fig.legend(handles, labels, title=title, loc="outside upper center", ncols=2)
         axes[-1, 0].set_xlabel("time" if isinstance(series.time, pd.DatetimeIndex) else "row")
         axes[-1, 0].tick_params(axis="x", rotation=20 if isinstance(series.time, pd.DatetimeIndex) else 0)
         return save_svg(fig, path)
@@ -396,7 +397,7 @@ def draw_examples(first: dict[str, Trained], task: Task, settings: Settings, pat
             steps = np.arange(1, settings.horizon + 1)
             ax.plot(np.arange(1 - len(context), 1), context, color=MUTED, label="past")
             ax.plot(steps, truth, color=INK, label="what came")
-            for name, colour in ((peer, BASELINE), ("OLinear", SYSTEM)):
+            for name, colour in ((peer, SERIES[1]), ("OLinear", SYSTEM)):
                 ahead = forecasts(first[name].model, x[window : window + 1])[0, :, variate]
                 ax.plot(steps, ahead, color=colour, label=name)
             ax.set_title(f"error of the {percentile}th percentile: {task.series.variates[variate]}", loc="left")
@@ -407,7 +408,7 @@ def draw_examples(first: dict[str, Trained], task: Task, settings: Settings, pat
     return Picture(
         path.name, "A good, a median and a poor forecast",
         "Test windows at the 10th, 50th and 90th percentile of OLinear's squared error: the past (grey), what came "
-        "(black), OLinear (blue) and RLinear with the same loss.",
+        "(black), OLinear (blue) and RLinear with the same loss (orange).",
     )  # fmt: skip
 
 

@@ -1,1 +1,1 @@
-"""Model long sequences and forecast time series."""
+"""Model long sequences and forecast time series: `linmap.sequence.olinear`."""
