@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, no_type_check
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from linmap.maps.skew import SkewOrthogonal
+from linmap.maps.skew import SkewOrthogonal, skew_matrix
 
 
 class Cayley(SkewOrthogonal):
@@ -32,15 +32,19 @@ class Cayley(SkewOrthogonal):
         As in PyTorch; see `SkewOrthogonal` for the precision.
     """
 
-    @staticmethod
-    def _rotate(A: Tensor, x: Tensor) -> Tensor:
-        return CayleyProduct.apply(A, x, cayley_transform(A.detach()))  # pyright: ignore[reportReturnType]
+    def _rotate(self, lower: Tensor, x: Tensor) -> Tensor:
+        half_A = skew_matrix(lower.detach().double() / 2, self._below, self.in_features)
+        Q = cayley_transform(half_A).to(x.dtype)
+        return CayleyProduct.apply(lower, x, Q, self._below)  # pyright: ignore[reportReturnType]
 
 
-def cayley_transform(A: Shaped[Tensor, "*batch n n"]) -> Shaped[Tensor, "*batch n n"]:
-    """(I - A/2)^-1 (I + A/2) = 2 (I - A/2)^-1 - I of a skew-symmetric A, computed in float64."""
-    eye = torch.eye(A.shape[-1], dtype=torch.float64, device=A.device)
-    return (2 * torch.linalg.inv(eye - A.double() / 2) - eye).to(A.dtype)
+def cayley_transform(half_A: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
+    """(I - A/2)^-1 (I + A/2) = 2 (I - A/2)^-1 - I of a skew-symmetric A (I - A/2 is never singular)."""
+    difference = half_A.neg()
+    difference.diagonal(dim1=-2, dim2=-1).add_(1)
+    Q = torch.linalg.inv_ex(difference).inverse.mul_(2)
+    Q.diagonal(dim1=-2, dim2=-1).sub_(1)
+    return Q
 
 
 @no_type_check  # Dynamo traces the methods, but no run-time checks around them
@@ -51,19 +55,20 @@ class CayleyProduct(torch.autograd.Function):
     g Z = (g Q + g) / 2 and x Z^T = (y + x) / 2 are at hand.
     """
 
-    generate_vmap_rule = True
+    @staticmethod
+    def forward(ctx: Any, lower: Tensor, x: Tensor, Q: Tensor, below: Tensor) -> Tensor:
+        y = x @ Q.mT
+        ctx.save_for_backward(lower, x, Q, below, y)
+        return y
 
     @staticmethod
-    def forward(A: Tensor, x: Tensor, Q: Tensor) -> Tensor:
-        return x @ Q.mT
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore
-        A, x, Q, y = ctx.saved_tensors
-        grad_x = CayleyProduct.apply(-A, grad, Q.mT)  # Q^T is the Cayley transform of -A
-        grad_A = (grad_x + grad).mT @ (y + x) / 4
-        return grad_A.sum_to_size(A.shape), grad_x.sum_to_size(x.shape), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        lower, x, Q, below, y = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for second derivatives; Q^T is the Cayley transform of -A
+            grad_x = CayleyProduct.apply(-lower, grad, Q.mT, below)
+        else:
+            grad_x = grad @ Q
+        grad_A = (grad_x + grad).mT @ (y + x)
+        grad_A = grad_A.sum_to_size(*lower.shape[:-1], *grad_A.shape[-2:])
+        grad_lower = (grad_A - grad_A.mT).flatten(-2).index_select(-1, below) / 4
+        return grad_lower, grad_x.sum_to_size(x.shape), None, None

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from linmap.maps.skew import SkewOrthogonal
+from linmap.maps.skew import SkewOrthogonal, skew_matrix
 
 DEGREE = 16  # of the Taylor polynomial, with six matrix products
 RADIUS = 0.82  # spectral radius up to which its error, radius^17 / 17!, is below the rounding of float64
@@ -37,9 +37,9 @@ class Exponential(SkewOrthogonal):
         As in PyTorch; see `SkewOrthogonal` for the precision.
     """
 
-    @staticmethod
-    def _rotate(A: Tensor, x: Tensor) -> Tensor:
-        return x @ skew_exponential(A.double()).to(x.dtype).mT
+    def _rotate(self, lower: Tensor, x: Tensor) -> Tensor:
+        A = skew_matrix(lower.double(), self._below, self.in_features)
+        return x @ skew_exponential(A).to(x.dtype).mT
 
 
 def skew_exponential(A: Shaped[Tensor, "*batch n n"]) -> Shaped[Tensor, "*batch n n"]:

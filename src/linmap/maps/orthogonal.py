@@ -35,7 +35,9 @@ def by_rows(apply: Callable[[Tensor, Tensor], Tensor], parameter: Tensor, x: Ten
     `torch.matmul` does. The result has the dtype of x.
     """
     dtype = torch.promote_types(torch.promote_types(parameter.dtype, x.dtype), torch.float32)
-    with torch.autocast(x.device.type, enabled=False):
-        if batched:
-            return apply(parameter.to(dtype), x.to(dtype)).to(x.dtype)
-        return apply(parameter.to(dtype), x.to(dtype).flatten(0, -2)).reshape(x.shape).to(x.dtype)
+    if torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            return by_rows(apply, parameter, x, batched)
+    if batched or x.ndim == 2:
+        return apply(parameter.to(dtype), x.to(dtype)).to(x.dtype)
+    return apply(parameter.to(dtype), x.to(dtype).flatten(0, -2)).reshape(x.shape).to(x.dtype)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
 from linmap.maps.base import LinearMap
@@ -63,35 +63,28 @@ class SkewOrthogonal(LinearMap):
         lower = torch.empty(*batch_shape, n * (n - 1) // 2, dtype=dtype, device=device)
         self.lower = nn.Parameter(lower.normal_(std=1 / math.sqrt(n), generator=generator))
         self.register_buffer("base", None if base is None else base.to(lower).contiguous())
-        self.register_buffer("_below", torch.ones(n, n, dtype=torch.bool, device=device).tril(-1), persistent=False)
+        rows, columns = torch.tril_indices(n, n, -1, device=device)
+        self.register_buffer("_below", rows * n + columns, persistent=False)
 
     def skew_matrix(self) -> Shaped[Tensor, "*batch n n"]:
         """A, of shape (*batch_shape, n, n)."""
-        return self._skew(self.lower)
+        return skew_matrix(self.lower, self._below, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = by_rows(lambda lower, rows: self._rotate(self._skew(lower), rows), self.lower, x, bool(self.batch_shape))
+        y = by_rows(self._rotate, self.lower, x, bool(self.batch_shape))
         return y if self.base is None else y @ self.base.mT
 
     def _transpose(self, y: Tensor) -> Tensor:
         x = y if self.base is None else y @ self.base
-        return by_rows(
-            lambda lower, rows: self._rotate(-self._skew(lower), rows), self.lower, x, bool(self.batch_shape)
-        )
+        return by_rows(self._rotate, -self.lower, x, bool(self.batch_shape))
+
+    def _rotate(self, lower: Tensor, x: Tensor) -> Tensor:
+        """r(A) x for every row of x, with `lower` the entries of A; r(-A) is the transpose of r(A)."""
+        raise TypeError("SkewOrthogonal is the common part of Exponential and Cayley; use one of these.")
 
     def flops(self, vectors: int = 1) -> int:
         """Without the rotation itself, some multiple of n³ once a forward."""
         return super().flops(vectors) * (1 if self.base is None else 2)
-
-    def _skew(self, lower: Tensor) -> Tensor:
-        n = self.in_features
-        L = lower.new_zeros(*self.batch_shape, n, n).masked_scatter(self._below, lower)
-        return L - L.mT
-
-    @staticmethod
-    def _rotate(A: Tensor, x: Tensor) -> Tensor:
-        """r(A) x for every row of x; r(-A) is the transpose of r(A)."""
-        raise TypeError("SkewOrthogonal is the common part of Exponential and Cayley; use one of these.")
 
     @classmethod
     def _from_matrix(cls, M: Tensor) -> Self:
@@ -107,3 +100,11 @@ class SkewOrthogonal(LinearMap):
         saved = state_dict.get(prefix + "base")
         self.base = None if saved is None else torch.empty_like(saved, dtype=self.dtype, device=self.device)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def skew_matrix(
+    lower: Shaped[Tensor, "*batch entries"], below: Int[Tensor, " entries"], n: int
+) -> Shaped[Tensor, "*batch {n} {n}"]:
+    """A from its entries below the diagonal; `below` are their places in the flattened matrix."""
+    L = lower.new_zeros(*lower.shape[:-1], n * n).index_copy(-1, below, lower).unflatten(-1, (n, n))
+    return L - L.mT
