@@ -96,6 +96,19 @@ def test_the_model_ends_with_the_weights_of_the_best_epoch() -> None:
     assert not any(torch.equal(a, b) for a, b in zip(model.parameters(), validate.seen[3], strict=True))
 
 
+def test_every_step_is_in_training_mode_and_every_validation_is_not() -> None:
+    modes = []
+
+    def loss(model: nn.Module, batch: tuple) -> torch.Tensor:
+        modes.append(model.training)
+        return squared_error(model, batch)
+
+    model = make_model().eval()
+    config = TrainingConfig(epochs=3, batch_size=53)
+    train(model, loss, make_data(), config=config, validate=lambda model: modes.append(model.training) or 1.0)
+    assert modes == [True, False] * 3
+
+
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 6), (9, 7)])
 def test_training_ends_when_patience_does(patience, epochs) -> None:
     validate = Scripted([5.0, 4.0, 4.5, 3.0, 3.0, 3.5, 2.0])
@@ -122,9 +135,10 @@ def test_metrics_hold_every_step_and_epoch_once(tmp_path) -> None:
     assert [line["step"] for line in steps] == list(range(1, 15))
     assert [line["lr"] for line in steps] == [0.5] * 7 + [0.25] * 7
     assert [(line["epoch"], line["step"], line["val"]) for line in epochs] == [(1, 7, 2.0), (2, 14, 1.0)]
-    weights = [8] * 6 + [5]
-    mean = sum(n * line["loss"] for n, line in zip(weights, steps[:7], strict=True)) / 53
-    assert epochs[0]["loss"] == pytest.approx(mean) == pytest.approx(history.epochs[0].loss)
+    for number, record in enumerate(history.epochs):
+        own = zip([8] * 6 + [5], steps[7 * number : 7 * number + 7], strict=True)
+        mean = sum(samples * line["loss"] for samples, line in own) / 53
+        assert epochs[number]["loss"] == record.loss == pytest.approx(mean)
     assert all(a["seconds"] <= b["seconds"] for a, b in itertools.pairwise(steps))
 
 

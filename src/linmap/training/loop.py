@@ -332,7 +332,6 @@ class _Run:
         self.model.eval()
         with torch.no_grad():
             result = self.validate(self.model)
-        self.model.train()
         found = dict(result) if isinstance(result, dict) else {"loss": result}
         if "loss" not in found:
             raise ValueError(

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
@@ -25,6 +25,14 @@ def make_accelerator(precision: str) -> Accelerator:
     plugin = GradientAccumulationPlugin(num_steps=1)
     cpu = not torch.accelerator.is_available()  # without this, Accelerate does not see that torchrun started several
     accelerator = Accelerator(mixed_precision=wanted, gradient_accumulation_plugin=plugin, cpu=cpu)
+    kind = accelerator.distributed_type
+    if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM) or (
+        kind == DistributedType.FSDP and not accelerator.is_fsdp2
+    ):
+        raise ValueError(
+            f"training under {kind.value} is not supported; run `accelerate config` and choose multi-GPU or FSDP "
+            "version 2."
+        )
     if wanted == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("precision = 'fp16' needs a GPU, and there is none here; use 'bf16' or 'no'.")
     return accelerator
