@@ -49,8 +49,10 @@ def test_svd_is_the_dense_one(m: int, n: int, k: int):
 def test_eig_is_the_dense_one(n: int, k: int):
     M = matrix(n, n)
     L, V = implicit(M).eig(k)
-    torch.testing.assert_close(M.to(V.dtype) @ V, V * L, rtol=0, atol=1e-6)
-    torch.testing.assert_close(L.abs(), torch.linalg.eigvals(M).abs().sort(descending=True).values[:k], rtol=1e-6, atol=0)
+    torch.testing.assert_close(M.to(V.dtype) @ V, V * L, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        L.abs(), torch.linalg.eigvals(M).abs().sort(descending=True).values[:k], rtol=1e-6, atol=0
+    )
 
 
 def test_linear_operator_is_the_matrix_for_scipy():

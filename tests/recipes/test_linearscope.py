@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from linmap.errors import DataError, UsageError
 from linmap.recipes.job import ApplyJob
-from linmap.recipes.linearscope import ApplySettings, apply, load_model, sobel
+from linmap.recipes.linearscope import ApplySettings, apply
+from linmap.recipes.linearscope.edges import sobel
+from linmap.recipes.linearscope.reading import load_model
 
 PICTURES = {"votes.svg", "rows.svg", "columns.svg", "eigen_inputs.svg", "eigen_outputs.svg"}
-
 
 
 def test_apply_writes_pictures_and_a_report(tmp_path: Path):
@@ -38,7 +38,7 @@ def test_apply_reads_the_users_own_classifier(tmp_path: Path, monkeypatch: pytes
     summary = apply(ApplySettings(model="mine:net", side=16, target=2), ApplyJob(out=tmp_path / "out"))
     assert summary["target"] == 2
     assert json.loads((tmp_path / "out/report.json").read_text())["units"] == {"silu": 1}
-    with pytest.raises(UsageError, match="returned a int, not an nn.Module"):
+    with pytest.raises(UsageError, match=r"returned a int, not an nn\.Module"):
         load_model("mine:other")
     with pytest.raises(UsageError, match="no attribute 'nothing'"):
         load_model("mine:nothing")

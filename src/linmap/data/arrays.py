@@ -28,11 +28,14 @@ def read_npz(path: Path | str, names: Sequence[str] = ()) -> dict[str, np.ndarra
         finite numbers.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        with archive:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file.") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: this is not a plain .npz archive ({error}); write it with numpy.savez.") from None
     missing = [name for name in names if name not in arrays]
     if missing:

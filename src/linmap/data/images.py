@@ -57,9 +57,7 @@ def embedded_image(name: str, channels: int = 3) -> UInt8[np.ndarray, "height wi
     return read_image(find(f"images/{name}.png", "Reinstall linmap."), channels)
 
 
-def square(
-    image: UInt8[np.ndarray, "height width *channels"], side: int
-) -> UInt8[np.ndarray, "side side *channels"]:
+def square(image: UInt8[np.ndarray, "height width *channels"], side: int) -> UInt8[np.ndarray, "side side *channels"]:
     """The largest centred square of an image, resized to `side` pixels (bicubic, antialiased).
 
     Raises

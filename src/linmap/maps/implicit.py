@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import scipy.sparse.linalg
@@ -21,14 +21,14 @@ class SVD(NamedTuple):
     """Leading singular triplets, M ≈ U diag(S) Vh, as `torch.linalg.svd` names and shapes them."""
 
     U: Float[Tensor, "out_features k"]
-    S: Float[Tensor, "k"]
+    S: Float[Tensor, " k"]
     Vh: Float[Tensor, "k in_features"]
 
 
 class Eigen(NamedTuple):
     """Leading eigenpairs, M V = V diag(L), as `torch.linalg.eig` names and shapes them."""
 
-    L: Complex[Tensor, "k"]
+    L: Complex[Tensor, " k"]
     V: Complex[Tensor, "features k"]
 
 
@@ -92,7 +92,7 @@ class Implicit(LinearMap):
         """M^T u."""
         return self._transpose(u)
 
-    def row(self, i: int) -> Shaped[Tensor, "in_features"]:
+    def row(self, i: int) -> Shaped[Tensor, " in_features"]:
         """M[i]: what output i looks at."""
         return self.rows([i])[0]
 
@@ -151,14 +151,8 @@ class Implicit(LinearMap):
                 return function(batch).cpu().numpy().astype(kind, copy=False).T
 
         forward, adjoint = (lambda v: product(self.forward, v)), (lambda u: product(self._transpose, u))
-        return scipy.sparse.linalg.LinearOperator(  # pyright: ignore[reportCallIssue]
-            shape=(self.out_features, self.in_features),
-            dtype=kind,
-            matvec=forward,
-            rmatvec=adjoint,
-            matmat=forward,
-            rmatmat=adjoint,
-        )
+        products: dict[str, Any] = {"matvec": forward, "rmatvec": adjoint, "matmat": forward, "rmatmat": adjoint}
+        return scipy.sparse.linalg.LinearOperator(shape=(self.out_features, self.in_features), dtype=kind, **products)
 
     @torch.no_grad()
     def svd(self, k: int, tol: float = 1e-6) -> SVD:
@@ -189,7 +183,8 @@ class Implicit(LinearMap):
         else:
             operator = self.as_linear_operator(np.float64)
             start = np.random.default_rng(0).standard_normal(smaller)
-            _, _, vt = scipy.sparse.linalg.svds(operator, k=k, ncv=3 * k + 20, tol=tol, v0=start, solver="arpack")
+            lanczos: Any = scipy.sparse.linalg.svds
+            _, _, vt = lanczos(operator, k=k, ncv=3 * k + 20, tol=tol, v0=start, solver="arpack")
             V = torch.linalg.qr(torch.as_tensor(np.ascontiguousarray(vt.T), dtype=self.dtype, device=self.device)).Q
             U, S, rotation = torch.linalg.svd(self.forward(V.mT).mT, full_matrices=False)
             Vh = rotation @ V.mT
@@ -217,7 +212,8 @@ class Implicit(LinearMap):
         else:
             operator = self.as_linear_operator(np.float64)
             start = np.random.default_rng(0).standard_normal(n)
-            found = scipy.sparse.linalg.eigs(operator, k=k, ncv=3 * k + 20, tol=tol, v0=start)
+            arnoldi: Any = scipy.sparse.linalg.eigs
+            found = arnoldi(operator, k=k, ncv=3 * k + 20, tol=tol, v0=start)
             kind = torch.complex128 if self.dtype == torch.float64 else torch.complex64
             values, vectors = (torch.as_tensor(part, dtype=kind, device=self.device) for part in found)
         order = values.abs().argsort(descending=True, stable=True)[:k]

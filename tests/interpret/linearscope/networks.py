@@ -170,10 +170,10 @@ FROZEN = [
 LINEAR = [
     Unit(name, function, jacobian=True)
     for name, function in {
-        "shapes": lambda x: torch.cat([x.flip(2).roll(1, 3), x.permute(0, 1, 3, 2)], 1).reshape(1, 2, -1).repeat(1, 2, 1),
+        "shapes": lambda x: torch.cat([x.flip(2).roll(1, 3), x.mT]).permute(1, 0, 2, 3).reshape(2, -1).repeat(1, 2),
         "views": lambda x: torch.stack([x[:, 0], x.select(1, 1), *x.unbind(1)[2:]], 1).mT.squeeze().unsqueeze(0),
         "split": lambda x: torch.cat([part * (i + 1) for i, part in enumerate(x.split([1, 3], 1))], 1),
-        "pads": lambda x: sum(F.pad(x, (1, 2, 1, 0), mode) for mode in ("constant", "reflect", "replicate", "circular")),
+        "pads": lambda x: sum(F.pad(x, (1, 2, 1, 0), how) for how in ("constant", "reflect", "replicate", "circular")),
         "pad with ones": lambda x: F.pad(x, (1, 1), value=1.0),
         "pools": lambda x: F.avg_pool2d(x, 3, 2, 1) + F.adaptive_avg_pool2d(x, 4) + F.adaptive_avg_pool2d(x, 1),
         "upsample nearest": lambda x: F.interpolate(x, scale_factor=2),
@@ -186,7 +186,7 @@ LINEAR = [
         "gather": lambda x: x.gather(1, torch.zeros(1, 2, 8, 8, dtype=torch.long)),
         "matrix product": lambda x: x @ torch.ones(8, 3, dtype=x.dtype) + torch.arange(3, dtype=x.dtype),
         "bmm": lambda x: torch.bmm(x[0], torch.ones(4, 8, 2, dtype=x.dtype).cumsum(1)),
-        "grid": lambda x: F.grid_sample(x, F.affine_grid(torch.eye(2, 3, dtype=x.dtype)[None] * 0.7, [1, 4, 5, 5], align_corners=False), align_corners=False),
+        "grid": lambda x: F.grid_sample(x, x.new_ones(1, 5, 5, 2).cumsum(1) * 0.7 - 1.6, align_corners=False),
         "cast": lambda x: x.float().double() if x.dtype == torch.float32 else x.to(torch.float64),
         "division by a constant": lambda x: x / 3 - x / torch.arange(1, 9, dtype=x.dtype) + torch.ones_like(x) * 2,
     }.items()

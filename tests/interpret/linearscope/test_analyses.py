@@ -43,13 +43,19 @@ def network(*layers: nn.Module) -> nn.Module:
 PLANES = {
     "convolutions": lambda: network(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 1, (5, 3), padding="same")),
     "strides": lambda: network(nn.Conv2d(1, 3, 3, 2, padding=1), nn.PReLU(), nn.Conv2d(3, 2, 3, dilation=2)),
-    "skip": lambda: network(Function(lambda x: torch.cat([x, F.avg_pool2d(x, 3, 1, 1)], 1)), nn.Conv2d(2, 1, 3), nn.ReLU6()),
+    "skip": lambda: network(
+        Function(lambda x: torch.cat([x, F.avg_pool2d(x, 3, 1, 1)], 1)), nn.Conv2d(2, 1, 3), nn.ReLU6()
+    ),
     "pools": lambda: network(nn.MaxPool2d(3, 2, 1), nn.Conv2d(1, 2, 3), nn.AvgPool2d(2, 1)),
     "transposed": lambda: network(nn.Conv2d(1, 4, 1), nn.Tanh(), nn.ConvTranspose2d(4, 1, 4, 2, 1, output_padding=1)),
-    "shuffle": lambda: network(nn.Conv2d(1, 9, 3, padding=1), nn.LeakyReLU(), nn.PixelShuffle(3), nn.ZeroPad2d((1, 2, 3, 0))),
+    "shuffle": lambda: network(
+        nn.Conv2d(1, 9, 3, padding=1), nn.LeakyReLU(), nn.PixelShuffle(3), nn.ZeroPad2d((1, 2, 3, 0))
+    ),
     "bilinear": lambda: network(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Upsample(scale_factor=2, mode="bilinear")),
     "bicubic": lambda: network(nn.Upsample(scale_factor=2, mode="bicubic"), nn.Conv2d(1, 1, 3, 2)),
-    "instance norm": lambda: network(nn.Conv2d(1, 3, 3, padding=1), nn.InstanceNorm2d(3), nn.ReLU(True), nn.Conv2d(3, 1, 1)),
+    "instance norm": lambda: network(
+        nn.Conv2d(1, 3, 3, padding=1), nn.InstanceNorm2d(3), nn.ReLU(True), nn.Conv2d(3, 1, 1)
+    ),
 }
 
 
@@ -70,8 +76,10 @@ def test_projective_field_holds_every_entry_and_is_tight_for_the_kernel(name: st
         at = written[pixel].nonzero()
         if len(at):
             low, high = at.amin(0), at.amax(0)
-            assert rows.lo[pixel // 16] <= low[0] and high[0] <= rows.hi[pixel // 16]
-            assert columns.lo[pixel % 16] <= low[1] and high[1] <= columns.hi[pixel % 16]
+            assert rows.lo[pixel // 16] <= low[0]
+            assert high[0] <= rows.hi[pixel // 16]
+            assert columns.lo[pixel % 16] <= low[1]
+            assert high[1] <= columns.hi[pixel % 16]
 
 
 def test_projective_field_of_a_plain_kernel_is_exact():
@@ -81,9 +89,13 @@ def test_projective_field_of_a_plain_kernel_is_exact():
     assert (rows.period(), columns.period()) == (3, 5)
 
 
-@pytest.mark.parametrize("layer", [nn.Flatten(2), nn.AdaptiveAvgPool2d(3), nn.ReflectionPad2d(1), nn.Upsample(size=(17, 17))])
+@pytest.mark.parametrize(
+    "layer", [nn.Flatten(2), nn.AdaptiveAvgPool2d(3), nn.ReflectionPad2d(1), nn.Upsample(size=(17, 17))]
+)
 def test_comb_refuses_what_it_cannot_prove(layer: nn.Module):
-    net = network(nn.Conv2d(1, 1, 3, padding=1), layer, *([nn.Unflatten(2, (12, 12))] if isinstance(layer, nn.Flatten) else []))
+    net = network(
+        nn.Conv2d(1, 1, 3, padding=1), layer, *([nn.Unflatten(2, (12, 12))] if isinstance(layer, nn.Flatten) else [])
+    )
     with pytest.raises(ReceptiveFieldError, match="no receptive field can be proved"):
         comb(LinearScope(net).at(image()))
 
@@ -146,7 +158,9 @@ def test_template_share_is_one_where_the_output_is_painted_from_memory():
 
 
 def test_bias_terms_of_a_relu_network_are_bias_times_gradient():
-    net = network(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(256, 3))
+    net = network(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(256, 3)
+    )
     interp, x = LinearScope(net).at(image()), image()
     terms = bias_split(interp, 1)
     assert [term.module for term in terms] == ["0", "2", "5"]

@@ -9,7 +9,9 @@ from torch import Tensor
 from linmap.data.images import embedded_image, luminance, square, window
 from linmap.data.pretrained import efficientnet_lite0, fsrcnn
 from linmap.interpret.linearscope import LinearScope
-from linmap.recipes.linearscope import Settings, deletion_test, normalised
+from linmap.recipes.linearscope import Settings
+from linmap.recipes.linearscope.classifier import deletion_test
+from linmap.recipes.linearscope.reading import normalised
 
 
 @pytest.fixture(scope="module")

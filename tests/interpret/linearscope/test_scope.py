@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from interpret.linearscope.networks import (
     LINEAR,
     PIECEWISE,
@@ -21,8 +23,6 @@ from interpret.linearscope.networks import (
     classifier,
     unit_id,
 )
-from torch import Tensor, nn
-
 from linmap.interpret.linearscope import LinearScope, UnknownOperationError, register_rule
 from linmap.maps import Dense
 
@@ -107,7 +107,9 @@ def test_rows_are_the_adjoint_of_columns(unit: Unit):
     assert abs(float(left - right)) < 1e-10 * max(1.0, abs(float(left)))
 
 
-@pytest.mark.parametrize("net", [SqueezeExcite(), Attention(False), Attention(True), MultiHead()], ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize(
+    "net", [SqueezeExcite(), Attention(False), Attention(True), MultiHead()], ids=lambda n: type(n).__name__
+)
 def test_attention_and_excitation(net: nn.Module):
     net, x = net.double().eval(), picture()
     interp = LinearScope(net).at(x)
@@ -214,7 +216,9 @@ def test_is_affine(seed: int, a: float, b: float):
     interp = LinearScope(classifier()).at(picture())
     u, v = picture(seed), picture(seed + 1)
     r = interp.residual
-    torch.testing.assert_close(interp(a * u + b * v) - r, a * (interp(u) - r) + b * (interp(v) - r), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        interp(a * u + b * v) - r, a * (interp(u) - r) + b * (interp(v) - r), rtol=1e-9, atol=1e-12
+    )
 
 
 @both_modes
@@ -286,7 +290,9 @@ def test_origin_moves_weight_between_votes_and_residual(origin):
 
 
 def test_singular_and_eigen_pairs_are_those_of_the_dense_matrix():
-    interp = LinearScope(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1)).double().eval())
+    interp = LinearScope(
+        nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1)).double().eval()
+    )
     interp = interp.at(picture())
     matrix = interp.dense()
     U, S, Vh = interp.svd(6)
@@ -385,7 +391,8 @@ class Nested(nn.Module):
     [
         (torch.sin, "sin"), (torch.erf, "erf"), (lambda z: torch.cumprod(z, 1), "cumprod"), (torch.exp, "exp"),
         (torch.log, "log"), (lambda z: z**2, "pow"), (lambda z: z / (1 + z.abs()), "div"), (lambda z: z * z, "mul"),
-        (lambda z: z.flatten(2) @ z.flatten(2).mT, "bmm"), (lambda z: z * z.norm(), "linalg_vector_norm"), (torch.special.i0, "special_i0|i0"),
+        (lambda z: z.flatten(2) @ z.flatten(2).mT, "bmm"), (lambda z: z * z.norm(), "linalg_vector_norm"),
+        (torch.special.i0, "special_i0|i0"),
         (lambda z: z + torch.rand_like(z), "rand_like"), (lambda z: z * float(z.max()), "_local_scalar_dense"),
         (lambda z: F.dropout(z, 0.5, training=True), "dropout|bernoulli"), (lambda z: torch.fft.fft(z).real, "fft"),
         (lambda z: F.conv2d(z, z[:, :, :3, :3].contiguous()), "convolution"), (lambda z: z.norm(dim=1), "norm"),
@@ -471,11 +478,11 @@ def test_bad_inputs(x, error, message):
 @pytest.mark.usefixtures("annotations_unchecked")
 def test_bad_models():
     net = classifier()
-    with pytest.raises(ValueError, match="training mode; call model.eval"):
+    with pytest.raises(ValueError, match=r"training mode; call model\.eval"):
         LinearScope(classifier().train()).at(picture())
     with pytest.raises(TypeError, match="scripted"):
         LinearScope(torch.jit.script(net))
-    with pytest.raises(TypeError, match="must be an nn.Module"):
+    with pytest.raises(TypeError, match=r"must be an nn\.Module"):
         LinearScope(lambda x: x)
     with pytest.raises(ValueError, match="too coarse"):
         LinearScope(net.bfloat16()).at(picture().bfloat16())
@@ -528,5 +535,3 @@ def test_report_is_plain():
     report = json.loads(json.dumps(interp.report()))
     assert report["units"] == {"relu": 1, "max_pool2d_with_indices": 1, "hardtanh": 1}
     assert report["bias_share"] == pytest.approx(float(interp.residual.norm() / interp.output.norm()))
-
-

@@ -39,7 +39,7 @@ class FilterBank:
     filters: Float[Tensor, "phases channels height width"]
     spectra: Float[Tensor, "phases channels height width"]
     """Magnitude of the 2-D Fourier transform, zero frequency in the middle."""
-    gains: Float[Tensor, "phases"]
+    gains: Float[Tensor, " phases"]
     """Sum of each filter: its response to a constant image."""
     centres: Float[Tensor, "phases 2"]
     """Centre of energy (row, column) in input pixels."""
@@ -178,20 +178,17 @@ def bias_split(interp: AffineInterpreter, output: int | tuple[int, ...]) -> list
     terms of their own, and an origin other than zero adds the term of module "origin".
     """
     i, tape = interp.output_index(output), interp.tape()
-    kept: dict[int, list[Tensor]] = {step.output: [] for step in tape.steps if step.offset is not None}
+    offsets = {step.output: step.offset for step in tape.steps if step.offset is not None}
+    places = {step.output: step.place for step in tape.steps}
+    kept: dict[int, list[Tensor]] = {number: [] for number in offsets}
     with torch.enable_grad():
         start = torch.zeros_like(interp.input).requires_grad_()
         y = tape.replay(start, affine=False, keep=kept).reshape(-1)[i]
         points = [values[0] for values in kept.values()]
         gradients = torch.autograd.grad(y, [*points, start])
-    steps = [step for step in tape.steps if step.offset is not None]
     terms = [
-        BiasContribution(
-            step.place.module,
-            step.place.operation.split(".")[0].removesuffix("_"),
-            float((gradient * step.offset).sum()),
-        )
-        for step, gradient in zip(steps, gradients[:-1], strict=True)
+        BiasContribution(places[number].module, places[number].name, float((gradient * offset).sum()))
+        for (number, offset), gradient in zip(offsets.items(), gradients[:-1], strict=True)
     ]
     if bool(interp.origin.any()):
         terms.append(BiasContribution("origin", "", float((gradients[-1] * interp.origin).sum())))
@@ -227,10 +224,14 @@ def comb(interp: AffineInterpreter, batch_size: int = 16, max_elements: float = 
     channels, height, width = _image_shape(interp.input, "input")
     out_channels, out_height, out_width = _image_shape(interp.output, "output")
     if interp.in_features * interp.out_features > max_elements:
-        raise ValueError(f"F has {interp.in_features * interp.out_features:,} entries, more than max_elements; use columns.")
+        raise ValueError(
+            f"F has {interp.in_features * interp.out_features:,} entries, more than max_elements; use columns."
+        )
     rows, columns = projective_field(interp.tape(), tuple(interp.input.shape))
     period = rows.period(), columns.period()
-    F = torch.zeros(out_channels, out_height, out_width, channels, height, width, dtype=interp.dtype, device=interp.device)
+    F = torch.zeros(
+        out_channels, out_height, out_width, channels, height, width, dtype=interp.dtype, device=interp.device
+    )
     combs = [(c, a, b) for c in range(channels) for a in range(period[0]) for b in range(period[1])]
     for first in range(0, len(combs), batch_size):
         group = combs[first : first + batch_size]

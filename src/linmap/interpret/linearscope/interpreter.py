@@ -133,7 +133,7 @@ class AffineInterpreter(Implicit):
 
     # -- products --------------------------------------------------------------------------------------------------
 
-    def __call__(self, probe: Float[Tensor, "batch *features"]) -> Float[Tensor, "batch *outputs"]:
+    def __call__(self, probe: Float[Tensor, " batch *features"]) -> Float[Tensor, " batch *outputs"]:
         """L(probe) = F probe + r for every probe of a batch (batch, C, H, W)."""
         if probe.shape[1:] != self._input_shape:
             raise ValueError(
@@ -176,7 +176,12 @@ class AffineInterpreter(Implicit):
     @property
     def linear(self) -> Implicit:
         return Implicit(
-            self.in_features, self.out_features, self._forward_flat, self._adjoint_flat, dtype=self.dtype, device=self.device
+            self.in_features,
+            self.out_features,
+            self._forward_flat,
+            self._adjoint_flat,
+            dtype=self.dtype,
+            device=self.device,
         )
 
     def __matmul__(self, other: LinearMap) -> LinearMap:
@@ -238,7 +243,7 @@ class AffineInterpreter(Implicit):
     def report(self) -> dict[str, Any]:
         """Sizes, exactness, bias share and the units that took decisions, as plain JSON values."""
         steps = self.tape().steps
-        units = Counter(step.place.operation.split(".")[0].removesuffix("_") for step in steps if step.unit)
+        units = Counter(step.place.name for step in steps if step.unit)
         return {
             "input_shape": list(self.input.shape),
             "output_shape": list(self.output.shape),

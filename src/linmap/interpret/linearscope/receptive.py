@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -46,10 +47,56 @@ class Reach:
 _FAR = 1 << 40
 
 ELEMENTWISE = frozenset(
-    """relu leaky_relu _prelu_kernel rrelu_with_noise hardtanh hardsigmoid threshold hardshrink softshrink abs maximum
-    minimum clamp clamp_min clamp_max sigmoid tanh elu celu softplus log_sigmoid_forward silu gelu mish hardswish exp pow
-    sqrt log reciprocal add sub rsub mul div neg clone detach alias _to_copy copy native_batch_norm native_layer_norm
-    native_group_norm where masked_fill view _unsafe_view""".split()
+    [
+        "relu",
+        "leaky_relu",
+        "_prelu_kernel",
+        "rrelu_with_noise",
+        "hardtanh",
+        "hardsigmoid",
+        "threshold",
+        "hardshrink",
+        "softshrink",
+        "abs",
+        "maximum",
+        "minimum",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "sigmoid",
+        "tanh",
+        "elu",
+        "celu",
+        "softplus",
+        "log_sigmoid_forward",
+        "silu",
+        "gelu",
+        "mish",
+        "hardswish",
+        "exp",
+        "pow",
+        "sqrt",
+        "log",
+        "reciprocal",
+        "add",
+        "sub",
+        "rsub",
+        "mul",
+        "div",
+        "neg",
+        "clone",
+        "detach",
+        "alias",
+        "_to_copy",
+        "copy",
+        "native_batch_norm",
+        "native_layer_norm",
+        "native_group_norm",
+        "where",
+        "masked_fill",
+        "view",
+        "_unsafe_view",
+    ]
 )
 
 
@@ -78,21 +125,20 @@ def projective_field(tape: Tape, shape: tuple[int, ...]) -> tuple[Reach, Reach]:
 
 
 def _check_images(step: Step, inputs: list[tuple[int, ...]]) -> None:
-    name = _name(step)
+    name = step.place.name
     keeps_place = name in ELEMENTWISE or name == "cat"
-    if len(step.shape) != 4 or any(len(shape) != 4 for shape in inputs) or (
-        keeps_place and any(shape[2:] != tuple(step.shape[2:]) for shape in inputs)
+    if (
+        len(step.shape) != 4
+        or any(len(shape) != 4 for shape in inputs)
+        or (keeps_place and any(shape[2:] != tuple(step.shape[2:]) for shape in inputs))
     ):
         raise ReceptiveFieldError(f"{step.place} leaves the plane of images, so no receptive field can be proved.")
 
 
-def _name(step: Step) -> str:
-    return step.place.operation.split(".")[0].removesuffix("_")
-
-
 def _moved(step: Step, reach: tuple[Reach, Reach]) -> tuple[Reach, Reach]:
     """Where the reach of an operation's input lies in its output."""
-    name, arguments = _name(step), step.arguments
+    name = step.place.name
+    arguments: Any = step.arguments
     if name in ELEMENTWISE or (name == "cat" and (arguments[1] if len(arguments) > 1 else 0) % 4 == 1):
         return reach
     if name == "convolution":
@@ -109,13 +155,17 @@ def _moved(step: Step, reach: tuple[Reach, Reach]) -> tuple[Reach, Reach]:
         left, top = arguments[1][0], arguments[1][2] if len(arguments[1]) == 4 else 0
         return _shift(reach[0], top), _shift(reach[1], left)
     spread = {"pixel_shuffle": 0, "upsample_nearest2d": 0, "upsample_bilinear2d": 1, "upsample_bicubic2d": 2}.get(name)
-    factors = [out / size for out, size in zip(step.shape[2:], arguments[0][2:], strict=True)] if spread is not None else []
+    factors = (
+        [out / size for out, size in zip(step.shape[2:], arguments[0][2:], strict=True)] if spread is not None else []
+    )
     if spread is not None and all(factor == int(factor) >= 1 for factor in factors):
         return _spread(reach[0], int(factors[0]), spread), _spread(reach[1], int(factors[1]), spread)
     raise ReceptiveFieldError(f"{step.place} is not traced, so no receptive field can be proved; use columns(idx).")
 
 
-def _both(move: Callable[..., Reach], reach: tuple[Reach, Reach], *settings: int | Sequence[int]) -> tuple[Reach, Reach]:
+def _both(
+    move: Callable[..., Reach], reach: tuple[Reach, Reach], *settings: int | Sequence[int]
+) -> tuple[Reach, Reach]:
     rows, columns = zip(*(_pair(setting) for setting in settings), strict=True)
     return move(reach[0], *rows), move(reach[1], *columns)
 

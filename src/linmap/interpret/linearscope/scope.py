@@ -117,7 +117,7 @@ class LinearScope:
         """Like the function `register_rule`, for this scope only."""
         self._own_rules[operation_name(op)] = user_rule(fn)
 
-    def at(self, x: Float[Tensor, "1 *features"]) -> AffineInterpreter:
+    def at(self, x: Float[Tensor, " 1 *features"]) -> AffineInterpreter:
         """The affine map that the network is at x.
 
         Raises
@@ -153,7 +153,8 @@ class LinearScope:
     def _ends(self, trace: Trace) -> tuple[Tensor, Tensor]:
         """Input and output of the map on x0, the logits in place of a final softmax."""
         start, end = trace.start, trace.end
-        assert start is not None and end is not None
+        assert start is not None
+        assert end is not None
         if end not in trace.values and end in trace.logits:
             if not self.strip_softmax:
                 raise ValueError("the model ends in a softmax, which has no linear part; use strip_softmax=True.")
@@ -217,14 +218,20 @@ def _check_model(model: Any) -> None:
 
 def _check_input(model: nn.Module, x: Any) -> None:
     if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor, got {type(x).__name__}; for an image torch.from_numpy(...)[None].float().")
+        raise TypeError(
+            f"x must be a tensor, got {type(x).__name__}; for an image torch.from_numpy(...)[None].float()."
+        )
     if not x.is_floating_point():
         raise TypeError(f"x holds {x.dtype}: convert to float and normalise as in training.")
-    spatial = next((int(type(m).__name__[4]) for m in model.modules() if type(m) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)), None)
+    spatial = next(
+        (int(type(m).__name__[4]) for m in model.modules() if type(m) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)), None
+    )
     if x.ndim < 2 or (spatial is not None and x.ndim == spatial + 1):
         raise ValueError(f"x has no batch axis: shape {tuple(x.shape)}; use x[None].")
     if x.shape[0] != 1:
-        raise ValueError(f"interpret one input at a time: got batch {x.shape[0]} (shape {tuple(x.shape)}); x[i : i + 1].")
+        raise ValueError(
+            f"interpret one input at a time: got batch {x.shape[0]} (shape {tuple(x.shape)}); x[i : i + 1]."
+        )
     weights = next((p for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), None)
     if weights is not None and weights.device != x.device:
         raise ValueError(f"the model is on {weights.device}, x on {x.device}; move one: x.to({str(weights.device)!r}).")

@@ -32,6 +32,11 @@ class Place:
     module: str
     line: str
 
+    @property
+    def name(self) -> str:
+        """The operation without overload and in-place underscore."""
+        return self.operation.split(".")[0].removesuffix("_")
+
     def __str__(self) -> str:
         return f"{self.operation} in {self.module or 'the model'} ({self.line})"
 

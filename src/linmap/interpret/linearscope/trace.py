@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,9 @@ class Trace(TorchDispatchMode):
     def _answer(self, call: Call) -> list[Frozen | Refusal | None]:
         rule = find_rule(call, self.own_rules)
         if rule is None:
-            reason = f"this operation is neither linear nor known to LinearScope. {HOW_TO_REGISTER.format(name=call.name)}"
+            reason = (
+                f"this operation is neither linear nor known to LinearScope. {HOW_TO_REGISTER.format(name=call.name)}"
+            )
             answer: Answer = Refusal(reason)
         else:
             answer = rule(call)
@@ -266,10 +268,8 @@ def run(
             stack.enter_context(_stopping_at(model, to, output, trace))
         stack.enter_context(_plain_kernels())
         stack.enter_context(trace)
-        try:
+        with suppress(_StopForward):
             forward(x.clone())
-        except _StopForward:
-            pass
     for name, place, marked in (("from_", from_, trace.start), ("to", to, trace.end)):
         if marked is None:
             raise ValueError(f"{name}={place!r}: this layer did not run in the forward of x (after from_).")

@@ -112,7 +112,11 @@ def reversed_subtract(call: Call) -> Answer:
 
 
 def _offset(number: Any, like: Tensor) -> Tensor:
-    return number.to(like.dtype) if isinstance(number, Tensor) else torch.full((), number, dtype=like.dtype, device=like.device)
+    return (
+        number.to(like.dtype)
+        if isinstance(number, Tensor)
+        else torch.full((), number, dtype=like.dtype, device=like.device)
+    )
 
 
 def scale(call: Call) -> Answer:
@@ -133,7 +137,7 @@ def _times(factor: Any) -> Callable[[Tensor], Tensor]:
 
 
 def gating_side(call: Call, left: Tensor, right: Tensor) -> str | Refusal:
-    """Which of two factors is the decision: the one that went through sigmoid or softmax last, or what the user says."""
+    """Which of two factors is the decision: the one that went through sigmoid or softmax last, else the user's word."""
     marked = [side for side, factor in (("left", left), ("right", right)) if call.mark(factor) == "gate"]
     if len(marked) == 1:
         return marked[0]
@@ -183,7 +187,7 @@ def matrix_product_plus(product: Callable[..., Tensor]) -> Rule:
 
 
 def divide(call: Call) -> Answer:
-    """a / c; by the norm of x0 where the divisor is a norm; other divisions by the input only if secants are allowed."""
+    """a / c; by the norm of x0 where c is a norm; by anything else of the input only if secants are allowed."""
     a, b = call.args[:2]
     if call.kwargs.get("rounding_mode"):
         return None  # a piecewise constant function is a decision
@@ -210,14 +214,18 @@ def convolve(call: Call) -> Answer:
 
 
 def batch_norm(call: Call) -> Answer:
-    """Batch norm in eval mode is a fixed affine map per channel; with batch statistics they are frozen to those of x0."""
+    """A fixed affine map per channel in eval mode; where statistics of the batch are used, those of x0 are."""
     x, weight, bias, mean, variance, training, _, eps = call.args[:8]
     axes = [axis for axis in range(x.ndim) if axis != 1]
     if call.is_tracked(weight) or call.is_tracked(bias):
         return Refusal("its weights depend on the input")
     if training:
         mean, variance = x.mean(axes), x.var(axes, correction=0)
-    return [normalise(x, mean, variance, eps, weight, bias, (1, -1, *[1] * (x.ndim - 2)), unit=bool(training)), None, None]
+    return [
+        normalise(x, mean, variance, eps, weight, bias, (1, -1, *[1] * (x.ndim - 2)), unit=bool(training)),
+        None,
+        None,
+    ]
 
 
 def normalise(
@@ -236,15 +244,66 @@ def reshape(call: Call) -> Answer:
     return Frozen((x,), lambda p: p.reshape(shape), None, call.mark(x))
 
 
-_FIRST = """
-alias permute transpose t expand squeeze unsqueeze slice select split split_with_sizes unbind unfold diagonal
-sum mean cumsum neg flip roll tril triu trace repeat constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
-replication_pad1d replication_pad2d replication_pad3d avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d
-_adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
-_upsample_nearest_exact2d _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d
-upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa pixel_shuffle pixel_unshuffle channel_shuffle im2col
-col2im index index_select gather grid_sampler_2d grid_sampler_3d
-""".split()
+_FIRST = [
+    "alias",
+    "permute",
+    "transpose",
+    "t",
+    "expand",
+    "squeeze",
+    "unsqueeze",
+    "slice",
+    "select",
+    "split",
+    "split_with_sizes",
+    "unbind",
+    "unfold",
+    "diagonal",
+    "sum",
+    "mean",
+    "cumsum",
+    "neg",
+    "flip",
+    "roll",
+    "tril",
+    "triu",
+    "trace",
+    "repeat",
+    "constant_pad_nd",
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "reflection_pad3d",
+    "replication_pad1d",
+    "replication_pad2d",
+    "replication_pad3d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d",
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest3d",
+    "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact2d",
+    "_upsample_nearest_exact3d",
+    "upsample_linear1d",
+    "upsample_bilinear2d",
+    "upsample_trilinear3d",
+    "upsample_bicubic2d",
+    "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "channel_shuffle",
+    "im2col",
+    "col2im",
+    "index",
+    "index_select",
+    "gather",
+    "grid_sampler_2d",
+    "grid_sampler_3d",
+]
 
 AFFINE: dict[str, Rule] = {
     **{name: linear_in(0) for name in _FIRST},

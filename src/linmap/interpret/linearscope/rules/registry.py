@@ -86,5 +86,7 @@ def operation_name(op: Any) -> str:
         return op._qualified_op_name.removeprefix("aten::")
     name = getattr(op, "__name__", None)
     if name is None or not hasattr(torch.ops.aten, name):
-        raise TypeError(f"register_rule: {op!r} is not an operation; give its name, torch.ops.aten.<name> or torch.<name>.")
+        raise TypeError(
+            f"register_rule: {op!r} is not an operation; give its name, torch.ops.aten.<name> or torch.<name>."
+        )
     return name

@@ -32,7 +32,9 @@ def piece(z: Tensor, slope: Tensor, offset: Tensor | None = None, mark: str | No
 
 def either(mask: Tensor, yes: Any, no: Any, z: Tensor) -> Tensor:
     """torch.where in the precision of z."""
-    return torch.where(mask, torch.as_tensor(yes, dtype=z.dtype, device=z.device), torch.as_tensor(no, dtype=z.dtype, device=z.device))
+    return torch.where(
+        mask, torch.as_tensor(yes, dtype=z.dtype, device=z.device), torch.as_tensor(no, dtype=z.dtype, device=z.device)
+    )
 
 
 # -- piecewise linear: the slope and the offset of the active piece ------------------------------------------------
@@ -283,7 +285,9 @@ def extreme(call: Call) -> Answer:
     kept = [axis for axis in range(z.ndim) if axis not in axes]
     lines = z.permute(*kept, *axes).reshape(*[z.shape[axis] for axis in kept], -1)
     picked = (lines == u.reshape(*lines.shape[:-1], 1)).int().argmax(-1, keepdim=True)
-    return Frozen((z,), lambda p: p.permute(*kept, *axes).reshape(lines.shape).gather(-1, picked).reshape(u.shape), unit=True)
+    return Frozen(
+        (z,), lambda p: p.permute(*kept, *axes).reshape(lines.shape).gather(-1, picked).reshape(u.shape), unit=True
+    )
 
 
 # -- statistics: mean, variance and norm of x0 are constants -------------------------------------------------------
@@ -301,7 +305,7 @@ def layer_norm(call: Call) -> Answer:
 
 
 def group_norm(call: Call) -> Answer:
-    z, weight, bias, batch, channels, pixels, groups, eps = call.args[:8]
+    z, weight, bias, batch, channels, _, groups, eps = call.args[:8]
     if call.is_tracked(weight) or call.is_tracked(bias):
         return Refusal("its weights depend on the input")
     grouped = z.reshape(batch, groups, -1)
@@ -331,10 +335,25 @@ def decision(call: Call) -> Answer:
     return None
 
 
-DECISIONS = """
-_softmax _safe_softmax sign floor ceil round trunc zero zeros_like ones_like full_like empty_like new_zeros new_ones
-new_full new_empty new_empty_strided
-""".split()
+DECISIONS = [
+    "_softmax",
+    "_safe_softmax",
+    "sign",
+    "floor",
+    "ceil",
+    "round",
+    "trunc",
+    "zero",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "empty_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "new_empty",
+    "new_empty_strided",
+]
 SOFTMAXES = ("_softmax", "_safe_softmax")
 
 
