@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrize
 
 from linmap.errors import SingularMapError
@@ -358,6 +360,32 @@ def test_torch_compile_with_inductor(case):
     map = case(torch.float32)
     x = vectors(4, map.in_features, like=map)
     assert_near(torch.compile(map, fullgraph=True)(x), map(x), 1e-5)
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory):
+    """One process that is a process group."""
+    store = tmp_path_factory.mktemp("group") / "store"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+@every_trained_structure
+@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.parametrize("wrap", ["ddp", "fsdp2"])
+def test_data_parallel_wrappers_change_neither_output_nor_gradient(case, wrap, mesh):
+    map = case(torch.float32)
+    x = vectors(4, map.in_features, like=map)
+    copied = copy.deepcopy(map)
+    wrapped = nn.parallel.DistributedDataParallel(copied) if wrap == "ddp" else fully_shard(copied, mesh=mesh)
+    outputs = [model(x) for model in (wrapped, map)]
+    assert_near(*outputs, 1e-6)
+    for y in outputs:
+        y.abs().sum().backward()
+    for parameter, expected in zip(wrapped.parameters(), map.parameters(), strict=True):
+        gradient = parameter.grad.full_tensor() if wrap == "fsdp2" else parameter.grad
+        assert_near(gradient, expected.grad, 1e-6)
 
 
 @every_real_map
