@@ -64,10 +64,8 @@ class CayleyProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         lower, x, Q, below, y = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for second derivatives; Q^T is the Cayley transform of -A
-            grad_x = CayleyProduct.apply(-lower, grad, Q.mT, below)
-        else:
-            grad_x = grad @ Q
+        # Q^T is the Cayley transform of -A; second derivatives go through this function again
+        grad_x = CayleyProduct.apply(-lower, grad, Q.mT, below) if torch.is_grad_enabled() else grad @ Q
         grad_A = (grad_x + grad).mT @ (y + x)
         grad_A = grad_A.sum_to_size(*lower.shape[:-1], *grad_A.shape[-2:])
         grad_lower = (grad_A - grad_A.mT).flatten(-2).index_select(-1, below) / 4
