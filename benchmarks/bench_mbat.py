@@ -101,7 +101,7 @@ def binding() -> Measurement:
         a, b, c = torchhd.random(3, D, "MAP")
         same = torchhd.cosine_similarity(torchhd.bind(a, torchhd.bind(b, c)), torchhd.bind(b, torchhd.bind(a, c)))
         note += f"; in MAP the cosine of a.b = x and b.a = x is {float(same):.2f}"
-        hypervectors = torchhd.ensure_tensor(torch.from_numpy(x), "MAP")
+        hypervectors = torchhd.ensure_vsa_tensor(torch.from_numpy(x), "MAP")
         theirs = lambda: torchhd.bind(a, hypervectors)  # noqa: E731
     return compare(f"bind one key, D = {D}, batch {batch}", lambda: operator.apply(x), "torchhd MAP", theirs, note=note)
 

@@ -345,8 +345,8 @@ def _limits(scores: dict[str, list[Row]], settings: Settings) -> str:
         rows = scores["countries"]
         text += (
             " On countries, where the words inside keys decide, kNN reaches "
-            f"{_row(rows, TFIDF).mean(KNN):.3f} on TF-IDF and {_row(rows, SOFT).mean(KNN):.3f} on soft vectors: keys are "
-            "atoms here, and share nothing unless they are equal."
+            f"{_row(rows, TFIDF).mean(KNN):.3f} on TF-IDF and {_row(rows, SOFT).mean(KNN):.3f} on soft vectors: keys "
+            "are atoms here, and share nothing unless they are equal."
         )
     if settings.seeds == 1:
         text += " One split into folds."

@@ -62,7 +62,7 @@ class Recall:
     """Questions asked of vectors that hold `leaves` leaves, and what came back."""
 
     dim: int
-    leaves: float
+    leaves: float | int
     asked: int
     right: float
     predicted: float

@@ -8,8 +8,10 @@ has reached its memory bound. Whole documents are never cached. Only for linear 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable
-from concurrent.futures import Future
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -219,7 +221,7 @@ class BoundLeaves:
 
     def _path_operator(self, node: Node) -> SignedPermutation:
         """The product of the operators from the top down to `node`, each prefix kept."""
-        chain: list[Any] = []
+        chain: list[Any] = []  # of nodes
         for place in node.upwards():
             chain.append(place)
             if place in self._path_operators:  # pyright: ignore[reportOperatorIssue]
@@ -230,7 +232,7 @@ class BoundLeaves:
             operator = self._path_operators.get(place, lambda: self._extend(above, place.step))  # noqa: B023
         return operator
 
-    def _extend(self, above: SignedPermutation | None, step: Step) -> SignedPermutation:
+    def _extend(self, above: SignedPermutation | None, step: Step | None) -> SignedPermutation:
         operator: Any = self._encoder.key_operator(step) if isinstance(step, str) else self._encoder.array_operator()
         if isinstance(step, int) and self._options.arrays == "sequence":
             operator = operator.compose(self._encoder.sequence_operator(step + 1))
@@ -268,6 +270,22 @@ class BoundLeaves:
             self._owners[row] = None
             self._free.append(row)
         self._n_nodes = _prune(self.root)
+
+
+@contextmanager
+def serial_threads(n: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads in each of which PyTorch works serially: a pool that splits every sum again only gets in its own way."""
+    configured = torch.get_num_threads()
+
+    def work_serially() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # from here on the setting is this thread's own
+
+    with ThreadPoolExecutor(n, initializer=work_serially) as pool:
+        started = threading.Barrier(n)
+        list(pool.map(lambda _: started.wait(), range(n)))
+        torch.set_num_threads(configured)  # PyTorch gives the last setting to all threads that start later
+        yield pool
 
 
 def _prune(root: Node) -> int:

@@ -7,7 +7,6 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import numpy as np
@@ -16,7 +15,7 @@ from jaxtyping import Num, Shaped
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from linmap.errors import DataError
-from linmap.retrieve.mbat.bound_leaves import BoundLeaves
+from linmap.retrieve.mbat.bound_leaves import BoundLeaves, serial_threads
 from linmap.retrieve.mbat.capacity import capacity, dimension_for
 from linmap.retrieve.mbat.codebook import FORMAT, Codebook
 from linmap.retrieve.mbat.decoding import FALSE_ALARMS, Breakdown, Decoded, Decoder, similarity_breakdown
@@ -242,7 +241,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         """
         if fingerprint != self.fingerprint_:
             raise DataError(
-                f"the vectors have the fingerprint {fingerprint[:12]}…, this vectorizer {self.fingerprint_[:12]}…: they "
+                f"the vectors have the fingerprint {fingerprint[:12]}, this vectorizer {self.fingerprint_[:12]}: they "
                 "were made with other options or another codebook, and must not be compared; encode them again."
             )
 
@@ -404,7 +403,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
                 yield self._finish(table.gather(batch, first)())
             return
         # This thread finds rows, the others sum them: sums release the interpreter's lock.
-        with ThreadPoolExecutor(threads - 1) as pool:
+        with serial_threads(threads - 1) as pool:
             waiting: deque = deque()
             for first, batch in batches:
                 sums = table.gather(batch, first)

@@ -1,0 +1,164 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from linmap.data import EMBEDDED
+from linmap.data.records import read_records
+from linmap.errors import ArtifactError, DataError, UsageError
+from linmap.recipes.job import ApplyJob, CompareJob
+from linmap.recipes.mbat import PRESETS, ApplySettings, SearchSettings, Settings, apply, compare, search
+from linmap.recipes.mbat.experiments import depth_experiment
+from linmap.retrieve.mbat import JSONVectorizer, VectorFile
+
+RECORDS = [
+    {"id": "ada", "name": "Ada Lovelace", "born": 1815, "topics": ["engines", "poetry"]},
+    {"id": "alan", "name": "Alan Turing", "born": 1912, "topics": ["engines", "codes"]},
+    {"id": "emmy", "name": "Emmy Noether", "born": 1882, "topics": ["algebra"]},
+    {"id": "grace", "name": "Grace Hopper", "born": 1906, "topics": ["codes", "engines"]},
+]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    source = tmp_path / "people.jsonl"
+    source.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+    out = tmp_path / "vectors.parquet"
+    apply(ApplySettings(ignore=("id",)), ApplyJob(data=source, out=out))
+    return out
+
+
+def test_apply_writes_a_vector_for_each_record(index: Path) -> None:
+    file = VectorFile(index)
+    vectorizer = JSONVectorizer(ignore=("id",))
+    assert file.ids == ["ada", "alan", "emmy", "grace"]
+    assert file.metadata["fingerprint"] == vectorizer.fingerprint_
+    np.testing.assert_array_equal(np.concatenate(list(file.blocks())), vectorizer.transform(RECORDS))
+
+
+def test_apply_takes_the_embedded_patients(tmp_path: Path) -> None:
+    summary = apply(ApplySettings(dim=64, numbers="quantile", weights=("patient=2",)), ApplyJob(out=tmp_path / "v.npy"))
+    assert summary["records"] == 418
+    documents = [record.document for record in read_records(EMBEDDED / "fhir_patients.jsonl")]
+    expected = JSONVectorizer(64, numbers="quantile", weights={"patient": 2.0}).fit_transform(documents)
+    np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), expected)
+
+
+def test_search_finds_a_record_like_another_and_says_why(index: Path) -> None:
+    answer = search(SearchSettings(index, id="ada", top=2))
+    first = answer["matches"][0]
+    vectors = JSONVectorizer(ignore=("id",)).transform(RECORDS)
+    nearest = 1 + np.argsort(-vectors[1:] @ vectors[0])[:2]
+    assert [match["id"] for match in answer["matches"]] == [RECORDS[row]["id"] for row in nearest]
+    assert first["id"] == "alan"
+    assert first["cosine"] == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-4)
+    assert first["because"][0]["path"] in ("born", "topics[0]")
+    shares = sum(reason["share"] for reason in first["because"]) + first["other_paths"] + first["crosstalk"]
+    assert shares == pytest.approx(first["cosine"], abs=1e-3)
+    assert {"path": "topics[0]", "query": "engines", "match": "engines"}.items() <= next(
+        reason for reason in first["because"] if reason["path"] == "topics[0]"
+    ).items()
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_search_by_example(index: Path, tmp_path: Path, as_file: bool) -> None:
+    example = '{"name": "Emmy"}'
+    (tmp_path / "example.json").write_text(example)
+    answer = search(SearchSettings(index, like=str(tmp_path / "example.json") if as_file else example, top=1))
+    assert [match["id"] for match in answer["matches"]] == ["emmy"]
+
+
+def test_search_without_the_records_still_ranks(index: Path, tmp_path: Path) -> None:
+    moved = (tmp_path / "people.jsonl").rename(tmp_path / "moved.jsonl")
+    answer = search(SearchSettings(index, id="ada"))
+    assert "because" not in answer["matches"][0]
+    assert "--records FILE" in answer["note"]
+    assert "because" in search(SearchSettings(index, id="ada", records=moved))["matches"][0]
+
+
+def test_vectors_with_another_fingerprint_are_refused(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = VectorFile.__init__
+
+    def tampered(self: VectorFile, path: Path) -> None:
+        original(self, path)
+        self.metadata["fingerprint"] = "0" * 64
+
+    monkeypatch.setattr(VectorFile, "__init__", tampered)
+    with pytest.raises(DataError, match="must not be compared"):
+        search(SearchSettings(index, id="ada"))
+
+
+def test_wrong_use_is_told(index: Path, tmp_path: Path) -> None:
+    for wrong, message in [
+        (SearchSettings(index), "either --like JSON or --id ID"),
+        (SearchSettings(index, id="ada", like="{}"), "either --like JSON or --id ID"),
+        (SearchSettings(index, id="nobody"), "no record with the id 'nobody'; its ids are ada, alan"),
+        (SearchSettings(index, like="{"), "neither JSON text nor the path"),
+        (SearchSettings(index, id="ada", top=0), "--top must be at least 1"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            search(wrong)
+    with pytest.raises(UsageError, match="PATTERN=FACTOR"):
+        apply(ApplySettings(weights=("name",)), ApplyJob(out=tmp_path / "v.npy"))
+    with pytest.raises(UsageError, match="dim must be an integer"):
+        apply(ApplySettings(dim=5), ApplyJob(out=tmp_path / "v.npy"))
+    (tmp_path / "people.jsonl").write_text('{"id": "new"}\n')
+    with pytest.raises(ArtifactError, match="has changed since"):
+        search(SearchSettings(index, id="ada"))
+
+
+def test_a_broken_record_leaves_no_index(tmp_path: Path) -> None:
+    source = tmp_path / "broken.jsonl"
+    source.write_text('{"a": 1}\n{"a": NaN}\n')
+    with pytest.raises(DataError, match="line 2: NaN is not JSON"):
+        apply(ApplySettings(dim=64), ApplyJob(data=source, out=tmp_path / "v.parquet"))
+    assert not (tmp_path / "v.parquet").exists()
+
+
+def test_gaussian_binding_loses_what_orthogonal_binding_keeps() -> None:
+    depths = depth_experiment(256, 8, trials=8, seed=0)
+    for kind in ("signed permutation", "Haar orthogonal"):
+        np.testing.assert_allclose(depths.norms[kind], 1, atol=1e-12)
+        np.testing.assert_allclose(depths.cosines[kind], 1, atol=1e-12)
+    k = np.arange(1, 9)
+    np.testing.assert_allclose(depths.cosines["Gaussian"].mean(0), 1 / np.sqrt(1 + k), atol=0.06)
+    np.testing.assert_allclose(depths.norms["Gaussian"].std(0, ddof=1), np.sqrt(k / 512), rtol=0.8)
+
+
+def test_compare_on_the_users_own_labelled_records(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = [
+        {"id": i, "label": ["low", "high"][i % 2], "doc": {"level": 10.0 ** (3 * (i % 2)) * rng.uniform(0.8, 1.2)}}
+        for i in range(30)
+    ]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    settings = replace(
+        PRESETS["quick"], dim=256, decoding_dims=(256,), decoding_records=10, depth=2, capacity_records=1
+    )
+    result = compare(settings, CompareJob(data=tmp_path / "own.jsonl", out=tmp_path))
+    scores = {row.name: row.mean("kNN-5") for row in result.rows}
+    assert scores["MBAT soft (words, levels)"] == 1.0  # near numbers are similar,
+    assert scores["MBAT exact"] < 0.9  # equal ones never occur
+    for picture in result.pictures:
+        assert (tmp_path / picture.file).read_text().startswith("<?xml")
+    result.save(tmp_path)
+
+
+def test_data_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "plain.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
+    with pytest.raises(DataError, match="needs records"):
+        compare(Settings(), CompareJob(data=tmp_path / "plain.jsonl", out=tmp_path))
+    few = [{"id": i, "label": str(i), "doc": i} for i in range(5)]
+    (tmp_path / "few.jsonl").write_text("\n".join(map(json.dumps, few)))
+    with pytest.raises(DataError, match="fewer than the 5 folds"):
+        compare(Settings(), CompareJob(data=tmp_path / "few.jsonl", out=tmp_path))
+    with pytest.raises(DataError, match="datasets holds 'planets'"):
+        compare(Settings(datasets=("planets",)), CompareJob(out=tmp_path))
+
+
+@pytest.mark.slow
+def test_the_reference_table_of_the_patients_is_reproduced(tmp_path: Path) -> None:
+    result = compare(PRESETS["quick"], CompareJob(out=tmp_path))
+    assert all(check.passed for check in result.checks), [check for check in result.checks if not check.passed]
