@@ -230,7 +230,7 @@ class MiddleProduct(torch.autograd.Function):
     def forward(W: Tensor, x: Tensor) -> Tensor:
         if x.shape[-1] == 1:
             return (x.squeeze(-1) @ W.mT).unsqueeze(-1)
-        return W @ x
+        return torch.bmm(W.expand(len(x), -1, -1), x)  # `@` would transpose x to fold it into one product
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
