@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from linmap.data import EMBEDDED
 from linmap.data.records import read_records
 from linmap.errors import ArtifactError, DataError, UsageError
 from linmap.recipes.job import ApplyJob, CompareJob
-from linmap.recipes.mbat import PRESETS, ApplySettings, SearchSettings, Settings, apply, compare, search
+from linmap.recipes.mbat import PRESETS, ApplySettings, SearchSettings, Settings, apply, compare, files, search
 from linmap.recipes.mbat.experiments import depth_experiment
 from linmap.retrieve.mbat import JSONVectorizer, VectorFile
 
@@ -38,10 +37,12 @@ def test_apply_writes_a_vector_for_each_record(index: Path) -> None:
     np.testing.assert_array_equal(np.concatenate(list(file.blocks())), vectorizer.transform(RECORDS))
 
 
-def test_apply_takes_the_embedded_patients(tmp_path: Path) -> None:
+def test_apply_takes_the_embedded_patients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "few.jsonl").write_bytes(b"".join(files.PATIENTS.read_bytes().splitlines(keepends=True)[:20]))
+    monkeypatch.setattr(files, "PATIENTS", tmp_path / "few.jsonl")
     summary = apply(ApplySettings(dim=64, numbers="quantile", weights=("patient=2",)), ApplyJob(out=tmp_path / "v.npy"))
-    assert summary["records"] == 418
-    documents = [record.document for record in read_records(EMBEDDED / "fhir_patients.jsonl")]
+    assert summary["records"] == 20
+    documents = [record.document for record in read_records(files.PATIENTS)]
     expected = JSONVectorizer(64, numbers="quantile", weights={"patient": 2.0}).fit_transform(documents)
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), expected)
 

@@ -301,8 +301,8 @@ def depth_problem(document: Any, place: Place, max_depth: int) -> DataError:
             f"at {format_path(cycle)}: a container holds itself, which JSON cannot express; break the cycle."
         )
     return DataError(
-        f"at {place!s:.60}...: containers are nested deeper than max_depth={max_depth}; raise max_depth, or "
-        "flatten the document."
+        f"at {place!s:.60}...: containers are nested deeper than max_depth={max_depth}; raise max_depth, "
+        "or flatten the document."
     )
 
 
