@@ -304,6 +304,12 @@ def test_singular_and_eigen_pairs_are_those_of_the_dense_matrix():
     assert float(L.abs()[0]) == pytest.approx(float(torch.linalg.eigvals(matrix).abs().max()), rel=1e-6)
 
 
+def test_inverse_undoes_the_linear_part():
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.LeakyReLU(0.5)).double().eval()
+    interp, v = LinearScope(net).at(picture()), picture(4).flatten()
+    torch.testing.assert_close(interp.inverse()(interp.matvec(v)), v)
+
+
 # -- how networks are written --------------------------------------------------------------------------------------
 
 

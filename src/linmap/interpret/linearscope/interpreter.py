@@ -184,6 +184,10 @@ class AffineInterpreter(Implicit):
             device=self.device,
         )
 
+    def inverse(self) -> LinearMap:
+        """F^-1, on flat vectors; from the dense F, so for small maps."""
+        return self.linear.inverse()
+
     def __matmul__(self, other: LinearMap) -> LinearMap:
         """F @ other, on flat vectors."""
         return Compose(self.linear, other.linear if isinstance(other, AffineInterpreter) else other)

@@ -178,7 +178,7 @@ def _checks(tests: list[Deletion], readings: list[Enlargement], edges: EdgeReadi
             "; ".join(f"{t.photo} {t.before:.3f} → {t.after['votes'][0]:.3f} "
                       f"({', '.join(f'{n} {np.mean(t.after[n]):.3f}' for n in others)})" for t in informative),
         ),
-        Check("FSRCNN is most like bicubic on the flat crop, least on texture", ordered,
+        Check("on camera, FSRCNN is most like bicubic on the flat crop and least on texture", ordered,
               ", ".join(f"{crop} {value:.3f}" for crop, value in mean.items())),
         Check("a column costs at most 1.5 forward passes", cost.batched_column <= 1.5 * cost.forward,
               f"{cost.batched_column / cost.forward:.2f} in batches, {cost.single_column / cost.forward:.2f} alone"),

@@ -46,8 +46,9 @@ def plane(image: Tensor) -> Tensor:
     return image.detach().cpu().reshape(-1, *image.shape[-2:]).sum(0)
 
 
-def smoothed(image: Tensor, sigma: float = 2.0) -> Tensor:
-    """A Gaussian blur, for votes drawn over a photograph."""
+def smoothed(image: Tensor) -> Tensor:
+    """A Gaussian blur by a hundredth of the image, for votes drawn over a photograph."""
+    sigma = max(image.shape) / 100
     reach = torch.arange(-6, 7).to(image)
     kernel = torch.exp(-(reach**2) / (2 * sigma**2))
     kernel = kernel / kernel.sum()
@@ -81,18 +82,19 @@ def draw_signed(panels: list[tuple[str, Tensor]], path: Path, title: str) -> Non
         for ax, (name, image) in zip(axes[0], panels, strict=True):
             show(ax, plane(image).numpy(), name, **signed(plane(image)))
         fig.suptitle(title, fontsize=11)
-        save_svg(fig, path)
+        with matplotlib.rc_context({"savefig.dpi": 80 if max(panels[0][1].shape[-2:]) > 100 else 100}):
+            save_svg(fig, path)
 
 
 def draw_outputs(interp: AffineInterpreter, panels: list[tuple[str, Tensor]], path: Path, title: str) -> None:
-    """Vectors of outputs, as images where the output is one, as stems otherwise."""
+    """Vectors of outputs, as images where the output is one, as lines otherwise."""
     if interp.output.ndim == 4:
         draw_signed([(name, interp.as_output(u)) for name, u in panels], path, title)
         return
     with figure(7.2, 1.6 * len(panels) + 0.6, nrows=len(panels), squeeze=False) as (fig, axes):
         for ax, (name, u) in zip(axes[:, 0], panels, strict=True):
             values = u.detach().cpu().flatten().numpy()
-            ax.vlines(range(len(values)), 0, values, color=SYSTEM, linewidth=0.6)
+            ax.plot(values, color=SYSTEM, linewidth=0.6)
             for i in np.abs(values).argsort()[-3:]:
                 ax.annotate(LABELS.get(int(i), str(i)), (i, values[i]), fontsize=8, ha="center")
             ax.set_ylabel(name, fontsize=8)

@@ -136,9 +136,8 @@ def draw_reading(interp: AffineInterpreter, target: int, k: int, out: Path) -> l
         width = interp.output.shape[-1]
         rows = [i for i in (target, target + 1, target + width, target + width + 1) if i < interp.out_features]
     images = interp.as_input(interp.rows(rows[:4]))
-    draw_signed(
-        [(f"row {i}", image) for i, image in zip(rows, images, strict=False)], out / "rows.svg", "What outputs look at"
-    )
+    names = [f"row {i} {LABELS.get(i, '') if interp.out_features == 1000 else ''}" for i in rows]
+    draw_signed(list(zip(names, images, strict=False)), out / "rows.svg", "What outputs look at")
     column = interp.columns([strongest]).mT
     draw_outputs(interp, [(f"column {strongest}", column[0])], out / "columns.svg", "What the strongest voter writes")
     inputs = [(f"σ = {s:.3g}", interp.as_input(v)) for s, v in zip(singular.S.tolist(), singular.Vh, strict=True)]
