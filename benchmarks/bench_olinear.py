@@ -43,13 +43,16 @@ def lagged_windows(rows: np.ndarray, length: int) -> np.ndarray:
 
 
 def folded(rows: np.ndarray, batch: int) -> Iterable[Measurement]:
-    """Against the definition, as the authors compute it, and against `OLinear.forward`, whose encoder has no copies."""
+    """Against the definition, as the authors compute it, and against `OLinear.forward`, whose encoder has no copies.
+
+    The bar is on batches: one window is bound by calls and memory, not by operations.
+    """
     Q = OrthoTrans(STEPS).fit(rows).Q_
     torch.manual_seed(0)
     model = OLinear(VARIATES, STEPS, STEPS, Q_in=Q, Q_out=Q).eval()
     light, x = model.fold(), torch.randn(batch, STEPS, VARIATES)
     peers = {
-        "the definition, with its 16 copies": (lambda: with_copies(model, x), 2.0),
+        "the definition, with its 16 copies": (lambda: with_copies(model, x), 2.0 if batch > 1 else None),
         "OLinear.forward": (lambda: model(x), None),
     }
     with torch.inference_mode():
