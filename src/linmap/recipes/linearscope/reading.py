@@ -114,7 +114,7 @@ def input_image(settings: ApplySettings, path: Path | None, grey: bool) -> Tenso
 
 def normalised(image: np.ndarray, mean: float = 127.0, std: float = 128.0) -> Tensor:
     """(height, width, 3) 8-bit values as (1, 3, height, width), (pixel - mean) / std."""
-    return (torch.from_numpy(image.copy()).float().permute(2, 0, 1)[None] - mean) / std
+    return (torch.from_numpy(image.copy()).float().permute(2, 0, 1)[None].contiguous() - mean) / std
 
 
 def default_target(interp: AffineInterpreter) -> int:
