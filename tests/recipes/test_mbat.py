@@ -113,7 +113,10 @@ def test_wrong_use_is_told(index: Path, tmp_path: Path) -> None:
 def test_a_broken_record_leaves_no_index(tmp_path: Path) -> None:
     source = tmp_path / "broken.jsonl"
     source.write_text('{"a": 1}\n{"a": NaN}\n')
-    with pytest.raises(DataError, match="line 2: NaN is not JSON"):
+    with pytest.raises(DataError, match=f"^{source}, line 2: NaN is not JSON"):
+        apply(ApplySettings(dim=64), ApplyJob(data=source, out=tmp_path / "v.parquet"))
+    source.write_text('{"a": 1}\n{"a": "\\ud800"}\n')
+    with pytest.raises(DataError, match=f"^{source}: document 1, at a: .*lone surrogate"):
         apply(ApplySettings(dim=64), ApplyJob(data=source, out=tmp_path / "v.parquet"))
     assert not (tmp_path / "v.parquet").exists()
 

@@ -107,7 +107,8 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
                 rows += len(block)
                 progress.advance(task, len(block))
         except (TypeError, DataError) as error:
-            raise DataError(f"{source}: {error}") from None
+            where = "" if str(error).startswith(str(source)) else f"{source}: "
+            raise DataError(f"{where}{error}") from None
     return {"out": str(out), "records": rows, "dim": vectorizer.dim, "fingerprint": vectorizer.fingerprint_}
 
 
