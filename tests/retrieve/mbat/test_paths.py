@@ -37,6 +37,7 @@ def test_unreadable_paths_name_the_position(text: str) -> None:
         parse_path(text)
 
 
+@pytest.mark.usefixtures("annotations_unchecked")
 @pytest.mark.parametrize("path", [("a", -1), ("a", True), ("a", 1.0)])
 def test_steps_are_keys_or_indices(path) -> None:
     with pytest.raises(TypeError, match="a step is a key"):
