@@ -88,18 +88,21 @@ class Cost:
     row: float
 
 
-def column_cost(model: nn.Module, x: Tensor, repeats: int = 5) -> Cost:
-    """What a column and a row cost beside a forward pass, measured in turns."""
+def column_cost(model: nn.Module, x: Tensor, batch: int = 16, repeats: int = 3) -> Cost:
+    """What a column and a row cost beside a forward pass: `batch` of each in turns, medians."""
     interp = LinearScope(model).at(x)
     work: list[Callable[[], object]] = [
-        lambda: model(x), lambda: interp.columns(range(16)), lambda: interp.columns([0]), lambda: interp.row(0)
-    ]  # fmt: skip
+        lambda: [model(x) for _ in range(batch)],
+        lambda: interp.columns(range(batch), batch),
+        lambda: [interp.columns([i]) for i in range(batch)],
+        lambda: [interp.row(i) for i in range(batch)],
+    ]
     seconds: list[list[float]] = [[] for _ in work]
     with torch.no_grad():
-        for _ in range(repeats + 1):
+        interp.row(0)  # builds the graph that all rows share
+        for _ in range(repeats):
             for samples, function in zip(seconds, work, strict=True):
                 start = time.perf_counter()
                 function()
                 samples.append(time.perf_counter() - start)
-    forward, batch, single, row = (1000 * float(np.median(samples[1:])) for samples in seconds)
-    return Cost(forward, batch / 16, single, row)
+    return Cost(*(1000 * float(np.median(samples)) / batch for samples in seconds))
