@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from rich.console import Console
@@ -93,12 +94,19 @@ def compare(settings: Settings, job: CompareJob) -> Result:
 
 
 def _rows(tests: list[Deletion]) -> list[Row]:
-    rows = [Row("before deletion", "baseline", {t.photo: [t.before] for t in tests})]
-    for method in tests[0].after:
-        kind = "system" if method == "votes" else "baseline"
-        note = "mean and spread over random masks" if method == "random pixels" else ""
-        rows.append(Row(method, kind, {t.photo: t.after[method] for t in tests}, note=note))
-    return rows
+    before = Row("before deletion", "ablation", {t.photo: [t.before] for t in tests}, note="nothing deleted")
+    kinds: dict[str, Literal["system", "baseline", "ablation"]] = {"votes": "system", "gradient × input": "ablation"}
+    notes = {
+        "gradient × input": "equal to votes by construction: this network is piecewise linear",
+        "random pixels": "mean and spread over random masks",
+    }
+    methods = [
+        Row(
+            method, kinds.get(method, "baseline"), {t.photo: t.after[method] for t in tests}, note=notes.get(method, "")
+        )
+        for method in tests[0].after
+    ]
+    return [*methods, before]
 
 
 def _bias_table(tests: list[Deletion]) -> Table:

@@ -198,8 +198,8 @@ def _methods(dim: int) -> list[Method]:
         return features
 
     return [
-        Method(SOFT, "system", mbat(strings="words", number_exact=0.0), "strings='words', number_exact=0"),
         Method("MBAT mixed (default)", "system", mbat(), "the defaults of JSONVectorizer"),
+        Method(SOFT, "ablation", mbat(strings="words", number_exact=0.0), "strings='words', number_exact=0"),
         Method(EXACT, "ablation", mbat(strings="exact", numbers="exact"), "nothing soft: shares whole leaves only"),
         Method("MBAT both, quantile", "ablation", mbat(arrays="both", numbers="quantile"),
                "arrays='both', numbers='quantile' fitted in each fold"),
