@@ -11,12 +11,12 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -136,7 +136,9 @@ def stream_lines(n: int) -> None:
 
 
 def peak_resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Of this process's own memory; `getrusage` would count that of the process which started it as well."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
 
 
 def encode(vectorizer: JSONVectorizer, texts: object) -> int:

@@ -17,7 +17,7 @@ from linmap.recipes.job import ApplyJob
 from linmap.retrieve.mbat import JSONVectorizer, VectorFile, VectorFileWriter, nearest
 
 PATIENTS = EMBEDDED / "fhir_patients.jsonl"
-BATCH = 512
+BATCH = 1024
 SHOWN_VALUES = 3  # of one path, in the breakdown of a match
 
 

@@ -86,7 +86,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
     default
         Function that turns a value that is not JSON (a date, a Decimal) into one that is.
     cache_bytes
-        Bound of the memory for what has been met before.
+        Memory for the vectors and operators met before; indices and codebook add up to a third of it.
 
     Attributes
     ----------
@@ -192,7 +192,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         return np.concatenate(batches) if batches else np.empty((0, self.dim), self.dtype)
 
     def transform_stream(
-        self, documents: Any, *, batch_size: int = 256, parse: bool | None = None
+        self, documents: Any, *, batch_size: int = 1024, parse: bool | None = None
     ) -> Iterator[Shaped[np.ndarray, "batch dim"]]:
         """The same for a stream of documents, as arrays of up to `batch_size` rows; memory stays bounded."""
         if batch_size < 1:
