@@ -33,14 +33,14 @@ class Cayley(SkewOrthogonal):
     """
 
     def _rotate(self, lower: Tensor, x: Tensor) -> Tensor:
-        half_A = skew_matrix(lower.detach().double() / 2, self._below, self.in_features)
-        Q = cayley_transform(half_A).to(x.dtype)
+        A = skew_matrix(lower.detach().double(), self._below, self.in_features)
+        Q = cayley_transform(A).to(x.dtype)
         return CayleyProduct.apply(lower, x, Q, self._below)  # pyright: ignore[reportReturnType]
 
 
-def cayley_transform(half_A: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
+def cayley_transform(A: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
     """(I - A/2)^-1 (I + A/2) = 2 (I - A/2)^-1 - I of a skew-symmetric A (I - A/2 is never singular)."""
-    difference = half_A.neg()
+    difference = A * -0.5
     difference.diagonal(dim1=-2, dim2=-1).add_(1)
     Q = torch.linalg.inv_ex(difference).inverse.mul_(2)
     Q.diagonal(dim1=-2, dim2=-1).sub_(1)

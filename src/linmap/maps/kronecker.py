@@ -220,6 +220,9 @@ def along_middle(W: Shaped[Tensor, "out in_"], x: Shaped[Tensor, "left in_ right
     return MiddleProduct.apply(W, x)  # pyright: ignore[reportReturnType]
 
 
+GROUP = 2**19  # numbers of the products that a gradient sums at once: 2 MiB of float32 stay in the cache
+
+
 @no_type_check  # Dynamo traces the methods, but no run-time checks around them
 class MiddleProduct(torch.autograd.Function):
     """`along_middle`; its gradients are one product each, without a transposed copy of x where that can be had."""
@@ -245,7 +248,9 @@ class MiddleProduct(torch.autograd.Function):
             if x.shape[-1] == 1:
                 grad_W = grad.squeeze(-1).mT @ x.squeeze(-1)
             elif W.numel() <= x.shape[-1] * max(W.shape):  # no more memory than x itself
-                grad_W = (grad @ x.mT).sum(0)
+                group = max(1, GROUP // W.numel())
+                groups = zip(grad.split(group), x.split(group), strict=True)
+                grad_W = torch.stack([(g @ z.mT).sum(0) for g, z in groups]).sum(0)
             else:
                 grad_W = torch.einsum("lor,lir->oi", grad, x)
         if ctx.needs_input_grad[1]:
