@@ -101,7 +101,7 @@ class ApplySettings:
 
 
 PRESETS = {
-    "quick": Settings(d_model=128, embed=8, epochs=4),
+    "quick": Settings(d_model=128, embed=8, epochs=4, seeds=2),
     "full": Settings(bases=("identity", "dct", "random")),
 }
 
