@@ -73,10 +73,11 @@ def test_a_damaged_checkpoint_is_named(tmp_path, file, damage) -> None:
         checkpoint.read(path)
 
 
-def test_a_checkpoint_of_a_newer_format_is_refused(tmp_path) -> None:
+@pytest.mark.parametrize(("written", "which"), [(99, "newer"), (1, "older")])
+def test_a_checkpoint_of_another_format_is_refused(tmp_path, written, which) -> None:
     path = checkpoint.write(tmp_path, make_checkpoint())
-    (path / "state.json").write_text('{"format": 99}')
-    with pytest.raises(ArtifactError, match="newer linmap"):
+    (path / "state.json").write_text(f'{{"format": {written}}}')
+    with pytest.raises(ArtifactError, match=f"{which} linmap"):
         checkpoint.read(path)
 
 

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from linmap.errors import ArtifactError
 
-FORMAT = 1
+FORMAT = 2
 Tensors = dict[str, Tensor]
 
 
@@ -85,8 +85,9 @@ def read(path: Path) -> Checkpoint:
     """
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        if state.pop("format") > FORMAT:
-            raise ArtifactError(f"{path} was written by a newer linmap; upgrade linmap to resume it.")
+        if (written := state.pop("format")) != FORMAT:
+            which = "a newer" if written > FORMAT else "an older"
+            raise ArtifactError(f"{path} was written by {which} linmap; resume it with that one.")
         names = ("model", "optimizer", "random", "best")
         # copies in memory of their own: the files go when the next checkpoint is written
         tensors = {name: load_file(path / f"{name}.safetensors") for name in names}
@@ -138,11 +139,14 @@ def placed(whole: Tensor | None, like: Tensor) -> Tensor:
     return distribute_tensor(full.to(like.device), like.device_mesh, like.placements)
 
 
-def load_weights(model: torch.nn.Module, weights: Tensors) -> None:
-    """Copy whole weights into a model, sharded or not; a collective operation."""
+def load_weights(model: torch.nn.Module, targets: Tensors, weights: Tensors) -> None:
+    """Copy whole weights into `targets`, those of the model, sharded or not; a collective operation."""
+    extra = {name: weights[name] for name in targets if name.endswith("_extra_state")}  # not stored as a tensor
+    model.load_state_dict(extra, strict=False)
     with torch.no_grad():
-        for name, target in model.state_dict().items():
-            target.copy_(placed(weights.get(name), target))
+        for name, target in targets.items():
+            if name not in extra:
+                target.copy_(placed(weights.get(name), target))
 
 
 # -- optimiser state -------------------------------------------------------------------------------------------------

@@ -25,7 +25,16 @@ from linmap.training.config import TrainingConfig, check_resumable, learning_rat
 from linmap.training.history import Ended, EpochRecord, Position, TrainingHistory
 from linmap.training.interruption import Interruption
 from linmap.training.metrics import MetricsLog
-from linmap.training.preparation import is_finite, load_initial, make_accelerator, make_optimizer, weights_of
+from linmap.training.preparation import (
+    ParameterGroups,
+    frozen_fingerprint,
+    group_settings,
+    is_finite,
+    load_initial,
+    make_accelerator,
+    make_optimizer,
+    weights_of,
+)
 
 Validate = Callable[[nn.Module], float | dict[str, float]]
 Callback = Callable[[nn.Module, int], object]
@@ -47,6 +56,7 @@ def train(
     resume: bool = False,
     description: str = "training",
     callbacks: Sequence[Callback] = (),
+    parameter_groups: ParameterGroups | None = None,
 ) -> TrainingHistory:
     """Train a model, in this process or under `accelerate launch` / `torchrun`.
 
@@ -56,7 +66,8 @@ def train(
     Parameters
     ----------
     model
-        Its parameters that require a gradient are trained. Every process must build it alike.
+        Its parameters that require a gradient are trained. Every process must build it alike. Checkpoints hold these
+        parameters and the buffers; frozen parameters are only compared by a checksum.
     loss
         `loss(model, batch)`: the scalar mean loss of a batch. Call the model only as `model(...)`.
     data
@@ -75,8 +86,12 @@ def train(
     description
         What the progress bar says; it is shown on stderr if that is a terminal.
     callbacks
-        Each is called as `callback(model, steps_done)` after every optimiser step, while the gradients are there.
-        What a callback remembers is not saved; keep it in a buffer of the model if a resume needs it.
+        Each is called as `callback(model, steps_done)` after every optimiser step, while the gradients are there. One
+        with a method `attach(optimizer)` is given the optimiser before the first step. What it remembers between steps
+        is saved with the checkpoints if it has `state_dict()` (of what JSON has) and `load_state_dict(state)`.
+    parameter_groups
+        `parameter_groups(model)`: the optimiser's groups, each a dictionary of "params" and, where they differ from
+        the configuration's, "lr" and "weight_decay"; the schedule acts on every group alike.
 
     Returns
     -------
@@ -99,7 +114,8 @@ def train(
     if config.patience is not None and validate is None:
         raise ValueError(f"patience = {config.patience} needs `validate`: without it there is no value to wait for.")
     before = vars(model).copy()
-    run = _Run(model, loss, data, config, validate, None if out is None else Path(out), callbacks, resume)
+    where = None if out is None else Path(out)
+    run = _Run(model, loss, data, config, validate, where, callbacks, parameter_groups, resume)
     try:
         with Interruption() as interruption, run.progress(description) as bar:
             run.interruption, run.bar = interruption, bar
@@ -139,11 +155,13 @@ class _Run:
         validate: Validate | None,
         out: Path | None,
         callbacks: Sequence[Callback],
+        parameter_groups: ParameterGroups | None,
         resume: bool,
     ) -> None:
         self.accelerator = make_accelerator(config.precision)
         self.config = replace(config, precision=self.accelerator.mixed_precision)  # pyright: ignore
         self.model, self.loss, self.validate, self.out, self.callbacks = model, loss, validate, out, callbacks
+        self.parameter_groups = parameter_groups
         self.main, self.processes = self.accelerator.is_main_process, self.accelerator.num_processes
         if config.batch_size % (self.processes * config.accumulation):
             raise ValueError(
@@ -164,6 +182,7 @@ class _Run:
     def _open(self, resume: bool) -> checkpoint.Checkpoint | None:
         """Find the place to start: that of the checkpoint, whose weights the model takes, or the beginning."""
         found = self._latest()
+        self.frozen = frozen_fingerprint(self.model) if self.out is not None else 0
         saved = checkpoint.read(found) if resume and found is not None else None
         if saved is None:
             self.position, self.best = Position(), checkpoint.Tensors()
@@ -172,6 +191,11 @@ class _Run:
         else:
             check_resumable(self.config, self.samples, saved.state, self.out)
             self.position, self.best = Position(**saved.state["position"]), saved.best
+            if saved.state["frozen"] != self.frozen:
+                raise ValueError(
+                    f"the frozen parameters of the model are not those that the run in {self.out} was started with; "
+                    "load the same pretrained weights, or start anew without resume."
+                )
             load_initial(self.model, saved.model)
         self.metrics = MetricsLog(self.out if self.main else None, self.position, fresh=saved is None, beside=found)
         return saved
@@ -188,18 +212,34 @@ class _Run:
         return checkpoint.at(self.out, number) if number else None
 
     def _prepare(self, saved: checkpoint.Checkpoint | None) -> None:
-        """Seed, let Accelerate prepare model and optimiser, and give the optimiser and the generators their states."""
+        """Seed, let Accelerate prepare model and optimiser, and go on where the checkpoint left off."""
         set_seed(self.config.seed, device_specific=True)
-        self.names = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-        self.optimizer = make_optimizer(self.model, self.config)
+        self.optimizer = make_optimizer(self.model, self.config, self.parameter_groups)
+        name_of = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        self.names = [name_of[id(parameter)] for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.groups = group_settings(self.optimizer)
         self.prepared, scaled = self.accelerator.prepare(self.model, self.optimizer)
         # Accelerate's wrapper searches the disk for an optional package at every step; only a loss scaler needs it
         self.stepper = self.optimizer if self.accelerator.scaler is None else scaled
-        if saved is None:
-            return
+        if saved is not None:
+            self._restore(saved)
+        for callback in self.callbacks:
+            if hasattr(callback, "attach"):
+                callback.attach(self.optimizer)  # pyright: ignore[reportFunctionMemberAccess]
+
+    def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        """Give the optimiser, the callbacks and the generators their states."""
+        if saved.state["groups"] != self.groups:
+            raise ValueError(
+                f"the run in {self.out} was started with the parameter groups {saved.state['groups']}, now they are "
+                f"{self.groups}; use the same, or start anew without resume."
+            )
         checkpoint.load_optimizer_state(self.optimizer, self.names, saved.optimizer, saved.state["optimizer"])
         if self.accelerator.scaler is not None and saved.state["scaler"]:
             self.accelerator.scaler.load_state_dict(saved.state["scaler"])
+        for callback, state in zip(self.callbacks, saved.state["callbacks"], strict=False):
+            if state is not None:
+                callback.load_state_dict(state)  # pyright: ignore[reportFunctionMemberAccess]
         before = len(saved.random["torch"])
         if before == self.processes:
             own = {name: state[self.accelerator.process_index] for name, state in saved.random.items()}
@@ -242,8 +282,9 @@ class _Run:
         position, config, accelerator = self.position, self.config, self.accelerator
         lr = learning_rate(config, position.step, position.epoch, self.batches)
         if lr != self.lr:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.lr = lr
+            self.lr = lr
+            for group, own in zip(self.optimizer.param_groups, self.groups, strict=True):
+                group["lr"] = lr * (own["lr"] / config.lr)
         self.optimizer.zero_grad()
         *first, last = shards(batch, config.accumulation, self.processes, accelerator.process_index)
         total: Tensor | float = 0.0
@@ -348,7 +389,7 @@ class _Run:
 
     def restore_best(self) -> None:
         if self.position.best_epoch is not None:
-            checkpoint.load_weights(self.model, self.best)
+            checkpoint.load_weights(self.model, weights_of(self.model), self.best)
 
     # -- what survives an interruption ---------------------------------------------------------------------------------
 
@@ -382,6 +423,8 @@ class _Run:
             state = {
                 "config": asdict(self.config), "data_samples": self.samples, "position": asdict(position),
                 "optimizer": numbers, "scaler": None if scaler is None else scaler.state_dict(), "versions": versions(),
+                "frozen": self.frozen, "groups": self.groups,
+                "callbacks": [c.state_dict() if hasattr(c, "state_dict") else None for c in self.callbacks],
             }  # fmt: skip
             checkpoint.write(out, checkpoint.Checkpoint(state, model, optimizer, random, self.best))
             self.metrics.commit()

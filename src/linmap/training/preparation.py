@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from torch.distributed.tensor import DTensor
 
 from linmap.training.checkpoint import Tensors
 from linmap.training.config import TrainingConfig
+
+ParameterGroups = Callable[[nn.Module], list[dict[str, Any]]]
 
 
 def make_accelerator(precision: str) -> Accelerator:
@@ -38,29 +42,78 @@ def make_accelerator(precision: str) -> Accelerator:
     return accelerator
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, config: TrainingConfig, parameter_groups: ParameterGroups | None = None
+) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise ValueError("the model has no parameter that requires a gradient: there is nothing to train.")
+    groups = [{"params": parameters}] if parameter_groups is None else parameter_groups(model)
+    _check_groups(groups, model)
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":  # its fused kernel does not know sharded weights
-        return torch.optim.SGD(parameters, momentum=config.momentum, **options)
+        return torch.optim.SGD(groups, momentum=config.momentum, **options)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
     fused = all(parameter.is_floating_point() for parameter in parameters)  # there is no fused kernel for complex ones
-    return kind(parameters, betas=config.betas, fused=fused or None, **options)
+    return kind(groups, betas=config.betas, fused=fused or None, **options)
+
+
+def _check_groups(groups: list[dict[str, Any]], model: nn.Module) -> None:
+    """Every parameter that requires a gradient is in one group, and nothing else is."""
+    names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    found: list[int] = []
+    for group in groups:
+        if unknown := set(group) - {"params", "lr", "weight_decay"}:
+            raise ValueError(f"a parameter group may set lr and weight_decay; got {sorted(unknown)}.")
+        group["params"] = list(group["params"])
+        found.extend(id(parameter) for parameter in group["params"])
+    if missing := [name for key, name in names.items() if key not in found]:
+        raise ValueError(f"parameter_groups leaves out {missing[0]}, which requires a gradient; put it into a group.")
+    if len(found) != len(names):
+        raise ValueError(
+            f"parameter_groups names {len(found)} parameters, the model has {len(names)} that require a gradient; put "
+            "each of them into one group."
+        )
+
+
+def group_settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What tells the parameter groups of two runs apart."""
+    return [
+        {"lr": group["lr"], "weight_decay": group["weight_decay"], "parameters": len(group["params"])}
+        for group in optimizer.param_groups
+    ]
+
+
+def frozen_names(model: nn.Module) -> set[str]:
+    return {name for name, weight in model.named_parameters(remove_duplicate=False) if not weight.requires_grad}
 
 
 def weights_of(model: nn.Module) -> Tensors:
-    weights = model.state_dict()
+    """What training changes: the parameters that require a gradient, and the buffers."""
+    frozen = frozen_names(model)
+    weights = {name: value for name, value in model.state_dict().items() if name not in frozen}
     for name, value in weights.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"the model's state {name} is a {type(value).__name__}; only tensors can be saved.")
     return weights
 
 
+def frozen_fingerprint(model: nn.Module) -> int:
+    """A checksum of the frozen parameters, which a checkpoint does not hold; 0 if there are none."""
+    frozen, checksum = frozen_names(model), 0
+    for name, weight in model.named_parameters():
+        if name in frozen and not weight.is_meta:
+            data = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            checksum = zlib.crc32(data, zlib.crc32(name.encode(), checksum))  # pyright: ignore[reportArgumentType]
+    return checksum
+
+
 def load_initial(model: nn.Module, weights: Tensors) -> None:
+    expected = weights_of(model).keys()
     try:
-        model.load_state_dict(weights)
+        if expected != weights.keys():
+            raise RuntimeError(f"they differ in {sorted(expected ^ weights.keys())[0]}")
+        model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         raise ValueError(f"the model is not the one that the checkpoint was written with: {error}") from error
 
