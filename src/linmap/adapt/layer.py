@@ -91,12 +91,11 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     Attributes
     ----------
-    adapters
-        The adapters by name (`nn.ModuleDict`).
     path
         Where the layer is in its model, for messages.
     """
 
+    base_layer: Any  # a module with a weight
     adapters_name: ClassVar[str]  # begins with the method's prefix, by which PEFT finds what to save
     other_param_names = ()
 
@@ -119,8 +118,12 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             cls.adapter_layer_names = (cls.adapters_name,)
 
     @property
-    def adapters(self) -> nn.ModuleDict:
+    def adapters(self) -> dict[str, Adapter]:
+        """The adapters by name (an `nn.ModuleDict`)."""
         return getattr(self, self.adapters_name)
+
+    def get_base_layer(self) -> Any:
+        return super().get_base_layer()
 
     def make_adapter(self, **options: Any) -> Adapter:
         """A new adapter for the base layer, on the CPU."""
@@ -165,7 +168,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             W = matrix_of(self.base_layer)
             for adapter in active[:-1]:
                 W = adapter.weight(W)
-            return active[-1].linear(x, W, self.base_layer.bias)  # pyright: ignore
+            return active[-1].linear(x, W, self.base_layer.bias)
         return call_with_matrix(self.base_layer, self.adapted_matrix(active), x)
 
     def _through_activations(self, x: Tensor, active: list[Adapter]) -> Tensor:
@@ -192,12 +195,12 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def _versions(self, adapters: Sequence[Adapter]) -> Versions:
         """What changes when a tensor of these adapters or the base weight is written to; empty if nobody counts."""
         tensors = [self.base_layer.weight, *(tensor for adapter in adapters for tensor in adapter.parameters())]
-        if any(tensor.is_inference() for tensor in tensors):  # pyright: ignore
+        if any(tensor.is_inference() for tensor in tensors):
             return []
-        return [(tensor.data_ptr(), tensor._version) for tensor in tensors]  # pyright: ignore
+        return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
 
     def _active(self) -> list[Adapter]:
-        return [self.adapters[name] for name in self.active_adapters if name in self.adapters]  # pyright: ignore
+        return [self.adapters[name] for name in self.active_adapters if name in self.adapters]
 
     def _check_input(self, x: Tensor) -> None:
         if acts_on_features(self.base_layer) and x.shape[-1] != sizes(self.base_layer)[1]:
@@ -237,7 +240,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         earlier = [] if self._base is None else self.merged_adapters  # without the base, what is merged stays merged
         W = matrix_of(base, original).to(torch.promote_types(original.dtype, torch.float32))
         for name in [*earlier, *names]:
-            W = self.adapters[name].weight(W)  # pyright: ignore
+            W = self.adapters[name].weight(W)
             if not bool(torch.isfinite(W).all()):
                 raise ValueError(
                     f"{self.path}: merging adapter {name!r} would give NaN or infinite weights, so nothing was merged; "
@@ -247,7 +250,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             self._base = original.cpu()
         base.weight.data = weight_from(base, W).to(original.dtype).contiguous()
         self.merged_adapters.extend(names)
-        self._merged_state = self._versions([self.adapters[name] for name in self.merged_adapters])  # pyright: ignore
+        self._merged_state = self._versions([self.adapters[name] for name in self.merged_adapters])
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -264,7 +267,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             return
         base = self.get_base_layer()
         merged = [self.adapters[name] for name in self.merged_adapters]
-        now = self._versions(merged)  # pyright: ignore
+        now = self._versions(merged)
         if now[:1] != self._merged_state[:1]:
             raise ValueError(
                 f"{self.path}: the merged weight was changed since the merge, and unmerging would lose that change; "
@@ -281,7 +284,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             W = matrix_of(base).double()
             for name, adapter in zip(reversed(self.merged_adapters), reversed(merged), strict=True):
                 try:
-                    W = adapter.unmerged(W)  # pyright: ignore
+                    W = adapter.unmerged(W)
                 except ValueError as error:
                     raise ValueError(f"{self.path}: adapter {name!r} cannot be unmerged: {error}") from None
             original = weight_from(base, W).to(base.weight.dtype).contiguous()
@@ -293,7 +296,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """W' - W of one adapter, in the layout of the base weight."""
         base = self.get_base_layer()
         W = matrix_of(base)
-        return weight_from(base, self.adapters[adapter_name].weight(W) - W)  # pyright: ignore
+        return weight_from(base, self.adapters[adapter_name].weight(W) - W)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True

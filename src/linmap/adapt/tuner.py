@@ -69,6 +69,7 @@ class AdapterTuner(BaseTuner):
 
     tuner_layer_cls: type[AdapterLayer]
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    model: Any
     layer_classes: ClassVar[dict[type[nn.Module], type[AdapterLayer]]]  # for each kind of base layer
 
     def _create_and_replace(
@@ -115,7 +116,7 @@ class AdapterTuner(BaseTuner):
             return
         for layer in self._layers():
             if adapter_name in layer.adapters:
-                for parameter in layer.adapters[adapter_name].parameters():  # pyright: ignore
+                for parameter in layer.adapters[adapter_name].parameters():
                     parameter.data = parameter.data.to(layer.get_base_layer().weight.dtype)
 
     def _layers(self) -> list[AdapterLayer]:
@@ -173,7 +174,7 @@ class AdapterTuner(BaseTuner):
                 )
             base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
             if getattr(getattr(self.model, "config", None), "tie_word_embeddings", False):
-                self.model.config.tie_word_embeddings = False  # pyright: ignore
+                self.model.config.tie_word_embeddings = False
 
 
 def register_with_peft(config: type[AdapterConfig], tuner: type[AdapterTuner]) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+Layer: TypeAlias = Any  # a module with a weight: type checkers do not know its attributes
 TRANSPOSED = (Conv1D, nn.Embedding)  # layers that keep their weight as (in, out)
 
 
-def sizes(layer: nn.Module) -> tuple[int, int]:
+def sizes(layer: Layer) -> tuple[int, int]:
     """(out, in) of the layer's weight matrix, also where the weight is quantised.
 
     Raises
@@ -34,7 +37,7 @@ def sizes(layer: nn.Module) -> tuple[int, int]:
     )
 
 
-def matrix_of(layer: nn.Module, weight: Tensor | None = None) -> Shaped[Tensor, "n_out n_in"]:
+def matrix_of(layer: Layer, other: Tensor | None = None) -> Shaped[Tensor, "n_out n_in"]:
     """The weight of a layer (or another one in its layout) as a matrix (out, in), a view of it.
 
     A convolution's rows are its kernels, flattened; an embedding is a linear layer on one-hot vectors.
@@ -45,7 +48,7 @@ def matrix_of(layer: nn.Module, weight: Tensor | None = None) -> Shaped[Tensor, 
         If the layer keeps no dense weight (quantised, or of a kind that has none).
     """
     sizes(layer)
-    weight = layer.weight if weight is None else weight  # pyright: ignore
+    weight: Tensor = layer.weight if other is None else other
     if not weight.is_floating_point():
         raise TypeError(
             f"the weight of this {type(layer).__name__} is quantised ({weight.dtype}), and a dense one is needed; use "
@@ -55,9 +58,9 @@ def matrix_of(layer: nn.Module, weight: Tensor | None = None) -> Shaped[Tensor, 
     return weight.mT if isinstance(layer, TRANSPOSED) else weight.flatten(1)
 
 
-def weight_from(layer: nn.Module, M: Float[Tensor, "n_out n_in"]) -> Tensor:
+def weight_from(layer: Layer, M: Float[Tensor, "n_out n_in"]) -> Tensor:
     """M in the layout of the layer's weight; undoes `matrix_of`."""
-    return M.mT if isinstance(layer, TRANSPOSED) else M.reshape(layer.weight.shape)  # pyright: ignore
+    return M.mT if isinstance(layer, TRANSPOSED) else M.reshape(layer.weight.shape)
 
 
 def acts_on_features(layer: nn.Module) -> bool:
@@ -70,9 +73,9 @@ def is_plain_linear(layer: nn.Module) -> bool:
     return isinstance(layer, Conv1D) or type(layer).forward is nn.Linear.forward
 
 
-def call_with_matrix(layer: nn.Module, M: Float[Tensor, "n_out n_in"], x: Tensor) -> Tensor:
+def call_with_matrix(layer: Layer, M: Float[Tensor, "n_out n_in"], x: Tensor) -> Tensor:
     """What the layer's own forward gives with M in place of its weight; its padding and its quirks stay its own."""
-    M = M.to(layer.weight.dtype)  # pyright: ignore
+    M = M.to(layer.weight.dtype)
     if is_plain_linear(layer):
-        return F.linear(x, M, layer.bias)  # pyright: ignore
+        return F.linear(x, M, layer.bias)
     return torch.func.functional_call(layer, {"weight": weight_from(layer, M)}, (x,))
