@@ -88,8 +88,9 @@ class AdapterTuner(BaseTuner):
             return
         if isinstance(parent, nn.MultiheadAttention):
             raise TypeError(
-                f"{current_key} belongs to a torch.nn.MultiheadAttention, which reads the weight past the layer, so that "
-                "an adapter would have no effect; exclude it (exclude_modules), or use a model with separate projections."
+                f"{current_key} belongs to a torch.nn.MultiheadAttention, which reads the weight past the layer, so "
+                "that an adapter would have no effect; exclude it (exclude_modules), or use a model with separate "
+                "projections."
             )
         try:
             layer = self._new_layer(target, adapter_name, options)
@@ -169,8 +170,8 @@ class AdapterTuner(BaseTuner):
                 continue
             if not untie:
                 raise ValueError(
-                    f"{layer.path}: its weight is shared by {' and '.join(names)}, so that a merge would change them all; "
-                    "merge with untie=True to give the adapted layer a weight of its own."
+                    f"{layer.path}: its weight is shared by {' and '.join(names)}, so that a merge would change them "
+                    "all; merge with untie=True to give the adapted layer a weight of its own."
                 )
             base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
             if getattr(getattr(self.model, "config", None), "tie_word_embeddings", False):
