@@ -120,6 +120,15 @@ class AdapterTuner(BaseTuner):
                 for parameter in layer.adapters[adapter_name].parameters():
                     parameter.data = parameter.data.to(layer.get_base_layer().weight.dtype)
 
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """The key in the file; PEFT's own rule reaches parameters of an adapter, not those of its parts."""
+        container = f".{cls.tuner_layer_cls.adapters_name}."
+        layer, found, parameter = key.rpartition(container)
+        if found and parameter.startswith(f"{adapter_name}."):
+            return layer + container + parameter.removeprefix(f"{adapter_name}.")
+        return super()._remove_adapter_name_from_key(key, adapter_name)
+
     def _layers(self) -> list[AdapterLayer]:
         return [module for module in self.model.modules() if isinstance(module, AdapterLayer)]
 

@@ -31,6 +31,8 @@ class Spectral(LinearMap):
         the SVD of a given matrix use `Spectral.from_matrix(W, k=...)`.
     nonnegative
         False leaves the relu out.
+    persistent_basis
+        False keeps U, S and V^T out of the state dict, for a map whose basis can be found again.
     batch_shape
         Leading dimensions of a random basis; a `basis` that is given brings its own.
     generator
@@ -68,6 +70,7 @@ class Spectral(LinearMap):
         *,
         basis: tuple[Tensor, Tensor, Tensor] | None = None,
         nonnegative: bool = True,
+        persistent_basis: bool = True,
         batch_shape: Sequence[int] = (),
         generator: torch.Generator | None = None,
         dtype: torch.dtype | None = None,
@@ -91,7 +94,7 @@ class Spectral(LinearMap):
                     f"Spectral: {name} of the basis must have shape {(*batch_shape, *shape)}, as in the thin SVD of a "
                     f"{n_out} x {n_in} matrix, got {tuple(part.shape)}."
                 )
-            self.register_buffer(name, part.detach().to(dtype=dtype, device=device))
+            self.register_buffer(name, part.detach().to(dtype=dtype, device=device), persistent=persistent_basis)
         self.scale_minus_one = nn.Parameter(torch.zeros(*batch_shape, k, dtype=dtype, device=device))
         self.shift = nn.Parameter(torch.zeros(*batch_shape, k, dtype=dtype, device=device))
 
