@@ -1,0 +1,10 @@
+"""Bone: block affine adapters of linear layers."""
+
+from linmap.adapt.bone.config import BoneConfig, BoneModel
+from linmap.adapt.bone.layer import BoneConv2d, BoneEmbedding, BoneLinear
+from linmap.adapt.bone.transform import bone_delta, bone_forward
+from linmap.adapt.tuner import register_with_peft
+
+__all__ = ["BoneConfig", "BoneConv2d", "BoneEmbedding", "BoneLinear", "BoneModel", "bone_delta", "bone_forward"]
+
+register_with_peft(BoneConfig, BoneModel)
