@@ -104,8 +104,13 @@ def save(
         mode = partial.stat().st_mode  # what the user's umask allows; safetensors lets only the owner read
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial)
         partial.chmod(mode)
+    write_config(folder, system, config, seed)
+
+
+def write_config(folder: Path | str, system: str, config: dict[str, Any], seed: int = 0) -> None:
+    """Write `config.json`, which says whose run the folder holds and that it is whole; all else stands before."""
     header = {"format": FORMAT, "system": system, "versions": versions(), "seed": seed}
-    write_json(folder / "config.json", header | {"config": config})
+    write_json(Path(folder) / "config.json", header | {"config": config})
 
 
 def read_config(folder: Path | str) -> dict[str, Any]:

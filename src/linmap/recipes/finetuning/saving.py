@@ -1,0 +1,137 @@
+"""What fine-tuning leaves behind: a folder that is both a linmap run and a PEFT adapter, and a merged plain model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import PartialState
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from linmap.artifacts import read_config, write_config, write_json
+from linmap.data.text import Task
+from linmap.data.tokens import Tokenizer
+from linmap.errors import ArtifactError
+from linmap.recipes.finetuning.models import TextClassifier, load_pretrained, load_tokenizer, model_folder
+from linmap.training.checkpoint import gathered
+from linmap.training.preparation import weights_of
+
+HEAD, LABELS = "head.safetensors", "labels.json"
+
+
+class Saved(NamedTuple):
+    """A run, ready to be used."""
+
+    task: Task
+    model: nn.Module
+    tokenizer: Tokenizer
+    labels: list[str]
+    settings: dict[str, Any]
+
+
+def save_adapter(
+    folder: Path, system: str, header: dict[str, Any], model: nn.Module, tokenizer: Tokenizer, seed: int
+) -> None:
+    """Write the adapter as PEFT does, the tokenizer, and the head of a classifier; `config.json` comes last.
+
+    The folder loads with `PeftModel.from_pretrained(base, folder)` after `import linmap.adapt`.
+    """
+    main = PartialState().is_main_process
+    weights = gathered(weights_of(model), keep=main)  # all processes take part where the model is sharded
+    if not main:
+        return
+    adapted: Any = model.encoder if isinstance(model, TextClassifier) else model
+    prefix = "encoder." if isinstance(model, TextClassifier) else ""
+    state = {name.removeprefix(prefix): weight for name, weight in weights.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").unlink(missing_ok=True)
+    with _staged(folder) as partial:
+        adapted.save_pretrained(partial, state_dict=state, save_embedding_layers=False)
+        tokenizer.save_pretrained(partial)
+        (partial / "README.md").unlink(missing_ok=True)  # PEFT's, a form with nothing filled in
+        if isinstance(model, TextClassifier):
+            save_file({name.removeprefix("head."): w for name, w in state.items() if name.startswith("head.")},
+                      partial / HEAD)  # fmt: skip
+    write_config(folder, system, header, seed)
+
+
+def load_adapter(folder: Path, system: str) -> Saved:
+    """A model with the adapter of a folder, in evaluation mode.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder holds no whole run of this system.
+    """
+    header = read_config(folder)
+    if header["system"] != system:
+        raise ArtifactError(f"{folder} holds a run of {header['system']!r}, not of {system!r}.")
+    config = header["config"]
+    if not (folder / "adapter_config.json").exists() or not (folder / "adapter_model.safetensors").exists():
+        raise ArtifactError(f"{folder} is incomplete: it lacks adapter_config.json or adapter_model.safetensors.")
+    kind = "language" if config["task"] == "language" else "encoder"
+    base = load_pretrained(model_folder(config["model"]), kind, config["settings"]["base_dtype"])
+    model: nn.Module = PeftModel.from_pretrained(base, str(folder))  # pyright: ignore[reportArgumentType]
+    if config["task"] == "classification":
+        model = TextClassifier(model, len(config["labels"]))
+        model.head.load_state_dict(load_file(folder / HEAD))
+    if torch.accelerator.is_available():
+        model.to(torch.accelerator.current_accelerator())
+    return Saved(config["task"], model.eval(), load_tokenizer(folder), config["labels"], config["settings"])
+
+
+def write_merged(model: nn.Module, tokenizer: Tokenizer, labels: list[str], folder: Path) -> Path:
+    """Write the model with the adapter in its weights as a folder that Transformers loads without linmap.
+
+    A classifier's folder holds its encoder, the weights of its head in `head.safetensors`, and the names of its classes
+    in `labels.json`. The model given is used up.
+    """
+    if not PartialState().is_main_process:
+        return folder
+    classifier = isinstance(model, TextClassifier)
+    adapted: Any = model.encoder if classifier else model
+    plain = adapted.base_model.merge_and_unload(untie=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _staged(folder, whole=True) as partial:
+        plain.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        if classifier:
+            save_file({name: weight.contiguous() for name, weight in model.head.state_dict().items()}, partial / HEAD)
+            write_json(partial / LABELS, labels)
+    return folder
+
+
+@contextmanager
+def _staged(folder: Path, whole: bool = False) -> Iterator[Path]:
+    """A temporary folder, whose synced files replace those of `folder` in the end, or, if `whole`, all of it."""
+    umask = os.umask(0o022)  # it can only be read by setting it
+    os.umask(umask)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent if whole else folder, prefix=f".{folder.name}.partial-"))
+    try:
+        yield partial
+        for path in partial.rglob("*"):
+            if path.is_file():
+                path.chmod(0o666 & ~umask)
+                descriptor = os.open(path, os.O_RDONLY)
+                os.fsync(descriptor)
+                os.close(descriptor)
+        if whole:
+            partial.chmod(0o777 & ~umask)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.rename(partial, folder)
+            return
+        for path in partial.iterdir():
+            target = folder / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(path, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
