@@ -19,6 +19,11 @@ Layer = Callable[[Tensor], Tensor]
 Versions = list[tuple[int, int]]
 
 
+def is_frozen(module: nn.Module) -> bool:
+    """Whether nothing is trained here, so that W' may be kept."""
+    return not (module.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+
+
 class Adapter(nn.Module):
     """A trainable change of one weight matrix W (out, in): W' = `weight(W)`.
 
@@ -164,7 +169,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """The base layer's output with these adapters on its weight, in this order."""
         if acts_on_features(self.base_layer) and not any(adapter.needs_weight(x) for adapter in active):
             return self._through_activations(x, active)
-        if is_plain_linear(self.base_layer) and not self._frozen():
+        if is_plain_linear(self.base_layer) and not is_frozen(self):
             W = matrix_of(self.base_layer)
             for adapter in active[:-1]:
                 W = adapter.weight(W)
@@ -179,7 +184,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def adapted_matrix(self, active: list[Adapter]) -> Float[Tensor, "n_out n_in"]:
         """W' of these adapters; kept in evaluation until a weight changes."""
-        state = self._versions(active) if self._frozen() else []
+        state = self._versions(active) if is_frozen(self) else []
         if self._cache is not None and state and self._cache[0] == state:
             return self._cache[1]
         W = matrix_of(self.base_layer)
@@ -187,10 +192,6 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             W = adapter.weight(W)
         self._cache = (state, W) if state else None
         return W
-
-    def _frozen(self) -> bool:
-        """Whether nothing is trained here, so that W' may be kept."""
-        return not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
 
     def _versions(self, adapters: Sequence[Adapter]) -> Versions:
         """What changes when a tensor of these adapters or the base weight is written to; empty if nobody counts."""
