@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from linmap.maps import LowRank, TriangularPair
+from linmap.maps.triangular_pair import new_piece
 from maps.cases import Case
 
 N_IN, N_OUT = 9, 7
@@ -84,7 +85,8 @@ def test_growth_keeps_the_function_and_the_old_entries(rank, spare, growth):
     torch.testing.assert_close(map(x), output, rtol=0, atol=1e-14)
     assert map.rank == map.rank_bound == rank + growth
     for name, parameter in map.named_parameters():
-        assert torch.equal(parameter[tuple(slice(n) for n in before[name].shape)], before[name]), name
+        old = tuple(slice(rank if size == rank + spare else None) for size in before[name].shape)
+        assert torch.equal(parameter[tuple(slice(n) for n in before[name][old].shape)], before[name][old]), name
     assert np.linalg.matrix_rank(trained(map)[0].matrix().detach().numpy()) == rank + growth  # the new pieces learn
 
 
@@ -102,10 +104,16 @@ def test_growth_within_the_reserve_is_invisible_to_the_optimiser():
     assert not map.B[:, 4:].any()
 
 
-def test_growth_beyond_the_reserve_replaces_the_parameters_in_kind():
+def test_growth_beyond_the_reserve_keeps_the_parameters_in_kind():
     map = TriangularPair(N_IN, N_OUT, 2, dtype=torch.float64)
     map.A.requires_grad_(False)
+    parameters = list(map.parameters())
+    loss = map(torch.ones(1, N_IN, dtype=torch.float64)).sum()
+    loss.backward()
     map.grow(4)
+    map(torch.ones(1, N_IN, dtype=torch.float64)).sum().backward()  # although the old graph knows the old shapes
+    assert all(a is b for a, b in zip(parameters, map.parameters(), strict=True))
+    assert map.B.grad.shape == (N_OUT, 4)
     assert map.max_rank == 4
     assert {name: p.requires_grad for name, p in map.named_parameters()} == {
         "A": False, "B": True, "lower": True, "upper": True
@@ -122,6 +130,29 @@ def test_the_rank_travels_in_the_state_dict(tmp_path):
     assert torch.equal(fresh.matrix(), map.matrix())
 
 
+def test_pieces_load_into_a_map_with_other_room():
+    map = drawn(3)
+    pieces = {name: tensor for name, tensor in map.state_dict().items() if name != "_extra_state"}
+    for room in (1, 3, 6):
+        other = TriangularPair(N_IN, N_OUT, 1, max_rank=room, dtype=torch.float64)
+        other.load_state_dict(pieces, strict=False)
+        assert (other.rank, other.max_rank) == (3, max(room, 3))
+        assert torch.equal(other.matrix(), map.matrix())
+
+
+def test_pieces_are_born_as_they_are_asked_for(generator):
+    a, b, l, u = new_piece(2, N_IN, N_OUT, generator=generator)
+    assert a.all()
+    assert not b.any()
+    assert l.all()
+    assert u.bool().tolist() == [False, False, True]
+    assert all(part.all() for part in new_piece(2, N_IN, N_OUT, init="normal", generator=generator))
+    map = TriangularPair(N_IN, N_OUT, 2, core="identity")
+    map.grow(4, core="identity")
+    assert torch.equal(map.core, torch.eye(4))
+    assert torch.equal(map.lower, map.upper)
+
+
 def test_parameter_count_and_flops_follow_the_rank():
     map = TriangularPair(100, 50, 3, max_rank=8)
     assert sum(p.numel() for p in map.parameters()) == 8 * 150 + 2 * 8 * 8
@@ -136,6 +167,8 @@ def test_bad_ranks_are_refused():
         TriangularPair(5, 3, 2, max_rank=1)
     with pytest.raises(ValueError, match="init must be"):
         TriangularPair(5, 3, 2, init="ones")
+    with pytest.raises(ValueError, match="core must be"):
+        TriangularPair(5, 3, 2, core="ones")
     map = TriangularPair(5, 3, 2)
     with pytest.raises(ValueError, match="rank must be at least the present 2, got 1"):
         map.grow(1)
