@@ -123,8 +123,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             cls.adapter_layer_names = (cls.adapters_name,)
 
     @property
-    def adapters(self) -> dict[str, Adapter]:
-        """The adapters by name (an `nn.ModuleDict`)."""
+    def adapters(self) -> Any:
+        """The adapters by name, an `nn.ModuleDict` of `Adapter`."""
         return getattr(self, self.adapters_name)
 
     def get_base_layer(self) -> Any:
