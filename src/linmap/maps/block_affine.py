@@ -114,10 +114,16 @@ class BlockAffine(LinearMap):
 
 def fold(x: Shaped[Tensor, "*batch n"], length: int) -> Shaped[Tensor, "*batch length"]:
     """The sum of the chunks of the given length that x falls into, the last one padded with zeros."""
-    return F.pad(x, (0, -x.shape[-1] % length)).unflatten(-1, (-1, length)).sum(-2)
+    if x.shape[-1] % length:
+        x = F.pad(x, (0, -x.shape[-1] % length))
+    return x.reshape(*x.shape[:-1], x.shape[-1] // length, length).sum(-2)
 
 
 def tile(s: Shaped[Tensor, "*batch length"], n: int) -> Shaped[Tensor, "*batch n"]:
     """s repeated along its last dimension and cut at n entries; the adjoint of `fold`."""
-    repeats = -(-n // s.shape[-1])
-    return s.unsqueeze(-2).expand(*s.shape[:-1], repeats, s.shape[-1]).flatten(-2)[..., :n]
+    length = s.shape[-1]
+    if length == n:
+        return s
+    repeats = -(-n // length)
+    tiled = s.unsqueeze(-2).expand(*s.shape[:-1], repeats, length).reshape(*s.shape[:-1], repeats * length)
+    return tiled if repeats * length == n else tiled[..., :n]

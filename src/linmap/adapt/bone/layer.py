@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from linmap.adapt.bone.transform import Mode, bat_forward, bat_row_forward, block_shape, bone_weight
+from linmap.adapt.bone.product import bat_forward, bat_row_forward
+from linmap.adapt.bone.transform import Mode, block_shape, bone_weight
 from linmap.adapt.layer import Adapter, AdapterLayer, AdditiveAdapter, Layer
 from linmap.adapt.weights import sizes
 from linmap.maps import BlockAffine
@@ -31,6 +32,10 @@ class BoneAdapter(Adapter):
 
     mode: Mode
     D: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.D.dtype
 
     @property
     def r(self) -> int:
@@ -59,7 +64,6 @@ class BatAdapter(BoneAdapter):
     def __init__(self, n_out: int, n_in: int, r: int, mode: Mode) -> None:
         super().__init__()
         self.mode = mode
-        self.n_out = n_out
         self.D = nn.Parameter(torch.zeros(block_shape(n_out, n_in, r, mode)))
 
     def unmerged(self, W: Float[Tensor, "n_out n_in"]) -> Float[Tensor, "n_out n_in"]:
@@ -88,7 +92,7 @@ class BatAdapter(BoneAdapter):
         return self.output(x, lambda x: F.linear(x, W, bias))
 
     def output(self, x: Tensor, layer: Layer) -> Tensor:
-        return bat_row_forward(x, layer, self.D, self.n_out)
+        return bat_row_forward(x, layer, self.D)
 
 
 class AddAdapter(BoneAdapter, AdditiveAdapter):
@@ -98,7 +102,7 @@ class AddAdapter(BoneAdapter, AdditiveAdapter):
         super().__init__()
         self.mode = mode
         self.map = BlockAffine(n_in, n_out, *block_shape(n_out, n_in, r, mode, mini_r))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
     @property
     def D(self) -> Tensor:
@@ -112,11 +116,14 @@ class AddAdapter(BoneAdapter, AdditiveAdapter):
         return self.map.matrix()
 
     def delta(self, x: Tensor) -> Tensor:
-        return self.map(self.dropout(x))
+        return self.map(self.dropped(x))
+
+    def dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
     def rows(self, tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch n_out"]:
         """`delta` of one-hot vectors: row i mod r of D for token i."""
-        kept = self.dropout(torch.ones_like(tokens, dtype=self.dtype))
+        kept = self.dropped(torch.ones_like(tokens, dtype=self.dtype))
         return kept.unsqueeze(-1) * F.embedding(tokens % self.r, self.D)
 
 

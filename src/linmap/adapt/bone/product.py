@@ -1,7 +1,11 @@
-"""x W'^T for Bone's mode "bat", W'_ab = W_ab (I + D_a) + D_a, with only x, W and D kept for the backward pass."""
+"""The products of Bone's modes "bat" and "bat-row", with only x, W and D kept for the backward pass.
+
+Legend: a = 1..na block rows, b = 1..nb block columns, r block size, t tokens.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,120 +14,147 @@ from torch import Tensor
 
 from linmap.maps.block_affine import fold, tile
 
-# Legend: a block rows, b block columns, r block size, t tokens; W_a is (na, r * nb, r), its rows run over (o, b).
+
+def bat_forward(x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
+    """x W'^T + bias with W'_ab = W_ab (I + D_a) + D_a."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return BatProduct.apply(x, W, bias, D)
+    with torch.autocast(device, enabled=False):
+        return BatProduct.apply(x.to(torch.get_autocast_dtype(device)), W, bias, D)
 
 
-def at_least_float32(*tensors: Tensor) -> list[Tensor]:
-    """The tensors in their widest dtype, float32 at least."""
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return [tensor.to(dtype) for tensor in tensors]
+def bat_row_forward(x: Tensor, base: Callable[[Tensor], Tensor], D: Tensor) -> Tensor:
+    """x W'^T + bias with W'_ab = W_ab (I + D_b) + D_b from base(x) = x W^T + bias, whatever keeps W.
 
-
-def bat_change(W: Tensor, D: Tensor) -> Tensor:
-    """W_ab D_a + D_a, in one batched product."""
-    W_a = W.reshape(D.shape[0], -1, D.shape[-1])
-    return _plus_block(torch.bmm(W_a, D), D).view(W.shape)
-
-
-def bat_weight(W: Tensor, D: Tensor) -> Tensor:
-    """W_ab + W_ab D_a + D_a, in one batched product."""
-    W_a = W.reshape(D.shape[0], -1, D.shape[-1])
-    return _plus_block(torch.baddbmm(W_a, W_a, D), D).view(W.shape)
-
-
-def _plus_block(M_a: Tensor, D: Tensor) -> Tensor:
-    """D_a added to every block of M_ab, in place."""
+    y_a = sum_b (x_b + t_b) W_ab^T + sum_b t_b with t_b = x_b D_b^T.
+    """
     r = D.shape[-1]
-    M_a.unflatten(1, (r, -1)).add_(D.unsqueeze(2))
-    return M_a
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            z, s = _row_transform(x, D)
+    else:
+        z, s = _row_transform(x, D)
+    y = base(z)
+    return (y.view(-1, y.shape[-1] // r, r) + s.unsqueeze(1)).view(y.shape).to(y.dtype)
+
+
+def _row_transform(x: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
+    """x_b + t_b in the shape of x, and sum_b t_b, (t, r)."""
+    nb, r = D.shape[:2]
+    x_tb, D32 = at_least_float32(x.reshape(x.shape[:-1].numel(), nb, r), D)
+    t_b = torch.bmm(x_tb.transpose(0, 1), D32.mT)  # (nb, t, r)
+    return (x_tb + t_b.transpose(0, 1)).view(x.shape).to(x.dtype), t_b.sum(0)
 
 
 class BatProduct(torch.autograd.Function):
-    """x W'^T + bias.
+    """x W'^T + bias with W'_ab = W_ab (I + D_a) + D_a.
 
-    Many tokens: W' is built (in * out * r multiplications, whatever the number of tokens), and again for the gradient.
-    Few tokens: y_a = sum_b x_b W_ab^T + sum_b x_b D_a^T W_ab^T + s D_a^T, each term in * out multiplications a token.
-    Forward and backward count 3 (tokens + r) against 7 tokens of them, hence `few`.
+    Many tokens: W' is built, in * out * r multiplications whatever their number, and again for the gradient.
+    Few tokens: y_a = sum_b x_b W_ab^T + sum_b x_b D_a^T W_ab^T + s D_a^T with s = sum_b x_b; no W' at all.
+    Forward and backward take 3 (t + r) against 7 t times in * out multiplications, hence `few`.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def few(x: Tensor, D: Tensor) -> bool:
         return 4 * x.shape[:-1].numel() <= 3 * D.shape[-1]
 
     @staticmethod
-    def forward(x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
+        ctx.save_for_backward(x, W, D)
+        ctx.bias_dtype = None if bias is None else bias.dtype
         bias = None if bias is None else bias.to(x.dtype)
         if not BatProduct.few(x, D):
             return F.linear(x, bat_weight(*at_least_float32(W, D)).to(x.dtype), bias)
         y = F.linear(x, W.to(x.dtype), bias)
-        return (y + _bat_output(*at_least_float32(x, W, D))).to(y.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        x, W, bias, D = inputs
-        ctx.save_for_backward(x, W, D)
-        ctx.bias_dtype = None if bias is None else bias.dtype
+        return (y + _change_of_output(*at_least_float32(x, W, D))).to(y.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, W, D = ctx.saved_tensors
-        few = BatProduct.few(x, D) and not ctx.needs_input_grad[1]
-        gradients = _gradients_few if few else _gradients_many
+        need_x, need_W, need_bias, need_D = ctx.needs_input_grad
+        few = BatProduct.few(x, D) and not need_W
+        gradients = _gradients_of_few if few else _gradients_of_many
         with torch.autocast(x.device.type, enabled=False):
-            grad_x, grad_W, grad_D = gradients(x, W, D, grad, ctx.needs_input_grad)
-            grad_bias = grad.flatten(0, -2).sum(0).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None
+            grad_x, grad_W, grad_D = gradients(x, W, D, grad, need_x, need_W, need_D)
+            grad_bias = grad.reshape(-1, W.shape[0]).sum(0).to(ctx.bias_dtype) if need_bias else None
         return grad_x, grad_W, grad_bias, grad_D
 
 
-def _bat_output(x: Tensor, W: Tensor, D: Tensor) -> Tensor:
+def _change_of_output(x: Tensor, W: Tensor, D: Tensor) -> Tensor:
     """sum_b x_b D_a^T W_ab^T + s D_a^T."""
     na, r = D.shape[:2]
     n_out, n_in = W.shape
-    z_a = (x.reshape(-1, r) @ D.mT).view(na, -1, n_in)  # x_b D_a^T, (na, t, in)
-    y_a = torch.bmm(z_a, W.reshape(na, r, n_in).mT)  # (na, t, r)
+    x_tb = x.reshape(-1, r)
+    z_a = torch.bmm(x_tb.expand(na, *x_tb.shape), D.mT)  # x_b D_a^T, (na, t * nb, r)
+    y_a = torch.bmm(z_a.view(na, -1, n_in), W.reshape(na, r, n_in).mT)  # (na, t, r)
     return y_a.transpose(0, 1).reshape(*x.shape[:-1], n_out) + fold(x, r) @ D.reshape(n_out, r).mT
 
 
-def _gradients_few(
-    x: Tensor, W: Tensor, D: Tensor, grad: Tensor, needed: tuple[bool, ...]
+def _gradients_of_few(
+    x: Tensor, W: Tensor, D: Tensor, grad: Tensor, need_x: bool, need_W: bool, need_D: bool
 ) -> tuple[Tensor | None, ...]:
     na, r = D.shape[:2]
     n_out, n_in = W.shape
-    rows = D.reshape(n_out, r)
-    x_dtype, D_dtype = x.dtype, D.dtype
-    base = grad @ W.to(grad.dtype) if needed[0] else None
-    x, W, grad, rows = at_least_float32(x, W, grad, rows)
-    flat = grad.reshape(-1, n_out)
-    g_a = flat.unflatten(1, (na, r)).transpose(0, 1)  # (na, t, r)
-    w_a = torch.bmm(g_a, W.reshape(na, r, n_in)).view(na, -1, r)  # sum_o g_ao W_ab, (na, t * nb, r)
+    x32, W32, g, D_rows = at_least_float32(x.reshape(-1, n_in), W, grad.reshape(-1, n_out), D.reshape(n_out, r))
+    g_a = g.view(-1, na, r).transpose(0, 1)  # (na, t, r)
+    w_a = torch.bmm(g_a, W32.reshape(na, r, n_in)).view(na, -1, r)  # dL/dy_a W_ab, (na, t * nb, r)
     grad_x = grad_D = None
-    if base is not None:
-        products = w_a.transpose(0, 1).reshape(-1, n_out) @ rows
-        grad_x = (base + products.view(x.shape) + tile(grad @ rows, n_in)).to(x_dtype)
-    if needed[3]:
-        s = fold(x, r).reshape(-1, r)
-        grad_D = ((w_a.mT @ x.reshape(-1, r)) + (flat.mT @ s).view(na, r, r)).to(D_dtype)
+    if need_x:
+        through_blocks = w_a.transpose(0, 1).reshape(-1, n_out) @ D_rows  # sum_a dL/dy_a W_ab D_a
+        base = grad @ W.to(grad.dtype)
+        grad_x = (base + (through_blocks.view_as(x32) + tile(g @ D_rows, n_in)).view(x.shape)).to(x.dtype)
+    if need_D:
+        x_tb = x32.reshape(-1, r)
+        through_blocks = torch.bmm(w_a.mT, x_tb.expand(na, *x_tb.shape))
+        grad_D = torch.addmm(through_blocks.view(n_out, r), g.mT, fold(x32, r)).view(na, r, r).to(D.dtype)
     return grad_x, None, grad_D
 
 
-def _gradients_many(
-    x: Tensor, W: Tensor, D: Tensor, grad: Tensor, needed: tuple[bool, ...]
+def _gradients_of_many(
+    x: Tensor, W: Tensor, D: Tensor, grad: Tensor, need_x: bool, need_W: bool, need_D: bool
 ) -> tuple[Tensor | None, ...]:
+    na, r = D.shape[:2]
+    W32, D32 = at_least_float32(W, D)
     grad_x = grad_W = grad_D = None
-    if needed[0]:
-        grad_x = grad @ bat_weight(*at_least_float32(W, D)).to(grad.dtype)
-    if needed[1] or needed[3]:
-        na, r = D.shape[:2]
-        G = grad.reshape(-1, W.shape[0]).mT @ x.reshape(-1, W.shape[1])  # dL/dW'
-        G, W32, D32 = at_least_float32(G, W, D)
+    if need_x:
+        grad_x = grad @ bat_weight(W32, D32).to(grad.dtype)
+    if need_W or need_D:
+        G = (grad.reshape(-1, W.shape[0]).mT @ x.reshape(-1, W.shape[1])).to(W32.dtype)  # dL/dW'
         G_a = G.view(na, -1, r)
-        if needed[1]:
-            grad_W = torch.baddbmm(G_a, G_a, D32.mT).view(W.shape).to(W.dtype)
-        if needed[3]:
-            products = torch.bmm(W32.reshape(na, -1, r).mT, G_a)
-            grad_D = (products + G.view(na, r, -1, r).sum(2)).to(D.dtype)  # sum_b W_ab^T G_ab + G_ab
+        if need_W:
+            grad_W = torch.baddbmm(G_a, G_a, D32.mT).view(W.shape).to(W.dtype)  # G_ab (I + D_a)^T
+        if need_D:
+            through_W = torch.bmm(W32.reshape(na, -1, r).mT, G_a)
+            grad_D = through_W.add_(G.view(na, r, -1, r).sum(2)).to(D.dtype)  # sum_b W_ab^T G_ab + G_ab
     return grad_x, grad_W, grad_D
+
+
+def bat_change(W: Tensor, D: Tensor) -> Tensor:
+    """W_ab D_a + D_a, in one batched product."""
+    W_a = W.reshape(D.shape[0], -1, D.shape[-1])  # (na, r * nb, r), its rows run over (o, b)
+    return _add_block(torch.bmm(W_a, D), D).view(W.shape)
+
+
+def bat_weight(W: Tensor, D: Tensor) -> Tensor:
+    """W_ab (I + D_a) + D_a, in one batched product."""
+    W_a = W.reshape(D.shape[0], -1, D.shape[-1])
+    factor = D + torch.eye(D.shape[-1], dtype=D.dtype, device=D.device)
+    return _add_block(torch.bmm(W_a, factor), D).view(W.shape)
+
+
+def _add_block(M_a: Tensor, D: Tensor) -> Tensor:
+    """M_ab + D_a, in place."""
+    na, r = D.shape[:2]
+    M_a.view(na, r, -1, r).add_(D.unsqueeze(2))
+    return M_a
+
+
+def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in their widest dtype, float32 at least."""
+    dtype = torch.float32
+    for tensor in tensors:
+        if tensor.dtype != dtype:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    return tuple(tensor if tensor.dtype == dtype else tensor.to(dtype) for tensor in tensors)

@@ -17,7 +17,6 @@ Kang and Yin, arXiv 2409.15371; "add" and "mini" are its later versions, known a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -25,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from linmap.adapt.bone.product import BatProduct, at_least_float32, bat_change
+from linmap.adapt.bone.product import at_least_float32, bat_change, bat_forward, bat_row_forward
 from linmap.maps.block_affine import fold, tile
 
 Mode: TypeAlias = Literal["bat", "bat-row", "add", "mini"]
@@ -111,28 +110,9 @@ def bone_forward(
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     if mode == "bat-row":
-        return bat_row_forward(x, base, D, n_out)
+        return bat_row_forward(x, base, D)
     y = base(x)
     return (y + tile(fold(x.to(D.dtype), D.shape[0]) @ D, n_out)).to(y.dtype)
-
-
-def bat_forward(x: Tensor, weight: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
-    """`bone_forward` in mode "bat"; see `BatProduct`."""
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        x = x.to(torch.get_autocast_dtype(device))
-        with torch.autocast(device, enabled=False):
-            return BatProduct.apply(x, weight, bias, D)
-    return BatProduct.apply(x, weight, bias, D)
-
-
-def bat_row_forward(x: Tensor, base: Callable[[Tensor], Tensor], D: Tensor, n_out: int) -> Tensor:
-    """`bone_forward` in mode "bat-row" from base(x) = x W^T + b, whatever keeps W."""
-    r = D.shape[-1]
-    x_b = x.to(D.dtype).reshape(-1, x.shape[-1] // r, r).transpose(0, 1)  # (nb, tokens, r)
-    t = (x_b @ D.mT).transpose(0, 1).reshape(x.shape)
-    y = base((x + t).to(x.dtype))
-    return (y + tile(fold(t, r), n_out)).to(y.dtype)
 
 
 def block_shape(n_out: int, n_in: int, r: int, mode: Mode, mini_r: int = 1) -> tuple[int, ...]:

@@ -1,0 +1,107 @@
+"""Bone's modes, forward + backward of one layer, against PEFT's LoRA and MiSS; what they keep for the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from peft import LoraConfig, MissConfig, PeftConfig, get_peft_model
+from torch import Tensor, nn
+
+from benchmarks.measure import Measurement, compare
+from linmap.adapt.bone import BoneConfig
+
+N, R = 768, 64
+
+
+def run() -> list[Measurement]:
+    torch.manual_seed(0)
+    return [
+        against_lora("bat-row", tokens=16, bar=1),
+        against_lora("bat", tokens=16),
+        against_lora("bat", tokens=512),
+        against_miss("bat", tokens=16, bar=10),
+        against_miss("bat", tokens=512, bar=1.3),
+        against_miss("add", tokens=16, bar=1),
+        against_miss("add", tokens=512, bar=1),
+        *(kept(mode, tokens) for mode in ("bat", "bat-row", "add") for tokens in (16, 512)),
+    ]
+
+
+def against_lora(mode: str, tokens: int, bar: float | None = None) -> Measurement:
+    """At equal parameters: r * N against 2 * rank * N."""
+    return timed(mode, tokens, "PEFT LoRA r=32", lora(), bar)
+
+
+def against_miss(mode: str, tokens: int, bar: float) -> Measurement:
+    ours, theirs = bone(mode), miss(mode)
+    with torch.no_grad():
+        ours.adapters["default"].D.normal_(0, 0.02)
+        theirs.miss_block["default"].copy_(ours.adapters["default"].D)
+    x = torch.randn(tokens, N)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+    return timed(mode, tokens, f"PEFT MiSS {mode}", theirs, bar)
+
+
+def timed(mode: str, tokens: int, peer: str, theirs: nn.Module, bar: float | None) -> Measurement:
+    x = torch.randn(tokens, N)
+    what = f"Bone {mode} r={R}, {N} x {N}, {tokens} tokens"
+    return compare(what, both_ways(bone(mode), x), peer, both_ways(theirs, x), bar=bar, repeats=41, warm_up=5)
+
+
+def kept(mode: str, tokens: int) -> Measurement:
+    """Bytes, not seconds: what autograd keeps from the forward to the backward pass, parameters left out."""
+    x = torch.randn(tokens, N)
+    ours, theirs = (kept_for_backward(layer, x) for layer in (bone(mode), lora()))
+    what = f"Bone {mode} r={R}, {N} x {N}, {tokens} tokens: MB kept for the backward pass"
+    return Measurement(what, ours / 1e6, "PEFT LoRA r=32", theirs / 1e6, bar=1 / 1.05, note="megabytes, not seconds")
+
+
+def bone(mode: str) -> nn.Module:
+    return adapted(BoneConfig(target_modules=["0"], r=R, mode=mode))
+
+
+def lora() -> nn.Module:
+    return adapted(LoraConfig(target_modules=["0"], r=R // 2, lora_alpha=R // 2))
+
+
+def miss(mode: str) -> nn.Module:
+    return adapted(MissConfig(target_modules=["0"], r=R, init_weights="bat" if mode == "bat" else True))
+
+
+def adapted(config: PeftConfig) -> nn.Module:
+    """The layer that PEFT puts in the place of a linear one; the linear layers all have the same weight."""
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(N, N)
+    with torch.no_grad():
+        linear.weight.normal_(0, N**-0.5, generator=generator)
+        linear.bias.zero_()
+    return get_peft_model(nn.Sequential(linear), config).base_model.model[0]
+
+
+def both_ways(layer: nn.Module, x: Tensor) -> Callable[[], None]:
+    """A forward and a backward, to the input and to what is trained."""
+    x = x.clone().requires_grad_()
+    trained = [parameter for parameter in layer.parameters() if parameter.requires_grad]
+    grad = torch.randn(*x.shape[:-1], N)
+
+    def step() -> None:
+        torch.autograd.grad(layer(x), [x, *trained], grad)
+
+    return step
+
+
+def kept_for_backward(layer: nn.Module, x: Tensor) -> int:
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
+    storages: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = layer(x.clone().requires_grad_())
+    y.sum().backward()
+    return sum(storages.values())
