@@ -1,0 +1,378 @@
+"""Comparing adapters: every arm trained alike, at the best of the same learning rates, each finished run kept on disk.
+
+An arm is a way to make a model trainable; a task is data, a loss and what is measured. `study` picks each arm's learning
+rate by the validation loss of short runs with the first seed, and trains every arm with every seed at its pick.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from linmap.artifacts import plain, write_json
+from linmap.errors import DivergenceError, UsageError
+from linmap.training import TrainingConfig, train
+
+WARM_STEPS = 3  # left out of the time of a step
+ADAM_COPIES = 4  # a trained weight, its gradient and its two moments
+
+
+class Steering(NamedTuple):
+    """What acts on a model between the steps, and the rank of every adapted layer."""
+
+    callback: Callable[[nn.Module, int], object]
+    ranks: Callable[[], dict[str, int]]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method of a comparison."""
+
+    name: str
+    kind: Literal["system", "baseline", "ablation"]
+    adapt: Callable[[nn.Module, int], nn.Module]
+    """(model, steps) -> the model with what is to be trained requiring a gradient."""
+    note: str = ""
+    lr_scale: float = 1.0
+    """Of the learning rates that all arms share: full tuning needs smaller ones. 0 if the task's own rate is all."""
+    steer: Callable[[nn.Module, int, int], Steering] | None = None
+    """(model, steps, seed) -> what acts between the steps."""
+    penalty: Callable[[nn.Module], Tensor] | None = None
+    """What the method adds to the loss in training; not part of the losses that are reported."""
+
+    def grid(self, lrs: Sequence[float]) -> tuple[float, ...]:
+        """The learning rates to choose from."""
+        return tuple(float(f"{lr * self.lr_scale:.6g}") for lr in lrs) if self.lr_scale else (0.0,)
+
+
+class Task:
+    """Data, a model and a loss, on which arms are compared."""
+
+    name: str
+    steps: int
+    pilot_steps: int
+    """Steps of the runs by which a learning rate is picked."""
+    checkpoints: tuple[int, ...]
+    """Steps after which a full run is validated, the last one included."""
+
+    def settings(self) -> dict[str, Any]:
+        """What a finished run depends on, beside its arm, rate, seed and steps."""
+        raise NotImplementedError
+
+    def model(self, seed: int) -> nn.Module:
+        """The pretrained model, before an arm makes something of it trainable."""
+        raise NotImplementedError
+
+    def batches(self, seed: int) -> Dataset:
+        """The training batches, ready for the model."""
+        raise NotImplementedError
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        raise NotImplementedError
+
+    def validation_loss(self, model: nn.Module) -> float:
+        raise NotImplementedError
+
+    def scores(self, model: nn.Module) -> dict[str, float]:
+        """What the trained model reaches on test data; never looked at to choose anything."""
+        return {}
+
+    def groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
+        """The optimiser's groups."""
+        return [{"params": [weight for weight in model.parameters() if weight.requires_grad], "lr": lr}]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, measured."""
+
+    arm: str
+    lr: float
+    seed: int
+    steps: int
+    losses: list[float] = field(default_factory=list)
+    """Of every step's batch."""
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    """(step, loss); the last one is NaN where the training diverged."""
+    scores: dict[str, float] = field(default_factory=dict)
+    parameters: int = 0
+    """Trained ones that the finished model uses."""
+    step_seconds: float = 0.0
+    """Median time of a step, validation not counted."""
+    memory: int = 0
+    """Bytes of what is trained, of its gradients and moments, and of what the first batch keeps for its backward pass."""
+    ranks: list[tuple[int, dict[str, int]]] = field(default_factory=list)
+    """(step, rank of every layer), whenever they changed."""
+
+    @property
+    def final(self) -> float:
+        """The last validation loss; NaN if the training diverged."""
+        return self.validation[-1][1]
+
+    def loss_at(self, step: int, window: int) -> float:
+        """Mean training loss over the `window` steps that end with this one."""
+        found = self.losses[max(step - window, 0) : step]
+        return statistics.fmean(found) if len(self.losses) >= step else math.nan
+
+
+# -- one run ----------------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """A task's loss, with its value, its time and its memory noted; as a callback, the validation at fixed steps."""
+
+    def __init__(self, task: Task, arm: Arm, checkpoints: Sequence[int], steering: Steering | None) -> None:
+        self.task, self.arm, self.checkpoints, self.steering = task, arm, set(checkpoints), steering
+        self.losses: list[float] = []
+        self.times: list[float] = []
+        self.validation: list[tuple[int, float]] = []
+        self.ranks: list[tuple[int, dict[str, int]]] = []
+        self.kept = 0
+        self.note_ranks(0)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        self.start = time.perf_counter()
+        if self.losses:
+            loss = self.task.loss(model, batch)
+        else:
+            kept = KeptForBackward(model)
+            with kept:
+                loss = self.task.loss(model, batch)
+            self.kept = kept.total
+        self.losses.append(float(loss.detach()))
+        return loss if self.arm.penalty is None else loss + self.arm.penalty(model)
+
+    def __call__(self, model: nn.Module, step: int) -> None:
+        if self.steering:
+            self.steering.callback(model, step)
+        self.times.append(time.perf_counter() - self.start)
+        self.note_ranks(step)
+        if step in self.checkpoints:
+            self.validation.append((step, validated(self.task, model)))
+
+    def note_ranks(self, step: int) -> None:
+        if self.steering and (not self.ranks or self.ranks[-1][1] != self.steering.ranks()):
+            self.ranks.append((step, dict(self.steering.ranks())))
+
+
+class KeptForBackward(torch.autograd.graph.saved_tensors_hooks):
+    """Sums the bytes of the storages that a forward pass keeps for its backward pass, the model's own not counted."""
+
+    def __init__(self, model: nn.Module) -> None:
+        own = [*model.parameters(), *model.buffers()]
+        self.seen, self.total = {tensor.untyped_storage().data_ptr() for tensor in own}, 0
+        super().__init__(self.pack, lambda tensor: tensor)
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.seen:  # what is kept stays alive, so an address stands for one storage
+            self.seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        return tensor
+
+
+@torch.no_grad()
+def validated(task: Task, model: nn.Module) -> float:
+    training = model.training
+    model.eval()
+    try:
+        return task.validation_loss(model)
+    finally:
+        model.train(training)
+
+
+def execute(task: Task, arm: Arm, lr: float, seed: int, steps: int) -> Run:
+    """Train one arm and measure it."""
+    torch.manual_seed(seed)
+    model = arm.adapt(task.model(seed), steps)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        return Run(arm.name, lr, seed, 0, validation=[(0, validated(task, model))], scores=measured(task, model))
+    torch.manual_seed(seed)
+    steering = arm.steer(model, steps, seed) if arm.steer else None
+    recorder = Recorder(task, arm, [step for step in task.checkpoints if step < steps] + [steps], steering)
+    data = task.batches(seed)
+    config = TrainingConfig(
+        epochs=math.ceil(steps / len(data)), max_steps=steps, batch_size=1, lr=lr or 1.0, optimizer="adamw",  # pyright: ignore
+        schedule="linear", warmup_steps=steps // 10, seed=seed,
+    )  # fmt: skip
+    scores: dict[str, float] = {}
+    try:
+        train(
+            model, recorder.loss, data, config=config, callbacks=[recorder], description=f"{arm.name}, seed {seed}",
+            parameter_groups=lambda model: task.groups(model, lr),
+        )  # fmt: skip
+        scores = measured(task, model)
+    except DivergenceError:
+        recorder.validation.append((steps, math.nan))
+    return Run(
+        arm.name, lr, seed, steps, recorder.losses, recorder.validation, scores,
+        parameters=used_parameters(model, trained),
+        step_seconds=statistics.median(recorder.times[WARM_STEPS:] or recorder.times or [math.nan]),
+        memory=recorder.kept + ADAM_COPIES * sum(weight.numel() * weight.element_size() for weight in trained),
+        ranks=recorder.ranks,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def measured(task: Task, model: nn.Module) -> dict[str, float]:
+    model.eval()
+    return task.scores(model)
+
+
+def used_parameters(model: nn.Module, trained: list[nn.Parameter]) -> int:
+    """Trained parameters, less the room that growing adapters have kept and not used."""
+    spare = sum(module.spare_parameters for module in model.modules() if hasattr(module, "spare_parameters"))
+    return sum(parameter.numel() for parameter in trained) - spare
+
+
+# -- all runs ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class RunFiles:
+    """Finished runs, one JSON file each; a comparison that goes on takes them from there."""
+
+    folder: Path
+    task: Task
+
+    def start(self, resume: bool) -> None:
+        """Forget the runs of an earlier comparison, unless this one goes on with them."""
+        if not resume:
+            for path in self.folder.glob("*.json"):
+                path.unlink()
+
+    def path(self, arm: Arm, lr: float, seed: int, steps: int) -> Path:
+        words = "".join(letter if letter.isalnum() else "-" for letter in arm.name)
+        return self.folder / f"{words}-lr{lr:g}-seed{seed}-steps{steps}.json"
+
+    def load(self, path: Path) -> Run | None:
+        """The run of this file; None if it is not there yet.
+
+        Raises
+        ------
+        UsageError
+            If it was made with other settings.
+        """
+        if not path.exists():
+            return None
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        now, before = plain(self.task.settings()), raw["settings"]
+        for name in now.keys() | before.keys():
+            if now.get(name) != before.get(name):
+                raise UsageError(
+                    f"{path} was made with {name} = {before.get(name)}, now it is {now.get(name)}; compare again with "
+                    "the setting of before, in another --out, or without --resume."
+                )
+        run = raw["run"]
+        run["losses"] = [math.nan if loss is None else loss for loss in run["losses"]]
+        run["validation"] = [(step, math.nan if loss is None else loss) for step, loss in run["validation"]]
+        run["ranks"] = [(step, ranks) for step, ranks in run["ranks"]]
+        return Run(**run)
+
+    def save(self, path: Path, run: Run) -> None:
+        write_json(path, plain({"settings": self.task.settings(), "run": asdict(run)}))
+
+
+@dataclass(frozen=True)
+class Study:
+    """All runs of a task."""
+
+    task: Task
+    arms: list[Arm]
+    pilots: dict[str, list[Run]]
+    """By arm: the runs that its learning rate was picked from."""
+    runs: dict[str, list[Run]]
+    """By arm: a run for each seed, at the picked rate."""
+
+    def at_edge(self) -> list[str]:
+        """Arms whose pick is the smallest or the largest of three rates or more, so that a better one may lie beyond."""
+        edges = []
+        for name, pilots in self.pilots.items():
+            rates = sorted(run.lr for run in pilots)
+            if len(rates) > 2 and self.runs[name][0].lr in (rates[0], rates[-1]):
+                edges.append(name)
+        return edges
+
+
+def study(task: Task, arms: list[Arm], lrs: Sequence[float], seeds: Sequence[int], folder: Path, resume: bool) -> Study:
+    """Pick each arm's learning rate by pilots with the first seed, then train all arms with all seeds."""
+    files, console = RunFiles(folder, task), Console(stderr=True)
+    files.start(resume)
+
+    def run(arm: Arm, lr: float, seed: int, steps: int) -> Run:
+        path = files.path(arm, lr, seed, steps)
+        found = files.load(path)
+        if found is None:
+            start = time.perf_counter()
+            found = execute(task, arm, lr, seed, steps)
+            files.save(path, found)
+            seconds = time.perf_counter() - start
+            console.print(f"[dim]{task.name}: {describe(found)} ({seconds:.0f} s)[/dim]", highlight=False)
+        return found
+
+    def pick(pilots: list[Run]) -> float:
+        finite = [pilot for pilot in pilots if math.isfinite(pilot.final)]
+        return min(finite or pilots[:1], key=lambda pilot: pilot.final).lr
+
+    pilots = {
+        arm.name: [run(arm, lr, seeds[0], task.pilot_steps) for lr in arm.grid(lrs)] if len(arm.grid(lrs)) > 1 else []
+        for arm in arms
+    }
+    picks = {arm: pick(pilots[arm.name]) if pilots[arm.name] else arm.grid(lrs)[0] for arm in arms}
+    runs: dict[str, list[Run]] = {arm.name: [] for arm in arms}
+    for seed in seeds:
+        for arm, lr in picks.items():
+            runs[arm.name].append(run(arm, lr, seed, task.steps))
+    return Study(task, arms, pilots, runs)
+
+
+def describe(run: Run) -> str:
+    rate = f", lr {run.lr:g}" if run.lr else ""
+    pace = f", {run.step_seconds:.2g} s a step" if run.steps else ""
+    return f"{run.arm}{rate}, seed {run.seed}, {run.steps} steps: validation loss {run.final:.4f}{pace}"
+
+
+class BatchesByLength(Dataset):
+    """Batches of samples of about the same length, so that little is padded; which ones meet is drawn with a seed.
+
+    Parameters
+    ----------
+    data
+        Its `__getitems__(indices)` is a batch that is ready.
+    lengths
+        Of its samples.
+    batch_size
+        Samples of a batch; those that are left over make a smaller one.
+    seed
+        Of the draw.
+    """
+
+    POOL = 8  # batches that are sorted together
+
+    def __init__(self, data: Any, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed))
+        pools = [sorted(pool.tolist(), key=lambda i: lengths[i]) for pool in order.split(batch_size * self.POOL)]
+        self.data = data
+        self.batches = [pool[i : i + batch_size] for pool in pools for i in range(0, len(pool), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.data.__getitems__(self.batches[index])
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Any]:
+        (index,) = indices
+        return self[index]

@@ -1,0 +1,89 @@
+"""Language modelling of worked answers: the loss on the answer tokens of held-out problems."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from linmap.data import find
+from linmap.data.pretrained import bundled_model
+from linmap.data.text import read_training_texts
+from linmap.data.tokens import LanguageData, document_of
+from linmap.errors import DataError
+from linmap.recipes.finetuning.experiments import BatchesByLength, Task
+from linmap.recipes.finetuning.models import language_loss, load_pretrained, load_tokenizer
+from linmap.training import mean_loss
+
+TOGETHER = 8  # problems of one forward pass in evaluation
+
+
+@dataclass(frozen=True)
+class GSM8KSettings:
+    """Flags of a comparison on worked answers."""
+
+    gsm8k_steps: int = 300
+    """GSM8K: optimiser steps."""
+    gsm8k_pilot_steps: int = 100
+    """GSM8K: steps of the runs that a learning rate is chosen by."""
+    gsm8k_batch_size: int = 4
+    """GSM8K: problems of a step."""
+    gsm8k_lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    """GSM8K: learning rates that every arm chooses from, by the validation loss with the first seed."""
+    gsm8k_held_out: int = 200
+    """GSM8K: problems at the end of the training file that are for validation."""
+    gsm8k_max_length: int = 192
+    """GSM8K: tokens of a problem and its answer; longer ones are left out."""
+    gsm8k_dtype: Literal["float32", "bfloat16"] = "float32"
+    """GSM8K: number format of the frozen weights; adapters are in float32."""
+    gsm8k_seeds: int = 3
+    """GSM8K: seeds of every arm."""
+
+
+class GSM8K(Task):
+    """Grade-school problems and SmolLM2-135M; or any file of prompts with completions."""
+
+    def __init__(self, settings: GSM8KSettings, data: Path | None = None) -> None:
+        self.options = settings
+        self.name = data.stem if data else "GSM8K"
+        self.steps, self.pilot_steps = settings.gsm8k_steps, settings.gsm8k_pilot_steps
+        self.checkpoints = tuple(round(self.steps * part / 3) for part in (1, 2, 3))
+        self.source = str(data) if data else "embedded"
+        folder = bundled_model("smollm2-135m")
+        tokenizer = load_tokenizer(folder)
+        records = read_training_texts(data or find("bone/gsm8k_train2000.jsonl.gz", "Reinstall linmap."), "language")
+        documents = [document_of(record, tokenizer) for record in records.records]
+        longest, held_out = settings.gsm8k_max_length, settings.gsm8k_held_out
+        parts = [
+            [document for document in part if len(document.ids) <= longest]
+            for part in (documents[:-held_out], documents[-held_out:])
+        ]
+        self.left_out = len(documents) - sum(map(len, parts))
+        if not all(parts):
+            raise DataError(
+                f"{records.path}: of {len(documents)} records, {len(parts[0])} to train and {len(parts[1])} to validate "
+                f"have at most {longest} tokens; raise --gsm8k-max-length, or change --gsm8k-held-out."
+            )
+        parts[1].sort(key=lambda document: len(document.ids))
+        self.train, self.validation = (LanguageData(part, longest) for part in parts)
+        self.pretrained = load_pretrained(folder, "language", settings.gsm8k_dtype)
+
+    def settings(self) -> dict[str, Any]:
+        names = ("gsm8k_batch_size", "gsm8k_held_out", "gsm8k_max_length", "gsm8k_dtype")
+        return {"task": self.name, "data": self.source} | {name: getattr(self.options, name) for name in names}
+
+    def model(self, seed: int) -> nn.Module:
+        return copy.deepcopy(self.pretrained)
+
+    def batches(self, seed: int) -> BatchesByLength:
+        lengths = [len(row[0].ids) for row in self.train.rows]
+        return BatchesByLength(self.train, lengths, self.options.gsm8k_batch_size, seed)
+
+    def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        return language_loss(model, batch)
+
+    def validation_loss(self, model: nn.Module) -> float:
+        return mean_loss(model, language_loss, self.validation, TOGETHER)
