@@ -20,6 +20,7 @@ import linmap
 from linmap.errors import ArtifactError
 
 FORMAT = 1
+SHARED = "linmap.json"  # in folders that are another library's too
 
 
 @contextmanager
@@ -107,21 +108,29 @@ def save(
     write_config(folder, system, config, seed)
 
 
-def write_config(folder: Path | str, system: str, config: dict[str, Any], seed: int = 0) -> None:
-    """Write `config.json`, which says whose run the folder holds and that it is whole; all else stands before."""
+def write_config(
+    folder: Path | str, system: str, config: dict[str, Any], seed: int = 0, name: str = "config.json"
+) -> None:
+    """Write the file that says whose run the folder holds, and that it is whole; all else stands before."""
     header = {"format": FORMAT, "system": system, "versions": versions(), "seed": seed}
-    write_json(Path(folder) / "config.json", header | {"config": config})
+    write_json(Path(folder) / name, header | {"config": config})
+
+
+def config_path(folder: Path | str) -> Path:
+    """Where a run is described: `linmap.json` where `config.json` would be another library's, else `config.json`."""
+    own = Path(folder) / SHARED
+    return own if own.exists() else Path(folder) / "config.json"
 
 
 def read_config(folder: Path | str) -> dict[str, Any]:
-    """The whole of `config.json`: format, system, versions, seed and config.
+    """The whole of what describes a run: format, system, versions, seed and config.
 
     Raises
     ------
     ArtifactError
         If the folder holds no readable run, or one of a newer format.
     """
-    path = Path(folder) / "config.json"
+    path = config_path(folder)
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

@@ -225,10 +225,11 @@ def _subject(verb: str, what: str, words: list[str]) -> tuple[str, list[str]]:
 def _applied(target: str) -> tuple[str, Path | None]:
     """The system that `target` names or holds, and the folder if it is one."""
     folder = Path(target)
-    if folder.exists() and (target not in recipes.SYSTEMS or (folder / "config.json").exists()):
-        from linmap.artifacts import read_config
+    if folder.exists():
+        from linmap.artifacts import config_path, read_config
 
-        return read_config(folder)["system"], folder
+        if target not in recipes.SYSTEMS or config_path(folder).exists():
+            return read_config(folder)["system"], folder
     if target not in recipes.SYSTEMS and folder.name != target:
         raise UsageError(f"{target}: there is no such folder; `linmap fit SYSTEM --out {target}` would write it.")
     return recipes.find(target).slug, None

@@ -14,6 +14,8 @@ ApplySettings = Answering
 
 @dataclass(frozen=True)
 class Settings(FineTuning):
+    __doc__ = FineTuning.__doc__
+
     r: int = 64
     """Size of a block; bat and bat-row need it to divide both sizes of every weight."""
     mode: Literal["bat", "bat-row", "add", "mini"] = "bat"

@@ -104,8 +104,7 @@ def check_prompt(record: TextRecord, ids: list[int], model: nn.Module, max_new_t
 def classified(saved: Saved, records: list[TextRecord], batch_size: int) -> list[dict[str, Any]]:
     """The likeliest class of each text, and its probability."""
     unlabelled = [replace(record, answer=None) for record in records]
-    limit, side = saved.settings["max_length"], saved.settings["truncation"]
-    data = ClassificationData(unlabelled, saved.tokenizer, saved.labels, limit, side)
+    data = ClassificationData(unlabelled, saved.tokenizer, saved.labels, saved.max_length, saved.truncation)
     device = next(saved.model.parameters()).device
     answers: list[dict[str, Any]] = [{}] * len(data)
     order = sorted(range(len(data)), key=lambda i: -len(data.ids[i]))

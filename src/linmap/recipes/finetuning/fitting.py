@@ -19,13 +19,13 @@ from linmap.data.tokens import ClassificationData, LanguageData, Tokenizer, docu
 from linmap.errors import DataError
 from linmap.recipes.finetuning.models import (
     TextClassifier,
-    check_length,
     check_packing,
     classification_loss,
     language_loss,
     load_pretrained,
     load_tokenizer,
     model_folder,
+    row_length,
 )
 from linmap.recipes.finetuning.saving import save_adapter, write_merged
 from linmap.recipes.finetuning.settings import BUNDLED, FineTuning
@@ -73,7 +73,8 @@ def fit(settings: FineTuning, job: FitJob, method: Method) -> dict[str, Any]:
     name = settings.model or BUNDLED[texts.task]
     folder = model_folder(name)
     tokenizer = load_tokenizer(folder)
-    split = split_of(texts, tokenizer, settings, job.seed)
+    length = row_length(folder, settings.max_length)
+    split = split_of(texts, tokenizer, length, settings, job.seed)
     config = method.config(settings.steps(len(split.train)))
     torch.manual_seed(job.seed)
     adapted = adapted_model(folder, texts.task, config, settings)
@@ -83,15 +84,15 @@ def fit(settings: FineTuning, job: FitJob, method: Method) -> dict[str, Any]:
     base = str(Path(name).resolve()) if Path(name).is_dir() else name
     config.base_model_name_or_path = base
     summary = summary_of(model, split, history, texts, base)
-    header = {"task": texts.task, "model": base, "labels": split.labels, "settings": asdict(settings)}
-    header |= {"result": summary, **method.outcome(adapted, callbacks)}
+    header = {"task": texts.task, "model": base, "labels": split.labels, "max_length": length}
+    header |= {"settings": asdict(settings), "result": summary, **method.outcome(adapted, callbacks)}
     save_adapter(job.out, method.slug, header, model, tokenizer, job.seed)
     if settings.merge:
         summary["merged"] = str(write_merged(model, tokenizer, split.labels, job.out / "merged"))
     return {"artifact": str(job.out), **summary}
 
 
-def split_of(texts: TextFile, tokenizer: Tokenizer, settings: FineTuning, seed: int) -> Split:
+def split_of(texts: TextFile, tokenizer: Tokenizer, length: int, settings: FineTuning, seed: int) -> Split:
     """Training and validation data; which records are held out depends on the seed alone."""
     n = len(texts.records)
     held_out = max(1, round(settings.validation * n)) if settings.validation else 0
@@ -101,24 +102,23 @@ def split_of(texts: TextFile, tokenizer: Tokenizer, settings: FineTuning, seed: 
     labels = labels_of(texts.records) if texts.task == "classification" else []
 
     def data(indices: list[int]) -> Data:
-        return dataset([texts.records[i] for i in sorted(indices)], texts.task, tokenizer, labels, settings)
+        records = [texts.records[i] for i in sorted(indices)]
+        if texts.task == "classification":
+            return ClassificationData(records, tokenizer, labels, length, settings.truncation)
+        return language_data(records, tokenizer, length, settings)
 
     validation = data(order[:held_out]) if held_out else None
     return Split(data(order[held_out:]), validation, labels)
 
 
-def dataset(
-    records: list[TextRecord], task: Task, tokenizer: Tokenizer, labels: list[str], settings: FineTuning
-) -> Data:
-    """Records as data to train on."""
-    if task == "classification":
-        return ClassificationData(records, tokenizer, labels, settings.max_length, settings.truncation)
+def language_data(records: list[TextRecord], tokenizer: Tokenizer, length: int, settings: FineTuning) -> LanguageData:
+    """Records as rows for a language model, with a warning where the cut leaves nothing of some."""
     documents = (document_of(record, tokenizer) for record in records)
-    data = LanguageData(documents, settings.max_length, settings.packing, settings.truncation)
+    data = LanguageData(documents, length, settings.packing, settings.truncation)
     if data.counts.dropped:
         log.warning(
-            "%d of %d records have no token to learn within max_length = %d, and are left out.",
-            data.counts.dropped, data.counts.records, settings.max_length,
+            "%d of %d records have no token to learn among their first %d, and are left out.",
+            data.counts.dropped, data.counts.records, length,
         )  # fmt: skip
     return data
 
@@ -126,7 +126,6 @@ def dataset(
 def adapted_model(folder: Path, task: Task, config: PeftConfig, settings: FineTuning) -> nn.Module:
     """The pretrained model of a folder with fresh adapters in it."""
     base: Any = load_pretrained(folder, "language" if task == "language" else "encoder", settings.base_dtype)
-    check_length(base, settings.max_length)
     if settings.packing and task == "language":
         check_packing(base)
     if settings.gradient_checkpointing:

@@ -17,6 +17,7 @@ from linmap.errors import UsageError
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # of a repository on the Hub
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ROW = 512  # tokens, where nothing else is said
 SHARPNESS = 4.0  # of the logits, which stand on vectors of length 1
 
 
@@ -83,7 +84,7 @@ def _from_hub(name: str) -> Path:
 def load_tokenizer(folder: Path) -> Tokenizer:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def load_pretrained(folder: Path, kind: Literal["language", "encoder"], dtype: str) -> nn.Module:
@@ -113,11 +114,23 @@ def load_pretrained(folder: Path, kind: Literal["language", "encoder"], dtype: s
         logging.set_verbosity(verbosity)
 
 
-def check_length(model: nn.Module, max_length: int) -> None:
-    """Refuse rows that are longer than the model's positions."""
-    positions = getattr(model.config, "max_position_embeddings", None)  # pyright: ignore[reportAttributeAccessIssue]
-    if isinstance(positions, int) and max_length > positions:
-        raise UsageError(f"max_length = {max_length} exceeds the {positions} positions of the model; lower it.")
+def row_length(folder: Path, wanted: int | None) -> int:
+    """Tokens of a row: those wanted, or ROW where the model has as many positions.
+
+    Raises
+    ------
+    UsageError
+        If more are wanted than the model has positions.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return wanted or ROW
+    if wanted is not None and wanted > positions:
+        raise UsageError(f"--max-length {wanted} exceeds the {positions} positions of the model; lower it.")
+    return wanted or min(ROW, positions)
 
 
 @torch.no_grad()

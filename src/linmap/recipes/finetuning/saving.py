@@ -16,9 +16,10 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from linmap.artifacts import read_config, write_config, write_json
+import linmap.adapt  # noqa: F401  # makes its methods known to PEFT
+from linmap.artifacts import SHARED, read_config, write_config, write_json
 from linmap.data.text import Task
-from linmap.data.tokens import Tokenizer
+from linmap.data.tokens import Side, Tokenizer
 from linmap.errors import ArtifactError
 from linmap.recipes.finetuning.models import TextClassifier, load_pretrained, load_tokenizer, model_folder
 from linmap.training.checkpoint import gathered
@@ -34,13 +35,14 @@ class Saved(NamedTuple):
     model: nn.Module
     tokenizer: Tokenizer
     labels: list[str]
-    settings: dict[str, Any]
+    max_length: int
+    truncation: Side
 
 
 def save_adapter(
     folder: Path, system: str, header: dict[str, Any], model: nn.Module, tokenizer: Tokenizer, seed: int
 ) -> None:
-    """Write the adapter as PEFT does, the tokenizer, and the head of a classifier; `config.json` comes last.
+    """Write the adapter as PEFT does, the tokenizer, and the head of a classifier; `linmap.json` comes last.
 
     The folder loads with `PeftModel.from_pretrained(base, folder)` after `import linmap.adapt`.
     """
@@ -52,7 +54,7 @@ def save_adapter(
     prefix = "encoder." if isinstance(model, TextClassifier) else ""
     state = {name.removeprefix(prefix): weight for name, weight in weights.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").unlink(missing_ok=True)
+    (folder / SHARED).unlink(missing_ok=True)
     with _staged(folder) as partial:
         adapted.save_pretrained(partial, state_dict=state, save_embedding_layers=False)
         tokenizer.save_pretrained(partial)
@@ -60,7 +62,7 @@ def save_adapter(
         if isinstance(model, TextClassifier):
             save_file({name.removeprefix("head."): w for name, w in state.items() if name.startswith("head.")},
                       partial / HEAD)  # fmt: skip
-    write_config(folder, system, header, seed)
+    write_config(folder, system, header, seed, SHARED)
 
 
 def load_adapter(folder: Path, system: str) -> Saved:
@@ -85,7 +87,8 @@ def load_adapter(folder: Path, system: str) -> Saved:
         model.head.load_state_dict(load_file(folder / HEAD))
     if torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
-    return Saved(config["task"], model.eval(), load_tokenizer(folder), config["labels"], config["settings"])
+    tokenizer, cut = load_tokenizer(folder), config["settings"]["truncation"]
+    return Saved(config["task"], model.eval(), tokenizer, config["labels"], config["max_length"], cut)
 
 
 def write_merged(model: nn.Module, tokenizer: Tokenizer, labels: list[str], folder: Path) -> Path:

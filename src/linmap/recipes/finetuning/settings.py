@@ -28,8 +28,8 @@ class FineTuning:
     smollm2-135m for language and minilm-l6 for classification when left out."""
     task: Literal["auto", "language", "classification"] = "auto"
     """auto: classification if the records have labels."""
-    max_length: int = 512
-    """Tokens of a row; longer records are cut, and counted."""
+    max_length: int | None = None
+    """Tokens of a row; longer records are cut, and counted. 512, or what the model takes, when left out."""
     truncation: Side = "right"
     """The side on which they are cut."""
     packing: bool = False
@@ -68,7 +68,7 @@ class FineTuning:
     """Also write the model with the adapter in its weights to the folder `merged` in --out."""
 
     def __post_init__(self) -> None:
-        if self.max_length < 2:
+        if self.max_length is not None and self.max_length < 2:
             raise ValueError(f"max_length = {self.max_length} leaves no token to predict; give 2 or more.")
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation = {self.validation} must be a share in [0, 1).")
