@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -57,7 +58,7 @@ class SaltConfig(AdapterConfig):
     init: Init = "zero"
     save_basis: bool = False
     save: Literal["adapter", "delta"] = "adapter"
-    also_train: tuple[str, ...] = (NORMS,)
+    also_train: Sequence[str] = (NORMS,)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,7 +141,7 @@ class SaltModel(AdapterTuner):
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
 
-def modules_to_train(model: nn.Module, names: tuple[str, ...]) -> list[str]:
+def modules_to_train(model: nn.Module, names: Sequence[str]) -> list[str]:
     """The names of the modules that `also_train` means.
 
     Raises

@@ -155,10 +155,8 @@ class SaltAdapter(AdditiveAdapter):
         return is_frozen(self) or tokens * (2 * min(n_out, n_in) + max(n_out, n_in)) > 3 * n_out * n_in
 
     def linear(self, x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
-        """x W'^T + b, keeping no W' for the backward pass; in half precision W + delta would lose small changes."""
-        if W.dtype.itemsize >= 4:
-            return rebuilt(super().linear, x, W, bias)
-        return F.linear(x, W, bias) + rebuilt(lambda x: F.linear(x, self.delta_weight().to(x.dtype)), x)
+        """x W'^T + b; W' is built again for the backward pass instead of being kept."""
+        return rebuilt(super().linear, x, W, bias)
 
     def penalty(self) -> Float[Tensor, ""]:
         """||diag(alpha S_k + beta - S_k)||_F + ||X Y||_F."""
