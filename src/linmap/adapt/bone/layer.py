@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from linmap.adapt.bone.product import bat_forward, bat_row_forward
-from linmap.adapt.bone.transform import Mode, block_shape, bone_weight
+from linmap.adapt.bone.product import bat_row_forward
+from linmap.adapt.bone.transform import Mode, block_shape, bone_forward, bone_weight
 from linmap.adapt.layer import Adapter, AdapterLayer, AdditiveAdapter, Layer
 from linmap.adapt.weights import sizes
 from linmap.maps import BlockAffine
@@ -87,9 +87,7 @@ class BatAdapter(BoneAdapter):
         return self.mode == "bat"
 
     def linear(self, x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
-        if self.mode == "bat":
-            return bat_forward(x, W, bias, self.D)
-        return self.output(x, lambda x: F.linear(x, W, bias))
+        return bone_forward(x, W, bias, self.D, self.mode)
 
     def output(self, x: Tensor, layer: Layer) -> Tensor:
         return bat_row_forward(x, layer, self.D)

@@ -17,11 +17,7 @@ from linmap.maps.block_affine import fold, tile
 
 def bat_forward(x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
     """x W'^T + bias with W'_ab = W_ab (I + D_a) + D_a."""
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
-        return BatProduct.apply(x, W, bias, D)
-    with torch.autocast(device, enabled=False):
-        return BatProduct.apply(x.to(torch.get_autocast_dtype(device)), W, bias, D)
+    return _without_autocast(BatProduct.apply, x, W, bias, D)
 
 
 def bat_row_forward(x: Tensor, base: Callable[[Tensor], Tensor], D: Tensor) -> Tensor:
@@ -29,23 +25,26 @@ def bat_row_forward(x: Tensor, base: Callable[[Tensor], Tensor], D: Tensor) -> T
 
     y_a = sum_b (x_b + t_b) W_ab^T + sum_b t_b with t_b = x_b D_b^T.
     """
-    r = D.shape[-1]
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        with torch.autocast(device, enabled=False):
-            z, s = _row_transform(x, D)
-    else:
-        z, s = _row_transform(x, D)
+    z, s = _without_autocast(_row_transform, x, D)
     y = base(z)
-    return (y.view(-1, y.shape[-1] // r, r) + s.unsqueeze(1)).view(y.shape).to(y.dtype)
+    return (y.view(-1, y.shape[-1] // s.shape[-1], s.shape[-1]) + s).view(y.shape).to(y.dtype)
 
 
 def _row_transform(x: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
-    """x_b + t_b in the shape of x, and sum_b t_b, (t, r)."""
+    """x_b + t_b in the shape of x, and sum_b t_b as (t, 1, r)."""
     nb, r = D.shape[:2]
     x_tb, D32 = at_least_float32(x.reshape(x.shape[:-1].numel(), nb, r), D)
-    t_b = torch.bmm(x_tb.transpose(0, 1), D32.mT)  # (nb, t, r)
-    return (x_tb + t_b.transpose(0, 1)).view(x.shape).to(x.dtype), t_b.sum(0)
+    t_tb = torch.bmm(x_tb.transpose(0, 1), D32.mT).transpose(0, 1)  # (t, nb, r)
+    return (x_tb + t_tb).view(x.shape).to(x.dtype), t_tb.sum(1, keepdim=True)
+
+
+def _without_autocast(product: Callable[..., Any], x: Tensor, *arguments: Any) -> Any:
+    """What D does keeps its precision; the activations get the dtype that autocast asks for."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return product(x, *arguments)
+    with torch.autocast(device, enabled=False):
+        return product(x.to(torch.get_autocast_dtype(device)), *arguments)
 
 
 class BatProduct(torch.autograd.Function):
