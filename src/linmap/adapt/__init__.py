@@ -12,6 +12,17 @@ from linmap.adapt.salt import (
     salt_weight,
     signed_svd,
 )
+from linmap.adapt.triadaptlora import (
+    GrowthEvent,
+    RankAllocator,
+    TriAdaptCallback,
+    TriAdaptConv2d,
+    TriAdaptLinear,
+    TriAdaptLoraConfig,
+    TriAdaptLoraModel,
+    triadapt_delta,
+    triadapt_orthogonality,
+)
 
 __all__ = [
     "BoneConfig",
@@ -19,10 +30,17 @@ __all__ = [
     "BoneEmbedding",
     "BoneLinear",
     "BoneModel",
+    "GrowthEvent",
+    "RankAllocator",
     "SaltConfig",
     "SaltConv2d",
     "SaltLinear",
     "SaltModel",
+    "TriAdaptCallback",
+    "TriAdaptConv2d",
+    "TriAdaptLinear",
+    "TriAdaptLoraConfig",
+    "TriAdaptLoraModel",
     "bone_delta",
     "bone_forward",
     "salt_core",
@@ -30,4 +48,6 @@ __all__ = [
     "salt_spectrum",
     "salt_weight",
     "signed_svd",
+    "triadapt_delta",
+    "triadapt_orthogonality",
 ]
