@@ -1,0 +1,70 @@
+"""The methods of the room, and small models to put them on; a new method joins the contract by a line in `METHODS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftMixedModel, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from linmap.adapt import BoneConfig, SaltConfig, TriAdaptLoraConfig
+from linmap.adapt.layer import AdapterLayer
+
+METHODS: dict[str, Callable[..., PeftConfig]] = {
+    "bone bat": lambda **fields: BoneConfig(r=4, mode="bat", **fields),
+    "bone bat-row": lambda **fields: BoneConfig(r=4, mode="bat-row", **fields),
+    "bone add": lambda **fields: BoneConfig(r=5, mode="add", **fields),
+    "bone mini": lambda **fields: BoneConfig(r=5, mode="mini", mini_r=4, **fields),
+    "triadaptlora": lambda **fields: TriAdaptLoraConfig(
+        **({"reference_rank": 3, "init_rank": 2, "growth": "none"} | fields)
+    ),
+    "salt all": lambda **fields: SaltConfig(ratio=0.2, r=3, also_train=(), **fields),
+    "salt diag": lambda **fields: SaltConfig(ratio=0.2, r=3, relu="diag", also_train=(), **fields),
+}
+
+
+def llama(tied: bool = False, dtype: torch.dtype = torch.float64) -> LlamaForCausalLM:
+    """Two blocks; sizes that 4 divides and 5 does not, and no square projections but one."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=48, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, tie_word_embeddings=tied, max_position_embeddings=64,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).to(dtype).eval()
+
+
+def gpt2() -> GPT2LMHeadModel:
+    """Its layers are Conv1D, with the weight as (in, out)."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=48, n_embd=16, n_layer=1, n_head=2, n_positions=32)
+    return GPT2LMHeadModel(config).double().eval()
+
+
+def tokens(rows: int = 2, length: int = 7, seed: int = 0) -> Tensor:
+    return torch.randint(0, 48, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def adapted(base: nn.Module, method: str, *, trained: bool = True, **fields: Any) -> PeftModel | PeftMixedModel:
+    """The base model with one adapter "default" on all linear layers; `trained` moves it away from its start."""
+    model = get_peft_model(base, METHODS[method](**({"target_modules": "all-linear"} | fields)))  # pyright: ignore
+    if trained:
+        move(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def move(model: nn.Module, adapter: str = "default", seed: int = 1) -> None:
+    """Random values for the parameters of an adapter, as training would leave them."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in model.modules():
+        if isinstance(layer, AdapterLayer):
+            for parameter in layer.adapters[adapter].parameters():
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+
+
+def logits(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(input_ids=x).logits
