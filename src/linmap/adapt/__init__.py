@@ -1,6 +1,18 @@
 """Fine-tune a pretrained model with few trainable parameters."""
 
-from linmap.adapt.bone import BoneConfig, BoneConv2d, BoneEmbedding, BoneLinear, BoneModel, bone_delta, bone_forward
+from linmap.adapt.bone import (
+    BoneConfig,
+    BoneConv2d,
+    BoneEmbedding,
+    BoneLinear,
+    BoneModel,
+    adopt_legacy,
+    bone_delta,
+    bone_forward,
+    load_legacy,
+    save_as_lora,
+    to_lora,
+)
 from linmap.adapt.salt import (
     SaltConfig,
     SaltConv2d,
@@ -41,13 +53,17 @@ __all__ = [
     "TriAdaptLinear",
     "TriAdaptLoraConfig",
     "TriAdaptLoraModel",
+    "adopt_legacy",
     "bone_delta",
     "bone_forward",
+    "load_legacy",
     "salt_core",
     "salt_regularization",
     "salt_spectrum",
     "salt_weight",
+    "save_as_lora",
     "signed_svd",
+    "to_lora",
     "triadapt_delta",
     "triadapt_orthogonality",
 ]
