@@ -107,9 +107,8 @@ def test_packing_fills_the_fullest_row_with_room() -> None:
 
 
 parts = st.lists(st.integers(2, 250), min_size=1, max_size=8)
-documents = st.lists(st.tuples(parts, parts), min_size=1, max_size=8).map(
-    lambda pairs: [Document(p + c, [UNLEARNT] * len(p) + c) for p, c in pairs]
-)
+pairs = st.lists(st.tuples(parts, parts), min_size=1, max_size=8)
+documents = pairs.map(lambda pairs: [Document(p + c, [UNLEARNT] * len(p) + c) for p, c in pairs])
 
 
 @torch.no_grad()

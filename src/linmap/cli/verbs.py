@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import shlex
 import subprocess
 import sys
@@ -55,7 +56,10 @@ def fit(words: list[str]) -> Answer:
     if not hasattr(recipe, "fit"):
         raise UsageError(f"{slug} has nothing to train; use `linmap apply {slug}`.")
     job = FitJob(out=Path("runs") / f"fit-{slug}")
-    flags = parse(words, command, f"Train {slug} on your data.", settings=recipe.Settings, job=job)
+    data = _value("--data", words)
+    settings = recipe.settings_for("fit", data and Path(data)) if hasattr(recipe, "settings_for") else recipe.Settings
+    purpose = inspect.getdoc(recipe.fit) or f"Train {slug} on your data."
+    flags = parse(words, command, purpose, settings=settings, job=job)
     settings, job = flags["settings"], _checked(flags["job"])
     summary, seconds = _timed(lambda: recipe.fit(settings, job))
     document = _document("fit", slug, job.out, seconds, summary)
@@ -76,12 +80,16 @@ def apply(words: list[str]) -> Answer:
     if artifact is None and hasattr(recipe, "fit"):
         run = f"runs/fit-{slug}"
         raise UsageError(f"{slug} is fitted first: `linmap fit {slug} --out {run}`, then `linmap apply {run}`.")
+    if hasattr(recipe, "settings_for"):
+        settings = recipe.settings_for("apply", artifact)
+    else:
+        settings = getattr(recipe, "ApplySettings", recipe.Settings)
     flags = parse(
         words,
         f"linmap apply {target}",
         f"Use {slug} on your data.",
         hidden=["artifact"],
-        settings=getattr(recipe, "ApplySettings", recipe.Settings),
+        settings=settings,
         job=ApplyJob(artifact=artifact),
     )
     settings, job = flags["settings"], _checked(flags["job"])
@@ -237,13 +245,19 @@ def _applied(target: str) -> tuple[str, Path | None]:
 
 def _preset(words: list[str]) -> Preset:
     """`--preset`, read ahead of all other flags, for it sets their defaults."""
-    given = "quick"
-    for position, word in enumerate(words):
-        if word.startswith("--preset="):
-            given = word.partition("=")[2]
-        elif word == "--preset" and position + 1 < len(words):
-            given = words[position + 1]
+    given = _value("--preset", words)
     return given if given in get_args(Preset) else "quick"  # pyright: ignore[reportReturnType]
+
+
+def _value(flag: str, words: list[str]) -> str | None:
+    """The value of a flag on which the other flags depend."""
+    found = None
+    for position, word in enumerate(words):
+        if word.startswith(f"{flag}="):
+            found = word.partition("=")[2]
+        elif word == flag and position + 1 < len(words):
+            found = words[position + 1]
+    return found
 
 
 def _checked(job: Any) -> Any:

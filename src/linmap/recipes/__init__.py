@@ -9,7 +9,9 @@ A recipe module `linmap.recipes.<slug>` holds:
 - `compare(settings, job: CompareJob) -> Result`: the system and its baselines on the same data.
 
 A system that has nothing to train leaves `fit` out; one whose `apply` has flags of its own adds a dataclass
-`ApplySettings`. Modules import their system lazily enough that `linmap --help` needs none of them.
+`ApplySettings`; one whose flags depend on the kind of data adds `settings_for(verb, path)`, the dataclass for the
+user's file ("fit") or the artifact ("apply"); one whose `compare` has flags of its own puts these into `PRESETS`.
+Modules import their system lazily enough that `linmap --help` needs none of them.
 """
 
 from __future__ import annotations

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import PeftConfig, get_peft_model
+from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from linmap.data import find
 from linmap.data.text import Task, TextFile, TextRecord, labels_of, read_training_texts
 from linmap.data.tokens import ClassificationData, LanguageData, Tokenizer, document_of
-from linmap.errors import DataError
+from linmap.errors import DataError, UsageError
 from linmap.recipes.finetuning.models import (
     TextClassifier,
     check_packing,
@@ -25,6 +25,7 @@ from linmap.recipes.finetuning.models import (
     load_pretrained,
     load_tokenizer,
     model_folder,
+    quiet_libraries,
     row_length,
 )
 from linmap.recipes.finetuning.saving import save_adapter, write_merged
@@ -83,7 +84,7 @@ def fit(settings: FineTuning, job: FitJob, method: Method) -> dict[str, Any]:
     history = train_adapter(model, split, settings, job, method, callbacks)
     base = str(Path(name).resolve()) if Path(name).is_dir() else name
     config.base_model_name_or_path = base
-    summary = summary_of(model, split, history, texts, base)
+    summary = summary_of(adapted, split, history, texts, base)
     header = {"task": texts.task, "model": base, "labels": split.labels, "max_length": length}
     header |= {"settings": asdict(settings), "result": summary, **method.outcome(adapted, callbacks)}
     save_adapter(job.out, method.slug, header, model, tokenizer, job.seed)
@@ -128,11 +129,15 @@ def adapted_model(folder: Path, task: Task, config: PeftConfig, settings: FineTu
     base: Any = load_pretrained(folder, "language" if task == "language" else "encoder", settings.base_dtype)
     if settings.packing and task == "language":
         check_packing(base)
-    if settings.gradient_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
     config.target_modules = settings.targets()  # pyright: ignore[reportAttributeAccessIssue]
     config.task_type = TASK_TYPES[task]
-    return get_peft_model(base, config)
+    try:
+        with quiet_libraries():
+            if settings.gradient_checkpointing:
+                base.gradient_checkpointing_enable({"use_reentrant": False})
+            return get_peft_model(base, config)
+    except ValueError as error:  # PEFT's own, such as target_modules that fit nothing, and those of the method
+        raise UsageError(str(error)) from error
 
 
 def train_adapter(
@@ -189,7 +194,7 @@ def accuracy(model: nn.Module, data: Data, batch_size: int) -> float:
     return right / len(data)
 
 
-def summary_of(model: nn.Module, split: Split, history: TrainingHistory, texts: TextFile, base: str) -> dict[str, Any]:
+def summary_of(adapted: Any, split: Split, history: TrainingHistory, texts: TextFile, base: str) -> dict[str, Any]:
     """What a run did, in a few numbers."""
     counts = split.train.counts
     last = history.epochs[-1]
@@ -200,7 +205,7 @@ def summary_of(model: nn.Module, split: Split, history: TrainingHistory, texts: 
         "records": counts.records, "rows": counts.rows, "tokens": counts.tokens, "truncated": counts.truncated,
         **(language if texts.task == "language" else {"classes": len(split.labels)}),
         "held_out": 0 if split.validation is None else split.validation.counts.records,
-        "trainable_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        "adapter_parameters": sum(tensor.numel() for tensor in get_peft_model_state_dict(adapted).values()),
         "steps": history.steps, "training_loss": last.loss, "validation_loss": history.best_value, **best.metrics,
         "seconds": round(history.seconds, 1),
     }  # fmt: skip

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,22 +99,33 @@ def load_pretrained(folder: Path, kind: Literal["language", "encoder"], dtype: s
         If the folder's model is not made for this, or its weights cannot be read.
     """
     from transformers import AutoModel, AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     auto = AutoModelForCausalLM if kind == "language" else AutoModel
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # a head that is left out on purpose is no news
     try:
-        return auto.from_pretrained(
-            folder, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True, trust_remote_code=False
-        )
+        with quiet_libraries():
+            return auto.from_pretrained(
+                folder, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True, trust_remote_code=False
+            )
     except (OSError, ValueError) as error:
         what = "a causal language model" if kind == "language" else "a model"
         first = str(error).strip().splitlines()[0]
         raise UsageError(f"{folder} cannot be loaded as {what}: {first}") from error
-    finally:
-        logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Without bars for half a second of reading, and without news for the programmers of PEFT and Transformers."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # a head that is left out on purpose is no news either
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
 
 
 def row_length(folder: Path, wanted: int | None) -> int:

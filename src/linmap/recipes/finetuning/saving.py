@@ -21,7 +21,13 @@ from linmap.artifacts import SHARED, read_config, write_config, write_json
 from linmap.data.text import Task
 from linmap.data.tokens import Side, Tokenizer
 from linmap.errors import ArtifactError
-from linmap.recipes.finetuning.models import TextClassifier, load_pretrained, load_tokenizer, model_folder
+from linmap.recipes.finetuning.models import (
+    TextClassifier,
+    load_pretrained,
+    load_tokenizer,
+    model_folder,
+    quiet_libraries,
+)
 from linmap.training.checkpoint import gathered
 from linmap.training.preparation import weights_of
 
@@ -81,7 +87,8 @@ def load_adapter(folder: Path, system: str) -> Saved:
         raise ArtifactError(f"{folder} is incomplete: it lacks adapter_config.json or adapter_model.safetensors.")
     kind = "language" if config["task"] == "language" else "encoder"
     base = load_pretrained(model_folder(config["model"]), kind, config["settings"]["base_dtype"])
-    model: nn.Module = PeftModel.from_pretrained(base, str(folder))  # pyright: ignore[reportArgumentType]
+    with quiet_libraries():
+        model: nn.Module = PeftModel.from_pretrained(base, str(folder))  # pyright: ignore[reportArgumentType]
     if config["task"] == "classification":
         model = TextClassifier(model, len(config["labels"]))
         model.head.load_state_dict(load_file(folder / HEAD))
@@ -103,7 +110,7 @@ def write_merged(model: nn.Module, tokenizer: Tokenizer, labels: list[str], fold
     adapted: Any = model.encoder if classifier else model
     plain = adapted.base_model.merge_and_unload(untie=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _staged(folder, whole=True) as partial:
+    with _staged(folder, whole=True) as partial, quiet_libraries():
         plain.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         if classifier:
