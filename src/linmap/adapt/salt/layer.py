@@ -116,13 +116,16 @@ class SaltAdapter(AdditiveAdapter):
         return delta.flatten(0, -2)
 
     def delta(self, x: Float[Tensor, "*batch n_in"]) -> Float[Tensor, "*batch n_out"]:
-        """The same on activations, z = x V^T, without a matrix of the size of W."""
+        """The same on activations, without a matrix of the size of W; only x is kept for the backward pass."""
+        return rebuilt(self._through_basis, x)
+
+    def _through_basis(self, x: Tensor) -> Tensor:
         z = x @ self.spectral.Vt.mT
         leading = z[..., : self.k] * self._leading()
         if self.core is None:
             change = leading
         elif self.relu == "all":
-            change = torch.cat([leading, rebuilt(self._through_core, z[..., self.k :])], dim=-1)
+            change = torch.cat([leading, z[..., self.k :] @ self._core().mT], dim=-1)
         else:
             rest = z[..., self.k :]
             change = torch.cat([leading, self.core(rest) + rest * self._cut()], dim=-1)
@@ -144,9 +147,6 @@ class SaltAdapter(AdditiveAdapter):
         if self.relu == "none":
             return torch.zeros_like(S)
         return (-S - (self.X * self.Y.mT).sum(-1)).relu()
-
-    def _through_core(self, z: Tensor) -> Tensor:
-        return z @ self._core().mT
 
     def needs_weight(self, x: Tensor) -> bool:
         """In evaluation W' is kept; in training it is built where that takes fewer operations than the activations."""
@@ -314,7 +314,7 @@ def draw(core: LowRank, init: Init) -> None:
 
 
 def rebuilt(function: Any, *inputs: Any) -> Any:
-    """function(*inputs), whose matrices are built again in the backward pass instead of being kept for it."""
+    """function(*inputs), of which the backward pass computes again what it needs; only the inputs are kept for it."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return function(*inputs)
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
