@@ -29,8 +29,8 @@ def load_legacy(path: Path | str, mode: Mode | None = None) -> tuple[BoneConfig,
     Parameters
     ----------
     path
-        A folder of PEFT with the type "BONE" or "MISS" in its adapter_config.json, or a .safetensors file with RWKV-PEFT's
-        keys (`blocks.0.att.key.bone`, `....disha`).
+        A folder of PEFT with the type "BONE" or "MISS" in its adapter_config.json, or a .safetensors file with the keys
+        of RWKV-PEFT (`blocks.0.att.key.bone`, `....disha`).
     mode
         Mode of an RWKV-PEFT file. None: "add" for matrices; for blocks, "bat-row" for `.disha`, and for `.bone`
         whichever of "bat" and "bat-row" the sizes of ffn.key and ffn.value show.
