@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from linmap.data import find
@@ -18,6 +17,7 @@ from linmap.data.text import TextRecord, labels_of, read_training_texts
 from linmap.data.tokens import ClassificationData
 from linmap.errors import DataError
 from linmap.recipes.finetuning.experiments import BatchesByLength, Task
+from linmap.recipes.finetuning.fitting import accuracy
 from linmap.recipes.finetuning.models import TextClassifier, classification_loss, load_pretrained, load_tokenizer
 from linmap.training import mean_loss
 
@@ -58,6 +58,7 @@ class Banking(Task):
         self.name = data.stem if data else "Banking77"
         self.steps = self.pilot_steps = settings.steps
         self.checkpoints = (settings.steps,)
+        self.head_lr = settings.head_lr
         self.source = str(data) if data else "embedded"
         train, validation, test = split(settings, data)
         self.classes = labels_of(train)
@@ -87,17 +88,7 @@ class Banking(Task):
         return mean_loss(model, classification_loss, self.validation, TOGETHER)
 
     def scores(self, model: nn.Module) -> dict[str, float]:
-        right = 0
-        for indices in torch.arange(len(self.test)).split(TOGETHER):
-            batch = self.test.__getitems__(indices.tolist())
-            right += int((model(batch["input_ids"], batch["attention_mask"]).argmax(-1) == batch["labels"]).sum())
-        return {ACCURACY: right / len(self.test)}
-
-    def groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
-        assert isinstance(model, TextClassifier)
-        inside = [weight for weight in model.encoder.parameters() if weight.requires_grad]
-        head = {"params": list(model.head.parameters()), "lr": self.options.head_lr}
-        return [head, {"params": inside, "lr": lr}] if inside else [head]
+        return {ACCURACY: accuracy(model, self.test, TOGETHER)}
 
 
 def split(settings: FewShot, data: Path | None) -> tuple[list[TextRecord], list[TextRecord], list[TextRecord]]:

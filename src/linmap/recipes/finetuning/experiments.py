@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +23,8 @@ from torch.utils.data import Dataset
 
 from linmap.artifacts import plain, write_json
 from linmap.errors import DivergenceError, UsageError
+from linmap.maps import TriangularPair
+from linmap.recipes.finetuning.fitting import parameter_groups
 from linmap.training import TrainingConfig, train
 
 WARM_STEPS = 3  # left out of the time of a step
@@ -65,6 +68,8 @@ class Task:
     """Steps of the runs by which a learning rate is picked."""
     checkpoints: tuple[int, ...]
     """Steps after which a full run is validated, the last one included."""
+    head_lr: float = 1.0
+    """Learning rate of a classification head."""
 
     def settings(self) -> dict[str, Any]:
         """What a finished run depends on, beside its arm, rate, seed and steps."""
@@ -74,7 +79,7 @@ class Task:
         """The pretrained model, before an arm makes something of it trainable."""
         raise NotImplementedError
 
-    def batches(self, seed: int) -> Dataset:
+    def batches(self, seed: int) -> BatchesByLength:
         """The training batches, ready for the model."""
         raise NotImplementedError
 
@@ -87,10 +92,6 @@ class Task:
     def scores(self, model: nn.Module) -> dict[str, float]:
         """What the trained model reaches on test data; never looked at to choose anything."""
         return {}
-
-    def groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
-        """The optimiser's groups."""
-        return [{"params": [weight for weight in model.parameters() if weight.requires_grad], "lr": lr}]
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,6 @@ class Recorder:
         return loss if self.arm.penalty is None else loss + self.arm.penalty(model)
 
     def __call__(self, model: nn.Module, step: int) -> None:
-        if self.steering:
-            self.steering.callback(model, step)
         self.times.append(time.perf_counter() - self.start)
         self.note_ranks(step)
         if step in self.checkpoints:
@@ -204,14 +203,15 @@ def execute(task: Task, arm: Arm, lr: float, seed: int, steps: int) -> Run:
     recorder = Recorder(task, arm, [step for step in task.checkpoints if step < steps] + [steps], steering)
     data = task.batches(seed)
     config = TrainingConfig(
-        epochs=math.ceil(steps / len(data)), max_steps=steps, batch_size=1, lr=lr or 1.0, optimizer="adamw",  # pyright: ignore
+        epochs=math.ceil(steps / len(data)), max_steps=steps, batch_size=1, lr=lr or 1.0, optimizer="adamw",
         schedule="linear", warmup_steps=steps // 10, seed=seed,
     )  # fmt: skip
     scores: dict[str, float] = {}
     try:
         train(
-            model, recorder.loss, data, config=config, callbacks=[recorder], description=f"{arm.name}, seed {seed}",
-            parameter_groups=lambda model: task.groups(model, lr),
+            model, recorder.loss, data, config=config, description=f"{arm.name}, seed {seed}",
+            callbacks=[steering.callback, recorder] if steering else [recorder],
+            parameter_groups=partial(parameter_groups, head_lr=task.head_lr),
         )  # fmt: skip
         scores = measured(task, model)
     except DivergenceError:
@@ -232,9 +232,14 @@ def measured(task: Task, model: nn.Module) -> dict[str, float]:
 
 
 def used_parameters(model: nn.Module, trained: list[nn.Parameter]) -> int:
-    """Trained parameters, less the room that growing adapters have kept and not used."""
-    spare = sum(module.spare_parameters for module in model.modules() if hasattr(module, "spare_parameters"))
-    return sum(parameter.numel() for parameter in trained) - spare
+    """Trained parameters, less the room that growing adapters keep and have not used."""
+    total = sum(parameter.numel() for parameter in trained)
+    for module in model.modules():
+        if isinstance(module, TriangularPair):
+            R = module.rank
+            used = R * (module.in_features + module.out_features) + R * (R + 1)
+            total += used - sum(parameter.numel() for parameter in module.parameters())
+    return total
 
 
 # -- all runs ---------------------------------------------------------------------------------------------------------
@@ -319,7 +324,8 @@ def study(task: Task, arms: list[Arm], lrs: Sequence[float], seeds: Sequence[int
             found = execute(task, arm, lr, seed, steps)
             files.save(path, found)
             seconds = time.perf_counter() - start
-            console.print(f"[dim]{task.name}: {describe(found)} ({seconds:.0f} s)[/dim]", highlight=False)
+            line = f"[dim]{task.name}: {describe(found)} ({seconds:.0f} s)[/dim]"
+            console.print(line, highlight=False, soft_wrap=True)
         return found
 
     def pick(pilots: list[Run]) -> float:
