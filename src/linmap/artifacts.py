@@ -100,6 +100,7 @@ def save(
     The configuration is written last, so a folder that has one is whole.
     """
     folder = Path(folder)
+    (folder / SHARED).unlink(missing_ok=True)
     with atomic_path(folder / "model.safetensors") as partial:
         partial.touch()
         mode = partial.stat().st_mode  # what the user's umask allows; safetensors lets only the owner read

@@ -40,7 +40,12 @@ SYSTEMS = {
     system.slug: system
     for system in (
         System(
-            "bone", "adapt", "Bone", "fine-tune with one trainable block shared across a weight", "arXiv 2409.15371"
+            "bone",
+            "adapt",
+            "Bone",
+            "fine-tune with one trainable block shared across a weight",
+            "arXiv 2409.15371",
+            True,
         ),
         System(
             "triadaptlora",
@@ -48,8 +53,9 @@ SYSTEMS = {
             "TriAdaptLoRA",
             "fine-tune with ranks that grow where they help",
             "arXiv 2501.08008",
+            True,
         ),
-        System("salt", "adapt", "SALT", "adapt a segmenter through its singular values", "arXiv 2503.16055"),
+        System("salt", "adapt", "SALT", "adapt a segmenter through its singular values", "arXiv 2503.16055", True),
         System("flatquant", "compress", "FlatQuant", "4-bit weights, activations and cache", "arXiv 2410.09426"),
         System(
             "token_transforming",

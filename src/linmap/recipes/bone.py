@@ -7,7 +7,11 @@ from typing import Any, Literal
 
 from linmap.recipes import finetuning
 from linmap.recipes.finetuning import Answering, FineTuning, Method
+from linmap.recipes.finetuning.comparison import BONE_PRESETS as PRESETS
+from linmap.recipes.finetuning.comparison import compare_bone as compare
 from linmap.recipes.job import ApplyJob, FitJob
+
+__all__ = ["PRESETS", "ApplySettings", "Settings", "apply", "compare", "fit"]
 
 ApplySettings = Answering
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from linmap.artifacts import read_config
 from linmap.recipes import finetuning, segmentation
 from linmap.recipes.finetuning import Answering, FineTuning, Method
 from linmap.recipes.job import ApplyJob, FitJob
@@ -48,15 +49,20 @@ class Settings(FineTuning):
         return Method("salt", "language", lambda steps: SaltConfig(**options), penalty=penalty)
 
 
+@dataclass(frozen=True)
+class Segmenting:
+    """Write a mask for each image of a folder or an .npz."""
+
+
 def settings_for(verb: Literal["fit", "apply"], path: Path | None) -> type:
     """The flags for a file of texts or for images, and for what was fitted to either."""
     if verb == "fit":
         return Settings if path is not None and path.name.removesuffix(".gz").endswith(TEXTS) else SegmentationSettings
-    return Answering
+    return Segmenting if path is not None and _segments(path) else Answering
 
 
 def fit(settings: Settings | SegmentationSettings, job: FitJob) -> dict[str, Any]:
-    """Adapt a segmenter to a folder of images and masks; to ultrasound images without one.
+    """Adapt a segmenter to a folder of images and masks, or an .npz of them; to ultrasound images without either.
 
     For texts, and their flags: linmap fit salt --data train.jsonl --help
     """
@@ -65,9 +71,16 @@ def fit(settings: Settings | SegmentationSettings, job: FitJob) -> dict[str, Any
     return finetuning.fit(settings, job, settings.method())
 
 
-def apply(settings: Any, job: ApplyJob) -> dict[str, Any]:
+def apply(settings: Answering | Segmenting, job: ApplyJob) -> dict[str, Any]:
     """Segment images, or complete or classify the records of a file."""
-    return finetuning.apply(settings, job, "salt")
+    if isinstance(settings, Answering):
+        return finetuning.apply(settings, job, "salt")
+    return segmentation.apply(settings, job)
+
+
+def _segments(artifact: Path) -> bool:
+    """Whether a run is a segmenter."""
+    return read_config(artifact)["config"].get("task") == "segmentation"
 
 
 def _penalty(model: nn.Module, weight: float) -> Tensor:

@@ -11,10 +11,14 @@ from torch import Tensor, nn
 
 from linmap.recipes import finetuning
 from linmap.recipes.finetuning import Answering, FineTuning, Method
+from linmap.recipes.finetuning.comparison import TRIADAPT_PRESETS as PRESETS
+from linmap.recipes.finetuning.comparison import compare_triadaptlora as compare
 from linmap.recipes.job import ApplyJob, FitJob
 
 if TYPE_CHECKING:
     from linmap.adapt import RankAllocator, TriAdaptLoraConfig
+
+__all__ = ["PRESETS", "ApplySettings", "Settings", "apply", "compare", "fit"]
 
 ApplySettings = Answering
 ROOM = 2  # times the reference rank: the highest rank of a layer

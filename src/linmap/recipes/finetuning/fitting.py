@@ -14,6 +14,7 @@ from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from linmap.data import find
+from linmap.data.pretrained import BUNDLED
 from linmap.data.text import Task, TextFile, TextRecord, labels_of, read_training_texts
 from linmap.data.tokens import ClassificationData, LanguageData, Tokenizer, document_of
 from linmap.errors import DataError, UsageError
@@ -28,8 +29,8 @@ from linmap.recipes.finetuning.models import (
     quiet_libraries,
     row_length,
 )
-from linmap.recipes.finetuning.saving import save_adapter, write_merged
-from linmap.recipes.finetuning.settings import BUNDLED, FineTuning
+from linmap.recipes.finetuning.saving import check_free, save_adapter, write_merged
+from linmap.recipes.finetuning.settings import DEFAULT_MODELS, FineTuning
 from linmap.recipes.job import FitJob
 from linmap.training import TrainingHistory, mean_loss, train
 
@@ -69,9 +70,10 @@ class Split(NamedTuple):
 
 def fit(settings: FineTuning, job: FitJob, method: Method) -> dict[str, Any]:
     """Train an adapter on a file and save it; with --resume, go on."""
+    check_free(job.out)
     data = job.data or find(EMBEDDED[method.embedded], "Reinstall linmap.")
     texts = read_training_texts(data, None if settings.task == "auto" else settings.task)
-    name = settings.model or BUNDLED[texts.task]
+    name = settings.model or DEFAULT_MODELS[texts.task]
     folder = model_folder(name)
     tokenizer = load_tokenizer(folder)
     length = row_length(folder, settings.max_length)
@@ -83,7 +85,8 @@ def fit(settings: FineTuning, job: FitJob, method: Method) -> dict[str, Any]:
     callbacks = list(method.callbacks(adapted))
     history = train_adapter(model, split, settings, job, method, callbacks)
     base = str(Path(name).resolve()) if Path(name).is_dir() else name
-    config.base_model_name_or_path = base
+    if base not in BUNDLED:
+        config.base_model_name_or_path = base  # not the folder of the Hub's cache
     summary = summary_of(adapted, split, history, texts, base)
     header = {"task": texts.task, "model": base, "labels": split.labels, "max_length": length}
     header |= {"settings": asdict(settings), "result": summary, **method.outcome(adapted, callbacks)}
@@ -196,7 +199,7 @@ def accuracy(model: nn.Module, data: Data, batch_size: int) -> float:
 
 def summary_of(adapted: Any, split: Split, history: TrainingHistory, texts: TextFile, base: str) -> dict[str, Any]:
     """What a run did, in a few numbers."""
-    counts = split.train.counts
+    counts, state = split.train.counts, get_peft_model_state_dict(adapted, save_embedding_layers=False)
     last = history.epochs[-1]
     best = history.epochs[history.best_epoch - 1] if history.best_epoch else last
     language = {"learnt_tokens": counts.learnt_tokens, "left_out": counts.dropped}
@@ -205,7 +208,7 @@ def summary_of(adapted: Any, split: Split, history: TrainingHistory, texts: Text
         "records": counts.records, "rows": counts.rows, "tokens": counts.tokens, "truncated": counts.truncated,
         **(language if texts.task == "language" else {"classes": len(split.labels)}),
         "held_out": 0 if split.validation is None else split.validation.counts.records,
-        "adapter_parameters": sum(tensor.numel() for tensor in get_peft_model_state_dict(adapted).values()),
+        "adapter_parameters": sum(tensor.numel() for tensor in state.values()),
         "steps": history.steps, "training_loss": last.loss, "validation_loss": history.best_value, **best.metrics,
         "seconds": round(history.seconds, 1),
     }  # fmt: skip

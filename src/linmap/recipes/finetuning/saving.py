@@ -20,7 +20,7 @@ import linmap.adapt  # noqa: F401  # makes its methods known to PEFT
 from linmap.artifacts import SHARED, read_config, write_config, write_json
 from linmap.data.text import Task
 from linmap.data.tokens import Side, Tokenizer
-from linmap.errors import ArtifactError
+from linmap.errors import ArtifactError, UsageError
 from linmap.recipes.finetuning.models import (
     TextClassifier,
     load_pretrained,
@@ -60,7 +60,9 @@ def save_adapter(
     prefix = "encoder." if isinstance(model, TextClassifier) else ""
     state = {name.removeprefix(prefix): weight for name, weight in weights.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / SHARED).unlink(missing_ok=True)
+    check_free(folder)
+    for name in (SHARED, "config.json"):
+        (folder / name).unlink(missing_ok=True)
     with _staged(folder) as partial:
         adapted.save_pretrained(partial, state_dict=state, save_embedding_layers=False)
         tokenizer.save_pretrained(partial)
@@ -69,6 +71,21 @@ def save_adapter(
             save_file({name.removeprefix("head."): w for name, w in state.items() if name.startswith("head.")},
                       partial / HEAD)  # fmt: skip
     write_config(folder, system, header, seed, SHARED)
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that belongs to something else, such as the pretrained model.
+
+    Raises
+    ------
+    UsageError
+        If its `config.json` is not linmap's.
+    """
+    if (folder / "config.json").exists():
+        try:
+            read_config(folder)
+        except ArtifactError:
+            raise UsageError(f"--out {folder} holds a model or something else of yours; name another folder.") from None
 
 
 def load_adapter(folder: Path, system: str) -> Saved:

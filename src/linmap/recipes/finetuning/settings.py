@@ -10,7 +10,7 @@ from linmap.data.text import Task
 from linmap.data.tokens import Side
 from linmap.training import TrainingConfig
 
-BUNDLED: dict[Task, str] = {"language": "smollm2-135m", "classification": "minilm-l6"}
+DEFAULT_MODELS: dict[Task, str] = {"language": "smollm2-135m", "classification": "minilm-l6"}
 """The model of a task where none is named."""
 
 
