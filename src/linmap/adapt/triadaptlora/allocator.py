@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.optim.optimizer import Optimizer
 
 from linmap import artifacts
 from linmap.adapt.triadaptlora.config import TriAdaptLoraConfig, check_same_ranks
@@ -28,8 +28,8 @@ from linmap.adapt.triadaptlora.growth import (
     ranking,
 )
 from linmap.adapt.triadaptlora.layer import TriAdaptAdapter, triadapt_layers
-from linmap.adapt.triadaptlora.reminder import GrowthReminder
 from linmap.adapt.triadaptlora.slots import SlotClock, age_of
+from linmap.adapt.triadaptlora.steps import allocator_called, listen, moves
 from linmap.maps import TriangularPair
 
 
@@ -107,8 +107,8 @@ class RankAllocator:
         self._norms = self._normalised_norms()
         self._births = {name: [0] * adapter.rank for name, adapter in self.adapters.items()}
         self._optimizer: weakref.ref[Optimizer] | None = None
-        self._versions = self._changes()
-        _attach_when_stepped(self)
+        self._moved = False  # whether an optimiser has stepped with the adapter
+        listen(self)
 
     def _check_budget(self) -> None:
         config, n = self.config, len(self.adapters)
@@ -173,7 +173,7 @@ class RankAllocator:
         ValueError
             If the steps go backwards, or the optimiser has not stepped.
         """
-        GrowthReminder.dismiss(self.model, self.adapter_name)
+        allocator_called(self.model, self.adapter_name)
         self._check_step(global_step, optimizer)
         config = self.config
         if global_step == self._step:
@@ -202,17 +202,11 @@ class RankAllocator:
             )
         if optimizer is not None:
             self.attach(optimizer)
-        if self._versions is not None:
-            untouched, self._versions = self._changes() == self._versions, None
-            if untouched and optimizer is not None:
-                raise ValueError(
-                    "step() was called before any optimiser step: no parameter of the adapter has been written to; "
-                    "call optimizer.step() first, and the allocator after it."
-                )
-
-    def _changes(self) -> list[int]:
-        """How often each parameter has been written to."""
-        return [parameter._version for adapter in self.adapters.values() for parameter in adapter.parameters()]
+        if optimizer is not None and not self._moved:
+            raise ValueError(
+                "step() was called before any optimiser step that moves the adapter; call optimizer.step() first, and "
+                "the allocator after it."
+            )
 
     def _not_finite(self, norms: Mapping[str, float]) -> bool:
         bad = next((name for name, norm in norms.items() if not norm < float("inf")), None)
@@ -265,7 +259,7 @@ class RankAllocator:
     def attach(self, optimizer: Any) -> None:
         """Make an optimiser count the steps of grown pieces by themselves; done by itself when it steps.
 
-        An optimiser wrapped by Accelerate is unwrapped.
+        One that Accelerate has wrapped is unwrapped.
         """
         optimizer = getattr(optimizer, "optimizer", optimizer)
         if self._optimizer is None or self._optimizer() is not optimizer:
@@ -273,6 +267,15 @@ class RankAllocator:
             maps = {name: adapter.map for name, adapter in self.adapters.items()}
             if all(isinstance(map, TriangularPair) for map in maps.values()):
                 SlotClock(optimizer, maps, self._births)  # pyright: ignore[reportArgumentType]
+
+    def stepping(self, optimizer: Optimizer) -> None:
+        """An optimiser is about to step: the first one that moves the adapter is the one."""
+        if self._optimizer is None or not self._moved:
+            own = (parameter for adapter in self.adapters.values() for parameter in adapter.parameters())
+            if moves(optimizer, own):
+                self._moved = True
+                if self._optimizer is None:
+                    self.attach(optimizer)
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
@@ -307,7 +310,7 @@ class RankAllocator:
             adapter.grow(state["ranks"][name])  # a placeholder where the weights are loaded later
             self._births[name][:] = state["births"][name]
         self._step, self.seed, self.stopped = state["step"], state["seed"], state["stopped"]
-        self._norms, self._versions = dict(state["norms"]), None
+        self._norms, self._moved = dict(state["norms"]), True
         self.history = [GrowthEvent(**event) for event in state["history"]]
         if self.history:
             self._write_pattern()
@@ -329,22 +332,6 @@ def core_norm(adapter: TriAdaptAdapter) -> Tensor:
 
 def _processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _attach_when_stepped(allocator: RankAllocator) -> None:
-    """Attach the allocator to the first optimiser that steps with parameters of its adapter."""
-    known = weakref.ref(allocator)
-
-    def look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        allocator = known()
-        if allocator is not None and allocator._optimizer is None:
-            own = {id(parameter) for adapter in allocator.adapters.values() for parameter in adapter.parameters()}
-            if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
-                return
-            allocator.attach(optimizer)
-        handle.remove()
-
-    handle = register_optimizer_step_pre_hook(look)
 
 
 def _tell(optimizer: Optimizer, old: list[nn.Parameter], new: list[nn.Parameter]) -> None:

@@ -22,7 +22,7 @@ from linmap.adapt.triadaptlora.layer import (
     check_options,
     triadapt_layers,
 )
-from linmap.adapt.triadaptlora.reminder import GrowthReminder
+from linmap.adapt.triadaptlora.steps import expect_allocator
 from linmap.adapt.tuner import AdapterConfig, AdapterTuner
 from linmap.maps.triangular_pair import Core
 
@@ -154,7 +154,7 @@ class TriAdaptLoraModel(AdapterTuner):
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         config: Any = self.peft_config[adapter_name]
         if config.growth != "none" and not config.inference_mode:
-            GrowthReminder(self, adapter_name)
+            expect_allocator(self, adapter_name)
 
     @classmethod
     def _get_adapter_state_dict(

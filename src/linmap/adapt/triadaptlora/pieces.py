@@ -133,14 +133,15 @@ class AppendedPieces(LinearMap):
         error_msgs: list[str],
     ) -> None:
         found = [state_dict.pop(prefix + name, None) for name in NAMES]
-        state_dict.pop(prefix + "_extra_state", None)
+        rank = state_dict.pop(prefix + "_extra_state", None)
         if any(tensor is None for tensor in found):
             missing_keys.extend(prefix + name for name, tensor in zip(NAMES, found, strict=True) if tensor is None)
             return
         A, B, L, U = found
+        R = A.shape[0] if rank is None else int(rank)
         for name in ("rows", "columns", "low", "up"):
-            setattr(self, name, nn.ParameterList(list(getattr(self, name))[: A.shape[0]]))
-        self.grow(A.shape[0])
+            setattr(self, name, nn.ParameterList(list(getattr(self, name))[:R]))
+        self.grow(R)
         for i in range(self.rank):
             piece = zip(("rows", "columns", "low", "up"), (A[i], B[:, i], L[i, : i + 1], U[: i + 1, i]), strict=True)
             state_dict.update({f"{prefix}{name}.{i}": part for name, part in piece})

@@ -1,0 +1,139 @@
+"""The PEFT method: ranks by module, and adapters that come back with the ranks that they had."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file
+
+from adapt.triadaptlora.problem import Net, adapted, batch, configured, train, trainable
+from linmap.adapt import RankAllocator
+
+FRESH = """
+import sys, torch
+from peft import PeftModel
+import linmap.adapt
+from adapt.triadaptlora.problem import Net, batch
+torch.manual_seed(0)
+model = PeftModel.from_pretrained(Net().double(), sys.argv[1])
+x, _ = batch(99)
+print(model(x).detach().flatten().tolist())
+"""
+
+
+def grown(**options):
+    model, allocator = adapted(**options)
+    train(model, allocator, torch.optim.AdamW(trainable(model), lr=0.02), range(1, 9))
+    assert len(set(allocator.ranks().values())) > 1, "ranks should be uneven"
+    return model, allocator
+
+
+@pytest.mark.parametrize("storage", ["prealloc", "append"])
+def test_uneven_ranks_come_back_from_the_file(tmp_path, storage):
+    model, allocator = grown(storage=storage)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["rank_pattern"] == allocator.ranks()
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    R = allocator.ranks()["layer0"]
+    shapes = {name.rsplit(".", 1)[1]: tuple(t.shape) for name, t in tensors.items() if "layer0" in name}
+    assert shapes == {"A": (R, 6), "B": (8, R), "lower": (R, R), "upper": (R, R)}
+
+    x, _ = batch(99)
+    torch.manual_seed(0)
+    again = PeftModel.from_pretrained(Net().double(), tmp_path, is_trainable=True)
+    torch.testing.assert_close(again(x), model(x), rtol=1e-12, atol=1e-12)
+    assert RankAllocator(again, again.peft_config["default"]).ranks() == allocator.ranks()
+    lean = PeftModel.from_pretrained(Net().double(), tmp_path)
+    assert lean.base_model.model.layer0.adapters["default"].map.max_rank == R
+
+
+def test_uneven_ranks_come_back_in_a_fresh_process(tmp_path):
+    model, _ = grown()
+    model.save_pretrained(tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, str(tmp_path)], capture_output=True, text=True, env=environment, check=True
+    )
+    x, _ = batch(99)
+    torch.testing.assert_close(torch.tensor(json.loads(done.stdout), dtype=torch.float64), model(x).flatten())
+
+
+def test_an_adapter_without_ranks_of_its_own_takes_those_of_the_file(tmp_path):
+    model, allocator = grown()
+    model.save_pretrained(tmp_path)
+    other, _ = adapted()
+    other.load_adapter(str(tmp_path), "default", is_trainable=True)
+    x, _ = batch(99)
+    torch.testing.assert_close(other(x), model(x))
+    assert other.peft_config["default"].rank_pattern == allocator.ranks()
+
+
+def test_an_adapter_of_other_ranks_is_refused_by_the_names_of_its_layers(tmp_path):
+    model, allocator = grown()
+    model.save_pretrained(tmp_path)
+    here = {**allocator.ranks(), "layer1": allocator.ranks()["layer1"] + 1}
+    other, _ = adapted(rank_pattern=here)
+    message = f"other ranks than this one \\(layer1: {allocator.ranks()['layer1']} saved, {here['layer1']} here\\)"
+    with pytest.raises(ValueError, match=message):
+        other.load_adapter(str(tmp_path), "default", is_trainable=True)
+
+
+def test_several_adapters_grow_apart_and_add_up():
+    model, first = adapted()
+    model.add_adapter("second", configured(reference_rank=2, target_total_rank=5, init_rank=1))
+    model.set_adapter("second")
+    second = RankAllocator(model, model.peft_config["second"], "second")
+    train(model, second, torch.optim.Adam(trainable(model), lr=0.02), range(1, 13))
+    assert sum(second.ranks().values()) == 5
+    assert set(first.ranks().values()) == {1}
+    model.base_model.set_adapter(["default", "second"])
+    train(model, first, torch.optim.Adam(trainable(model), lr=0.02), range(1, 13))
+    assert sum(first.ranks().values()) == 12
+    x, _ = batch(99)
+    y = model(x)
+    model.merge_adapter()
+    torch.testing.assert_close(model(x), y)
+    model.unmerge_adapter()
+    with model.disable_adapter():
+        torch.manual_seed(0)
+        torch.testing.assert_close(model(x), Net().double()(x))
+
+
+def test_rank_pattern_is_read_by_the_longest_ending():
+    config = configured(rank_pattern={"q": 2, "b.q": 3}, init_rank=1)
+    assert [config.rank_of(path) for path in ("a.q", "b.q", "a.b.q", "bq")] == [2, 3, 3, 1]
+    model = get_peft_model(Net(), configured(rank_pattern={"layer2": 4}))
+    assert model.base_model.model.layer2.adapters["default"].rank == 4
+    assert model.base_model.model.layer1.adapters["default"].rank == 1
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 5, 7, 101])
+def test_any_reference_rank_has_a_default_growth(rank):
+    assert configured(reference_rank=rank, incre_rank_num=None).add_rank == max(1, rank // 2)
+    assert configured(reference_rank=rank, incre_rank_num=3).add_rank == 3
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"total_step": 5, "init_warmup": 5}, "total_step = 5 must be above init_warmup = 5"),
+        ({"incre_rank_num": 0}, "incre_rank_num must be at least 1, got 0"),
+        ({"incre_interval": 0}, "incre_interval must be at least 1, got 0"),
+        ({"init_warmup": -1}, "init_warmup must not be negative"),
+        ({"growth": "exponential"}, "growth must be 'linear', 'nonlinear' or 'none', got 'exponential'"),
+        ({"reference_rank": 0}, "reference_rank must be a positive integer, got 0"),
+        ({"orth_reg_weight": -1.0}, "orth_reg_weight must not be negative"),
+        ({"rank_pattern": {"layer0": 0}}, "rank_pattern gives layer0 the rank 0"),
+        ({"r_max": 0}, "r_max must be a positive integer, got 0"),
+    ],
+)
+def test_bad_fields_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        configured(**options)
