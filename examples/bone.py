@@ -1,7 +1,7 @@
 """Fine-tune a language model with Bone: python examples/bone.py [FOLDER file.jsonl]; without them, SmolLM2 on GSM8K.
 
-A line of the file has a "prompt" and its "completion" (or a "question" and its "answer"). The loop is plain PyTorch; one
-minute on two cores. With LoraConfig in the place of BoneConfig it is a LoRA.
+A line of the file has a "prompt" and its "completion", or a "question" and its "answer". The loop is plain PyTorch and
+takes a minute on two cores. With LoraConfig in the place of BoneConfig it trains a LoRA.
 """
 
 import sys

@@ -13,10 +13,9 @@ from torch.utils.data import TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from adapt.cases import METHODS, adapted, llama, tokens  # noqa: E402
-
-from linmap.adapt import RankAllocator  # noqa: E402
-from linmap.training import TrainingConfig, train  # noqa: E402
+from adapt.cases import METHODS, adapted, llama, tokens
+from linmap.adapt import RankAllocator
+from linmap.training import TrainingConfig, train
 
 GROWING = "triadaptlora growing"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapt.cases import METHODS, adapted, gpt2, llama, logits, move, tokens
 from peft import PeftModel, get_peft_model
 from safetensors import safe_open
 from torch import nn
 
+from adapt.cases import METHODS, adapted, gpt2, llama, logits, move, tokens
 from linmap.adapt.layer import AdapterLayer
 from linmap.adapt.tuner import register_with_peft
 

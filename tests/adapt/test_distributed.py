@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapt.cases import METHODS
-from adapt.distributed import GROWING, train_method
 from safetensors.torch import load_file
 
+from adapt.cases import METHODS
+from adapt.distributed import GROWING, train_method
 from linmap.training import checkpoint
 
 FSDP2 = {
