@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from peft import LoraConfig, MissConfig, PeftConfig, get_peft_model
@@ -18,43 +19,40 @@ def run() -> list[Measurement]:
     torch.manual_seed(0)
     return [
         against_lora("bat-row", tokens=16, bar=1),
+        against_lora("bat-row", tokens=512),
         against_lora("bat", tokens=16),
         against_lora("bat", tokens=512),
+        against_lora("add", tokens=16),
+        against_lora("add", tokens=512),
         against_miss("bat", tokens=16, bar=10),
         against_miss("bat", tokens=512, bar=1.3),
         against_miss("add", tokens=16, bar=1),
         against_miss("add", tokens=512, bar=1),
-        *(kept(mode, tokens) for mode in ("bat", "bat-row", "add") for tokens in (16, 512)),
     ]
 
 
 def against_lora(mode: str, tokens: int, bar: float | None = None) -> Measurement:
-    """At equal parameters: r * N against 2 * rank * N."""
-    return timed(mode, tokens, "PEFT LoRA r=32", lora(), bar)
+    """At equal parameters: r * N against 2 * rank * N. What is kept for the backward pass is compared too."""
+    ours, theirs, x = bone(mode), lora(), torch.randn(tokens, N)
+    memory, peer_memory = kept_for_backward(ours, x), kept_for_backward(theirs, x)
+    within = "within" if memory <= 1.05 * peer_memory else "NOT within"
+    note = f"memory: kept for the backward pass, {memory / peer_memory:.3f} of LoRA's ({within} the bar of 1.05)"
+    return timed(mode, x, ours, f"PEFT LoRA r={R // 2}", theirs, bar=bar, memory=memory, note=note)
 
 
 def against_miss(mode: str, tokens: int, bar: float) -> Measurement:
-    ours, theirs = bone(mode), miss(mode)
+    """With the same trained block, after a check that both compute the same."""
+    ours, theirs, x = bone(mode), miss(mode), torch.randn(tokens, N)
     with torch.no_grad():
         ours.adapters["default"].D.normal_(0, 0.02)
         theirs.miss_block["default"].copy_(ours.adapters["default"].D)
-    x = torch.randn(tokens, N)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
-    return timed(mode, tokens, f"PEFT MiSS {mode}", theirs, bar)
+    return timed(mode, x, ours, f"PEFT MiSS {mode}", theirs, bar=bar)
 
 
-def timed(mode: str, tokens: int, peer: str, theirs: nn.Module, bar: float | None) -> Measurement:
-    x = torch.randn(tokens, N)
-    what = f"Bone {mode} r={R}, {N} x {N}, {tokens} tokens"
-    return compare(what, both_ways(bone(mode), x), peer, both_ways(theirs, x), bar=bar, repeats=41, warm_up=5)
-
-
-def kept(mode: str, tokens: int) -> Measurement:
-    """Bytes, not seconds: what autograd keeps from the forward to the backward pass, parameters left out."""
-    x = torch.randn(tokens, N)
-    ours, theirs = (kept_for_backward(layer, x) for layer in (bone(mode), lora()))
-    what = f"Bone {mode} r={R}, {N} x {N}, {tokens} tokens: MB kept for the backward pass"
-    return Measurement(what, ours / 1e6, "PEFT LoRA r=32", theirs / 1e6, bar=1 / 1.05, note="megabytes, not seconds")
+def timed(mode: str, x: Tensor, ours: nn.Module, peer: str, theirs: nn.Module, **options: Any) -> Measurement:
+    what = f"Bone {mode} r={R}, {N} x {N}, {len(x)} tokens"
+    return compare(what, both_ways(ours, x), peer, both_ways(theirs, x), repeats=41, warm_up=5, **options)
 
 
 def bone(mode: str) -> nn.Module:

@@ -6,6 +6,7 @@ Legend: a = 1..na block rows, b = 1..nb block columns, r block size, t tokens.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -27,14 +28,14 @@ def bat_row_forward(x: Tensor, base: Callable[[Tensor], Tensor], D: Tensor) -> T
     """
     z, s = _without_autocast(_row_transform, x, D)
     y = base(z)
-    return (y.view(-1, y.shape[-1] // s.shape[-1], s.shape[-1]) + s).view(y.shape).to(y.dtype)
+    return (y.reshape(-1, y.shape[-1] // s.shape[-1], s.shape[-1]) + s).view(y.shape).to(y.dtype)
 
 
 def _row_transform(x: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
     """x_b + t_b in the shape of x, and sum_b t_b as (t, 1, r)."""
     nb, r = D.shape[:2]
-    x_tb, D32 = at_least_float32(x.reshape(x.shape[:-1].numel(), nb, r), D)
-    t_tb = torch.bmm(x_tb.transpose(0, 1), D32.mT).transpose(0, 1)  # (t, nb, r)
+    x_tb, D = at_least_float32(x.reshape(-1, nb, r), D)
+    t_tb = torch.bmm(x_tb.transpose(0, 1), D.mT).transpose(0, 1)  # (t, nb, r)
     return (x_tb + t_tb).view(x.shape).to(x.dtype), t_tb.sum(1, keepdim=True)
 
 
@@ -139,7 +140,8 @@ def bat_change(W: Tensor, D: Tensor) -> Tensor:
 def bat_weight(W: Tensor, D: Tensor) -> Tensor:
     """W_ab (I + D_a) + D_a, in one batched product."""
     W_a = W.reshape(D.shape[0], -1, D.shape[-1])
-    factor = D + torch.eye(D.shape[-1], dtype=D.dtype, device=D.device)
+    factor = D.clone()
+    factor.diagonal(dim1=1, dim2=2).add_(1)  # I + D_a
     return _add_block(torch.bmm(W_a, factor), D).view(W.shape)
 
 
@@ -152,8 +154,8 @@ def _add_block(M_a: Tensor, D: Tensor) -> Tensor:
 
 def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors in their widest dtype, float32 at least."""
-    dtype = torch.float32
-    for tensor in tensors:
-        if tensor.dtype != dtype:
-            dtype = torch.promote_types(dtype, tensor.dtype)
-    return tuple(tensor if tensor.dtype == dtype else tensor.to(dtype) for tensor in tensors)
+    dtypes = {tensor.dtype for tensor in tensors}
+    if len(dtypes) == 1 and not dtypes & {torch.float16, torch.bfloat16}:
+        return tensors
+    dtype = reduce(torch.promote_types, dtypes, torch.float32)
+    return tuple(tensor.to(dtype) for tensor in tensors)
