@@ -1,4 +1,4 @@
-"""The arms of the comparisons: the methods of this package, those of PEFT that one would pick otherwise, and controls."""
+"""The arms of the comparisons: the methods of this package, those that one would pick otherwise, and controls."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from linmap.recipes.finetuning.experiments import Arm, Steering
 from linmap.recipes.finetuning.models import TextClassifier
 
 FULL_TUNING_SCALE = 1 / 50  # of the adapters' learning rates
+AVERAGE_RANK = 8  # of the arms in which ranks differ
 Kind = Literal["system", "baseline", "ablation"]
 
 
@@ -95,9 +96,9 @@ def triadapt_arms() -> dict[str, Arm]:
     return {
         "head": HEAD_ONLY,
         "linear": triadapt(targets, "TriAdaptLoRA", "system", "linear", RankAllocator, "linear growth by importance"),
-        "nonlinear": triadapt(targets, "TriAdaptLoRA, nonlinear", "ablation", "nonlinear", RankAllocator, "fewer first"),
+        "nonlinear": triadapt(targets, "TriAdaptLoRA, nonlinear", "ablation", "nonlinear", RankAllocator, "later"),
         "random": triadapt(targets, "random growth", "ablation", "linear", RandomGrowth, "control: the same schedule"),
-        "uniform": triadapt(targets, "uniform growth", "ablation", "linear", UniformGrowth, "control: lowest rank first"),
+        "uniform": triadapt(targets, "uniform growth", "ablation", "linear", UniformGrowth, "control: lowest first"),
         "lora": lora(targets, "LoRA", 8, 16, ""),
         "adalora": Arm(
             "AdaLoRA", "baseline", adalora(targets), "PEFT, from rank 12 down to 8", steer=shrinking, penalty=orthogonal
@@ -126,7 +127,7 @@ def triadapt(targets: list[str], name: str, kind: Kind, growth: Any, allocator: 
 
     def adapt(model: nn.Module, steps: int) -> nn.Module:
         return attach(model, TriAdaptLoraConfig(
-            reference_rank=8, alpha=16, growth=growth, incre_rank_num=1, init_warmup=steps // 10,
+            reference_rank=AVERAGE_RANK, alpha=16, growth=growth, incre_rank_num=1, init_warmup=steps // 10,
             incre_interval=max(steps // 20, 1), total_step=steps, target_modules=targets,
         ))  # fmt: skip
 
@@ -143,7 +144,7 @@ def adalora(targets: list[str]) -> Callable[[nn.Module, int], nn.Module]:
 
     def adapt(model: nn.Module, steps: int) -> nn.Module:
         return attach(model, AdaLoraConfig(
-            init_r=12, target_r=8, lora_alpha=16, tinit=steps // 10, tfinal=steps // 3,
+            init_r=12, target_r=AVERAGE_RANK, lora_alpha=16, tinit=steps // 10, tfinal=steps // 3,
             deltaT=max(steps // 20, 1), total_step=steps, target_modules=targets,
         ))  # fmt: skip
 
@@ -151,14 +152,9 @@ def adalora(targets: list[str]) -> Callable[[nn.Module, int], nn.Module]:
 
 
 def shrinking(model: nn.Module, steps: int, seed: int) -> Steering:
-    """AdaLoRA's allocation after every step, and how many of its singular values are not zero."""
+    """AdaLoRA's allocation, due after every step."""
     adapted: Any = model.encoder
-    layers = {name: module for name, module in adapted.named_modules() if "default" in getattr(module, "lora_E", {})}
-
-    def ranks() -> dict[str, int]:
-        return {name: int((layer.lora_E["default"] != 0).sum()) for name, layer in layers.items()}
-
-    return Steering(lambda model, step: adapted.base_model.update_and_allocate(step), ranks)
+    return Steering(lambda model, step: adapted.base_model.update_and_allocate(step))
 
 
 def orthogonal(model: nn.Module) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,12 +18,14 @@ from linmap.data.pretrained import bundled_model
 from linmap.data.text import TextRecord, labels_of, read_training_texts
 from linmap.data.tokens import ClassificationData
 from linmap.errors import DataError
-from linmap.recipes.finetuning.experiments import BatchesByLength, Task
+from linmap.recipes.finetuning.experiments import BatchesByLength, Run, Task
 from linmap.recipes.finetuning.fitting import accuracy
 from linmap.recipes.finetuning.models import TextClassifier, classification_loss, load_pretrained, load_tokenizer
+from linmap.recipes.result import Metric
 from linmap.training import mean_loss
 
-ACCURACY = "test accuracy"
+TRAINING, ACCURACY = "training loss", "test accuracy"
+WINDOWS = 8  # a reported training loss is the mean over the last eighth of the steps
 TOGETHER = 64  # sentences of one forward pass in evaluation
 
 
@@ -53,11 +57,15 @@ class FewShot:
 class Banking(Task):
     """Banking77: 77 intents of bank customers, MiniLM-L6 as the encoder; or any file of texts with labels."""
 
+    slug, metrics = "banking77", [Metric(TRAINING), Metric(ACCURACY, "higher", digits=3)]
+
     def __init__(self, settings: FewShot, data: Path | None = None) -> None:
         self.options = settings
         self.name = data.stem if data else "Banking77"
         self.steps = self.pilot_steps = settings.steps
         self.checkpoints = (settings.steps,)
+        self.shown_steps = tuple(settings.steps * part // 4 for part in (1, 2, 3, 4))
+        self.window = max(settings.steps // WINDOWS, 1)
         self.head_lr = settings.head_lr
         self.source = str(data) if data else "embedded"
         train, validation, test = split(settings, data)
@@ -89,6 +97,30 @@ class Banking(Task):
 
     def scores(self, model: nn.Module) -> dict[str, float]:
         return {ACCURACY: accuracy(model, self.test, TOGETHER)}
+
+    def loss_at(self, run: Run, step: int) -> float:
+        """Mean training loss over the last steps up to this one."""
+        found = run.losses[max(step - self.window, 0) : step]
+        return statistics.fmean(found) if len(run.losses) >= step else math.nan
+
+    def values(self, run: Run) -> dict[str, float]:
+        return {TRAINING: self.loss_at(run, run.steps), ACCURACY: run.scores.get(ACCURACY, math.nan)}
+
+    def described(self) -> str:
+        options = self.options
+        return (
+            f"{self.name}: MiniLM-L6, adapters on query and value, a linear head, {options.shots} sentences for each "
+            f"of {len(self.classes)} classes, {options.steps} steps of {options.batch_size}; {len(self.test):,} test "
+            "sentences"
+        )
+
+    def caveats(self, runs: Sequence[Run]) -> list[str]:
+        mean = statistics.fmean(run.scores.get(ACCURACY, 0.0) for run in runs)
+        noise = (mean * (1 - mean) / len(self.test)) ** 0.5
+        found = [f"an accuracy has a standard deviation of {noise:.3f} from the draw of the test sentences alone"]
+        if self.options.shots < 40 or self.options.steps < 300:
+            found.append("too few sentences and steps for claims about accuracy (`--preset full` has 40 and 300)")
+        return found
 
 
 def split(settings: FewShot, data: Path | None) -> tuple[list[TextRecord], list[TextRecord], list[TextRecord]]:

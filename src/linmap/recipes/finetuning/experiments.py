@@ -1,7 +1,7 @@
 """Comparing adapters: every arm trained alike, at the best of the same learning rates, each finished run kept on disk.
 
-An arm is a way to make a model trainable; a task is data, a loss and what is measured. `study` picks each arm's learning
-rate by the validation loss of short runs with the first seed, and trains every arm with every seed at its pick.
+An arm is a way to make a model trainable; a task is data, a loss and what is measured. `study` picks each arm's
+learning rate by the validation loss of runs with the first seed, and trains every arm with every seed at its pick.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from linmap.artifacts import plain, write_json
 from linmap.errors import DivergenceError, UsageError
 from linmap.maps import TriangularPair
 from linmap.recipes.finetuning.fitting import parameter_groups
+from linmap.recipes.result import Metric
 from linmap.training import TrainingConfig, train
 
 WARM_STEPS = 3  # left out of the time of a step
@@ -32,10 +33,10 @@ ADAM_COPIES = 4  # a trained weight, its gradient and its two moments
 
 
 class Steering(NamedTuple):
-    """What acts on a model between the steps, and the rank of every adapted layer."""
+    """What acts on a model between the steps, and the rank of every layer where ranks grow."""
 
     callback: Callable[[nn.Module, int], object]
-    ranks: Callable[[], dict[str, int]]
+    ranks: Callable[[], dict[str, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,19 @@ class Arm:
 class Task:
     """Data, a model and a loss, on which arms are compared."""
 
+    slug: str
     name: str
+    metrics: list[Metric]
+    """What a run is judged by; the first one is a loss."""
     steps: int
     pilot_steps: int
     """Steps of the runs by which a learning rate is picked."""
     checkpoints: tuple[int, ...]
     """Steps after which a full run is validated, the last one included."""
+    shown_steps: tuple[int, ...]
+    """Steps whose loss a table shows."""
+    window: int
+    """Steps over which a training loss is averaged before it is shown."""
     head_lr: float = 1.0
     """Learning rate of a classification head."""
 
@@ -93,6 +101,24 @@ class Task:
         """What the trained model reaches on test data; never looked at to choose anything."""
         return {}
 
+    # -- for the report ------------------------------------------------------------------------------------------------
+
+    def loss_at(self, run: Run, step: int) -> float:
+        """The loss that arms are compared by, after a step."""
+        raise NotImplementedError
+
+    def values(self, run: Run) -> dict[str, float]:
+        """A run's value of every metric."""
+        raise NotImplementedError
+
+    def described(self) -> str:
+        """Model, data and budget."""
+        raise NotImplementedError
+
+    def caveats(self, runs: Sequence[Run]) -> list[str]:
+        """What not to conclude."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class Run:
@@ -112,7 +138,7 @@ class Run:
     step_seconds: float = 0.0
     """Median time of a step, validation not counted."""
     memory: int = 0
-    """Bytes of what is trained, of its gradients and moments, and of what the first batch keeps for its backward pass."""
+    """Bytes of what is trained with its gradients and moments, and of what the first batch keeps for backward."""
     ranks: list[tuple[int, dict[str, int]]] = field(default_factory=list)
     """(step, rank of every layer), whenever they changed."""
 
@@ -120,11 +146,6 @@ class Run:
     def final(self) -> float:
         """The last validation loss; NaN if the training diverged."""
         return self.validation[-1][1]
-
-    def loss_at(self, step: int, window: int) -> float:
-        """Mean training loss over the `window` steps that end with this one."""
-        found = self.losses[max(step - window, 0) : step]
-        return statistics.fmean(found) if len(self.losses) >= step else math.nan
 
 
 # -- one run ----------------------------------------------------------------------------------------------------------
@@ -161,8 +182,10 @@ class Recorder:
             self.validation.append((step, validated(self.task, model)))
 
     def note_ranks(self, step: int) -> None:
-        if self.steering and (not self.ranks or self.ranks[-1][1] != self.steering.ranks()):
-            self.ranks.append((step, dict(self.steering.ranks())))
+        if self.steering and self.steering.ranks:
+            ranks = dict(self.steering.ranks())
+            if not self.ranks or self.ranks[-1][1] != ranks:
+                self.ranks.append((step, ranks))
 
 
 class KeptForBackward(torch.autograd.graph.saved_tensors_hooks):
@@ -301,8 +324,12 @@ class Study:
     runs: dict[str, list[Run]]
     """By arm: a run for each seed, at the picked rate."""
 
+    def values(self, arm: str, metric: str) -> list[float]:
+        """A value for each seed."""
+        return [self.task.values(run)[metric] for run in self.runs[arm]]
+
     def at_edge(self) -> list[str]:
-        """Arms whose pick is the smallest or the largest of three rates or more, so that a better one may lie beyond."""
+        """Arms that picked the smallest or the largest of three rates or more, so that a better one may lie beyond."""
         edges = []
         for name, pilots in self.pilots.items():
             rates = sorted(run.lr for run in pilots)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +16,13 @@ from linmap.data.pretrained import bundled_model
 from linmap.data.text import read_training_texts
 from linmap.data.tokens import LanguageData, document_of
 from linmap.errors import DataError
-from linmap.recipes.finetuning.experiments import BatchesByLength, Task
+from linmap.recipes.finetuning.experiments import BatchesByLength, Run, Task
 from linmap.recipes.finetuning.models import language_loss, load_pretrained, load_tokenizer
+from linmap.recipes.result import Metric
 from linmap.training import mean_loss
 
+VALIDATION = "GSM8K validation loss"
+WINDOWS = 10  # a drawn training loss is the mean over the last tenth of the steps
 TOGETHER = 8  # problems of one forward pass in evaluation
 
 
@@ -46,11 +51,14 @@ class GSM8KSettings:
 class GSM8K(Task):
     """Grade-school problems and SmolLM2-135M; or any file of prompts with completions."""
 
+    slug, metrics = "gsm8k", [Metric(VALIDATION)]
+
     def __init__(self, settings: GSM8KSettings, data: Path | None = None) -> None:
         self.options = settings
         self.name = data.stem if data else "GSM8K"
         self.steps, self.pilot_steps = settings.gsm8k_steps, settings.gsm8k_pilot_steps
-        self.checkpoints = tuple(round(self.steps * part / 3) for part in (1, 2, 3))
+        self.checkpoints = self.shown_steps = tuple(round(self.steps * part / 3) for part in (1, 2, 3))
+        self.window = max(self.steps // WINDOWS, 1)
         self.source = str(data) if data else "embedded"
         folder = bundled_model("smollm2-135m")
         tokenizer = load_tokenizer(folder)
@@ -64,8 +72,8 @@ class GSM8K(Task):
         self.left_out = len(documents) - sum(map(len, parts))
         if not all(parts):
             raise DataError(
-                f"{records.path}: of {len(documents)} records, {len(parts[0])} to train and {len(parts[1])} to validate "
-                f"have at most {longest} tokens; raise --gsm8k-max-length, or change --gsm8k-held-out."
+                f"{records.path}: of {len(documents)} records, {len(parts[0])} to train and {len(parts[1])} to "
+                f"validate have at most {longest} tokens; raise --gsm8k-max-length, or change --gsm8k-held-out."
             )
         parts[1].sort(key=lambda document: len(document.ids))
         self.train, self.validation = (LanguageData(part, longest) for part in parts)
@@ -87,3 +95,21 @@ class GSM8K(Task):
 
     def validation_loss(self, model: nn.Module) -> float:
         return mean_loss(model, language_loss, self.validation, TOGETHER)
+
+    def loss_at(self, run: Run, step: int) -> float:
+        """The validation loss, which without training is the same at every step."""
+        return dict(run.validation).get(step, math.nan) if run.steps else run.final
+
+    def values(self, run: Run) -> dict[str, float]:
+        return {VALIDATION: run.final}
+
+    def described(self) -> str:
+        options = self.options
+        return (
+            f"{self.name}: SmolLM2-135M, adapters on q_proj and v_proj, {len(self.train)} problems of at most "
+            f"{options.gsm8k_max_length} tokens ({self.left_out} longer ones left out), {self.steps} steps of "
+            f"{options.gsm8k_batch_size}; loss on the answer tokens of {len(self.validation)} held-out problems"
+        )
+
+    def caveats(self, runs: Sequence[Run]) -> list[str]:
+        return ["a model of this size solves hardly any problem, so that losses are compared and not answers"]

@@ -12,6 +12,7 @@ from linmap.pictures import BASELINE, INK, MUTED, PAPER, SEQUENTIAL, SERIES, SYS
 from linmap.recipes.finetuning.experiments import Run, Study
 from linmap.recipes.result import Picture
 
+REFERENCE = "LoRA"
 PLAIN = {"head only": ":", "frozen": ":", "full tuning": "--"}  # arms without an adapter are grey
 
 
@@ -30,29 +31,37 @@ def smoothed(run: Run, window: int) -> np.ndarray:
     return (sums[window:] - sums[:-window]) / window
 
 
-def draw_losses(study: Study, window: int, path: Path) -> Picture:
-    """Training loss of every arm: the mean over the seeds, and between which values they lie."""
-    with figure(7.2, 4.2) as (fig, ax):
+def draw_losses(study: Study, path: Path) -> Picture:
+    """Training loss of every arm, and what it differs from LoRA's with the same seed, which means the same batches."""
+    window = study.task.window
+    curves = {
+        name: np.stack([smoothed(run, window) for run in runs])
+        for name, runs in study.runs.items()
+        if all(run.steps and math.isfinite(run.final) for run in runs)
+    }
+    steps = np.arange(window, study.task.steps + 1)
+    with figure(7.2, 4.0, ncols=2) as (fig, (left, right)):
         for name, style in styles(study).items():
-            runs = [run for run in study.runs.get(name, []) if run.steps and math.isfinite(run.final)]
-            if not runs:
+            if name not in curves:
                 continue
-            curves = np.stack([smoothed(run, window) for run in runs])
-            steps = np.arange(window, window + curves.shape[1])
-            ax.plot(steps, curves.mean(0), label=name, **style)
-            ax.fill_between(steps, curves.min(0), curves.max(0), color=style["color"], alpha=0.12, linewidth=0)
-        ax.set(xlabel="step", ylabel=f"training loss, mean of {window} steps", title=study.task.name)
-        fig.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8.5)
+            left.plot(steps, curves[name].mean(0), label=name, **style)
+            if REFERENCE in curves:
+                difference = curves[name] - curves[REFERENCE]
+                right.plot(steps, difference.mean(0), **style)
+                right.fill_between(steps, difference.min(0), difference.max(0), color=style["color"], alpha=0.15, lw=0)
+        left.set(xlabel="step", ylabel=f"training loss, mean of {window} steps", title="mean over the seeds")
+        right.set(xlabel="step", title=f"difference to {REFERENCE} with the same seed")
+        fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5)
         save_svg(fig, path)
     return Picture(
         path.name, f"Training loss on {study.task.name}",
-        f"Mean over the seeds of the loss of the last {window} steps; the bands go from the lowest to the highest seed. "
-        "All arms see the same batches in the same order.",
+        f"Left: the loss of the last {window} steps, mean over the seeds. Right: its difference to {REFERENCE}'s with "
+        "the same seed, and so the same batches in the same order; the bands go from the lowest to the highest seed.",
     )  # fmt: skip
 
 
 def draw_validation(study: Study, path: Path) -> Picture:
-    """Validation loss at fixed steps, relative to nothing: the curves and, enlarged, where they end."""
+    """Validation loss at fixed steps: the curves and, enlarged, where they end."""
     start = next((runs[0].final for name, runs in study.runs.items() if name == "frozen"), None)
     with figure(7.2, 3.8, ncols=2, width_ratios=(3, 2)) as (fig, (left, right)):
         names = [name for name, runs in study.runs.items() if runs[0].steps and math.isfinite(runs[0].final)]
@@ -122,7 +131,7 @@ def draw_ranks(study: Study, names: list[str], path: Path) -> Picture:
         save_svg(fig, path)
     return Picture(
         path.name, "Ranks over time",
-        "The rank of every adapted layer at every step with the first seed; the numbers beside are the ranks at the end.",
+        "The rank of every adapted layer at every step with the first seed; beside, the ranks at the end.",
     )  # fmt: skip
 
 
