@@ -167,6 +167,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def adapted(self, x: Tensor, active: list[Adapter]) -> Tensor:
         """The base layer's output with these adapters on its weight, in this order."""
+        if self._cache is not None and not is_frozen(self):
+            self._cache = None  # a fused optimiser changes weights without counting up their versions
         if acts_on_features(self.base_layer) and not any(adapter.needs_weight(x) for adapter in active):
             return self._through_activations(x, active)
         if is_plain_linear(self.base_layer) and not is_frozen(self):
