@@ -185,6 +185,16 @@ def test_dropout_acts_on_the_input_of_the_adapter_in_training_only(mode):
     torch.testing.assert_close(mean, expected, rtol=0.05, atol=0.15)
 
 
+def test_dropout_acts_after_an_adapter_that_reads_the_weight():
+    layer = linear("bat")
+    layer.add_adapter("second", r=R, mode="add", dropout=0.5)
+    disturbed(layer)
+    layer.set_adapter(["default", "second"])
+    x = torch.randn(1, N_IN, dtype=torch.float64)
+    assert not torch.allclose(layer(x), layer(x))
+    assert torch.equal(layer.eval()(x), layer(x))
+
+
 def test_dropout_of_an_embedding_drops_whole_rows():
     layer = disturbed(BoneEmbedding(nn.Embedding(10, 6).double(), r=4, dropout=0.5))
     tokens = torch.arange(10).repeat(20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -94,7 +95,10 @@ class BatAdapter(BoneAdapter):
 
 
 class AddAdapter(BoneAdapter, AdditiveAdapter):
-    """Modes "add" and "mini": W' = W + the matrix that repeats D."""
+    """Modes "add" and "mini": W' = W + the matrix that repeats D.
+
+    Dropout acts on the input of the adapter; before an active adapter that reads W' ("bat") there is no such input.
+    """
 
     def __init__(self, n_out: int, n_in: int, r: int, mode: Mode, mini_r: int, dropout: float) -> None:
         super().__init__()
@@ -112,6 +116,9 @@ class AddAdapter(BoneAdapter, AdditiveAdapter):
 
     def delta_weight(self) -> Float[Tensor, "n_out n_in"]:
         return self.map.matrix()
+
+    def linear(self, x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
+        return self.output(x, partial(F.linear, weight=W, bias=bias))
 
     def delta(self, x: Tensor) -> Tensor:
         return self.map(self.dropped(x))
