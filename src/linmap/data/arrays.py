@@ -11,7 +11,7 @@ import numpy as np
 from linmap.errors import DataError
 
 
-def read_npz(path: Path | str, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+def read_npz(path: Path | str, names: Sequence[str] = (), ignore: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """All arrays of an archive, by name.
 
     Parameters
@@ -20,6 +20,8 @@ def read_npz(path: Path | str, names: Sequence[str] = ()) -> dict[str, np.ndarra
         An `.npz` file as `numpy.savez` writes it.
     names
         Arrays that must be there.
+    ignore
+        Arrays to leave out, such as names.
 
     Raises
     ------
@@ -32,7 +34,7 @@ def read_npz(path: Path | str, names: Sequence[str] = ()) -> dict[str, np.ndarra
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it holds a single array")
         with archive:
-            arrays = {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files if name not in ignore}
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file.") from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:

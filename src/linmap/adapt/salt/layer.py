@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
-from linmap.adapt.layer import AdapterLayer, AdditiveAdapter, is_frozen
+from linmap.adapt.layer import Adapter, AdapterLayer, AdditiveAdapter, is_frozen
 from linmap.adapt.salt.basis import (
     Basis,
     Fingerprint,
@@ -300,6 +300,23 @@ class SaltConv2d(SaltLayer):
     """SALT on a convolution's kernels as rows of a matrix, by groups where it has some; arguments as of `SaltLayer`."""
 
     kinds = (nn.Conv2d,)
+
+    def adapted(self, x: Tensor, active: list[Adapter]) -> Tensor:
+        """As of `AdapterLayer`; a 1 x 1 convolution of a small image is a linear layer on a few tokens."""
+        tokens = x.movedim(-3, -1)
+        if not is_pointwise(self.base_layer) or any(adapter.needs_weight(tokens) for adapter in active):
+            return super().adapted(x, active)
+        y = self.base_layer(x)
+        for adapter in active:
+            assert isinstance(adapter, AdditiveAdapter)
+            y = (y + adapter.delta(tokens.to(adapter.dtype)).movedim(-1, -3)).to(y.dtype)
+        return y
+
+
+def is_pointwise(conv: nn.Conv2d) -> bool:
+    """Whether the convolution is a linear layer on channels and nothing else."""
+    plain = type(conv).forward is nn.Conv2d.forward and conv.groups == 1 and conv.padding in ((0, 0), "valid", "same")
+    return plain and conv.kernel_size == (1, 1) and conv.stride == (1, 1)
 
 
 def draw(core: LowRank, init: Init) -> None:

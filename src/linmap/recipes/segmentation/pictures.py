@@ -1,0 +1,72 @@
+"""Pictures of a comparison of segmenters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from linmap.data.masks import MaskedImages
+from linmap.pictures import MUTED, SERIES, SYSTEM, figure, save_svg
+from linmap.recipes.result import Picture
+from linmap.recipes.segmentation.settings import SegmentationSettings
+
+
+class Trained(Protocol):
+    """What the pictures need of a run."""
+
+    @property
+    def losses(self) -> list[float]: ...
+    @property
+    def masks(self) -> list[str]: ...
+
+
+def draw_losses(runs: Mapping[str, Sequence[Trained]], settings: SegmentationSettings, out: Path) -> Picture:
+    """Training loss by epoch, mean over the seeds."""
+    with figure(7.2, 3.8) as (fig, ax):
+        for i, (name, seeds) in enumerate(runs.items()):
+            curves = np.stack([np.array(run.losses).reshape(settings.epochs, -1).mean(1) for run in seeds])
+            epochs, colour = np.arange(1, settings.epochs + 1), SERIES[i % len(SERIES)]
+            ax.plot(epochs, curves.mean(0), color=colour, label=name)
+            ax.fill_between(epochs, curves.min(0), curves.max(0), color=colour, alpha=0.12, linewidth=0)
+        ax.set(xlabel="epoch", ylabel="training loss (Dice + focal)", title=f"{settings.images[0]} images")
+        fig.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8.5)
+        save_svg(fig, out / "losses.svg")
+    return Picture(
+        "losses.svg", "Training loss",
+        "Mean over the seeds, by epoch; the bands go from the lowest to the highest seed.",
+    )  # fmt: skip
+
+
+def draw_masks(runs: Mapping[str, Trained], images: MaskedImages, out: Path) -> Picture:
+    """The first test images, the truth, and what each arm finds."""
+    columns = ["image", "truth", *runs]
+    size = images.images.shape[-2:]
+    inches = (1.25 * len(columns), 1.35 * len(images) + 0.5)
+    with figure(*inches, nrows=len(images), ncols=len(columns), squeeze=False) as (fig, axes):
+        for row in range(len(images)):
+            picture, truth = images.images[row, 0].numpy(), images.masks[row, 0].numpy()
+            found = [unpacked(run.masks[row], tuple(size)) for run in runs.values()]
+            for ax, name, mask in zip(axes[row], columns, [None, truth, *found], strict=True):
+                ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
+                if mask is not None and mask.any():
+                    ax.contour(mask, levels=[0.5], colors=[MUTED if name == "truth" else SYSTEM], linewidths=1.2)
+                if mask is not None:
+                    ax.contourf(mask, levels=[0.5, 1.5], colors=[SERIES[4] if name == "truth" else SYSTEM], alpha=0.35)
+                ax.set(xticks=[], yticks=[])
+                ax.grid(False)
+                if row == 0:
+                    ax.set_title(name.replace(", relu", ",\nrelu").replace(" and ", "\nand "), fontsize=8)
+        save_svg(fig, out / "segmentations.svg")
+    return Picture(
+        "segmentations.svg", "What each method finds",
+        "Test images, the truth (amber) and the predictions (blue) of the first seed.",
+    )  # fmt: skip
+
+
+def unpacked(mask: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A mask from its bits in hexadecimal."""
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(mask), np.uint8))
+    return bits[: shape[0] * shape[1]].reshape(shape)
