@@ -110,7 +110,8 @@ def bone_forward(
     if mode == "bat-row":
         return bat_row_forward(x, base, D)
     y = base(x)
-    return (y + tile(fold(x.to(D.dtype), D.shape[0]) @ D, n_out)).to(y.dtype)
+    x, D = at_least_float32(x, D)
+    return (y + tile(fold(x, D.shape[0]) @ D, n_out)).to(y.dtype)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
