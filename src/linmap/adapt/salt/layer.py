@@ -309,7 +309,8 @@ class SaltConv2d(SaltLayer):
         y = self.base_layer(x)
         for adapter in active:
             assert isinstance(adapter, AdditiveAdapter)
-            y = (y + adapter.delta(tokens.to(adapter.dtype)).movedim(-1, -3)).to(y.dtype)
+            delta = adapter.delta(tokens.to(adapter.dtype).contiguous())  # a view would be multiplied batch by batch
+            y = (y + delta.movedim(-1, -3)).to(y.dtype)
         return y
 
 

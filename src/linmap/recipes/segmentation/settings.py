@@ -81,6 +81,6 @@ class SegmentationSettings:
 
 
 PRESETS = {
-    "quick": SegmentationSettings(size=96, epochs=12, images=(20,), rates=(3e-3, 1e-2), validation=0.3),
+    "quick": SegmentationSettings(size=96, epochs=10, images=(20,), rates=(3e-3, 1e-2), validation=0.3),
     "full": SegmentationSettings(epochs=15, validation=0.3),
 }
