@@ -59,7 +59,7 @@ class TriAdaptAdapter(AdditiveAdapter):
             self.map = TriangularPair(n_in, n_out, rank, max_rank=max(room, rank), core=init_c)
         else:
             self.map = AppendedPieces(n_in, n_out, rank, core=init_c)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.limit, self.alpha, self.reference_rank = limit, alpha, reference_rank
         self.scaling: Scaling = scaling
         self.grow_init: GrowInit = grow_init
