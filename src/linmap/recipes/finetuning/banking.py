@@ -37,7 +37,7 @@ class FewShot:
     """Training sentences of each class, the first ones of the file."""
     steps: int = 64
     """Optimiser steps."""
-    batch_size: int = 16
+    batch_size: int = 12
     """Sentences of a step."""
     lrs: tuple[float, ...] = (2e-3, 1e-2)
     """Learning rates that every arm chooses from, by the validation loss with the first seed; full tuning: 1/50 of
@@ -46,7 +46,7 @@ class FewShot:
     """Learning rate of the head, in every arm."""
     validation_per_class: int = 2
     """Training sentences of each class after the shots that the learning rate is chosen on."""
-    test_per_class: int = 5
+    test_per_class: int = 4
     """Test sentences of each class, the first ones of the file."""
     max_length: int = 64
     """Tokens of a sentence; longer ones are cut."""

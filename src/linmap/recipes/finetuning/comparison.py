@@ -18,7 +18,8 @@ from linmap.recipes.finetuning.pictures import draw_losses, draw_ranks, draw_sco
 from linmap.recipes.job import CompareJob
 from linmap.recipes.result import Check, Picture, Result, Row, Table
 
-BoneArm = Literal["head", "frozen", "bat", "bat-row", "add", "mini", "lora", "rslora", "pissa", "miss", "full"]
+BankingArm = Literal["head", "lora", "rslora", "pissa", "miss", "bat", "bat-row", "add", "mini", "full"]
+GSM8KArm = Literal["frozen", "lora", "rslora", "pissa", "miss", "bat", "bat-row", "add", "full"]
 TriAdaptArm = Literal["head", "linear", "nonlinear", "random", "uniform", "lora", "adalora", "full"]
 SAME = 0.01  # relative difference of losses that rounding may make
 
@@ -29,9 +30,9 @@ class BoneComparison(FewShot, GSM8KSettings):
 
     tasks: tuple[Literal["banking77", "gsm8k"], ...] = ("banking77",)
     """Few-shot classification of bank customers' sentences, and answers to grade-school problems."""
-    arms: tuple[BoneArm, ...] = ("head", "lora", "pissa", "bat", "bat-row", "add")
+    arms: tuple[BankingArm, ...] = ("head", "lora", "bat", "bat-row", "add")
     """Methods for banking77."""
-    gsm8k_arms: tuple[BoneArm, ...] = ("frozen", "lora", "pissa", "bat", "bat-row", "add")
+    gsm8k_arms: tuple[GSM8KArm, ...] = ("frozen", "lora", "pissa", "bat", "bat-row", "add")
     """Methods for gsm8k."""
 
 
@@ -39,7 +40,7 @@ class BoneComparison(FewShot, GSM8KSettings):
 class TriAdaptComparison(FewShot):
     """Flags of `linmap compare triadaptlora`. --data: a file of texts with labels."""
 
-    arms: tuple[TriAdaptArm, ...] = ("head", "lora", "adalora", "linear", "nonlinear", "random")
+    arms: tuple[TriAdaptArm, ...] = ("head", "lora", "adalora", "linear", "random")
     """Methods: growth by importance (linear, nonlinear), at random and uniform with the same schedule, and others."""
 
 

@@ -242,7 +242,7 @@ def execute(task: Task, arm: Arm, lr: float, seed: int, steps: int) -> Run:
     return Run(
         arm.name, lr, seed, steps, recorder.losses, recorder.validation, scores,
         parameters=used_parameters(model, trained),
-        step_seconds=statistics.median(recorder.times[WARM_STEPS:] or recorder.times or [math.nan]),
+        step_seconds=statistics.median(recorder.times[WARM_STEPS:] or recorder.times or [0.0]),
         memory=recorder.kept + ADAM_COPIES * sum(weight.numel() * weight.element_size() for weight in trained),
         ranks=recorder.ranks,
     )  # fmt: skip
@@ -403,9 +403,9 @@ class BatchesByLength(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Any:
         return self.data.__getitems__(self.batches[index])
 
-    def __getitems__(self, indices: list[int]) -> dict[str, Any]:
+    def __getitems__(self, indices: list[int]) -> Any:
         (index,) = indices
         return self[index]

@@ -1,0 +1,219 @@
+"""Runs of comparisons: what is measured, what is picked, what is kept on disk."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from linmap.errors import UsageError
+from linmap.maps import TriangularPair
+from linmap.recipes.finetuning import experiments
+from linmap.recipes.finetuning.experiments import (
+    Arm,
+    BatchesByLength,
+    KeptForBackward,
+    Run,
+    RunFiles,
+    Steering,
+    Task,
+    execute,
+    study,
+    used_parameters,
+)
+from linmap.recipes.result import Metric
+
+
+class Rows:
+    """A data set whose batch is its samples' numbers."""
+
+    def __getitems__(self, indices: list[int]) -> list[int]:
+        return indices
+
+
+class Line(Task):
+    """Fit y = 3 x by one weight."""
+
+    slug, name, metrics = "line", "line", [Metric("loss")]
+    steps, pilot_steps, checkpoints, shown_steps, window = 20, 10, (10, 20), (10, 20), 2
+
+    def __init__(self, noise: float = 0.0) -> None:
+        self.noise = noise
+        self.x = torch.linspace(-1, 1, 12)[:, None]
+
+    def settings(self) -> dict[str, Any]:
+        return {"noise": self.noise}
+
+    def model(self, seed: int) -> nn.Module:
+        return nn.Linear(1, 1, bias=False)
+
+    def batches(self, seed: int) -> BatchesByLength:
+        return BatchesByLength(self, [1] * 12, 4, seed)
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        return self.x[indices]
+
+    def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
+        return (model(batch) - 3 * batch).square().mean()
+
+    def validation_loss(self, model: nn.Module) -> float:
+        return float(self.loss(model, self.x))
+
+    def scores(self, model: nn.Module) -> dict[str, float]:
+        return {"weight": float(model.weight.detach())}  # pyright: ignore
+
+
+def as_it_is(model: nn.Module, steps: int) -> nn.Module:
+    return model
+
+
+def frozen(model: nn.Module, steps: int) -> nn.Module:
+    return model.requires_grad_(False)
+
+
+PLAIN = Arm("plain", "system", as_it_is)
+
+
+@given(count=st.integers(1, 90), batch_size=st.integers(1, 9), seed=st.integers(0, 99))
+def test_every_sample_is_in_one_batch_and_neighbours_in_length_meet(count: int, batch_size: int, seed: int) -> None:
+    lengths = torch.randint(1, 40, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+    data = BatchesByLength(Rows(), lengths, batch_size, seed)
+    batches: list[Any] = [data[i] for i in range(len(data))]
+    assert sorted(i for batch in batches for i in batch) == list(range(count))
+    assert all(len(batch) <= batch_size for batch in batches)
+    assert len(batches) == math.ceil(count / batch_size)
+    assert data.batches == BatchesByLength(Rows(), lengths, batch_size, seed).batches
+    for first, second in zip(batches, batches[1:], strict=False):
+        if (batches.index(second)) % BatchesByLength.POOL:
+            assert max(lengths[i] for i in first) <= min(lengths[i] for i in second)
+
+
+def test_the_seed_changes_which_samples_meet() -> None:
+    lengths = [1] * 40
+    assert BatchesByLength(Rows(), lengths, 4, 0).batches != BatchesByLength(Rows(), lengths, 4, 1).batches
+
+
+def test_what_is_kept_for_backward_is_counted_once_and_without_the_weights() -> None:
+    first, second = nn.Linear(5, 3, bias=False), nn.Linear(5, 3, bias=False)
+    model = nn.ModuleList([first, second])
+    x = torch.randn(7, 5)
+    kept = KeptForBackward(model)
+    with kept:
+        (first(x) + second(x)).sum()
+    assert kept.total == x.nbytes  # x, for both weights; the weights themselves are the model's
+    kept = KeptForBackward(model)
+    with kept, torch.no_grad():
+        (first(x) + second(x)).sum()
+    assert kept.total == 0
+
+
+def test_a_run_is_validated_at_its_checkpoints_and_learns() -> None:
+    run = execute(Line(), PLAIN, 0.3, seed=0, steps=20)
+    assert [step for step, _ in run.validation] == [10, 20]
+    assert len(run.losses) == 20
+    assert run.final < 0.1 < run.losses[0]
+    assert abs(run.scores["weight"] - 3) < 0.5
+    assert run.parameters == 1
+    assert run.step_seconds > 0
+    again = execute(Line(), PLAIN, 0.3, seed=0, steps=20)
+    assert again.losses == run.losses
+
+
+def test_a_pilot_is_validated_at_its_own_end() -> None:
+    assert [step for step, _ in execute(Line(), PLAIN, 0.3, 0, steps=7).validation] == [7]
+
+
+def test_an_arm_without_anything_to_train_is_only_measured() -> None:
+    run = execute(Line(), Arm("frozen", "baseline", frozen, lr_scale=0), 0.0, 0, 20)
+    assert (run.steps, run.losses, run.parameters) == (0, [], 0)
+    assert run.validation[0][0] == 0
+
+
+def test_penalty_and_steering_act_in_training_and_stay_out_of_the_losses() -> None:
+    seen: list[int] = []
+
+    def steer(model: nn.Module, steps: int, seed: int) -> Steering:
+        return Steering(lambda model, step: seen.append(step), lambda: {"layer": 1 + len(seen) // 8})
+
+    pulled = replace(PLAIN, penalty=lambda model: 1e3 * model.weight.square().sum(), steer=steer)  # pyright: ignore
+    run = execute(Line(), pulled, 0.3, 0, 20)
+    assert seen == list(range(1, 21))
+    assert run.ranks == [(0, {"layer": 1}), (8, {"layer": 2}), (16, {"layer": 3})]
+    assert abs(run.scores["weight"]) < 0.5  # pulled to 0
+    assert max(run.losses) < 50  # without the thousandfold penalty
+
+
+def test_a_diverged_run_is_kept_as_such(tmp_path: Path) -> None:
+    task = Line()
+    run = execute(task, replace(PLAIN, penalty=lambda model: model.weight.sum() * math.nan), 0.3, 0, 20)  # pyright: ignore
+    assert math.isnan(run.final)
+    assert run.scores == {}
+    files = RunFiles(tmp_path, task)
+    path = files.path(PLAIN, 0.3, 0, 20)
+    files.save(path, run)
+    loaded = files.load(path)
+    assert loaded is not None
+    assert math.isnan(loaded.final)
+    assert loaded.losses == run.losses
+
+
+def test_the_best_pilot_gives_the_learning_rate(tmp_path: Path) -> None:
+    found = study(Line(), [PLAIN], (1e-4, 0.3), [0, 1, 2], tmp_path, resume=False)
+    assert [run.lr for run in found.runs["plain"]] == [0.3] * 3
+    assert [run.seed for run in found.runs["plain"]] == [0, 1, 2]
+    assert [run.steps for run in found.pilots["plain"]] == [10, 10]
+    assert found.pilots["plain"][0].final > found.pilots["plain"][1].final
+    assert found.at_edge() == []  # two rates have no middle
+    assert study(Line(), [PLAIN], (1e-4, 1e-3, 0.3), [0], tmp_path, resume=False).at_edge() == ["plain"]
+
+
+def test_a_diverged_pilot_is_not_picked(tmp_path: Path) -> None:
+    def adapt(model: nn.Module, steps: int) -> nn.Module:
+        return model
+
+    arm = Arm("fragile", "system", adapt)
+    task = Line()
+    task.loss = lambda model, batch: (model(batch) - 3 * batch).square().mean()  # pyright: ignore
+    files = RunFiles(tmp_path, task)
+    diverged = Run("fragile", 0.5, 0, 10, [1.0], [(10, math.nan)])
+    files.save(files.path(arm, 0.5, 0, 10), diverged)
+    found = study(task, [arm], (0.5, 0.1), [0], tmp_path, resume=True)
+    assert found.runs["fragile"][0].lr == 0.1
+
+
+def test_resume_takes_what_is_there_and_refuses_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = study(Line(), [PLAIN], (0.1, 0.3), [0], tmp_path, resume=False)
+    trained: list[tuple[int, int]] = []
+    original = experiments.execute
+
+    def counted(task: Task, arm: Arm, lr: float, seed: int, steps: int) -> Run:
+        trained.append((seed, steps))
+        return original(task, arm, lr, seed, steps)
+
+    monkeypatch.setattr(experiments, "execute", counted)
+    after = study(Line(), [PLAIN], (0.1, 0.3), [0, 1], tmp_path, resume=True)
+    assert trained == [(1, 20)]
+    assert after.runs["plain"][0] == before.runs["plain"][0]
+    with pytest.raises(UsageError, match=r"noise = 0\.0, now it is 1\.0"):
+        study(Line(1.0), [PLAIN], (0.1, 0.3), [0], tmp_path, resume=True)
+    study(Line(), [PLAIN], (0.3,), [0], tmp_path, resume=False)
+    assert len(list(tmp_path.glob("*.json"))) == 1  # the earlier runs are gone
+    assert json.loads(next(tmp_path.glob("*.json")).read_text())["run"]["lr"] == 0.3
+
+
+def test_room_for_growth_is_not_counted_as_parameters() -> None:
+    model = TriangularPair(7, 5, 2, max_rank=4)
+    assert used_parameters(model, list(model.parameters())) == 2 * (7 + 5) + 2 * 3
+    model.grow(4)
+    assert used_parameters(model, list(model.parameters())) == 4 * (7 + 5) + 4 * 5
+
+
+def test_full_tuning_has_the_grid_scaled() -> None:
+    assert replace(PLAIN, lr_scale=1 / 50).grid((1e-3, 1e-2)) == (2e-5, 2e-4)
+    assert replace(PLAIN, lr_scale=0).grid((1e-3, 1e-2)) == (0.0,)
