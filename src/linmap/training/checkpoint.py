@@ -141,11 +141,12 @@ def placed(whole: Tensor | None, like: Tensor) -> Tensor:
 
 def load_weights(model: torch.nn.Module, targets: Tensors, weights: Tensors) -> None:
     """Copy whole weights into `targets`, those of the model, sharded or not; a collective operation."""
-    extra = {name: weights[name] for name in targets if name.endswith("_extra_state")}  # not stored as a tensor
-    model.load_state_dict(extra, strict=False)
+    # what is not sharded goes in as the modules want it: some have an extra state, or more room than when it was saved
+    whole = {name: weights[name] for name, target in targets.items() if not isinstance(target, DTensor)}
+    model.load_state_dict(whole, strict=False)
     with torch.no_grad():
         for name, target in targets.items():
-            if name not in extra:
+            if name not in whole:
                 target.copy_(placed(weights.get(name), target))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from torch.utils.data import TensorDataset
 
 from adapt.triadaptlora.problem import Net, adapted, batch, configured, train, trainable
@@ -229,6 +229,28 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path):
     assert sum(resumed.ranks().values()) == 12
     for (name, ours), theirs in zip(model.state_dict().items(), whole.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
+
+
+def test_the_best_weights_come_back_with_the_rank_that_they_had(tmp_path):
+    """Also where a layer has outgrown its room since."""
+    torch.manual_seed(0)
+    config = configured(target_total_rank=40, incre_rank_num=4, total_step=16, incre_interval=4)
+    model = get_peft_model(Net(widths=(12, 12, 12, 12, 12)), config)
+    allocator = RankAllocator(model, config)
+    values, ranks = iter([0.0, 1.0, 2.0, 3.0]), []
+
+    def validate(model):
+        ranks.append(allocator.ranks())
+        return next(values)
+
+    run(model, lambda model, samples: (model(samples[0]) - samples[1]).square().mean(),
+        TensorDataset(*batch(0, torch.float32, 12, 12)), validate=validate, callbacks=[allocator],
+        config=TrainingConfig(epochs=4, batch_size=4))  # fmt: skip
+    assert allocator.ranks() == ranks[0]
+    assert max(ranks[-1].values()) > 8 > max(ranks[0].values())
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(Net(widths=(12, 12, 12, 12, 12)), tmp_path)
+    assert again.peft_config["default"].rank_pattern == ranks[0]
 
 
 def test_the_history_is_written_as_json(tmp_path):

@@ -165,7 +165,12 @@ class TriAdaptLoraModel(AdapterTuner):
         state_dict: dict[str, Tensor],
         unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
-        """The tensors of the adapters, without the room beyond their ranks."""
+        """The tensors of the adapters, without the room beyond their ranks, which the configuration then holds."""
+        ranks = {
+            name: layer.adapters[adapter_name].rank for name, layer in triadapt_layers(model, adapter_name).items()
+        }
+        if any(config.rank_of(name) != rank for name, rank in ranks.items()):  # pyright: ignore
+            config.rank_pattern = ranks  # pyright: ignore[reportAttributeAccessIssue]
         found = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
         for name in [name for name in found if name.endswith(".map._extra_state")]:
             R, start = int(found.pop(name)), name.removesuffix("_extra_state")
