@@ -92,7 +92,8 @@ def test_head_only_and_frozen_train_nothing_else() -> None:
 def test_the_penalty_of_adalora_is_what_peft_adds_to_the_loss_of_a_model() -> None:
     torch.manual_seed(0)
     adapted = get_peft_model(
-        llama(), AdaLoraConfig(init_r=4, target_r=2, total_step=10, target_modules=["q_proj", "v_proj"])
+        llama(),
+        AdaLoraConfig(init_r=4, target_r=2, total_step=10, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
     )
     ids = torch.arange(12)[None]
     found = adapted(input_ids=ids, labels=ids)
@@ -197,6 +198,25 @@ def test_a_language_task_is_compared_by_its_validation_loss(tmp_path: Path) -> N
     assert lora.mean(VALIDATION) < frozen.mean(VALIDATION)
     assert result.tables[0].columns == ["method", "step 3", "step 6", "step 9"]
     assert all((tmp_path / "out" / picture.file).stat().st_size > 1000 for picture in result.pictures)
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ({"shots": 0}, "shots must be positive, got 0"),
+        ({"lrs": ()}, "lrs is empty"),
+        ({"lrs": (1e-3, -1.0)}, "lrs must be positive"),
+        ({"gsm8k_steps": -1}, "gsm8k_steps must be positive"),
+        ({"arms": ()}, "arms is empty"),
+    ],
+)
+def test_flags_that_mean_nothing_are_refused(flag: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BoneComparison(**flag)
+    with pytest.raises(ValueError, match="seeds must be positive"):
+        TriAdaptComparison(seeds=0)
+    with pytest.raises(ValueError, match="gsm8k_held_out must be positive"):
+        GSM8KSettings(gsm8k_held_out=0)
 
 
 # -- controls and checks ---------------------------------------------------------------------------------------------

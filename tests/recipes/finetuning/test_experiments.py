@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,8 @@ def test_every_sample_is_in_one_batch_and_neighbours_in_length_meet(count: int, 
     assert all(len(batch) <= batch_size for batch in batches)
     assert len(batches) == math.ceil(count / batch_size)
     assert data.batches == BatchesByLength(Rows(), lengths, batch_size, seed).batches
-    for first, second in zip(batches, batches[1:], strict=False):
-        if (batches.index(second)) % BatchesByLength.POOL:
+    for first, second in pairwise(batches):
+        if batches.index(second) % BatchesByLength.POOL:
             assert max(lengths[i] for i in first) <= min(lengths[i] for i in second)
 
 

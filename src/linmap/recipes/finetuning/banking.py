@@ -18,7 +18,7 @@ from linmap.data.pretrained import bundled_model
 from linmap.data.text import TextRecord, labels_of, read_training_texts
 from linmap.data.tokens import ClassificationData
 from linmap.errors import DataError
-from linmap.recipes.finetuning.experiments import BatchesByLength, Run, Task
+from linmap.recipes.finetuning.experiments import BatchesByLength, Run, Task, check_flags
 from linmap.recipes.finetuning.fitting import accuracy
 from linmap.recipes.finetuning.models import TextClassifier, classification_loss, load_pretrained, load_tokenizer
 from linmap.recipes.result import Metric
@@ -52,6 +52,9 @@ class FewShot:
     """Tokens of a sentence; longer ones are cut."""
     seeds: int = 3
     """Seeds of every arm."""
+
+    def __post_init__(self) -> None:
+        check_flags(self)
 
 
 class Banking(Task):

@@ -148,6 +148,22 @@ class Run:
         return self.validation[-1][1]
 
 
+def check_flags(settings: Any) -> None:
+    """Every number of a comparison is positive, and no list is empty.
+
+    Raises
+    ------
+    ValueError
+        Naming the flag.
+    """
+    for name, value in vars(settings).items():
+        if value == ():
+            raise ValueError(f"{name} is empty; give one value or more.")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not (number > 0 and math.isfinite(number)):
+                raise ValueError(f"{name} must be positive, got {number}.")
+
+
 # -- one run ----------------------------------------------------------------------------------------------------------
 
 

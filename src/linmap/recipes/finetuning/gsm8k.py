@@ -16,7 +16,7 @@ from linmap.data.pretrained import bundled_model
 from linmap.data.text import read_training_texts
 from linmap.data.tokens import LanguageData, document_of
 from linmap.errors import DataError
-from linmap.recipes.finetuning.experiments import BatchesByLength, Run, Task
+from linmap.recipes.finetuning.experiments import BatchesByLength, Run, Task, check_flags
 from linmap.recipes.finetuning.models import language_loss, load_pretrained, load_tokenizer
 from linmap.recipes.result import Metric
 from linmap.training import mean_loss
@@ -46,6 +46,9 @@ class GSM8KSettings:
     """GSM8K: number format of the frozen weights; adapters are in float32."""
     gsm8k_seeds: int = 3
     """GSM8K: seeds of every arm."""
+
+    def __post_init__(self) -> None:
+        check_flags(self)
 
 
 class GSM8K(Task):
