@@ -16,11 +16,13 @@ DEFAULT_MODELS: dict[Task, str] = {"language": "smollm2-135m", "classification":
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Fine-tune a pretrained language model or text encoder on a file of texts.
+    """Fine-tune a pretrained language model, or a text encoder, on your texts.
 
-    --data is a .jsonl, .json, .csv or .txt file, perhaps with .gz behind: records with "text" (all of it is learnt);
-    "prompt" and "completion", "question" and "answer", "instruction" (and "input") and "output", or chats as "messages"
-    (the answers are learnt); or "text" and "label" or "category" (a classifier is learnt).
+    --data is a .jsonl, .json, .csv or .txt file (a text a line), perhaps with .gz behind, of records with
+    - "text", all of which is learnt;
+    - "prompt" and "completion", "question" and "answer", or "instruction" (and "input") and "output";
+    - "messages", the turns of a chat, of which the assistant's are learnt;
+    - "text" and "label" or "category", for which a classifier is learnt.
     """
 
     model: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from linmap.recipes.result import Picture
 from linmap.recipes.segmentation.settings import SegmentationSettings
 
 
+@runtime_checkable
 class Trained(Protocol):
     """What the pictures need of a run."""
 
