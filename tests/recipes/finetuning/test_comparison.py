@@ -32,9 +32,10 @@ from linmap.recipes.finetuning.comparison import (
     compare_bone,
     compare_triadaptlora,
 )
-from linmap.recipes.finetuning.experiments import Arm, Run, Study
+from linmap.recipes.finetuning.experiments import Arm, Run
 from linmap.recipes.finetuning.gsm8k import GSM8K, VALIDATION, GSM8KSettings
 from linmap.recipes.finetuning.models import TextClassifier
+from linmap.recipes.finetuning.study import Study
 from linmap.recipes.job import CompareJob
 from linmap.recipes.result import Result
 from recipes.finetuning.tiny import llama, moods, save_encoder, save_llama, sums, write_jsonl

@@ -1,34 +1,25 @@
-"""Runs of comparisons: what is measured, what is picked, what is kept on disk."""
+"""One run of a comparison: what it learns, and what is measured."""
 
-import json
 import math
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
-from linmap.errors import UsageError
 from linmap.maps import TriangularPair
-from linmap.recipes.finetuning import experiments
 from linmap.recipes.finetuning.experiments import (
     Arm,
     BatchesByLength,
     KeptForBackward,
-    Run,
-    RunFiles,
     Steering,
-    Task,
     execute,
-    study,
     used_parameters,
 )
-from linmap.recipes.result import Metric
+from recipes.finetuning.line import PLAIN, Line, frozen
 
 
 class Rows:
@@ -36,49 +27,6 @@ class Rows:
 
     def __getitems__(self, indices: list[int]) -> list[int]:
         return indices
-
-
-class Line(Task):
-    """Fit y = 3 x by one weight."""
-
-    slug, name, metrics = "line", "line", [Metric("loss")]
-    steps, pilot_steps, checkpoints, shown_steps, window = 20, 10, (10, 20), (10, 20), 2
-
-    def __init__(self, noise: float = 0.0) -> None:
-        self.noise = noise
-        self.x = torch.linspace(-1, 1, 12)[:, None]
-
-    def settings(self) -> dict[str, Any]:
-        return {"noise": self.noise}
-
-    def model(self, seed: int) -> nn.Module:
-        return nn.Linear(1, 1, bias=False)
-
-    def batches(self, seed: int) -> BatchesByLength:
-        return BatchesByLength(self, [1] * 12, 4, seed)
-
-    def __getitems__(self, indices: list[int]) -> Tensor:
-        return self.x[indices]
-
-    def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
-        return (model(batch) - 3 * batch).square().mean()
-
-    def validation_loss(self, model: nn.Module) -> float:
-        return float(self.loss(model, self.x))
-
-    def scores(self, model: nn.Module) -> dict[str, float]:
-        return {"weight": float(model.weight.detach())}  # pyright: ignore
-
-
-def as_it_is(model: nn.Module, steps: int) -> nn.Module:
-    return model
-
-
-def frozen(model: nn.Module, steps: int) -> nn.Module:
-    return model.requires_grad_(False)
-
-
-PLAIN = Arm("plain", "system", as_it_is)
 
 
 @given(count=st.integers(1, 90), batch_size=st.integers(1, 9), seed=st.integers(0, 99))
@@ -148,64 +96,6 @@ def test_penalty_and_steering_act_in_training_and_stay_out_of_the_losses() -> No
     assert run.ranks == [(0, {"layer": 1}), (8, {"layer": 2}), (16, {"layer": 3})]
     assert abs(run.scores["weight"]) < 0.5  # pulled to 0
     assert max(run.losses) < 50  # without the thousandfold penalty
-
-
-def test_a_diverged_run_is_kept_as_such(tmp_path: Path) -> None:
-    task = Line()
-    run = execute(task, replace(PLAIN, penalty=lambda model: model.weight.sum() * math.nan), 0.3, 0, 20)  # pyright: ignore
-    assert math.isnan(run.final)
-    assert run.scores == {}
-    files = RunFiles(tmp_path, task)
-    path = files.path(PLAIN, 0.3, 0, 20)
-    files.save(path, run)
-    loaded = files.load(path)
-    assert loaded is not None
-    assert math.isnan(loaded.final)
-    assert loaded.losses == run.losses
-
-
-def test_the_best_pilot_gives_the_learning_rate(tmp_path: Path) -> None:
-    found = study(Line(), [PLAIN], (1e-4, 0.3), [0, 1, 2], tmp_path, resume=False)
-    assert [run.lr for run in found.runs["plain"]] == [0.3] * 3
-    assert [run.seed for run in found.runs["plain"]] == [0, 1, 2]
-    assert [run.steps for run in found.pilots["plain"]] == [10, 10]
-    assert found.pilots["plain"][0].final > found.pilots["plain"][1].final
-    assert found.at_edge() == []  # two rates have no middle
-    assert study(Line(), [PLAIN], (1e-4, 1e-3, 0.3), [0], tmp_path, resume=False).at_edge() == ["plain"]
-
-
-def test_a_diverged_pilot_is_not_picked(tmp_path: Path) -> None:
-    def adapt(model: nn.Module, steps: int) -> nn.Module:
-        return model
-
-    arm = Arm("fragile", "system", adapt)
-    task = Line()
-    task.loss = lambda model, batch: (model(batch) - 3 * batch).square().mean()  # pyright: ignore
-    files = RunFiles(tmp_path, task)
-    diverged = Run("fragile", 0.5, 0, 10, [1.0], [(10, math.nan)])
-    files.save(files.path(arm, 0.5, 0, 10), diverged)
-    found = study(task, [arm], (0.5, 0.1), [0], tmp_path, resume=True)
-    assert found.runs["fragile"][0].lr == 0.1
-
-
-def test_resume_takes_what_is_there_and_refuses_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = study(Line(), [PLAIN], (0.1, 0.3), [0], tmp_path, resume=False)
-    trained: list[tuple[int, int]] = []
-    original = experiments.execute
-
-    def counted(task: Task, arm: Arm, lr: float, seed: int, steps: int) -> Run:
-        trained.append((seed, steps))
-        return original(task, arm, lr, seed, steps)
-
-    monkeypatch.setattr(experiments, "execute", counted)
-    after = study(Line(), [PLAIN], (0.1, 0.3), [0, 1], tmp_path, resume=True)
-    assert trained == [(1, 20)]
-    assert after.runs["plain"][0] == before.runs["plain"][0]
-    with pytest.raises(UsageError, match=r"noise = 0\.0, now it is 1\.0"):
-        study(Line(1.0), [PLAIN], (0.1, 0.3), [0], tmp_path, resume=True)
-    study(Line(), [PLAIN], (0.3,), [0], tmp_path, resume=False)
-    assert len(list(tmp_path.glob("*.json"))) == 1  # the earlier runs are gone
-    assert json.loads(next(tmp_path.glob("*.json")).read_text())["run"]["lr"] == 0.3
 
 
 def test_room_for_growth_is_not_counted_as_parameters() -> None:

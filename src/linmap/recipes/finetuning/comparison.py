@@ -12,9 +12,10 @@ from typing import Literal
 from linmap.data.text import read_training_texts
 from linmap.recipes.finetuning.arms import AVERAGE_RANK, banking_bone_arms, gsm8k_bone_arms, triadapt_arms
 from linmap.recipes.finetuning.banking import ACCURACY, Banking, FewShot
-from linmap.recipes.finetuning.experiments import Arm, Study, Task, study
+from linmap.recipes.finetuning.experiments import Arm, Task
 from linmap.recipes.finetuning.gsm8k import GSM8K, GSM8KSettings
 from linmap.recipes.finetuning.pictures import draw_losses, draw_ranks, draw_scores, draw_validation
+from linmap.recipes.finetuning.study import Study, study
 from linmap.recipes.job import CompareJob
 from linmap.recipes.result import Check, Picture, Result, Row, Table
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from linmap.pictures import BASELINE, INK, MUTED, PAPER, SEQUENTIAL, SERIES, SYSTEM, figure, save_svg
-from linmap.recipes.finetuning.experiments import Run, Study
+from linmap.recipes.finetuning.experiments import Run
+from linmap.recipes.finetuning.study import Study
 from linmap.recipes.result import Picture
 
 REFERENCE = "LoRA"
