@@ -44,7 +44,7 @@ def test_rates_are_chosen_on_training_images(monkeypatch, tmp_path):
     task = prepare(TINY, job)
     lora = next(arm for arm in arms_of(TINY) if arm.name == "LoRA")
     assert best_rate(lora, task, TINY, job) == 1e-2
-    assert seen == [(3, 3, task.train.names[3:4], "choosing")] * 2
+    assert seen == [(4, 4, task.train.names[-36:], "choosing")] * 2
 
 
 def test_the_bootstrap_is_over_images():

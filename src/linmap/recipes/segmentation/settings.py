@@ -40,8 +40,8 @@ class SegmentationSettings:
     augment: bool = True
     """Mirror, turn, scale and brighten the training images at random."""
     validation: float = 0.2
-    """`fit`: share of the images on which the best epoch is chosen. `compare`: share of the training images on which
-    the learning rates are."""
+    """`fit`: share of the images on which the best epoch is chosen. `compare`: share of all training images, from the
+    last, on which the learning rates are."""
     images: tuple[int, ...] = (20, 60, 120)
     """`compare`: numbers of training images."""
     seeds: int = 3
@@ -81,6 +81,6 @@ class SegmentationSettings:
 
 
 PRESETS = {
-    "quick": SegmentationSettings(size=96, epochs=10, images=(20,), rates=(3e-3, 1e-2), validation=0.3),
+    "quick": SegmentationSettings(size=96, epochs=10, lr=1e-2, images=(20,), rates=(3e-3, 1e-2), validation=0.3),
     "full": SegmentationSettings(epochs=15, validation=0.3),
 }
