@@ -45,13 +45,14 @@ def draw_masks(runs: Mapping[str, Trained], images: MaskedImages, out: Path) -> 
     """The first test images, the truth, and what each arm finds."""
     columns = ["image", "truth", *runs]
     size = images.images.shape[-2:]
+    step = max(1, size[0] // 96)  # every picture holds the image again, and the file with it
     inches = (1.25 * len(columns), 1.35 * len(images) + 0.5)
     with figure(*inches, nrows=len(images), ncols=len(columns), squeeze=False) as (fig, axes):
         for row in range(len(images)):
             picture, truth = images.images[row, 0].numpy(), images.masks[row, 0].numpy()
             found = [unpacked(run.masks[row], tuple(size)) for run in runs.values()]
             for ax, name, mask in zip(axes[row], columns, [None, truth, *found], strict=True):
-                ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
+                ax.imshow(picture[::step, ::step], cmap="gray", vmin=0, vmax=1, extent=(0, size[1], size[0], 0))
                 if mask is not None and mask.any():
                     ax.contour(mask, levels=[0.5], colors=[MUTED if name == "truth" else SYSTEM], linewidths=1.2)
                 if mask is not None:
