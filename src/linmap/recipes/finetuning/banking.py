@@ -39,7 +39,7 @@ class FewShot:
     """Optimiser steps."""
     batch_size: int = 12
     """Sentences of a step."""
-    lrs: tuple[float, ...] = (2e-3, 1e-2)
+    lrs: tuple[float, ...] = (2e-3, 5e-3)
     """Learning rates that every arm chooses from, by the validation loss with the first seed; full tuning: 1/50 of
     each."""
     head_lr: float = 5e-3

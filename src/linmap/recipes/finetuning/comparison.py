@@ -31,7 +31,7 @@ class BoneComparison(FewShot, GSM8KSettings):
 
     tasks: tuple[Literal["banking77", "gsm8k"], ...] = ("banking77",)
     """Few-shot classification of bank customers' sentences, and answers to grade-school problems."""
-    arms: tuple[BankingArm, ...] = ("head", "lora", "bat", "bat-row", "add")
+    arms: tuple[BankingArm, ...] = ("head", "lora", "pissa", "bat", "bat-row", "add")
     """Methods for banking77."""
     gsm8k_arms: tuple[GSM8KArm, ...] = ("frozen", "lora", "pissa", "bat", "bat-row", "add")
     """Methods for gsm8k."""
@@ -41,18 +41,21 @@ class BoneComparison(FewShot, GSM8KSettings):
 class TriAdaptComparison(FewShot):
     """Flags of `linmap compare triadaptlora`. --data: a file of texts with labels."""
 
-    arms: tuple[TriAdaptArm, ...] = ("head", "lora", "adalora", "linear", "random")
+    lrs: tuple[float, ...] = (5e-3, 1e-2)
+    """Learning rates that every arm chooses from, by the validation loss with the first seed; full tuning: 1/50 of
+    each."""
+    arms: tuple[TriAdaptArm, ...] = ("head", "lora", "adalora", "linear", "nonlinear", "random")
     """Methods: growth by importance (linear, nonlinear), at random and uniform with the same schedule, and others."""
 
 
 LARGER = {
     "shots": 40, "steps": 300, "batch_size": 32, "validation_per_class": 5, "test_per_class": 40,
-    "lrs": (1e-3, 3e-3, 1e-2),
 }  # fmt: skip
 BONE_PRESETS = {
     "quick": BoneComparison(),
     "full": BoneComparison(
         **LARGER,
+        lrs=(1e-3, 2e-3, 5e-3),
         tasks=("banking77", "gsm8k"),
         arms=("head", "lora", "rslora", "pissa", "miss", "bat", "bat-row", "add", "mini", "full"),
     ),
@@ -60,7 +63,9 @@ BONE_PRESETS = {
 TRIADAPT_PRESETS = {
     "quick": TriAdaptComparison(),
     "full": TriAdaptComparison(
-        **LARGER, arms=("head", "lora", "adalora", "linear", "nonlinear", "random", "uniform", "full")
+        **LARGER,
+        lrs=(2e-3, 5e-3, 1e-2),
+        arms=("head", "lora", "adalora", "linear", "nonlinear", "random", "uniform", "full"),
     ),
 }
 
