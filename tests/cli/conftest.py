@@ -84,8 +84,10 @@ def _register(monkeypatch: pytest.MonkeyPatch, slug: str, **contents: object) ->
 
 @pytest.fixture
 def ruler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """A system that is fitted first; the test runs in an empty folder."""
+    """A system that is fitted first, beside one that is planned; the test runs in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    planned = recipes.System("sundial", "sequence", "Sundial", "tells the time", "no paper")
+    monkeypatch.setitem(recipes.SYSTEMS, planned.slug, planned)
     contents = {"Settings": Settings, "ApplySettings": ApplySettings, "PRESETS": PRESETS}
     _register(monkeypatch, "ruler", **contents, fit=fit, apply=apply, compare=compare)
     return "ruler"
