@@ -44,7 +44,7 @@ def inputs(*shape, seed=2):
 
 
 @pytest.mark.parametrize("relu", RELUS)
-@given(n_in=st.integers(1, 6), n_out=st.integers(1, 6), tokens=st.sampled_from([1, 40]), data=st.data())
+@given(n_in=st.integers(1, 12), n_out=st.integers(1, 12), tokens=st.sampled_from([1, 40]), data=st.data())
 def test_few_and_many_tokens_give_the_dense_weights_output_and_gradients(relu, n_in, n_out, tokens, data):
     k = data.draw(st.integers(0, min(n_in, n_out)))
     layer = moved(SaltLinear(linear(n_in, n_out), k=k, r=1, relu=relu), scale=2)  # so that the relu cuts
