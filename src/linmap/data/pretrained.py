@@ -95,8 +95,8 @@ def bundled_model(name: str) -> Path:
     """The folder of a language model that is installed as a package, for any `from_pretrained` of Transformers.
 
     "smollm2-135m" is SmolLM2-135M-Instruct (Apache-2.0), whose 4-bit GGUF file is converted to float32 safetensors
-    once, into `$LINMAP_CACHE` (default: `linmap` in the user's cache folder; half a gigabyte). "minilm-l6" is the sentence
-    encoder all-MiniLM-L6-v2 (Apache-2.0), in the package as it is.
+    once, into `$LINMAP_CACHE` (default: `linmap` in the user's cache folder; half a gigabyte). "minilm-l6" is the
+    sentence encoder all-MiniLM-L6-v2 (Apache-2.0), in the package as it is.
 
     Raises
     ------
