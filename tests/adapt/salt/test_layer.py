@@ -108,6 +108,7 @@ def test_the_weight_is_built_once_in_evaluation_and_again_after_a_change():
 @pytest.mark.parametrize("relu", RELUS)
 @pytest.mark.usefixtures("annotations_unchecked")
 def test_compiled(relu):
+    torch._dynamo.reset()
     layer = moved(SaltLinear(linear(), k=2, r=2, relu=relu))
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     for tokens in (3, 50):
