@@ -47,8 +47,10 @@ class Adapter(nn.Module):
         raise NotImplementedError
 
     def linear(self, x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
-        """x W'^T + b from the weight, where `needs_weight`."""
-        return F.linear(x, self.weight(W).to(x.dtype), bias)
+        """x W'^T + b where W is at hand."""
+        if self.needs_weight(x):
+            return F.linear(x, self.weight(W).to(x.dtype), bias)
+        return self.output(x, partial(F.linear, weight=W, bias=bias))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -109,6 +111,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self.base_layer = base_layer
         setattr(self, self.adapters_name, nn.ModuleDict())
         self.path = type(base_layer).__name__
+        self._n_in = sizes(base_layer)[1] if acts_on_features(base_layer) else None
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
         self._active_adapter = [adapter_name]
@@ -157,26 +160,33 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     # -- forward -------------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self.disable_adapters and self.merged:
+        if self._disable_adapters and self.merged_adapters:
             self.unmerge()
-        active = [] if self.disable_adapters or self.merged else self._active()
+        active = [] if self._disable_adapters or self.merged_adapters else self._active()
         if not active:
             return self.base_layer(x, *args, **kwargs)
-        self._check_input(x)
+        if self._n_in is not None and x.shape[-1] != self._n_in:
+            raise ValueError(
+                f"{self.path}: x must have {self._n_in} features on its last dimension, got shape {tuple(x.shape)}."
+            )
         return self.adapted(x, active)
 
     def adapted(self, x: Tensor, active: list[Adapter]) -> Tensor:
         """The base layer's output with these adapters on its weight, in this order."""
-        if self._cache is not None and not is_frozen(self):
+        base, frozen = self.base_layer, is_frozen(self)
+        if self._cache is not None and not frozen:
             self._cache = None  # a fused optimiser changes weights without counting up their versions
-        if acts_on_features(self.base_layer) and not any(adapter.needs_weight(x) for adapter in active):
+        plain = not frozen and is_plain_linear(base)
+        if plain and len(active) == 1:
+            return active[0].linear(x, matrix_of(base), base.bias)
+        if self._n_in is not None and not any(adapter.needs_weight(x) for adapter in active):
             return self._through_activations(x, active)
-        if is_plain_linear(self.base_layer) and not is_frozen(self):
-            W = matrix_of(self.base_layer)
+        if plain:
+            W = matrix_of(base)
             for adapter in active[:-1]:
                 W = adapter.weight(W)
-            return active[-1].linear(x, W, self.base_layer.bias)
-        return call_with_matrix(self.base_layer, self.adapted_matrix(active), x)
+            return active[-1].linear(x, W, base.bias)
+        return call_with_matrix(base, self.adapted_matrix(active), x)
 
     def _through_activations(self, x: Tensor, active: list[Adapter]) -> Tensor:
         layer: Layer = self.base_layer
@@ -203,14 +213,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
 
     def _active(self) -> list[Adapter]:
-        return [self.adapters[name] for name in self.active_adapters if name in self.adapters]
-
-    def _check_input(self, x: Tensor) -> None:
-        if acts_on_features(self.base_layer) and x.shape[-1] != sizes(self.base_layer)[1]:
-            raise ValueError(
-                f"{self.path}: x must have {sizes(self.base_layer)[1]} features on its last dimension, got shape "
-                f"{tuple(x.shape)}."
-            )
+        adapters = self.adapters
+        return [adapters[name] for name in self.active_adapters if name in adapters]
 
     # -- merge and unmerge ---------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 Layer: TypeAlias = Any  # a module with a weight: type checkers do not know its attributes
+KINDS = (nn.Linear, Conv1D, nn.Conv2d, nn.Embedding)
 TRANSPOSED = (Conv1D, nn.Embedding)  # layers that keep their weight as (in, out)
 
 
@@ -47,7 +48,8 @@ def matrix_of(layer: Layer, other: Tensor | None = None) -> Shaped[Tensor, "n_ou
     TypeError
         If the layer keeps no dense weight (quantised, or of a kind that has none).
     """
-    sizes(layer)
+    if not isinstance(layer, KINDS):
+        sizes(layer)  # raises
     weight: Tensor = layer.weight if other is None else other
     if not weight.is_floating_point():
         raise TypeError(
@@ -55,7 +57,9 @@ def matrix_of(layer: Layer, other: Tensor | None = None) -> Shaped[Tensor, "n_ou
             "a method that reads the activations only (Bone's modes 'bat-row', 'add' and 'mini', TriAdaptLoRA), or "
             "dequantise the layer first."
         )
-    return weight.mT if isinstance(layer, TRANSPOSED) else weight.flatten(1)
+    if isinstance(layer, TRANSPOSED):
+        return weight.mT
+    return weight if weight.ndim == 2 else weight.flatten(1)
 
 
 def weight_from(layer: Layer, M: Float[Tensor, "n_out n_in"]) -> Tensor:
@@ -69,8 +73,10 @@ def acts_on_features(layer: nn.Module) -> bool:
 
 
 def is_plain_linear(layer: nn.Module) -> bool:
-    """Whether the layer computes x M^T + b and nothing else."""
-    return isinstance(layer, Conv1D) or type(layer).forward is nn.Linear.forward
+    """Whether calling the layer is x M^T + b and nothing else, so that a function of x, M and b can stand for it."""
+    ordinary = isinstance(layer, Conv1D) or type(layer).forward is nn.Linear.forward
+    # an offloaded layer has a forward of its own, which fetches the weight first
+    return ordinary and "forward" not in vars(layer) and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
 def call_with_matrix(layer: Layer, M: Float[Tensor, "n_out n_in"], x: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -11,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from linmap.adapt.bone.product import bat_row_forward
-from linmap.adapt.bone.transform import Mode, block_shape, bone_forward, bone_weight
+from linmap.adapt.bone.product import bat_forward, bat_row_around, bat_row_forward
+from linmap.adapt.bone.transform import Mode, block_shape, bone_weight
 from linmap.adapt.layer import Adapter, AdapterLayer, AdditiveAdapter, Layer
 from linmap.adapt.weights import sizes
 from linmap.maps import BlockAffine
@@ -88,10 +87,11 @@ class BatAdapter(BoneAdapter):
         return self.mode == "bat"
 
     def linear(self, x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
-        return bone_forward(x, W, bias, self.D, self.mode)
+        product = bat_forward if self.mode == "bat" else bat_row_forward
+        return product(x, W, bias, self.D)
 
     def output(self, x: Tensor, layer: Layer) -> Tensor:
-        return bat_row_forward(x, layer, self.D)
+        return bat_row_around(x, layer, self.D)
 
 
 class AddAdapter(BoneAdapter, AdditiveAdapter):
@@ -117,11 +117,8 @@ class AddAdapter(BoneAdapter, AdditiveAdapter):
     def delta_weight(self) -> Float[Tensor, "n_out n_in"]:
         return self.map.matrix()
 
-    def linear(self, x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
-        return self.output(x, partial(F.linear, weight=W, bias=bias))
-
     def delta(self, x: Tensor) -> Tensor:
-        return self.map(self.dropped(x))
+        return self.map.forward(self.dropped(x))  # its __call__ would check the width of x again
 
     def dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.training and self.dropout else x

@@ -6,6 +6,7 @@ Legend: a = 1..na block rows, b = 1..nb block columns, r block size, t tokens.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from typing import Any
 
@@ -21,8 +22,13 @@ def bat_forward(x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
     return _without_autocast(BatProduct.apply, x, W, bias, D)
 
 
-def bat_row_forward(x: Tensor, base: Callable[[Tensor], Tensor], D: Tensor) -> Tensor:
-    """x W'^T + bias with W'_ab = W_ab (I + D_b) + D_b from base(x) = x W^T + bias, whatever keeps W.
+def bat_row_forward(x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
+    """x W'^T + bias with W'_ab = W_ab (I + D_b) + D_b."""
+    return _without_autocast(BatRowProduct.apply, x, W, bias, D)
+
+
+def bat_row_around(x: Tensor, base: Callable[[Tensor], Tensor], D: Tensor) -> Tensor:
+    """The same from base(x) = x W^T + bias, whatever keeps W.
 
     y_a = sum_b (x_b + t_b) W_ab^T + sum_b t_b with t_b = x_b D_b^T.
     """
@@ -34,9 +40,62 @@ def bat_row_forward(x: Tensor, base: Callable[[Tensor], Tensor], D: Tensor) -> T
 def _row_transform(x: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
     """x_b + t_b in the shape of x, and sum_b t_b as (t, 1, r)."""
     nb, r = D.shape[:2]
-    x_tb, D = at_least_float32(x.reshape(-1, nb, r), D)
-    t_tb = torch.bmm(x_tb.transpose(0, 1), D.mT).transpose(0, 1)  # (t, nb, r)
-    return (x_tb + t_tb).view(x.shape).to(x.dtype), t_tb.sum(1, keepdim=True)
+    x_tb = x.reshape(x.shape[:-1].numel(), nb, r)
+    if x.dtype != D.dtype:
+        x_tb, D = at_least_float32(x_tb, D)
+    t_bt = torch.bmm(x_tb.transpose(0, 1), D.mT)
+    return (x_tb + t_bt.transpose(0, 1)).view(x.shape).to(x.dtype), t_bt.sum(0).unsqueeze(1)
+
+
+class BatRowProduct(torch.autograd.Function):
+    """x W'^T + bias with W'_ab = W_ab (I + D_b) + D_b, by the activations; one node of the graph instead of a dozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
+        ctx.save_for_backward(x, W, D)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        z, s = _row_transform(x, D)
+        if W.dtype != x.dtype:
+            W, bias = W.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        y = F.linear(z, W, bias)
+        y.view(len(s), W.shape[0] // s.shape[-1], s.shape[-1]).add_(s)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, W, D = ctx.saved_tensors
+        need_x, need_W, need_bias, need_D = ctx.needs_input_grad
+        grad_x = grad_W = grad_bias = grad_D = None
+        with _autocast_off(x):
+            g = grad.reshape(grad.shape[:-1].numel(), W.shape[0])
+            if need_x or need_D:
+                grad_x, grad_D = _row_gradients(x, W, D, g, need_x, need_D)
+            if need_W:
+                grad_W = (g.mT @ _row_transform(x, D)[0].reshape(len(g), W.shape[1])).to(W.dtype)
+            if need_bias:
+                grad_bias = g.sum(0).to(ctx.bias_dtype)
+        return grad_x, grad_W, grad_bias, grad_D
+
+
+def _row_gradients(
+    x: Tensor, W: Tensor, D: Tensor, g: Tensor, need_x: bool, need_D: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    nb, r = D.shape[:2]
+    grad_z = g @ W.to(g.dtype)
+    x_tb, D32 = x.reshape(len(g), nb, r), D
+    if g.dtype != D.dtype:
+        g, grad_z, x_tb, D32 = at_least_float32(g, grad_z, x_tb, D)
+    grad_z = grad_z.view(len(g), nb, r)
+    grad_t = (grad_z + g.view(len(g), W.shape[0] // r, r).sum(1, keepdim=True)).transpose(0, 1)  # (nb, t, r)
+    grad_x = grad_z.add_(torch.bmm(grad_t, D32).transpose(0, 1)).view(x.shape).to(x.dtype) if need_x else None
+    grad_D = torch.bmm(grad_t.mT, x_tb.transpose(0, 1)).to(D.dtype) if need_D else None
+    return grad_x, grad_D
+
+
+def _autocast_off(x: Tensor) -> AbstractContextManager[Any]:
+    """Entering `torch.autocast` takes as long as a product of few tokens."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _without_autocast(product: Callable[..., Any], x: Tensor, *arguments: Any) -> Any:
@@ -76,7 +135,7 @@ class BatProduct(torch.autograd.Function):
         need_x, need_W, need_bias, need_D = ctx.needs_input_grad
         few = BatProduct.few(x, D) and not need_W
         gradients = _gradients_of_few if few else _gradients_of_many
-        with torch.autocast(x.device.type, enabled=False):
+        with _autocast_off(x):
             grad_x, grad_W, grad_D = gradients(x, W, D, grad, need_x, need_W, need_D)
             grad_bias = grad.reshape(-1, W.shape[0]).sum(0).to(ctx.bias_dtype) if need_bias else None
         return grad_x, grad_W, grad_bias, grad_D

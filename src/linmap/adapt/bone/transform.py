@@ -17,7 +17,6 @@ Kang and Yin, arXiv 2409.15371; "add" and "mini" are its later versions, known a
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -106,17 +105,11 @@ def bone_forward(
         raise ValueError(f"x must have in = {n_in} features on its last dimension, got shape {tuple(x.shape)}.")
     if mode == "bat":
         return bat_forward(x, weight, bias, D)
-    base = partial(_linear, weight=weight, bias=bias)
     if mode == "bat-row":
-        return bat_row_forward(x, base, D)
-    y = base(x)
+        return bat_row_forward(x, weight, bias, D)
+    y = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
     x, D = at_least_float32(x, D)
     return (y + tile(fold(x, D.shape[0]) @ D, n_out)).to(y.dtype)
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b in the dtype of x."""
-    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 def block_shape(n_out: int, n_in: int, r: int, mode: Mode, mini_r: int = 1) -> tuple[int, ...]:
