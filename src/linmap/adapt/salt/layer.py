@@ -155,8 +155,8 @@ class SaltAdapter(AdditiveAdapter):
         return is_frozen(self) or tokens * (2 * min(n_out, n_in) + max(n_out, n_in)) > 3 * n_out * n_in
 
     def linear(self, x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
-        """x W'^T + b; W' is built again for the backward pass instead of being kept."""
-        return rebuilt(super().linear, x, W, bias)
+        """x W'^T + b; a W' that is built is built again for the backward pass instead of being kept."""
+        return rebuilt(super().linear, x, W, bias) if self.needs_weight(x) else super().linear(x, W, bias)
 
     def penalty(self) -> Float[Tensor, ""]:
         """||diag(alpha S_k + beta - S_k)||_F + ||X Y||_F."""
