@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from linmap.data.text import read_training_texts
 from linmap.recipes.finetuning.arms import AVERAGE_RANK, banking_bone_arms, gsm8k_bone_arms, triadapt_arms
@@ -48,7 +48,7 @@ class TriAdaptComparison(FewShot):
     """Methods: growth by importance (linear, nonlinear), at random and uniform with the same schedule, and others."""
 
 
-LARGER = {
+LARGER: dict[str, Any] = {
     "shots": 40, "steps": 300, "batch_size": 32, "validation_per_class": 5, "test_per_class": 40,
 }  # fmt: skip
 BONE_PRESETS = {
