@@ -176,16 +176,11 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         base, frozen = self.base_layer, is_frozen(self)
         if self._cache is not None and not frozen:
             self._cache = None  # a fused optimiser changes weights without counting up their versions
-        plain = not frozen and is_plain_linear(base)
-        if plain and len(active) == 1:
-            return active[0].linear(x, matrix_of(base), base.bias)
+        if not frozen and is_plain_linear(base) and (len(active) == 1 or any(a.needs_weight(x) for a in active)):
+            *earlier, last = active
+            return last.linear(x, self._changed_by(earlier), base.bias)
         if self._n_in is not None and not any(adapter.needs_weight(x) for adapter in active):
             return self._through_activations(x, active)
-        if plain:
-            W = matrix_of(base)
-            for adapter in active[:-1]:
-                W = adapter.weight(W)
-            return active[-1].linear(x, W, base.bias)
         return call_with_matrix(base, self.adapted_matrix(active), x)
 
     def _through_activations(self, x: Tensor, active: list[Adapter]) -> Tensor:
@@ -199,10 +194,15 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         state = self._versions(active) if is_frozen(self) else []
         if self._cache is not None and state and self._cache[0] == state:
             return self._cache[1]
-        W = matrix_of(self.base_layer)
-        for adapter in active:
-            W = adapter.weight(W)
+        W = self._changed_by(active)
         self._cache = (state, W) if state else None
+        return W
+
+    def _changed_by(self, adapters: Sequence[Adapter]) -> Float[Tensor, "n_out n_in"]:
+        """The base weight after these adapters, in this order."""
+        W = matrix_of(self.base_layer)
+        for adapter in adapters:
+            W = adapter.weight(W)
         return W
 
     def _versions(self, adapters: Sequence[Adapter]) -> Versions:
