@@ -1,0 +1,357 @@
+"""A decoder block with trainable transforms (the student of its own original), and the quantised block.
+
+The six places of a block (section 3.2): P_a before the query, key and value projections, P_h on keys and queries after
+the rotary embedding, P_v on the value heads, P_o across the heads before the output projection, P_ug before the up and
+gate projections, P_d before the down projection.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from linmap.compress.flatquant.architecture import BlockSizes, block_paths, block_sizes, replace
+from linmap.compress.flatquant.attention import OnlineCacheTransform, TrainedCacheTransform, attach_cache_transform
+from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.factors import hadamard_factors, kronecker_factors
+from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits, QuantizedLinear
+from linmap.compress.flatquant.transforms import FixedFactor, OnlineTransform, SiteTransform, factor
+
+SCALED = ("attention", "mlp", "down")
+"""The places with a Kronecker product and a per-channel scale."""
+SITES_OF = {
+    "q": "attention", "k": "attention", "v": "attention", "o": "output", "gate": "mlp", "up": "mlp", "down": "down",
+}  # fmt: skip
+
+
+def site_lengths(sizes: BlockSizes) -> dict[str, int]:
+    """The length of what passes each place that a linear layer stands at."""
+    width = sizes.heads * sizes.head_dim
+    return {"attention": sizes.hidden, "mlp": sizes.hidden, "down": sizes.intermediate, "output": width}
+
+
+def factor_sizes(config: FlatQuantConfig, sizes: BlockSizes) -> dict[str, tuple[int, ...]]:
+    """Sizes of the small matrices at each place; a place without matrices is left out."""
+    found: dict[str, tuple[int, ...]] = {}
+    if config.transform == "none":
+        return found
+    if config.quantises_linears:
+        for site, n in site_lengths(sizes).items():
+            if config.transform == "hadamard":
+                found[site] = tuple(len(H) for H in hadamard_factors(n))
+            elif site in SCALED:
+                found[site] = (config.factors or {}).get(site) or kronecker_factors(n)
+        if config.transform == "flat":
+            found["output"] = (sizes.heads,)
+    if config.transform == "flat" and (config.quantises_linears or config.v_bits < 16):
+        found["value"] = (sizes.head_dim,)
+    if min(config.q_bits, config.k_bits) < 16:
+        found["cache"] = (sizes.head_dim,)
+    return found
+
+
+def small_matrices(config: FlatQuantConfig, site_sizes: tuple[int, ...], generator: torch.Generator) -> list[nn.Module]:
+    if config.transform == "hadamard":
+        n = int(torch.tensor(site_sizes).prod())
+        return [FixedFactor(H) for H in hadamard_factors(n)]
+    return [factor(n, config.parametrization, generator) for n in site_sizes]
+
+
+class StudentBlock(nn.Module):
+    """A decoder block whose linear layers are quantised behind trainable transforms; called as the original is.
+
+    Parameters
+    ----------
+    block
+        The original; its weights are shared and stay as they are.
+    config
+        Bits and transforms.
+    model_config
+        Of the model; its attention function is replaced where keys or queries are transformed.
+    generator
+        Source of the initial matrices.
+
+    Attributes
+    ----------
+    sites
+        The transforms by place.
+    """
+
+    def __init__(
+        self, block: nn.Module, config: FlatQuantConfig, model_config: PretrainedConfig, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.paths = block_paths(block, config.module_map)
+        self.sizes = block_sizes(block, self.paths)
+        self.original = [block]  # in a list: not a submodule
+        self.block = shared_copy(block)
+        self.sites = nn.ModuleDict()
+        self.cache: TrainedCacheTransform | None = None
+        matrices = factor_sizes(config, self.sizes)
+        if config.quantises_linears:
+            for site, n in site_lengths(self.sizes).items():
+                factors = small_matrices(config, matrices.get(site, ()), generator)
+                self.sites[site] = SiteTransform(factors, n, scale=config.scale and site in SCALED)
+        if "value" in matrices:
+            factors = small_matrices(config, matrices["value"], generator)
+            self.sites["value"] = SiteTransform(factors, self.sizes.head_dim, scale=False)
+        self._install_linears()
+        if config.quantises_cache:
+            P_h = small_matrices(config, matrices["cache"], generator)[0] if "cache" in matrices else None
+            self.cache = TrainedCacheTransform(*cache_bits(config), P_h, config.clip)
+            attach_cache_transform(self.block.get_submodule(self.paths.attention), self.cache, model_config)
+        self.requires_grad_(False)
+        for parameter in self.trained().values():
+            parameter.requires_grad_()
+        self.refresh()
+
+    def _install_linears(self) -> None:
+        config, values = self.config, self._site("value")
+        for part, site in SITES_OF.items():
+            path = getattr(self.paths, part)
+            linear = cast(nn.Linear, self.block.get_submodule(path))
+            own = part in ("o", "down")
+            calibrated = CalibratedLinear(
+                linear, linear_bits(config), config.clip, self._site(site), transforms_input=own,
+                values=values if part in ("v", "o") else None, is_value=part == "v",
+            )  # fmt: skip
+            replace(self.block, path, calibrated)
+        for site, path in (("attention", self.paths.attention), ("mlp", self.paths.mlp)):
+            transform = self._site(site)
+            if transform is not None:
+                attach_input_transform(self.block.get_submodule(path), transform)
+
+    def _site(self, name: str) -> SiteTransform | None:
+        return cast("SiteTransform | None", self.sites[name] if name in self.sites else None)
+
+    def refresh(self) -> None:
+        """Compute all matrices from the parameters, once a step."""
+        for site in self.sites.values():
+            cast(SiteTransform, site).refresh()
+        if self.cache is not None:
+            self.cache.refresh()
+
+    def forget(self) -> None:
+        """Drop the computed matrices (they hold the graph of their gradients)."""
+        for site in self.sites.values():
+            cast(SiteTransform, site).pairs = []
+        if self.cache is not None:
+            self.cache.pair = (None, None)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.refresh()
+        return self.block(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """What a model asks of a block (its kind of attention) is the original's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "block":
+                raise
+            return getattr(super().__getattr__("block"), name)
+
+    def linear(self, part: str) -> CalibratedLinear:
+        return cast(CalibratedLinear, self.block.get_submodule(getattr(self.paths, part)))
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """All trainable parameters by name: matrices, scales and clipping logits."""
+        found = {f"sites.{name}": p for name, p in self.sites.named_parameters()}
+        for part in SITES_OF:
+            found |= {f"{part}.{name}": p for name, p in self.linear(part).named_parameters(recurse=False)}
+        if self.cache is not None:
+            found |= {f"cache.{name}": p for name, p in self.cache.named_parameters()}
+        return found
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Matrices and scales at one learning rate, clipping logits at the other."""
+        clips = {n: p for n, p in self.trained().items() if n.rpartition(".")[2].endswith(("_max", "_min"))}
+        rest = [p for n, p in self.trained().items() if n not in clips]
+        groups = [{"params": rest, "lr": self.config.lr}, {"params": list(clips.values()), "lr": self.config.clip_lr}]
+        return [group for group in groups if group["params"]]
+
+    def load_trained(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set all trainable parameters.
+
+        Raises
+        ------
+        ValueError
+            If names or shapes are those of another block or config.
+        """
+        parameters = self.trained()
+        if set(tensors) != set(parameters):
+            differing = ", ".join(sorted(set(tensors) ^ set(parameters))[:4])
+            raise ValueError(f"these transforms are those of another config or model: {differing} are not in both.")
+        with torch.no_grad():
+            for name, p in parameters.items():
+                if p.shape != tensors[name].shape:
+                    raise ValueError(
+                        f"{name} has shape {tuple(tensors[name].shape)} in the file and {tuple(p.shape)} in this model."
+                    )
+                p.copy_(tensors[name])
+        self.refresh()
+
+
+def shared_copy(block: nn.Module) -> nn.Module:
+    """A copy of the modules that shares all parameters and buffers, and the model's config."""
+    shared = [*block.parameters(), *block.buffers()]
+    shared += [m.config for m in block.modules() if isinstance(getattr(m, "config", None), PretrainedConfig)]
+    return copy.deepcopy(block, {id(part): part for part in shared})
+
+
+def linear_bits(config: FlatQuantConfig) -> LinearBits:
+    return LinearBits(config.w_bits, config.a_bits, config.w_symmetric, config.a_symmetric)
+
+
+def cache_bits(config: FlatQuantConfig) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    bits = (config.q_bits, config.k_bits, config.v_bits)
+    return bits, (config.q_symmetric, config.k_symmetric, config.v_symmetric)
+
+
+def attach_input_transform(module: nn.Module, transform: nn.Module) -> None:
+    """Transform the hidden states that a module (attention, MLP) receives, once for all its linear layers."""
+    module.input_transform = transform
+    module.register_forward_pre_hook(_transform_input, with_kwargs=True)
+
+
+def _transform_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    transform = cast(nn.Module, module.input_transform)
+    if args:
+        return (transform(args[0]), *args[1:]), kwargs
+    return args, kwargs | {"hidden_states": transform(kwargs["hidden_states"])}
+
+
+# -- the quantised block -----------------------------------------------------------------------------------------------
+
+
+def quantised_block(block: nn.Module, config: FlatQuantConfig, model_config: PretrainedConfig) -> nn.Module:
+    """A copy of a block with the structure of the quantised one; its new buffers are not set yet.
+
+    Parameters that stay (norms) are shared with the original.
+    """
+    paths = block_paths(block, config.module_map)
+    sizes = block_sizes(block, paths)
+    new = shared_copy(block)
+    matrices = factor_sizes(config, sizes)
+    lengths = site_lengths(sizes)
+    online = {site: _online(config, site, n, matrices) for site, n in lengths.items()}
+    for part, site in SITES_OF.items():
+        path = getattr(paths, part)
+        linear = cast(nn.Linear, block.get_submodule(path))
+        layer = QuantizedLinear(
+            linear.in_features, linear.out_features, linear.bias is not None, linear_bits(config), config.clip,
+            transform=online[site] if part in ("o", "down") else None, group_size=config.group_size,
+            dtype=linear.weight.dtype,
+        )  # fmt: skip
+        replace(new, path, layer.to(linear.weight.device))
+    for site, path in (("attention", paths.attention), ("mlp", paths.mlp)):
+        transform = online[site]
+        if transform is not None:
+            attach_input_transform(new.get_submodule(path), transform)
+    if config.quantises_cache:
+        cache = OnlineCacheTransform(*cache_bits(config), sizes.head_dim, "cache" in matrices, config.clip)
+        attach_cache_transform(new.get_submodule(paths.attention), cache, model_config)
+    return new
+
+
+def _online(
+    config: FlatQuantConfig, site: str, n: int, matrices: Mapping[str, tuple[int, ...]]
+) -> OnlineTransform | None:
+    scale = config.scale and config.quantises_linears and site in config.online_scales
+    return OnlineTransform(matrices.get(site, ()), n, scale) if scale or site in matrices else None
+
+
+@torch.no_grad()
+def merged_block(student: StudentBlock, model_config: PretrainedConfig) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The quantised block of a student, all but its weights, and the transformed weights in float64 (section 7).
+
+    Scales go into the norms before the attention and the MLP and into the rows of the up projection, but for those in
+    `config.online_scales`. Weights are clipped, and wait for rounding.
+    """
+    config, paths = student.config, student.paths
+    new = quantised_block(student.original[0], config, model_config)
+    wide = _in_float64(student)
+    weights: dict[str, Tensor] = {}
+    for part, site in SITES_OF.items():
+        W, bias = wide.linear(part).transformed_weight(quantise=False)
+        layer = cast(QuantizedLinear, new.get_submodule(getattr(paths, part)))
+        if part == "up" and _merges(student, "down"):
+            c = cast(Tensor, wide.sites["down"].scale)
+            W, bias = W * c[:, None], None if bias is None else bias * c
+        weights[part] = W
+        if layer.bias is not None:
+            layer.bias.copy_(cast(Tensor, bias))
+        trained = student.linear(part)
+        if layer.input_max is not None:
+            layer.input_max.copy_(cast(Tensor, trained.input_max))
+            layer.input_min.copy_(cast(Tensor, trained.input_min))
+        if layer.transform is not None:
+            _fill(layer.transform, wide.sites[site])
+    for site, path, norm in (
+        ("attention", paths.attention, paths.attention_norm), ("mlp", paths.mlp, paths.mlp_norm),
+    ):  # fmt: skip
+        module = new.get_submodule(path)
+        if hasattr(module, "input_transform"):
+            _fill(cast(OnlineTransform, module.input_transform), wide.sites[site])
+        if _merges(student, site):
+            replace(new, cast(str, norm), scaled_norm(new.get_submodule(cast(str, norm)), wide.sites[site].scale))
+    if student.cache is not None:
+        _fill_cache(cast(OnlineCacheTransform, new.get_submodule(paths.attention).cache_transform), wide.cache)
+    return new, weights
+
+
+def _in_float64(student: StudentBlock) -> StudentBlock:
+    shared = [*student.original, student.config]
+    shared += [m.config for m in student.modules() if isinstance(getattr(m, "config", None), PretrainedConfig)]
+    student.forget()
+    wide = copy.deepcopy(student, {id(part): part for part in shared}).double()
+    wide.refresh()
+    student.refresh()
+    return wide
+
+
+def _merges(student: StudentBlock, site: str) -> bool:
+    return site in student.sites and student.sites[site].scale is not None and site not in student.config.online_scales
+
+
+def _fill(online: OnlineTransform, site: nn.Module) -> None:
+    for i, pair in enumerate(cast(SiteTransform, site).pairs):
+        getattr(online, f"factor_{i}").copy_(pair.P)
+    if online.scale is not None:
+        online.scale.copy_(cast(Tensor, site.scale))
+
+
+def _fill_cache(online: OnlineCacheTransform, trained: TrainedCacheTransform | None) -> None:
+    assert trained is not None
+    P, P_inv_T = trained.matrices()
+    if P is not None and P_inv_T is not None:
+        online.key_matrix.copy_(P)
+        online.query_matrix.copy_(P_inv_T)
+    for name, p in trained.named_parameters(recurse=False):
+        getattr(online, name).copy_(p)
+
+
+def scaled_norm(norm: nn.Module, c: Tensor) -> nn.Module:
+    """A norm whose output is c times that of `norm`: its gain g, or 1 + g, is multiplied.
+
+    Raises
+    ------
+    TypeError
+        If the output cannot be scaled through the gain.
+    """
+    probe = torch.linspace(-2, 3, len(c), dtype=norm.weight.dtype)
+    expected = norm(probe) * c.to(probe.dtype)
+    for offset in (0.0, 1.0):
+        new = copy.deepcopy(norm)
+        new.weight.data = ((norm.weight.double() + offset) * c - offset).to(norm.weight.dtype)
+        if getattr(norm, "bias", None) is not None:
+            new.bias.data = (norm.bias.double() * c).to(norm.bias.dtype)
+        if torch.allclose(new(probe), expected, rtol=1e-2 if probe.dtype != torch.float32 else 1e-4, atol=1e-5):
+            return new
+    raise TypeError(f"the gain of {type(norm).__name__} cannot take a scale.")

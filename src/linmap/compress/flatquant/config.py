@@ -1,0 +1,155 @@
+"""`FlatQuantConfig`: what is quantised to how many bits, by which transforms, and how they are calibrated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+METHOD = "linmap_flatquant"
+"""Name of the method in `config.json` of a saved model."""
+
+BITS = (2, 3, 4, 5, 6, 7, 8, 16)
+SITES = ("attention", "output", "value", "cache", "mlp", "down")
+"""P_a, P_o, P_v, P_h, P_ug and P_d of section 3 of the paper."""
+
+
+@dataclass(kw_only=True)
+class FlatQuantConfig(QuantizationConfigMixin):
+    """Bits, transforms and calibration of FlatQuant; also the `quantization_config` of a saved model.
+
+    Parameters
+    ----------
+    w_bits, a_bits
+        Bits of the weights of the seven linear layers of a block and of their inputs: 2 to 8, or 16 for none.
+    q_bits, k_bits, v_bits
+        Bits of the queries, and of the keys and values in the cache, one scale a token and head.
+    w_symmetric, a_symmetric, q_symmetric, k_symmetric, v_symmetric
+        Symmetric codes, without a zero point.
+    weights
+        "rtn" rounds the transformed weights to the nearest code, "gptq" by the inputs that they meet.
+    group_size
+        Columns that share a scale of a weight, with "gptq"; None: the whole row.
+    transform
+        "flat" learns the matrices; "hadamard" takes orthonormal Hadamard matrices at the same places; "none": no
+        matrices.
+    parametrization
+        Of a learnt matrix: "svd" (U diag(s) V^T), "exponential" (the same with s = exp(t), never zero) or "inverse"
+        (any matrix, inverted in float64).
+    scale
+        Per-channel scales in front of the matrices.
+    alpha
+        Where the scales start: max|W|^(1 - alpha) / max|x|^alpha of a channel.
+    clip
+        Learnt clipping of weights, inputs, keys and values.
+    factors
+        Sizes of the Kronecker factors by place ("attention", "mlp", "down"); the balanced pair where left out.
+    n_samples, sequence_length, batch_size
+        Calibration windows, tokens in each, and windows of a step.
+    epochs
+        Passes over the windows a block; 0 leaves the transforms as they start.
+    lr, clip_lr
+        Learning rate of matrices and scales, and of the clipping.
+    warmup_steps
+        Steps in which the learning rates rise linearly from a hundredth.
+    blocks
+        Numbers of the decoder blocks to quantise; None: all.
+    module_map
+        Where a block keeps its parts, for models that are not known (see `linmap.compress.flatquant.architecture`).
+    online_scales
+        Places whose scale stays in front of the matrices, because the module before cannot take it; found by
+        `calibrate`.
+    seed
+        Of every random draw.
+
+    Raises
+    ------
+    ValueError
+        If a value is not one of those above.
+
+    References
+    ----------
+    Sun et al., "FlatQuant: Flatness Matters for LLM Quantization", ICML 2025.
+    """
+
+    quant_method: str = METHOD  # pyright: ignore[reportIncompatibleVariableOverride]
+    w_bits: int = 4
+    a_bits: int = 4
+    q_bits: int = 16
+    k_bits: int = 16
+    v_bits: int = 16
+    w_symmetric: bool = True
+    a_symmetric: bool = True
+    q_symmetric: bool = True
+    k_symmetric: bool = False
+    v_symmetric: bool = False
+    weights: Literal["rtn", "gptq"] = "rtn"
+    group_size: int | None = None
+    transform: Literal["flat", "hadamard", "none"] = "flat"
+    parametrization: Literal["svd", "exponential", "inverse"] = "svd"
+    scale: bool = True
+    alpha: float = 0.3
+    clip: bool = True
+    factors: dict[str, tuple[int, ...]] | None = None
+    n_samples: int = 128
+    sequence_length: int = 2048
+    batch_size: int = 4
+    epochs: int = 15
+    lr: float = 5e-3
+    clip_lr: float = 5e-2
+    warmup_steps: int = 0
+    blocks: list[int] | None = None
+    module_map: dict[str, str] | None = None
+    online_scales: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("w_bits", "a_bits", "q_bits", "k_bits", "v_bits"):
+            bits = getattr(self, name)
+            if type(bits) is not int or bits not in BITS:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(map(str, BITS))} (16: not quantised), got {bits!r}."
+                )
+        for name, allowed in (
+            ("weights", ("rtn", "gptq")),
+            ("transform", ("flat", "hadamard", "none")),
+            ("parametrization", ("svd", "exponential", "inverse")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+        if self.group_size is not None and self.weights != "gptq":
+            raise ValueError(f"group_size={self.group_size} works with weights='gptq' only; leave it out.")
+        for name in ("n_samples", "sequence_length", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.epochs < 0:
+            raise ValueError(f"epochs must be at least 0, got {self.epochs}.")
+        if self.n_samples < self.batch_size:
+            raise ValueError(
+                f"n_samples={self.n_samples} is less than batch_size={self.batch_size}, so that no step could be "
+                "taken; lower batch_size or give more samples."
+            )
+        unknown = set(self.factors or ()) - {"attention", "mlp", "down"}
+        if unknown:
+            raise ValueError(f"factors has {', '.join(sorted(unknown))}; the places are attention, mlp and down.")
+        if self.blocks is not None:
+            self.blocks = sorted(set(self.blocks))
+        self.online_scales = tuple(self.online_scales)
+        self.factors = {site: tuple(n) for site, n in self.factors.items()} if self.factors else None
+
+    @property
+    def quantises_linears(self) -> bool:
+        return self.w_bits < 16 or self.a_bits < 16
+
+    @property
+    def quantises_cache(self) -> bool:
+        return min(self.q_bits, self.k_bits, self.v_bits) < 16
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "linmap_format": 1}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        known = {name: value for name, value in config_dict.items() if name != "linmap_format"}
+        return super().from_dict(known, return_unused_kwargs=return_unused_kwargs, **kwargs)
