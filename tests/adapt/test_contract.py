@@ -52,6 +52,18 @@ def test_merged_and_unmerged_models_agree_and_the_base_comes_back_bit_for_bit(me
 
 
 @every_method
+def test_a_fused_optimiser_that_wrote_to_the_merged_weight_is_noticed(method) -> None:
+    model = adapted(llama(), method)
+    model.merge_adapter()
+    weight = layers(model)[0].get_base_layer().weight.requires_grad_()
+    optimiser = torch.optim.SGD([weight], lr=0.1, fused=True)
+    weight.grad = torch.ones_like(weight)
+    optimiser.step()
+    with pytest.raises(ValueError, match="the merged weight was changed since the merge"):
+        model.unmerge_adapter()
+
+
+@every_method
 def test_the_unmerge_by_algebra_gives_the_base_to_rounding(method) -> None:
     model = adapted(llama(), method)
     before = [weight.clone() for weight in base_weights(model)]

@@ -19,6 +19,12 @@ Layer = Callable[[Tensor], Tensor]
 Versions = list[tuple[int, int]]
 
 
+def checksum(tensor: Tensor) -> int:
+    """A number that changes with any entry of the tensor, by whatever way it was written."""
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return int(tensor.detach().view(integers).sum(dtype=torch.int64))
+
+
 def is_frozen(module: nn.Module) -> bool:
     """Whether nothing is trained here, so that W' may be kept."""
     return not (module.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
@@ -116,7 +122,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter = [adapter_name]
         self._base: Tensor | None = None  # the weight before the merge
-        self._merged_state: Versions = []
+        self._merged_state: list[int] = []
         self._cache: tuple[Versions, Tensor] | None = None
         base_layer.requires_grad_(False)
         self.add_adapter(adapter_name, **options)
@@ -257,7 +263,12 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             self._base = original.cpu()
         base.weight.data = weight_from(base, W).to(original.dtype).contiguous()
         self.merged_adapters.extend(names)
-        self._merged_state = self._versions([self.adapters[name] for name in self.merged_adapters])
+        self._merged_state = self._checksums()
+
+    def _checksums(self) -> list[int]:
+        """Of the weight and of what is merged into it: versions do not count what a fused optimiser writes."""
+        merged = (self.adapters[name] for name in self.merged_adapters)
+        return [checksum(t) for t in (self.get_base_layer().weight, *(p for a in merged for p in a.parameters()))]
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -274,7 +285,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             return
         base = self.get_base_layer()
         merged = [self.adapters[name] for name in self.merged_adapters]
-        now = self._versions(merged)
+        now = self._checksums()
         if now[:1] != self._merged_state[:1]:
             raise ValueError(
                 f"{self.path}: the merged weight was changed since the merge, and unmerging would lose that change; "
