@@ -8,27 +8,14 @@ from transformers import AutoModel
 
 from linmap.data.tokens import UNLEARNT, Document, LanguageData
 from linmap.errors import UsageError
-from linmap.recipes.finetuning import models
-from linmap.recipes.finetuning.models import (
-    TextClassifier,
-    check_packing,
-    language_loss,
-    load_pretrained,
-    load_tokenizer,
-    model_folder,
-    row_length,
-)
-from recipes.finetuning.tiny import llama, save_encoder, save_llama
+from linmap.recipes.finetuning.models import TextClassifier, check_packing, language_loss, row_length
+from linmap.recipes.language.models import load_pretrained, model_folder
+from recipes.finetuning.tiny import llama, save_encoder
 
 
 @pytest.fixture(scope="module")
 def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_encoder(tmp_path_factory.mktemp("models") / "encoder")
-
-
-@pytest.fixture(scope="module")
-def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("models") / "llama")
 
 
 def documents(seed: int, count: int) -> list[Document]:
@@ -99,19 +86,6 @@ def test_a_classifier_trains_its_head_and_the_adapters(encoder_folder: Path) -> 
     assert model(ids, ids).dtype == torch.float32
 
 
-# -- where models come from --------------------------------------------------------------------------------------------
-
-
-def test_folders_are_loaded_without_news(llama_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert model_folder(str(llama_folder)) == llama_folder
-    loaded = load_pretrained(llama_folder, "language", "bfloat16")
-    assert {weight.dtype for weight in loaded.parameters()} == {torch.bfloat16}
-    assert load_tokenizer(llama_folder)("a")["input_ids"] == [66]
-    assert capsys.readouterr().err == ""
-    with pytest.raises(UsageError, match="cannot be loaded as a causal language model"):
-        load_pretrained(llama_folder.parent, "language", "float32")
-
-
 def test_rows_are_as_long_as_the_model_allows(encoder_folder: Path) -> None:
     assert row_length(encoder_folder, None) == 64
     assert row_length(encoder_folder, 10) == 10
@@ -119,49 +93,8 @@ def test_rows_are_as_long_as_the_model_allows(encoder_folder: Path) -> None:
         row_length(encoder_folder, 65)
 
 
-def test_what_is_no_model_is_named(tmp_path: Path, llama_folder: Path) -> None:
-    (tmp_path / "file").touch()
-    empty, bare = tmp_path / "empty", tmp_path / "bare"
-    for folder in (empty, bare):
-        folder.mkdir()
-    for name, message in (
-        (str(tmp_path / "file"), "is a file"),
-        (str(tmp_path / "none"), "there is no such folder"),
-        ("./none", "there is no such folder"),
-        (str(empty), "has no config.json"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            model_folder(name)
-    (bare / "config.json").write_bytes((llama_folder / "config.json").read_bytes())
-    with pytest.raises(UsageError, match="no weights as safetensors"):
-        model_folder(str(bare))
-    (bare / "model.safetensors").write_bytes((llama_folder / "model.safetensors").read_bytes())
-    with pytest.raises(UsageError, match="has no tokenizer"):
-        model_folder(str(bare))
-
-
-def test_the_cache_of_the_hub_comes_before_the_network(llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    asked = []
-
-    def download(name: str, local_files_only: bool = False, **_: object) -> str:
-        asked.append((name, local_files_only))
-        if name == "some/cached":
-            return str(llama_folder)
-        raise LocalEntryNotFoundError("offline")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert model_folder("some/cached") == llama_folder
-    assert asked == [("some/cached", True)]
-    with pytest.raises(UsageError, match="not in the cache of the Hugging Face Hub, and the Hub cannot"):
-        model_folder("some/unknown")
-    assert asked[1:] == [("some/unknown", True), ("some/unknown", False)]
-
-
 @pytest.mark.slow
 def test_the_bundled_encoder_loads() -> None:
     encoder = load_pretrained(model_folder("minilm-l6"), "encoder", "float32")
     assert isinstance(encoder, type(AutoModel.from_config(encoder.config)))
-    assert models.row_length(model_folder("minilm-l6"), None) == 512
+    assert row_length(model_folder("minilm-l6"), None) == 512

@@ -23,15 +23,13 @@ from linmap.recipes.finetuning.models import (
     check_packing,
     classification_loss,
     language_loss,
-    load_pretrained,
-    load_tokenizer,
-    model_folder,
-    quiet_libraries,
     row_length,
 )
-from linmap.recipes.finetuning.saving import check_free, save_adapter, write_merged
+from linmap.recipes.finetuning.saving import save_adapter, write_merged
 from linmap.recipes.finetuning.settings import DEFAULT_MODELS, FineTuning
 from linmap.recipes.job import FitJob
+from linmap.recipes.language.folders import check_free
+from linmap.recipes.language.models import load_pretrained, load_tokenizer, model_folder, quiet_libraries
 from linmap.training import TrainingHistory, mean_loss, train
 
 log = logging.getLogger(__name__)

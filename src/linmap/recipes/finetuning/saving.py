@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,14 +15,10 @@ import linmap.adapt  # noqa: F401  # makes its methods known to PEFT
 from linmap.artifacts import SHARED, read_config, write_config, write_json
 from linmap.data.text import Task
 from linmap.data.tokens import Side, Tokenizer
-from linmap.errors import ArtifactError, UsageError
-from linmap.recipes.finetuning.models import (
-    TextClassifier,
-    load_pretrained,
-    load_tokenizer,
-    model_folder,
-    quiet_libraries,
-)
+from linmap.errors import ArtifactError
+from linmap.recipes.finetuning.models import TextClassifier
+from linmap.recipes.language.folders import check_free, staged
+from linmap.recipes.language.models import load_pretrained, load_tokenizer, model_folder, quiet_libraries
 from linmap.training.checkpoint import gathered
 from linmap.training.preparation import weights_of
 
@@ -63,7 +54,7 @@ def save_adapter(
     check_free(folder)
     for name in (SHARED, "config.json"):
         (folder / name).unlink(missing_ok=True)
-    with _staged(folder) as partial:
+    with staged(folder) as partial:
         adapted.save_pretrained(partial, state_dict=state, save_embedding_layers=False)
         tokenizer.save_pretrained(partial)
         (partial / "README.md").unlink(missing_ok=True)  # PEFT's, a form with nothing filled in
@@ -71,21 +62,6 @@ def save_adapter(
             save_file({name.removeprefix("head."): w for name, w in state.items() if name.startswith("head.")},
                       partial / HEAD)  # fmt: skip
     write_config(folder, system, header, seed, SHARED)
-
-
-def check_free(folder: Path) -> None:
-    """Refuse a folder that belongs to something else, such as the pretrained model.
-
-    Raises
-    ------
-    UsageError
-        If its `config.json` is not linmap's.
-    """
-    if (folder / "config.json").exists():
-        try:
-            read_config(folder)
-        except ArtifactError:
-            raise UsageError(f"--out {folder} holds a model or something else of yours; name another folder.") from None
 
 
 def load_adapter(folder: Path, system: str) -> Saved:
@@ -127,38 +103,10 @@ def write_merged(model: nn.Module, tokenizer: Tokenizer, labels: list[str], fold
     adapted: Any = model.encoder if classifier else model
     plain = adapted.base_model.merge_and_unload(untie=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _staged(folder, whole=True) as partial, quiet_libraries():
+    with staged(folder, whole=True) as partial, quiet_libraries():
         plain.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         if classifier:
             save_file({name: weight.contiguous() for name, weight in model.head.state_dict().items()}, partial / HEAD)
             write_json(partial / LABELS, labels)
     return folder
-
-
-@contextmanager
-def _staged(folder: Path, whole: bool = False) -> Iterator[Path]:
-    """A temporary folder, whose synced files replace those of `folder` in the end, or, if `whole`, all of it."""
-    umask = os.umask(0o022)  # it can only be read by setting it
-    os.umask(umask)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent if whole else folder, prefix=f".{folder.name}.partial-"))
-    try:
-        yield partial
-        for path in partial.rglob("*"):
-            if path.is_file():
-                path.chmod(0o666 & ~umask)
-                descriptor = os.open(path, os.O_RDONLY)
-                os.fsync(descriptor)
-                os.close(descriptor)
-        if whole:
-            partial.chmod(0o777 & ~umask)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.rename(partial, folder)
-            return
-        for path in partial.iterdir():
-            target = folder / path.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            os.replace(path, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

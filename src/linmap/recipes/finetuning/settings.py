@@ -8,6 +8,7 @@ from typing import Literal
 
 from linmap.data.text import Task
 from linmap.data.tokens import Side
+from linmap.recipes.language.answering import Generation
 from linmap.training import TrainingConfig
 
 DEFAULT_MODELS: dict[Task, str] = {"language": "smollm2-135m", "classification": "minilm-l6"}
@@ -104,24 +105,8 @@ class FineTuning:
 
 
 @dataclass(frozen=True)
-class Answering:
+class Answering(Generation):
     """Complete the prompts of a file, or classify its texts."""
 
-    max_new_tokens: int = 256
-    """Language: tokens of an answer at most."""
-    temperature: float = 0.0
-    """Language: 0 takes the likeliest token; more draws from the softened distribution."""
-    batch_size: int = 16
-    """Records that are answered together."""
-    limit: int | None = None
-    """Answer only this many records, the first ones."""
     merge: bool = False
     """Write the model with the adapter in its weights to the folder --out instead."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch_size", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} = {value} must be 1 or more.")
-        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature = {self.temperature} must be 0 or more.")

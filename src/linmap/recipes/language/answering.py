@@ -1,0 +1,116 @@
+"""Completions of prompts, and records with answers as files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from linmap.artifacts import atomic_path
+from linmap.data.text import TextRecord
+from linmap.data.tokens import Tokenizer, padded, prompt_tokens
+from linmap.errors import DataError, UsageError
+
+SUFFIXES = (".jsonl", ".csv")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Complete the prompts of a file."""
+
+    max_new_tokens: int = 256
+    """Tokens of a completion at most."""
+    temperature: float = 0.0
+    """Of completions: 0 takes the likeliest token; more draws from the softened distribution."""
+    batch_size: int = 16
+    """Records that are answered together."""
+    limit: int | None = None
+    """Answer only this many records, the first ones."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "batch_size", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} = {value} must be 1 or more.")
+        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature = {self.temperature} must be 0 or more.")
+
+
+def check_answers(out: Path) -> None:
+    """Refuse a file of answers of another kind.
+
+    Raises
+    ------
+    UsageError
+        If it ends in nothing that answers are written as.
+    """
+    if out.suffix not in SUFFIXES:
+        raise UsageError(f"--out {out}: answers are written as {' or '.join(SUFFIXES)}.")
+
+
+@torch.no_grad()
+def generated(model: nn.Module, tokenizer: Tokenizer, records: list[TextRecord], settings: Generation) -> list[str]:
+    """What the model writes after each prompt, up to the end-of-text token; long prompts are answered together."""
+    prompts = [prompt_tokens(record, tokenizer) for record in records]
+    for record, ids in zip(records, prompts, strict=True):
+        check_prompt(record, ids, model, settings.max_new_tokens)
+    sampling = {"do_sample": True, "temperature": settings.temperature, "top_k": 0} if settings.temperature else {
+        "do_sample": False, "temperature": None, "top_p": None, "top_k": None
+    }  # fmt: skip
+    device = next(model.parameters()).device
+    answers = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    for part in batches(order, settings.batch_size, "answering"):
+        rows = [prompts[i] for i in part]
+        length = max(map(len, rows))
+        ids = padded(rows, length, 0, side="left").to(device)
+        mask = padded([[1] * len(row) for row in rows], length, 0, side="left").to(device)
+        end = tokenizer.eos_token_id
+        written = model.generate(  # pyright: ignore[reportCallIssue]
+            input_ids=ids, attention_mask=mask, max_new_tokens=settings.max_new_tokens, pad_token_id=end or 0,
+            eos_token_id=end, **sampling,
+        )  # fmt: skip
+        for i, row in zip(part, written[:, length:].tolist(), strict=True):
+            row = row[: row.index(end)] if end in row else row
+            answers[i] = tokenizer.decode(row, skip_special_tokens=True)
+    return answers
+
+
+def check_prompt(record: TextRecord, ids: list[int], model: nn.Module, max_new_tokens: int) -> None:
+    if not ids:
+        raise DataError(f"{record.place}: the prompt is empty; there is nothing to continue.")
+    positions = getattr(model.config, "max_position_embeddings", None)  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(positions, int) and len(ids) + max_new_tokens > positions:
+        raise DataError(
+            f"{record.place}: {len(ids)} tokens and {max_new_tokens} new ones exceed the {positions} positions of the "
+            "model; shorten the prompt, or lower --max-new-tokens."
+        )
+
+
+def batches(order: list[int], size: int, description: str) -> Iterable[list[int]]:
+    """Parts of `order`, with a progress bar where a person watches."""
+    parts = [order[i : i + size] for i in range(0, len(order), size)]
+    console = Console(stderr=True)
+    return track(parts, description, console=console, disable=not console.is_terminal)
+
+
+def write_answers(path: Path, answers: list[dict[str, Any]]) -> None:
+    """Records as JSON Lines or CSV, written atomically; in CSV, what is no text or number is written as JSON."""
+    with atomic_path(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".jsonl":
+            file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+            return
+        columns = list(dict.fromkeys(name for answer in answers for name in answer))
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for answer in answers:
+            writer.writerow({k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in answer.items()})
