@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linmap.data import EMBEDDED
-from linmap.data.text import labels_of, read_prompts, read_training_texts
+from linmap.data.text import labels_of, read_prompts, read_text, read_training_texts
 from linmap.errors import DataError
 
 
@@ -178,3 +178,28 @@ def test_prompts_need_no_answers_and_keep_their_fields(tmp_path: Path) -> None:
         read_prompts(write(tmp_path, "e.jsonl", jsonl({"title": "a"})), "language")
     with pytest.raises(DataError, match="there is no turn to answer"):
         read_prompts(write(tmp_path, "f.jsonl", jsonl({"messages": [ASSISTANT]})), "language")
+
+
+@given(text=texts, packed=st.booleans())
+def test_a_plain_text_is_read_whole(text: str, packed: bool, tmp_path_factory: pytest.TempPathFactory) -> None:
+    name = "a.md.gz" if packed else "a.txt"
+    assert read_text(write(tmp_path_factory.mktemp("text"), name, text)) == text.removeprefix("\ufeff")
+
+
+def test_texts_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    for name, content, message in (
+        ("a.jsonl", "{}", "must end in .txt, .md"),
+        ("a.txt", " \n", "is empty; expected a text"),
+        ("b.txt", b"a\n\xff", "line 2: byte 0xff is not UTF-8"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_text(write(tmp_path, name, content))
+    with pytest.raises(DataError, match="is not a file"):
+        read_text(tmp_path / "none.txt")
+
+
+def test_the_embedded_novels_are_whole() -> None:
+    calibration, test = (read_text(EMBEDDED / f"austen_{part}.txt.gz") for part in ("calib", "test"))
+    assert calibration.startswith("NORTHANGER ABBEY")
+    assert len(calibration.encode()) == 433_411
+    assert len(test.encode()) == 466_854

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -128,6 +128,21 @@ def read_prompts(path: Path | str, task: Task) -> list[TextRecord]:
     return [_prompt_record(place, fields, form) for place, fields in numbered]
 
 
+def read_text(path: Path | str) -> str:
+    """All of a plain text file (`.txt` or `.md`, each also with `.gz` behind) as one text.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, empty, of another kind, or not UTF-8; the message has the line.
+    """
+    path = Path(path)
+    text = _decoded(path, _content(path, (".txt", ".md")))
+    if not text.strip():
+        raise DataError(f"{path} is empty; expected a text.")
+    return text
+
+
 def labels_of(records: Sequence[TextRecord]) -> list[str]:
     """The classes of these records, sorted; numbers in the order of numbers."""
     names = {record.answer for record in records if record.answer is not None}
@@ -236,25 +251,32 @@ def _described(value: Any) -> str:
 def _read(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """All records of a file, each with its place."""
     readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".txt": _read_txt}
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    packed = suffixes[-1:] == [".gz"]
-    kind = (suffixes[-2:-1] if packed else suffixes[-1:]) or [""]
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; expected a file of texts ({', '.join(readers)}, each also with .gz).")
-    if kind[0] not in readers:
-        raise DataError(f"{path} must end in {', '.join(readers)}, or in one of these and .gz; convert or rename it.")
-    if not path.is_file():
-        raise DataError(f"{path} is not a file; check the path.")
-    try:
-        content = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path} cannot be unpacked as .gz ({error}); pack it again.") from None
+    content = _content(path, readers)
     records = []
-    for place, fields in readers[kind[0]](path, content):
+    for place, fields in readers[_kind(path)](path, content):
         if not isinstance(fields, dict):
             raise DataError(f"{place}: got {_described(fields)}, expected an object with named fields.")
         records.append((place, fields))
     return records
+
+
+def _content(path: Path, kinds: Collection[str]) -> bytes:
+    """The bytes of a file of one of these kinds, unpacked."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; expected a file of texts ({', '.join(kinds)}, each also with .gz).")
+    if _kind(path) not in kinds:
+        raise DataError(f"{path} must end in {', '.join(kinds)}, or in one of these and .gz; convert or rename it.")
+    if not path.is_file():
+        raise DataError(f"{path} is not a file; check the path.")
+    try:
+        return gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be unpacked as .gz ({error}); pack it again.") from None
+
+
+def _kind(path: Path) -> str:
+    """The end of the name, without .gz."""
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
 
 
 def _read_jsonl(path: Path, content: bytes) -> Numbered:
