@@ -147,10 +147,14 @@ class QuantizedLinear(nn.Module):
             self.register_buffer(name, torch.tensor(CLIP_LOGIT) if there else None)
 
     def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+        x = self.quantised_input(x)
+        return F.linear(x, self.dequantized_weight(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+    def quantised_input(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        """Q(x P): what the codes are multiplied with."""
         if self.transform is not None:
             x = self.transform(x)
-        x = fake_quantize(x, self.bits.input, self.bits.input_symmetric, self.input_max, self.input_min, "token")[0]
-        return F.linear(x, self.dequantized_weight(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        return fake_quantize(x, self.bits.input, self.bits.input_symmetric, self.input_max, self.input_min, "token")[0]
 
     def codes(self) -> Tensor:
         """Integer codes of the weight, one to a number."""

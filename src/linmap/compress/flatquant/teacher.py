@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from linmap.compress.flatquant.architecture import BlockPaths, decoder_blocks
+from linmap.compress.flatquant.architecture import BlockPaths
 
 BlockArguments = dict[str, Any]
 """What a model hands to a block beside the hidden states: masks and positions of one window, for any batch."""
@@ -39,10 +39,10 @@ class _Record(nn.Module):
 
 @torch.no_grad()
 def embedded(
-    model: nn.Module, ids: Int[Tensor, "n length"], module_map: dict[str, str] | None = None
+    model: nn.Module, ids: Int[Tensor, "n length"], path: str
 ) -> tuple[Float[Tensor, "n length d"], list[BlockArguments]]:
-    """The inputs of the first block, and the further arguments of every block; no block is run."""
-    path, blocks = decoder_blocks(model, module_map)
+    """The inputs of the first block of the list at `path`, and all blocks' further arguments; no block is run."""
+    blocks = cast(nn.ModuleList, model.get_submodule(path))
     records = nn.ModuleList([_Record(block) for block in blocks])
     parent, _, name = path.rpartition(".")
     holder = model.get_submodule(parent)
@@ -67,6 +67,34 @@ class Channels:
     maxima: dict[str, Tensor] = field(default_factory=dict)
     norm_feeds: dict[str, bool] = field(default_factory=dict)
     """Whether the norm's output is the input of the attention (of the MLP), and of nothing else."""
+
+
+@torch.no_grad()
+def teacher_outputs(
+    block: nn.Module, paths: BlockPaths, inputs: Float[Tensor, "n length d"], arguments: BlockArguments, batch_size: int
+) -> tuple[Float[Tensor, "n length d"], Channels]:
+    """What the original block makes of its inputs, and the statistics of the pass (section 6.2 of the method).
+
+    Raises
+    ------
+    RuntimeError
+        If numbers that are not finite come up.
+    """
+    with observed(block, paths) as channels:
+        return block_outputs(block, inputs, arguments, batch_size), channels
+
+
+@torch.no_grad()
+def block_outputs(
+    block: nn.Module, inputs: Float[Tensor, "n length d"], arguments: BlockArguments, batch_size: int
+) -> Float[Tensor, "n length d"]:
+    """A block applied to all windows, batch by batch."""
+    return torch.cat([hidden_states(block(batch, **arguments)) for batch in inputs.split(batch_size)])
+
+
+def hidden_states(output: Any) -> Tensor:
+    """Older blocks return a tuple that begins with them."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 @contextmanager

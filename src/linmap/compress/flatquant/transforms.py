@@ -99,11 +99,13 @@ class SiteTransform(nn.Module):
             self.pairs = [cast(Pair, factor()) for factor in self.factors]
 
     def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
-        return transformed(x if self.scale is None else x * self.scale, [pair.P for pair in self.pairs])
+        with torch.autocast(x.device.type, enabled=False):
+            return transformed(x if self.scale is None else x * self.scale, [pair.P for pair in self.pairs])
 
     def weight(self, W: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
         """(W / c) P^-T."""
-        return transformed(W if self.scale is None else W / self.scale, [pair.P_inv_T for pair in self.pairs])
+        with torch.autocast(W.device.type, enabled=False):
+            return transformed(W if self.scale is None else W / self.scale, [pair.P_inv_T for pair in self.pairs])
 
     def _device_type(self) -> str:
         return next((p.device.type for p in self.parameters()), "cpu")
@@ -129,9 +131,11 @@ class OnlineTransform(nn.Module):
 
 
 def transformed(x: Float[Tensor, "*batch n"], matrices: Sequence[Tensor]) -> Float[Tensor, "*batch n"]:
-    """x (P_1 ⊗ P_2 ⊗ ... ⊗ I), with an identity that fills up to the length of x."""
+    """x (P_1 ⊗ P_2 ⊗ ... ⊗ I), with an identity that fills up to the length of x; in the wider of the dtypes."""
     if not matrices:
         return x
+    dtype = torch.promote_types(x.dtype, matrices[0].dtype)
+    x, matrices = x.to(dtype), [P.to(dtype) for P in matrices]
     n = math.prod(len(P) for P in matrices)
     if n == x.shape[-1]:
         return kronecker_apply(x, list(matrices))

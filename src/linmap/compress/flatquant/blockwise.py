@@ -1,0 +1,210 @@
+"""Calibration of one block: its student learns to give the outputs of the original (section 3.3 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR, LRScheduler
+from transformers import PretrainedConfig
+
+from linmap.compress.flatquant.block import SCALED, SITES_OF, StudentBlock
+from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.flatness import smooth_scale
+from linmap.compress.flatquant.teacher import BlockArguments, Channels, hidden_states
+from linmap.compress.flatquant.transforms import SiteTransform
+
+ETA_MIN = 5e-6  # where the cosine ends, for all learning rates
+WARMUP_START = 0.01  # share of the learning rates
+MAX_CONDITION = 1e6
+
+
+@dataclass
+class BlockReport:
+    """How the calibration of a block went."""
+
+    losses: list[float] = field(default_factory=list)
+    """Mean squared error of the block's outputs, mean over each epoch."""
+    stopped: str | None = None
+    """Why training ended early; the best state until then was kept."""
+
+    @property
+    def first(self) -> float | None:
+        return self.losses[0] if self.losses else None
+
+    @property
+    def last(self) -> float | None:
+        return self.losses[-1] if self.losses else None
+
+
+@dataclass
+class TrainedBlock:
+    """All trained parameters of a student by name, and how they came about."""
+
+    tensors: dict[str, Tensor]
+    report: BlockReport
+
+
+def is_trained(config: FlatQuantConfig) -> bool:
+    """Whether anything is learnt. Scales alone stay where `smooth_scale` starts them, which is SmoothQuant."""
+    quantises = config.quantises_linears or config.quantises_cache
+    return config.epochs > 0 and quantises and (config.transform == "flat" or config.clip)
+
+
+def start_student(
+    block: nn.Module,
+    config: FlatQuantConfig,
+    model_config: PretrainedConfig,
+    seed: int,
+    channels: Channels | None = None,
+) -> StudentBlock:
+    """A student before training: random orthogonal matrices, scales from the statistics of its inputs."""
+    student = StudentBlock(block, config, model_config, torch.Generator().manual_seed(seed))
+    student.to(next(block.parameters()).device)
+    if channels is not None:
+        for site in SCALED:
+            if site in student.sites and student.sites[site].scale is not None:
+                W = [student.linear(part).linear.weight for part, place in SITES_OF.items() if place == site]
+                w_max = torch.stack([weight.detach().float().abs().amax(0) for weight in W]).amax(0)
+                c = smooth_scale(w_max, channels.maxima[site], config.alpha)
+                cast(SiteTransform, student.sites[site]).scale.data.copy_(c)  # pyright: ignore
+    student.refresh()
+    return student
+
+
+def calibrated_block(
+    block: nn.Module,
+    config: FlatQuantConfig,
+    model_config: PretrainedConfig,
+    seed: int,
+    channels: Channels | None,
+    inputs: Tensor | None,
+    targets: Tensor | None,
+    arguments: BlockArguments,
+) -> TrainedBlock:
+    """The transforms of one block; it depends on nothing but these arguments, so that blocks can go in parallel."""
+    student = start_student(block, config, model_config, seed, channels)
+    report = BlockReport()
+    if is_trained(config) and inputs is not None and targets is not None:
+        report = train_block(student, inputs, targets, arguments)
+    tensors = {name: p.detach().cpu().clone() for name, p in student.trained().items()}
+    student.forget()
+    return TrainedBlock(tensors, report)
+
+
+def train_block(
+    student: StudentBlock,
+    inputs: Float[Tensor, "n length d"],
+    targets: Float[Tensor, "n length d"],
+    arguments: BlockArguments,
+    on_step: Callable[[float], None] | None = None,
+) -> BlockReport:
+    """Minimise the mean squared error to `targets` over the student's transforms, scales and clipping.
+
+    AdamW, two learning rates, cosine annealing; windows in their order. A step whose loss or gradients are not finite
+    ends the training: the student gets the best state back.
+
+    Parameters
+    ----------
+    inputs, targets
+        What the original block received and returned.
+    arguments
+        Masks and positions, as the model hands them to the block.
+    on_step
+        Called with the loss of each step.
+    """
+    config, parameters = student.config, list(student.trained().values())
+    n = len(inputs) // config.batch_size * config.batch_size  # the rest fills no batch
+    optimizer = torch.optim.AdamW(student.parameter_groups(), fused=True)
+    schedule = learning_rates(optimizer, config.epochs * (n // config.batch_size), config.warmup_steps)
+    best, state, report = float("inf"), [p.detach().clone() for p in parameters], BlockReport()
+    for epoch in range(config.epochs):
+        losses: list[float] = []
+        for x, y in zip(inputs[:n].split(config.batch_size), targets[:n].split(config.batch_size), strict=True):
+            try:
+                optimizer.zero_grad()
+                losses.append(backward(student, x, y, arguments))
+            except FloatingPointError as error:
+                for p, saved in zip(parameters, state, strict=True):
+                    p.data.copy_(saved)
+                student.refresh()
+                report.stopped = f"epoch {epoch + 1}, step {len(losses) + 1}: {error}"
+                return report
+            optimizer.step()
+            schedule.step()
+            if on_step is not None:
+                on_step(losses[-1])
+        report.losses.append(sum(losses) / len(losses))
+        if report.losses[-1] < best and all(bool(p.isfinite().all()) for p in parameters):
+            best, state = report.losses[-1], [p.detach().clone() for p in parameters]
+    student.refresh()
+    return report
+
+
+def learning_rates(optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int) -> LRScheduler:
+    """Cosine annealing to `ETA_MIN`, after a linear rise if `warmup_steps`."""
+    cosine = CosineAnnealingLR(optimizer, steps, eta_min=ETA_MIN)
+    if not warmup_steps:
+        return cosine
+    return ChainedScheduler([LinearLR(optimizer, WARMUP_START, total_iters=warmup_steps), cosine])
+
+
+def backward(student: StudentBlock, x: Tensor, y: Tensor, arguments: BlockArguments) -> float:
+    """Gradients of log MSE, which does not depend on the scale of the outputs; the MSE is returned.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss or a gradient is not finite, or a matrix has no inverse.
+    """
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    try:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            output = hidden_states(student(x, **arguments))
+    except torch.linalg.LinAlgError as error:
+        raise FloatingPointError(f"a matrix became singular ({error})") from None
+    loss = F.mse_loss(output.float(), y.float())
+    value = loss.item()
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss became {value}")
+    (loss / loss.detach().clamp(min=torch.finfo(loss.dtype).tiny)).backward()
+    norms = torch._foreach_norm([p.grad for p in student.trained().values() if p.grad is not None])
+    if not bool(torch.stack(norms).isfinite().all()):
+        raise FloatingPointError("a gradient is not finite")
+    return value
+
+
+@torch.no_grad()
+def check_transforms(student: StudentBlock, number: int) -> None:
+    """Refuse transforms that cannot be merged: c must be positive and every P well conditioned.
+
+    Raises
+    ------
+    ValueError
+        With the place, its condition number and the block.
+    """
+    student.refresh()
+    places = {site: cast(SiteTransform, module).pairs for site, module in student.sites.items()}
+    if student.cache is not None and student.cache.factor is not None:
+        places["cache"] = [student.cache.pair]
+    for site, pairs in places.items():
+        condition = 1.0
+        for pair in pairs:
+            finite = bool(pair.P.isfinite().all() and pair.P_inv_T.isfinite().all())
+            condition *= float(torch.linalg.cond(pair.P.double())) if finite else float("nan")
+        if not condition < MAX_CONDITION:
+            raise ValueError(
+                f"block {number}: the matrix at {site!r} has condition number {condition:.3g} (at most "
+                f"{MAX_CONDITION:.0e}); lower lr or take parametrization='exponential'."
+            )
+        c = cast("Tensor | None", student.sites[site].scale) if site in student.sites else None
+        if c is not None and not bool((c > 0).all() and c.isfinite().all()):
+            raise ValueError(
+                f"block {number}: {int((~(c > 0)).sum())} scales at {site!r} are not positive (the least is "
+                f"{float(c.min()):.3g}; the condition number of the matrix is {condition:.3g}); lower lr."
+            )

@@ -1,0 +1,222 @@
+"""`calibrate`: a pretrained decoder in, its quantised form out (section 3.3 of the paper).
+
+Given the teacher's activations the blocks do not depend on each other. So they are calibrated one by one, several at
+once, or divided among the processes of a launcher, with the same result; then they are rounded, first to last.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from accelerate.utils import broadcast
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from linmap.compress.flatquant.architecture import LINEARS, block_paths, decoder_blocks
+from linmap.compress.flatquant.block import StudentBlock
+from linmap.compress.flatquant.blockwise import BlockReport, TrainedBlock, is_trained, start_student
+from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.parallel import processes, trained_blocks
+from linmap.compress.flatquant.pretrained import finish, is_quantised, quantised_numbers
+from linmap.compress.flatquant.rounding import rounded_blocks
+from linmap.compress.flatquant.teacher import embedded
+from linmap.compress.flatquant.windows import calibration_windows
+from linmap.compress.flatquant.work_folder import WorkFolder
+
+
+@dataclass
+class CalibrationReport:
+    """How a calibration went, by number of the block."""
+
+    blocks: dict[int, BlockReport] = field(default_factory=dict)
+
+
+def calibrate(
+    model: PreTrainedModel,
+    tokens: Any = None,
+    config: FlatQuantConfig | None = None,
+    *,
+    text: str | Path | None = None,
+    work: Path | str | None = None,
+    n_jobs: int = 1,
+    resume: bool = False,
+) -> PreTrainedModel:
+    """Quantise the decoder blocks of a language model in place, and return it.
+
+    Under `accelerate launch` or `torchrun` the blocks are divided among the processes; every process ends with the
+    whole model. `model.flatquant` holds a `CalibrationReport`.
+
+    Parameters
+    ----------
+    model
+        A causal language model of Transformers. Its embeddings and its head stay as they are.
+    tokens
+        A stream of token ids, windows of them (n, length), or a tokenizer with `text`. None where the config needs no
+        calibration (no scales, nothing to train, no GPTQ).
+    config
+        Bits, transforms and calibration; the defaults of `FlatQuantConfig` if None.
+    text
+        A text, or the path of a text file, for a tokenizer.
+    work
+        Folder that keeps each block as soon as it is calibrated.
+    n_jobs
+        Blocks to calibrate at once, each in a process of its own with its share of the threads. The result is that of
+        one job; where the threads of a block differ, to rounding.
+    resume
+        Go on from the blocks in `work`; without it they are deleted.
+
+    Raises
+    ------
+    TypeError
+        If the parts of the model are not recognised.
+    ValueError
+        If tokens or config do not fit the model, a linear layer stands at two places, `work` holds a calibration of
+        something else, or a trained transform cannot be inverted.
+    RuntimeError
+        If the model is quantised already, or its activations are not finite.
+    """
+    student_model(model, tokens, config, text=text, work=work, n_jobs=n_jobs, resume=resume)
+    return merge_model(model, tokens, text=text)
+
+
+def student_model(
+    model: PreTrainedModel,
+    tokens: Any = None,
+    config: FlatQuantConfig | None = None,
+    *,
+    text: str | Path | None = None,
+    work: Path | str | None = None,
+    n_jobs: int = 1,
+    resume: bool = False,
+) -> PreTrainedModel:
+    """The first half of `calibrate`: every block replaced by its calibrated `StudentBlock`, still trainable.
+
+    Whoever wants another objective than the block's (several blocks, the logits) trains the students further, and
+    calls `merge_model`.
+    """
+    config = checked_config(model, config, n_jobs)
+    model.eval()
+    path, blocks = decoder_blocks(model, config.module_map)
+    numbers = quantised_numbers(len(blocks), config)
+    ids = needed_windows(model, tokens, config, text)
+    inputs, arguments = (None, None) if ids is None else embedded(model, ids, path)
+    folder = WorkFolder(work, config, ids, model.get_input_embeddings().weight, resume)
+    calibrated = trained_blocks(
+        lambda number: blocks[number], inputs, arguments, config, model.config, numbers, folder, n_jobs
+    )
+    config.online_scales = calibrated.online_scales
+    for number in numbers:
+        blocks[number] = trained_student(blocks[number], config, model.config, calibrated.blocks[number])
+    model.flatquant = CalibrationReport({number: calibrated.blocks[number].report for number in numbers})
+    return model
+
+
+def merge_model(model: PreTrainedModel, tokens: Any = None, *, text: str | Path | None = None) -> PreTrainedModel:
+    """The second half of `calibrate`: transforms merged, weights rounded; GPTQ needs the calibration tokens again.
+
+    Raises
+    ------
+    RuntimeError
+        If the model has no `StudentBlock`.
+    """
+    path, blocks, config = students_of(model)
+    ids = needed_windows(model, tokens, config, text) if rounds_by_inputs(config) else None
+    inputs, arguments = (None, None) if ids is None else embedded(model, ids, path)
+    for number, block in enumerate(rounded_blocks(blocks, model.config, inputs, arguments, config.batch_size)):
+        blocks[number] = from_main_process(block)
+    return finish(model, config)
+
+
+# -- what is asked for, and whether the model has it -------------------------------------------------------------------
+
+
+def checked_config(model: PreTrainedModel, config: FlatQuantConfig | None, n_jobs: int = 1) -> FlatQuantConfig:
+    """A copy of the config for this model."""
+    config = FlatQuantConfig() if config is None else copy.deepcopy(config)
+    if is_quantised(model) or any(isinstance(module, StudentBlock) for module in model.modules()):
+        raise RuntimeError(f"this {type(model).__name__} is quantised already; start from the original model.")
+    if config.blocks == []:
+        raise ValueError("blocks is empty; give the numbers of blocks to quantise, or None for all.")
+    if n_jobs < 1:
+        raise ValueError(f"n_jobs must be at least 1, got {n_jobs}.")
+    path, blocks = decoder_blocks(model, config.module_map)
+    places = {
+        f"{path}.{i}.{getattr(block_paths(blocks[i], config.module_map), part)}"
+        for i in quantised_numbers(len(blocks), config)
+        for part in LINEARS
+    }
+    check_unshared(model, places)
+    return config
+
+
+def check_unshared(model: nn.Module, places: set[str]) -> None:
+    """Each linear layer that will be quantised must hold a weight that nothing else in the model uses.
+
+    Raises
+    ------
+    ValueError
+        With the two places.
+    """
+    owners: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        place = name.rpartition(".")[0]
+        first = owners.setdefault(id(parameter), place)
+        if first != place and {first, place} & places:
+            raise ValueError(
+                f"{first} and {place} share a weight, and a quantised layer needs its own; give {place} a copy "
+                "(tie_word_embeddings=False, or a clone of the parameter)."
+            )
+
+
+def rounds_by_inputs(config: FlatQuantConfig) -> bool:
+    return config.weights == "gptq" and config.w_bits < 16
+
+
+def needed_windows(
+    model: PreTrainedModel, tokens: Any, config: FlatQuantConfig, text: str | Path | None
+) -> Int[Tensor, "n length"] | None:
+    """The calibration windows, on the model's device; None where the config needs none."""
+    scales = config.scale and config.quantises_linears
+    if not (scales or is_trained(config) or rounds_by_inputs(config)):
+        return None
+    if tokens is None:
+        raise ValueError(
+            "this config is calibrated on text (scales, training or GPTQ), and no tokens came; give token ids, or a "
+            "tokenizer with text=."
+        )
+    embedding = model.get_input_embeddings()
+    return calibration_windows(tokens, config, len(embedding.weight), text).to(embedding.weight.device)
+
+
+def students_of(model: nn.Module) -> tuple[str, nn.ModuleList, FlatQuantConfig]:
+    """Path and list of the blocks of a model with students, and their config."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList):
+            config = next((block.config for block in module if isinstance(block, StudentBlock)), None)
+            if config is not None:
+                return path, module, config
+    raise RuntimeError(f"this {type(model).__name__} has no students to merge; `student_model` puts them in.")
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def trained_student(
+    block: nn.Module, config: FlatQuantConfig, model_config: PretrainedConfig, trained: TrainedBlock
+) -> StudentBlock:
+    """The student of a block with the parameters that it was trained to."""
+    student = start_student(block, config, model_config, seed=0)
+    student.load_trained(trained.tensors)
+    return student
+
+
+def from_main_process(block: nn.Module) -> nn.Module:
+    """The tensors of a quantised block as the main process has them, so that all have the same bytes."""
+    if processes().num_processes > 1:
+        for tensor in block.state_dict().values():
+            tensor.copy_(cast(Tensor, broadcast(tensor.to(processes().device).contiguous())))
+    return block

@@ -1,0 +1,214 @@
+"""The blocks of a model calibrated: one by one, several at once, or divided among the processes of a launcher."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, NamedTuple, cast
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast
+from jaxtyping import Float
+from joblib.externals.loky import get_reusable_executor
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from linmap.compress.flatquant.architecture import BlockPaths, block_paths
+from linmap.compress.flatquant.block import scaled_norm
+from linmap.compress.flatquant.blockwise import BlockReport, TrainedBlock, calibrated_block
+from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.teacher import BlockArguments, Channels, teacher_outputs
+from linmap.compress.flatquant.work_folder import WorkFolder
+
+LoadBlock = Callable[[int], nn.Module]
+"""A block of the original model, by its number."""
+
+
+class Calibrated(NamedTuple):
+    """The trained blocks by number, and the places whose scale no norm can take."""
+
+    blocks: dict[int, TrainedBlock]
+    online_scales: tuple[str, ...]
+
+
+def processes() -> PartialState:
+    """The processes that `accelerate launch` or `torchrun` started; without these, one."""
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def trained_blocks(
+    load: LoadBlock,
+    inputs: Float[Tensor, "n length d"] | None,
+    arguments: list[BlockArguments] | None,
+    config: FlatQuantConfig,
+    model_config: PretrainedConfig,
+    numbers: list[int],
+    folder: WorkFolder,
+    n_jobs: int = 1,
+) -> Calibrated:
+    """Calibrate the blocks `numbers` on the teacher's activations (section 6 of the method).
+
+    Parameters
+    ----------
+    inputs, arguments
+        Of the first block and of every block; None where the config needs no calibration.
+    n_jobs
+        Blocks at once in this process's workers.
+    """
+    state = processes()
+    own = set(numbers[state.process_index :: state.num_processes])
+    seeds = torch.randint(2**62, (numbers[-1] + 1,), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    found: dict[int, TrainedBlock] = {}
+    online: set[str] = set()
+
+    def remaining() -> Iterator[tuple[int, nn.Module, tuple[Any, ...]]]:
+        x = inputs
+        for number in range(numbers[-1] + 1):
+            if x is None and number not in own:
+                continue
+            block = load(number)
+            y, channels, into = None, None, {}
+            if x is not None and arguments is not None:
+                into = arguments[number]
+                paths = block_paths(block, config.module_map)
+                with named(number):
+                    y, channels = teacher_outputs(block, paths, x, into, config.batch_size)
+                if config.scale and number in numbers:
+                    online.update(unmerged_scales(block, paths, channels))
+            if number in own:
+                finished = folder.finished(number, block)
+                if finished is None:
+                    yield number, block, (config, model_config, seeds[number], channels, x, y, into)
+                else:
+                    found[number] = finished
+            x = y
+
+    for number, block, trained in in_parallel(remaining(), n_jobs, len(own)):
+        folder.keep(number, block, trained)
+        found[number] = trained
+    return Calibrated(exchanged(found, numbers), tuple(sorted(online)))
+
+
+@contextmanager
+def named(number: int) -> Iterator[None]:
+    """Errors of the teacher's pass say in which block."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(f"block {number}: {error}") from error
+
+
+def unmerged_scales(block: nn.Module, paths: BlockPaths, channels: Channels) -> set[str]:
+    """The places whose scale cannot go into the norm before them."""
+    return {
+        site
+        for site, path in (("attention", paths.attention_norm), ("mlp", paths.mlp_norm))
+        if path is None or not channels.norm_feeds.get(site, False) or not _takes_scale(block.get_submodule(path))
+    }
+
+
+@torch.no_grad()
+def _takes_scale(norm: nn.Module) -> bool:
+    weight = getattr(norm, "weight", None)
+    if not isinstance(weight, Tensor):
+        return False
+    try:
+        scaled_norm(norm, torch.linspace(0.5, 2, len(weight), device=weight.device))
+    except TypeError:
+        return False
+    return True
+
+
+Task = tuple[int, nn.Module, tuple[Any, ...]]
+
+
+def in_parallel(tasks: Iterator[Task], n_jobs: int, total: int) -> Iterator[tuple[int, nn.Module, TrainedBlock]]:
+    """The blocks as they get ready; at most n_jobs + 1 wait for a worker, for each holds its activations."""
+    with progress_bar(total) as advance:
+        if n_jobs == 1:
+            for number, block, arguments in tasks:
+                trained = calibrated_block(block, *arguments)
+                advance(number, trained.report)
+                yield number, block, trained
+            return
+        threads = max(1, torch.get_num_threads() // n_jobs)
+        executor = get_reusable_executor(n_jobs, initializer=torch.set_num_threads, initargs=(threads,))
+        pending: dict[Future[TrainedBlock], tuple[int, nn.Module]] = {}
+        try:
+            exhausted = False
+            while pending or not exhausted:
+                while not exhausted and len(pending) <= n_jobs:
+                    task = next(tasks, None)
+                    if task is None:
+                        exhausted = True
+                        break
+                    pending[executor.submit(calibrated_block, task[1], *task[2])] = task[:2]
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    number, block = pending.pop(future)
+                    trained = future.result()
+                    advance(number, trained.report)
+                    yield number, block, trained
+        finally:
+            executor.shutdown(kill_workers=True)
+
+
+@contextmanager
+def progress_bar(total: int) -> Iterator[Callable[[int, BlockReport], None]]:
+    """Shown on stderr if that is a terminal; blocks whose training broke off are warned of in any case."""
+    console = Console(stderr=True)
+    columns = TextColumn("blocks"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    shown = console.is_terminal and processes().is_main_process
+    with Progress(*columns, TextColumn("{task.fields[state]}"), console=console, disable=not shown) as bar:
+        task = bar.add_task("blocks", total=total, state="")
+
+        def advance(number: int, report: BlockReport) -> None:
+            loss = "" if report.last is None else f"  {report.first:.3g} -> {report.last:.3g}"
+            bar.update(task, advance=1, state=f"block {number}{loss}")
+            if report.stopped:
+                warnings.warn(
+                    f"block {number}: {report.stopped}; its best state until then was kept. Lower lr, or load the "
+                    "model in float32.", stacklevel=2,
+                )  # fmt: skip
+
+        yield advance
+
+
+def exchanged(found: dict[int, TrainedBlock], numbers: list[int]) -> dict[int, TrainedBlock]:
+    """The blocks of all processes, in every one, in the order of `numbers`."""
+    state = processes()
+    if state.num_processes == 1:
+        return {number: found[number] for number in numbers}
+    result: dict[int, TrainedBlock] = {}
+    for place, number in enumerate(numbers):
+        owner = place % state.num_processes
+        mine = found.get(number)
+        header = None
+        if mine is not None:
+            shapes = {name: list(t.shape) for name, t in mine.tensors.items()}
+            header = json.dumps({"report": asdict(mine.report), "shapes": shapes}).encode()
+        header = json.loads(bytes(_sent_bytes(header, owner).tolist()))
+        tensors = {
+            name: _sent(mine.tensors[name] if mine is not None else torch.empty(shape), owner)
+            for name, shape in header["shapes"].items()
+        }
+        result[number] = TrainedBlock(tensors, BlockReport(**header["report"]))
+    return result
+
+
+def _sent_bytes(data: bytes | None, owner: int) -> Tensor:
+    length = _sent(torch.tensor([0 if data is None else len(data)]), owner)
+    empty = torch.zeros(int(length), dtype=torch.uint8)
+    return _sent(empty if data is None else torch.frombuffer(bytearray(data), dtype=torch.uint8), owner)
+
+
+def _sent(tensor: Tensor, owner: int) -> Tensor:
+    """The owner's tensor, on the CPU."""
+    on_device = tensor.to(processes().device).contiguous()
+    return cast(Tensor, broadcast(on_device, from_process=owner)).cpu()

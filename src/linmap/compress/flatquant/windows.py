@@ -1,0 +1,87 @@
+"""Calibration windows: rows of token ids, drawn from a stream of them or from a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from linmap.compress.flatquant.config import FlatQuantConfig
+
+
+def calibration_windows(
+    tokens: Any, config: FlatQuantConfig, vocabulary: int, text: str | Path | None = None
+) -> Int[Tensor, "n length"]:
+    """`config.n_samples` random windows of `config.sequence_length` tokens, or the rows of `tokens` as they are.
+
+    Parameters
+    ----------
+    tokens
+        A stream of token ids (one dimension), windows of them (two dimensions), or a tokenizer of Transformers.
+    vocabulary
+        Number of tokens that the model knows.
+    text
+        What a tokenizer reads: a text, or the path of a file.
+
+    Raises
+    ------
+    TypeError
+        If `tokens` is neither, or its numbers are not integers.
+    ValueError
+        If there are fewer tokens than the windows have, fewer windows than a batch, or unknown tokens.
+    """
+    ids = _tokenised(tokens, text) if callable(tokens) else _integers(tokens, text)
+    if ids.ndim == 1:
+        ids = _drawn(ids, config)
+    n, length = ids.shape
+    if n < config.batch_size or length < 1:
+        raise ValueError(
+            f"{n} calibration windows of {length} tokens are fewer than a batch of batch_size={config.batch_size}; "
+            "give more windows or lower batch_size."
+        )
+    if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
+        raise ValueError(
+            f"token ids run from {int(ids.min())} to {int(ids.max())}, and the model has {vocabulary} tokens (0 to "
+            f"{vocabulary - 1}); use the model's own tokenizer."
+        )
+    return ids
+
+
+def _drawn(stream: Tensor, config: FlatQuantConfig) -> Tensor:
+    needed = config.n_samples * config.sequence_length
+    if len(stream) < needed:
+        raise ValueError(
+            f"the calibration text has {len(stream)} tokens, and n_samples={config.n_samples} windows of "
+            f"sequence_length={config.sequence_length} need {needed}; give more text, or fewer or shorter windows."
+        )
+    generator = torch.Generator().manual_seed(config.seed)
+    starts = torch.randint(len(stream) - config.sequence_length + 1, (config.n_samples,), generator=generator)
+    return stream.unfold(0, config.sequence_length, 1)[starts]
+
+
+def _tokenised(tokenizer: Any, text: str | Path | None) -> Tensor:
+    if text is None:
+        raise ValueError("a tokenizer came without text; give text=, a string or the path of a text file.")
+    if isinstance(text, Path):
+        text = text.read_text(encoding="utf-8")
+    return torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.long)
+
+
+def _integers(tokens: Any, text: str | Path | None) -> Tensor:
+    if text is not None:
+        raise ValueError("text= needs a tokenizer as second argument; token ids are used as they are.")
+    try:
+        ids = torch.as_tensor(tokens)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"expected a tokenizer, a stream of token ids or windows of equal length, got {type(tokens).__name__}."
+        ) from error
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool or ids.ndim not in (1, 2):
+        raise TypeError(
+            f"token ids must be integers in one dimension (a stream) or two (windows), got {ids.dtype} of shape "
+            f"{tuple(ids.shape)}."
+        )
+    return ids.long().cpu()
