@@ -1,0 +1,299 @@
+"""Uniform quantisers of activations (a scale for each token) and of weights (a scale for each row).
+
+Symmetric: q = clamp(round(x / s), -2^(b-1), 2^(b-1) - 1), s = max |x| / (2^(b-1) - 1). Asymmetric: s = (max(x, 0) -
+min(x, 0)) / (2^b - 1), z = round(-min(x, 0) / s), q = clamp(round(x / s) + z, 0, 2^b - 1). The value is s (q - z), and
+rounding is half to even. Learnable clipping (section 3.1) shrinks the range by sigmoids of two logits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, no_type_check
+
+import torch
+from jaxtyping import Float, Int, Shaped, UInt8
+from torch import Tensor
+
+Per = Literal["token", "row"]
+BITS = (2, 3, 4, 5, 6, 7, 8, 16)
+CLIP_LOGIT = 4.0
+"""Where the logits of clipping start: 0.982 of the range is kept."""
+SMALLEST_RANGE = 1e-5  # of a row of weights
+
+
+def check_bits(bits: int, name: str = "bits") -> int:
+    """The number of bits, if there is a quantiser for it.
+
+    Raises
+    ------
+    ValueError
+        If it is none of 2 to 8 and 16.
+    """
+    if isinstance(bits, bool) or bits not in BITS:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, BITS))} (16: off), got {bits!r}.")
+    return bits
+
+
+def fake_quantize(
+    x: Float[Tensor, "*batch n"],
+    bits: int,
+    symmetric: bool,
+    max_logit: Float[Tensor, "*_"] | None = None,
+    min_logit: Float[Tensor, "*_"] | None = None,
+    per: Per = "token",
+) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch 1"], Float[Tensor, "*batch 1"]]:
+    """x rounded to the values of a b-bit quantiser, differentiable: straight through the rounding, as it is elsewhere.
+
+    Per token, both ends of the range, which contains 0, shrink by the sigmoids of two scalars, and values beyond are
+    clipped to the outermost codes; a token of zeros has the scale 1. Per row, x is first clamped between the shrunk
+    smallest and largest value of the row, then quantised over the range that is left, which is at least 1e-5. The
+    gradient of the largest value is shared equally where several are equal, as that of `torch.amax`.
+
+    Parameters
+    ----------
+    x : (..., n)
+        Half precision is computed in float32.
+    bits
+        2 to 8; 16 returns x itself, whatever the logits.
+    symmetric
+        Whether the zero point is 0.
+    max_logit, min_logit : () or (1,) per token; (rows,) or (rows, 1) per row
+        None: that end is not clipped.
+    per
+        "token" for activations, "row" for weights.
+
+    Returns
+    -------
+    y : (..., n)
+        In the dtype of x.
+    scale, zero : (..., 1)
+        y = scale (codes - zero); in at least float32.
+
+    Raises
+    ------
+    ValueError
+        For other bits or `per`, or logits of another size.
+    """
+    if check_bits(bits) == 16:
+        ones = x.new_ones(*x.shape[:-1], 1)
+        return x, ones, torch.zeros_like(ones)
+    logits = [_shaped(logit, x, per, name) for logit, name in ((max_logit, "max_logit"), (min_logit, "min_logit"))]
+    return FakeQuantize.apply(x, *logits, bits, symmetric, per)  # pyright: ignore[reportReturnType]
+
+
+@torch.no_grad()
+def quantize(
+    x: Float[Tensor, "*batch n"],
+    bits: int,
+    symmetric: bool,
+    max_logit: Float[Tensor, "*_"] | None = None,
+    min_logit: Float[Tensor, "*_"] | None = None,
+    per: Per = "token",
+) -> tuple[Int[Tensor, "*batch n"], Float[Tensor, "*batch 1"], Float[Tensor, "*batch 1"] | None]:
+    """The codes of `fake_quantize`, int8 if symmetric and uint8 if not, with scales and zero points (None: all 0).
+
+    Raises
+    ------
+    ValueError
+        For other bits than 2 to 8 or another `per`, or logits of another size.
+    """
+    if check_bits(bits) == 16:
+        raise ValueError("16 bits are not quantised, so there are no codes; bits must be 2 to 8.")
+    a, b = _shaped(max_logit, x, per, "max_logit"), _shaped(min_logit, x, per, "min_logit")
+    x = _at_least_float32(x)
+    grid = _grid(x.amax(-1, keepdim=True), x.amin(-1, keepdim=True), a, b, bits, symmetric, per)
+    codes = _steps(_clamped(x, grid).div(grid.scale).round_(), grid)
+    if symmetric:
+        return codes.to(torch.int8), grid.scale, None
+    return codes.add_(grid.zero).to(torch.uint8), grid.scale, grid.zero
+
+
+def dequantize(
+    codes: Shaped[Tensor, "*batch n"],
+    scale: Float[Tensor, "*#batch 1"],
+    zero: Shaped[Tensor, "*#batch 1"] | None = None,
+) -> Float[Tensor, "*batch n"]:
+    """scale (codes - zero), in the dtype of the scale."""
+    return (codes.to(scale.dtype) if zero is None else codes.to(scale.dtype) - zero) * scale
+
+
+def pack_int4(codes: Shaped[Tensor, "*batch n"]) -> UInt8[Tensor, "*batch bytes"]:
+    """Two codes to a byte, even index in the low nibble; signed codes in two's complement.
+
+    Raises
+    ------
+    ValueError
+        If the last dimension is odd, or a code does not fit into four bits.
+    TypeError
+        If the codes are not integers.
+    """
+    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        raise TypeError(f"codes must be integers, got {codes.dtype}; `quantize` returns some.")
+    if codes.shape[-1] % 2:
+        raise ValueError(
+            f"two codes share a byte, but the last dimension is {codes.shape[-1]}; append a code of 0 and cut it off "
+            "after `unpack_int4`."
+        )
+    low, high = (0, 15) if codes.dtype == torch.uint8 else (-8, 15)
+    if codes.numel() and not (low <= int(codes.min()) and int(codes.max()) <= high):
+        raise ValueError(f"codes of 4 bits are -8..7 or 0..15, got {int(codes.min())}..{int(codes.max())}.")
+    nibbles = codes.to(torch.uint8) & 15
+    return nibbles[..., ::2] | nibbles[..., 1::2] << 4
+
+
+def unpack_int4(packed: UInt8[Tensor, "*batch bytes"], signed: bool = True) -> Int[Tensor, "*batch n"]:
+    """What `pack_int4` packed: int8 codes in -8..7 if signed, uint8 codes in 0..15 if not.
+
+    Raises
+    ------
+    TypeError
+        If the bytes are not uint8.
+    """
+    if packed.dtype != torch.uint8:
+        raise TypeError(f"packed must be uint8, got {packed.dtype}; `pack_int4` returns it.")
+    nibbles = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(-2)
+    return (nibbles ^ 8).to(torch.int8).sub_(8) if signed else nibbles  # the sign bit counts -8
+
+
+class Grid(NamedTuple):
+    """The quantiser of each row; `codes` are the first and the last, None where rounding cannot pass them."""
+
+    scale: Tensor
+    zero: Tensor
+    high: Tensor | None  # bounds of the clamp before, of weights
+    low: Tensor | None
+    codes: tuple[int, int] | None
+
+
+def _grid(
+    largest: Tensor, smallest: Tensor, max_logit: Tensor | None, min_logit: Tensor | None,
+    bits: int, symmetric: bool, per: Per,
+) -> Grid:  # fmt: skip
+    """From the extremes of each row and the logits."""
+    nothing = torch.zeros_like(largest)
+    clips = max_logit is not None or min_logit is not None
+    high = largest if max_logit is None else largest * max_logit.sigmoid()
+    low = smallest if min_logit is None else smallest * min_logit.sigmoid()
+    clamps = clips and per == "row"
+    if clamps:
+        largest, smallest = torch.clamp(largest, low, high), torch.clamp(smallest, low, high)
+    else:
+        largest, smallest = high, low
+    largest, smallest = torch.maximum(largest, nothing), torch.minimum(smallest, nothing)
+    span = torch.maximum(largest, -smallest) if symmetric else largest - smallest
+    if per == "row":
+        span = span.clamp(min=SMALLEST_RANGE)
+    scale = span / (2 ** (bits - 1) - 1 if symmetric else 2**bits - 1)
+    scale = scale.where(scale > 0, 1)  # a token of zeros
+    if symmetric:
+        codes = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if clips and not clamps else None
+        return Grid(scale, nothing, *((high, low) if clamps else (None, None)), codes)
+    # the zero point is rounded, so that the last code can be passed without clipping too
+    zero = (-smallest / scale).round()
+    return Grid(scale, zero, *((high, low) if clamps else (None, None)), (0, 2**bits - 1))
+
+
+def _clamped(x: Tensor, grid: Grid) -> Tensor:
+    """x between the bounds of its row: `torch.clamp`, several times faster."""
+    if grid.high is None or grid.low is None:
+        return x
+    return torch.maximum(x, grid.low).minimum(grid.high)
+
+
+def _steps(rounded: Tensor, grid: Grid) -> Tensor:
+    """q - z from round(x / s), in place."""
+    if grid.codes is None:
+        return rounded
+    return rounded.add_(grid.zero).clamp_(*grid.codes).sub_(grid.zero)
+
+
+@no_type_check  # Dynamo traces the methods, but no run-time checks around them
+class FakeQuantize(torch.autograd.Function):
+    """`fake_quantize` in few passes over x. The scalars of the rows are left to autograd.
+
+    With u = x / s, and K = 1 where q is not clipped, 0 elsewhere: dy = K dx + (q - z - K u) ds.
+    """
+
+    @staticmethod
+    def forward(ctx, x, max_logit, min_logit, bits, symmetric, per):
+        wide = _at_least_float32(x)
+        largest, smallest = wide.amax(-1, keepdim=True), wide.amin(-1, keepdim=True)
+        grid = _grid(largest, smallest, max_logit, min_logit, bits, symmetric, per)
+        ctx.quantiser = bits, symmetric, per
+        ctx.save_for_backward(x, largest, smallest, max_logit, min_logit)
+        ctx.mark_non_differentiable(grid.zero)
+        ctx.set_materialize_grads(False)
+        steps = _steps(_clamped(wide, grid).div(grid.scale).round_(), grid)
+        return steps.mul_(grid.scale).to(x.dtype), grid.scale, grid.zero
+
+    @staticmethod
+    def backward(ctx, grad, grad_scale, _):
+        x, *scalars = ctx.saved_tensors
+        wide = _at_least_float32(x)
+        grad = torch.zeros_like(wide) if grad is None else _at_least_float32(grad)
+        scalars = [None if scalar is None else scalar.detach().requires_grad_() for scalar in scalars]
+        with torch.enable_grad():
+            grid = _grid(*scalars, *ctx.quantiser)
+        grad_x, grads = _gradients(grad, wide, Grid(*map(_detached, grid)))
+        if grad_scale is not None:
+            grads[0] += grad_scale
+        of_scalars = _backward([grid.scale, grid.high, grid.low], grads, scalars)
+        for extreme, g in zip(scalars[:2], of_scalars[:2], strict=True):
+            places = torch.eq(wide, extreme.detach(), out=torch.empty_like(wide))
+            grad_x.addcmul_(places, g / places.sum(-1, keepdim=True))
+        return grad_x.to(x.dtype), *of_scalars[2:], None, None, None
+
+
+def _gradients(grad: Tensor, x: Tensor, grid: Grid) -> tuple[Tensor, list[Tensor | None]]:
+    """Of x with the grid fixed (a new tensor), and of scale, high and low."""
+    inner = _clamped(x, grid)
+    u = inner / grid.scale
+    steps = u.round()
+    if grid.codes is not None:
+        kept = steps.clone()
+        kept = torch.eq(kept, _steps(steps, grid), out=kept)
+        grad_inner = grad * kept
+        u.mul_(kept)
+    else:
+        grad_inner = grad
+    grad_scale = steps.sub_(u).mul_(grad).sum(-1, keepdim=True)
+    if grid.high is None or grid.low is None:
+        return grad_inner.clone() if grad_inner is grad else grad_inner, [grad_scale, None, None]
+    grad_x = torch.eq(inner, x, out=u).mul_(grad_inner)
+    outside = torch.sub(grad_inner, grad_x, out=steps)
+    total = outside.sum(-1, keepdim=True)
+    above = torch.gt(x, grid.high, out=torch.empty_like(x)).mul_(outside).sum(-1, keepdim=True)
+    # torch.clamp returns `high` everywhere if high <= low
+    grad_high = above.where(grid.low <= grid.high, total)
+    grad_low = (total - above).where(grid.low < grid.high, 0)
+    return grad_x, [grad_scale, grad_high, grad_low]
+
+
+def _backward(
+    ends: list[Tensor | None], grads: list[Tensor | None], starts: list[Tensor | None]
+) -> list[Tensor | None]:
+    """Gradients of `starts`, where those are tensors."""
+    pairs = [(end, g) for end, g in zip(ends, grads, strict=True) if end is not None and g is not None]
+    wanted = [start for start in starts if start is not None]
+    found = iter(torch.autograd.grad([end for end, _ in pairs], wanted, [g for _, g in pairs]))
+    return [None if start is None else next(found) for start in starts]
+
+
+def _detached(entry: Any) -> Any:
+    return entry.detach() if isinstance(entry, Tensor) else entry
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _shaped(logit: Tensor | None, x: Tensor, per: Per, name: str) -> Tensor | None:
+    """A logit that broadcasts against the scalars of the rows of x."""
+    if per not in ("token", "row"):
+        raise ValueError(f"per must be 'token' (activations) or 'row' (weights), got {per!r}.")
+    if logit is None:
+        return None
+    shape = () if per == "token" else (*x.shape[:-1], 1)
+    if logit.numel() != torch.Size(shape).numel():
+        expected = "one logit" if per == "token" else f"one logit for each of the rows, of shape {shape},"
+        raise ValueError(f"{name}: {expected} is expected for x of shape {tuple(x.shape)}, got {tuple(logit.shape)}.")
+    return logit.reshape(shape).to(torch.promote_types(x.dtype, torch.float32))
