@@ -32,8 +32,9 @@ class FlatQuantConfig(QuantizationConfigMixin):
     group_size
         Columns that share a scale of a weight, with "gptq"; None: the whole row.
     transform
-        "flat" learns the matrices; "hadamard" takes orthonormal Hadamard matrices at the same places; "none": no
-        matrices.
+        "flat" learns the matrices; "hadamard" takes orthonormal Hadamard matrices at the places of linear layers and
+        the cache; "quarot" those of QuaRot, for a model that `linmap.compress.flatquant.rotated` has prepared; "none":
+        no matrices.
     parametrization
         Of a learnt matrix: "svd" (U diag(s) V^T), "exponential" (the same with s = exp(t), never zero) or "inverse"
         (any matrix, inverted in float64).
@@ -86,7 +87,7 @@ class FlatQuantConfig(QuantizationConfigMixin):
     v_symmetric: bool = False
     weights: Literal["rtn", "gptq"] = "rtn"
     group_size: int | None = None
-    transform: Literal["flat", "hadamard", "none"] = "flat"
+    transform: Literal["flat", "hadamard", "quarot", "none"] = "flat"
     parametrization: Literal["svd", "exponential", "inverse"] = "svd"
     scale: bool = True
     alpha: float = 0.3
@@ -113,7 +114,7 @@ class FlatQuantConfig(QuantizationConfigMixin):
                 )
         for name, allowed in (
             ("weights", ("rtn", "gptq")),
-            ("transform", ("flat", "hadamard", "none")),
+            ("transform", ("flat", "hadamard", "quarot", "none")),
             ("parametrization", ("svd", "exponential", "inverse")),
         ):
             if getattr(self, name) not in allowed:
