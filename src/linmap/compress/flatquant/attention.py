@@ -3,58 +3,73 @@
 Transformers applies the rotary embedding inside the attention module, then hands keys and values to the cache and all
 three to an attention function. `CacheTransform` comes in at these two places: the cache that the module receives is
 wrapped, so that what is stored are codes of k P_h and v, and the attention function is wrapped, so that queries become
-q P_h^-T. No attention code is replaced.
+q P_h^-T. No attention code is replaced, and the model's own choice of an attention function holds.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PretrainedConfig
-from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
-from linmap.compress.flatquant.quantizer import fake_quantize
+from linmap.compress.flatquant.cache import TokenQuantizer, packs
 
-PREFIX = "linmap_flatquant_"  # of the names of the wrapped attention functions
+NAME = "linmap_flatquant"  # of the attention function that transforms the queries first
 
 
 class CacheTransform(nn.Module):
-    """P_h and the quantisers of queries, keys and values; `matrices` and `clips` are what the subclasses hold."""
+    """P_h and the quantisers of queries, keys and values; `matrices` and the clipping logits are the subclasses'."""
 
     def __init__(self, bits: tuple[int, int, int], symmetric: tuple[bool, bool, bool]) -> None:
         super().__init__()
-        self.bits = bits
-        self.symmetric = symmetric
+        self.bits = dict(zip("qkv", bits, strict=True))
+        self.symmetric = dict(zip("qkv", symmetric, strict=True))
         self.waiting = False  # for the queries of keys that were transformed
 
     def matrices(self) -> tuple[Tensor | None, Tensor | None]:
         """P_h for keys and P_h^-T for queries."""
-        raise NotImplementedError
+        return None, None
 
-    def query(self, q: Float[Tensor, "*batch e"]) -> Float[Tensor, "*batch e"]:
+    def quantizer(self, name: str) -> TokenQuantizer:
+        """Of the queries "q", keys "k" or values "v": one scale a token and head."""
+        logits = getattr(self, f"{name}_max", None), getattr(self, f"{name}_min", None)
+        return TokenQuantizer(self.bits[name], self.symmetric[name], *logits)
+
+    def queries(self, q: Float[Tensor, "*batch e"]) -> Float[Tensor, "*batch e"]:
+        """Q(q P_h^-T).
+
+        Raises
+        ------
+        RuntimeError
+            If no keys were transformed before.
+        """
+        if not self.waiting:
+            raise RuntimeError(
+                "queries came without keys: this attention module does not hand its keys and values to "
+                "`past_key_values.update`, so that they cannot be transformed; set q_bits, k_bits and v_bits to 16."
+            )
         self.waiting = False
-        return self._quantised(q, self.matrices()[1], 0, "q")
+        return self.quantizer("q")(_product(q, self.matrices()[1]))
 
-    def key(self, k: Float[Tensor, "*batch e"]) -> Float[Tensor, "*batch e"]:
+    def stored(self, cache: Any, key: Tensor, value: Tensor, layer_idx: int, *args: Any) -> tuple[Tensor, Tensor]:
+        """Q(k P_h) and Q(v) of all tokens so far, kept as codes where the cache can grow, as numbers elsewhere."""
         self.waiting = True
-        return self._quantised(k, self.matrices()[0], 1, "k")
+        key = _product(key, self.matrices()[0])
+        quantizers = self.quantizer("k"), self.quantizer("v")
+        if cache is not None and packs(cache, layer_idx, *quantizers, key.requires_grad):
+            return cache.update(key, value, layer_idx, *args)
+        key, value = quantizers[0](key), quantizers[1](value)
+        return (key, value) if cache is None else cache.update(key, value, layer_idx, *args)
 
-    def value(self, v: Float[Tensor, "*batch e"]) -> Float[Tensor, "*batch e"]:
-        return self._quantised(v, None, 2, "v")
 
-    def _quantised(self, x: Tensor, P: Tensor | None, i: int, name: str) -> Tensor:
-        if P is not None:
-            x = x @ P.to(x.dtype)
-        if self.bits[i] == 16:
-            return x
-        max_logit, min_logit = getattr(self, f"{name}_max", None), getattr(self, f"{name}_min", None)
-        return fake_quantize(x, self.bits[i], self.symmetric[i], max_logit, min_logit, per="token")[0]
+def _product(x: Tensor, P: Tensor | None) -> Tensor:
+    return x if P is None else x @ P.to(x.dtype)
 
 
 class Passage:
@@ -64,26 +79,48 @@ class Passage:
         self.cache = cache
         self.transform = transform
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        key, value = self.transform.key(key), self.transform.value(value)
-        if self.cache is None:
-            return key, value
-        return self.cache.update(key, value, layer_idx, *args, **kwargs)
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any) -> tuple[Tensor, Tensor]:
+        return self.transform.stored(self.cache, key, value, layer_idx, *args)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.cache, name)
 
 
-def attach_cache_transform(attention: nn.Module, transform: CacheTransform, config: PretrainedConfig) -> None:
+class ConfigView:
+    """The config of an attention module, but for the name of the attention function."""
+
+    _attn_implementation = NAME
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        self.original = config
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "original":  # not there yet: somebody copies this object
+            raise AttributeError(name)
+        return getattr(self.original, name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+def attach_cache_transform(attention: nn.Module, transform: CacheTransform) -> None:
     """Let the queries, keys and values of an attention module pass through `transform`.
 
-    `config` is the model's; its attention function becomes the wrapped one, for all its modules: those without a
-    transform see no difference.
+    Raises
+    ------
+    TypeError
+        If the module does not look up its attention function in a config, as those of Transformers do.
     """
+    config = getattr(attention, "config", None)
+    if not isinstance(config, PretrainedConfig):
+        raise TypeError(
+            f"{type(attention).__name__} has no `config` with the name of an attention function, so that its queries "
+            "and keys cannot be transformed; set q_bits, k_bits and v_bits to 16."
+        )
     attention.cache_transform = transform
+    attention.config = ConfigView(config)  # pyright: ignore[reportArgumentType]
     attention.register_forward_pre_hook(_wrap_cache, with_kwargs=True)
     attention.register_forward_hook(_check_queries)
-    config._attn_implementation = wrapped_implementation(config._attn_implementation)
 
 
 def _wrap_cache(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -94,37 +131,31 @@ def _wrap_cache(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
 def _check_queries(attention: nn.Module, *_: Any) -> None:
     if cast(CacheTransform, attention.cache_transform).waiting:
         raise RuntimeError(
-            f"{type(attention).__name__} attended with transformed keys and plain queries: its attention function was "
-            "changed after the model was quantised. Choose it when loading: "
-            "from_pretrained(folder, attn_implementation=...)."
+            f"{type(attention).__name__} attended with transformed keys and plain queries: it does not call the "
+            "attention function that its config names; set q_bits, k_bits and v_bits to 16."
         )
 
 
-def wrapped_implementation(name: str | None) -> str:
-    """The name of an attention function that transforms the queries first, registered with Transformers."""
-    name = name or "eager"
-    if name.startswith(PREFIX):
-        return name
-    wrapped = PREFIX + name
-
-    def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-        transform = getattr(module, "cache_transform", None)
-        if transform is not None:
-            query = transform.query(query)
-        return _attention_function(name, module)(module, query, key, value, *args, **kwargs)
-
-    AttentionInterface.register(wrapped, attend)
-    masks = AttentionMaskInterface()
-    if name in masks:
-        AttentionMaskInterface.register(wrapped, masks[name])
-    return wrapped
+def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """The model's attention function over transformed queries."""
+    view = cast(ConfigView, module.config)
+    query = cast(CacheTransform, module.cache_transform).queries(query)
+    module.config = view.original  # pyright: ignore[reportArgumentType]  # flash attention reads its own name there
+    try:
+        attend = _attention_function(view.original._attn_implementation, module)
+        return attend(module, query, key, value, *args, **kwargs)
+    finally:
+        module.config = view  # pyright: ignore[reportArgumentType]
 
 
-def _attention_function(name: str, module: nn.Module) -> Callable[..., Any]:
+AttentionInterface.register(NAME, _attend)
+
+
+def _attention_function(name: str | None, module: nn.Module) -> Callable[..., Any]:
     """As the attention modules find it: a registered one, or "eager", which each file of models has for itself."""
-    if name == "eager":
+    if name is None or name == "eager":
         return sys.modules[type(module).__module__].eager_attention_forward
-    return ALL_ATTENTION_FUNCTIONS[name]
+    return ALL_ATTENTION_FUNCTIONS.get_interface(name, _attend)
 
 
 class TrainedCacheTransform(CacheTransform):
@@ -154,14 +185,16 @@ class OnlineCacheTransform(CacheTransform):
     """P_h and P_h^-T as buffers, of the quantised model."""
 
     def __init__(
-        self, bits: tuple[int, int, int], symmetric: tuple[bool, bool, bool], head_dim: int, matrix: bool, clip: bool
-    ) -> None:
+        self, bits: tuple[int, int, int], symmetric: tuple[bool, bool, bool], head_dim: int, matrix: bool, clip: bool,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:  # fmt: skip
         super().__init__(bits, symmetric)
         for name in ("key_matrix", "query_matrix"):
-            self.register_buffer(name, torch.eye(head_dim) if matrix else None)
+            self.register_buffer(name, torch.eye(head_dim, dtype=dtype) if matrix else None)
         for name, b in zip("qkv", bits, strict=True):
             for side in ("max", "min"):
-                self.register_buffer(f"{name}_{side}", torch.tensor(4.0) if clip and b < 16 else None)
+                logit = torch.tensor(4.0, dtype=dtype) if clip and b < 16 else None
+                self.register_buffer(f"{name}_{side}", logit)
 
     def matrices(self) -> tuple[Tensor | None, Tensor | None]:
         return cast("Tensor | None", self.key_matrix), cast("Tensor | None", self.query_matrix)

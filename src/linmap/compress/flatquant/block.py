@@ -8,6 +8,7 @@ gate projections, P_d before the down projection.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from transformers import PretrainedConfig
 from linmap.compress.flatquant.architecture import BlockSizes, block_paths, block_sizes, replace
 from linmap.compress.flatquant.attention import OnlineCacheTransform, TrainedCacheTransform, attach_cache_transform
 from linmap.compress.flatquant.config import FlatQuantConfig
-from linmap.compress.flatquant.factors import hadamard_factors, kronecker_factors
+from linmap.compress.flatquant.factors import hadamard_factors, kronecker_apply, kronecker_factors
 from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits, QuantizedLinear
 from linmap.compress.flatquant.transforms import FixedFactor, OnlineTransform, SiteTransform, factor
 
@@ -42,13 +43,15 @@ def factor_sizes(config: FlatQuantConfig, sizes: BlockSizes) -> dict[str, tuple[
         return found
     if config.quantises_linears:
         for site, n in site_lengths(sizes).items():
-            if config.transform == "hadamard":
+            if config.transform == "hadamard" or (config.transform == "quarot" and site == "down"):
                 found[site] = tuple(len(H) for H in hadamard_factors(n))
-            elif site in SCALED:
+            elif config.transform == "flat" and site in SCALED:
                 found[site] = (config.factors or {}).get(site) or kronecker_factors(n)
         if config.transform == "flat":
             found["output"] = (sizes.heads,)
-    if config.transform == "flat" and (config.quantises_linears or config.v_bits < 16):
+        elif config.transform == "quarot" and has_hadamard(sizes.heads):
+            found["output"] = tuple(len(H) for H in hadamard_factors(sizes.heads))
+    if config.transform in ("flat", "quarot") and (config.quantises_linears or config.v_bits < 16):
         found["value"] = (sizes.head_dim,)
     if min(config.q_bits, config.k_bits) < 16:
         found["cache"] = (sizes.head_dim,)
@@ -56,10 +59,21 @@ def factor_sizes(config: FlatQuantConfig, sizes: BlockSizes) -> dict[str, tuple[
 
 
 def small_matrices(config: FlatQuantConfig, site_sizes: tuple[int, ...], generator: torch.Generator) -> list[nn.Module]:
-    if config.transform == "hadamard":
-        n = int(torch.tensor(site_sizes).prod())
-        return [FixedFactor(H) for H in hadamard_factors(n)]
+    if config.transform in ("hadamard", "quarot"):
+        return [FixedFactor(H) for H in hadamard_factors(math.prod(site_sizes))] if site_sizes else []
     return [factor(n, config.parametrization, generator) for n in site_sizes]
+
+
+def head_matrix(config: FlatQuantConfig, head_dim: int, generator: torch.Generator) -> nn.Module:
+    """The one matrix that acts on each head."""
+    if config.transform in ("hadamard", "quarot"):
+        return FixedFactor(kronecker_apply(torch.eye(head_dim, dtype=torch.float64), hadamard_factors(head_dim)))
+    return factor(head_dim, config.parametrization, generator)
+
+
+def has_hadamard(n: int) -> bool:
+    """Whether all factors of this size have entries of one magnitude."""
+    return all(torch.allclose(H.abs(), H.abs().mean()) for H in hadamard_factors(n))
 
 
 class StudentBlock(nn.Module):
@@ -99,13 +113,13 @@ class StudentBlock(nn.Module):
                 factors = small_matrices(config, matrices.get(site, ()), generator)
                 self.sites[site] = SiteTransform(factors, n, scale=config.scale and site in SCALED)
         if "value" in matrices:
-            factors = small_matrices(config, matrices["value"], generator)
-            self.sites["value"] = SiteTransform(factors, self.sizes.head_dim, scale=False)
+            P_v = head_matrix(config, self.sizes.head_dim, generator)
+            self.sites["value"] = SiteTransform([P_v], self.sizes.head_dim, scale=False)
         self._install_linears()
         if config.quantises_cache:
-            P_h = small_matrices(config, matrices["cache"], generator)[0] if "cache" in matrices else None
+            P_h = head_matrix(config, self.sizes.head_dim, generator) if "cache" in matrices else None
             self.cache = TrainedCacheTransform(*cache_bits(config), P_h, config.clip)
-            attach_cache_transform(self.block.get_submodule(self.paths.attention), self.cache, model_config)
+            attach_cache_transform(self.block.get_submodule(self.paths.attention), self.cache)
         self.requires_grad_(False)
         for parameter in self.trained().values():
             parameter.requires_grad_()
@@ -128,7 +142,9 @@ class StudentBlock(nn.Module):
                 attach_input_transform(self.block.get_submodule(path), transform)
 
     def _site(self, name: str) -> SiteTransform | None:
-        return cast("SiteTransform | None", self.sites[name] if name in self.sites else None)
+        if name not in self.sites:
+            return None
+        return cast(SiteTransform, self.sites[name])
 
     def refresh(self) -> None:
         """Compute all matrices from the parameters, once a step."""
@@ -233,14 +249,20 @@ def _transform_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str,
 def quantised_block(block: nn.Module, config: FlatQuantConfig, model_config: PretrainedConfig) -> nn.Module:
     """A copy of a block with the structure of the quantised one; its new buffers are not set yet.
 
-    Parameters that stay (norms) are shared with the original.
+    Parameters that stay (norms) are shared with the original. Scales, matrices and clipping logits are in float32
+    at least, also in a model of half precision.
     """
     paths = block_paths(block, config.module_map)
+    weight = cast(nn.Linear, block.get_submodule(paths.q)).weight
+    with weight.device:
+        return _structure(block, paths, config, torch.promote_types(weight.dtype, torch.float32))
+
+
+def _structure(block: nn.Module, paths: BlockPaths, config: FlatQuantConfig, dtype: torch.dtype) -> nn.Module:
     sizes = block_sizes(block, paths)
     new = shared_copy(block)
     matrices = factor_sizes(config, sizes)
-    lengths = site_lengths(sizes)
-    online = {site: _online(config, site, n, matrices) for site, n in lengths.items()}
+    online = {site: _online(config, site, n, matrices, dtype) for site, n in site_lengths(sizes).items()}
     for part, site in SITES_OF.items():
         path = getattr(paths, part)
         linear = cast(nn.Linear, block.get_submodule(path))
@@ -249,22 +271,22 @@ def quantised_block(block: nn.Module, config: FlatQuantConfig, model_config: Pre
             transform=online[site] if part in ("o", "down") else None, group_size=config.group_size,
             dtype=linear.weight.dtype,
         )  # fmt: skip
-        replace(new, path, layer.to(linear.weight.device))
+        replace(new, path, layer)
     for site, path in (("attention", paths.attention), ("mlp", paths.mlp)):
         transform = online[site]
         if transform is not None:
             attach_input_transform(new.get_submodule(path), transform)
     if config.quantises_cache:
-        cache = OnlineCacheTransform(*cache_bits(config), sizes.head_dim, "cache" in matrices, config.clip)
-        attach_cache_transform(new.get_submodule(paths.attention), cache, model_config)
+        cache = OnlineCacheTransform(*cache_bits(config), sizes.head_dim, "cache" in matrices, config.clip, dtype)
+        attach_cache_transform(new.get_submodule(paths.attention), cache)
     return new
 
 
 def _online(
-    config: FlatQuantConfig, site: str, n: int, matrices: Mapping[str, tuple[int, ...]]
+    config: FlatQuantConfig, site: str, n: int, matrices: Mapping[str, tuple[int, ...]], dtype: torch.dtype
 ) -> OnlineTransform | None:
     scale = config.scale and config.quantises_linears and site in config.online_scales
-    return OnlineTransform(matrices.get(site, ()), n, scale) if scale or site in matrices else None
+    return OnlineTransform(matrices.get(site, ()), n, scale, dtype) if scale or site in matrices else None
 
 
 @torch.no_grad()

@@ -120,7 +120,7 @@ class QuantizedLinear(nn.Module):
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool, bits: LinearBits, clip: bool,
-        transform: OnlineTransform | None = None, group_size: int | None = None, dtype: torch.dtype | None = None,
+        transform: OnlineTransform | None = None, group_size: int | None = None, dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         super().__init__()
         self.in_features = in_features
@@ -128,6 +128,7 @@ class QuantizedLinear(nn.Module):
         self.bits = bits
         self.transform = transform
         self.group_size = group_size
+        wide = torch.promote_types(dtype, torch.float32)  # of scales and logits, also in a model of half precision
         if bits.weight == 16:
             self.register_buffer("weight", torch.empty(out_features, in_features, dtype=dtype))
             self.register_buffer("weight_scale", None)
@@ -138,13 +139,13 @@ class QuantizedLinear(nn.Module):
             code = torch.uint8 if packed or not bits.weight_symmetric else torch.int8
             groups = in_features // (group_size or in_features)
             self.register_buffer("weight", torch.empty(out_features, columns, dtype=code))
-            self.register_buffer("weight_scale", torch.empty(out_features, groups))
-            zero = None if bits.weight_symmetric else torch.empty(out_features, groups)
+            self.register_buffer("weight_scale", torch.empty(out_features, groups, dtype=wide))
+            zero = None if bits.weight_symmetric else torch.empty(out_features, groups, dtype=wide)
             self.register_buffer("weight_zero", zero)
         self.register_buffer("bias", torch.empty(out_features, dtype=dtype) if bias else None)
         there = clip and bits.input < 16
         for name in ("input_max", "input_min"):
-            self.register_buffer(name, torch.tensor(CLIP_LOGIT) if there else None)
+            self.register_buffer(name, torch.tensor(CLIP_LOGIT, dtype=wide) if there else None)
 
     def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
         x = self.quantised_input(x)

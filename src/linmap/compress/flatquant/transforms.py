@@ -116,7 +116,7 @@ class OnlineTransform(nn.Module):
 
     scale: Tensor | None
 
-    def __init__(self, sizes: Sequence[int], n: int, scale: bool, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, sizes: Sequence[int], n: int, scale: bool, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.n = n
         self.sizes = tuple(sizes)

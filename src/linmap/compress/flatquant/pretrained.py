@@ -1,0 +1,129 @@
+"""Quantised models in Transformers: `save_pretrained`, and `from_pretrained` of what it saved.
+
+`linmap.registration` makes Transformers ask for `FlatQuantizer` when the config of a saved model names it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.quantizers.base import HfQuantizer
+
+from linmap.compress.flatquant.architecture import decoder_blocks
+from linmap.compress.flatquant.block import quantised_block
+from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.linear import QuantizedLinear
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Whether a model has blocks of FlatQuant."""
+    return any(isinstance(module, QuantizedLinear) for module in model.modules())
+
+
+def install(model: PreTrainedModel, config: FlatQuantConfig) -> PreTrainedModel:
+    """Replace the decoder blocks by quantised ones, whose tensors wait to be loaded; on any device, also meta.
+
+    Raises
+    ------
+    TypeError
+        If the model's blocks are not recognised.
+    ValueError
+        If `config.blocks` names blocks that are not there.
+    RuntimeError
+        If the model is quantised already.
+    """
+    if is_quantised(model):
+        raise RuntimeError(f"this {type(model).__name__} is quantised already; start from the original model.")
+    _, blocks = decoder_blocks(model, config.module_map)
+    for i in quantised_numbers(len(blocks), config):
+        blocks[i] = quantised_block(blocks[i], config, model.config)
+    return model
+
+
+def quantised_numbers(n_blocks: int, config: FlatQuantConfig) -> list[int]:
+    """The numbers of the blocks that are quantised.
+
+    Raises
+    ------
+    ValueError
+        If one is not among the model's.
+    """
+    chosen = list(range(n_blocks)) if config.blocks is None else config.blocks
+    wrong = [i for i in chosen if not 0 <= i < n_blocks]
+    if wrong:
+        raise ValueError(f"blocks has {wrong}; this model's blocks are 0 to {n_blocks - 1}.")
+    return chosen
+
+
+def finish(model: PreTrainedModel, config: FlatQuantConfig) -> PreTrainedModel:
+    """Mark a model as quantised, so that `save_pretrained` writes `config` and `from_pretrained` reads it."""
+    quantizer = FlatQuantizer(config, pre_quantized=True)
+    model.hf_quantizer = quantizer
+    model.is_quantized = True
+    model.quantization_method = quantizer.quantization_config.quant_method
+    quantizer.postprocess_model(model)
+    return model
+
+
+class FlatQuantizer(HfQuantizer):
+    """What Transformers calls before and after it loads the tensors of a quantised model."""
+
+    requires_calibration = True
+
+    def is_serializable(self, **kwargs: Any) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        config = cast(FlatQuantConfig, self.quantization_config)
+        path, _ = decoder_blocks(model, config.module_map)
+        install(model, config)
+        adjust = model._adjust_missing_and_unexpected_keys  # the last step that sees what was loaded
+
+        def adjust_and_check(loading_info: Any) -> None:
+            adjust(loading_info)
+            problems, loading_info.mismatched_keys = differences(loading_info), set()
+            check(model, path, problems)
+
+        model._adjust_missing_and_unexpected_keys = adjust_and_check
+        return model
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        vars(model).pop("_adjust_missing_and_unexpected_keys", None)
+        return model
+
+
+def differences(loading_info: Any) -> list[str]:
+    """What is missing, unexpected or of another shape, a phrase each, in the order of the names."""
+    named = [(name, f"{name} is missing") for name in loading_info.missing_keys]
+    named += [(name, f"{name} is unexpected") for name in loading_info.unexpected_keys]
+    named += [
+        (name, f"{name} has shape {tuple(found)} in the file and {tuple(expected)} in this model")
+        for name, found, expected in loading_info.mismatched_keys
+    ]
+    return [phrase for _, phrase in sorted(named)]
+
+
+def check(model: PreTrainedModel, blocks: str, problems: list[str]) -> None:
+    """Refuse the tensors of another model: all names and shapes must be this model's.
+
+    A model of another class than the saved one (a classifier, the decoder without its head) may differ outside its
+    blocks.
+
+    Raises
+    ------
+    ValueError
+        If a tensor is missing, unexpected, or of another shape.
+    """
+    same_class = type(model).__name__ in (model.config.architectures or [])
+    wrong = [problem for problem in problems if same_class or f"{blocks}." in problem]
+    if wrong:
+        raise ValueError(
+            f"these files are not those of a {type(model).__name__} of this config and quantization_config: "
+            f"{'; '.join(wrong[:4])}{f'; and {len(wrong) - 4} more' if len(wrong) > 4 else ''}."
+        )
