@@ -62,6 +62,22 @@ def test_scales_bias_and_leading_dimensions(generator):
     torch.testing.assert_close(one.double(), expected[0, 0], rtol=1e-5, atol=1e-5)
 
 
+@given(sizes, st.integers(0, 99))
+def test_padding_for_tensor_cores_changes_nothing(size, seed):
+    tokens, m, n = size
+    generator = torch.Generator().manual_seed(seed)
+    x, w = codes(generator, tokens, n), codes(generator, m, n)
+    with pytest.MonkeyPatch.context() as patch:
+        seen = []
+        int_mm = torch._int_mm
+        patch.setattr(torch, "_int_mm", lambda a, b: seen.append((*a.shape, *b.shape)) or int_mm(a, b))
+        y = products._padded_products(x, w)
+    assert torch.equal(y.double(), x.double() @ w.double().T)
+    [(rows, columns, _, outputs)] = seen
+    assert rows > 16
+    assert rows % 8 == columns % 8 == outputs % 8 == 0
+
+
 @given(sizes, st.integers(1, 4), st.booleans(), st.integers(0, 99))
 def test_weight_only_is_the_product_with_the_numbers(size, groups, symmetric, seed):
     tokens, m, n = size[0], size[1], size[2] * (2 * groups if groups > 1 else 1)

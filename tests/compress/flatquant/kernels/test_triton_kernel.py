@@ -74,3 +74,11 @@ def test_codes_differ_only_where_a_value_lies_between_two(results):
         differs = (ours != theirs)[..., : Y.shape[-1]]
         assert bool((to_half[differs] < 1e-3).all()), name
         assert bool(((ours - theirs).abs() <= 1).all()), name
+
+
+def test_sizes_that_one_program_holds(results):
+    """64 x 64, 64 x 128, 86 x 128, 128 x 128 and 112 x 256 on GPUs of compute capability 8.6, 8.0 and 9.0."""
+    smallest, middle, largest = results["fits"].T.tolist()
+    assert smallest == [True, True, False, False, False]
+    assert middle == smallest
+    assert largest == [True, True, True, True, False]

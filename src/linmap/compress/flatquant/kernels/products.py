@@ -136,14 +136,19 @@ def _weights(
 def _products(x: Int8[Tensor, "tokens n"], w: Int8[Tensor, "m n"]) -> Int32[Tensor, "tokens m"]:
     """x w^T of codes of x with four bits, and of w with four bits or 16 times such."""
     if x.is_cuda:
-        rows, columns = max(32, -(-len(x) // 8) * 8), -x.shape[1] % 16  # what the int8 tensor cores take
-        padded_x = F.pad(x, (0, columns, 0, rows - len(x)))
-        padded_w = F.pad(w, (0, columns, 0, -len(w) % 8))
-        return torch._int_mm(padded_x, padded_w.mT)[: len(x), : len(w)]
+        return _padded_products(x, w)
     if x.device.type == "cpu" and INT8_DOT and x.shape[1] > 1:  # `_int_mm` is wrong for one column in torch 2.13
         return torch._int_mm(x, w.mT)
     columns = zip(x.split(EXACT_COLUMNS, 1), w.split(EXACT_COLUMNS, 1), strict=True)
     return torch.stack([(a.float() @ b.float().mT).int() for a, b in columns]).sum(0, dtype=torch.int32)
+
+
+def _padded_products(x: Int8[Tensor, "tokens n"], w: Int8[Tensor, "m n"]) -> Int32[Tensor, "tokens m"]:
+    """In sizes that the int8 tensor cores take: more than 16 rows of x, and multiples of 8."""
+    columns = -x.shape[1] % 16
+    padded_x = F.pad(x, (0, columns, 0, max(32, -(-len(x) // 8) * 8) - len(x)))
+    padded_w = F.pad(w, (0, columns, 0, -len(w) % 8))
+    return torch._int_mm(padded_x, padded_w.mT)[: len(x), : len(w)]
 
 
 def _rows_at_once(packed_w: Tensor) -> int:
