@@ -83,13 +83,9 @@ def cayley(raw: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
     ------
     ValueError
         If raw is not square.
-    RuntimeError
-        If raw is not finite.
     """
     if raw.ndim < 2 or raw.shape[-1] != raw.shape[-2]:
         raise ValueError(f"raw must hold square matrices, got the shape {tuple(raw.shape)}.")
-    if raw.device.type != "meta" and not bool(raw.isfinite().all()):
-        raise RuntimeError("cayley: raw has entries that are not finite; train it in float32, with a lower rate.")
     return CayleyMatrix.apply(raw.to(torch.promote_types(raw.dtype, torch.float32)))  # pyright: ignore
 
 
@@ -177,7 +173,7 @@ def _paley_prime(order: int) -> tuple[int, int] | None:
 
 def _orthonormal(size: int) -> Tensor:
     if size & (size - 1) == 0:
-        H = torch.from_numpy(hadamard(size, dtype=float))
+        H = torch.from_numpy(hadamard(size)).double()
     elif found := _paley_prime(size) if size % 4 == 0 else None:
         H = paley(*found)
     else:
@@ -234,8 +230,5 @@ def check_factors(factors: Sequence[Tensor], n: int) -> None:
     if any(len(shape) != 2 or shape[0] != shape[1] for shape in shapes):
         raise ValueError(f"the factors must be square matrices, got {', '.join(map(str, shapes))}.")
     if math.prod(shape[0] for shape in shapes) != n:
-        pairs = ", ".join(map(str, factor_pairs(n)))
-        raise ValueError(
-            f"factors of sizes {', '.join(str(shape[0]) for shape in shapes) or '()'} do not multiply to n = {n}; pairs "
-            f"that do: {pairs}."
-        )
+        sizes, pairs = ", ".join(str(shape[0]) for shape in shapes), ", ".join(map(str, factor_pairs(n)))
+        raise ValueError(f"factors of sizes ({sizes}) do not multiply to n = {n}; pairs that do: {pairs}.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from linmap.compress.flatquant.quantizer import check_bits, dequantize, quantize
@@ -18,7 +18,7 @@ class Rounded(NamedTuple):
     """A rounded weight: weight = scale (codes - zero), with a column of scale and zero for each group of columns."""
 
     weight: Float[Tensor, "m n"]
-    codes: Int[Tensor, "m n"]
+    codes: Integer[Tensor, "m n"]
     scale: Float[Tensor, "m groups"]
     zero: Float[Tensor, "m groups"] | None
 

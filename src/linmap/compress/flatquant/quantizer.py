@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple, no_type_check
 
 import torch
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Float, Integer, Shaped, UInt8
 from torch import Tensor
 
 Per = Literal["token", "row"]
@@ -88,7 +88,7 @@ def quantize(
     max_logit: Float[Tensor, "*_"] | None = None,
     min_logit: Float[Tensor, "*_"] | None = None,
     per: Per = "token",
-) -> tuple[Int[Tensor, "*batch n"], Float[Tensor, "*batch 1"], Float[Tensor, "*batch 1"] | None]:
+) -> tuple[Integer[Tensor, "*batch n"], Float[Tensor, "*batch 1"], Float[Tensor, "*batch 1"] | None]:
     """The codes of `fake_quantize`, int8 if symmetric and uint8 if not, with scales and zero points (None: all 0).
 
     Raises
@@ -140,7 +140,7 @@ def pack_int4(codes: Shaped[Tensor, "*batch n"]) -> UInt8[Tensor, "*batch bytes"
     return nibbles[..., ::2] | nibbles[..., 1::2] << 4
 
 
-def unpack_int4(packed: UInt8[Tensor, "*batch bytes"], signed: bool = True) -> Int[Tensor, "*batch n"]:
+def unpack_int4(packed: UInt8[Tensor, "*batch bytes"], signed: bool = True) -> Integer[Tensor, "*batch n"]:
     """What `pack_int4` packed: int8 codes in -8..7 if signed, uint8 codes in 0..15 if not.
 
     Raises
@@ -214,7 +214,9 @@ class FakeQuantize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, max_logit, min_logit, bits, symmetric, per):
+    def forward(
+        ctx: Any, x: Tensor, max_logit: Tensor | None, min_logit: Tensor | None, bits: int, symmetric: bool, per: Per
+    ) -> tuple[Tensor, Tensor, Tensor]:
         wide = _at_least_float32(x)
         largest, smallest = wide.amax(-1, keepdim=True), wide.amin(-1, keepdim=True)
         grid = _grid(largest, smallest, max_logit, min_logit, bits, symmetric, per)
@@ -226,24 +228,25 @@ class FakeQuantize(torch.autograd.Function):
         return steps.mul_(grid.scale).to(x.dtype), grid.scale, grid.zero
 
     @staticmethod
-    def backward(ctx, grad, grad_scale, _):
+    def backward(ctx: Any, grad: Any, grad_scale: Any, _: None) -> tuple[Any, ...]:
         x, *scalars = ctx.saved_tensors
         wide = _at_least_float32(x)
         grad = torch.zeros_like(wide) if grad is None else _at_least_float32(grad)
-        scalars = [None if scalar is None else scalar.detach().requires_grad_() for scalar in scalars]
+        scalars: list[Any] = [None if scalar is None else scalar.detach().requires_grad_() for scalar in scalars]
         with torch.enable_grad():
             grid = _grid(*scalars, *ctx.quantiser)
-        grad_x, grads = _gradients(grad, wide, Grid(*map(_detached, grid)))
+        with torch.no_grad():
+            grad_x, grads = _gradients(grad, wide, grid)
         if grad_scale is not None:
             grads[0] += grad_scale
-        of_scalars = _backward([grid.scale, grid.high, grid.low], grads, scalars)
+        of_scalars: list[Any] = _backward([grid.scale, grid.high, grid.low], grads, scalars)
         for extreme, g in zip(scalars[:2], of_scalars[:2], strict=True):
             places = torch.eq(wide, extreme.detach(), out=torch.empty_like(wide))
             grad_x.addcmul_(places, g / places.sum(-1, keepdim=True))
         return grad_x.to(x.dtype), *of_scalars[2:], None, None, None
 
 
-def _gradients(grad: Tensor, x: Tensor, grid: Grid) -> tuple[Tensor, list[Tensor | None]]:
+def _gradients(grad: Tensor, x: Tensor, grid: Grid) -> tuple[Tensor, list[Any]]:
     """Of x with the grid fixed (a new tensor), and of scale, high and low."""
     inner = _clamped(x, grid)
     u = inner / grid.scale
@@ -276,10 +279,6 @@ def _backward(
     wanted = [start for start in starts if start is not None]
     found = iter(torch.autograd.grad([end for end, _ in pairs], wanted, [g for _, g in pairs]))
     return [None if start is None else next(found) for start in starts]
-
-
-def _detached(entry: Any) -> Any:
-    return entry.detach() if isinstance(entry, Tensor) else entry
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
