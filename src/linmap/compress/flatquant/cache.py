@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
-from linmap.compress.flatquant.quantizer import dequantize, fake_quantize, pack_int4, quantize, unpack_int4
+from linmap.compress.flatquant.quantizer import dequantize, fake_quantize, join_nibbles, quantize, unpack_int4
 
 
 class TokenQuantizer(NamedTuple):
@@ -35,7 +35,7 @@ class TokenQuantizer(NamedTuple):
             return [x]
         codes, scale, zero = quantize(x, self.bits, self.symmetric, self.max_logit, self.min_logit, per="token")
         if self.bits <= 4:
-            codes = pack_int4(F.pad(codes, (0, 1)) if x.shape[-1] % 2 else codes)
+            codes = join_nibbles(F.pad(codes, (0, 1)) if x.shape[-1] % 2 else codes)
         return [codes, scale] if zero is None else [codes, scale, zero.to(torch.uint8)]
 
     def decode(self, parts: list[Tensor], e: int, dtype: torch.dtype) -> Float[Tensor, "*batch e"]:

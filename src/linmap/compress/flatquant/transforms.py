@@ -136,7 +136,7 @@ def transformed(x: Float[Tensor, "*batch n"], matrices: Sequence[Tensor]) -> Flo
         return x
     dtype = torch.promote_types(x.dtype, matrices[0].dtype)
     x, matrices = x.to(dtype), [P.to(dtype) for P in matrices]
-    n = math.prod(len(P) for P in matrices)
+    n = math.prod([len(P) for P in matrices])
     if n == x.shape[-1]:
         return kronecker_apply(x, list(matrices))
     x = x.unflatten(-1, (n, -1)).transpose(-1, -2)
