@@ -153,4 +153,7 @@ class FlatQuantConfig(QuantizationConfigMixin):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         known = {name: value for name, value in config_dict.items() if name != "linmap_format"}
+        known["online_scales"] = tuple(known.get("online_scales", ()))  # JSON has lists
+        if known.get("factors"):
+            known["factors"] = {site: tuple(sizes) for site, sizes in known["factors"].items()}
         return super().from_dict(known, return_unused_kwargs=return_unused_kwargs, **kwargs)

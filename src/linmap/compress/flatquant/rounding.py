@@ -80,11 +80,11 @@ def input_hessians(
     block: nn.Module, layers: dict[str, QuantizedLinear], inputs: Tensor, arguments: BlockArguments, batch_size: int
 ) -> dict[str, Tensor]:
     """The Hessian of each layer's inputs, as they are multiplied with the codes."""
-    hessians = {part: Hessian(layer.in_features) for part, layer in layers.items()}
+    hessians = {part: Hessian(layer.in_features, device=inputs.device) for part, layer in layers.items()}
     waiting: set[str] = set()
 
     def keep(part: str, layer: nn.Module, args: tuple[Any, ...]) -> None:
-        hessians[part].update(cast(QuantizedLinear, layer).quantised_input(args[0]))
+        hessians[part].add(cast(QuantizedLinear, layer).quantised_input(args[0]))
         waiting.discard(part)
         if not waiting:
             raise _Reached
