@@ -117,9 +117,9 @@ class CayleyMatrix(torch.autograd.Function):
 def hadamard_factors(n: int) -> list[Float[Tensor, "size size"]]:
     """Orthonormal matrices whose Kronecker product has the size n, in float64: Hadamard matrices as far as they go.
 
-    Powers of two by Sylvester's construction, in factors of at most 128; with an odd part, the smallest multiple
-    2^k m that Paley's constructions give, such as 576 = 12 * 12 * 4 and 1536 = 12 * 128. Where there is none up to
-    512, as for odd n, the odd part gets a fixed random orthogonal matrix.
+    Powers of two by Sylvester's construction, in factors of at most 128; the odd part, with as many twos as it needs,
+    by Paley's constructions from primes, as in 576 = 12 * 12 * 4 and 1536 = 12 * 128. Where these have no orders that
+    fit up to 512, as for odd n, the odd part gets a fixed random orthogonal matrix.
 
     Raises
     ------
@@ -137,22 +137,24 @@ def hadamard_factors(n: int) -> list[Float[Tensor, "size size"]]:
 def hadamard_sizes(n: int) -> list[int]:
     """Sizes of the factors of `hadamard_factors`, those that are no powers of two first."""
     twos = (n & -n).bit_length() - 1
-    sizes, rest = [], n >> twos
-    while rest > 1:
-        size = _paley_divisor(rest, twos)
-        if size is None:
-            return [rest, *sizes, *_power_sizes(twos)]
-        sizes.append(size)
-        twos -= (size & -size).bit_length() - 1
-        rest //= size // (size & -size)
-    return [*sizes, *_power_sizes(twos)] or [1]
+    odd = n >> twos
+    orders = _paley_orders(odd, twos)
+    if orders is None:
+        return [odd, *_power_sizes(twos)]
+    return [*orders, *_power_sizes(((n // math.prod(orders)).bit_length()) - 1)] or [1]
 
 
-def _paley_divisor(odd: int, twos: int) -> int | None:
-    """The smallest order 2^k m of a Paley matrix, m > 1 a divisor of `odd` and k <= twos."""
-    divisors = {d for pair in factor_pairs(odd) for d in pair} - {1}
-    orders = (m << k for m in divisors for k in range(2, twos + 1))
-    return min((order for order in orders if order <= LARGEST_PALEY and _paley_prime(order)), default=None)
+def _paley_orders(odd: int, twos: int) -> list[int] | None:
+    """Orders of Paley matrices that use up the odd part of 2^twos odd, of the smallest sum; None if there are none."""
+    if odd == 1:
+        return []
+    found = []
+    for m in {d for pair in factor_pairs(odd) for d in pair} - {1}:
+        for k in range(2, twos + 1):
+            if m << k <= LARGEST_PALEY and _paley_prime(m << k):
+                others = _paley_orders(odd // m, twos - k)
+                found += [] if others is None else [[m << k, *others]]
+    return min(found, key=sum, default=None)
 
 
 def _power_sizes(twos: int) -> list[int]:

@@ -116,7 +116,9 @@ def gptq(
         errors = torch.empty_like(block)
         for i in range(stop - start):
             if (start + i) % group_size == 0:
-                group = _group(rest, block, start, start + i, group_size)
+                inside, after = slice(i, min(i + group_size, stop - start)), slice(stop, start + i + group_size)
+                pending = errors[:i].mT @ U[start : start + i, after]  # what the columns of later blocks have not had
+                group = torch.cat([block[inside].mT, rest[:, after] - pending], dim=1)
                 _, scale, zero = quantize(group, bits, symmetric, per="row")
                 scales.append(scale)
                 zeros.append(zero)
@@ -148,14 +150,6 @@ def inverse_factor(H: Float[Tensor, "n n"], damping: float = 0.01) -> Float[Tens
         )
     eye = torch.eye(len(H), dtype=H.dtype, device=H.device)
     return torch.linalg.solve_triangular(L.flip(0, 1), eye, upper=True)
-
-
-def _group(rest: Tensor, block: Tensor, start: int, column: int, size: int) -> Tensor:
-    """The columns of a group as the sweep has left them: its part in the current block is ahead of `rest`."""
-    if size == rest.shape[1]:
-        return rest
-    inside = block[column - start : column - start + size].mT
-    return torch.cat([inside, rest[:, column + inside.shape[1] : column + size]], dim=1)
 
 
 def _rounded(
