@@ -70,7 +70,7 @@ def block_paths(block: nn.Module, module_map: Mapping[str, str] | None = None) -
     Raises
     ------
     TypeError
-        If a linear layer is not found, with the names that were looked for.
+        If a linear layer is not found, with the names that were looked for, or attention and MLP are no modules.
     ValueError
         If a linear layer stands at two places, or `module_map` has a name that means nothing.
     """
@@ -98,7 +98,13 @@ def block_paths(block: nn.Module, module_map: Mapping[str, str] | None = None) -
             raise TypeError(f"{found[part]} is a {type(linear).__name__}; FlatQuant quantises nn.Linear layers.")
     if len({id(linear) for linear in linears}) < len(linears):
         raise ValueError("a linear layer stands at two places of the block; give each place its own.")
-    return BlockPaths(**found)
+    paths = BlockPaths(**found)
+    if not paths.attention or not paths.mlp or paths.attention == paths.mlp:
+        raise TypeError(
+            f"{paths.q} and {paths.up} must be inside two modules of the block, the attention and the MLP: what these "
+            "receive is transformed."
+        )
+    return paths
 
 
 def _linear_names(modules: Mapping[str, nn.Module]) -> list[str]:
