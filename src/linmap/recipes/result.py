@@ -33,7 +33,8 @@ class Row:
     """One method on the shared task: a value per seed for each metric, and what it cost."""
 
     name: str
-    kind: Literal["system", "baseline", "ablation"]
+    kind: Literal["system", "baseline", "ablation", "reference"]
+    """A reference is what all others are measured against, such as the model that they compress; it wins nothing."""
     values: dict[str, list[float]]
     parameters: int | None = None
     """Trainable parameters."""
@@ -119,8 +120,10 @@ class Result:
     format: int = FORMAT
 
     def best(self, metric: Metric, kind: str | None = None) -> list[Row]:
-        """The rows (of one kind, or of all) with the best mean: none if no side is better, several where they tie."""
-        rows = [row for row in self.rows if kind in (None, row.kind) and math.isfinite(row.mean(metric.name))]
+        """The rows with the best mean, of one kind or of all but references; several where they tie, or none if no
+        side is better."""
+        of_kind = (row for row in self.rows if row.kind == kind or (kind is None and row.kind != "reference"))
+        rows = [row for row in of_kind if math.isfinite(row.mean(metric.name))]
         if metric.better == "neither" or not rows:
             return []
         choose = min if metric.better == "lower" else max

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from linmap.recipes.result import Metric, Result, Row, Table
 from linmap.report.numbers import aligned, count, duration, mean_and_spread
 
-KINDS = {"system": "this system", "baseline": "baseline", "ablation": "ablation"}
+KINDS = {"system": "this system", "baseline": "baseline", "ablation": "ablation", "reference": "reference"}
 ARROWS = {"lower": "↓", "higher": "↑", "neither": ""}
 
 

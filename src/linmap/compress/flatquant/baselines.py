@@ -53,21 +53,18 @@ def _plain(transform: str, scale: bool = False, **options: Any) -> dict[str, Any
 
 
 BASELINES: Mapping[str, Baseline] = {
-    row.name: row
-    for row in (
-        Baseline("FlatQuant, GPTQ", "weights rounded by GPTQ", {"weights": "gptq"}, kind="system"),
-        Baseline("FlatQuant, RTN", "weights rounded to nearest", {}, kind="system"),
-        Baseline("c, then Hadamard", "per-channel scales, alpha 0.3, then Hadamard", _plain("hadamard", True)),
-        Baseline("Hadamard", "a Hadamard matrix at each place", _plain("hadamard")),
-        Baseline("random Kronecker", "FlatQuant's orthogonal start, not trained", _plain("flat")),
-        Baseline("QuaRot, GPTQ", "rotated residual", _plain("quarot", weights="gptq"), rotates=True),
-        Baseline("QuaRot, RTN", "rotated residual", _plain("quarot"), rotates=True),
-        Baseline("SmoothQuant", "per-channel scales, alpha 0.5", _plain("none", True, alpha=0.5)),
-        Baseline("GPTQ", "no transform", _plain("none", weights="gptq")),
-        Baseline("RTN", "no transform", _plain("none")),
-    )
+    "flatquant-gptq": Baseline("FlatQuant GPTQ", "weights rounded by GPTQ", {"weights": "gptq"}, kind="system"),
+    "flatquant-rtn": Baseline("FlatQuant RTN", "weights rounded to nearest", {"weights": "rtn"}, kind="system"),
+    "c-hadamard": Baseline("c + Hadamard", "scales, alpha 0.3, not trained", _plain("hadamard", True, alpha=0.3)),
+    "hadamard": Baseline("Hadamard", "a Hadamard matrix at each place", _plain("hadamard")),
+    "random": Baseline("random Kronecker", "FlatQuant's orthogonal start, not trained", _plain("flat")),
+    "quarot-gptq": Baseline("QuaRot GPTQ", "rotated residual", _plain("quarot", weights="gptq"), rotates=True),
+    "quarot": Baseline("QuaRot RTN", "rotated residual", _plain("quarot"), rotates=True),
+    "smoothquant": Baseline("SmoothQuant", "scales of channels, alpha 0.5", _plain("none", True, alpha=0.5)),
+    "gptq": Baseline("GPTQ", "no transform", _plain("none", weights="gptq")),
+    "rtn": Baseline("RTN", "no transform", _plain("none")),
 }
-"""All rows by name, the system first."""
+"""All rows, the system first."""
 
 
 # -- QuaRot ------------------------------------------------------------------------------------------------------------
@@ -154,7 +151,7 @@ def _taken_gain(norm: nn.Module) -> Tensor:
     weight = getattr(norm, "weight", None)
     if not isinstance(weight, nn.Parameter) or getattr(norm, "bias", None) is not None:
         raise _no_rotation(norm)
-    bare = copy.deepcopy(norm)
+    bare: Any = copy.deepcopy(norm)
     bare.weight.data.zero_()
     offset = bare(torch.ones_like(weight)).mean().round()  # 0, or the 1 of 1 + weight
     gain = (weight + offset).double()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from accelerate import PartialState
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -18,7 +17,13 @@ from linmap.data.tokens import Side, Tokenizer
 from linmap.errors import ArtifactError
 from linmap.recipes.finetuning.models import TextClassifier
 from linmap.recipes.language.folders import check_free, staged
-from linmap.recipes.language.models import load_pretrained, load_tokenizer, model_folder, quiet_libraries
+from linmap.recipes.language.models import (
+    load_pretrained,
+    load_tokenizer,
+    model_folder,
+    on_accelerator,
+    quiet_libraries,
+)
 from linmap.training.checkpoint import gathered
 from linmap.training.preparation import weights_of
 
@@ -85,8 +90,7 @@ def load_adapter(folder: Path, system: str) -> Saved:
     if config["task"] == "classification":
         model = TextClassifier(model, len(config["labels"]))
         model.head.load_state_dict(load_file(folder / HEAD))
-    if torch.accelerator.is_available():
-        model.to(torch.accelerator.current_accelerator())
+    on_accelerator(model)
     tokenizer, cut = load_tokenizer(folder), config["settings"]["truncation"]
     return Saved(config["task"], model.eval(), tokenizer, config["labels"], config["max_length"], cut)
 

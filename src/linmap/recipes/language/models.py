@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from linmap.errors import UsageError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # of a repository on the Hub
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, Any] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}  # auto: as it is saved
 
 
 def model_folder(name: str) -> Path:
@@ -84,7 +84,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def load_pretrained(folder: Path, kind: Literal["language", "encoder"], dtype: str) -> nn.Module:
-    """The model of a folder, a causal language model or one without any head, with its weights in `dtype`.
+    """The model of a folder, a causal language model or one without any head, its weights in one of `DTYPES`.
 
     Raises
     ------
@@ -103,6 +103,11 @@ def load_pretrained(folder: Path, kind: Literal["language", "encoder"], dtype: s
         what = "a causal language model" if kind == "language" else "a model"
         first = str(error).strip().splitlines()[0]
         raise UsageError(f"{folder} cannot be loaded as {what}: {first}") from error
+
+
+def on_accelerator(model: nn.Module) -> nn.Module:
+    """The model where it computes fastest: on the accelerator, if there is one."""
+    return model.to(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else model
 
 
 @contextmanager

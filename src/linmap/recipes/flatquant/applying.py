@@ -1,0 +1,54 @@
+"""Using a quantised model: completions of the prompts of a file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from linmap.artifacts import read_config
+from linmap.data import find
+from linmap.data.text import read_prompts
+from linmap.errors import ArtifactError, UsageError
+from linmap.recipes.flatquant.fitting import SYSTEM
+from linmap.recipes.job import ApplyJob
+from linmap.recipes.language.answering import Generation, check_answers, generated, write_answers
+from linmap.recipes.language.models import load_pretrained, load_tokenizer, on_accelerator
+
+PROBLEMS = "flatquant/gsm8k_test.jsonl.gz"
+SHOWN = 4  # embedded problems that are answered without --data
+
+
+def apply(settings: Generation, job: ApplyJob) -> dict[str, Any]:
+    """Complete the prompts of a file (some embedded problems without --data) with a quantised model."""
+    if job.artifact is None:
+        raise UsageError("flatquant needs a fitted run: `linmap fit flatquant --data FILE --out DIR`, then apply DIR.")
+    out = job.out or job.artifact / "answers.jsonl"
+    check_answers(out)
+    if job.data is None:
+        settings = replace(settings, limit=settings.limit or SHOWN)
+    records = read_prompts(job.data or find(PROBLEMS, "Reinstall linmap."), "language")[: settings.limit]
+    model = load_quantised(job.artifact)
+    torch.manual_seed(job.seed)
+    texts = generated(model, load_tokenizer(job.artifact), records, settings)
+    answers = [record.fields | {"generated": text} for record, text in zip(records, texts, strict=True)]
+    write_answers(out, answers)
+    return {"answers": str(out), "records": len(records), "added": ["generated"]}
+
+
+def load_quantised(folder: Path) -> nn.Module:
+    """The model of a run, in evaluation mode, on the accelerator if there is one.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder holds no whole run of flatquant.
+    """
+    if (system := read_config(folder)["system"]) != SYSTEM:
+        raise ArtifactError(f"{folder} holds a run of {system!r}, not of {SYSTEM!r}.")
+    if not (folder / "config.json").exists() or not any(folder.glob("*.safetensors")):
+        raise ArtifactError(f"{folder} is incomplete: it lacks config.json or its weights; fit the run again.")
+    return on_accelerator(load_pretrained(folder, "language", "auto")).eval()

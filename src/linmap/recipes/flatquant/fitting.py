@@ -1,0 +1,144 @@
+"""From a model and a text to a folder of the quantised model, which Transformers loads."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from linmap.artifacts import SHARED, read_config, write_config
+from linmap.compress.flatquant.calibration import calibrate
+from linmap.compress.flatquant.streaming import calibrate_folder
+from linmap.data import find
+from linmap.data.text import read_text
+from linmap.data.tokens import Tokenizer, plain_tokens
+from linmap.errors import DataError, UsageError
+from linmap.recipes.flatquant.settings import Calibration, Settings
+from linmap.recipes.flatquant.sizes import folder_tensors, sizes
+from linmap.recipes.job import FitJob
+from linmap.recipes.language.folders import check_free, staged
+from linmap.recipes.language.models import (
+    load_pretrained,
+    load_tokenizer,
+    model_folder,
+    on_accelerator,
+    quiet_libraries,
+)
+
+SYSTEM = "flatquant"
+NOVEL = "text/austen_calib.txt.gz"
+
+
+def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
+    """Quantise a language model and save it as a folder that Transformers loads after `import linmap`."""
+    check_out(job.out)
+    folder = original_folder(settings.model)
+    tokenizer, data = load_tokenizer(folder), job.data or find(NOVEL, "Reinstall linmap.")
+    ids = calibration_tokens(data, tokenizer, settings)
+    start = time.perf_counter()
+    quantise(folder, ids, tokenizer, settings, job)
+    seconds, found = time.perf_counter() - start, sizes(folder_tensors(folder), folder_tensors(job.out))
+    base = str(folder.resolve()) if Path(settings.model).is_dir() else settings.model
+    summary = {
+        "data": str(data), "model": base, "tokens": len(ids),
+        "bits": f"W{settings.w_bits} A{settings.a_bits} Q{settings.q_bits} K{settings.k_bits} V{settings.v_bits}",
+        "megabytes": round(found.stored / 1e6, 2), "float16_megabytes": round(found.float16 / 1e6, 2),
+        "linears_share_of_float16": round(found.share, 4), "seconds": round(seconds, 1),
+    }  # fmt: skip
+    if PartialState().is_main_process:
+        write_config(job.out, SYSTEM, {"settings": asdict(settings), "result": summary}, job.seed, SHARED)
+    return {"artifact": str(job.out), **summary}
+
+
+def quantise(folder: Path, ids: Tensor, tokenizer: Tokenizer, settings: Settings, job: FitJob) -> None:
+    """Calibrate the model of a folder, and put the quantised one into --out; `linmap.json` is still to come."""
+    config, out, main = settings.config(job.seed), job.out, PartialState().is_main_process
+    options: dict[str, Any] = {"work": out / "calibration", "n_jobs": settings.n_jobs, "resume": job.resume}
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with staged(out) as partial:
+            if settings.stream:
+                with quiet_libraries():
+                    calibrate_folder(folder, partial, ids, config, **options)
+            else:
+                model: Any = on_accelerator(load_pretrained(folder, "language", settings.base_dtype))
+                calibrate(model, ids, config, **options)
+                if main:
+                    with quiet_libraries():
+                        model.save_pretrained(partial)
+            if main:
+                tokenizer.save_pretrained(partial)
+                clear(out)
+    except BaseException:
+        with suppress(OSError):
+            out.rmdir()  # if there is nothing to go on from
+        raise
+    PartialState().wait_for_everyone()
+
+
+def clear(out: Path) -> None:
+    """Remove the model of an earlier run, whose shards may have other names."""
+    for name in (SHARED, "config.json", "model.safetensors.index.json"):
+        (out / name).unlink(missing_ok=True)
+    for path in out.glob("*.safetensors"):
+        path.unlink()
+
+
+# -- what is asked for -------------------------------------------------------------------------------------------------
+
+
+def original_folder(name: str) -> Path:
+    """The folder of a model that is not quantised yet.
+
+    Raises
+    ------
+    UsageError
+        If there is none, or it is quantised.
+    """
+    folder = model_folder(name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("quantization_config"):
+        raise UsageError(f"--model {name} is quantised already; give the original.")
+    return folder
+
+
+def calibration_tokens(path: Path, tokenizer: Tokenizer, settings: Calibration) -> Tensor:
+    """The tokens of a text file.
+
+    Raises
+    ------
+    DataError
+        If they do not fill the windows.
+    """
+    ids, needed = stream_of(path, tokenizer), settings.windows * settings.length
+    if len(ids) < needed:
+        raise DataError(
+            f"{path} has {len(ids)} tokens, and {settings.windows} windows of {settings.length} need {needed}; give "
+            "more text, or lower --windows or --length."
+        )
+    return ids
+
+
+def stream_of(path: Path, tokenizer: Tokenizer) -> Tensor:
+    """The tokens of a text file, with nothing in front."""
+    return torch.tensor(plain_tokens(read_text(path), tokenizer), dtype=torch.long)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder that holds something else.
+
+    Raises
+    ------
+    UsageError
+        With what it holds.
+    """
+    check_free(out)
+    if (out / SHARED).exists() and (system := read_config(out)["system"]) != SYSTEM:
+        raise UsageError(f"--out {out} holds a run of {system!r}; name another folder.")
