@@ -255,6 +255,43 @@ def test_it_compiles_as_one_graph_without_gradients(per, generator):
             assert torch.equal(a, b)
 
 
+@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.parametrize("per", ["token", "row"])
+def test_compiled_gradients_are_the_same(per, generator):
+    x = torch.randn(4, 8, generator=generator, requires_grad=True)
+    logit = torch.full((4, 1) if per == "row" else (), 1.0, requires_grad=True)
+    compiled = torch.compile(fake_quantize, backend="aot_eager")
+    ours, expected = (
+        torch.autograd.grad(function(x, 4, False, logit, logit, per)[0].square().sum(), [x, logit])
+        for function in (compiled, fake_quantize)
+    )
+    torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("per", ["token", "row"])
+def test_blocks_of_rows_make_no_difference(per, generator, monkeypatch):
+    x = torch.randn(10, 8, generator=generator, requires_grad=True)
+    logit = torch.full((10, 1) if per == "row" else (), 1.0, requires_grad=True)
+
+    def everything():
+        outputs = fake_quantize(x, 4, False, logit, logit, per)
+        return *outputs, *torch.autograd.grad(outputs[0].square().sum(), [x, logit]), quantize(x, 4, True, per=per)[0]
+
+    whole = everything()
+    for numbers in (1, 24):  # a row, three rows
+        monkeypatch.setattr("linmap.compress.flatquant.quantizer.BLOCK", numbers)
+        for a, b in zip(everything(), whole, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_no_rows_are_no_problem():
+    x = torch.ones(0, 4, requires_grad=True)
+    y, scale, _ = fake_quantize(x, 4, True)
+    assert torch.autograd.grad(y.sum(), x)[0].shape == (0, 4)
+    assert scale.shape == (0, 1)
+    assert quantize(torch.ones(2, 0, 4), 4, False)[0].shape == (2, 0, 4)
+
+
 @pytest.mark.parametrize("bits", [1, 9, 0, 32, True, 4.5])
 @pytest.mark.usefixtures("annotations_unchecked")
 def test_other_bits_are_refused(bits):

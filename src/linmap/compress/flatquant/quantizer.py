@@ -18,6 +18,7 @@ BITS = (2, 3, 4, 5, 6, 7, 8, 16)
 CLIP_LOGIT = 4.0
 """Where the logits of clipping start: 0.982 of the range is kept."""
 SMALLEST_RANGE = 1e-5  # of a row of weights
+BLOCK = 2**17  # numbers that are worked on at once: no new memory from the system, and they stay in the cache
 
 
 def check_bits(bits: int, name: str = "bits") -> int:
@@ -76,8 +77,9 @@ def fake_quantize(
     if check_bits(bits) == 16:
         ones = x.new_ones(*x.shape[:-1], 1)
         return x, ones, torch.zeros_like(ones)
-    logits = [_shaped(logit, x, per, name) for logit, name in ((max_logit, "max_logit"), (min_logit, "min_logit"))]
-    return FakeQuantize.apply(x, *logits, bits, symmetric, per)  # pyright: ignore[reportReturnType]
+    a, b = _shaped(max_logit, x, per, "max_logit"), _shaped(min_logit, x, per, "min_logit")
+    y, scale, zero = FakeQuantize.apply(x.reshape(-1, x.shape[-1]), a, b, bits, symmetric, per)  # pyright: ignore
+    return y.reshape(x.shape), scale.reshape(*x.shape[:-1], 1), zero.reshape(*x.shape[:-1], 1)
 
 
 @torch.no_grad()
@@ -99,12 +101,13 @@ def quantize(
     if check_bits(bits) == 16:
         raise ValueError("16 bits are not quantised, so there are no codes; bits must be 2 to 8.")
     a, b = _shaped(max_logit, x, per, "max_logit"), _shaped(min_logit, x, per, "min_logit")
-    x = _at_least_float32(x)
-    grid = _grid(x.amax(-1, keepdim=True), x.amin(-1, keepdim=True), a, b, bits, symmetric, per)
-    codes = _steps(_clamped(x, grid).div(grid.scale).round_(), grid)
-    if symmetric:
-        return codes.to(torch.int8), grid.scale, None
-    return codes.add_(grid.zero).to(torch.uint8), grid.scale, grid.zero
+    rows = x.reshape(-1, x.shape[-1])
+    grid = _grid(*_extremes(rows), a, b, bits, symmetric, per)
+    codes = torch.empty_like(rows, dtype=torch.int8 if symmetric else torch.uint8)
+    for block in _blocks(rows):
+        codes[block] = _steps(rows[block], _part(grid, block)).add_(grid.zero[block])
+    shape = (*x.shape[:-1], 1)
+    return codes.reshape(x.shape), grid.scale.reshape(shape), None if symmetric else grid.zero.reshape(shape)
 
 
 def dequantize(
@@ -197,6 +200,22 @@ def _grid(
     return Grid(scale, zero, *((high, low) if clamps else (None, None)), (0, 2**bits - 1))
 
 
+def _extremes(x: Tensor) -> tuple[Tensor, Tensor]:
+    return _at_least_float32(x.amax(-1, keepdim=True)), _at_least_float32(x.amin(-1, keepdim=True))
+
+
+def _blocks(x: Tensor) -> list[slice]:
+    """Rows of x that stay in the cache of a CPU together."""
+    whole = x.device.type != "cpu" or torch.compiler.is_compiling()
+    rows = len(x) if whole else BLOCK // x.shape[-1]
+    return [slice(i, i + max(1, rows)) for i in range(0, max(1, len(x)), max(1, rows))]
+
+
+def _part(grid: Grid, block: slice) -> Grid:
+    high, low = (None if bound is None else bound[block] for bound in (grid.high, grid.low))
+    return Grid(grid.scale[block], grid.zero[block], high, low, grid.codes)
+
+
 def _clamped(x: Tensor, grid: Grid) -> Tensor:
     """x between the bounds of its row: `torch.clamp`, several times faster."""
     if grid.high is None or grid.low is None:
@@ -204,16 +223,9 @@ def _clamped(x: Tensor, grid: Grid) -> Tensor:
     return torch.maximum(x, grid.low).minimum(grid.high)
 
 
-def _steps(rounded: Tensor, grid: Grid) -> Tensor:
-    """q - z from round(x / s), in place."""
-    if grid.codes is None:
-        return rounded
-    return rounded.add_(grid.zero).clamp_(*grid.codes).sub_(grid.zero)
-
-
 @no_type_check  # Dynamo traces the methods, but no run-time checks around them
 class FakeQuantize(torch.autograd.Function):
-    """`fake_quantize` in few passes over x. The scalars of the rows are left to autograd.
+    """`fake_quantize` of a matrix in few passes, block by block. The scalars of the rows are left to autograd.
 
     With u = x / s, and K = 1 where q is not clipped, 0 elsewhere: dy = K dx + (q - z - K u) ds.
     """
@@ -222,58 +234,80 @@ class FakeQuantize(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, max_logit: Tensor | None, min_logit: Tensor | None, bits: int, symmetric: bool, per: Per
     ) -> tuple[Tensor, Tensor, Tensor]:
-        wide = _at_least_float32(x)
-        largest, smallest = wide.amax(-1, keepdim=True), wide.amin(-1, keepdim=True)
+        largest, smallest = _extremes(x)
         grid = _grid(largest, smallest, max_logit, min_logit, bits, symmetric, per)
         ctx.quantiser = bits, symmetric, per
         ctx.save_for_backward(x, largest, smallest, max_logit, min_logit)
         ctx.mark_non_differentiable(grid.zero)
         ctx.set_materialize_grads(False)
-        steps = _steps(_clamped(wide, grid).div(grid.scale).round_(), grid)
-        return steps.mul_(grid.scale).to(x.dtype), grid.scale, grid.zero
+        y = torch.empty_like(x)
+        for block in _blocks(x):
+            part = _part(grid, block)
+            y[block] = _steps(x[block], part).mul_(part.scale)
+        return y, grid.scale, grid.zero
 
     @staticmethod
     def backward(ctx: Any, grad: Any, grad_scale: Any, _: None) -> tuple[Any, ...]:
         x, *scalars = ctx.saved_tensors
-        wide = _at_least_float32(x)
-        grad = torch.zeros_like(wide) if grad is None else _at_least_float32(grad)
         scalars: list[Any] = [None if scalar is None else scalar.detach().requires_grad_() for scalar in scalars]
         with torch.enable_grad():
             grid = _grid(*scalars, *ctx.quantiser)
+        grad = torch.zeros_like(x) if grad is None else grad
+        grad_x = torch.empty_like(x, dtype=grid.scale.dtype)
+        blocks, grads = _blocks(x), []
         with torch.no_grad():
-            grad_x, grads = _gradients(grad, wide, grid)
+            for block in blocks:
+                grads.append(_gradients(grad[block], x[block], _part(grid, block), grad_x[block]))
+        grads = [None if parts[0] is None else torch.cat(parts) for parts in zip(*grads, strict=True)]
         if grad_scale is not None:
             grads[0] += grad_scale
         of_scalars: list[Any] = _backward([grid.scale, grid.high, grid.low], grads, scalars)
         for extreme, g in zip(scalars[:2], of_scalars[:2], strict=True):
-            places = torch.eq(wide, extreme.detach(), out=torch.empty_like(wide))
-            grad_x.addcmul_(places, g / places.sum(-1, keepdim=True))
+            for block in blocks:
+                places = _equal(_at_least_float32(x[block]), extreme[block])
+                grad_x[block].addcmul_(places, g[block] / places.sum(-1, keepdim=True))
         return grad_x.to(x.dtype), *of_scalars[2:], None, None, None
 
 
-def _gradients(grad: Tensor, x: Tensor, grid: Grid) -> tuple[Tensor, list[Any]]:
-    """Of x with the grid fixed (a new tensor), and of scale, high and low."""
+def _steps(x: Tensor, grid: Grid) -> Tensor:
+    """q - z."""
+    return _kept(_clamped(_at_least_float32(x), grid).div(grid.scale).round_(), grid)
+
+
+def _kept(rounded: Tensor, grid: Grid) -> Tensor:
+    """q - z from round(x / s), in place."""
+    if grid.codes is None:
+        return rounded
+    return rounded.add_(grid.zero).clamp_(*grid.codes).sub_(grid.zero)
+
+
+def _gradients(grad: Tensor, x: Tensor, grid: Grid, grad_x: Tensor) -> tuple[Any, Any, Any]:
+    """Those of scale, high and low; that of x with these fixed goes into `grad_x`."""
+    grad, x = _at_least_float32(grad), _at_least_float32(x)
     inner = _clamped(x, grid)
     u = inner / grid.scale
     steps = u.round()
+    grad_inner = grad_x.copy_(grad)
     if grid.codes is not None:
-        kept = steps.clone()
-        kept = torch.eq(kept, _steps(steps, grid), out=kept)
-        grad_inner = grad * kept
-        u.mul_(kept)
-    else:
-        grad_inner = grad
+        rounded = steps.clone()
+        K = _equal(rounded, _kept(steps, grid))
+        grad_inner.mul_(K)
+        u.mul_(K)
     grad_scale = steps.sub_(u).mul_(grad).sum(-1, keepdim=True)
     if grid.high is None or grid.low is None:
-        return grad_inner.clone() if grad_inner is grad else grad_inner, [grad_scale, None, None]
-    grad_x = torch.eq(inner, x, out=u).mul_(grad_inner)
-    outside = torch.sub(grad_inner, grad_x, out=steps)
+        return grad_scale, None, None
+    outside = torch.ne(inner, x, out=u).mul_(grad_inner)
+    grad_x.sub_(outside)
     total = outside.sum(-1, keepdim=True)
-    above = torch.gt(x, grid.high, out=torch.empty_like(x)).mul_(outside).sum(-1, keepdim=True)
+    above = torch.gt(x, grid.high, out=inner).mul_(outside).sum(-1, keepdim=True)
     # torch.clamp returns `high` everywhere if high <= low
     grad_high = above.where(grid.low <= grid.high, total)
-    grad_low = (total - above).where(grid.low < grid.high, 0)
-    return grad_x, [grad_scale, grad_high, grad_low]
+    return grad_scale, grad_high, (total - above).where(grid.low < grid.high, 0)
+
+
+def _equal(a: Tensor, b: Tensor) -> Tensor:
+    """1 where a = b, 0 elsewhere, as numbers: much faster than booleans."""
+    return torch.eq(a, b, out=torch.empty_like(a))
 
 
 def _backward(
@@ -291,12 +325,12 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 def _shaped(logit: Tensor | None, x: Tensor, per: Per, name: str) -> Tensor | None:
-    """A logit that broadcasts against the scalars of the rows of x."""
+    """A logit that broadcasts against the scalars of the rows of x as a matrix."""
     if per not in ("token", "row"):
         raise ValueError(f"per must be 'token' (activations) or 'row' (weights), got {per!r}.")
     if logit is None:
         return None
-    shape = () if per == "token" else (*x.shape[:-1], 1)
+    shape = () if per == "token" else (x.shape[:-1].numel(), 1)
     if logit.numel() != torch.Size(shape).numel():
         expected = "one logit" if per == "token" else f"one logit for each of the rows, of shape {shape},"
         raise ValueError(f"{name}: {expected} is expected for x of shape {tuple(x.shape)}, got {tuple(logit.shape)}.")
