@@ -60,7 +60,7 @@ def compare(settings: Comparison, job: CompareJob) -> Result:
         rows=rows_of(runs, original, settings),
         shows=shows(runs, original),
         limits=limits(task),
-        checks=checks(runs, original, task),
+        checks=checks(runs, original, published(settings, task.source)),
         tables=[costs(runs, original), flatness_table(flat), *torchao_table(task, original)],
         pictures=draw(runs, flat, original, drawn, task, job),
         preset=job.preset,
@@ -204,8 +204,8 @@ def described(task: Task) -> str:
     )
 
 
-def checks(runs: Sequence[Run], original: float, task: Task) -> list[Check]:
-    """What the method promises at each number of bits, and the published figures where the setting is theirs."""
+def checks(runs: Sequence[Run], original: float, theirs: bool) -> list[Check]:
+    """What the method promises at each number of bits, and the authors' figures if the setting is theirs."""
     found: list[Check] = []
     for setting in dict.fromkeys(run.setting for run in runs):
         means = {slug: statistics.fmean(v) for slug in BASELINES if (v := perplexities(runs, setting, slug))}
@@ -218,19 +218,19 @@ def checks(runs: Sequence[Run], original: float, task: Task) -> list[Check]:
                 figures = f"{means[slug]:.2f} against {others[best]:.2f} ({BASELINES[best].name})"
                 statement = f"{setting}: {BASELINES[slug].name} is below {which}"
                 found.append(Check(statement, means[slug] < others[best], f"{figures}; unquantised {original:.2f}"))
-            if published(task) and slug in means and (setting, slug) in PUBLISHED:
+            if theirs and slug in means and (setting, slug) in PUBLISHED:
                 figure = PUBLISHED[setting, slug]
                 statement = f"{setting}: {BASELINES[slug].name} is at most 3 % above the authors' code ({figure})"
                 found.append(Check(statement, means[slug] <= 1.03 * figure, f"{means[slug]:.2f}"))
     return found
 
 
-def published(task: Task) -> bool:
+def published(settings: Comparison, source: str) -> bool:
     """Whether this is the setting of the full preset, in which the authors' code was measured."""
     names = ("model", "text", "blocks", "windows", "length", "epochs", "lr", "clip_lr", "alpha", "test_windows",
              "test_length")  # fmt: skip
     full = PRESETS["full"]
-    return task.source == "wikitext2" and all(getattr(task.settings, n) == getattr(full, n) for n in names)
+    return source == "wikitext2" and all(getattr(settings, name) == getattr(full, name) for name in names)
 
 
 def shows(runs: Sequence[Run], original: float) -> str:
