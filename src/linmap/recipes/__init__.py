@@ -56,7 +56,7 @@ SYSTEMS = {
             True,
         ),
         System("salt", "adapt", "SALT", "adapt a segmenter through its singular values", "arXiv 2503.16055", True),
-        System("flatquant", "compress", "FlatQuant", "4-bit weights, activations and cache", "arXiv 2410.09426"),
+        System("flatquant", "compress", "FlatQuant", "4-bit weights, activations and cache", "arXiv 2410.09426", True),
         System(
             "token_transforming",
             "compress",
