@@ -97,6 +97,7 @@ def calibrated_block(
     return TrainedBlock(tensors, report)
 
 
+@torch.enable_grad()
 def train_block(
     student: StudentBlock,
     inputs: Float[Tensor, "n length d"],

@@ -109,6 +109,7 @@ def student_model(
         lambda number: blocks[number], inputs, arguments, config, model.config, numbers, folder, n_jobs
     )
     config.online_scales = calibrated.online_scales
+    model.requires_grad_(False)
     for number in numbers:
         blocks[number] = trained_student(blocks[number], config, model.config, calibrated.blocks[number])
     model.flatquant = CalibrationReport({number: calibrated.blocks[number].report for number in numbers})
@@ -150,6 +151,13 @@ def checked_config(model: PreTrainedModel, config: FlatQuantConfig | None, n_job
         for part in LINEARS
     }
     check_unshared(model, places)
+    for place in sorted(places):
+        columns = cast(nn.Linear, model.get_submodule(place)).in_features
+        if config.group_size is not None and (config.group_size < 1 or columns % config.group_size):
+            raise ValueError(
+                f"group_size={config.group_size} does not divide the {columns} columns of {place}; choose a divisor or "
+                "None."
+            )
     return config
 
 
