@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from linmap.compress.flatquant.architecture import BlockSizes, block_paths, block_sizes, replace
+from linmap.compress.flatquant.architecture import BlockPaths, BlockSizes, block_paths, block_sizes, replace
 from linmap.compress.flatquant.attention import OnlineCacheTransform, TrainedCacheTransform, attach_cache_transform
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.factors import hadamard_factors, kronecker_apply, kronecker_factors
@@ -308,11 +308,11 @@ def merged_block(student: StudentBlock, model_config: PretrainedConfig) -> tuple
             W, bias = W * c[:, None], None if bias is None else bias * c
         weights[part] = W
         if layer.bias is not None:
-            layer.bias.copy_(cast(Tensor, bias))
+            cast(Tensor, layer.bias).copy_(cast(Tensor, bias))
         trained = student.linear(part)
         if layer.input_max is not None:
-            layer.input_max.copy_(cast(Tensor, trained.input_max))
-            layer.input_min.copy_(cast(Tensor, trained.input_min))
+            cast(Tensor, layer.input_max).copy_(cast(Tensor, trained.input_max))
+            cast(Tensor, layer.input_min).copy_(cast(Tensor, trained.input_min))
         if layer.transform is not None:
             _fill(layer.transform, wide.sites[site])
     for site, path, norm in (
@@ -322,7 +322,8 @@ def merged_block(student: StudentBlock, model_config: PretrainedConfig) -> tuple
         if hasattr(module, "input_transform"):
             _fill(cast(OnlineTransform, module.input_transform), wide.sites[site])
         if _merges(student, site):
-            replace(new, cast(str, norm), scaled_norm(new.get_submodule(cast(str, norm)), wide.sites[site].scale))
+            c = cast(Tensor, wide.sites[site].scale)
+            replace(new, cast(str, norm), scaled_norm(new.get_submodule(cast(str, norm)), c))
     if student.cache is not None:
         _fill_cache(cast(OnlineCacheTransform, new.get_submodule(paths.attention).cache_transform), wide.cache)
     return new, weights
@@ -353,8 +354,8 @@ def _fill_cache(online: OnlineCacheTransform, trained: TrainedCacheTransform | N
     assert trained is not None
     P, P_inv_T = trained.matrices()
     if P is not None and P_inv_T is not None:
-        online.key_matrix.copy_(P)
-        online.query_matrix.copy_(P_inv_T)
+        cast(Tensor, online.key_matrix).copy_(P)
+        cast(Tensor, online.query_matrix).copy_(P_inv_T)
     for name, p in trained.named_parameters(recurse=False):
         getattr(online, name).copy_(p)
 
@@ -367,13 +368,14 @@ def scaled_norm(norm: nn.Module, c: Tensor) -> nn.Module:
     TypeError
         If the output cannot be scaled through the gain.
     """
-    probe = torch.linspace(-2, 3, len(c), dtype=norm.weight.dtype)
+    gain, bias = cast(Tensor, norm.weight), cast("Tensor | None", getattr(norm, "bias", None))
+    probe = torch.linspace(-2, 3, len(c), dtype=gain.dtype, device=gain.device)
     expected = norm(probe) * c.to(probe.dtype)
     for offset in (0.0, 1.0):
         new = copy.deepcopy(norm)
-        new.weight.data = ((norm.weight.double() + offset) * c - offset).to(norm.weight.dtype)
-        if getattr(norm, "bias", None) is not None:
-            new.bias.data = (norm.bias.double() * c).to(norm.bias.dtype)
-        if torch.allclose(new(probe), expected, rtol=1e-2 if probe.dtype != torch.float32 else 1e-4, atol=1e-5):
+        cast(Tensor, new.weight).data = ((gain.double() + offset) * c - offset).to(gain.dtype)
+        if bias is not None:
+            cast(Tensor, new.bias).data = (bias.double() * c).to(bias.dtype)
+        if torch.allclose(new(probe), expected, rtol=1e-2 if probe.dtype.itemsize == 2 else 1e-4, atol=1e-5):
             return new
     raise TypeError(f"the gain of {type(norm).__name__} cannot take a scale.")

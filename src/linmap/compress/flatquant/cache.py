@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from linmap.compress.flatquant.quantizer import dequantize, fake_quantize, join_nibbles, quantize, unpack_int4
 
@@ -247,6 +247,6 @@ def cache_bytes(cache: Cache) -> int:
     for layer in cache.layers:
         if isinstance(layer, _Packed):
             total += sum(tokens.nbytes for tokens in layer.tokens)
-        elif layer.is_initialized:
+        elif isinstance(layer, CacheLayerMixin) and layer.keys is not None and layer.values is not None:
             total += layer.keys.nbytes + layer.values.nbytes
     return total

@@ -60,9 +60,9 @@ def quantised_numbers(n_blocks: int, config: FlatQuantConfig) -> list[int]:
 def finish(model: PreTrainedModel, config: FlatQuantConfig) -> PreTrainedModel:
     """Mark a model as quantised, so that `save_pretrained` writes `config` and `from_pretrained` reads it."""
     quantizer = FlatQuantizer(config, pre_quantized=True)
-    model.hf_quantizer = quantizer
-    model.is_quantized = True
-    model.quantization_method = quantizer.quantization_config.quant_method
+    marks = {"hf_quantizer": quantizer, "is_quantized": True, "quantization_method": config.quant_method}
+    for name, value in marks.items():
+        setattr(model, name, value)
     quantizer.postprocess_model(model)
     return model
 

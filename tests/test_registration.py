@@ -1,0 +1,58 @@
+"""Transformers knows linmap's quantizer, whichever is imported first."""
+
+import subprocess
+import sys
+
+import pytest
+
+from linmap.compress.flatquant.config import METHOD
+from linmap.registration import METHOD as REGISTERED
+
+KNOWN = """
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING, AutoHfQuantizer
+from transformers.quantizers.auto import AutoQuantizationConfig
+settings = {"quant_method": "linmap_flatquant", "w_bits": 3, "linmap_format": 1}
+config = AutoQuantizationConfig.from_dict(settings)
+quantizer = AutoHfQuantizer.from_config(settings)
+from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.pretrained import FlatQuantizer
+assert type(config) is FlatQuantConfig and config.w_bits == 3
+assert type(quantizer) is FlatQuantizer and quantizer.quantization_config == config
+"""
+
+
+def run(program: str) -> None:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import linmap, transformers",
+        "import transformers, linmap",
+        pytest.param("import transformers.quantizers.auto, linmap", marks=pytest.mark.slow),
+        pytest.param("import linmap\nfrom transformers import AutoModelForCausalLM", marks=pytest.mark.slow),
+        pytest.param("from transformers import AutoModelForCausalLM\nimport linmap", marks=pytest.mark.slow),
+        pytest.param("import linmap, linmap.registration\nlinmap.registration.register()", marks=pytest.mark.slow),
+        "import linmap, transformers, linmap.registration\n_ = transformers.AutoModel\nlinmap.registration.register()",
+    ],
+)
+def test_the_quantizer_is_known(first: str) -> None:
+    run(first + KNOWN)
+
+
+def test_importing_linmap_imports_nothing_heavy() -> None:
+    run("import sys, linmap\nassert not {'torch', 'transformers', 'numpy'} & set(sys.modules), set(sys.modules)")
+
+
+def test_the_module_keeps_its_own_loader() -> None:
+    run(
+        "import linmap, inspect, transformers.quantizers.auto as auto, sys\n"
+        "assert 'AUTO_QUANTIZER_MAPPING' in inspect.getsource(auto)\n"
+        "assert sum(type(finder).__name__ == 'AfterImport' for finder in sys.meta_path) == 1"
+    )
+
+
+def test_the_names_agree() -> None:
+    assert METHOD == REGISTERED
