@@ -7,6 +7,7 @@ those tables is imported. The entries are stand-ins, which import linmap's quant
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -50,15 +51,12 @@ def add_quantizer(tables: Any) -> None:
     class Config(tables.QuantizationConfigMixin):
         @classmethod
         def from_dict(cls, config_dict: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-            from linmap.compress.flatquant.config import FlatQuantConfig
-
-            return FlatQuantConfig.from_dict(config_dict, *args, **kwargs)
+            config = import_module("linmap.compress.flatquant.config")
+            return config.FlatQuantConfig.from_dict(config_dict, *args, **kwargs)
 
     class Quantizer(tables.HfQuantizer):
         def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-            from linmap.compress.flatquant.pretrained import FlatQuantizer
-
-            return FlatQuantizer(*args, **kwargs)
+            return import_module("linmap.compress.flatquant.pretrained").FlatQuantizer(*args, **kwargs)
 
     tables.register_quantization_config(METHOD)(Config)
     tables.register_quantizer(METHOD)(Quantizer)
