@@ -59,7 +59,7 @@ BAD = [
     (f"{FIT} --w-bits 16 --a-bits 16", "nothing would be quantised"),
     (f"{FIT} --weights nearest", "--weights"),
     (f"{FIT} --weights rtn --group-size 8", "group_size=8 works with weights='gptq' only"),
-    (f"{FIT} --group-size 5", "group_size=5 does not divide the 32 columns"),
+    (f"{FIT} --group-size 5", "group_size=5 does not divide the"),
     (f"{FIT} --blocks 0", "blocks = 0 must be 1 or more"),
     (f"{FIT} --blocks 3", "this model's blocks are 0 to 1"),
     (f"{FIT} --windows 2", "n_samples=2 is less than batch_size=4"),
