@@ -199,7 +199,7 @@ def test_compare_measures_every_row_and_goes_on_from_its_runs(
     job = CompareJob(data=text, out=tmp_path / "out")
     result = compare(settings, job)
     rows = {row.name: row for row in result.rows}
-    assert list(rows) == ["FlatQuant GPTQ", "FlatQuant RTN", "not quantised", "Hadamard", "QuaRot RTN", "RTN"]
+    assert list(rows) == ["FlatQuant GPTQ", "FlatQuant RTN", "not quantised", "Hadamard RTN", "QuaRot RTN", "RTN"]
     assert [metric.name for metric in result.metrics] == ["perplexity W4A4", "perplexity W4A16"]
     for row in result.rows:
         counts = {len(values) for values in row.values.values()}
@@ -277,7 +277,7 @@ def test_checks_take_the_best_baseline_of_each_rounding() -> None:
     assert statements == {
         "W4A4: FlatQuant GPTQ is below every baseline": (True, "70.00 against 75.00 (GPTQ); unquantised 32.00"),
         "W4A4: FlatQuant RTN is below every baseline that rounds to nearest": (
-            False, "85.00 against 80.00 (Hadamard); unquantised 32.00",
+            False, "85.00 against 80.00 (Hadamard RTN); unquantised 32.00",
         ),
     }  # fmt: skip
     assert shows(found, 32.0).startswith("Perplexity, 32.0 unquantised. W4A4: FlatQuant GPTQ 70.0, GPTQ 75.0, Hadamard")

@@ -55,8 +55,9 @@ def _plain(transform: str, scale: bool = False, **options: Any) -> dict[str, Any
 BASELINES: Mapping[str, Baseline] = {
     "flatquant-gptq": Baseline("FlatQuant GPTQ", "weights rounded by GPTQ", {"weights": "gptq"}, kind="system"),
     "flatquant-rtn": Baseline("FlatQuant RTN", "weights rounded to nearest", {"weights": "rtn"}, kind="system"),
-    "c-hadamard": Baseline("c + Hadamard", "scales, alpha 0.3, not trained", _plain("hadamard", True, alpha=0.3)),
-    "hadamard": Baseline("Hadamard", "a Hadamard matrix at each place", _plain("hadamard")),
+    "c-hadamard": Baseline("c + Hadamard RTN", "scales, alpha 0.3, not trained", _plain("hadamard", True, alpha=0.3)),
+    "hadamard-gptq": Baseline("Hadamard GPTQ", "a Hadamard matrix at each place", _plain("hadamard", weights="gptq")),
+    "hadamard": Baseline("Hadamard RTN", "a Hadamard matrix at each place", _plain("hadamard")),
     "random": Baseline("random Kronecker", "FlatQuant's orthogonal start, not trained", _plain("flat")),
     "quarot-gptq": Baseline("QuaRot GPTQ", "rotated residual", _plain("quarot", weights="gptq"), rotates=True),
     "quarot": Baseline("QuaRot RTN", "rotated residual", _plain("quarot"), rotates=True),

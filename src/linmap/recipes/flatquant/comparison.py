@@ -8,14 +8,14 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from rich.console import Console
 
 from linmap.artifacts import plain, write_json
 from linmap.compress.flatquant.baselines import BASELINES, torchao_schemes
-from linmap.recipes.flatquant.experiments import Comparison, Run, Task, measured
+from linmap.recipes.flatquant.experiments import Comparison, Method, Run, Task, measured
 from linmap.recipes.flatquant.flattening import CURVES, SITES, Curve, curves
 from linmap.recipes.flatquant.pictures import draw_blocks, draw_flatness, draw_perplexities, draw_positions
 from linmap.recipes.job import CompareJob
@@ -25,8 +25,7 @@ PRESETS = {
     "quick": Comparison(blocks=4, test_windows=4),
     "full": Comparison(
         text="wikitext2", bits=("W4A4", "W4A4KV4", "W4A16"), seeds=3,
-        methods=("flatquant-gptq", "flatquant-rtn", "c-hadamard", "hadamard", "random", "quarot-gptq", "quarot",
-                 "smoothquant", "gptq", "rtn"),
+        methods=tuple(get_args(Method)),
     ),
 }  # fmt: skip
 ORIGINAL = "not quantised"

@@ -21,7 +21,10 @@ def style(method: str) -> dict[str, Any]:
     colours = {"c-hadamard": 2, "hadamard": 1, "random": 4, "quarot": 3, "smoothquant": 5, "rtn": 7, "gptq": 7}
     base = method.removesuffix("-gptq").removesuffix("-rtn")
     colour = SYSTEM if base == "flatquant" else SERIES[colours[base]]
-    return {"color": colour, "linestyle": "--" if method in ("flatquant-rtn", "quarot-gptq", "gptq") else "-"}
+    return {
+        "color": colour,
+        "linestyle": "--" if method in ("flatquant-rtn", "quarot-gptq", "hadamard-gptq", "gptq") else "-",
+    }
 
 
 def decimal(axis: Any, span: float) -> None:
