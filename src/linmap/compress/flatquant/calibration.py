@@ -104,7 +104,7 @@ def student_model(
     numbers = quantised_numbers(len(blocks), config)
     ids = needed_windows(model, tokens, config, text)
     inputs, arguments = (None, None) if ids is None else embedded(model, ids, path)
-    folder = WorkFolder(work, config, ids, model.get_input_embeddings().weight, resume)
+    folder = WorkFolder(work, config, ids, cast(nn.Embedding, model.get_input_embeddings()).weight, resume)
     calibrated = trained_blocks(
         lambda number: blocks[number], inputs, arguments, config, model.config, numbers, folder, n_jobs
     )
@@ -112,7 +112,8 @@ def student_model(
     model.requires_grad_(False)
     for number in numbers:
         blocks[number] = trained_student(blocks[number], config, model.config, calibrated.blocks[number])
-    model.flatquant = CalibrationReport({number: calibrated.blocks[number].report for number in numbers})
+    report = CalibrationReport({number: calibrated.blocks[number].report for number in numbers})
+    model.flatquant = report  # pyright: ignore[reportArgumentType]
     return model
 
 
@@ -196,7 +197,7 @@ def needed_windows(
             "this config is calibrated on text (scales, training or GPTQ), and no tokens came; give token ids, or a "
             "tokenizer with text=."
         )
-    embedding = model.get_input_embeddings()
+    embedding = cast(nn.Embedding, model.get_input_embeddings())
     return calibration_windows(tokens, config, len(embedding.weight), text).to(embedding.weight.device)
 
 

@@ -43,6 +43,11 @@ class CalibratedLinear(nn.Module):
         Quantisers, and whether they clip.
     """
 
+    weight_max: Tensor | None
+    weight_min: Tensor | None
+    input_max: Tensor | None
+    input_min: Tensor | None
+
     def __init__(
         self, linear: nn.Linear, bits: LinearBits, clip: bool, site: SiteTransform | None, transforms_input: bool,
         values: SiteTransform | None = None, is_value: bool = False,
@@ -117,6 +122,13 @@ class QuantizedLinear(nn.Module):
     group_size
         Columns that share a scale; None: a row.
     """
+
+    weight: Tensor
+    weight_scale: Tensor
+    weight_zero: Tensor | None
+    bias: Tensor | None
+    input_max: Tensor | None
+    input_min: Tensor | None
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool, bits: LinearBits, clip: bool,

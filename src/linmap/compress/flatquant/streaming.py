@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -83,7 +83,7 @@ def calibrate_folder(
     shards.fill_embedding(model, path)
     ids = needed_windows(model, tokens, config, text)
     inputs, arguments = (None, None) if ids is None else embedded(model, ids, path)
-    folder = WorkFolder(work, config, ids, model.get_input_embeddings().weight, resume)
+    folder = WorkFolder(work, config, ids, cast(nn.Embedding, model.get_input_embeddings()).weight, resume)
 
     def load(number: int) -> nn.Module:
         return shards.filled(copy.deepcopy(blocks[number]), f"{path}.{number}.")

@@ -48,7 +48,7 @@ def embedded(
     holder = model.get_submodule(parent)
     found: list[Tensor] = []
     first = cast(_Record, records[0])
-    first.register_forward_hook(lambda module, args, output: found.append(output))
+    first.register_forward_hook(lambda module, args, output: found.append(cast(Tensor, output)))
     setattr(holder, name, records)
     try:
         decoder = holder  # the module that embeds the tokens and runs the blocks, without the head
@@ -112,7 +112,7 @@ def observed(block: nn.Module, paths: BlockPaths) -> Iterator[Channels]:
                     f"the input of {site} holds NaN or infinite numbers ({x.dtype}); load the model in float32."
                 )
             top = x.detach().abs().flatten(0, -2).amax(0).float()
-            channels.maxima[site] = torch.maximum(channels.maxima.get(site, top.new_tensor(1e-5)), top)
+            channels.maxima[site] = torch.maximum(channels.maxima.get(site, torch.full_like(top, 1e-5)), top)
             inputs[site] = x
             for name in ("attention", "mlp"):
                 if site == name and name in outputs:
@@ -130,7 +130,7 @@ def observed(block: nn.Module, paths: BlockPaths) -> Iterator[Channels]:
     for site, path in (("attention", paths.attention_norm), ("mlp", paths.mlp_norm)):
         if path is not None:
             keep = block.get_submodule(path).register_forward_hook(
-                lambda module, args, output, site=site: outputs.__setitem__(site, output)
+                lambda module, args, output, site=site: outputs.__setitem__(site, cast(Tensor, output))
             )
             handles.append(keep)
     try:
