@@ -46,8 +46,8 @@ def run() -> list[Measurement]:
     config = FlatQuantConfig(k_bits=4, v_bits=4, n_samples=BATCH, sequence_length=LENGTH)
     y, channels = teacher_outputs(block, block_paths(block), x, arguments, BATCH)
 
-    student = start_student(block, config, model.config, 0, channels)
-    peer = plain(start_student(block, config, model.config, 0, channels))
+    student = start_student(block, config, 0, channels)
+    peer = plain(start_student(block, config, 0, channels))
 
     def stepper(student: StudentBlock) -> Callable[[], float]:
         optimizer = torch.optim.AdamW(student.parameter_groups())

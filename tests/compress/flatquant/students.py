@@ -27,7 +27,7 @@ def with_students(model: PreTrainedModel, config: FlatQuantConfig, seed: int = 0
     model = copy.deepcopy(model)
     _, blocks = decoder_blocks(model, config.module_map)
     for i, block in enumerate(blocks):
-        student = StudentBlock(block, config, model.config, generator)
+        student = StudentBlock(block, config, generator)
         with torch.no_grad():
             for name, p in student.trained().items():
                 noise = 0.3 * torch.randn(p.shape, generator=generator)

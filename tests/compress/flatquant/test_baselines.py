@@ -112,7 +112,7 @@ def students(model: PreTrainedModel, config: FlatQuantConfig) -> list[StudentBlo
     found = []
     _, blocks = decoder_blocks(model)
     for i, block in enumerate(list(blocks)):
-        student = StudentBlock(block, config, model.config, torch.Generator().manual_seed(0))
+        student = StudentBlock(block, config, torch.Generator().manual_seed(0))
         for module in student.modules():
             if isinstance(module, CalibratedLinear):
                 module.bits = LinearBits(16, 16)

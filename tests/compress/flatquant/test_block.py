@@ -211,7 +211,7 @@ def test_the_original_stays_as_it_is() -> None:
     before = logits(model, ids)
     config = FlatQuantConfig(**FOUR)
     for block in decoder_blocks(model)[1]:
-        student = StudentBlock(block, config, model.config, torch.Generator())
+        student = StudentBlock(block, config, torch.Generator())
         assert block_paths(block) == student.paths
         assert student.original[0] is block
     assert torch.equal(logits(model, ids), before)

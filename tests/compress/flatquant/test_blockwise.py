@@ -40,7 +40,7 @@ class Case:
         self.y, self.channels = teacher_outputs(self.block, block_paths(self.block), self.x, self.arguments, 4)
 
     def student(self, seed: int = 0) -> StudentBlock:
-        return start_student(self.block, self.config, self.model.config, seed, self.channels)
+        return start_student(self.block, self.config, seed, self.channels)
 
 
 def _compute_norms_in_float64(block: nn.Module) -> None:
@@ -210,7 +210,7 @@ def test_bad_transforms_are_refused_before_merging() -> None:
 
 def test_a_block_depends_on_its_own_seed_only() -> None:
     case = Case(epochs=1)
-    inputs = (case.config, case.model.config)
+    inputs = (case.config,)
     data = (case.channels, case.x, case.y, case.arguments)
     torch.manual_seed(1)
     one = calibrated_block(case.block, *inputs, 7, *data).tensors
@@ -225,7 +225,7 @@ def test_the_original_block_stays_as_it_is() -> None:
     case = Case()
     before = {name: t.clone() for name, t in case.block.state_dict().items()}
     calibrated_block(
-        case.block, case.config, case.model.config, 0, case.channels, case.x, case.y, case.arguments
+        case.block, case.config, 0, case.channels, case.x, case.y, case.arguments
     )  # fmt: skip
     after = case.block.state_dict()
     assert before.keys() == after.keys()

@@ -19,6 +19,7 @@ from transformers import PretrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from linmap.compress.flatquant.cache import TokenQuantizer, packs
+from linmap.compress.flatquant.quantizer import CLIP_LOGIT
 
 NAME = "linmap_flatquant"  # of the attention function that transforms the queries first
 
@@ -169,12 +170,13 @@ class TrainedCacheTransform(CacheTransform):
         self.pair: Any = (None, None)
         for name, b in zip("qkv", bits, strict=True):
             for side in ("max", "min"):
-                logit = nn.Parameter(torch.tensor(4.0)) if clip and b < 16 else None
+                logit = nn.Parameter(torch.tensor(CLIP_LOGIT)) if clip and b < 16 else None
                 self.register_parameter(f"{name}_{side}", logit)
 
     def refresh(self) -> None:
         if self.factor is not None:
-            with torch.autocast("cpu", enabled=False):
+            device = next((t.device.type for t in (*self.factor.parameters(), *self.factor.buffers())), "cpu")
+            with torch.autocast(device, enabled=False):
                 self.pair = self.factor()
 
     def matrices(self) -> tuple[Tensor | None, Tensor | None]:
@@ -193,7 +195,7 @@ class OnlineCacheTransform(CacheTransform):
             self.register_buffer(name, torch.eye(head_dim, dtype=dtype) if matrix else None)
         for name, b in zip("qkv", bits, strict=True):
             for side in ("max", "min"):
-                logit = torch.tensor(4.0, dtype=dtype) if clip and b < 16 else None
+                logit = torch.tensor(CLIP_LOGIT, dtype=dtype) if clip and b < 16 else None
                 self.register_buffer(f"{name}_{side}", logit)
 
     def matrices(self) -> tuple[Tensor | None, Tensor | None]:

@@ -85,8 +85,6 @@ class StudentBlock(nn.Module):
         The original; its weights are shared and stay as they are.
     config
         Bits and transforms.
-    model_config
-        Of the model; its attention function is replaced where keys or queries are transformed.
     generator
         Source of the initial matrices.
 
@@ -96,9 +94,7 @@ class StudentBlock(nn.Module):
         The transforms by place.
     """
 
-    def __init__(
-        self, block: nn.Module, config: FlatQuantConfig, model_config: PretrainedConfig, generator: torch.Generator
-    ) -> None:
+    def __init__(self, block: nn.Module, config: FlatQuantConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.config = config
         self.paths = block_paths(block, config.module_map)
@@ -187,9 +183,11 @@ class StudentBlock(nn.Module):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Matrices and scales at one learning rate, clipping logits at the other."""
-        clips = {n: p for n, p in self.trained().items() if n.rpartition(".")[2].endswith(("_max", "_min"))}
-        rest = [p for n, p in self.trained().items() if n not in clips]
-        groups = [{"params": rest, "lr": self.config.lr}, {"params": list(clips.values()), "lr": self.config.clip_lr}]
+        trained = self.trained()
+        clips = [name for name in trained if name.endswith(("_max", "_min"))]
+        rest = [name for name in trained if name not in clips]
+        rates = ((rest, self.config.lr), (clips, self.config.clip_lr))
+        groups = [{"params": [trained[name] for name in names], "lr": lr} for names, lr in rates]
         return [group for group in groups if group["params"]]
 
     def load_trained(self, tensors: Mapping[str, Tensor]) -> None:
@@ -246,7 +244,7 @@ def _transform_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str,
 # -- the quantised block -----------------------------------------------------------------------------------------------
 
 
-def quantised_block(block: nn.Module, config: FlatQuantConfig, model_config: PretrainedConfig) -> nn.Module:
+def quantised_block(block: nn.Module, config: FlatQuantConfig) -> nn.Module:
     """A copy of a block with the structure of the quantised one; its new buffers are not set yet.
 
     Parameters that stay (norms) are shared with the original. Scales, matrices and clipping logits are in float32
@@ -290,14 +288,14 @@ def _online(
 
 
 @torch.no_grad()
-def merged_block(student: StudentBlock, model_config: PretrainedConfig) -> tuple[nn.Module, dict[str, Tensor]]:
+def merged_block(student: StudentBlock) -> tuple[nn.Module, dict[str, Tensor]]:
     """The quantised block of a student, all but its weights, and the transformed weights in float64 (section 7).
 
     Scales go into the norms before the attention and the MLP and into the rows of the up projection, but for those in
     `config.online_scales`. Weights are clipped, and wait for rounding.
     """
     config, paths = student.config, student.paths
-    new = quantised_block(student.original[0], config, model_config)
+    new = quantised_block(student.original[0], config)
     wide = _in_float64(student)
     weights: dict[str, Tensor] = {}
     for part, site in SITES_OF.items():

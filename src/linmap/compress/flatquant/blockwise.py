@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR, LRScheduler
-from transformers import PretrainedConfig
 
 from linmap.compress.flatquant.block import SCALED, SITES_OF, StudentBlock
 from linmap.compress.flatquant.config import FlatQuantConfig
@@ -59,12 +58,11 @@ def is_trained(config: FlatQuantConfig) -> bool:
 def start_student(
     block: nn.Module,
     config: FlatQuantConfig,
-    model_config: PretrainedConfig,
     seed: int,
     channels: Channels | None = None,
 ) -> StudentBlock:
     """A student before training: random orthogonal matrices, scales from the statistics of its inputs."""
-    student = StudentBlock(block, config, model_config, torch.Generator().manual_seed(seed))
+    student = StudentBlock(block, config, torch.Generator().manual_seed(seed))
     student.to(next(block.parameters()).device)
     if channels is not None:
         for site in SCALED:
@@ -80,7 +78,6 @@ def start_student(
 def calibrated_block(
     block: nn.Module,
     config: FlatQuantConfig,
-    model_config: PretrainedConfig,
     seed: int,
     channels: Channels | None,
     inputs: Tensor | None,
@@ -88,7 +85,7 @@ def calibrated_block(
     arguments: BlockArguments,
 ) -> TrainedBlock:
     """The transforms of one block; it depends on nothing but these arguments, so that blocks can go in parallel."""
-    student = start_student(block, config, model_config, seed, channels)
+    student = start_student(block, config, seed, channels)
     report = BlockReport()
     if is_trained(config) and inputs is not None and targets is not None:
         report = train_block(student, inputs, targets, arguments)

@@ -14,7 +14,7 @@ from typing import Any, cast
 from accelerate.utils import broadcast
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from linmap.compress.flatquant.architecture import LINEARS, block_paths, decoder_blocks
 from linmap.compress.flatquant.block import StudentBlock
@@ -105,13 +105,11 @@ def student_model(
     ids = needed_windows(model, tokens, config, text)
     inputs, arguments = (None, None) if ids is None else embedded(model, ids, path)
     folder = WorkFolder(work, config, ids, cast(nn.Embedding, model.get_input_embeddings()).weight, resume)
-    calibrated = trained_blocks(
-        lambda number: blocks[number], inputs, arguments, config, model.config, numbers, folder, n_jobs
-    )
+    calibrated = trained_blocks(lambda number: blocks[number], inputs, arguments, config, numbers, folder, n_jobs)
     config.online_scales = calibrated.online_scales
     model.requires_grad_(False)
     for number in numbers:
-        blocks[number] = trained_student(blocks[number], config, model.config, calibrated.blocks[number])
+        blocks[number] = trained_student(blocks[number], config, calibrated.blocks[number])
     report = CalibrationReport({number: calibrated.blocks[number].report for number in numbers})
     model.flatquant = report  # pyright: ignore[reportArgumentType]
     return model
@@ -128,7 +126,7 @@ def merge_model(model: PreTrainedModel, tokens: Any = None, *, text: str | Path 
     path, blocks, config = students_of(model)
     ids = needed_windows(model, tokens, config, text) if rounds_by_inputs(config) else None
     inputs, arguments = (None, None) if ids is None else embedded(model, ids, path)
-    for number, block in enumerate(rounded_blocks(blocks, model.config, inputs, arguments, config.batch_size)):
+    for number, block in enumerate(rounded_blocks(blocks, inputs, arguments, config.batch_size)):
         blocks[number] = from_main_process(block)
     return finish(model, config)
 
@@ -214,11 +212,9 @@ def students_of(model: nn.Module) -> tuple[str, nn.ModuleList, FlatQuantConfig]:
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
-def trained_student(
-    block: nn.Module, config: FlatQuantConfig, model_config: PretrainedConfig, trained: TrainedBlock
-) -> StudentBlock:
+def trained_student(block: nn.Module, config: FlatQuantConfig, trained: TrainedBlock) -> StudentBlock:
     """The student of a block with the parameters that it was trained to."""
-    student = start_student(block, config, model_config, seed=0)
+    student = start_student(block, config, seed=0)
     student.load_trained(trained.tensors)
     return student
 

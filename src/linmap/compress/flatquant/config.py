@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-METHOD = "linmap_flatquant"
-"""Name of the method in `config.json` of a saved model."""
+from linmap.compress.flatquant.quantizer import BITS
+from linmap.registration import METHOD
 
-BITS = (2, 3, 4, 5, 6, 7, 8, 16)
 SITES = ("attention", "output", "value", "cache", "mlp", "down")
 """P_a, P_o, P_v, P_h, P_ug and P_d of section 3 of the paper."""
 

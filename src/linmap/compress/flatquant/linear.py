@@ -9,10 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linmap.compress.flatquant.quantizer import dequantize, fake_quantize, pack_int4, quantize, unpack_int4
+from linmap.compress.flatquant.quantizer import CLIP_LOGIT, dequantize, fake_quantize, pack_int4, quantize, unpack_int4
 from linmap.compress.flatquant.transforms import OnlineTransform, SiteTransform
-
-CLIP_LOGIT = 4.0  # sigmoid 0.982
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from joblib.externals.loky import get_reusable_executor
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from linmap.compress.flatquant.architecture import BlockPaths, block_paths
 from linmap.compress.flatquant.block import scaled_norm
@@ -48,7 +47,6 @@ def trained_blocks(
     inputs: Float[Tensor, "n length d"] | None,
     arguments: list[BlockArguments] | None,
     config: FlatQuantConfig,
-    model_config: PretrainedConfig,
     numbers: list[int],
     folder: WorkFolder,
     n_jobs: int = 1,
@@ -85,7 +83,7 @@ def trained_blocks(
             if number in own:
                 finished = folder.finished(number, block)
                 if finished is None:
-                    yield number, block, (config, model_config, seeds[number], channels, x, y, into)
+                    yield number, block, (config, seeds[number], channels, x, y, into)
                 else:
                     found[number] = finished
             x = y

@@ -38,7 +38,7 @@ def install(model: PreTrainedModel, config: FlatQuantConfig) -> PreTrainedModel:
         raise RuntimeError(f"this {type(model).__name__} is quantised already; start from the original model.")
     _, blocks = decoder_blocks(model, config.module_map)
     for i in quantised_numbers(len(blocks), config):
-        blocks[i] = quantised_block(blocks[i], config, model.config)
+        blocks[i] = quantised_block(blocks[i], config)
     return model
 
 

@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from linmap.compress.flatquant.block import StudentBlock, merged_block
 from linmap.compress.flatquant.blockwise import check_transforms
@@ -24,7 +23,6 @@ ORDER = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 
 def rounded_blocks(
     blocks: Iterable[nn.Module],
-    model_config: PretrainedConfig,
     inputs: Float[Tensor, "n length d"] | None = None,
     arguments: list[BlockArguments] | None = None,
     batch_size: int = 4,
@@ -37,7 +35,7 @@ def rounded_blocks(
         into = {} if arguments is None else arguments[number]
         if isinstance(block, StudentBlock):
             check_transforms(block, number)
-            new = rounded_block(block, model_config, inputs, into)
+            new = rounded_block(block, inputs, into)
             block.forget()
         else:
             new = block
@@ -49,13 +47,12 @@ def rounded_blocks(
 @torch.no_grad()
 def rounded_block(
     student: StudentBlock,
-    model_config: PretrainedConfig,
     inputs: Float[Tensor, "n length d"] | None,
     arguments: BlockArguments,
 ) -> nn.Module:
     """The quantised block of a student; `inputs`, those in the quantised model, are for GPTQ."""
     config = student.config
-    new, weights = merged_block(student, model_config)
+    new, weights = merged_block(student)
     for parts in ORDER:
         layers = {part: cast(QuantizedLinear, new.get_submodule(getattr(student.paths, part))) for part in parts}
         dtypes = {part: torch.promote_types(student.linear(part).linear.weight.dtype, torch.float32) for part in parts}

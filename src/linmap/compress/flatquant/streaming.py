@@ -88,15 +88,15 @@ def calibrate_folder(
     def load(number: int) -> nn.Module:
         return shards.filled(copy.deepcopy(blocks[number]), f"{path}.{number}.")
 
-    calibrated = trained_blocks(load, inputs, arguments, config, model.config, numbers, folder, n_jobs)
+    calibrated = trained_blocks(load, inputs, arguments, config, numbers, folder, n_jobs)
     config.online_scales = calibrated.online_scales
     students = (
-        trained_student(load(number), config, model.config, calibrated.blocks[number]) if number in numbers
+        trained_student(load(number), config, calibrated.blocks[number]) if number in numbers
         else load(number)
         for number in range(len(blocks))
     )  # fmt: skip
     inputs = inputs if rounds_by_inputs(config) else None
-    quantised = rounded_blocks(students, model.config, inputs, arguments, config.batch_size)
+    quantised = rounded_blocks(students, inputs, arguments, config.batch_size)
     write(target, source, model, shards, path, (from_main_process(block) for block in quantised), config)
     return CalibrationReport({number: calibrated.blocks[number].report for number in numbers})
 
