@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from adapt.cases import METHODS, adapted, llama, tokens
 from linmap.adapt import RankAllocator
 from linmap.training import TrainingConfig, train
+from two_processes import end
 
 GROWING = "triadaptlora growing"
 
@@ -43,7 +44,7 @@ def main(out: Path) -> None:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     for method in (*METHODS, GROWING):
         train_method(method, out / method)
-    torch.distributed.destroy_process_group()
+    end()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,5 @@
 """Two processes train every adapter as one does: data parallel (DDP) and sharded (FSDP2), on gloo."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ from safetensors.torch import load_file
 from adapt.cases import METHODS
 from adapt.distributed import GROWING, train_method
 from linmap.training import checkpoint
+from two_processes import launch
 
 FSDP2 = {
     "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
@@ -32,11 +30,7 @@ def one(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module", params=[{}, FSDP2], ids=["ddp", "fsdp2"])
 def two(tmp_path_factory, request) -> Path:
     out = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(Path(__file__).with_name("distributed.py")), str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | request.param
-    done = subprocess.run(command, timeout=300, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    launch(Path(__file__).with_name("distributed.py"), str(out), environment=request.param)
     return out
 
 

@@ -18,7 +18,10 @@ from accelerate import DistributedType, PartialState
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from linmap.training import TrainingConfig, TrainingHistory, mean_loss, train
+from two_processes import end
 
 
 def make_data(samples: int = 53) -> TensorDataset:
@@ -75,6 +78,7 @@ def main(out: Path, config: dict) -> None:
         run(out / "killed", callbacks=(kill,), **config)
     elif "cases" in script:
         compute_cases(out, script["cases"])
+        end()
     else:
         run(out, resume=script.get("resume", False), **config)
 
@@ -87,8 +91,6 @@ def compute_cases(out: Path, cases: list[dict]) -> None:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     for case in cases:
         train_case(out / case["name"], **{key: value for key, value in case.items() if key != "name"})
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def train_case(

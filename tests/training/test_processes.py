@@ -1,10 +1,7 @@
 """Several processes compute what one does: gloo on CPU, data parallel (DDP) and sharded (FSDP2)."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from safetensors.torch import load_file
 
 from linmap.training import checkpoint
 from training.problem import train_case
+from two_processes import launch
 
 PROBLEM = Path(__file__).with_name("problem.py")
 FSDP2 = {
@@ -28,13 +26,6 @@ CASES = [
 INTERRUPTED = [{"name": "interrupted", "interrupt": [1, 5]}, {"name": "interrupted", "resume": True}]
 RESUMED = [{"name": "resumed", "resume": True}]
 ODD = [{"name": "odd", "batch_size": 7}]
-
-
-def launch(out: Path, cases: list[dict], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(PROBLEM), str(out), json.dumps({"script": {"cases": cases}})]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.run(command, timeout=120, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +44,8 @@ def two(tmp_path_factory, request) -> Path:
     """The runs of two processes; "resumed" was begun by one."""
     out = tmp_path_factory.mktemp("two")
     train_case(out / "resumed", max_steps=9)
-    done = launch(out, CASES + INTERRUPTED + RESUMED + ODD, request.param)
-    assert done.returncode == 0, done.stderr
+    cases = json.dumps({"script": {"cases": CASES + INTERRUPTED + RESUMED + ODD}})
+    launch(PROBLEM, str(out), cases, environment=request.param)
     return out
 
 

@@ -12,6 +12,7 @@ from compress.flatquant.models import tiny, tokens
 from linmap.compress.flatquant.calibration import calibrate
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.parallel import processes
+from two_processes import end
 
 
 def main(out: Path) -> None:
@@ -20,7 +21,7 @@ def main(out: Path) -> None:
     assert sorted(model.flatquant.blocks) == [0, 1]
     tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     save_file(tensors, out / f"rank{processes().process_index}.safetensors")
-    torch.distributed.destroy_process_group()
+    end()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from linmap.compress.flatquant.calibration import calibrate, merge_model, studen
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.linear import QuantizedLinear
 from linmap.compress.flatquant.quantizer import fake_quantize
+from two_processes import launch
 
 IDS = tokens(8, 12)
 RTN = {"transform": "none", "scale": False, "clip": False}
@@ -139,13 +140,7 @@ def test_several_jobs_give_the_bytes_of_one(tmp_path) -> None:
 
 
 def test_two_processes_give_the_bytes_of_one(tmp_path) -> None:
-    script = Path(__file__).with_name("distributed.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(script), str(tmp_path)], timeout=240, capture_output=True, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    launch(Path(__file__).with_name("distributed.py"), str(tmp_path))
     expected = state(calibrate(tiny(), IDS, config(weights="gptq")))
     for rank in range(2):
         assert_same(load_file(tmp_path / f"rank{rank}.safetensors"), expected)
