@@ -14,7 +14,8 @@ from linmap.compress.flatquant.attention import CacheTransform
 from linmap.compress.flatquant.block import StudentBlock
 from linmap.compress.flatquant.calibration import merge_model
 from linmap.compress.flatquant.config import FlatQuantConfig
-from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits, QuantizedLinear
+from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits
+from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 
 
 def config_for(model: PreTrainedModel, **kwargs: Any) -> FlatQuantConfig:

@@ -9,8 +9,8 @@ from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.factors import cayley, hadamard_factors, kronecker_apply, kronecker_factors
 from linmap.compress.flatquant.flatness import Flatness, flatness, smooth_scale
 from linmap.compress.flatquant.gptq import gptq
-from linmap.compress.flatquant.linear import QuantizedLinear
 from linmap.compress.flatquant.perplexity import perplexity
+from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 from linmap.compress.flatquant.quantizer import dequantize, fake_quantize, pack_int4, quantize, unpack_int4
 from linmap.compress.flatquant.streaming import calibrate_folder
 

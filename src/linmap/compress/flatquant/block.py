@@ -20,7 +20,8 @@ from linmap.compress.flatquant.architecture import BlockPaths, BlockSizes, block
 from linmap.compress.flatquant.attention import OnlineCacheTransform, TrainedCacheTransform, attach_cache_transform
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.factors import hadamard_factors, kronecker_apply, kronecker_factors
-from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits, QuantizedLinear
+from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits
+from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 from linmap.compress.flatquant.transforms import FixedFactor, OnlineTransform, SiteTransform, factor
 
 SCALED = ("attention", "mlp", "down")

@@ -14,7 +14,7 @@ from transformers.quantizers.base import HfQuantizer
 from linmap.compress.flatquant.architecture import decoder_blocks
 from linmap.compress.flatquant.block import quantised_block
 from linmap.compress.flatquant.config import FlatQuantConfig
-from linmap.compress.flatquant.linear import QuantizedLinear
+from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 
 
 def is_quantised(model: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from linmap.compress.flatquant.block import StudentBlock, merged_block
 from linmap.compress.flatquant.blockwise import check_transforms
 from linmap.compress.flatquant.gptq import Hessian, gptq
-from linmap.compress.flatquant.linear import QuantizedLinear
+from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 from linmap.compress.flatquant.teacher import BlockArguments, block_outputs
 
 ORDER = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
