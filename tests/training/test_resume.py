@@ -86,6 +86,24 @@ def test_a_run_that_stops_after_any_step_resumes_bit_for_bit(tmp_path, whole, st
     assert all(torch.equal(best[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_weights_that_lie_in_memory_by_columns_resume_bit_for_bit(tmp_path, optimizer) -> None:
+    def trained(out: Path, last: int, resume: bool = False) -> torch.nn.Module:
+        model = make_model(dropout=0.0)
+        weight = model[0].weight
+        weight.data = weight.data.mT.contiguous().mT
+        assert not weight.is_contiguous()
+        config = TrainingConfig(epochs=2, batch_size=8, lr=0.1, optimizer=optimizer, checkpoint_every=1)
+        train(model, squared_error, make_data(), config=config, out=out, resume=resume, callbacks=(stop_at(last),))
+        return model
+
+    expected = trained(tmp_path / "whole", -1).state_dict()
+    with pytest.raises(Killed):
+        trained(tmp_path / "killed", 4)
+    resumed = trained(tmp_path / "killed", -1, resume=True).state_dict()
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+
+
 def test_a_killed_process_resumes_bit_for_bit(tmp_path) -> None:
     step = random.SystemRandom().choice((9, 10, 11))  # in the second epoch, between two checkpoints
     assert start(tmp_path, script={"kill_at": step}).wait(60) == -signal.SIGKILL

@@ -178,6 +178,8 @@ def load_optimizer_state(
         parameter = parameters[index[name]]
         if isinstance(value, Tensor) and value.shape == parameter.shape:
             value = placed(value, parameter)
+            if not isinstance(value, DTensor):  # fused kernels read state and parameter in one order of memory
+                value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         state.setdefault(index[name], {})[entry] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
