@@ -138,12 +138,14 @@ def test_both_roundings_of_flatquant_share_one_calibration(llama: str, text: Pat
     ]  # fmt: skip
     gptq = measured(task, "flatquant-gptq", "W4A4", 0, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
-    assert gptq.seconds > json.loads((tmp_path / "seconds.json").read_text())
+    assert gptq.seconds > json.loads((tmp_path / "seconds.json").read_text())["blocks"]
 
 
 def test_the_time_of_training_is_that_of_the_first(tmp_path: Path) -> None:
-    assert first_seconds(tmp_path, 12.5) == 12.5
-    assert first_seconds(tmp_path, 0.25) == 12.5
+    assert first_seconds(tmp_path, 12.5, None) == 12.5
+    assert first_seconds(tmp_path, 0.25, None) == 12.5
+    assert first_seconds(tmp_path, 4.0, "distilled") == 16.5
+    assert first_seconds(tmp_path, 0.5, "distilled") == 16.5
 
 
 # -- flatness ----------------------------------------------------------------------------------------------------------

@@ -49,12 +49,19 @@ class Baseline:
 
 
 def _plain(transform: str, scale: bool = False, **options: Any) -> dict[str, Any]:
-    return {"transform": transform, "scale": scale, "clip": False, "epochs": 0, **options}
+    return {"transform": transform, "scale": scale, "clip": False, "epochs": 0, "distil_steps": 0, **options}
 
 
 BASELINES: Mapping[str, Baseline] = {
-    "flatquant-gptq": Baseline("FlatQuant GPTQ", "weights rounded by GPTQ", {"weights": "gptq"}, kind="system"),
-    "flatquant-rtn": Baseline("FlatQuant RTN", "weights rounded to nearest", {"weights": "rtn"}, kind="system"),
+    "flatquant-gptq": Baseline(
+        "FlatQuant GPTQ", "weights rounded by GPTQ", {"weights": "gptq", "distil_steps": 0}, kind="system"
+    ),
+    "flatquant-rtn": Baseline(
+        "FlatQuant RTN", "weights rounded to nearest", {"weights": "rtn", "distil_steps": 0}, kind="system"
+    ),
+    "flatquant-distilled": Baseline(
+        "FlatQuant distilled", "all blocks trained together on the logits", {"weights": "rtn"}, kind="system"
+    ),
     "c-hadamard": Baseline("c + Hadamard RTN", "scales, alpha 0.3, not trained", _plain("hadamard", True, alpha=0.3)),
     "hadamard-gptq": Baseline("Hadamard GPTQ", "a Hadamard matrix at each place", _plain("hadamard", weights="gptq")),
     "hadamard": Baseline("Hadamard RTN", "a Hadamard matrix at each place", _plain("hadamard")),

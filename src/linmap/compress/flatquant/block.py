@@ -26,6 +26,8 @@ from linmap.compress.flatquant.transforms import FixedFactor, OnlineTransform, S
 
 SCALED = ("attention", "mlp", "down")
 """The places with a Kronecker product and a per-channel scale."""
+CLIPPING = ("_max", "_min")
+"""How the names of clipping logits end."""
 SITES_OF = {
     "q": "attention", "k": "attention", "v": "attention", "o": "output", "gate": "mlp", "up": "mlp", "down": "down",
 }  # fmt: skip
@@ -185,7 +187,7 @@ class StudentBlock(nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Matrices and scales at one learning rate, clipping logits at the other."""
         trained = self.trained()
-        clips = [name for name in trained if name.endswith(("_max", "_min"))]
+        clips = [name for name in trained if name.endswith(CLIPPING)]
         rest = [name for name in trained if name not in clips]
         rates = ((rest, self.config.lr), (clips, self.config.clip_lr))
         groups = [{"params": [trained[name] for name in names], "lr": lr} for names, lr in rates]

@@ -20,11 +20,12 @@ from linmap.compress.flatquant.architecture import LINEARS, block_paths, decoder
 from linmap.compress.flatquant.block import StudentBlock
 from linmap.compress.flatquant.blockwise import BlockReport, TrainedBlock, is_trained, start_student
 from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.distillation import distil, teacher_of
 from linmap.compress.flatquant.parallel import processes, trained_blocks
 from linmap.compress.flatquant.pretrained import finish, is_quantised, quantised_numbers
 from linmap.compress.flatquant.rounding import rounded_blocks
 from linmap.compress.flatquant.teacher import embedded
-from linmap.compress.flatquant.windows import calibration_windows
+from linmap.compress.flatquant.windows import calibration_windows, distillation_windows
 from linmap.compress.flatquant.work_folder import WorkFolder
 
 
@@ -33,6 +34,8 @@ class CalibrationReport:
     """How a calibration went, by number of the block."""
 
     blocks: dict[int, BlockReport] = field(default_factory=dict)
+    distillation: list[float] = field(default_factory=list)
+    """KL(original || quantised) at each step, where all blocks were trained together."""
 
 
 def calibrate(
@@ -95,8 +98,8 @@ def student_model(
 ) -> PreTrainedModel:
     """The first half of `calibrate`: every block replaced by its calibrated `StudentBlock`, still trainable.
 
-    Whoever wants another objective than the block's (several blocks, the logits) trains the students further, and
-    calls `merge_model`.
+    With `config.distil_steps` they are then trained together. Whoever wants yet another objective trains the students
+    further, and calls `merge_model`.
     """
     config = checked_config(model, config, n_jobs)
     model.eval()
@@ -104,13 +107,18 @@ def student_model(
     numbers = quantised_numbers(len(blocks), config)
     ids = needed_windows(model, tokens, config, text)
     inputs, arguments = (None, None) if ids is None else embedded(model, ids, path)
-    folder = WorkFolder(work, config, ids, cast(nn.Embedding, model.get_input_embeddings()).weight, resume)
+    embedding = cast(nn.Embedding, model.get_input_embeddings())
+    folder = WorkFolder(work, config, ids, embedding.weight, resume)
     calibrated = trained_blocks(lambda number: blocks[number], inputs, arguments, config, numbers, folder, n_jobs)
     config.online_scales = calibrated.online_scales
     model.requires_grad_(False)
+    teacher = teacher_of(model) if config.distil_steps else None
     for number in numbers:
         blocks[number] = trained_student(blocks[number], config, calibrated.blocks[number])
     report = CalibrationReport({number: calibrated.blocks[number].report for number in numbers})
+    if teacher is not None:
+        windows = distillation_windows(tokens, config, len(embedding.weight), text).to(embedding.weight.device)
+        report.distillation = distil(model, teacher, windows, config, folder.distillation(windows, config), resume)
     model.flatquant = report  # pyright: ignore[reportArgumentType]
     return model
 

@@ -53,6 +53,11 @@ class FlatQuantConfig(QuantizationConfigMixin):
         Learning rate of matrices and scales, and of the clipping.
     warmup_steps
         Steps in which the learning rates rise linearly from a hundredth.
+    distil_steps, distil_length
+        Steps, of one window each, in which all blocks are then trained together on the original's next-token
+        distribution (see `linmap.compress.flatquant.distillation`), and tokens of a window; 0 steps: not at all.
+    distil_lr, distil_clip_lr, distil_weight_lr
+        Its learning rates: of matrices, scales and gains of norms, of the clipping, and of the weights.
     blocks
         Numbers of the decoder blocks to quantise; None: all.
     module_map
@@ -99,6 +104,11 @@ class FlatQuantConfig(QuantizationConfigMixin):
     lr: float = 5e-3
     clip_lr: float = 5e-2
     warmup_steps: int = 0
+    distil_steps: int = 0
+    distil_length: int = 512
+    distil_lr: float = 1e-3
+    distil_clip_lr: float = 1e-2
+    distil_weight_lr: float = 3e-5
     blocks: list[int] | None = None
     module_map: dict[str, str] | None = None
     online_scales: tuple[str, ...] = ()
@@ -125,6 +135,14 @@ class FlatQuantConfig(QuantizationConfigMixin):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.epochs < 0:
             raise ValueError(f"epochs must be at least 0, got {self.epochs}.")
+        if self.distil_steps < 0 or self.distil_length < 2:
+            raise ValueError(
+                f"distil_steps must be at least 0 and distil_length at least 2, got {self.distil_steps} and "
+                f"{self.distil_length}."
+            )
+        for name in ("distil_lr", "distil_clip_lr", "distil_weight_lr"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}.")
         if self.n_samples < self.batch_size:
             raise ValueError(
                 f"n_samples={self.n_samples} is less than batch_size={self.batch_size}, so that no step could be "

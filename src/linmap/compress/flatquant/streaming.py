@@ -78,6 +78,11 @@ def calibrate_folder(
     shards = Shards(source)
     model = skeleton(source)
     config = checked_config(model, config, n_jobs)
+    if config.distil_steps:
+        raise ValueError(
+            f"distil_steps={config.distil_steps} trains all blocks together, and streaming holds one at a time; load "
+            "the model and use calibrate, or set distil_steps=0."
+        )
     path, blocks = decoder_blocks(model, config.module_map)
     numbers = quantised_numbers(len(blocks), config)
     shards.fill_embedding(model, path)

@@ -42,12 +42,29 @@ def calibration_windows(
             f"{n} calibration windows of {length} tokens are fewer than a batch of batch_size={config.batch_size}; "
             "give more windows or lower batch_size."
         )
-    if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
-        raise ValueError(
-            f"token ids run from {int(ids.min())} to {int(ids.max())}, and the model has {vocabulary} tokens (0 to "
-            f"{vocabulary - 1}); use the model's own tokenizer."
-        )
-    return ids
+    return _known(ids, vocabulary)
+
+
+def distillation_windows(
+    tokens: Any, config: FlatQuantConfig, vocabulary: int, text: str | Path | None = None
+) -> Int[Tensor, "steps length"]:
+    """A window for each of `config.distil_steps`: random ones of a stream, or the rows of `tokens` in turn.
+
+    Parameters and errors are those of `calibration_windows`.
+    """
+    ids = _tokenised(tokens, text) if callable(tokens) else _integers(tokens, text)
+    steps, length = config.distil_steps, config.distil_length
+    if ids.ndim == 1:
+        if len(ids) < length:
+            raise ValueError(
+                f"the calibration text has {len(ids)} tokens, fewer than distil_length={length}; give more text or "
+                "shorter windows."
+            )
+        starts = torch.randint(len(ids) - length + 1, (steps,), generator=torch.Generator().manual_seed(config.seed))
+        ids = ids.unfold(0, length, 1)[starts]
+    else:
+        ids = ids[torch.arange(steps) % len(ids)]
+    return _known(ids, vocabulary)
 
 
 def _drawn(stream: Tensor, config: FlatQuantConfig) -> Tensor:
@@ -60,6 +77,15 @@ def _drawn(stream: Tensor, config: FlatQuantConfig) -> Tensor:
     generator = torch.Generator().manual_seed(config.seed)
     starts = torch.randint(len(stream) - config.sequence_length + 1, (config.n_samples,), generator=generator)
     return stream.unfold(0, config.sequence_length, 1)[starts]
+
+
+def _known(ids: Tensor, vocabulary: int) -> Tensor:
+    if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
+        raise ValueError(
+            f"token ids run from {int(ids.min())} to {int(ids.max())}, and the model has {vocabulary} tokens (0 to "
+            f"{vocabulary - 1}); use the model's own tokenizer."
+        )
+    return ids
 
 
 def _tokenised(tokenizer: Any, text: str | Path | None) -> Tensor:

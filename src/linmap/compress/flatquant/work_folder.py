@@ -16,7 +16,10 @@ from linmap.artifacts import atomic_path
 from linmap.compress.flatquant.blockwise import BlockReport, TrainedBlock
 from linmap.compress.flatquant.config import FlatQuantConfig
 
-FREE = ("online_scales", "weights", "group_size", "blocks")  # settings that the transforms of a block do not depend on
+FREE = (
+    "online_scales", "weights", "group_size", "blocks", "distil_steps", "distil_length", "distil_lr", "distil_clip_lr",
+    "distil_weight_lr",
+)  # fmt: skip  # settings that the transforms of a block do not depend on
 
 
 class WorkFolder:
@@ -49,6 +52,15 @@ class WorkFolder:
 
     def path(self, number: int) -> Path | None:
         return None if self.folder is None else self.folder / f"block_{number:05d}.safetensors"
+
+    def distillation(self, windows: Tensor, config: FlatQuantConfig) -> Path | None:
+        """Folder of the distillation with these settings on these windows."""
+        if self.folder is None:
+            return None
+        digest = self.run.copy()
+        digest.update(json.dumps({name: getattr(config, name) for name in FREE if name.startswith("distil")}).encode())
+        digest.update(_bytes(windows))
+        return self.folder / f"distillation_{digest.hexdigest()[:12]}"
 
     def fingerprint(self, block: nn.Module) -> str:
         digest = self.run.copy()

@@ -25,7 +25,7 @@ PRESETS = {
     "quick": Comparison(blocks=4, test_windows=4),
     "full": Comparison(
         text="wikitext2", bits=("W4A4", "W4A4KV4", "W4A16"), seeds=3,
-        methods=tuple(get_args(Method)),
+        methods=tuple(get_args(Method)), distil_steps=200,
     ),
 }  # fmt: skip
 ORIGINAL = "not quantised"
@@ -209,11 +209,11 @@ def checks(runs: Sequence[Run], original: float, theirs: bool) -> list[Check]:
     for setting in dict.fromkeys(run.setting for run in runs):
         means = {slug: statistics.fmean(v) for slug in BASELINES if (v := perplexities(runs, setting, slug))}
         others = {slug: mean for slug, mean in means.items() if BASELINES[slug].kind == "baseline"}
-        for slug in ("flatquant-gptq", "flatquant-rtn"):
-            rivals = [o for o in others if slug == "flatquant-gptq" or BASELINES[o].options.get("weights") != "gptq"]
+        for slug in ("flatquant-distilled", "flatquant-gptq", "flatquant-rtn"):
+            rivals = [o for o in others if slug != "flatquant-rtn" or BASELINES[o].options.get("weights") != "gptq"]
             if slug in means and rivals:
                 best = min(rivals, key=lambda o: others[o])
-                which = "every baseline" if slug == "flatquant-gptq" else "every baseline that rounds to nearest"
+                which = "every baseline that rounds to nearest" if slug == "flatquant-rtn" else "every baseline"
                 figures = f"{means[slug]:.2f} against {others[best]:.2f} ({BASELINES[best].name})"
                 statement = f"{setting}: {BASELINES[slug].name} is below {which}"
                 found.append(Check(statement, means[slug] < others[best], f"{figures}; unquantised {original:.2f}"))

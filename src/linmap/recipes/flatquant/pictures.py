@@ -19,11 +19,12 @@ from linmap.recipes.result import Picture
 def style(method: str) -> dict[str, Any]:
     """FlatQuant in the first colour; dashes tell RTN from GPTQ where both are there."""
     colours = {"c-hadamard": 2, "hadamard": 1, "random": 4, "quarot": 3, "smoothquant": 5, "rtn": 7, "gptq": 7}
-    base = method.removesuffix("-gptq").removesuffix("-rtn")
+    base = method.removesuffix("-gptq").removesuffix("-rtn").removesuffix("-distilled")
     colour = SYSTEM if base == "flatquant" else SERIES[colours[base]]
+    dashed = ("flatquant-rtn", "quarot-gptq", "hadamard-gptq", "gptq")
     return {
         "color": colour,
-        "linestyle": "--" if method in ("flatquant-rtn", "quarot-gptq", "hadamard-gptq", "gptq") else "-",
+        "linestyle": ":" if method == "flatquant-distilled" else "--" if method in dashed else "-",
     }
 
 
