@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.measure import Measurement, compare, medians
 from linmap.compress.flatquant.factors import kronecker_apply
 from linmap.compress.flatquant.kernels import int4_linear, quantize_pack, transform_quantize_pack, weight_only_linear
+from linmap.compress.flatquant.linear import LinearBits
+from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 
 SITES = ((24, 24), (32, 48), (64, 64))  # SmolLM2-135M's hidden and intermediate sizes, and 4096
 PEER = "one operation of PyTorch after another"
@@ -24,6 +26,7 @@ def run() -> list[Measurement]:
         packing(),
         *(integer_product(m, n, tokens) for m, n in LAYERS for tokens in (512, 1)),
         *(weight_only(m, n, tokens) for m, n in LAYERS for tokens in (512, 1)),
+        *(quantised_layer(m, n, tokens) for m, n in LAYERS for tokens in (512, 16, 1)),
     ]
 
 
@@ -88,6 +91,26 @@ def weight_only(m: int, n: int, tokens: int) -> Measurement:
         "F.linear, float32",
         lambda: F.linear(x, W),
         note=f"weights: {w.nbytes / W.nbytes:.3f} of float32's",
+    )
+
+
+def quantised_layer(m: int, n: int, tokens: int) -> Measurement:
+    """Float activations in, float activations out: quantise, multiply codes that were unpacked once, scale."""
+    linear, x = nn.Linear(n, m, bias=False), torch.randn(tokens, n)
+    quantised = QuantizedLinear(n, m, False, LinearBits(4, 4), clip=True)
+    quantised.store(linear.weight)
+
+    def dequantised() -> Tensor:
+        return F.linear(quantised.quantised_input(x), quantised.dequantized_weight())
+
+    torch.testing.assert_close(quantised(x), dequantised(), rtol=1e-4, atol=1e-4)
+    [slow] = medians(dequantised, repeats=7)
+    return compare(
+        f"QuantizedLinear W4A4, {tokens} tokens, {m} x {n}",
+        lambda: quantised(x),
+        "nn.Linear, float32",
+        lambda: linear(x),
+        note=f"through the dequantised weight: {slow * 1e3:.3g} ms",
     )
 
 

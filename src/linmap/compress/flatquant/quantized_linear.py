@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from linmap.compress.flatquant.kernels import int4_linear, integer_linear, quantize_pack, transform_quantize_pack
+from linmap.compress.flatquant.kernels.activations import TRITON
 from linmap.compress.flatquant.linear import LinearBits
 from linmap.compress.flatquant.quantizer import CLIP_LOGIT, dequantize, fake_quantize, pack_int4, quantize, unpack_int4
 from linmap.compress.flatquant.transforms import OnlineTransform
 
 
+class Unpacked:
+    """Codes of a weight on a CPU, unpacked once, and again when the weight has changed.
+
+    Copies of a layer, in memory or in a file, unpack their own.
+    """
+
+    def __init__(self) -> None:
+        self.kept: tuple[Tensor, tuple[int, int], Tensor] | None = None
+
+    def __call__(self, packed: Tensor, unpack: Callable[[], Tensor]) -> Tensor:
+        """What `unpack` makes of `packed`."""
+        if torch.compiler.is_compiling() or packed.device.type != "cpu" or packed.is_inference():
+            return unpack()  # changes of an inference tensor are not counted
+        state = packed.data_ptr(), packed._version
+        kept = self.kept
+        if kept is None or kept[0] is not packed or kept[1] != state:
+            self.kept = kept = packed, state, unpack()
+        return kept[2]
+
+    def __reduce__(self) -> tuple[type[Unpacked], tuple[()]]:
+        return Unpacked, ()
+
+
 class QuantizedLinear(nn.Module):
     """y = Q(x P) W^T with W in integer codes, two to a byte for up to four bits.
+
+    Where both sides have symmetric codes and W one scale a row, and no gradient is asked for, the codes are multiplied,
+    and y = s_x s_w (q_x q_W^T): exact sums, the same for any number of tokens. Otherwise W is dequantised for each
+    product. On a CPU the codes that are multiplied stay unpacked from the first product on, a byte each; files hold
+    them packed only.
 
     Parameters
     ----------
@@ -61,13 +94,43 @@ class QuantizedLinear(nn.Module):
             zero = None if bits.weight_symmetric else torch.empty(out_features, groups, dtype=wide)
             self.register_buffer("weight_zero", zero)
         self.register_buffer("bias", torch.empty(out_features, dtype=dtype) if bias else None)
+        self._unpacked = Unpacked()
         there = clip and bits.input < 16
         for name in ("input_max", "input_min"):
             self.register_buffer(name, torch.tensor(CLIP_LOGIT, dtype=wide) if there else None)
 
     def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+        if self.multiplies_codes and not (torch.is_grad_enabled() and x.requires_grad):
+            return self.product_of_codes(x).to(x.dtype)
         x = self.quantised_input(x)
         return F.linear(x, self.dequantized_weight(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+    @property
+    def multiplies_codes(self) -> bool:
+        """Whether x and W have symmetric codes of up to eight bits, with a scale for each token and each row."""
+        bits = self.bits
+        few = bits.weight < 16 and bits.input < 16
+        return few and bits.weight_symmetric and bits.input_symmetric and self.weight_scale.shape[1] == 1
+
+    def product_of_codes(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+        """s_x s_w (q_x q_W^T) + b in at least float32, with packed codes on a GPU that has kernels for them."""
+        if x.is_cuda and TRITON and x.dtype != torch.float64 and self.bits.input == 4 and self.bits.weight <= 4:
+            return int4_linear(*self.packed_input(x), self.weight, self.weight_scale.float(), self.bias)
+        if self.transform is not None:
+            x = self.transform(x)
+        codes, scale, _ = quantize(x, self.bits.input, True, self.input_max, self.input_min, "token")
+        return integer_linear(codes, scale, self._unpacked(self.weight, self.codes), self.weight_scale, self.bias)
+
+    def packed_input(self, x: Float[Tensor, "*batch n"]) -> tuple[Tensor, Tensor]:
+        """Q(x P) in packed codes with their scales, in one pass where P is a Kronecker product of two."""
+        clips = [None if logit is None else logit.float().sigmoid() for logit in (self.input_max, self.input_min)]
+        P = self.transform
+        if P is None:
+            return quantize_pack(x, *clips)
+        if P.scale is None and len(P.sizes) == 2 and math.prod(P.sizes) == P.n:
+            left, right = (P.get_buffer(f"factor_{i}").float() for i in range(2))
+            return transform_quantize_pack(x, left, right, *clips)
+        return quantize_pack(P(x), *clips)
 
     def quantised_input(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         """Q(x P): what the codes are multiplied with."""

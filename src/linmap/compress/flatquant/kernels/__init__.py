@@ -6,6 +6,6 @@ Sun et al., "FlatQuant: Flatness Matters for LLM Quantization", ICML 2025, secti
 """
 
 from linmap.compress.flatquant.kernels.activations import quantize_pack, transform_quantize_pack
-from linmap.compress.flatquant.kernels.products import int4_linear, weight_only_linear
+from linmap.compress.flatquant.kernels.products import int4_linear, integer_linear, weight_only_linear
 
-__all__ = ["int4_linear", "quantize_pack", "transform_quantize_pack", "weight_only_linear"]
+__all__ = ["int4_linear", "integer_linear", "quantize_pack", "transform_quantize_pack", "weight_only_linear"]

@@ -1,4 +1,4 @@
-"""Products with weights in packed 4-bit codes, which stay packed in memory.
+"""Products with weights in integer codes: packed ones of 4 bits, which stay packed in memory, and unpacked ones.
 
 A sum over channels does not ask for their order, so the low and the high nibbles are multiplied apart, each with the
 channels that it belongs to, and never interleaved. On the CPU weights are taken some rows at a time, so that what is
@@ -21,8 +21,9 @@ from torch import Tensor
 
 INT8_DOT = torch.cpu._is_vnni_supported()
 CPU_CODES = 2**20  # codes of a weight that are unpacked at once on the CPU
-EXACT_COLUMNS = 2**18  # products of at most 8 * 8 each that float32 sums exactly
+EXACT_COLUMNS = 2**10  # products of at most 128 * 128 each that float32 sums exactly
 MOST_COLUMNS = 2**21  # sums of products of at most 128 * 8 in int32
+MOST_WIDE_COLUMNS = 2**17 - 1  # of at most 128 * 128
 
 
 @torch.no_grad()
@@ -74,7 +75,33 @@ def int4_linear(
     y = torch.cat(sums, 1).float().mul_(1 / 16).mul_(x_scale.reshape(-1, 1)).mul_(w_scale.mT)
     if bias is not None:
         y += bias
-    return y.reshape(*packed_x.shape[:-1], -1)
+    return y.reshape(*packed_x.shape[:-1], len(packed_w))
+
+
+@torch.no_grad()
+def integer_linear(
+    x: Int8[Tensor, "*batch n"],
+    x_scale: Float[Tensor, "*batch 1"],
+    w: Int8[Tensor, "m n"],
+    w_scale: Float[Tensor, "m 1"],
+    bias: Float[Tensor, " m"] | None = None,
+) -> Float[Tensor, "*batch m"]:
+    """y = s_x s_w (q_x q_w^T) + b of symmetric codes of up to 8 bits, one to a byte, summed in integers.
+
+    For weights that are multiplied often and were unpacked once; in the dtype of `x_scale`.
+
+    Raises
+    ------
+    ValueError
+        If n is above 2^17 - 1, which int32 sums do not hold.
+    """
+    if w.shape[1] > MOST_WIDE_COLUMNS:
+        raise ValueError(f"w has {w.shape[1]} columns; int32 sums of 8-bit codes hold up to {MOST_WIDE_COLUMNS}.")
+    y = _products(x.reshape(-1, x.shape[-1]), w).to(x_scale.dtype)
+    y = y.mul_(x_scale.reshape(-1, 1)).mul_(w_scale.mT)
+    if bias is not None:
+        y += bias
+    return y.reshape(*x.shape[:-1], len(w))
 
 
 @torch.no_grad()
@@ -134,7 +161,7 @@ def _weights(
 
 
 def _products(x: Int8[Tensor, "tokens n"], w: Int8[Tensor, "m n"]) -> Int32[Tensor, "tokens m"]:
-    """x w^T of codes of x with four bits, and of w with four bits or 16 times such."""
+    """x w^T of codes of up to eight bits."""
     if x.is_cuda:
         return _padded_products(x, w)
     if x.device.type == "cpu" and INT8_DOT and x.shape[1] > 1:  # `_int_mm` is wrong for one column in torch 2.13
