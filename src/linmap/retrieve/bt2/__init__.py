@@ -1,0 +1,41 @@
+"""BT²: change the embedding model, keep the index (arXiv 2211.03989)."""
+
+from linmap.retrieve.bt2.evaluation import (
+    RetrievalScores,
+    TextScores,
+    cross_retrieval,
+    nearest_rows,
+    text_scores,
+)
+from linmap.retrieve.bt2.frozen import FittedMap, procrustes
+from linmap.retrieve.bt2.head import BasisTransformHead, ExportedHead, HeadOutput, basis_transform, fold
+from linmap.retrieve.bt2.mixed import BackfillCurve, Calibration, backfill_curve, mixed_scores, search_mixed, verdict
+from linmap.retrieve.bt2.training import BT2Loss, learning_rate, parameter_groups, pseudo_classifier, train_epochs
+from linmap.retrieve.bt2.upgrade import EmbeddingUpgrade
+
+__all__ = [
+    "BT2Loss",
+    "BackfillCurve",
+    "BasisTransformHead",
+    "Calibration",
+    "EmbeddingUpgrade",
+    "ExportedHead",
+    "FittedMap",
+    "HeadOutput",
+    "RetrievalScores",
+    "TextScores",
+    "backfill_curve",
+    "basis_transform",
+    "cross_retrieval",
+    "fold",
+    "learning_rate",
+    "mixed_scores",
+    "nearest_rows",
+    "parameter_groups",
+    "procrustes",
+    "pseudo_classifier",
+    "search_mixed",
+    "text_scores",
+    "train_epochs",
+    "verdict",
+]

@@ -1,0 +1,148 @@
+"""Galleries of old and new vectors: one search over both, and the quality along the way from old to new."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from linmap.retrieve.bt2.pairs import unit
+
+if TYPE_CHECKING:
+    from linmap.retrieve.bt2.upgrade import EmbeddingUpgrade
+
+Fusion = Literal["compatible", "calibrated"]
+Order = Literal["random", "least similar first"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Mean and standard deviation of the scores of unrelated items, against old vectors and against new ones."""
+
+    old: tuple[float, float]
+    new: tuple[float, float]
+
+
+def mixed_scores(
+    q: Float[np.ndarray, "queries width"],
+    old: Float[np.ndarray, "gallery d_old"],
+    new: Float[np.ndarray, "gallery width"],
+    upgraded: Bool[np.ndarray, " gallery"],
+    fuse: Fusion = "compatible",
+    calibration: Calibration | None = None,
+) -> Float[np.ndarray, "queries gallery"]:
+    """Scores of a gallery whose rows are the new vectors where `upgraded`, the old ones elsewhere.
+
+    "compatible" compares the first d_old coordinates, as unit vectors, with every row, so that all scores are cosines
+    in the old space; a gallery that is upgraded altogether is searched with all coordinates. "calibrated" takes all
+    coordinates of every new row, and makes the scores of both kinds comparable by their mean and standard deviation
+    over unrelated items.
+
+    Raises
+    ------
+    ValueError
+        If "calibrated" has no calibration, or the widths do not fit.
+    """
+    if fuse not in ("compatible", "calibrated"):
+        raise ValueError(f"fuse must be 'compatible' or 'calibrated', got {fuse!r}.")
+    if q.shape[1] != new.shape[1] or len(old) != len(new) or len(upgraded) != len(new):
+        raise ValueError(
+            f"queries and new rows need one width, and old, new and upgraded one length; got the shapes {q.shape}, "
+            f"{new.shape}, {old.shape} and {upgraded.shape}."
+        )
+    if fuse == "calibrated" and calibration is None:
+        raise ValueError("fuse='calibrated' needs a calibration: `EmbeddingUpgrade.fit` leaves one.")
+    d_old = old.shape[1]
+    compatible = unit(q[:, :d_old])
+    old_part = compatible @ unit(old[~upgraded]).T
+    if fuse == "calibrated" or upgraded.all():
+        new_part = unit(q) @ unit(new[upgraded]).T
+    else:
+        new_part = compatible @ unit(new[upgraded, :d_old]).T
+    if fuse == "calibrated" and calibration is not None:
+        old_part = (old_part - calibration.old[0]) / calibration.old[1]
+        new_part = (new_part - calibration.new[0]) / calibration.new[1]
+    scores = np.empty((len(q), len(old)))
+    scores[:, ~upgraded], scores[:, upgraded] = old_part, new_part
+    return scores
+
+
+def search_mixed(
+    q: Float[np.ndarray, "queries width"],
+    old: Float[np.ndarray, "gallery d_old"],
+    new: Float[np.ndarray, "gallery width"],
+    upgraded: Bool[np.ndarray, " gallery"],
+    k: int = 10,
+    fuse: Fusion = "compatible",
+    calibration: Calibration | None = None,
+) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
+    """Rows and scores of the k best of a mixed gallery, best first; see `mixed_scores`."""
+    scores = mixed_scores(q, old, new, upgraded, fuse, calibration)
+    rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return rows, np.take_along_axis(scores, rows, 1)
+
+
+@dataclass(frozen=True)
+class BackfillCurve:
+    """A metric against the fraction of the gallery that has been embedded again."""
+
+    order: Order
+    fractions: list[float]
+    values: list[float]
+
+    def fraction_for(self, share: float) -> float:
+        """The first fraction with `share` of the way from the first value to the last one."""
+        wanted = self.values[0] + share * (self.values[-1] - self.values[0])
+        return next(f for f, value in zip(self.fractions, self.values, strict=True) if value >= wanted - 1e-12)
+
+
+def backfill_curve(
+    upgrade: EmbeddingUpgrade,
+    X_query: Any,
+    X_gallery: Any,
+    Y_gallery: Float[np.ndarray, "gallery d_old"],
+    metric: Callable[[Int[np.ndarray, "queries gallery"]], float],
+    fractions: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+    order: Order = "random",
+    fuse: Fusion = "compatible",
+    random_state: int = 0,
+) -> BackfillCurve:
+    """The metric of mixed galleries; fraction 0 is new against old, fraction 1 is new against new.
+
+    `metric` gets the rows of the gallery, best first, for each query. "least similar first" embeds again those items
+    first whose old vectors, by `EmbeddingUpgrade.predicted_similarity`, the new queries meet worst.
+    """
+    q, new = upgrade.transform(X_query), upgrade.transform(X_gallery)
+    old = np.asarray(Y_gallery, np.float64)
+    if order == "random":
+        ranking = np.random.default_rng(random_state).permutation(len(old))
+    elif order == "least similar first":
+        ranking = np.argsort(upgrade.predicted_similarity(old), kind="stable")
+    else:
+        raise ValueError(f"order must be 'random' or 'least similar first', got {order!r}.")
+    values = []
+    for fraction in fractions:
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"fractions must lie in [0, 1], got {fraction}.")
+        upgraded = np.zeros(len(old), bool)
+        upgraded[ranking[: round(fraction * len(old))]] = True
+        values.append(metric(search_mixed(q, old, new, upgraded, len(old), fuse, upgrade.calibration_)[0]))
+    return BackfillCurve(order, list(fractions), values)
+
+
+def verdict(old_old: float, new_old: float, new_new: float, metric: str = "nDCG@10") -> str:
+    """Whether the upgrade is worth it, with and without embedding the gallery again, in plain words."""
+    figures = f"{metric}: {old_old:.3f} before, {new_old:.3f} with new queries on the old gallery, {new_new:.3f} after embedding the whole gallery again."  # noqa: E501
+    if new_new <= old_old:
+        return f"Do not upgrade: the new model is no better here. {figures}"
+    share = (new_old - old_old) / (new_new - old_old)
+    if share < 0:
+        advice = "Upgrade only with a backfill: until the gallery is embedded again, searches get worse"
+    elif share < 0.2:
+        advice = "Safe to switch today, but nearly all the gain needs the backfill"
+    else:
+        advice = f"Worth it without a backfill: switching the queries alone brings {share:.0%} of the gain"
+    return f"{advice}. {figures}"
