@@ -67,7 +67,7 @@ SYSTEMS = {
         System(
             "learngene_pool", "compress", "Learngene Pool", "one model in, a family of sizes out", "arXiv 2312.05743"
         ),
-        System("bt2", "retrieve", "BT²", "change the embedder, keep the index", "arXiv 2211.03989"),
+        System("bt2", "retrieve", "BT²", "change the embedder, keep the index", "arXiv 2211.03989", True),
         System(
             "mbat",
             "retrieve",

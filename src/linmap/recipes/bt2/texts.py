@@ -1,0 +1,153 @@
+"""Text retrieval with an old and a new embedding: the data, and what one could do about an old gallery."""
+
+from __future__ import annotations
+
+import csv
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from sklearn.linear_model import Ridge
+
+from linmap.data import find
+from linmap.data.arrays import read_npz
+from linmap.recipes.bt2.files import BANKING, CALIBRATION
+from linmap.recipes.result import Row
+from linmap.retrieve.bt2 import BackfillCurve, EmbeddingUpgrade, backfill_curve, nearest_rows, procrustes, text_scores
+
+NDCG, RECALL, MRR = "nDCG@10", "Recall@100", "MRR@10"
+OLD, TRUNCATED, PROCRUSTES, CENTRED, RIDGE, AUTO, FULL, RAW = (
+    "old queries, old gallery", "new queries cut to length, old gallery", "orthogonal Procrustes, old gallery",
+    "Procrustes, centred, old gallery", "ridge, old gallery", "BT² auto, old gallery", "BT² auto, whole backfill",
+    "new queries, new gallery",
+)  # fmt: skip
+QUERIES = 200  # of the embedded texts that are not for calibration; the others are the gallery
+HOLD_OUT = 5  # every fifth pair chooses the strength of the ridge
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Vectors of the same texts by both models."""
+
+    name: str
+    queries_old: np.ndarray
+    queries_new: np.ndarray
+    gallery_old: np.ndarray
+    gallery_new: np.ndarray
+    pairs_old: np.ndarray
+    pairs_new: np.ndarray
+    """Of these, each draw takes some to fit the maps."""
+    qrels: dict[int, dict[int, float]] = field(repr=False)
+    """Relevant rows of the gallery for each row of the queries."""
+
+    def scores(self, ranked: np.ndarray) -> dict[str, float]:
+        found = text_scores(ranked, range(len(self.queries_new)), self.qrels)
+        return {NDCG: found.ndcg_10, RECALL: found.recall_100, MRR: found.mrr_10}
+
+    def search(self, queries: np.ndarray, gallery: np.ndarray) -> dict[str, float]:
+        return self.scores(nearest_rows(queries, gallery))
+
+
+def banking() -> Texts:
+    """Questions of bank customers; a question of the same intent is relevant."""
+    arrays = read_npz(BANKING, ("new", "old", "label"))
+    new, old, label = _unit(arrays["new"]), _unit(arrays["old"]), arrays["label"]
+    pairs, queries = slice(CALIBRATION), slice(CALIBRATION, CALIBRATION + QUERIES)
+    gallery = slice(CALIBRATION + QUERIES, None)
+    qrels = {
+        i: {int(j): 1.0 for j in np.flatnonzero(label[gallery] == intent)} for i, intent in enumerate(label[queries])
+    }
+    return Texts("banking77: SmolLM2 word vectors (128) to MiniLM (384)", old[queries], new[queries], old[gallery],
+                 new[gallery], old[pairs], new[pairs], qrels)  # fmt: skip
+
+
+def cranfield(old: str) -> Texts:
+    """Aerodynamics abstracts and questions with judged relevance; the pairs are drawn from the gallery."""
+    how = "It has no licence to be shipped with linmap."
+    arrays = read_npz(find("bt2/cranfield_embeddings.npz", how))
+    qrels: dict[int, dict[int, float]] = {}
+    with open(find("retrieval/qrels.tsv", how), encoding="utf-8") as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            if 1 <= int(row["cleverdon_code"]) <= 4:
+                qrels.setdefault(int(row["query_id"]) - 1, {})[int(row["doc_id"]) - 1] = 1.0
+    new_docs, old_docs = _unit(arrays["minilm384_docs"]), _unit(arrays[f"{old}_docs"])
+    return Texts(f"Cranfield: {old} to MiniLM (384)", _unit(arrays[f"{old}_queries"]),
+                 _unit(arrays["minilm384_queries"]), old_docs, new_docs, old_docs, new_docs, qrels)  # fmt: skip
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    values = values.astype(np.float64)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def compare_texts(
+    texts: Texts, calibration: int, draws: list[int], trained: tuple[int, ...]
+) -> tuple[list[Row], dict[str, list[BackfillCurve]], list[EmbeddingUpgrade]]:
+    """A row for each way, with a value for each draw of the pairs; and the way from no backfill to a whole one."""
+    values: dict[str, dict[str, list[float]]] = {}
+    seconds: dict[str, list[float]] = {}
+    curves: dict[str, list[BackfillCurve]] = {"random": [], "least similar first": []}
+    upgrades = []
+    for draw in draws:
+        chosen = np.random.default_rng(draw).permutation(len(texts.pairs_new))[:calibration]
+        X, Y = texts.pairs_new[chosen], texts.pairs_old[chosen]
+        start = time.perf_counter()
+        upgrades.append(upgrade := EmbeddingUpgrade(random_state=draw).fit(X, Y))
+        seconds.setdefault(AUTO, []).append(time.perf_counter() - start)
+        for name, figures in {**_plain(texts, X, Y), **_upgraded(texts, upgrade)}.items():
+            _collect(values.setdefault(name, {}), figures)
+        for n_extra in trained:
+            other = EmbeddingUpgrade(n_extra, "trained", random_state=draw).fit(X, Y)
+            figures = texts.search(other.transform_query(texts.queries_new), texts.gallery_old)
+            _collect(values.setdefault(f"BT² trained, {n_extra} added, old gallery", {}), figures)
+            figures = texts.search(other.transform(texts.queries_new), other.transform(texts.gallery_new))
+            _collect(values.setdefault(f"BT² trained, {n_extra} added, whole backfill", {}), figures)
+        for order, found in curves.items():
+            found.append(backfill_curve(
+                upgrade, texts.queries_new, texts.gallery_new, texts.gallery_old,
+                lambda ranked: texts.scores(ranked)[NDCG], order=order, random_state=draw,  # pyright: ignore
+            ))  # fmt: skip
+    kinds = {AUTO: "system", OLD: "reference", FULL: "reference", RAW: "reference"}
+    rows = [
+        Row(name, kinds.get(name, "ablation" if name.startswith("BT²") else "baseline"), found,  # pyright: ignore
+            seconds=float(np.mean(seconds[name])) if name in seconds else None)
+        for name, found in values.items()
+    ]  # fmt: skip
+    return rows, curves, upgrades
+
+
+def _collect(values: dict[str, list[float]], figures: dict[str, float]) -> None:
+    for metric, value in figures.items():
+        values.setdefault(metric, []).append(value)
+
+
+def _upgraded(texts: Texts, upgrade: EmbeddingUpgrade) -> dict[str, dict[str, float]]:
+    return {
+        AUTO: texts.search(upgrade.transform_query(texts.queries_new), texts.gallery_old),
+        FULL: texts.search(upgrade.transform(texts.queries_new), upgrade.transform(texts.gallery_new)),
+    }
+
+
+def _plain(texts: Texts, X: np.ndarray, Y: np.ndarray) -> dict[str, dict[str, float]]:
+    """What needs no BT²: doing nothing, cutting, and the maps from new to old that people fit."""
+    new, old = texts.queries_new, texts.gallery_old
+    mean_X, mean_Y = X.mean(0), Y.mean(0)
+    queries = {
+        TRUNCATED: new,
+        PROCRUSTES: new @ procrustes(X, Y)[0],
+        CENTRED: (new - mean_X) @ procrustes(X - mean_X, Y - mean_Y)[0] + mean_Y,
+        RIDGE: _ridge(X, Y).predict(new),
+    }
+    found = {OLD: texts.search(texts.queries_old, old), RAW: texts.search(new, texts.gallery_new)}
+    return found | {name: texts.search(q, old) for name, q in queries.items()}
+
+
+def _ridge(X: np.ndarray, Y: np.ndarray) -> Ridge:
+    """The strength is chosen by the cosine of held-out pairs."""
+    held = np.arange(len(X)) % HOLD_OUT == 0
+
+    def cosine(alpha: float) -> float:
+        predicted = _unit(Ridge(alpha).fit(X[~held], Y[~held]).predict(X[held]))
+        return float((predicted * Y[held]).sum(1).mean())
+
+    return Ridge(max((0.01, 0.1, 1.0, 10.0), key=cosine)).fit(X, Y)
