@@ -1,6 +1,7 @@
 """Fine-tuning from the command line: what is wrong is one clear line, exit code 2, and no file."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,19 +73,11 @@ BAD = [
 
 @pytest.mark.parametrize(("command", "message"), BAD)
 def test_wrong_use_is_one_line_and_leaves_no_file(
-    here: Path, command: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, command: str, message: str, check_wrong_use: Callable[[Path, list[str], str], None]
 ) -> None:
-    monkeypatch.chdir(here)
-    before = sorted(here.rglob("*"))
     extra = [] if "--max-length" in command else ["--max-length", "64"]
     extra += [] if "--r " in command or "bone" not in command else ["--r", "8"]
-    extra += [] if "--out" in command else ["--out", "run"]
-    assert main([*command.split(), *extra]) == 2
-    printed = capsys.readouterr()
-    assert message in printed.err
-    assert printed.err.count("\n") == 1
-    assert printed.out == ""
-    assert sorted(here.rglob("*")) == before
+    check_wrong_use(here, [*command.split(), *extra], message)
 
 
 def test_texts_are_fitted_and_answered(

@@ -1,6 +1,7 @@
 """FlatQuant from the command line: from a text to a folder that generates; what is wrong is one clear line."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -88,17 +89,9 @@ BAD = [
 
 @pytest.mark.parametrize(("command", "message"), BAD)
 def test_wrong_use_is_one_line_and_leaves_no_file(
-    here: Path, command: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, command: str, message: str, check_wrong_use: Callable[[Path, list[str], str], None]
 ) -> None:
-    monkeypatch.chdir(here)
-    before = sorted(here.rglob("*"))
-    out = [] if "--out" in command else ["--out", "run"]
-    assert main([*command.split(), *out]) == 2
-    printed = capsys.readouterr()
-    assert message in printed.err
-    assert printed.err.count("\n") == 1
-    assert printed.out == ""
-    assert sorted(here.rglob("*")) == before
+    check_wrong_use(here, command.split(), message)
 
 
 @pytest.mark.parametrize("stream", [False, True])
