@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -102,8 +103,11 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
         if self.multiplies_codes and not (torch.is_grad_enabled() and x.requires_grad):
             return self.product_of_codes(x).to(x.dtype)
-        x = self.quantised_input(x)
-        return F.linear(x, self.dequantized_weight(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        quantised = self.quantised_input(x)
+        y = F.linear(quantised, self.dequantized_weight(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        if not self.multiplies_codes:
+            return y
+        return _WithValue.apply(y, self.product_of_codes(x.detach()).to(y.dtype))  # pyright: ignore
 
     @property
     def multiplies_codes(self) -> bool:
@@ -169,3 +173,15 @@ class QuantizedLinear(nn.Module):
         self.weight_scale.copy_(scale)
         if self.weight_zero is not None and zero is not None:
             self.weight_zero.copy_(zero)
+
+
+class _WithValue(torch.autograd.Function):
+    """The second tensor with the gradient of the first: outputs do not depend on whether gradients are wanted."""
+
+    @staticmethod
+    def forward(ctx: Any, differentiable: Tensor, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad, None
