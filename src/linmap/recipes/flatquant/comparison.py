@@ -25,7 +25,7 @@ PRESETS = {
     "quick": Comparison(blocks=4, test_windows=4),
     "full": Comparison(
         text="wikitext2", bits=("W4A4", "W4A4KV4", "W4A16"), seeds=3,
-        methods=tuple(get_args(Method)), distil_steps=200,
+        methods=tuple(get_args(Method)), distil_steps=150,
     ),
 }  # fmt: skip
 ORIGINAL = "not quantised"
