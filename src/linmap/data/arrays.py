@@ -1,4 +1,4 @@
-"""NumPy archives (`.npz`), read without pickle and checked against what the caller expects."""
+"""NumPy files (`.npz`, `.npy`), read without pickle and checked against what the caller expects."""
 
 from __future__ import annotations
 
@@ -46,3 +46,22 @@ def read_npz(path: Path | str, names: Sequence[str] = (), ignore: Sequence[str] 
         if array.dtype.kind not in "biufc" or (array.dtype.kind in "fc" and not np.isfinite(array).all()):
             raise DataError(f"{path}: the array {name!r} holds something other than finite numbers ({array.dtype}).")
     return arrays
+
+
+def open_rows(path: Path | str) -> np.ndarray:
+    """The matrix of a `.npy` file, one vector a row, mapped into memory.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, is no `.npy` file, or holds something other than one matrix of numbers.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file.") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path}: this is not a .npy file of numbers ({error}); write it with numpy.save.") from None
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
+        raise DataError(f"{path} must hold one matrix of numbers, one vector a row; write it with numpy.save.")
+    return array

@@ -7,9 +7,10 @@ one object, and integers of any length keep all their digits.
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class Record:
     """One record of a file.
 
     A record `{"id": ..., "doc": ...}`, with or without a "label", is a document with its name and class. Any other
-    record is itself the document; its name is its "id" where it has one, else its number in the file, from 0.
+    record is itself the document; its name is its "id" where it has one, else its number in the file or folder, from 0.
     """
 
     id: str
@@ -78,21 +79,40 @@ def parse_json(text: str | bytes) -> Any:
 
 def read_records(path: Path | str) -> Iterator[Record]:
     """The records of a `.jsonl` (or `.ndjson`), `.json` (an array of records, or one record) or `.parquet` file, one
-    after the other; only `.json` is read at once.
+    after the other, or those of a folder of such files, in the order of their names; only `.json` is read at once.
 
     Raises
     ------
     DataError
         If the file is missing, of another kind, or holds an invalid record; the message has its line and column.
     """
-    path = Path(path)
-    readers = {".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path} must end in {', '.join(readers)}; convert it, or rename it if it is one of these.")
+    files = files_of(path, READERS)
+    values = itertools.chain.from_iterable(READERS[file.suffix.lower()](file) for file in files)
+    return (as_record(value, number) for number, value in enumerate(values))
+
+
+def files_of(path: Path | str, suffixes: Collection[str]) -> list[Path]:
+    """The file itself, or the files of a folder and the folders below, in the order of their names.
+
+    Names that begin with a dot or an underscore are left out, as what others are still writing.
+
+    Raises
+    ------
+    DataError
+        If there is no such file or folder, or none of its files ends in one of `suffixes`.
+    """
+    path, kinds = Path(path), ", ".join(suffixes)
+    if path.is_dir():
+        inside = (file for file in path.rglob("*") if not any(p[0] in "._" for p in file.relative_to(path).parts))
+        files = sorted(file for file in inside if file.suffix.lower() in suffixes and file.is_file())
+        if not files:
+            raise DataError(f"the folder {path} holds no file that ends in {kinds}.")
+        return files
+    if path.suffix.lower() not in suffixes:
+        raise DataError(f"{path} must end in {kinds}; convert it, or rename it if it is one of these.")
     if not path.is_file():
         raise DataError(f"{path} is not a file; check the path.")
-    return (as_record(value, number) for number, value in enumerate(reader(path)))
+    return [path]
 
 
 def as_record(value: Any, number: int) -> Record:
@@ -106,9 +126,14 @@ def as_record(value: Any, number: int) -> Record:
     return Record(name, value)
 
 
-def _read_jsonl(path: Path) -> Iterator[Any]:
+def read_jsonl(path: Path, start: int = 0, stop: int | None = None, first_line: int = 1) -> Iterator[Any]:
+    """The values of the lines between two byte offsets, at which lines begin; `first_line` counts for messages."""
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
+        file.seek(start)
+        for number, line in enumerate(file, first_line):
+            if stop is not None and start >= stop:
+                return
+            start += len(line)
             if line.isspace():
                 continue
             try:
@@ -118,7 +143,8 @@ def _read_jsonl(path: Path) -> Iterator[Any]:
                 raise DataError(f"{path}, line {number}{column}: {error.problem}") from None
 
 
-def _read_json(path: Path) -> Iterator[Any]:
+def read_json(path: Path) -> Iterator[Any]:
+    """The values of one array, or one value."""
     try:
         value = parse_json(path.read_bytes())
     except JSONTextError as error:
@@ -127,19 +153,33 @@ def _read_json(path: Path) -> Iterator[Any]:
     yield from value if isinstance(value, list) else [value]
 
 
-def _read_parquet(path: Path) -> Iterator[Any]:
+def read_parquet(path: Path, groups: Sequence[int] | None = None) -> Iterator[Any]:
+    """The rows of some row groups, or of all."""
+    with open_parquet(path) as file:
+        for batch in file.iter_batches(batch_size=1024, row_groups=groups):
+            yield from map(_with_iso_dates, batch.to_pylist())
+
+
+def open_parquet(path: Path) -> Any:
+    """A `pyarrow.parquet.ParquetFile`.
+
+    Raises
+    ------
+    DataError
+        If pyarrow is not installed, or the file is not Parquet.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError:
         raise DataError(f"reading {path} needs pyarrow: pip install 'linmap[retrieve]'.") from None
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        return pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:
         raise DataError(f"{path} is not a Parquet file: {error}") from None
-    with file:
-        for batch in file.iter_batches(batch_size=1024):
-            yield from map(_with_iso_dates, batch.to_pylist())
+
+
+READERS = {".jsonl": read_jsonl, ".ndjson": read_jsonl, ".json": read_json, ".parquet": read_parquet}
 
 
 def _with_iso_dates(value: Any) -> Any:

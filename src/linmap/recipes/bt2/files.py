@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from linmap.artifacts import atomic_path
+from linmap.artifacts import read_config
 from linmap.data import EMBEDDED
-from linmap.data.arrays import read_npz
+from linmap.data.arrays import open_rows, read_npz
+from linmap.data.engines import Engine, map_records
 from linmap.errors import DataError, UsageError
 from linmap.recipes.job import ApplyJob, FitJob
 from linmap.retrieve.bt2 import EmbeddingUpgrade
@@ -18,6 +21,7 @@ from linmap.retrieve.bt2 import EmbeddingUpgrade
 BANKING = EMBEDDED / "banking77_embeddings.npz"
 CALIBRATION = 700  # first rows of the embedded data, which no comparison searches
 ROWS = 65_536
+ROW = re.compile(r"^X: row \d+ is ")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,12 @@ class ApplySettings:
 
     output: Literal["gallery", "query"] = "gallery"
     """gallery: vectors to store from now on; query: vectors to search the old index with."""
+    n_jobs: int = 1
+    """Worker processes; -1 for all cores."""
+    engine: Engine = "local"
+    """local: processes of this machine; ray: Ray Data, also on a cluster. The result is the same, byte for byte."""
+    resume: bool = False
+    """Keep what an interrupted run with the same flags has finished."""
 
 
 def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
@@ -65,46 +75,52 @@ def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
 
 
 def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
-    """Transform a .npy file of new vectors, block by block."""
+    """Transform new vectors, in a .npy file or a folder of such files, block by block."""
     if job.artifact is None:
         raise UsageError("bt2 needs a fitted run: `linmap fit bt2 --new FILE --old FILE --out DIR`, then apply DIR.")
-    upgrade = EmbeddingUpgrade.load(job.artifact)
-    source = job.data or BANKING
-    X = _read(source) if job.data is not None else read_npz(BANKING, ("new",))["new"]
-    out = job.out or job.artifact / f"{settings.output}.npy"
+    function = Upgrade(job.artifact, settings.output)
+    source, out = job.data or BANKING, job.out or job.artifact / f"{settings.output}.npy"
     if out.suffix != ".npy":
         raise UsageError(f"--out {out}: vectors are written as .npy.")
-    function = upgrade.transform if settings.output == "gallery" else upgrade.transform_query
-    try:
-        first = function(X[:1])
-        with atomic_path(out) as partial:
-            written = np.lib.format.open_memmap(partial, "w+", first.dtype, (len(X), first.shape[1]))
-            for start in range(0, len(X), ROWS):
-                written[start : start + ROWS] = function(X[start : start + ROWS])
-            written.flush()
-    except ValueError as error:
-        raise DataError(f"{source}: {error}") from None
-    return {"out": str(out), "vectors": len(X), "dim": first.shape[1], "dtype": str(first.dtype)}
+    with tempfile.TemporaryDirectory() as folder:
+        if job.data is None:
+            source = Path(folder) / "new.npy"
+            np.save(source, read_npz(BANKING, ("new",))["new"])
+        done = map_records(
+            source,
+            out,
+            function,
+            engine=settings.engine,
+            shard_records=ROWS,
+            batch=ROWS,
+            n_jobs=settings.n_jobs,
+            resume=settings.resume and job.data is not None,
+        )
+    return {
+        "out": str(out), "vectors": done.records, "resumed": done.resumed, "dim": done.dim, "dtype": str(done.dtype),
+    }  # fmt: skip
+
+
+class Upgrade:
+    """A fitted upgrade as a function of rows, for `map_records`."""
+
+    def __init__(self, artifact: Path, output: Literal["gallery", "query"]) -> None:
+        upgrade = EmbeddingUpgrade.load(artifact)
+        self.function = upgrade.transform if output == "gallery" else upgrade.transform_query
+        self.fingerprint = f"{output} {read_config(artifact)['config']['sha256']}"
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        try:
+            return self.function(rows)
+        except ValueError as error:  # whose row counts in this batch; the engine knows that in the file
+            raise DataError(ROW.sub("the vector is ", str(error))) from None
 
 
 def _pairs(settings: Settings, data: Path | None) -> tuple[np.ndarray, np.ndarray]:
     if (settings.new is None) != (settings.old is None):
         raise UsageError("--new and --old go together: the vectors of the same items by both models.")
     if settings.new is not None and settings.old is not None:
-        return _read(settings.new), _read(settings.old)
+        return open_rows(settings.new), open_rows(settings.old)
     arrays = read_npz(data or BANKING, ("new", "old"))
     rows = slice(CALIBRATION if data is None else None)
     return arrays["new"][rows], arrays["old"][rows]
-
-
-def _read(path: Path) -> np.ndarray:
-    """The array of a .npy file, mapped into memory."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file.") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: this is not a .npy file of numbers ({error}); write it with numpy.save.") from None
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
-        raise DataError(f"{path} must hold one matrix of numbers, one vector a row; write it with numpy.save.")
-    return array

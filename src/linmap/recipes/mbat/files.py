@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from linmap.data import EMBEDDED
+from linmap.data.engines import Engine, map_records
 from linmap.data.records import Record, parse_json, read_records
 from linmap.errors import ArtifactError, DataError, UsageError
 from linmap.recipes.job import ApplyJob
 from linmap.retrieve.mbat import JSONVectorizer, VectorFile, VectorFileWriter, nearest
+from linmap.retrieve.mbat.storage import check_suffix
 
 PATIENTS = EMBEDDED / "fhir_patients.jsonl"
-BATCH = 1024
+DOCUMENT = re.compile(r"^document \d+, ")
 SHOWN_VALUES = 3  # of one path, in the breakdown of a match
 
 
@@ -50,11 +53,15 @@ class ApplySettings:
     seed: str = ""
     """Vectors of different seeds are unrelated."""
     n_jobs: int = 2
-    """Threads; -1 for all cores."""
+    """Worker processes; -1 for all cores."""
+    engine: Engine = "local"
+    """local: processes of this machine; ray: Ray Data, also on a cluster. The result is the same, byte for byte."""
+    resume: bool = False
+    """Keep what an interrupted run with the same flags has finished."""
 
     def vectorizer(self) -> JSONVectorizer:
         names = ("dim", "strings", "numbers", "arrays", "level_norm", "normalize", "ignore", "dates", "key_presence",
-                 "path_backoff", "seed", "n_jobs")  # fmt: skip
+                 "path_backoff", "seed")  # fmt: skip
         options = {name: getattr(self, name) for name in names}
         return JSONVectorizer(**options, weights=dict(map(_weight, self.weights)) or None)
 
@@ -77,9 +84,22 @@ class SearchSettings:
     """How many paths to show for each match."""
 
 
+class Encode:
+    """A vectorizer as a function of records, for `map_records`."""
+
+    def __init__(self, vectorizer: JSONVectorizer) -> None:
+        self.vectorizer, self.fingerprint = vectorizer, vectorizer.fingerprint_
+
+    def __call__(self, records: list[Record]) -> np.ndarray:
+        try:
+            return self.vectorizer.transform([record.document for record in records], parse=False)
+        except (TypeError, DataError) as error:  # whose number counts in this batch; the engine knows that in the file
+            raise DataError(DOCUMENT.sub("", str(error))) from None
+
+
 def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
-    """Encode every record of a file; one row of the result for each, in the same order."""
-    source, out = job.data or PATIENTS, job.out or Path("vectors.parquet")
+    """Encode every record of a file or a folder; one row of the result for each, in the same order."""
+    source, out = job.data or PATIENTS, check_suffix(job.out or Path("vectors.parquet"))
     try:
         vectorizer = settings.vectorizer()
     except ValueError as error:
@@ -89,27 +109,23 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
     metadata = {
         "fingerprint": vectorizer.fingerprint_, "options": vectorizer.as_json(), "source": str(Path(source).resolve()),
     }  # fmt: skip
-    ids: list[str] = []
-
-    def documents() -> Iterator[Any]:
-        for record in read_records(source):
-            ids.append(record.id)
-            yield record.document
-
     columns = (SpinnerColumn(), TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    rows = 0
-    with VectorFileWriter(out, vectorizer.dim, metadata) as file, Progress(*columns, console=_stderr()) as progress:
+    with Progress(*columns, console=_stderr()) as progress:
         task = progress.add_task("encoding", total=None)
-        try:
-            for block in vectorizer.transform_stream(documents(), batch_size=BATCH, parse=False):
-                file.write(ids[: len(block)], block)
-                del ids[: len(block)]
-                rows += len(block)
-                progress.advance(task, len(block))
-        except (TypeError, DataError) as error:
-            where = "" if str(error).startswith(str(source)) else f"{source}: "
-            raise DataError(f"{where}{error}") from None
-    return {"out": str(out), "records": rows, "dim": vectorizer.dim, "fingerprint": vectorizer.fingerprint_}
+        done = map_records(
+            source,
+            out,
+            Encode(vectorizer),
+            engine=settings.engine,
+            n_jobs=settings.n_jobs,
+            resume=settings.resume,
+            writer=lambda path, dim, dtype: VectorFileWriter(path, dim, metadata),
+            progress=lambda records, total: progress.update(task, completed=records, total=total),
+        )
+    return {
+        "out": str(out), "records": done.records, "resumed": done.resumed, "dim": vectorizer.dim,
+        "fingerprint": vectorizer.fingerprint_,
+    }  # fmt: skip
 
 
 def search(settings: SearchSettings) -> dict[str, Any]:

@@ -1,0 +1,322 @@
+"""`map_records`: a function from records to vectors, over as much data as there is.
+
+The source is cut into shards. A shard is read, mapped and written to the work folder by itself; the file of a shard
+appears there when it is whole. When all are there they are joined, in their order, under the name of the output. So
+neither the engine, nor the number of workers, nor the order in which they finish, nor a run that was killed and resumed
+can be seen in the bytes; and a worker holds no more than one batch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from linmap.artifacts import atomic_path, write_json
+from linmap.data.engines.shards import SUFFIXES, Batch, Outcome, Shard, cut, read
+from linmap.data.records import files_of
+from linmap.errors import DataError
+
+Engine = Literal["local", "ray"]
+Function = Callable[[Any], np.ndarray]
+PLAN = "plan.json"
+FORMAT = 1
+SHARD_RECORDS = 16_384
+BATCH = 1024
+
+
+class Writer(Protocol):
+    """What takes the vectors in the end, such as `VectorFileWriter`."""
+
+    def write(self, ids: Sequence[str], vectors: np.ndarray) -> None: ...
+
+
+class Mapped(NamedTuple):
+    """What a run has done: how many records, of which so many were there from a run before, and the vectors' kind."""
+
+    records: int
+    resumed: int
+    dim: int
+    dtype: np.dtype
+
+
+def map_records(
+    source: Path | str,
+    out: Path | str,
+    function: Function,
+    work: Path | str | None = None,
+    engine: Engine = "local",
+    *,
+    shard_records: int = SHARD_RECORDS,
+    batch: int = BATCH,
+    n_jobs: int = 1,
+    resume: bool = False,
+    writer: Callable[[Path, int, np.dtype], AbstractContextManager[Writer]] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Mapped:
+    """Write the vector of every record of a file or folder, in the order of the records.
+
+    Parameters
+    ----------
+    source
+        A `.jsonl`, `.ndjson`, `.json`, `.parquet` or `.npy` file, or a folder of such files. In a cluster every
+        machine must see it, and `work`, under the same name.
+    out
+        The file to write; it appears when it is whole.
+    function
+        Takes a list of `Record`s (of `.npy`: an array of rows) and returns an array with a row for each, which must
+        depend on that record alone. Workers get copies of it. Its attribute `fingerprint`, if it has one, says whether
+        a run that is resumed computes the same as the one before.
+    work
+        Folder of finished shards, removed in the end; `<out>.work` when None.
+    engine
+        "local": this process, or `n_jobs` processes; "ray": Ray Data, which also starts a killed worker's shard again.
+    shard_records
+        About how many records are lost when a worker is.
+    batch
+        How many records the function is given at once.
+    n_jobs
+        Worker processes; -1 for all cores.
+    resume
+        Keep the shards that an earlier call has finished in `work`.
+    writer
+        Opens the output, given its path and the vectors' length and dtype; a plain `.npy` when None.
+    progress
+        Called with the number of finished records and of all, now and then.
+
+    Raises
+    ------
+    DataError
+        If the source cannot be read, the function refuses a record (the message names it), or `work` belongs to
+        another run.
+    """
+    for name, value in (("shard_records", shard_records), ("batch", batch)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value!r}.")
+    if n_jobs < 1 and n_jobs != -1:
+        raise ValueError(f"n_jobs must be a positive integer, or -1 for all cores, got {n_jobs!r}.")
+    if engine not in ("local", "ray"):
+        raise ValueError(f"engine must be 'local' or 'ray', got {engine!r}.")
+    out = Path(out)
+    work = Path(work) if work is not None else out.with_name(f"{out.name}.work")
+    for path in (out, work):
+        if path.resolve().is_relative_to(Path(source).resolve()):
+            raise DataError(f"{path} must not lie in {source}, which is read; write elsewhere.")
+    shards = _plan(files_of(source, SUFFIXES), work, function, shard_records, batch, resume)
+    todo = [shard for shard in shards if not _vectors_path(work, shard).exists()]
+    total = sum(shard.count for shard in shards)
+    resumed = done = total - sum(shard.count for shard in todo)
+    task = Task(function, work, batch)
+    try:
+        for outcome in _outcomes(engine, task, todo, n_jobs):
+            if outcome.error:
+                raise DataError(outcome.error)
+            done += shards[outcome.number].count
+            if progress is not None:
+                progress(done, total)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{done} of {total} records are finished, --resume keeps them") from None
+    dim, dtype = _join(shards, work, out, writer or plain_npy, function, batch)
+    shutil.rmtree(work)
+    return Mapped(total, resumed, dim, dtype)
+
+
+# -- one shard ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a worker needs; called with a shard, it writes that shard's ids and vectors."""
+
+    function: Function
+    work: Path
+    batch: int
+
+    def __call__(self, shard: Shard) -> Outcome:
+        from threadpoolctl import threadpool_limits
+
+        try:
+            with threadpool_limits(1):  # sums of floats depend on how threads share them, and workers share the cores
+                self._write(shard)
+        except DataError as error:
+            return Outcome(shard.number, str(error))
+        return Outcome(shard.number)
+
+    def _write(self, shard: Shard) -> None:
+        ids, rows = [], 0
+        with atomic_path(_vectors_path(self.work, shard)) as partial:
+            with open(partial, "wb") as file:
+                for names, batch in read(shard, self.batch):
+                    vectors = self._vectors(shard, rows, batch)
+                    if not rows:
+                        _write_header(file, vectors.dtype, shard.count, vectors.shape[1])
+                    file.write(np.ascontiguousarray(vectors).data)
+                    ids.extend(names)
+                    rows += len(names)
+            if rows != shard.count:
+                raise DataError(f"{shard.path} has changed while it was read; start again, without --resume.")
+            if not shard.holds_rows:
+                write_json(_ids_path(self.work, shard), ids)
+
+    def _vectors(self, shard: Shard, before: int, batch: Batch) -> np.ndarray:
+        """`function` of a batch; where it refuses one, of one record after the other, to name the one."""
+        try:
+            vectors = self.function(batch)
+        except (TypeError, ValueError):
+            for place in range(len(batch)):
+                try:
+                    self.function(batch[place : place + 1])
+                except (TypeError, ValueError) as error:
+                    kind = "row" if shard.holds_rows else "document"
+                    number = shard.before + before + place
+                    raise DataError(f"{shard.path}: {kind} {number}, {error}") from None
+            raise
+        if vectors.ndim != 2 or len(vectors) != len(batch):
+            raise ValueError(
+                f"function must return one vector for each record: for {len(batch)} records it gave {vectors.shape}."
+            )
+        return vectors
+
+
+# -- engines -----------------------------------------------------------------------------------------------------------
+
+
+def _outcomes(engine: Engine, task: Task, todo: list[Shard], n_jobs: int) -> Iterable[Outcome]:
+    if engine == "ray":
+        from linmap.data.engines.ray_data import on_ray
+
+        return on_ray(task, todo, n_jobs) if todo else []
+    jobs = min(len(todo), n_jobs if n_jobs > 0 else os.cpu_count() or 1)
+    return map(task, todo) if jobs <= 1 else _in_processes(task, todo, jobs)
+
+
+def _in_processes(task: Task, todo: list[Shard], jobs: int) -> Iterator[Outcome]:
+    """By joblib, which hands out a shard when one comes back."""
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    run = os.urandom(8).hex()
+    try:
+        parallel: Any = Parallel(jobs, return_as="generator_unordered")
+        yield from parallel(delayed(_kept)(run, task, shard) for shard in todo)
+    except TerminatedWorkerError:
+        raise RuntimeError(
+            f"a worker process was killed (out of memory?); the finished shards are in {task.work}: the same call with "
+            "resume goes on from them. engine='ray' starts killed workers again."
+        ) from None
+
+
+_tasks: dict[str, Task] = {}
+
+
+def _kept(run: str, task: Task, shard: Shard) -> Outcome:
+    """In a worker: the task that came first is used for all shards, so that what its function caches stays."""
+    if run not in _tasks:
+        _tasks.clear()
+        _tasks[run] = task
+    return _tasks[run](shard)
+
+
+# -- the work folder ---------------------------------------------------------------------------------------------------
+
+
+def _plan(
+    files: list[Path], work: Path, function: Function, shard_records: int, batch: int, resume: bool
+) -> list[Shard]:
+    """The shards: those of the run that is resumed, or new ones in an empty work folder."""
+    stats = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+    name = f"{type(function).__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    identity = {
+        "format": FORMAT,
+        "function": str(getattr(function, "fingerprint", name)),
+        "source": [list(stat) for stat in stats],
+        "shard_records": shard_records,
+        "batch": batch,
+    }
+    path = work / PLAN
+    if work.exists() and any(work.iterdir()) and not path.exists():
+        raise DataError(f"{work} holds something else than a run of map_records; name another work folder.")
+    if path.exists() and resume:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        differ = [key for key, value in identity.items() if plan.get(key) != value]
+        if differ:
+            raise DataError(
+                f"{work} belongs to a run with another {', '.join(differ)}; start again without --resume, or name "
+                "another work folder."
+            )
+        return [Shard(**shard) for shard in plan["shards"]]
+    if path.exists():
+        shutil.rmtree(work)
+    shards = cut(files, shard_records)
+    write_json(path, identity | {"shards": [asdict(shard) for shard in shards]})
+    return shards
+
+
+def _vectors_path(work: Path, shard: Shard) -> Path:
+    return work / f"{shard.number:06d}.npy"
+
+
+def _ids_path(work: Path, shard: Shard) -> Path:
+    return work / f"{shard.number:06d}.json"
+
+
+# -- the output --------------------------------------------------------------------------------------------------------
+
+
+def _join(
+    shards: list[Shard], work: Path, out: Path, writer: Any, function: Function, batch: int
+) -> tuple[int, np.dtype]:
+    """All shards in their order, as one file."""
+    filled = [shard for shard in shards if shard.count]
+    first = np.load(_vectors_path(work, filled[0]), mmap_mode="r") if filled else function([])
+    with writer(out, first.shape[1], first.dtype) as file:
+        for shard in filled:
+            vectors = np.load(_vectors_path(work, shard), mmap_mode="r")
+            if (vectors.shape[1], vectors.dtype) != (first.shape[1], first.dtype):
+                raise ValueError(
+                    f"function must return vectors of one kind: {first.dtype} of length {first.shape[1]} at first, "
+                    f"{vectors.dtype} of length {vectors.shape[1]} in {shard.path}."
+                )
+            ids = _ids(shard, work)
+            for start in range(0, shard.count, batch):
+                file.write(ids[start : start + batch], vectors[start : start + batch])
+    return first.shape[1], first.dtype
+
+
+def _ids(shard: Shard, work: Path) -> list[str]:
+    if shard.holds_rows:
+        return [str(row) for row in range(shard.first, shard.first + shard.count)]
+    return json.loads(_ids_path(work, shard).read_text(encoding="utf-8"))
+
+
+class _PlainRows:
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.rows = file, 0
+
+    def write(self, ids: Sequence[str], vectors: np.ndarray) -> None:
+        self.file.write(np.ascontiguousarray(vectors).data)
+        self.rows += len(vectors)
+
+
+@contextmanager
+def plain_npy(out: Path, dim: int, dtype: np.dtype) -> Iterator[Writer]:
+    """A `.npy` file of the vectors alone."""
+    with atomic_path(out) as partial, open(partial, "wb") as file:
+        _write_header(file, dtype, 0, dim)
+        rows = _PlainRows(file)
+        yield rows
+        file.seek(0)
+        _write_header(file, dtype, rows.rows, dim)
+
+
+def _write_header(file: BinaryIO, dtype: np.dtype, rows: int, dim: int) -> None:
+    """NumPy pads headers, so that the number of rows can be filled in at the end."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (rows, dim)}
+    np.lib.format.write_array_header_1_0(file, header)

@@ -1,0 +1,287 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linmap.data.engines import map_records
+from linmap.data.records import read_records
+from linmap.errors import DataError
+
+RECORDS = [{"id": f"r{i}", "x": i * 0.37, "y": [i, -i]} for i in range(23)]
+
+
+def summary() -> Callable:
+    """Defined inside a function, so that workers get it by value."""
+
+    def function(records: list) -> np.ndarray:
+        return np.array([[r.document["x"], sum(r.document["y"]), len(r.id)] for r in records], np.float32)
+
+    return function
+
+
+def lines(path: Path, records: list) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+class Collected:
+    """A writer that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.vectors: list[np.ndarray] = []
+
+    def __call__(self, out: Path, dim: int, dtype: np.dtype) -> "Collected":
+        return self
+
+    def __enter__(self) -> "Collected":
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def write(self, ids: list[str], vectors: np.ndarray) -> None:
+        self.ids += ids
+        self.vectors.append(np.array(vectors))
+
+
+def killed_at(call: int, marker: Path, function: Callable) -> Callable:
+    """`function`, in a process that is killed in the given call, once."""
+    calls = []
+
+    def wrapped(batch: list) -> np.ndarray:
+        calls.append(len(batch))
+        if len(calls) == call and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(batch)
+
+    wrapped.fingerprint = "summary"
+    return wrapped
+
+
+# -- what comes out ----------------------------------------------------------------------------------------------------
+
+
+@given(
+    x=st.lists(st.floats(-1e6, 1e6, width=32), max_size=40),
+    blank=st.lists(st.booleans(), min_size=40, max_size=40),
+    shard_records=st.integers(1, 50),
+    batch=st.integers(1, 9),
+)
+def test_records_come_out_in_order_whatever_the_shards(tmp_path_factory, x, blank, shard_records, batch):
+    folder = tmp_path_factory.mktemp("run")
+    text = "".join(json.dumps({"v": v}) + ("\n \n" if gap else "\n") for v, gap in zip(x, blank, strict=False))
+    (folder / "r.jsonl").write_text(text)
+    got = Collected()
+    done = map_records(
+        folder / "r.jsonl", folder / "out", lambda rs: np.array([[r.document["v"]] for r in rs]).reshape(len(rs), 1),
+        shard_records=shard_records, batch=batch, writer=got,
+    )  # fmt: skip
+    assert done.records == len(x)
+    assert got.ids == [str(i) for i in range(len(x))]
+    np.testing.assert_array_equal(np.concatenate([np.empty((0, 1)), *got.vectors])[:, 0], x)
+
+
+def test_a_folder_of_every_kind_is_read_in_the_order_of_names(tmp_path):
+    source = tmp_path / "data"
+    (source / "deep").mkdir(parents=True)
+    lines(source / "a.jsonl", RECORDS[:5])
+    (source / "b.json").write_text(json.dumps(RECORDS[5:8]))
+    pq.write_table(pa.Table.from_pylist(RECORDS[8:20]), source / "c.parquet", row_group_size=5)
+    lines(source / "deep" / "d.ndjson", RECORDS[20:])
+    (source / ".half.jsonl").write_text("{")
+    (source / "_SUCCESS").write_text("")
+    got = Collected()
+    map_records(source, tmp_path / "out", summary(), shard_records=4, writer=got)
+    assert got.ids == [record["id"] for record in RECORDS] == [record.id for record in read_records(source)]
+    np.testing.assert_array_equal(np.concatenate(got.vectors), summary()(list(read_records(source))))
+
+
+def test_rows_of_arrays_are_records_too(tmp_path, rng=np.random.default_rng(0)):
+    x = rng.normal(size=(30, 4))
+    source, out = tmp_path / "in", tmp_path / "out" / "v.npy"
+    source.mkdir()
+    for name, part in (("a", x[:11]), ("b", x[11:])):
+        np.save(source / f"{name}.npy", part)
+    done = map_records(source, out, lambda rows: rows[:, ::2] * 2, shard_records=7, batch=3)
+    assert done == (30, 0, 2, np.dtype(float))
+    np.testing.assert_array_equal(np.load(out), x[:, ::2] * 2)
+    assert [path.name for path in out.parent.iterdir()] == ["v.npy"]
+
+
+def test_processes_give_the_bytes_of_one(tmp_path):
+    source = lines(tmp_path / "r.jsonl", RECORDS)
+    for n_jobs in (1, 2):
+        map_records(source, tmp_path / f"{n_jobs}.npy", summary(), shard_records=5, n_jobs=n_jobs)
+    assert (tmp_path / "1.npy").read_bytes() == (tmp_path / "2.npy").read_bytes()
+
+
+def test_ray_gives_the_bytes_of_this_process_and_a_killed_worker_loses_nothing(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    source = lines(tmp_path / "r.jsonl", RECORDS)
+    map_records(source, tmp_path / "local.npy", summary(), shard_records=5, batch=2)
+    killed = killed_at(5, tmp_path / "marker", summary())
+    done = map_records(source, tmp_path / "ray.npy", killed, engine="ray", shard_records=5, batch=2)
+    assert (tmp_path / "marker").exists()
+    assert done.records == 23
+    assert (tmp_path / "ray.npy").read_bytes() == (tmp_path / "local.npy").read_bytes()
+
+
+# -- interruptions -----------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_process_leaves_what_is_finished(tmp_path):
+    source, out, seen = lines(tmp_path / "r.jsonl", RECORDS), tmp_path / "v.npy", []
+    killed = killed_at(2, tmp_path / "marker", summary())
+    with pytest.raises(RuntimeError, match="was killed .*resume goes on"):
+        map_records(source, out, killed, shard_records=5, n_jobs=2)
+    assert not out.exists()
+
+    def again(records: list) -> np.ndarray:
+        seen.extend(record.id for record in records)
+        return summary()(records)
+
+    again.fingerprint = killed.fingerprint
+    done = map_records(source, out, again, shard_records=5, resume=True)
+    assert done.resumed == 23 - len(seen) > 0
+    np.testing.assert_array_equal(np.load(out), summary()(list(read_records(source))))
+
+
+PROGRAM = """
+import sys, time
+import numpy as np
+from linmap.data.engines import map_records
+
+def slow(rows):
+    time.sleep(0.1)
+    return rows * 2
+
+slow.fingerprint = "double"
+map_records(sys.argv[1], sys.argv[2], slow, shard_records=2)
+"""
+
+
+def test_a_killed_program_is_resumed(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(60.0).reshape(30, 2))
+    out = tmp_path / "v.npy"
+    driver = subprocess.Popen([sys.executable, "-c", PROGRAM, tmp_path / "x.npy", out])
+    while len(list(tmp_path.glob("v.npy.work/0*.npy"))) < 3:
+        assert driver.poll() is None
+        time.sleep(0.01)
+    driver.kill()
+    driver.wait()
+
+    def double(rows: np.ndarray) -> np.ndarray:
+        return rows * 2
+
+    double.fingerprint = "double"
+    assert not out.exists()
+    done = map_records(tmp_path / "x.npy", out, double, shard_records=2, resume=True)
+    assert 6 <= done.resumed < 30
+    np.testing.assert_array_equal(np.load(out), np.arange(60.0).reshape(30, 2) * 2)
+    assert not (tmp_path / "v.npy.work").exists()
+
+
+def test_ctrl_c_says_what_is_kept(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((9, 2)))
+
+    def interrupted(done: int, total: int) -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="6 of 9 records are finished"):
+        map_records(tmp_path / "x.npy", tmp_path / "v.npy", np.copy, shard_records=3, progress=interrupted)
+    assert map_records(tmp_path / "x.npy", tmp_path / "v.npy", np.copy, shard_records=3, resume=True).resumed == 6
+
+
+def test_only_the_same_run_is_resumed(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((9, 2)))
+    run = {"source": tmp_path / "x.npy", "out": tmp_path / "v.npy"}
+
+    def interrupted(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    def other(rows: np.ndarray) -> np.ndarray:
+        return rows
+
+    with pytest.raises(KeyboardInterrupt):
+        map_records(**run, function=np.copy, shard_records=3, progress=interrupted)
+    with pytest.raises(DataError, match="a run with another function; start again"):
+        map_records(**run, function=other, shard_records=3, resume=True)
+    with pytest.raises(DataError, match="a run with another shard_records"):
+        map_records(**run, function=np.copy, shard_records=4, resume=True)
+    np.save(tmp_path / "x.npy", np.zeros((9, 2)))
+    with pytest.raises(DataError, match="a run with another source"):
+        map_records(**run, function=np.copy, shard_records=3, resume=True)
+    assert map_records(**run, function=other, shard_records=3).resumed == 0  # without resume, all anew
+    np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), np.zeros((9, 2)))
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_record_that_cannot_be_used_is_named(tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "v.npy"
+    folder.mkdir()
+    lines(folder / "a.jsonl", RECORDS[:4])
+    source = lines(folder / "b.jsonl", [*RECORDS[:9], {"x": "none", "y": []}])
+    with pytest.raises(DataError, match=r"b\.jsonl: document 9, could not convert string to float"):
+        map_records(folder, out, summary(), shard_records=4, batch=2)
+    source.write_text('{"x": 1, "y": [1]}\n\n{"x": 1, "y": [1]}\n{"x": NaN}\n')
+    for n_jobs in (1, 2):
+        with pytest.raises(DataError, match=r"b\.jsonl, line 4: NaN is not JSON"):
+            map_records(folder, out, summary(), shard_records=1, n_jobs=n_jobs)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"shard_records": 0}, "shard_records must be at least 1"),
+        ({"batch": 0}, "batch must be at least 1"),
+        ({"n_jobs": 0}, "n_jobs must be a positive integer"),
+        ({"function": lambda rows: rows[:1]}, r"one vector for each record: for 3 records it gave \(1, 2\)"),
+        (
+            {"function": lambda rows: rows[:, : int(rows[0, 0]) + 1]},
+            "vectors of one kind: float64 of length 1 at first",
+        ),
+        ({"work": Path("others")}, "others holds something else than a run"),
+        ({"work": Path("x.npy")}, "x.npy must not lie in x.npy, which is read"),
+        ({"source": Path()}, "v.npy must not lie in ., which is read"),
+        ({"source": Path("nothing.npy")}, "nothing.npy is not a file"),
+        ({"source": Path("x.csv")}, "must end in .jsonl, .ndjson, .json, .parquet, .npy"),
+        ({"source": Path("others")}, "the folder others holds no file that ends in"),
+    ],
+)
+def test_wrong_use_is_told(tmp_path, monkeypatch, wrong, message):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.arange(6.0).reshape(3, 2) // 2)
+    Path("others").mkdir()
+    Path("others", "precious.txt").write_text("")
+    run = {"source": Path("x.npy"), "out": Path("v.npy"), "function": np.copy, "shard_records": 1} | wrong
+    if "function" in wrong and "one vector" in message:
+        run["shard_records"] = 3
+    with pytest.raises(ValueError, match=message):
+        map_records(**run)
+    assert Path("others", "precious.txt").exists()
+    assert not Path("v.npy").exists()
+
+
+def test_without_ray_the_way_out_is_named(tmp_path, monkeypatch):
+    from linmap.errors import UsageError
+
+    np.save(tmp_path / "x.npy", np.ones((2, 2)))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"pip install 'linmap\[ray\]'"):
+        map_records(tmp_path / "x.npy", tmp_path / "v.npy", np.copy, engine="ray")
