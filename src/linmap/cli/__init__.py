@@ -60,10 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has gone, as in `linmap list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         resume = "" if "--resume" in words else " --resume"
-        how = f"; go on with: linmap {shlex.join(words)}{resume}" if verb_first[0] in RESUMABLE else ""
-        return _end(INTERRUPTED, f"interrupted{how}", as_json)
+        kept = f": {stop}" if str(stop) else ""  # what says how far it came can be resumed
+        how = f"; go on with: linmap {shlex.join(words)}{resume}" if kept or verb_first[0] in RESUMABLE else ""
+        return _end(INTERRUPTED, f"interrupted{kept}{how}", as_json)
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -108,8 +108,8 @@ def test_a_folder_of_every_kind_is_read_in_the_order_of_names(tmp_path):
     np.testing.assert_array_equal(np.concatenate(got.vectors), summary()(list(read_records(source))))
 
 
-def test_rows_of_arrays_are_records_too(tmp_path, rng=np.random.default_rng(0)):
-    x = rng.normal(size=(30, 4))
+def test_rows_of_arrays_are_records_too(tmp_path):
+    x = np.random.default_rng(0).normal(size=(30, 4))
     source, out = tmp_path / "in", tmp_path / "out" / "v.npy"
     source.mkdir()
     for name, part in (("a", x[:11]), ("b", x[11:])):
@@ -144,7 +144,7 @@ def test_ray_gives_the_bytes_of_this_process_and_a_killed_worker_loses_nothing(t
 def test_a_killed_process_leaves_what_is_finished(tmp_path):
     source, out, seen = lines(tmp_path / "r.jsonl", RECORDS), tmp_path / "v.npy", []
     killed = killed_at(2, tmp_path / "marker", summary())
-    with pytest.raises(RuntimeError, match="was killed .*resume goes on"):
+    with pytest.raises(RuntimeError, match=r"was killed .*resume goes on"):
         map_records(source, out, killed, shard_records=5, n_jobs=2)
     assert not out.exists()
 

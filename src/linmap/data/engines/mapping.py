@@ -113,16 +113,17 @@ def map_records(
     todo = [shard for shard in shards if not _vectors_path(work, shard).exists()]
     total = sum(shard.count for shard in shards)
     resumed = done = total - sum(shard.count for shard in todo)
-    task = Task(function, work, batch)
+    report = progress or (lambda done, total: None)
+    report(done, total)
     try:
-        for outcome in _outcomes(engine, task, todo, n_jobs):
+        for outcome in _outcomes(engine, Task(function, work, batch), todo, n_jobs):
             if outcome.error:
                 raise DataError(outcome.error)
             done += shards[outcome.number].count
-            if progress is not None:
-                progress(done, total)
+            report(done, total)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{done} of {total} records are finished, --resume keeps them") from None
+        done = sum(shard.count for shard in shards if _vectors_path(work, shard).exists())
+        raise KeyboardInterrupt(f"{done} of {total} records are finished") from None
     dim, dtype = _join(shards, work, out, writer or plain_npy, function, batch)
     shutil.rmtree(work)
     return Mapped(total, resumed, dim, dtype)

@@ -1,0 +1,136 @@
+"""MBAT and BT² applied to folders: interrupted and resumed, here and on Ray, with the same bytes."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from linmap.cli import main
+from linmap.data.engines import map_records
+from linmap.data.records import read_records
+from linmap.recipes import bt2, mbat
+from linmap.recipes.job import ApplyJob, FitJob
+from linmap.retrieve.bt2 import EmbeddingUpgrade
+from linmap.retrieve.mbat import JSONVectorizer, VectorFile
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    folder = tmp_path / "records"
+    folder.mkdir()
+    lines = mbat.files.PATIENTS.read_bytes().splitlines(keepends=True)
+    for name, part in (("a.jsonl", lines[:13]), ("b.jsonl", lines[13:20])):
+        (folder / name).write_bytes(b"".join(part))
+    return folder
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Path:
+    folder = tmp_path / "gallery"
+    folder.mkdir()
+    with np.load(bt2.files.BANKING) as arrays:
+        X = arrays["new"][700:1000]
+    for name, part in (("a", X[:170]), ("b", X[170:])):
+        np.save(folder / f"{name}.npy", part)
+    return folder
+
+
+@pytest.fixture
+def upgrade(tmp_path: Path) -> Path:
+    bt2.fit(bt2.Settings(method="procrustes"), FitJob(out=tmp_path / "upgrade"))
+    return tmp_path / "upgrade"
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Shards of seven records, with Ctrl-C after so many records."""
+
+    def install(stop_at: int | None = None) -> None:
+        def mapped(*args: Any, shard_records: int = 0, batch: int = 0, progress: Any = None, **options: Any) -> Any:
+            def report(done: int, total: int) -> None:
+                if stop_at is not None and done >= stop_at:
+                    raise KeyboardInterrupt
+
+            return map_records(*args, shard_records=7, batch=4, progress=report, **options)
+
+        for recipe in (mbat, bt2):
+            monkeypatch.setattr(recipe.files, "map_records", mapped)
+
+    return install
+
+
+def test_a_folder_of_records_is_encoded_in_its_order(records, tmp_path):
+    summary = mbat.apply(mbat.ApplySettings(dim=64), ApplyJob(data=records, out=tmp_path / "v.parquet"))
+    file, expected = VectorFile(tmp_path / "v.parquet"), list(read_records(records))
+    assert (summary["records"], summary["resumed"]) == (20, 0)
+    assert file.ids == [record.id for record in expected]
+    vectors = JSONVectorizer(64).transform([record.document for record in expected])
+    np.testing.assert_array_equal(np.concatenate(list(file.blocks())), vectors)
+
+
+def test_a_folder_of_vectors_is_upgraded_in_its_order(gallery, upgrade, tmp_path):
+    summary = bt2.apply(bt2.ApplySettings(), ApplyJob(upgrade, gallery, tmp_path / "v.npy"))
+    assert (summary["vectors"], summary["dim"]) == (300, 384)
+    X = np.concatenate([np.load(gallery / name) for name in ("a.npy", "b.npy")])
+    np.testing.assert_allclose(np.load(tmp_path / "v.npy"), EmbeddingUpgrade.load(upgrade).transform(X), atol=1e-6)
+
+
+def test_the_row_that_cannot_be_upgraded_is_named(gallery, upgrade, tmp_path):
+    X = np.load(gallery / "b.npy")
+    X[57] = 0
+    np.save(gallery / "b.npy", X)
+    with pytest.raises(ValueError, match=r"b\.npy: row 57, the vector is zero"):
+        bt2.apply(bt2.ApplySettings(), ApplyJob(upgrade, gallery, tmp_path / "v.npy"))
+
+
+def test_ctrl_c_names_the_command_that_goes_on(records, tmp_path, small_shards, capsys):
+    words = ["apply", "mbat", "--data", str(records), "--dim", "64", "--n-jobs", "1", "--out"]
+    small_shards()
+    assert main([*words, str(tmp_path / "whole.npy")]) == 0
+    small_shards(stop_at=13)
+    assert main([*words, str(tmp_path / "v.npy")]) == 130
+    err = capsys.readouterr().err
+    assert "interrupted: 13 of 20 records are finished; go on with: linmap apply mbat" in err
+    small_shards()
+    command = err.rpartition("go on with: linmap ")[2].split()
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["summary"]["resumed"] == 13
+    assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_another_upgrade_does_not_go_on_with_the_shards_of_one(gallery, upgrade, tmp_path, small_shards):
+    small_shards(stop_at=100)
+    with pytest.raises(KeyboardInterrupt, match="of 300 records"):
+        bt2.apply(bt2.ApplySettings(), ApplyJob(upgrade, gallery, tmp_path / "v.npy"))
+    with pytest.raises(ValueError, match="a run with another function"):
+        bt2.apply(bt2.ApplySettings("query", resume=True), ApplyJob(upgrade, gallery, tmp_path / "v.npy"))
+    small_shards()
+    summary = bt2.apply(bt2.ApplySettings(resume=True), ApplyJob(upgrade, gallery, tmp_path / "v.npy"))
+    assert summary["resumed"] >= 100
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    import ray
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.mark.slow
+def test_ray_writes_the_bytes_of_this_process(records, gallery, upgrade, tmp_path, small_shards, ray):
+    small_shards()
+    for engine in ("local", "ray"):
+        settings = mbat.ApplySettings(dim=256, engine=engine, n_jobs=2 if engine == "ray" else 1)
+        mbat.apply(settings, ApplyJob(data=records, out=tmp_path / engine / "v.parquet"))
+        for output in ("gallery", "query"):
+            out = tmp_path / engine / f"{output}.npy"
+            bt2.apply(bt2.ApplySettings(output, 2, engine), ApplyJob(upgrade, gallery, out))
+    names = ["v.parquet", "gallery.npy", "query.npy"]
+    local, on_ray = ([(tmp_path / engine / name).read_bytes() for name in names] for engine in ("local", "ray"))
+    assert local == on_ray
