@@ -68,6 +68,15 @@ def test_a_small_cache_gives_the_same_vectors(patients: list, n_jobs: int) -> No
     assert len(roomy._state().bound_leaves) > 1500
 
 
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_the_bytes_of_soft_values_do_not_depend_on_what_was_met_before(n_jobs: int) -> None:
+    numbers = np.random.default_rng(0).uniform(0, 100, (60, 40)).tolist()
+    documents = [{"x": row, "t": f"word{i % 5} and {i}"} for i, row in enumerate(numbers)]
+    roomy = JSONVectorizer(1024).transform(documents)
+    tight = JSONVectorizer(1024, cache_bytes=1 << 20, n_jobs=n_jobs)  # 192 rows: emptied in every fourth document
+    assert np.array_equal(np.concatenate(list(tight.transform_stream(documents, batch_size=10))), roomy)
+
+
 def test_memory_of_a_stream_is_bounded() -> None:
     vectorizer = JSONVectorizer(64, cache_bytes=1 << 20)
     table = vectorizer._state().bound_leaves

@@ -62,9 +62,10 @@ class BoundLeaves:
         self.capacity = max(64, options.cache_bytes * 3 // 4 // row_bytes)
         self._max_nodes = max(64, options.cache_bytes // 8 // NODE_BYTES)
         # Memory is taken from the system page by page, when rows are first written.
-        self._table = torch.empty(self.capacity, options.dim, dtype=torch.from_numpy(np.empty(0, self._dtype)).dtype)
+        # One row more holds the document that is open when the others are summed.
+        self._table = torch.empty(self.capacity + 1, options.dim, dtype=torch.from_numpy(np.empty(0, self._dtype)).dtype)
         self._rows = self._table.numpy()
-        self._last_used = np.zeros(self.capacity, np.int64)
+        self._last_used = np.zeros(self.capacity + 1, np.int64)
         self._owners: list[tuple[dict, Hashable] | None] = []  # of the rows taken so far: where the trie has them
         self._free: list[int] = []
         self._path_operators: LeastRecentlyUsed[Node, SignedPermutation] = LeastRecentlyUsed(
@@ -247,12 +248,25 @@ class BoundLeaves:
         return sums
 
     def _flush(self) -> None:
-        """Sum what the batch has gathered so far, so that its rows may be forgotten."""
+        """Sum what the batch has gathered so far, so that its rows may be forgotten.
+
+        The open document goes on from its sum as from a first row: floats are added in the order of its leaves, as
+        they are without a flush, so that no vector depends on what was met before.
+        """
+        self._wait()
         indices = np.array(self._indices, np.int64)
-        self._carried.append(self._sum(indices, np.array(self._starts, np.int64), []))
+        sums = self._sum(indices, np.array(self._starts, np.int64), [])
         self._mark_used(indices)
-        self._indices.clear()
+        self._rows[self.capacity] = sums[-1].numpy()
+        sums[-1] = 0
+        self._carried.append(sums)
+        self._indices[:] = [self.capacity]
         self._starts[:] = [0] * len(self._starts)
+
+    def _wait(self) -> None:
+        """For the sums that other threads are still reading rows for."""
+        for work in self._in_flight:
+            work.exception()
 
     def _mark_used(self, indices: np.ndarray) -> None:
         self._clock += 1
@@ -260,8 +274,7 @@ class BoundLeaves:
 
     def _forget(self) -> None:
         """Free the half of the rows that were used longest ago, and the places that have none left."""
-        for work in self._in_flight:
-            work.exception()
+        self._wait()
         used = np.array([row for row, owner in enumerate(self._owners) if owner is not None], np.int64)
         oldest = used[np.argsort(self._last_used[used], kind="stable")[: (len(used) + 1) // 2]]
         for row in oldest.tolist():
