@@ -63,7 +63,9 @@ class BoundLeaves:
         self._max_nodes = max(64, options.cache_bytes // 8 // NODE_BYTES)
         # Memory is taken from the system page by page, when rows are first written.
         # One row more holds the document that is open when the others are summed.
-        self._table = torch.empty(self.capacity + 1, options.dim, dtype=torch.from_numpy(np.empty(0, self._dtype)).dtype)
+        self._table = torch.empty(
+            self.capacity + 1, options.dim, dtype=torch.from_numpy(np.empty(0, self._dtype)).dtype
+        )
         self._rows = self._table.numpy()
         self._last_used = np.zeros(self.capacity + 1, np.int64)
         self._owners: list[tuple[dict, Hashable] | None] = []  # of the rows taken so far: where the trie has them
