@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ LINES = 1_000_000
 
 def run() -> list[Measurement]:
     texts = [orjson.dumps(record.document) for record in read_records(EMBEDDED / "fhir_patients.jsonl")]
-    return [*warm(texts), new_numbers(texts), binding(), long_stream()]
+    return [*warm(texts), new_numbers(texts), binding(), whole_documents(texts), long_stream()]
 
 
 def warm(texts: list[bytes]) -> Iterator[Measurement]:
@@ -104,6 +104,61 @@ def binding() -> Measurement:
         hypervectors = torchhd.ensure_vsa_tensor(torch.from_numpy(x), "MAP")
         theirs = lambda: torchhd.bind(a, hypervectors)  # noqa: E731
     return compare(f"bind one key, D = {D}, batch {batch}", lambda: operator.apply(x), "torchhd MAP", theirs, note=note)
+
+
+def whole_documents(texts: list[bytes]) -> Measurement:
+    """The same parsed documents, exact leaves, on one thread each.
+
+    torchhd encodes no JSON, so what its users would write stands in: the hypervector of every path (its keys bound, its
+    indices permuted) and of every value is there beforehand, and a document is the multiset of its paths bound to its
+    values.
+    """
+    documents = [parse_json(text) for text in texts[:200]]
+    vectorizer = JSONVectorizer(strings="exact", numbers="exact", normalize="none")
+    theirs = None if torchhd is None else by_torchhd(documents, vectorizer.dim)
+    note = "both look every leaf up anew, and both have met it before; torchhd's path vectors commute"
+    return compare(f"encode {len(documents)} parsed patients, exact leaves, one thread",
+                   lambda: on_one_thread(lambda: vectorizer.transform(documents)), "torchhd MAP, bind and multiset",
+                   theirs and (lambda: on_one_thread(theirs)), note=note, repeats=7)  # fmt: skip
+
+
+def on_one_thread(function: Callable[[], object]) -> None:
+    torch.set_num_threads(1)
+    function()
+    torch.set_num_threads(THREADS)
+
+
+def by_torchhd(documents: list, dim: int) -> Callable[[], torch.Tensor]:
+    known = [leaf for document in documents for leaf in leaves_of(document)]
+    paths = {path: row for row, path in enumerate(dict.fromkeys(path for path, _ in known))}
+    values = {value: row for row, value in enumerate(dict.fromkeys(value for _, value in known))}
+    keys = {step: torchhd.random(1, dim, "MAP")[0] for path in paths for step in path if isinstance(step, str)}
+    roles = torch.stack([role_of(path, keys, dim) for path in paths])
+    fillers = torchhd.random(len(values), dim, "MAP")
+
+    def encode_all() -> torch.Tensor:
+        vectors = []
+        for document in documents:
+            rows = torch.tensor([(paths[path], values[value]) for path, value in leaves_of(document)])
+            vectors.append(torchhd.multiset(torchhd.bind(roles[rows[:, 0]], fillers[rows[:, 1]])))
+        return torch.stack(vectors)
+
+    return encode_all
+
+
+def role_of(path: tuple, keys: dict[str, torch.Tensor], dim: int) -> torch.Tensor:
+    role = torchhd.identity(1, dim, "MAP")[0]
+    for step in reversed(path):
+        role = torchhd.permute(role, shifts=step + 1) if isinstance(step, int) else torchhd.bind(keys[step], role)
+    return role
+
+
+def leaves_of(value: object, path: tuple = ()) -> Iterator[tuple[tuple, object]]:
+    if value and isinstance(value, dict | list):
+        for step, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves_of(item, (*path, step))
+    else:
+        yield path, (type(value), value if not isinstance(value, dict | list) else None)
 
 
 def long_stream() -> Measurement:

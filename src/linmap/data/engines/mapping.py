@@ -116,7 +116,7 @@ def map_records(
     report = progress or (lambda done, total: None)
     report(done, total)
     try:
-        for outcome in _outcomes(engine, Task(function, work, batch), todo, n_jobs):
+        for outcome in _outcomes(engine, Task(function, work.resolve(), batch), todo, n_jobs):
             if outcome.error:
                 raise DataError(outcome.error)
             done += shards[outcome.number].count

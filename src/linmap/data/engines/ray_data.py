@@ -42,7 +42,7 @@ def on_ray(task: Task, todo: list[Shard], n_jobs: int) -> Iterator[Outcome]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     workers = n_jobs if n_jobs > 0 else int(ray.cluster_resources().get("CPU", 1))
     try:
-        rows = [{"shard": json.dumps(asdict(shard))} for shard in todo]
+        rows = [{"shard": json.dumps(asdict(shard) | {"path": os.path.abspath(shard.path)})} for shard in todo]
         shards = ray.data.from_items(rows, override_num_blocks=len(rows))
         pool = ray.data.ActorPoolStrategy(size=min(workers, len(todo)))
         done = shards.map_batches(Worker, batch_size=1, fn_constructor_args=(task,), compute=pool)
