@@ -1,6 +1,6 @@
 """Files of JSON records to a file of vectors (D = 2048, float32) by the engines of `linmap apply mbat`.
 
-The records are the 418 embedded patients again and again, 1.6 kB of JSON text and some 106 leaves each. The time is
+The records are the 418 embedded patients again and again, 3.4 kB of JSON text and some 106 leaves each. The time is
 that of the whole command: cutting the source into shards, starting the workers, encoding, joining the shards to one
 Parquet file. Ray itself runs beforehand, as on a cluster; its actors do not. A worker is one process on one core.
 """
