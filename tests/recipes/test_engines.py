@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from linmap.cli import main
@@ -14,7 +16,7 @@ from linmap.data.records import read_records
 from linmap.recipes import bt2, mbat
 from linmap.recipes.job import ApplyJob, FitJob
 from linmap.retrieve.bt2 import EmbeddingUpgrade
-from linmap.retrieve.mbat import JSONVectorizer, VectorFile
+from linmap.retrieve.mbat import JSONVectorizer, VectorFile, VectorFileWriter
 
 
 @pytest.fixture
@@ -76,6 +78,35 @@ def test_a_folder_of_vectors_is_upgraded_in_its_order(gallery, upgrade, tmp_path
     assert (summary["vectors"], summary["dim"]) == (300, 384)
     X = np.concatenate([np.load(gallery / name) for name in ("a.npy", "b.npy")])
     np.testing.assert_allclose(np.load(tmp_path / "v.npy"), EmbeddingUpgrade.load(upgrade).transform(X), atol=1e-6)
+
+
+@pytest.mark.parametrize(("kept", "wanted"), [("parquet", "npy"), ("npy", "parquet"), ("npy", "npy")])
+def test_vectors_with_ids_keep_them(gallery, upgrade, tmp_path, small_shards, kept, wanted):
+    small_shards()
+    X, folder = np.concatenate([np.load(path) for path in sorted(gallery.iterdir())]), tmp_path / "named"
+    names = [f"item {i}" for i in range(300)]
+    for start, name in ((0, "a"), (111, "b")):
+        rows = slice(start, 111 if name == "a" else None)
+        with VectorFileWriter(folder / f"{name}.{kept}", 384, {"source": "elsewhere"}) as file:
+            file.write(names[rows], X[rows])
+    out = tmp_path / f"v.{wanted}"
+    summary = bt2.apply(bt2.ApplySettings(), ApplyJob(upgrade, folder, out))
+    file = VectorFile(out)
+    assert (summary["vectors"], file.ids) == (300, names)
+    expected = EmbeddingUpgrade.load(upgrade).transform(X)
+    np.testing.assert_allclose(np.concatenate(list(file.blocks())), expected, atol=1e-6)
+
+
+def test_parquet_without_vectors_is_refused(upgrade, tmp_path):
+    pq.write_table(pa.table({"id": ["a"], "text": ["b"]}), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"t\.parquet must hold vectors: a column id, and a column vector"):
+        bt2.apply(bt2.ApplySettings(), ApplyJob(upgrade, tmp_path / "t.parquet", tmp_path / "v.npy"))
+
+
+def test_ids_that_are_not_those_of_the_rows_are_refused(gallery, upgrade, tmp_path):
+    (gallery / "a.json").write_text('{"ids": ["one", "two"]}')
+    with pytest.raises(ValueError, match=r"a\.npy has 170 rows, but a\.json beside it 2 ids"):
+        bt2.apply(bt2.ApplySettings(), ApplyJob(upgrade, gallery, tmp_path / "v.npy"))
 
 
 def test_the_row_that_cannot_be_upgraded_is_named(gallery, upgrade, tmp_path):

@@ -58,7 +58,7 @@ def test_wrong_files_are_named(files: tuple[Path, Path], tmp_path: Path) -> None
     fit(Settings(), FitJob(out=tmp_path / "run"))
     with pytest.raises(DataError, match="384 columns"):
         apply(ApplySettings(), ApplyJob(tmp_path / "run", new, tmp_path / "out.npy"))
-    with pytest.raises(UsageError, match=r"written as \.npy"):
+    with pytest.raises(UsageError, match=r"written as \.npy or \.parquet"):
         apply(ApplySettings(), ApplyJob(tmp_path / "run", None, tmp_path / "out.csv"))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 import numpy as np
 
 from linmap.artifacts import atomic_path, write_json
-from linmap.data.engines.shards import SUFFIXES, Batch, Outcome, Shard, cut, read
+from linmap.data.engines.shards import SUFFIXES, VECTORS, Batch, Outcome, Shard, cut, read
 from linmap.data.records import files_of
 from linmap.errors import DataError
 
@@ -58,6 +59,7 @@ def map_records(
     batch: int = BATCH,
     n_jobs: int = 1,
     resume: bool = False,
+    vectors: bool = False,
     writer: Callable[[Path, int, np.dtype], AbstractContextManager[Writer]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Mapped:
@@ -86,6 +88,8 @@ def map_records(
         Worker processes; -1 for all cores.
     resume
         Keep the shards that an earlier call has finished in `work`.
+    vectors
+        Parquet files hold vectors (columns id and vector), which the function gets as those of `.npy`.
     writer
         Opens the output, given its path and the vectors' length and dtype; a plain `.npy` when None.
     progress
@@ -109,7 +113,8 @@ def map_records(
     for path in (out, work):
         if path.resolve().is_relative_to(Path(source).resolve()):
             raise DataError(f"{path} must not lie in {source}, which is read; write elsewhere.")
-    shards = _plan(files_of(source, SUFFIXES), work, function, shard_records, batch, resume)
+    files = files_of(source, VECTORS if vectors else SUFFIXES)
+    shards = _plan(files, work, function, shard_records, batch, vectors, resume)
     todo = [shard for shard in shards if not _vectors_path(work, shard).exists()]
     total = sum(shard.count for shard in shards)
     resumed = done = total - sum(shard.count for shard in todo)
@@ -163,7 +168,7 @@ class Task:
                     rows += len(names)
             if rows != shard.count:
                 raise DataError(f"{shard.path} has changed while it was read; start again, without --resume.")
-            if not shard.holds_rows:
+            if shard.named:
                 write_json(_ids_path(self.work, shard), ids)
 
     def _vectors(self, shard: Shard, before: int, batch: Batch) -> np.ndarray:
@@ -175,7 +180,7 @@ class Task:
                 try:
                     self.function(batch[place : place + 1])
                 except (TypeError, ValueError) as error:
-                    kind = "row" if shard.holds_rows else "document"
+                    kind = "row" if shard.rows else "document"
                     number = shard.before + before + place
                     raise DataError(f"{shard.path}: {kind} {number}, {error}") from None
             raise
@@ -204,14 +209,19 @@ def _in_processes(task: Task, todo: list[Shard], jobs: int) -> Iterator[Outcome]
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     run = os.urandom(8).hex()
+    parallel: Any = Parallel(jobs, return_as="generator_unordered")
+    outcomes = parallel(delayed(_kept)(run, task, shard) for shard in todo)
     try:
-        parallel: Any = Parallel(jobs, return_as="generator_unordered")
-        yield from parallel(delayed(_kept)(run, task, shard) for shard in todo)
+        for outcome in outcomes:  # noqa: UP028  (a `yield from` would close it outside of what follows)
+            yield outcome
     except TerminatedWorkerError:
         raise RuntimeError(
             f"a worker process was killed (out of memory?); the finished shards are in {task.work}: the same call with "
             "resume goes on from them. engine='ray' starts killed workers again."
         ) from None
+    finally:
+        with warnings.catch_warnings(action="ignore"):  # of shards that are given up after an error
+            outcomes.close()
 
 
 _tasks: dict[str, Task] = {}
@@ -229,7 +239,7 @@ def _kept(run: str, task: Task, shard: Shard) -> Outcome:
 
 
 def _plan(
-    files: list[Path], work: Path, function: Function, shard_records: int, batch: int, resume: bool
+    files: list[Path], work: Path, function: Function, shard_records: int, batch: int, vectors: bool, resume: bool
 ) -> list[Shard]:
     """The shards: those of the run that is resumed, or new ones in an empty work folder."""
     stats = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
@@ -240,6 +250,7 @@ def _plan(
         "source": [list(stat) for stat in stats],
         "shard_records": shard_records,
         "batch": batch,
+        "vectors": vectors,
     }
     path = work / PLAN
     if work.exists() and any(work.iterdir()) and not path.exists():
@@ -255,7 +266,7 @@ def _plan(
         return [Shard(**shard) for shard in plan["shards"]]
     if path.exists():
         shutil.rmtree(work)
-    shards = cut(files, shard_records)
+    shards = cut(files, shard_records, vectors)
     write_json(path, identity | {"shards": [asdict(shard) for shard in shards]})
     return shards
 
@@ -292,7 +303,7 @@ def _join(
 
 
 def _ids(shard: Shard, work: Path) -> list[str]:
-    if shard.holds_rows:
+    if not shard.named:
         return [str(row) for row in range(shard.first, shard.first + shard.count)]
     return json.loads(_ids_path(work, shard).read_text(encoding="utf-8"))
 

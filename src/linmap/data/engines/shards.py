@@ -5,17 +5,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from linmap.data.arrays import open_rows
-from linmap.data.records import READERS, as_record, open_parquet, read_json, read_jsonl, read_parquet
+from linmap.data.records import READERS, as_record, open_parquet, parse_json, read_json, read_jsonl, read_parquet
+from linmap.errors import DataError
 
 SUFFIXES = (*READERS, ".npy")
+VECTORS = (".npy", ".parquet")
 Batch = list[Any] | np.ndarray
-"""Records (`linmap.data.records.Record`) of a JSON or Parquet file, or rows of a `.npy` file."""
+"""Records (`linmap.data.records.Record`), or vectors, one a row."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,10 @@ class Shard:
         How many records of the file come before it.
     line
         Line of a JSONL file at which it begins, from 1.
+    rows
+        Whether it holds rows of vectors, and not records.
+    named
+        Whether its records have ids of their own, and not their numbers alone.
     """
 
     number: int
@@ -48,10 +55,8 @@ class Shard:
     stop: int
     before: int = 0
     line: int = 1
-
-    @property
-    def holds_rows(self) -> bool:
-        return self.path.lower().endswith(".npy")
+    rows: bool = False
+    named: bool = True
 
 
 class Outcome(NamedTuple):
@@ -61,17 +66,37 @@ class Outcome(NamedTuple):
     error: str = ""
 
 
-def cut(files: list[Path], shard_records: int) -> list[Shard]:
+def cut(files: list[Path], shard_records: int, vectors: bool = False) -> list[Shard]:
     """Shards of about `shard_records` records: exactly so many in JSONL and `.npy`, whole row groups in Parquet, and
-    each `.json` as one. A file's last may be shorter; the cuts depend on nothing but the files and this number."""
+    each `.json` as one. A file's last may be shorter; the cuts depend on nothing but the files and this number.
+
+    With `vectors`, Parquet files hold vectors too: columns id and vector.
+    """
     cutters = {".jsonl": _lines, ".ndjson": _lines, ".json": _whole, ".parquet": _row_groups, ".npy": _rows}
     shards, first = [], 0
     for file in files:
-        before = 0
-        for start, stop, count, line in cutters[file.suffix.lower()](file, shard_records):
-            shards.append(Shard(len(shards), str(file), first, count, start, stop, before, line))
+        before, kind = 0, file.suffix.lower()
+        if vectors and kind == ".parquet":
+            with open_parquet(file) as table:
+                _check_table(file, table.schema_arrow)
+        rows, named = vectors or kind == ".npy", kind != ".npy" or ids_beside(file) is not None
+        for start, stop, count, line in cutters[kind](file, shard_records):
+            shards.append(Shard(len(shards), str(file), first, count, start, stop, before, line, rows, named))
             first, before = first + count, before + count
     return shards or [Shard(0, str(files[0]), 0, 0, 0, 0)]
+
+
+def ids_beside(path: Path) -> list[str] | None:
+    """The ids in the `.json` beside a `.npy` file, if it is a file of vectors that has one."""
+    sidecar = path.with_suffix(".json")
+    return _ids_in(sidecar, sidecar.stat().st_mtime_ns) if sidecar.exists() else None
+
+
+@lru_cache(maxsize=1)
+def _ids_in(sidecar: Path, mtime: int) -> list[str] | None:
+    """Read once for all shards of a file, as long as it is not written again."""
+    value = parse_json(sidecar.read_bytes())
+    return value.get("ids") if isinstance(value, dict) else None
 
 
 def read(shard: Shard, batch: int) -> Iterator[tuple[list[str], Batch]]:
@@ -79,12 +104,8 @@ def read(shard: Shard, batch: int) -> Iterator[tuple[list[str], Batch]]:
     path = Path(shard.path)
     if not shard.count:
         return
-    if shard.holds_rows:
-        rows = open_rows(path)
-        for start in range(shard.start, shard.stop, batch):
-            part = np.array(rows[start : min(start + batch, shard.stop)])
-            first = shard.first + start - shard.start
-            yield [str(number) for number in range(first, first + len(part))], part
+    if shard.rows:
+        yield from (_read_table if path.suffix.lower() == ".parquet" else _read_matrix)(shard, path, batch)
         return
     values = {
         ".json": lambda: read_json(path),
@@ -93,6 +114,34 @@ def read(shard: Shard, batch: int) -> Iterator[tuple[list[str], Batch]]:
     records = (as_record(value, number) for number, value in enumerate(values, shard.first))
     while part := list(itertools.islice(records, batch)):
         yield [record.id for record in part], part
+
+
+def _read_matrix(shard: Shard, path: Path, batch: int) -> Iterator[tuple[list[str], Batch]]:
+    rows, ids = open_rows(path), ids_beside(path) if shard.named else None
+    if ids is not None and len(ids) != len(rows):
+        raise DataError(f"{path} has {len(rows)} rows, but {path.stem}.json beside it {len(ids)} ids; write both anew.")
+    for start in range(shard.start, shard.stop, batch):
+        stop = min(start + batch, shard.stop)
+        numbers = range(start - shard.start + shard.first, stop - shard.start + shard.first)
+        yield ids[start:stop] if ids else [str(number) for number in numbers], np.array(rows[start:stop])
+
+
+def _read_table(shard: Shard, path: Path, batch: int) -> Iterator[tuple[list[str], Batch]]:
+    with open_parquet(path) as file:
+        for part in file.iter_batches(batch, range(shard.start, shard.stop), columns=["id", "vector"]):
+            ids = [str(name) for name in part.column("id").to_pylist()]
+            vectors = part.column("vector").flatten().to_numpy()
+            yield ids, vectors.reshape(len(ids), -1)
+
+
+def _check_table(path: Path, schema: Any) -> None:
+    from pyarrow import types
+
+    column = schema.field("vector").type if {"id", "vector"} <= set(schema.names) else None
+    if column is None or not types.is_fixed_size_list(column) or not types.is_floating(column.value_type):
+        raise DataError(
+            f"{path} must hold vectors: a column id, and a column vector of lists of floats, all of one length."
+        )
 
 
 Cut = tuple[int, int, int, int]  # start, stop, records, first line

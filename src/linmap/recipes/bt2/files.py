@@ -13,10 +13,12 @@ import numpy as np
 from linmap.artifacts import read_config
 from linmap.data import EMBEDDED
 from linmap.data.arrays import open_rows, read_npz
-from linmap.data.engines import Engine, map_records
+from linmap.data.engines import VECTORS, Engine, ids_beside, map_records
+from linmap.data.records import files_of
 from linmap.errors import DataError, UsageError
 from linmap.recipes.job import ApplyJob, FitJob
 from linmap.retrieve.bt2 import EmbeddingUpgrade
+from linmap.retrieve.mbat import VectorFileWriter
 
 BANKING = EMBEDDED / "banking77_embeddings.npz"
 CALIBRATION = 700  # first rows of the embedded data, which no comparison searches
@@ -75,13 +77,18 @@ def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
 
 
 def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
-    """Transform new vectors, in a .npy file or a folder of such files, block by block."""
+    """Transform new vectors, block by block: a .npy file, a file of vectors with ids, or a folder of these.
+
+    What has ids keeps them: the result is a file of vectors too.
+    """
     if job.artifact is None:
         raise UsageError("bt2 needs a fitted run: `linmap fit bt2 --new FILE --old FILE --out DIR`, then apply DIR.")
     function = Upgrade(job.artifact, settings.output)
     source, out = job.data or BANKING, job.out or job.artifact / f"{settings.output}.npy"
-    if out.suffix != ".npy":
-        raise UsageError(f"--out {out}: vectors are written as .npy.")
+    if out.suffix not in VECTORS:
+        raise UsageError(f"--out {out}: vectors are written as .npy or .parquet.")
+    metadata = {"system": "bt2", "fingerprint": function.fingerprint, "source": str(source.resolve())}
+    named = out.suffix == ".parquet" or any(map(_has_ids, files_of(source, VECTORS) if job.data else ()))
     with tempfile.TemporaryDirectory() as folder:
         if job.data is None:
             source = Path(folder) / "new.npy"
@@ -95,6 +102,8 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
             batch=ROWS,
             n_jobs=settings.n_jobs,
             resume=settings.resume and job.data is not None,
+            vectors=True,
+            writer=(lambda path, dim, dtype: VectorFileWriter(path, dim, metadata)) if named else None,
         )
     return {
         "out": str(out), "vectors": done.records, "resumed": done.resumed, "dim": done.dim, "dtype": str(done.dtype),
@@ -114,6 +123,10 @@ class Upgrade:
             return self.function(rows)
         except ValueError as error:  # whose row counts in this batch; the engine knows that in the file
             raise DataError(ROW.sub("the vector is ", str(error))) from None
+
+
+def _has_ids(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet" or ids_beside(path) is not None
 
 
 def _pairs(settings: Settings, data: Path | None) -> tuple[np.ndarray, np.ndarray]:
