@@ -13,6 +13,7 @@ import pytest
 from linmap.cli import main
 from linmap.data.engines import map_records
 from linmap.data.records import read_records
+from linmap.errors import DataError
 from linmap.recipes import bt2, mbat
 from linmap.recipes.job import ApplyJob, FitJob
 from linmap.retrieve.bt2 import EmbeddingUpgrade
@@ -71,6 +72,13 @@ def test_a_folder_of_records_is_encoded_in_its_order(records, tmp_path):
     assert file.ids == [record.id for record in expected]
     vectors = JSONVectorizer(64).transform([record.document for record in expected])
     np.testing.assert_array_equal(np.concatenate(list(file.blocks())), vectors)
+
+
+def test_vectors_are_no_records(records, gallery, tmp_path):
+    with pytest.raises(DataError, match=r"a\.npy must end in \.jsonl"):
+        mbat.apply(mbat.ApplySettings(), ApplyJob(data=gallery / "a.npy", out=tmp_path / "v.npy"))
+    with pytest.raises(DataError, match=r"records holds no file that ends in \.npy, \.parquet"):
+        map_records(records, tmp_path / "v.npy", np.copy, of="vectors")
 
 
 def test_a_folder_of_vectors_is_upgraded_in_its_order(gallery, upgrade, tmp_path):

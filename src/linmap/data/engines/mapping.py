@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 import numpy as np
 
 from linmap.artifacts import atomic_path, write_json
-from linmap.data.engines.shards import SUFFIXES, VECTORS, Batch, Outcome, Shard, cut, read
+from linmap.data.engines.shards import SUFFIXES, Batch, Outcome, Shard, cut, read
 from linmap.data.records import files_of
 from linmap.errors import DataError
 
@@ -59,7 +59,7 @@ def map_records(
     batch: int = BATCH,
     n_jobs: int = 1,
     resume: bool = False,
-    vectors: bool = False,
+    of: Literal["records", "vectors"] | None = None,
     writer: Callable[[Path, int, np.dtype], AbstractContextManager[Writer]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Mapped:
@@ -88,8 +88,9 @@ def map_records(
         Worker processes; -1 for all cores.
     resume
         Keep the shards that an earlier call has finished in `work`.
-    vectors
-        Parquet files hold vectors (columns id and vector), which the function gets as those of `.npy`.
+    of
+        "records": JSON and Parquet files alone; "vectors": `.npy` files and Parquet with the columns id and vector, of
+        which the function gets rows; None: records, and the rows of `.npy` files.
     writer
         Opens the output, given its path and the vectors' length and dtype; a plain `.npy` when None.
     progress
@@ -113,8 +114,8 @@ def map_records(
     for path in (out, work):
         if path.resolve().is_relative_to(Path(source).resolve()):
             raise DataError(f"{path} must not lie in {source}, which is read; write elsewhere.")
-    files = files_of(source, VECTORS if vectors else SUFFIXES)
-    shards = _plan(files, work, function, shard_records, batch, vectors, resume)
+    files = files_of(source, SUFFIXES[of])
+    shards = _plan(files, work, function, shard_records, batch, of == "vectors", resume)
     todo = [shard for shard in shards if not _vectors_path(work, shard).exists()]
     total = sum(shard.count for shard in shards)
     resumed = done = total - sum(shard.count for shard in todo)

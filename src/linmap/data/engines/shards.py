@@ -15,8 +15,8 @@ from linmap.data.arrays import open_rows
 from linmap.data.records import READERS, as_record, open_parquet, parse_json, read_json, read_jsonl, read_parquet
 from linmap.errors import DataError
 
-SUFFIXES = (*READERS, ".npy")
 VECTORS = (".npy", ".parquet")
+SUFFIXES = {None: (*READERS, ".npy"), "records": tuple(READERS), "vectors": VECTORS}
 Batch = list[Any] | np.ndarray
 """Records (`linmap.data.records.Record`), or vectors, one a row."""
 

@@ -1,4 +1,4 @@
-"""`linmap fit bt2` and `linmap apply`: vectors in .npy files."""
+"""`linmap fit bt2` and `linmap apply`: vectors in files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from linmap.data import EMBEDDED
 from linmap.data.arrays import open_rows, read_npz
 from linmap.data.engines import VECTORS, Engine, ids_beside, map_records
 from linmap.data.records import files_of
+from linmap.data.vectors import VectorFileWriter
 from linmap.errors import DataError, UsageError
 from linmap.recipes.job import ApplyJob, FitJob
 from linmap.retrieve.bt2 import EmbeddingUpgrade
-from linmap.retrieve.mbat import VectorFileWriter
 
 BANKING = EMBEDDED / "banking77_embeddings.npz"
 CALIBRATION = 700  # first rows of the embedded data, which no comparison searches
@@ -102,7 +102,7 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
             batch=ROWS,
             n_jobs=settings.n_jobs,
             resume=settings.resume and job.data is not None,
-            vectors=True,
+            of="vectors",
             writer=(lambda path, dim, dtype: VectorFileWriter(path, dim, metadata)) if named else None,
         )
     return {

@@ -14,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from linmap.data import EMBEDDED
 from linmap.data.engines import Engine, map_records
 from linmap.data.records import Record, parse_json, read_records
+from linmap.data.vectors.files import check_suffix
 from linmap.errors import ArtifactError, DataError, UsageError
 from linmap.recipes.job import ApplyJob
 from linmap.retrieve.mbat import JSONVectorizer, VectorFile, VectorFileWriter, nearest
-from linmap.retrieve.mbat.storage import check_suffix
 
 PATIENTS = EMBEDDED / "fhir_patients.jsonl"
 DOCUMENT = re.compile(r"^document \d+, ")
@@ -119,6 +119,7 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
             engine=settings.engine,
             n_jobs=settings.n_jobs,
             resume=settings.resume,
+            of="records",
             writer=lambda path, dim, dtype: VectorFileWriter(path, dim, metadata),
             progress=lambda records, total: progress.update(task, completed=records, total=total),
         )
