@@ -1,5 +1,6 @@
 """MBAT for JSON: one vector per document by orthogonal binding, read back by path, the same on every machine."""
 
+from linmap.data.vectors import VectorFile, VectorFileWriter
 from linmap.retrieve.mbat.capacity import capacity, dimension_for
 from linmap.retrieve.mbat.codebook import FORMAT, Codebook
 from linmap.retrieve.mbat.decoding import Breakdown, Contribution, Decoded
@@ -7,7 +8,6 @@ from linmap.retrieve.mbat.module import JSONEncoder
 from linmap.retrieve.mbat.operators import DenseOrthogonal, HadamardDiagonal, SignedPermutation
 from linmap.retrieve.mbat.paths import format_path, parse_path
 from linmap.retrieve.mbat.search import nearest, pack_signs, sign_cosine
-from linmap.retrieve.mbat.storage import VectorFile, VectorFileWriter
 from linmap.retrieve.mbat.vectorizer import MISSING, JSONVectorizer
 
 __all__ = [
