@@ -1,0 +1,180 @@
+"""Stores that are a folder: an index file and the ids of its rows for each field, and `store.json`, which names both.
+
+A flush writes new files under new names and then `store.json`; a process that is killed in the middle leaves the old
+ones. Any program that reads the index's own format can read the files too.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linmap.artifacts import atomic_path, write_json
+from linmap.data.vectors.store import Hit, VectorStore, agreed_fields
+from linmap.errors import ArtifactError
+
+FORMAT = 1
+
+
+class FieldIndex(ABC):
+    """The vectors of one field by row numbers that count up from 0."""
+
+    suffix: str
+    query_dim: int
+
+    @abstractmethod
+    def add(self, vectors: np.ndarray) -> None:
+        """Append rows."""
+
+    @abstractmethod
+    def replace(self, rows: np.ndarray, vectors: np.ndarray) -> None: ...
+
+    @abstractmethod
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """(queries, k) rows and scores, best first; -1 where nothing was found."""
+
+    @abstractmethod
+    def get(self, first: int, last: int) -> np.ndarray:
+        """Rows first..last - 1."""
+
+    @abstractmethod
+    def save(self, path: Path) -> None: ...
+
+
+class FolderStore(VectorStore):
+    """A store in a folder.
+
+    Parameters
+    ----------
+    folder
+        Where it is, or is to be.
+    kind
+        Which kind of store this is, as in `store.json`.
+    fields
+        Lengths of the vectors by field, where the store is new.
+    new, load
+        An empty index of a length, and one from a file.
+    options
+        What `new` depends on, kept in `store.json`.
+    """
+
+    def __init__(
+        self, folder: Path | str, kind: str, fields: Mapping[str, int] | int | None,
+        new: Callable[[int], FieldIndex], load: Callable[[Path, int], FieldIndex],
+        options: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.folder, self.kind = Path(folder), kind
+        header = read_header(self.folder)
+        if header and header["kind"] != kind:
+            raise ArtifactError(
+                f"{folder} is a store of the kind {header['kind']!r}; open it as {header['kind']}:{folder}."
+            )
+        found = {name: entry["dim"] for name, entry in header["fields"].items()} if header else None
+        self.fields = agreed_fields(found, fields, str(folder))
+        self.metadata = header["metadata"] if header else {}
+        self.options = dict(header["options"] if header else options or {})
+        self._generation = header["generation"] if header else 0
+        self._ids: dict[str, list[str]] = {}
+        self._indexes: dict[str, FieldIndex] = {}
+        for name, dim in self.fields.items():
+            entry = header["fields"][name] if header else None
+            self._ids[name] = json.loads((self.folder / entry["ids"]).read_text("utf-8")) if entry else []
+            self._indexes[name] = load(self.folder / entry["index"], dim) if entry else new(dim)
+        self._rows = {name: {key: row for row, key in enumerate(ids)} for name, ids in self._ids.items()}
+        self._changed = header is None
+
+    def index(self, field: str) -> FieldIndex:
+        """What holds the vectors of a field."""
+        self._dim(field)
+        return self._indexes[field]
+
+    def count(self, field: str = "vector") -> int:
+        self._dim(field)
+        return len(self._ids[field])
+
+    def _upsert(self, ids: list[str], vectors: np.ndarray, field: str) -> None:
+        rows, index = self._rows[field], self._indexes[field]
+        known = np.array([name in rows for name in ids])
+        self._changed = True
+        if known.any():
+            index.replace(np.array([rows[name] for name in ids if name in rows]), vectors[known])
+        if not known.all():
+            index.add(vectors[~known])
+            for name in [name for name in ids if name not in rows]:
+                rows[name] = len(self._ids[field])
+                self._ids[field].append(name)
+
+    def _search(self, queries: np.ndarray, k: int, field: str) -> list[list[Hit]]:
+        ids = self._ids[field]
+        rows, scores = self._indexes[field].search(queries, k)
+        return [
+            [Hit(ids[row], float(score)) for row, score in zip(*pair, strict=True) if row >= 0]
+            for pair in zip(rows, scores, strict=True)
+        ]
+
+    def _iterate(self, field: str, batch: int) -> Iterator[tuple[list[str], np.ndarray]]:
+        ids, index = self._ids[field], self._indexes[field]
+        for first in range(0, len(ids), batch):
+            part = ids[first : first + batch]
+            yield part, index.get(first, first + len(part))
+
+    def _query_dim(self, field: str) -> int:
+        self._dim(field)
+        return self._indexes[field].query_dim
+
+    def changed(self) -> None:
+        """The next flush is to write, although no vector came in."""
+        self._changed = True
+
+    def flush(self) -> None:
+        if not self._changed:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        generation, entries = self._generation + 1, {}
+        for name, index in self._indexes.items():
+            entry = {"dim": self.fields[name], "index": f"{name}-{generation:06d}{index.suffix}",
+                     "ids": f"{name}-{generation:06d}.json"}  # fmt: skip
+            with atomic_path(self.folder / entry["index"]) as partial:
+                index.save(partial)
+            write_json(self.folder / entry["ids"], self._ids[name])
+            entries[name] = entry
+        write_json(self.folder / "store.json", {
+            "format": FORMAT, "kind": self.kind, "generation": generation, "fields": entries,
+            "options": self.options, "metadata": self.metadata,
+        })  # fmt: skip
+        self._generation, self._changed = generation, False
+        current = {name for entry in entries.values() for name in (entry["index"], entry["ids"])}
+        for name in self.fields:
+            for path in self.folder.glob(f"*{name}-[0-9]*"):
+                if path.name not in current and path.name.lstrip(".").startswith(f"{name}-"):
+                    path.unlink()
+
+    def close(self) -> None:
+        self._indexes.clear()
+
+
+def read_header(folder: Path) -> dict[str, Any] | None:
+    """`store.json`, if there is one.
+
+    Raises
+    ------
+    ArtifactError
+        If it is damaged or of a newer format.
+    """
+    path = folder / "store.json"
+    if not path.is_file():
+        return None
+    try:
+        header = json.loads(path.read_text("utf-8"))
+        if header["format"] > FORMAT:
+            raise ArtifactError(
+                f"{path} has format {header['format']}, this linmap reads up to {FORMAT}; upgrade linmap."
+            )
+        return header
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} does not describe a store ({error!r}); fill a new one.") from None

@@ -1,0 +1,93 @@
+"""Which store an address means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from linmap.data.arrays import open_rows
+from linmap.data.vectors.files import VectorFile, check_suffix
+from linmap.data.vectors.folder import read_header
+from linmap.data.vectors.store import FIELD, VectorStore
+from linmap.errors import DataError
+
+KINDS = ("array", "faiss", "usearch", "lance", "qdrant")
+AT_ONCE = 4096  # vectors that go from a file into a store together
+
+
+def open_store(address: str, fields: Mapping[str, int] | int | None = None, **options: Any) -> VectorStore:
+    """A store of vectors, opened or made.
+
+    Parameters
+    ----------
+    address
+        array:FOLDER, faiss:FOLDER, usearch:FOLDER, lance:FOLDER, qdrant:FOLDER, qdrant:http://HOST:6333 or
+        postgresql://USER@HOST/DATABASE; or the folder of an array, faiss or usearch store that is there.
+    fields
+        Lengths of the vectors by field, or of the only one, `vector`. None: the store is there already.
+    options
+        `index` of FAISS, `dtype` of USearch, `collection` and `api_key` of Qdrant, `table` of PostgreSQL.
+
+    Raises
+    ------
+    DataError
+        If the address means no store, its library is not installed, or `fields` are not those of the store.
+    """
+    if address.startswith(("postgresql://", "postgres://")):
+        from linmap.data.vectors.postgres_store import PostgresStore
+
+        return PostgresStore(address, fields, **options)
+    kind, colon, place = address.partition(":")
+    if not colon or kind not in KINDS:
+        header = read_header(Path(address))
+        if header is None:
+            kinds = ", ".join(f"{kind}:FOLDER" for kind in KINDS)
+            raise DataError(f"{address!r} is no store of vectors; addresses are {kinds} and postgresql://...")
+        kind, place = header["kind"], address
+    return _store_class(kind)(place, fields, **options)
+
+
+def _store_class(kind: str) -> Any:
+    if kind == "array":
+        from linmap.data.vectors.array_store import ArrayStore as Store
+    elif kind == "faiss":
+        from linmap.data.vectors.faiss_store import FaissStore as Store
+    elif kind == "usearch":
+        from linmap.data.vectors.usearch_store import UsearchStore as Store
+    elif kind == "lance":
+        from linmap.data.vectors.lance_store import LanceStore as Store
+    else:
+        from linmap.data.vectors.qdrant_store import QdrantStore as Store
+    return Store
+
+
+def fill(store: VectorStore, path: Path | str, field: str = FIELD) -> int:
+    """Put a file of vectors into a store, block by block; the number of vectors.
+
+    Parameters
+    ----------
+    path
+        A `VectorFile`, or any `.npy` matrix, whose ids are then its row numbers.
+    """
+    path = check_suffix(path)
+    if path.suffix == ".npy" and not path.with_suffix(".json").is_file():
+        rows = open_rows(path)
+        for first in range(0, len(rows), AT_ONCE):
+            block = rows[first : first + AT_ONCE]
+            store.upsert([str(i) for i in range(first, first + len(block))], block, field)
+        return len(rows)
+    file, first = VectorFile(path), 0
+    for block in file.blocks(AT_ONCE):
+        store.upsert(file.ids[first : first + len(block)], block, field)
+        first += len(block)
+    store.metadata.update(file.metadata)
+    return first
+
+
+def length_of(path: Path | str) -> int:
+    """How many numbers a vector of a file has."""
+    path = check_suffix(path)
+    if path.suffix == ".npy":
+        return open_rows(path).shape[1]
+    return VectorFile(path).vector(0).shape[0]

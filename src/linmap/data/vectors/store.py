@@ -1,0 +1,178 @@
+"""What every store of vectors can do, whatever is behind it."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from linmap.errors import DataError
+
+FIELD = "vector"
+"""The name of the only field of a store, where nobody gave another."""
+NAME = re.compile(r"[a-z_][a-z0-9_]*")
+
+
+class Hit(NamedTuple):
+    """One result of a search."""
+
+    id: str
+    score: float
+
+
+class VectorStore(ABC):
+    """Vectors by the names of their records, in one or several fields that each have a length of their own.
+
+    A record need not have all fields, so that old and new embeddings of a gallery can stand side by side. The score of
+    a record is the inner product of its vector with the query: the cosine where both have the length 1.
+
+    Attributes
+    ----------
+    fields
+        Length of the vectors of each field.
+    metadata
+        What was kept with the vectors; empty where a store has no place for it.
+    """
+
+    fields: dict[str, int]
+    metadata: dict[str, Any]
+
+    def upsert(self, ids: Sequence[str], vectors: Num[np.ndarray, "batch dim"], field: str = FIELD) -> None:
+        """Put vectors in, in the place of those that these records have.
+
+        Raises
+        ------
+        ValueError
+            If there is no such field, the vectors are not as long as its own or not finite, or ids are missing or
+            repeated.
+        """
+        dim, vectors = self._dim(field), np.asarray(vectors)
+        if vectors.ndim != 2 or vectors.shape[1] != dim:
+            raise ValueError(f"vectors of the field {field!r} must have shape (n, {dim}), got {vectors.shape}.")
+        ids = [str(name) for name in ids]
+        if len(ids) != len(vectors):
+            raise ValueError(f"there must be an id for each vector; got {len(ids)} ids and {len(vectors)} vectors.")
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"the id {_repeated(ids)!r} stands twice in this batch; keep one of its vectors.")
+        if ids:
+            self._upsert(ids, _finite(vectors, "vectors"), field)
+
+    def search(self, queries: Num[np.ndarray, "queries dim"], k: int, field: str = FIELD) -> list[list[Hit]]:
+        """The k records with the largest scores for each query, best first; fewer if there are not as many.
+
+        Raises
+        ------
+        ValueError
+            If there is no such field, the queries do not fit it, or k is less than 1.
+        """
+        dim, queries = self._query_dim(field), np.asarray(queries)
+        if queries.ndim != 2 or queries.shape[1] != dim:
+            raise ValueError(f"queries of the field {field!r} must have shape (n, {dim}), got {queries.shape}.")
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k!r}.")
+        k = min(k, self.count(field))
+        return self._search(_finite(queries, "queries"), k, field) if k and len(queries) else [[] for _ in queries]
+
+    def iterate(
+        self, field: str = FIELD, batch: int = 4096
+    ) -> Iterator[tuple[list[str], Float[np.ndarray, "batch dim"]]]:
+        """All ids with their vectors, as far as the store keeps their precision, batch by batch."""
+        self._dim(field)
+        return self._iterate(field, batch)
+
+    @abstractmethod
+    def count(self, field: str = FIELD) -> int:
+        """How many records have this field."""
+
+    def flush(self) -> None:
+        """Make everything last. What is killed before leaves the state of the last flush; databases need none."""
+        return
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the store without a flush."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            self.close()
+
+    @abstractmethod
+    def _upsert(self, ids: list[str], vectors: np.ndarray, field: str) -> None: ...
+
+    @abstractmethod
+    def _search(self, queries: np.ndarray, k: int, field: str) -> list[list[Hit]]: ...
+
+    @abstractmethod
+    def _iterate(self, field: str, batch: int) -> Iterator[tuple[list[str], np.ndarray]]: ...
+
+    def _dim(self, field: str) -> int:
+        if field not in self.fields:
+            raise ValueError(f"there is no field {field!r} here; there is {', '.join(map(repr, self.fields))}.")
+        return self.fields[field]
+
+    def _query_dim(self, field: str) -> int:
+        return self._dim(field)
+
+
+def checked_fields(fields: Mapping[str, int] | int) -> dict[str, int]:
+    """Lengths by name; a number is the length of the only field.
+
+    Raises
+    ------
+    ValueError
+        If a name is no lower-case identifier (databases take it as a column), or a length is less than 1.
+    """
+    fields = {FIELD: fields} if isinstance(fields, int) else dict(fields)
+    for name, dim in fields.items():
+        if not NAME.fullmatch(name) or name == "id":
+            raise ValueError(f"names of fields are lower-case letters, digits and _, and not 'id'; got {name!r}.")
+        if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
+            raise ValueError(f"the field {name!r} must have a length of at least 1, got {dim!r}.")
+    if not fields:
+        raise ValueError("a store needs at least one field, such as {'vector': 384}.")
+    return fields
+
+
+def agreed_fields(found: Mapping[str, int] | None, asked: Mapping[str, int] | int | None, where: str) -> dict[str, int]:
+    """The fields of a store that may be there already, and may have been asked for.
+
+    Raises
+    ------
+    DataError
+        If it is not there and nothing was asked for, or both disagree.
+    """
+    if asked is None:
+        if not found:
+            raise DataError(
+                f"{where} does not exist; give the lengths of its vectors to make it: fields={{'vector': 384}}."
+            )
+        return dict(found)
+    asked = checked_fields(asked)
+    if found and dict(found) != asked:
+        raise DataError(
+            f"{where} has the fields {dict(found)}, not {asked}; open it without fields, or choose another place."
+        )
+    return asked
+
+
+def _finite(vectors: np.ndarray, name: str) -> np.ndarray:
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    if not np.isfinite(vectors).all():
+        row = int(np.flatnonzero(~np.isfinite(vectors).all(1))[0])
+        raise ValueError(f"{name} must be finite numbers, but row {row} has NaN or an infinity.")
+    return vectors
+
+
+def _repeated(ids: list[str]) -> str:
+    seen: set[str] = set()
+    return next(name for name in ids if name in seen or seen.add(name))

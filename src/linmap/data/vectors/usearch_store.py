@@ -1,0 +1,69 @@
+"""USearch's graph in a folder; its numbers may have 32, 16, 8 or 1 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linmap.data.vectors.folder import FieldIndex, FolderStore
+from linmap.errors import DataError
+
+DTYPES = ("f32", "f16", "bf16", "i8")
+BREADTH = 128  # candidates that a search looks at
+
+
+class UsearchIndex(FieldIndex):
+    suffix = ".usearch"
+
+    def __init__(self, index: Any) -> None:
+        self._index, self.query_dim = index, index.ndim
+
+    def add(self, vectors: np.ndarray) -> None:
+        n = len(self._index)
+        self._index.add(np.arange(n, n + len(vectors), dtype=np.uint64), vectors)
+
+    def replace(self, rows: np.ndarray, vectors: np.ndarray) -> None:
+        self._index.remove(rows.astype(np.uint64))
+        self._index.add(rows.astype(np.uint64), vectors)
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        self._index.expansion_search = max(BREADTH, 2 * k)
+        rows, scores = np.full((len(queries), k), -1), np.zeros((len(queries), k), np.float32)
+        for i, query in enumerate(queries):
+            found = self._index.search(query, k)
+            rows[i, : len(found)] = found.keys.astype(np.int64)
+            scores[i, : len(found)] = 1 - found.distances
+        return rows, scores
+
+    def get(self, first: int, last: int) -> np.ndarray:
+        return np.asarray(self._index.get(np.arange(first, last, dtype=np.uint64), dtype="f32"))
+
+    def save(self, path: Path) -> None:
+        self._index.save(str(path))
+
+
+class UsearchStore(FolderStore):
+    """Approximate search in a graph (HNSW).
+
+    Parameters
+    ----------
+    folder, fields
+        As in `open_store`.
+    dtype
+        "f32", "f16", "bf16", or "i8" for vectors of numbers between -1 and 1.
+    """
+
+    def __init__(self, folder: Path | str, fields: Mapping[str, int] | int | None = None, dtype: str = "f32") -> None:
+        try:
+            from usearch.index import Index
+        except ModuleNotFoundError:
+            raise DataError("USearch is not installed: pip install 'linmap[stores]'.") from None
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+        super().__init__(
+            folder, "usearch", fields, new=lambda dim: UsearchIndex(Index(ndim=dim, metric="ip", dtype=dtype)),
+            load=lambda path, dim: UsearchIndex(Index.restore(str(path))), options={"dtype": dtype},
+        )  # fmt: skip

@@ -1,0 +1,319 @@
+"""Laws of all stores, against exact search over arrays."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import faiss
+import numpy as np
+import psycopg
+import pytest
+
+from linmap.data.vectors import VectorFileWriter, VectorStore, fill, open_store
+from linmap.data.vectors.faiss_store import FaissStore
+from linmap.data.vectors.postgres_store import PostgresStore, column_type, index_statement, statements
+from linmap.errors import ArtifactError, DataError
+
+FIELDS = {"old": 6, "new": 9}
+RNG = np.random.default_rng(0)
+OLD, NEW = RNG.standard_normal((40, 6)).astype(np.float32), RNG.standard_normal((25, 9)).astype(np.float32)
+IDS = [f"é/{i} '\"" for i in range(40)]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL of its own with pgvector."""
+    folder = Path(tempfile.mkdtemp())
+    try:
+        import pgserver
+
+        server = pgserver.get_server(folder)
+    except Exception as error:
+        pytest.skip(f"no PostgreSQL can be started here: {error!r}")
+    yield server.get_uri()
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+KINDS = ["array", "faiss", "usearch", "lance", "qdrant", "postgres"]
+
+
+class Place:
+    """Where a store of a kind is; opened again and again."""
+
+    def __init__(self, kind: str, folder: Path, request: pytest.FixtureRequest) -> None:
+        self.options = {}
+        self.address = f"{kind}:{folder / kind}"
+        if kind == "postgres":
+            self.address = request.getfixturevalue("postgres")
+            self.options = {"table": f"t{abs(hash(folder)) % 10**9}"}
+
+    def open(self, fields: dict[str, int] | None = None) -> VectorStore:
+        return open_store(self.address, fields, **self.options)
+
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return Place(request.param, tmp_path, request)
+
+
+def filled(place: Place) -> VectorStore:
+    store = place.open(FIELDS)
+    store.upsert(IDS[:30], OLD[:30], "old")
+    store.upsert(IDS[5:30], NEW, "new")
+    store.upsert(IDS[30:], OLD[30:], "old")
+    return store
+
+
+def exact(queries: np.ndarray, vectors: np.ndarray, ids: list[str], k: int) -> list[list[str]]:
+    return [[ids[row] for row in np.argsort(-vectors @ q, kind="stable")[:k]] for q in queries]
+
+
+def check(store: VectorStore) -> None:
+    assert store.fields == FIELDS
+    assert (store.count("old"), store.count("new")) == (40, 25)
+    for field, vectors, ids in (("old", OLD, IDS), ("new", NEW, IDS[5:30])):
+        queries = RNG.standard_normal((7, vectors.shape[1])).astype(np.float32)
+        hits = store.search(queries, 5, field)
+        assert [[hit.id for hit in line] for line in hits] == exact(queries, vectors, ids, 5)
+        for query, line in zip(queries, hits, strict=True):
+            expected = [float(query @ vectors[ids.index(hit.id)]) for hit in line]
+            np.testing.assert_allclose([hit.score for hit in line], expected, rtol=1e-4, atol=1e-4)
+        found = {name: v for names, block in store.iterate(field, 8) for name, v in zip(names, block, strict=True)}
+        assert set(found) == set(ids)
+        np.testing.assert_allclose(np.stack([found[name] for name in ids]), vectors, rtol=1e-6)
+
+
+def test_every_store_finds_what_exact_search_finds_before_and_after_it_was_closed(place: Place) -> None:
+    with filled(place) as store:
+        check(store)
+    with place.open() as store:
+        check(store)
+
+
+def test_an_upsert_replaces_the_vector_and_leaves_the_other_field(place: Place) -> None:
+    with filled(place) as store:
+        store.upsert([IDS[7], "fresh"], np.stack([OLD[8] * 3, OLD[9] * 5]), "old")
+        assert (store.count("old"), store.count("new")) == (41, 25)
+        assert store.search(OLD[8:9], 1, "old")[0][0].id == exact(OLD[8:9], changed(), [*IDS, "fresh"], 1)[0][0]
+    with place.open() as store:
+        found = {name: v for names, block in store.iterate("old") for name, v in zip(names, block, strict=True)}
+        np.testing.assert_allclose(found[IDS[7]], OLD[8] * 3, rtol=1e-6)
+        np.testing.assert_allclose(found["fresh"], OLD[9] * 5, rtol=1e-6)
+        new = {name: v for names, block in store.iterate("new") for name, v in zip(names, block, strict=True)}
+        np.testing.assert_allclose(new[IDS[7]], NEW[2], rtol=1e-6)
+
+
+def changed() -> np.ndarray:
+    vectors = np.concatenate([OLD, OLD[9:10] * 5])
+    vectors[7] = OLD[8] * 3
+    return vectors
+
+
+def test_more_than_there_is_and_nothing_at_all(place: Place) -> None:
+    with place.open(FIELDS) as store:
+        assert store.search(OLD[:2], 3, "old") == [[], []]
+        store.upsert(IDS[:3], OLD[:3], "old")
+        assert [len(line) for line in store.search(OLD[:2], 10, "old")] == [3, 3]
+        store.upsert([], OLD[:0], "old")
+        assert store.count("old") == 3
+
+
+def test_wrong_use_is_named_and_changes_nothing(place: Place) -> None:
+    with place.open(FIELDS) as store:
+        store.upsert(IDS[:3], OLD[:3], "old")
+        for ids, vectors, field, message in (
+            (IDS[:3], OLD[:3], "other", "no field 'other' here; there is 'old', 'new'"),
+            (IDS[:3], NEW[:3], "old", r"must have shape \(n, 6\), got \(3, 9\)"),
+            (IDS[:2], OLD[:3], "old", "2 ids and 3 vectors"),
+            (["a", "b", "a"], OLD[:3], "old", "'a' stands twice"),
+            (IDS[:3], np.where(np.eye(3, 6) > 0, np.nan, 1), "old", "row 0 has NaN"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                store.upsert(ids, vectors, field)
+        with pytest.raises(ValueError, match=r"queries of the field 'old' must have shape \(n, 6\)"):
+            store.search(NEW[:1], 3, "old")
+        with pytest.raises(ValueError, match="k must be at least 1"):
+            store.search(OLD[:1], 0, "old")
+        assert store.count("old") == 3
+    with pytest.raises(DataError, match="has the fields"):
+        place.open({"old": 7, "new": 9})
+
+
+def test_a_store_that_is_not_there(tmp_path: Path, postgres: str) -> None:
+    for kind in KINDS[:-1]:
+        with pytest.raises(DataError, match=r"give the lengths of its vectors"):
+            open_store(f"{kind}:{tmp_path / kind}")
+    with pytest.raises(DataError, match=r"give the lengths of its vectors"):
+        open_store(postgres, table="nowhere")
+    with pytest.raises(DataError, match="is no store of vectors; addresses are array:FOLDER"):
+        open_store(str(tmp_path))
+    with pytest.raises(DataError, match="cannot connect to nobody:1"):
+        open_store("postgresql://me@nobody:1/x?connect_timeout=1".replace("nobody:1/x?connect_timeout=1", "nobody:1"))
+    for name in ("Vector", "id", "a b", "x;--"):
+        with pytest.raises(ValueError, match="names of fields are lower-case"):
+            open_store(f"array:{tmp_path / 'x'}", {name: 3})
+    with pytest.raises(ValueError, match="length of at least 1, got 0"):
+        open_store(f"array:{tmp_path / 'x'}", 0)
+
+
+@pytest.mark.parametrize(
+    ("index", "error"), [("Flat", 1e-6), ("SQfp16", 2e-3), ("HNSW32", 1e-6), ("HNSW32,SQfp16", 2e-3)]
+)
+def test_kinds_of_faiss_indexes_keep_vectors_to_their_precision(tmp_path: Path, index: str, error: float) -> None:
+    vectors = RNG.standard_normal((300, 16)).astype(np.float32)
+    ids = [str(i) for i in range(300)]
+    with open_store(f"faiss:{tmp_path / 's'}", 16, index=index) as store:
+        store.upsert(ids, -vectors)
+        store.upsert(ids, vectors)  # all replaced
+    with open_store(str(tmp_path / "s")) as store:
+        kept = np.concatenate([block for _, block in store.iterate()])
+        np.testing.assert_allclose(kept, vectors, rtol=error, atol=error)
+        hits = store.search(vectors[:50] + 0.01, 10)
+    wanted = exact(vectors[:50] + 0.01, vectors, ids, 10)
+    found = [{hit.id for hit in line} & set(line_) for line, line_ in zip(hits, wanted, strict=True)]
+    assert sum(map(len, found)) >= 490
+
+
+def test_signs_estimate_cosines(tmp_path: Path) -> None:
+    vectors = RNG.standard_normal((50, 1003)).astype(np.float32)
+    near = vectors[:5] + RNG.standard_normal((5, 1003)).astype(np.float32)  # cosine .71
+    with open_store(f"faiss:{tmp_path / 's'}", 1003, index="bits") as store:
+        store.upsert([str(i) for i in range(50)], -vectors)
+        store.upsert([str(i) for i in range(50)], vectors)
+    with open_store(str(tmp_path / "s")) as store:
+        hits = store.search(near, 2)
+        assert [line[0].id for line in hits] == ["0", "1", "2", "3", "4"]
+        np.testing.assert_allclose([line[0].score for line in hits], 2**-0.5, atol=0.08)
+        kept = np.concatenate([block for _, block in store.iterate()])
+        np.testing.assert_array_equal(kept > 0, vectors > 0)
+        np.testing.assert_allclose(np.linalg.norm(kept, axis=1), 1, rtol=1e-5)
+    size = (
+        (tmp_path / "s" / json.loads((tmp_path / "s/store.json").read_text())["fields"]["vector"]["index"])
+        .stat()
+        .st_size
+    )
+    assert size < 50 * 1003 / 8 + 1000
+
+
+def test_queries_of_another_space_go_through_a_matrix_that_faiss_keeps(tmp_path: Path) -> None:
+    A, b = RNG.standard_normal((9, 6)).astype(np.float32), RNG.standard_normal(6).astype(np.float32)
+    with FaissStore(tmp_path / "s", 6) as store:
+        store.upsert(IDS, OLD)
+        store.search_through(A, b)
+        store.upsert(IDS[:1], OLD[:1])
+    wanted = exact(NEW @ A + b, OLD, IDS, 4)
+    with open_store(f"faiss:{tmp_path / 's'}") as store:
+        assert [[hit.id for hit in line] for line in store.search(NEW, 4)] == wanted
+        np.testing.assert_allclose(np.concatenate([block for _, block in store.iterate()]), OLD)
+    entry = json.loads((tmp_path / "s/store.json").read_text())["fields"]["vector"]
+    index, ids = (
+        faiss.read_index(str(tmp_path / "s" / entry["index"])),
+        json.loads((tmp_path / "s" / entry["ids"]).read_text()),
+    )
+    assert [[ids[row] for row in line] for line in index.search(NEW, 4)[1]] == wanted
+    with pytest.raises(ValueError, match=r"shape \(query length, 6\), got \(6, 9\)"):
+        FaissStore(tmp_path / "s").search_through(A.T)
+    with pytest.raises(ValueError, match="FAISS makes no index 'Flap'"):
+        FaissStore(tmp_path / "t", 6, index="Flap")
+    with pytest.raises(ValueError, match="trained on the first vectors that come, and 40 are too few"):
+        FaissStore(tmp_path / "t", 6, index="IVF1024,Flat").upsert(IDS, OLD)
+
+
+KILLED = """
+import sys, numpy as np
+from linmap.data.vectors import open_store
+store = open_store(sys.argv[1])
+rng = np.random.default_rng(1)
+print("ready", flush=True)
+while True:
+    store.upsert([f"{i}" for i in range(2000)], rng.standard_normal((2000, 32)).astype("f4"))
+    store.flush()
+"""
+
+
+@pytest.mark.parametrize("kind", ["array", "faiss", "usearch", "lance", "qdrant"])
+def test_a_writer_that_is_killed_leaves_a_whole_store(tmp_path: Path, kind: str) -> None:
+    address = f"{kind}:{tmp_path / kind}"
+    with open_store(address, 32) as store:
+        store.upsert(["kept", "0"], np.ones((2, 32), np.float32))
+    writer = subprocess.Popen([sys.executable, "-c", KILLED, address], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    time.sleep(0.6)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    with open_store(address) as store:
+        assert store.search(np.ones((1, 32), np.float32), 3000)[0]
+        found = {name: v for names, block in store.iterate() for name, v in zip(names, block, strict=True)}
+        np.testing.assert_array_equal(found["kept"], 1)
+        assert store.count() == len(found)
+        store.upsert(["0"], np.full((1, 32), 2, np.float32))
+    if kind in ("array", "faiss", "usearch"):
+        assert len(list((tmp_path / kind).iterdir())) == 3  # index, ids, store.json
+
+
+def test_files_fill_stores(tmp_path: Path) -> None:
+    np.save(tmp_path / "plain.npy", OLD)
+    with VectorFileWriter(tmp_path / "named.parquet", 6, {"fingerprint": "f00"}) as file:
+        file.write(IDS, OLD)
+    with open_store(f"array:{tmp_path / 's'}", {"plain": 6, "named": 6}) as store:
+        assert fill(store, tmp_path / "plain.npy", "plain") == 40
+        assert fill(store, tmp_path / "named.parquet", "named") == 40
+    with open_store(str(tmp_path / "s")) as store:
+        assert store.search(OLD[:1], 1, "plain")[0][0].id == exact(OLD[:1], OLD, [str(i) for i in range(40)], 1)[0][0]
+        assert next(iter(store.iterate("named")))[0] == IDS
+        assert store.metadata["fingerprint"] == "f00"
+    (tmp_path / "s/store.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="does not describe a store"):
+        open_store(str(tmp_path / "s"))
+    shutil.rmtree(tmp_path / "s")
+
+
+@pytest.mark.parametrize(("dim", "kind"), [(2000, "vector"), (2001, "halfvec"), (4000, "halfvec"), (4001, "bit")])
+def test_postgres_columns_by_length(postgres: str, dim: int, kind: str) -> None:
+    assert column_type(dim) == kind
+    vectors = np.random.default_rng(dim).standard_normal((30, dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    if kind == "halfvec" and not has_half_precision(postgres):
+        with pytest.raises(
+            DataError, match=r"no halfvec columns, which fields longer than 2000 take; install pgvector 0\.7"
+        ):
+            PostgresStore(postgres, dim, table=f"length_{dim}")
+        return
+    with PostgresStore(postgres, dim, table=f"length_{dim}") as store:
+        store.upsert([str(i) for i in range(30)], vectors)
+        kept = np.concatenate([block for _, block in store.iterate()])
+        assert kept.shape == vectors.shape
+        if kind == "bit" and not has_half_precision(postgres):
+            return
+        for _ in range(2):  # exact, then by the graph
+            hits = store.search(vectors + 0.01 * vectors[::-1], 3)
+            assert [line[0].id for line in hits] == [str(i) for i in range(30)]
+            np.testing.assert_allclose([line[0].score for line in hits], 1, atol=0.02)
+            store.create_index()
+
+
+def has_half_precision(url: str) -> bool:
+    with psycopg.connect(url) as connection:
+        return bool(connection.execute("SELECT to_regtype('halfvec') IS NOT NULL").fetchone()[0])
+
+
+def test_no_column_is_long_enough() -> None:
+    with pytest.raises(ValueError, match="at most 64,000 bits"):
+        column_type(64001)
+
+
+def test_the_sql_is_there_to_read() -> None:
+    assert statements({"old": 384, "new": 3072}, "gallery")[1] == (
+        "CREATE TABLE IF NOT EXISTS gallery (id text PRIMARY KEY, old vector(384), new halfvec(3072))"
+    )
+    assert index_statement("new", 3072, "gallery") == (
+        "CREATE INDEX IF NOT EXISTS gallery_new ON gallery USING hnsw (new halfvec_ip_ops)"
+    )
