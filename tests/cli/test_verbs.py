@@ -2,12 +2,12 @@
 
 import html
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 from linmap.cli import main, verbs
+from linmap.recipes import search as searching
 from linmap.recipes.result import Failure, Result
 
 
@@ -146,9 +146,13 @@ def test_bench_outside_a_checkout_says_where_it_works(tmp_path, monkeypatch, cap
     assert "run this in a checkout of linmap" in capsys.readouterr().err
 
 
-def test_search_answers_from_the_recipe(ruler, monkeypatch, capsys):
-    recipe = verbs.recipes.load(ruler)
-    monkeypatch.setitem(sys.modules, "linmap.recipes.mbat", recipe)
-    monkeypatch.setattr(recipe, "SearchSettings", recipe.Settings, raising=False)
-    monkeypatch.setattr(recipe, "search", lambda settings: {"horizon": settings.horizon}, raising=False)
-    assert document(capsys, "search", "--horizon", "6")["summary"] == {"horizon": 6}
+@pytest.mark.parametrize("words", [["search", "people.parquet"], ["search", "--index", "people.parquet"]])
+def test_search_answers_from_the_recipe(words, monkeypatch, capsys):
+    monkeypatch.setattr(searching, "search", lambda settings: {"index": settings.index, "top": settings.top})
+    assert document(capsys, *words, "--top", "6")["summary"] == {"index": "people.parquet", "top": 6}
+
+
+def test_index_answers_from_the_recipe(monkeypatch, capsys):
+    monkeypatch.setattr(searching, "index", lambda settings: {"data": str(settings.data), "into": settings.into})
+    summary = document(capsys, "index", "v.npy", "--into", "faiss:index")["summary"]
+    assert summary == {"data": "v.npy", "into": "faiss:index"}

@@ -8,8 +8,10 @@ import pytest
 from linmap.data.records import read_records
 from linmap.errors import ArtifactError, DataError, UsageError
 from linmap.recipes.job import ApplyJob, CompareJob
-from linmap.recipes.mbat import PRESETS, ApplySettings, SearchSettings, Settings, apply, compare, files, search
+from linmap.recipes.mbat import PRESETS, ApplySettings, Settings, apply, compare, files
 from linmap.recipes.mbat.experiments import depth_experiment
+from linmap.recipes.search import IndexSettings, SearchSettings, search
+from linmap.recipes.search import index as store_vectors
 from linmap.retrieve.mbat import JSONVectorizer, VectorFile
 
 RECORDS = [
@@ -48,7 +50,7 @@ def test_apply_takes_the_embedded_patients(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_search_finds_a_record_like_another_and_says_why(index: Path) -> None:
-    answer = search(SearchSettings(index, id="ada", top=2))
+    answer = search(SearchSettings(str(index), id="ada", top=2))
     first = answer["matches"][0]
     vectors = JSONVectorizer(ignore=("id",)).transform(RECORDS)
     nearest = 1 + np.argsort(-vectors[1:] @ vectors[0])[:2]
@@ -67,16 +69,16 @@ def test_search_finds_a_record_like_another_and_says_why(index: Path) -> None:
 def test_search_by_example(index: Path, tmp_path: Path, as_file: bool) -> None:
     example = '{"name": "Emmy"}'
     (tmp_path / "example.json").write_text(example)
-    answer = search(SearchSettings(index, like=str(tmp_path / "example.json") if as_file else example, top=1))
+    answer = search(SearchSettings(str(index), like=str(tmp_path / "example.json") if as_file else example, top=1))
     assert [match["id"] for match in answer["matches"]] == ["emmy"]
 
 
 def test_search_without_the_records_still_ranks(index: Path, tmp_path: Path) -> None:
     moved = (tmp_path / "people.jsonl").rename(tmp_path / "moved.jsonl")
-    answer = search(SearchSettings(index, id="ada"))
+    answer = search(SearchSettings(str(index), id="ada"))
     assert "because" not in answer["matches"][0]
     assert "--records FILE" in answer["note"]
-    assert "because" in search(SearchSettings(index, id="ada", records=moved))["matches"][0]
+    assert "because" in search(SearchSettings(str(index), id="ada", records=moved))["matches"][0]
 
 
 def test_vectors_with_another_fingerprint_are_refused(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,16 +90,16 @@ def test_vectors_with_another_fingerprint_are_refused(index: Path, monkeypatch: 
 
     monkeypatch.setattr(VectorFile, "__init__", tampered)
     with pytest.raises(DataError, match="must not be compared"):
-        search(SearchSettings(index, id="ada"))
+        search(SearchSettings(str(index), id="ada"))
 
 
 def test_wrong_use_is_told(index: Path, tmp_path: Path) -> None:
     for wrong, message in [
-        (SearchSettings(index), "either --like JSON or --id ID"),
-        (SearchSettings(index, id="ada", like="{}"), "either --like JSON or --id ID"),
-        (SearchSettings(index, id="nobody"), "no record with the id 'nobody'; its ids are ada, alan"),
-        (SearchSettings(index, like="{"), "neither JSON text nor the path"),
-        (SearchSettings(index, id="ada", top=0), "--top must be at least 1"),
+        (SearchSettings(str(index)), "one of --like JSON, --id ID and --at PATH=VALUE"),
+        (SearchSettings(str(index), id="ada", like="{}"), "one of --like JSON, --id ID and --at PATH=VALUE"),
+        (SearchSettings(str(index), id="nobody"), "no record with the id 'nobody'; its ids are ada, alan"),
+        (SearchSettings(str(index), like="{"), "neither JSON text nor the path"),
+        (SearchSettings(str(index), id="ada", top=0), "--top must be at least 1"),
     ]:
         with pytest.raises(UsageError, match=message):
             search(wrong)
@@ -107,7 +109,7 @@ def test_wrong_use_is_told(index: Path, tmp_path: Path) -> None:
         apply(ApplySettings(dim=5), ApplyJob(out=tmp_path / "v.npy"))
     (tmp_path / "people.jsonl").write_text('{"id": "new"}\n')
     with pytest.raises(ArtifactError, match="has changed since"):
-        search(SearchSettings(index, id="ada"))
+        search(SearchSettings(str(index), id="ada"))
 
 
 def test_a_broken_record_leaves_no_index(tmp_path: Path) -> None:
@@ -167,3 +169,65 @@ def test_the_reference_table_of_the_patients_is_reproduced(tmp_path: Path) -> No
     settings = replace(PRESETS["quick"], decoding_records=40, capacity_records=4)
     result = compare(settings, CompareJob(out=tmp_path))
     assert all(check.passed for check in result.checks), [check for check in result.checks if not check.passed]
+
+
+def test_search_for_values_at_paths(index: Path) -> None:
+    answer = search(SearchSettings(str(index), at=("topics[0]=algebra",), top=1))
+    assert [match["id"] for match in answer["matches"]] == ["emmy"]
+    assert answer["matches"][0]["because"] == [{"path": "topics[0]", "query": "algebra", "match": "algebra"}]
+    vectors = JSONVectorizer(ignore=("id",)).transform([*RECORDS, {"topics": ["algebra"]}])
+    assert answer["matches"][0]["cosine"] == pytest.approx(float(vectors[2] @ vectors[4]), abs=1e-4)
+    both = search(SearchSettings(str(index), at=("born=1912", "topics[1]=codes", "nothing.here=1"), top=1))
+    assert both["matches"][0]["id"] == "alan"
+    assert [reason["match"] for reason in both["matches"][0]["because"]] == [1912, "codes", "(not there)"]
+    for wrong in ("topics", "a[=1"):
+        with pytest.raises(UsageError, match="--at takes PATH=VALUE"):
+            search(SearchSettings(str(index), at=(wrong,)))
+    with pytest.raises(UsageError, match="all of it is ignored"):
+        search(SearchSettings(str(index), at=("id=ada",)))
+
+
+@pytest.mark.parametrize("address", ["array", "faiss", "usearch"])
+def test_a_store_answers_as_the_file_that_filled_it(index: Path, tmp_path: Path, address: str) -> None:
+    into = f"{address}:{tmp_path / 'store'}"
+    assert store_vectors(IndexSettings(into=into, data=index))["vectors"] == 4
+    for where in (into, str(tmp_path / "store")):
+        for question in ({"id": "ada"}, {"like": json.dumps(RECORDS[1])}, {"at": ("name=Emmy Noether",)}):
+            ours, theirs = (search(SearchSettings(place, top=2, **question)) for place in (where, str(index)))
+            assert ours["matches"] == theirs["matches"]
+    with pytest.raises(UsageError, match="no record with the id 'bob'"):
+        search(SearchSettings(into, id="bob"))
+
+
+def test_records_are_searched_without_an_index(index: Path) -> None:
+    folder = index.parent / "records"
+    folder.mkdir()
+    (folder / "people.jsonl").write_bytes((index.parent / "people.jsonl").read_bytes())
+    for where in (folder, index.parent / "people.jsonl"):
+        answer = search(SearchSettings(str(where), like=json.dumps(RECORDS[3]), top=2))
+        assert answer["matches"][0]["id"] == "grace"
+        assert answer["matches"][0]["cosine"] == pytest.approx(1, abs=1e-4)
+        assert answer["matches"][0]["because"]
+
+
+def test_vectors_are_searched_with_vectors(index: Path, tmp_path: Path) -> None:
+    vectors = np.concatenate(list(VectorFile(index).blocks()))
+    np.save(tmp_path / "q.npy", vectors[2:])
+    store_vectors(IndexSettings(into=f"array:{tmp_path / 's'}", data=index, field="new"))
+    for where, field in ((str(index), "vector"), (str(tmp_path / "s"), "new")):
+        answer = search(SearchSettings(where, query=tmp_path / "q.npy", top=1, field=field))
+        assert [query["matches"][0] for query in answer["queries"]] == [
+            {"id": "emmy", "score": 1.0}, {"id": "grace", "score": 1.0},
+        ]  # fmt: skip
+    for wrong, message in (
+        (SearchSettings(str(index), query=tmp_path / "q.npy", id="ada"), "leave --like, --id and --at out"),
+        (SearchSettings(str(index), query=tmp_path / "q.npy", top=0), "--top must be at least 1"),
+        (SearchSettings(str(index), through=tmp_path, id="ada"), "give them with --query"),
+        (SearchSettings(str(index)), "one of --like JSON, --id ID and --at"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            search(wrong)
+    np.save(tmp_path / "plain.npy", vectors)
+    store_vectors(IndexSettings(into=f"array:{tmp_path / 'plain'}", data=tmp_path / "plain.npy"))
+    with pytest.raises(ArtifactError, match="does not know how records became its vectors"):
+        search(SearchSettings(str(tmp_path / "plain"), id="0"))

@@ -128,13 +128,32 @@ def compare(words: list[str]) -> Answer:
     return Answer({"verb": "compare", "system": slug, "out": str(job.out), "result": plain(result)}, show)
 
 
+def index(words: list[str]) -> Answer:
+    """`linmap index VECTORS`."""
+    from linmap.recipes import search as recipe
+
+    words = _named("--data", words)
+    purpose = "Put vectors into a store or database, in the place of those with the same ids."
+    flags = parse(words, "linmap index VECTORS", purpose, settings=recipe.IndexSettings)
+    done, seconds = _timed(lambda: recipe.index(flags["settings"]))
+    document = _document("index", "", None, seconds, done)
+    return Answer(document, lambda console: printing.print_summary(console, "vectors stored", done))
+
+
 def search(words: list[str]) -> Answer:
-    """`linmap search`, over the vectors that mbat wrote."""
-    recipe = recipes.load("mbat")
-    flags = parse(words, "linmap search", "Find the records nearest to one, and why.", settings=recipe.SearchSettings)
+    """`linmap search INDEX`."""
+    from linmap.recipes import search as recipe
+
+    words = _named("--index", words)
+    flags = parse(words, "linmap search INDEX", "Find what is nearest, and why.", settings=recipe.SearchSettings)
     found, seconds = _timed(lambda: recipe.search(flags["settings"]))
     document = _document("search", "mbat", None, seconds, found)
     return Answer(document, lambda console: printing.print_summary(console, "nearest records", found))
+
+
+def _named(flag: str, words: list[str]) -> list[str]:
+    """A first word that is no flag gets the one that it stands for."""
+    return [flag, *words] if words and not words[0].startswith("-") else words
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`linmap apply mbat` and `linmap search`."""
+"""`linmap apply mbat`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from linmap.data import EMBEDDED
 from linmap.data.engines import Engine, map_records
-from linmap.data.records import Record, parse_json, read_records
+from linmap.data.records import Record, read_records
 from linmap.data.vectors.files import check_suffix
-from linmap.errors import ArtifactError, DataError, UsageError
+from linmap.errors import DataError, UsageError
 from linmap.recipes.job import ApplyJob
-from linmap.retrieve.mbat import JSONVectorizer, VectorFile, VectorFileWriter, nearest
+from linmap.retrieve.mbat import JSONVectorizer, VectorFileWriter
 
 PATIENTS = EMBEDDED / "fhir_patients.jsonl"
 DOCUMENT = re.compile(r"^document \d+, ")
-SHOWN_VALUES = 3  # of one path, in the breakdown of a match
 
 
 @dataclass(frozen=True)
@@ -64,24 +63,6 @@ class ApplySettings:
                  "path_backoff", "seed")  # fmt: skip
         options = {name: getattr(self, name) for name in names}
         return JSONVectorizer(**options, weights=dict(map(_weight, self.weights)) or None)
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """Flags of `linmap search`."""
-
-    index: Path
-    """File of vectors written by `linmap apply mbat`."""
-    like: str | None = None
-    """What to look for: JSON text, or the path of a .json file."""
-    id: str | None = None
-    """What to look for: the record of the index with this id."""
-    records: Path | None = None
-    """The records' file, to say why they match; where the index was made from when left out."""
-    top: int = 5
-    """How many matches."""
-    reasons: int = 6
-    """How many paths to show for each match."""
 
 
 class Encode:
@@ -127,96 +108,6 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
         "out": str(out), "records": done.records, "resumed": done.resumed, "dim": vectorizer.dim,
         "fingerprint": vectorizer.fingerprint_,
     }  # fmt: skip
-
-
-def search(settings: SearchSettings) -> dict[str, Any]:
-    """The nearest records by cosine, and which paths make them so."""
-    if (settings.like is None) == (settings.id is None):
-        raise UsageError("give what to look for: either --like JSON or --id ID, and not both.")
-    if settings.top < 1:
-        raise UsageError(f"--top must be at least 1, got {settings.top}.")
-    file = VectorFile(settings.index)
-    vectorizer = JSONVectorizer.from_json(file.metadata["options"])
-    vectorizer.check_fingerprint(file.metadata["fingerprint"])
-    if settings.like is not None:
-        document, row = _query_document(settings.like), None
-        query = vectorizer.transform([document], parse=False)[0]
-    else:
-        row = _row_of(file, settings.id)  # pyright: ignore[reportArgumentType]
-        document, query = None, file.vector(row)
-    found = nearest(query, file.blocks(), settings.top + (row is not None))
-    found = [match for match in found if match.row != row][: settings.top]
-    wanted = [match.row for match in found] + ([] if row is None else [row])
-    records = _records(file, settings.records, wanted)
-    if row is not None and records:
-        document = records[row].document
-    matches = [
-        {"id": file.ids[match.row], "cosine": round(match.cosine, 4)}
-        | (_why(vectorizer, document, records[match.row].document, settings.reasons) if records else {})
-        for match in found
-    ]
-    answer: dict[str, Any] = {"index": str(settings.index), "records": len(file.ids), "matches": matches}
-    if not records:
-        answer["note"] = "the records' file is not where the index was made from: --records FILE says why they match"
-    return answer
-
-
-def _why(vectorizer: JSONVectorizer, query: Any, match: Any, reasons: int) -> dict[str, Any]:
-    if vectorizer.level_norm != "none":
-        return {"because": "level_norm=unit is not linear in the leaves: its cosines have no exact breakdown"}
-    breakdown = vectorizer.similarity_breakdown(query, match)
-    because = [
-        {"path": part.path, "share": round(part.share, 4), "query": _short(part.left), "match": _short(part.right)}
-        for part in breakdown.contributions[:reasons]
-    ]
-    rest = breakdown.cosine - breakdown.crosstalk - sum(part.share for part in breakdown.contributions[:reasons])
-    return {"because": because, "other_paths": round(rest, 4), "crosstalk": round(breakdown.crosstalk, 4)}
-
-
-def _short(values: list[Any]) -> Any:
-    if len(values) == 1:
-        return values[0]
-    return [*values[:SHOWN_VALUES], "..."] if len(values) > SHOWN_VALUES else values
-
-
-def _query_document(like: str) -> Any:
-    path = Path(like)
-    is_file = like.endswith(".json") and path.is_file()
-    try:
-        return parse_json(path.read_bytes() if is_file else like)
-    except DataError as error:
-        raise UsageError(f"--like {like[:60]!r} is neither JSON text nor the path of a .json file: {error}") from None
-
-
-def _row_of(file: VectorFile, name: str) -> int:
-    try:
-        return file.ids.index(name)
-    except ValueError:
-        first = ", ".join(file.ids[:3])
-        raise UsageError(f"{file.path} has no record with the id {name!r}; its ids are {first}, ...") from None
-
-
-def _records(file: VectorFile, records: Path | None, rows: list[int]) -> dict[int, Record]:
-    """The records of some rows, if their file is there; it must be the one that the vectors were made from."""
-    source = records or Path(file.metadata["source"])
-    if records is None and not source.is_file():
-        return {}
-    last, found = max(rows), {}
-    for row, record in enumerate(read_records(source)):
-        if row in rows:
-            if record.id != file.ids[row]:
-                raise ArtifactError(
-                    f"{source} has changed since {file.path} was made from it: record {row} is {record.id!r}, not "
-                    f"{file.ids[row]!r}; run `linmap apply mbat` again, or give the old file with --records."
-                )
-            found[row] = record
-        if row == last:
-            break
-    if len(found) < len(set(rows)):
-        raise ArtifactError(
-            f"{source} is shorter than {file.path}: it has no record {last}; run `linmap apply mbat` again."
-        )
-    return found
 
 
 def _weight(text: str) -> tuple[str, float]:

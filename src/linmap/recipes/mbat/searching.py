@@ -1,0 +1,237 @@
+"""Records near to a record, to a part of one, or to a value at a path, with the reasons."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linmap.data.records import Record, parse_json, read_records
+from linmap.data.vectors import Hit, VectorFile, VectorStore, open_store
+from linmap.data.vectors.folder import read_header
+from linmap.errors import ArtifactError, DataError, UsageError
+from linmap.retrieve.mbat import MISSING, JSONVectorizer, format_path, nearest, parse_path
+
+SHOWN_VALUES = 3  # of one path, in the breakdown of a match
+RECORDS = (".jsonl", ".ndjson", ".json", ".gz")
+
+
+@dataclass(frozen=True)
+class Index:
+    """Encoded records: how many, of which file, and what finds them."""
+
+    vectorizer: JSONVectorizer
+    count: int
+    source: Path
+    nearest: Callable[[np.ndarray, int], list[Hit]]
+    vector: Callable[[str], np.ndarray]
+    """That of a record, by its id; UsageError if there is none."""
+
+
+def search_records(
+    where: str, like: str | None, name: str | None, at: tuple[str, ...], records: Path | None, top: int, reasons: int
+) -> dict[str, Any]:
+    """The nearest records by cosine, and which paths make them so."""
+    if sum((like is not None, name is not None, bool(at))) != 1:
+        raise UsageError("give what to look for: one of --like JSON, --id ID and --at PATH=VALUE.")
+    if top < 1:
+        raise UsageError(f"--top must be at least 1, got {top}.")
+    index = open_index(where)
+    document, values = None, [value_at(text) for text in at]
+    if like is not None:
+        document = _query_document(like)
+        query = index.vectorizer.transform([document], parse=False)[0]
+    elif name is not None:
+        query = index.vector(name)
+    else:
+        query = partial_query(index.vectorizer, values)
+    found = [hit for hit in index.nearest(query, top + (name is not None)) if hit.id != name][:top]
+    wanted = [hit.id for hit in found] + ([] if name is None else [name])
+    documents = _documents(index.source, records, wanted)
+    if name is not None and documents:
+        document = documents[name]
+
+    def why(hit: Hit) -> dict[str, Any]:
+        if not documents:
+            return {}
+        if values:
+            return {"because": [_compared(path, value, documents[hit.id]) for path, value in values]}
+        return breakdown(index.vectorizer, document, documents[hit.id], reasons)
+
+    matches = [{"id": hit.id, "cosine": round(hit.score, 4)} | why(hit) for hit in found]
+    answer: dict[str, Any] = {"index": where, "records": index.count, "matches": matches}
+    if not documents:
+        answer["note"] = "the records' file is not where the index was made from: --records FILE says why they match"
+    return answer
+
+
+def partial_query(vectorizer: JSONVectorizer, values: Iterable[tuple[str, Any]]) -> np.ndarray:
+    """The unit vector of a document of which only the values at some paths are known: the sum of their bound leaves."""
+    if vectorizer.level_norm != "none":
+        raise UsageError("--at adds up leaves, which level_norm=unit does not; encode with level_norm=none.")
+    raw = JSONVectorizer.from_json(vectorizer.as_json() | {"normalize": "none"})
+    query = np.zeros(raw.dim, np.float32)
+    for path, value in values:
+        query = raw.update(query, path, MISSING, value)
+    length = float(np.linalg.norm(query))
+    if length == 0:
+        raise UsageError("--at: all of it is ignored by the options of this index; name another path.")
+    return query / length
+
+
+def value_at(text: str) -> tuple[str, Any]:
+    """PATH=VALUE; the value is JSON where it can be read so, and else text."""
+    path, sign, value = text.partition("=")
+    try:
+        if not sign:
+            raise ValueError("there is no =")
+        parse_path(path)
+    except ValueError as error:
+        raise UsageError(f"--at takes PATH=VALUE, e.g. address[0].state=Texas, got {text!r}: {error}") from None
+    try:
+        return path, json.loads(value)
+    except json.JSONDecodeError:
+        return path, value
+
+
+# -- what is searched --------------------------------------------------------------------------------------------------
+
+
+def open_index(where: str) -> Index:
+    """From a file of vectors, a store that was filled from one, or records, which are encoded on the way."""
+    path = Path(where)
+    if path.suffix in (".parquet", ".npy"):
+        return _file_index(VectorFile(path))
+    if path.name.endswith(RECORDS) or (path.is_dir() and read_header(path) is None):
+        return _records_index(path)
+    return _store_index(where)
+
+
+def _checked_vectorizer(metadata: dict[str, Any], where: Any) -> JSONVectorizer:
+    if not {"options", "fingerprint"} <= set(metadata):
+        raise ArtifactError(
+            f"{where} does not know how records became its vectors; fill it from a file of `linmap apply mbat` with "
+            "`linmap index`, or ask with --query vectors.npy."
+        )
+    vectorizer = JSONVectorizer.from_json(metadata["options"])
+    vectorizer.check_fingerprint(metadata["fingerprint"])
+    return vectorizer
+
+
+def _file_index(file: VectorFile) -> Index:
+    def find(query: np.ndarray, top: int) -> list[Hit]:
+        return [Hit(file.ids[match.row], match.cosine) for match in nearest(query, file.blocks(), top)]
+
+    vectorizer = _checked_vectorizer(file.metadata, file.path)
+    vector = lambda name: file.vector(_row(name, file.ids, file.path))  # noqa: E731
+    return Index(vectorizer, len(file.ids), Path(file.metadata["source"]), find, vector)
+
+
+def _records_index(source: Path) -> Index:
+    vectorizer, ids = JSONVectorizer(), []
+
+    def documents() -> Iterable[Any]:
+        for record in read_records(source):
+            ids.append(record.id)
+            yield record.document
+
+    blocks = list(vectorizer.transform_stream(documents(), parse=False))
+    vectors = np.concatenate(blocks) if blocks else np.empty((0, vectorizer.dim), np.float32)
+
+    def find(query: np.ndarray, top: int) -> list[Hit]:
+        return [Hit(ids[match.row], match.cosine) for match in nearest(query, [vectors], top)]
+
+    return Index(vectorizer, len(ids), source, find, lambda name: vectors[_row(name, ids, source)])
+
+
+def _store_index(address: str) -> Index:
+    store = open_store(address)
+    vectorizer = _checked_vectorizer(store.metadata, address)
+    if vectorizer.normalize != "l2":
+        raise UsageError(f"{address} holds vectors that are not of unit length, whose products are no cosines.")
+    return Index(
+        vectorizer, store.count(), Path(store.metadata["source"]), lambda query, top: store.search(query[None], top)[0],
+        lambda name: _vector_in(store, name, address),
+    )  # fmt: skip
+
+
+def _vector_in(store: VectorStore, name: str, address: str) -> np.ndarray:
+    for ids, block in store.iterate():
+        if name in ids:
+            return block[ids.index(name)]
+    raise UsageError(f"{address} has no record with the id {name!r}.")
+
+
+def _row(name: str, ids: list[str], where: Path) -> int:
+    try:
+        return ids.index(name)
+    except ValueError:
+        first = ", ".join(ids[:3])
+        raise UsageError(f"{where} has no record with the id {name!r}; its ids are {first}, ...") from None
+
+
+# -- the reasons -------------------------------------------------------------------------------------------------------
+
+
+def breakdown(vectorizer: JSONVectorizer, query: Any, match: Any, reasons: int) -> dict[str, Any]:
+    """The cosine as a sum over paths."""
+    if vectorizer.level_norm != "none":
+        return {"because": "level_norm=unit is not linear in the leaves: its cosines have no exact breakdown"}
+    parts = vectorizer.similarity_breakdown(query, match)
+    because = [
+        {"path": part.path, "share": round(part.share, 4), "query": _short(part.left), "match": _short(part.right)}
+        for part in parts.contributions[:reasons]
+    ]
+    rest = parts.cosine - parts.crosstalk - sum(part.share for part in parts.contributions[:reasons])
+    return {"because": because, "other_paths": round(rest, 4), "crosstalk": round(parts.crosstalk, 4)}
+
+
+def _compared(path: str, value: Any, document: Any) -> dict[str, Any]:
+    steps = parse_path(path)
+    try:
+        for step in steps:
+            document = document[step]
+    except (KeyError, IndexError, TypeError):
+        document = "(not there)"
+    return {"path": format_path(steps), "query": value, "match": document}
+
+
+def _short(values: list[Any]) -> Any:
+    if len(values) == 1:
+        return values[0]
+    return [*values[:SHOWN_VALUES], "..."] if len(values) > SHOWN_VALUES else values
+
+
+def _query_document(like: str) -> Any:
+    path = Path(like)
+    is_file = like.endswith(".json") and path.is_file()
+    try:
+        return parse_json(path.read_bytes() if is_file else like)
+    except DataError as error:
+        raise UsageError(f"--like {like[:60]!r} is neither JSON text nor the path of a .json file: {error}") from None
+
+
+def _documents(source: Path, records: Path | None, names: list[str]) -> dict[str, Any]:
+    """The documents of some records by id, if their file is there; it must be the one that was encoded."""
+    if records is None and not source.exists():
+        return {}
+    path, wanted = records or source, set(names)
+    found: dict[str, Any] = {}
+    for record in read_records(path):
+        _keep(record, wanted, found)
+        if len(found) == len(wanted):
+            return found
+    lost = next(name for name in names if name not in found)
+    raise ArtifactError(
+        f"{path} has changed since the index was made from it: it has no record {lost!r}; run `linmap apply mbat` "
+        "again, or give the old file with --records."
+    )
+
+
+def _keep(record: Record, wanted: set[str], found: dict[str, Any]) -> None:
+    if record.id in wanted and record.id not in found:
+        found[record.id] = record.document
