@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import re
 from collections.abc import Callable
@@ -13,16 +12,13 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from linmap.retrieve.mbat.codebook import Codebook, LeastRecentlyUsed
-from linmap.retrieve.mbat.frequencies import DATE, EMBEDDED, NUMBER, Part
-from linmap.retrieve.mbat.options import Options, collapsed_path
+from linmap.retrieve.mbat.options import Options
 from linmap.retrieve.mbat.paths import Place, nfc
 
 EXACT_INTEGER = 2**53  # beyond it a float may stand for several integers
 ASINH_OFFSET, ASINH_RANGE = 14.5, 29.0  # asinh(±1e6) = ±14.5
 FIRST_DAY, LAST_DAY = datetime.date(1900, 1, 1).toordinal(), datetime.date(2100, 1, 1).toordinal()
 _WORD = re.compile(r"\w+")
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_KEY_WORD = re.compile(r"[^\W_]+")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?")
 
 
@@ -51,57 +47,6 @@ def character_trigrams(text: str) -> list[str]:
     """The 3-grams of ^text$."""
     framed = f"^{text}$"
     return [framed[i : i + 3] for i in range(len(framed) - 2)]
-
-
-def key_words(key: str) -> list[str]:
-    """The words of a key, without case: birthDate, birth_date and birth-date are birth, date."""
-    return _KEY_WORD.findall(_CAMEL.sub(" ", key).casefold())
-
-
-def string_parts(text: str, options: Options) -> list[tuple[Part, float]]:
-    """The atoms that a string is the weighted sum of."""
-    exact: Part = ("str", text)
-    if options.strings == "exact":
-        return [(exact, 1.0)]
-    kind, tokens = ("ngram", character_trigrams(text)) if options.strings == "ngrams" else ("word", word_tokens(text))
-    if not tokens:
-        return [(exact, 1.0)]
-    share = 1 / math.sqrt(len(tokens))
-    if options.strings != "mixed":
-        return [((kind, token), share) for token in tokens]
-    half = math.sqrt(0.5)
-    return [(exact, half), *(((kind, token), half * share) for token in tokens)]
-
-
-def key_parts(key: str, options: Options) -> list[tuple[Part, float]]:
-    """The atoms that "has this key" is the weighted sum of, before key_presence.
-
-    sqrt(1 - s) atom(has, key) + sqrt(s / n) sum of atom(has.word, t) over the n words t of the key, s = soft_keys, so
-    that two keys have the expected cosine (1 - s) [same] + s common / sqrt(n n').
-    """
-    exact: Part = ("has", key)
-    words = key_words(key) if options.soft_keys else []
-    if not words:
-        return [(exact, 1.0)]
-    share = math.sqrt(options.soft_keys / len(words))
-    soft: list[tuple[Part, float]] = [(("has.word", word), share) for word in words]
-    return soft if options.soft_keys == 1 else [(exact, math.sqrt(1 - options.soft_keys)), *soft]
-
-
-def leaf_parts(value: Any, options: Options) -> list[Part]:
-    """What of a leaf is counted for its rarity; see frequencies.py."""
-    if isinstance(value, str):
-        if options.dates and date_position(value) is not None:
-            return [DATE]
-        return [EMBEDDED] if callable(options.strings) else [part for part, _ in string_parts(nfc(value), options)]
-    if isinstance(value, bool) or value is None or isinstance(value, dict | list):
-        return [("lit", literal_token(value))]
-    return [("num", canonical_number(value)) if options.numbers == "exact" else NUMBER]
-
-
-def literal_token(value: Any) -> str:
-    """null, true, false, {} or []."""
-    return "{}" if isinstance(value, dict) else "[]" if isinstance(value, list) else json.dumps(value)
 
 
 def asinh_position(value: int | float) -> float:

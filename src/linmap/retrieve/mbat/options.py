@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from linmap.retrieve.mbat.codebook import FORMAT, check_dim
-from linmap.retrieve.mbat.frequencies import Frequencies
 from linmap.retrieve.mbat.paths import PathLike, Place, Wildcard, format_path
 
 DTYPES = ("float16", "float32", "float64", "int32")
@@ -54,15 +53,11 @@ class Options:
     thermometer_levels: int = 64
     key_presence: float | int = 0.0
     path_backoff: float | int = 0.0
-    soft_keys: float | int = 0.0
-    idf: bool = False
     max_depth: int = 1000
     default: Callable[[Any], Any] | None = None
     cache_bytes: int = 512 << 20
     quantiles: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Sorted values seen by `fit` at each path, indices replaced by [*]."""
-    frequencies: Frequencies = field(default_factory=Frequencies)
-    """In how many documents `fit` has seen each part of a leaf; used if `idf`."""
 
     def __post_init__(self) -> None:
         check_dim(self.dim, self.operators)
@@ -75,16 +70,8 @@ class Options:
             raise TypeError(
                 f"seed must be a text, got {self.seed!r} of type {type(self.seed).__name__}; use str(seed)."
             )
-        for name in ("number_exact", "soft_keys"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share between 0 and 1, got {getattr(self, name)!r}.")
-        if self.soft_keys and not self.key_presence:
-            raise ValueError(
-                f"soft_keys={self.soft_keys!r} is the share of words in the atoms that key_presence adds, but "
-                "key_presence=0; give both, e.g. key_presence=0.5, soft_keys=0.5."
-            )
-        if not isinstance(self.idf, bool):
-            raise TypeError(f"idf must be True or False, got {self.idf!r}.")
+        if not 0 <= self.number_exact <= 1:
+            raise ValueError(f"number_exact is a share between 0 and 1, got {self.number_exact!r}.")
         for name in ("key_presence", "path_backoff"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is a weight of at least 0, got {getattr(self, name)!r}.")
@@ -98,8 +85,7 @@ class Options:
         if self.dtype == "int32" and not (self.integral and self.normalize == "none"):
             raise ValueError(
                 "dtype='int32' needs vectors of integers: strings='exact', numbers='exact', level_norm='none', "
-                "normalize='none', and no dates, idf, soft_keys, arrays='both', nor fractional weights, key_presence or "
-                "path_backoff."
+                "normalize='none', and no dates, fractional weights, arrays='both', key_presence or path_backoff."
             )
 
     @property
@@ -115,7 +101,7 @@ class Options:
             and self.strings == self.numbers == "exact"
             and self.arrays != "both"
             and self.level_norm == "none"
-            and not (self.dates or self.soft_keys or self.idf)
+            and not self.dates
             and all(float(weight).is_integer() for weight in weights)
         )
 
@@ -132,21 +118,12 @@ class Options:
         """The vector before normalisation is the sum of the bound leaves."""
         return self.level_norm == "none"
 
-    @property
-    def learns(self) -> bool:
-        """The vectors depend on the documents that `fit` has seen."""
-        return self.numbers == "quantile" or self.idf
-
     def quantiles_at(self, place: Place) -> np.ndarray | None:
         return self.quantiles.get(collapsed_path(place))
 
     def as_json(self) -> dict[str, Any]:
         """Every option that decides the vectors, as JSON; `from_json` reads it back unless `strings` is a function."""
-        skipped = {"cache_bytes", "max_depth", "default", "dtype", "frequencies"}
-        if not self.soft_keys:  # absent where they do nothing: fingerprints from before these options hold
-            skipped.add("soft_keys")
-        if not self.idf:
-            skipped.add("idf")
+        skipped = {"cache_bytes", "max_depth", "default", "dtype"}
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
         if callable(self.strings):
             named = self.strings if hasattr(self.strings, "__qualname__") else type(self.strings)
@@ -155,8 +132,6 @@ class Options:
         values["weights"] = [[_as_json_path(pattern), weight] for pattern, weight in (self.weights or {}).items()]
         values["number_scale"] = self.number_scale if self.linear_scale is None else list(self.linear_scale)
         values["quantiles"] = {path: np.asarray(knots).tolist() for path, knots in sorted(self.quantiles.items())}
-        if self.idf:
-            values["frequencies"] = self.frequencies.as_json()
         return {"format": FORMAT, **values}
 
     def fingerprint(self, codebook: str = "") -> str:
