@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -56,6 +58,26 @@ def test_reproduces_the_network_at_x_in_double_precision(unit: Unit):
 def test_reproduces_the_network_at_x_in_single_precision(unit: Unit):
     interp = LinearScope(unit.network(torch.float32), **unit.options).at(picture(dtype=torch.float32))
     assert interp.exactness() < 1e-5
+
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """Every tensor that is made empty holds NaN until it is written."""
+    before = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = before
+
+
+@both_modes
+@every_unit
+def test_what_was_left_in_new_memory_does_not_matter(unit: Unit, mode: str, poisoned_memory: None):
+    interp = LinearScope(unit.network(), mode=mode, **unit.options).at(picture())
+    assert torch.empty(1).isnan().all()
+    assert interp.exactness() < 1e-12
+    assert interp.dense().isfinite().all()
 
 
 @every_unit

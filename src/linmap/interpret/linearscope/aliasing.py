@@ -60,15 +60,15 @@ class Overlap:
 
         `old` and `new` say which of the tensor before and the written tensor depend on the input.
         """
-        keep, take = (~self.mask).to(torch.uint8), self.mask.to(torch.uint8)
+        # Selected, not multiplied by zero: a tensor made empty may hold anything where it has not been written yet.
 
         def kept(p: Tensor) -> Tensor:
-            return p * keep.to(p.dtype)
+            return torch.where(self.mask, p.new_zeros(()), p)
 
         def taken(q: Tensor) -> Tensor:
-            return q.reshape(-1)[self.source] * take.to(q.dtype)
+            return torch.where(self.mask, q.reshape(-1)[self.source], q.new_zeros(()))
 
         if old and new:
             return lambda p, q: kept(p) + taken(q), None
-        constants = tensor * (take if old else keep).to(tensor.dtype)
+        constants = torch.where(self.mask == old, tensor, tensor.new_zeros(()))
         return (kept if old else taken), constants
