@@ -131,11 +131,25 @@ def test_presence_of_keys_and_lengths_of_arrays() -> None:
         JSONVectorizer(64).has(np.ones(64), "a")
 
 
+def test_rarity_does_not_decide_what_is_read() -> None:
+    documents = [{"kind": "common"}] * 50 + [{"kind": "rare"}, {"other": 1}]
+    vectorizer = JSONVectorizer(2048, strings="exact", idf=2).fit(documents)
+    filled = [{"kind": kind, **{f"k{i}": str(i) for i in range(100)}} for kind in ("common", "rare")]
+    vectorizer.fit([*documents, *filled])
+    for document, vector in zip(filled, vectorizer.transform(filled), strict=True):
+        found = vectorizer.get(vector, "kind", ["common", "rare"], false_alarms=2)
+        if document["kind"] == "rare":
+            assert found.value == "rare"
+    single = vectorizer.transform([{"kind": "common"}])[0]
+    assert vectorizer.get(single, "kind", ["common", "rare", "other"]).value == "common"
+
+
 BREAKDOWNS = [
     {},
     {"arrays": "bag"},
     {"arrays": "both"},
     {"key_presence": 0.5, "path_backoff": 0.3},
+    {"key_presence": 0.5, "soft_keys": 0.5, "idf": 0.5},
     {"weights": {"b": 3.0}},
 ]
 
@@ -144,7 +158,7 @@ BREAKDOWNS = [
 def test_the_breakdown_adds_up_to_the_cosine(options: dict) -> None:
     one = {"a": {"n": 100}, "b": "old town", "codes": ["x", "y"], "only": 1}
     two = {"a": {"n": 101}, "b": "new town", "codes": ["y", "x"], "c": None}
-    vectorizer = JSONVectorizer(1024, dtype="float64", **options)
+    vectorizer = JSONVectorizer(1024, dtype="float64", **options).fit([one, two])
     a, b = vectorizer.transform([one, two])
     breakdown = vectorizer.similarity_breakdown(one, two)
     assert breakdown.cosine == pytest.approx(a @ b, abs=1e-9)

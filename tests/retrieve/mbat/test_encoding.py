@@ -126,6 +126,9 @@ VARIANTS = [
     {"arrays": "both", "path_backoff": 0.3, "key_presence": 1.0},
     {"operators": "hadamard", "dates": True},
     {"ignore": ["**.a", "b[*]"], "weights": {"c": 2.0, "**.d": 0.5}, "path_backoff": 0.5, "key_presence": 2},
+    {"key_presence": 1.0, "soft_keys": 0.4},
+    {"idf": 0.5, "key_presence": 0.7, "soft_keys": 1, "arrays": "both", "path_backoff": 0.3},
+    {"idf": 1, "strings": "words", "numbers": "exact", "dates": True},
 ]
 
 
@@ -135,9 +138,10 @@ VARIANTS = [
 def test_fast_path_equals_the_definition(options: dict, documents: list) -> None:
     documents = [*documents, {"a": 1, "b": documents, "c": {"d": documents}}]
     options = {"dim": 64, "dtype": "float64", "normalize": "none"} | options
-    reference = Encoder(Options(**options))
+    vectorizer = JSONVectorizer(**options).fit(documents, parse=False)
+    reference = Encoder(Options(**options, rarity=vectorizer.rarity_))
     expected = np.stack([reference.encode(document) for document in documents])
-    np.testing.assert_allclose(JSONVectorizer(**options).transform(documents, parse=False), expected, atol=1e-10)
+    np.testing.assert_allclose(vectorizer.transform(documents, parse=False), expected, atol=1e-10)
 
 
 @given(st.lists(JSON, min_size=1, max_size=6))
@@ -244,6 +248,31 @@ def test_key_presence_makes_documents_with_the_same_fields_similar() -> None:
     one, two = {"a": 1, "b": {"c": 2}}, {"a": "x", "b": {"c": "y"}}
     assert abs(cosine(one, two)) < 5 / 64
     assert cosine(one, two, key_presence=1.0) == pytest.approx(3 / 5, abs=5 / 64)
+
+
+def test_keys_with_common_words_are_similar() -> None:
+    words = {"key_presence": 1.0, "soft_keys": 0.5}
+    one, two, three = {"date_of_birth": 1}, {"birthDate": "x"}, {"birth-date": None}
+    # two atoms of weight 1 each in a document: value and key
+    assert cosine(one, two, **words) == pytest.approx(0.5 * 0.5 * 2 / math.sqrt(6), abs=5 / 64)
+    assert cosine(two, three, **words) == pytest.approx(0.5 * 0.5, abs=5 / 64)
+    assert cosine(two, three, key_presence=1.0) == pytest.approx(0, abs=5 / 64)
+    assert cosine({"URLParser": 1}, {"url_parser": 2}, key_presence=1.0, soft_keys=1) == pytest.approx(0.5, abs=5 / 64)
+    with pytest.raises(ValueError, match="give both"):
+        JSONVectorizer(64, soft_keys=0.5)
+    with pytest.raises(ValueError, match="soft_keys is a share between 0 and 1"):
+        JSONVectorizer(64, key_presence=1.0, soft_keys=1.5)
+
+
+@pytest.mark.parametrize("power", [0.5, 1, 2])
+def test_idf_weighs_what_documents_share_by_its_rarity(power: float) -> None:
+    documents = [{"same": "all", "kind": "ab"[i % 2], "n": [i]} for i in range(8)]
+    rare = (1 + math.log(9 / 5)) ** (2 * power), (1 + math.log(9 / 2)) ** (2 * power)
+    vectorizer = JSONVectorizer(1 << 14, strings="exact", numbers="exact", idf=power, dtype="float64").fit(documents)
+    vectors = vectorizer.transform([documents[0], documents[2], {"same": "all", "kind": "never seen", "n": [1.5]}])
+    norm = 1 + rare[0] + rare[1]
+    assert vectors[0] @ vectors[1] == pytest.approx((1 + rare[0]) / norm, abs=5 / 128)
+    assert vectors[0] @ vectors[2] == pytest.approx(1 / math.sqrt(norm * (1 + 2 * rare[1])), abs=5 / 128)
 
 
 def test_path_backoff_keeps_similarity_when_a_field_moves() -> None:

@@ -25,6 +25,7 @@ from linmap.errors import DataError
 from linmap.retrieve.mbat import MISSING, JSONVectorizer
 from linmap.retrieve.mbat.encoding import Encoder
 from linmap.retrieve.mbat.options import Options
+from linmap.retrieve.mbat.paths import format_path
 
 EXACT = {"strings": "exact", "numbers": "exact", "normalize": "none"}
 
@@ -160,6 +161,20 @@ def test_quantiles_are_learnt_for_each_path() -> None:
     assert np.abs(vectorizer.transform([{"new": 5.0}])).max() > 0  # a path never seen falls back on asinh
 
 
+def test_rarity_is_counted_once_a_document_by_path() -> None:
+    documents = [{"tags": ["red car", "car"], "n": 3, "birthDate": None}, {"tags": [], "n": 4}, {"birthDate": None}]
+    options = {"idf": 1, "key_presence": 1.0, "soft_keys": 0.5}
+    with pytest.raises(ValueError, match="idf how rare its values are: call fit"):
+        JSONVectorizer(64, **options).transform(documents)
+    counts = JSONVectorizer(64, **options).fit(documents).rarity_.counts
+    assert counts["tags[*]", "word", "car"] == 1
+    assert counts["n", "num", ""] == 2  # a soft code stands for all numbers
+    top = format_path(())
+    assert counts["birthDate", "lit", "null"] == counts[top, "has", "birthDate"] == counts[top, "has.word", "date"] == 2
+    other = JSONVectorizer(64, **options).fit(documents[:2])
+    assert other.fingerprint_ != JSONVectorizer(64, **options).fit(documents).fingerprint_
+
+
 # -- the fingerprint ---------------------------------------------------------------------------------------------------
 
 
@@ -168,7 +183,7 @@ def test_fingerprint_tells_all_options_apart() -> None:
         {}, {"dim": 64}, {"strings": "exact"}, {"numbers": "exact"}, {"arrays": "bag"}, {"level_norm": "unit"},
         {"normalize": "none"}, {"ignore": ("a",)}, {"weights": {"a": 2.0}}, {"dates": True}, {"seed": "s"},
         {"number_exact": 0.1}, {"key_presence": 1.0}, {"path_backoff": 1.0}, {"number_scale": (0.0, 1.0)},
-        {"operators": "hadamard"},
+        {"operators": "hadamard"}, {"key_presence": 1.0, "soft_keys": 0.5},
     ]  # fmt: skip
     prints = {JSONVectorizer(**({"dim": 128} | change)).fingerprint_ for change in changes}
     assert len(prints) == len(changes)
@@ -183,6 +198,8 @@ def test_fingerprint_tells_all_options_apart() -> None:
         {},
         {"ignore": ("a", ("b", "c.d")), "weights": {("x", "y"): 2.0}, "number_scale": (0.0, 2.0)},
         {"numbers": "quantile"},
+        {"idf": 0.5, "numbers": "quantile"},
+        {"idf": 1, "key_presence": 0.5, "soft_keys": 0.5},
     ],
 )
 def test_options_are_written_down_and_read_back(options: dict) -> None:

@@ -49,6 +49,10 @@ class ApplySettings:
     """Weight of having a key, whatever its value."""
     path_backoff: float = 0.0
     """Weight of values without their path."""
+    soft_keys: float = 0.0
+    """Share of a key's words in what --key-presence adds: birth_date is similar to dateOfBirth."""
+    idf: float = 0.0
+    """Power of the weights by rarity in the file: 0 none, 1 as in TF-IDF, 0.5 their root."""
     seed: str = ""
     """Vectors of different seeds are unrelated."""
     n_jobs: int = 2
@@ -60,7 +64,7 @@ class ApplySettings:
 
     def vectorizer(self) -> JSONVectorizer:
         names = ("dim", "strings", "numbers", "arrays", "level_norm", "normalize", "ignore", "dates", "key_presence",
-                 "path_backoff", "seed")  # fmt: skip
+                 "path_backoff", "soft_keys", "idf", "seed")  # fmt: skip
         options = {name: getattr(self, name) for name in names}
         return JSONVectorizer(**options, weights=dict(map(_weight, self.weights)) or None)
 
@@ -85,7 +89,7 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
         vectorizer = settings.vectorizer()
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if settings.numbers == "quantile":
+    if settings.numbers == "quantile" or settings.idf:
         vectorizer.fit((record.document for record in read_records(source)), parse=False)
     metadata = {
         "fingerprint": vectorizer.fingerprint_, "options": vectorizer.as_json(), "source": str(Path(source).resolve()),

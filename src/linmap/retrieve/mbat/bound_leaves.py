@@ -192,13 +192,13 @@ class BoundLeaves:
         if self._options.path_backoff:
             bound = bound + x * self._dtype.type(self._options.path_backoff)
         if has_atoms and isinstance(node.step, str):
-            bound = bound + self._bind(node.parent, encoder.presence(node.step))  # pyright: ignore[reportArgumentType]
+            bound = bound + self._bind(node.parent, encoder.presence(node.step, node.parent))  # pyright: ignore[reportArgumentType]
         return self._store(bound, rows, key)
 
     def _presence_row(self, node: Node) -> int:
         row = node.others.get("has")
         if row is None:
-            presence = self._encoder.presence(node.step)  # pyright: ignore[reportArgumentType]
+            presence = self._encoder.presence(node.step, node.parent)  # pyright: ignore[reportArgumentType]
             row = self._store(self._bind(node.parent, presence), node.others, "has")  # pyright: ignore[reportArgumentType]
         return row
 

@@ -127,8 +127,9 @@ class Decoder:
         steps = parse_path(path)
         if not steps or not isinstance(steps[-1], str):
             raise ValueError(f"path {path!r} must end in a key, for only keys have a presence atom.")
-        unbound = self._encoder.unbind(self._encoder.place(steps[:-1]), self._checked(vector))
-        return clean_up(unbound, self._encoder.presence(steps[-1])[None], [True])
+        place = self._encoder.place(steps[:-1])
+        unbound = self._encoder.unbind(place, self._checked(vector))
+        return clean_up(unbound, self._encoder.presence(steps[-1], place)[None], [True])
 
     def array_length(self, vector: np.ndarray, path: Any, candidates: Sequence[Any]) -> int:
         """Number of items from the first on whose values are recognised among the candidates; 0 also for []."""
@@ -139,7 +140,10 @@ class Decoder:
 
     def _codes(self, place: Place, candidates: Sequence[Any]) -> np.ndarray:
         """The candidates' vectors, as they are found after unbinding; rules by path hold for them as well."""
-        return np.stack([self._encoder.encode_unbound(value, place) for value in candidates])
+        codes = np.stack([self._encoder.encode_unbound(value, place) for value in candidates])
+        if self._encoder.options.idf:  # a rare candidate must not win by its weight
+            codes /= np.linalg.norm(codes, axis=1, keepdims=True) / math.sqrt(codes.shape[1])
+        return codes
 
     def _checked(self, vector: Any) -> np.ndarray:
         vector = np.asarray(vector)
@@ -208,7 +212,7 @@ def _parts(encoder: Encoder, document: Any) -> dict[str, tuple[np.ndarray, list[
         if encoder.options.path_backoff:
             add("(values wherever they stand)", x * encoder.options.path_backoff, value)
     for place in _keyed_places(encoder, document):
-        add(f"(has {encoder.group(place)})", encoder.bind(place.parent, encoder.presence(place.step)))  # pyright: ignore
+        add(f"(has {encoder.group(place)})", encoder.bind(place.parent, encoder.presence(place.step, place.parent)))  # pyright: ignore
     return parts
 
 

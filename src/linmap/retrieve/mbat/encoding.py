@@ -149,9 +149,9 @@ class Encoder:
 
     # -- vectors ---------------------------------------------------------------------------------------------------
 
-    def presence(self, key: str) -> Num[np.ndarray, " dim"]:
-        """w atom(has, key)."""
-        return np.asarray(self.codebook.atom("has", key)) * self._dtype.type(self.options.key_presence)
+    def presence(self, key: str, place: Place) -> Num[np.ndarray, " dim"]:
+        """w atom(has, key), or its soft form, of an object at `place`; not bound to it."""
+        return self.leaves.presence(key, place) * self._dtype.type(self.options.key_presence)
 
     def leaf(self, value: Any, place: Place) -> Num[np.ndarray, " dim"]:
         """The weighted vector of a leaf, before binding.
@@ -222,7 +222,7 @@ class Encoder:
                 continue
             total = total + self.key_operator(key).apply((yield item, below))  # pyright: ignore[reportArgumentType]
             if self.options.key_presence:
-                total = total + self.presence(key)  # pyright: ignore[reportArgumentType]
+                total = total + self.presence(key, place)  # pyright: ignore[reportArgumentType]
         return total
 
     def _array(self, value: list, place: Place) -> Generator[tuple[Any, Place], np.ndarray, np.ndarray]:

@@ -12,13 +12,16 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from linmap.retrieve.mbat.codebook import Codebook, LeastRecentlyUsed
-from linmap.retrieve.mbat.options import Options
+from linmap.retrieve.mbat.options import Options, collapsed_path
 from linmap.retrieve.mbat.paths import Place, nfc
+from linmap.retrieve.mbat.rarity import DATE, EMBEDDED, NUMBER, Part
 
 EXACT_INTEGER = 2**53  # beyond it a float may stand for several integers
 ASINH_OFFSET, ASINH_RANGE = 14.5, 29.0  # asinh(±1e6) = ±14.5
 FIRST_DAY, LAST_DAY = datetime.date(1900, 1, 1).toordinal(), datetime.date(2100, 1, 1).toordinal()
 _WORD = re.compile(r"\w+")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_KEY_WORD = re.compile(r"[^\W_]+")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?")
 
 
@@ -47,6 +50,55 @@ def character_trigrams(text: str) -> list[str]:
     """The 3-grams of ^text$."""
     framed = f"^{text}$"
     return [framed[i : i + 3] for i in range(len(framed) - 2)]
+
+
+def string_tokens(text: str, strings: Any) -> tuple[str, list[str]]:
+    """(kind, tokens) of what strings have in common: their words, or their trigrams; none for strings="exact"."""
+    if strings == "exact":
+        return "word", []
+    return ("ngram", character_trigrams(text)) if strings == "ngrams" else ("word", word_tokens(text))
+
+
+def key_words(key: str) -> list[str]:
+    """The words of a key, without case: birthDate, birth_date and birth-date are all birth, date."""
+    return _KEY_WORD.findall(_CAMEL.sub(" ", key).casefold())
+
+
+def leaf_parts(value: Any, options: Options) -> list[Part]:
+    """The parts of a leaf that are counted for their rarity."""
+    if isinstance(value, str):
+        if options.dates and date_position(value) is not None:
+            return [DATE]
+        if callable(options.strings):
+            return [EMBEDDED]
+        kind, tokens = string_tokens(nfc(value), options.strings)
+        exact = [("str", nfc(value))] if options.strings == "mixed" or not tokens else []
+        return [*exact, *((kind, token) for token in tokens)]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return [("num", canonical_number(value)) if options.numbers == "exact" else NUMBER]
+    return [("lit", literal_token(value))]
+
+
+def key_parts(key: str, options: Options) -> list[tuple[Part, float]]:
+    """The atoms that "has this key" is the weighted sum of, before key_presence.
+
+    sqrt(1 - s) atom(has, key) + sqrt(s / n) sum of atom(has.word, t) over the n words t of the key, s = soft_keys:
+    two keys have the expected inner product ((1 - s) [same key] + s common / sqrt(n n')) D.
+    """
+    exact: Part = ("has", key)
+    words = key_words(key) if options.soft_keys else []
+    if not words:
+        return [(exact, 1.0)]
+    share = math.sqrt(options.soft_keys / len(words))
+    soft: list[tuple[Part, float]] = [(("has.word", word), share) for word in words]
+    return soft if options.soft_keys == 1 else [(exact, math.sqrt(1 - options.soft_keys)), *soft]
+
+
+def literal_token(value: Any) -> str:
+    """null, true, false, {} or []."""
+    if isinstance(value, dict | list):
+        return "{}" if isinstance(value, dict) else "[]"
+    return {None: "null", True: "true", False: "false"}[value]
 
 
 def asinh_position(value: int | float) -> float:
@@ -112,19 +164,28 @@ class LeafCoder:
         self._level_rank[order] = np.arange(dim)
         vectors = options.cache_bytes // 16 // (dim * self._dtype.itemsize)
         self._cache: LeastRecentlyUsed[tuple, np.ndarray] = LeastRecentlyUsed(vectors)
+        self._base = np.asarray(codebook.atom("level", "")).astype(self._dtype, copy=False)
         self._levels: LeastRecentlyUsed[int, np.ndarray] = LeastRecentlyUsed(vectors)
 
     def vector(self, value: Any, place: Place) -> Num[np.ndarray, " dim"]:
         """The vector of a leaf: null, true, false, {}, [], a string or a number. Read-only."""
         if isinstance(value, str):
-            if len(value) > 256:  # long texts seldom come twice
-                return self._string(nfc(value))
-            return self._cache.get((str, value), lambda: self._string(nfc(value)))
-        if isinstance(value, bool) or value is None:
-            return self._atom("lit", {None: "null", True: "true", False: "false"}[value])
-        if isinstance(value, int | float):
+            if len(value) > 256 or self._options.idf:  # long texts seldom come twice; rarity differs by path
+                return self._string(nfc(value), place)
+            return self._cache.get((str, value), lambda: self._string(nfc(value), place))
+        if isinstance(value, int | float) and not isinstance(value, bool):
             return self._number(value, place)
-        return self._atom("lit", "{}" if isinstance(value, dict) else "[]")
+        return self._atom(("lit", literal_token(value)), place)
+
+    def presence(self, key: str, place: Place) -> Num[np.ndarray, " dim"]:
+        """The vector of "the object at `place` has this key", before key_presence."""
+        parts = key_parts(key, self._options)
+        if parts == [(("has", key), 1.0)]:
+            return self._atom(("has", key), place)
+        total = np.zeros(self._options.dim, self._dtype)
+        for part, share in parts:
+            total += self._dtype.type(share) * self._atom(part, place)
+        return total
 
     def level(self, position: float) -> Num[np.ndarray, " dim"]:
         """The level code of u: the base atom with the first m = floor(u D / 2 + 1/2) coordinates negated.
@@ -132,47 +193,46 @@ class LeafCoder:
         Two levels have the inner product D (1 - 2 |m - m'| / D) exactly; the extremes are orthogonal.
         """
         m = math.floor(position * self._options.dim / 2 + 0.5)
-        return self._levels.get(m, lambda: np.where(self._level_rank < m, -1, 1) * self._atom("level", ""))
+        return self._levels.get(m, lambda: np.where(self._level_rank < m, -1, 1) * self._base)
 
     def level_correlations(self, vector: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " levels"]:
         """<vector, L_m> for all levels m = 0..D/2 at once: flipping one more coordinate takes away twice its share."""
         order = np.argsort(self._level_rank)[: self._options.dim // 2]
-        shares = vector * self._atom("level", "")
+        shares = vector * self._base
         return shares.sum() - 2 * np.concatenate(([0.0], np.cumsum(shares[order])))
 
-    def _atom(self, kind: str, token: str) -> np.ndarray:
-        return np.asarray(self._codebook.atom(kind, token)).astype(self._dtype, copy=False)
+    def _atom(self, part: Part, place: Place) -> np.ndarray:
+        return self._weighted(np.asarray(self._codebook.atom(*part)).astype(self._dtype, copy=False), part, place)
 
-    def _string(self, text: str) -> np.ndarray:
-        options, exact = self._options, lambda: self._atom("str", text)
+    def _weighted(self, x: np.ndarray, part: Part, place: Place) -> np.ndarray:
+        """x times the rarity of the part it is made for, to the power idf."""
+        idf = self._options.idf
+        return x * self._dtype.type(self._options.rarity.weight(collapsed_path(place), part) ** idf) if idf else x
+
+    def _string(self, text: str, place: Place) -> np.ndarray:
+        options, exact = self._options, lambda: self._atom(("str", text), place)
         if options.dates and (position := date_position(text)) is not None:
-            return self._blend(self.level(position), exact)
+            return self._weighted(self._blend(self.level(position), ("str", text)), DATE, place)
         if callable(options.strings):
-            return self._embedded(text, options.strings)
-        if options.strings == "exact":
-            return exact()
-        kind, tokens = (
-            ("ngram", character_trigrams(text)) if options.strings == "ngrams" else ("word", word_tokens(text))
-        )
+            return self._weighted(self._embedded(text, options.strings), EMBEDDED, place)
+        kind, tokens = string_tokens(text, options.strings)
         if not tokens:
             return exact()
         total = np.zeros(options.dim, self._dtype)
         for token in tokens:
-            total += self._codebook.atom(kind, token)
+            total += self._atom((kind, token), place)
         soft = total / self._dtype.type(math.sqrt(len(tokens)))
         if options.strings != "mixed":
             return soft
         return (exact() + soft) * self._dtype.type(math.sqrt(0.5))
 
     def _number(self, value: int | float, place: Place) -> np.ndarray:
-        token = canonical_number(value)
-        options, exact = self._options, lambda: self._atom("num", token)
-        if options.numbers == "exact":
-            return exact()
-        position = number_position(value, place, options)
-        if options.numbers == "thermometer":
-            return self._blend(self._thermometer(position), exact)
-        return self._blend(self.level(position), exact)
+        exact = ("num", canonical_number(value))
+        if self._options.numbers == "exact":
+            return self._atom(exact, place)
+        position = number_position(value, place, self._options)
+        soft = self._thermometer(position) if self._options.numbers == "thermometer" else self.level(position)
+        return self._weighted(self._blend(soft, exact), NUMBER, place)
 
     def _thermometer(self, position: float) -> np.ndarray:
         """Sum of the vectors of all thresholds up to the value, scaled to norm sqrt(D)."""
@@ -182,13 +242,15 @@ class LeafCoder:
             total += self._codebook.atom("level", str(threshold))
         return total / self._dtype.type(math.sqrt(top + 1))
 
-    def _blend(self, soft: np.ndarray, exact: Callable[[], np.ndarray]) -> np.ndarray:
+    def _blend(self, soft: np.ndarray, exact: Part) -> np.ndarray:
         """sqrt(1 - w) soft + sqrt(w) exact, with w = number_exact: near values are similar, yet not the same."""
         w = self._options.number_exact
         if w == 0:
             return soft
         blended = self._dtype.type(math.sqrt(1 - w)) * soft
-        blended += self._dtype.type(math.sqrt(w)) * exact()
+        blended += self._dtype.type(math.sqrt(w)) * np.asarray(self._codebook.atom(*exact)).astype(
+            self._dtype, copy=False
+        )
         return blended
 
     def _embedded(self, text: str, embed: Callable[[str], Any]) -> np.ndarray:

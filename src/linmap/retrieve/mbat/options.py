@@ -12,6 +12,7 @@ import numpy as np
 
 from linmap.retrieve.mbat.codebook import FORMAT, check_dim
 from linmap.retrieve.mbat.paths import PathLike, Place, Wildcard, format_path
+from linmap.retrieve.mbat.rarity import Rarity
 
 DTYPES = ("float16", "float32", "float64", "int32")
 # The widest of these is used inside; integers up to 2**24 (2**53) are exact in it.
@@ -53,11 +54,15 @@ class Options:
     thermometer_levels: int = 64
     key_presence: float | int = 0.0
     path_backoff: float | int = 0.0
+    soft_keys: float | int = 0.0
+    idf: float | int = 0.0
     max_depth: int = 1000
     default: Callable[[Any], Any] | None = None
     cache_bytes: int = 512 << 20
     quantiles: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Sorted values seen by `fit` at each path, indices replaced by [*]."""
+    rarity: Rarity = field(default_factory=Rarity)
+    """In how many documents `fit` has seen each part of a leaf; used if `idf`."""
 
     def __post_init__(self) -> None:
         check_dim(self.dim, self.operators)
@@ -70,9 +75,15 @@ class Options:
             raise TypeError(
                 f"seed must be a text, got {self.seed!r} of type {type(self.seed).__name__}; use str(seed)."
             )
-        if not 0 <= self.number_exact <= 1:
-            raise ValueError(f"number_exact is a share between 0 and 1, got {self.number_exact!r}.")
-        for name in ("key_presence", "path_backoff"):
+        for name in ("number_exact", "soft_keys"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share between 0 and 1, got {getattr(self, name)!r}.")
+        if self.soft_keys and not self.key_presence:
+            raise ValueError(
+                f"soft_keys={self.soft_keys!r} is the share of words in the atoms that key_presence adds, but "
+                "key_presence=0; give both, such as key_presence=0.5, soft_keys=0.5."
+            )
+        for name in ("key_presence", "path_backoff", "idf"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is a weight of at least 0, got {getattr(self, name)!r}.")
         for name, least in (("max_depth", 1), ("thermometer_levels", 2), ("cache_bytes", 1 << 20)):
@@ -85,7 +96,8 @@ class Options:
         if self.dtype == "int32" and not (self.integral and self.normalize == "none"):
             raise ValueError(
                 "dtype='int32' needs vectors of integers: strings='exact', numbers='exact', level_norm='none', "
-                "normalize='none', and no dates, fractional weights, arrays='both', key_presence or path_backoff."
+                "normalize='none', and no dates, idf, soft_keys, arrays='both', nor fractional weights, key_presence "
+                "or path_backoff."
             )
 
     @property
@@ -101,7 +113,7 @@ class Options:
             and self.strings == self.numbers == "exact"
             and self.arrays != "both"
             and self.level_norm == "none"
-            and not self.dates
+            and not (self.dates or self.soft_keys or self.idf)
             and all(float(weight).is_integer() for weight in weights)
         )
 
@@ -118,12 +130,18 @@ class Options:
         """The vector before normalisation is the sum of the bound leaves."""
         return self.level_norm == "none"
 
+    @property
+    def learns(self) -> bool:
+        """The vectors depend on the documents that `fit` has seen."""
+        return self.numbers == "quantile" or self.idf > 0
+
     def quantiles_at(self, place: Place) -> np.ndarray | None:
         return self.quantiles.get(collapsed_path(place))
 
     def as_json(self) -> dict[str, Any]:
         """Every option that decides the vectors, as JSON; `from_json` reads it back unless `strings` is a function."""
-        skipped = {"cache_bytes", "max_depth", "default", "dtype"}
+        skipped = {"cache_bytes", "max_depth", "default", "dtype", "rarity"}
+        skipped |= {name for name in ("soft_keys", "idf") if not getattr(self, name)}  # older fingerprints hold
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
         if callable(self.strings):
             named = self.strings if hasattr(self.strings, "__qualname__") else type(self.strings)
@@ -132,6 +150,8 @@ class Options:
         values["weights"] = [[_as_json_path(pattern), weight] for pattern, weight in (self.weights or {}).items()]
         values["number_scale"] = self.number_scale if self.linear_scale is None else list(self.linear_scale)
         values["quantiles"] = {path: np.asarray(knots).tolist() for path, knots in sorted(self.quantiles.items())}
+        if self.idf:
+            values["rarity"] = self.rarity.as_json()
         return {"format": FORMAT, **values}
 
     def fingerprint(self, codebook: str = "") -> str:

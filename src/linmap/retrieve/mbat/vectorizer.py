@@ -21,8 +21,10 @@ from linmap.retrieve.mbat.codebook import FORMAT, Codebook
 from linmap.retrieve.mbat.decoding import FALSE_ALARMS, Breakdown, Decoded, Decoder, similarity_breakdown
 from linmap.retrieve.mbat.documents import iterate_documents
 from linmap.retrieve.mbat.encoding import Encoder
+from linmap.retrieve.mbat.leaves import key_parts, leaf_parts
 from linmap.retrieve.mbat.options import Options, collapsed_path
-from linmap.retrieve.mbat.paths import PathLike, parse_path
+from linmap.retrieve.mbat.paths import PathLike, Place, parse_path
+from linmap.retrieve.mbat.rarity import Part, Rarity
 
 MISSING = object()
 """For `JSONVectorizer.update`: the field is not there (which differs from null)."""
@@ -81,6 +83,11 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         Weight of an atom "has this key", which makes documents with the same fields similar whatever the values.
     path_backoff
         Weight of the leaves without their path, which keeps some similarity when a field moves.
+    soft_keys
+        Share of a key's words in its atom of key_presence: "birth_date" is similar to "dateOfBirth".
+    idf
+        Weigh each part of a leaf (word, literal, number, key) by its rarity at its path, which `fit` learns, to this
+        power: 0 for not at all, 1 for 1 + log((1 + documents) / (1 + documents with it)), 0.5 for its root.
     max_depth
         Deepest nesting that is accepted.
     default
@@ -126,6 +133,8 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         thermometer_levels: int = 64,
         key_presence: float | int = 0.0,
         path_backoff: float | int = 0.0,
+        soft_keys: float | int = 0.0,
+        idf: float | int = 0.0,
         max_depth: int = 1000,
         default: Callable[[Any], Any] | None = None,
         cache_bytes: int = 512 << 20,
@@ -149,25 +158,30 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         self.thermometer_levels = thermometer_levels
         self.key_presence = key_presence
         self.path_backoff = path_backoff
+        self.soft_keys = soft_keys
+        self.idf = idf
         self.max_depth = max_depth
         self.default = default
         self.cache_bytes = cache_bytes
-        self._options({})  # a wrong parameter is told where it is given
+        self._options({}, Rarity())  # a wrong parameter is told where it is given
 
     # -- scikit-learn --------------------------------------------------------------------------------------------------
 
     def fit(self, documents: Any, y: Any = None, *, parse: bool | None = None) -> Self:
-        """Learn the distribution of numbers at each path if numbers="quantile"; else do nothing."""
-        self.quantiles_ = {}
-        if self.numbers == "quantile":
-            values: dict[str, list[float]] = {}
-            encoder = Encoder(self._options({}), self.codebook)
-            for document in iterate_documents(documents, parse):
-                for place, value in encoder.walk(document):
-                    if isinstance(value, int | float) and not isinstance(value, bool):
-                        encoder.leaf(value, place)  # refuses NaN with its path
+        """Learn the distribution of numbers at each path (numbers="quantile") and how rare its values are (idf > 0)."""
+        encoder = Encoder(self._options({}, Rarity()), self.codebook)
+        values: dict[str, list[float]] = {}
+        rarity = Rarity()
+        for document in iterate_documents(documents, parse) if encoder.options.learns else ():
+            leaves = list(encoder.walk(document))
+            for place, value in leaves:
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    encoder.leaf(value, place)  # refuses NaN with its path
+                    if self.numbers == "quantile":
                         values.setdefault(collapsed_path(place), []).append(float(value))
-            self.quantiles_ = {path: _knots(seen) for path, seen in values.items()}
+            if self.idf:
+                rarity.add(_parts(encoder, leaves))
+        self.quantiles_, self.rarity_ = {path: _knots(seen) for path, seen in values.items()}, rarity
         return self
 
     def transform(self, documents: Any, *, parse: bool | None = None) -> Shaped[np.ndarray, "documents dim"]:
@@ -219,11 +233,15 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.dict = True
-        tags.requires_fit = self.numbers == "quantile"
+        tags.requires_fit = self._learns
         return tags
 
     def __sklearn_is_fitted__(self) -> bool:
-        return self.numbers != "quantile" or hasattr(self, "quantiles_")
+        return not self._learns or hasattr(self, "quantiles_")
+
+    @property
+    def _learns(self) -> bool:
+        return self._options({}, Rarity()).learns
 
     # -- the format ----------------------------------------------------------------------------------------------------
 
@@ -262,11 +280,12 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         if options.pop("format", None) != FORMAT or str(options["strings"]).startswith("function "):
             raise DataError("the options cannot be read back: they are of another format, or strings was a function.")
         quantiles = {path: np.array(knots) for path, knots in options.pop("quantiles").items()}
+        rarity = Rarity.from_json(options.pop("rarity", Rarity().as_json()))
         options["ignore"] = tuple(_hashable(pattern) for pattern in options["ignore"])
         options["weights"] = {_hashable(pattern): weight for pattern, weight in options["weights"]} or None
         vectorizer = cls(**options, **others)
-        if quantiles:
-            vectorizer.quantiles_ = quantiles
+        if vectorizer._learns:
+            vectorizer.quantiles_, vectorizer.rarity_ = quantiles, rarity
         return vectorizer
 
     # -- reading vectors -----------------------------------------------------------------------------------------------
@@ -345,7 +364,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
             if value is not MISSING:
                 change = change + sign * encoder.encode(value, place)
                 if options.key_presence and isinstance(place.step, str) and place.parent and not place.ignored:
-                    change = change + sign * encoder.bind(place.parent, encoder.presence(place.step))
+                    change = change + sign * encoder.bind(place.parent, encoder.presence(place.step, place.parent))
         return (vector + change).astype(vector.dtype)
 
     def similarity_breakdown(self, a: Any, b: Any) -> Breakdown:
@@ -378,21 +397,24 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
 
     # -- private -------------------------------------------------------------------------------------------------------
 
-    def _options(self, quantiles: Mapping[str, np.ndarray]) -> Options:
+    def _options(self, quantiles: Mapping[str, np.ndarray], rarity: Rarity) -> Options:
         names = set(self.get_params(deep=False)) - {"n_jobs", "codebook"}
         if isinstance(self.n_jobs, bool) or not isinstance(self.n_jobs, int) or (self.n_jobs < 1 and self.n_jobs != -1):
             raise ValueError(f"n_jobs must be a positive integer, or -1 for all cores, got {self.n_jobs!r}.")
-        return Options(**{name: getattr(self, name) for name in names}, quantiles=quantiles)
+        return Options(**{name: getattr(self, name) for name in names}, quantiles=quantiles, rarity=rarity)
 
     def _state(self) -> _State:
         """Encoder and caches for the current parameters; made anew when `set_params` or `fit` has changed them."""
-        if self.numbers == "quantile" and not hasattr(self, "quantiles_"):
-            raise ValueError("numbers='quantile' learns the distribution of each path: call fit on documents first.")
-        quantiles = getattr(self, "quantiles_", None)
-        key = (repr(self.get_params(deep=False)), id(quantiles), id(self.codebook))
+        if not self.__sklearn_is_fitted__():
+            raise ValueError(
+                "numbers='quantile' learns the distribution of each path, and idf how rare its values are: call fit on "
+                "documents first."
+            )
+        quantiles, rarity = getattr(self, "quantiles_", None), getattr(self, "rarity_", None)
+        key = (repr(self.get_params(deep=False)), id(quantiles), id(rarity), id(self.codebook))
         state = self.__dict__.get("_made")
         if state is None or state.key != key:
-            encoder = Encoder(self._options(quantiles or {}), self.codebook)
+            encoder = Encoder(self._options(quantiles or {}, rarity or Rarity()), self.codebook)
             state = self._made = _State(key, encoder, _codebook_name(self.codebook))
         return state
 
@@ -461,6 +483,19 @@ def _knots(values: list[float]) -> np.ndarray:
     if len(ordered) <= QUANTILE_KNOTS:
         return ordered
     return ordered[np.linspace(0, len(ordered) - 1, QUANTILE_KNOTS).round().astype(np.intp)]
+
+
+def _parts(encoder: Encoder, leaves: list[tuple[Place, Any]]) -> Iterator[tuple[str, Part]]:
+    """All parts of a document with their paths: those of its leaves, and of its keys where they are encoded."""
+    options, objects = encoder.options, set()
+    for place, value in leaves:
+        path = collapsed_path(place)
+        yield from ((path, part) for part in leaf_parts(value, options))
+        for below in place.upwards() if options.key_presence else ():
+            if isinstance(below.step, str) and below.path() not in objects:
+                objects.add(below.path())
+                above = collapsed_path(below.parent)  # pyright: ignore[reportArgumentType]
+                yield from ((above, part) for part, _ in key_parts(below.step, options))
 
 
 def _encode_each(encoder: Encoder, batch: list[Any], first: int) -> torch.Tensor:
