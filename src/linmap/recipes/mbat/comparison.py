@@ -369,12 +369,12 @@ def _limits(scores: dict[str, list[Row]], settings: Settings) -> str:
     text = "Small labelled sets: the differences between the methods are of the size of one to a few records."
     if "countries" in scores:
         rows = scores["countries"]
+        knn = {name: f"{_row(rows, name).mean(KNN):.3f}" for name in (TFIDF, SOFT, RARE)}
         text += (
-            " On countries, where the words inside keys decide, kNN reaches "
-            f"{_row(rows, TFIDF).mean(KNN):.3f} on TF-IDF, {_row(rows, SOFT).mean(KNN):.3f} on soft vectors, whose "
-            "keys are atoms and share nothing unless they are equal, and "
-            f"{_row(rows, RARE).mean(KNN):.3f} with soft keys and weights by rarity. Those options were found on the folds of these records, and cost accuracy on "
-            f"patients; which of the two a set of records needs, inner folds of its own labels tell."
+            f" On countries, where the words inside keys decide, kNN reaches {knn[TFIDF]} on TF-IDF, {knn[SOFT]} on soft "
+            f"vectors, whose keys share nothing unless they are equal, and {knn[RARE]} with soft keys and weights by "
+            "rarity. Those options were found on the folds of these records, and cost accuracy on patients; which of "
+            "the two a set of records needs, inner folds of its own labels tell."
         )
     if settings.seeds == 1:
         text += " One split into folds."
