@@ -372,9 +372,9 @@ def _limits(scores: dict[str, list[Row]], settings: Settings) -> str:
         knn = {name: f"{_row(rows, name).mean(KNN):.3f}" for name in (TFIDF, SOFT, RARE)}
         text += (
             f" On countries, where the words inside keys decide, kNN reaches {knn[TFIDF]} on TF-IDF, {knn[SOFT]} on "
-            f"soft vectors, whose keys share nothing unless they are equal, and {knn[RARE]} with soft keys and weights by "
-            "rarity. Those options were found on the folds of these records, and cost accuracy on patients; which of "
-            "the two a set of records needs, inner folds of its own labels tell."
+            f"soft vectors, whose keys share nothing unless they are equal, and {knn[RARE]} with soft keys and weights "
+            "by rarity. Those options were found on the folds of these records, and cost accuracy on patients; which "
+            "of the two a set of records needs, inner folds of its own labels tell."
         )
     if settings.seeds == 1:
         text += " One split into folds."
