@@ -63,12 +63,12 @@ def test_reproduces_the_network_at_x_in_single_precision(unit: Unit):
 @pytest.fixture
 def poisoned_memory() -> Iterator[None]:
     """Every tensor that is made empty holds NaN until it is written."""
-    before = torch.utils.deterministic.fill_uninitialized_memory
+    filled, strict = torch.utils.deterministic.fill_uninitialized_memory, torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
-    torch.use_deterministic_algorithms(False)
-    torch.utils.deterministic.fill_uninitialized_memory = before
+    torch.use_deterministic_algorithms(strict)
+    torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 @both_modes

@@ -132,16 +132,13 @@ def test_presence_of_keys_and_lengths_of_arrays() -> None:
 
 
 def test_rarity_does_not_decide_what_is_read() -> None:
-    documents = [{"kind": "common"}] * 50 + [{"kind": "rare"}, {"other": 1}]
+    constant = {f"k{i}": str(i) for i in range(20)}
+    kinds = [f"rare{i}" for i in range(20)]
+    documents = [{"kind": kind, **constant} for kind in ["common"] * 1000 + kinds]
     vectorizer = JSONVectorizer(2048, strings="exact", idf=2).fit(documents)
-    filled = [{"kind": kind, **{f"k{i}": str(i) for i in range(100)}} for kind in ("common", "rare")]
-    vectorizer.fit([*documents, *filled])
-    for document, vector in zip(filled, vectorizer.transform(filled), strict=True):
-        found = vectorizer.get(vector, "kind", ["common", "rare"], false_alarms=2)
-        if document["kind"] == "rare":
-            assert found.value == "rare"
-    single = vectorizer.transform([{"kind": "common"}])[0]
-    assert vectorizer.get(single, "kind", ["common", "rare", "other"]).value == "common"
+    for document in (documents[0], documents[-1]):
+        (vector,) = vectorizer.transform([document])
+        assert vectorizer.get(vector, "kind", ["common", *kinds]).value == document["kind"]
 
 
 BREAKDOWNS = [

@@ -63,12 +63,12 @@ class Overlap:
         # Selected, not multiplied by zero: a tensor made empty may hold anything where it has not been written yet.
 
         def kept(p: Tensor) -> Tensor:
-            return torch.where(self.mask, p.new_zeros(()), p)
+            return p.masked_fill(self.mask, 0)
 
         def taken(q: Tensor) -> Tensor:
-            return torch.where(self.mask, q.reshape(-1)[self.source], q.new_zeros(()))
+            return q.reshape(-1)[self.source].masked_fill(~self.mask, 0)
 
         if old and new:
             return lambda p, q: kept(p) + taken(q), None
-        constants = torch.where(self.mask == old, tensor, tensor.new_zeros(()))
+        constants = tensor.masked_fill(self.mask != old, 0)
         return (kept if old else taken), constants

@@ -197,9 +197,7 @@ def _methods(dim: int, choose: bool) -> list[Method]:
 
     def chosen(train: list[Any], test: list[Any], y: np.ndarray) -> tuple[Any, Any]:
         """The defaults or RARITY, by the kNN accuracy in folds of the training records."""
-        pipeline = Pipeline(
-            [("vectors", JSONVectorizer(dim)), ("classifier", KNeighborsClassifier(5, metric="cosine"))]
-        )
+        pipeline = Pipeline([("vectors", JSONVectorizer(dim)), ("classifier", _neighbours())])
         candidates = [{f"vectors__{name}": [value] for name, value in options.items()} for options in ({}, RARITY)]
         search = GridSearchCV(pipeline, candidates, scoring="balanced_accuracy", cv=5).fit(train, y)
         vectorizer = search.best_estimator_["vectors"]
@@ -235,6 +233,10 @@ def _shown(options: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in options.items())
 
 
+def _neighbours() -> KNeighborsClassifier:
+    return KNeighborsClassifier(5, metric="cosine")
+
+
 def _path_values(document: Any) -> list[str]:
     walk = Encoder(Options()).walk(document)
     return [f"{place}={json.dumps(value)}" for place, value in walk]
@@ -255,7 +257,7 @@ def _score(method: Method, records: list[Record], labels: Sequence[str], setting
         for train, test in folds:
             X_train, X_test = method.features([documents[i] for i in train], [documents[i] for i in test], y[train])
             classifiers = {
-                KNN: KNeighborsClassifier(5, metric="cosine"),
+                KNN: _neighbours(),
                 LOGISTIC: LogisticRegression(C=10, class_weight="balanced", max_iter=2000),
             }
             for name, classifier in classifiers.items():

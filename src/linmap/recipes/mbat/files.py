@@ -89,8 +89,7 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
         vectorizer = settings.vectorizer()
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if settings.numbers == "quantile" or settings.idf:
-        vectorizer.fit((record.document for record in read_records(source)), parse=False)
+    vectorizer.fit((record.document for record in read_records(source)), parse=False)
     metadata = {
         "fingerprint": vectorizer.fingerprint_, "options": vectorizer.as_json(), "source": str(Path(source).resolve()),
     }  # fmt: skip

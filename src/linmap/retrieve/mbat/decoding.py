@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -211,16 +211,10 @@ def _parts(encoder: Encoder, document: Any) -> dict[str, tuple[np.ndarray, list[
         add(encoder.group(place), encoder.bind(place, x), value)
         if encoder.options.path_backoff:
             add("(values wherever they stand)", x * encoder.options.path_backoff, value)
-    for place in _keyed_places(encoder, document):
-        add(f"(has {encoder.group(place)})", encoder.bind(place.parent, encoder.presence(place.step, place.parent)))  # pyright: ignore
+    for above, key in encoder.keys(document):
+        name = encoder.group(Place(encoder.rules, above, key))
+        add(f"(has {name})", encoder.bind(above, encoder.presence(key, above)))
     return parts
-
-
-def _keyed_places(encoder: Encoder, document: Any) -> Iterator[Place]:
-    """All places reached by a key, each once, where keys have presence atoms."""
-    if encoder.options.key_presence:
-        places = {above.path(): above for place, _ in encoder.walk(document) for above in place.upwards()}
-        yield from (place for place in places.values() if isinstance(place.step, str))
 
 
 def check_candidates(candidates: Sequence[Any], path: Any) -> list[Any]:

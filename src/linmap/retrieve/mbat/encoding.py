@@ -147,6 +147,12 @@ class Encoder:
             below = [(Place(self.rules, place, step), inner) for step, inner in steps]
             stack.extend((at, inner) for at, inner in reversed(below) if not at.ignored)
 
+    def keys(self, document: Any) -> Iterator[tuple[Place, str]]:
+        """(object, key) of all keys that have a presence atom, each once; none if key_presence is 0."""
+        if self.options.key_presence:
+            places = {above.path(): above for place, _ in self.walk(document) for above in place.upwards()}
+            yield from ((p.parent, p.step) for p in places.values() if p.parent and isinstance(p.step, str))
+
     # -- vectors ---------------------------------------------------------------------------------------------------
 
     def presence(self, key: str, place: Place) -> Num[np.ndarray, " dim"]:

@@ -164,7 +164,7 @@ class LeafCoder:
         self._level_rank[order] = np.arange(dim)
         vectors = options.cache_bytes // 16 // (dim * self._dtype.itemsize)
         self._cache: LeastRecentlyUsed[tuple, np.ndarray] = LeastRecentlyUsed(vectors)
-        self._base = np.asarray(codebook.atom("level", "")).astype(self._dtype, copy=False)
+        self._base = self._plain(("level", ""))
         self._levels: LeastRecentlyUsed[int, np.ndarray] = LeastRecentlyUsed(vectors)
 
     def vector(self, value: Any, place: Place) -> Num[np.ndarray, " dim"]:
@@ -179,11 +179,8 @@ class LeafCoder:
 
     def presence(self, key: str, place: Place) -> Num[np.ndarray, " dim"]:
         """The vector of "the object at `place` has this key", before key_presence."""
-        parts = key_parts(key, self._options)
-        if parts == [(("has", key), 1.0)]:
-            return self._atom(("has", key), place)
         total = np.zeros(self._options.dim, self._dtype)
-        for part, share in parts:
+        for part, share in key_parts(key, self._options):
             total += self._dtype.type(share) * self._atom(part, place)
         return total
 
@@ -201,8 +198,11 @@ class LeafCoder:
         shares = vector * self._base
         return shares.sum() - 2 * np.concatenate(([0.0], np.cumsum(shares[order])))
 
+    def _plain(self, part: Part) -> np.ndarray:
+        return np.asarray(self._codebook.atom(*part)).astype(self._dtype, copy=False)
+
     def _atom(self, part: Part, place: Place) -> np.ndarray:
-        return self._weighted(np.asarray(self._codebook.atom(*part)).astype(self._dtype, copy=False), part, place)
+        return self._weighted(self._plain(part), part, place)
 
     def _weighted(self, x: np.ndarray, part: Part, place: Place) -> np.ndarray:
         """x times the rarity of the part it is made for, to the power idf."""
@@ -248,9 +248,7 @@ class LeafCoder:
         if w == 0:
             return soft
         blended = self._dtype.type(math.sqrt(1 - w)) * soft
-        blended += self._dtype.type(math.sqrt(w)) * np.asarray(self._codebook.atom(*exact)).astype(
-            self._dtype, copy=False
-        )
+        blended += self._dtype.type(math.sqrt(w)) * self._plain(exact)
         return blended
 
     def _embedded(self, text: str, embed: Callable[[str], Any]) -> np.ndarray:

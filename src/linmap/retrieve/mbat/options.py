@@ -130,11 +130,6 @@ class Options:
         """The vector before normalisation is the sum of the bound leaves."""
         return self.level_norm == "none"
 
-    @property
-    def learns(self) -> bool:
-        """The vectors depend on the documents that `fit` has seen."""
-        return self.numbers == "quantile" or self.idf > 0
-
     def quantiles_at(self, place: Place) -> np.ndarray | None:
         return self.quantiles.get(collapsed_path(place))
 

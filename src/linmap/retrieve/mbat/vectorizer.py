@@ -21,15 +21,13 @@ from linmap.retrieve.mbat.codebook import FORMAT, Codebook
 from linmap.retrieve.mbat.decoding import FALSE_ALARMS, Breakdown, Decoded, Decoder, similarity_breakdown
 from linmap.retrieve.mbat.documents import iterate_documents
 from linmap.retrieve.mbat.encoding import Encoder
-from linmap.retrieve.mbat.leaves import key_parts, leaf_parts
+from linmap.retrieve.mbat.learning import learn
 from linmap.retrieve.mbat.options import Options, collapsed_path
-from linmap.retrieve.mbat.paths import PathLike, Place, parse_path
-from linmap.retrieve.mbat.rarity import Part, Rarity
+from linmap.retrieve.mbat.paths import PathLike, parse_path
+from linmap.retrieve.mbat.rarity import Rarity
 
 MISSING = object()
 """For `JSONVectorizer.update`: the field is not there (which differs from null)."""
-
-QUANTILE_KNOTS = 1000  # at most so many values are kept of each path's distribution
 
 
 class JSONVectorizer(TransformerMixin, BaseEstimator):
@@ -163,25 +161,15 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         self.max_depth = max_depth
         self.default = default
         self.cache_bytes = cache_bytes
-        self._options({}, Rarity())  # a wrong parameter is told where it is given
+        self._options()  # a wrong parameter is told where it is given
 
     # -- scikit-learn --------------------------------------------------------------------------------------------------
 
     def fit(self, documents: Any, y: Any = None, *, parse: bool | None = None) -> Self:
         """Learn the distribution of numbers at each path (numbers="quantile") and how rare its values are (idf > 0)."""
-        encoder = Encoder(self._options({}, Rarity()), self.codebook)
-        values: dict[str, list[float]] = {}
-        rarity = Rarity()
-        for document in iterate_documents(documents, parse) if encoder.options.learns else ():
-            leaves = list(encoder.walk(document))
-            for place, value in leaves:
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    encoder.leaf(value, place)  # refuses NaN with its path
-                    if self.numbers == "quantile":
-                        values.setdefault(collapsed_path(place), []).append(float(value))
-            if self.idf:
-                rarity.add(_parts(encoder, leaves))
-        self.quantiles_, self.rarity_ = {path: _knots(seen) for path, seen in values.items()}, rarity
+        encoder = Encoder(self._options(), self.codebook)
+        seen = iterate_documents(documents, parse) if self._learns else ()
+        self.quantiles_, self.rarity_ = learn(encoder, seen)
         return self
 
     def transform(self, documents: Any, *, parse: bool | None = None) -> Shaped[np.ndarray, "documents dim"]:
@@ -241,7 +229,8 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
 
     @property
     def _learns(self) -> bool:
-        return self._options({}, Rarity()).learns
+        """The vectors depend on the documents that `fit` has seen."""
+        return self.numbers == "quantile" or self.idf > 0
 
     # -- the format ----------------------------------------------------------------------------------------------------
 
@@ -397,11 +386,11 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
 
     # -- private -------------------------------------------------------------------------------------------------------
 
-    def _options(self, quantiles: Mapping[str, np.ndarray], rarity: Rarity) -> Options:
+    def _options(self, **learnt: Any) -> Options:
         names = set(self.get_params(deep=False)) - {"n_jobs", "codebook"}
         if isinstance(self.n_jobs, bool) or not isinstance(self.n_jobs, int) or (self.n_jobs < 1 and self.n_jobs != -1):
             raise ValueError(f"n_jobs must be a positive integer, or -1 for all cores, got {self.n_jobs!r}.")
-        return Options(**{name: getattr(self, name) for name in names}, quantiles=quantiles, rarity=rarity)
+        return Options(**{name: getattr(self, name) for name in names}, **learnt)
 
     def _state(self) -> _State:
         """Encoder and caches for the current parameters; made anew when `set_params` or `fit` has changed them."""
@@ -414,7 +403,8 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         key = (repr(self.get_params(deep=False)), id(quantiles), id(rarity), id(self.codebook))
         state = self.__dict__.get("_made")
         if state is None or state.key != key:
-            encoder = Encoder(self._options(quantiles or {}, rarity or Rarity()), self.codebook)
+            learnt = {"quantiles": quantiles, "rarity": rarity} if self._learns else {}
+            encoder = Encoder(self._options(**learnt), self.codebook)
             state = self._made = _State(key, encoder, _codebook_name(self.codebook))
         return state
 
@@ -475,27 +465,6 @@ def _codebook_name(codebook: Any) -> str:
 
 def _hashable(pattern: str | list) -> str | tuple:
     return pattern if isinstance(pattern, str) else tuple(pattern)
-
-
-def _knots(values: list[float]) -> np.ndarray:
-    """The sorted values of a path, thinned to evenly spaced ranks where there are many."""
-    ordered = np.sort(np.array(values))
-    if len(ordered) <= QUANTILE_KNOTS:
-        return ordered
-    return ordered[np.linspace(0, len(ordered) - 1, QUANTILE_KNOTS).round().astype(np.intp)]
-
-
-def _parts(encoder: Encoder, leaves: list[tuple[Place, Any]]) -> Iterator[tuple[str, Part]]:
-    """All parts of a document with their paths: those of its leaves, and of its keys where they are encoded."""
-    options, objects = encoder.options, set()
-    for place, value in leaves:
-        path = collapsed_path(place)
-        yield from ((path, part) for part in leaf_parts(value, options))
-        for below in place.upwards() if options.key_presence else ():
-            if isinstance(below.step, str) and below.path() not in objects:
-                objects.add(below.path())
-                above = collapsed_path(below.parent)  # pyright: ignore[reportArgumentType]
-                yield from ((above, part) for part, _ in key_parts(below.step, options))
 
 
 def _encode_each(encoder: Encoder, batch: list[Any], first: int) -> torch.Tensor:
