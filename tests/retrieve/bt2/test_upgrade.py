@@ -4,6 +4,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import orthogonal_procrustes
@@ -14,6 +15,7 @@ from linmap.retrieve.bt2 import (
     Calibration,
     EmbeddingUpgrade,
     backfill_curve,
+    calibrate,
     cross_retrieval,
     mixed_scores,
     nearest_rows,
@@ -21,7 +23,7 @@ from linmap.retrieve.bt2 import (
     search_mixed,
     verdict,
 )
-from linmap.retrieve.bt2.frozen import closed_form, trained
+from linmap.retrieve.bt2.frozen import FrozenPair, closed_form, trained
 from linmap.retrieve.bt2.pairs import unit
 
 
@@ -63,6 +65,39 @@ def test_the_closed_form_loses_nothing_of_the_new_model(d: int, d_old: int, a: i
     np.testing.assert_allclose(upgrade.transform(7 * X), phi, atol=1e-12)
 
 
+@pytest.mark.parametrize(("d", "d_old", "a"), [(8, 8, 0), (12, 5, 2), (5, 9, 4)])
+def test_centring_moves_the_queries_alone(d: int, d_old: int, a: int) -> None:
+    X, Y = views(100, d, d_old)
+    Y = unit(Y + 2 * np.eye(d_old)[0])
+    upgrade = EmbeddingUpgrade(a, "centred", C=1.5).fit(X, Y)
+    m_X, m_Y = X.mean(0), Y.mean(0)
+    Q, _ = procrustes(X - m_X, Y - m_Y)
+    np.testing.assert_allclose(upgrade.transform_query(X), unit((X - m_X) @ Q + m_Y), atol=1e-12)
+    np.testing.assert_allclose(upgrade.transform_query(X), unit(X @ upgrade.query_matrix() + upgrade.query_offset()))
+    phi = upgrade.transform(X)
+    np.testing.assert_allclose(phi @ phi.T, 1.5**2 * X @ X.T, atol=1e-12)
+
+
+def test_auto_centres_where_the_old_vectors_have_a_mean_of_their_own() -> None:
+    X, Y = views(300, 100, 100, noise=0.5)
+    rng = np.random.default_rng(0)
+    far = unit(Y + rng.uniform(1, 5, size=(300, 1)) * unit(rng.normal(size=(1, 100))))
+    centred, plain = EmbeddingUpgrade().fit(X, far), EmbeddingUpgrade().fit(X, Y)
+    assert (centred.report_["chosen"], plain.report_["chosen"]) == ("centred", "procrustes")
+    figures = centred.report_["candidates"]
+    assert figures["centred"]["mrr"] > figures["procrustes"]["mrr"] + 0.05
+    np.testing.assert_array_equal(plain.query_offset(), 0)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_training_starts_at_the_closed_form(centred: bool) -> None:
+    X, Y = views(60, 7, 5)
+    model = FrozenPair(X, Y, 0, 2.0, seed=0, centred=centred)
+    start = closed_form(X, Y, 0, 2.0, centred)
+    np.testing.assert_allclose(model.fitted().compatible(X), start.compatible(X), atol=1e-5)
+    np.testing.assert_allclose(model(torch.from_numpy(X).float()).detach(), start.compatible(X), atol=1e-5)
+
+
 def test_of_a_rotated_model_cross_retrieval_is_self_retrieval() -> None:
     X, _ = views(80, 10, 4)
     R, labels, ids = np.linalg.qr(np.random.default_rng(1).normal(size=(10, 10)))[0], np.arange(80) % 5, np.arange(80)
@@ -101,7 +136,7 @@ def test_trained_dimensions_keep_the_length_and_learn_what_the_new_model_lacks()
 def test_auto_is_never_below_procrustes_on_held_out_pairs(noise: float) -> None:
     X, Y = views(160, 10, 10, noise)
     report = EmbeddingUpgrade().fit(X[:120], Y[:120], val=(X[120:], Y[120:])).report_
-    assert len(report["candidates"]) == 3
+    assert len(report["candidates"]) == 4
     assert report["held_out"] == 40
     assert report["candidates"][report["chosen"]]["mrr"] >= report["candidates"]["procrustes"]["mrr"]
 
@@ -114,21 +149,22 @@ def test_auto_is_the_closed_form_with_few_pairs() -> None:
     np.testing.assert_allclose(upgrade.query_matrix(), closed_form(X, Y, 0, 2.0).A)
 
 
-def test_faiss_and_the_exported_matrix_find_the_same_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["procrustes", "centred"])
+def test_faiss_and_the_exported_matrix_find_the_same_rows(tmp_path: Path, method) -> None:
     X, Y = (part.astype(np.float32) for part in views(300, 12, 7))
-    upgrade = EmbeddingUpgrade().fit(X[:40], Y[:40])
+    upgrade = EmbeddingUpgrade(method=method).fit(X[:40], Y[:40])
     flat = faiss.IndexFlatIP(7)
     flat.add(Y)
     faiss.write_index(faiss.IndexPreTransform(upgrade.faiss_transform(), flat), str(tmp_path / "index"))
     rows = faiss.read_index(str(tmp_path / "index")).search(X[:20], 10)[1]
     np.testing.assert_array_equal(rows, nearest_rows(upgrade.transform_query(X[:20]), Y, 10))
-    np.testing.assert_array_equal(rows, nearest_rows(X[:20] @ upgrade.query_matrix(), Y, 10))
+    np.testing.assert_array_equal(rows, nearest_rows(X[:20] @ upgrade.query_matrix() + upgrade.query_offset(), Y, 10))
 
 
-@pytest.mark.parametrize("n_extra", [0, 3])
-def test_what_is_saved_is_loaded(tmp_path: Path, n_extra: int) -> None:
+@pytest.mark.parametrize(("n_extra", "method"), [(0, "auto"), (0, "centred"), (3, "trained")])
+def test_what_is_saved_is_loaded(tmp_path: Path, n_extra: int, method) -> None:
     X, Y = views(120, 10, 6)
-    upgrade = EmbeddingUpgrade(n_extra, "trained" if n_extra else "auto", new_model="e5", old_model="ada").fit(X, Y)
+    upgrade = EmbeddingUpgrade(n_extra, method, new_model="e5", old_model="ada").fit(X, Y)
     upgrade.save(tmp_path)
     loaded = EmbeddingUpgrade.load(tmp_path, new_model="e5")
     for name in ("transform", "transform_query"):
@@ -250,7 +286,7 @@ def test_the_ends_of_the_backfill_curve_are_new_old_and_new_new(fuse, order) -> 
 
 
 @pytest.mark.usefixtures("annotations_unchecked")
-def test_mixed_scores_are_cosines_in_the_old_space_or_z_scores() -> None:
+def test_mixed_scores_are_cosines_in_the_old_space_or_log_odds() -> None:
     X, Y = views(30, 10, 6)
     upgrade = EmbeddingUpgrade().fit(X, Y)
     phi, upgraded = upgrade.transform(X), np.arange(30) % 3 == 0
@@ -258,8 +294,12 @@ def test_mixed_scores_are_cosines_in_the_old_space_or_z_scores() -> None:
     rows = np.where(upgraded[:, None], query, Y)
     np.testing.assert_allclose(mixed_scores(phi, Y, phi, upgraded), query @ rows.T, atol=1e-12)
     found = mixed_scores(phi, Y, phi, upgraded, "calibrated", Calibration((0.1, 2.0), (0.3, 4.0)))
-    np.testing.assert_allclose(found[:, ~upgraded], (query @ Y[~upgraded].T - 0.1) / 2, atol=1e-12)
-    np.testing.assert_allclose(found[:, upgraded], (X @ X[upgraded].T - 0.3) / 4, atol=1e-12)
+    np.testing.assert_allclose(found[:, ~upgraded], 0.1 * query @ Y[~upgraded].T + 2, atol=1e-12)
+    np.testing.assert_allclose(found[:, upgraded], 0.3 * X @ X[upgraded].T + 4, atol=1e-12)
+    offset = np.ones(6)
+    moved = unit(phi[:, :6] + offset)
+    expected = moved @ np.where(upgraded[:, None], moved, Y).T
+    np.testing.assert_allclose(mixed_scores(phi, Y, phi, upgraded, offset=offset), expected, atol=1e-12)
     best, scores = search_mixed(phi, Y, phi, upgraded, k=3)
     np.testing.assert_allclose(scores, -np.sort(-(query @ rows.T), axis=1)[:, :3], atol=1e-12)
     assert best.shape == (30, 3)
@@ -267,6 +307,44 @@ def test_mixed_scores_are_cosines_in_the_old_space_or_z_scores() -> None:
         mixed_scores(phi, Y, phi, upgraded, "calibrated")
     with pytest.raises(ValueError, match="one width"):
         mixed_scores(Y, Y, phi, upgraded)
+
+
+def test_a_calibration_says_how_often_a_score_is_that_of_a_neighbour() -> None:
+    X, Y = views(400, 10, 6, noise=0.6)
+    queries = EmbeddingUpgrade(method="procrustes").fit(X[:200], Y[:200]).transform_query(X[200:])
+    X, Y = X[200:], Y[200:]
+    found = calibrate(queries, X, Y)
+    scores = X @ X.T - 9 * np.eye(200)
+    neighbours = scores >= -np.sort(-scores, 1)[:, 9:10]
+    for (slope, intercept), cosines in ((found.old, queries @ Y.T), (found.new, X @ X.T)):
+        others = ~np.eye(200, dtype=bool)
+        odds = 1 / (1 + np.exp(-(slope * cosines[others] + intercept)))
+        assert odds.mean() == pytest.approx(neighbours[others].mean(), rel=0.01)
+        assert odds[neighbours[others]].mean() > 3 * odds[~neighbours[others]].mean()
+    order = np.random.default_rng(0).permutation(200)
+    shuffled = calibrate(queries[order], X[order], Y[order])
+    np.testing.assert_allclose((found.old, found.new), (shuffled.old, shuffled.new), rtol=1e-3)
+    flat = calibrate(queries, X, -queries)
+    assert flat.old[0] > 0
+
+
+def test_scores_in_log_odds_keep_a_small_backfill_from_losing() -> None:
+    rng = np.random.default_rng(0)
+    classes = rng.integers(30, size=900)
+    cause = rng.normal(size=(30, 12))[classes] + 0.7 * rng.normal(size=(900, 12))
+    X, Y = (unit(cause @ rng.normal(size=(12, d)) + noise * rng.normal(size=(900, d)))
+            for d, noise in ((24, 0.5), (16, 3.0)))  # fmt: skip
+    upgrade = EmbeddingUpgrade(method="procrustes").fit(X[:300], Y[:300])
+
+    def precision(rows: np.ndarray) -> float:
+        return float((classes[400:][rows[:, :10]] == classes[300:400, None]).mean())
+
+    curves = {
+        fuse: backfill_curve(upgrade, X[300:400], X[400:], Y[400:], precision, (0.0, 0.1, 0.3, 1.0), fuse=fuse).values
+        for fuse in ("compatible", "calibrated")
+    }
+    assert curves["compatible"][1] < curves["compatible"][0] - 0.01
+    assert curves["calibrated"] == sorted(curves["calibrated"])
 
 
 def test_predicted_similarity_tells_which_items_the_old_vectors_serve_worst() -> None:

@@ -18,7 +18,7 @@ from linmap.data.records import files_of
 from linmap.data.vectors import VectorFileWriter
 from linmap.errors import DataError, UsageError
 from linmap.recipes.job import ApplyJob, FitJob
-from linmap.retrieve.bt2 import EmbeddingUpgrade
+from linmap.retrieve.bt2 import EmbeddingUpgrade, Method
 
 BANKING = EMBEDDED / "banking77_embeddings.npz"
 CALIBRATION = 700  # first rows of the embedded data, which no comparison searches
@@ -36,8 +36,8 @@ class Settings:
     """.npy file of the old model's vectors of the same items, in the same order."""
     n_extra: int = 0
     """Dimensions added for what only the old model knows."""
-    method: Literal["auto", "procrustes", "trained"] = "auto"
-    """auto: the closed form, unless training finds old vectors clearly better."""
+    method: Method = "auto"
+    """auto: the closed form, unless centring or training finds old vectors clearly better."""
     C: float = 2.0
     """Weight of the new model's part against the added one."""
     new_model: str = "new"

@@ -1,12 +1,15 @@
-"""BT² trained on images, in the setting of the paper at small scale: more classes and a bigger backbone."""
+"""BT² trained on images: the settings of the paper at small scale, and a series of upgrades."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -20,83 +23,174 @@ from linmap.retrieve.bt2 import (
     train_epochs,
 )
 
-TRAIN = 1000
-CLASSES, OLD_CLASSES = 10, 5
-OLD_WIDTH, NEW_WIDTH, D_OLD, D_NEW, EXTRA = 3, 16, 8, 32, 4
+TRAIN, CLASSES = 1000, 10
+EXTRA = 4  # dimensions that BT² adds
 BATCH, LR, DECAY, WARMUP = 64, 3e-3, 3e-5, 2
 INFLUENCE = 10.0  # weight of the loss of BCT
 
 
-def backbone(width: int, features: int) -> nn.Sequential:
-    layers = (
-        nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(width, 2 * width, 3, padding=1), nn.BatchNorm2d(2 * width), nn.ReLU(), nn.Flatten(),
-        nn.Linear(2 * width * 16, features),
-    )  # fmt: skip
-    return nn.Sequential(*layers)
+@dataclass(frozen=True)
+class Network:
+    """A model, and what it has been trained on."""
+
+    width: int
+    features: int
+    classes: int = CLASSES
+    """It has seen the first so many digits."""
+    sees: Literal["image", "ink sums"] = "image"
+    """Ink sums are the 16 sums of the rows and columns of an image."""
+
+    def backbone(self, features: int) -> nn.Sequential:
+        if self.sees == "ink sums":
+            layers = (InkSums(), nn.Linear(16, 8 * self.width), nn.BatchNorm1d(8 * self.width), nn.ReLU(),
+                      nn.Linear(8 * self.width, features))  # fmt: skip
+        else:
+            layers = (
+                nn.Conv2d(1, self.width, 3, padding=1), nn.BatchNorm2d(self.width), nn.ReLU(), nn.MaxPool2d(2),
+                nn.Conv2d(self.width, 2 * self.width, 3, padding=1), nn.BatchNorm2d(2 * self.width), nn.ReLU(),
+                nn.Flatten(), nn.Linear(2 * self.width * 16, features),
+            )  # fmt: skip
+        return nn.Sequential(*layers)
+
+
+class InkSums(nn.Module):
+    def forward(self, x: Float[Tensor, "batch 1 8 8"]) -> Float[Tensor, "batch 16"]:
+        return torch.cat([x.sum(2), x.sum(3)], -1).flatten(1)
+
+
+NEW = Network(16, 32)
+SETTINGS = {
+    "more classes": (Network(3, 8, classes=5), NEW),
+    "bigger backbone": (Network(1, 8), NEW),
+    "another modality": (Network(4, 8, sees="ink sums"), NEW),
+}
+"""Name -> (old, new): from the digits 0-4 to all ten, from a small network to a larger one, from sums to images."""
+SERIES = (Network(2, 8, classes=4), Network(4, 8, classes=6), Network(8, 8, classes=8), Network(16, 8))
+"""Larger networks that have seen more, one after the other; features are BCT's; BT² begins with them and grows."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Images of digits, and the schedule that all methods share."""
+
+    x: Float[Tensor, "train 1 8 8"]
+    y: Int[Tensor, " train"]
+    x_test: Float[Tensor, "test 1 8 8"]
+    y_test: Int[Tensor, " test"]
+    seed: int
+    epochs: int
+
+    @classmethod
+    def of(cls, seed: int, epochs: int) -> Self:
+        images, labels = load_digits(return_X_y=True)
+        order = np.random.default_rng(seed).permutation(len(images))
+        x = torch.tensor(images[order] / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
+        y = torch.tensor(labels[order])
+        return cls(x[:TRAIN], y[:TRAIN], x[TRAIN:], y[TRAIN:], seed, epochs)
+
+    def train(self, model: nn.Module, loss: Callable[[Tensor], Tensor], items: int) -> None:
+        train_epochs(model, loss, items, epochs=self.epochs, batch_size=BATCH, lr=LR, weight_decay=DECAY,
+                     warmup=min(WARMUP, self.epochs - 1), seed=self.seed)  # fmt: skip
+
+    def scores(self, q: Tensor, g: Tensor) -> RetrievalScores:
+        """Of the test images among themselves."""
+        ids = np.arange(len(self.y_test))
+        return cross_retrieval(q, g, self.y_test, self.y_test, ids, ids)
+
+    # -- methods -----------------------------------------------------------------------------------------------------
+
+    def independent(self, network: Network) -> nn.Module:
+        """A classifier on unit vectors, of what the network has seen."""
+        x, y = self.x[self.y < network.classes], self.y[self.y < network.classes]
+        backbone, classifier = network.backbone(network.features), nn.Linear(network.features, CLASSES, bias=False)
+        self.train(nn.ModuleList([backbone, classifier]), lambda rows: F.cross_entropy(
+            classifier(F.normalize(backbone(x[rows]), dim=-1)), y[rows], label_smoothing=0.1), len(x))  # fmt: skip
+        return backbone
+
+    def bct(self, network: Network, features: int, old: Float[Tensor, "train d_old"]) -> nn.Module:
+        """Backward-compatible training: the first d_old coordinates are classified by the old model's class means."""
+        seen = self.y < network.classes
+        x, y, d_old = self.x[seen], self.y[seen], old.shape[1]
+        pseudo = pseudo_classifier(old[seen], y, network.classes)
+        backbone, classifier = network.backbone(features), nn.Linear(features, CLASSES, bias=False)
+
+        def loss(rows: Tensor) -> Tensor:
+            f = F.normalize(backbone(x[rows]), dim=-1)
+            influence = F.cross_entropy(F.normalize(f[:, :d_old], dim=-1) @ pseudo.mT, y[rows])
+            return F.cross_entropy(classifier(f), y[rows]) + INFLUENCE * influence
+
+        self.train(nn.ModuleList([backbone, classifier]), loss, len(x))
+        return backbone
+
+    def bt2(self, network: Network, new: Float[Tensor, "train d_new"], old: Float[Tensor, "train d_old"]) -> nn.Module:
+        """The head of BT² on the backbone, with the vectors of the independent new model and of the old one."""
+        seen = self.y < network.classes
+        x, y, new, old = self.x[seen], self.y[seen], new[seen], old[seen]
+        d_new, d_old = new.shape[1], old.shape[1]
+        pseudo, criterion = pseudo_classifier(old, y, network.classes), BT2Loss()
+        head = BasisTransformHead(d_new + d_old, d_new, d_old, EXTRA, n_classes=CLASSES)
+        model = nn.Sequential(network.backbone(d_new + d_old), head)
+        self.train(model, lambda rows: criterion(model(x[rows]), y[rows], new[rows], old[rows], pseudo), len(x))
+        return model
 
 
 @torch.no_grad()
 def embed(model: nn.Module, x: Tensor) -> Tensor:
-    """Unit vectors, or the whole vectors of a BT² head, of the model in evaluation mode."""
+    """Unit vectors of the model in evaluation mode; of a BT² head the whole vector, made a unit vector."""
     found = model.eval()(x)
-    return F.normalize(found, dim=-1) if isinstance(found, Tensor) else found.phi_new
+    return F.normalize(found if isinstance(found, Tensor) else found.phi_new, dim=-1)
 
 
-def image_scores(seed: int, epochs: int) -> dict[str, RetrievalScores]:
+def image_scores(old_network: Network, new_network: Network, seed: int, epochs: int) -> dict[str, RetrievalScores]:
     """Every method's search of the test images among themselves; "queries/gallery" as in the paper."""
     torch.manual_seed(seed)
-    images, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(seed).permutation(len(images))
-    x = torch.tensor(images[order] / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
-    y = torch.tensor(labels[order])
-    x, x_test, y, y_test = x[:TRAIN], x[TRAIN:], y[:TRAIN], y[TRAIN:]
-
-    def train(model: nn.Module, loss: Callable[[Tensor], Tensor], items: int = TRAIN) -> nn.Module:
-        train_epochs(model, loss, items, epochs=epochs, batch_size=BATCH, lr=LR, weight_decay=DECAY, warmup=WARMUP,
-                     seed=seed)  # fmt: skip
-        return model
-
-    def independent(width: int, features: int, x: Tensor, y: Tensor) -> nn.Module:
-        model = nn.ModuleList([backbone(width, features), nn.Linear(features, CLASSES, bias=False)])
-        train(model, lambda rows: F.cross_entropy(
-            model[1](F.normalize(model[0](x[rows]), dim=-1)), y[rows], label_smoothing=0.1), len(x))  # fmt: skip
-        return model[0]
-
-    seen = y < OLD_CLASSES
-    old = independent(OLD_WIDTH, D_OLD, x[seen], y[seen])
-    new = independent(NEW_WIDTH, D_NEW, x, y)
-    phi_old, phi_new = embed(old, x), embed(new, x)
-    pseudo = pseudo_classifier(phi_old, y, CLASSES)
-
-    def bct(features: int) -> nn.Module:
-        model = nn.ModuleList([backbone(NEW_WIDTH, features), nn.Linear(features, CLASSES, bias=False)])
-
-        def loss(rows: Tensor) -> Tensor:
-            f = F.normalize(model[0](x[rows]), dim=-1)
-            influence = F.cross_entropy(F.normalize(f[:, :D_OLD], dim=-1) @ pseudo.T, y[rows])
-            return F.cross_entropy(model[1](f), y[rows]) + INFLUENCE * influence
-
-        train(model, loss)
-        return model[0]
-
-    head = BasisTransformHead(D_NEW + D_OLD, D_NEW, D_OLD, EXTRA, n_classes=CLASSES)
-    bt2 = nn.Sequential(backbone(NEW_WIDTH, D_NEW + D_OLD), head)
-    criterion = BT2Loss()
-    train(bt2, lambda rows: criterion(bt2(x[rows]), y[rows], phi_new[rows], phi_old[rows], pseudo))
-    gallery = embed(old, x_test)
+    lab = Lab.of(seed, epochs)
+    old, new = lab.independent(old_network), lab.independent(new_network)
+    phi_old, phi_new, d_old = embed(old, lab.x), embed(new, lab.x), old_network.features
+    gallery, q = embed(old, lab.x_test), embed(new, lab.x_test)
     upgrade = EmbeddingUpgrade(method="procrustes").fit(phi_new.numpy(), phi_old.numpy())
-
-    def scores(q: Tensor, g: Tensor) -> RetrievalScores:
-        ids = np.arange(len(q))
-        return cross_retrieval(q, g, y_test, y_test, ids, ids)
-
-    found = {"old/old": scores(gallery, gallery)}
-    q = embed(new, x_test)
-    found["independent/old"], found["independent/independent"] = scores(q, gallery), scores(q, q)
-    found["Procrustes/old"] = scores(torch.from_numpy(upgrade.transform_query(q.numpy())), gallery)
-    models = {"BCT": bct(D_OLD), f"BCT + {EXTRA} naive dimensions": bct(D_OLD + EXTRA), "BT²": bt2}
+    found = {
+        "old/old": lab.scores(gallery, gallery),
+        "independent/old": lab.scores(q, gallery),
+        "independent/independent": lab.scores(q, q),
+        "Procrustes/old": lab.scores(torch.from_numpy(upgrade.transform_query(q.numpy())), gallery),
+    }
+    models = {
+        "BCT": lab.bct(new_network, d_old, phi_old),
+        f"BCT + {EXTRA} naive dimensions": lab.bct(new_network, d_old + EXTRA, phi_old),
+        "BT²": lab.bt2(new_network, phi_new, phi_old),
+    }
     for name, model in models.items():
-        q = embed(model, x_test)
-        found[f"{name}/old"], found[f"{name}/{name}"] = scores(q, gallery), scores(q, q)
+        q = embed(model, lab.x_test)
+        found[f"{name}/old"], found[f"{name}/{name}"] = lab.scores(q, gallery), lab.scores(q, q)
     return found
+
+
+def series_scores(seed: int, epochs: int) -> dict[str, Float[np.ndarray, "steps steps"]]:
+    """mAP of the queries of each step on the gallery of each step up to it; NaN above the diagonal.
+
+    Each step's vectors are the old ones of the next. BT² grows by the added dimensions, BCT keeps its width, and
+    independent models are compared by the coordinates that both have.
+    """
+    torch.manual_seed(seed)
+    lab = Lab.of(seed, epochs)
+    galleries: dict[str, list[Tensor]] = {"independent": [], "BCT": [], "BT²": []}
+    first = lab.independent(SERIES[0])
+    vectors = dict.fromkeys(galleries, embed(first, lab.x))
+    for found in galleries.values():
+        found.append(embed(first, lab.x_test))
+    for network in SERIES[1:]:
+        wide = Network(network.width, vectors["BT²"].shape[1], network.classes)
+        models = {
+            "independent": lab.independent(network),
+            "BCT": lab.bct(network, network.features, vectors["BCT"]),
+            "BT²": lab.bt2(network, embed(lab.independent(wide), lab.x), vectors["BT²"]),
+        }
+        for name, model in models.items():
+            vectors[name] = embed(model, lab.x)
+            galleries[name].append(embed(model, lab.x_test))
+    steps = range(len(SERIES))
+    return {
+        name: np.array([[lab.scores(found[q], found[g]).mAP if g <= q else np.nan for g in steps] for q in steps])
+        for name, found in galleries.items()
+    }

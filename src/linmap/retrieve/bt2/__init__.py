@@ -1,5 +1,6 @@
 """BT²: change the embedding model, keep the index (arXiv 2211.03989)."""
 
+from linmap.retrieve.bt2.choosing import Method
 from linmap.retrieve.bt2.evaluation import (
     RetrievalScores,
     TextScores,
@@ -9,7 +10,15 @@ from linmap.retrieve.bt2.evaluation import (
 )
 from linmap.retrieve.bt2.frozen import FittedMap, procrustes
 from linmap.retrieve.bt2.head import BasisTransformHead, ExportedHead, HeadOutput, basis_transform, fold
-from linmap.retrieve.bt2.mixed import BackfillCurve, Calibration, backfill_curve, mixed_scores, search_mixed, verdict
+from linmap.retrieve.bt2.mixed import (
+    BackfillCurve,
+    Calibration,
+    backfill_curve,
+    calibrate,
+    mixed_scores,
+    search_mixed,
+    verdict,
+)
 from linmap.retrieve.bt2.training import BT2Loss, learning_rate, parameter_groups, pseudo_classifier, train_epochs
 from linmap.retrieve.bt2.upgrade import EmbeddingUpgrade
 
@@ -22,10 +31,12 @@ __all__ = [
     "ExportedHead",
     "FittedMap",
     "HeadOutput",
+    "Method",
     "RetrievalScores",
     "TextScores",
     "backfill_curve",
     "basis_transform",
+    "calibrate",
     "cross_retrieval",
     "fold",
     "learning_rate",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from sklearn.linear_model import LogisticRegression
 
 from linmap.retrieve.bt2.pairs import unit
 
@@ -16,14 +17,53 @@ if TYPE_CHECKING:
 
 Fusion = Literal["compatible", "calibrated"]
 Order = Literal["random", "least similar first"]
+NEIGHBOURS, CALIBRATION_ROWS, LEAST_SLOPE = 10, 500, 1e-6
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Mean and standard deviation of the scores of unrelated items, against old vectors and against new ones."""
+    """What a score says: slope * score + intercept is the log odds that the new model counts the item as a neighbour.
+
+    A neighbour is one of the ten nearest among the items of the calibration. So scores against old vectors, which tell
+    less, can be ranked together with scores against new ones.
+    """
 
     old: tuple[float, float]
+    """Slope and intercept for cosines of queries and old vectors."""
     new: tuple[float, float]
+    """The same for cosines of new vectors among themselves."""
+
+
+def calibrate(
+    queries: Float[np.ndarray, "pairs d_old"],
+    X: Float[np.ndarray, "pairs width"],
+    Y: Float[np.ndarray, "pairs d_old"],
+) -> Calibration:
+    """Logistic regressions of "is among the nearest in X" on both kinds of scores, each item a query of all others.
+
+    Parameters
+    ----------
+    queries
+        Unit vectors that X was turned into to meet old vectors, by a map that was not fitted to these pairs.
+    X, Y
+        Unit vectors of the same items, new and old; the first 500 are used.
+    """
+    queries, X, Y = (part[:CALIBRATION_ROWS] for part in (queries, X, Y))
+    n = len(X)
+    if n < 3:
+        return Calibration((1.0, 0.0), (1.0, 0.0))
+    others = ~np.eye(n, dtype=bool)
+    against_old, against_new = ((a @ b.T)[others].reshape(n, n - 1) for a, b in ((queries, Y), (X, X)))
+    count = max(1, min(NEIGHBOURS, n // 10))
+    neighbours = against_new >= np.partition(against_new, -count, axis=1)[:, [-count]]
+    return Calibration(*(_log_odds(scores.ravel(), neighbours.ravel()) for scores in (against_old, against_new)))
+
+
+def _log_odds(scores: Float[np.ndarray, " pairs"], hits: Bool[np.ndarray, " pairs"]) -> tuple[float, float]:
+    mean, std = scores.mean(), scores.std() or 1.0
+    fitted = LogisticRegression().fit(((scores - mean) / std)[:, None], hits)
+    slope = max(float(fitted.coef_[0, 0]), LEAST_SLOPE) / std  # never the wrong way round
+    return float(slope), float(fitted.intercept_[0] - slope * mean)
 
 
 def mixed_scores(
@@ -33,13 +73,27 @@ def mixed_scores(
     upgraded: Bool[np.ndarray, " gallery"],
     fuse: Fusion = "compatible",
     calibration: Calibration | None = None,
+    offset: Float[np.ndarray, " d_old"] | None = None,
 ) -> Float[np.ndarray, "queries gallery"]:
     """Scores of a gallery whose rows are the new vectors where `upgraded`, the old ones elsewhere.
 
     "compatible" compares the first d_old coordinates, as unit vectors, with every row, so that all scores are cosines
-    in the old space; a gallery that is upgraded altogether is searched with all coordinates. "calibrated" takes all
-    coordinates of every new row, and makes the scores of both kinds comparable by their mean and standard deviation
-    over unrelated items.
+    in the old space and one index serves; but new rows, being of the query's own model, come out too high, and a small
+    backfill can lose. A gallery that is upgraded altogether is searched with all coordinates. "calibrated" takes all
+    coordinates of every new row, and turns the scores of both kinds into log odds (see `Calibration`).
+
+    Parameters
+    ----------
+    q, new
+        Queries and gallery as `EmbeddingUpgrade.transform` gives them.
+    old
+        The old vectors of the gallery.
+    upgraded
+        Which rows have new vectors.
+    fuse
+        "compatible" or "calibrated".
+    calibration, offset
+        `EmbeddingUpgrade.calibration_` and `EmbeddingUpgrade.query_offset()`.
 
     Raises
     ------
@@ -56,15 +110,16 @@ def mixed_scores(
     if fuse == "calibrated" and calibration is None:
         raise ValueError("fuse='calibrated' needs a calibration: `EmbeddingUpgrade.fit` leaves one.")
     d_old = old.shape[1]
-    compatible = unit(q[:, :d_old])
+    offset = np.zeros(d_old) if offset is None else offset
+    compatible = unit(q[:, :d_old] + offset)
     old_part = compatible @ unit(old[~upgraded]).T
     if fuse == "calibrated" or upgraded.all():
         new_part = unit(q) @ unit(new[upgraded]).T
     else:
-        new_part = compatible @ unit(new[upgraded, :d_old]).T
+        new_part = compatible @ unit(new[upgraded, :d_old] + offset).T
     if fuse == "calibrated" and calibration is not None:
-        old_part = (old_part - calibration.old[0]) / calibration.old[1]
-        new_part = (new_part - calibration.new[0]) / calibration.new[1]
+        old_part = calibration.old[0] * old_part + calibration.old[1]
+        new_part = calibration.new[0] * new_part + calibration.new[1]
     scores = np.empty((len(q), len(old)))
     scores[:, ~upgraded], scores[:, upgraded] = old_part, new_part
     return scores
@@ -78,9 +133,10 @@ def search_mixed(
     k: int = 10,
     fuse: Fusion = "compatible",
     calibration: Calibration | None = None,
+    offset: Float[np.ndarray, " d_old"] | None = None,
 ) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
     """Rows and scores of the k best of a mixed gallery, best first; see `mixed_scores`."""
-    scores = mixed_scores(q, old, new, upgraded, fuse, calibration)
+    scores = mixed_scores(q, old, new, upgraded, fuse, calibration, offset)
     rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return rows, np.take_along_axis(scores, rows, 1)
 
@@ -107,7 +163,7 @@ def backfill_curve(
     metric: Callable[[Int[np.ndarray, "queries gallery"]], float],
     fractions: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
     order: Order = "random",
-    fuse: Fusion = "compatible",
+    fuse: Fusion = "calibrated",
     random_state: int = 0,
 ) -> BackfillCurve:
     """The metric of mixed galleries; fraction 0 is new against old, fraction 1 is new against new.
@@ -129,7 +185,10 @@ def backfill_curve(
             raise ValueError(f"fractions must lie in [0, 1], got {fraction}.")
         upgraded = np.zeros(len(old), bool)
         upgraded[ranking[: round(fraction * len(old))]] = True
-        values.append(metric(search_mixed(q, old, new, upgraded, len(old), fuse, upgrade.calibration_)[0]))
+        found = search_mixed(
+            q, old, new, upgraded, len(old), fuse, upgrade.calibration_, upgrade.query_offset()
+        )  # fmt: skip
+        values.append(metric(found[0]))
     return BackfillCurve(order, list(fractions), values)
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
@@ -18,23 +18,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from linmap import artifacts
 from linmap.errors import ArtifactError
-from linmap.retrieve.bt2.frozen import WEIGHTS, FittedMap, Objective, closed_form, trained
+from linmap.retrieve.bt2.choosing import Method, Pairs, choose
+from linmap.retrieve.bt2.frozen import FittedMap
 from linmap.retrieve.bt2.head import check_sizes
-from linmap.retrieve.bt2.mixed import Calibration
-from linmap.retrieve.bt2.pairs import (
-    alignment_p_value,
-    check_vectors,
-    join,
-    self_retrieval_ranks,
-    unit,
-    warn_if_not_unit,
-)
+from linmap.retrieve.bt2.mixed import Calibration, calibrate
+from linmap.retrieve.bt2.pairs import check_vectors, join, unit, warn_if_not_unit
 
-Pairs = tuple[np.ndarray, np.ndarray]
-LEAST_HELD_OUT, MOST_HELD_OUT = 5, 2000
 ROWS = 8192  # of a block that is transformed at once
-SIGNIFICANT = 0.05
-CALIBRATION_ROWS = 500
 
 
 class EmbeddingUpgrade(BaseEstimator):
@@ -49,9 +39,10 @@ class EmbeddingUpgrade(BaseEstimator):
     n_extra
         Dimensions added to the new model's own, for what only the old model knows.
     method
-        "procrustes" is the closed form; "trained" goes on from there by gradient steps; "auto" trains only with
-        4 d_new pairs or more, and takes what is trained only where held-out items find their old vectors clearly
-        better.
+        "procrustes" is the closed form; "centred" takes the means of both sides away first and gives the old one back;
+        "trained" goes on from the better of these by gradient steps. "auto" leaves "procrustes" only for what helps
+        held-out items to find their own old vectors, by more than a standard error, and trains only with 4 d_new pairs
+        or more.
     C
         Weight of the new model's part against the added one.
     random_state
@@ -76,14 +67,14 @@ class EmbeddingUpgrade(BaseEstimator):
     def __init__(
         self,
         n_extra: int = 0,
-        method: Literal["auto", "procrustes", "trained"] = "auto",
+        method: Method = "auto",
         C: float = 2.0,
         random_state: int = 0,
         new_model: str = "new",
         old_model: str = "old",
     ) -> None:
         self.n_extra = n_extra
-        self.method = method
+        self.method: Method = method
         self.C = C
         self.random_state = random_state
         self.new_model = new_model
@@ -119,14 +110,20 @@ class EmbeddingUpgrade(BaseEstimator):
         norms = warn_if_not_unit("Y_old", Y)
         X, Y = unit(X), unit(Y)
         self.d_new_, self.d_old_ = self.n_features_in_, _ = X.shape[1], Y.shape[1]
-        self.report_: dict[str, Any] = {
+        report: dict[str, Any] = {
             "pairs": len(X), "d_new": self.d_new_, "d_old": self.d_old_, "n_extra": self.n_extra,
             "width": self.d_new_ + self.n_extra, "rank": _rank(X, Y), "old_lengths": list(norms),
         }  # fmt: skip
-        train, held_out = self._split((X, Y), val)
-        self.map_ = self._chosen((X, Y) if val is None else train, train, held_out)
-        self._describe_similarity(X, Y)
-        self.calibration_ = self._calibrated(*(held_out or train))
+        val = None if val is None else self._checked(*val)
+        recipe, unseen, reasons = choose((X, Y), val, self.method, self.n_extra, self.C, self.random_state)
+        self.map_ = recipe.fit((X, Y))
+        queries = self.map_.compatible(X)
+        if unseen is not None:
+            X, Y, queries = unseen.X, unseen.Y, unseen.queries
+        self.calibration_ = calibrate(queries, unit(self.transform(X)), Y)
+        ridge = RidgeCV(np.logspace(-3, 2, 6)).fit(Y, (queries * Y).sum(1))
+        self.similarity_ = np.append(np.asarray(ridge.coef_), float(ridge.intercept_))
+        self.report_ = report | reasons
         self.report_["verdict"] = _verdict(self.report_)
         return self
 
@@ -163,7 +160,7 @@ class EmbeddingUpgrade(BaseEstimator):
         return Y @ self.similarity_[:-1] + self.similarity_[-1]
 
     def query_matrix(self) -> Float[np.ndarray, "d_new d_old"]:
-        """The matrix that makes a new vector a query of the old index, up to its length.
+        """The matrix that makes a new unit vector a query of the old index, up to its length and `query_offset`.
 
         Raises
         ------
@@ -175,14 +172,23 @@ class EmbeddingUpgrade(BaseEstimator):
             raise ValueError(f"with n_extra = {self.n_extra} trained dimensions the map is not one matrix.")
         return self.map_.A
 
+    def query_offset(self) -> Float[np.ndarray, " d_old"]:
+        """What is added to a new unit vector times `query_matrix`: zeros, unless the map is centred."""
+        check_is_fitted(self)
+        return np.zeros(self.d_old_) if self.map_.offset is None else self.map_.offset
+
     def faiss_transform(self) -> Any:
-        """`query_matrix` as a `faiss.LinearTransform`, for an `IndexPreTransform` before an index of old vectors."""
+        """`query_matrix` and `query_offset` as a `faiss.LinearTransform`, for an `IndexPreTransform`.
+
+        It stands before an index of old vectors, and is asked with unit vectors.
+        """
         try:
             import faiss
         except ImportError:
             raise ImportError("faiss is not installed: pip install 'linmap[retrieve]'.") from None
-        transform = faiss.LinearTransform(self.d_new_, self.d_old_, False)
+        transform = faiss.LinearTransform(self.d_new_, self.d_old_, True)
         faiss.copy_array_to_vector(self.query_matrix().T.astype(np.float32).ravel(), transform.A)
+        faiss.copy_array_to_vector(self.query_offset().astype(np.float32), transform.b)
         transform.is_trained = True
         return transform
 
@@ -192,6 +198,8 @@ class EmbeddingUpgrade(BaseEstimator):
         """Write `config.json` and `model.safetensors`."""
         check_is_fitted(self)
         arrays = {"A": self.map_.A, "B": self.map_.B, "similarity": self.similarity_}
+        if self.map_.offset is not None:
+            arrays["offset"] = self.map_.offset
         if self.map_.network is not None:
             arrays |= dict(zip(("W1", "b1", "W2", "b2"), self.map_.network, strict=True))
         config = {
@@ -221,7 +229,7 @@ class EmbeddingUpgrade(BaseEstimator):
         if _digest(arrays) != config["sha256"]:
             raise ArtifactError(f"{folder}: the arrays are not those that config.json speaks of; fit the run again.")
         network = tuple(arrays[name] for name in ("W1", "b1", "W2", "b2")) if "W1" in arrays else None
-        new.map_ = FittedMap(arrays["A"], arrays["B"], network)  # pyright: ignore[reportArgumentType]
+        new.map_ = FittedMap(arrays["A"], arrays["B"], network, arrays.get("offset"))  # pyright: ignore
         new.d_new_, new.d_old_, new.report_ = config["d_new"], config["d_old"], config["report"]
         new.n_features_in_, new.similarity_ = new.d_new_, arrays["similarity"]
         new.calibration_ = Calibration(*(tuple(config["calibration"][name]) for name in ("old", "new")))
@@ -230,8 +238,8 @@ class EmbeddingUpgrade(BaseEstimator):
     # -- how it is fitted --------------------------------------------------------------------------------------------
 
     def _check_parameters(self) -> None:
-        if self.method not in ("auto", "procrustes", "trained"):
-            raise ValueError(f"method must be 'auto', 'procrustes' or 'trained', got {self.method!r}.")
+        if self.method not in get_args(Method):
+            raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {self.method!r}.")
         if not self.C > 0:
             raise ValueError(f"C must be positive, got {self.C}.")
 
@@ -242,110 +250,11 @@ class EmbeddingUpgrade(BaseEstimator):
         left, right = join(ids_new, ids_old)
         return X[left], Y[right]
 
-    def _split(self, pairs: Pairs, val: tuple[Any, Any] | None) -> tuple[Pairs, Pairs | None]:
-        """The pairs to fit and those to choose by."""
-        X, Y = pairs
-        if val is not None:
-            X_val, Y_val = check_vectors("val[0]", val[0], X.shape[1]), check_vectors("val[1]", val[1], Y.shape[1])
-            if len(X_val) != len(Y_val):
-                raise ValueError(f"val holds {len(X_val)} new and {len(Y_val)} old vectors; it needs pairs.")
-            return pairs, (unit(X_val), unit(Y_val))
-        count = min(len(X) // 5, MOST_HELD_OUT)
-        if count < LEAST_HELD_OUT:
-            return pairs, None
-        order = np.random.default_rng(self.random_state).permutation(len(X))
-        held, rest = order[:count], order[count:]
-        return (X[rest], Y[rest]), (X[held], Y[held])
-
-    def _chosen(self, pairs: Pairs, train: Pairs, held_out: Pairs | None) -> FittedMap:
-        """The best candidate by held-out self-retrieval, fitted once more to all pairs."""
-        n_extra, C, seed = self.n_extra, self.C, self.random_state
-        first = closed_form(*train, n_extra, C)
-        report = self.report_
-        report["held_out"] = 0 if held_out is None else len(held_out[0])
-        report["candidates"] = {}
-        if held_out is None:
-            report["chosen"] = "procrustes"
-            warnings.warn(f"{len(train[0])} pairs are too few to hold any out: nothing tells how well the fit "
-                          "generalises, or whether the pairs belong together.", stacklevel=3)  # fmt: skip
-            if self.method != "trained":
-                return closed_form(*pairs, n_extra, C)
-        else:
-            self._check_alignment(first, held_out)
-        if held_out is not None:
-            reciprocal = {"procrustes": self._reciprocal_ranks(first, train, held_out)}
-            report["candidates"]["procrustes"] = _figures(reciprocal["procrustes"])
-        if self.method == "procrustes" or (self.method == "auto" and len(pairs[0]) < 4 * self.d_new_):
-            report["chosen"] = "procrustes"
-            report["reason"] = "asked for" if self.method == "procrustes" else (
-                f"{len(pairs[0])} pairs are fewer than 4 d_new = {4 * self.d_new_}: training would overfit"
-            )  # fmt: skip
-            return closed_form(*pairs, n_extra, C)
-        if held_out is None:
-            report["chosen"], report["reason"] = "trained: contrast", "asked for"
-            return trained(*pairs, n_extra, C, "contrast", seed)[0]
-
-        def score(fitted: FittedMap) -> float:
-            return float(self._reciprocal_ranks(fitted, train, held_out).mean())
-
-        epochs = {}
-        objectives: dict[str, Objective] = {f"trained: {objective}": objective for objective in WEIGHTS}
-        for name, objective in objectives.items():
-            fitted, epochs[name] = trained(*train, n_extra, C, objective, seed, score)
-            reciprocal[name] = self._reciprocal_ranks(fitted, train, held_out)
-            report["candidates"][name] = _figures(reciprocal[name]) | {"epochs": epochs[name]}
-        name = max(epochs, key=lambda name: reciprocal[name].mean())
-        gain = reciprocal[name] - reciprocal["procrustes"]
-        error = float(gain.std(ddof=1) / np.sqrt(len(gain)))
-        if self.method == "auto" and gain.mean() <= error:
-            report["chosen"] = "procrustes"
-            report["reason"] = (
-                f"training gains {gain.mean():+.4f} in held-out MRR, within its standard error {error:.4f}"
-            )
-            return closed_form(*pairs, n_extra, C)
-        report["chosen"] = name
-        report["reason"] = f"held-out MRR {gain.mean():+.4f} against Procrustes, standard error {error:.4f}"
-        objective = objectives[name]
-        return trained(*pairs, n_extra, C, objective, seed, epochs=epochs[name])[0]
-
-    def _reciprocal_ranks(self, fitted: FittedMap, train: Pairs, held_out: Pairs) -> Float[np.ndarray, " queries"]:
-        """1 / rank of the own old vector of held-out items among the old vectors of all pairs."""
-        gallery = np.concatenate([train[1], held_out[1]])
-        return 1 / self_retrieval_ranks(fitted.compatible(held_out[0]), held_out[1], gallery)
-
-    def _check_alignment(self, fitted: FittedMap, held_out: Pairs) -> None:
-        p = alignment_p_value(fitted.compatible(held_out[0]), held_out[1], self.random_state)
-        self.report_["alignment_p_value"] = p
-        if p > SIGNIFICANT:
-            message = (
-                f"pairs look misaligned: held-out partners are no more similar than shuffled ones (p = {p:.3f}). Row i "
-                "of X_new and of Y_old must be the same item; ids=(ids_new, ids_old) pairs them by id."
-            )
-            if self.method == "auto":
-                raise ValueError(message + " method='procrustes' fits them all the same.")
-            warnings.warn(message, stacklevel=4)
-
-    def _describe_similarity(self, X: np.ndarray, Y: np.ndarray) -> None:
-        """Ridge from old vectors to the similarity that pairs have in the folds that were not fitted."""
-        folds = np.array_split(np.random.default_rng(self.random_state).permutation(len(X)), min(5, len(X)))
-        similarity = np.empty(len(X))
-        for fold in folds:
-            rest = np.setdiff1d(np.arange(len(X)), fold) if len(folds) > 1 else fold
-            fitted = closed_form(X[rest], Y[rest], self.n_extra, self.C)
-            similarity[fold] = (fitted.compatible(X[fold]) * Y[fold]).sum(1)
-        ridge = RidgeCV(np.logspace(-3, 2, 6)).fit(Y, similarity)
-        self.similarity_ = np.append(np.asarray(ridge.coef_), float(ridge.intercept_))
-
-    def _calibrated(self, X: np.ndarray, Y: np.ndarray) -> Calibration:
-        X, Y = X[:CALIBRATION_ROWS], Y[:CALIBRATION_ROWS]
-        others = ~np.eye(len(X), dtype=bool)
-        if not others.any():
-            return Calibration((0.0, 1.0), (0.0, 1.0))
-        whole = unit(self.transform(X))
-        statistics = []
-        for scores in ((self.map_.compatible(X) @ Y.T)[others], (whole @ whole.T)[others]):
-            statistics.append((float(scores.mean()), float(scores.std()) or 1.0))
-        return Calibration(*statistics)
+    def _checked(self, X: Any, Y: Any) -> Pairs:
+        X, Y = check_vectors("val[0]", X, self.d_new_), check_vectors("val[1]", Y, self.d_old_)
+        if len(X) != len(Y):
+            raise ValueError(f"val holds {len(X)} new and {len(Y)} old vectors; it needs pairs.")
+        return unit(X), unit(Y)
 
     def _in_blocks(self, X: Any, function: Any, width: int) -> np.ndarray:
         """`function` of unit vectors, some rows at a time; float32 stays float32, float16 becomes it, else float64."""
@@ -380,12 +289,6 @@ def _rank(X: np.ndarray, Y: np.ndarray) -> int:
             stacklevel=4,
         )
     return rank
-
-
-def _figures(reciprocal: np.ndarray) -> dict[str, float]:
-    ranks = 1 / reciprocal
-    return {"mrr": float(reciprocal.mean()), "recall@1": float((ranks <= 1).mean()),
-            "recall@10": float((ranks <= 10).mean())}  # fmt: skip
 
 
 def _verdict(report: dict[str, Any]) -> str:
