@@ -29,6 +29,7 @@ STORES = {
     "exact, float16": ("faiss", {"index": "SQfp16"}),
     "int8": ("faiss", {"index": "SQ8"}),
     "sign bits": ("faiss", {"index": "bits"}),
+    "sign bits, the best compared by int8": ("faiss", {"index": "bits,SQ8"}),
     "1,024 lists, int8": ("faiss", {"index": "IVF1024,SQ8"}),
 }
 

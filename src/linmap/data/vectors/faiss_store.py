@@ -14,6 +14,7 @@ from linmap.errors import ArtifactError, DataError
 
 REWRITE = 1000  # replaced rows that are looked past in a search, before the index is made anew
 BREADTH = 128  # candidates of a graph, and lists of an inverted file's hundred, that a search looks at
+CANDIDATES = 32  # by signs, for each that is asked for
 
 
 class FaissIndex(FieldIndex):
@@ -66,7 +67,11 @@ class FaissIndex(FieldIndex):
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         replaced = len(self._row) - self._rows
-        scores, places = self._whole.search(queries, k + replaced)
+        wanted, there = k + replaced, self._index.ntotal
+        if hasattr(self._index, "k_factor"):  # whose search fails where it finds fewer candidates
+            wanted = min(wanted, there)
+            self._index.k_factor = min(CANDIDATES, there / max(wanted, 1))
+        scores, places = self._whole.search(queries, wanted)
         rows = np.where(places >= 0, self._row[places], -1)
         return _first(rows, scores, k)
 
@@ -148,7 +153,8 @@ class FaissStore(FolderStore):
         As in `open_store`.
     index
         FAISS's own description: "Flat" (exact), "SQfp16" (two bytes a number), "SQ8" (one), "HNSW32" (a graph),
-        "IVF1024,Flat", ...; "bits" keeps the signs alone, 32 times as small as "Flat".
+        "IVF1024,Flat", ...; "bits" keeps the signs alone, 32 times as small as "Flat"; "bits,SQ8" (or "bits,Flat", ...)
+        looks for candidates by the signs and compares these by the numbers.
 
     Raises
     ------
@@ -162,13 +168,15 @@ class FaissStore(FolderStore):
         def new(dim: int) -> FieldIndex:
             if index == "bits":
                 return FaissBinaryIndex(faiss.IndexBinaryFlat(-(-dim // 8) * 8), dim)
+            signs, numbers = index.startswith("bits,"), index.removeprefix("bits,")
             try:
-                return FaissIndex(faiss.index_factory(dim, index, faiss.METRIC_INNER_PRODUCT))
+                whole = faiss.index_factory(dim, numbers, faiss.METRIC_INNER_PRODUCT)
+                return FaissIndex(signs_first(whole) if signs else whole)
             except RuntimeError as error:
                 last = str(error).splitlines()[-1][:120]
                 raise ValueError(
                     f"FAISS makes no index {index!r} of length {dim} ({last}); take 'Flat', 'SQfp16', 'SQ8', 'HNSW32', "
-                    "'IVF1024,Flat' or 'bits'."
+                    "'IVF1024,Flat', 'bits' or 'bits,SQ8'."
                 ) from None
 
         def load(path: Path, dim: int) -> FieldIndex:
@@ -204,6 +212,15 @@ class FaissStore(FolderStore):
             raise ValueError(f"the matrix must have shape (query length, {dim}), got {matrix.shape}.")
         index.through(matrix, bias)
         self.changed()
+
+
+def signs_first(index: Any) -> Any:
+    """An index that asks `index` only about the candidates with the most signs in common."""
+    faiss = faiss_module()
+    signs = faiss.IndexLSH(index.d, index.d, False)
+    signs.metric_type = index.metric_type  # it counts equal signs either way
+    refined = faiss.IndexRefine(signs, index)
+    return faiss.deserialize_index(faiss.serialize_index(refined))  # which owns its parts
 
 
 def packed_signs(vectors: np.ndarray) -> np.ndarray:

@@ -29,10 +29,12 @@ class VectorFileWriter:
         Length of the vectors.
     metadata
         What to keep with them: fingerprint, options, source.
+    dtype
+        float32 or float16.
     """
 
-    def __init__(self, path: Path | str, dim: int, metadata: dict[str, Any]) -> None:
-        self._path, self._dim = check_suffix(path), dim
+    def __init__(self, path: Path | str, dim: int, metadata: dict[str, Any], dtype: Any = np.float32) -> None:
+        self._path, self._dim, self._dtype = check_suffix(path), dim, np.dtype(dtype)
         self._metadata = {"format": FORMAT, **metadata}
         self._ids: list[str] = []
         self._stack = ExitStack()
@@ -44,7 +46,7 @@ class VectorFileWriter:
             self._write_npy_header(0)
         else:
             pa, pq = _pyarrow()
-            vector = pa.list_(pa.float32(), self._dim)
+            vector = pa.list_(pa.from_numpy_dtype(self._dtype), self._dim)
             metadata = {METADATA: json.dumps(self._metadata, ensure_ascii=False).encode()}
             self._schema = pa.schema([("id", pa.string()), ("vector", vector)], metadata=metadata)
             # vectors look like noise: compression and dictionaries cost time and save nothing
@@ -54,7 +56,7 @@ class VectorFileWriter:
         return self
 
     def write(self, ids: Sequence[str], vectors: Float[np.ndarray, "batch dim"]) -> None:
-        vectors = np.ascontiguousarray(vectors, np.float32)
+        vectors = np.ascontiguousarray(vectors, self._dtype)
         if self._path.suffix == ".npy":
             self._ids.extend(ids)
             self._file.write(vectors.tobytes())
@@ -73,7 +75,7 @@ class VectorFileWriter:
 
     def _write_npy_header(self, rows: int) -> None:
         """NumPy pads headers, so that the number of rows can be filled in at the end."""
-        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, self._dim)}
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (rows, self._dim)}
         np.lib.format.write_array_header_1_0(self._file, header)
 
 
@@ -110,16 +112,17 @@ class VectorFile:
             )
 
     def blocks(self, rows: int = 4096) -> Iterator[Float[np.ndarray, "block dim"]]:
-        """The vectors, `rows` at a time."""
+        """The vectors, `rows` at a time, in float32."""
         if self.path.suffix == ".npy":
             vectors = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            yield from (np.asarray(vectors[first : first + rows]) for first in range(0, len(vectors), rows))
+            yield from (np.asarray(vectors[first : first + rows], np.float32) for first in range(0, len(vectors), rows))
             return
         _, pq = _pyarrow()
         with pq.ParquetFile(self.path) as file:
             for batch in file.iter_batches(batch_size=rows, columns=["vector"]):
                 column = batch.column(0)
-                yield column.flatten().to_numpy().reshape(len(batch), column.type.list_size)
+                numbers = column.flatten().to_numpy().astype(np.float32, copy=False)
+                yield numbers.reshape(len(batch), column.type.list_size)
 
     def vector(self, row: int) -> Float[np.ndarray, " dim"]:
         """One vector."""

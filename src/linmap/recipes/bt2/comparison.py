@@ -84,7 +84,7 @@ def compare(settings: Comparison, job: CompareJob) -> Result:
     checks = [check for name in settings.datasets for check in _text_checks(name, *found[name][1:3])]
     return Result(
         system="bt2",
-        task=f"{texts.name}: {len(texts.queries_new)} queries, {len(texts.gallery_new)} texts, maps fitted to {min(settings.calibration, len(texts.pairs_new))} pairs without labels, {settings.draws} draws of the pairs",  # noqa: E501
+        task=f"{texts.name}: {len(texts.queries_new)} queries, {len(texts.gallery_new)} texts, maps fitted to {texts.calibration(settings.calibration)} pairs without labels, {settings.draws} draws of the pairs",  # noqa: E501
         metrics=METRICS,
         rows=rows,
         shows=f"{said} Chosen by held-out pairs: {upgrades[0].report_['chosen']} ({upgrades[0].report_['reason']}).",

@@ -40,6 +40,10 @@ class Texts:
     qrels: dict[int, dict[int, float]] = field(repr=False)
     """Relevant rows of the gallery for each row of the queries."""
 
+    def calibration(self, wanted: int) -> int:
+        """How many pairs a draw takes: not so many that all draws are alike."""
+        return min(wanted, len(self.pairs_new) * 3 // 4)
+
     def scores(self, ranked: np.ndarray) -> dict[str, float]:
         found = text_scores(ranked, range(len(self.queries_new)), self.qrels)
         return {NDCG: found.ndcg_10, RECALL: found.recall_100, MRR: found.mrr_10}
@@ -89,7 +93,7 @@ def compare_texts(
     curves: dict[str, list[BackfillCurve]] = {"random": [], "least similar first": []}
     upgrades = []
     for draw in draws:
-        chosen = np.random.default_rng(draw).permutation(len(texts.pairs_new))[:calibration]
+        chosen = np.random.default_rng(draw).permutation(len(texts.pairs_new))[: texts.calibration(calibration)]
         X, Y = texts.pairs_new[chosen], texts.pairs_old[chosen]
         start = time.perf_counter()
         upgrades.append(upgrade := EmbeddingUpgrade(random_state=draw).fit(X, Y))

@@ -53,6 +53,8 @@ class ApplySettings:
     """Share of a key's words in what --key-presence adds: birth_date is similar to dateOfBirth."""
     idf: float = 0.0
     """Power of the weights by rarity in the file: 0 none, 1 as in TF-IDF, 0.5 their root."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """float16: files of half the size."""
     seed: str = ""
     """Vectors of different seeds are unrelated."""
     n_jobs: int = 2
@@ -64,7 +66,7 @@ class ApplySettings:
 
     def vectorizer(self) -> JSONVectorizer:
         names = ("dim", "strings", "numbers", "arrays", "level_norm", "normalize", "ignore", "dates", "key_presence",
-                 "path_backoff", "soft_keys", "idf", "seed")  # fmt: skip
+                 "path_backoff", "soft_keys", "idf", "dtype", "seed")  # fmt: skip
         options = {name: getattr(self, name) for name in names}
         return JSONVectorizer(**options, weights=dict(map(_weight, self.weights)) or None)
 
@@ -73,7 +75,7 @@ class Encode:
     """A vectorizer as a function of records, for `map_records`."""
 
     def __init__(self, vectorizer: JSONVectorizer) -> None:
-        self.vectorizer, self.fingerprint = vectorizer, vectorizer.fingerprint_
+        self.vectorizer, self.fingerprint = vectorizer, f"{vectorizer.fingerprint_} {vectorizer.dtype}"
 
     def __call__(self, records: list[Record]) -> np.ndarray:
         try:
@@ -104,7 +106,7 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
             n_jobs=settings.n_jobs,
             resume=settings.resume,
             of="records",
-            writer=lambda path, dim, dtype: VectorFileWriter(path, dim, metadata),
+            writer=lambda path, dim, dtype: VectorFileWriter(path, dim, metadata, dtype),
             progress=lambda records, total: progress.update(task, completed=records, total=total),
         )
     return {
