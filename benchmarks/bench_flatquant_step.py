@@ -1,5 +1,6 @@
 """A calibration step of FlatQuant at SmolLM2-135M's block sizes (W4A4KV4, 4 x 128 tokens), against the same recipe
 written down plainly: every P built as a dense matrix, weights multiplied with it, quantisers of elementwise operations.
+Ours as a long calibration runs: the passes of the quantisers compiled (`compile`); and as where there is no compiler.
 
 Both train from the same start; the note says how far their losses are apart over the steps of `CURVE`.
 """
@@ -21,6 +22,7 @@ from linmap.compress.flatquant.block import StudentBlock
 from linmap.compress.flatquant.blockwise import backward, start_student
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.linear import CalibratedLinear
+from linmap.compress.flatquant.passes import compiled_passes
 from linmap.compress.flatquant.teacher import embedded, teacher_outputs
 from linmap.compress.flatquant.transforms import Pair, SiteTransform, SVDFactor
 
@@ -46,25 +48,27 @@ def run() -> list[Measurement]:
     config = FlatQuantConfig(k_bits=4, v_bits=4, n_samples=BATCH, sequence_length=LENGTH)
     y, channels = teacher_outputs(block, block_paths(block), x, arguments, BATCH)
 
-    student = start_student(block, config, 0, channels)
-    peer = plain(start_student(block, config, 0, channels))
-
-    def stepper(student: StudentBlock) -> Callable[[], float]:
-        optimizer = torch.optim.AdamW(student.parameter_groups())
+    def stepper(student: StudentBlock, compiled: bool = False) -> Callable[[], float]:
+        optimizer = torch.optim.AdamW(student.parameter_groups(), fused=True)
 
         def step() -> float:
             optimizer.zero_grad()
-            loss = backward(student, x, y, arguments)
+            with compiled_passes(compiled):
+                loss = backward(student, x, y, arguments)
             optimizer.step()
             return loss
 
         return step
 
-    ours, theirs = stepper(student), stepper(peer)
-    curves = torch.tensor([[ours(), theirs()] for _ in range(CURVE)])
-    apart = float((curves[:, 0] / curves[:, 1] - 1).abs().max())
-    note = f"losses {curves[0, 0]:.3g} to {curves[-1, 0]:.3g} in {CURVE} steps, at most {apart:.1e} apart"
-    return [compare("one step of a block", ours, "dense P, plain operations", theirs, bar=BAR, note=note)]
+    def measured(name: str, compiled: bool) -> Measurement:
+        ours = stepper(start_student(block, config, 0, channels), compiled)
+        theirs = stepper(plain(start_student(block, config, 0, channels)))
+        curves = torch.tensor([[ours(), theirs()] for _ in range(CURVE)])
+        apart = float((curves[:, 0] / curves[:, 1] - 1).abs().max())
+        note = f"losses {curves[0, 0]:.3g} to {curves[-1, 0]:.3g} in {CURVE} steps, at most {apart:.1e} apart"
+        return compare(name, ours, "dense P, plain operations", theirs, bar=BAR if compiled else None, note=note)
+
+    return [measured("one step of a block", True), measured("one step of a block, nothing compiled", False)]
 
 
 # -- the peer ----------------------------------------------------------------------------------------------------------

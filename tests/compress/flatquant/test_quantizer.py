@@ -279,7 +279,7 @@ def test_blocks_of_rows_make_no_difference(per, generator, monkeypatch):
 
     whole = everything()
     for numbers in (1, 24):  # a row, three rows
-        monkeypatch.setattr("linmap.compress.flatquant.quantizer.BLOCK", numbers)
+        monkeypatch.setattr("linmap.compress.flatquant.passes.BLOCK", numbers)
         for a, b in zip(everything(), whole, strict=True):
             torch.testing.assert_close(a, b)
 

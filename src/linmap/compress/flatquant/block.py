@@ -302,7 +302,7 @@ def merged_block(student: StudentBlock) -> tuple[nn.Module, dict[str, Tensor]]:
     wide = _in_float64(student)
     weights: dict[str, Tensor] = {}
     for part, site in SITES_OF.items():
-        W, bias = wide.linear(part).transformed_weight(quantise=False)
+        W, bias = wide.linear(part).transformed_weight()
         layer = cast(QuantizedLinear, new.get_submodule(getattr(paths, part)))
         if part == "up" and _merges(student, "down"):
             c = cast(Tensor, wide.sites["down"].scale)

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, Linear
 from linmap.compress.flatquant.block import SCALED, SITES_OF, StudentBlock
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.flatness import smooth_scale
+from linmap.compress.flatquant.passes import compiled_passes
 from linmap.compress.flatquant.teacher import BlockArguments, Channels, hidden_states
 from linmap.compress.flatquant.transforms import SiteTransform
 
@@ -116,6 +117,14 @@ def train_block(
     on_step
         Called with the loss of each step.
     """
+    with compiled_passes(bool(student.config.compile)):
+        return _train_block(student, inputs, targets, arguments, on_step)
+
+
+def _train_block(
+    student: StudentBlock, inputs: Tensor, targets: Tensor, arguments: BlockArguments,
+    on_step: Callable[[float], None] | None,
+) -> BlockReport:  # fmt: skip
     config, parameters = student.config, list(student.trained().values())
     n = len(inputs) // config.batch_size * config.batch_size  # the rest fills no batch
     optimizer = torch.optim.AdamW(student.parameter_groups(), fused=True)

@@ -22,11 +22,14 @@ from linmap.compress.flatquant.blockwise import BlockReport, TrainedBlock, is_tr
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.distillation import distil, teacher_of
 from linmap.compress.flatquant.parallel import processes, trained_blocks
+from linmap.compress.flatquant.passes import can_compile
 from linmap.compress.flatquant.pretrained import finish, is_quantised, quantised_numbers
 from linmap.compress.flatquant.rounding import rounded_blocks
 from linmap.compress.flatquant.teacher import embedded
 from linmap.compress.flatquant.windows import calibration_windows, distillation_windows
 from linmap.compress.flatquant.work_folder import WorkFolder
+
+WORTH_COMPILING = 2e9  # weights rounded: ten seconds are saved
 
 
 @dataclass
@@ -165,7 +168,16 @@ def checked_config(model: PreTrainedModel, config: FlatQuantConfig | None, n_job
                 f"group_size={config.group_size} does not divide the {columns} columns of {place}; choose a divisor or "
                 "None."
             )
+    if config.compile is None:
+        weights = sum(cast(nn.Linear, model.get_submodule(place)).weight.numel() for place in places)
+        config.compile = pays_to_compile(config, weights) and can_compile()
     return config
+
+
+def pays_to_compile(config: FlatQuantConfig, weights: int) -> bool:
+    """Whether training rounds so many weights in all its steps that compiled loops win back their time."""
+    steps = config.epochs * (config.n_samples // config.batch_size) if is_trained(config) else 0
+    return (steps + config.distil_steps) * weights >= WORTH_COMPILING
 
 
 def check_unshared(model: nn.Module, places: set[str]) -> None:

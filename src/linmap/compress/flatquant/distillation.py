@@ -23,6 +23,7 @@ from torch.utils.data import TensorDataset
 
 from linmap.compress.flatquant.block import CLIPPING, StudentBlock
 from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.passes import compiled_passes
 from linmap.training import TrainingConfig, train
 from linmap.training.checkpoint import random_state, set_random_state
 
@@ -93,7 +94,7 @@ def distil(
     )  # fmt: skip
     state = random_state(weight.device)
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), compiled_passes(bool(config.compile)):
             train(
                 model, loss, TensorDataset(windows), config=settings, out=out, resume=resume,
                 description="distillation", parameter_groups=lambda model: groups,

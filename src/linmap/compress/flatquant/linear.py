@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from linmap.compress.flatquant.passes import RoundedProduct, multiplies_codes
 from linmap.compress.flatquant.quantizer import CLIP_LOGIT, fake_quantize
 from linmap.compress.flatquant.transforms import SiteTransform
 
@@ -67,27 +68,36 @@ class CalibratedLinear(nn.Module):
     def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
         if self.transforms_input and self.site is not None:
             x = self.site(x)
-        x = fake_quantize(x, self.bits.input, self.bits.input_symmetric, self.input_max, self.input_min, "token")[0]
-        W, bias = self.transformed_weight(quantise=True)
+        W, bias, W_logits = self._transformed()
+        x_logits = self.input_max, self.input_min
+        bits = self.bits
+        if max(bits.input, bits.weight) < 8 and multiplies_codes(x):
+            kinds = (bits.input, bits.input_symmetric, "token"), (bits.weight, bits.weight_symmetric, "row")
+            rows = x.flatten(0, -2)
+            y = RoundedProduct.apply(rows, *x_logits, kinds[0], W, *W_logits, kinds[1])  # pyright: ignore
+            y = y.unflatten(0, x.shape[:-1])
+            return y if bias is None else y + bias
+        x = fake_quantize(x, bits.input, bits.input_symmetric, *x_logits, per="token")[0]
+        W = fake_quantize(W, bits.weight, bits.weight_symmetric, *W_logits, per="row")[0]
         return F.linear(x, W.to(x.dtype), bias)
 
-    def transformed_weight(self, quantise: bool) -> tuple[Tensor, Tensor | None]:
-        """W~, clipped, with its bias; quantised as it is in training if `quantise`."""
+    def transformed_weight(self) -> tuple[Tensor, Tensor | None]:
+        """W~, clipped, with its bias."""
+        W, bias, logits = self._transformed()
+        return clipped(W, *logits), bias
+
+    def _transformed(self) -> tuple[Tensor, Tensor | None, tuple[Tensor | None, Tensor | None]]:
+        """W~, its bias, and the logits by which it is still to be clipped."""
         W, bias = self.linear.weight, self.linear.bias
         if self.site is not None:
             W = self.site.weight(W)
-        if not self.is_value and self.values is not None:  # (P_o ⊗ P_v)^-T = (P_o^-T ⊗ I)(I ⊗ P_v^-T)
-            W = by_heads(W, self.values.pairs[0].P_inv_T)
-        bits, symmetric = self.bits.weight, self.bits.weight_symmetric
-        if self.is_value and self.values is not None:
-            W = clipped(W, self.weight_max, self.weight_min)
-            P = self.values.pairs[0].P
-            W = by_heads(W.mT, P).mT
-            bias = None if bias is None else by_heads(bias, P)
-            return (fake_quantize(W, bits, symmetric, per="row")[0] if quantise else W), bias
-        if not quantise:
-            return clipped(W, self.weight_max, self.weight_min), bias
-        return fake_quantize(W, bits, symmetric, self.weight_max, self.weight_min, per="row")[0], bias
+        if self.values is None:
+            return W, bias, (self.weight_max, self.weight_min)
+        if not self.is_value:  # (P_o ⊗ P_v)^-T = (P_o^-T ⊗ I)(I ⊗ P_v^-T)
+            return by_heads(W, self.values.pairs[0].P_inv_T), bias, (self.weight_max, self.weight_min)
+        P = self.values.pairs[0].P
+        W = by_heads(clipped(W, self.weight_max, self.weight_min).mT, P).mT
+        return W, None if bias is None else by_heads(bias, P), (None, None)
 
 
 def by_heads(x: Tensor, P: Tensor) -> Tensor:

@@ -105,7 +105,8 @@ class SiteTransform(nn.Module):
     def weight(self, W: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
         """(W / c) P^-T."""
         with torch.autocast(W.device.type, enabled=False):
-            return transformed(W if self.scale is None else W / self.scale, [pair.P_inv_T for pair in self.pairs])
+            W = W if self.scale is None else W * self.scale.reciprocal()
+            return transformed(W, [pair.P_inv_T for pair in self.pairs])
 
     def _device_type(self) -> str:
         return next((p.device.type for p in self.parameters()), "cpu")

@@ -72,7 +72,7 @@ def at_site(student: StudentBlock, site: str, x: Tensor) -> tuple[Tensor, Tensor
     """The activations of a place and the weights that they meet, both transformed."""
     student.refresh()
     parts = [part for part, place in SITES_OF.items() if place == site]
-    weights = torch.cat([student.linear(part).transformed_weight(quantise=False)[0] for part in parts])
+    weights = torch.cat([student.linear(part).transformed_weight()[0] for part in parts])
     if site == "output" and "value" in student.sites:
         x = by_heads(x, cast(Any, student.sites["value"]).pairs[0].P)
     return cast(Tensor, student.sites[site](x)), weights

@@ -40,6 +40,8 @@ class Calibration:
     """Its learning rate of the clipping."""
     distil_weight_lr: float = 3e-5
     """Its learning rate of the weights; 0: they stay."""
+    compile: bool | None = None
+    """Compile what the training does on a CPU; chosen by its length when left out. Needs a C++ compiler."""
     n_jobs: int = 1
     """Blocks that are calibrated at once, each in a process of its own."""
 
@@ -48,6 +50,7 @@ class Calibration:
         return {
             "n_samples": self.windows, "sequence_length": self.length, "epochs": self.epochs,
             "batch_size": self.batch_size, "lr": self.lr, "clip_lr": self.clip_lr, "alpha": self.alpha, "seed": seed,
+            "compile": self.compile,
             **{name: getattr(self, name) for name in DISTILLATION},
         }  # fmt: skip
 

@@ -69,7 +69,7 @@ def int4_linear(
     x = packed_x.reshape(-1, packed_x.shape[-1]).view(torch.int8)
     even, odd = (x << 4) >> 4, x >> 4
     sums = [
-        _products(even, rows << 4) + _products(odd, rows & -16)  # 16 times the codes
+        code_products(even, rows << 4) + code_products(odd, rows & -16)  # 16 times the codes
         for rows in packed_w.view(torch.int8).split(_rows_at_once(packed_w))
     ]
     y = torch.cat(sums, 1).float().mul_(1 / 16).mul_(x_scale.reshape(-1, 1)).mul_(w_scale.mT)
@@ -97,7 +97,7 @@ def integer_linear(
     """
     if w.shape[1] > MOST_WIDE_COLUMNS:
         raise ValueError(f"w has {w.shape[1]} columns; int32 sums of 8-bit codes hold up to {MOST_WIDE_COLUMNS}.")
-    y = _products(x.reshape(-1, x.shape[-1]), w).to(x_scale.dtype)
+    y = code_products(x.reshape(-1, x.shape[-1]), w).to(x_scale.dtype)
     y = y.mul_(x_scale.reshape(-1, 1)).mul_(w_scale.mT)
     if bias is not None:
         y += bias
@@ -160,7 +160,7 @@ def _weights(
     return W.mul_(scale[..., None]).flatten(1)
 
 
-def _products(x: Int8[Tensor, "tokens n"], w: Int8[Tensor, "m n"]) -> Int32[Tensor, "tokens m"]:
+def code_products(x: Int8[Tensor, "tokens n"], w: Int8[Tensor, "m n"]) -> Int32[Tensor, "tokens m"]:
     """x w^T of codes of up to eight bits."""
     if x.is_cuda:
         return _padded_products(x, w)
