@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -24,7 +24,9 @@ from linmap.retrieve.bt2.head import check_sizes
 from linmap.retrieve.bt2.mixed import Calibration, calibrate
 from linmap.retrieve.bt2.pairs import check_vectors, join, unit, warn_if_not_unit
 
-ROWS = 8192  # of a block that is transformed at once
+ROWS = 16_384  # of a block that is transformed at once
+Write = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
+"""Gets rows, their lengths, and where to write what they become."""
 
 
 class EmbeddingUpgrade(BaseEstimator):
@@ -131,20 +133,25 @@ class EmbeddingUpgrade(BaseEstimator):
 
     def transform_query(self, X: Any) -> Float[np.ndarray, "rows d_old"]:
         """What to search the old index with: unit vectors of the old dimension."""
-        return self._in_blocks(X, lambda part: self.map_.compatible(part), self.d_old_)
+
+        def write(part: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
+            out[:] = self.map_.compatible(part / lengths)
+
+        return self._in_blocks(X, write, self.d_old_)
 
     def transform(self, X: Any) -> Float[np.ndarray, "rows width"]:
         """Vectors to store from now on, d_new + n_extra wide; the first d_old compare with old vectors."""
+        check_is_fitted(self)
         fitted, width = self.map_, self.d_new_ + self.n_extra
-        if fitted.network is None:
-            both = np.concatenate([fitted.A, fitted.B], 1)
-            return self._in_blocks(X, lambda part: part @ both.astype(part.dtype), width)
+        both = np.concatenate([fitted.A[-self.d_new_ :], fitted.B], 1)
 
-        def whole(f: np.ndarray) -> np.ndarray:
-            parts = np.concatenate([fitted.extra(f), f], 1) @ fitted.A.astype(f.dtype)
-            return np.concatenate([parts, f @ fitted.B.astype(f.dtype)], 1)
+        def write(part: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
+            np.matmul(part, both.astype(part.dtype), out=out)
+            out /= lengths
+            if fitted.network is not None:
+                out[:, : self.d_old_] += fitted.extra(part / lengths) @ fitted.A[: -self.d_new_].astype(part.dtype)
 
-        return self._in_blocks(X, whole, width)
+        return self._in_blocks(X, write, width)
 
     def transform_batches(self, batches: Iterable[Any]) -> Iterator[Float[np.ndarray, "rows width"]]:
         """`transform` of one batch after the other."""
@@ -256,8 +263,8 @@ class EmbeddingUpgrade(BaseEstimator):
             raise ValueError(f"val holds {len(X)} new and {len(Y)} old vectors; it needs pairs.")
         return unit(X), unit(Y)
 
-    def _in_blocks(self, X: Any, function: Any, width: int) -> np.ndarray:
-        """`function` of unit vectors, some rows at a time; float32 stays float32, float16 becomes it, else float64."""
+    def _in_blocks(self, X: Any, write: Write, width: int) -> np.ndarray:
+        """`write` of some rows at a time; float32 stays float32, float16 becomes it, else float64."""
         check_is_fitted(self)
         X = X.detach().cpu().numpy() if hasattr(X, "detach") else np.asarray(X)
         if X.ndim != 2 or X.shape[1] != self.d_new_:
@@ -274,7 +281,7 @@ class EmbeddingUpgrade(BaseEstimator):
             if wrong.any():
                 row = int(wrong.argmax())
                 raise ValueError(f"X: row {start + row} is {'zero' if lengths[row] == 0 else 'not finite'}.")
-            out[start : start + ROWS] = function(part / lengths[:, None])
+            write(part, lengths[:, None], out[start : start + ROWS])
         return out
 
 
