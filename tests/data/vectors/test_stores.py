@@ -281,6 +281,18 @@ def test_a_writer_that_is_killed_leaves_a_whole_store(tmp_path: Path, kind: str)
         assert len(list((tmp_path / kind).iterdir())) == 3  # index, ids, store.json
 
 
+def test_what_a_killed_flush_left_is_swept(tmp_path: Path) -> None:
+    names = (".store.99.partial.json", ".vector-000007.99.partial.npy", "vector-000007.json", "others.txt")
+    with open_store(f"array:{tmp_path}", 6) as store:
+        store.upsert(IDS, OLD)
+        store.flush()
+        for name in names:
+            (tmp_path / name).touch()
+        store.upsert(IDS[:1], OLD[:1])
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"store.json", "vector-000002.npy", "vector-000002.json", "others.txt"}
+
+
 def test_files_fill_stores(tmp_path: Path) -> None:
     np.save(tmp_path / "plain.npy", OLD)
     with VectorFileWriter(tmp_path / "named.parquet", 6, {"fingerprint": "f00"}) as file:

@@ -148,7 +148,12 @@ class FolderStore(VectorStore):
             "options": self.options, "metadata": self.metadata,
         })  # fmt: skip
         self._generation, self._changed = generation, False
-        current = {name for entry in entries.values() for name in (entry["index"], entry["ids"])}
+        self._sweep({name for entry in entries.values() for name in (entry["index"], entry["ids"])})
+
+    def _sweep(self, current: set[str]) -> None:
+        """Delete the files of former flushes, and what a killed one left half-written."""
+        for path in self.folder.glob(".store.*.json"):
+            path.unlink()
         for name in self.fields:
             for path in self.folder.glob(f"*{name}-[0-9]*"):
                 if path.name not in current and path.name.lstrip(".").startswith(f"{name}-"):
