@@ -211,8 +211,7 @@ def _loop_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     largest, smallest = extremes(x)
     grid = grid_of(largest, smallest, max_logit, min_logit, bits, symmetric, per)
-    q = _kept((_clamped(at_least_float32(x), grid) / grid.scale).round(), grid)
-    return (q * grid.scale).to(x.dtype), grid.scale, grid.zero, largest, smallest
+    return (steps(x, grid) * grid.scale).to(x.dtype), grid.scale, grid.zero, largest, smallest
 
 
 @no_type_check
@@ -266,8 +265,7 @@ def _loop_codes(
     """q - z in int8, s, and the extremes of the rows."""
     largest, smallest = extremes(x)
     grid = grid_of(largest, smallest, max_logit, min_logit, bits, symmetric, per)
-    q = _kept((_clamped(x, grid) / grid.scale).round(), grid)
-    return q.to(torch.int8), grid.scale, largest, smallest
+    return steps(x, grid).to(torch.int8), grid.scale, largest, smallest
 
 
 def _loop_rescale(product: Tensor, x_scale: Tensor, W_scale: Tensor) -> Tensor:
