@@ -12,8 +12,8 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
@@ -122,11 +122,15 @@ def map_records(
     report = progress or (lambda done, total: None)
     report(done, total)
     try:
-        for outcome in _outcomes(engine, Task(function, work.resolve(), batch), todo, n_jobs):
-            if outcome.error:
-                raise DataError(outcome.error)
-            done += shards[outcome.number].count
-            report(done, total)
+        with closing(_outcomes(engine, Task(function, work.resolve(), batch), todo, n_jobs)) as outcomes:
+            for outcome in outcomes:
+                if outcome.error:
+                    raise DataError(outcome.error)
+                done += shards[outcome.number].count
+                report(done, total)
+    except DataError:  # the source must be mended, and a mended one is another run, which keeps nothing of this
+        shutil.rmtree(work, ignore_errors=True)
+        raise
     except KeyboardInterrupt:
         done = sum(shard.count for shard in shards if _vectors_path(work, shard).exists())
         raise KeyboardInterrupt(f"{done} of {total} records are finished") from None
@@ -195,13 +199,16 @@ class Task:
 # -- engines -----------------------------------------------------------------------------------------------------------
 
 
-def _outcomes(engine: Engine, task: Task, todo: list[Shard], n_jobs: int) -> Iterable[Outcome]:
-    if engine == "ray":
+def _outcomes(engine: Engine, task: Task, todo: list[Shard], n_jobs: int) -> Generator[Outcome]:
+    jobs = min(len(todo), n_jobs if n_jobs > 0 else os.cpu_count() or 1)
+    if engine == "ray" and todo:
         from linmap.data.engines.ray_data import on_ray
 
-        return on_ray(task, todo, n_jobs) if todo else []
-    jobs = min(len(todo), n_jobs if n_jobs > 0 else os.cpu_count() or 1)
-    return map(task, todo) if jobs <= 1 else _in_processes(task, todo, jobs)
+        yield from on_ray(task, todo, n_jobs)
+    elif jobs <= 1:
+        yield from map(task, todo)
+    else:
+        yield from _in_processes(task, todo, jobs)
 
 
 def _in_processes(task: Task, todo: list[Shard], jobs: int) -> Iterator[Outcome]:
