@@ -129,27 +129,31 @@ def choose(
                       "the pairs belong together.", stacklevel=3)  # fmt: skip
         recipe = replace(plain, centred=method == "centred", objective="contrast" if method == "trained" else None)
         return recipe, None, {"held_out": 0, "candidates": {}, "chosen": recipe.name, "reason": "too few pairs"}
-    closed = {name: Candidate.of(replace(plain, centred=name == "centred"), folds) for name in CLOSED}
-    candidates, p = list(closed.values()), _check_alignment(closed["procrustes"], method, seed)
-    if method in CLOSED:
-        chosen, reason = closed[method], "asked for"
-    else:
-        gain, error = closed["centred"].gain(closed["procrustes"])
-        chosen = closed["centred" if gain > error else "procrustes"]
-        reason = f"centring changes the held-out MRR by {gain:+.4f}, standard error {error:.4f}"
+    candidates = {name: Candidate.of(replace(plain, centred=name == "centred"), folds) for name in CLOSED}
+    p = _check_alignment(candidates["procrustes"], method, seed)
+    chosen, reason = _better_closed(candidates, method)
     if training:
         further = [Candidate.of(replace(chosen.recipe, objective=objective), folds) for objective in WEIGHTS]
-        candidates += further
+        candidates |= {each.recipe.name: each for each in further}
         best = max(further, key=lambda candidate: candidate.reciprocal.mean())
         gain, error = best.gain(chosen)
         reason += f"; training from there by {gain:+.4f}, standard error {error:.4f}"
         chosen = best if method == "trained" or gain > error else chosen
     elif method == "auto":
-        reason += f"; {n} pairs are fewer than 4 d_new = {4 * d_new}: training would overfit"
+        reason += f"; {n} pairs, fewer than 4 d_new = {4 * d_new}, are too few to try training"
     return chosen.recipe, chosen, {
-        "held_out": len(chosen.X), "candidates": {each.recipe.name: each.figures() for each in candidates},
+        "held_out": len(chosen.X), "candidates": {name: each.figures() for name, each in candidates.items()},
         "chosen": chosen.recipe.name, "reason": reason, "alignment_p_value": p,
     }  # fmt: skip
+
+
+def _better_closed(candidates: dict[str, Candidate], method: Method) -> tuple[Candidate, str]:
+    """The closed form that was asked for, or that is better on held-out pairs, and why."""
+    if method in CLOSED:
+        return candidates[method], "asked for"
+    gain, error = candidates["centred"].gain(candidates["procrustes"])
+    reason = f"centring changes the held-out MRR by {gain:+.4f}, standard error {error:.4f}"
+    return candidates["centred" if gain > error else "procrustes"], reason
 
 
 def _check_alignment(candidate: Candidate, method: Method, seed: int) -> float:
