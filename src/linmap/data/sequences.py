@@ -1,0 +1,318 @@
+"""Labelled series of any length: NumPy archives, folders of CSV files, `.ts` files, and data sets known by name."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from linmap.data import find
+from linmap.data.arrays import read_npz
+from linmap.errors import DataError
+
+Part = Literal["train", "test"]
+Archive = Literal["ACSF1", "OSULeaf", "BasicMotions", "JapaneseVowels", "GunPoint"]
+Dataset = Literal[
+    "mnist-small", "mnist", "mnist-784", "digits", "ACSF1", "OSULeaf", "BasicMotions", "JapaneseVowels", "GunPoint"
+]
+LABELS = "labels.csv"
+TRAINING_DIGITS = 1400
+MNIST_POOL = {"mnist-small": 2, "mnist": 2, "mnist-784": 1}
+
+
+@dataclass(frozen=True)
+class LabelledSeries:
+    """Series of shape (length, channels) and, where they are known, their labels."""
+
+    series: list[np.ndarray]
+    """float32; lengths may differ, channels not."""
+    labels: np.ndarray | None
+    """Classes (integers or text) or targets (floats)."""
+    names: list[str]
+    """Of the files, or numbers."""
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    @property
+    def channels(self) -> int:
+        return self.series[0].shape[1]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(series) for series in self.series])
+
+    def require_labels(self) -> np.ndarray:
+        """The labels; DataError where there are none."""
+        if self.labels is None:
+            raise DataError("these series have no labels; an archive needs an array y, a folder one subfolder per "
+                            f"label or a file {LABELS} with columns file and label.")  # fmt: skip
+        return self.labels
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> LabelledSeries:
+        """Those series alone, in that order."""
+        labels = None if self.labels is None else self.labels[np.asarray(indices)]
+        return LabelledSeries([self.series[i] for i in indices], labels, [self.names[i] for i in indices])
+
+
+def load_series(source: Path | str, part: Part = "train") -> LabelledSeries:
+    """Series from a file or folder, or one part of a data set known by name.
+
+    Parameters
+    ----------
+    source
+        An `.npz` archive: `X` (n, length, channels) or (n, length), with `lengths` where shorter series are padded on
+        the right; or `X` (sum of lengths, channels) with `lengths`, one series after the other; labels in `y`.
+        A folder of CSV files, one series each (a row per step, a column per channel, a header or none): labels from
+        subfolders, or from `labels.csv` with columns file and label. One `.csv` file: one series without a label.
+        A `.ts` file of the UCR/UEA archive. Or one of `Dataset`.
+    part
+        Of a data set known by name.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be used; the message names the first offending place.
+    FileNotFoundError, ModuleNotFoundError
+        If a named data set is not installed.
+    """
+    if str(source) in get_args(Dataset):
+        return named_series(str(source), part)
+    path = Path(source)
+    if path.is_dir():
+        return read_folder(path)
+    if not path.exists():
+        known = ", ".join(get_args(Dataset))
+        raise DataError(f"{path}: there is no such file or folder, and it is not one of the data sets {known}.")
+    match path.suffix.lower():
+        case ".npz":
+            return read_archive(path)
+        case ".csv":
+            return LabelledSeries([_read_csv(path)], None, [path.stem])
+        case ".ts":
+            return read_ts(path)
+    raise DataError(f"{path}: series are read from .npz, .csv, .ts, or a folder of .csv files.")
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_archive(path: Path | str) -> LabelledSeries:
+    """An `.npz` archive with `X`, and optionally `lengths` and `y`; see `load_series`."""
+    path = Path(path)
+    arrays = read_npz(path, ("X",), ignore=("y",))
+    X, lengths = arrays["X"], arrays.get("lengths")
+    if X.dtype.kind == "c" or X.size == 0:
+        raise DataError(f"{path}: X must hold real numbers, got {X.dtype} of shape {X.shape}.")
+    series = _parted(X, lengths, path)
+    with np.load(path, allow_pickle=False) as archive:
+        try:
+            labels = archive["y"] if "y" in archive.files else None
+        except ValueError:
+            raise DataError(f"{path}: y holds Python objects; save labels as numbers or text.") from None
+    if labels is not None and (labels.shape != (len(series),) or labels.dtype.kind not in "biufU"):
+        raise DataError(f"{path}: y must hold one number or text for each of {len(series)} series, got {labels.dtype} "
+                        f"of shape {labels.shape}.")  # fmt: skip
+    if labels is not None and labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise DataError(f"{path}: y[{int(np.flatnonzero(~np.isfinite(labels))[0])}] is not a finite number.")
+    return LabelledSeries(series, labels, [str(i) for i in range(len(series))])
+
+
+def _parted(X: np.ndarray, lengths: np.ndarray | None, path: Path) -> list[np.ndarray]:
+    """X as a list of (length, channels)."""
+    if lengths is None:
+        if X.ndim not in (2, 3):
+            raise DataError(f"{path}: X must be (n, length, channels) or (n, length), got shape {X.shape}.")
+        return list(np.asarray(X.reshape(*X.shape[:2], -1), np.float32))
+    if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or len(lengths) == 0 or lengths.min() < 1:
+        raise DataError(f"{path}: lengths must be positive integers, one for each series, got {lengths.dtype} of "
+                        f"shape {lengths.shape}{f', smallest {lengths.min()}' if lengths.size else ''}.")  # fmt: skip
+    X = np.asarray(X, np.float32)
+    if X.ndim == 3:
+        if len(lengths) != len(X) or lengths.max() > X.shape[1]:
+            raise DataError(f"{path}: {len(lengths)} lengths up to {lengths.max()} do not fit X of shape {X.shape}.")
+        return [x[:length] for x, length in zip(X, lengths, strict=True)]
+    if X.ndim != 2 or lengths.sum() != len(X):
+        raise DataError(f"{path}: lengths add up to {lengths.sum()}, so X must be ({lengths.sum()}, channels) or "
+                        f"(n, length, channels), got shape {X.shape}.")  # fmt: skip
+    return np.split(X, np.cumsum(lengths)[:-1])
+
+
+def read_folder(folder: Path | str) -> LabelledSeries:
+    """A folder of CSV files, one series each, in the order of their names; see `load_series`."""
+    folder = Path(folder)
+    files = sorted(path for path in folder.rglob("*.csv") if path != folder / LABELS)
+    if not files:
+        raise DataError(f"{folder} holds no .csv file; write one series a file, a row per step.")
+    series = [_read_csv(path) for path in files]
+    for path, values in zip(files, series, strict=True):
+        if values.shape[1] != series[0].shape[1]:
+            raise DataError(f"{path} has {values.shape[1]} channels, {files[0]} has {series[0].shape[1]}; all series "
+                            "need the same.")  # fmt: skip
+    names = [path.relative_to(folder).as_posix() for path in files]
+    return LabelledSeries(series, _folder_labels(folder, names), names)
+
+
+def _folder_labels(folder: Path, names: list[str]) -> np.ndarray | None:
+    if (folder / LABELS).exists():
+        table = pd.read_csv(folder / LABELS, dtype={"file": str})
+        if not {"file", "label"} <= set(table.columns):
+            raise DataError(f"{folder / LABELS} needs the columns file and label, got {', '.join(table.columns)}.")
+        if len(repeated := table.loc[table.duplicated("file"), "file"]):
+            raise DataError(f"{folder / LABELS} names {repeated.iloc[0]} twice.")
+        known = dict(zip(table["file"], table["label"], strict=True))
+        if missing := [name for name in names if pd.isna(known.get(name, np.nan))]:
+            raise DataError(f"{folder / LABELS} has no label for {missing[0]}.")
+        found = np.array([known[name] for name in names])
+        return found if found.dtype.kind in "biuf" else found.astype(str)
+    if all("/" in name for name in names):
+        return np.array([name.split("/")[0] for name in names])
+    if any("/" in name for name in names):
+        raise DataError(f"{folder} holds series both in subfolders and beside them; move each below its label.")
+    return None
+
+
+def _read_csv(path: Path) -> np.ndarray:
+    """One series, (length, channels); a first row that is not numeric is a header."""
+    try:
+        first = pd.read_csv(path, header=None, nrows=1, dtype=str)
+        header = None if np.isfinite(_numbers(first)).all() else 0
+        table = pd.read_csv(path, header=header)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: this is not a table of numbers ({str(error).strip()}).") from None
+    values = _numbers(table)
+    if values.size == 0:
+        raise DataError(f"{path} has no rows.")
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, column = bad[0].tolist()
+        raise DataError(f"{path}: step {row}, column {column + 1}: {table.iloc[row, column]!r} is no finite number.")
+    return values.astype(np.float32)
+
+
+def _numbers(table: pd.DataFrame) -> np.ndarray:
+    """The cells as float64, NaN where one is no number."""
+    return table.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+
+
+def read_ts(path: Path | str) -> LabelledSeries:
+    """A `.ts` file: channels parted by ':', steps by ',', the label last."""
+    path = Path(path)
+    labelled, series, labels = False, [], []
+    for number, line in _lines(path):
+        if line.startswith("@"):
+            words = line.lower().split()
+            labelled |= words[0] in ("@classlabel", "@targetlabel") and words[1:2] == ["true"]
+            continue
+        *channels, label = line.split(":") if labelled else [*line.split(":"), ""]
+        try:
+            series.append(np.array([channel.split(",") for channel in channels], np.float32).T.copy())
+        except ValueError:
+            raise DataError(f"{path}, line {number}: every channel needs equally many numbers parted by ','; time "
+                            "stamps and missing values are not read.") from None  # fmt: skip
+        if not np.isfinite(series[-1]).all() or series[-1].shape[1] != series[0].shape[1]:
+            raise DataError(f"{path}, line {number}: the series has missing values or another number of channels.")
+        labels.append(label)
+    if not series:
+        raise DataError(f"{path} holds no series.")
+    return LabelledSeries(series, _typed(labels) if labelled else None, [str(i) for i in range(len(series))])
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file.") from None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip() and not line.startswith("#"):
+            yield number, line.strip()
+
+
+def _typed(labels: list[str]) -> np.ndarray:
+    """Integers, else numbers, else text."""
+    for kind in (int, float):
+        try:
+            return np.array([kind(label) for label in labels])
+        except ValueError:
+            continue
+    return np.array(labels)
+
+
+# -- data sets known by name -----------------------------------------------------------------------------------------
+
+
+def named_series(name: str, part: Part = "train") -> LabelledSeries:
+    """One part of a data set known by name.
+
+    `mnist-small` (2,500 training and 500 test images inside the package), `mnist` (10,000 and 2,000) and `mnist-784`
+    are images pixel by pixel, the first two averaged over 2 x 2 pixels to 196 steps; `digits` are scikit-learn's 8 x 8
+    digits; the others ship with aeon.
+
+    Raises
+    ------
+    ValueError
+        If there is no such data set or part.
+    """
+    if part not in get_args(Part):
+        raise ValueError(f"part must be 'train' or 'test', got {part!r}.")
+    if name in MNIST_POOL:
+        return _mnist(name, part)
+    if name == "digits":
+        from sklearn.datasets import load_digits
+
+        images, labels = map(np.asarray, load_digits(return_X_y=True))
+        rows = slice(0, TRAINING_DIGITS) if part == "train" else slice(TRAINING_DIGITS, None)
+        return _numbered(images[rows, :, None] / 16, labels[rows])
+    if name in get_args(Archive):
+        return read_ts(_aeon_file(name, part))
+    raise ValueError(f"there is no data set {name!r}; there are {', '.join(get_args(Dataset))}.")
+
+
+def _mnist(name: str, part: Part) -> LabelledSeries:
+    file = "mnist_3k.npz" if name == "mnist-small" else "mnist_12k.npz"
+    path = find(f"mnist/{file}", "the embedded 'mnist-small' is.")
+    arrays = read_npz(path, (f"x_{part}", f"y_{part}"))
+    images, side = arrays[f"x_{part}"] / 255, MNIST_POOL[name]
+    n, height, width = images.shape
+    pooled = images.reshape(n, height // side, side, width // side, side).mean((2, 4))
+    return _numbered(pooled.reshape(n, -1, 1), arrays[f"y_{part}"].astype(np.int64))
+
+
+def _numbered(X: np.ndarray, labels: np.ndarray) -> LabelledSeries:
+    return LabelledSeries(list(X.astype(np.float32)), labels, [str(i) for i in range(len(X))])
+
+
+def _aeon_file(name: str, part: Part) -> Path:
+    """A file of the aeon package, which need not be imported for it."""
+    package = importlib.util.find_spec("aeon")
+    if package is None or not package.submodule_search_locations:
+        raise ModuleNotFoundError(f"{name} ships with aeon: pip install 'linmap[sequence]'.", name="aeon")
+    path = Path(package.submodule_search_locations[0]) / "datasets" / "data" / name / f"{name}_{part.upper()}.ts"
+    if not path.exists():
+        raise FileNotFoundError(f"this aeon does not ship {path.name}; pip install -U aeon, or choose 'mnist-small'.")
+    return path
+
+
+def real_signal(name: Literal["ecg", "nino"]) -> np.ndarray:
+    """A real signal of PyWavelets: 1,024 samples of an electrocardiogram, or 264 of the sea surface temperature.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If PyWavelets is not installed.
+    ValueError
+        If there is no such signal.
+    """
+    if name not in ("ecg", "nino"):
+        raise ValueError(f"there is no signal {name!r}; there are ecg and nino.")
+    try:
+        import pywt.data
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("this signal ships with PyWavelets: pip install 'linmap[sequence]'.", name="pywt")  # noqa: B904
+    values = pywt.data.ecg() if name == "ecg" else pywt.data.nino()[1]
+    return np.asarray(values, np.float64)
