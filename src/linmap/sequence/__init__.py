@@ -1,1 +1,1 @@
-"""Model long sequences and forecast time series: `linmap.sequence.olinear`."""
+"""Model long sequences (`linmap.sequence.hippo`, `.s4`) and forecast time series (`.olinear`)."""
