@@ -187,8 +187,8 @@ def dplr_kernel(
     """K_l = 2 Re(C dA^l dB), bilinear, of A = Λ - P Q*, by its generating function on the roots of unity.
 
     At w = e^(-2πik/L) and z = 2 (1 - w) / (1 + w), the resolvent (z - dt A)^-1 is a sum over the modes of a Cauchy
-    matrix, corrected for the low rank by the Woodbury identity. All is kept multiplied by 1 + w, so that nothing is infinite
-    at w = -1.
+    matrix, corrected for the low rank by the Woodbury identity. All is kept multiplied by 1 + w, so that nothing is
+    infinite at w = -1.
 
     Parameters
     ----------
