@@ -1,0 +1,248 @@
+"""EEG epochs: NumPy archives, MNE files, and two real data sets (MAMEM SSVEP, EEG Motor Movement/Imagery)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float64, Shaped
+
+from linmap.data import EMBEDDED, find
+from linmap.data.arrays import read_npz
+from linmap.errors import DataError
+
+Task = Literal["imagery", "hands-feet", "executed"]
+MAMEM_SUBJECTS = tuple(range(11))
+EMBEDDED_SUBJECTS = (0, 2, 5, 8)
+TRAIN, VALIDATION, TEST = (0, 1, 2), 3, 4  # sessions of MAMEM, the official split
+_MAMEM, _MAMEM_EMBEDDED = "eeg/mamem_ssvep.npz", "mamem_4subjects.npz"
+_TEXT = ("ch_names", "y")
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """Epochs of EEG, in microvolts where the file says what its units are."""
+
+    X: Float64[np.ndarray, "epochs channels times"]
+    y: Shaped[np.ndarray, " epochs"] | None
+    """Classes, numbers or text; None where they are not known."""
+    sfreq: float | None
+    """Samples a second."""
+    ch_names: tuple[str, ...]
+    session: Shaped[np.ndarray, " epochs"] | None = None
+    group: Shaped[np.ndarray, " epochs"] | None = None
+    """Epochs of one group, such as the pieces of one trial, must stay on one side of a split."""
+    name: str = ""
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def take(self, rows: np.ndarray | Sequence[int] | slice) -> Epochs:
+        """Those epochs alone, in that order; `rows` may also be a mask."""
+        rows = rows if isinstance(rows, slice) else np.asarray(rows)
+        parts = {name: None if (part := getattr(self, name)) is None else part[rows]
+                 for name in ("y", "session", "group")}  # fmt: skip
+        return replace(self, X=self.X[rows], **parts)
+
+    def labels(self) -> np.ndarray:
+        """The classes; DataError where there are none."""
+        if self.y is None:
+            raise DataError(f"{self.name or 'the epochs'}: there are no classes; an archive needs an array y, an MNE "
+                            "file needs event ids.")  # fmt: skip
+        return self.y
+
+    def filtered(self, low: float, high: float) -> Epochs:
+        """Each epoch without its mean, through a zero-phase Butterworth band-pass of order 4 (frequencies in Hz).
+
+        Better where the continuous recording is there: band-pass that, and cut the epochs afterwards, for here the
+        edges of every epoch ring.
+
+        Raises
+        ------
+        DataError
+            If the sampling rate is not known, the band does not lie below its half, or epochs are too short.
+        """
+        from scipy.signal import butter, sosfiltfilt
+
+        if self.sfreq is None:
+            raise DataError(f"{self.name}: a band-pass needs the sampling rate; save it as sfreq.")
+        if not 0 < low < high < self.sfreq / 2:
+            raise DataError(f"the band {low:g}-{high:g} Hz must lie between 0 and half of sfreq = {self.sfreq:g} Hz.")
+        centred = self.X - self.X.mean(-1, keepdims=True)
+        try:
+            X = sosfiltfilt(butter(4, (low, high), "bandpass", fs=self.sfreq, output="sos"), centred)
+        except ValueError as error:
+            raise DataError(f"epochs of {self.X.shape[-1]} samples are too short to filter ({error}).") from None
+        return replace(self, X=np.ascontiguousarray(X))
+
+
+def load_epochs(path: Path | str) -> Epochs:
+    """Epochs from a file.
+
+    Parameters
+    ----------
+    path
+        An MNE file (`*-epo.fif`): its EEG channels, and the names of its events as classes; columns `session` and
+        `group` of its metadata. Or an `.npz` archive with `X` (epochs, channels, times) and, where known, `y`
+        (epochs,), `sfreq`, `ch_names`, `session`, `group`; integers times `scale_uV`, where there is one, are
+        microvolts.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be used; the message names the first offending place.
+    ModuleNotFoundError
+        If an MNE file comes and MNE is not installed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file.")
+    if path.suffix == ".npz":
+        return _read_archive(path)
+    if path.name.endswith((".fif", ".fif.gz")):
+        return _read_fif(path)
+    raise DataError(f"{path}: epochs are read from .npz archives and MNE's -epo.fif files.")
+
+
+def _read_archive(path: Path) -> Epochs:
+    arrays = read_npz(path, ignore=("X", *_TEXT))
+    for name in {"scale_uV", "sfreq"} & arrays.keys():
+        if arrays[name].size != 1:
+            raise DataError(f"{path}: {name} must be one number, got shape {arrays[name].shape}.")
+    with np.load(path, allow_pickle=False) as archive:
+        if "X" not in archive.files:
+            raise DataError(f"{path} has no array 'X' of epochs; it holds {', '.join(archive.files)}.")
+        try:
+            arrays |= {name: archive[name] for name in ("X", *_TEXT) if name in archive.files}
+        except ValueError:
+            raise DataError(f"{path}: X, y or ch_names holds Python objects; save numbers and text.") from None
+    X = arrays["X"]
+    if X.ndim != 3 or X.size == 0 or X.dtype.kind not in "iuf":
+        raise DataError(f"{path}: X must be (epochs, channels, times), got {X.dtype} of shape {X.shape}.")
+    X = X.astype(np.float64) * (float(arrays["scale_uV"].item()) if "scale_uV" in arrays else 1.0)
+    names = arrays.get("ch_names")
+    if names is not None and (names.shape != X.shape[1:2]):
+        raise DataError(f"{path}: X has {X.shape[1]} channels, ch_names has shape {names.shape}.")
+    per_epoch = {name: _per_epoch(arrays[name], len(X), name, path) for name in ("y", "session", "group")
+                 if name in arrays}  # fmt: skip
+    sfreq = float(arrays["sfreq"].item()) if "sfreq" in arrays else None
+    return _checked(Epochs(
+        X, per_epoch.get("y"), sfreq, _named(X.shape[1]) if names is None else tuple(map(str, names)),
+        per_epoch.get("session"), per_epoch.get("group"), path.stem,
+    ), path)  # fmt: skip
+
+
+def _per_epoch(array: np.ndarray, n: int, name: str, path: Path) -> np.ndarray:
+    if array.shape != (n,) or array.dtype.kind not in "biufU":
+        raise DataError(f"{path}: {name} must hold one number or text for each of {n} epochs, got {array.dtype} of "
+                        f"shape {array.shape}.")  # fmt: skip
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(f"{path}: {name}[{int(np.flatnonzero(~np.isfinite(array))[0])}] is not a finite number.")
+    return array
+
+
+def _read_fif(path: Path) -> Epochs:
+    try:
+        import mne
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("MNE files need MNE: pip install 'linmap[signals]'.", name="mne") from None
+    try:
+        epochs = mne.read_epochs(path, verbose="error")
+        X = epochs.get_data(picks="eeg", units="uV", verbose="error")
+    except (ValueError, OSError, RuntimeError, AttributeError) as error:  # the last for files that are no FIF at all
+        raise DataError(f"{path}: MNE cannot read EEG epochs from it ({error}).") from None
+    names = {code: name for name, code in epochs.event_id.items()}
+    metadata = epochs.metadata
+    columns = {name: metadata[name].to_numpy() for name in ("session", "group")
+               if metadata is not None and name in metadata}  # fmt: skip
+    return _checked(Epochs(
+        np.asarray(X, np.float64), np.array([names[code] for code in epochs.events[:, 2]]), float(epochs.info["sfreq"]),
+        tuple(epochs.copy().pick("eeg").ch_names), columns.get("session"), columns.get("group"), path.stem,
+    ), path)  # fmt: skip
+
+
+def _checked(epochs: Epochs, path: Path) -> Epochs:
+    bad = np.argwhere(~np.isfinite(epochs.X).all(-1))
+    if len(bad):
+        raise DataError(f"{path}: epoch {bad[0, 0]}, channel {epochs.ch_names[bad[0, 1]]} holds NaN or infinite "
+                        "values; drop the epoch or interpolate the channel.")  # fmt: skip
+    return epochs
+
+
+def _named(channels: int) -> tuple[str, ...]:
+    return tuple(f"channel {i + 1}" for i in range(channels))
+
+
+# -- data sets -------------------------------------------------------------------------------------------------------
+
+
+def mamem(subject: int) -> Epochs:
+    """One subject of MAMEM's SSVEP data set II: 500 epochs of 1 s, 8 occipital channels, 125 Hz, 5 frequencies.
+
+    Five sessions of 25 trials of four epochs each: `session` and `group` (the trial). Oikonomou et al. 2016
+    (arXiv 1602.00904), PhysioNet mssvepdb 1.0.0, ODC-By 1.0.
+
+    Parameters
+    ----------
+    subject
+        0 to 10; 0, 2, 5 and 8 come with the package.
+
+    Raises
+    ------
+    ValueError
+        If there is no such subject.
+    FileNotFoundError
+        If it is in none of the places where `linmap.data.find` looks.
+    """
+    if subject not in MAMEM_SUBJECTS:
+        raise ValueError(f"subject must be 0 to 10, got {subject!r}.")
+    if subject in EMBEDDED_SUBJECTS:
+        path, row = EMBEDDED / _MAMEM_EMBEDDED, EMBEDDED_SUBJECTS.index(subject)
+    else:
+        path, row = find(_MAMEM, "subjects 0, 2, 5 and 8 are."), subject
+    arrays = read_npz(path, ("X", "scale_uV", "y", "sfreq"))
+    X = arrays["X"][row] * float(arrays["scale_uV"][row])
+    index = np.arange(len(X))
+    return Epochs(X, arrays["y"][row].astype(np.int64), float(arrays["sfreq"]), _named(X.shape[1]), index // 100,
+                  index // 4, f"MAMEM subject {subject + 1}")  # fmt: skip
+
+
+def available_mamem() -> tuple[int, ...]:
+    """The subjects of MAMEM that `mamem` can read here."""
+    try:
+        find(_MAMEM, "")
+    except FileNotFoundError:
+        return EMBEDDED_SUBJECTS
+    return MAMEM_SUBJECTS
+
+
+def eegmmidb(task: Task = "imagery") -> Epochs:
+    """Subject S001 of the EEG Motor Movement/Imagery data set: 45 epochs of 4 s, 21 channels, 160 Hz, 8 to 35 Hz.
+
+    `session` is the recording (three of 15 epochs). Schalk et al. 2004, PhysioNet eegmmidb 1.0.0, ODC-By 1.0.
+
+    Parameters
+    ----------
+    task
+        "imagery" and "executed": left (0) or right (1) fist; "hands-feet": both fists (0) or both feet (1), imagined.
+
+    Raises
+    ------
+    ValueError
+        If there is no such task.
+    FileNotFoundError
+        If the file is in none of the places where `linmap.data.find` looks.
+    """
+    if task not in get_args(Task):
+        raise ValueError(f"task must be one of {', '.join(get_args(Task))}, got {task!r}.")
+    path = find("eeg/eegmmidb_s001.npz", "MAMEM's subjects 0, 2, 5 and 8 are.")
+    arrays = read_npz(path, ("X", "scale_uV", "y", "task", "run"), ignore=("ch_names",))
+    with np.load(path, allow_pickle=False) as archive:
+        names = tuple(map(str, archive["ch_names"]))
+    rows = arrays["task"] == get_args(Task).index(task)
+    X = arrays["X"][rows] * float(arrays["scale_uV"])
+    return Epochs(X, arrays["y"][rows].astype(np.int64), 160.0, names, arrays["run"][rows].astype(np.int64), None,
+                  f"PhysioNet S001, {task}")  # fmt: skip
