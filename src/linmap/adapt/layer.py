@@ -166,9 +166,11 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     # -- forward -------------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self._disable_adapters and self.merged_adapters:
-            self.unmerge()
-        active = [] if self._disable_adapters or self.merged_adapters else self._active()
+        if self._disable_adapters or self.merged_adapters:
+            if self._disable_adapters and self.merged_adapters:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)
+        active = self._active()
         if not active:
             return self.base_layer(x, *args, **kwargs)
         if self._n_in is not None and x.shape[-1] != self._n_in:
@@ -183,8 +185,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         if self._cache is not None and not frozen:
             self._cache = None  # a fused optimiser changes weights without counting up their versions
         if not frozen and is_plain_linear(base) and (len(active) == 1 or any(a.needs_weight(x) for a in active)):
-            *earlier, last = active
-            return last.linear(x, self._changed_by(earlier), base.bias)
+            W = self._changed_by(active[:-1]) if len(active) > 1 else matrix_of(base)
+            return active[-1].linear(x, W, base.bias)
         if self._n_in is not None and not any(adapter.needs_weight(x) for adapter in active):
             return self._through_activations(x, active)
         return call_with_matrix(base, self.adapted_matrix(active), x)
@@ -219,7 +221,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
 
     def _active(self) -> list[Adapter]:
-        adapters = self.adapters
+        adapters: dict[str, Any] = self.adapters._modules
         return [adapters[name] for name in self.active_adapters if name in adapters]
 
     # -- merge and unmerge ---------------------------------------------------------------------------------------------

@@ -79,6 +79,7 @@ def test_gradcheck_first_and_second_order(mode, tokens):
     x, W, bias, D = tensors
     assert torch.autograd.gradcheck(forward, (x, bias, D))
     assert torch.autograd.gradgradcheck(forward, (x, bias, D))
+    assert torch.autograd.gradgradcheck(forward, (x, bias, torch.zeros_like(D, requires_grad=True)))
     assert torch.autograd.gradcheck(forward, (x, bias, D, W))
 
 

@@ -15,6 +15,7 @@ from linmap.adapt.bone.transform import Mode, block_shape, bone_weight
 from linmap.adapt.layer import Adapter, AdapterLayer, AdditiveAdapter, Layer
 from linmap.adapt.weights import sizes
 from linmap.maps import BlockAffine
+from linmap.maps.block_affine import fold
 
 WORST_CONDITION = 1e6  # of I + D_g, beyond which W' does not tell W any more
 
@@ -119,6 +120,16 @@ class AddAdapter(BoneAdapter, AdditiveAdapter):
 
     def delta(self, x: Tensor) -> Tensor:
         return self.map.forward(self.dropped(x))  # its __call__ would check the width of x again
+
+    def output(self, x: Tensor, layer: Layer) -> Tensor:
+        """y + fold(x) D in one operation where nothing is to be cast or repeated."""
+        y, D = layer(x), self.D
+        if not (x.dtype is y.dtype is D.dtype and D.shape[1] == y.shape[-1]):
+            return (y + self.delta(x.to(D.dtype))).to(y.dtype)
+        s = fold(self.dropped(x), D.shape[0])
+        if y.ndim == 2:
+            return torch.addmm(y, s, D)
+        return torch.addmm(y.reshape(-1, y.shape[-1]), s.reshape(-1, s.shape[-1]), D).view(y.shape)
 
     def dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.training and self.dropout else x

@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from linmap.maps.block_affine import fold, tile
-
 
 def bat_forward(x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
     """x W'^T + bias with W'_ab = W_ab (I + D_a) + D_a."""
@@ -39,57 +37,58 @@ def bat_row_around(x: Tensor, base: Callable[[Tensor], Tensor], D: Tensor) -> Te
 
 def _row_transform(x: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
     """x_b + t_b in the shape of x, and sum_b t_b as (t, 1, r)."""
-    nb, r = D.shape[:2]
-    x_tb = x.reshape(x.shape[:-1].numel(), nb, r)
-    if x.dtype != D.dtype:
+    nb, r, _ = D.shape
+    x_tb = x.reshape(-1, nb, r)
+    if x.dtype is not D.dtype:
         x_tb, D = at_least_float32(x_tb, D)
     t_bt = torch.bmm(x_tb.transpose(0, 1), D.mT)
-    return (x_tb + t_bt.transpose(0, 1)).view(x.shape).to(x.dtype), t_bt.sum(0).unsqueeze(1)
+    z = torch.add(x_tb, t_bt.transpose(0, 1)).view(x.shape)
+    return z if z.dtype is x.dtype else z.to(x.dtype), t_bt.sum(0).unsqueeze_(1)
 
 
 class BatRowProduct(torch.autograd.Function):
-    """x W'^T + bias with W'_ab = W_ab (I + D_b) + D_b, by the activations; one node of the graph instead of a dozen."""
+    """x W'^T + bias with W'_ab = W_ab (I + D_b) + D_b, by the activations; one node of the graph instead of a dozen.
+
+    At sixteen tokens every operation of Python counts beside the products; hence no call that does nothing.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
         ctx.save_for_backward(x, W, D)
-        ctx.bias_dtype = None if bias is None else bias.dtype
         z, s = _row_transform(x, D)
-        if W.dtype != x.dtype:
+        if W.dtype is not x.dtype:
             W, bias = W.to(x.dtype), None if bias is None else bias.to(x.dtype)
         y = F.linear(z, W, bias)
-        y.view(len(s), W.shape[0] // s.shape[-1], s.shape[-1]).add_(s)
+        y.view(-1, W.shape[0] // s.shape[2], s.shape[2]).add_(s)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, W, D = ctx.saved_tensors
-        need_x, need_W, need_bias, need_D = ctx.needs_input_grad
-        grad_x = grad_W = grad_bias = grad_D = None
-        with _autocast_off(x):
-            g = grad.reshape(grad.shape[:-1].numel(), W.shape[0])
-            if need_x or need_D:
-                grad_x, grad_D = _row_gradients(x, W, D, g, need_x, need_D)
-            if need_W:
-                grad_W = (g.mT @ _row_transform(x, D)[0].reshape(len(g), W.shape[1])).to(W.dtype)
-            if need_bias:
-                grad_bias = g.sum(0).to(ctx.bias_dtype)
-        return grad_x, grad_W, grad_bias, grad_D
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return _row_gradients(x, W, D, grad, *ctx.needs_input_grad)
+        return _row_gradients(x, W, D, grad, *ctx.needs_input_grad)
 
 
 def _row_gradients(
-    x: Tensor, W: Tensor, D: Tensor, g: Tensor, need_x: bool, need_D: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    nb, r = D.shape[:2]
-    grad_z = g @ W.to(g.dtype)
-    x_tb, D32 = x.reshape(len(g), nb, r), D
-    if g.dtype != D.dtype:
+    x: Tensor, W: Tensor, D: Tensor, grad: Tensor, need_x: bool, need_W: bool, need_bias: bool, need_D: bool
+) -> tuple[Tensor | None, ...]:
+    nb, r, _ = D.shape
+    g = grad.reshape(-1, W.shape[0])
+    grad_W = g.mT @ _row_transform(x, D)[0].reshape(-1, W.shape[1]) if need_W else None
+    grad_bias = g.sum(0) if need_bias else None
+    if not (need_x or need_D):
+        return None, grad_W, grad_bias, None
+    grad_z = torch.mm(g, W if W.dtype is g.dtype else W.to(g.dtype)).view(-1, nb, r)
+    x_tb, D32 = x.reshape(-1, nb, r), D
+    if g.dtype is not D.dtype:
         g, grad_z, x_tb, D32 = at_least_float32(g, grad_z, x_tb, D)
-    grad_z = grad_z.view(len(g), nb, r)
-    grad_t = (grad_z + g.view(len(g), W.shape[0] // r, r).sum(1, keepdim=True)).transpose(0, 1)  # (nb, t, r)
-    grad_x = grad_z.add_(torch.bmm(grad_t, D32).transpose(0, 1)).view(x.shape).to(x.dtype) if need_x else None
-    grad_D = torch.bmm(grad_t.mT, x_tb.transpose(0, 1)).to(D.dtype) if need_D else None
-    return grad_x, grad_D
+    grad_s = g.view(-1, W.shape[0] // r, r).sum(1, keepdim=True)
+    grad_t = torch.add(grad_z, grad_s).transpose_(0, 1)  # (nb, t, r)
+    grad_D = torch.bmm(grad_t.mT, x_tb.transpose(0, 1)) if need_D else None
+    grad_x = grad_z.add_(torch.bmm(grad_t, D32).transpose_(0, 1)).view(x.shape) if need_x else None
+    return grad_x, grad_W, grad_bias, grad_D  # autograd casts them to the dtypes of the inputs
 
 
 def _autocast_off(x: Tensor) -> AbstractContextManager[Any]:
@@ -110,65 +109,75 @@ def _without_autocast(product: Callable[..., Any], x: Tensor, *arguments: Any) -
 class BatProduct(torch.autograd.Function):
     """x W'^T + bias with W'_ab = W_ab (I + D_a) + D_a.
 
-    Many tokens: W' is built, in * out * r multiplications whatever their number, and again for the gradient.
-    Few tokens: y_a = sum_b x_b W_ab^T + sum_b x_b D_a^T W_ab^T + s D_a^T with s = sum_b x_b; no W' at all.
-    Forward and backward take 3 (t + r) against 7 t times in * out multiplications, hence `few`.
+    Many tokens: W' is built, in * out * r multiplications whatever their number, and again for the gradient; forward
+    and backward take 3 (t + r) in * out. Few tokens: y_a = sum_b x_b (I + D_a)^T W_ab^T + s D_a^T with s = sum_b x_b,
+    no W' at all, and 5 t in * out; a D of zeros is skipped there, so that a fresh adapter changes no bit of the layer.
     """
 
     @staticmethod
     def few(x: Tensor, D: Tensor) -> bool:
-        return 4 * x.shape[:-1].numel() <= 3 * D.shape[-1]
+        """Whether to go by the activations; on accelerators the comparison of D with zero would wait for them."""
+        return x.shape[:-1].numel() <= D.shape[-1] and x.device.type == "cpu"
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
         ctx.save_for_backward(x, W, D)
-        ctx.bias_dtype = None if bias is None else bias.dtype
-        bias = None if bias is None else bias.to(x.dtype)
-        if not BatProduct.few(x, D):
-            return F.linear(x, bat_weight(*at_least_float32(W, D)).to(x.dtype), bias)
-        y = F.linear(x, W.to(x.dtype), bias)
-        return (y + _change_of_output(*at_least_float32(x, W, D))).to(y.dtype)
+        ctx.changed = True
+        if BatProduct.few(x, D):
+            ctx.changed = torch.compiler.is_compiling() or not torch.equal(D, D.new_zeros(()).expand_as(D))
+            if ctx.changed:
+                return _output_of_few(x, W, bias, D)
+        W = bat_weight(*at_least_float32(W, D)) if ctx.changed else W
+        return F.linear(x, W.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, W, D = ctx.saved_tensors
         need_x, need_W, need_bias, need_D = ctx.needs_input_grad
         few = BatProduct.few(x, D) and not need_W
-        gradients = _gradients_of_few if few else _gradients_of_many
         with _autocast_off(x):
-            grad_x, grad_W, grad_D = gradients(x, W, D, grad, need_x, need_W, need_D)
-            grad_bias = grad.reshape(-1, W.shape[0]).sum(0).to(ctx.bias_dtype) if need_bias else None
-        return grad_x, grad_W, grad_bias, grad_D
+            grad_bias = grad.reshape(-1, W.shape[0]).sum(0) if need_bias else None
+            if few:
+                changed = ctx.changed or torch.is_grad_enabled()  # a second derivative needs the terms of D
+                grad_x, grad_D = _gradients_of_few(x, W, D, grad, need_x, need_D, changed)
+                return grad_x, None, grad_bias, grad_D
+            grad_x, grad_W, grad_D = _gradients_of_many(x, W, D, grad, need_x, need_W, need_D)
+            return grad_x, grad_W, grad_bias, grad_D
 
 
-def _change_of_output(x: Tensor, W: Tensor, D: Tensor) -> Tensor:
-    """sum_b x_b D_a^T W_ab^T + s D_a^T."""
-    na, r = D.shape[:2]
+def _output_of_few(x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
+    """sum_b x_b (I + D_a)^T W_ab^T + s D_a^T + bias."""
+    na, r, _ = D.shape
     n_out, n_in = W.shape
-    x_tb = x.reshape(-1, r)
-    z_a = torch.bmm(x_tb.expand(na, *x_tb.shape), D.mT)  # x_b D_a^T, (na, t * nb, r)
+    x_tb, W, D = at_least_float32(x.reshape(-1, r), W, D)
+    z_a = torch.bmm(x_tb.expand(na, *x_tb.shape), _identity_plus(D).mT)  # (na, t * nb, r)
     y_a = torch.bmm(z_a.view(na, -1, n_in), W.reshape(na, r, n_in).mT)  # (na, t, r)
-    return y_a.transpose(0, 1).reshape(*x.shape[:-1], n_out) + fold(x, r) @ D.reshape(n_out, r).mT
+    s, D_rows = x_tb.view(-1, n_in // r, r).sum(1), D.reshape(n_out, r)
+    y = torch.mm(s, D_rows.mT) if bias is None else torch.addmm(bias.to(s.dtype), s, D_rows.mT)
+    y.view(-1, na, r).add_(y_a.transpose(0, 1))
+    return y.view(*x.shape[:-1], n_out).to(x.dtype)
 
 
 def _gradients_of_few(
-    x: Tensor, W: Tensor, D: Tensor, grad: Tensor, need_x: bool, need_W: bool, need_D: bool
-) -> tuple[Tensor | None, ...]:
-    na, r = D.shape[:2]
+    x: Tensor, W: Tensor, D: Tensor, grad: Tensor, need_x: bool, need_D: bool, changed: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    na, r, _ = D.shape
     n_out, n_in = W.shape
-    x32, W32, g, D_rows = at_least_float32(x.reshape(-1, n_in), W, grad.reshape(-1, n_out), D.reshape(n_out, r))
-    g_a = g.view(-1, na, r).transpose(0, 1)  # (na, t, r)
-    w_a = torch.bmm(g_a, W32.reshape(na, r, n_in)).view(na, -1, r)  # dL/dy_a W_ab, (na, t * nb, r)
     grad_x = grad_D = None
-    if need_x:
-        through_blocks = w_a.transpose(0, 1).reshape(-1, n_out) @ D_rows  # sum_a dL/dy_a W_ab D_a
-        base = grad @ W.to(grad.dtype)
-        grad_x = (base + (through_blocks.view_as(x32) + tile(g @ D_rows, n_in)).view(x.shape)).to(x.dtype)
+    if need_x and not changed:
+        grad_x = grad @ W.to(grad.dtype)
+    x_tb, W, g, D = at_least_float32(x.reshape(-1, r), W, grad.reshape(-1, n_out), D)
+    g_a = g.view(-1, na, r).transpose(0, 1)  # (na, t, r)
+    w_a = torch.bmm(g_a, W.reshape(na, r, n_in)).view(na, -1, r)  # dL/dy_a W_ab, (na, t * nb, r)
+    if need_x and changed:
+        through_blocks = torch.bmm(w_a, _identity_plus(D)).sum(0)  # sum_a dL/dy_a W_ab (I + D_a), (t * nb, r)
+        through_blocks.view(-1, n_in // r, r).add_((g @ D.reshape(n_out, r)).unsqueeze(1))
+        grad_x = through_blocks.view(x.shape)
     if need_D:
-        x_tb = x32.reshape(-1, r)
+        s = x_tb.view(-1, n_in // r, r).sum(1)
         through_blocks = torch.bmm(w_a.mT, x_tb.expand(na, *x_tb.shape))
-        grad_D = torch.addmm(through_blocks.view(n_out, r), g.mT, fold(x32, r)).view(na, r, r).to(D.dtype)
-    return grad_x, None, grad_D
+        grad_D = torch.addmm(through_blocks.view(n_out, r), g.mT, s).view(na, r, r)
+    return grad_x, grad_D
 
 
 def _gradients_of_many(
@@ -199,9 +208,12 @@ def bat_change(W: Tensor, D: Tensor) -> Tensor:
 def bat_weight(W: Tensor, D: Tensor) -> Tensor:
     """W_ab (I + D_a) + D_a, in one batched product."""
     W_a = W.reshape(D.shape[0], -1, D.shape[-1])
-    factor = D.clone()
-    factor.diagonal(dim1=1, dim2=2).add_(1)  # I + D_a
-    return _add_block(torch.bmm(W_a, factor), D).view(W.shape)
+    return _add_block(torch.bmm(W_a, _identity_plus(D)), D).view(W.shape)
+
+
+def _identity_plus(D: Tensor) -> Tensor:
+    """I + D_a."""
+    return D + torch.eye(D.shape[-1], dtype=D.dtype, device=D.device)
 
 
 def _add_block(M_a: Tensor, D: Tensor) -> Tensor:
