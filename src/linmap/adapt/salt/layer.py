@@ -117,19 +117,17 @@ class SaltAdapter(AdditiveAdapter):
 
     def delta(self, x: Float[Tensor, "*batch n_in"]) -> Float[Tensor, "*batch n_out"]:
         """The same on activations, without a matrix of the size of W; only x is kept for the backward pass."""
-        return rebuilt(self._through_basis, x)
+        return rebuilt(self._change, x) @ self.spectral.U.mT  # U is frozen: this product keeps nothing
 
-    def _through_basis(self, x: Tensor) -> Tensor:
+    def _change(self, x: Float[Tensor, "*batch n_in"]) -> Float[Tensor, "*batch coordinates"]:
+        """V^T x times Sigma' - diag(S)."""
         z = x @ self.spectral.Vt.mT
         leading = z[..., : self.k] * self._leading()
         if self.core is None:
-            change = leading
-        elif self.relu == "all":
-            change = torch.cat([leading, z[..., self.k :] @ self._core().mT], dim=-1)
-        else:
-            rest = z[..., self.k :]
-            change = torch.cat([leading, self.core(rest) + rest * self._cut()], dim=-1)
-        return change @ self.spectral.U.mT
+            return leading
+        rest = z[..., self.k :]
+        changed = rest @ self._core().mT if self.relu == "all" else self.core(rest) + rest * self._cut()
+        return torch.cat([leading, changed], dim=-1)
 
     def _leading(self) -> Float[Tensor, "*groups k"]:
         """relu(alpha S_k + beta) - S_k."""
