@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from accelerate import PartialState
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -27,6 +29,7 @@ from linmap.recipes.language.models import (
 from linmap.training.checkpoint import gathered
 from linmap.training.preparation import weights_of
 
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 HEAD, LABELS = "head.safetensors", "labels.json"
 
 
@@ -75,21 +78,25 @@ def load_adapter(folder: Path, system: str) -> Saved:
     Raises
     ------
     ArtifactError
-        If the folder holds no whole run of this system.
+        If the folder holds no whole run of this system, or a file of it is damaged.
     """
     header = read_config(folder)
     if header["system"] != system:
         raise ArtifactError(f"{folder} holds a run of {header['system']!r}, not of {system!r}.")
     config = header["config"]
-    if not (folder / "adapter_config.json").exists() or not (folder / "adapter_model.safetensors").exists():
-        raise ArtifactError(f"{folder} is incomplete: it lacks adapter_config.json or adapter_model.safetensors.")
+    needed = [*ADAPTER, *([HEAD] if config["task"] == "classification" else [])]
+    if lacking := [name for name in needed if not (folder / name).exists()]:
+        raise ArtifactError(f"{folder} is incomplete: it lacks {', '.join(lacking)}.")
     kind = "language" if config["task"] == "language" else "encoder"
     base = load_pretrained(model_folder(config["model"]), kind, config["settings"]["base_dtype"])
-    with quiet_libraries():
-        model: nn.Module = PeftModel.from_pretrained(base, str(folder))  # pyright: ignore[reportArgumentType]
-    if config["task"] == "classification":
-        model = TextClassifier(model, len(config["labels"]))
-        model.head.load_state_dict(load_file(folder / HEAD))
+    try:
+        with quiet_libraries():
+            model: nn.Module = PeftModel.from_pretrained(base, str(folder))  # pyright: ignore[reportArgumentType]
+        if config["task"] == "classification":
+            model = TextClassifier(model, len(config["labels"]))
+            model.head.load_state_dict(load_file(folder / HEAD))
+    except (SafetensorError, JSONDecodeError, KeyError, TypeError, RuntimeError) as error:
+        raise ArtifactError(f"{folder} is damaged ({error}); fit it again.") from None
     on_accelerator(model)
     tokenizer, cut = load_tokenizer(folder), config["settings"]["truncation"]
     return Saved(config["task"], model.eval(), tokenizer, config["labels"], config["max_length"], cut)
