@@ -1,0 +1,162 @@
+"""A support vector machine on tangent vectors, kept as plain arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from jaxtyping import Float64, Int64, Shaped
+from scipy.special import expit
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.model_selection import StratifiedKFold
+from sklearn.svm import SVC
+
+from linmap.signals.acm.tangent import mean_and_logarithms, tangent_vectors, vectors
+
+Kernel = Literal["linear", "rbf"]
+CALIBRATION_FOLDS = 5
+
+
+def scale_gamma(V: Float64[np.ndarray, "n entries"]) -> float:
+    """scikit-learn's gamma="scale"."""
+    variance = float(V.var())
+    return 1 / (V.shape[1] * variance) if variance else 1.0
+
+
+def gram(
+    A: Float64[np.ndarray, "n entries"], B: Float64[np.ndarray, "m entries"], kernel: Kernel, gamma: float
+) -> Float64[np.ndarray, "n m"]:
+    """Kernel values between the rows of A and of B."""
+    products = A @ B.T
+    if kernel == "linear":
+        return products
+    squared = (A**2).sum(1)[:, None] + (B**2).sum(1) - 2 * products
+    return np.exp(-gamma * np.maximum(squared, 0))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One-against-one support vector machines as libsvm keeps them, of two classes or more."""
+
+    vectors: Float64[np.ndarray, "support entries"]
+    dual: Float64[np.ndarray, "others support"]
+    intercept: Float64[np.ndarray, " pairs"]
+    counts: Int64[np.ndarray, " classes"]
+    """Support vectors of each class; they stand class by class."""
+    platt: Float64[np.ndarray, "outputs 2"]
+    """Slope and offset of the sigmoid of each output; no row where there were too few epochs to fit them."""
+    kernel: Kernel
+    gamma: float
+
+    @classmethod
+    def fit(cls, V: Float64[np.ndarray, "n entries"], y: np.ndarray, C: float, kernel: Kernel) -> Machine:
+        """Train on vectors and their classes."""
+        gamma = scale_gamma(V)
+        K = gram(V, V, kernel, gamma)
+        svc = SVC(C=C, kernel="precomputed").fit(K, y)
+        return cls(V[svc.support_], np.array(svc.dual_coef_), np.array(svc.intercept_), svc.n_support_.astype(np.int64),
+                   _sigmoids(K, y, C), kernel, gamma)  # fmt: skip
+
+    def pairs(self, V: Float64[np.ndarray, "n entries"]) -> Float64[np.ndarray, "n pairs"]:
+        """A value for each pair of classes (i, j), i < j, positive for i; of two classes alone, for the second."""
+        K = gram(V, self.vectors, self.kernel, self.gamma)
+        ends = np.cumsum(self.counts)
+        own = [slice(end - count, end) for end, count in zip(ends, self.counts, strict=True)]
+        values = [K[:, own[i]] @ self.dual[j - 1, own[i]] + K[:, own[j]] @ self.dual[i, own[j]]
+                  for i in range(len(own)) for j in range(i + 1, len(own))]  # fmt: skip
+        return np.stack(values, 1) + self.intercept
+
+    def decisions(self, V: Float64[np.ndarray, "n entries"]) -> Float64[np.ndarray, "n outputs"]:
+        """One value of two classes, positive for the second; else one for each class: its votes, and between 0 and 1/3
+        for how clear they were, as scikit-learn has it."""
+        values = self.pairs(V)
+        if len(self.counts) == 2:
+            return values
+        votes, sums = self._votes(values)
+        return votes + sums / (3 * (np.abs(sums) + 1))
+
+    def winners(self, V: Float64[np.ndarray, "n entries"]) -> Int64[np.ndarray, " n"]:
+        """The index of the class with most votes, of several the first, as libsvm has it."""
+        values = self.pairs(V)
+        return (values[:, 0] > 0).astype(np.int64) if len(self.counts) == 2 else self._votes(values)[0].argmax(1)
+
+    def _votes(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        n_classes = len(self.counts)
+        votes, sums = np.zeros((2, len(values), n_classes))
+        first, second = np.triu_indices(n_classes, 1)
+        for pair, (i, j) in enumerate(zip(first, second, strict=True)):
+            won = values[:, pair] > 0
+            votes[:, i] += won
+            votes[:, j] += ~won
+            sums[:, i] += values[:, pair]
+            sums[:, j] -= values[:, pair]
+        return votes, sums
+
+    def probabilities(self, V: Float64[np.ndarray, "n entries"]) -> Float64[np.ndarray, "n classes"]:
+        """Platt's sigmoids of the decisions, scaled to sum to 1."""
+        if not len(self.platt):
+            raise ValueError("probabilities need at least two epochs of each class in fit; use predict or "
+                             "decision_function.")  # fmt: skip
+        found = expit(-(self.decisions(V) * self.platt[:, 0] + self.platt[:, 1]))
+        if len(self.counts) == 2:
+            return np.hstack([1 - found, found])
+        total = found.sum(1, keepdims=True)
+        return np.where(total > 0, found / np.where(total > 0, total, 1), 1 / found.shape[1])
+
+
+def _sigmoids(K: Float64[np.ndarray, "n n"], y: np.ndarray, C: float) -> Float64[np.ndarray, "outputs 2"]:
+    """Slopes and offsets, from decisions that cross-validation makes."""
+    folds = min(CALIBRATION_FOLDS, int(np.unique(y, return_counts=True)[1].min()))
+    if folds < 2:
+        return np.zeros((0, 2))
+    splits = StratifiedKFold(folds, shuffle=True, random_state=0)
+    svc: Any = SVC(C=C, kernel="precomputed")
+    calibrated: Any = CalibratedClassifierCV(svc, method="sigmoid", ensemble=False, cv=splits)  # pyright: ignore
+    calibrated.fit(K, y)
+    return np.array([[sigmoid.a_, sigmoid.b_] for sigmoid in calibrated.calibrated_classifiers_[0].calibrators])
+
+
+class TangentSpaceSVM(ClassifierMixin, BaseEstimator):
+    """Covariances -> tangent space at their affine-invariant mean -> support vector machine.
+
+    Parameters
+    ----------
+    C
+        Cost of errors.
+    kernel
+        "linear" or "rbf", the latter with scikit-learn's gamma="scale".
+
+    Attributes
+    ----------
+    classes_, reference_, machine_
+        The classes, the mean, and the arrays of the machine.
+    """
+
+    def __init__(self, C: float = 1.0, kernel: Kernel = "rbf") -> None:
+        self.C = C
+        self.kernel = kernel
+
+    def fit(self, X: Float64[np.ndarray, "n size size"], y: Shaped[np.ndarray, " n"]) -> Self:
+        """Find the mean, map to the tangent space and train."""
+        if self.kernel not in ("linear", "rbf"):
+            raise ValueError(f"kernel must be 'linear' or 'rbf', got {self.kernel!r}.")
+        self.classes_ = np.unique(y)
+        self.reference_, W = mean_and_logarithms(X)
+        self.machine_ = Machine.fit(vectors(W), y, self.C, self.kernel)
+        return self
+
+    def decision_function(self, X: Float64[np.ndarray, "n size size"]) -> Float64[np.ndarray, ...]:
+        """One value for each epoch of two classes, else one for each class."""
+        values = self.machine_.decisions(tangent_vectors(X, self.reference_))
+        return values[:, 0] if len(self.classes_) == 2 else values
+
+    def predict(self, X: Float64[np.ndarray, "n size size"]) -> Shaped[np.ndarray, " n"]:
+        """The class of each matrix."""
+        return self.classes_[self.machine_.winners(tangent_vectors(X, self.reference_))]
+
+    def predict_proba(self, X: Float64[np.ndarray, "n size size"]) -> Float64[np.ndarray, "n classes"]:
+        """Probabilities by Platt's method, fitted to cross-validated decisions; their largest may differ from
+        `predict`'s."""
+        return self.machine_.probabilities(tangent_vectors(X, self.reference_))
