@@ -101,12 +101,17 @@ def save(
     """
     folder = Path(folder)
     (folder / SHARED).unlink(missing_ok=True)
-    with atomic_path(folder / "model.safetensors") as partial:
+    write_tensors(folder / "model.safetensors", tensors)
+    write_config(folder, system, config, seed)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Tensors by name as safetensors, atomically."""
+    with atomic_path(path) as partial:
         partial.touch()
         mode = partial.stat().st_mode  # what the user's umask allows; safetensors lets only the owner read
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial)
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial, metadata)
         partial.chmod(mode)
-    write_config(folder, system, config, seed)
 
 
 def write_config(

@@ -92,7 +92,11 @@ def apply(words: list[str]) -> Answer:
         settings=settings,
         job=ApplyJob(artifact=artifact),
     )
-    settings, job = flags["settings"], _checked(flags["job"])
+    settings, job = flags["settings"], flags["job"]
+    streams = getattr(recipe, "STANDARD_INPUT", False) and job.data == Path("-")
+    if streams and job.out is None:
+        return _streamed(lambda: recipe.apply(settings, job), slug, flags["output"].json)
+    job = job if streams else _checked(job)
     summary, seconds = _timed(lambda: recipe.apply(settings, job))
 
     def show(console: Console) -> None:
@@ -101,6 +105,17 @@ def apply(words: list[str]) -> Answer:
             printing.print_paths(console, written=job.out)
 
     return Answer(_document("apply", slug, job.out, seconds, summary), show)
+
+
+def _streamed(work: Callable[[], Any], slug: str, as_json: bool) -> Answer:
+    """Answers that went to standard output one by one; the summary goes beside them."""
+    if as_json:
+        raise UsageError("--json and the answers to a stream both want standard output; give --out FILE.")
+    start = time.perf_counter()
+    summary = work()
+    document = _document("apply", slug, None, time.perf_counter() - start, summary)
+    screen = printing.stderr_console()
+    return Answer(document, lambda _: printing.print_summary(screen, f"{slug} is applied", summary))
 
 
 def compare(words: list[str]) -> Answer:

@@ -76,7 +76,7 @@ SYSTEMS = {
             "arXiv 2202.04771",
             True,
         ),
-        System("hippo", "sequence", "HiPPO and S4", "model long sequences with state spaces", "arXiv 2206.12037"),
+        System("hippo", "sequence", "HiPPO and S4", "model long sequences with state spaces", "arXiv 2206.12037", True),
         System("olinear", "sequence", "OLinear", "forecast many series at once", "arXiv 2505.08550", True),
         System("acm", "signals", "Augmented covariance", "classify EEG trials", "arXiv 2302.04508"),
         System("gbwbn", "signals", "Bures-Wasserstein batch norm", "normalise covariance features", "arXiv 2504.00660"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,11 +19,12 @@ from torch.nn import functional as F
 
 from linmap import artifacts
 from linmap.sequence.s4.model import SequenceModel
+from linmap.sequence.s4.series import Series, SeriesDataset, check_series, collate
+from linmap.sequence.s4.stream import Stream
 from linmap.training import TrainingConfig, TrainingHistory, train
 
 SYSTEM = "hippo"
 PREDICTION_SAMPLES = 2**20  # samples in a batch of predictions, padding included
-Series = Sequence[np.ndarray] | np.ndarray
 
 
 class _StateSpaceEstimator(BaseEstimator):
@@ -41,7 +42,7 @@ class _StateSpaceEstimator(BaseEstimator):
         *,
         layer: Literal["s4d", "s4"] = "s4d",
         init: str | None = None,
-        dt: tuple[float, float] = (1e-3, 0.1),
+        dt: tuple[float, float] | None = (1e-3, 0.1),
         norm: Literal["layer", "batch"] = "layer",
         prenorm: bool = True,
         dropout: float = 0.0,
@@ -75,6 +76,16 @@ class _StateSpaceEstimator(BaseEstimator):
     # -- what the two differ in ----------------------------------------------------------------------------------------
 
     def _targets(self, y: ArrayLike, n: int) -> Tensor:
+        """What is learnt from y; sets what the answers are made from."""
+        raise NotImplementedError
+
+    def _known_targets(self, y: ArrayLike, n: int) -> Tensor:
+        """The same of held-out series."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _score(output: Tensor, target: Tensor) -> float:
+        """Accuracy, or the coefficient of determination."""
         raise NotImplementedError
 
     @property
@@ -88,9 +99,16 @@ class _StateSpaceEstimator(BaseEstimator):
     def _answers(self, outputs: Float32[Tensor, "n outputs"]) -> np.ndarray:
         raise NotImplementedError
 
+    def _soft_answers(self, outputs: Float32[Tensor, "n outputs"]) -> np.ndarray:
+        """(n, answers): what a stream tells after a sample."""
+        raise NotImplementedError
+
     # -- fit and predict -----------------------------------------------------------------------------------------------
 
-    def fit(self, X: Series, y: ArrayLike, *, checkpoints: Path | str | None = None, resume: bool = False) -> Self:
+    def fit(
+        self, X: Series, y: ArrayLike, *, validation: tuple[Series, ArrayLike] | None = None,
+        checkpoints: Path | str | None = None, resume: bool = False,
+    ) -> Self:  # fmt: skip
         """Train on series.
 
         Parameters
@@ -99,6 +117,9 @@ class _StateSpaceEstimator(BaseEstimator):
             (n, length, channels), or (n, length) for one channel, or a list of arrays (length_i, channels).
         y
             A class or a number for each series.
+        validation
+            Held-out series and their classes or numbers: scored after every epoch (`history_`), and the weights of
+            the epoch with the lowest loss are kept. Without it, those of the last epoch.
         checkpoints, resume
             Folder for checkpoints, and whether to go on from the last one.
 
@@ -111,11 +132,13 @@ class _StateSpaceEstimator(BaseEstimator):
         self.n_features_in_ = series[0].shape[1]
         targets = self._targets(y, len(series))
         self.mean_, self.scale_ = self._statistics(series)
+        self.dt_ = timescales(max(map(len, series))) if self.dt is None else self.dt
         data = SeriesDataset([self._scaled(s) for s in series], targets)
         self.model_ = self.build()
         self.history_: TrainingHistory | None = train(
             self.model_, lambda model, batch: self._loss(model(batch[0], batch[1]), batch[2]), data,
             config=self.training_config(), out=checkpoints, resume=resume, description=type(self).__name__,
+            validate=None if validation is None else self._validation(*validation),
             parameter_groups=lambda model: model.optim_groups(self.lr, self.weight_decay),  # pyright: ignore
         )  # fmt: skip
         self.model_.cpu()
@@ -126,7 +149,7 @@ class _StateSpaceEstimator(BaseEstimator):
         torch.manual_seed(self.random_state)
         return SequenceModel(
             self.n_features_in_, self._outputs, self.n_layers, self.d_model, self.d_state, layer=self.layer,
-            init=self.init, dt=self.dt, norm=self.norm, prenorm=self.prenorm, dropout=self.dropout,
+            init=self.init, dt=self.dt_, norm=self.norm, prenorm=self.prenorm, dropout=self.dropout,
             bidirectional=self.bidirectional, pooling=self.pooling,
         )  # fmt: skip
 
@@ -141,6 +164,15 @@ class _StateSpaceEstimator(BaseEstimator):
         """A class or a number for each series; `rate` is the sampling step in units of that in training."""
         return self._answers(self._output(X, rate))
 
+    def _validation(self, X: Series, y: ArrayLike) -> Callable[[nn.Module], dict[str, float]]:
+        targets = self._known_targets(y, len(X))
+
+        def validate(model: nn.Module) -> dict[str, float]:
+            outputs = self._output(X)
+            return {"loss": float(self._loss(outputs, targets)), "score": self._score(outputs, targets)}
+
+        return validate
+
     @torch.inference_mode()
     def _output(self, X: Series, rate: float = 1.0) -> Float32[Tensor, "n outputs"]:
         check_is_fitted(self, "model_")
@@ -153,7 +185,9 @@ class _StateSpaceEstimator(BaseEstimator):
             count = max(1, PREDICTION_SAMPLES // len(series[order[min(len(order), 256) - 1]]))
             rows, order = order[: min(count, 256)], order[min(count, 256) :]
             x, lengths, _ = collate([self._scaled(series[i]) for i in rows], torch.zeros(len(rows)))
-            outputs[torch.from_numpy(rows)] = self.model_(x, lengths, rate)
+            device = next(self.model_.parameters()).device
+            lengths = None if lengths is None else lengths.to(device)
+            outputs[torch.from_numpy(rows)] = self.model_(x.to(device), lengths, rate).float().cpu()
         return outputs
 
     # -- streams -------------------------------------------------------------------------------------------------------
@@ -163,14 +197,15 @@ class _StateSpaceEstimator(BaseEstimator):
         check_is_fitted(self, "model_")
         if self.bidirectional:
             raise ValueError("a stream has no future to read: fit with bidirectional=False.")
-        return Stream(self)
+        self.model_.cpu()
+        return Stream(self.model_, self.n_features_in_, self._scaled, self._soft_answers)
 
     # -- saving --------------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path | str) -> None:
         """Write parameters, scaler and weights into `folder`."""
         check_is_fitted(self, "model_")
-        config = {"estimator": type(self).__name__, "parameters": self.get_params(), **self._learnt()}
+        config = {"estimator": type(self).__name__, "parameters": self.get_params(), "dt": self.dt_, **self._learnt()}
         tensors = {"scaler.mean": torch.from_numpy(self.mean_), "scaler.scale": torch.from_numpy(self.scale_)}
         tensors |= {f"model.{name}": tensor for name, tensor in self.model_.state_dict().items()}
         artifacts.save(folder, SYSTEM, config, tensors, seed=self.random_state)
@@ -180,7 +215,7 @@ class _StateSpaceEstimator(BaseEstimator):
 
     def _restore(self, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
         self.mean_, self.scale_ = (tensors.pop(f"scaler.{name}").numpy() for name in ("mean", "scale"))
-        self.n_features_in_, self.history_ = len(self.mean_), None
+        self.n_features_in_, self.dt_, self.history_ = len(self.mean_), tuple(config["dt"]), None
         self.model_ = self.build()
         self.model_.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
         self.model_.eval()
@@ -212,7 +247,8 @@ class S4Classifier(ClassifierMixin, _StateSpaceEstimator):
     Parameters
     ----------
     n_layers, d_model, d_state, layer, init, dt, norm, prenorm, dropout, bidirectional, pooling
-        Of `SequenceModel`. 1 / dt is the length, in samples, of the dependencies that the layers see at first.
+        Of `SequenceModel`. 1 / dt is the length, in samples, of the dependencies that the layers see at first; None
+        takes a range from the longest series of the training.
     epochs, batch_size, lr, weight_decay
         Of the training: AdamW, a cosine schedule, and no more than 1e-3 for the state matrices and steps.
     standardise
@@ -237,6 +273,16 @@ class S4Classifier(ClassifierMixin, _StateSpaceEstimator):
             raise ValueError(f"y has one class, {self.classes_[0]}; a classifier needs two or more.")
         return torch.from_numpy(np.asarray(encoder.transform(labels), np.int64))
 
+    def _known_targets(self, y: ArrayLike, n: int) -> Tensor:
+        labels = _column(y, n)
+        if len(unknown := np.setdiff1d(labels, self.classes_)):
+            raise ValueError(f"validation: the class {unknown[0]} is not among those of y.")
+        return torch.from_numpy(np.searchsorted(self.classes_, labels))
+
+    @staticmethod
+    def _score(output: Tensor, target: Tensor) -> float:
+        return float((output.argmax(-1) == target).double().mean())
+
     @property
     def _outputs(self) -> int:
         return len(self.classes_)
@@ -250,7 +296,10 @@ class S4Classifier(ClassifierMixin, _StateSpaceEstimator):
 
     def predict_proba(self, X: Series, rate: float = 1.0) -> Float64[np.ndarray, "n classes"]:
         """Probability of each of `classes_`."""
-        return self._output(X, rate).double().softmax(-1).numpy()
+        return self._soft_answers(self._output(X, rate))
+
+    def _soft_answers(self, outputs: Tensor) -> np.ndarray:
+        return outputs.double().softmax(-1).numpy()
 
     def _learnt(self) -> dict[str, Any]:
         return {"classes": self.classes_.tolist()}
@@ -267,13 +316,17 @@ class S4Regressor(RegressorMixin, _StateSpaceEstimator):
     """
 
     def _targets(self, y: ArrayLike, n: int) -> Tensor:
-        values = _column(y, n)
-        if values.dtype.kind not in "biuf" or not np.isfinite(values.astype(np.float64)).all():
-            raise ValueError(f"y must hold finite numbers, got {values.dtype}.")
-        values = values.astype(np.float64)
+        values = _numbers(y, n)
         self.target_mean_, deviation = float(values.mean()), float(values.std())
         self.target_scale_ = deviation or 1.0
-        return torch.from_numpy(((values - self.target_mean_) / self.target_scale_).astype(np.float32))
+        return self._known_targets(values, n)
+
+    def _known_targets(self, y: ArrayLike, n: int) -> Tensor:
+        return torch.from_numpy(((_numbers(y, n) - self.target_mean_) / self.target_scale_).astype(np.float32))
+
+    @staticmethod
+    def _score(output: Tensor, target: Tensor) -> float:
+        return 1 - float((output.squeeze(-1) - target).square().mean() / target.var(correction=0).clamp(min=1e-12))
 
     @property
     def _outputs(self) -> int:
@@ -285,6 +338,9 @@ class S4Regressor(RegressorMixin, _StateSpaceEstimator):
 
     def _answers(self, outputs: Tensor) -> np.ndarray:
         return outputs.squeeze(-1).double().numpy() * self.target_scale_ + self.target_mean_
+
+    def _soft_answers(self, outputs: Tensor) -> np.ndarray:
+        return self._answers(outputs)[:, None]
 
     def _learnt(self) -> dict[str, Any]:
         return {"target": [self.target_mean_, self.target_scale_]}
@@ -304,115 +360,21 @@ def load_estimator(folder: Path | str) -> S4Classifier | S4Regressor:
     """
     config, tensors = artifacts.load(folder, SYSTEM)
     kind = {"S4Classifier": S4Classifier, "S4Regressor": S4Regressor}[config["estimator"]]
-    parameters = config["parameters"] | {"dt": tuple(config["parameters"]["dt"])}
+    parameters = config["parameters"] | {"dt": config["parameters"]["dt"] and tuple(config["parameters"]["dt"])}
     return kind(**parameters)._restore(config, tensors)
 
 
-class Stream:
-    """The answers of an estimator to one series, after each of its samples, and the state between them."""
-
-    def __init__(self, estimator: _StateSpaceEstimator) -> None:
-        self.estimator = estimator
-        self.model: nn.Module = estimator.model_.eval()
-        self._state = estimator.model_.initial_state()
-        self.count = 0
-
-    @torch.inference_mode()
-    def update(self, sample: ArrayLike) -> Float64[np.ndarray, " outputs"]:
-        """Probabilities of the classes, or the number, from all samples so far.
-
-        Raises
-        ------
-        ValueError
-            If the sample is not finite, or has another number of channels.
-        """
-        values = np.atleast_1d(np.asarray(sample, np.float64))
-        channels = self.estimator.n_features_in_
-        if values.shape != (channels,) or not np.isfinite(values).all():
-            raise ValueError(f"sample {self.count} must hold {channels} finite numbers, got {values.tolist()}.")
-        output, self._state = self.estimator.model_.step(self.estimator._scaled(values[None]), self._state)
-        self.count += 1
-        if isinstance(self.estimator, S4Classifier):
-            return output[0].double().softmax(-1).numpy()
-        return self.estimator._answers(output)
-
-    def state(self) -> dict[str, Tensor]:
-        """What `restore` needs to go on from here: real tensors, which safetensors can keep."""
-        parts = {name: torch.view_as_real(t) if t.is_complex() else t for name, t in self._state.items()}
-        return {name: t.clone() for name, t in parts.items()} | {"samples": torch.tensor(self.count)}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` has returned.
-
-        Raises
-        ------
-        ValueError
-            If it is of another model.
-        """
-        expected = self.estimator.model_.initial_state()
-        restored = {}
-        for name, like in expected.items():
-            found = state.get(name)
-            shape = (*like.shape, 2) if like.is_complex() else tuple(like.shape)
-            if found is None or tuple(found.shape) != shape:
-                got = "nothing" if found is None else f"shape {tuple(found.shape)}"
-                raise ValueError(f"state: {name} must have shape {shape}, got {got}; it is of another model.")
-            restored[name] = torch.view_as_complex(found.contiguous()) if like.is_complex() else found.clone()
-        self._state, self.count = restored, int(state["samples"])
+def timescales(longest: int) -> tuple[float, float]:
+    """A range of steps dt for series of up to `longest` samples: dependencies from the whole of a series down to a
+    tenth of it, or to 10 samples where that is shorter."""
+    return 1 / longest, max(0.1, min(1.0, 10 / longest))
 
 
-# -- series ------------------------------------------------------------------------------------------------------------
-
-
-class SeriesDataset(torch.utils.data.Dataset):
-    """Series with targets; a batch is padded to its longest."""
-
-    def __init__(self, series: list[Tensor], targets: Tensor) -> None:
-        self.series, self.targets = series, targets
-
-    def __len__(self) -> int:
-        return len(self.series)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        return self.series[i], self.targets[i]
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor | None, Tensor]:
-        return collate([self.series[i] for i in indices], self.targets[indices])
-
-
-def collate(series: list[Tensor], targets: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Padded series (B, L, channels), their lengths (None where all are equal), targets."""
-    lengths = torch.tensor([len(s) for s in series])
-    if bool((lengths == lengths[0]).all()):
-        return torch.stack(series), None, targets
-    return nn.utils.rnn.pad_sequence(series, batch_first=True), lengths, targets
-
-
-def check_series(X: Series) -> list[Float32[np.ndarray, "length channels"]]:
-    """A list of (length, channels), float32.
-
-    Raises
-    ------
-    ValueError
-        If X is not of that form; the message names the first offending series.
-    """
-    if isinstance(X, np.ndarray) and X.dtype != object and X.ndim not in (2, 3):
-        raise ValueError(f"X must be (n, length, channels), (n, length) or a list of series, got shape {X.shape}.")
-    if len(X) == 0:
-        raise ValueError("X holds no series.")
-    checked = []
-    for i, one in enumerate(X):
-        values = np.asarray(one)
-        values = values[:, None] if values.ndim == 1 else values
-        if values.ndim != 2 or len(values) == 0 or values.dtype.kind not in "biuf":
-            raise ValueError(f"X[{i}] must be real numbers (length, channels), got {values.dtype} {values.shape}.")
-        if not np.isfinite(values).all():
-            step, channel = np.argwhere(~np.isfinite(values))[0].tolist()
-            raise ValueError(f"X[{i}] is not finite at step {step}, channel {channel}; fill gaps first.")
-        if checked and values.shape[1] != checked[0].shape[1]:
-            raise ValueError(f"X[{i}] has {values.shape[1]} channels, X[0] has {checked[0].shape[1]}.")
-        checked.append(values.astype(np.float32))
-    return checked
+def _numbers(y: ArrayLike, n: int) -> Float64[np.ndarray, " n"]:
+    values = _column(y, n)
+    if values.dtype.kind not in "biuf" or not np.isfinite(values.astype(np.float64)).all():
+        raise ValueError(f"y must hold finite numbers, got {values.dtype}.")
+    return values.astype(np.float64)
 
 
 def _column(y: ArrayLike, n: int) -> np.ndarray:

@@ -1,0 +1,141 @@
+"""A series from standard input, one sample a line, one answer a line; a stream that is cut goes on from its state."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from linmap.artifacts import write_tensors, write_text
+from linmap.errors import ArtifactError, DataError, UsageError
+from linmap.sequence.s4 import S4Classifier, load_estimator
+from linmap.sequence.s4.stream import Stream
+
+
+def follow(artifact: Path, out: Path | None, state: Path | None, save_every: int) -> dict[str, Any]:
+    """Read samples from standard input to its end and answer each at once, to standard output or `out`.
+
+    A line holds one number for each channel, parted by commas or spaces; lines that are empty or begin with # are
+    passed over, as is a header. An answer is the number of the sample, the class or value from all samples so far, and
+    the probability of each class. The state is written at the end, whatever ends the stream, and every `save_every`
+    samples; what a stream answers that was cut and went on from its state is the same, byte for byte.
+
+    Raises
+    ------
+    DataError
+        If a line is not a sample; the samples before it are in the state.
+    ArtifactError
+        If the state is not of this model.
+    """
+    if save_every < 0 or (save_every and state is None):
+        raise UsageError("--save-every needs --state FILE and a number of samples.")
+    estimator = load_estimator(artifact)
+    classes = estimator.classes_.tolist() if isinstance(estimator, S4Classifier) else None
+    stream, model = estimator.stream(), _fingerprint(artifact)
+    if state is not None and state.exists():
+        _restore(stream, state, model)
+    first = stream.count
+    with _answers_to(out, first) as file:
+        answers = csv.writer(file, lineterminator="\n")
+        if first == 0:
+            answers.writerow(["sample", "answer", *(f"p({c})" for c in classes or ())])
+        try:
+            for values in _samples(sys.stdin, estimator.n_features_in_):
+                answers.writerow([stream.count + 1, *_cells(stream.update(values), classes)])
+                file.flush()
+                if save_every and state is not None and stream.count % save_every == 0:
+                    _save(stream, state, model)
+        finally:
+            if state is not None:
+                _save(stream, state, model)
+    summary: dict[str, Any] = {"samples": stream.count - first, "samples_in_all": stream.count}
+    return summary | ({} if out is None else {"answers": str(out)}) | ({} if state is None else {"state": str(state)})
+
+
+@contextmanager
+def _answers_to(out: Path | None, first: int) -> Iterator[TextIO]:
+    """Standard output, or a file that keeps what it has of the first samples."""
+    if out is None:
+        yield sys.stdout
+        return
+    lines = out.read_text(encoding="utf-8").splitlines(keepends=True) if first and out.exists() else []
+    write_text(out, "".join(line for line in lines if not _after(line, first)))
+    with out.open("a", encoding="utf-8") as file:
+        yield file
+
+
+def _after(line: str, first: int) -> bool:
+    """Whether a line of answers is of a later sample: written by a stream that was killed before it kept its state."""
+    number = line.partition(",")[0]
+    return not line.endswith("\n") or (number.isdigit() and int(number) > first)
+
+
+def _samples(lines: Iterable[str], channels: int) -> Iterator[np.ndarray]:
+    began = False
+    for number, line in enumerate(lines, start=1):
+        cells = line.replace(",", " ").split()
+        if not cells or line.startswith("#"):
+            continue
+        try:
+            values = np.array(cells, np.float64)
+        except ValueError:
+            if not began and not any(map(_numeric, cells)):
+                began = True
+                continue
+            raise DataError(f"standard input, line {number}: {line.strip()!r} is no list of numbers.") from None
+        began = True
+        if len(values) != channels or not np.isfinite(values).all():
+            raise DataError(
+                f"standard input, line {number}: a sample has {channels} finite numbers, got {line.strip()!r}; correct "
+                "it and go on from there."
+            )
+        yield values
+
+
+def _numeric(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _cells(answer: np.ndarray, classes: list[Any] | None) -> list[Any]:
+    if classes is None:
+        return [float(answer[0])]
+    return [classes[int(answer.argmax())], *(f"{float(p):.9g}" for p in answer)]
+
+
+# -- the state ---------------------------------------------------------------------------------------------------------
+
+
+def _fingerprint(artifact: Path) -> str:
+    """Of what the answers depend on: the weights and the configuration, not who fitted them when."""
+    config = json.loads((artifact / "config.json").read_text(encoding="utf-8"))["config"]
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    digest.update((artifact / "model.safetensors").read_bytes())
+    return digest.hexdigest()
+
+
+def _save(stream: Stream, path: Path, model: str) -> None:
+    write_tensors(path, stream.state(), {"model": model})
+
+
+def _restore(stream: Stream, path: Path, model: str) -> None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            of = (file.metadata() or {}).get("model")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ArtifactError(f"{path} is not the state of a stream ({error}); name another file.") from None
+    if of != model:
+        raise ArtifactError(f"{path} is the state of another model's stream; name another file, or remove this one.")
+    stream.restore(tensors)

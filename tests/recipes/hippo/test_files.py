@@ -1,0 +1,110 @@
+"""`linmap fit hippo` and `linmap apply` on files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from linmap.cli import main
+from linmap.data.sequences import LabelledSeries
+from linmap.recipes.hippo.files import held_out
+from linmap.sequence.s4 import S4Regressor, load_estimator
+from recipes.hippo.waves import SMALL, waves
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
+    capsys.readouterr()
+    assert main([*map(str, words), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)["summary"]
+
+
+def test_classes_of_series_of_unequal_lengths(archive: Path, fitted: Path, tmp_path, capsys) -> None:
+    done = answer(capsys, "apply", fitted, "--data", archive, "--out", tmp_path / "answers.csv")
+    table = pd.read_csv(tmp_path / "answers.csv")
+    assert list(table.columns) == ["series", "answer", "p(fast, very)", "p(slow)"]
+    assert done["accuracy"] == pytest.approx((table["answer"] == waves(40)[1]).mean(), abs=1e-4)
+    assert done["accuracy"] > 0.7
+    np.testing.assert_allclose(table[["p(fast, very)", "p(slow)"]].sum(axis=1), 1)
+    assert load_estimator(fitted).dt_[0] == pytest.approx(1 / max(map(len, waves(40)[0])), rel=0.1)
+
+
+def test_numbers_of_a_folder_of_csv(tmp_path, capsys) -> None:
+    rng = np.random.default_rng(0)
+    levels = rng.uniform(-2, 2, 24)
+    for i, level in enumerate(levels):
+        pd.DataFrame({"u": level + 0.1 * rng.normal(size=12 + i % 3)}).to_csv(tmp_path / f"{i:02}.csv", index=False)
+    files = [f"{i:02}.csv" for i in range(24)]
+    pd.DataFrame({"file": files, "label": levels + 0.5}).to_csv(tmp_path / "labels.csv", index=False)
+    fitted = answer(capsys, "fit", "hippo", "--data", tmp_path, "--out", tmp_path / "run", *SMALL)
+    assert fitted["series"] == 19
+    assert fitted["held_out_series"] == 5
+    assert "held_out_r2" in fitted
+    done = answer(capsys, "apply", tmp_path / "run", "--data", tmp_path, "--out", tmp_path / "answers.parquet")
+    table = pd.read_parquet(tmp_path / "answers.parquet")
+    assert list(table["series"]) == files
+    assert done["r2"] == pytest.approx(1 - np.square(table["answer"] - levels - 0.5).mean() / levels.var(), abs=1e-3)
+    assert isinstance(load_estimator(tmp_path / "run"), S4Regressor)
+
+
+def test_a_fit_goes_on_to_the_same_bytes(archive: Path, fitted: Path, tmp_path, capsys, monkeypatch) -> None:
+    from linmap.training import loop
+
+    stop, steps = 9, []
+    step = loop._Run._step
+
+    def interrupted(self, batch):
+        step(self, batch)
+        steps.append(1)
+        if len(steps) == stop:
+            self.interruption.requested = True
+
+    words = ["fit", "hippo", "--data", str(archive), "--out", str(tmp_path / "run"), *SMALL]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "_step", interrupted)
+        assert main(words) == 130
+    assert not (tmp_path / "run" / "config.json").exists()
+    assert main([*words, "--resume"]) == 0
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (fitted / name).read_bytes()
+
+
+def test_held_out_series_keep_the_proportions_of_the_classes() -> None:
+    labels = np.array(["a"] * 30 + ["b"] * 10)
+    data = LabelledSeries([np.zeros((3, 1), np.float32)] * 40, labels, [str(i) for i in range(40)])
+    train, test = held_out(data, 0.2, seed=3)
+    assert test is not None
+    assert (test.labels == "b").sum() == 2
+    assert sorted(train.names + test.names, key=int) == data.names
+    assert held_out(data, 0.0, 0) == (data, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rate", "2", "--data", "-"], "--rate is for series in files"),
+        (["--state", "s"], "--state and --save-every are for streams"),
+        (["--out", "a.txt"], "answers are written as .csv or .parquet"),
+        (["--dataset", "mnist-small"], "these series have 1 channels, the run was fitted to 2"),
+        (["--data", "nowhere.npz"], "there is no such file"),
+    ],
+)
+def test_wrong_use_of_a_fitted_run_is_told(fitted: Path, words: list[str], message: str, capsys) -> None:
+    assert main(["apply", str(fitted), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--held-out", "1.5"], "must be a share"),
+        (["--held-out", "0.99"], "too few to hold out"),
+        (["--task", "regression"], "--task regression needs numbers as labels"),
+        (["--d-state", "7"], "d_state must be even and >= 2, got 7"),
+        (["--init", "legsd"], "no diagonal init 'legsd'"),
+    ],
+)
+def test_wrong_settings_of_a_fit_are_told(archive: Path, words: list[str], message: str, tmp_path, capsys) -> None:
+    assert main(["fit", "hippo", "--data", str(archive), "--out", str(tmp_path), *words]) == 2
+    assert message in capsys.readouterr().err
