@@ -10,7 +10,8 @@ A recipe module `linmap.recipes.<slug>` holds:
 
 A system that has nothing to train leaves `fit` out; one whose `apply` has flags of its own adds a dataclass
 `ApplySettings`; one whose flags depend on the kind of data adds `settings_for(verb, path)`, the dataclass for the
-user's file ("fit") or the artifact ("apply"); one whose `compare` has flags of its own puts these into `PRESETS`.
+user's file ("fit") or the artifact ("apply"); one whose `apply` answers standard input as it comes (`--data -`) sets
+`STANDARD_INPUT = True`; one whose `compare` has flags of its own puts these into `PRESETS`.
 Modules import their system lazily enough that `linmap --help` needs none of them.
 """
 

@@ -79,6 +79,18 @@ def test_the_window_scales_time(measure: str, window: float) -> None:
     np.testing.assert_allclose(basis(measure, 8, 0.3 * window, window), basis(measure, 8, 0.3, 1.0), atol=1e-10)
 
 
+@given(st.sampled_from(["legs", "legt", "lagt", "foud"]), st.floats(-1, 1), st.floats(0.2, 5))
+def test_tilting_and_a_change_of_state(measure: str, tilt: float, scale: float) -> None:
+    """A + c I multiplies the kernels by e^ct; A / T stretches time; an orthogonal U turns the basis."""
+    t, (A, B) = np.linspace(0, 2, 5), (x.numpy() for x in hippo_matrices(measure, 6))
+    K = kernels(measure, 6, t)
+    U = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0]
+    for s, k in zip(t, K, strict=True):
+        np.testing.assert_allclose(expm((A + tilt * np.eye(6)) * s) @ B, np.exp(tilt * s) * k, atol=1e-10)
+        np.testing.assert_allclose(expm(A / scale * (scale * s)) @ (B / scale), k / scale, atol=1e-10)
+        np.testing.assert_allclose(expm(U @ A @ U.T * s) @ (U @ B), U @ k, atol=1e-10)
+
+
 def test_lmu_is_legt_in_other_units() -> None:
     n = np.arange(10)
     S = np.diag(np.sqrt(2 * n + 1) * (-1.0) ** n)

@@ -88,6 +88,17 @@ def test_legt_is_a_delay_line() -> None:
     np.testing.assert_allclose(memory.reconstruct(W), x[-1] @ C, atol=1e-10)
 
 
+@pytest.mark.parametrize(("measure", "largest"), [("legt", 0.05), ("fout", 0.15)])
+def test_without_a_window_a_measure_with_one_keeps_a_unit_of_time(measure: str, largest: float) -> None:
+    t = np.arange(400) * 0.01
+    u = np.sin(2 * np.pi * 1.3 * t)
+    memory = OnlineProjection(measure, 16, dt=0.01)
+    memory.extend(torch.from_numpy(u))
+    assert memory.window == 1
+    ago = (np.arange(100) + 0.5) * 0.01
+    assert np.abs(memory.reconstruct(ago).numpy() - u[::-1][:100]).mean() < largest
+
+
 @pytest.mark.parametrize(
     "options", [("legs", 6), ("legs", 6, 0.01, "zoh"), ("legt", 6, None, "bilinear", 20.0), ("lagt", 4, 0.1)]
 )

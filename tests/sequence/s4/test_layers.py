@@ -9,6 +9,8 @@ from linmap.maps import DiagonalPlusLowRank
 from linmap.sequence.s4 import S4, S4D
 from linmap.sequence.s4.layers import StateSpaceLayer, TiedDropout
 
+pytestmark = pytest.mark.filterwarnings("ignore:step in training mode")
+
 CONFIGURATIONS = {
     "lin": lambda: S4D(4, 8),
     "inv, bilinear": lambda: S4D(4, 8, "inv", "bilinear"),
@@ -20,6 +22,7 @@ CONFIGURATIONS = {
     "rand, band-limited": lambda: S4D(4, 8, "rand", bandlimit=0.02, dt=(0.1, 0.5), normalize=True),
     "S4 legs": lambda: S4(4, 8),
     "S4 fout, one copy": lambda: S4(4, 8, "fout", n_ssm=1),
+    "S4 hippo": lambda: S4(4, 8, "hippo", n_ssm=2),
     "S4 legt": lambda: S4(4, 8, "legt"),
     "S4 legs, rank 2": lambda: S4(4, 8, "legs", rank=2, bandlimit=0.1, dt=(0.05, 0.2)),
 }
@@ -50,12 +53,17 @@ def test_convolution_recurrence_and_chunks_are_the_same(name: str, L: int) -> No
     by_step, after = recurrence(layer, u)
     torch.testing.assert_close(by_step, y, rtol=0, atol=1e-10)
     torch.testing.assert_close(after, state, rtol=0, atol=1e-10)
+    scanned, states = layer.scan(u)
+    torch.testing.assert_close(scanned, y, rtol=0, atol=1e-10)
+    torch.testing.assert_close(states[:, -1], state, rtol=0, atol=1e-10)
     if L > 1:
         cut = L // 2
         first, between = layer(u[:, :cut], return_state=True)
         second, end = layer(u[:, cut:], between)
         torch.testing.assert_close(torch.cat([first, second], 1), y, rtol=0, atol=1e-10)
         torch.testing.assert_close(end, state, rtol=0, atol=1e-10)
+        torch.testing.assert_close(states[:, cut - 1], between, rtol=0, atol=1e-10)
+        torch.testing.assert_close(layer.scan(u[:, cut:], between)[1], states[:, cut:], rtol=0, atol=1e-10)
         torch.testing.assert_close(recurrence(layer, u[:, cut:], between)[0], y[:, cut:], rtol=0, atol=1e-10)
 
 
@@ -201,6 +209,27 @@ def test_the_optimisers_groups() -> None:
     torch.optim.AdamW(layer.optim_groups(1e-2)).step()
 
 
+def test_parts_of_the_state_space_can_have_their_own_rates() -> None:
+    def rates(layer: StateSpaceLayer) -> dict[str, tuple[float, float]]:
+        names = {id(parameter): name for name, parameter in layer.named_parameters()}
+        groups = layer.optim_groups(1e-2, 0.05)
+        return {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+
+    one = rates(S4D(4, 8, lr=1e-4))
+    assert one["raw_dt"] == one["log_decay"] == one["frequency"] == one["B"] == (1e-4, 0)
+    assert one["C"] == (1e-4, 0.05)
+    assert one["D"] == (1e-2, 0.05)
+    some = rates(S4(4, 8, lr={"dt": 5e-3, "A": 0.0}))
+    assert some["raw_dt"] == (5e-3, 0)
+    assert some["B"] == (1e-3, 0)
+    assert some["C"] == (1e-2, 0.05)
+    assert not {"log_decay", "frequency", "P"} & set(some)
+    layer = S4(4, 8, lr={"A": 0.0})
+    layer(torch.randn(1, 5, 4)).sum().backward()
+    assert layer.P.grad is None
+    assert layer.B.grad is not None
+
+
 @pytest.mark.parametrize("name", ["lin", "S4 legs"])
 def test_kernels_are_kept_in_evaluation_and_follow_the_weights(name: str) -> None:
     layer, u = build(name).eval(), noise(1, 6, 4)
@@ -245,6 +274,13 @@ def test_half_precision_is_computed_in_float32_with_one_warning() -> None:
     assert len(caught) == 1
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), layer(u.bfloat16().float()).bfloat16().float(), rtol=2e-2, atol=2e-2)
+    half = S4(4, 8).bfloat16()  # its parameters too
+    with pytest.warns(UserWarning, match="float32"):
+        y = half(u.bfloat16())
+    assert y.dtype == torch.bfloat16
+    with pytest.warns(UserWarning, match="float32"):
+        first, _ = half.eval().step(u[:, 0].bfloat16(), half.initial_state(2))
+    torch.testing.assert_close(first, y[:, 0], rtol=2e-2, atol=2e-2)
     with torch.autocast("cpu", torch.bfloat16), warnings.catch_warnings():
         warnings.simplefilter("error")
         S4D(4, 8)(torch.randn(2, 6, 4))
@@ -261,7 +297,10 @@ def test_half_precision_is_computed_in_float32_with_one_warning() -> None:
         (lambda: S4D(4, dt=(0, 0.1)), "dt must be a range of steps"),
         (lambda: S4D(4, dt=(0.2, 0.1)), "dt must be a range of steps"),
         (lambda: S4D(4, init="legsd"), "no diagonal init 'legsd'; choose from lin, inv"),
-        (lambda: S4(4, init="lin"), "no init 'lin' of S4; choose from legs, fout, legt"),
+        (lambda: S4(4, init="lin"), "no init 'lin' of S4; choose from legs, fout, legt, hippo"),
+        (lambda: S4(4, init="hippo", n_ssm=1), "needs n_ssm that 2 divides"),
+        (lambda: S4D(4, lr={"P": 1.0}), "lr: there is no part 'P'"),
+        (lambda: S4D(4, lr=-1.0), "lr of dt must be 0"),
         (lambda: S4(4, init="legt", rank=1), "legt needs rank 2"),
         (lambda: S4D(4, disc="euler"), "disc must be 'zoh' or 'bilinear'"),  # pyright: ignore[reportArgumentType]
         (lambda: S4D(4, dropout=1.0), r"dropout must lie in \[0, 1\)"),
@@ -309,5 +348,9 @@ def test_bad_inputs(kind: type[StateSpaceLayer]) -> None:
     both = kind(4, 8, bidirectional=True)  # pyright: ignore[reportCallIssue]
     with pytest.raises(ValueError, match="step: a bidirectional layer"):
         both.step(u[:, 0], state)
+    with pytest.raises(ValueError, match="scan: a bidirectional layer"):
+        both.scan(u)
+    with pytest.warns(UserWarning, match="builds dA and dB anew"):
+        layer.train().step(u[:, 0], state)
     with pytest.raises(ValueError, match="a bidirectional layer has no state"):
         both(u, return_state=True)

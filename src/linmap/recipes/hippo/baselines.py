@@ -56,7 +56,7 @@ class MiniRocket:
 
     @staticmethod
     def available() -> bool:
-        return all(importlib.util.find_spec(name) is not None for name in ("aeon", "numba"))
+        return all(importlib.util.find_spec(name) is not None for name in ("aeon", "numba", "deprecated"))
 
     def fit(self, X: Sequence[np.ndarray], y: np.ndarray) -> Self:
         self.length = max(SHORTEST, *map(len, X))

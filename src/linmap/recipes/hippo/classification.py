@@ -136,7 +136,8 @@ class Trainings:
             rocket = arm.build(random_state=seed).fit(task.train.series, labels)
             seconds = time.perf_counter() - start
             return Run(rocket.score(test.series, test.require_labels()), seconds, None, rate)
-        held = task.validation and (task.validation.series, task.validation.require_labels())
+        spared = task.validation
+        held = None if spared is None else (spared.series, spared.require_labels())
         estimator: S4Classifier = arm.build(lr=rate, random_state=seed)
         estimator.fit(task.train.series, labels, validation=held, checkpoints=checkpoints, resume=self.job.resume)
         assert estimator.history_ is not None

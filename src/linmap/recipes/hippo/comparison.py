@@ -209,5 +209,5 @@ def limits(settings: Comparison, tasks: list[Task]) -> str:
     if small:
         said += f" {', '.join(small)} have few series: differences of a few points are noise there."
     if settings.minirocket and not MiniRocket.available():
-        said += f" {ROCKET} is left out, for numba is not installed (pip install 'linmap[bench]')."
+        said += f" {ROCKET} is left out, for numba is not installed (pip install 'linmap[sequence]')."
     return said + " The Long Range Arena at its full size is not run."

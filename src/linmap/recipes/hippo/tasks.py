@@ -33,11 +33,10 @@ class Size:
 
 
 SMALL_SERIES = Size(2, 64, 32, epochs=40, batch_size=16)
-IMAGES = {"dt": (1e-3, 0.1)}
 SIZES = {
-    "mnist-small": Size(2, 32, 16, epochs=8, batch_size=50, **IMAGES),
-    "mnist": Size(2, 32, 16, epochs=6, batch_size=50, **IMAGES),
-    "mnist-784": Size(2, 64, 16, epochs=6, batch_size=50, **IMAGES),
+    "mnist-small": Size(2, 32, 16, epochs=8, batch_size=50, dt=(1e-3, 0.1)),
+    "mnist": Size(2, 32, 16, epochs=6, batch_size=50, dt=(1e-3, 0.1)),
+    "mnist-784": Size(2, 64, 16, epochs=6, batch_size=50, dt=(1e-3, 0.1)),
     "listops": Size(2, 64, 16, epochs=4, batch_size=50, bidirectional=True),
     "JapaneseVowels": Size(2, 64, 32, epochs=20, batch_size=16),
 } | dict.fromkeys(("ACSF1", "OSULeaf", "BasicMotions", "GunPoint"), SMALL_SERIES)
@@ -100,5 +99,7 @@ def user_task(path: Path, seed: int) -> Task:
 
 def _listops() -> Task:
     parts = split_listops(generate_listops(LISTOPS, min_length=10, max_length=128), validation=1000, test=2000)
-    series = [LabelledSeries(one_hot(part.tokens), part.labels, [str(i) for i in range(len(part))]) for part in parts]
-    return Task("listops", *series, SIZES["listops"])
+    train, validation, test = (
+        LabelledSeries(one_hot(part.tokens), part.labels, [str(i) for i in range(len(part))]) for part in parts
+    )
+    return Task("listops", train, validation, test, SIZES["listops"])

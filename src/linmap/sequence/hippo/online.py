@@ -31,7 +31,7 @@ class OnlineProjection:
     method
         Of `discretize`.
     window
-        Length of the past that "legt", "fout" and "lmu" keep, in the unit of `dt`.
+        Length of the past that "legt", "fout", "fourier2" and "lmu" keep, in the unit of `dt`; 1 when None.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class OnlineProjection:
     Raises
     ------
     ValueError
-        If a windowed measure has no window, one without a window and other than "legs" no `dt`, or a value is wrong.
+        If a windowed measure has neither window nor `dt`, another than "legs" has no `dt`, or a value is wrong.
 
     References
     ----------
@@ -55,8 +55,9 @@ class OnlineProjection:
         window: float | None = None,
     ) -> None:  # fmt: skip
         check_measure(measure, N, window)
-        if measure in WINDOWS and window is None:
-            raise ValueError(f"{measure} keeps a window of the past: give window=, its length in the unit of dt.")
+        if measure in WINDOWS and window is None and dt is None:
+            raise ValueError(f"{measure} keeps a window of the past: give window=, its length in samples, or dt=.")
+        window = 1.0 if measure in WINDOWS and window is None else window
         if measure not in WINDOWS and measure != "legs" and dt is None:
             raise ValueError(f"{measure} has a timescale of its own: give dt=, the time between samples.")
         if dt is not None and not 0 < dt < math.inf:

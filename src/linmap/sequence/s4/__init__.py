@@ -4,9 +4,10 @@ The layers are `S4D` and `S4`, a stack of them is `SequenceModel`, which `S4Clas
 series; the kernels are functions of their own.
 """
 
+from linmap.sequence.s4.diagonal import S4D
 from linmap.sequence.s4.estimators import S4Classifier, S4Regressor, load_estimator
 from linmap.sequence.s4.kernels import cauchy_kernel, causal_convolution, dplr_kernel, krylov_kernel, vandermonde_kernel
-from linmap.sequence.s4.layers import S4, S4D
+from linmap.sequence.s4.low_rank import S4
 from linmap.sequence.s4.model import SequenceModel
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The layers: `S4D`, diagonal, and `S4`, diagonal plus low rank; one interface, (B, L, H) to (B, L, H).
+"""What the layers `S4D` and `S4` share: one interface, (B, L, H) to (B, L, H).
 
 x' = A x + B u, y = 2 Re(C x) + D u for each of H features with its own step dt; then GELU, dropout, a gated linear map.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -15,22 +15,12 @@ from jaxtyping import Complex, Float, Inexact, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from linmap.maps import DiagonalPlusLowRank
-from linmap.sequence.hippo.discretization import zoh_factor
-from linmap.sequence.s4.inits import COMBINED, DIAGONAL, DPLR, diagonal_modes, dplr_modes
-from linmap.sequence.s4.kernels import (
-    causal_convolution,
-    dense_scan,
-    diagonal_scan,
-    krylov_kernel,
-    krylov_states,
-    real_row,
-    real_system,
-    vandermonde_kernel,
-)
+from linmap.sequence.s4.kernels import causal_convolution
+from linmap.sequence.s4.padding import right_aligned, sample_mask
 
 StepTransform = Literal["exp", "softplus"]
-SLOWEST = 1e-3  # the largest learning rate of A, B, dt and P
+SLOWEST = 1e-3  # the largest learning rate of A, B, dt and P, unless they have one of their own
+PARTS = {"dt": ("raw_dt",), "A": ("log_decay", "frequency", "P"), "B": ("B",), "C": ("C",)}
 
 
 class StateSpaceLayer(nn.Module):
@@ -55,9 +45,11 @@ class StateSpaceLayer(nn.Module):
         bandlimit: float | None,
         dt_transform: StepTransform,
         real: bool = False,
+        lr: float | Mapping[str, float] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        self.rates = _own_rates(lr)
         if d_model < 1:
             raise ValueError(f"d_model must be a positive number of features, got {d_model}.")
         if not real and (d_state < 2 or d_state % 2):
@@ -150,7 +142,7 @@ class StateSpaceLayer(nn.Module):
             raise ValueError("a bidirectional layer has no state: it reads the future; use bidirectional=False.")
         x, kept = self._checked(u, 3)
         batch, L, _ = x.shape
-        mask = None if lengths is None else _mask(lengths, batch, L, x.device)
+        mask = None if lengths is None else sample_mask(lengths, batch, L, x.device)
         if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(-1), 0)
         _check_finite(x)
@@ -162,11 +154,11 @@ class StateSpaceLayer(nn.Module):
             y = causal_convolution(features, kernels[0], kernels[1] if self.bidirectional else None)
             if state is not None:
                 y = y + self._carried(state, L, rate)
-            y = torch.addcmul(y, features, self.D.unsqueeze(-1)).mT
+            y = torch.addcmul(y, features, _at_least_float32(self.D).unsqueeze(-1)).mT
             after = None
             if return_state:
                 counts = torch.full((batch,), L, device=x.device) if lengths is None else lengths.to(x.device)
-                after = self._final(_right_aligned(features, counts), state, counts, rate)
+                after = self._final(right_aligned(features, counts), state, counts, rate)
         y = self._finish(y, kept)
         if mask is not None:
             y = y.masked_fill(~mask.unsqueeze(-1), 0)
@@ -177,8 +169,8 @@ class StateSpaceLayer(nn.Module):
     ) -> tuple[Inexact[Tensor, "B H"], Complex[Tensor, "B H n"]]:
         """One sample of each sequence, by the recurrence: the output, and the state for the next.
 
-        Equals `forward` on the same samples. In training mode the discrete system is built anew at each call; in
-        evaluation without gradients it is kept.
+        Equals `forward` on the same samples. In training mode the discrete system is built anew at each call, and a
+        warning says so; in evaluation without gradients it is kept.
 
         Raises
         ------
@@ -187,13 +179,41 @@ class StateSpaceLayer(nn.Module):
         """
         if self.bidirectional:
             raise ValueError("step: a bidirectional layer reads the future; use bidirectional=False.")
+        if self.training:
+            warnings.warn("step in training mode builds dA and dB anew at each call; .eval() keeps them.", stacklevel=2)
         x, kept = self._checked(u, 2)
         _check_finite(x)
         self._check_state(state, len(x))
         with torch.autocast(x.device.type, enabled=False):
             y, state = self._advance(self._keep(("step", rate), lambda: self._system(rate)), x, state)
-            y = y + self.D * x
+            y = y + _at_least_float32(self.D) * x
         return self._finish(y.unsqueeze(1), kept).squeeze(1), state
+
+    def scan(
+        self, u: Inexact[Tensor, "B L H"], state: Complex[Tensor, "B H n"] | None = None, rate: float = 1.0
+    ) -> tuple[Inexact[Tensor, "B L H"], Complex[Tensor, "B L H n"]]:
+        """The outputs of `forward` and the state after every sample, by the recurrence.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `forward`.
+        """
+        if self.bidirectional:
+            raise ValueError("scan: a bidirectional layer reads the future; use bidirectional=False.")
+        x, kept = self._checked(u, 3)
+        _check_finite(x)
+        state = self.initial_state(len(x)) if state is None else state
+        self._check_state(state, len(x))
+        outputs, states = [], []
+        with torch.autocast(x.device.type, enabled=False):
+            system = self._keep(("step", rate), lambda: self._system(rate))
+            for sample in x.unbind(1):
+                y, state = self._advance(system, sample, state)
+                outputs.append(y)
+                states.append(state)
+            y = torch.stack(outputs, 1) + _at_least_float32(self.D) * x
+        return self._finish(y, kept), torch.stack(states, 1)
 
     def initial_state(self, batch_size: int = 1) -> Complex[Tensor, "B H n"]:
         """Zeros, on the device of the parameters."""
@@ -212,23 +232,31 @@ class StateSpaceLayer(nn.Module):
         return self._keep((L, rate), lambda: self._kernels(L, rate))
 
     def optim_groups(self, lr: float, weight_decay: float = 0.01) -> list[dict[str, Any]]:
-        """Groups for an optimiser: A, B, dt (and P) at no more than 1e-3 and without weight decay, and all others."""
-        own = self.state_parameters()
-        names = {id(parameter) for parameter in own}
-        rest = [parameter for parameter in self.parameters() if id(parameter) not in names]
-        return [
-            {"params": own, "lr": min(SLOWEST, lr), "weight_decay": 0.0},
-            {"params": rest, "lr": lr, "weight_decay": weight_decay},
-        ]
+        """Groups for an optimiser: A, B, dt (and P) at no more than 1e-3 and without weight decay, and all others.
+
+        Rates of the layer's own (`lr=` of the layer) come first; C and all others decay.
+        """
+        return optimiser_groups(self, [self], lr, weight_decay)
 
     def state_parameters(self) -> list[nn.Parameter]:
         """A, B, dt, and P where there is one."""
-        return [getattr(self, name) for name in ("raw_dt", "log_decay", "frequency", "P", "B") if hasattr(self, name)]
+        return [parameter for part in ("dt", "A", "B") for parameter in self._part(part)]
+
+    def _part(self, part: str) -> list[nn.Parameter]:
+        return [getattr(self, name) for name in PARTS[part] if hasattr(self, name)]
+
+    def _freeze(self) -> None:
+        """What has a rate of 0 is not trained."""
+        for part, rate in self.rates.items():
+            if rate == 0:
+                for parameter in self._part(part):
+                    parameter.requires_grad_(False)
 
     @property
     def dt(self) -> Float[Tensor, " H"]:
         """Steps of the features."""
-        return self.raw_dt.exp() if self.dt_transform == "exp" else F.softplus(self.raw_dt)
+        raw = _at_least_float32(self.raw_dt)
+        return raw.exp() if self.dt_transform == "exp" else F.softplus(raw)
 
     def extra_repr(self) -> str:
         shared = "" if self.n_ssm == self.d_model else f", n_ssm={self.n_ssm}"
@@ -238,8 +266,9 @@ class StateSpaceLayer(nn.Module):
 
     def _modes(self) -> Complex[Tensor, "H n"]:
         """Λ of every feature."""
-        decay = -self._spread(self.log_decay.exp())
-        return torch.complex(decay, torch.zeros_like(decay) if self.real else -self._spread(self.frequency))
+        decay = -self._spread(_at_least_float32(self.log_decay).exp())
+        frequency = torch.zeros_like(decay) if self.real else -self._spread(_at_least_float32(self.frequency))
+        return torch.complex(decay, frequency)
 
     def _spread(self, copies: Tensor) -> Tensor:
         """The n_ssm copies on dimension -2, for all features: feature h has copy h mod n_ssm."""
@@ -259,7 +288,7 @@ class StateSpaceLayer(nn.Module):
         return self._spread(B), C, dt
 
     def _complex(self, parts: Tensor) -> Tensor:
-        parts = parts.to(torch.promote_types(parts.dtype, torch.float32))
+        parts = _at_least_float32(parts)
         return torch.view_as_complex(F.pad(parts, (0, 1)) if self.real else parts)
 
     def _finish(self, y: Tensor, dtype: torch.dtype) -> Tensor:
@@ -298,217 +327,6 @@ class StateSpaceLayer(nn.Module):
             )
 
 
-class S4D(StateSpaceLayer):
-    """The diagonal state-space layer.
-
-    Parameters
-    ----------
-    d_model
-        Features H.
-    d_state
-        Real states N of a feature: N/2 complex modes. Even.
-    init
-        Of A: "lin", "inv", "inv2", "quad", "legs", "fout", "real", "rand", or halves of the features "diag" (inv and
-        lin) and "hippo" (legs and fout). "legs" is the diagonal LegS, the normal part of the matrix.
-    disc
-        "zoh" or "bilinear".
-    dt
-        Range of the steps, log-uniform over the features. 1 / dt is the length, in samples, of the dependencies that a
-        feature can see at first: the range must cover those of the task.
-    bidirectional
-        Also a kernel over the future, from lag 1 on.
-    n_ssm
-        Distinct copies of (A, B), which the features share; one for each feature when None.
-    dropout, tie_dropout
-        Share of entries dropped after the activation, and whether a feature is dropped for the whole sequence.
-    activation, gate
-        Whether GELU, and Linear(H, 2H) with a gated linear unit, come after; without either the layer is linear.
-    bandlimit
-        Modes that turn by more than half of this share of a full turn a step have no output: 1 for those that the
-        sampling aliases.
-    normalize
-        Divide B so that the output of white noise has variance 1.
-    dt_transform
-        dt = exp or softplus of the parameter.
-    clip_B
-        Largest |B| of "legs", "fout" and "hippo"; None for the exact one.
-    is_real
-        N real modes, of `init="real"` alone, in place of N/2 complex ones.
-    generator
-        Source of the random draws.
-
-    References
-    ----------
-    Gu, Gupta, Goel and Ré, "On the Parameterization and Initialization of Diagonal State Space Models", NeurIPS 2022.
-    """
-
-    def __init__(
-        self,
-        d_model: int,
-        d_state: int = 64,
-        init: str = "lin",
-        disc: Literal["zoh", "bilinear"] = "zoh",
-        dt: tuple[float, float] = (1e-3, 0.1),
-        bidirectional: bool = False,
-        *,
-        n_ssm: int | None = None,
-        dropout: float = 0.0,
-        tie_dropout: bool = True,
-        activation: bool = True,
-        gate: bool = True,
-        bandlimit: float | None = None,
-        normalize: bool = False,
-        dt_transform: StepTransform = "exp",
-        clip_B: float | None = 2.0,
-        is_real: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        if init not in (*DIAGONAL, *COMBINED):
-            raise ValueError(f"there is no diagonal init {init!r}; choose from {', '.join((*DIAGONAL, *COMBINED))}.")
-        if disc not in ("zoh", "bilinear"):
-            raise ValueError(f"disc must be 'zoh' or 'bilinear', got {disc!r}.")
-        if is_real and init != "real":
-            raise ValueError(f"is_real keeps modes on the real axis: it needs init='real', got {init!r}.")
-        super().__init__(
-            d_model, d_state, dt, n_ssm=n_ssm, bidirectional=bidirectional, dropout=dropout, tie_dropout=tie_dropout,
-            activation=activation, gate=gate, bandlimit=bandlimit, dt_transform=dt_transform, real=is_real,
-            generator=generator,
-        )  # fmt: skip
-        self.disc = disc
-        inits = COMBINED.get(init, (init,))
-        if self.n_ssm % len(inits):
-            raise ValueError(f"init {init!r} needs n_ssm that {len(inits)} divides, got {self.n_ssm}.")
-        each = self.n_ssm // len(inits)
-        states = 2 * self.modes if is_real else d_state
-        pairs = [diagonal_modes(name, states, clip_B, generator) for name in inits for _ in range(each)]
-        A, B = torch.stack([A for A, _ in pairs]), torch.stack([B for _, B in pairs])
-        if normalize:
-            zeta = (1 if is_real else 2) * (B / A).abs().square().sum(-1, keepdim=True)
-            B = B / zeta.sqrt()
-        self.log_decay = nn.Parameter((-A.real).log().float())
-        if not is_real:
-            self.frequency = nn.Parameter((-A.imag).float())
-        self.B = nn.Parameter(B.real.unsqueeze(-1).float() if is_real else torch.view_as_real(B).float().contiguous())
-
-    def _discrete(self, rate: float) -> tuple[Tensor, Tensor, Tensor]:
-        """log dA and dB (H, n), C (channels, H, n)."""
-        A, (B, C, dt) = self._modes(), self._weights(rate)
-        z = dt.unsqueeze(-1) * A
-        if self.disc == "zoh":
-            return z, B * zoh_factor(A, dt.unsqueeze(-1).expand_as(z.real)), C
-        return ((1 + z / 2) / (1 - z / 2)).log(), B * dt.unsqueeze(-1) / (1 - z / 2), C
-
-    def _kernels(self, L: int, rate: float) -> Tensor:
-        z, dB, C = self._discrete(rate)
-        return vandermonde_kernel(C * dB, z, L)
-
-    def _system(self, rate: float) -> tuple[Tensor, ...]:
-        z, dB, C = self._discrete(rate)
-        return z.exp(), dB, C[0]
-
-    def _advance(self, system: tuple[Tensor, ...], u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        dA, dB, C = system
-        state = dA * state + dB * u.unsqueeze(-1)
-        return 2 * (C * state).sum(-1).real, state
-
-    def _carried(self, state: Tensor, L: int, rate: float) -> Tensor:
-        z, _, C = self._discrete(rate)
-        return vandermonde_kernel(C[0] * z.exp() * state, z, L)
-
-    def _final(self, u: Tensor, state: Tensor | None, steps: Tensor, rate: float) -> Tensor:
-        z, dB, _ = self._discrete(rate)
-        after = diagonal_scan(u, dB, z)
-        return after if state is None else after + torch.exp(steps[:, None, None] * z) * state
-
-
-class S4(StateSpaceLayer):
-    """The state-space layer with HiPPO matrices, diagonal plus low rank, A = Λ - P P*, under the bilinear rule.
-
-    The plain C is kept, whatever the length, so that saved weights mean the same before and after the first use.
-
-    Parameters
-    ----------
-    init
-        "legs", "fout" or "legt", the last two on a window of 2 / dt samples.
-    rank
-        Of P; 1, and 2 for "legt", when None.
-    others
-        As in `S4D`.
-
-    References
-    ----------
-    Gu, Goel and Ré, "Efficiently Modeling Long Sequences with Structured State Spaces", ICLR 2022; Gu, Johnson,
-    Timalsina, Rudra and Ré, "How to Train Your HiPPO", ICLR 2023.
-    """
-
-    def __init__(
-        self,
-        d_model: int,
-        d_state: int = 64,
-        init: str = "legs",
-        dt: tuple[float, float] = (1e-3, 0.1),
-        bidirectional: bool = False,
-        *,
-        rank: int | None = None,
-        n_ssm: int | None = None,
-        dropout: float = 0.0,
-        tie_dropout: bool = True,
-        activation: bool = True,
-        gate: bool = True,
-        bandlimit: float | None = None,
-        dt_transform: StepTransform = "exp",
-        clip_B: float | None = 2.0,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        if init not in DPLR:
-            raise ValueError(f"there is no init {init!r} of S4; choose from {', '.join(DPLR)}.")
-        super().__init__(
-            d_model, d_state, dt, n_ssm=n_ssm, bidirectional=bidirectional, dropout=dropout, tie_dropout=tie_dropout,
-            activation=activation, gate=gate, bandlimit=bandlimit, dt_transform=dt_transform, generator=generator,
-        )  # fmt: skip
-        rank = (2 if init == "legt" else 1) if rank is None else rank
-        A, P, B = dplr_modes(init, d_state, rank, clip_B)
-        copies = self.n_ssm
-        self.log_decay = nn.Parameter((-A.real).log().float().repeat(copies, 1))
-        self.frequency = nn.Parameter((-A.imag).float().repeat(copies, 1))
-        self.P = nn.Parameter(torch.view_as_real(P.unsqueeze(1).repeat(1, copies, 1)).float().contiguous())
-        self.B = nn.Parameter(torch.view_as_real(B.repeat(copies, 1)).float().contiguous())
-
-    def state_matrix(self) -> DiagonalPlusLowRank:
-        """A of every feature on all N modes, each beside its conjugate."""
-        A, P = self._modes(), self._spread(self._complex(self.P))
-        factors = torch.cat([P, P.conj()], -1).movedim(0, -1)
-        return DiagonalPlusLowRank.from_factors(torch.cat([A, A.conj()], -1), factors, factors)
-
-    def _system(self, rate: float) -> tuple[Tensor, ...]:
-        (B, C, dt), P = self._weights(rate), self._spread(self._complex(self.P))
-        dA, dB = real_system(self._modes(), P, P, B, dt)
-        return dA, dB, real_row(C)
-
-    def _kernels(self, L: int, rate: float) -> Tensor:
-        dA, dB, C = self._system(rate)
-        return krylov_kernel(C, dA, dB, L)
-
-    def _advance(self, system: tuple[Tensor, ...], u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        dA, dB, C = system
-        x = (dA @ _to_real(state).unsqueeze(-1)).squeeze(-1) + dB * u.unsqueeze(-1)
-        return (C[0] * x).sum(-1), _to_complex(x)
-
-    def _carried(self, state: Tensor, L: int, rate: float) -> Tensor:
-        dA, _, C = self._system(rate)
-        return krylov_states(_to_real(state), C[0], dA, L)
-
-    def _final(self, u: Tensor, state: Tensor | None, steps: Tensor, rate: float) -> Tensor:
-        dA, dB, _ = self._system(rate)
-        if state is None:
-            return _to_complex(dense_scan(u, dB, dA, u.new_zeros(*u.shape[:2], self.d_state)))
-        after = torch.empty_like(state)
-        for length in steps.unique().tolist():
-            rows = steps == length
-            after[rows] = _to_complex(dense_scan(u[rows, :, u.shape[-1] - length :], dB, dA, _to_real(state[rows])))
-        return after
-
-
 class TiedDropout(nn.Module):
     """Dropout of whole features, (B, 1, H), the same at every time."""
 
@@ -525,35 +343,42 @@ class TiedDropout(nn.Module):
         return f"p={self.p}"
 
 
+def optimiser_groups(
+    module: nn.Module, layers: Iterable[StateSpaceLayer], lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """The parameters of a module that are trained, by rate and decay; those of its state spaces have their own."""
+    own: dict[int, tuple[float, float]] = {}
+    for layer in layers:
+        for part in PARTS:
+            usual = lr if part == "C" else min(SLOWEST, lr)
+            setting = layer.rates.get(part, usual), weight_decay if part == "C" else 0.0
+            own |= {id(parameter): setting for parameter in layer._part(part)}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {(min(SLOWEST, lr), 0.0): [], (lr, weight_decay): []}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            groups.setdefault(own.get(id(parameter), (lr, weight_decay)), []).append(parameter)
+    return [{"params": some, "lr": rate, "weight_decay": decay} for (rate, decay), some in groups.items() if some]
+
+
+def _own_rates(lr: float | Mapping[str, float] | None) -> dict[str, float]:
+    """One rate counts for all parts of a state space, C included; a mapping for those that it names."""
+    rates: dict[str, float] = {}
+    if lr is not None:
+        rates.update(lr if isinstance(lr, Mapping) else dict.fromkeys(PARTS, lr))
+    for part, rate in rates.items():
+        if part not in PARTS:
+            raise ValueError(f"lr: there is no part {part!r} of a state space; there are {', '.join(PARTS)}.")
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"lr of {part} must be 0 (not trained) or positive, got {rate}.")
+    return rates
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _unchanged(y: Tensor) -> Tensor:
     return y
-
-
-def _to_real(state: Complex[Tensor, "*batch n"]) -> Float[Tensor, "*batch N"]:
-    return torch.cat([state.real, state.imag], -1)
-
-
-def _to_complex(x: Float[Tensor, "*batch N"]) -> Complex[Tensor, "*batch n"]:
-    return torch.complex(*(part.contiguous() for part in x.chunk(2, -1)))
-
-
-def _mask(lengths: Tensor, batch: int, L: int, device: torch.device) -> Tensor:
-    """Where a sequence has samples, (B, L)."""
-    if lengths.shape != (batch,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
-        raise ValueError(f"lengths must be {batch} integers, got {lengths.dtype} of shape {tuple(lengths.shape)}.")
-    if bool((lengths < 1).any()) or bool((lengths > L).any()):
-        raise ValueError(f"lengths must lie between 1 and L = {L}, got {int(lengths.min())} to {int(lengths.max())}.")
-    return torch.arange(L, device=device) < lengths.to(device).unsqueeze(-1)
-
-
-def _right_aligned(u: Tensor, lengths: Tensor) -> Tensor:
-    """Each sequence (B, H, L) at the end of its row, zeros before it."""
-    L = u.shape[-1]
-    if bool((lengths == L).all()):
-        return u
-    source = torch.arange(L, device=u.device) - (L - lengths).unsqueeze(-1)
-    moved = u.gather(-1, source.clamp(min=0).unsqueeze(1).expand_as(u))
-    return moved.masked_fill((source < 0).unsqueeze(1), 0)
 
 
 def _check_finite(u: Tensor) -> None:

@@ -9,7 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from linmap.sequence.s4.layers import S4, S4D, SLOWEST, StateSpaceLayer, TiedDropout, _mask
+from linmap.sequence.s4.diagonal import S4D
+from linmap.sequence.s4.layers import StateSpaceLayer, TiedDropout, optimiser_groups
+from linmap.sequence.s4.low_rank import S4
+from linmap.sequence.s4.padding import sample_mask
 
 Pooling = Literal["mean", "last"]
 
@@ -89,7 +92,7 @@ class SequenceModel(nn.Module):
     ) -> Float[Tensor, "B ..."]:
         """(B, d_out), or (B, L, d_out) without pooling; arguments as in the layers."""
         self._check(x, 3)
-        mask = None if lengths is None else _mask(lengths, x.shape[0], x.shape[1], x.device)
+        mask = None if lengths is None else sample_mask(lengths, x.shape[0], x.shape[1], x.device)
         if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(-1), 0)
         x = self.encoder(x)
@@ -132,14 +135,8 @@ class SequenceModel(nn.Module):
         return state
 
     def optim_groups(self, lr: float, weight_decay: float = 0.01) -> list[dict[str, Any]]:
-        """As in the layers, two groups for the whole model."""
-        own = [parameter for _, layer in self.blocks() for parameter in layer.state_parameters()]
-        names = {id(parameter) for parameter in own}
-        rest = [parameter for parameter in self.parameters() if id(parameter) not in names]
-        return [
-            {"params": own, "lr": min(SLOWEST, lr), "weight_decay": 0.0},
-            {"params": rest, "lr": lr, "weight_decay": weight_decay},
-        ]
+        """As in the layers, for the whole model."""
+        return optimiser_groups(self, [layer for _, layer in self.blocks()], lr, weight_decay)
 
     def blocks(self) -> list[tuple[nn.Module, StateSpaceLayer]]:
         """Each norm and its layer."""
