@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from linmap.sequence.hippo import hippo_matrices
-from linmap.sequence.s4 import cauchy_kernel, causal_convolution, dplr_kernel, krylov_kernel, vandermonde_kernel
+from linmap.sequence.s4 import (
+    S4D,
+    cauchy_kernel,
+    causal_convolution,
+    dplr_kernel,
+    krylov_kernel,
+    vandermonde_kernel,
+)
 from linmap.sequence.s4.inits import diagonal_modes, dplr_modes
 from linmap.sequence.s4.kernels import dense_scan, diagonal_scan, krylov_states, matrix_power, real_row, real_system
 
@@ -55,6 +62,23 @@ def test_float32_is_as_accurate_as_the_naive_form() -> None:
     naive = 2 * (C32.unsqueeze(-1) * torch.exp(z32.unsqueeze(-1) * torch.arange(4096.0))).sum(-2).real
     two_levels = vandermonde_kernel(C32, z32, 4096)
     assert (two_levels - exact).abs().max() <= 1.5 * (naive - exact).abs().max()
+
+
+@pytest.mark.parametrize("L", [1024, 4096, 16384])
+def test_a_layer_keeps_memory_for_states_and_samples_not_for_their_product(L: int) -> None:
+    """What the backward pass of an S4D kernel needs: some N + L numbers a feature, where all exponentials are N L."""
+    H, N, kept = 8, 64, []
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x.untyped_storage())
+        return x
+
+    layer = S4D(H, N)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        layer.kernel(L)
+    numbers = sum({storage.data_ptr(): storage.nbytes() for storage in kept}.values()) / 4
+    assert numbers < 16 * H * (N + L)
+    assert numbers < H * N * L / 4
 
 
 @given(sizes, seeds)
