@@ -48,8 +48,8 @@ class TimeSeries:
         ----------
         table
             Wide: one numeric column per variate, and a time column (`ds`, `date`, `time`, `timestamp`, `datetime`, or
-            a first column of dates) or a `DatetimeIndex`; without either, rows are counted. Long: columns `unique_id`,
-            `ds` and `y`. Or an array (rows, variates).
+            a first column of dates) or a `DatetimeIndex`; without either, rows are counted. Long, a panel: columns
+            `unique_id`, `ds` and `y` alone, for nothing here uses exogenous ones. Or an array (rows, variates).
         nan_policy
             What to do about missing and infinite values: `"ffill"` repeats the last value, `"zero"` writes zeros, None
             refuses them.
@@ -208,6 +208,12 @@ def _times(column: pd.Series, name: str) -> pd.Index:
 
 def _wide_from_long(table: pd.DataFrame) -> tuple[str, pd.Index, pd.DataFrame]:
     """One column per `unique_id`, rows by `ds`; times that one series lacks are missing values."""
+    further = [column for column in table.columns if column not in LONG_COLUMNS]
+    if further:
+        raise DataError(
+            f"a long table holds {', '.join(LONG_COLUMNS)} alone; got also {_some(tuple(map(str, further)))}: "
+            "exogenous columns are not used, drop them."
+        )
     _require_numeric(pd.DataFrame(table["y"]))
     table = table.assign(ds=_times(pd.Series(table["ds"]), "ds"))
     repeated = np.flatnonzero(table.duplicated(["unique_id", "ds"]))

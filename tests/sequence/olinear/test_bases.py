@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import pywt
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import fft
 
 from linmap.sequence.olinear import BASES, basis
 
-NAMES = [*BASES, "random"]
+NAMES = [*BASES, "db1", "db2", "db4", "sym8", "coif1", "random"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,6 +38,19 @@ def test_haar_of_four_steps() -> None:
     np.testing.assert_allclose(basis("haar", 4), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("length", [1, 2, 8, 64])
+def test_haar_is_the_first_daubechies_wavelet_where_blocks_halve(length: int) -> None:
+    np.testing.assert_allclose(basis("haar", length), basis("db1", length), atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "length", "level"), [("db1", 64, 6), ("db2", 96, 5), ("db4", 96, 4)])
+@pytest.mark.filterwarnings("ignore:Level value")  # which speaks of boundaries; these are periodic
+def test_wavelet_coefficients_are_those_of_the_library(name: str, length: int, level: int) -> None:
+    x = np.random.default_rng(0).standard_normal(length)  # until the coarse part is shorter than the filter
+    expected = np.concatenate(pywt.wavedec(x, name, mode="periodization", level=level))
+    np.testing.assert_allclose(basis(name, length) @ x, expected, atol=1e-10)
+
+
 @pytest.mark.parametrize("degree", [0, 1, 5])
 def test_legendre_rows_hold_the_polynomials(degree: int) -> None:
     values = np.linspace(-1, 1, 40) ** degree
@@ -60,5 +74,7 @@ def test_random_is_its_seeds() -> None:
 def test_wrong_names_and_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="no basis 'wavelet'; choose from identity"):
         basis("wavelet", 4)
+    with pytest.raises(ValueError, match="PyWavelets has no wavelet 'db99'; it has coif1"):
+        basis("db99", 4)
     with pytest.raises(ValueError, match="length must be a positive number"):
         basis("dct", 0)

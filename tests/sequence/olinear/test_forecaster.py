@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from linmap.data.timeseries import Split, TimeSeries
 from linmap.errors import ArtifactError, DataError
-from linmap.sequence.olinear import OLinear_C, OLinearForecaster, OrthoTrans, basis, variate_correlation
+from linmap.sequence.olinear import OLinear_C, OLinearForecaster, OrthoTrans, backtest, basis, variate_correlation
 
 SMALL = {"d_model": 16, "embed": 2, "layers": 1, "dropout": 0.0, "epochs": 3, "lr": 5e-3, "lookback": 14}
 
@@ -180,7 +180,7 @@ def test_constant_variates_stay_in_the_model_with_a_warning() -> None:
     [
         ({"validation": 0.0}, r"validation must lie between 0 and 1, got 0\.0"),
         ({"basis": "sine"}, "there is no basis 'sine'"),
-        ({"mixing": "attention"}, "mixing must be 'normlin' or 'correlation', got 'attention'"),
+        ({"mixing": "attention"}, "mixing must be 'normlin', 'correlation' or 'prior', got 'attention'"),
         ({"nan_policy": "mean"}, "nan_policy must be 'ffill', 'zero' or None, got 'mean'"),
     ],
 )
@@ -192,3 +192,105 @@ def test_wrong_parameters_are_explained(change: dict, message: str) -> None:
 def test_a_checked_series_is_taken_as_it_is(fitted: OLinearForecaster) -> None:
     series = TimeSeries.from_frame(wide())
     pd.testing.assert_frame_equal(fitted.predict(series), fitted.predict(wide()))  # pyright: ignore
+
+
+# -- intervals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def calibrated() -> OLinearForecaster:
+    return OLinearForecaster(7, **SMALL | {"calibration": 0.2}).fit(wide(300))  # pyright: ignore
+
+
+def test_calibration_rows_are_kept_from_training_and_stopping(calibrated: OLinearForecaster) -> None:
+    table = wide(300)
+    changed = table.copy()
+    changed.loc[240:, ["a", "b"]] *= 3
+    assert calibrated.scores_ is not None
+    assert calibrated.scores_.shape == (60 - 7 + 1, 7, 2)
+    other = clone(calibrated).fit(changed)
+    for name, tensor in calibrated.model_.state_dict().items():
+        torch.testing.assert_close(other.model_.state_dict()[name], tensor)
+    assert other.scores_ is not None
+    assert np.abs(other.scores_ - calibrated.scores_).max() > 0.1
+
+
+def test_intervals_come_in_the_layout_of_the_table(calibrated: OLinearForecaster) -> None:
+    table = wide(300)
+    forecast = calibrated.predict(table, level=[80, 90])
+    assert isinstance(forecast, pd.DataFrame)
+    ends = [f"{variate}-{side}-{level}" for level in (80, 90) for side in ("lo", "hi") for variate in "ab"]
+    assert forecast.columns.to_list() == ["date", "a", "b", *ends]
+    assert (forecast["a-lo-90"] <= forecast["a-lo-80"]).all()
+    assert (forecast["a-lo-80"] < forecast["a"]).all()
+    np.testing.assert_allclose(forecast["b-hi-90"] - forecast["b"], forecast["b"] - forecast["b-lo-90"])
+    as_long = calibrated.predict(long(table), level=[80])
+    assert isinstance(as_long, pd.DataFrame)
+    assert as_long.columns.to_list() == ["unique_id", "ds", "OLinear", "OLinear-lo-80", "OLinear-hi-80"]
+    np.testing.assert_allclose(as_long["OLinear-hi-80"], np.concatenate([forecast["a-hi-80"], forecast["b-hi-80"]]))
+    fitted = clone(calibrated).fit(table[["a", "b"]].to_numpy())
+    as_array = fitted.predict(table[["a", "b"]].to_numpy(), level=[80])
+    assert isinstance(as_array, np.ndarray)
+    np.testing.assert_allclose(as_array[:, 1], forecast[["b", "b-lo-80", "b-hi-80"]])
+
+
+def test_intervals_cover_rows_that_nothing_has_seen() -> None:
+    table = wide(1000)
+    forecaster = OLinearForecaster(7, **SMALL | {"calibration": 0.4, "epochs": 2}).fit(table[:600])  # pyright: ignore
+    errors = backtest(forecaster, table, n_windows=56, level=[80]).errors()
+    assert errors["coverage-80"].mean() == pytest.approx(0.8, abs=0.06)
+
+
+def test_recalibration_uses_the_rows_that_it_is_given(calibrated: OLinearForecaster, tmp_path) -> None:
+    wider = wide(400)
+    wider.loc[300:, ["a", "b"]] += np.random.default_rng(1).standard_normal((100, 2)) * [1, 30]
+    forecaster = clone(calibrated).fit(wide(300))
+    before = forecaster.predict(wide(300), level=[80])
+    after = forecaster.calibrate(wider[280:]).predict(wide(300), level=[80])
+    assert ((after["a-hi-80"] - after["a"]) > (before["a-hi-80"] - before["a"])).all()  # pyright: ignore
+    forecaster.save(tmp_path)
+    loaded = OLinearForecaster.load(tmp_path)
+    pd.testing.assert_frame_equal(loaded.predict(wide(300), level=[80]), after)  # pyright: ignore
+    assert loaded.seen_until_ == forecaster.seen_until_ == wider["date"].iloc[-1]
+
+
+def test_intervals_without_calibration_are_refused(fitted: OLinearForecaster) -> None:
+    with pytest.raises(ValueError, match=r"set calibration to a share of the rows, such as 0\.1, or call calibrate"):
+        fitted.predict(wide(), level=[80])
+    with pytest.raises(DataError, match="the last 2% of 300 rows are 6, too few to calibrate intervals of 7 steps"):
+        OLinearForecaster(7, **SMALL | {"calibration": 0.02}).fit(wide(300))  # pyright: ignore
+    with pytest.raises(ValueError, match=r"calibration must lie between 0 and 1 - validation = 0\.8, got 0\.9"):
+        OLinearForecaster(7, **SMALL | {"calibration": 0.9}).fit(wide(300))  # pyright: ignore
+
+
+# -- bases and mixings -------------------------------------------------------------------------------------------------
+
+
+def test_every_variate_may_have_its_own_basis(tmp_path) -> None:
+    table, options = wide(), SMALL | {"chan_indep": True, "epochs": 1}
+    forecaster = OLinearForecaster(7, **options).fit(table)  # pyright: ignore
+    rows = table[["a", "b"]].to_numpy()[:128]
+    for j in range(2):
+        expected = torch.from_numpy(OrthoTrans(14).fit(rows[:, [j]]).Q_).float()
+        torch.testing.assert_close(forecaster.model_.Q_in[j], expected)
+    forecaster.save(tmp_path)
+    again = OLinearForecaster.load(tmp_path).predict(table)
+    pd.testing.assert_frame_equal(again, forecaster.predict(table))  # pyright: ignore
+    with pytest.raises(ValueError, match="chan_indep needs a basis that is found in the data"):
+        OLinearForecaster(7, **options | {"basis": "dct"}).fit(table)  # pyright: ignore
+
+
+def test_the_prior_of_normlin_is_the_softmax_of_the_correlation(tmp_path) -> None:
+    forecaster = OLinearForecaster(7, **SMALL | {"mixing": "prior", "epochs": 1}).fit(wide())  # pyright: ignore
+    mixing = forecaster.model_.blocks[0].mixing
+    C = torch.from_numpy(variate_correlation(wide()[["a", "b"]].to_numpy()[:128])).softmax(-1).float()
+    A = torch.nn.functional.softplus(mixing.weight) + C  # pyright: ignore
+    torch.testing.assert_close(mixing.matrix(), A / A.sum(1, keepdim=True))  # pyright: ignore
+    forecaster.save(tmp_path)
+    again = OLinearForecaster.load(tmp_path).predict(wide())
+    pd.testing.assert_frame_equal(again, forecaster.predict(wide()))  # pyright: ignore
+
+
+def test_exogenous_columns_are_refused() -> None:
+    with pytest.raises(DataError, match="a long table holds unique_id, ds, y alone; got also 'price': exogenous"):
+        OLinearForecaster(7, **SMALL).fit(long(wide()).assign(price=1.0))  # pyright: ignore

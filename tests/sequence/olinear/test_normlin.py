@@ -84,7 +84,7 @@ NORMS = {
 def test_general_form(weight: str, norm: str, prior: bool) -> None:
     torch.manual_seed(0)
     W, P = torch.randn(5, 5), torch.rand(5, 5) + 0.1
-    A = with_weight(W, weight=weight, norm=norm, prior=P if prior else None).matrix()
+    A = with_weight(W, weight_transform=weight, norm=norm, prior=P if prior else None).matrix()
     torch.testing.assert_close(A, NORMS[norm](TRANSFORMS[weight](W) + (P if prior else 0)))
 
 
@@ -108,8 +108,8 @@ def test_dropout_thins_the_matrix_without_renormalising() -> None:
 
 
 def test_wrong_arguments_are_explained() -> None:
-    with pytest.raises(ValueError, match=r"weight must be one of 'softplus', .*, got 'tanh'"):
-        NormLin(3, 4, weight="tanh")  # pyright: ignore
+    with pytest.raises(ValueError, match=r"weight_transform must be one of 'softplus', .*, got 'tanh'"):
+        NormLin(3, 4, weight_transform="tanh")  # pyright: ignore
     with pytest.raises(ValueError, match="norm must be one of"):
         NormLin(3, 4, norm="l3")  # pyright: ignore
     with pytest.raises(ValueError, match=r"prior must have shape \(3, 3\), got \(2, 2\)"):
@@ -146,7 +146,7 @@ def test_uniform_attention_equals_normlin_with_zero_weights() -> None:
 
 
 def test_nothing_to_replace_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"Linear has no nn\.MultiheadAttention"):
+    with pytest.raises(ValueError, match=r"Linear has no attention to replace: no nn\.MultiheadAttention"):
         replace_attention(nn.Linear(2, 2), 3)
     with pytest.raises(ValueError, match="batch_first=True"):
         NormLinAttention.from_attention(nn.MultiheadAttention(8, 2), 5)

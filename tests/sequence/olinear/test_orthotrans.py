@@ -82,7 +82,7 @@ def test_official_reads_the_lower_triangle_in_float32_precision(t: int) -> None:
 def test_scikit_learn_manners() -> None:
     original = OrthoTrans(7, corr="official").fit(rows())
     copy = clone(original)
-    assert copy.get_params() == {"length": 7, "corr": "official"}
+    assert copy.get_params() == {"length": 7, "corr": "official", "chan_indep": False}
     with pytest.raises(NotFittedError):
         copy.transform(np.zeros(7))
 
@@ -136,3 +136,87 @@ def test_bases_that_are_not_orthogonal_are_refused() -> None:
         OrthoTransWrapper(OverTime(6, 4), 2 * np.eye(6), np.eye(4))
     with pytest.raises(ValueError, match="forecasts 4 steps, but Q_out is a basis of 5"):
         OrthoTransWrapper(OverTime(6, 4), np.eye(6), np.eye(5))(torch.zeros(1, 6, 1))
+
+
+def test_without_normalisation_and_with_identity_bases_it_is_the_bare_model() -> None:
+    torch.manual_seed(0)
+    inner, x = OverTime(6, 4), torch.randn(3, 6, 2)
+    wrapped = OrthoTransWrapper(inner, np.eye(6), np.eye(4), normalise=False)
+    torch.testing.assert_close(wrapped(x), inner(x))
+
+
+@given(seed=st.integers(0, 99))
+def test_the_wrapper_keeps_the_energy_of_windows(seed: int) -> None:
+    """Parseval: around the model that returns its input, norms of input and output agree, and with one basis both."""
+    generator = torch.Generator().manual_seed(seed)
+    x, Q_in, Q_out = torch.randn(3, 6, 2, generator=generator), basis("random", 6, seed), basis("dct", 6)
+    y = OrthoTransWrapper(nn.Identity(), Q_in, Q_out, normalise=False)(x)
+    torch.testing.assert_close(y.norm(dim=1), x.norm(dim=1), atol=1e-5, rtol=1e-5)
+    same = OrthoTransWrapper(nn.Identity(), Q_in, Q_in, normalise=False)(x)
+    torch.testing.assert_close(same, x, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_reach_the_model_and_the_window() -> None:
+    torch.manual_seed(0)
+    wrapped, x = OrthoTransWrapper(OverTime(6, 4), basis("random", 6), basis("dct", 4)), torch.randn(3, 6, 2)
+    x.requires_grad_()
+    wrapped(x).square().sum().backward()
+    assert x.grad is not None
+    assert float(x.grad.abs().min()) > 0
+    assert all(float(parameter.grad.abs().sum()) > 0 for parameter in wrapped.parameters())  # pyright: ignore
+
+
+def test_the_wrapper_compiles_and_loads_its_state(annotations_unchecked: None) -> None:
+    torch.manual_seed(0)
+    wrapped, x = OrthoTransWrapper(OverTime(6, 4), basis("random", 6), basis("dct", 4)), torch.randn(3, 6, 2)
+    compiled = torch.compile(wrapped, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), wrapped(x))
+    fresh = OrthoTransWrapper(OverTime(6, 4), np.eye(6), np.eye(4))
+    fresh.load_state_dict(wrapped.state_dict())
+    torch.testing.assert_close(fresh(x), wrapped(x))
+
+
+# -- one basis for each variate ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("corr", ["pearson", "official"])
+def test_bases_by_variate_are_those_of_each_variate_alone(corr: str) -> None:
+    X = rows(N=3)
+    fitted = OrthoTrans(7, corr, chan_indep=True).fit(X)
+    alone = [OrthoTrans(7, corr).fit(X[:, [j]]) for j in range(3)]
+    np.testing.assert_array_equal(fitted.Q_, [one.Q_ for one in alone])
+    np.testing.assert_array_equal(fitted.eigenvalues_, [one.eigenvalues_ for one in alone])
+    np.testing.assert_allclose(fitted.correlation_.mean(0), OrthoTrans(7, corr).fit(X).correlation_, atol=1e-12)
+
+
+def test_windows_of_each_variate_meet_their_own_basis() -> None:
+    X = rows(N=3)
+    fitted = OrthoTrans(7, chan_indep=True).fit(X)
+    x = np.random.default_rng(0).standard_normal((4, 3, 7))
+    expected = np.stack([OrthoTrans(7).fit(X[:, [j]]).transform(x[:, j]) for j in range(3)], axis=1)
+    np.testing.assert_allclose(fitted.transform(x), expected, atol=1e-12)
+    np.testing.assert_allclose(fitted.inverse_transform(fitted.transform(x)), x, atol=1e-12)
+    np.testing.assert_allclose(fitted.transform(torch.from_numpy(x)).numpy(), expected, atol=1e-12)
+    with pytest.raises(ValueError, match=r"\(\.\.\., 3, 7\), got shape \(4, 2, 7\)"):
+        fitted.transform(x[:, :2])
+
+
+def test_a_constant_variate_has_the_identity_as_its_correlation() -> None:
+    X = rows(N=3)
+    X[:, 1] = 2.5
+    with pytest.warns(UserWarning, match="left out of the correlation: variate 1"):
+        fitted = OrthoTrans(5, chan_indep=True).fit(X)
+    np.testing.assert_allclose(fitted.correlation_[1], np.eye(5))
+    np.testing.assert_allclose(np.abs(fitted.Q_[1]).sum(0), 1)
+
+
+def test_the_wrapper_takes_bases_by_variate() -> None:
+    torch.manual_seed(0)
+    X, inner, x = rows(N=2), OverTime(6, 4), torch.randn(3, 6, 2)
+    Q_in, Q_out = (OrthoTrans(t, chan_indep=True).fit(X).Q_ for t in (6, 4))
+    y = OrthoTransWrapper(inner, Q_in, Q_out)(x)
+    for j in range(2):
+        alone = OrthoTransWrapper(inner, Q_in[j], Q_out[j])(x[..., [j]])
+        torch.testing.assert_close(y[..., [j]], alone, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"windows of shape \(batch, 6, 2\)"):
+        OrthoTransWrapper(inner, Q_in, Q_out)(torch.randn(3, 6, 3))

@@ -4,8 +4,10 @@
 `OLinearForecaster` the estimator over data frames. All public names are importable from here.
 """
 
+from linmap.sequence.olinear.backtest import Backtest, backtest
 from linmap.sequence.olinear.bases import BASES, basis
-from linmap.sequence.olinear.correlation import temporal_correlation, variate_correlation
+from linmap.sequence.olinear.conformal import calibration_scores, conformal_quantile
+from linmap.sequence.olinear.correlation import temporal_correlation, temporal_correlations, variate_correlation
 from linmap.sequence.olinear.fitting import ForecastErrors, forecast_errors, train_forecaster
 from linmap.sequence.olinear.folded import FoldedOLinear
 from linmap.sequence.olinear.forecaster import OLinearForecaster
@@ -15,6 +17,7 @@ from linmap.sequence.olinear.orthotrans import OrthoTrans, OrthoTransWrapper
 
 __all__ = [
     "BASES",
+    "Backtest",
     "CorrelationMixing",
     "FoldedOLinear",
     "ForecastErrors",
@@ -25,11 +28,15 @@ __all__ = [
     "OLinear_C",
     "OrthoTrans",
     "OrthoTransWrapper",
+    "backtest",
     "basis",
+    "calibration_scores",
+    "conformal_quantile",
     "forecast_errors",
     "load_official",
     "replace_attention",
     "temporal_correlation",
+    "temporal_correlations",
     "train_forecaster",
     "variate_correlation",
     "weighted_loss",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float64
 from scipy import fft
 
+WAVELET = re.compile(r"(db|sym|coif)\d+")
 LAGUERRE_SPAN = 8.0  # the window covers the weight exp(-x) on [0, 8]
 
 
@@ -19,6 +21,7 @@ def basis(name: str, length: int, seed: int = 0) -> Float64[np.ndarray, "t t"]:
     name
         `"identity"`; `"dct"` (orthonormal DCT-II); `"fft"` (real Fourier: constant, then cosine and sine of each
         frequency); `"haar"` (exact for every length: blocks are halved, the first half longer by one if need be);
+        an orthogonal wavelet of PyWavelets such as `"db4"`, `"sym8"` or `"coif1"` (periodic at the window's ends);
         `"legendre"`, `"chebyshev"`, `"laguerre"` (polynomials times the root of their weight, orthonormal on the
         window's grid; Laguerre's weight decays into the past); `"random"` (Haar-distributed).
     length
@@ -36,9 +39,13 @@ def basis(name: str, length: int, seed: int = 0) -> Float64[np.ndarray, "t t"]:
     if name == "random":
         Q, R = np.linalg.qr(np.random.default_rng(seed).standard_normal((length, length)))
         return Q * np.sign(np.diag(R))
-    if name not in BASES:
-        raise ValueError(f"there is no basis {name!r}; choose from {', '.join((*BASES, 'random'))}.")
-    return BASES[name](length)
+    if name in BASES:
+        return BASES[name](length)
+    if WAVELET.fullmatch(name):
+        return _wavelet(name, length)
+    raise ValueError(
+        f"there is no basis {name!r}; choose from {', '.join((*BASES, 'random'))}, or a wavelet such as db4."
+    )
 
 
 def _dct(t: int) -> np.ndarray:
@@ -71,6 +78,22 @@ def _haar(t: int) -> np.ndarray:
         rows.append(row)
         blocks += [(start, middle), (middle, stop)]
     return np.stack(rows)
+
+
+def _wavelet(name: str, t: int) -> np.ndarray:
+    """The periodic wavelet transform, level by level while the coarse part is as long as the filter."""
+    import pywt
+
+    known = pywt.wavelist(kind="discrete")  # pyright: ignore[reportAttributeAccessIssue]
+    if name not in known:
+        raise ValueError(f"PyWavelets has no wavelet {name!r}; it has {', '.join(filter(WAVELET.fullmatch, known))}.")
+    wavelet, coarse, details = pywt.Wavelet(name), np.eye(t), []  # pyright: ignore[reportAttributeAccessIssue]
+    while len(coarse) > 1 and len(coarse) >= wavelet.dec_len:
+        even = len(coarse) - len(coarse) % 2
+        approximation, detail = pywt.dwt(coarse[:even], wavelet, mode="periodization", axis=0)
+        details.append(detail)
+        coarse = np.concatenate([approximation, coarse[even:]])  # the last of an odd number waits for the next level
+    return np.concatenate([coarse, *details[::-1]])
 
 
 def _polynomials(grid: np.ndarray, weight: np.ndarray) -> np.ndarray:

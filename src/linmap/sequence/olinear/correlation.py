@@ -6,6 +6,7 @@ n: training rows, N: variates, t: window length, m = n - t + 1: windows.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import numpy as np
@@ -53,37 +54,73 @@ def temporal_correlation(X: ArrayLike, length: int, corr: Correlation | str = "p
     Source: OLinear (arXiv 2505.08550), section 3; the authors' program for `"official"`.
     """
     rows, names = _rows(X)
-    n, N = rows.shape
+    _check(rows, length, corr)
+    upper, lower, used = np.zeros((length, length)), np.zeros((length, length)), 0  # [a, d]: R[a, a+d], R[a+d, a]
+    for found in _of_each_variate(rows, names, length, corr):
+        if found is not None:
+            upper += found[0]
+            lower = upper if found[1] is found[0] else lower + found[1]
+            used += 1
+    return _square(upper, lower) / used
+
+
+def temporal_correlations(
+    X: ArrayLike, length: int, corr: Correlation | str = "pearson"
+) -> Float64[np.ndarray, "N t t"]:
+    """The correlation of each variate by itself; that of a constant variate is the identity.
+
+    Parameters, errors and warnings are those of `temporal_correlation`, which is the mean of these over the variates
+    that vary.
+    """
+    rows, names = _rows(X)
+    _check(rows, length, corr)
+    return np.stack(
+        [np.eye(length) if found is None else _square(*found) for found in _of_each_variate(rows, names, length, corr)]
+    )
+
+
+def _check(rows: np.ndarray, length: int, corr: str) -> None:
     if corr not in get_args(Correlation):
         raise ValueError(f"corr must be one of {', '.join(map(repr, get_args(Correlation)))}, got {corr!r}.")
     if length < 1:
         raise ValueError(f"length must be a positive number of steps, got {length}.")
-    if n < length + 2:
+    if len(rows) < length + 2:
         raise ValueError(
-            f"need at least {length + 2} training rows to estimate a {length}-step correlation, got {n}; "
+            f"need at least {length + 2} training rows to estimate a {length}-step correlation, got {len(rows)}; "
             "shorten the window or bring more rows."
         )
-    upper, lower, skipped = np.zeros((length, length)), np.zeros((length, length)), []  # [a, d]: R[a, a+d], R[a+d, a]
+
+
+def _of_each_variate(
+    rows: np.ndarray, names: np.ndarray, length: int, corr: str
+) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
+    """(R[a, a+d], R[a+d, a]) as [a, d] for each variate, one array twice where R is symmetric; None if constant."""
+    skipped = []
     for name, x in zip(names, np.ascontiguousarray(rows.T), strict=True):
         covariance = _lagged_covariance(x, length)
         variance = covariance[:, 0].copy()
         bound = OFFICIAL_CONSTANT if corr == "official" else CONSTANT * np.square(x).mean()
         if variance.min() <= bound:
             skipped.append(name)
+            yield None
         elif corr == "official":
-            upper += covariance * _ahead(1 / variance, length)
-            lower += covariance / variance[:, None]
+            yield covariance * _ahead(1 / variance, length), covariance / variance[:, None]
         else:
             precision = 1 / np.sqrt(variance)
             covariance *= precision[:, None]
             covariance *= _ahead(precision, length)
-            upper += covariance
-    if len(skipped) == N:
-        raise ValueError(f"all {N} variates are constant in the training rows, so their steps have no correlation.")
+            yield covariance, covariance
+    if len(skipped) == len(names):
+        raise ValueError(
+            f"all {len(names)} variates are constant in the training rows, so their steps have no correlation."
+        )
     if skipped:
-        warnings.warn(f"constant in the training rows, left out of the correlation: {', '.join(skipped)}", stacklevel=2)
-    lower = upper if corr == "pearson" else lower
-    return (np.triu(_matrix(upper)) + np.triu(_matrix(lower), 1).T) / (N - len(skipped))
+        warnings.warn(f"constant in the training rows, left out of the correlation: {', '.join(skipped)}", stacklevel=3)
+
+
+def _square(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """The matrix with these diagonals, [a, d], above and below the main one."""
+    return np.triu(_matrix(upper)) + np.triu(_matrix(lower), 1).T
 
 
 def _lagged_covariance(x: np.ndarray, t: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, Self, get_args
@@ -18,6 +19,13 @@ from linmap import artifacts
 from linmap.data.timeseries import NanPolicy, Split, TimeSeries, Windows
 from linmap.errors import DataError
 from linmap.sequence.olinear.bases import basis
+from linmap.sequence.olinear.conformal import (
+    ScoreScale,
+    calibration_scores,
+    check_scale,
+    conformal_quantile,
+    window_scale,
+)
 from linmap.sequence.olinear.correlation import CONSTANT, Correlation, variate_correlation
 from linmap.sequence.olinear.fitting import for_inference, forecast_errors, train_forecaster
 from linmap.sequence.olinear.model import LossKind, OLinear, OLinear_C, weighted_loss
@@ -26,7 +34,10 @@ from linmap.training import TrainingConfig
 
 SYSTEM = "olinear"
 COLUMN = "OLinear"  # of a long forecast
-Basis = Literal["pearson", "official", "identity", "dct", "fft", "haar", "legendre", "chebyshev", "laguerre", "random"]
+Basis = Literal[
+    "pearson", "official", "identity", "dct", "fft", "haar", "db4", "legendre", "chebyshev", "laguerre", "random",
+]  # fmt: skip
+Mixing = Literal["normlin", "correlation", "prior"]
 Schedule = Literal["constant", "halving", "type3", "cosine", "linear"]
 
 
@@ -48,14 +59,22 @@ class OLinearForecaster(BaseEstimator):
         Size of the model; see `OLinear`.
     basis
         `"pearson"` (OrthoTrans), `"official"` (OrthoTrans as the authors compute it), or one of `basis(...)`.
+    chan_indep
+        A basis for each variate, from its own correlation; for `"pearson"` and `"official"`.
     mixing
-        `"normlin"`, or `"correlation"` for OLinear-C, which suits hundreds of variates.
+        `"normlin"`; `"correlation"` for OLinear-C, which suits hundreds of variates; `"prior"` for NormLin with the
+        fixed matrix of OLinear-C added to its trainable one.
     alpha, loss
         Of `weighted_loss`, on standardised values.
     epochs, patience, lr, schedule, batch_size
         Of the training; see `linmap.training.TrainingConfig`.
     validation
         Share of the last rows that is held out for early stopping.
+    calibration
+        Share of the last rows, after those for early stopping, that is held out to calibrate intervals; 0 for none.
+    interval_scale
+        `"window"`: intervals widen with the deviation of the window; `"constant"`: they do not. See
+        `calibration_scores`.
     nan_policy
         `"ffill"`, `"zero"`, or None to refuse missing values.
     random_state
@@ -69,6 +88,10 @@ class OLinearForecaster(BaseEstimator):
         Names, and the training rows' mean and standard deviation (1 for a constant variate).
     history_
         `TrainingHistory`; None in a loaded forecaster.
+    scores_
+        What the intervals are made from, (windows, h, variates), on standardised values; None before calibration.
+    seen_until_
+        The last time that `fit` or `calibrate` has seen; None where rows have no timestamps.
 
     Examples
     --------
@@ -90,7 +113,8 @@ class OLinearForecaster(BaseEstimator):
         layers: int = 2,
         dropout: float | int = 0.1,
         basis: Basis | str = "pearson",
-        mixing: Literal["normlin", "correlation"] | str = "normlin",
+        chan_indep: bool = False,
+        mixing: Mixing | str = "normlin",
         alpha: float | int = 0.5,
         loss: LossKind | str = "l1",
         epochs: int = 30,
@@ -99,6 +123,8 @@ class OLinearForecaster(BaseEstimator):
         schedule: Schedule = "halving",
         batch_size: int = 32,
         validation: float = 0.2,
+        calibration: float | int = 0.0,
+        interval_scale: ScoreScale | str = "window",
         nan_policy: NanPolicy | str | None = None,
         random_state: int = 0,
     ) -> None:
@@ -110,6 +136,7 @@ class OLinearForecaster(BaseEstimator):
         self.layers = layers
         self.dropout = dropout
         self.basis = basis
+        self.chan_indep = chan_indep
         self.mixing = mixing
         self.alpha = alpha
         self.loss = loss
@@ -119,6 +146,8 @@ class OLinearForecaster(BaseEstimator):
         self.schedule: Schedule = schedule
         self.batch_size = batch_size
         self.validation = validation
+        self.calibration = calibration
+        self.interval_scale = interval_scale
         self.nan_policy = nan_policy
         self.random_state = random_state
 
@@ -140,7 +169,8 @@ class OLinearForecaster(BaseEstimator):
         y
             Not used.
         split
-            Rows for training and validation; by default the last `validation` share validates.
+            Rows for training and validation; by default the last `validation` share validates, or the last before those
+            that calibrate.
         checkpoints, resume
             Folder for checkpoints, and whether to go on from the one there.
 
@@ -151,8 +181,10 @@ class OLinearForecaster(BaseEstimator):
         ValueError
             If a parameter is out of its range.
         """
+        check_scale(self.interval_scale)
         series = self._series(X)
-        split = self._split(len(series)) if split is None else split
+        rows = len(series)
+        split, calibrates = (self._split(rows), self.calibration > 0) if split is None else (split, False)
         spans = split.spans(self.lookback)
         values = self.standardise(series, split)
         self.model_ = self.build(series.values[spans["train"]])
@@ -162,30 +194,90 @@ class OLinearForecaster(BaseEstimator):
             loss=partial(weighted_loss, alpha=self.alpha, kind=self.loss),
             checkpoints=checkpoints, resume=resume, description="OLinear",
         )  # fmt: skip
+        self.scores_, self.seen_until_ = None, None
+        self._has_seen(series, split.validation)
+        if calibrates:
+            self._calibrate(series, values[spans["test"]], split.test)
         return self
 
-    def predict(self, X: pd.DataFrame | np.ndarray | TimeSeries) -> pd.DataFrame | np.ndarray:
-        """The `h` rows that follow the last row of X, in its layout and units.
+    def calibrate(self, X: pd.DataFrame | np.ndarray | TimeSeries) -> Self:
+        """Make the intervals of `predict` from the errors on these rows, which must not be those of the fit.
+
+        Call it again when new rows have come: intervals are as good as their rows are recent.
+
+        Raises
+        ------
+        DataError
+            If X has fewer than `lookback + h` rows, or other variates than the fitted table.
+        """
+        check_is_fitted(self, "model_")
+        check_scale(self.interval_scale)
+        series = self._series(X).select(self.variates_)
+        return self._calibrate(series, self._standardised(series), len(series))
+
+    def predict(
+        self, X: pd.DataFrame | np.ndarray | TimeSeries, level: Sequence[float | int] | None = None
+    ) -> pd.DataFrame | np.ndarray:
+        """The `h` rows that follow the last row of X, in its layout and units, and intervals around them.
 
         A wide table gives a wide one with the future times; a long one gives `unique_id`, `ds` and `OLinear`; an array
         (rows, variates) gives an array (h, variates).
+
+        Parameters
+        ----------
+        X
+            The table; its last `lookback` rows count.
+        level
+            In percent, e.g. `[80, 95]`. For each, columns `a-lo-80`, `a-hi-80` follow those of a wide table for every
+            variate a, and `OLinear-lo-80`, `OLinear-hi-80` those of a long one; an array becomes
+            (h, variates, 1 + 2 levels): forecast, lower and upper ends.
 
         Raises
         ------
         DataError
             If X has fewer than `lookback` rows or other variates than the fitted table.
+        ValueError
+            If intervals are asked for and nothing is calibrated, or a level cannot be reached.
         """
+        series = self._series(X)
+        forecast, widths = self.forecast(series, level or ())
+        ends = {
+            f"{side}-{one:g}": forecast + sign * width
+            for one, width in widths.items()
+            for side, sign in (("lo", -1), ("hi", 1))
+        }
+        if isinstance(X, np.ndarray):
+            return np.stack([forecast, *ends.values()], axis=-1) if ends else forecast
+        series, time = series.select(self.variates_), series.future(self.h)
+        table = series.frame(forecast, time, column=COLUMN)
+        for name, values in ends.items():
+            if series.long:
+                table[f"{COLUMN}-{name}"] = series.frame(values, time)["y"]
+            else:
+                table[[f"{variate}-{name}" for variate in series.variates]] = values
+        return table
+
+    def forecast(
+        self, series: TimeSeries, level: Sequence[float | int] = ()
+    ) -> tuple[Float64[np.ndarray, "h variates"], dict[float | int, Float64[np.ndarray, "h variates"]]]:
+        """The forecast after the last row, and for each level the half width of its intervals, in the series' units."""
         check_is_fitted(self, "model_")
-        series = self._series(X).select(self.variates_)
-        values = self._standardised(series)
+        values = self._standardised(series.select(self.variates_))
         if len(values) < self.lookback:
             raise DataError(f"a forecast needs the last {self.lookback} rows, the table has {len(values)}.")
+        window = values[None, -self.lookback :]
         with torch.inference_mode():
-            standardised = for_inference(self.model_)(values[None, -self.lookback :])[0].double().numpy()
-        forecast = standardised * self.scale_ + self.mean_
-        if isinstance(X, np.ndarray):
-            return forecast
-        return series.frame(forecast, series.future(self.h), column=COLUMN)
+            standardised = for_inference(self.model_)(window)[0].double().numpy()
+        widths = {}
+        for one in level:
+            if self.scores_ is None:
+                raise ValueError(
+                    "intervals need rows that the fit did not see: set calibration to a share of the rows, such as "
+                    "0.1, or call calibrate with such rows."
+                )
+            quantile = conformal_quantile(self.scores_, one) * window_scale(window, self.interval_scale)[0].numpy()
+            widths[one] = quantile.astype(np.float64) * self.scale_
+        return standardised * self.scale_ + self.mean_, widths
 
     def score(self, X: pd.DataFrame | np.ndarray | TimeSeries, y: object = None) -> float:
         """Minus the mean squared error of all forecasts inside X, on the scale of the standardised variates."""
@@ -196,10 +288,12 @@ class OLinearForecaster(BaseEstimator):
     def save(self, folder: Path | str) -> None:
         """Write parameters, scaler, bases and weights into `folder`."""
         check_is_fitted(self, "model_")
-        config = {"parameters": self.get_params(), "variates": list(self.variates_)}
+        seen = None if self.seen_until_ is None else str(self.seen_until_)
+        config = {"parameters": self.get_params(), "variates": list(self.variates_), "seen_until": seen}
         scaler = {"scaler.mean": torch.from_numpy(self.mean_), "scaler.scale": torch.from_numpy(self.scale_)}
         model = {f"model.{name}": tensor for name, tensor in self.model_.state_dict().items()}
-        artifacts.save(folder, SYSTEM, config, scaler | model, seed=self.random_state)
+        scores = {} if self.scores_ is None else {"scores": torch.from_numpy(self.scores_)}
+        artifacts.save(folder, SYSTEM, config, scaler | model | scores, seed=self.random_state)
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:
@@ -213,6 +307,9 @@ class OLinearForecaster(BaseEstimator):
         config, tensors = artifacts.load(folder, SYSTEM)
         new = cls(**config["parameters"])
         new.variates_, new.history_ = tuple(config["variates"]), None
+        seen = config.get("seen_until")
+        new.seen_until_ = None if seen is None else pd.Timestamp(seen)
+        new.scores_ = tensors.pop("scores").numpy() if "scores" in tensors else None
         new.mean_, new.scale_ = tensors.pop("scaler.mean").numpy(), tensors.pop("scaler.scale").numpy()
         state = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
         new.model_ = new._network(state["Q_in"], state["Q_out"], np.eye(len(new.variates_)))
@@ -233,11 +330,17 @@ class OLinearForecaster(BaseEstimator):
     def build(self, rows: Float64[np.ndarray, "rows variates"]) -> OLinear:
         """The untrained model for raw training rows: bases, correlation, and weights drawn with `random_state`."""
         torch.manual_seed(self.random_state)
+        lengths = (self.lookback, self.h)
         if self.basis in get_args(Correlation):
             table = pd.DataFrame(rows, columns=list(getattr(self, "variates_", range(rows.shape[1]))))
-            Q_in, Q_out = (OrthoTrans(t, corr=self.basis).fit(table).Q_ for t in (self.lookback, self.h))  # pyright: ignore
+            Q_in, Q_out = (OrthoTrans(t, self.basis, self.chan_indep).fit(table).Q_ for t in lengths)
+        elif self.chan_indep:
+            raise ValueError(
+                f"chan_indep needs a basis that is found in the data, 'pearson' or 'official'; {self.basis!r} is the "
+                "same for all variates."
+            )
         else:
-            Q_in, Q_out = (basis(self.basis, t, seed=self.random_state) for t in (self.lookback, self.h))
+            Q_in, Q_out = (basis(self.basis, t, seed=self.random_state) for t in lengths)
         return self._network(Q_in, Q_out, variate_correlation(rows))
 
     def training_config(self) -> TrainingConfig:
@@ -249,11 +352,22 @@ class OLinearForecaster(BaseEstimator):
     def _network(self, Q_in: np.ndarray | Tensor, Q_out: np.ndarray | Tensor, C: np.ndarray) -> OLinear:
         options = {name: getattr(self, name) for name in ("d_model", "d_ff", "embed", "layers", "dropout")}
         sizes = (len(C), self.lookback, self.h)
-        if self.mixing not in ("normlin", "correlation"):
-            raise ValueError(f"mixing must be 'normlin' or 'correlation', got {self.mixing!r}.")
+        if self.mixing not in get_args(Mixing):
+            raise ValueError(f"mixing must be 'normlin', 'correlation' or 'prior', got {self.mixing!r}.")
         if self.mixing == "correlation":
             return OLinear_C(*sizes, C, Q_in=Q_in, Q_out=Q_out, **options)
-        return OLinear(*sizes, Q_in=Q_in, Q_out=Q_out, **options)
+        prior = torch.from_numpy(C).softmax(-1) if self.mixing == "prior" else None
+        return OLinear(*sizes, Q_in=Q_in, Q_out=Q_out, prior=prior, **options)
+
+    def _calibrate(self, series: TimeSeries, values: Float32[Tensor, "rows variates"], rows: int) -> Self:
+        self.scores_ = calibration_scores(self.model_, Windows(values, self.lookback, self.h), self.interval_scale)
+        self._has_seen(series, rows)
+        return self
+
+    def _has_seen(self, series: TimeSeries, rows: int) -> None:
+        if isinstance(series.time, pd.DatetimeIndex):
+            last = series.time[rows - 1]
+            self.seen_until_ = last if self.seen_until_ is None else max(last, self.seen_until_)
 
     def _series(self, X: pd.DataFrame | np.ndarray | TimeSeries) -> TimeSeries:
         return X if isinstance(X, TimeSeries) else TimeSeries.from_frame(X, self.nan_policy)
@@ -261,13 +375,22 @@ class OLinearForecaster(BaseEstimator):
     def _split(self, rows: int) -> Split:
         if not 0 < self.validation < 1:
             raise ValueError(f"validation must lie between 0 and 1, got {self.validation}.")
-        held_out = int(rows * self.validation)
+        if not 0 <= self.calibration < 1 - self.validation:
+            raise ValueError(
+                f"calibration must lie between 0 and 1 - validation = {1 - self.validation:g}, got {self.calibration}."
+            )
+        calibration, held_out = int(rows * self.calibration), int(rows * self.validation)
         if held_out < self.h:
             raise DataError(
                 f"the last {self.validation:.0%} of {rows} rows are {held_out}, too few to validate forecasts of "
                 f"{self.h} steps; shorten the horizon, raise validation, or bring more rows."
             )
-        return Split(rows - held_out, rows, rows)
+        if self.calibration > 0 and calibration < self.h:
+            raise DataError(
+                f"the last {self.calibration:.0%} of {rows} rows are {calibration}, too few to calibrate intervals of "
+                f"{self.h} steps; shorten the horizon, raise calibration, or bring more rows."
+            )
+        return Split(rows - calibration - held_out, rows - calibration, rows)
 
     def _standardised(self, series: TimeSeries) -> Float32[Tensor, "rows variates"]:
         values = series.select(self.variates_).values

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from linmap.sequence.olinear.folded import FoldedOLinear
-from linmap.sequence.olinear.normlin import CorrelationMixing, NormLin, TokenMixing
+from linmap.sequence.olinear.normlin import CorrelationMixing, Norm, NormLin, TokenMixing, WeightTransform
 from linmap.sequence.olinear.orthotrans import check_window, orthogonal_buffer
 from linmap.sequence.olinear.revin import RevIN
 
@@ -88,6 +88,8 @@ class OLinear(nn.Module):
         saved in the state dict. `OrthoTrans(T).fit(X_train).Q_` is the method's choice.
     learn_shift
         Train the shifts delta1, delta2 that are added after each change of basis.
+    weight_transform, norm, prior
+        Of the mixing of variates; see `NormLin`.
 
     Raises
     ------
@@ -114,6 +116,9 @@ class OLinear(nn.Module):
         Q_in: ArrayLike | Tensor | None = None,
         Q_out: ArrayLike | Tensor | None = None,
         learn_shift: bool = True,
+        weight_transform: WeightTransform | str = "softplus",
+        norm: Norm | str = "l1",
+        prior: Tensor | None = None,
     ) -> None:
         super().__init__()
         N, T, P, D, E = self.n_variates, self.seq_len, self.pred_len, self.d_model, self.embed = (
@@ -134,7 +139,9 @@ class OLinear(nn.Module):
         self.delta1 = nn.Parameter(torch.zeros(N, T)) if shift else None
         self.delta2 = nn.Parameter(torch.zeros(N, P)) if shift else None
         self.encoder = nn.Linear(E * T, D)
-        self.blocks = nn.ModuleList(Block(NormLin(N, D, dropout=dropout), d_ff, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            Block(NormLin(N, D, weight_transform, norm, prior, dropout), d_ff, dropout) for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(D)
         self.decoder = nn.Linear(D, E * P)
         self.head1 = nn.Linear(E * P, d_ff)

@@ -6,14 +6,14 @@ from typing import Self, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from numpy.typing import ArrayLike
 from scipy import linalg
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from linmap.sequence.olinear.correlation import Correlation, temporal_correlation
+from linmap.sequence.olinear.correlation import Correlation, temporal_correlation, temporal_correlations
 from linmap.sequence.olinear.revin import instance_statistics
 
 Array = TypeVar("Array", Tensor, np.ndarray)
@@ -33,20 +33,25 @@ class OrthoTrans(TransformerMixin, BaseEstimator):
         Window length t in steps.
     corr
         `"pearson"` (the paper) or `"official"` (the authors' program); see `temporal_correlation`.
+    chan_indep
+        One basis for each variate, from its own correlation, instead of one for all from their mean. Windows are then
+        (..., variates, length).
 
     Attributes
     ----------
     Q_
-        The basis, (length, length), float64, basis vectors in rows.
+        The basis, (length, length), float64, basis vectors in rows; (variates, length, length) under `chan_indep`, and
+        so are the others.
     eigenvalues_
         Descending, (length,); they sum to `length` under `"pearson"`.
     correlation_
         R, (length, length), float64.
     """
 
-    def __init__(self, length: int, corr: Correlation | str = "pearson") -> None:
+    def __init__(self, length: int, corr: Correlation | str = "pearson", chan_indep: bool = False) -> None:
         self.length = length
         self.corr = corr
+        self.chan_indep = chan_indep
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Find the basis from training rows (n_rows, n_variates); nothing but training rows belongs here.
@@ -56,13 +61,12 @@ class OrthoTrans(TransformerMixin, BaseEstimator):
         ValueError
             As `temporal_correlation`.
         """
-        self.correlation_ = temporal_correlation(X, self.length, corr=self.corr)
-        # the lower triangle alone: R is slightly asymmetric under corr="official"
-        eigenvalues, V = linalg.eigh(self.correlation_, lower=True)
-        Q = V[:, ::-1].T
-        largest = np.take_along_axis(Q, np.abs(Q).argmax(1)[:, None], axis=1)
-        self.Q_ = np.ascontiguousarray(Q * np.sign(largest))
-        self.eigenvalues_ = eigenvalues[::-1].copy()
+        correlate = temporal_correlations if self.chan_indep else temporal_correlation
+        self.correlation_ = correlate(X, self.length, corr=self.corr)
+        matrices = self.correlation_.reshape(-1, self.length, self.length)
+        pairs = [descending_eigenbasis(R) for R in matrices]
+        self.eigenvalues_ = np.stack([values for values, _ in pairs]).reshape(self.correlation_.shape[:-1])
+        self.Q_ = np.stack([Q for _, Q in pairs]).reshape(self.correlation_.shape)
         return self
 
     def transform(self, x: Array) -> Array:
@@ -81,27 +85,35 @@ class OrthoTrans(TransformerMixin, BaseEstimator):
 
     def _apply(self, x: Array, transpose: bool) -> Array:
         check_is_fitted(self)
-        Q = self.Q_.T if transpose else self.Q_
+        Q = self.Q_ if transpose else np.swapaxes(self.Q_, -1, -2)
         if not isinstance(x, Tensor):
             x = np.asarray(x)
             x = x if np.issubdtype(x.dtype, np.floating) else x.astype(np.float64)
-        if x.ndim == 0 or x.shape[-1] != self.length:
+        if x.shape[-Q.ndim + 1 :] != Q.shape[:-1]:
+            sizes = ", ".join(map(str, Q.shape[:-1]))
             raise ValueError(
-                f"OrthoTrans was fitted for windows of {self.length} steps with time last, (..., {self.length}), "
+                f"OrthoTrans was fitted for windows of {self.length} steps with time last, (..., {sizes}), "
                 f"got shape {tuple(x.shape)}; for (time, variate) tables transpose first."
             )
-        return (
-            x @ torch.as_tensor(Q.copy(), dtype=x.dtype, device=x.device)
-            if isinstance(x, Tensor)
-            else x @ Q.astype(x.dtype)
-        )
+        M = torch.as_tensor(Q.copy(), dtype=x.dtype, device=x.device) if isinstance(x, Tensor) else Q.astype(x.dtype)
+        return (M @ x[..., None])[..., 0] if self.chan_indep else x @ M.T  # pyright: ignore
+
+
+def descending_eigenbasis(
+    R: Float64[np.ndarray, "t t"],
+) -> tuple[Float64[np.ndarray, " t"], Float64[np.ndarray, "t t"]]:
+    """Eigenvalues of the lower triangle of R, largest first, and the eigenvectors in rows with a settled sign."""
+    eigenvalues, V = linalg.eigh(R, lower=True)  # R is slightly asymmetric under corr="official"
+    Q = V[:, ::-1].T
+    largest = np.take_along_axis(Q, np.abs(Q).argmax(1)[:, None], axis=1)
+    return eigenvalues[::-1].copy(), np.ascontiguousarray(Q * np.sign(largest))
 
 
 class OrthoTransWrapper(nn.Module):
     """Any forecaster, in the transformed domain: x is instance-normalised and encoded, the forecast decoded.
 
-    y = decode(model(encode(x))) with encode(x) = x Q_inᵀ and decode(z) = z Q_out along time, between instance
-    normalisation and its inverse.
+    y = decode(model(encode(x))) with encode(x) = Q_in x and decode(z) = Q_outᵀ z along time, between instance
+    normalisation and its inverse. A normalisation of the model's own would act on coefficients: switch it off.
 
     Parameters
     ----------
@@ -109,7 +121,10 @@ class OrthoTransWrapper(nn.Module):
         Maps (batch, seq_len, variate) to (batch, pred_len, variate).
     Q_in, Q_out
         Bases of the input and output windows, rows are basis vectors: `OrthoTrans(seq_len).fit(X).Q_` and
-        `OrthoTrans(pred_len).fit(X).Q_` of the same training rows.
+        `OrthoTrans(pred_len).fit(X).Q_` of the same training rows; or one basis for each variate,
+        (variates, seq_len, seq_len) and (variates, pred_len, pred_len).
+    normalise
+        Bring each window to mean 0 and standard deviation 1 first, and the forecast back.
 
     Raises
     ------
@@ -120,21 +135,43 @@ class OrthoTransWrapper(nn.Module):
     Q_in: Tensor
     Q_out: Tensor
 
-    def __init__(self, model: nn.Module, Q_in: ArrayLike | Tensor, Q_out: ArrayLike | Tensor) -> None:
+    def __init__(
+        self, model: nn.Module, Q_in: ArrayLike | Tensor, Q_out: ArrayLike | Tensor, normalise: bool = True
+    ) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("Q_in", orthogonal_buffer("Q_in", Q_in))
-        self.register_buffer("Q_out", orthogonal_buffer("Q_out", Q_out))
+        self.normalise = normalise
+        self.register_buffer("Q_in", orthogonal_buffer("Q_in", Q_in, n_variates=variates_of(Q_in)))
+        self.register_buffer("Q_out", orthogonal_buffer("Q_out", Q_out, n_variates=variates_of(Q_out)))
 
     def forward(self, x: Float[Tensor, "batch time variate"]) -> Float[Tensor, "batch horizon variate"]:
-        check_window(x, self.Q_in.shape[-1])
+        check_window(x, self.Q_in.shape[-1], variates_of(self.Q_in))
+        if not self.normalise:
+            return self.in_basis(x)
         mean, std = instance_statistics(x)
-        z = self.model(self.Q_in @ ((x - mean) / std))
-        if z.shape[1] != len(self.Q_out):
+        return self.in_basis((x - mean) / std) * std + mean
+
+    def in_basis(self, x: Float[Tensor, "batch time variate"]) -> Float[Tensor, "batch horizon variate"]:
+        """decode(model(encode(x)))."""
+        z = self.model(along_time(self.Q_in, x))
+        if z.shape[1] != self.Q_out.shape[-1]:
             raise ValueError(
-                f"the wrapped model forecasts {z.shape[1]} steps, but Q_out is a basis of {len(self.Q_out)} steps."
+                f"the wrapped model forecasts {z.shape[1]} steps, but Q_out is a basis of {self.Q_out.shape[-1]} steps."
             )
-        return self.Q_out.mT @ z * std + mean
+        return along_time(self.Q_out.mT, z)
+
+
+def along_time(
+    Q: Float[Tensor, "out time"] | Float[Tensor, "variate out time"], x: Float[Tensor, "batch time variate"]
+) -> Float[Tensor, "batch out variate"]:
+    """Q applied to the time axis, the same for all variates or one for each."""
+    return Q @ x if Q.ndim == 2 else torch.einsum("nkt,btn->bkn", Q, x)
+
+
+def variates_of(Q: ArrayLike | Tensor) -> int | None:
+    """How many variates have a basis of their own in Q; None if they share one."""
+    shape = tuple(Q.shape) if isinstance(Q, Tensor) else np.shape(Q)
+    return shape[0] if len(shape) == 3 else None
 
 
 def orthogonal_buffer(

@@ -1,0 +1,105 @@
+"""`linmap fit` and `linmap apply`: a table to a forecaster; a forecaster to a forecast, or to a backtest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from linmap.artifacts import atomic_path
+from linmap.data.timeseries import TimeSeries, load_time_series
+from linmap.errors import UsageError
+from linmap.recipes.job import ApplyJob, FitJob
+from linmap.recipes.olinear.methods import n_parameters
+from linmap.recipes.olinear.pictures import draw_backtest, draw_forecast
+from linmap.recipes.olinear.settings import ApplySettings, Settings
+from linmap.sequence.olinear import Backtest, OLinearForecaster, backtest
+from linmap.sequence.olinear.backtest import rows_of
+
+
+def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
+    """Train a forecaster on a table and save it."""
+    series = load_time_series(job.data or settings.dataset, settings.nan_policy)
+    forecaster = settings.forecaster(job.seed)
+    forecaster.fit(series, checkpoints=job.out / "training", resume=job.resume)
+    forecaster.save(job.out)
+    history = forecaster.history_
+    return {
+        "artifact": str(job.out), "rows": len(series), "variates": len(series.variates), "horizon": settings.horizon,
+        "parameters": n_parameters(forecaster.model_), "epochs": len(history.epochs),
+        "best_epoch": history.best_epoch, "validation_loss": history.best_value, "seconds": round(history.seconds, 1),
+        "calibration_windows": 0 if forecaster.scores_ is None else len(forecaster.scores_),
+    }  # fmt: skip
+
+
+def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
+    """Forecast what follows a table, or look back; writes a table and a picture beside it."""
+    if job.artifact is None:
+        raise UsageError("olinear needs a fitted run: `linmap fit olinear --data FILE --out DIR`, then apply DIR.")
+    out = job.out or job.artifact / ("backtest.csv" if settings.backtest else "forecast.csv")
+    if out.suffix not in (".csv", ".parquet"):
+        raise UsageError(f"--out {out}: a forecast is written as .csv or .parquet.")
+    check_flags(settings)
+    forecaster = OLinearForecaster.load(job.artifact)
+    series = load_time_series(job.data or settings.dataset, forecaster.nan_policy).select(forecaster.variates_)
+    if settings.recalibrate:
+        recalibrate(forecaster, series, settings)
+    return (look_back if settings.backtest else look_ahead)(forecaster, series, settings, out)
+
+
+def check_flags(settings: ApplySettings) -> None:
+    for name in ("recalibrate", "backtest", "step_size", "refit", "input_size"):
+        if getattr(settings, name) < 0:
+            raise UsageError(f"--{name.replace('_', '-')} must not be negative, got {getattr(settings, name)}.")
+    if not settings.backtest and (settings.step_size or settings.refit or settings.input_size):
+        raise UsageError("--step-size, --refit and --input-size belong to --backtest; say from how many origins.")
+    if settings.input_size and not settings.refit:
+        raise UsageError("--input-size says what a refit sees; give --refit too.")
+    if settings.refit and settings.recalibrate:
+        raise UsageError("a refit calibrates on rows of its own; leave --recalibrate out.")
+
+
+def recalibrate(forecaster: OLinearForecaster, series: TimeSeries, settings: ApplySettings) -> None:
+    """Intervals from the last rows; those before the first origin of a backtest."""
+    stop = len(series)
+    if settings.backtest:
+        stop -= forecaster.h + (settings.step_size or forecaster.h) * (settings.backtest - 1)
+    forecaster.calibrate(rows_of(series, max(stop - settings.recalibrate, 0), max(stop, 0)))
+
+
+def look_ahead(forecaster: OLinearForecaster, series: TimeSeries, settings: ApplySettings, out: Path) -> dict[str, Any]:
+    forecast = forecaster.predict(series, settings.level)
+    assert isinstance(forecast, pd.DataFrame)  # arrays come back for arrays alone
+    write_table(forecast, out)
+    picture = draw_forecast(forecaster, series, settings.level, out.with_suffix(".svg"))
+    return {"forecast": str(out), "picture": str(picture), "steps": forecaster.h, "variates": len(series.variates)}
+
+
+def look_back(forecaster: OLinearForecaster, series: TimeSeries, settings: ApplySettings, out: Path) -> dict[str, Any]:
+    found = backtest(
+        forecaster, series, n_windows=settings.backtest, step_size=settings.step_size or None, refit=settings.refit,
+        input_size=settings.input_size or None, level=settings.level,
+    )  # fmt: skip
+    write_table(found.frame(), out)
+    errors = out.with_name(f"{out.stem}-by-step{out.suffix}")
+    write_table(found.errors(), errors)
+    picture = draw_backtest(found, out.with_suffix(".svg"))
+    return {
+        "forecasts": str(out), "errors": str(errors), "picture": str(picture), "origins": len(found.cutoffs),
+        "fits": found.fits, **means(found),
+    }  # fmt: skip
+
+
+def means(found: Backtest) -> dict[str, float]:
+    """The mean over the horizon of each column of the errors."""
+    errors = found.errors().drop(columns="step").mean()
+    return {str(name).replace(" ", "_"): round(float(value), 4) for name, value in errors.items()}
+
+
+def write_table(table: pd.DataFrame, out: Path) -> None:
+    with atomic_path(out) as partial:
+        if out.suffix == ".csv":
+            table.to_csv(partial, index=False)
+        else:
+            table.to_parquet(partial, index=False)

@@ -1,0 +1,108 @@
+"""Backtesting: what each origin saw, where its forecasts lie, and what the errors are."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+
+from linmap.errors import DataError
+from linmap.sequence.olinear import OLinearForecaster, backtest
+
+SMALL = {"d_model": 8, "embed": 2, "layers": 1, "dropout": 0.0, "epochs": 2, "lr": 5e-3, "lookback": 14}
+
+
+def table(rows: int = 260) -> pd.DataFrame:
+    day = np.arange(rows)
+    noise = np.random.default_rng(0).standard_normal((rows, 2))
+    values = np.stack([np.sin(2 * np.pi * day / 7), 50 + 10 * np.cos(2 * np.pi * day / 7)], 1) + noise * [0.1, 1]
+    times = pd.date_range("2024-01-01", periods=rows, freq="D")
+    return pd.DataFrame({"ds": times, "a": values[:, 0], "b": values[:, 1]})
+
+
+@pytest.fixture(scope="module")
+def fitted() -> OLinearForecaster:
+    return OLinearForecaster(5, calibration=0.2, **SMALL).fit(table()[:200])  # pyright: ignore
+
+
+def test_a_fixed_model_forecasts_from_each_origin_as_predict_does(fitted: OLinearForecaster) -> None:
+    found = backtest(fitted, table(), n_windows=4, step_size=6, level=[80])
+    assert found.cutoffs.tolist() == [236, 242, 248, 254]
+    assert found.fits == 0
+    for cutoff, forecast, width in zip(found.cutoffs, found.forecasts, found.widths[80], strict=True):
+        expected = fitted.predict(table()[: cutoff + 1], level=[80])
+        assert isinstance(expected, pd.DataFrame)
+        np.testing.assert_allclose(forecast, expected[["a", "b"]])
+        np.testing.assert_allclose(forecast + width, expected[["a-hi-80", "b-hi-80"]], rtol=1e-6)
+    np.testing.assert_array_equal(found.actual[-1], table()[["a", "b"]].to_numpy()[-5:])
+
+
+def test_no_forecast_depends_on_rows_behind_its_origin(fitted: OLinearForecaster) -> None:
+    later = table()
+    later.loc[250:, ["a", "b"]] *= 7
+    before, after = (backtest(fitted, X, n_windows=2) for X in (table(), later))
+    np.testing.assert_array_equal(before.forecasts[0], after.forecasts[0])  # its origin is row 249
+    assert np.abs(before.forecasts[1] - after.forecasts[1]).max() > 0
+
+
+def test_errors_count_standard_deviations_by_step(fitted: OLinearForecaster) -> None:
+    found = backtest(fitted, table(), n_windows=6, level=[50, 80])
+    errors = found.errors()
+    assert errors["step"].to_list() == [1, 2, 3, 4, 5]
+    error = (found.forecasts - found.actual) / fitted.scale_
+    np.testing.assert_allclose(errors["MSE"], (error**2).mean((0, 2)))
+    np.testing.assert_allclose(errors["MAE"], np.abs(error).mean((0, 2)))
+    last = table()[["a", "b"]].to_numpy()[found.cutoffs][:, None]
+    np.testing.assert_allclose(errors["naive MAE"], (np.abs(found.actual - last) / fitted.scale_).mean((0, 2)))
+    inside = np.abs(found.forecasts - found.actual) <= found.widths[80]
+    np.testing.assert_allclose(errors["coverage-80"], inside.mean((0, 2)))
+    assert (errors["width-50"] < errors["width-80"]).all()
+
+
+def test_the_long_frame_holds_every_forecast_once(fitted: OLinearForecaster) -> None:
+    frame = backtest(fitted, table(), n_windows=3, level=[80]).frame()
+    assert frame.columns.to_list() == ["unique_id", "ds", "cutoff", "y", "OLinear", "OLinear-lo-80", "OLinear-hi-80"]
+    assert len(frame) == 2 * 3 * 5
+    truth = table().set_index("ds")
+    assert all(truth.loc[row.ds, row.unique_id] == row.y for row in frame.itertuples())  # pyright: ignore
+    assert (frame["ds"] > frame["cutoff"]).all()
+    assert (frame["OLinear-lo-80"] < frame["OLinear"]).all()
+
+
+@pytest.mark.parametrize(("input_size", "first"), [(None, 0), (100, 155)])
+def test_refits_see_all_rows_so_far_or_a_window_that_moves(input_size: int | None, first: int) -> None:
+    forecaster = OLinearForecaster(5, **SMALL)  # pyright: ignore
+    found = backtest(forecaster, table(), n_windows=3, refit=2, input_size=input_size)
+    assert found.fits == 2
+    assert not hasattr(forecaster, "model_")
+    again = clone(forecaster).fit(table()[first:255])  # the third origin is row 254
+    np.testing.assert_allclose(found.forecasts[2], again.predict(table()[:255])[["a", "b"]])  # pyright: ignore
+    earlier = clone(forecaster).fit(table()[max(first - 10, 0) : 245])
+    np.testing.assert_allclose(found.forecasts[1], earlier.predict(table()[:250])[["a", "b"]])  # pyright: ignore
+    np.testing.assert_allclose(found.scale, earlier.scale_)
+
+
+def test_a_model_that_is_not_fitted_is_fitted_once_before_the_first_origin() -> None:
+    forecaster = OLinearForecaster(5, **SMALL)  # pyright: ignore
+    found = backtest(forecaster, table(), n_windows=3)
+    assert found.fits == 1
+    once = clone(forecaster).fit(table()[:245])
+    np.testing.assert_allclose(found.forecasts[2], once.predict(table()[:255])[["a", "b"]])  # pyright: ignore
+
+
+def test_rows_that_the_model_has_seen_are_refused(fitted: OLinearForecaster, tmp_path) -> None:
+    fitted.save(tmp_path)
+    for forecaster in (fitted, OLinearForecaster.load(tmp_path)):
+        with pytest.raises(DataError, match=r"has seen rows until 2024-07-18.*60 rows lie behind"):
+            backtest(forecaster, table(), n_windows=13)
+        assert len(backtest(forecaster, table(), n_windows=12).cutoffs) == 12  # the first right after these rows
+
+
+def test_wrong_arguments_are_explained(fitted: OLinearForecaster) -> None:
+    with pytest.raises(ValueError, match="n_windows must be at least 1, got 0"):
+        backtest(fitted, table(), n_windows=0)
+    with pytest.raises(ValueError, match="refit must be at least 0, got -1"):
+        backtest(fitted, table(), refit=-1)
+    with pytest.raises(DataError, match="leave 5 of 260 rows before the first, each needs 14"):
+        backtest(clone(fitted), table(), n_windows=51)
+    with pytest.raises(ValueError, match="set calibration to a share of the rows"):
+        backtest(OLinearForecaster(5, **SMALL), table(), n_windows=2, level=[80])  # pyright: ignore
