@@ -1,5 +1,6 @@
 """OLinear from the command line's side: fit, apply, compare on files, and what goes wrong."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 from linmap.errors import ArtifactError, DataError, UsageError
 from linmap.recipes import olinear
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob
-from linmap.recipes.olinear import PRESETS, ApplySettings, Settings
+from linmap.recipes.olinear import PRESETS, ApplySettings, Comparison, Settings
 from linmap.recipes.result import Result
 
-TINY = Settings(horizon=6, lookback=12, d_model=8, embed=2, layers=1, epochs=2, baseline_epochs=2, lr=5e-3)
+TINY = Settings(horizon=6, lookback=12, d_model=8, embed=2, layers=1, epochs=2, lr=5e-3)
+COMPARED = Comparison(**vars(TINY), baseline_epochs=2)
 
 
 @pytest.fixture
@@ -54,6 +56,42 @@ def test_long_tables_and_parquet(artifact: Path, table: Path, tmp_path: Path) ->
     np.testing.assert_allclose(forecast["OLinear"], np.concatenate([expected["a"], expected["b"]]))
 
 
+@pytest.fixture
+def calibrated(table: Path, tmp_path: Path) -> Path:
+    first = pd.read_csv(table)[:200]
+    first.to_csv(tmp_path / "first.csv", index=False)
+    summary = olinear.fit(replace(TINY, calibration=0.2), FitJob(tmp_path / "first.csv", tmp_path / "calibrated"))
+    assert summary["calibration_windows"] == 35
+    return tmp_path / "calibrated"
+
+
+def test_apply_writes_intervals(calibrated: Path, table: Path, tmp_path: Path) -> None:
+    olinear.apply(ApplySettings(level=(80, 90)), ApplyJob(calibrated, table, tmp_path / "forecast.csv"))
+    forecast = pd.read_csv(tmp_path / "forecast.csv")
+    assert forecast.columns.to_list()[3:] == [
+        f"{v}-{side}-{one}" for one in (80, 90) for side in ("lo", "hi") for v in "ab"
+    ]
+    assert (forecast["a-lo-90"] < forecast["a"]).all()
+    assert "90 % interval" in (tmp_path / "forecast.svg").read_text()
+    recalibrated = ApplySettings(level=(80,), recalibrate=60)
+    olinear.apply(recalibrated, ApplyJob(calibrated, table, tmp_path / "again.csv"))
+    assert not np.allclose(pd.read_csv(tmp_path / "again.csv")["a-hi-80"], forecast["a-hi-80"])
+
+
+@pytest.mark.parametrize("refit", [0, 3])
+def test_apply_looks_back(calibrated: Path, table: Path, tmp_path: Path, refit: int) -> None:
+    settings = ApplySettings(backtest=5, step_size=9, refit=refit, level=(80,))
+    summary = olinear.apply(settings, ApplyJob(calibrated, table, tmp_path / "past.csv"))
+    assert (summary["origins"], summary["fits"]) == (5, 2 if refit else 0)
+    past, errors = pd.read_csv(tmp_path / "past.csv"), pd.read_csv(tmp_path / "past-by-step.csv")
+    assert len(past) == 2 * 5 * 6
+    assert errors["step"].to_list() == [1, 2, 3, 4, 5, 6]
+    assert summary["MAE"] == pytest.approx(errors["MAE"].mean(), abs=1e-4)
+    inside = past["y"].between(past["OLinear-lo-80"], past["OLinear-hi-80"])
+    assert summary["coverage-80"] == pytest.approx(inside.mean(), abs=1e-4)
+    assert "Mean absolute error by step" in (tmp_path / "past.svg").read_text()
+
+
 def test_an_interrupted_fit_goes_on(table: Path, tmp_path: Path) -> None:
     whole = olinear.fit(TINY, FitJob(table, tmp_path / "whole"))
     one_epoch = Settings(**vars(TINY) | {"epochs": 1})
@@ -64,11 +102,9 @@ def test_an_interrupted_fit_goes_on(table: Path, tmp_path: Path) -> None:
 
 def test_compare_measures_every_method_on_the_same_windows(table: Path, tmp_path: Path) -> None:
     job = CompareJob(data=table, out=tmp_path / "compare")
-    result = olinear.compare(TINY, job)
+    result = olinear.compare(COMPARED, job)
     names = [row.name for row in result.rows]
-    assert names == [
-        "OLinear", "repeat last", "DLinear", "NLinear", "RLinear", "RLinear, weighted L1", "OLinear, identity Q",
-    ]  # fmt: skip
+    assert names == ["OLinear", "repeat last", "DLinear", "NLinear", "RLinear", "RLinear, weighted L1"]
     assert [row.kind for row in result.rows].count("baseline") == 5
     values = {row.name: row.mean("MSE") for row in result.rows}
     frame = pd.read_csv(table)[["a", "b"]].to_numpy()
@@ -76,28 +112,62 @@ def test_compare_measures_every_method_on_the_same_windows(table: Path, tmp_path
     last = [np.mean((z[i : i + 6] - z[i - 1]) ** 2) for i in range(208, 255)]
     assert values["repeat last"] == pytest.approx(np.mean(last), rel=1e-5)
     assert values["OLinear"] < values["repeat last"]
-    assert values["OLinear"] != values["OLinear, identity Q"]
     assert result.rows[1].parameters == 0
     for picture in result.pictures:
         assert (tmp_path / "compare" / picture.file).stat().st_size > 1000
     result.save(tmp_path / "compare")
     assert Result.load(tmp_path / "compare").rows == result.rows
-    again = olinear.compare(TINY, CompareJob(data=table, out=tmp_path / "compare", resume=True))
+    again = olinear.compare(COMPARED, CompareJob(data=table, out=tmp_path / "compare", resume=True))
     assert [row.values for row in again.rows] == [row.values for row in result.rows]
 
 
 def test_checks_report_what_was_measured(table: Path, tmp_path: Path) -> None:
-    result = olinear.compare(TINY, CompareJob(data=table, out=tmp_path / "compare"))
+    result = olinear.compare(COMPARED, CompareJob(data=table, out=tmp_path / "compare"))
     values = {row.name: row.mean("MSE") for row in result.rows}
     passed = {check.statement.rsplit("than ")[-1]: check.passed for check in result.checks}
     for name in ("DLinear", "RLinear", "RLinear, weighted L1"):
         assert passed[name] == (values["OLinear"] < values[name])
 
 
+def test_further_comparisons_are_on_the_users_file(table: Path, tmp_path: Path) -> None:
+    settings = replace(
+        COMPARED, horizons=(3,), bases=("identity",), mixings=("prior",), hosts=("DLinear",), study_seeds=2
+    )
+    result = olinear.compare(settings, CompareJob(data=table, out=tmp_path / "compare"))
+    tables = {found.title: found for found in result.tables}
+    horizons = tables["my, MSE / MAE by horizon"]
+    assert horizons.columns == ["method", "3", "6"]
+    assert [row[0] for row in horizons.rows] == [row.name for row in result.rows]
+    assert horizons.rows[0][2] == f"{result.rows[0].mean('MSE'):.4f} / {result.rows[0].mean('MAE'):.4f}"
+    bases = tables["Bases: MSE and MAE"]
+    assert [row[0] for row in bases.rows] == ["pearson", "pearson, one for each series", "identity"]
+    assert len({row[1] for row in bases.rows}) == 3
+    assert all("±" in str(row[1]) for row in bases.rows)
+    assert [row[0] for row in tables["Mixing of series: MSE and MAE"].rows] == ["normlin", "prior"]
+    hosts = tables["OrthoTrans and NormLin inside other forecasters"]
+    assert [row[0] for row in hosts.rows] == ["DLinear", "DLinear + OrthoTrans"]
+    assert "by basis, MSE lies between" in result.shows
+    assert "analysis of variance p =" in result.shows
+
+
+def test_intervals_are_measured_on_the_test_windows(table: Path, tmp_path: Path) -> None:
+    result = olinear.compare(COMPARED, CompareJob(data=table, out=tmp_path / "compare"))
+    found = next(found for found in result.tables if found.title == "Intervals on the test windows")
+    assert [row[:2] for row in found.rows if row[1] == "window"] == [
+        ["80 %", "window"],
+        ["90 %", "window"],
+        ["95 %", "window"],
+    ]
+    covered = [float(row[2]) for row in found.rows if row[1] == "constant"]
+    assert covered == sorted(covered)
+    assert covered[0] == pytest.approx(80, abs=12)  # 21 validation windows
+
+
 def test_presets_are_those_of_the_literature() -> None:
     full = PRESETS["full"]
     assert (full.d_model, full.embed, full.layers, full.lr, full.dropout) == (512, 16, 2, 5e-4, 0.2)
     assert (full.epochs, full.patience, full.schedule, full.batch_size, full.alpha) == (30, 8, "halving", 32, 0.5)
+    assert full.horizons == (192, 336, 720)
     assert {PRESETS[name].horizon for name in PRESETS} == {PRESETS[name].lookback for name in PRESETS} == {96}
 
 
@@ -110,6 +180,17 @@ def test_wrong_use_is_explained(artifact: Path, table: Path, tmp_path: Path) -> 
         olinear.apply(ApplySettings(), ApplyJob(tmp_path, table, tmp_path / "out.csv"))
     with pytest.raises(DataError, match="expected the 2 variates 'a', 'b', got 7"):
         olinear.apply(ApplySettings("ili"), ApplyJob(artifact, None, tmp_path / "out.csv"))
+    with pytest.raises(UsageError, match="belong to --backtest"):
+        olinear.apply(ApplySettings(refit=2), ApplyJob(artifact, table, tmp_path / "out.csv"))
+    with pytest.raises(UsageError, match="give --refit too"):
+        olinear.apply(ApplySettings(backtest=2, input_size=50), ApplyJob(artifact, table, tmp_path / "out.csv"))
+    with pytest.raises(UsageError, match="--backtest must not be negative, got -1"):
+        olinear.apply(ApplySettings(backtest=-1), ApplyJob(artifact, table, tmp_path / "out.csv"))
+    with pytest.raises(ValueError, match="set calibration to a share of the rows"):
+        olinear.apply(ApplySettings(level=(80,)), ApplyJob(artifact, table, tmp_path / "out.csv"))
+    with pytest.raises(DataError, match="has seen rows until 2024-09-16"):
+        olinear.apply(ApplySettings(backtest=2), ApplyJob(artifact, table, tmp_path / "out.csv"))
+    assert not (tmp_path / "out.csv").exists()
     holes = pd.read_csv(table)
     holes.loc[3, "a"] = np.nan
     holes.to_csv(tmp_path / "holes.csv", index=False)

@@ -81,15 +81,15 @@ class Comparison(Settings):
     ili: Literal["none", "one", "all"] = "none"
     """Tasks on the embedded ILI data: none, 24 weeks from 36, or all eight of the paper."""
     bases: tuple[Basis, ...] = ()
-    """Bases to compare, in a small model; the paper's, shared and by series, come with them."""
+    """Bases to compare, on your file or, without one, in a small model; the paper's come with them."""
     mixings: tuple[Mixing, ...] = ()
-    """Ways to mix the series to compare with NormLin, in a small model."""
+    """Ways to mix the series to compare with NormLin, likewise."""
     hosts: tuple[Host, ...] = ()
-    """Forecasters to put OrthoTrans and NormLin into."""
+    """Forecasters to put OrthoTrans and NormLin into, likewise."""
     study_data: tuple[Dataset, ...] = ("ili", "etth1")
-    """Embedded data of these last three comparisons."""
+    """Embedded data of these three comparisons where there is no --data."""
     study_seeds: int = 3
-    """Seeds of every method of these further comparisons."""
+    """Seeds of every method of these three comparisons."""
 
 
 @dataclass(frozen=True)

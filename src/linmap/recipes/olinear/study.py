@@ -139,7 +139,7 @@ def compare_ili(settings: Comparison, job: CompareJob, found: Findings) -> None:
             "ILI, MSE / MAE: weeks of input to weeks of forecast",
             columns,
             rows,
-            f"{counted(settings.seeds, 'seed')}. The linear baselines choose their learning rate by the validation loss, "
+            f"{counted(settings.seeds, 'seed')}. The linear baselines choose their learning rate by validation, "
             f"of {', '.join(f'{rate:g}' for rate in BASELINE_RATES)}.",
         )
     )
@@ -156,8 +156,10 @@ def compare_ili(settings: Comparison, job: CompareJob, found: Findings) -> None:
 # -- bases and mixings -------------------------------------------------------------------------------------------------
 
 
-def small_tasks(settings: Comparison, job: CompareJob) -> list[Task]:
-    """The data with the small model that bases and mixings are compared in."""
+def study_tasks(settings: Comparison, job: CompareJob) -> list[Task]:
+    """The user's file with the model of the main task, or embedded data with a small one."""
+    if job.data is not None:
+        return [prepare(settings, job)]
     ili = ili_settings(36, 24) | SMALL | {"epochs": SMALL_EPOCHS["ILI"], "lr": 5e-4}
     etth1 = {"dataset": "etth1", "lookback": 96, "horizon": 96, "epochs": SMALL_EPOCHS["ETTh1"], "lr": 5e-4} | SMALL
     changes = {"etth1": etth1, "ili": ili}
@@ -165,27 +167,21 @@ def small_tasks(settings: Comparison, job: CompareJob) -> list[Task]:
 
 
 def compare_bases(settings: Comparison, job: CompareJob, found: Findings) -> None:
-    """The small model with every basis, several seeds, and whether the basis matters."""
+    """One model with every basis, several seeds, and whether the basis matters."""
     variants: dict[str, dict[str, Any]] = {
         "pearson": {"basis": "pearson"},
         "pearson, one for each series": {"basis": "pearson", "chan_indep": True},
     } | {name: {"basis": name} for name in settings.bases if name != "pearson"}
-    runs = compare_variants("small, basis", variants, settings, job)
-    found.tables.append(
-        variants_table("Bases: MSE and MAE of the small model", "basis", variants, runs, settings.study_seeds)
-    )
+    runs = compare_variants("basis", variants, settings, job)
+    found.tables.append(variants_table("Bases: MSE and MAE", "basis", variants, runs, settings.study_seeds))
     found.sentences += [whether_it_matters("basis", name, own) for name, own in runs.items()]
 
 
 def compare_mixings(settings: Comparison, job: CompareJob, found: Findings) -> None:
-    """The small model with other ways to mix the series."""
+    """One model with other ways to mix the series."""
     variants = {name: {"mixing": name} for name in ("normlin", *settings.mixings)}
-    runs = compare_variants("small, mixing", variants, settings, job)
-    found.tables.append(
-        variants_table(
-            "Mixing of series: MSE and MAE of the small model", "mixing", variants, runs, settings.study_seeds
-        )
-    )
+    runs = compare_variants("mixing", variants, settings, job)
+    found.tables.append(variants_table("Mixing of series: MSE and MAE", "mixing", variants, runs, settings.study_seeds))
     found.sentences += [whether_it_matters("mixing", name, own) for name, own in runs.items()]
 
 
@@ -193,8 +189,8 @@ def compare_variants(
     prefix: str, variants: dict[str, dict[str, Any]], settings: Comparison, job: CompareJob
 ) -> dict[str, Runs]:
     runs = {}
-    for task in small_tasks(settings, job):
-        methods = [olinear(task, f"{prefix} {name}", "ablation", **changes) for name, changes in variants.items()]
+    for task in study_tasks(settings, job):
+        methods = [olinear(task, f"study {prefix} {name}", "ablation", **changes) for name, changes in variants.items()]
         found = run_all(methods, task, job, settings.study_seeds)
         runs[task.name] = dict(zip(variants, found.values(), strict=True))
     return runs
@@ -207,7 +203,10 @@ def variants_table(title: str, column: str, variants: Sequence[str] | dict, runs
         for name in variants
     ]
     return Table(
-        title, columns, rows, f"Mean and standard deviation of {counted(seeds, 'seed')}; windows of {WINDOWS}."
+        title,
+        columns,
+        rows,
+        f"Mean and standard deviation of {counted(seeds, 'seed')}; embedded data: {WINDOWS}, a small model.",
     )
 
 
@@ -233,7 +232,7 @@ def whether_it_matters(what: str, data: str, runs: Runs) -> str:
 def compare_hosts(settings: Comparison, job: CompareJob, found: Findings) -> None:
     """DLinear, iTransformer and PatchTST with and without OrthoTrans and NormLin."""
     columns, cells = ["forecaster"], {}
-    for task in small_tasks(settings, job):
+    for task in study_tasks(settings, job):
         methods = [method for host in settings.hosts for method in with_and_without(host, task)]
         runs = run_all(methods, task, job, settings.study_seeds)
         columns += [f"{task.name}, MSE", f"{task.name}, MAE"]
@@ -245,8 +244,8 @@ def compare_hosts(settings: Comparison, job: CompareJob, found: Findings) -> Non
             "OrthoTrans and NormLin inside other forecasters",
             columns,
             rows,
-            f"Mean and standard deviation of {counted(settings.study_seeds, 'seed')}; squared error, windows "
-            f"of {WINDOWS}. iTransformer and PatchTST are neuralforecast's; DLinear has no attention to replace.",
+            f"Mean and standard deviation of {counted(settings.study_seeds, 'seed')}; squared error; "
+            f"embedded data: {WINDOWS}. iTransformer and PatchTST are neuralforecast's; DLinear has no attention.",
         )
     )
 
