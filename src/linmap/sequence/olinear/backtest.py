@@ -162,8 +162,8 @@ def _require_unseen(forecaster: OLinearForecaster, series: TimeSeries, cutoff: i
     seen, time = forecaster.seen_until_, series.time
     if seen is None or not isinstance(time, pd.DatetimeIndex):
         return
-    if pd.Timestamp(time[cutoff]) < seen:  # pyright: ignore[reportGeneralTypeIssues]
-        later = np.count_nonzero(time.to_numpy() > seen.to_numpy())
+    later = np.count_nonzero(time.to_numpy() > seen.to_numpy())
+    if len(time) - 1 - cutoff > later:
         raise DataError(
             f"the model has seen rows until {seen}, the first forecast would start after {time[cutoff]}, where "
             f"its errors flatter it; {later} rows lie behind what it saw: lower n_windows or step_size, bring newer "
