@@ -59,6 +59,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"id": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(ArtifactError, match="carries no fingerprint"):
         VectorFile(tmp_path / "other.parquet")
+    write(tmp_path / "cut.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "cut.parquet").read_bytes()[:-20])
+    with pytest.raises(ArtifactError, match="is no Parquet file, or a damaged one"):
+        VectorFile(tmp_path / "cut.parquet")
     np.save(tmp_path / "other.npy", VECTORS)
     with pytest.raises(ArtifactError, match=r"has no other\.json beside it"):
         VectorFile(tmp_path / "other.npy")

@@ -96,6 +96,20 @@ def test_every_store_finds_what_exact_search_finds_before_and_after_it_was_close
         check(store)
 
 
+def test_what_is_said_of_the_vectors_stays_with_them(place: Place) -> None:
+    kept = {"fingerprint": "f00", "options": {"dim": 6, "weights": [["a.b", 2.5]], "seed": "ü"}}
+    with filled(place) as store:
+        assert store.metadata == {}
+        store.metadata.update(kept)
+    with place.open() as store:
+        assert store.metadata == kept
+        assert store.fields == FIELDS
+        store.metadata["fingerprint"] = "f01"
+        store.upsert(IDS[:1], OLD[:1], "old")
+    with place.open() as store:
+        assert store.metadata == kept | {"fingerprint": "f01"}
+
+
 def test_an_upsert_replaces_the_vector_and_leaves_the_other_field(place: Place) -> None:
     with filled(place) as store:
         store.upsert([IDS[7], "fresh"], np.stack([OLD[8] * 3, OLD[9] * 5]), "old")
@@ -155,6 +169,8 @@ def test_a_store_that_is_not_there(tmp_path: Path, postgres: str) -> None:
         open_store(str(tmp_path))
     with pytest.raises(DataError, match="cannot connect to nobody:1"):
         open_store("postgresql://me@nobody:1/x?connect_timeout=1".replace("nobody:1/x?connect_timeout=1", "nobody:1"))
+    with pytest.raises(DataError, match="no Qdrant answers at http://localhost:1"):
+        open_store("qdrant:http://localhost:1", 3)
     for name in ("Vector", "id", "a b", "x;--"):
         with pytest.raises(ValueError, match="names of fields are lower-case"):
             open_store(f"array:{tmp_path / 'x'}", {name: 3})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ class FaissIndex(FieldIndex):
         except RuntimeError as error:
             raise ValueError(
                 f"this kind of index is trained on the first vectors that come, and {len(vectors)} are too few "
-                f"({str(error).splitlines()[-1][:120]}); put more in at once, or take index='Flat' or 'HNSW32'."
+                f"({_reason(error)}); put more in at once, or take index='Flat' or 'HNSW32'."
             ) from None
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -173,10 +174,9 @@ class FaissStore(FolderStore):
                 whole = faiss.index_factory(dim, numbers, faiss.METRIC_INNER_PRODUCT)
                 return FaissIndex(signs_first(whole) if signs else whole)
             except RuntimeError as error:
-                last = str(error).splitlines()[-1][:120]
                 raise ValueError(
-                    f"FAISS makes no index {index!r} of length {dim} ({last}); take 'Flat', 'SQfp16', 'SQ8', 'HNSW32', "
-                    "'IVF1024,Flat', 'bits' or 'bits,SQ8'."
+                    f"FAISS makes no index {index!r} of length {dim} ({_reason(error)}); take 'Flat', 'SQfp16', 'SQ8', "
+                    "'HNSW32', 'IVF1024,Flat', 'bits' or 'bits,SQ8'."
                 ) from None
 
         def load(path: Path, dim: int) -> FieldIndex:
@@ -185,7 +185,7 @@ class FaissStore(FolderStore):
                     return FaissBinaryIndex(faiss.read_index_binary(str(path)), dim)
                 return FaissIndex(faiss.read_index(str(path)))
             except RuntimeError as error:
-                raise ArtifactError(f"{path} is no index of FAISS ({str(error).splitlines()[-1][:120]}).") from None
+                raise ArtifactError(f"{path} is no index of FAISS ({_reason(error)}).") from None
 
         super().__init__(folder, "faiss", fields, new=new, load=load, options={"index": index})
 
@@ -232,6 +232,11 @@ def _first(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np
     """The first k rows that are there, in each line."""
     order = np.argsort(rows < 0, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+
+
+def _reason(error: RuntimeError) -> str:
+    """What FAISS says, without the place in its source."""
+    return re.sub(r"^Error in .*?\.(cpp|h):\d+: ", "", str(error).splitlines()[-1])[:160]
 
 
 def _set_breadth(index: Any) -> None:

@@ -148,7 +148,11 @@ class VectorFile:
             with pq.ParquetFile(self.path) as file:
                 metadata = json.loads((file.schema_arrow.metadata or {})[METADATA])
                 return metadata, file.read(columns=["id"]).column("id").to_pylist()
-        except (pa.ArrowInvalid, KeyError):
+        except pa.ArrowInvalid as error:
+            raise ArtifactError(
+                f"{self.path} is no Parquet file, or a damaged one ({error}); write it again."
+            ) from None
+        except KeyError:
             raise ArtifactError(
                 f"{self.path} was not written by `linmap apply mbat`: it carries no fingerprint; write it again."
             ) from None

@@ -1,17 +1,20 @@
-"""LanceDB: a table for each field, with the columns id and vector."""
+"""LanceDB: a table for each field, with the columns id and vector, and one for the metadata."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from linmap.data.vectors.store import FIELD, Hit, VectorStore, agreed_fields
+from linmap.data.vectors.store import FIELD, DatabaseStore, Hit, agreed_fields
 from linmap.errors import DataError
 
+METADATA = "linmap_metadata"
 
-class LanceStore(VectorStore):
+
+class LanceStore(DatabaseStore):
     """Tables of LanceDB; every upsert is a version of the table, and lasts.
 
     Parameters
@@ -28,11 +31,13 @@ class LanceStore(VectorStore):
             import pyarrow
         except ModuleNotFoundError:
             raise DataError("LanceDB is not installed: pip install 'linmap[stores]'.") from None
-        self._pa, self.metadata = pyarrow, {}
+        self._pa = pyarrow
         self.database = lancedb.connect(place)
         self._tables: dict[str, Any] = {
             name: self.database.open_table(name) for name in self.database.list_tables().tables
         }
+        kept = self._tables.pop(METADATA, None)
+        self._open_metadata({} if kept is None else json.loads(kept.to_arrow().column(0)[0].as_py()))
         found = {name: table.schema.field("vector").type.list_size for name, table in self._tables.items()}
         self.fields = agreed_fields(found, fields, place)
         for name, dim in self.fields.items():
@@ -73,6 +78,10 @@ class LanceStore(VectorStore):
     def count(self, field: str = FIELD) -> int:
         self._dim(field)
         return self._tables[field].count_rows()
+
+    def _keep(self, metadata: dict[str, Any]) -> None:
+        row = self._pa.table({"metadata": [json.dumps(metadata)]})
+        self.database.create_table(METADATA, row, mode="overwrite")
 
     def close(self) -> None:
         self._tables.clear()

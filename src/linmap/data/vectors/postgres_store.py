@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
-from linmap.data.vectors.store import FIELD, NAME, Hit, VectorStore, agreed_fields, checked_fields
+from linmap.data.vectors.store import FIELD, NAME, DatabaseStore, Hit, agreed_fields, checked_fields
 from linmap.errors import DataError
 
 ColumnType = Literal["vector", "halfvec", "bit"]
@@ -47,7 +48,7 @@ def index_statement(field: str, dim: int, table: str = "linmap") -> str:
     return f"CREATE INDEX IF NOT EXISTS {table}_{field} ON {table} USING hnsw ({field} {CLASS[column_type(dim)]})"
 
 
-class PostgresStore(VectorStore):
+class PostgresStore(DatabaseStore):
     """A table of PostgreSQL. Search is exact until `create_index`.
 
     Columns of bits keep signs; their score is cos(pi h / d) of h different signs, as it is for random vectors.
@@ -59,7 +60,7 @@ class PostgresStore(VectorStore):
     fields
         As in `open_store`.
     table
-        Its name.
+        Its name; `metadata` is kept in TABLE_metadata.
     """
 
     def __init__(self, url: str, fields: Mapping[str, int] | int | None = None, table: str = "linmap") -> None:
@@ -70,7 +71,7 @@ class PostgresStore(VectorStore):
             raise DataError("PostgreSQL's driver is not installed: pip install 'linmap[stores]'.") from None
         if not NAME.fullmatch(table):
             raise ValueError(f"table must be lower-case letters, digits and _, got {table!r}.")
-        self.table, self.metadata, self._pgvector = table, {}, pgvector
+        self.table, self._pgvector = table, pgvector
         try:
             self.connection = psycopg.connect(url, autocommit=True)
         except psycopg.OperationalError as error:
@@ -80,6 +81,7 @@ class PostgresStore(VectorStore):
             for statement in statements(self.fields, table):
                 self._execute(statement)
             pgvector.psycopg.register_vector(self.connection)
+            self._open_metadata(self._found_metadata())
         except psycopg.errors.FeatureNotSupported:
             self.connection.close()
             raise DataError("this PostgreSQL has no extension `vector`; install pgvector on the server.") from None
@@ -100,6 +102,19 @@ class PostgresStore(VectorStore):
             (self.table,),
         ).fetchall()
         return dict(rows) or None
+
+    def _found_metadata(self) -> dict[str, Any]:
+        if self._execute("SELECT to_regclass(%s)", (f"{self.table}_metadata",)).fetchone() == (None,):
+            return {}
+        row = self._execute(f"SELECT metadata FROM {self.table}_metadata").fetchone()
+        return row[0] if row else {}
+
+    def _keep(self, metadata: dict[str, Any]) -> None:
+        name = f"{self.table}_metadata"
+        with self.connection.transaction():
+            self._execute(f"CREATE TABLE IF NOT EXISTS {name} (metadata json NOT NULL)")
+            self._execute(f"DELETE FROM {name}")
+            self._execute(f"INSERT INTO {name} VALUES (%s)", (json.dumps(metadata),))
 
     def create_index(self, field: str = FIELD) -> None:
         """A graph (HNSW) over a field: faster, and no longer exact."""

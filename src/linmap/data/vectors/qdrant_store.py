@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from linmap.data.vectors.store import FIELD, Hit, VectorStore, agreed_fields
+from linmap.data.vectors.store import FIELD, DatabaseStore, Hit, agreed_fields
 from linmap.errors import DataError
 
 AT_ONCE = 1024  # points of one request
+METADATA = "linmap"  # of a collection; Qdrant servers have it since 1.16
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "linmap")  # Qdrant's ids are UUIDs; the record's own name is in the payload
 
 
-class QdrantStore(VectorStore):
+class QdrantStore(DatabaseStore):
     """Points with named vectors.
 
     Parameters
@@ -36,9 +38,10 @@ class QdrantStore(VectorStore):
     ) -> None:  # fmt: skip
         try:
             from qdrant_client import QdrantClient, models
+            from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
         except ModuleNotFoundError:
             raise DataError("Qdrant's client is not installed: pip install 'linmap[stores]'.") from None
-        self.collection, self.metadata, self._models = collection, {}, models
+        self.collection, self._models = collection, models
         remote = place.startswith(("http://", "https://"))
         self.client = QdrantClient(url=place, api_key=api_key) if remote else QdrantClient(path=place)
         try:
@@ -46,16 +49,24 @@ class QdrantStore(VectorStore):
         except DataError:
             self.client.close()
             raise
+        except (ResponseHandlingException, UnexpectedResponse) as error:
+            self.client.close()
+            raise DataError(f"no Qdrant answers at {place}: {str(error).strip().splitlines()[0]}") from None
         if not self.client.collection_exists(collection):
             dot = models.Distance.DOT
             sizes = {name: models.VectorParams(size=dim, distance=dot) for name, dim in self.fields.items()}
             self.client.create_collection(collection, vectors_config=sizes)
+        kept = self.client.get_collection(collection).config.metadata or {}
+        self._open_metadata(json.loads(kept.get(METADATA, "{}")))
 
     def _found(self) -> dict[str, int] | None:
         if not self.client.collection_exists(self.collection):
             return None
         vectors: Any = self.client.get_collection(self.collection).config.params.vectors
         return {name: params.size for name, params in vectors.items()}
+
+    def _keep(self, metadata: dict[str, Any]) -> None:
+        self.client.update_collection(self.collection, metadata={METADATA: json.dumps(metadata)})
 
     def _upsert(self, ids: list[str], vectors: np.ndarray, field: str) -> None:
         models = self._models

@@ -35,7 +35,7 @@ class VectorStore(ABC):
     fields
         Length of the vectors of each field.
     metadata
-        What was kept with the vectors; empty where a store has no place for it.
+        What is kept with the vectors: how they were made, where they come from.
     """
 
     fields: dict[str, int]
@@ -89,7 +89,7 @@ class VectorStore(ABC):
         """How many records have this field."""
 
     def flush(self) -> None:
-        """Make everything last. What is killed before leaves the state of the last flush; databases need none."""
+        """Make everything last. What is killed before leaves the state of the last flush."""
         return
 
     @abstractmethod
@@ -122,6 +122,23 @@ class VectorStore(ABC):
 
     def _query_dim(self, field: str) -> int:
         return self._dim(field)
+
+
+class DatabaseStore(VectorStore):
+    """A store whose vectors last at once; a flush keeps `metadata`."""
+
+    _kept: dict[str, Any]
+
+    def flush(self) -> None:
+        if self.metadata != self._kept:
+            self._keep(self.metadata)
+            self._kept = dict(self.metadata)
+
+    def _open_metadata(self, found: Mapping[str, Any]) -> None:
+        self.metadata, self._kept = dict(found), dict(found)
+
+    @abstractmethod
+    def _keep(self, metadata: dict[str, Any]) -> None: ...
 
 
 def checked_fields(fields: Mapping[str, int] | int) -> dict[str, int]:
