@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from linmap import recipes
 from linmap.cli import VERBS, main
+from linmap.errors import UsageError
 
 
 def answer(capsys: pytest.CaptureFixture, *words: str) -> tuple[int, str, str]:
@@ -101,6 +103,15 @@ def test_a_failure_is_one_line_and_a_traceback_only_with_debug(ruler, capsys):
     assert (code, out) == (1, "")
     assert "Traceback (most recent call last)" in err
     assert err.endswith("linmap: RuntimeError: the ruler broke\n")
+
+
+def test_a_warning_is_one_line_without_a_place_in_the_source(monkeypatch, capsys):
+    def verb(words):
+        warnings.warn("the vectors are not of length 1", stacklevel=2)
+        raise UsageError("and there is more")
+
+    monkeypatch.setitem(VERBS, "list", (verb, ""))
+    assert answer(capsys, "list")[2] == "linmap: note: the vectors are not of length 1\nlinmap: and there is more\n"
 
 
 @pytest.mark.parametrize("flags", [[], ["--resume"]])

@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 import linmap
@@ -55,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show ± still gets its table
     try:
-        return _run(verb_first, as_json)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return _run(verb_first, as_json)
     except HelpShown:
         return DONE
     except BrokenPipeError:  # the reader has gone, as in `linmap list | head -1`
@@ -92,6 +95,11 @@ def _run(words: list[str], as_json: bool) -> int:
             answer.show(stdout_console())
         sys.stdout.flush()
     return answer.code
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """One line, without the place in the source that Python names."""
+    print(f"linmap: note: {message}", file=sys.stderr)
 
 
 def _end(code: int, message: str, as_json: bool) -> int:
