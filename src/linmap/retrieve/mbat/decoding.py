@@ -206,12 +206,13 @@ def _parts(encoder: Encoder, document: Any) -> dict[str, tuple[np.ndarray, list[
         total, seen = parts.get(name, (0, []))
         parts[name] = (total + vector.astype(np.float64), [*seen, *values])
 
-    for place, value in encoder.walk(document):
+    leaves = list(encoder.walk(document))
+    for place, value in leaves:
         x = encoder.leaf(value, place)
         add(encoder.group(place), encoder.bind(place, x), value)
         if encoder.options.path_backoff:
             add("(values wherever they stand)", x * encoder.options.path_backoff, value)
-    for above, key in encoder.keys(document):
+    for above, key in encoder.keys(place for place, _ in leaves):
         name = encoder.group(Place(encoder.rules, above, key))
         add(f"(has {name})", encoder.bind(above, encoder.presence(key, above)))
     return parts

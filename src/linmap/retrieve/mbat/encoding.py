@@ -10,7 +10,7 @@ It serves every option; `bound_leaves.py` computes the same sums faster where V 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -147,10 +147,10 @@ class Encoder:
             below = [(Place(self.rules, place, step), inner) for step, inner in steps]
             stack.extend((at, inner) for at, inner in reversed(below) if not at.ignored)
 
-    def keys(self, document: Any) -> Iterator[tuple[Place, str]]:
-        """(object, key) of all keys that have a presence atom, each once; none if key_presence is 0."""
+    def keys(self, leaves: Iterable[Place]) -> Iterator[tuple[Place, str]]:
+        """(object, key) above these leaves, of all keys that have a presence atom, each once."""
         if self.options.key_presence:
-            places = {above.path(): above for place, _ in self.walk(document) for above in place.upwards()}
+            places = {above.path(): above for place in leaves for above in place.upwards()}
             yield from ((p.parent, p.step) for p in places.values() if p.parent and isinstance(p.step, str))
 
     # -- vectors ---------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from linmap.errors import DataError
 from linmap.retrieve.mbat.encoding import Encoder
 from linmap.retrieve.mbat.leaves import canonical_number, key_parts, leaf_parts
 from linmap.retrieve.mbat.options import collapsed_path
+from linmap.retrieve.mbat.paths import Place
 from linmap.retrieve.mbat.rarity import Part, Rarity
 
 QUANTILE_KNOTS = 1000  # at most so many values are kept of each path's distribution
@@ -28,7 +29,8 @@ def learn(encoder: Encoder, documents: Iterable[Any]) -> tuple[dict[str, np.ndar
     values: dict[str, list[float]] = {}
     rarity = Rarity()
     for document in documents:
-        for place, value in encoder.walk(document):
+        leaves = list(encoder.walk(document))
+        for place, value in leaves:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 try:
                     canonical_number(value)
@@ -37,15 +39,15 @@ def learn(encoder: Encoder, documents: Iterable[Any]) -> tuple[dict[str, np.ndar
                 if encoder.options.numbers == "quantile":
                     values.setdefault(collapsed_path(place), []).append(float(value))
         if encoder.options.idf:
-            rarity.add(_parts(encoder, document))
+            rarity.add(_parts(encoder, leaves))
     return {path: _knots(seen) for path, seen in values.items()}, rarity
 
 
-def _parts(encoder: Encoder, document: Any) -> Iterator[tuple[str, Part]]:
+def _parts(encoder: Encoder, leaves: list[tuple[Place, Any]]) -> Iterator[tuple[str, Part]]:
     """All parts of a document with their paths: those of its leaves, and of its keys where they are encoded."""
-    for place, value in encoder.walk(document):
+    for place, value in leaves:
         yield from ((collapsed_path(place), part) for part in leaf_parts(value, encoder.options))
-    for above, key in encoder.keys(document):
+    for above, key in encoder.keys(place for place, _ in leaves):
         yield from ((collapsed_path(above), part) for part, _ in key_parts(key, encoder.options))
 
 
