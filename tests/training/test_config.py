@@ -27,6 +27,13 @@ def test_cosine_goes_by_epoch() -> None:
     assert by_epoch("cosine", 4) == pytest.approx([1, 0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125)])
 
 
+def test_cosine_falls_from_the_end_of_its_warm_up() -> None:
+    config = TrainingConfig(epochs=100, lr=0.1, schedule="cosine", warmup_epochs=5)
+    rates = [learning_rate(config, 10 * epoch, epoch, 10) for epoch in range(100)]
+    assert rates[:6] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
+    assert rates[99] == pytest.approx(0.05 * (1 + math.cos(math.pi * 94 / 95)))
+
+
 def test_linear_rises_to_the_rate_and_falls_to_zero_at_the_last_step() -> None:
     config = TrainingConfig(epochs=2, lr=1.0, schedule="linear", warmup_steps=4)
     rates = [learning_rate(config, step, step // 7, 7) for step in range(15)]
@@ -54,6 +61,8 @@ def test_the_rate_stays_within_its_bounds(schedule, epochs, per_epoch, warmup, m
     ("settings", "named"),
     [
         ({"epochs": 0}, "epochs"),
+        ({"warmup_epochs": 2}, "warmup_epochs"),
+        ({"warmup_epochs": 10, "schedule": "cosine"}, "warmup_epochs"),
         ({"max_steps": 0}, "max_steps"),
         ({"batch_size": -1}, "batch_size"),
         ({"lr": 0.0}, "lr"),

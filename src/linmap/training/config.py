@@ -38,6 +38,8 @@ class TrainingConfig:
     """By epoch: halving (from the third on), type3 (times 0.9 from the fifth on), cosine; by step: linear, to zero."""
     warmup_steps: int = 0
     """Steps over which the learning rate first rises linearly to its schedule."""
+    warmup_epochs: int = 0
+    """Epochs of "cosine" in which the learning rate rises by equal parts before it falls."""
     accumulation: int = 1
     """Parts in which a batch is computed, to save memory; the result is that of the whole batch."""
     clip_norm: float | None = None
@@ -66,13 +68,18 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be positive, got {value}.")
-        for name in ("weight_decay", "momentum", "warmup_steps", "seed"):
+        for name in ("weight_decay", "momentum", "warmup_steps", "warmup_epochs", "seed"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie in [0, 1), got {self.betas}.")
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"momentum = {self.momentum} is a setting of sgd; {self.optimizer} has betas.")
+        if self.warmup_epochs and (self.schedule != "cosine" or self.warmup_epochs >= self.epochs):
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs} needs schedule = 'cosine' and more epochs than that; got the "
+                f"schedule {self.schedule!r} and epochs = {self.epochs}. warmup_steps goes with every schedule."
+            )
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"batch_size = {self.batch_size} cannot be split into accumulation = {self.accumulation} equal parts; "
@@ -106,7 +113,9 @@ def learning_rate(config: TrainingConfig, step: int, epoch: int, steps_per_epoch
         case "type3":
             factor = 0.9 ** max(epoch - 3, 0)
         case "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+            falling, warmup = config.epochs - config.warmup_epochs, config.warmup_epochs
+            factor = 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / falling))
+            factor = (epoch + 1) / warmup if epoch < warmup else factor
         case "linear":
             factor = (total - max(step, config.warmup_steps)) / max(total - config.warmup_steps, 1)
         case _:
@@ -129,7 +138,8 @@ def check_resumable(config: TrainingConfig, samples: int, saved: dict[str, Any],
     free = {"checkpoint_every", "patience"}
     free |= {"linear": set(), "cosine": {"max_steps"}}.get(config.schedule, {"epochs", "max_steps"})
     now = asdict(config) | {"betas": list(config.betas), "len(data)": samples}
-    before = saved["config"] | {"len(data)": saved["data_samples"]}
+    older = asdict(TrainingConfig())  # a checkpoint of an older version lacks what has been added since
+    before = older | saved["config"] | {"len(data)": saved["data_samples"]}
     for name, value in now.items():
         if name not in free and value != before[name]:
             raise ValueError(

@@ -76,7 +76,7 @@ def test_compare_measures_every_way_on_the_same_queries(tmp_path: Path) -> None:
     assert rows[AUTO].mean(NDCG) > rows[OLD].mean(NDCG) + 0.05
     assert all(check.passed for check in result.checks if check.statement.startswith("banking77"))
     assert (tmp_path / "backfill.svg").read_text().startswith("<?xml")
-    assert [len(table.rows) for table in result.tables] == [10, 10, 10, 12]
+    assert [len(table.rows) for table in result.tables] == [14, 14, 14, 12]
     assert "Safe" in result.shows or "Worth" in result.shows
 
 

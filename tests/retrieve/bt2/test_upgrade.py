@@ -23,7 +23,7 @@ from linmap.retrieve.bt2 import (
     search_mixed,
     verdict,
 )
-from linmap.retrieve.bt2.frozen import FrozenPair, closed_form, trained
+from linmap.retrieve.bt2.frozen import FrozenPair, closed_bases, closed_form, trained
 from linmap.retrieve.bt2.pairs import unit
 
 
@@ -92,10 +92,37 @@ def test_auto_centres_where_the_old_vectors_have_a_mean_of_their_own() -> None:
 @pytest.mark.parametrize("centred", [False, True])
 def test_training_starts_at_the_closed_form(centred: bool) -> None:
     X, Y = views(60, 7, 5)
-    model = FrozenPair(X, Y, 0, 2.0, seed=0, centred=centred)
+    model = FrozenPair(X, Y, 0, 2.0, centred)
     start = closed_form(X, Y, 0, 2.0, centred)
     np.testing.assert_allclose(model.fitted().compatible(X), start.compatible(X), atol=1e-5)
     np.testing.assert_allclose(model(torch.from_numpy(X).float()).detach(), start.compatible(X), atol=1e-5)
+
+
+@pytest.mark.parametrize(("d", "d_old", "a"), [(9, 6, 2), (6, 6, 6), (5, 8, 3)])
+def test_closed_bases_leave_the_weakest_directions_to_the_added_part(d: int, d_old: int, a: int) -> None:
+    X, Y = views(60, d, d_old)
+    P, O = closed_bases(X, Y, a)
+    for Q in (P, O):
+        np.testing.assert_allclose(Q @ Q.T, np.eye(len(Q)), atol=1e-12)
+    u = np.random.default_rng(0).normal(size=(60, a))
+    phi_bc = np.concatenate([u, X @ P.T], 1)[:, :d_old] @ O.T
+    strongest = np.linalg.svd(X.T @ Y, compute_uv=False)[: d_old - a]
+    found = phi_bc.T @ Y - O[:, :a] @ u.T @ Y  # what P f gives: the sum of the strongest singular values
+    assert np.trace(found) == pytest.approx(strongest.sum(), rel=1e-10)
+
+
+def test_training_leaves_the_global_generators_alone() -> None:
+    X, Y = views(40, 5, 5)
+    torch.manual_seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    expected = torch.rand(2), np.random.rand(2)  # noqa: NPY002
+    torch.manual_seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    first, _ = trained(X, Y, 2, 1.0, "contrast", seed=5, epochs=2)
+    found = torch.rand(2), np.random.rand(2)  # noqa: NPY002
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(trained(X, Y, 2, 1.0, "contrast", seed=5, epochs=2)[0].A, first.A)
 
 
 def test_of_a_rotated_model_cross_retrieval_is_self_retrieval() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -12,21 +11,28 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from linmap.retrieve.bt2 import (
     BasisTransformHead,
     BT2Loss,
     EmbeddingUpgrade,
+    HeadOutput,
     RetrievalScores,
+    closed_bases,
     cross_retrieval,
+    parameter_groups,
     pseudo_classifier,
-    train_epochs,
 )
+from linmap.training import TrainingConfig, train
+from linmap.training.batches import Loss
 
 TRAIN, CLASSES = 1000, 10
 EXTRA = 4  # dimensions that BT² adds
 BATCH, LR, DECAY, WARMUP = 64, 3e-3, 3e-5, 2
 INFLUENCE = 10.0  # weight of the loss of BCT
+Start = Literal["closed form", "random"]
+"""Where the bases of BT² begin. Random ones need the many steps of the paper's scale to find each other."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +94,15 @@ class Lab:
         y = torch.tensor(labels[order])
         return cls(x[:TRAIN], y[:TRAIN], x[TRAIN:], y[TRAIN:], seed, epochs)
 
-    def train(self, model: nn.Module, loss: Callable[[Tensor], Tensor], items: int) -> None:
-        train_epochs(model, loss, items, epochs=self.epochs, batch_size=BATCH, lr=LR, weight_decay=DECAY,
-                     warmup=min(WARMUP, self.epochs - 1), seed=self.seed)  # fmt: skip
+    def train(self, what: str, model: nn.Module, loss: Loss, *arrays: Tensor) -> nn.Module:
+        """Minimise `loss(model, batch)` on the rows of the arrays."""
+        config = TrainingConfig(epochs=self.epochs, batch_size=BATCH, lr=LR, weight_decay=DECAY, schedule="cosine",
+                                warmup_epochs=min(WARMUP, self.epochs - 1), seed=self.seed)  # fmt: skip
+        items = len(arrays[0]) - (len(arrays[0]) % BATCH == 1)  # batch normalisation has no variance of one item
+        data = TensorDataset(*(array[:items] for array in arrays))
+        train(model, loss, data, config=config, description=f"bt2: {what}, seed {self.seed}",
+              parameter_groups=parameter_groups)  # fmt: skip
+        return model.cpu()
 
     def scores(self, q: Tensor, g: Tensor) -> RetrievalScores:
         """Of the test images among themselves."""
@@ -101,44 +113,70 @@ class Lab:
 
     def independent(self, network: Network) -> nn.Module:
         """A classifier on unit vectors, of what the network has seen."""
-        x, y = self.x[self.y < network.classes], self.y[self.y < network.classes]
-        backbone, classifier = network.backbone(network.features), nn.Linear(network.features, CLASSES, bias=False)
-        self.train(nn.ModuleList([backbone, classifier]), lambda rows: F.cross_entropy(
-            classifier(F.normalize(backbone(x[rows]), dim=-1)), y[rows], label_smoothing=0.1), len(x))  # fmt: skip
-        return backbone
+        seen = self.y < network.classes
+
+        def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            return F.cross_entropy(model(batch[0])[1], batch[1], label_smoothing=0.1)
+
+        model = Classified(network.backbone(network.features), network.features)
+        return self.train("independent", model, loss, self.x[seen], self.y[seen])
 
     def bct(self, network: Network, features: int, old: Float[Tensor, "train d_old"]) -> nn.Module:
         """Backward-compatible training: the first d_old coordinates are classified by the old model's class means."""
-        seen = self.y < network.classes
-        x, y, d_old = self.x[seen], self.y[seen], old.shape[1]
-        pseudo = pseudo_classifier(old[seen], y, network.classes)
-        backbone, classifier = network.backbone(features), nn.Linear(features, CLASSES, bias=False)
+        seen, d_old = self.y < network.classes, old.shape[1]
+        pseudo = pseudo_classifier(old[seen], self.y[seen], network.classes)
 
-        def loss(rows: Tensor) -> Tensor:
-            f = F.normalize(backbone(x[rows]), dim=-1)
-            influence = F.cross_entropy(F.normalize(f[:, :d_old], dim=-1) @ pseudo.mT, y[rows])
-            return F.cross_entropy(classifier(f), y[rows]) + INFLUENCE * influence
+        def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            f, logits = model(batch[0])
+            influence = F.cross_entropy(F.normalize(f[:, :d_old], dim=-1) @ pseudo.mT.to(f), batch[1])
+            return F.cross_entropy(logits, batch[1]) + INFLUENCE * influence
 
-        self.train(nn.ModuleList([backbone, classifier]), loss, len(x))
-        return backbone
+        model = Classified(network.backbone(features), features)
+        return self.train("BCT", model, loss, self.x[seen], self.y[seen])
 
-    def bt2(self, network: Network, new: Float[Tensor, "train d_new"], old: Float[Tensor, "train d_old"]) -> nn.Module:
+    def bt2(
+        self,
+        network: Network,
+        new: Float[Tensor, "train d_new"],
+        old: Float[Tensor, "train d_old"],
+        start: Start = "closed form",
+        criterion: BT2Loss | None = None,
+    ) -> nn.Module:
         """The head of BT² on the backbone, with the vectors of the independent new model and of the old one."""
+        criterion = criterion or BT2Loss()
         seen = self.y < network.classes
-        x, y, new, old = self.x[seen], self.y[seen], new[seen], old[seen]
+        new, old = new[seen], old[seen]
         d_new, d_old = new.shape[1], old.shape[1]
-        pseudo, criterion = pseudo_classifier(old, y, network.classes), BT2Loss()
+        pseudo = pseudo_classifier(old, self.y[seen], network.classes)
         head = BasisTransformHead(d_new + d_old, d_new, d_old, EXTRA, n_classes=CLASSES)
+        if start == "closed form":
+            head.set_bases(*map(torch.from_numpy, closed_bases(new.double().numpy(), old.double().numpy(), EXTRA)))
+
+        def loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+            x, y, phi_new, phi_old = batch
+            return criterion(model(x), y, phi_new, phi_old, pseudo.to(x))
+
         model = nn.Sequential(network.backbone(d_new + d_old), head)
-        self.train(model, lambda rows: criterion(model(x[rows]), y[rows], new[rows], old[rows], pseudo), len(x))
-        return model
+        return self.train("BT²", model, loss, self.x[seen], self.y[seen], new, old)
+
+
+class Classified(nn.Module):
+    """A backbone's unit vectors, and the logits of a linear layer without bias on them."""
+
+    def __init__(self, backbone: nn.Module, features: int) -> None:
+        super().__init__()
+        self.backbone, self.classifier = backbone, nn.Linear(features, CLASSES, bias=False)
+
+    def forward(self, x: Float[Tensor, "batch 1 8 8"]) -> tuple[Float[Tensor, "batch features"], Tensor]:
+        f = F.normalize(self.backbone(x), dim=-1)
+        return f, self.classifier(f)
 
 
 @torch.no_grad()
 def embed(model: nn.Module, x: Tensor) -> Tensor:
     """Unit vectors of the model in evaluation mode; of a BT² head the whole vector, made a unit vector."""
     found = model.eval()(x)
-    return F.normalize(found if isinstance(found, Tensor) else found.phi_new, dim=-1)
+    return F.normalize(found.phi_new if isinstance(found, HeadOutput) else found[0], dim=-1)
 
 
 def image_scores(old_network: Network, new_network: Network, seed: int, epochs: int) -> dict[str, RetrievalScores]:
@@ -159,6 +197,8 @@ def image_scores(old_network: Network, new_network: Network, seed: int, epochs: 
         "BCT": lab.bct(new_network, d_old, phi_old),
         f"BCT + {EXTRA} naive dimensions": lab.bct(new_network, d_old + EXTRA, phi_old),
         "BT²": lab.bt2(new_network, phi_new, phi_old),
+        "BT² from random bases": lab.bt2(new_network, phi_new, phi_old, "random"),
+        "BT², lambda_old = 0": lab.bt2(new_network, phi_new, phi_old, criterion=BT2Loss(lambda_old=0.0)),
     }
     for name, model in models.items():
         q = embed(model, lab.x_test)

@@ -8,7 +8,7 @@ from linmap.retrieve.bt2.evaluation import (
     nearest_rows,
     text_scores,
 )
-from linmap.retrieve.bt2.frozen import FittedMap, procrustes
+from linmap.retrieve.bt2.frozen import FittedMap, closed_bases, procrustes
 from linmap.retrieve.bt2.head import BasisTransformHead, ExportedHead, HeadOutput, basis_transform, fold
 from linmap.retrieve.bt2.mixed import (
     BackfillCurve,
@@ -19,10 +19,11 @@ from linmap.retrieve.bt2.mixed import (
     search_mixed,
     verdict,
 )
-from linmap.retrieve.bt2.training import BT2Loss, learning_rate, parameter_groups, pseudo_classifier, train_epochs
+from linmap.retrieve.bt2.training import PAPER, BT2Loss, parameter_groups, pseudo_classifier
 from linmap.retrieve.bt2.upgrade import EmbeddingUpgrade
 
 __all__ = [
+    "PAPER",
     "BT2Loss",
     "BackfillCurve",
     "BasisTransformHead",
@@ -37,9 +38,9 @@ __all__ = [
     "backfill_curve",
     "basis_transform",
     "calibrate",
+    "closed_bases",
     "cross_retrieval",
     "fold",
-    "learning_rate",
     "mixed_scores",
     "nearest_rows",
     "parameter_groups",
@@ -47,6 +48,5 @@ __all__ = [
     "pseudo_classifier",
     "search_mixed",
     "text_scores",
-    "train_epochs",
     "verdict",
 ]

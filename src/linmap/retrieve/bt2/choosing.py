@@ -9,12 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from linmap.retrieve.bt2.frozen import EPOCHS, WEIGHTS, FittedMap, Objective, closed_form, trained
+from linmap.retrieve.bt2.frozen import EPOCHS, FittedMap, Objective, closed_form, trained
 from linmap.retrieve.bt2.pairs import alignment_p_value, self_retrieval_ranks
 
 Pairs = tuple[np.ndarray, np.ndarray]
 Method = Literal["auto", "procrustes", "centred", "trained"]
 CLOSED = ("procrustes", "centred")
+OBJECTIVES: tuple[Objective, ...] = ("cosine and contrast", "contrast")  # cosine alone follows the mean of the vectors
 FOLDS, LEAST_HELD_OUT, MOST_HELD_OUT = 5, 5, 2000
 SIGNIFICANT = 0.05
 
@@ -125,26 +126,29 @@ def choose(
     folds = split(pairs, 1 if training else FOLDS, seed) if val is None else [Fold(pairs, val)]
     plain = Recipe(n_extra, C, seed)
     if not folds:
-        warnings.warn(f"{n} pairs are too few to hold any out: nothing tells how well the fit generalises, or whether "
-                      "the pairs belong together.", stacklevel=3)  # fmt: skip
-        recipe = replace(plain, centred=method == "centred", objective="contrast" if method == "trained" else None)
-        return recipe, None, {"held_out": 0, "candidates": {}, "chosen": recipe.name, "reason": "too few pairs"}
+        return _unseen(plain, method, n)
     candidates = {name: Candidate.of(replace(plain, centred=name == "centred"), folds) for name in CLOSED}
     p = _check_alignment(candidates["procrustes"], method, seed)
     chosen, reason = _better_closed(candidates, method)
     if training:
-        further = [Candidate.of(replace(chosen.recipe, objective=objective), folds) for objective in WEIGHTS]
+        further = [Candidate.of(replace(chosen.recipe, objective=objective), folds) for objective in OBJECTIVES]
         candidates |= {each.recipe.name: each for each in further}
-        best = max(further, key=lambda candidate: candidate.reciprocal.mean())
-        gain, error = best.gain(chosen)
-        reason += f"; training from there by {gain:+.4f}, standard error {error:.4f}"
-        chosen = best if method == "trained" or gain > error else chosen
+        chosen, said = _better_trained(chosen, further, method)
+        reason += said
     elif method == "auto":
         reason += f"; {n} pairs, fewer than 4 d_new = {4 * d_new}, are too few to try training"
     return chosen.recipe, chosen, {
         "held_out": len(chosen.X), "candidates": {name: each.figures() for name, each in candidates.items()},
         "chosen": chosen.recipe.name, "reason": reason, "alignment_p_value": p,
     }  # fmt: skip
+
+
+def _unseen(plain: Recipe, method: Method, n: int) -> tuple[Recipe, None, dict[str, Any]]:
+    """What is fitted where too few pairs are there to hold any out."""
+    warnings.warn(f"{n} pairs are too few to hold any out: nothing tells how well the fit generalises, or whether the "
+                  "pairs belong together.", stacklevel=4)  # fmt: skip
+    recipe = replace(plain, centred=method == "centred", objective="contrast" if method == "trained" else None)
+    return recipe, None, {"held_out": 0, "candidates": {}, "chosen": recipe.name, "reason": "too few pairs"}
 
 
 def _better_closed(candidates: dict[str, Candidate], method: Method) -> tuple[Candidate, str]:
@@ -154,6 +158,14 @@ def _better_closed(candidates: dict[str, Candidate], method: Method) -> tuple[Ca
     gain, error = candidates["centred"].gain(candidates["procrustes"])
     reason = f"centring changes the held-out MRR by {gain:+.4f}, standard error {error:.4f}"
     return candidates["centred" if gain > error else "procrustes"], reason
+
+
+def _better_trained(closed: Candidate, further: list[Candidate], method: Method) -> tuple[Candidate, str]:
+    """The best trained map if it was asked for, or is better than the closed form that it began with, and why."""
+    best = max(further, key=lambda candidate: candidate.reciprocal.mean())
+    gain, error = best.gain(closed)
+    reason = f"; training from there by {gain:+.4f}, standard error {error:.4f}"
+    return best if method == "trained" or gain > error else closed, reason
 
 
 def _check_alignment(candidate: Candidate, method: Method, seed: int) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,16 +12,21 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from linmap.maps import Cayley
 from linmap.retrieve.bt2.head import combine, fold
-from linmap.retrieve.bt2.training import train_epochs
+from linmap.training import TrainingConfig, train
+from linmap.training.batches import Loss
+from linmap.training.checkpoint import random_state, set_random_state
 
 HIDDEN = 256
 TEMPERATURE = 0.05
 EPOCHS, BATCH, PATIENCE = 40, 256, 6
-Objective = Literal["cosine and contrast", "contrast"]
-WEIGHTS: dict[Objective, tuple[float, float]] = {"cosine and contrast": (5.0, 10.0), "contrast": (0.0, 10.0)}
+Objective = Literal["cosine and contrast", "contrast", "cosine"]
+WEIGHTS: dict[Objective, tuple[float, float]] = {
+    "cosine and contrast": (5.0, 10.0), "contrast": (0.0, 10.0), "cosine": (5.0, 0.0),
+}  # fmt: skip
 
 
 def procrustes(
@@ -92,27 +98,33 @@ def closed_form(X: Float[np.ndarray, "pairs d_new"], Y: Float[np.ndarray, "pairs
     return FittedMap(C * Q, C * np.concatenate([complement, zeros], 1), offset=C * (m_Y - m_X @ Q) if centred else None)
 
 
+def closed_bases(
+    X: Float[np.ndarray, "pairs d_new"], Y: Float[np.ndarray, "pairs d_old"], n_extra: int
+) -> tuple[Float[np.ndarray, "d_new d_new"], Float[np.ndarray, "d_old d_old"]]:
+    """P and O of the closed form, to begin a training with.
+
+    The d_old - n_extra directions in which X and Y agree most are kept for P f; u, the first n_extra coordinates, gets
+    the others. With n_extra = 0 phi_bc is that of orthogonal Procrustes.
+    """
+    U, _, Vh = np.linalg.svd(X.astype(np.float64).T @ Y.astype(np.float64))
+    strong = Y.shape[1] - n_extra
+    return U.T, np.ascontiguousarray(Vh.T[:, [*range(strong, Y.shape[1]), *range(strong)]])
+
+
 class FrozenPair(nn.Module):
     """P, O and the network of u, started at the closed form."""
 
-    def __init__(self, X: np.ndarray, Y: np.ndarray, n_extra: int, C: float, seed: int, centred: bool) -> None:
+    def __init__(self, X: np.ndarray, Y: np.ndarray, n_extra: int, C: float, centred: bool) -> None:
         super().__init__()
         m_X, m_Y = means(X, Y, centred)
-        U, _, Vh = np.linalg.svd((X - m_X).T @ (Y - m_Y))
-        strong = Y.shape[1] - n_extra  # directions of the old space that f keeps; u learns the weak ones
-        order = [*range(strong, Y.shape[1]), *range(strong)]
-        self.P = Cayley.from_matrix(torch.from_numpy(U.T.astype(np.float32)))
-        self.O = Cayley.from_matrix(torch.from_numpy(np.ascontiguousarray(Vh.T[:, order], np.float32)))
+        P, O = closed_bases(X - m_X, Y - m_Y, n_extra)
+        self.P, self.O = (Cayley.from_matrix(torch.from_numpy(Q.astype(np.float32))) for Q in (P, O))
         self.C, self.n_extra = C, n_extra
-        rank = min(X.shape[1], Y.shape[1])
-        offset = torch.from_numpy(C * (m_Y - m_X @ U[:, :rank] @ Vh[:rank])).float()
+        offset = torch.from_numpy(C * (m_Y - m_X @ procrustes(X - m_X, Y - m_Y)[0])).float()
         self.offset = nn.Parameter(offset) if centred else None
         self.network = None
         if n_extra:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                layers = (nn.Linear(X.shape[1], HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, n_extra))
-            self.network = nn.Sequential(*layers)
+            self.network = nn.Sequential(nn.Linear(X.shape[1], HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, n_extra))
 
     def forward(self, f: Float[Tensor, "batch d_new"]) -> Float[Tensor, "batch d_old"]:
         """phi_bc as unit vectors, after the offset."""
@@ -126,9 +138,21 @@ class FrozenPair(nn.Module):
         folded = fold(self.P.matrix().double(), self.O.matrix().double(), self.C, self.n_extra)
         network = None
         if self.network is not None:
-            network = tuple(part.double().numpy().copy() for part in self.network.parameters())
-        offset = None if self.offset is None else self.offset.double().numpy().copy()
-        return FittedMap(folded.A.numpy(), folded.B.numpy(), network, offset)  # pyright: ignore[reportArgumentType]
+            network = tuple(part.double().cpu().numpy().copy() for part in self.network.parameters())
+        offset = None if self.offset is None else self.offset.double().cpu().numpy().copy()
+        return FittedMap(folded.A.cpu().numpy(), folded.B.cpu().numpy(), network, offset)  # pyright: ignore[reportArgumentType]
+
+
+def to_own_vector(objective: Objective) -> Loss:
+    """The loss of a model that maps new vectors, as unit vectors, to the old ones that come with them."""
+    cosine, contrast = WEIGHTS[objective]
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        phi, y = model(batch[0]), batch[1]
+        own = F.cross_entropy(phi @ y.mT / TEMPERATURE, torch.arange(len(y), device=y.device))
+        return cosine * (1 - (phi * y).sum(-1).mean()) + contrast * own
+
+    return loss
 
 
 def trained(
@@ -147,25 +171,23 @@ def trained(
     The loss is that of BT² with every item as its own class: cosine to the own old vector, and cross-entropy of the
     own old vector among those of the batch.
     """
-    model = FrozenPair(X, Y, n_extra, C, seed, centred)
-    f, y = (torch.from_numpy(part.astype(np.float32)) for part in (X, Y))
-    cosine, contrast = WEIGHTS[objective]
+    config = TrainingConfig(epochs=epochs, batch_size=BATCH, schedule="cosine", warmup_epochs=min(2, epochs - 1),
+                            patience=None if score is None else PATIENCE, seed=seed)  # fmt: skip
+    data = TensorDataset(*(torch.from_numpy(part.astype(np.float32)) for part in (X, Y)))
+    with generators_kept():
+        torch.manual_seed(seed)
+        model = FrozenPair(X, Y, n_extra, C, centred)
+        history = train(model, to_own_vector(objective), data, config=config, description="bt2: training the bases",
+                        validate=None if score is None else lambda _: -score(model.fitted()))  # fmt: skip
+    return model.fitted(), history.best_epoch or epochs
 
-    def loss(rows: Tensor) -> Tensor:
-        phi = model(f[rows])
-        own = F.cross_entropy(phi @ y[rows].mT / TEMPERATURE, torch.arange(len(rows)))
-        return cosine * (1 - (phi * y[rows]).sum(-1).mean()) + contrast * own
 
-    best, best_score, best_epoch = model.fitted(), -np.inf, 0
-
-    def after_epoch(epoch: int) -> bool:
-        nonlocal best, best_score, best_epoch
-        fitted = model.fitted()
-        value = epoch if score is None else score(fitted)
-        if value > best_score:
-            best, best_score, best_epoch = fitted, value, epoch + 1
-        return epoch + 1 - best_epoch >= PATIENCE
-
-    train_epochs(model, loss, len(f), epochs=epochs, batch_size=BATCH, weight_decay=0.0, warmup=min(2, epochs - 1),
-                 seed=seed, after_epoch=after_epoch)  # fmt: skip
-    return best, best_epoch
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """What is drawn inside leaves no trace in the global generators of the caller."""
+    device = torch.device("cpu")
+    state = random_state(device)
+    try:
+        yield
+    finally:
+        set_random_state(state, device)

@@ -1,9 +1,8 @@
-"""Training of BT²: the loss, the pseudo-classifier of the old model, the schedule, and one loop over batches."""
+"""Training of BT²: the loss, the pseudo-classifier of the old model, and the settings for `linmap.training.train`."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from linmap.retrieve.bt2.head import BasisTransformHead, HeadOutput
+from linmap.training import TrainingConfig
+
+PAPER: dict[Literal["cifar-100", "imagenet"], TrainingConfig] = {
+    "cifar-100": TrainingConfig(epochs=100, batch_size=128, lr=1e-3, weight_decay=2.0**-15, schedule="cosine",
+                                warmup_epochs=5),
+    "imagenet": TrainingConfig(epochs=100, batch_size=256, lr=1e-3, schedule="cosine", warmup_epochs=20),
+}  # fmt: skip
+"""What the paper trains with: Adam, a learning rate that rises by epochs and falls by a cosine."""
 
 
 class BT2Loss(nn.Module):
@@ -74,51 +81,10 @@ def pseudo_classifier(
     return sums / counts[:, None].to(feats)
 
 
-def learning_rate(lr: float, epoch: int, epochs: int, warmup: int) -> float:
-    """lr (e + 1) / w in the first w epochs, then lr (1 + cos(pi (e - w) / (E - w))) / 2."""
-    if epoch < warmup:
-        return lr * (epoch + 1) / warmup
-    return lr * 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Groups for an optimiser: weight decay for all parameters but those of basis transformations."""
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """For `linmap.training.train`: weight decay for all parameters but those of basis transformations."""
     heads = [part for part in model.modules() if isinstance(part, BasisTransformHead)]
     kept = {id(parameter) for head in heads for parameter in head.orthogonal_parameters()}
     free = [parameter for parameter in model.parameters() if id(parameter) not in kept]
     bases = [parameter for parameter in model.parameters() if id(parameter) in kept]
-    return [{"params": free, "weight_decay": weight_decay}, {"params": bases, "weight_decay": 0.0}]
-
-
-def train_epochs(
-    model: nn.Module,
-    loss: Callable[[Tensor], Tensor],
-    items: int,
-    *,
-    epochs: int = 100,
-    batch_size: int = 128,
-    lr: float = 1e-3,
-    weight_decay: float = 2.0**-15,
-    warmup: int = 5,
-    seed: int = 0,
-    after_epoch: Callable[[int], bool] | None = None,
-) -> None:
-    """Adam on `loss(rows)`, the loss of the items with these numbers, with the schedule of the paper by epoch.
-
-    `after_epoch(epoch)` may end the training by returning True. The model ends in evaluation mode.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(parameter_groups(model, weight_decay), lr=lr)
-    for epoch in range(epochs):
-        model.train()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(lr, epoch, epochs, warmup)
-        for rows in torch.randperm(items, generator=generator).split(batch_size):
-            if len(rows) == 1 and items > 1:
-                continue  # batch normalisation has no variance of one item
-            optimizer.zero_grad()
-            loss(rows).backward()
-            optimizer.step()
-        model.eval()
-        if after_epoch is not None and after_epoch(epoch):
-            break
+    return [{"params": free}, *([{"params": bases, "weight_decay": 0.0}] if bases else [])]
