@@ -210,6 +210,21 @@ def test_records_are_searched_without_an_index(index: Path) -> None:
         assert answer["matches"][0]["because"]
 
 
+@pytest.mark.parametrize("kind", ["array", "faiss", "lance", "qdrant"])
+def test_records_are_found_in_every_store_that_was_filled_from_their_vectors(
+    index: Path, tmp_path: Path, kind: str
+) -> None:
+    address = f"{kind}:{tmp_path / kind}"
+    store_vectors(IndexSettings(into=address, data=index, field="json"))
+    for question in ({"id": "ada"}, {"like": json.dumps(RECORDS[0])}):
+        expected, found = (
+            search(SearchSettings(where, field=field, top=2, **question))["matches"]
+            for where, field in ((str(index), "vector"), (address, "json"))
+        )
+        assert [match["id"] for match in found] == [match["id"] for match in expected]
+        assert found[0]["because"] == expected[0]["because"]
+
+
 def test_vectors_are_searched_with_vectors(index: Path, tmp_path: Path) -> None:
     vectors = np.concatenate(list(VectorFile(index).blocks()))
     np.save(tmp_path / "q.npy", vectors[2:])

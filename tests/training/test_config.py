@@ -1,11 +1,12 @@
 import math
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from linmap.training import TrainingConfig
-from linmap.training.config import learning_rate, total_steps
+from linmap.training.config import check_resumable, learning_rate, total_steps
 
 SCHEDULES = ("constant", "halving", "type3", "cosine", "linear")
 
@@ -32,6 +33,16 @@ def test_cosine_falls_from_the_end_of_its_warm_up() -> None:
     rates = [learning_rate(config, 10 * epoch, epoch, 10) for epoch in range(100)]
     assert rates[:6] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
     assert rates[99] == pytest.approx(0.05 * (1 + math.cos(math.pi * 94 / 95)))
+
+
+def test_a_checkpoint_of_an_older_version_had_the_defaults_of_what_came_later() -> None:
+    config = TrainingConfig(schedule="cosine")
+    older = asdict(config) | {"betas": list(config.betas)}
+    del older["warmup_epochs"]
+    saved = {"config": older, "data_samples": 5}
+    check_resumable(config, 5, saved, None)
+    with pytest.raises(ValueError, match="started with warmup_epochs = 0, now it is 2"):
+        check_resumable(replace(config, warmup_epochs=2), 5, saved, None)
 
 
 def test_linear_rises_to_the_rate_and_falls_to_zero_at_the_last_step() -> None:

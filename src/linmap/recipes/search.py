@@ -51,7 +51,7 @@ class SearchSettings:
     through: Path | None = None
     """With --query: a run of `linmap fit bt2` that takes the vectors of a new model to those of the index."""
     field: str = FIELD
-    """With --query: name of the vectors in the store."""
+    """Name of the vectors in the store."""
     records: Path | None = None
     """The records' file, to say why they match; where the index was made from when left out."""
     top: int = 5
@@ -81,8 +81,9 @@ def search(settings: SearchSettings) -> dict[str, Any]:
     from linmap.recipes.mbat.searching import search_records
 
     return search_records(
-        str(settings.index), settings.like, settings.id, settings.at, settings.records, settings.top, settings.reasons
-    )
+        str(settings.index), settings.like, settings.id, settings.at, settings.records, settings.top, settings.reasons,
+        settings.field,
+    )  # fmt: skip
 
 
 def _search_vectors(settings: SearchSettings, path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from linmap.data.records import Record, parse_json, read_records
 from linmap.data.vectors import Hit, VectorFile, VectorStore, open_store
 from linmap.data.vectors.folder import read_header
+from linmap.data.vectors.store import FIELD
 from linmap.errors import ArtifactError, DataError, UsageError
 from linmap.retrieve.mbat import MISSING, JSONVectorizer, format_path, nearest, parse_path
 
@@ -33,14 +34,21 @@ class Index:
 
 
 def search_records(
-    where: str, like: str | None, name: str | None, at: tuple[str, ...], records: Path | None, top: int, reasons: int
+    where: str,
+    like: str | None,
+    name: str | None,
+    at: tuple[str, ...],
+    records: Path | None,
+    top: int,
+    reasons: int,
+    field: str = FIELD,
 ) -> dict[str, Any]:
     """The nearest records by cosine, and which paths make them so."""
     if sum((like is not None, name is not None, bool(at))) != 1:
         raise UsageError("give what to look for: one of --like JSON, --id ID and --at PATH=VALUE.")
     if top < 1:
         raise UsageError(f"--top must be at least 1, got {top}.")
-    index = open_index(where)
+    index = open_index(where, field)
     document, values = None, [value_at(text) for text in at]
     if like is not None:
         document = _query_document(like)
@@ -101,14 +109,14 @@ def value_at(text: str) -> tuple[str, Any]:
 # -- what is searched --------------------------------------------------------------------------------------------------
 
 
-def open_index(where: str) -> Index:
+def open_index(where: str, field: str = FIELD) -> Index:
     """From a file of vectors, a store that was filled from one, or records, which are encoded on the way."""
     path = Path(where)
     if path.suffix in (".parquet", ".npy"):
         return _file_index(VectorFile(path))
     if path.name.endswith(RECORDS) or (path.is_dir() and read_header(path) is None):
         return _records_index(path)
-    return _store_index(where)
+    return _store_index(where, field)
 
 
 def _checked_vectorizer(metadata: dict[str, Any], where: Any) -> JSONVectorizer:
@@ -148,19 +156,21 @@ def _records_index(source: Path) -> Index:
     return Index(vectorizer, len(ids), source, find, lambda name: vectors[_row(name, ids, source)])
 
 
-def _store_index(address: str) -> Index:
+def _store_index(address: str, field: str) -> Index:
     store = open_store(address)
     vectorizer = _checked_vectorizer(store.metadata, address)
     if vectorizer.normalize != "l2":
         raise UsageError(f"{address} holds vectors that are not of unit length, whose products are no cosines.")
-    return Index(
-        vectorizer, store.count(), Path(store.metadata["source"]), lambda query, top: store.search(query[None], top)[0],
-        lambda name: _vector_in(store, name, address),
-    )  # fmt: skip
+
+    def find(query: np.ndarray, top: int) -> list[Hit]:
+        return store.search(query[None], top, field)[0]
+
+    vector = lambda name: _vector_in(store, field, name, address)  # noqa: E731
+    return Index(vectorizer, store.count(field), Path(store.metadata["source"]), find, vector)
 
 
-def _vector_in(store: VectorStore, name: str, address: str) -> np.ndarray:
-    for ids, block in store.iterate():
+def _vector_in(store: VectorStore, field: str, name: str, address: str) -> np.ndarray:
+    for ids, block in store.iterate(field):
         if name in ids:
             return block[ids.index(name)]
     raise UsageError(f"{address} has no record with the id {name!r}.")
