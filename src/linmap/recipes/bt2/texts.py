@@ -123,10 +123,11 @@ def compare_texts(
                 upgrade, texts.queries_new, texts.gallery_new, texts.gallery_old,
                 lambda ranked: texts.scores(ranked)[NDCG], order=order, random_state=draw,  # pyright: ignore
             ))  # fmt: skip
-    kinds = {AUTO: "system", OLD: "reference", FULL: "reference", RAW: "reference"}
+    kinds = {AUTO: "system"} | dict.fromkeys((OLD, FULL, RAW, GALLERY), "reference")
+    notes = {GALLERY: "every stored vector is rewritten, without its text"}
     rows = [
         Row(name, kinds.get(name, "ablation" if name.startswith("BT²") else "baseline"), found,  # pyright: ignore
-            seconds=float(np.mean(seconds[name])) if name in seconds else None)
+            seconds=float(np.mean(seconds[name])) if name in seconds else None, note=notes.get(name, ""))
         for name, found in values.items()
     ]  # fmt: skip
     return rows, curves, upgrades
