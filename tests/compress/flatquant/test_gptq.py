@@ -91,10 +91,12 @@ def test_dead_inputs_get_no_weight():
     assert rounded.weight[:, 1].abs().max() > 0
 
 
-def test_the_scale_is_that_of_the_row_without_its_dead_inputs():
+def test_the_scale_is_that_of_the_row_with_its_dead_inputs_and_of_a_group_without():
+    """As the authors have it: rows are measured before the weights of dead inputs become 0, groups behind."""
     W, X, _ = problem()
     W[:, 0], X[:, 0] = 100, 0
-    assert gptq(W, X.mT @ X, 4).scale.max() < 1
+    torch.testing.assert_close(gptq(W, X.mT @ X, 4).scale, torch.full((7, 1), 100 / 7, dtype=W.dtype))
+    assert gptq(W, X.mT @ X, 4, group_size=12).scale.max() < 1
 
 
 def test_the_factor_is_the_upper_cholesky_factor_of_the_inverse():

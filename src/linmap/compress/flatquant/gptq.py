@@ -78,7 +78,7 @@ def gptq(
     H
         `Hessian` of its inputs. Inputs that are always 0 (H_ii = 0) get a weight of 0.
     bits, symmetric
-        Quantiser of the rows of W, fixed before the sweep.
+        Quantiser of the rows of W, fixed before the sweep from all columns, those of such inputs too.
     group_size
         Columns that share a scale, which is fixed when the sweep arrives at them; None: the whole row.
     damping
@@ -102,11 +102,12 @@ def gptq(
     group_size = _check(W, H, bits, group_size, damping, block_size)
     dtype = dtype or torch.promote_types(W.dtype, torch.float32)
     rest, H = W.to(dtype, copy=True), H.to(dtype, copy=True)
+    n = W.shape[1]
+    row = quantize(rest, bits, symmetric, per="row")[1:] if group_size == n else None
     dead = H.diagonal() == 0
     H.diagonal()[dead] = 1
     rest[:, dead] = 0
     U = inverse_factor(H, damping)
-    n = W.shape[1]
     codes, scales, zeros = [], [], []
     scale = zero = rest.new_empty(0)
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if symmetric else (0, 2**bits - 1)
@@ -119,7 +120,7 @@ def gptq(
                 inside, after = slice(i, min(i + group_size, stop - start)), slice(stop, start + i + group_size)
                 pending = errors[:i].mT @ U[start : start + i, after]  # what the columns of later blocks have not had
                 group = torch.cat([block[inside].mT, rest[:, after] - pending], dim=1)
-                _, scale, zero = quantize(group, bits, symmetric, per="row")
+                scale, zero = row or quantize(group, bits, symmetric, per="row")[1:]
                 scales.append(scale)
                 zeros.append(zero)
                 s, z = scale[:, 0], (scale * 0 if zero is None else zero)[:, 0]
