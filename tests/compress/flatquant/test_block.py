@@ -237,6 +237,14 @@ def test_trained_parameters_are_the_ones_of_the_paper() -> None:
     assert not any(p.requires_grad for name, p in student.named_parameters() if name.endswith("linear.weight"))
 
 
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("sizes", [(3, 4), (24, 24), (6,), (2, 3, 3)])
+def test_factors_of_another_length_are_refused(sizes: tuple[int, ...], scale: bool) -> None:
+    config = FlatQuantConfig(**FOUR, factors={"attention": sizes}, scale=scale)
+    with pytest.raises(ValueError, match=r"do not multiply to n = 24; pairs that do: \(1, 24\), .*\(4, 6\)"):
+        with_students(model_of("llama"), config)
+
+
 @pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.RMSNorm(8)])
 def test_scaled_norm(norm: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -19,7 +19,7 @@ from transformers import PretrainedConfig
 from linmap.compress.flatquant.architecture import BlockPaths, BlockSizes, block_paths, block_sizes, replace
 from linmap.compress.flatquant.attention import OnlineCacheTransform, TrainedCacheTransform, attach_cache_transform
 from linmap.compress.flatquant.config import FlatQuantConfig
-from linmap.compress.flatquant.factors import hadamard_factors, kronecker_apply, kronecker_factors
+from linmap.compress.flatquant.factors import check_sizes, hadamard_factors, kronecker_apply, kronecker_factors
 from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 from linmap.compress.flatquant.transforms import FixedFactor, OnlineTransform, SiteTransform, factor
@@ -50,6 +50,7 @@ def factor_sizes(config: FlatQuantConfig, sizes: BlockSizes) -> dict[str, tuple[
                 found[site] = tuple(len(H) for H in hadamard_factors(n))
             elif config.transform == "flat" and site in SCALED:
                 found[site] = (config.factors or {}).get(site) or kronecker_factors(n)
+                check_sizes(found[site], n)
         if config.transform == "flat":
             found["output"] = (sizes.heads,)
         elif config.transform == "quarot" and has_hadamard(sizes.heads):

@@ -231,6 +231,17 @@ def check_factors(factors: Sequence[Tensor], n: int) -> None:
     shapes = [tuple(P.shape) for P in factors]
     if any(len(shape) != 2 or shape[0] != shape[1] for shape in shapes):
         raise ValueError(f"the factors must be square matrices, got {', '.join(map(str, shapes))}.")
-    if math.prod([shape[0] for shape in shapes]) != n:
-        sizes, pairs = ", ".join(str(shape[0]) for shape in shapes), ", ".join(map(str, factor_pairs(n)))
-        raise ValueError(f"factors of sizes ({sizes}) do not multiply to n = {n}; pairs that do: {pairs}.")
+    check_sizes([shape[0] for shape in shapes], n)
+
+
+def check_sizes(sizes: Sequence[int], n: int) -> None:
+    """Whether sizes of factors multiply to n.
+
+    Raises
+    ------
+    ValueError
+        If they do not, with the pairs of sizes that do.
+    """
+    if math.prod(sizes) != n:
+        given, pairs = ", ".join(map(str, sizes)), ", ".join(map(str, factor_pairs(n)))
+        raise ValueError(f"factors of sizes ({given}) do not multiply to n = {n}; pairs that do: {pairs}.")
