@@ -15,6 +15,7 @@ from linmap.compress.flatquant.transforms import (
     OnlineTransform,
     SiteTransform,
     factor,
+    scaled_and_transformed,
     transformed,
 )
 
@@ -101,6 +102,23 @@ def test_scale_and_matrices_cancel_between_input_and_weight(sizes, parametrizati
     assert not torch.allclose(site(x), x)
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), seeds)
+def test_scaled_products_and_their_gradients_are_those_of_the_dense_matrix(frozen, a, b, rows, seed):
+    """Of weights, which are not trained, and of activations."""
+    generator = drawn(seed)
+    x, s, L, R, grad = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64)
+        for shape in ((rows, a * b), (a * b,), (a, a), (b, b), (rows, a * b))
+    )
+    wanted = [s, L, R] if frozen else [x, s, L, R]
+    for tensor in wanted:
+        tensor.requires_grad_()
+    fast, plain = scaled_and_transformed(x, s, [L, R]), (x * s) @ torch.kron(L, R)
+    torch.testing.assert_close(fast, plain)
+    torch.testing.assert_close(torch.autograd.grad(fast, wanted, grad), torch.autograd.grad(plain, wanted, grad))
+
+
 @given(shapes, st.booleans(), seeds)
 @torch.no_grad()
 def test_the_quantised_model_transforms_as_training_does(sizes, scale, seed):
@@ -129,6 +147,11 @@ def test_the_wider_dtype_is_computed_in():
     P = torch.eye(4, dtype=torch.float64)
     assert transformed(torch.ones(2, 4), [P]).dtype == torch.float64
     assert transformed(torch.ones(2, 4, dtype=torch.float16), [P.float()]).dtype == torch.float32
+    for dtype in (torch.float16, torch.float64):
+        x, pair = torch.ones(2, 8, dtype=dtype, requires_grad=True), [torch.eye(2), torch.eye(4)]
+        y = scaled_and_transformed(x, torch.ones(8), pair)
+        y.sum().backward()
+        assert (y.dtype, x.grad.dtype) == (torch.promote_types(dtype, torch.float32), dtype)
 
 
 # -- QuaRot's online rotation (oracle 4) -------------------------------------------------------------------------------

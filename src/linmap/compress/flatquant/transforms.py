@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast, no_type_check
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linmap.compress.flatquant.factors import cayley, haar_orthogonal, kronecker_apply
+from linmap.compress.flatquant.factors import cayley, check_factors, haar_orthogonal, kronecker_apply
+from linmap.maps.kronecker import along_middle
 
 
 class Pair(NamedTuple):
@@ -100,13 +101,13 @@ class SiteTransform(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         with torch.autocast(x.device.type, enabled=False):
-            return transformed(x if self.scale is None else x * self.scale, [pair.P for pair in self.pairs])
+            return scaled_and_transformed(x, self.scale, [pair.P for pair in self.pairs])
 
     def weight(self, W: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
         """(W / c) P^-T."""
         with torch.autocast(W.device.type, enabled=False):
-            W = W if self.scale is None else W * self.scale.reciprocal()
-            return transformed(W, [pair.P_inv_T for pair in self.pairs])
+            scale = None if self.scale is None else self.scale.reciprocal()
+            return scaled_and_transformed(W, scale, [pair.P_inv_T for pair in self.pairs])
 
     def _device_type(self) -> str:
         return next((p.device.type for p in self.parameters()), "cpu")
@@ -129,6 +130,43 @@ class OnlineTransform(nn.Module):
         if self.scale is not None:
             x = x * self.scale.to(x.dtype)
         return transformed(x, [getattr(self, f"factor_{i}").to(x.dtype) for i in range(len(self.sizes))])
+
+
+def scaled_and_transformed(
+    x: Float[Tensor, "*batch n"], scale: Float[Tensor, " n"] | None, matrices: Sequence[Tensor]
+) -> Float[Tensor, "*batch n"]:
+    """(x * scale) (P_1 ⊗ P_2 ⊗ ... ⊗ I)."""
+    if scale is None:
+        return transformed(x, matrices)
+    if len(matrices) != 2 or not x.numel():
+        return transformed(x * scale, matrices)
+    check_factors(matrices, x.shape[-1])
+    dtype = torch.promote_types(x.dtype, matrices[0].dtype)
+    left, right = (P.to(dtype) for P in matrices)
+    x_RAB, s_AB = x.to(dtype).reshape(-1, len(left), len(right)), scale.to(dtype).view(len(left), -1)
+    y_RAB = cast(Tensor, ScaledProduct.apply(x_RAB, s_AB, right))
+    return along_middle(left.mT, y_RAB).reshape(x.shape)
+
+
+@no_type_check  # Dynamo traces the methods, but no run-time checks around them
+class ScaledProduct(torch.autograd.Function):
+    """y_a = x_a diag(s_a) R of every slice a, for x of shape (rows, a, b).
+
+    The gradients of s and R are read off those of the matrices diag(s_a) R, so that an x without a gradient (a weight)
+    needs no product as large as itself.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, s: Tensor, R: Tensor) -> Tensor:
+        ctx.save_for_backward(x, s, R)
+        return ((x * s).flatten(0, 1) @ R).view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, s, R = ctx.saved_tensors
+        grad_x = (grad.flatten(0, 1) @ R.mT).view(x.shape).mul_(s) if ctx.needs_input_grad[0] else None
+        of_matrices = torch.bmm(x.permute(1, 2, 0), grad.transpose(0, 1))
+        return grad_x, (of_matrices * R).sum(-1), (of_matrices * s[..., None]).sum(0)
 
 
 def transformed(x: Float[Tensor, "*batch n"], matrices: Sequence[Tensor]) -> Float[Tensor, "*batch n"]:
