@@ -13,7 +13,7 @@ from linmap.compress.flatquant.baselines import BASELINES, RandomHadamard
 from linmap.compress.flatquant.perplexity import perplexity
 from linmap.errors import UsageError
 from linmap.recipes.flatquant import PRESETS, comparison
-from linmap.recipes.flatquant.comparison import checks, compare, order, published, shows
+from linmap.recipes.flatquant.comparison import checks, compare, described, order, published, shows
 from linmap.recipes.flatquant.experiments import (
     Comparison,
     Run,
@@ -23,6 +23,7 @@ from linmap.recipes.flatquant.experiments import (
     halves,
     measured,
     relative_error,
+    spread,
 )
 from linmap.recipes.flatquant.flattening import CURVES, SITES, curves, site_inputs
 from linmap.recipes.job import CompareJob
@@ -261,6 +262,28 @@ def test_rows_without_seeds_run_once() -> None:
     methods = ("rtn", "flatquant-rtn", "hadamard")
     assert order(methods, first=True) == ["flatquant-rtn", "hadamard", "rtn"]
     assert order(methods, first=False) == ["flatquant-rtn"]
+
+
+def test_a_few_blocks_are_spread_over_the_depth() -> None:
+    assert spread(4, 30) == [3, 11, 18, 26]
+    assert spread(30, 30) == list(range(30))
+    for total in range(1, 40):
+        for count in range(1, total + 1):
+            chosen = spread(count, total)
+            assert sorted(set(chosen)) == chosen
+            assert chosen[0] >= 0
+            assert chosen[-1] < total
+            assert {first + last for first, last in zip(chosen, chosen[::-1], strict=True)} <= {total - 1, total}
+
+
+def test_blocks_between_the_quantised_ones_pass_their_error_on(llama: str, text: Path, tmp_path: Path) -> None:
+    task = Task(Comparison(model=llama, blocks=1, **FEW), text)
+    assert task.blocks == [1]
+    assert described(task).startswith(f"{llama}, blocks 1 of 2 quantised")
+    run = measured(task, "rtn", "W4A4", 0, tmp_path)
+    assert len(run.alone) == len(run.accumulated) == 1
+    assert run.alone == pytest.approx(run.accumulated)  # nothing before it is quantised
+    assert {c.block for c in curves(task, "W4A4", 0, tmp_path)} == {1}
 
 
 # -- what the numbers say ----------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ class Comparison(Calibration):
                                    "random", "quarot", "smoothquant", "rtn")  # fmt: skip
     """Rows of the table."""
     blocks: int | None = None
-    """Quantise only this many decoder blocks, the first ones; all when left out."""
+    """Quantise only this many decoder blocks, spread evenly over the depth; all when left out."""
     test_windows: int = 12
     """Pieces of the test text that are predicted."""
     test_length: int = 512
@@ -129,7 +129,7 @@ class Task:
         self.total_blocks = len(blocks)
         if settings.blocks is not None and settings.blocks > len(blocks):
             raise DataError(f"--blocks {settings.blocks}: the model has {len(blocks)}; lower it, or leave it out.")
-        self.blocks = list(range(settings.blocks or len(blocks)))
+        self.blocks = spread(settings.blocks or len(blocks), len(blocks))
 
     def model(self) -> Any:
         return on_accelerator(load_pretrained(self.folder, "language", "float32")).eval()
@@ -145,11 +145,11 @@ class Task:
 
     @cached_property
     def teacher(self) -> list[Tensor]:
-        """What the original model has in front of each quantised block and behind the last, on `error_windows`."""
+        """What the original model has in front of each block and behind the last quantised one, on `error_windows`."""
         with torch.no_grad():
             x, arguments = embedded(self.original, self.error_windows(), self.path)
             states = [x]
-            for number in self.blocks:
+            for number in range(self.blocks[-1] + 1):
                 states.append(block_outputs(self.block(self.original, number), states[-1], arguments[number], 1))
         return states
 
@@ -162,6 +162,11 @@ class Task:
         settings, free = self.settings, ("seeds", "bits", "methods", "n_jobs", "text")
         names = [name for name in settings.__dataclass_fields__ if name not in free]
         return {"text": self.source} | {name: getattr(settings, name) for name in names}
+
+
+def spread(count: int, total: int) -> list[int]:
+    """Numbers of `count` blocks of `total`, the middles of as many equal parts of the depth."""
+    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
 def halves(text: str) -> list[str]:
@@ -222,11 +227,13 @@ def block_errors(task: Task, model: Any, rotation: int | None) -> tuple[list[flo
     if rotation is not None:
         Q = RandomHadamard.draw(h.shape[-1], torch.Generator().manual_seed(rotation))
     alone, accumulated, tokens = [], [], h.new_zeros(h.shape[:-1])
-    for number in task.blocks:
-        x, y = (states if Q is None else Q(states).to(h.dtype) for states in task.teacher[number : number + 2])
+    for number in range(task.blocks[-1] + 1):
         block = task.block(model, number)
-        own = block_outputs(block, x, arguments[number], 1)
         h = block_outputs(block, h, arguments[number], 1)
+        if number not in task.blocks:
+            continue
+        x, y = (states if Q is None else Q(states).to(h.dtype) for states in task.teacher[number : number + 2])
+        own = block_outputs(block, x, arguments[number], 1)
         tokens = relative_error(h, y)
         alone.append(float(relative_error(own, y).mean()))
         accumulated.append(float(tokens.mean()))

@@ -78,15 +78,15 @@ def at_site(student: StudentBlock, site: str, x: Tensor) -> tuple[Tensor, Tensor
     return cast(Tensor, student.sites[site](x)), weights
 
 
-def site_inputs(task: Task) -> list[dict[str, Tensor]]:
+def site_inputs(task: Task) -> dict[int, dict[str, Tensor]]:
     """What passes each place of each quantised block of the original model, on the windows of the errors."""
     _, arguments = embedded(task.original, task.error_windows(), task.path)
-    found = []
+    found = {}
     for number in task.blocks:
         block = task.block(task.original, number)
         with watched(block, block_paths(block)) as inputs:
             block_outputs(block, task.teacher[number], arguments[number], len(task.teacher[number]))
-        found.append(dict(inputs))
+        found[number] = dict(inputs)
     return found
 
 
