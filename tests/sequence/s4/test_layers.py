@@ -244,6 +244,20 @@ def test_kernels_are_kept_in_evaluation_and_follow_the_weights(name: str) -> Non
     assert layer.C.grad is not None
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_what_is_kept_is_not_that_of_weights_before_a_training_step(fused: bool) -> None:
+    torch.manual_seed(0)
+    layer, u = S4D(4, 8), torch.randn(1, 6, 4)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=fused)
+    for _ in range(2):
+        layer.eval()
+        with torch.inference_mode():
+            found = layer(u)
+        torch.testing.assert_close(found, layer(u).detach())
+        layer.train()(u).square().sum().backward()
+        optimizer.step()
+
+
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_every_parameter_learns_and_survives_saving(name: str) -> None:
     layer, u = build(name), noise(2, 9, 4)

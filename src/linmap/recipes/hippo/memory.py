@@ -15,7 +15,7 @@ import torch
 from linmap.data.sequences import real_signal
 from linmap.sequence.hippo import OnlineProjection, discretize, hippo_matrices
 
-WINDOW, QUARTERS = 256, 64  # samples of the past that are reconstructed; of El Niño, 16 years
+WINDOW, QUARTERS = 256, 128  # samples of the past that are reconstructed; of El Niño, 32 years
 STEP, DURATION, CUT = 0.01, 4.0, 2.0  # of the band-limited signals: seconds, seconds, hertz
 SIGNALS = 20
 DELAY, LENGTH, STATES, RIDGE = 500, 4000, 64, 1e-6
@@ -56,9 +56,11 @@ def signals(seed: int) -> dict[str, tuple[np.ndarray, int]]:
     random = np.random.default_rng(seed)
     samples = round(DURATION / STEP)
     drawn = np.stack([band_limited(samples, CUT * DURATION, random) for _ in range(SIGNALS)])
-    heart, sea = (np.asarray((u - u.mean()) / u.std())[None] for u in (real_signal("ecg"), real_signal("nino")))
+    years = np.convolve(real_signal("nino"), np.ones(4) / 4, "valid")  # without the seasons, at half of Nyquist's rate
+    heart, sea = ((u - u.mean())[None] / u.std() for u in (real_signal("ecg"), years))
     return {
-        f"white up to {CUT:g} Hz": (drawn, WINDOW), "electrocardiogram": (heart, WINDOW), "El Niño": (sea, QUARTERS),
+        f"white up to {CUT:g} Hz": (drawn, WINDOW), "electrocardiogram": (heart, WINDOW),
+        "El Niño, yearly means": (sea, QUARTERS),
     }  # fmt: skip
 
 

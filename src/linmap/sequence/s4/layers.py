@@ -296,8 +296,11 @@ class StateSpaceLayer(nn.Module):
 
     def _keep(self, key: Any, build: Callable[[], Any]) -> Any:
         if self.training or torch.is_grad_enabled():
+            self._kept = None  # fused optimisers change weights without a new version
             return build()
-        full = (key, *((p._version, p.data_ptr(), p.dtype) for p in (*self.state_parameters(), self.C)))
+        weights = (*self.state_parameters(), self.C)
+        versions = ((0 if p.is_inference() else p._version, p.data_ptr(), p.dtype) for p in weights)
+        full = (key, *versions)
         if self._kept is None or self._kept[0] != full:
             self._kept = (full, build())
         return self._kept[1]
