@@ -8,6 +8,7 @@ from sklearn.pipeline import make_pipeline
 
 from linmap.errors import ArtifactError
 from linmap.sequence.s4 import S4Classifier, S4Regressor, load_estimator
+from linmap.sequence.s4.estimators import timescales
 
 SMALL = {"n_layers": 1, "d_model": 16, "d_state": 16, "epochs": 10, "batch_size": 8, "dt": (0.01, 0.3)}
 
@@ -104,6 +105,32 @@ def test_scikit_learn_clones_searches_and_chains(fitted: S4Classifier) -> None:
     assert len(search.cv_results_["params"]) == 2
     repeated = [S4Classifier(**SMALL | {"epochs": 2}).fit(padded, y).predict_proba(padded) for _ in range(2)]
     np.testing.assert_array_equal(*repeated)
+
+
+def test_held_out_series_are_scored_after_each_epoch_and_choose_the_weights() -> None:
+    X, y = waves(48)
+    held, labels = waves(24, seed=1)
+    model = S4Classifier(**SMALL | {"epochs": 6, "dt": None}).fit(X, y, validation=(held, labels))
+    assert model.history_ is not None
+    records = model.history_.epochs
+    best = min(records, key=lambda record: record.val or 0.0)
+    assert model.history_.best_epoch == best.epoch
+    assert best.metrics["score"] == pytest.approx(model.score(held, labels))
+    P = model.predict_proba(held)[np.arange(24), np.searchsorted(model.classes_, labels)]
+    assert best.val == pytest.approx(-np.log(P).mean(), abs=1e-5)
+    assert model.dt_ == timescales(max(map(len, X)))
+    numbers = np.array([x[:, 0].mean() for x in X])
+    regressor = S4Regressor(**SMALL | {"epochs": 2}).fit(X, numbers, validation=(X, numbers))
+    assert regressor.history_ is not None
+    scores = [record.metrics["score"] for record in regressor.history_.epochs]
+    assert regressor.score(X, numbers) == pytest.approx(scores[regressor.history_.best_epoch - 1], abs=1e-5)  # pyright: ignore
+    with pytest.raises(ValueError, match="the class what is not among those of y"):
+        S4Classifier(**SMALL).fit(X, y, validation=(held[:1], ["what"]))
+
+
+@pytest.mark.parametrize(("longest", "steps"), [(5, (0.2, 1.0)), (26, (1 / 26, 10 / 26)), (1000, (1e-3, 0.1))])
+def test_the_range_of_steps_covers_the_series(longest: int, steps: tuple[float, float]) -> None:
+    assert timescales(longest) == pytest.approx(steps)
 
 
 def test_training_goes_on_where_it_stopped(tmp_path) -> None:
