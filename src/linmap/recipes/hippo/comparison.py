@@ -124,7 +124,7 @@ def delay_table(found: dict[str, list[float]]) -> Table:
     ]
     return Table(
         f"A delay by {DELAY} samples, read linearly from {STATES} states",
-        ["system", *(f"{cycles} cycles" for cycles in CYCLES)], rows,
+        ["system", *(f"{cycles} cycles" if cycles > 1 else "1 cycle" for cycles in CYCLES)], rows,
         f"log10 of the squared error over the variance, on {DELAYED} signals that the readout was not fitted to; "
         "columns are the highest frequency in cycles per delay.",
     )  # fmt: skip
