@@ -47,7 +47,7 @@ def test_each_sample_is_answered_from_all_so_far(fitted: Path, stream) -> None:
         assert rows[l - 1][1] == estimator.classes_[expected.argmax()]
 
 
-@pytest.mark.parametrize("cut", [1, 7, 19])
+@pytest.mark.parametrize("cut", [0, 1, 7, 19])
 def test_a_stream_that_goes_on_from_its_state_gives_the_same_bytes(fitted: Path, stream, tmp_path, cut: int) -> None:
     whole = stream(fitted, LINES, "--state", tmp_path / "whole")[1]
     first = stream(fitted, LINES[:cut], "--state", tmp_path / "parts")[1]

@@ -45,10 +45,10 @@ def follow(artifact: Path, out: Path | None, state: Path | None, save_every: int
     first = stream.count
     with _answers_to(out, first) as file:
         answers = csv.writer(file, lineterminator="\n")
-        if first == 0:
-            answers.writerow(["sample", "answer", *(f"p({c})" for c in classes or ())])
         try:
             for values in _samples(sys.stdin, estimator.n_features_in_):
+                if stream.count == 0:
+                    answers.writerow(["sample", "answer", *(f"p({c})" for c in classes or ())])
                 answers.writerow([stream.count + 1, *_cells(stream.update(values), classes)])
                 file.flush()
                 if save_every and state is not None and stream.count % save_every == 0:
