@@ -9,6 +9,7 @@ from linmap.sequence.s4.estimators import S4Classifier, S4Regressor, load_estima
 from linmap.sequence.s4.kernels import cauchy_kernel, causal_convolution, dplr_kernel, krylov_kernel, vandermonde_kernel
 from linmap.sequence.s4.low_rank import S4
 from linmap.sequence.s4.model import SequenceModel
+from linmap.sequence.s4.official import load_official
 
 __all__ = [
     "S4",
@@ -21,5 +22,6 @@ __all__ = [
     "dplr_kernel",
     "krylov_kernel",
     "load_estimator",
+    "load_official",
     "vandermonde_kernel",
 ]
