@@ -109,3 +109,11 @@ def test_two_sequences_are_refused() -> None:
         plugged(x, y, y)
     with pytest.raises(ValueError, match="Linear is no attention that NormLin knows how to replace"):
         NormLinAttention.from_attention(nn.Linear(2, 2), 5)
+
+
+@pytest.mark.parametrize("name", ["hugging face", "iTransformer"])
+def test_plugged_models_compile_with_the_same_result(name: str, annotations_unchecked: None) -> None:
+    model, tokens = build(name)
+    wrapped = OrthoTransWrapper(replace_attention(model, tokens), basis("dct", SEQ), basis("dct", PRED)).eval()
+    x = torch.randn(2, SEQ, N)
+    torch.testing.assert_close(torch.compile(wrapped, backend="eager")(x), wrapped(x), atol=1e-5, rtol=1e-5)

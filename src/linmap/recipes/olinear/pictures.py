@@ -12,7 +12,7 @@ from torch import nn
 
 from linmap.data.timeseries import TimeSeries
 from linmap.pictures import DIVERGING, INK, MUTED, SERIES, SYSTEM, figure, save_svg
-from linmap.recipes.olinear.intervals import Coverage
+from linmap.recipes.olinear.intervals import LEVELS, Coverage
 from linmap.recipes.olinear.methods import Task, Trained
 from linmap.recipes.result import Picture
 from linmap.sequence.olinear import Backtest, OLinearForecaster, OrthoTrans
@@ -65,7 +65,7 @@ def draw_backtest(found: Backtest, path: Path) -> Path:
                 above.fill_between(ahead, low, high, color=SYSTEM, alpha=0.18, linewidth=0, label=label)
             above.plot(ahead, forecast, color=SYSTEM, label="forecasts of OLinear" if first else None)
         above.set_title(f"{series.variates[0]}: the last {len(shown)} of {len(found.cutoffs)} origins", loc="left")
-        above.legend(loc="best", fontsize=8.5)
+        fig.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=4)
         label_time(above, series)
         below.plot(errors["step"], errors["naive MAE"], color=MUTED, label="repeating the last value")
         below.plot(errors["step"], errors["MAE"], color=SYSTEM, label="OLinear")
@@ -152,8 +152,7 @@ def draw_coverage(intervals: list[Coverage], path: Path) -> Picture:
             ax.plot(steps, 100 * one.covered, color=colour, label=f"intervals of {one.level} %")
             ax.axhline(one.level, color=colour, linewidth=0.9, linestyle=(0, (4, 3)))
         ax.set(xlabel="step of the forecast", ylabel="test values inside, %")
-        ax.set_title("What the intervals cover")
-        ax.legend(loc="lower right", fontsize=8.5)
+        fig.legend(loc="outside upper center", ncols=len(LEVELS))
         save_svg(fig, path)
     return Picture(
         path.name, "What the intervals cover",

@@ -79,7 +79,7 @@ class Comparison(Settings):
     horizons: tuple[int, ...] = ()
     """Further horizons, each a task of its own."""
     ili: Literal["none", "one", "all"] = "none"
-    """Tasks on the embedded ILI data: none, 24 weeks from 36, or all eight of the paper."""
+    """Tasks on the embedded ILI data where there is no --data: none, 24 weeks from 36, or all eight of the paper."""
     bases: tuple[Basis, ...] = ()
     """Bases to compare, on your file or, without one, in a small model; the paper's come with them."""
     mixings: tuple[Mixing, ...] = ()

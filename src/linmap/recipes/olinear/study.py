@@ -42,6 +42,7 @@ from linmap.training import TrainingConfig
 Runs = dict[str, list[Trained]]
 SMALL_EPOCHS = {"ETTh1": 4, "ILI": 10}  # of the small model
 PATCH = 16
+STUDY = "study "  # before the names of methods whose training is not the main task's
 WINDOWS = "36 to 24 (ILI) and 96 to 96 (ETTh1)"
 
 
@@ -59,7 +60,7 @@ def study(settings: Comparison, job: CompareJob, main: Task, main_runs: Runs) ->
     found = Findings()
     if settings.horizons:
         compare_horizons(settings, job, main, main_runs, found)
-    if settings.ili != "none":
+    if settings.ili != "none" and job.data is None:
         compare_ili(settings, job, found)
     if settings.bases:
         compare_bases(settings, job, found)
@@ -190,7 +191,9 @@ def compare_variants(
 ) -> dict[str, Runs]:
     runs = {}
     for task in study_tasks(settings, job):
-        methods = [olinear(task, f"study {prefix} {name}", "ablation", **changes) for name, changes in variants.items()]
+        methods = [
+            olinear(task, f"{STUDY}{prefix} {name}", "ablation", **changes) for name, changes in variants.items()
+        ]
         found = run_all(methods, task, job, settings.study_seeds)
         runs[task.name] = dict(zip(variants, found.values(), strict=True))
     return runs
@@ -237,7 +240,7 @@ def compare_hosts(settings: Comparison, job: CompareJob, found: Findings) -> Non
         runs = run_all(methods, task, job, settings.study_seeds)
         columns += [f"{task.name}, MSE", f"{task.name}, MAE"]
         for name, trained in runs.items():
-            cells.setdefault(name, []).extend([spread(trained, 4), f"{mae(trained):.4f}"])
+            cells.setdefault(name.removeprefix(STUDY), []).extend([spread(trained, 4), f"{mae(trained):.4f}"])
     rows: list[list[Any]] = [[name, *values] for name, values in cells.items()]
     found.tables.append(
         Table(
@@ -268,7 +271,7 @@ def with_and_without(host: Host, task: Task) -> list[Method]:
     def method(name: str, ortho: bool, normlin: bool) -> Method:
         note = "squared error"
         return Method(
-            name, "ablation", lambda seed: build(seed, ortho, normlin), training, nn.functional.mse_loss, note
+            STUDY + name, "ablation", lambda seed: build(seed, ortho, normlin), training, nn.functional.mse_loss, note
         )
 
     plain = [method(host, False, False), method(f"{host} + OrthoTrans", True, False)]
