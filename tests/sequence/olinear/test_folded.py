@@ -76,3 +76,16 @@ def test_one_basis_per_variate_cannot_be_folded() -> None:
     model = OLinear(2, 3, 3, d_model=4, Q_in=np.stack([np.eye(3)] * 2), Q_out=np.stack([np.eye(3)] * 2))
     with pytest.raises(ValueError, match="one basis per variate cannot be folded"):
         model.fold()
+
+
+def test_every_mixing_folds() -> None:
+    torch.manual_seed(0)
+    prior = torch.rand(3, 3)
+    model = OLinear(
+        3, 6, 4, d_model=8, embed=2, weight_transform="sigmoid", norm="l2", prior=prior, Q_in=basis("dct", 6)
+    ).eval()
+    mixing = model.blocks[1].mixing
+    A = torch.sigmoid(mixing.weight) + prior  # pyright: ignore
+    torch.testing.assert_close(mixing.matrix(), A / A.norm(dim=-1, keepdim=True))  # pyright: ignore
+    x = torch.randn(2, 6, 3)
+    torch.testing.assert_close(model.fold()(x), model(x), atol=1e-5, rtol=1e-5)
