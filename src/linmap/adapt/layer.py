@@ -97,10 +97,10 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     ----------
     base_layer
         The layer to adapt; its weight stays as it is.
+    settings, options
+        Settings of the adapter, in the order or by the names of `make_adapter`.
     adapter_name
         Name of the first adapter.
-    options
-        Settings of the adapter, as in `make_adapter`.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     adapters_name: ClassVar[str]  # begins with the method's prefix, by which PEFT finds what to save
     other_param_names = ()
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str = "default", **options: Any) -> None:
+    def __init__(self, base_layer: nn.Module, *settings: Any, adapter_name: str = "default", **options: Any) -> None:
         super().__init__()
         self.base_layer = base_layer
         setattr(self, self.adapters_name, nn.ModuleDict())
@@ -125,7 +125,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self._merged_state: list[int] = []
         self._cache: tuple[Versions, Tensor] | None = None
         base_layer.requires_grad_(False)
-        self.add_adapter(adapter_name, **options)
+        self.add_adapter(adapter_name, *settings, **options)
 
     def __init_subclass__(cls) -> None:
         if "adapters_name" in vars(cls):
@@ -139,17 +139,17 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def get_base_layer(self) -> Any:
         return super().get_base_layer()
 
-    def make_adapter(self, **options: Any) -> Adapter:
+    def make_adapter(self, *settings: Any, **options: Any) -> Adapter:
         """A new adapter for the base layer, on the CPU."""
         raise NotImplementedError
 
-    def add_adapter(self, adapter_name: str, *, inference_mode: bool = False, **options: Any) -> None:
+    def add_adapter(self, adapter_name: str, *settings: Any, inference_mode: bool = False, **options: Any) -> None:
         """Make an adapter and put it beside the others; it is trained only if it is active.
 
         It lives on the base layer's device, in float32 where the base is in half precision.
         """
         try:
-            adapter = self.make_adapter(**options)
+            adapter = self.make_adapter(*settings, **options)
         except (ValueError, TypeError) as error:
             raise type(error)(f"{self.path}: {error}") from None
         self.adapters[adapter_name] = adapter

@@ -324,3 +324,8 @@ def test_conv_weight_is_changed_as_a_matrix():
     base, D = layer.base_layer, layer.adapters["default"].D
     expected = bone_forward(patches, matrix_of(base), base.bias, D, "bat")
     torch.testing.assert_close(layer(x).flatten(2).mT, expected)
+
+
+def test_block_size_and_mode_may_stand_without_their_names():
+    layer = BoneLinear(nn.Linear(N_IN, N_OUT), R, "bat-row")
+    assert (layer.adapters["default"].r, layer.adapters["default"].mode) == (R, "bat-row")

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from linmap.adapt.bone import bone_delta, bone_forward
-from linmap.adapt.bone.product import BatProduct
+from linmap.adapt.bone.product import few_tokens
 from linmap.adapt.bone.transform import MODES, block_shape
 
 MINI_R = 2
@@ -95,15 +95,16 @@ def test_zero_changes_nothing_neither_forward_nor_backward(mode, tokens, dtype):
     assert torch.equal(*(torch.autograd.grad(output.square().sum(), x)[0] for output in (y, base)))
 
 
-def test_few_and_many_tokens_take_different_ways_to_the_same():
-    """Twelve tokens at once build W'; one at a time they do not."""
-    x, W, bias, D = drawn(3, 2, 4, "bat", tokens=12)
-    assert BatProduct.few(x[:1], D)
-    assert not BatProduct.few(x, D)
+@pytest.mark.parametrize("mode", ["bat", "bat-row"])
+def test_few_and_many_tokens_take_different_ways_to_the_same(mode):
+    """Twelve tokens at once go another way than one at a time."""
+    x, W, bias, D = drawn(3, 2, 4, mode, tokens=12)
+    assert few_tokens(x[:1], D)
+    assert not few_tokens(x, D)
     D.requires_grad_()
     x.requires_grad_()
-    together = bone_forward(x, W, bias, D, "bat")
-    apart = torch.cat([bone_forward(row, W, bias, D, "bat") for row in x.split(1)])
+    together = bone_forward(x, W, bias, D, mode)
+    apart = torch.cat([bone_forward(row, W, bias, D, mode) for row in x.split(1)])
     torch.testing.assert_close(together, apart)
     for output in (together, apart):
         output.square().sum().backward(retain_graph=True)
