@@ -326,6 +326,7 @@ def limits(task: Task, settings: SegmentationSettings) -> str:
         f"{len(task.test)} test images and {settings.seeds} seeds on one small network: differences of one or two "
         f"points of Dice are noise. Learning rates are chosen once a method, among {len(settings.rates)}, trained on "
         f"{min(settings.images)} images with one seed and judged on the last {settings.validation:.0%} of the training "
-        "images, which the decoder's rate is not. The paper adapts SAM, twenty times larger, to other data; its "
-        "figures are not comparable."
+        "images, which the decoder's rate is not. SALT's change stays within the singular vectors of weights that are "
+        "far from square here; LoRA's does not. The paper adapts SAM, twenty times larger, to other data; its figures "
+        "are not comparable."
     )

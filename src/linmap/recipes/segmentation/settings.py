@@ -46,7 +46,7 @@ class SegmentationSettings:
     """`compare`: numbers of training images."""
     seeds: int = 3
     """`compare`: seeds of every method."""
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
     """`compare`: learning rates that every method chooses from."""
     lora_rank: int = 2
     """`compare`: rank of LoRA; SALT takes the largest rank with no more parameters."""
