@@ -195,9 +195,11 @@ def draw(runs: list[Run], flat: list[Curve], original: float, drawn: str, task: 
 
 def described(task: Task) -> str:
     settings, (calibration, test) = task.settings, task.names
-    few = f"blocks {', '.join(map(str, task.blocks))} of " if len(task.blocks) < task.total_blocks else "all blocks of "
+    quantised = f"all {task.total_blocks} blocks"
+    if len(task.blocks) < task.total_blocks:
+        quantised = f"blocks {', '.join(map(str, task.blocks))} of {task.total_blocks}"
     return (
-        f"{settings.model}, {few}{task.total_blocks} quantised; calibrated on {settings.windows} windows of "
+        f"{settings.model}, {quantised} quantised; calibrated on {settings.windows} windows of "
         f"{settings.length} tokens of {calibration}, {settings.epochs} epochs; perplexity of the first "
         f"{settings.test_windows} windows of {settings.test_length} tokens of {test}"
     )

@@ -17,15 +17,12 @@ from linmap.recipes.result import Picture
 
 
 def style(method: str) -> dict[str, Any]:
-    """FlatQuant in the first colour; dashes tell RTN from GPTQ where both are there."""
+    """A colour for each transform, FlatQuant's the first; GPTQ is dashed, distillation dotted."""
     colours = {"c-hadamard": 2, "hadamard": 1, "random": 4, "quarot": 3, "smoothquant": 5, "rtn": 7, "gptq": 7}
     base = method.removesuffix("-gptq").removesuffix("-rtn").removesuffix("-distilled")
     colour = SYSTEM if base == "flatquant" else SERIES[colours[base]]
-    dashed = ("flatquant-rtn", "quarot-gptq", "hadamard-gptq", "gptq")
-    return {
-        "color": colour,
-        "linestyle": ":" if method == "flatquant-distilled" else "--" if method in dashed else "-",
-    }
+    line = "--" if method.endswith("gptq") else ":" if method.endswith("distilled") else "-"
+    return {"color": colour, "linestyle": line}
 
 
 def decimal(axis: Any, span: float) -> None:
@@ -123,6 +120,7 @@ def draw_positions(runs: Sequence[Run], out: Path) -> Picture:
             means = [np.mean(run.positions[a:b]) for a, b in pairwise(edges)]
             ax.plot(centres, means, label=BASELINES[run.method].name, **style(run.method))
         ax.set(xscale="log", yscale="log", xlabel="position in the window", ylabel="relative squared error")
+        decimal(ax.xaxis, length)
         fig.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8.5)
         save_svg(fig, out / "positions.svg")
     return Picture(
