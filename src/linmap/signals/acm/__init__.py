@@ -14,6 +14,7 @@ from linmap.signals.acm.autoregression import (
 )
 from linmap.signals.acm.classifier import ACMClassifier
 from linmap.signals.acm.mdop import beta_statistic, mdop
+from linmap.signals.acm.patterns import class_patterns
 from linmap.signals.acm.selection import OrderLag, select_order_lag
 from linmap.signals.acm.svm import TangentSpaceSVM
 from linmap.signals.acm.transform import AugmentedCovariance, DelayEmbedding
@@ -28,6 +29,7 @@ __all__ = [
     "augmented_covariance",
     "beta_statistic",
     "block_toeplitz",
+    "class_patterns",
     "information_criteria",
     "lagged_covariances",
     "mdop",
