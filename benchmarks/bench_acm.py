@@ -2,8 +2,8 @@
 
 The transform checks, embeds, centres and shrinks; its peer is the product of the ready embedding with its transpose
 alone. The search is that of `ACMClassifier` (orders 1 to 3, lags 2 and 4, three costs, two kernels, three folds, 150
-epochs of MAMEM); its peer is scikit-learn's GridSearchCV over AugmentedCovariance, pyRiemann's TangentSpace and SVC, with
-order 1 once and BLAS on one thread as well. Scores and choice are equal (asserted here).
+epochs of MAMEM); its peer is scikit-learn's GridSearchCV over AugmentedCovariance, pyRiemann's TangentSpace and SVC,
+with order 1 once and BLAS on one thread too. Scores and choice are equal (asserted here).
 """
 
 from __future__ import annotations
