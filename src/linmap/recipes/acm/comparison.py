@@ -48,7 +48,7 @@ class Comparison:
     """Candidates of the search, in samples."""
     mdop_epochs: int = 20
     """Training epochs that MDOP looks at."""
-    network_epochs: int = 40
+    network_epochs: int = 30
     """Passes of the network over the training epochs; 0 leaves it out."""
     physionet: bool = False
     """Add PhysioNet's subject S001 (in LINMAP_DATA)."""
