@@ -1,0 +1,320 @@
+"""`SPDNetClassifier`: an SPDNet with the manners of scikit-learn, trained by `linmap.training`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float64
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from linmap import artifacts
+from linmap.signals.gbwbn.fronts import AugmentedCovariance, ConvolutionalCovariance
+from linmap.signals.gbwbn.layer import GBWBatchNorm
+from linmap.signals.gbwbn.network import Norm, SPDNet
+from linmap.signals.gbwbn.recalibration import recalibrate
+from linmap.training import TrainingConfig, TrainingHistory, train
+
+SYSTEM = "gbwbn"
+Front = Literal["matrices", "augmented", "convolution"]
+BATCH = 512  # samples of one forward pass in prediction
+
+
+class SPDNetClassifier(ClassifierMixin, BaseEstimator):
+    """Classes of covariance matrices, or of epochs, by an SPDNet with batch normalisation.
+
+    Parameters
+    ----------
+    dims
+        Sizes after each BiMap; None for one, half of the input's and at most 30.
+    norm
+        "gbw", "aim", "lem" or None, as of `SPDNet`.
+    theta, learn_metric, mean_iter
+        Of `GBWBatchNorm`.
+    front
+        "matrices": X holds positive definite matrices (n, c, c). "augmented": X holds epochs (n, channels, time), and
+        the network begins with their augmented covariance. "convolution": with trained filters in front of that.
+    order, lag
+        Of the augmented covariance.
+    eps
+        Added to the diagonal of the matrices, whose mean trace is scaled to 1.
+    floor
+        Least eigenvalue after each ReEig.
+    epochs, batch_size, lr, weight_decay
+        Of the training by Adam; M, W and s of the normalisation are not decayed.
+    recalibrate
+        Whether the running statistics are computed anew once trained.
+    dtype
+        "float64" or "float32".
+    random_state
+        Seed.
+
+    Attributes
+    ----------
+    classes_
+        The classes.
+    domains_
+        The domains that training saw, empty without.
+    model_
+        The `SPDNet`.
+    history_
+        Of the training.
+    """
+
+    def __init__(
+        self,
+        dims: Sequence[int] | None = None,
+        norm: Norm | None = "gbw",
+        theta: float = 0.5,
+        learn_metric: bool = True,
+        mean_iter: int = 1,
+        front: Front = "matrices",
+        order: int = 1,
+        lag: int = 1,
+        eps: float = 1e-6,
+        floor: float = 1e-6,
+        epochs: int = 30,
+        batch_size: int = 30,
+        lr: float = 2.5e-3,
+        weight_decay: float = 0.0,
+        recalibrate: bool = False,
+        dtype: Literal["float32", "float64"] = "float64",
+        random_state: int = 0,
+    ) -> None:
+        self.dims, self.norm, self.theta, self.learn_metric, self.mean_iter = dims, norm, theta, learn_metric, mean_iter
+        self.front, self.order, self.lag, self.eps, self.floor = front, order, lag, eps, floor
+        self.epochs, self.batch_size, self.lr, self.weight_decay = epochs, batch_size, lr, weight_decay
+        self.recalibrate, self.dtype, self.random_state = recalibrate, dtype, random_state
+
+    # -- fit and predict -----------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        domains: ArrayLike | None = None,
+        *,
+        validation: tuple[Any, ...] | None = None,
+        checkpoints: Path | str | None = None,
+        resume: bool = False,
+    ) -> Self:
+        """Train.
+
+        Parameters
+        ----------
+        X, y
+            Matrices or epochs (see `front`), and the class of each.
+        domains
+            The subject or session of each, for statistics by domain (norm "gbw").
+        validation
+            (X, y) or (X, y, domains): the weights of the epoch with the smallest loss there are kept.
+        checkpoints, resume
+            Folder for checkpoints, and whether to go on from the last one.
+
+        Raises
+        ------
+        ValueError
+            If X is not of the form that `front` takes or holds values that are not finite, or y or domains do not fit.
+        """
+        samples = self._samples(X)
+        labels = column_or_1d(np.asarray(y))
+        check_classification_targets(labels)
+        _same_length("y", labels, samples)
+        self.classes_, target = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"y has one class, {self.classes_[0]}; a classifier needs two or more.")
+        self.n_features_in_, self._shape = samples.shape[1], samples.shape[1:]
+        self.domains_ = np.unique(np.asarray([] if domains is None else domains))
+        self.scale_ = self._unit(samples)
+        data = self._dataset(samples, target, domains)
+        self.model_ = self.build()
+        held_out = None if validation is None else self._held_out(*validation)
+        self.history_: TrainingHistory | None = train(
+            self.model_, _loss, data, config=self.training_config(len(samples)), validate=held_out, out=checkpoints,
+            resume=resume, description="SPDNet", parameter_groups=self._groups,
+        )  # fmt: skip
+        self.model_.cpu()
+        if self.recalibrate and self.norm == "gbw":
+            recalibrate(self.model_, [data.tensors], forward=lambda model, batch: _logits(model, batch))
+        return self
+
+    def build(self) -> SPDNet:
+        """The untrained network, drawn with `random_state`."""
+        torch.manual_seed(self.random_state)
+        dtype, size = self._dtype, self._shape[0]
+        options: dict[str, Any] = {}
+        if self.norm == "gbw":
+            options = {"theta": self.theta, "learn_metric": self.learn_metric, "mean_iter": self.mean_iter,
+                       "n_domains": len(self.domains_) or None}  # fmt: skip
+        elif len(self.domains_):
+            raise ValueError(f"norm = {self.norm!r} has no statistics by domain; use norm='gbw', or leave domains out.")
+        front = None
+        if self.front == "augmented":
+            front, size = AugmentedCovariance(self.order, self.lag, self.eps), self.order * size
+        elif self.front == "convolution":
+            front = ConvolutionalCovariance(size, order=self.order, lag=self.lag, dtype=dtype)
+            size = 15 * self.order
+        dims = (max(2, min(30, size // 2)),) if self.dims is None else tuple(self.dims)
+        return SPDNet((size, *dims), len(self.classes_), self.norm, floor=self.floor, front=front,
+                      norm_options=options, dtype=dtype)  # fmt: skip
+
+    def training_config(self, samples: int) -> TrainingConfig:
+        """Adam at a constant rate; the batches are cut so that none is of a single sample."""
+        size = min(self.batch_size, samples)
+        while samples % size == 1 and size > 2:
+            size -= 1
+        return TrainingConfig(epochs=self.epochs, batch_size=size, lr=self.lr, weight_decay=self.weight_decay,
+                              seed=self.random_state)  # fmt: skip
+
+    def predict_proba(self, X: ArrayLike, domains: ArrayLike | None = None) -> Float64[np.ndarray, "n classes"]:
+        """Probability of each of `classes_`."""
+        check_is_fitted(self, "model_")
+        samples = self._samples(X)
+        if samples.shape[1:] != self._shape:
+            raise ValueError(f"X holds samples of shape {samples.shape[1:]}, and was fitted to {self._shape}.")
+        data = self._dataset(samples, np.zeros(len(samples), np.int64), domains)
+        self.model_.eval()
+        with torch.inference_mode():
+            parts = [_logits(self.model_, batch) for batch in zip(*(t.split(BATCH) for t in data.tensors), strict=True)]
+        return torch.cat(parts).double().softmax(-1).numpy()
+
+    def predict(self, X: ArrayLike, domains: ArrayLike | None = None) -> np.ndarray:
+        """The class of each sample."""
+        return self.classes_[self.predict_proba(X, domains).argmax(1)]
+
+    def adapt(self, X: ArrayLike, domains: ArrayLike) -> Self:
+        """Give domains, new ones too, the statistics of samples without labels: how a network goes to a new subject.
+
+        All parameters stay as they are.
+        """
+        check_is_fitted(self, "model_")
+        if not len(self.domains_):
+            raise ValueError("the classifier was fitted without domains; pass domains to fit.")
+        new = np.setdiff1d(np.asarray(domains), self.domains_)
+        self.domains_ = np.concatenate([self.domains_, new])
+        for layer in self.model_.norms:
+            if len(new) and isinstance(layer, GBWBatchNorm):
+                layer.add_domains(len(new))
+        samples = self._samples(X)
+        data = self._dataset(samples, np.zeros(len(samples), np.int64), domains)
+        recalibrate(self.model_, [data.tensors], forward=lambda model, batch: _logits(model, batch))
+        return self
+
+    # -- saving --------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path | str, **more: Any) -> None:
+        """Write parameters and weights into `folder`; `more` goes into the configuration."""
+        check_is_fitted(self, "model_")
+        config = {"parameters": self.get_params(), "classes": self.classes_.tolist(), "domains": self.domains_.tolist(),
+                  "shape": list(self._shape), "scale": self.scale_} | more  # fmt: skip
+        artifacts.save(folder, SYSTEM, artifacts.plain(config), dict(self.model_.state_dict()), seed=self.random_state)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """What `save` wrote.
+
+        Raises
+        ------
+        ArtifactError
+            If the folder holds no such run.
+        """
+        config, tensors = artifacts.load(folder, SYSTEM)
+        self = cls(**config["parameters"])
+        self.classes_, self.domains_ = np.array(config["classes"]), np.array(config["domains"])
+        self._shape, self.scale_, self.history_ = tuple(config["shape"]), config["scale"], None
+        self.n_features_in_ = self._shape[0]
+        self.model_ = self.build()
+        self.model_.load_state_dict(tensors)
+        self.model_.eval()
+        return self
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype must be 'float32' or 'float64', got {self.dtype!r}.")
+        return torch.float32 if self.dtype == "float32" else torch.float64
+
+    def _samples(self, X: ArrayLike) -> np.ndarray:
+        samples = np.asarray(X)
+        square = samples.ndim == 3 and samples.shape[1] == samples.shape[2]
+        if samples.ndim != 3 or 0 in samples.shape or (self.front == "matrices" and not square):
+            what = "matrices (n, c, c)" if self.front == "matrices" else "epochs (n, channels, time)"
+            raise ValueError(f"X must hold {what} for front={self.front!r}, got shape {samples.shape}.")
+        if samples.dtype.kind not in "iuf" or not np.isfinite(samples).all():
+            raise ValueError(f"X must hold finite real numbers, got {samples.dtype}; drop or repair the bad samples.")
+        return samples.astype(np.float64)
+
+    def _unit(self, samples: np.ndarray) -> float:
+        """What samples are divided by: matrices by their mean trace, epochs by their standard deviation."""
+        if self.front == "matrices":
+            return float(np.trace(samples, axis1=1, axis2=2).mean()) or 1.0
+        return float(samples.std(-1).mean()) or 1.0
+
+    def _dataset(self, samples: np.ndarray, target: np.ndarray, domains: ArrayLike | None) -> TensorDataset:
+        X = samples / self.scale_
+        if self.front == "matrices":
+            X = X + self.eps * np.eye(X.shape[-1])
+        parts = [torch.from_numpy(X).to(self._dtype), torch.from_numpy(np.asarray(target, np.int64))]
+        if (domains is None) == (len(self.domains_) > 0):
+            raise ValueError("domains must be given here if and only if they were in fit.")
+        if domains is not None:
+            labels = np.asarray(domains)
+            _same_length("domains", labels, samples)
+            known = {label: i for i, label in enumerate(self.domains_.tolist())}
+            unknown = [label for label in labels.tolist() if label not in known]
+            if unknown:
+                raise ValueError(f"domain {unknown[0]!r} was not in fit; call adapt with samples of it first.")
+            parts.append(torch.tensor([known[label] for label in labels.tolist()]))
+        return TensorDataset(*parts)
+
+    def _held_out(self, X: ArrayLike, y: ArrayLike, domains: ArrayLike | None = None) -> Any:
+        samples, labels = self._samples(X), np.asarray(y)
+        _same_length("validation y", labels, samples)
+        if unknown := set(labels.tolist()) - set(self.classes_.tolist()):
+            raise ValueError(f"validation has the class {sorted(unknown)[0]!r}, which training has not.")
+        batch = self._dataset(samples, np.searchsorted(self.classes_, labels), domains).tensors
+
+        def validate(model: nn.Module) -> dict[str, float]:
+            logits = _logits(model, batch)
+            right = (logits.argmax(1) == batch[1]).double().mean()
+            return {"loss": float(F.cross_entropy(logits, batch[1])), "accuracy": float(right)}
+
+        return validate
+
+    def _groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        kept = {id(p) for layer in model.modules() if isinstance(layer, GBWBatchNorm) for p in layer.parameters()}
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        groups = [{"params": [p for p in parameters if id(p) not in kept]},
+                  {"params": [p for p in parameters if id(p) in kept], "weight_decay": 0.0}]  # fmt: skip
+        return [group for group in groups if group["params"]]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+
+def _logits(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+    """batch: X, y and, where there are domains, these."""
+    return model(batch[0], *batch[2:])
+
+
+def _loss(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+    return F.cross_entropy(_logits(model, batch), batch[1])
+
+
+def _same_length(name: str, values: np.ndarray, samples: np.ndarray) -> None:
+    if values.shape != (len(samples),):
+        raise ValueError(f"{name} must have one value for each of {len(samples)} samples, got shape {values.shape}.")
