@@ -12,7 +12,7 @@ from linmap.data import EMBEDDED, find
 from linmap.data.arrays import read_npz
 from linmap.errors import DataError
 
-_TEXT = ("y", "domain", "class_names", "subject_names")
+_TEXT = ("y", "domain")
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,9 @@ def hdm05(subset: bool = False) -> Covariances:
     path = EMBEDDED / "hdm05_110clips.npz"
     if not subset:
         path = find("spd/hdm05_11class.npz", "a subset of 110 clips is: hdm05(subset=True).")
-    arrays = read_npz(path, ("cov_triu", "y", "subject"), ignore=_TEXT)
+    names = ("class_names", "subject_names")
+    arrays = read_npz(path, ("cov_triu", "y", "subject"), ignore=names)
     with np.load(path, allow_pickle=False) as archive:
-        actions, y, actors = archive["class_names"], archive["y"], archive["subject_names"]
+        actions, actors = (archive[name] for name in names)
     X = semidefinite(unpacked(arrays["cov_triu"]), str(path))
-    return Covariances(X, actions[y], actors[arrays["subject"]], "HDM05, 11 actions")
+    return Covariances(X, actions[arrays["y"]], actors[arrays["subject"]], "HDM05, 11 actions")

@@ -80,7 +80,14 @@ SYSTEMS = {
         System("hippo", "sequence", "HiPPO and S4", "model long sequences with state spaces", "arXiv 2206.12037", True),
         System("olinear", "sequence", "OLinear", "forecast many series at once", "arXiv 2505.08550", True),
         System("acm", "signals", "Augmented covariance", "classify EEG trials", "arXiv 2302.04508", True),
-        System("gbwbn", "signals", "Bures-Wasserstein batch norm", "normalise covariance features", "arXiv 2504.00660"),
+        System(
+            "gbwbn",
+            "signals",
+            "Bures-Wasserstein batch norm",
+            "normalise covariance features",
+            "arXiv 2504.00660",
+            True,
+        ),
         System(
             "lie_decomposition",
             "shapes",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyriemann.geometry.distance import distance_riemann, distance_wasserstein
 from pyriemann.geometry.geodesic import geodesic_wasserstein
@@ -32,6 +32,7 @@ from linmap.geometry.spd import (
 
 I4 = torch.eye(4, dtype=torch.float64)
 seeds = st.integers(0, 999)
+FEW = settings(max_examples=10)
 
 
 def inner(B: Tensor, U: Tensor, V: Tensor) -> Tensor:
@@ -39,6 +40,7 @@ def inner(B: Tensor, U: Tensor, V: Tensor) -> Tensor:
     return (lyapunov(B, U) * V).sum((-2, -1)) / 2
 
 
+@FEW
 @given(seeds, st.integers(1, 5))
 def test_all_agree_with_pyriemann(seed: int, n: int) -> None:
     A, B, V = spd(n=n, seed=seed), spd(6, n=n, seed=seed + 1), symmetric(6, n=n, seed=seed)
@@ -47,12 +49,14 @@ def test_all_agree_with_pyriemann(seed: int, n: int) -> None:
     torch.testing.assert_close(bw_log(A, B), log_map_wasserstein(B, A), rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(bw_exp(A, V), exp_map_wasserstein(V, A), rtol=1e-8, atol=1e-9)
     torch.testing.assert_close(bw_geodesic(A, B, 0.3), geodesic_wasserstein(As, B, 0.3), rtol=1e-9, atol=1e-10)
-    X = spd(6, n=n, condition=30.0, seed=seed)
-    torch.testing.assert_close(
-        bw_mean(X, n_iter=2000), mean_wasserstein(X, tol=1e-14, maxiter=3000), rtol=1e-9, atol=1e-11
-    )
 
 
+def test_mean_agrees_with_pyriemann() -> None:
+    X = I4 + spd(6)
+    torch.testing.assert_close(bw_mean(X), mean_wasserstein(X, tol=1e-14, maxiter=500), rtol=1e-10, atol=1e-12)
+
+
+@FEW
 @given(seeds)
 def test_log_and_exp_undo_each_other_and_measure_the_distance(seed: int) -> None:
     A, B = spd(5, seed=seed), spd(5, seed=seed + 1)
@@ -70,6 +74,7 @@ def test_distance_of_diagonal_matrices() -> None:
     assert bw_dist2(spd(9, condition=1e9), spd(9, condition=1e9)).amin() >= 0
 
 
+@FEW
 @given(seeds, st.sampled_from((0.25, 0.5, 1.0, 2.0)))
 def test_generalised_distance_is_that_of_the_images(seed: int, theta: float) -> None:
     P, Q, M = spd(3, seed=seed), spd(3, seed=seed + 1), spd(seed=seed + 2)
@@ -94,6 +99,7 @@ def test_generalised_distance_refuses_theta() -> None:
         gbw_dist2(I4, I4, I4, 0)
 
 
+@FEW
 @given(seeds)
 def test_geodesic_has_constant_speed(seed: int) -> None:
     A, B = spd(seed=seed), spd(seed=seed + 1)
@@ -103,6 +109,7 @@ def test_geodesic_has_constant_speed(seed: int) -> None:
     torch.testing.assert_close(bw_dist2(A, bw_geodesic(A, B, t)), t**2 * bw_dist2(A, B), rtol=1e-6, atol=1e-9)
 
 
+@FEW
 @given(seeds)
 def test_transport_is_an_isometry_and_undoes_itself(seed: int) -> None:
     B, U, V = spd(seed=seed), symmetric(3, seed=seed), symmetric(3, seed=seed + 1)
@@ -120,6 +127,7 @@ def test_transport_between_matrices_that_do_not_commute_is_refused() -> None:
         bw_transport(spd(), spd(seed=1), symmetric())
 
 
+@FEW
 @given(seeds)
 def test_lyapunov_agrees_with_scipy(seed: int) -> None:
     B, C = spd(seed=seed), symmetric(seed=seed)
@@ -128,7 +136,7 @@ def test_lyapunov_agrees_with_scipy(seed: int) -> None:
 
 
 def test_mean_is_where_the_logs_cancel() -> None:
-    X, w = spd(7, condition=50.0), torch.rand(7, dtype=torch.float64)
+    X, w = I4 + spd(7), torch.rand(7, dtype=torch.float64)
     B = bw_mean(X, w, n_iter=5000)
     logs = torch.einsum("b,bij->ij", w / w.sum(), bw_log(B, X))
     assert float(logs.norm()) < 1e-9

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
@@ -19,6 +19,7 @@ from linmap.geometry.spd import (
 )
 from linmap.geometry.spd.spectral import congruence
 
+FEW = settings(max_examples=10)
 FUNCTIONS = {
     "sqrt": sym_sqrt,
     "invsqrt": sym_invsqrt,
@@ -38,6 +39,7 @@ POINTS = {
 }
 
 
+@FEW
 @given(st.integers(1, 6), st.integers(0, 99))
 def test_functions_agree_with_scipy(n: int, seed: int) -> None:
     A = spd(n=n, seed=seed)
@@ -50,6 +52,7 @@ def test_functions_agree_with_scipy(n: int, seed: int) -> None:
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-9, atol=1e-9 * np.abs(theirs).max())
 
 
+@FEW
 @given(st.floats(-2, 2), st.floats(-2, 2), st.integers(0, 99))
 def test_powers_add(p: float, q: float, seed: int) -> None:
     A = spd(3, seed=seed, condition=100.0)

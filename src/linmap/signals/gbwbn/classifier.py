@@ -90,7 +90,8 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         dtype: Literal["float32", "float64"] = "float64",
         random_state: int = 0,
     ) -> None:
-        self.dims, self.norm, self.theta, self.learn_metric, self.mean_iter = dims, norm, theta, learn_metric, mean_iter
+        self.norm: Norm | None = norm
+        self.dims, self.theta, self.learn_metric, self.mean_iter = dims, theta, learn_metric, mean_iter
         self.front, self.order, self.lag, self.eps, self.floor = front, order, lag, eps, floor
         self.epochs, self.batch_size, self.lr, self.weight_decay = epochs, batch_size, lr, weight_decay
         self.recalibrate, self.dtype, self.random_state = recalibrate, dtype, random_state
