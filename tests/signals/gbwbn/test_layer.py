@@ -65,15 +65,12 @@ def test_gradients_are_true_for_every_theta(seed: int, theta: float, attached: b
         torch.testing.assert_close(ours.as_subclass(Tensor), theirs, rtol=1e-6, atol=1e-8 * float(theirs.abs().max()))
 
 
-TIES = torch.tensor([[1, 1, 2, 2], [3, 3, 3, 1], [1, 1, 1, 1]], dtype=torch.float64)
+TIES = torch.tensor([[1, 1, 2], [3, 3, 1], [1, 1, 1]], dtype=torch.float64)
+I3 = torch.eye(3, dtype=torch.float64)
 POINTS = {
-    "generic": (spd(3), spd(seed=1), spd(seed=2)),
-    "metric and bias I": (spd(3), I4, I4),
-    "repeated eigenvalues": (
-        torch.diag_embed(torch.tensor([[1, 1, 2, 2], [3, 3, 3, 1], [1.0, 1, 1, 1]]).double()),
-        I4,
-        I4,
-    ),
+    "generic": (spd(2, n=3), spd(n=3, seed=1), spd(n=3, seed=2)),
+    "metric and bias I": (spd(2, n=3), I3, I3),
+    "repeated eigenvalues": (torch.diag_embed(TIES), I3, I3),
 }
 
 
@@ -83,7 +80,7 @@ POINTS = {
 def test_gradcheck_also_at_the_identity_and_at_ties(point: str, theta: float, attached: bool) -> None:
     X, M, W = (A.clone().requires_grad_() for A in POINTS[point])
     s = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
-    bn = GBWBatchNorm(4, theta=theta, backprop_stats=attached, momentum=0.0)
+    bn = GBWBatchNorm(3, theta=theta, backprop_stats=attached, momentum=0.0)
     with torch.no_grad():
         bn.running_mean.copy_(bw_mean(X, n_iter=1))
         bn.running_var.fill_(0.7)

@@ -14,7 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from linmap.geometry.spd.lyapunov import INVERSE, apply_kernel
-from linmap.geometry.spd.spectral import Matrices, SymmetricEigen, sym_invsqrt, sym_pow, symmetric_part
+from linmap.geometry.spd.spectral import (
+    Matrices,
+    SymmetricEigen,
+    congruence,
+    sym_invsqrt,
+    sym_pow,
+    symmetric_part,
+)
 
 Numbers = Float[Tensor, "..."]
 
@@ -116,13 +123,19 @@ def bw_mean(
 
 
 def bw_mean_steps(
-    X: Float[Tensor, "count ... n n"], n_iter: int, tol: float, weights: Float[Tensor, " count"] | None = None
-) -> tuple[Matrices, float]:
-    """`bw_mean` without checks: the mean, and the relative change of it in the last step (0 where only one was due)."""
+    X: Float[Tensor, "count ... n n"],
+    n_iter: int,
+    tol: float,
+    weights: Float[Tensor, " count"] | None = None,
+    through: Float[Tensor, "m n"] | None = None,
+) -> tuple[Float[Tensor, "... m m"], float]:
+    """`bw_mean` without checks: the mean of all `through` X_i `through`^T, and its relative change in the last step (0
+    where only one was due)."""
     w = X.new_full((X.shape[0],), 1 / X.shape[0]) if weights is None else weights / weights.sum()
     B, change = torch.tensordot(w, X, 1), 0.0
+    B = B if through is None else congruence(through, B)
     for _ in range(n_iter):
-        before, B = B, _mean_step(B, X, w)
+        before, B = B, _mean_step(B, X, w, through)
         if n_iter > 1:
             change = float(((B - before).detach().norm(dim=(-2, -1)) / B.detach().norm(dim=(-2, -1))).max())
             if change <= tol:
@@ -130,11 +143,11 @@ def bw_mean_steps(
     return B, change
 
 
-def _mean_step(B: Matrices, X: Float[Tensor, "count ... n n"], weights: Float[Tensor, " count"]) -> Matrices:
+def _mean_step(B: Matrices, X: Tensor, w: Tensor, through: Tensor | None) -> Matrices:
     """B^(-1/2) (sum_i w_i (B^(1/2) X_i B^(1/2))^(1/2))^2 B^(-1/2)."""
     eigen = SymmetricEigen(B)
-    S, N = eigen.sqrt(), eigen.invsqrt()
-    root = N @ torch.tensordot(weights, SymmetricEigen(S @ X @ S).sqrt(), 1)
+    S = eigen.sqrt() if through is None else eigen.sqrt() @ through
+    root = eigen.invsqrt() @ torch.tensordot(w, SymmetricEigen(congruence(S, X)).sqrt(), 1)
     return symmetric_part(root @ root.mT)
 
 

@@ -10,9 +10,11 @@ was raised gets the gradient of a constant.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 Matrices = Float[Tensor, "... n n"]
+SPLIT = 400_000  # count * n^3 from where threads pay
 
 
 def symmetric_part(A: Matrices) -> Matrices:
@@ -84,7 +87,7 @@ class SymmetricEigen:
         self.matrix = A
         self.values: Tensor
         self.vectors: Tensor
-        self.values, self.vectors = torch.linalg.eigh(A.detach())
+        self.values, self.vectors = _eigh(A.detach())
 
     def inverse(self) -> SymmetricEigen:
         """That of A^(-1), for positive definite A; its eigenvalues descend."""
@@ -125,6 +128,25 @@ class SymmetricEigen:
     def pow(self, p: float) -> Matrices:
         """A^p."""
         return self.apply(power(p))
+
+
+def _eigh(A: Tensor) -> tuple[Tensor, Tensor]:
+    """`torch.linalg.eigh`, which takes the matrices of a batch one after the other; here on as many threads as PyTorch
+    may use."""
+    threads = torch.get_num_threads()
+    if A.ndim < 3 or threads == 1 or A.device.type != "cpu" or A.numel() * A.shape[-1] < SPLIT:
+        return torch.linalg.eigh(A)  # pyright: ignore[reportReturnType]
+    parts = _pool(threads).map(torch.linalg.eigh, A.flatten(0, -3).tensor_split(threads))
+    values, vectors = (torch.cat(part) for part in zip(*parts, strict=True))
+    return values.reshape(A.shape[:-1]), vectors.reshape(A.shape)
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "linmap-eigh")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of the threads
 
 
 class _Spectral(Function):

@@ -48,7 +48,7 @@ def check_batch(X: Tensor, n: int, dtype: torch.dtype, check: Check = "raise") -
         warnings.warn(message, stacklevel=3)
 
 
-def check_definite(values: Tensor, X: Tensor) -> None:
+def check_definite(values: Tensor, X: Tensor, resolution: float) -> None:
     """That matrices are positive definite up to rounding.
 
     Parameters
@@ -57,13 +57,15 @@ def check_definite(values: Tensor, X: Tensor) -> None:
         Eigenvalues of X, or of matrices congruent to X, which have the same signs (Sylvester).
     X
         The matrices, for the message.
+    resolution
+        Of the type that the matrices came in.
 
     Raises
     ------
     ValueError
         If not, with the smallest eigenvalue of X.
     """
-    tolerance = 10 * values.shape[-1] * torch.finfo(values.dtype).eps
+    tolerance = 10 * values.shape[-1] * resolution
     if not bool((values[..., 0] < -tolerance * values[..., -1].abs()).any()):
         return
     a = torch.linalg.eigvalsh(X.detach())

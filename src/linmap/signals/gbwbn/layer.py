@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from linmap.geometry.spd import bw_geodesic, sym_exp, sym_log
-from linmap.geometry.spd.spectral import congruence, symmetric_part
+from linmap.geometry.spd.spectral import symmetric_part
 from linmap.signals.gbwbn.checks import Check, check_batch, check_definite
 from linmap.signals.gbwbn.normalization import (
     Batch,
@@ -31,7 +31,7 @@ from linmap.signals.gbwbn.normalization import (
 )
 
 Parametrization = Literal["manifold", "logm"]
-RESIDUAL = 0.5  # of the mean transport map, from where one step is called a poor mean
+RESIDUAL = 0.3  # of the mean transport map, from where one step is called a poor mean
 LOST = 1e-2  # condition number of the mean times the resolution of its type
 
 
@@ -72,7 +72,8 @@ class GBWBatchNorm(nn.Module):
     check
         "raise" or "warn" where a matrix is not symmetric.
     dtype, device
-        float64 or float32, and where.
+        float64 or float32, and where. It is computed in float64 either way: B^(1/2) Y B^(1/2) has the square of a
+        condition number.
 
     Attributes
     ----------
@@ -83,7 +84,7 @@ class GBWBatchNorm(nn.Module):
     n_folded
         Of the last batch, how many matrices left the domain where Exp_W is injective: s is too large.
     n_clamped
-        Of the last batch, how many eigenvalues were below the resolution of the type, and raised to it.
+        Of the last batch, how many eigenvalues were below the resolution of float64, and raised to it.
     mean_residual
         Of the last batch, |mean_i T_i - I| / sqrt(n) with the maps T_i from the mean used: 0 at the Frechet mean.
     condition
@@ -180,16 +181,17 @@ class GBWBatchNorm(nn.Module):
         """
         check_batch(X, self.n, self.running_mean.dtype, self.check)
         domains = self._check_domains(X, domains)
-        shape, X = X.shape, symmetric_part(X).reshape(-1, self.n, self.n)
-        M, W = (_plain(parameter) for parameter in (self.M, self.W))
-        image = to_image(X, M, W, self.theta)
+        shape, dtype = X.shape, X.dtype
+        X = symmetric_part(X.double()).reshape(-1, self.n, self.n)
+        image = to_image(X, _plain(self.M), _plain(self.W), self.theta)
+        resolution = torch.finfo(dtype).eps
         if image.values is not None:
-            check_definite(image.values, X)
+            check_definite(image.values, X, resolution)
         L, seen = self._standardised(image.P, image.inverse, domains)
-        check_definite(seen.values, X)
+        check_definite(seen.values, X, resolution)
         out, folded = return_from_image(L, image, self.theta)
-        self._observe(seen, seen.values if image.values is None else image.values, int(folded.sum()))
-        return symmetric_part(out).reshape(shape)
+        self._observe(seen, seen.values if image.values is None else image.values, int(folded.sum()), resolution)
+        return symmetric_part(out).reshape(shape).to(dtype)
 
     # -- statistics ----------------------------------------------------------------------------------------------------
 
@@ -197,7 +199,7 @@ class GBWBatchNorm(nn.Module):
         """Centred and scaled tangent vectors at the identity."""
         if domains is None:
             centred, v2 = self._centred(P, inverse, ...)
-            return self.s * (v2 + self.eps).rsqrt() * centred.V, centred
+            return self.s.double() * (v2 + self.eps).rsqrt() * centred.V, centred
         parts, rows, found = [], [], []
         for domain, of_domain in groups(domains):
             centred, v2 = self._centred(P[of_domain], inverse, domain)
@@ -205,23 +207,26 @@ class GBWBatchNorm(nn.Module):
             rows.append(of_domain)
             found.append(centred)
         back = torch.cat(rows).argsort()
-        L = self.s * torch.cat(parts)[back]
+        L = self.s.double() * torch.cat(parts)[back]
         worst = [torch.stack([getattr(c, name) for c in found]).amax() for name in ("residual", "condition")]
         return L, Centred(L, worst[0], torch.cat([centred.values for centred in found])[back], worst[1])
 
     def _centred(self, P: Batch, inverse: Matrix, domain: int | EllipsisType) -> tuple[Centred, Scalar]:
         """Tangent vectors and variance, by the statistics of the batch in training; these move the running ones."""
         if not self.training or (len(P) == 1 and domain is not ...):
-            return centre(P, inverse, self.running_mean[domain]), self.running_var[domain]
+            return centre(P, inverse, self.running_mean[domain].double()), self.running_var[domain].double()
         with torch.set_grad_enabled(self.backprop_stats and torch.is_grad_enabled()):
-            Y = congruence(inverse, P)
-            B = batch_mean(Y, self.mean_iter, self.mean_tol)
+            B = batch_mean(P, inverse, self.mean_iter, self.mean_tol)
         centred = centre(P, inverse, B)
         with torch.set_grad_enabled(self.backprop_stats and torch.is_grad_enabled()):
-            centered = self.variance == "centered"
-            v2 = frechet_variance(centred.V, self.theta) if centered else uncentred_variance(Y, self.theta)
+            v2 = self._variance(centred.V, P, inverse)
         self._update(B.detach(), v2.detach(), domain)
         return centred, v2
+
+    def _variance(self, V: Batch, P: Batch, inverse: Matrix) -> Scalar:
+        if self.variance == "centered":
+            return frechet_variance(V, self.theta)
+        return uncentred_variance(P, inverse, self.theta)
 
     @torch.no_grad()
     def _update(self, B: Matrix, v2: Scalar, domain: int | EllipsisType) -> None:
@@ -229,8 +234,9 @@ class GBWBatchNorm(nn.Module):
         self.num_batches_tracked[domain] += 1
         count = int(self.num_batches_tracked[domain])
         gamma = 1 / count if self.momentum is None else self.momentum
-        self.running_mean[domain] = B if gamma == 1 else bw_geodesic(self.running_mean[domain], B, gamma)
-        self.running_var[domain] += gamma * (v2 - self.running_var[domain])
+        mean = B if gamma == 1 else bw_geodesic(self.running_mean[domain].double(), B, gamma)
+        self.running_mean[domain] = mean.to(self.running_mean.dtype)
+        self.running_var[domain] += gamma * (v2.to(self.running_var.dtype) - self.running_var[domain])
 
     @torch.no_grad()
     def estimate(self, X: Tensor, domains: Tensor | None = None, mean_iter: int | None = None) -> None:
@@ -245,15 +251,15 @@ class GBWBatchNorm(nn.Module):
         """
         check_batch(X, self.n, self.running_mean.dtype, self.check)
         domains = self._check_domains(X, domains)
-        X = symmetric_part(X).reshape(-1, self.n, self.n)
+        X = symmetric_part(X.double()).reshape(-1, self.n, self.n)
         image = to_image(X, _plain(self.M), _plain(self.W), self.theta)
-        Y = congruence(image.inverse, image.P)
         for domain, rows in [(..., slice(None))] if domains is None else groups(domains):
-            B = batch_mean(Y[rows], mean_iter or self.mean_iter, self.mean_tol)
-            centered = self.variance == "centered"
-            V = centre(image.P[rows], image.inverse, B).V
-            v2 = frechet_variance(V, self.theta) if centered else uncentred_variance(Y[rows], self.theta)
-            self.running_mean[domain], self.running_var[domain], self.num_batches_tracked[domain] = B, v2, 1
+            P, inverse = image.P[rows], image.inverse
+            B = batch_mean(P, inverse, mean_iter or self.mean_iter, self.mean_tol)
+            v2 = self._variance(centre(P, inverse, B).V, P, inverse)
+            self.running_mean[domain] = B.to(self.running_mean.dtype)
+            self.running_var[domain] = v2.to(self.running_var.dtype)
+            self.num_batches_tracked[domain] = 1
 
     def add_domains(self, count: int) -> None:
         """Append domains with mean I and variance 1; `estimate` gives them statistics."""
@@ -267,18 +273,18 @@ class GBWBatchNorm(nn.Module):
 
     # -- diagnostics ---------------------------------------------------------------------------------------------------
 
-    def _observe(self, seen: Centred, values: Float[Tensor, "batch n"], folded: int) -> None:
+    def _observe(self, seen: Centred, values: Float[Tensor, "batch n"], folded: int, resolution: float) -> None:
         """Keep what the last batch showed, and warn once of each thing that spoils the result."""
-        eps = torch.finfo(values.dtype).eps
+        eps, dtype = torch.finfo(values.dtype).eps, self.running_mean.dtype
         self.n_folded = folded
         self.n_clamped = int((values < eps * values.abs().amax(-1, keepdim=True)).sum())
         self.mean_residual, self.condition = float(seen.residual), float(seen.condition)
         count = len(values)
         if self.n_clamped:
             self._warn("clamped", f"{self.n_clamped} eigenvalues of {count} matrices lie below the resolution of "
-                       f"{values.dtype} and were raised to it; add eps * I, use shrinkage, or float64.")  # fmt: skip
-        if self.condition * eps > LOST:
-            self._warn("condition", f"the mean has condition number {self.condition:.1g}, too much for {values.dtype}; "
+                       "float64 and were raised to it; add eps * I, or use shrinkage.")  # fmt: skip
+        if self.condition * resolution > LOST:
+            self._warn("condition", f"the mean has condition number {self.condition:.1g}, too much for {dtype}; "
                        "use float64, add eps * I, or reduce the dimension first.")  # fmt: skip
         if self.training and self.mean_residual > RESIDUAL:
             self._warn("residual", f"{self.mean_iter} step(s) leave the mean of a batch far from its Frechet mean "
@@ -328,8 +334,8 @@ class LogMatrix(nn.Module):
 
 
 def _plain(parameter: Tensor) -> Tensor:
-    """A tensor without the class of manifold parameters, which every operation would hand on."""
-    return symmetric_part(parameter.as_subclass(Tensor))
+    """In float64, without the class of manifold parameters, which every operation would hand on."""
+    return symmetric_part(parameter.as_subclass(Tensor).double())
 
 
 def _check_options(

@@ -92,20 +92,27 @@ def centre(P: Batch, inverse: Matrix, B: Matrix) -> Centred:
     """PT_{B -> I} Log_B(Y_i), where Y_i = M^(-1/2) P_i M^(-1/2).
 
     With R_i = (B^(1/2) Y_i B^(1/2))^(1/2), in the eigenbasis of B, log and transport multiply R_i by
-    sqrt(2 / b_i + 2 / b_j) and subtract 2 B^(1/2); the factor is twice that of a transport from I to B^(-1).
+    sqrt(2 / b_i + 2 / b_j) and subtract 2 B^(1/2). The factor is twice that of a transport from I to B^(-1), by way of
+    which gradients reach B; where B is a constant, R_i is taken in its eigenbasis at once.
     """
     base = SymmetricEigen(B)
-    S = base.sqrt()
-    eigen = SymmetricEigen(congruence(S @ inverse, P))
-    R = eigen.sqrt()
-    V = 2 * (apply_kernel(FROM_IDENTITY, base.inverse(), R) - S)
-    with torch.no_grad():
-        N = base.invsqrt()
-        T = N @ R.mean(0) @ N
-        n = T.shape[-1]
-        residual = torch.linalg.matrix_norm(T - torch.eye(n, dtype=T.dtype, device=T.device)) / n**0.5
-        condition = base.positive[-1] / base.positive[0]
-    return Centred(V, residual, eigen.values, condition)
+    if B.requires_grad:
+        S = base.sqrt()
+        eigen = SymmetricEigen(congruence(S @ inverse, P))
+        R = eigen.sqrt()
+        V = 2 * (apply_kernel(FROM_IDENTITY, base.inverse(), R) - S)
+        R = base.vectors.mT @ R.detach().mean(0) @ base.vectors
+    else:
+        b, U = base.positive, base.vectors
+        eigen = SymmetricEigen(congruence(b.sqrt().unsqueeze(-1) * U.mT @ inverse, P))
+        R = eigen.sqrt()
+        factor = (2 / b.unsqueeze(-1) + 2 / b).sqrt()
+        V = congruence(U, factor * R - 2 * b.sqrt().diag())
+        R = R.detach().mean(0)
+    n = len(B)
+    r = base.positive.rsqrt()
+    residual = torch.linalg.matrix_norm(r.unsqueeze(-1) * R * r - torch.eye(n, dtype=B.dtype, device=B.device)) / n**0.5
+    return Centred(V, residual, eigen.values, base.positive[-1] / base.positive[0])
 
 
 def frechet_variance(V: Batch, theta: float) -> Scalar:
@@ -113,9 +120,9 @@ def frechet_variance(V: Batch, theta: float) -> Scalar:
     return V.square().sum((-2, -1)).mean() / (4 * theta**2)
 
 
-def uncentred_variance(Y: Batch, theta: float) -> Scalar:
+def uncentred_variance(P: Batch, inverse: Matrix, theta: float) -> Scalar:
     """mean_i d2(Y_i, I) / theta^2: what the authors' code measures, about the identity instead of the mean."""
-    root = torch.linalg.eigvalsh(Y.detach()).clamp_min(0).sqrt()
+    root = torch.linalg.eigvalsh(congruence(inverse, P).detach()).clamp_min(0).sqrt()
     return (root - 1).square().sum(-1).mean() / theta**2
 
 
@@ -130,9 +137,9 @@ def return_from_image(L: Batch, image: Image, theta: float) -> tuple[Batch, Bool
     return P if theta == 1 else SymmetricEigen(P).pow(1 / theta), folded
 
 
-def batch_mean(Y: Batch, n_iter: int, tol: float) -> Matrix:
-    """The Frechet mean of a batch, or as far as `n_iter` steps come."""
-    return bw_mean_steps(Y, n_iter, tol)[0]
+def batch_mean(P: Batch, inverse: Matrix, n_iter: int, tol: float) -> Matrix:
+    """The Frechet mean of the Y_i = M^(-1/2) P_i M^(-1/2), or as far as `n_iter` steps come."""
+    return bw_mean_steps(P, n_iter, tol, through=inverse)[0]
 
 
 def groups(domains: Int[Tensor, " batch"]) -> list[tuple[int, Int[Tensor, " rows"]]]:
