@@ -39,7 +39,7 @@ def of_size(count: int, n: int) -> list[Measurement]:
             "spd_learn, log-Euclidean": (step(SPDBatchNormLie(n, "LEM", dtype=torch.float64), X, R), None),
         }  # fmt: skip
         ours, *theirs = medians(
-            step(GBWBatchNorm(n, theta), X, R), *(s for s, _ in peers.values()), repeats=15, warm_up=2
+            step(GBWBatchNorm(n, theta), X, R), *(s for s, _ in peers.values()), repeats=9, warm_up=1
         )
         rows += [
             Measurement(f"GBWBatchNorm, θ = {theta:g}, {what}", ours, name, seconds, bar=bar)
