@@ -97,6 +97,14 @@ def test_rows_that_the_model_has_seen_are_refused(fitted: OLinearForecaster, tmp
         assert len(backtest(forecaster, table(), n_windows=12).cutoffs) == 12  # the first right after these rows
 
 
+def test_times_may_have_a_zone() -> None:
+    zoned = table().assign(ds=table()["ds"].dt.tz_localize("Europe/Madrid").dt.tz_convert("UTC"))[:80]
+    forecaster = OLinearForecaster(5, **SMALL).fit(zoned[:70])  # pyright: ignore
+    assert backtest(forecaster, zoned, n_windows=1).cutoffs.tolist() == [74]
+    with pytest.raises(DataError, match="has seen rows until"):
+        backtest(forecaster, zoned, n_windows=3)
+
+
 def test_wrong_arguments_are_explained(fitted: OLinearForecaster) -> None:
     with pytest.raises(ValueError, match="n_windows must be at least 1, got 0"):
         backtest(fitted, table(), n_windows=0)

@@ -162,7 +162,7 @@ def _require_unseen(forecaster: OLinearForecaster, series: TimeSeries, cutoff: i
     seen, time = forecaster.seen_until_, series.time
     if seen is None or not isinstance(time, pd.DatetimeIndex):
         return
-    later = np.count_nonzero(time.to_numpy() > seen.to_numpy())
+    later = int(np.count_nonzero(time > seen))
     if len(time) - 1 - cutoff > later:
         raise DataError(
             f"the model has seen rows until {seen}, the first forecast would start after {time[cutoff]}, where "
