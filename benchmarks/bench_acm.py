@@ -1,7 +1,7 @@
 """ACM: augmented covariances of 500 epochs x 21 channels x 640 samples, and the nested search over order and lag.
 
 The transform checks, embeds, centres and shrinks; its peer is the product of the ready embedding with its transpose
-alone. The search is that of `ACMClassifier` (orders 1 to 3, lags 2 and 4, three costs, two kernels, three folds, 150
+alone. The search is that of `ACMClassifier` (orders 1 to 3, lags 2 and 4, three costs, two kernels, three folds, 300
 epochs of MAMEM); its peer is scikit-learn's GridSearchCV over AugmentedCovariance, pyRiemann's TangentSpace and SVC,
 with order 1 once and BLAS on one thread too. Scores and choice are equal (asserted here).
 """
@@ -22,7 +22,7 @@ from linmap.data.epochs import mamem
 from linmap.signals.acm import ACMClassifier, AugmentedCovariance, DelayEmbedding
 
 EPOCHS, CHANNELS, TIMES, ORDER, LAG = 500, 21, 640, 6, 4
-ORDERS, LAGS, TRAINING = (2, 3), (2, 4), 150
+ORDERS, LAGS, TRAINING = (2, 3), (2, 4), 300
 GRID = {"svm__C": [0.5, 1.0, 1.5], "svm__kernel": ["linear", "rbf"]}
 
 

@@ -241,9 +241,10 @@ def _shows(found: dict[str, list[dict[str, Any]]]) -> str:
     parts = []
     for band, subjects in found.items():
         plain_svm, svm = np.array(_accuracies(subjects, PLAIN)), np.array(_accuracies(subjects, ACM))
+        network = f"; the network reaches {_mean(subjects, NETWORK):.3f}" if NETWORK in subjects[0]["methods"] else ""
         parts.append(f"{band}: tangent space + SVM {plain_svm.mean():.3f} -> {svm.mean():.3f} with order and lag "
                      f"chosen (better for {int((svm > plain_svm).sum())} of {len(svm)} subjects), MDM "
-                     f"{_mean(subjects, PLAIN_MDM):.3f} -> {_mean(subjects, ACM_MDM):.3f}")  # fmt: skip
+                     f"{_mean(subjects, PLAIN_MDM):.3f} -> {_mean(subjects, ACM_MDM):.3f}{network}")  # fmt: skip
     return ". ".join(parts) + "."
 
 

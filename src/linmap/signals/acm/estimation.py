@@ -70,17 +70,19 @@ def scatter(X: Float64[np.ndarray, "epochs channels times"], window: Window) -> 
 
 
 def from_scatter(sums: Matrices, length: int, estimator: str) -> Matrices:
-    """The covariances by `estimator` ("cov", "scm" or "oas") from the sums of `scatter` over `length` samples."""
+    """The covariances by `estimator` ("cov", "scm" or "oas") from the sums of `scatter`, which are overwritten."""
     if estimator != "oas":
-        return check_positive_definite(sums / (length - 1 if estimator == "cov" else length))
-    covariance, size = sums / length, sums.shape[-1]
-    variance = np.einsum("nii->n", covariance) / size
+        sums /= length - 1 if estimator == "cov" else length
+        return check_positive_definite(sums)
+    size = sums.shape[-1]
+    variance = np.einsum("nii->n", sums) / (size * length)
+    mean_square = np.einsum("nij,nij->n", sums, sums) / (size * length) ** 2
     if not (variance > 0).all():
         raise ValueError(f"epoch {int(np.argmin(variance))} is constant in all channels; drop it.")
-    share = oas_shrinkage(np.einsum("nij,nij->n", covariance, covariance) / size**2, variance, size, length)
-    covariance *= (1 - share)[:, None, None]
-    covariance.reshape(len(sums), -1)[:, :: size + 1] += (share * variance)[:, None]
-    return covariance if (share > RELATIVE_PIVOT * size).all() else check_positive_definite(covariance)
+    share = oas_shrinkage(mean_square, variance, size, length)
+    sums *= ((1 - share) / length)[:, None, None]
+    np.einsum("nii->ni", sums)[:] += (share * variance)[:, None]
+    return sums if (share > RELATIVE_PIVOT * size).all() else check_positive_definite(sums)
 
 
 def check_positive_definite(matrices: Matrices) -> Matrices:

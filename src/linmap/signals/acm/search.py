@@ -165,7 +165,9 @@ def _matrices(
             chosen = window(n_times, largest[l], l, drop=drop)
             shared[l] = chosen, scatter(X, chosen)
         chosen, sums = shared[l]
-        yield lambda sums=sums[:, : o * c, : o * c], chosen=chosen: from_scatter(sums, chosen.length, str(estimator))
+        yield lambda sums=sums[:, : o * c, : o * c], chosen=chosen: from_scatter(
+            sums.copy(), chosen.length, str(estimator)
+        )
 
 
 def _score(head: Any, matrices: np.ndarray, y: np.ndarray, split: Split, scorer: Scorer) -> float:
