@@ -44,14 +44,14 @@ def draw_order_lag(path: Path, results: Mapping[str, Any], title: str = "Inner a
     for o, l, s in zip(order, lag, score, strict=True):
         i = int(np.searchsorted(orders, o))
         columns = slice(None) if o == 1 else int(np.searchsorted(lags, l))  # at order 1 the lag is without effect
-        table[i, columns] = np.fmax(table[i, columns], s)
+        table[i, columns] = np.fmax(table[i, columns], 100 * s)
     with figure(1.9 + 0.62 * len(lags), 1.4 + 0.48 * len(orders)) as (fig, ax):
         image = ax.imshow(np.ma.masked_invalid(table), cmap=SEQUENTIAL, aspect="auto")
         low, high = np.nanmin(table), np.nanmax(table)
         for i, j in np.ndindex(table.shape):
             if np.isfinite(table[i, j]):
                 dark = table[i, j] < low + 0.6 * (high - low)
-                ax.text(j, i, f"{100 * table[i, j]:.0f}", ha="center", va="center", fontsize=8,
+                ax.text(j, i, f"{table[i, j]:.0f}", ha="center", va="center", fontsize=8,
                         color="white" if dark else "black")  # fmt: skip
         i, j = np.unravel_index(np.nanargmax(table), table.shape)
         ax.add_patch(_frame(float(j) - 0.5, float(i) - 0.5))
@@ -122,7 +122,7 @@ def draw_gains(path: Path, bands: Mapping[str, tuple[np.ndarray, np.ndarray]], s
             ax.plot(100 * chosen, rows, "o", color=SYSTEM, label="chosen order and lag")
             ax.set(yticks=rows, yticklabels=[f"subject {s + 1}" for s in subjects], xlabel="test accuracy (%)")
             ax.set_title(band)
-        axes[0, 0].invert_yaxis()
+        axes[0, 0].set_ylim(len(subjects) - 0.5, -0.5)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside upper center", ncols=2)
         return save_svg(fig, path)
