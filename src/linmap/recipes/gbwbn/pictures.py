@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
@@ -43,10 +44,15 @@ def draw_losses(path: Path, history: TrainingHistory) -> None:
         save_svg(fig, path)
 
 
+def _ours_first(methods: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """So that the first colours are the system's."""
+    return sorted(methods.items(), key=lambda item: not item[0].startswith("GBWBN"))
+
+
 def draw_training(path: Path, losses: Mapping[str, Sequence[float]]) -> None:
     """Training losses of several methods."""
     with figure(7.2, 3.6) as (fig, ax):
-        for colour, (name, values) in zip(SERIES, losses.items(), strict=False):
+        for colour, (name, values) in zip(SERIES, _ours_first(losses), strict=False):
             ax.plot(range(1, len(values) + 1), values, color=colour, label=name)
         ax.set(xlabel="epoch", ylabel="training loss", yscale="log")
         ax.legend(fontsize=8)
@@ -59,7 +65,7 @@ def draw_conditioning(
     """A panel for each precision: mean and spread over seeds of each method; where all seeds failed, nothing."""
     with figure(8.4, 3.5, ncols=len(curves), sharey=True) as (fig, axes):
         for ax, (precision, methods) in zip(np.atleast_1d(axes), curves.items(), strict=True):
-            for colour, (name, values) in zip(SERIES, methods.items(), strict=False):
+            for colour, (name, values) in zip(SERIES, _ours_first(methods), strict=False):
                 mean, std = np.nanmean(values, 1), np.nanstd(values, 1)
                 ax.plot(x, mean, "o-", color=colour, label=name, markersize=3.5)
                 ax.fill_between(x, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
