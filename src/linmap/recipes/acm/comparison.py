@@ -19,7 +19,8 @@ from linmap.data.epochs import EMBEDDED_SUBJECTS, MAMEM_SUBJECTS, TEST, VALIDATI
 from linmap.errors import DataError
 from linmap.recipes.acm.network import n_parameters, network_answers
 from linmap.recipes.acm.physionet import physionet_table
-from linmap.recipes.acm.pictures import draw_confusion, draw_gains, draw_order_lag, draw_patterns
+from linmap.recipes.acm.pictures import draw_gains, draw_order_lag, draw_patterns
+from linmap.recipes.confusion import draw_confusions
 from linmap.recipes.job import CompareJob
 from linmap.recipes.result import Check, Metric, Picture, Result, Row, Table
 from linmap.signals.acm import ACMClassifier, class_patterns
@@ -271,7 +272,7 @@ def _pictures(job: CompareJob, loaded: dict[int, Epochs], found: dict[str, list[
     classes = np.unique(true)
     answers = {name: (true, np.concatenate([subject["methods"][name]["answers"] for subject in subjects]))
                for name in (PLAIN, ACM)}  # fmt: skip
-    draw_confusion(
+    draw_confusions(
         job.out / "confusion.svg", {"order 1": answers[PLAIN], "chosen order and lag": answers[ACM]}, classes
     )
     gains = {name: (np.array(_accuracies(figures, PLAIN)), np.array(_accuracies(figures, ACM)))

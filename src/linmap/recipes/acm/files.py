@@ -13,7 +13,8 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from linmap.artifacts import atomic_path, read_config
 from linmap.data.epochs import TEST, Epochs, load_epochs, mamem
 from linmap.errors import DataError, UsageError
-from linmap.recipes.acm.pictures import draw_confusion, draw_order_lag, draw_patterns
+from linmap.recipes.acm.pictures import draw_order_lag, draw_patterns
+from linmap.recipes.confusion import draw_confusions
 from linmap.recipes.job import ApplyJob, FitJob
 from linmap.signals.acm import ACMClassifier, class_patterns
 from linmap.signals.acm.classifier import Head, Method
@@ -108,7 +109,7 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
     if epochs.y is not None:
         table["true"] = epochs.y
         summary["accuracy"] = round(float((found == epochs.y).mean()), 4)
-        picture = draw_confusion(out.with_suffix(".svg"), {"all epochs": (epochs.y, found)}, classifier.classes_)
+        picture = draw_confusions(out.with_suffix(".svg"), {"all epochs": (epochs.y, found)}, classifier.classes_)
         summary["picture"] = str(picture)
     with atomic_path(out) as partial:
         table.to_csv(partial, index=False) if out.suffix == ".csv" else table.to_parquet(partial, index=False)

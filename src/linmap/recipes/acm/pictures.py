@@ -1,4 +1,4 @@
-"""Pictures of a classifier of epochs: confusions, the search over order and lag, patterns of channels and delays."""
+"""Pictures of a classifier of epochs: the search over order and lag, patterns of channels and delays."""
 
 from __future__ import annotations
 
@@ -7,33 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 from linmap.data.epochs import Epochs
 from linmap.pictures import BASELINE, DIVERGING, GRID, SEQUENTIAL, SYSTEM, figure, save_svg
 
 SHOWN_CLASSES, MOST_CELLS = 6, 20
-
-
-def draw_confusion(path: Path, answers: Mapping[str, tuple[np.ndarray, np.ndarray]], classes: np.ndarray) -> Path:
-    """A confusion matrix for each method, rows normalised: what the epochs of a class were taken for."""
-    n = len(classes)
-    side = 1.3 + 0.42 * n
-    with figure(side * len(answers) + 0.8, side + 0.5, ncols=len(answers), squeeze=False) as (fig, axes):
-        image = None
-        for ax, (name, (true, found)) in zip(axes[0], answers.items(), strict=True):
-            shares = confusion_matrix(true, found, labels=classes, normalize="true")
-            image = ax.imshow(shares, cmap=SEQUENTIAL, vmin=0, vmax=1)
-            for i in range(n):
-                for j in range(n):
-                    ax.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", fontsize=8,
-                            color="white" if shares[i, j] < 0.6 else "black")  # fmt: skip
-            ax.set(xticks=range(n), yticks=range(n), xticklabels=classes, yticklabels=classes, xlabel="answer")
-            ax.set_title(f"{name}\n{100 * np.mean(true == found):.1f} % right", fontsize=9.5)
-            ax.grid(False)
-        axes[0, 0].set_ylabel("class")
-        fig.colorbar(image, ax=axes[0].tolist(), label="share of the class", shrink=0.8)
-        return save_svg(fig, path)
 
 
 def draw_order_lag(path: Path, results: Mapping[str, Any], title: str = "Inner accuracy") -> Path:

@@ -13,6 +13,7 @@ from rich.console import Console
 from linmap.data.covariances import hdm05
 from linmap.data.epochs import mamem
 from linmap.errors import UsageError
+from linmap.recipes.confusion import draw_confusions
 from linmap.recipes.gbwbn.experiments import (
     AIM,
     LEM,
@@ -27,7 +28,7 @@ from linmap.recipes.gbwbn.experiments import (
     methods,
     trained,
 )
-from linmap.recipes.gbwbn.pictures import draw_conditioning, draw_confusion, draw_training
+from linmap.recipes.gbwbn.pictures import draw_conditioning, draw_training
 from linmap.recipes.job import CompareJob
 from linmap.recipes.result import Check, Metric, Picture, Result, Row, Table
 
@@ -200,7 +201,7 @@ def _motion(scores: Scores, chosen: str, job: CompareJob, found: _Found) -> None
                                          for name, of in scores.items() if any(s.losses for s in of)})  # fmt: skip
     truth = np.concatenate([score.truth for score in scores[chosen]])
     predicted = np.concatenate([score.predicted for score in scores[chosen]])
-    draw_confusion(job.out / "confusion.svg", truth, predicted, np.unique(truth))
+    draw_confusions(job.out / "confusion.svg", {chosen: (truth, predicted)}, np.unique(truth))
     found.tables.append(_table("HDM05 by actor", scores))
     found.pictures += [
         Picture("loss.svg", "Training loss on HDM05", "Mean over the seeds."),

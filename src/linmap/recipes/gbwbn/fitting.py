@@ -14,7 +14,8 @@ from linmap.artifacts import atomic_path, read_config
 from linmap.data.covariances import Covariances, hdm05, load_covariances
 from linmap.data.epochs import Epochs, load_epochs
 from linmap.errors import DataError, UsageError
-from linmap.recipes.gbwbn.pictures import draw_confusion, draw_losses
+from linmap.recipes.confusion import draw_confusions
+from linmap.recipes.gbwbn.pictures import draw_losses
 from linmap.recipes.job import ApplyJob, FitJob
 from linmap.signals.gbwbn import SPDNetClassifier
 from linmap.signals.gbwbn.classifier import Front
@@ -131,7 +132,7 @@ def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
     }  # fmt: skip
     if held.any():
         predicted = classifier.predict(rest.X)
-        draw_confusion(job.out / "confusion.svg", rest.labels(), predicted, classifier.classes_)
+        draw_confusions(job.out / "confusion.svg", {"held out": (rest.labels(), predicted)}, classifier.classes_)
         summary |= {
             "held_out": int(held.sum()),
             "held_out_accuracy": round(accuracy_score(rest.labels(), predicted), 4),
@@ -186,7 +187,7 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
         table.to_csv(partial, index=False) if out.suffix == ".csv" else table.to_parquet(partial)
     summary: dict[str, Any] = {"out": str(out), "samples": len(table)}
     if samples.y is not None and set(np.unique(samples.y).tolist()) <= set(classifier.classes_.tolist()):
-        draw_confusion(out.with_suffix(".svg"), samples.y, predicted, classifier.classes_)
+        draw_confusions(out.with_suffix(".svg"), {"all samples": (samples.y, predicted)}, classifier.classes_)
         summary |= {"accuracy": round(accuracy_score(samples.y, predicted), 4),
                     "balanced_accuracy": round(balanced_accuracy_score(samples.y, predicted), 4)}  # fmt: skip
     return summary

@@ -1,4 +1,4 @@
-"""Pictures of SPDNets: confusion matrices, losses, and what ill-conditioning does."""
+"""Pictures of SPDNets: losses, and what ill-conditioning does."""
 
 from __future__ import annotations
 
@@ -7,28 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
-from linmap.pictures import BASELINE, INK, PAPER, SEQUENTIAL, SERIES, SYSTEM, figure, save_svg
+from linmap.pictures import BASELINE, SERIES, SYSTEM, figure, save_svg
 from linmap.training import TrainingHistory
-
-
-def draw_confusion(path: Path, y: np.ndarray, predicted: np.ndarray, classes: np.ndarray) -> None:
-    """Which share of each class goes where."""
-    shares = confusion_matrix(y, predicted, labels=classes, normalize="true")
-    n, names = len(classes), [str(name)[:14] for name in classes]
-    side = max(3.2, 0.42 * n + 1.6)
-    with figure(side + 0.6, side) as (fig, ax):
-        ax.imshow(shares, cmap=SEQUENTIAL, vmin=0, vmax=1)
-        ax.grid(False)
-        for i, j in zip(*np.nonzero(shares), strict=True):
-            colour = INK if shares[i, j] > 0.6 else PAPER
-            ax.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", color=colour, fontsize=8)
-        ax.set(xticks=range(n), yticks=range(n), xlabel="predicted", ylabel="class")
-        ax.set_xticklabels(names, rotation=90 if n > 5 or max(map(len, names)) > 3 else 0)
-        ax.set_yticklabels(names)
-        ax.set_title("per cent of each class")
-        save_svg(fig, path)
 
 
 def draw_losses(path: Path, history: TrainingHistory) -> None:
