@@ -1,5 +1,7 @@
 """Shared settings of the test run."""
 
+import signal
+
 import hypothesis
 import jaxtyping
 import pytest
@@ -8,6 +10,8 @@ import torch
 hypothesis.settings.register_profile("linmap", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("linmap")
 torch.set_num_threads(1)  # two pytest workers share two cores
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -17,5 +21,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def annotations_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a user's program: wrong types reach our own checks, and Dynamo meets no run-time check of shapes."""
+    """As in a user's program: wrong types reach our own checks; Dynamo meets no run-time check of shapes, nor what it
+    gave up on in tests before."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    torch._dynamo.reset()
