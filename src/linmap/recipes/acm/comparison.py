@@ -28,7 +28,7 @@ from linmap.signals.acm.classifier import Head
 
 ACM, ACM_MDM, MDOP = "ACM, tangent space + SVM", "ACM, MDM", "ACM by MDOP, tangent space + SVM"
 PLAIN, PLAIN_MDM = "covariance, tangent space + SVM", "covariance, MDM"
-NETWORK = "ShallowFBCSPNet's architecture, PyTorch"
+NETWORK = "ShallowFBCSPNet, rewritten"
 FILTERED, UNFILTERED = "accuracy, 4-35 Hz", "accuracy, unfiltered"
 BANDS: dict[str, tuple[float, float] | None] = {FILTERED: (4.0, 35.0), UNFILTERED: None}
 BAR, PLAIN_BAR, GAIN = 0.33, 0.27, 0.10  # of the unfiltered accuracy over all subjects; of the filtered gain
