@@ -53,7 +53,7 @@ def test_a_band_pass_keeps_its_band() -> None:
     ({"x": np.zeros((3, 4, 5))}, "no array 'X' of epochs; it holds x"),
     ({"X": np.zeros((3, 4, 5)), "y": np.zeros(2)}, "y must hold one number or text for each of 3 epochs"),
     ({"X": np.zeros((3, 4, 5)), "ch_names": ["a"]}, "4 channels"),
-    ({"X": np.where(np.arange(60).reshape(3, 4, 5) == 27, np.nan, 0)}, "epoch 1, channel channel 2 holds NaN"),
+    ({"X": np.where(np.arange(60).reshape(3, 4, 5) == 27, np.nan, 0)}, r"channel index 1 \(channel 2\) holds NaN"),
     ({"X": np.zeros((1, 1, 2)), "y": np.array([None])}, "Python objects"),
 ])  # fmt: skip
 def test_bad_archives_are_explained(arrays: dict, message: str, tmp_path: Path) -> None:

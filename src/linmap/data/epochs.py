@@ -167,8 +167,8 @@ def _read_fif(path: Path) -> Epochs:
 def _checked(epochs: Epochs, path: Path) -> Epochs:
     bad = np.argwhere(~np.isfinite(epochs.X).all(-1))
     if len(bad):
-        raise DataError(f"{path}: epoch {bad[0, 0]}, channel {epochs.ch_names[bad[0, 1]]} holds NaN or infinite "
-                        "values; drop the epoch or interpolate the channel.")  # fmt: skip
+        raise DataError(f"{path}: epoch {bad[0, 0]}, channel index {bad[0, 1]} ({epochs.ch_names[bad[0, 1]]}) holds "
+                        "NaN or infinite values; drop the epoch or interpolate the channel.")  # fmt: skip
     return epochs
 
 

@@ -49,7 +49,7 @@ class Settings:
     """Added to the diagonal, where the mean trace is 1."""
     floor: float = 1e-6
     """Least eigenvalue after each ReEig."""
-    epochs: int = 30
+    epochs: int = 100
     """Passes over the training samples."""
     batch_size: int = 30
     """Samples of one step."""

@@ -82,7 +82,7 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         lag: int = 1,
         eps: float = 1e-6,
         floor: float = 1e-6,
-        epochs: int = 30,
+        epochs: int = 100,
         batch_size: int = 30,
         lr: float = 2.5e-3,
         weight_decay: float = 0.0,
