@@ -41,6 +41,16 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_table(path: Path | str, table: Any) -> None:
+    """Write a pandas data frame without its index, atomically: as CSV where the name ends in .csv, else as Parquet."""
+    path = Path(path)
+    with atomic_path(path) as partial:
+        if path.suffix == ".csv":
+            table.to_csv(partial, index=False)
+        else:
+            table.to_parquet(partial, index=False)
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` to `path` atomically."""
     with atomic_path(path) as partial:

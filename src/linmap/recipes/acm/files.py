@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from linmap.artifacts import atomic_path, read_config
+from linmap.artifacts import read_config, write_table
 from linmap.data.epochs import TEST, Epochs, load_epochs, mamem
 from linmap.errors import DataError, UsageError
 from linmap.recipes.acm.pictures import draw_order_lag, draw_patterns
@@ -111,8 +111,7 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
         summary["accuracy"] = round(float((found == epochs.y).mean()), 4)
         picture = draw_confusions(out.with_suffix(".svg"), {"all epochs": (epochs.y, found)}, classifier.classes_)
         summary["picture"] = str(picture)
-    with atomic_path(out) as partial:
-        table.to_csv(partial, index=False) if out.suffix == ".csv" else table.to_parquet(partial, index=False)
+    write_table(out, table)
     return summary
 
 

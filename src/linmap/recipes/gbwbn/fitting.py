@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from linmap.artifacts import atomic_path, read_config
+from linmap.artifacts import read_config, write_table
 from linmap.data.covariances import Covariances, hdm05, load_covariances
 from linmap.data.epochs import Epochs, load_epochs
 from linmap.errors import DataError, UsageError
@@ -183,8 +183,7 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
         raise DataError(f"{job.data}: {error}") from None
     predicted = classifier.classes_[chances.argmax(1)]
     table = pd.DataFrame({"class": predicted} | {f"p({c})": chances[:, i] for i, c in enumerate(classifier.classes_)})
-    with atomic_path(out) as partial:
-        table.to_csv(partial, index=False) if out.suffix == ".csv" else table.to_parquet(partial)
+    write_table(out, table)
     summary: dict[str, Any] = {"out": str(out), "samples": len(table)}
     if samples.y is not None and set(np.unique(samples.y).tolist()) <= set(classifier.classes_.tolist()):
         draw_confusions(out.with_suffix(".svg"), {"all samples": (samples.y, predicted)}, classifier.classes_)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from linmap.artifacts import atomic_path
+from linmap.artifacts import write_table
 from linmap.data.sequences import LabelledSeries, load_series, named_series
 from linmap.errors import DataError, UsageError
 from linmap.recipes.hippo.settings import ApplySettings, Settings
@@ -67,8 +67,7 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
             f"these series have {data.channels} channels, the run was fitted to {estimator.n_features_in_}."
         )
     table = answers(estimator, data, settings.rate)
-    with atomic_path(out) as partial:
-        table.to_csv(partial, index=False) if out.suffix == ".csv" else table.to_parquet(partial, index=False)
+    write_table(out, table)
     summary: dict[str, Any] = {"answers": str(out), "series": len(data)}
     if data.labels is not None:
         agreed = _score(estimator, table["answer"].to_numpy(), data.labels)

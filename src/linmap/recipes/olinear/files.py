@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from linmap.artifacts import atomic_path
+from linmap.artifacts import write_table
 from linmap.data.timeseries import TimeSeries, load_time_series
 from linmap.errors import UsageError
 from linmap.recipes.job import ApplyJob, FitJob
@@ -71,7 +71,7 @@ def recalibrate(forecaster: OLinearForecaster, series: TimeSeries, settings: App
 def look_ahead(forecaster: OLinearForecaster, series: TimeSeries, settings: ApplySettings, out: Path) -> dict[str, Any]:
     forecast = forecaster.predict(series, settings.level)
     assert isinstance(forecast, pd.DataFrame)  # arrays come back for arrays alone
-    write_table(forecast, out)
+    write_table(out, forecast)
     picture = draw_forecast(forecaster, series, settings.level, out.with_suffix(".svg"))
     return {"forecast": str(out), "picture": str(picture), "steps": forecaster.h, "variates": len(series.variates)}
 
@@ -81,9 +81,9 @@ def look_back(forecaster: OLinearForecaster, series: TimeSeries, settings: Apply
         forecaster, series, n_windows=settings.backtest, step_size=settings.step_size or None, refit=settings.refit,
         input_size=settings.input_size or None, level=settings.level,
     )  # fmt: skip
-    write_table(found.frame(), out)
+    write_table(out, found.frame())
     errors = out.with_name(f"{out.stem}-by-step{out.suffix}")
-    write_table(found.errors(), errors)
+    write_table(errors, found.errors())
     picture = draw_backtest(found, out.with_suffix(".svg"))
     return {
         "forecasts": str(out), "errors": str(errors), "picture": str(picture), "origins": len(found.cutoffs),
@@ -95,11 +95,3 @@ def means(found: Backtest) -> dict[str, float]:
     """The mean over the horizon of each column of the errors."""
     errors = found.errors().drop(columns="step").mean()
     return {str(name).replace(" ", "_"): round(float(value), 4) for name, value in errors.items()}
-
-
-def write_table(table: pd.DataFrame, out: Path) -> None:
-    with atomic_path(out) as partial:
-        if out.suffix == ".csv":
-            table.to_csv(partial, index=False)
-        else:
-            table.to_parquet(partial, index=False)
