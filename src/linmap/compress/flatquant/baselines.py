@@ -62,6 +62,12 @@ BASELINES: Mapping[str, Baseline] = {
     "flatquant-distilled": Baseline(
         "FlatQuant distilled", "all blocks trained together on the logits", {"weights": "rtn"}, kind="system"
     ),
+    "c-hadamard-gptq": Baseline(
+        "c + Hadamard GPTQ, clipped",
+        "FlatQuant's scales and clipping as they start, not trained",
+        {**_plain("hadamard", True, alpha=0.3, weights="gptq"), "clip": True},
+        kind="ablation",
+    ),
     "c-hadamard": Baseline("c + Hadamard RTN", "scales, alpha 0.3, not trained", _plain("hadamard", True, alpha=0.3)),
     "hadamard-gptq": Baseline("Hadamard GPTQ", "a Hadamard matrix at each place", _plain("hadamard", weights="gptq")),
     "hadamard": Baseline("Hadamard RTN", "a Hadamard matrix at each place", _plain("hadamard")),

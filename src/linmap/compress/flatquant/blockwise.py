@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR, LRScheduler
 
 from linmap.compress.flatquant.block import SCALED, SITES_OF, StudentBlock
+from linmap.compress.flatquant.clipping import start_clipping
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.flatness import smooth_scale
 from linmap.compress.flatquant.passes import compiled_passes
-from linmap.compress.flatquant.teacher import BlockArguments, Channels, hidden_states
+from linmap.compress.flatquant.teacher import BlockArguments, Channels, hidden_states, in_half_precision
 from linmap.compress.flatquant.transforms import SiteTransform
 
 ETA_MIN = 5e-6  # where the cosine ends, for all learning rates
@@ -87,6 +88,8 @@ def calibrated_block(
 ) -> TrainedBlock:
     """The transforms of one block; it depends on nothing but these arguments, so that blocks can go in parallel."""
     student = start_student(block, config, seed, channels)
+    if config.clip and config.clip_start == "search" and inputs is not None:
+        start_clipping(student, inputs[: config.batch_size], arguments)
     report = BlockReport()
     if is_trained(config) and inputs is not None and targets is not None:
         report = train_block(student, inputs, targets, arguments)
@@ -169,9 +172,8 @@ def backward(student: StudentBlock, x: Tensor, y: Tensor, arguments: BlockArgume
     FloatingPointError
         If the loss or a gradient is not finite, or a matrix has no inverse.
     """
-    half = x.dtype in (torch.float16, torch.bfloat16)
     try:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+        with in_half_precision(x):
             output = hidden_states(student(x, **arguments))
     except torch.linalg.LinAlgError as error:
         raise FloatingPointError(f"a matrix became singular ({error})") from None

@@ -43,6 +43,9 @@ class FlatQuantConfig(QuantizationConfigMixin):
         Where the scales start: max|W|^(1 - alpha) / max|x|^alpha of a channel.
     clip
         Learnt clipping of weights, inputs, keys and values.
+    clip_start
+        Where the clipping of weights and inputs starts: "search" looks for the shares of their ranges that round them
+        best, and gains more than anything else in a short calibration; "wide" is the paper's .982 for all.
     factors
         Sizes of the Kronecker factors by place ("attention", "mlp", "down"); the balanced pair where left out.
     n_samples, sequence_length, batch_size
@@ -99,6 +102,7 @@ class FlatQuantConfig(QuantizationConfigMixin):
     scale: bool = True
     alpha: float = 0.3
     clip: bool = True
+    clip_start: Literal["search", "wide"] = "search"
     factors: dict[str, tuple[int, ...]] | None = None
     n_samples: int = 128
     sequence_length: int = 2048
@@ -129,6 +133,7 @@ class FlatQuantConfig(QuantizationConfigMixin):
             ("weights", ("rtn", "gptq")),
             ("transform", ("flat", "hadamard", "quarot", "none")),
             ("parametrization", ("svd", "exponential", "inverse")),
+            ("clip_start", ("search", "wide")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")

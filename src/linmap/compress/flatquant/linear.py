@@ -66,8 +66,7 @@ class CalibratedLinear(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.full(shape, CLIP_LOGIT)) if there else None)
 
     def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
-        if self.transforms_input and self.site is not None:
-            x = self.site(x)
+        x = self.transformed_input(x)
         W, bias, W_logits = self._transformed()
         x_logits = self.input_max, self.input_min
         bits = self.bits
@@ -80,6 +79,14 @@ class CalibratedLinear(nn.Module):
         x = fake_quantize(x, bits.input, bits.input_symmetric, *x_logits, per="token")[0]
         W = fake_quantize(W, bits.weight, bits.weight_symmetric, *W_logits, per="row")[0]
         return F.linear(x, W.to(x.dtype), bias)
+
+    def transformed_input(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        """What is rounded of an input."""
+        return self.site(x) if self.transforms_input and self.site is not None else x
+
+    def unclipped_weight(self) -> Tensor:
+        """What the clipping of the weight acts on."""
+        return self._transformed()[0]
 
     def transformed_weight(self) -> tuple[Tensor, Tensor | None]:
         """W~, clipped, with its bias."""

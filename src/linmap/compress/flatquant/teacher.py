@@ -97,6 +97,11 @@ def hidden_states(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
+def in_half_precision(x: Tensor) -> torch.autocast:
+    """Products in bfloat16 where x is of half precision; transforms keep to float32."""
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype in (torch.float16, torch.bfloat16))
+
+
 @contextmanager
 def observed(block: nn.Module, paths: BlockPaths) -> Iterator[Channels]:
     """While this is open, every pass through `block` updates the statistics."""

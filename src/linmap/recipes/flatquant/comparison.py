@@ -29,8 +29,9 @@ PRESETS = {
     ),
 }  # fmt: skip
 ORIGINAL = "not quantised"
-PUBLISHED = {("W4A4KV4", "flatquant-rtn"): 89.5, ("W4A4KV4", "flatquant-gptq"): 71.8}
-"""What the authors' code gives in the setting of the full preset (their W4A16 is rounded from another calibration)."""
+PUBLISHED = {("W4A4KV4", "flatquant-rtn"): 93.3, ("W4A4KV4", "flatquant-gptq"): 71.8}
+"""What the authors' code gives in the setting of the full preset (their W4A16 is rounded from another calibration):
+the mean of five seeds (89.5, 97.2, 94.0, 98.0, 88.0), and one seed."""
 Kept = TypeVar("Kept")
 
 
@@ -210,12 +211,12 @@ def checks(runs: Sequence[Run], original: float, theirs: bool) -> list[Check]:
     found: list[Check] = []
     for setting in dict.fromkeys(run.setting for run in runs):
         means = {slug: statistics.fmean(v) for slug in BASELINES if (v := perplexities(runs, setting, slug))}
-        others = {slug: mean for slug, mean in means.items() if BASELINES[slug].kind == "baseline"}
+        others = {slug: mean for slug, mean in means.items() if BASELINES[slug].kind != "system"}
         for slug in ("flatquant-distilled", "flatquant-gptq", "flatquant-rtn"):
             rivals = [o for o in others if slug != "flatquant-rtn" or BASELINES[o].options.get("weights") != "gptq"]
             if slug in means and rivals:
                 best = min(rivals, key=lambda o: others[o])
-                which = "every baseline that rounds to nearest" if slug == "flatquant-rtn" else "every baseline"
+                which = "every other row that rounds to nearest" if slug == "flatquant-rtn" else "every other row"
                 figures = f"{means[slug]:.2f} against {others[best]:.2f} ({BASELINES[best].name})"
                 statement = f"{setting}: {BASELINES[slug].name} is below {which}"
                 found.append(Check(statement, means[slug] < others[best], f"{figures}; unquantised {original:.2f}"))

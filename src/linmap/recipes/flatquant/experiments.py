@@ -30,8 +30,8 @@ from linmap.recipes.flatquant.sizes import model_tensors, sizes
 from linmap.recipes.language.models import load_pretrained, load_tokenizer, on_accelerator
 
 Method = Literal[
-    "flatquant-gptq", "flatquant-rtn", "flatquant-distilled", "c-hadamard", "hadamard-gptq", "hadamard", "random",
-    "quarot-gptq", "quarot", "smoothquant", "gptq", "rtn",
+    "flatquant-gptq", "flatquant-rtn", "flatquant-distilled", "c-hadamard-gptq", "c-hadamard", "hadamard-gptq",
+    "hadamard", "random", "quarot-gptq", "quarot", "smoothquant", "gptq", "rtn",
 ]  # fmt: skip
 Bits = Literal["W4A4", "W4A4KV4", "W4A16"]
 TEXTS = {"austen": ("Northanger Abbey", "Persuasion"), "wikitext2": ("24 articles of WikiText-2", "36 others")}
@@ -53,8 +53,8 @@ class Comparison(Calibration):
     """austen: two novels, in the package; wikitext2: in $LINMAP_DATA/text."""
     bits: tuple[Bits, ...] = ("W4A4KV4",)
     """Of weights, activations and the cache."""
-    methods: tuple[Method, ...] = ("flatquant-gptq", "flatquant-rtn", "c-hadamard", "hadamard-gptq", "hadamard",
-                                   "random", "quarot", "smoothquant", "rtn")  # fmt: skip
+    methods: tuple[Method, ...] = ("flatquant-gptq", "flatquant-rtn", "c-hadamard-gptq", "c-hadamard", "hadamard-gptq",
+                                   "hadamard", "random", "quarot", "smoothquant", "rtn")  # fmt: skip
     """Rows of the table."""
     blocks: int | None = None
     """Quantise only this many decoder blocks, spread evenly over the depth; all when left out."""

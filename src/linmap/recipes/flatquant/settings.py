@@ -29,6 +29,8 @@ class Calibration:
     """Learning rate of the clipping."""
     alpha: float = 0.3
     """Where the scales of the channels start: max|W|^(1 - alpha) / max|x|^alpha."""
+    clip_start: Literal["search", "wide"] = "search"
+    """Where the clipping starts: search looks for what rounds best; wide is the paper's."""
     distil_steps: int = 0
     """Steps in which all blocks are then trained together, weights and all, to give the original's distribution of the
     next token; 200 take half an hour for 135 million parameters on two cores, and gain most; 0: not at all."""
@@ -50,7 +52,7 @@ class Calibration:
         return {
             "n_samples": self.windows, "sequence_length": self.length, "epochs": self.epochs,
             "batch_size": self.batch_size, "lr": self.lr, "clip_lr": self.clip_lr, "alpha": self.alpha, "seed": seed,
-            "compile": self.compile,
+            "clip_start": self.clip_start, "compile": self.compile,
             **{name: getattr(self, name) for name in DISTILLATION},
         }  # fmt: skip
 
