@@ -1,7 +1,7 @@
 """The most memory that `linmap fit flatquant` holds: with `--stream`, one block at a time, and with the whole model.
 
-Each in a process of its own, on a model with random weights; "memory" is its peak resident set, beyond that of a
-process that has loaded the same libraries.
+Each in a process of its own, on models with random weights and blocks of 55 MB; "memory" is its peak resident set,
+beyond that of a process that has loaded the same libraries.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.measure import Measurement
 
-LAYERS = 24
-HIDDEN = 512
+LAYERS = (6, 24)
+HIDDEN = 1024
 TEXT = "".join(f"Line {i} of a text that is long enough, {i * i} times.\n" for i in range(100))
 FIT = "fit flatquant --model model --data text.txt --windows 4 --length 32 --epochs 1 --weights rtn"
 PROGRAM = """
-import resource, sys
+import re, resource, sys
+from pathlib import Path
 import transformers.models.llama.modeling_llama
 import linmap.compress.flatquant, linmap.recipes.flatquant
 from linmap.cli import main
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if sys.platform == "linux":  # getrusage counts what the parent held when it started this process
+        return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
 code = main(sys.argv[1:])
 print("peak", peak() - before)
@@ -37,14 +40,18 @@ sys.exit(code)
 
 
 def run() -> list[Measurement]:
+    return [of_layers(layers) for layers in LAYERS]
+
+
+def of_layers(layers: int) -> Measurement:
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
-        megabytes = write_model(here, LAYERS, HIDDEN) / 1e6
+        megabytes = write_model(here, layers, HIDDEN) / 1e6
         streamed, seconds = fit(here, "--stream")
         whole, whole_seconds = fit(here)
     note = f"the whole model's way: {whole / 2**20:.0f} MiB, {whole / streamed:.1f} times as much"
-    what = f"linmap fit flatquant --stream, {LAYERS} blocks, {megabytes:.0f} MB in float32"
-    return [Measurement(what, seconds, "without --stream", whole_seconds, memory=streamed, note=note)]
+    what = f"linmap fit flatquant --stream, {layers} blocks, {megabytes:.0f} MB in float32"
+    return Measurement(what, seconds, "without --stream", whole_seconds, memory=streamed, note=note)
 
 
 def write_model(here: Path, layers: int, hidden: int) -> int:
