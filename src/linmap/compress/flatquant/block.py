@@ -293,22 +293,24 @@ def _online(
 
 @torch.no_grad()
 def merged_block(student: StudentBlock) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The quantised block of a student, all but its weights, and the transformed weights in float64 (section 7).
+    """The quantised block of a student, all but its weights, and the weights transformed in float64 (section 7).
 
     Scales go into the norms before the attention and the MLP and into the rows of the up projection, but for those in
-    `config.online_scales`. Weights are clipped, and wait for rounding.
+    `config.online_scales`. Weights are clipped, and wait for rounding in float32 or the model's own wider format.
     """
     config, paths = student.config, student.paths
     new = quantised_block(student.original[0], config)
     wide = _in_float64(student)
     weights: dict[str, Tensor] = {}
     for part, site in SITES_OF.items():
+        original = wide.linear(part).linear
         W, bias = wide.linear(part).transformed_weight()
+        original.weight = nn.Parameter(W.new_empty(0), requires_grad=False)  # a block in float64 is two of float32
         layer = cast(QuantizedLinear, new.get_submodule(getattr(paths, part)))
         if part == "up" and _merges(student, "down"):
             c = cast(Tensor, wide.sites["down"].scale)
             W, bias = W * c[:, None], None if bias is None else bias * c
-        weights[part] = W
+        weights[part] = W.to(torch.promote_types(student.linear(part).linear.weight.dtype, torch.float32))
         if layer.bias is not None:
             cast(Tensor, layer.bias).copy_(cast(Tensor, bias))
         trained = student.linear(part)

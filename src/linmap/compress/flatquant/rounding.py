@@ -55,16 +55,14 @@ def rounded_block(
     new, weights = merged_block(student)
     for parts in ORDER:
         layers = {part: cast(QuantizedLinear, new.get_submodule(getattr(student.paths, part))) for part in parts}
-        dtypes = {part: torch.promote_types(student.linear(part).linear.weight.dtype, torch.float32) for part in parts}
         if config.weights == "rtn" or config.w_bits == 16:
             for part, layer in layers.items():
-                layer.store(weights[part].to(dtypes[part]))
+                layer.store(weights[part])
             continue
         assert inputs is not None
         hessians = input_hessians(new, layers, inputs, arguments, config.batch_size)
         for part, layer in layers.items():
-            W = weights[part].to(dtypes[part])
-            rounded = gptq(W, hessians[part], config.w_bits, config.w_symmetric, config.group_size)
+            rounded = gptq(weights[part], hessians[part], config.w_bits, config.w_symmetric, config.group_size)
             layer.store_codes(rounded.codes, rounded.scale, rounded.zero)
     return new
 
