@@ -59,7 +59,7 @@ def row_logits(W: Float[Tensor, "m n"], layer: CalibratedLinear) -> tuple[Tensor
     reach = torch.maximum(*ends)
     least = torch.full_like(largest, torch.inf)
     logits = [torch.full_like(largest, CLIP_LOGIT) for _ in ends]
-    for share in shares():
+    for share in shares(W.device):
         found = [_logit(share * reach / end if symmetric else share.expand_as(end)) for end in ends]
         error = (fake_quantize(W, bits, symmetric, *found, per="row")[0] - W).square().sum(-1, keepdim=True)
         logits = [torch.where(error < least, new, old) for new, old in zip(found, logits, strict=True)]
@@ -72,7 +72,7 @@ def token_logit(x: Float[Tensor, "*batch n"], layer: CalibratedLinear) -> Tensor
     bits, symmetric = layer.bits.input, layer.bits.input_symmetric
     x = x.flatten(0, -2).float()
     norms = x.square().sum(-1).clamp(min=torch.finfo(x.dtype).tiny)
-    logits = _logit(shares().to(x.device))
+    logits = _logit(shares(x.device))
     errors = [
         ((fake_quantize(x, bits, symmetric, logit, logit, per="token")[0] - x).square().sum(-1) / norms).mean()
         for logit in logits
@@ -80,9 +80,9 @@ def token_logit(x: Float[Tensor, "*batch n"], layer: CalibratedLinear) -> Tensor
     return logits[int(torch.stack(errors).argmin())]
 
 
-def shares() -> Tensor:
+def shares(device: torch.device) -> Tensor:
     """What is tried, up to what the paper starts with."""
-    return torch.linspace(NARROWEST, float(torch.tensor(CLIP_LOGIT).sigmoid()), CANDIDATES)
+    return torch.linspace(NARROWEST, float(torch.tensor(CLIP_LOGIT).sigmoid()), CANDIDATES, device=device)
 
 
 def _logit(share: Tensor) -> Tensor:
