@@ -297,15 +297,18 @@ def runs(setting: str, **values: float) -> list[Run]:
 
 
 def test_checks_take_the_best_baseline_of_each_rounding() -> None:
-    found = runs("W4A4", flatquant_gptq=70, flatquant_rtn=85, hadamard=80, gptq=75, rtn=20_000)
+    found = runs("W4A4", flatquant_gptq=70, flatquant_rtn=85, hadamard=80, gptq=75, rtn=20_000, c_hadamard_gptq=69)
     statements = {check.statement: (check.passed, check.figures) for check in checks(found, 32.0, False)}
     assert statements == {
-        "W4A4: FlatQuant GPTQ is below every other row": (True, "70.00 against 75.00 (GPTQ); unquantised 32.00"),
-        "W4A4: FlatQuant RTN is below every other row that rounds to nearest": (
+        "W4A4: FlatQuant GPTQ is below every baseline": (True, "70.00 against 75.00 (GPTQ); unquantised 32.00"),
+        "W4A4: FlatQuant RTN is below every baseline that rounds to nearest": (
             False, "85.00 against 80.00 (Hadamard RTN); unquantised 32.00",
         ),
+        "W4A4: training gains on its start, rounded in the same way": (False, "70.00 against 69.00"),
     }  # fmt: skip
-    assert shows(found, 32.0).startswith("Perplexity, 32.0 unquantised. W4A4: FlatQuant GPTQ 70.0, GPTQ 75.0, Hadamard")
+    assert shows(found, 32.0).startswith(
+        "Perplexity, 32.0 unquantised. W4A4: c + Hadamard GPTQ, clipped 69.0, FlatQuant GPTQ 70.0, GPTQ 75.0, Hadamard"
+    )
 
 
 @pytest.mark.parametrize(("gptq", "met"), [(73.9, True), (74.0, False)])

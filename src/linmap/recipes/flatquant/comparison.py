@@ -211,12 +211,12 @@ def checks(runs: Sequence[Run], original: float, theirs: bool) -> list[Check]:
     found: list[Check] = []
     for setting in dict.fromkeys(run.setting for run in runs):
         means = {slug: statistics.fmean(v) for slug in BASELINES if (v := perplexities(runs, setting, slug))}
-        others = {slug: mean for slug, mean in means.items() if BASELINES[slug].kind != "system"}
+        others = {slug: mean for slug, mean in means.items() if BASELINES[slug].kind == "baseline"}
         for slug in ("flatquant-distilled", "flatquant-gptq", "flatquant-rtn"):
             rivals = [o for o in others if slug != "flatquant-rtn" or BASELINES[o].options.get("weights") != "gptq"]
             if slug in means and rivals:
                 best = min(rivals, key=lambda o: others[o])
-                which = "every other row that rounds to nearest" if slug == "flatquant-rtn" else "every other row"
+                which = "every baseline that rounds to nearest" if slug == "flatquant-rtn" else "every baseline"
                 figures = f"{means[slug]:.2f} against {others[best]:.2f} ({BASELINES[best].name})"
                 statement = f"{setting}: {BASELINES[slug].name} is below {which}"
                 found.append(Check(statement, means[slug] < others[best], f"{figures}; unquantised {original:.2f}"))
@@ -224,6 +224,10 @@ def checks(runs: Sequence[Run], original: float, theirs: bool) -> list[Check]:
                 figure = PUBLISHED[setting, slug]
                 statement = f"{setting}: {BASELINES[slug].name} is at most 3 % above the authors' code ({figure})"
                 found.append(Check(statement, means[slug] <= 1.03 * figure, f"{means[slug]:.2f}"))
+        if {"flatquant-gptq", "c-hadamard-gptq"} <= means.keys():
+            trained, start = means["flatquant-gptq"], means["c-hadamard-gptq"]
+            statement = f"{setting}: training gains on its start, rounded in the same way"
+            found.append(Check(statement, trained < start, f"{trained:.2f} against {start:.2f}"))
     return found
 
 
