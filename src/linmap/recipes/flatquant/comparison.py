@@ -259,5 +259,6 @@ def limits(task: Task) -> str:
         "baselines are this library's own, with the same quantisers and without a seed of their own",
     ]
     if len(task.blocks) < task.total_blocks:
-        parts.insert(0, f"only {len(task.blocks)} of {task.total_blocks} blocks are quantised")
+        few = f"only {len(task.blocks)} of {task.total_blocks} blocks are quantised"
+        parts.insert(0, f"{few}, so that a few percent between rows are chance")
     return "; ".join(parts).capitalize() + "."
