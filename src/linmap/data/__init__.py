@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from linmap.errors import DataError
+
 EMBEDDED = Path(__file__).parent / "files"
 
 
@@ -31,3 +33,33 @@ def find(name: str, how: str) -> Path:
         if place.exists():
             return place
     raise FileNotFoundError(f"{name} is not in the package; {how} Set LINMAP_DATA to the folder that holds it.")
+
+
+BLANK = b" \t\r\n\v\f"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def require_content(path: Path | str) -> None:
+    """Refuse a file of nothing but blanks, in the same words for every format.
+
+    A path that is no file is left to its reader, who knows what to say about it.
+
+    Parameters
+    ----------
+    path
+        The file; as many of its bytes are read as it has blanks at the start, and a block.
+
+    Raises
+    ------
+    DataError
+        If it has no byte that is neither white space nor a byte order mark.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return
+    with open(path, "rb") as file:
+        block = file.read(2**16).removeprefix(BYTE_ORDER_MARK)
+        while block and not block.strip(BLANK):
+            block = file.read(2**16)
+    if not block:
+        raise DataError(f"{path} is empty; there is nothing to read.")
