@@ -126,14 +126,19 @@ def _converted(gguf: Path, name: str) -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     logging.disable_progress_bar()
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    )
     del loaded.config.quantization_config  # what follows knows nothing of GGUF  # pyright: ignore
     model = AutoModelForCausalLM.from_config(loaded.config)
     model.load_state_dict(loaded.state_dict())
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}."))
     try:
         model.save_pretrained(partial)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+        tokenizer = AutoTokenizer.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, local_files_only=True, trust_remote_code=False
+        )
+        tokenizer.save_pretrained(partial)
         if not folder.exists():  # another process may have been faster
             partial.chmod(0o755)
             partial.rename(folder)

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -328,6 +329,47 @@ def test_what_cannot_be_answered_is_named(adapter: Path, data: dict[str, Path], 
     (broken / "linmap.json").write_bytes((adapter / "linmap.json").read_bytes())
     with pytest.raises(ArtifactError, match="incomplete"):
         load_adapter(broken, "bone")
+
+
+def edited(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_a_strangers_folder_downloads_nothing_unasked(
+    adapter: Path, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked = []
+
+    def download(name: str, local_files_only: bool = False, **_: object) -> str:
+        asked.append((name, local_files_only))
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    folder = shutil.copytree(adapter, tmp_path / "stranger")
+    config = json.loads((folder / "linmap.json").read_text())["config"]
+    edited(folder / "linmap.json", config=config | {"model": "stranger/model"})
+    job = ApplyJob(artifact=folder, data=data["language"], out=tmp_path / "a.jsonl")
+    for settings in (Answering(), Answering(merge=True)):
+        with pytest.raises(ArtifactError, match=r"'stranger/model', which is not on this machine.*--allow-download"):
+            finetuning.apply(settings, job, "bone")
+    assert all(local for _, local in asked)
+    with pytest.raises(UsageError, match="the Hub cannot be reached"):
+        finetuning.apply(Answering(allow_download=True), job, "bone")
+    assert asked[-1] == ("stranger/model", False)
+
+
+@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "LORA", "LINMAP_SALT", "nonsense", 3, None])
+def test_an_adapter_of_another_method_is_refused_before_anything_is_loaded(
+    kind: object, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(adapter, tmp_path / "stranger")
+    edited(folder / "adapter_config.json", peft_type=kind)
+    monkeypatch.setattr("linmap.recipes.finetuning.saving.load_pretrained", None)
+    with pytest.raises(ArtifactError, match=r"says peft_type .*'LINMAP_BONE'"):
+        load_adapter(folder, "bone")
 
 
 def test_settings_are_checked_before_any_work() -> None:

@@ -1,12 +1,15 @@
 """Where pretrained models come from, and what is said of those that are none."""
 
+import json
+import shutil
+import socket
 from pathlib import Path
 
 import pytest
 import torch
 
-from linmap.errors import UsageError
-from linmap.recipes.language.models import load_pretrained, load_tokenizer, model_folder
+from linmap.errors import ArtifactError, UsageError
+from linmap.recipes.language.models import base_folder, load_pretrained, load_tokenizer, model_folder
 from recipes.finetuning.tiny import save_llama
 
 
@@ -64,3 +67,60 @@ def test_the_cache_of_the_hub_comes_before_the_network(llama_folder: Path, monke
     with pytest.raises(UsageError, match="not in the cache of the Hugging Face Hub, and the Hub cannot"):
         model_folder("some/unknown")
     assert asked[1:] == [("some/unknown", True), ("some/unknown", False)]
+
+
+def unreachable(*_: object, **__: object) -> str:
+    raise AssertionError("the Hub was asked")
+
+
+def test_what_a_run_names_is_downloaded_only_with_leave(
+    tmp_path: Path, llama_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked = []
+
+    def download(name: str, local_files_only: bool = False, **_: object) -> str:
+        if local_files_only and name != "some/cached":
+            raise LocalEntryNotFoundError("offline")
+        asked.append((name, local_files_only))
+        return str(llama_folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    run = tmp_path / "run"
+    assert base_folder(run, "some/cached", allow_download=False) == llama_folder
+    assert base_folder(run, str(llama_folder), allow_download=False) == llama_folder
+    assert asked == [("some/cached", True)]
+    with pytest.raises(ArtifactError, match=r"fitted on 'stranger/model', which is not .* --allow-download"):
+        base_folder(run, "stranger/model", allow_download=False)
+    for gone in ("/home/stranger/model", "./model", r"\\server\share", "a/b/c"):
+        with pytest.raises(ArtifactError, match="there is no such folder"):
+            base_folder(run, gone, allow_download=True)
+    assert asked == [("some/cached", True)]
+    assert base_folder(run, "stranger/model", allow_download=True) == llama_folder
+    assert asked[-1] == ("stranger/model", False)
+    assert "downloading 'stranger/model'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"attn_implementation": "stranger/kernel"},
+        {"_attn_implementation": "stranger/kernel"},
+        {"text_config": {"_attn_implementation": {"": "stranger/kernel"}}},
+    ],
+)
+def test_a_model_that_asks_for_code_on_the_hub_is_refused(entry: dict, tmp_path: Path, llama_folder: Path) -> None:
+    folder = shutil.copytree(llama_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | entry))
+    with pytest.raises(UsageError, match="asks for the kernel 'stranger/kernel' of the Hugging Face Hub"):
+        load_pretrained(folder, "language", "float32")
+
+
+def test_local_folders_never_reach_the_network(llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket.socket, "connect", unreachable)
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    load_tokenizer(llama_folder)
+    load_pretrained(llama_folder, "language", "float32")

@@ -29,11 +29,11 @@ def apply(settings: Answering, job: ApplyJob, system: str) -> dict[str, Any]:
         out = job.out or job.artifact / "merged"
         if out.is_file():
             raise UsageError(f"--out {out} is a file; name a folder for the merged model.")
-        saved = load_adapter(job.artifact, system)
+        saved = load_adapter(job.artifact, system, settings.allow_download)
         return {"merged": str(write_merged(saved.model, saved.tokenizer, saved.labels, out))}
     out = job.out or job.artifact / "answers.jsonl"
     check_answers(out)
-    saved = load_adapter(job.artifact, system)
+    saved = load_adapter(job.artifact, system, settings.allow_download)
     if job.data is None:
         settings = replace(settings, limit=settings.limit or SHOWN)
     records = read_prompts(job.data or find(EMBEDDED[saved.task], "Reinstall linmap."), saved.task)[: settings.limit]

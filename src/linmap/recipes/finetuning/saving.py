@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +21,9 @@ from linmap.errors import ArtifactError
 from linmap.recipes.finetuning.models import TextClassifier
 from linmap.recipes.language.folders import check_free, staged
 from linmap.recipes.language.models import (
+    base_folder,
     load_pretrained,
     load_tokenizer,
-    model_folder,
     on_accelerator,
     quiet_libraries,
 )
@@ -72,13 +73,21 @@ def save_adapter(
     write_config(folder, system, header, seed, SHARED)
 
 
-def load_adapter(folder: Path, system: str) -> Saved:
+def load_adapter(folder: Path, system: str, allow_download: bool = False) -> Saved:
     """A model with the adapter of a folder, in evaluation mode.
+
+    Parameters
+    ----------
+    folder, system
+        The run, and the system that it must be of.
+    allow_download
+        Whether the pretrained model may be fetched from the Hugging Face Hub by the name that the run gives.
 
     Raises
     ------
     ArtifactError
-        If the folder holds no whole run of this system, or a file of it is damaged.
+        If the folder holds no whole run of this system, a file of it is damaged, its adapter is of another method, or
+        its pretrained model is not on this machine and may not be downloaded.
     """
     header = read_config(folder)
     if header["system"] != system:
@@ -87,8 +96,9 @@ def load_adapter(folder: Path, system: str) -> Saved:
     needed = [*ADAPTER, *([HEAD] if config["task"] == "classification" else [])]
     if lacking := [name for name in needed if not (folder / name).exists()]:
         raise ArtifactError(f"{folder} is incomplete: it lacks {', '.join(lacking)}.")
+    check_method(folder, system)
     kind = "language" if config["task"] == "language" else "encoder"
-    base = load_pretrained(model_folder(config["model"]), kind, config["settings"]["base_dtype"])
+    base = load_pretrained(base_folder(folder, config["model"], allow_download), kind, config["settings"]["base_dtype"])
     try:
         with quiet_libraries():
             model: nn.Module = PeftModel.from_pretrained(base, str(folder))  # pyright: ignore[reportArgumentType]
@@ -100,6 +110,25 @@ def load_adapter(folder: Path, system: str) -> Saved:
     on_accelerator(model)
     tokenizer, cut = load_tokenizer(folder), config["settings"]["truncation"]
     return Saved(config["task"], model.eval(), tokenizer, config["labels"], config["max_length"], cut)
+
+
+def check_method(folder: Path, system: str) -> None:
+    """Refuse an adapter of another method of PEFT: some load further models by what their configuration names.
+
+    Raises
+    ------
+    ArtifactError
+        If it is, or its configuration cannot be read.
+    """
+    try:
+        kind = json.loads((folder / ADAPTER[0]).read_text(encoding="utf-8"))["peft_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{folder / ADAPTER[0]} is damaged ({error}); fit it again.") from None
+    if kind != f"LINMAP_{system.upper()}":
+        raise ArtifactError(
+            f"{folder / ADAPTER[0]} says peft_type {kind!r}, and an adapter of {system} says "
+            f"'LINMAP_{system.upper()}'; load the adapters of other methods with PEFT itself."
+        )
 
 
 def write_merged(model: nn.Module, tokenizer: Tokenizer, labels: list[str], folder: Path) -> Path:

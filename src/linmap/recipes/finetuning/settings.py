@@ -110,3 +110,5 @@ class Answering(Generation):
 
     merge: bool = False
     """Write the model with the adapter in its weights to the folder --out instead."""
+    allow_download: bool = False
+    """Fetch the pretrained model that the run names from the Hugging Face Hub where it is not on this machine."""

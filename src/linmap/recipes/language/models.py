@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,9 @@ from torch import nn
 
 from linmap.data.pretrained import BUNDLED, bundled_model
 from linmap.data.tokens import Tokenizer
-from linmap.errors import UsageError
+from linmap.errors import ArtifactError, UsageError
+
+log = logging.getLogger(__name__)
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # of a repository on the Hub
@@ -21,7 +25,7 @@ DTYPES: dict[str, Any] = {"float32": torch.float32, "bfloat16": torch.bfloat16, 
 
 
 def model_folder(name: str) -> Path:
-    """The folder of a model that is bundled, lies in a folder of the user, or is on the Hugging Face Hub.
+    """The folder of a model that the user names: bundled, in a folder of his, or on the Hugging Face Hub.
 
     What the Hub's cache on this machine has is taken from there; the network is asked only for what is missing.
 
@@ -36,7 +40,7 @@ def model_folder(name: str) -> Path:
     if not folder.is_dir():
         if folder.exists():
             raise UsageError(f"--model {name} is a file; give the folder that config.json lies in.")
-        if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        if is_path(name):
             raise UsageError(f"--model {name}: there is no such folder.")
         folder = _from_hub(name)
     if not (folder / "config.json").exists():
@@ -51,17 +55,57 @@ def model_folder(name: str) -> Path:
     return folder
 
 
+def base_folder(run: Path, name: str, allow_download: bool) -> Path:
+    """The folder of the model that a run was fitted on, by what the run says of it.
+
+    A run may come from a stranger, and so may the name in it: nothing is downloaded for it unless the user allows it.
+
+    Raises
+    ------
+    ArtifactError
+        If the model is not on this machine and may not be downloaded.
+    UsageError
+        As of `model_folder`.
+    """
+    if name in BUNDLED or Path(name).expanduser().is_dir():
+        return model_folder(name)
+    if (cached := cached_snapshot(name)) is not None:
+        return cached
+    if is_path(name):
+        raise ArtifactError(f"{run} was fitted on the model in {name!r}, and there is no such folder; put it back.")
+    if not allow_download:
+        raise ArtifactError(
+            f"{run} was fitted on {name!r}, which is not on this machine; if you trust that name, download the model "
+            "from the Hugging Face Hub with --allow-download."
+        )
+    log.warning("downloading %r, which %s was fitted on, from the Hugging Face Hub", name, run)
+    return model_folder(name)
+
+
+def is_path(name: str) -> bool:
+    """Whether a name can only be a folder's, not a repository's on the Hub."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+
+
+def cached_snapshot(name: str) -> Path | None:
+    """The whole snapshot of a repository in the Hub's cache on this machine; the network is not asked."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        cached = Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    return cached if (cached / "config.json").exists() and any(cached.glob("*.safetensors")) else None
+
+
 def _from_hub(name: str) -> Path:
     """The cached snapshot of a repository, downloaded where it is not whole."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    try:
-        cached = Path(snapshot_download(name, local_files_only=True))
-        if (cached / "config.json").exists() and any(cached.glob("*.safetensors")):
-            return cached
-    except (LocalEntryNotFoundError, HFValidationError):
-        pass
+    if (cached := cached_snapshot(name)) is not None:
+        return cached
     known = ", ".join(BUNDLED)
     try:
         return Path(snapshot_download(name, allow_patterns=NEEDED))
@@ -80,7 +124,40 @@ def _from_hub(name: str) -> Path:
 def load_tokenizer(folder: Path) -> Tokenizer:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def check_kernels(folder: Path) -> None:
+    """Refuse a configuration that names code on the Hub, which Transformers would download and run.
+
+    Raises
+    ------
+    UsageError
+        With the name.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # Transformers says what is wrong with it
+    if kernel := _kernel_in(config):
+        raise UsageError(
+            f"{folder}/config.json asks for the kernel {kernel!r} of the Hugging Face Hub, whose code would be run; "
+            "remove that entry if you trust the model."
+        )
+
+
+def _kernel_in(config: Any) -> str:
+    """The repository of a kernel that a configuration, or one in it, names; "" if none."""
+    if not isinstance(config, dict):
+        return ""
+    for key, value in config.items():
+        if key.endswith(("attn_implementation", "attn_implementation_internal")):
+            names = value.values() if isinstance(value, dict) else [value]
+            if found := next((name for name in names if isinstance(name, str) and "/" in name), None):
+                return found
+        elif found := _kernel_in(value):
+            return found
+    return ""
 
 
 def load_pretrained(folder: Path, kind: Literal["language", "encoder"], dtype: str) -> nn.Module:
@@ -89,9 +166,11 @@ def load_pretrained(folder: Path, kind: Literal["language", "encoder"], dtype: s
     Raises
     ------
     UsageError
-        If the folder's model is not made for this, or its weights cannot be read.
+        If the folder's model is not made for this, its weights cannot be read, or it asks for code on the Hub.
     """
     from transformers import AutoModel, AutoModelForCausalLM
+
+    check_kernels(folder)
 
     auto = AutoModelForCausalLM if kind == "language" else AutoModel
     try:
