@@ -4,5 +4,6 @@ from linmap.training.batches import mean_loss
 from linmap.training.config import TrainingConfig
 from linmap.training.history import EpochRecord, TrainingHistory
 from linmap.training.loop import train
+from linmap.training.randomness import Dropout, private
 
-__all__ = ["EpochRecord", "TrainingConfig", "TrainingHistory", "mean_loss", "train"]
+__all__ = ["Dropout", "EpochRecord", "TrainingConfig", "TrainingHistory", "mean_loss", "private", "train"]

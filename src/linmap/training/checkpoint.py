@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from linmap.errors import ArtifactError
+from linmap.training.randomness import Source
 
 FORMAT = 2
 Tensors = dict[str, Tensor]
@@ -187,8 +188,10 @@ def load_optimizer_state(
 # -- random number generators ----------------------------------------------------------------------------------------
 
 
-def random_state(device: torch.device) -> Tensors:
-    """The states of Python's, NumPy's and PyTorch's global generators."""
+def random_state(device: torch.device, source: Source | None = None) -> Tensors:
+    """The states of Python's, NumPy's and PyTorch's global generators, or that of a private source in their place."""
+    if source is not None:
+        return {"private": source.on(device).get_state()}
     _, python, python_gauss = random.getstate()
     legacy: dict[str, Any] = np.random.get_state(legacy=False)  # noqa: NPY002  # pyright: ignore
     state = {
@@ -203,8 +206,20 @@ def random_state(device: torch.device) -> Tensors:
     return state
 
 
-def set_random_state(state: Tensors, device: torch.device) -> None:
-    """Undo `random_state`."""
+def set_random_state(state: Tensors, device: torch.device, source: Source | None = None) -> None:
+    """Undo `random_state`.
+
+    Raises
+    ------
+    ValueError
+        If the states are of a private source, and there is none now.
+    """
+    if source is not None:
+        older = "cuda" if device.type == "cuda" else "torch"  # what a run drew from before it had a source
+        source.on(device).set_state(state["private" if "private" in state else older].clone())
+        return
+    if "private" in state:
+        raise ValueError("the run was started with seed_globally=False; resume with that, or start anew.")
     python_gauss, numpy_gauss = state["gauss"].tolist()
     random.setstate((3, tuple(state["python"].tolist()), None if np.isnan(python_gauss) else python_gauss))
     *key, position, has_gauss = state["numpy"].tolist()

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from linmap.artifacts import versions
 from linmap.errors import DivergenceError
-from linmap.training import checkpoint
+from linmap.training import checkpoint, randomness
 from linmap.training.batches import Loss, epoch_order, reader, shards
 from linmap.training.config import TrainingConfig, check_resumable, learning_rate, total_steps
 from linmap.training.history import Ended, EpochRecord, Position, TrainingHistory
@@ -57,11 +57,12 @@ def train(
     description: str = "training",
     callbacks: Sequence[Callback] = (),
     parameter_groups: ParameterGroups | None = None,
+    seed_globally: bool = True,
 ) -> TrainingHistory:
     """Train a model, in this process or under `accelerate launch` / `torchrun`.
 
-    Seeds Python, NumPy and PyTorch with `config.seed`. Afterwards the model holds the weights of the best validation
-    (the last ones without `validate`), is in evaluation mode, and is on the device that Accelerate chose.
+    Afterwards the model holds the weights of the best validation (the last ones without `validate`), is in evaluation
+    mode, and is on the device that Accelerate chose.
 
     Parameters
     ----------
@@ -92,6 +93,10 @@ def train(
     parameter_groups
         `parameter_groups(model)`: the optimiser's groups, each a dictionary of "params" and, where they differ from
         the configuration's, "lr" and "weight_decay"; the schedule acts on every group alike.
+    seed_globally
+        Seed the global generators of Python, NumPy and PyTorch with `config.seed`, and keep their states in the
+        checkpoints, so that whatever `loss` draws is drawn again in a resumed run. False leaves them alone: the model's
+        `linmap.training.randomness.Dropout` draws from a generator of the run, seeded and kept alike.
 
     Returns
     -------
@@ -106,6 +111,8 @@ def train(
         checkpoint's.
     DivergenceError
         If the loss, a weight or the validation value is no longer finite; the last good checkpoint stays.
+    TypeError
+        If `seed_globally` is False and the model has a dropout that draws from the global generator.
     KeyboardInterrupt
         After Ctrl-C, once the current step is done and a checkpoint is written; a second Ctrl-C does not wait.
     """
@@ -115,8 +122,9 @@ def train(
         raise ValueError(f"patience = {config.patience} needs `validate`: without it there is no value to wait for.")
     before = vars(model).copy()
     where = None if out is None else Path(out)
-    run = _Run(model, loss, data, config, validate, where, callbacks, parameter_groups, resume)
+    run = _Run(model, loss, data, config, validate, where, callbacks, parameter_groups, resume, seed_globally)
     try:
+        randomness.lend(model, run.source)
         with Interruption() as interruption, run.progress(description) as bar:
             run.interruption, run.bar = interruption, bar
             while run.ended is None:
@@ -127,6 +135,7 @@ def train(
                 raise KeyboardInterrupt(f"training had just ended after {run.position.step} steps.")
     finally:
         run.metrics.close()
+        randomness.lend(model, None)
         for name in {"forward", "_original_forward", "_is_accelerate_prepared"} & vars(model).keys() - before.keys():
             delattr(model, name)  # what mixed precision put into the model
         model.eval()
@@ -157,11 +166,14 @@ class _Run:
         callbacks: Sequence[Callback],
         parameter_groups: ParameterGroups | None,
         resume: bool,
+        seed_globally: bool,
     ) -> None:
         self.accelerator = make_accelerator(config.precision)
         self.config = replace(config, precision=self.accelerator.mixed_precision)  # pyright: ignore
         self.model, self.loss, self.validate, self.out, self.callbacks = model, loss, validate, out, callbacks
         self.parameter_groups = parameter_groups
+        own_seed = config.seed + self.accelerator.process_index
+        self.source = None if seed_globally else randomness.Source(own_seed)
         self.main, self.processes = self.accelerator.is_main_process, self.accelerator.num_processes
         if config.batch_size % (self.processes * config.accumulation):
             raise ValueError(
@@ -213,7 +225,8 @@ class _Run:
 
     def _prepare(self, saved: checkpoint.Checkpoint | None) -> None:
         """Seed, let Accelerate prepare model and optimiser, and go on where the checkpoint left off."""
-        set_seed(self.config.seed, device_specific=True)
+        if self.source is None:
+            set_seed(self.config.seed, device_specific=True)
         self.optimizer = make_optimizer(self.model, self.config, self.parameter_groups)
         name_of = {id(parameter): name for name, parameter in self.model.named_parameters()}
         self.names = [name_of[id(parameter)] for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -240,10 +253,10 @@ class _Run:
         for callback, state in zip(self.callbacks, saved.state["callbacks"], strict=False):
             if state is not None:
                 callback.load_state_dict(state)  # pyright: ignore[reportFunctionMemberAccess]
-        before = len(saved.random["torch"])
+        before = len(next(iter(saved.random.values())))
         if before == self.processes:
             own = {name: state[self.accelerator.process_index] for name, state in saved.random.items()}
-            checkpoint.set_random_state(own, self.accelerator.device)
+            checkpoint.set_random_state(own, self.accelerator.device, self.source)
         elif self.main:
             log.warning(
                 "%s was saved by %d processes and goes on with %d: random draws such as dropout are not those of the "
@@ -414,7 +427,7 @@ class _Run:
         optimizer, numbers = checkpoint.optimizer_state(self.optimizer, self.names, keep=main)
         random = {
             name: self.accelerator.gather(state[None].to(self.accelerator.device)).cpu()  # pyright: ignore
-            for name, state in checkpoint.random_state(self.accelerator.device).items()
+            for name, state in checkpoint.random_state(self.accelerator.device, self.source).items()
         }
         if main:
             position.seconds = time.perf_counter() - self.start
