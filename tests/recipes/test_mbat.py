@@ -4,15 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from linmap.data.records import read_records
 from linmap.errors import ArtifactError, DataError, UsageError
 from linmap.recipes.job import ApplyJob, CompareJob
 from linmap.recipes.mbat import PRESETS, ApplySettings, Settings, apply, compare, files
 from linmap.recipes.mbat.experiments import depth_experiment
+from linmap.recipes.mbat.searching import value_at
 from linmap.recipes.search import IndexSettings, SearchSettings, search
 from linmap.recipes.search import index as store_vectors
-from linmap.retrieve.mbat import JSONVectorizer, VectorFile
+from linmap.retrieve.mbat import JSONVectorizer, VectorFile, parse_path
 
 RECORDS = [
     {"id": "ada", "name": "Ada Lovelace", "born": 1815, "topics": ["engines", "poetry"]},
@@ -246,3 +249,25 @@ def test_vectors_are_searched_with_vectors(index: Path, tmp_path: Path) -> None:
     store_vectors(IndexSettings(into=f"array:{tmp_path / 'plain'}", data=tmp_path / "plain.npy"))
     with pytest.raises(ArtifactError, match="does not know how records became its vectors"):
         search(SearchSettings(str(tmp_path / "plain"), id="0"))
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "value"),
+    [
+        ("a=b=c", "a", "b=c"),
+        ('["a=b"].c=[1, 2]', '["a=b"].c', [1, 2]),
+        ("$.name=n3", "$.name", "n3"),
+        ("a=", "a", ""),
+        ("a=NaN", "a", "NaN"),
+        ("/x~1y=null", "/x~1y", None),
+    ],
+)
+def test_at_is_split_where_its_path_ends(text: str, path: str, value: object) -> None:
+    assert value_at(text) == (path, value)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=3), st.integers())
+def test_at_takes_any_quoted_key(keys: list[str], value: int) -> None:
+    quoted = "".join(f"[{json.dumps(key)}]" for key in keys)
+    path, read = value_at(f"{quoted}={value}")
+    assert (parse_path(path), read) == (parse_path(keys), value)

@@ -31,7 +31,21 @@ def test_notations(text, steps) -> None:
     assert parse_path(text) == steps
 
 
-@pytest.mark.parametrize("text", ["a..b", ".a", "a.", "a[", "a[x]", "a[-1]", "a[*]", 'a["b', "a]", "a[0]b"])
+@given(st.lists(st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.integers(0, 99)), min_size=1))
+def test_a_leading_dollar_is_the_document(path: list) -> None:
+    steps, written = parse_path(path), format_path(parse_path(path))
+    assert parse_path(f"${written}" if written.startswith("[") else f"$.{written}") == steps
+
+
+def test_a_key_that_begins_with_a_dollar_is_a_key() -> None:
+    assert parse_path("$ref") == ("$ref",)
+    assert parse_path('["$"].a') == ("$", "a")
+    assert parse_path("a.$") == ("a", "$")
+
+
+@pytest.mark.parametrize(
+    "text", ["$.", "$..a", "a..b", ".a", "a.", "a[", "a[x]", "a[-1]", "a[*]", 'a["b', "a]", "a[0]b"]
+)
 def test_unreadable_paths_name_the_position(text: str) -> None:
     with pytest.raises(ValueError, match="cannot be read at position"):
         parse_path(text)
@@ -68,6 +82,8 @@ def ignored(pattern, path) -> bool:
         ("a.**.z", ("a", "b", "c", "z"), ("b", "z")),
         (("a.b", "*"), ("a.b", "c"), ("a", "b")),
         ("/a/*/c", ("a", "b", "c"), ("a", "c")),
+        ("$.a[*]", ("a", 3), ("$", "a", 3)),
+        ("$.**.z", ("b", "z"), ("$",)),
     ],
 )
 def test_patterns(pattern, matching, other) -> None:

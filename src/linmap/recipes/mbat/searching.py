@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,18 +92,29 @@ def partial_query(vectorizer: JSONVectorizer, values: Iterable[tuple[str, Any]])
 
 
 def value_at(text: str) -> tuple[str, Any]:
-    """PATH=VALUE; the value is JSON where it can be read so, and else text."""
-    path, sign, value = text.partition("=")
+    """PATH=VALUE; the value is JSON where it can be read so, and else text.
+
+    The path ends at the first = before which it can be read, for quoted keys may hold one.
+    """
+    parts = text.split("=")
+    for end in range(1, len(parts)):
+        path, value = "=".join(parts[:end]), "=".join(parts[end:])
+        with suppress(ValueError):
+            parse_path(path)
+            return path, _json_or_text(value)
     try:
-        if not sign:
-            raise ValueError("there is no =")
-        parse_path(path)
+        parse_path(parts[0])
+        problem = "there is no ="
     except ValueError as error:
-        raise UsageError(f"--at takes PATH=VALUE, e.g. address[0].state=Texas, got {text!r}: {error}") from None
+        problem = str(error)
+    raise UsageError(f"--at takes PATH=VALUE, e.g. address[0].state=Texas, got {text!r}: {problem}")
+
+
+def _json_or_text(value: str) -> Any:
     try:
-        return path, json.loads(value)
-    except json.JSONDecodeError:
-        return path, value
+        return parse_json(value)
+    except DataError:
+        return value
 
 
 # -- what is searched --------------------------------------------------------------------------------------------------

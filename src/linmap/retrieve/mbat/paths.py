@@ -2,7 +2,8 @@
 
 A path is a tuple of steps: a text for an object's key, an integer (from 0) for an array's item. As text it is written
 `patient.address[0].state`, with `["..."]` around keys that hold dots, brackets or quotes, or as a JSON Pointer
-(RFC 6901) `/patient/address/0/state`. In patterns `*` is any one step, `[*]` any item, `**` any number of steps.
+(RFC 6901) `/patient/address/0/state`. A leading `$` is the document itself, as in JSONPath: `$.patient` is `patient`;
+a key of that name is written `["$"]`. In patterns `*` is any one step, `[*]` any item, `**` any number of steps.
 """
 
 from __future__ import annotations
@@ -180,9 +181,7 @@ def _parse_dotted(text: str) -> Iterator[Step]:
 
 
 def _parse_dotted_pattern(text: str, wildcards: bool = True) -> Iterator[Segment]:
-    if text in ("", "$"):
-        return
-    position = 0
+    position = 1 if re.match(r"\$(?:[.\[]|\Z)", text) else 0
     while position < len(text):
         match = _TOKEN.match(text, position)
         starts_right = match is not None and (match["key"] is None or bool(match["dot"]) == (position > 0))
