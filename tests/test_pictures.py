@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from linmap import pictures
-from linmap.pictures import DARK, SERIES, THEME, THEME_CSS, figure, save_svg
+from linmap.pictures import DARK, SERIES, THEME, THEME_CSS, figure, illustrated, save_svg
 
 
 def draw(path):
@@ -77,3 +77,19 @@ def test_figures_are_closed_and_settings_restored_even_after_an_error():
 def test_the_first_series_is_the_system():
     assert SERIES[0] == pictures.SYSTEM
     assert SERIES[-1] == pictures.BASELINE
+
+
+def test_a_picture_that_cannot_be_drawn_becomes_a_note_and_leaves_no_older_one(tmp_path):
+    summary = {"accuracy": 0.5}
+    draw(tmp_path / "a.svg")
+    with illustrated(summary, tmp_path / "a.svg") as path:
+        assert path == tmp_path / "a.svg"
+        raise ValueError("no label\n  is known.")
+    assert summary == {"accuracy": 0.5, "notes": ["a.svg was not drawn: no label is known."]}
+    assert not (tmp_path / "a.svg").exists()
+    with illustrated(summary, tmp_path / "b.svg") as path:
+        draw(path)
+    assert (tmp_path / "b.svg").exists()
+    with pytest.raises(KeyboardInterrupt), illustrated(summary, tmp_path / "b.svg"):
+        raise KeyboardInterrupt
+    assert len(summary["notes"]) == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,3 +79,31 @@ def save_svg(fig: object, path: Path | str) -> Path:
     path = Path(path)
     write_text(path, svg)
     return path
+
+
+@contextmanager
+def illustrated(summary: MutableMapping[str, Any], path: Path | str) -> Iterator[Path]:
+    """Around the drawing of a picture that only illustrates, once the answer is written.
+
+    A picture that cannot be drawn never fails the command: why it is missing goes into `notes` of the summary, and a
+    picture of an earlier run at that path is taken away, which would be taken for this one's.
+
+    Parameters
+    ----------
+    summary
+        What the recipe returns; a list `notes` is added where it is needed.
+    path
+        Where the picture goes; it is handed on to the block.
+
+    Examples
+    --------
+    >>> with illustrated(summary, out / "loss.svg") as path:  # doctest: +SKIP
+    ...     draw_losses(path, history)
+    """
+    path = Path(path)
+    try:
+        yield path
+    except Exception as error:  # whatever it is, the answer stands
+        path.unlink(missing_ok=True)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        summary.setdefault("notes", []).append(f"{path.name} was not drawn: {reason.rstrip('.')}.")
