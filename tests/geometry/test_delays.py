@@ -89,3 +89,18 @@ def test_too_few_samples_are_refused_unless_the_matrix_is_regularised() -> None:
         augmented_covariance(x, 3, 4)
     for C in (augmented_covariance(x, 3, 4, 0.1), augmented_covariance(x, 3, 4, estimator="oas")):
         torch.linalg.cholesky(C)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("unit", [1e-12, 1e-6, 1.0, 1e6])
+def test_one_shrunk_channel_is_its_variance_with_a_finite_gradient(unit: float, dtype: torch.dtype) -> None:
+    x = (unit * torch.from_numpy(rng.standard_normal((50, 1, 40)))).to(dtype).requires_grad_()
+    C = augmented_covariance(x, estimator="oas")
+    torch.testing.assert_close(C[:, 0, 0], x.var(-1, correction=0)[:, 0], rtol=1e-5, atol=0)
+    (gradient,) = torch.autograd.grad(C.logdet().sum(), x)
+    expected = 2 * (x - x.mean(-1, keepdim=True)) / x.shape[-1] / C.detach()
+    torch.testing.assert_close(gradient, expected.detach(), rtol=1e-4, atol=1e-4 * float(gradient.abs().max()))
+
+
+def test_a_signal_without_variance_has_a_covariance_of_zeros() -> None:
+    assert torch.equal(augmented_covariance(torch.ones(1, 2, 30), 2, 3, estimator="oas"), torch.zeros(1, 4, 4))

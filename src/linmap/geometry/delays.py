@@ -137,22 +137,23 @@ def augmented_covariance(
     identity = torch.eye(size, dtype=x.dtype, device=x.device)
     if estimator == "oas":
         mean = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-        share = oas_shrinkage(covariance.square().mean((-2, -1))[..., None, None], mean, size, length)
+        unit = torch.where(mean > 0, mean, 1.0)  # a signal without variance stays at zero
+        share = oas_shrinkage((covariance / unit).square().mean((-2, -1))[..., None, None], size, length)
         covariance = (1 - share) * covariance + share * mean * identity
     return covariance + eps * identity if eps else covariance
 
 
-def oas_shrinkage(mean_square: Array, mean_variance: Array, size: int, length: int) -> Array:
+def oas_shrinkage(dispersion: Array, size: int, length: int) -> Array:
     """The share of the identity in the oracle approximating shrinkage (Chen et al. 2010, eq. 23, as in scikit-learn).
 
     Parameters
     ----------
-    mean_square
-        Mean of the squared entries of the empirical covariance (divided by `length`).
-    mean_variance
-        Mean of its diagonal.
+    dispersion
+        Mean of the squared entries of the empirical covariance (divided by `length`), relative to the square of the
+        mean of its diagonal. It is 1 / `size` for a multiple of the identity, as one channel's always is, and rounding
+        may leave it slightly below: the share is 1 there, and its gradient 0.
     size, length
         Rows of the matrix, and samples that it was estimated from.
     """
-    least = (mean_square + mean_variance**2) / ((length + 1) * (mean_square - mean_variance**2 / size))
-    return least.clip(max=1.0)
+    towards, apart = dispersion + 1, (length + 1) * (dispersion - 1 / size)
+    return towards / apart.clip(min=towards)

@@ -11,6 +11,7 @@ from pyriemann.classification import MDM
 from pyriemann.geometry.covariance import covariances
 from pyriemann.geometry.distance import distance_riemann
 from sklearn.base import clone
+from sklearn.covariance import oas
 from sklearn.utils.estimator_checks import check_estimator
 
 from linmap.signals.acm import AugmentedCovariance, DelayEmbedding
@@ -34,6 +35,21 @@ def test_covariances_are_pyriemanns_of_the_embedded_epochs(estimator: str) -> No
     listed = AugmentedCovariance(delays=(0, 1, 7), estimator=estimator).transform(X)
     np.testing.assert_allclose(listed, covariances(DelayEmbedding(delays=(0, 1, 7)).transform(X), estimator), rtol=1e-9,
                                atol=1e-11)  # fmt: skip
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(-12, 12), st.integers(0, 999))
+def test_shrinkage_is_scikit_learns_in_any_unit_also_of_one_channel(c: int, order: int, unit: int, seed: int) -> None:
+    X = np.random.default_rng(seed).standard_normal((2, c, 40)) * 10.0**unit
+    for ours, embedded in zip(AugmentedCovariance(order, 2).transform(X), DelayEmbedding(order, 2).transform(X),
+                              strict=True):  # fmt: skip
+        np.testing.assert_allclose(ours, oas(embedded.T)[0], rtol=1e-9, atol=1e-12 * ours.max())
+
+
+@given(st.sampled_from(["oas", "cov", "scm", "lwf"]), st.integers(-40, 40), st.integers(0, 999))
+def test_powers_of_two_pass_through_bit_for_bit(estimator: str, power: int, seed: int) -> None:
+    X = np.random.default_rng(seed).standard_normal((3, 2, 40))
+    transformer = AugmentedCovariance(2, 3, estimator=estimator)
+    assert np.array_equal(transformer.transform(2.0**power * X), 4.0**power * transformer.transform(X))
 
 
 def test_the_first_block_is_the_covariance_of_the_first_samples() -> None:

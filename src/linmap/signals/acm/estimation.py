@@ -79,7 +79,7 @@ def from_scatter(sums: Matrices, length: int, estimator: str) -> Matrices:
     mean_square = np.einsum("nij,nij->n", sums, sums) / (size * length) ** 2
     if not (variance > 0).all():
         raise ValueError(f"epoch {int(np.argmin(variance))} is constant in all channels; drop it.")
-    share = oas_shrinkage(mean_square, variance, size, length)
+    share = oas_shrinkage(mean_square / variance**2, size, length)
     sums *= ((1 - share) / length)[:, None, None]
     np.einsum("nii->ni", sums)[:] += (share * variance)[:, None]
     return sums if (share > RELATIVE_PIVOT * size).all() else check_positive_definite(sums)
