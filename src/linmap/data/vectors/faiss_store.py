@@ -19,29 +19,43 @@ CANDIDATES = 32  # by signs, for each that is asked for
 
 
 class FaissIndex(FieldIndex):
-    """A FAISS index over inner products.
+    """A FAISS index over inner products, with all that its description puts before it: PCA, OPQ, L2norm, ...
 
     FAISS has no way to replace a row in every kind of index: the new one is appended, the old one is passed over, and
     before a save the index is made anew.
+
+    Parameters
+    ----------
+    index
+        What FAISS's factory made or a file holds.
+    transforms
+        How many transforms of vectors belong to the description. One more in front is for queries alone.
     """
 
     suffix = ".faiss"
 
-    def __init__(self, index: Any) -> None:
-        self._whole, self._owners = index, []
+    def __init__(self, index: Any, transforms: int = 0) -> None:
         faiss = faiss_module()
-        self.query_dim = index.d
-        down = faiss.downcast_index(index)
-        self._index = faiss.downcast_index(down.index) if isinstance(down, faiss.IndexPreTransform) else down
-        self._row = np.arange(self._index.ntotal)  # of each place in the index; -1: replaced
-        _set_breadth(self._index)
+        self._whole = own = faiss.downcast_index(index)
+        if len(transforms_of(own)) > transforms:
+            own = faiss.downcast_index(own.index)
+        self._own, self._owners, self.query_dim = own, [index], self._whole.d
+        self._transforms = transforms_of(own)
+        self._core = core_of(own)
+        self._row = np.arange(self._core.ntotal)  # of each place in the index; -1: replaced
+        _set_breadth(own)
 
     def add(self, vectors: np.ndarray) -> None:
         self._append(np.arange(len(vectors)) + self._rows, vectors)
 
     def replace(self, rows: np.ndarray, vectors: np.ndarray) -> None:
+        before = self._row.copy()
         self._row[np.isin(self._row, rows)] = -1
-        self._append(rows, vectors)
+        try:
+            self._append(rows, vectors)
+        except ValueError:
+            self._row = before
+            raise
         if len(self._row) - self._rows > REWRITE:
             self._rewrite()
 
@@ -50,37 +64,66 @@ class FaissIndex(FieldIndex):
         return int((self._row >= 0).sum())
 
     def _append(self, rows: np.ndarray, vectors: np.ndarray) -> None:
-        if not self._index.is_trained:
+        if not self._own.is_trained:
             self._train(vectors)
-        self._index.add(vectors)
+        self._put(_through(self._transforms, vectors))
         self._row = np.concatenate([self._row, rows])
-        if self._whole is not self._index:
-            self._whole.ntotal = self._index.ntotal
+
+    def _put(self, vectors: np.ndarray) -> None:
+        """Into the core, behind all transforms."""
+        try:
+            self._core.add(vectors)
+        except RuntimeError as error:
+            raise ValueError(
+                f"this kind of index does not take these vectors ({_reason(error)}); put all in at once, or take "
+                "index='Flat' or index='HNSW32'."
+            ) from None
+        self._tell()
+
+    def _tell(self) -> None:
+        """What stands before the core counts for itself."""
+        index = faiss_module().downcast_index(self._whole)
+        while index is not self._core and hasattr(index, "chain"):
+            index.ntotal, index.is_trained = self._core.ntotal, True
+            index = faiss_module().downcast_index(index.index)
 
     def _train(self, vectors: np.ndarray) -> None:
         try:
-            self._index.train(vectors)
+            self._own.train(vectors)
         except RuntimeError as error:
             raise ValueError(
                 f"this kind of index is trained on the first vectors that come, and {len(vectors)} are too few "
-                f"({_reason(error)}); put more in at once, or take index='Flat' or 'HNSW32'."
+                f"({_reason(error)}); put more in at once, or take index='Flat' or index='HNSW32'."
             ) from None
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         replaced = len(self._row) - self._rows
-        wanted, there = k + replaced, self._index.ntotal
-        if hasattr(self._index, "k_factor"):  # whose search fails where it finds fewer candidates
+        wanted, there = k + replaced, self._core.ntotal
+        if hasattr(self._core, "k_factor"):  # whose search fails where it finds fewer candidates
             wanted = min(wanted, there)
-            self._index.k_factor = min(CANDIDATES, there / max(wanted, 1))
+            self._core.k_factor = min(CANDIDATES, there / max(wanted, 1))
         scores, places = self._whole.search(queries, wanted)
         rows = np.where(places >= 0, self._row[places], -1)
         return _first(rows, scores, k)
 
     def get(self, first: int, last: int) -> np.ndarray:
+        vectors = self._kept(first, last)
+        try:
+            for transform in self._transforms[::-1]:
+                vectors = transform.reverse_transform(np.ascontiguousarray(vectors))
+        except RuntimeError as error:
+            raise DataError(f"this index does not give its vectors back ({_reason(error)}).") from None
+        return vectors
+
+    def _kept(self, first: int, last: int) -> np.ndarray:
+        """Rows as the core keeps them."""
         places = np.flatnonzero((self._row >= first) & (self._row < last))
-        found = np.empty((last - first, self._index.d), np.float32)
-        for place in places:
-            found[self._row[place] - first] = self._index.reconstruct(int(place))
+        found = np.empty((last - first, self._core.d), np.float32)
+        try:
+            for place in places:
+                found[self._row[place] - first] = self._core.reconstruct(int(place))
+        except RuntimeError as error:
+            raise DataError(f"this kind of index does not give its vectors back ({_reason(error)}).") from None
         return found
 
     def _rewrite(self) -> None:
@@ -88,9 +131,9 @@ class FaissIndex(FieldIndex):
         n = self._rows
         if (len(self._row) == n) and (self._row == np.arange(n)).all():
             return
-        vectors = self.get(0, n)
-        self._index.reset()
-        self._index.add(vectors)
+        vectors = self._kept(0, n)
+        self._core.reset()
+        self._put(vectors)
         self._row = np.arange(n)
 
     def save(self, path: Path) -> None:
@@ -106,8 +149,33 @@ class FaissIndex(FieldIndex):
             faiss.copy_array_to_vector(np.ascontiguousarray(bias, np.float32), transform.b)
         transform.is_trained = True
         self._owners += [self._whole, transform]  # Python frees what nobody names, also where FAISS points to it
-        self._whole = faiss.IndexPreTransform(transform, self._index)
+        self._whole = faiss.IndexPreTransform(transform, self._own)
         self.query_dim = len(matrix)
+
+
+def transforms_of(index: Any) -> list[Any]:
+    """The transforms that vectors go through before the core, in their order; `index` owns them."""
+    faiss, found = faiss_module(), []
+    part = faiss.downcast_index(index)
+    while isinstance(part, faiss.IndexPreTransform):
+        found += [faiss.downcast_VectorTransform(part.chain.at(i)) for i in range(part.chain.size())]
+        part = faiss.downcast_index(part.index)
+    return found
+
+
+def core_of(index: Any) -> Any:
+    """What is behind the transforms; `index` owns it."""
+    faiss = faiss_module()
+    part = faiss.downcast_index(index)
+    while isinstance(part, faiss.IndexPreTransform):
+        part = faiss.downcast_index(part.index)
+    return part
+
+
+def _through(transforms: list[Any], vectors: np.ndarray) -> np.ndarray:
+    for transform in transforms:
+        vectors = transform.apply(np.ascontiguousarray(vectors))
+    return np.ascontiguousarray(vectors)
 
 
 class FaissBinaryIndex(FieldIndex):
@@ -155,39 +223,27 @@ class FaissStore(FolderStore):
     index
         FAISS's own description: "Flat" (exact), "SQfp16" (two bytes a number), "SQ8" (one), "HNSW32" (a graph),
         "IVF1024,Flat", ...; "bits" keeps the signs alone, 32 times as small as "Flat"; "bits,SQ8" (or "bits,Flat", ...)
-        looks for candidates by the signs and compares these by the numbers.
+        looks for candidates by the signs and compares these by the numbers. Transforms stand in front, as in
+        "L2norm,HNSW32" or "PCA64,SQ8"; those that learn do so from the first vectors that come.
 
     Raises
     ------
     ValueError
-        If FAISS does not know the description.
+        If FAISS does not know the description, or has no inner products for it.
     """
 
     def __init__(self, folder: Path | str, fields: Mapping[str, int] | int | None = None, index: str = "Flat") -> None:
-        faiss = faiss_module()
-
         def new(dim: int) -> FieldIndex:
             if index == "bits":
-                return FaissBinaryIndex(faiss.IndexBinaryFlat(-(-dim // 8) * 8), dim)
-            signs, numbers = index.startswith("bits,"), index.removeprefix("bits,")
-            try:
-                whole = faiss.index_factory(dim, numbers, faiss.METRIC_INNER_PRODUCT)
-                return FaissIndex(signs_first(whole) if signs else whole)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"FAISS makes no index {index!r} of length {dim} ({_reason(error)}); take 'Flat', 'SQfp16', 'SQ8', "
-                    "'HNSW32', 'IVF1024,Flat', 'bits' or 'bits,SQ8'."
-                ) from None
+                return FaissBinaryIndex(faiss_module().IndexBinaryFlat(-(-dim // 8) * 8), dim)
+            whole = described(dim, index)
+            return FaissIndex(whole, len(transforms_of(whole)))
 
         def load(path: Path, dim: int) -> FieldIndex:
-            try:
-                if self.options["index"] == "bits":
-                    return FaissBinaryIndex(faiss.read_index_binary(str(path)), dim)
-                return FaissIndex(faiss.read_index(str(path)))
-            except RuntimeError as error:
-                raise ArtifactError(f"{path} is no index of FAISS ({_reason(error)}).") from None
+            return _read(path, dim, self.options)
 
-        super().__init__(folder, "faiss", fields, new=new, load=load, options={"index": index})
+        faiss_module()
+        super().__init__(folder, "faiss", fields, new=new, load=load, options={"index": index, "transforms": True})
 
     def search_through(
         self,
@@ -212,6 +268,47 @@ class FaissStore(FolderStore):
             raise ValueError(f"the matrix must have shape (query length, {dim}), got {matrix.shape}.")
         index.through(matrix, bias)
         self.changed()
+
+
+def described(dim: int, index: str) -> Any:
+    """An empty index of a description, over inner products.
+
+    Raises
+    ------
+    ValueError
+        If FAISS does not make one.
+    """
+    faiss = faiss_module()
+    signs, numbers = index.startswith("bits,"), index.removeprefix("bits,")
+    try:
+        whole = faiss.index_factory(dim, numbers, faiss.METRIC_INNER_PRODUCT)
+        if whole.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise RuntimeError("FAISS compares by distances in this kind of index")
+        if isinstance(core_of(whole), faiss.IndexIDMap):
+            raise RuntimeError("the ids are kept beside the index; leave IDMap out")
+        return signs_first(whole) if signs else whole
+    except RuntimeError as error:
+        raise ValueError(
+            f"FAISS makes no index {index!r} of length {dim} ({_reason(error)}); take 'Flat', 'SQfp16', 'SQ8', "
+            "'HNSW32', 'IVF1024,Flat', 'bits' or 'bits,SQ8'."
+        ) from None
+
+
+def _read(path: Path, dim: int, options: Mapping[str, Any]) -> FieldIndex:
+    """The index of a field from its file; `options` are those of the store."""
+    faiss = faiss_module()
+    try:
+        if options["index"] == "bits":
+            return FaissBinaryIndex(faiss.read_index_binary(str(path)), dim)
+        transforms = len(transforms_of(described(dim, options["index"])))
+        if transforms and "transforms" not in options:
+            raise ArtifactError(
+                f"{path} was filled without the transforms of its description {options['index']!r}, which linmap used "
+                "to skip; fill a new store."
+            )
+        return FaissIndex(faiss.read_index(str(path)), transforms)
+    except RuntimeError as error:
+        raise ArtifactError(f"{path} is no index of FAISS ({_reason(error)}).") from None
 
 
 def signs_first(index: Any) -> Any:
@@ -240,11 +337,17 @@ def _reason(error: RuntimeError) -> str:
 
 
 def _set_breadth(index: Any) -> None:
+    """In every graph and inverted file of the index, wherever it stands."""
+    index = faiss_module().downcast_index(index)
+    for inner in ("index", "base_index"):
+        if hasattr(index, inner):
+            _set_breadth(getattr(index, inner))
     if hasattr(index, "hnsw"):
         index.hnsw.efSearch = BREADTH
     if hasattr(index, "nprobe"):
         index.nprobe = max(1, min(index.nlist, BREADTH // 8))
-        index.make_direct_map()
+        if not (index.ntotal and isinstance(index, faiss_module().IndexIVFFastScan)):  # FAISS crashes on filled ones
+            index.make_direct_map()
 
 
 def faiss_module() -> Any:
