@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterable
@@ -10,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from linmap.artifacts import atomic_path
+from linmap.artifacts import write_table, write_text
 from linmap.data.text import TextRecord
 from linmap.data.tokens import Tokenizer, padded, prompt_tokens
 from linmap.errors import DataError, UsageError
@@ -105,12 +105,8 @@ def batches(order: list[int], size: int, description: str) -> Iterable[list[int]
 
 def write_answers(path: Path, answers: list[dict[str, Any]]) -> None:
     """Records as JSON Lines or CSV, written atomically; in CSV, what is no text or number is written as JSON."""
-    with atomic_path(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
-        if path.suffix == ".jsonl":
-            file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
-            return
-        columns = list(dict.fromkeys(name for answer in answers for name in answer))
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        for answer in answers:
-            writer.writerow({k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in answer.items()})
+    if path.suffix == ".jsonl":
+        write_text(path, "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers))
+        return
+    rows = [{k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()} for row in answers]
+    write_table(path, pd.DataFrame(rows, dtype=object))  # object: a whole number stays one where others are missing
