@@ -116,9 +116,9 @@ class AdapterTuner(BaseTuner):
         if autocast_adapter_dtype:
             return
         for layer in self._layers():
-            if adapter_name in layer.adapters:
-                for parameter in layer.adapters[adapter_name].parameters():
-                    parameter.data = parameter.data.to(layer.get_base_layer().weight.dtype)
+            dtype = layer.get_base_layer().weight.dtype
+            if adapter_name in layer.adapters and dtype.is_floating_point:  # quantised ones have no such dtype
+                layer.adapters[adapter_name].to(dtype)  # with its buffers, which meet its parameters in products
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
