@@ -13,7 +13,15 @@ from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
-from linmap.adapt.weights import acts_on_features, call_with_matrix, is_plain_linear, matrix_of, sizes, weight_from
+from linmap.adapt.weights import (
+    acts_on_features,
+    call_with_matrix,
+    io_sizes,
+    is_plain_linear,
+    matrix_of,
+    sizes,
+    weight_from,
+)
 
 Layer = Callable[[Tensor], Tensor]
 Versions = list[tuple[int, int]]
@@ -313,10 +321,38 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters.clear()
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
-        """W' - W of one adapter, in the layout of the base weight."""
-        base = self.get_base_layer()
-        W = matrix_of(base)
-        return weight_from(base, self.adapters[adapter_name].weight(W) - W)
+        """W' - W of one adapter on the weight of before any merge, in the layout of the base weight.
+
+        Raises
+        ------
+        ValueError
+            If W is needed for it and was not kept at a merge.
+        """
+        base, adapter = self.get_base_layer(), self.adapters[adapter_name]
+        if isinstance(adapter, AdditiveAdapter):
+            delta = adapter.delta_weight()
+            quantised = not base.weight.is_floating_point()  # a linear layer then, whose weight has a shape of its own
+            return delta if quantised else weight_from(base, delta.to(base.weight.dtype))
+        if self.merged and self._base is None:
+            raise ValueError(
+                f"{self.path}: the change by adapter {adapter_name!r} depends on the weight of before the merge, which "
+                "was not kept; unmerge first, or merge with keep_base=True."
+            )
+        W = matrix_of(base, None if self._base is None else self._base.to(base.weight.device))
+        return weight_from(base, adapter.weight(W) - W)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        return True
+        """Whether PEFT's conversion to LoRA knows this kind of layer; it takes linear ones only."""
+        return acts_on_features(self.get_base_layer())
+
+    # -- what LoRA's layers tell of themselves -------------------------------------------------------------------------
+
+    @property
+    def in_features(self) -> int:
+        """Size of the input of the base layer: features, channels, or the tokens of an embedding."""
+        return io_sizes(self.get_base_layer())[0]
+
+    @property
+    def out_features(self) -> int:
+        """Size of the output of the base layer: features, channels, or the dimensions of an embedding."""
+        return io_sizes(self.get_base_layer())[1]

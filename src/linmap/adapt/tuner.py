@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
-from peft.utils import register_peft_method
+from peft.utils import ModulesToSaveWrapper, register_peft_method
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 
@@ -132,6 +133,39 @@ class AdapterTuner(BaseTuner):
     def _layers(self) -> list[AdapterLayer]:
         return [module for module in self.model.modules() if isinstance(module, AdapterLayer)]
 
+    # -- modules trained whole, one copy for each adapter --------------------------------------------------------------
+
+    def _whole_modules(self) -> dict[str, ModulesToSaveWrapper]:
+        return {name: part for name, part in self.model.named_modules() if isinstance(part, ModulesToSaveWrapper)}
+
+    def use_whole_modules(self, adapter_names: list[str], inference_mode: bool = False) -> dict[str, str]:
+        """Of every module trained whole, use the copy of the last of these adapters that has one.
+
+        Returns
+        -------
+        dict of str
+            The modules of which several of the adapters have a copy, and the adapter whose copy is used: copies do not
+            add up as changes of weights do.
+        """
+        contested = {}
+        for path, module in self._whole_modules().items():
+            owners = [name for name in adapter_names if name in module.modules_to_save]
+            if owners[-1:] != module.active_adapters:
+                module.set_adapter(owners[-1:], inference_mode=inference_mode)
+            if len(owners) > 1:
+                contested[path] = owners[-1]
+        return contested
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete an adapter; the other active ones stay so, with their modules trained whole."""
+        remaining = [name for name in self.active_adapters if name != adapter_name]
+        merged = any(adapter_name in layer.merged_adapters for layer in self._layers())
+        if len(remaining) > 1 and not merged:  # PEFT's own way takes one active adapter for granted
+            for module in self._whole_modules().values():
+                owners = [name for name in remaining if name in module.modules_to_save]
+                module.delete_adapter(adapter_name, owners[-1:])
+        super().delete_adapter(adapter_name)
+
     # -- merging -------------------------------------------------------------------------------------------------------
 
     def merge_adapter(
@@ -142,8 +176,14 @@ class AdapterTuner(BaseTuner):
         keep_base: bool = True,
         untie: bool = False,
     ) -> None:
-        """Put the adapters into the base weights; see `AdapterLayer.merge` and `check_untied`."""
+        """Put the adapters into the base weights; see `AdapterLayer.merge` and `check_untied`.
+
+        Modules trained whole are not merged: those of the active adapter stay in use, with a warning where they are
+        not those of `adapter_names`.
+        """
         self.check_untied(untie)
+        if adapter_names is not None:
+            self._warn_of_other_modules(adapter_names)
         for layer in self._layers():
             layer.merge(safe_merge, adapter_names, keep_base=keep_base)
 
@@ -155,9 +195,26 @@ class AdapterTuner(BaseTuner):
         *,
         untie: bool = False,
     ) -> nn.Module:
-        """The model with the adapters in its weights and without any of ours in it; see `check_untied`."""
+        """The model with the adapters in its weights and without any of ours in it; see `check_untied`.
+
+        Modules trained whole are those of `adapter_names`, as `use_whole_modules` chooses them.
+        """
         self.check_untied(untie)
+        if adapter_names is not None:
+            self.use_whole_modules(adapter_names)
         return super().merge_and_unload(progressbar, safe_merge, adapter_names)
+
+    def _warn_of_other_modules(self, adapter_names: list[str]) -> None:
+        for path, module in self._whole_modules().items():
+            owners = [name for name in adapter_names if name in module.modules_to_save]
+            if owners[-1:] != module.active_adapters:
+                used = ", ".join(map(repr, module.active_adapters)) or "no adapter"
+                warnings.warn(
+                    f"{path} is trained whole and stays that of {used}, not what was trained with the adapters that "
+                    f"are merged; set_adapter({adapter_names[-1]!r}) first.",
+                    stacklevel=3,
+                )
+                return
 
     def check_untied(self, untie: bool) -> None:
         """Refuse to merge into a weight that another module shares, or give the layer its own copy if `untie`.

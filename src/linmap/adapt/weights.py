@@ -38,6 +38,14 @@ def sizes(layer: Layer) -> tuple[int, int]:
     )
 
 
+def io_sizes(layer: Layer) -> tuple[int, int]:
+    """(in, out) of what goes through the layer; those of its weight matrix but for the kernel of a convolution."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.in_channels, layer.out_channels
+    n_out, n_in = sizes(layer)
+    return n_in, n_out
+
+
 def matrix_of(layer: Layer, other: Tensor | None = None) -> Shaped[Tensor, "n_out n_in"]:
     """The weight of a layer (or another one in its layout) as a matrix (out, in), a view of it.
 

@@ -99,7 +99,8 @@ def fingerprint(U: Float[Tensor, "*groups n_out q"], S: Float[Tensor, "*groups q
     # irrational frequencies: no column of a structured U is orthogonal to both directions
     probes = torch.stack([torch.cos(row * math.sqrt(2 + i)) for i in range(N_PROBES)])
     vectors = (probes @ U.detach().cpu().double() * FIXED_POINT).round().to(torch.int32)
-    return Fingerprint(S[..., :N_VALUES].detach().cpu().float().view(torch.int32), vectors)
+    values = S[..., :N_VALUES].detach().to("cpu", torch.float32, copy=True)  # a view would be saved, and loaded, as S
+    return Fingerprint(values.view(torch.int32), vectors)
 
 
 def difference(found: Fingerprint, trained: Fingerprint, kept: bool = False) -> str:

@@ -96,14 +96,15 @@ class SaltModel(AdapterTuner):
             peft_config.modules_to_save = [*kept, *(name for name in found if name not in kept)]
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
-        """Activate adapters: changes of weights add up; of modules trained whole, those of the last are used."""
+        """Activate adapters: changes of weights add up; of a module trained whole, the last copy among them is used."""
         names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
         super().set_adapter(names[-1:], inference_mode=inference_mode)
         if len(names) > 1:
-            if any(getattr(self.peft_config[name], "modules_to_save", None) for name in names[:-1]):
+            if contested := self.use_whole_modules(names, inference_mode):
+                used = " and ".join(sorted({repr(name) for name in contested.values()}))
                 warnings.warn(
-                    f"modules trained whole (also_train, modules_to_save) do not add up: those of {names[-1]!r} are "
-                    "used.",
+                    f"modules trained whole (also_train, modules_to_save) do not add up: those of {used} are used "
+                    f"where several adapters have trained one ({', '.join(list(contested)[:3])}).",
                     stacklevel=2,
                 )
             for layer in self._layers():
