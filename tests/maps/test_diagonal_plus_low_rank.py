@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from linmap.errors import SingularMapError
 from linmap.maps import DiagonalPlusLowRank
 from maps.cases import Case
 
@@ -92,3 +93,47 @@ def test_bad_input_is_refused():
         DiagonalPlusLowRank(3, 4)
     with pytest.raises(ValueError, match="must be square"):
         DiagonalPlusLowRank.from_matrix(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64], ids=str)
+def test_a_large_map_is_inverted_without_its_matrix(dtype, generator, monkeypatch):
+    """Λ from -1 to -4000 is no reason for the dense way, whose singular values took more than a minute."""
+    map = DiagonalPlusLowRank(4000, 4, dtype=dtype, generator=generator)
+    monkeypatch.setattr(DiagonalPlusLowRank, "matrix", lambda _: pytest.fail("the matrix was built"))
+    x = torch.randn(3, 4000, dtype=dtype, generator=generator)
+    inverse = map.inverse()
+    tolerance = 1e-4 if dtype != torch.float64 else 1e-12
+    torch.testing.assert_close(inverse(map(x)), x, rtol=0, atol=tolerance)
+    torch.testing.assert_close(map.T.inverse()(map.T(x)), x, rtol=0, atol=tolerance)
+    assert torch.isfinite(map.logabsdet()).all()
+
+
+@given(st.integers(2, 12), st.integers(1, 3), st.integers(0, 99), dtypes)
+def test_what_the_singular_values_call_singular_the_capacitance_does_too(n, rank, seed, dtype):
+    """With Q* Λ^-1 P of the eigenvalue 1, M = Λ - P Q* takes Λ^-1 P z to zero."""
+    drawn = torch.Generator().manual_seed(seed)
+    diagonal = torch.randn(n, dtype=dtype, generator=drawn)
+    diagonal = diagonal / diagonal.abs() * torch.logspace(0, 3, n, dtype=torch.float64)
+    P, Q = torch.randn(2, n, min(rank, n), dtype=dtype, generator=drawn)
+    eigenvalue = torch.linalg.eigvals(Q.mH @ (P / diagonal.unsqueeze(-1)))[0]
+    if not dtype.is_complex and eigenvalue.imag.abs() > 1e-12 * eigenvalue.abs():
+        return
+    P = P / (eigenvalue if dtype.is_complex else eigenvalue.real)
+    map = DiagonalPlusLowRank.from_factors(diagonal, P, Q)
+    values = torch.linalg.svdvals(map.matrix().detach())
+    if values[-1] <= n * torch.finfo(torch.float64).eps * values[0]:  # beyond the rounding of this construction
+        with pytest.raises(SingularMapError, match="its smallest singular value is"):
+            map.inverse()
+    else:
+        map.inverse()
+
+
+@given(st.integers(2, 12), st.integers(0, 99), dtypes, st.sampled_from([1.0, 1e4, 1e7]))
+def test_a_wide_diagonal_costs_no_digits(n, seed, dtype, width):
+    drawn = torch.Generator().manual_seed(seed)
+    diagonal = torch.logspace(0, np.log10(width), n, dtype=torch.float64).to(dtype)
+    P, Q = 0.3 * torch.randn(2, n, 1, dtype=dtype, generator=drawn)
+    x = torch.randn(2, n, dtype=dtype, generator=drawn)
+    map = DiagonalPlusLowRank.from_factors(diagonal, P, Q)
+    capacitance = (1 - Q.mH @ (P / diagonal.unsqueeze(-1))).abs().item()
+    torch.testing.assert_close(map.inverse()(map(x)), x, rtol=0, atol=1e-11 / min(1, capacitance) ** 2)

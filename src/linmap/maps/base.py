@@ -2,8 +2,8 @@
 
 A structure writes `forward` and, where the structure knows a cheaper way than the dense one, the hooks
 `_transpose`, `_inverse`, `_inverse_transpose`, `matrix`, `logabsdet`, `flops`. The defaults below are dense.
-Every application goes through `LinearMap.__call__`, which checks the length of x and makes it at least
-two-dimensional: the hooks see (..., rows, features), as `torch.matmul` does.
+Every application goes through `LinearMap.__call__`, which checks the length of x, makes it at least
+two-dimensional and turns whole numbers into floating ones: the hooks see (..., rows, features), as `torch.matmul` does.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from linmap.errors import SingularMapError
+from linmap.maps.numbers import readable, relative_error
 
 
 class LinearMap(nn.Module):
@@ -24,6 +25,9 @@ class LinearMap(nn.Module):
     Parameters may carry leading batch dimensions (`batch_shape`); then M has shape
     (*batch_shape, out_features, in_features), and the forward broadcasts as `torch.matmul` does:
     `map(x)` equals `x @ map.matrix().mT` for every x of shape (..., in_features).
+
+    Integers and booleans are read as numbers of the map's dtype. A real map takes complex x to complex y, part by part;
+    a complex map reads real x as complex.
 
     Parameters
     ----------
@@ -41,6 +45,7 @@ class LinearMap(nn.Module):
     """
 
     orthogonal: ClassVar[bool] = False  # True: M^-1 = M^T by construction
+    real: ClassVar[bool] = False  # True: the structure has real entries only
 
     def __init__(
         self,
@@ -84,6 +89,9 @@ class LinearMap(nn.Module):
             raise ValueError(
                 f"{self}: x must have {self.in_features} features on its last dimension, got shape {tuple(x.shape)}."
             )
+        if x.is_complex() and not self.dtype.is_complex:
+            return torch.complex(self(x.real), self(x.imag))
+        x = readable(x, self.dtype)
         return super().__call__(x.unsqueeze(0)).squeeze(-2) if x.ndim == 1 else super().__call__(x)
 
     # -- what a structure provides -------------------------------------------------------------------------------
@@ -109,17 +117,20 @@ class LinearMap(nn.Module):
         return self(x) if self.orthogonal else _solve(self.matrix().mT, x)
 
     def _check_invertible(self) -> None:
-        """Raise `SingularMapError` if this square map has no inverse."""
+        """Raise `SingularMapError` if this square map has no inverse; on the meta device structure decides."""
         if self.orthogonal:
             return
         if self.rank_bound < self.in_features:
             raise SingularMapError(f"{self} has no inverse: its structure allows rank {self.rank_bound} at most.")
+        if self.device.type == "meta":
+            return
         M = _at_least_float32(self.matrix().detach())
         singular_values = torch.linalg.svdvals(M)
         # the usual numerical rank: sigma_min > n * eps * sigma_max
         tolerance = self.in_features * torch.finfo(M.dtype).eps * singular_values[..., 0]
         if bool((singular_values[..., -1] <= tolerance).any()):
-            ratio = float((singular_values[..., -1] / singular_values[..., 0]).min())
+            largest = singular_values[..., 0]
+            ratio = float((singular_values[..., -1] / largest.where(largest > 0, 1)).min())
             raise SingularMapError(
                 f"{self} has no inverse: its smallest singular value is {ratio:.1e} of its largest, which is zero "
                 f"in {self.dtype}; use a map of full rank, or float64."
@@ -187,13 +198,14 @@ class LinearMap(nn.Module):
         """The map of this structure that represents M, or comes nearest to it in the Frobenius norm.
 
         M has shape (*batch_shape, out_features, in_features). The relative error ||M - map.matrix()|| / ||M|| is
-        kept in `map.residual` (0 up to rounding where the structure can represent M). `options` are the
-        constructor's (a rank, a number of reflections).
+        kept in `map.residual` (0 up to rounding where the structure can represent M). A complex M makes a complex map.
+        `options` are the constructor's (a rank, a number of reflections).
 
         Raises
         ------
         ValueError
-            If M is not a matrix, is not finite, or has a shape that the structure cannot have.
+            If M is not a matrix, is not finite, is neither floating point nor complex, is complex where the structure
+            is real, or has a shape that the structure cannot have.
         """
         if not isinstance(M, Tensor) or M.ndim < 2:
             raise ValueError(f"{cls.__name__}.from_matrix: M must be a tensor of at least 2 dimensions, got {M!r:.80}.")
@@ -201,11 +213,11 @@ class LinearMap(nn.Module):
             raise ValueError(f"{cls.__name__}.from_matrix: M holds NaN or infinite entries; remove them first.")
         if not (M.is_floating_point() or M.is_complex()):
             raise ValueError(f"{cls.__name__}.from_matrix: M must be floating point, got {M.dtype}; use M.float().")
+        if cls.real and M.is_complex():
+            raise ValueError(f"{cls.__name__}.from_matrix: M must be real, got {M.dtype}; this structure has no phase.")
         with torch.no_grad():
             new = cls._from_matrix(M, **options)
-            norm = torch.linalg.vector_norm(M)
-            error = torch.linalg.vector_norm(M - new.matrix())
-            new.residual = float(error / norm) if norm > 0 else float(error)
+            new.residual = relative_error(M, new.matrix())
         return new
 
     @classmethod

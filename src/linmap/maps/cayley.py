@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linmap.maps.numbers import transformed
 from linmap.maps.skew import SkewOrthogonal, skew_matrix
 
 
@@ -33,6 +34,8 @@ class Cayley(SkewOrthogonal):
     """
 
     def _rotate(self, lower: Tensor, x: Tensor) -> Tensor:
+        if transformed():
+            return x @ cayley_transform(skew_matrix(lower.double(), self._below, self.in_features)).to(x.dtype).mT
         A = skew_matrix(lower.detach().double(), self._below, self.in_features)
         Q = cayley_transform(A).to(x.dtype)
         return CayleyProduct.apply(lower, x, Q, self._below)  # pyright: ignore[reportReturnType]
@@ -42,7 +45,7 @@ def cayley_transform(A: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n 
     """(I - A/2)^-1 (I + A/2) = 2 (I - A/2)^-1 - I of a skew-symmetric A (I - A/2 is never singular)."""
     difference = A * -0.5
     difference.diagonal(dim1=-2, dim2=-1).add_(1)
-    Q = torch.linalg.inv_ex(difference).inverse.mul_(2)
+    Q = 2 * torch.linalg.inv_ex(difference).inverse
     Q.diagonal(dim1=-2, dim2=-1).sub_(1)
     return Q
 

@@ -94,7 +94,7 @@ class DiagonalPlusLowRank(LinearMap):
 
     @property
     def dtype(self) -> torch.dtype:
-        stored = super().dtype
+        stored: torch.dtype = self._reference.dtype  # pyright: ignore  # Dynamo does not trace super()
         return torch.promote_types(stored, torch.float32).to_complex() if self.complex else stored
 
     @property
@@ -137,10 +137,32 @@ class DiagonalPlusLowRank(LinearMap):
         n, rank = self.P.shape[-2:]
         return (2 * n + 4 * n * rank) * vectors * self.batch_shape.numel()
 
+    def _check_invertible(self) -> None:
+        """det M = det Λ det K with K = I - Q* Λ^-1 P: M is invertible where K is, beyond the rounding of K.
+
+        Where K may be singular, the singular values of M decide.
+        """
+        if self.diagonal_parts.is_meta:
+            return
+        if not self._woodbury_is_safe():
+            return super()._check_invertible()
+        diagonal, P, Q = (_at_least_float32(part.detach()) for part in (self.diagonal, self.P, self.Q))
+        smallest = torch.linalg.svdvals(_capacitance(P, Q, diagonal))[..., -1]
+        scaled_P = P / diagonal.unsqueeze(-1)
+        terms = torch.linalg.matrix_norm(Q) * torch.linalg.matrix_norm(scaled_P)
+        if not bool((smallest > self.in_features * torch.finfo(smallest.dtype).eps * (1 + terms)).all()):
+            super()._check_invertible()
+
     def _woodbury_is_safe(self) -> bool:
-        """The identity divides by Λ: near a zero of Λ it cancels, and the dense way is taken."""
+        """The identity divides by Λ: beside an entry of P Q* that is far larger it cancels, and the dense way is taken.
+
+        A wide range of Λ itself costs no digits.
+        """
+        if self.diagonal_parts.is_meta:
+            return True
         size = self.diagonal.detach().abs()
-        return bool((size.amin(-1) > torch.finfo(size.dtype).eps ** 0.5 * size.amax(-1)).all())
+        rows = torch.linalg.vector_norm(self.P.detach(), dim=-1) * torch.linalg.vector_norm(self.Q.detach(), dim=-1)
+        return bool((size > torch.finfo(size.dtype).eps ** 0.5 * rows).all())
 
     @classmethod
     def _from_matrix(cls, M: Tensor, rank: int = 1, max_steps: int = 2000) -> Self:
@@ -150,7 +172,8 @@ class DiagonalPlusLowRank(LinearMap):
         """
         if M.shape[-1] != M.shape[-2]:
             raise ValueError(f"DiagonalPlusLowRank.from_matrix: M must be square, got shape {tuple(M.shape)}.")
-        target = _at_least_float32(M)
+        unit = float(M.abs().amax()) or 1.0  # so that no square over- or underflows
+        target = _at_least_float32(M) / unit
         diagonal, previous = target.diagonal(dim1=-2, dim2=-1), math.inf
         for _ in range(max_steps):
             P, Qh = balanced_factors(torch.diag_embed(diagonal) - target, rank)
@@ -160,7 +183,8 @@ class DiagonalPlusLowRank(LinearMap):
             if error >= previous * (1 - 1e-6):
                 break
             previous = error
-        return cls.from_factors(diagonal.to(M.dtype), P.to(M.dtype), Qh.mH.to(M.dtype))
+        parts = diagonal * unit, P * unit**0.5, Qh.mH * unit**0.5
+        return cls.from_factors(*(part.to(M.dtype) for part in parts))
 
 
 def dplr_apply(diagonal: Tensor, P: Tensor, Q: Tensor, x: Tensor) -> Tensor:

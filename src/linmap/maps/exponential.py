@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from linmap.maps.numbers import transformed
 from linmap.maps.skew import SkewOrthogonal, skew_matrix
 
 DEGREE = 16  # of the Taylor polynomial, with six matrix products
@@ -44,7 +45,8 @@ class Exponential(SkewOrthogonal):
 
 def skew_exponential(A: Shaped[Tensor, "*batch n n"]) -> Shaped[Tensor, "*batch n n"]:
     """exp(A) of a skew-symmetric A by scaling and squaring, exp(A) = p(A / 2^s)^(2^s) with a Taylor polynomial p."""
-    if torch.compiler.is_compiling():  # s depends on the values of A; this operator keeps that out of the graph
+    # s depends on the values of A; this operator keeps that out of the graph
+    if torch.compiler.is_compiling() or transformed() or A.is_meta:
         return torch.linalg.matrix_exp(A)
     second = A @ A
     fourth = second @ second

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from linmap.errors import SingularMapError
 from linmap.maps.base import LinearMap, Transpose
 from linmap.maps.dense import Dense
+from linmap.maps.numbers import autocast, transformed
 
 Size = int | tuple[int, int]
 
@@ -141,7 +142,7 @@ class Kronecker(LinearMap):
                 f"Kronecker.from_matrix: sizes={tuple(sizes)!r} make a matrix of shape {shape}, but M has "
                 f"{tuple(M.shape[-2:])}; give one size n or (n_in, n_out) a factor."
             )
-        factors, rest = [], M.double()
+        factors, rest = [], M.to(torch.promote_types(M.dtype, torch.float64))
         for n_in, n_out in pairs[:-1]:
             A, rest = nearest_kronecker(rest, n_in, n_out)
             factors.append(A)
@@ -154,18 +155,20 @@ def nearest_kronecker(
     """A of shape (n_out, n_in) and B that minimise ||M - A ⊗ B||, of equal norms.
 
     M rearranged so that each block is a row is vec(A) vec(B)^T for a Kronecker product; its largest singular pair is
-    the solution (Van Loan and Pitsianis, eq. 4), found from the smaller of the two Gram matrices.
+    the solution (Van Loan and Pitsianis, eq. 4), found from the smaller of the two Gram matrices, of M in units of its
+    largest entry so that no square over- or underflows.
     """
     m_2, n_2 = M.shape[-2] // n_out, M.shape[-1] // n_in
     blocks = M.unflatten(-1, (n_in, n_2)).unflatten(-3, (n_out, m_2)).transpose(-3, -2)
     R = blocks.flatten(-4, -3).flatten(-2, -1)
     wide = R.shape[-2] <= R.shape[-1]
     R = R if wide else R.mT
-    u = torch.linalg.eigh(R @ R.mT).eigenvectors[..., -1:]
-    v = R.mT @ u
+    unit = R.abs().amax((-2, -1), keepdim=True)
+    R = R / unit.where(unit > 0, 1)
+    u = torch.linalg.eigh(R @ R.mH).eigenvectors[..., -1:]
+    v = R.mT @ u.conj()
     sigma = torch.linalg.vector_norm(v, dim=-2, keepdim=True)
-    scale = sigma.where(sigma > 0, 1).sqrt()
-    short, long = u * sigma.sqrt(), v / scale
+    short, long = u * (sigma * unit).sqrt(), v * (unit / sigma.where(sigma > 0, 1)).sqrt()
     a, b = (short, long) if wide else (long, short)
     return a.reshape(*M.shape[:-2], n_out, n_in), b.reshape(*M.shape[:-2], m_2, n_2)
 
@@ -214,10 +217,16 @@ def _along_axes(axes: list[_Axis], x: Tensor) -> Tensor:
 
 def along_middle(W: Shaped[Tensor, "out in_"], x: Shaped[Tensor, "left in_ right"]) -> Shaped[Tensor, "left out right"]:
     """W on the middle axis of x."""
-    if torch.is_autocast_enabled(x.device.type):
+    if autocast(x):
         dtype = torch.get_autocast_dtype(x.device.type)
         W, x = W.to(dtype), x.to(dtype)
-    return MiddleProduct.apply(W, x)  # pyright: ignore[reportReturnType]
+    return middle_product(W, x) if transformed() else MiddleProduct.apply(W, x)  # pyright: ignore[reportReturnType]
+
+
+def middle_product(W: Tensor, x: Tensor) -> Tensor:
+    if x.shape[-1] == 1:
+        return (x.squeeze(-1) @ W.mT).unsqueeze(-1)
+    return torch.bmm(W.expand(x.shape[0], -1, -1), x)  # `@` would transpose x to fold it into one product
 
 
 GROUP = 2**19  # numbers of the products that a gradient sums at once: 2 MiB of float32 stay in the cache
@@ -231,9 +240,7 @@ class MiddleProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(W: Tensor, x: Tensor) -> Tensor:
-        if x.shape[-1] == 1:
-            return (x.squeeze(-1) @ W.mT).unsqueeze(-1)
-        return torch.bmm(W.expand(len(x), -1, -1), x)  # `@` would transpose x to fold it into one product
+        return middle_product(W, x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linmap.maps.numbers import autocast
+
 
 def nearest_orthogonal(M: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
     """The orthogonal factor U V^T of the polar decomposition M = (U V^T)(V S V^T), in float64.
@@ -35,7 +37,7 @@ def by_rows(apply: Callable[[Tensor, Tensor], Tensor], parameter: Tensor, x: Ten
     `torch.matmul` does. The result has the dtype of x.
     """
     dtype = torch.promote_types(torch.promote_types(parameter.dtype, x.dtype), torch.float32)
-    if torch.is_autocast_enabled(x.device.type):
+    if autocast(x):
         with torch.autocast(x.device.type, enabled=False):
             return by_rows(apply, parameter, x, batched)
     if batched or x.ndim == 2:

@@ -59,7 +59,8 @@ class Permutation(LinearMap):
         self.register_buffer("order", order)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.take_along_dim(*self._aligned(x), dim=-1)
+        x, order = self._aligned(x)
+        return x.gather(-1, order)
 
     def matrix(self) -> Tensor:
         identity = torch.eye(self.in_features, dtype=self.dtype, device=self.device)
@@ -74,8 +75,8 @@ class Permutation(LinearMap):
 
     def _aligned(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x and the order, broadcast against each other."""
-        shape = torch.broadcast_shapes(x.shape, (*self.batch_shape, 1, self.in_features))
-        return x.expand(shape), self.order.unsqueeze(-2).expand(shape)
+        x, order = torch.broadcast_tensors(x, self.order.unsqueeze(-2))
+        return x, order
 
     @classmethod
     def _from_matrix(cls, M: Tensor) -> Self:

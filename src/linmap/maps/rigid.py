@@ -42,6 +42,8 @@ class Rigid(LinearMap):
     Zhou et al., "On the Continuity of Rotation Representations in Neural Networks", CVPR 2019.
     """
 
+    real = True
+
     def __init__(
         self,
         dim: int,
@@ -158,9 +160,12 @@ def _completion(frame: Tensor, columns: list[Tensor]) -> Tensor:
     if not columns:
         return 1 + frame.sum(-2)  # on the line, the only rotation is 1
     with torch.no_grad():
-        Q = torch.linalg.qr(torch.stack(columns, dim=-1), mode="complete").Q
+        # detached for forward-mode differentiation, which `no_grad` does not end
+        columns_alone = torch.stack([column.detach() for column in columns], dim=-1)
+        Q = torch.linalg.qr(columns_alone, mode="complete").Q
         normal = Q[..., -1]
-        normal = normal * torch.linalg.det(torch.stack([*columns, normal], dim=-1)).sign().unsqueeze(-1)
+        volume = torch.linalg.det(torch.cat([columns_alone, normal.unsqueeze(-1)], dim=-1))
+        normal = normal * volume.sign().unsqueeze(-1)
     # `normal` is a constant here; made orthogonal to the columns, it has their derivative
     for column in columns:
         normal = normal - (normal * column).sum(-1, keepdim=True) * column

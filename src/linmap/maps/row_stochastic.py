@@ -41,6 +41,8 @@ class RowStochastic(LinearMap):
     Yue et al., "OLinear", NeurIPS 2025 (NormLin).
     """
 
+    real = True
+
     def __init__(
         self,
         n_in: int,
@@ -93,6 +95,7 @@ def project_rows_onto_simplex(M: Float[Tensor, "*batch rows n"]) -> Float[Tensor
     ----------
     Held, Wolfe and Crowder, "Validation of subgradient optimization", 1974; Duchi et al., ICML 2008.
     """
+    M = M - M.amax(-1, keepdim=True)  # which moves no projection, and leaves room for the 1 beside large entries
     descending = M.sort(dim=-1, descending=True).values
     excess = descending.cumsum(-1) - 1
     count = torch.arange(1, M.shape[-1] + 1, dtype=M.dtype, device=M.device)

@@ -58,6 +58,8 @@ class Spectral(LinearMap):
     al., "S-SAM: SVD-based Fine-Tuning of Segment Anything Model", MICCAI 2024.
     """
 
+    real = True
+
     U: Tensor
     S: Tensor
     Vt: Tensor
@@ -125,6 +127,8 @@ class Spectral(LinearMap):
         return x @ self.Vt.mT / self.singular_values.unsqueeze(-2) @ self.U.mT
 
     def _check_invertible(self) -> None:
+        if self.S.is_meta:
+            return
         sigma = self.singular_values.detach().abs()
         tolerance = self.in_features * torch.finfo(sigma.dtype).eps * sigma.amax(-1)
         if bool((sigma.amin(-1) <= tolerance).any()):
@@ -156,7 +160,8 @@ def signed_svd(
     It is computed in float64 on the CPU, each column of U is turned so that its largest entry is positive, and the
     result is returned in W's dtype, on W's device.
     """
-    U, S, Vt = torch.linalg.svd(W.detach().double().cpu(), full_matrices=False)
+    host = W.detach() if W.is_meta else W.detach().cpu()
+    U, S, Vt = torch.linalg.svd(host.double(), full_matrices=False)
     largest = U.abs().argmax(-2, keepdim=True)
     signs = torch.where(U.gather(-2, largest) < 0, -1.0, 1.0)
     parts = (U * signs, S, Vt * signs.mT)

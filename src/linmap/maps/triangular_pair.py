@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -164,11 +164,11 @@ class TriangularPair(LinearMap):
         return self.rank
 
     @property
-    def core(self) -> Float[Tensor, "*batch rank rank"]:
+    def core(self) -> Shaped[Tensor, "*batch rank rank"]:
         """C = L + U at the rank in use."""
         return self.padded_core()[..., : self.rank, : self.rank]
 
-    def padded_core(self) -> Float[Tensor, "*batch max_rank max_rank"]:
+    def padded_core(self) -> Shaped[Tensor, "*batch max_rank max_rank"]:
         """C = L + U, and zeros beyond the rank in use.
 
         As all shapes stay as they are when the rank grows, so do the results, bit for bit, and so does compiled code.
