@@ -19,6 +19,27 @@ def test_reads_what_was_written(tmp_path: Path):
     assert read_image(tmp_path / "a.png", channels=1).shape == (5, 7)
 
 
+def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path):
+    pixels = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    grey = read_image(tmp_path / "a.png", channels=1)
+    assert grey.ravel().tolist() == list(range(256))
+    assert (read_image(tmp_path / "a.png") == grey[..., None]).all()
+
+
+def test_numbers_that_are_no_brightnesses_are_refused(tmp_path: Path):
+    for values, message in (
+        (np.full((3, 3), 0.5), "go from 0.5 to 0.5"),
+        (np.full((3, 3), -7.0), "go from -7 to -7"),
+        (np.full((3, 3), 70_000.0), "go from 70000 to 70000"),
+    ):
+        Image.fromarray(values.astype(np.float32)).save(tmp_path / "a.tif")
+        with pytest.raises(DataError, match=f"a.tif: its values {message}; save it with 8 or 16 bits a pixel"):
+            read_image(tmp_path / "a.tif")
+    Image.fromarray(np.full((3, 3), 77, np.float32)).save(tmp_path / "a.tif")
+    assert (read_image(tmp_path / "a.tif") == 77).all()
+
+
 @pytest.mark.parametrize("name", ["chelsea", "coffee", "camera", "china", "flower"])
 def test_photographs_of_the_package(name: str):
     assert embedded_image(name).ndim == 3

@@ -60,7 +60,7 @@ def test_an_archive_and_its_labels(tmp_path):
     mask[0, :4], mask[1, :8] = 1, 3
     np.savez(tmp_path / "a.npz", image=image, mask=mask, filename=np.array(["x", "y"]))
     assert float(load_masked_images(tmp_path / "a.npz", 32, 3).masks.mean()) == 0.125
-    with pytest.raises(DataError, match=r"the masks hold the values 0, 1, 3 .*give the label"):
+    with pytest.raises(DataError, match=r"the masks hold the values 0, 1, 3 .*\(label=1\)"):
         load_masked_images(tmp_path / "a.npz", 32)
     with pytest.raises(DataError, match="no mask holds the value 2; they hold 0, 1, 3"):
         load_masked_images(tmp_path / "a.npz", 32, 2)
@@ -70,6 +70,57 @@ def test_an_archive_and_its_labels(tmp_path):
     np.savez(tmp_path / "c.npz", image=image)
     with pytest.raises(DataError, match="has no array 'mask'"):
         load_masked_images(tmp_path / "c.npz", 32)
+
+
+def test_masks_are_whole_numbers_and_images_real_ones(tmp_path):
+    image, mask = np.random.default_rng(0).random((2, 32, 32)), np.zeros((2, 32, 32))
+    mask[:, :9] = 0.5
+    np.savez(tmp_path / "a.npz", image=image, mask=mask)
+    with pytest.raises(DataError, match=r"the masks hold 0\.5, and whole numbers mark what is to be found"):
+        load_masked_images(tmp_path / "a.npz", 32)
+    np.savez(tmp_path / "b.npz", image=image, mask=mask > 0)
+    assert abs(float(load_masked_images(tmp_path / "b.npz", 32).masks.mean()) - 9 / 32) < 1e-6
+    np.savez(tmp_path / "c.npz", image=image + 1j, mask=mask > 0)
+    for load in (load_masked_images, load_images):
+        with pytest.raises(DataError, match="the array 'image' holds complex numbers"):
+            load(tmp_path / "c.npz", 32)
+    np.savez(tmp_path / "d.npz", image=image[..., None])
+    with pytest.raises(DataError, match=r"shape \(samples, height, width\), got \(2, 32, 32, 1\)"):
+        load_images(tmp_path / "d.npz", 32)
+
+
+@pytest.mark.parametrize("form", ["uint16.png", "uint16.tif", "int32.tif", "float32.tif"])
+def test_images_of_more_than_8_bits_keep_their_values(tmp_path, form):
+    """Those of scanners; Pillow's own way to 8 bits makes all above 255 white."""
+    dtype, _, end = form.partition(".")
+    values = np.random.default_rng(0).integers(0, 40_000, (32, 32)).astype(dtype)
+    for part, pixels in (("images", values), ("masks", (values > 20_000).astype(np.uint8))):
+        (tmp_path / part).mkdir()
+        Image.fromarray(pixels).save(tmp_path / part / f"a.{end}")
+    data = load_masked_images(tmp_path, 32)
+    assert torch.equal(data.images[0, 0] > 0.5, torch.from_numpy(values) > (int(values.max()) + int(values.min())) / 2)
+    expected = (values.astype(float) - values.min()) / (values.max() - values.min())
+    np.testing.assert_allclose(data.images[0, 0], expected, atol=1e-6)
+    assert torch.equal(load_images(tmp_path, 32)[0], data.images)
+
+
+@pytest.mark.parametrize("name", ["images/scan1.png", "masks/scan1.png", "a.npz"])
+def test_an_empty_file_is_refused_as_everywhere(folder, name):
+    (folder / name).write_bytes(b"")
+    with pytest.raises(DataError, match=f"{name} is empty; there is nothing to read"):
+        load_masked_images(folder / "a.npz" if name == "a.npz" else folder, 32)
+    if name != "masks/scan1.png":
+        with pytest.raises(DataError, match=f"{name} is empty; there is nothing to read"):
+            load_images(folder / "a.npz" if name == "a.npz" else folder, 32)
+
+
+def test_a_file_that_is_no_archive_is_named_without_advice_to_run_it(tmp_path):
+    (tmp_path / "a.npz").write_text("hello")
+    with pytest.raises(DataError, match=r"a\.npz: this is not a plain \.npz archive; write it with numpy\.savez\.$"):
+        load_masked_images(tmp_path / "a.npz", 32)
+    np.savez(tmp_path / "b.npz", image=np.array([{}], dtype=object))
+    with pytest.raises(DataError, match=r"it holds Python objects, not numbers"):
+        load_images(tmp_path / "b.npz", 32)
 
 
 def test_empty_masks_are_samples_too(folder):
@@ -115,7 +166,7 @@ def test_an_image_and_its_mask_must_agree_in_size(folder):
 
 def test_what_is_no_image_is_named(folder):
     (folder / "masks/scan2.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"scan2.png: the mask cannot be read"):
+    with pytest.raises(DataError, match=r"scan2.png: this is not an image"):
         load_masked_images(folder, 32)
     (folder / "images/scan0.jpg").write_bytes(b"")
     with pytest.raises(DataError, match="have one name"):

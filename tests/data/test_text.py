@@ -117,7 +117,7 @@ BAD = {
         (jsonl({"messages": [USER, {"role": "assistant"}]}), "turn 2: expected the texts"),
         ('{"text": "a", "text": "b"}\n', "line 1: the key 'text' comes twice"),
         (b'{"text": "\xff"}\n', "line 1, column 11: byte 0xff is not UTF-8"),
-        ("", "holds no records"),
+        ("", "is empty; there is nothing to read"),
     ],
     "a.json": [
         ('{"text": "a"}', "expected an array"),
@@ -132,7 +132,7 @@ BAD = {
         (b"text,label\na,b\n\xe9,c\n", "line 3: byte 0xe9 is not UTF-8"),
         ("text,label\n", "holds no records"),
     ],
-    "a.txt": [("\n  \n", "holds no records")],
+    "a.txt": [("\n  \n", "is empty; there is nothing to read")],
     "a.parquet": [(b"PAR1", "must end in .jsonl, .json, .csv, .txt")],
 }
 
@@ -189,7 +189,7 @@ def test_a_plain_text_is_read_whole(text: str, packed: bool, tmp_path_factory: p
 def test_texts_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     for name, content, message in (
         ("a.jsonl", "{}", "must end in .txt, .md"),
-        ("a.txt", " \n", "is empty; expected a text"),
+        ("a.txt", " \n", "is empty; there is nothing to read"),
         ("b.txt", b"a\n\xff", "line 2: byte 0xff is not UTF-8"),
     ):
         with pytest.raises(DataError, match=message):
@@ -203,3 +203,27 @@ def test_the_embedded_novels_are_whole() -> None:
     assert calibration.startswith("NORTHANGER ABBEY")
     assert len(calibration.encode()) == 433_411
     assert len(test.encode()) == 466_854
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt"])
+@pytest.mark.parametrize("content", [b"", b" \n\t\r\n", b"\xef\xbb\xbf\n"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_empty_or_blank_file_is_refused_in_one_sentence(tmp_path: Path, name, content, packed):
+    path = tmp_path / (f"{name}.gz" if packed else name)
+    path.write_bytes(gzip.compress(content) if packed else content)
+    for read in (read_training_texts, lambda path: read_prompts(path, "language")):
+        with pytest.raises(DataError, match=rf"{path.name} is empty; there is nothing to read\.$"):
+            read(str(path))
+
+
+@pytest.mark.parametrize(("sign", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")])
+def test_another_separator_is_named(tmp_path: Path, sign, name):
+    (tmp_path / "a.csv").write_text(f"prompt{sign}completion\na{sign}b\n")
+    with pytest.raises(DataError, match=f"a.csv, line 1: the columns are separated by {name}; save it with commas"):
+        read_training_texts(tmp_path / "a.csv")
+
+
+def test_an_array_inside_an_object_is_pointed_at(tmp_path: Path):
+    (tmp_path / "a.json").write_text('{"version": 1, "data": [{"text": "a"}]}')
+    with pytest.raises(DataError, match='expected an array of records; write what is in "data" alone'):
+        read_training_texts(tmp_path / "a.json")

@@ -161,7 +161,7 @@ def test_counts_tell_what_was_cut_and_what_was_left_out() -> None:
     assert (counts.records, counts.rows, counts.truncated, counts.dropped, counts.learnt_tokens) == (3, 2, 2, 1, 3)
     counts = LanguageData(documents, 3, truncation="left").counts
     assert (counts.truncated, counts.dropped, counts.learnt_tokens) == (2, 0, 2 + 1 + 2)
-    with pytest.raises(DataError, match="none of the 1 records has a token to learn within max_length = 3"):
+    with pytest.raises(DataError, match="none of the 1 records has a token to learn within max_length=3"):
         LanguageData(documents[1:2], 3)
 
 

@@ -38,7 +38,7 @@ def read_npz(path: Path | str, names: Sequence[str] = (), ignore: Sequence[str] 
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file.") from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: this is not a plain .npz archive ({error}); write it with numpy.savez.") from None
+        raise DataError(f"{path}: this is not a plain .npz archive{_why(error)}; write it with numpy.savez.") from None
     missing = [name for name in names if name not in arrays]
     if missing:
         raise DataError(f"{path} has no array {missing[0]!r}; it holds {', '.join(sorted(arrays)) or 'nothing'}.")
@@ -61,7 +61,15 @@ def open_rows(path: Path | str) -> np.ndarray:
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file.") from None
     except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: this is not a .npy file of numbers ({error}); write it with numpy.save.") from None
+        raise DataError(f"{path}: this is not a .npy file of numbers{_why(error)}; write it with numpy.save.") from None
     if not isinstance(array, np.ndarray) or array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
         raise DataError(f"{path} must hold one matrix of numbers, one vector a row; write it with numpy.save.")
     return array
+
+
+def _why(error: Exception) -> str:
+    """What NumPy says of a file, but for its advice to unpickle it, which would run what is in there."""
+    text = str(error)
+    if text.startswith("Object arrays"):
+        return " (it holds Python objects, not numbers)"
+    return "" if "pickle" in text or "PosixPath" in text or not text else f" ({text.rstrip('.')})"

@@ -2,40 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from linmap.data import find
+from linmap.data import find, require_content
 from linmap.errors import DataError
 
 EMBEDDED_IMAGES = ("chelsea", "coffee", "camera")
 """Photographs inside the package (scikit-image's: a cat, a cup of coffee, the cameraman)."""
 
+DEEP = ("I;16", "I;16B", "I;16L", "I", "F")
+"""Pillow's names for grey of more than 8 bits."""
+
 
 def read_image(path: Path | str, channels: int = 3) -> UInt8[np.ndarray, "height width *channels"]:
     """An image file as 8-bit values: (height, width, 3) RGB, or (height, width) grey for `channels=1`.
 
+    Of 16 bits the upper 8 are taken, rounded.
+
     Raises
     ------
     DataError
-        If the file is missing, is not an image, or is truncated.
+        If the file is missing or empty, is not an image, is truncated, or holds numbers that are no brightnesses.
     ValueError
         If `channels` is neither 1 nor 3.
     """
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels}.")
+    with opened(path) as image:
+        if image.mode in DEEP:
+            grey = _eight_bits(np.asarray(image), path)
+            return grey if channels == 1 else np.repeat(grey[..., None], 3, axis=2)
+        return np.asarray(image.convert("RGB" if channels == 3 else "L")).copy()
+
+
+def read_grey(path: Path | str) -> Shaped[np.ndarray, "height width"]:
+    """An image file in grey, with the values of the file where it has more than 8 bits; errors as of `read_image`."""
+    with opened(path) as image:
+        values = np.asarray(image if image.mode in DEEP else image.convert("L")).copy()
+    if not np.isfinite(values).all():
+        raise DataError(f"{path}: it holds NaN or infinite values.")
+    return values
+
+
+@contextmanager
+def opened(path: Path | str) -> Iterator[Image.Image]:
+    """An image file for reading, with what goes wrong there as a `DataError` that names it."""
+    require_content(path)
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB" if channels == 3 else "L")).copy()
+            yield image
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file.") from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: this is not an image that Pillow can read; PNG and JPEG are.") from None
     except (OSError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: the image cannot be read ({error}).") from None
+
+
+def _eight_bits(values: Shaped[np.ndarray, "height width"], path: Path | str) -> UInt8[np.ndarray, "height width"]:
+    """Values of more than 8 bits as 8; Pillow would cut all above 255."""
+    low, high = float(values.min()), float(values.max())
+    if values.dtype == np.uint16 or (values.dtype.kind in "iu" and low >= 0 and 255 < high <= 65535):
+        return np.round(values / 257).astype(np.uint8)
+    shares = values.dtype.kind == "f" and 0 < high <= 1  # all of it would be black
+    if not 0 <= low <= high <= 255 or shares:
+        raise DataError(f"{path}: its values go from {low:g} to {high:g}; save it with 8 or 16 bits a pixel.")
+    return values.astype(np.uint8)
 
 
 def embedded_image(name: str, channels: int = 3) -> UInt8[np.ndarray, "height width *channels"]:

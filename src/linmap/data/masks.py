@@ -10,13 +10,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from linmap.data import find
+from linmap.data import find, require_content
 from linmap.data.arrays import read_npz
-from linmap.data.images import read_image
+from linmap.data.images import DEEP, opened, read_grey
 from linmap.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -114,13 +113,15 @@ def load_images(path: Path | str, size: int) -> tuple[Float[Tensor, "samples 1 s
     """
     path = Path(path)
     if path.suffix == ".npz":
-        arrays = read_npz(path, ("image",), ignore=("filename",))
-        images = list(arrays["image"])
+        (array,) = _arrays(path, "image")
+        if array.ndim != 3 or not len(array):
+            raise DataError(f"{path}: image must have the shape (samples, height, width), got {array.shape}.")
+        images = list(array)
         names = [f"{i:05d}" for i in range(len(images))]
     else:
         folder = path / "images" if (path / "images").is_dir() else path
         files = [path] if path.is_file() else list(_files(folder).values())
-        images, names = [read_image(file, channels=1) for file in files], [file.stem for file in files]
+        images, names = [read_grey(file) for file in files], [file.stem for file in files]
     pictures = torch.stack([resized(torch.from_numpy(image.astype(np.float32)), size) for image in images])
     return min_max(pictures), {name: image.shape[:2] for name, image in zip(names, images, strict=True)}
 
@@ -168,9 +169,17 @@ def augment(
 # -- files -----------------------------------------------------------------------------------------------------------
 
 
+def _arrays(path: Path, *names: str) -> list[np.ndarray]:
+    """Arrays of real numbers from an archive, by name."""
+    require_content(path)
+    arrays = read_npz(path, names, ignore=("filename",))
+    if complex_ones := [name for name in names if arrays[name].dtype.kind == "c"]:
+        raise DataError(f"{path}: the array {complex_ones[0]!r} holds complex numbers, expected real ones.")
+    return [arrays[name] for name in names]
+
+
 def _archive(path: Path) -> tuple[list[np.ndarray], list[np.ndarray], tuple[str, ...]]:
-    arrays = read_npz(path, ("image", "mask"), ignore=("filename",))
-    image, mask = arrays["image"], arrays["mask"]
+    image, mask = _arrays(path, "image", "mask")
     if image.ndim != 3 or image.shape != mask.shape or not len(image):
         raise DataError(
             f"{path}: image and mask must have one shape (samples, height, width), got {image.shape} and {mask.shape}."
@@ -186,7 +195,7 @@ def _folder(path: Path) -> tuple[list[np.ndarray], list[np.ndarray], tuple[str, 
     for have, lack, what in ((images, masks, "mask"), (masks, images, "image")):
         if unpaired := sorted(set(have) - set(lack)):
             raise DataError(f"{have[unpaired[0]]} has no {what}; expected {LAYOUT} ({len(unpaired)} unpaired).")
-    pictures = [read_image(file, channels=1) for file in images.values()]
+    pictures = [read_grey(file) for file in images.values()]
     targets = [_read_mask(masks[name]) for name in images]
     for name, picture, target in zip(images, pictures, targets, strict=True):
         if picture.shape != target.shape:
@@ -212,25 +221,24 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _read_mask(path: Path) -> np.ndarray:
     """The values of a mask as they are in the file: indices of a palette, not its colours."""
-    try:
-        with Image.open(path) as image:
-            values = np.asarray(image if image.mode in ("1", "L", "P", "I", "I;16") else image.convert("L")).copy()
-    except OSError as error:
-        raise DataError(f"{path}: the mask cannot be read ({error}).") from None
-    return values
+    with opened(path) as image:
+        return np.asarray(image if image.mode in ("1", "L", "P", *DEEP) else image.convert("L")).copy()
 
 
 def _marked(masks: list[np.ndarray], names: tuple[str, ...], label: int | None, path: Path) -> list[np.ndarray]:
     """Each mask as 1 where the label is, 0 elsewhere."""
-    values = sorted({int(value) for mask in masks for value in np.unique(mask)})
+    found = {float(value) for mask in masks for value in np.unique(mask)}
+    if between := sorted(value for value in found if not value.is_integer()):
+        raise DataError(f"{path}: the masks hold {between[0]:g}, and whole numbers mark what is to be found.")
+    values = sorted(map(int, found))
     if label is None:
         others = [value for value in values if value]
         if len(others) > 1:
             shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
             odd = max(zip(masks, names, strict=True), key=lambda pair: len(np.unique(pair[0])))[1]
             raise DataError(
-                f"{path}: the masks hold the values {shown} (see {odd}); give the label to be found, or write masks of "
-                "0 and one other value (PNG, not JPEG)."
+                f"{path}: the masks hold the values {shown} (see {odd}); say which marks what is to be found "
+                f"(label={others[0]}), or write masks of 0 and one other value (PNG, not JPEG)."
             )
         label = others[0] if others else 1
     if label not in values:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from linmap.data import require_content
 from linmap.data.records import JSONTextError, parse_json
 from linmap.errors import DataError
 
@@ -37,6 +40,8 @@ FORMS = (
     Form("language", "text"),
 )
 """The first form whose fields the first record has is that of the whole file."""
+
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}  # that spreadsheets write as well
 
 EXPECTED = '"text"; "prompt" and "completion"; "question" and "answer"; "instruction" (and "input") and "output"; \
 "messages"; or, to classify, "text" and "label" or "category"'
@@ -137,10 +142,7 @@ def read_text(path: Path | str) -> str:
         If the file is missing, empty, of another kind, or not UTF-8; the message has the line.
     """
     path = Path(path)
-    text = _decoded(path, _content(path, (".txt", ".md")))
-    if not text.strip():
-        raise DataError(f"{path} is empty; expected a text.")
-    return text
+    return _decoded(path, _content(path, (".txt", ".md")))
 
 
 def labels_of(records: Sequence[TextRecord]) -> list[str]:
@@ -268,10 +270,16 @@ def _content(path: Path, kinds: Collection[str]) -> bytes:
         raise DataError(f"{path} must end in {', '.join(kinds)}, or in one of these and .gz; convert or rename it.")
     if not path.is_file():
         raise DataError(f"{path} is not a file; check the path.")
-    try:
-        return gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path} cannot be unpacked as .gz ({error}); pack it again.") from None
+    require_content(path)
+    content = path.read_bytes()
+    if path.suffix.lower() == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path} cannot be unpacked as .gz ({error}); pack it again.") from None
+    if not content.removeprefix(codecs.BOM_UTF8).strip():
+        raise DataError(f"{path} is empty; there is nothing to read.")  # as of `require_content`
+    return content
 
 
 def _kind(path: Path) -> str:
@@ -297,7 +305,9 @@ def _read_json(path: Path, content: bytes) -> Numbered:
         hint = "; if it holds one record a line, call it .jsonl" if "Extra data" in error.problem else ""
         raise DataError(f"{path}, {error}{hint}") from None
     if not isinstance(value, list):
-        raise DataError(f"{path}: got {_described(value)}, expected an array of records.")
+        inner = [name for name, part in value.items() if isinstance(part, list)] if isinstance(value, dict) else []
+        hint = f'; write what is in "{inner[0]}" alone' if inner else ""
+        raise DataError(f"{path}: got {_described(value)}, expected an array of records{hint}.")
     for number, record in enumerate(value, 1):
         yield f"{path}, record {number}", record
 
@@ -308,6 +318,8 @@ def _read_csv(path: Path, content: bytes) -> Numbered:
         header = [name.strip() for name in next(reader, [])]
         if twice := [name for name in header if header.count(name) > 1]:
             raise DataError(f"{path}, line 1: the column {twice[0]!r} comes twice; rename one.")
+        if len(header) == 1 and (sign := next((sign for sign in SEPARATORS if sign in header[0]), None)):
+            raise DataError(f"{path}, line 1: the columns are separated by {SEPARATORS[sign]}; save it with commas.")
         start = reader.line_num
         for row in reader:
             place, start = f"{path}, line {start + 1}", reader.line_num

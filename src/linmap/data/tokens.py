@@ -198,8 +198,8 @@ class LanguageData(Dataset):
         kept = [document for document in kept if any(label != UNLEARNT for label in document.labels)]
         if not kept:
             raise DataError(
-                f"none of the {len(whole)} records has a token to learn within max_length = {max_length}; raise "
-                "max_length, or cut on the left."
+                f"none of the {len(whole)} records has a token to learn within max_length={max_length}; raise it, "
+                "or cut on the other side (truncation='left')."
             )
         lengths = [len(document.ids) for document in kept]
         rows = packed(lengths, max_length) if packing else [[i] for i in range(len(kept))]
