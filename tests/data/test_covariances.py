@@ -52,7 +52,7 @@ BAD = {
     "no matrices": ({"Y": matrices()}, "has no array 'X'"),
     "not square": (bad(X=matrices()[:, :2]), r"X must be \(count, n, n\)"),
     "triangle": ({"cov_triu": np.ones((2, 7))}, "cov_triu must be"),
-    "labels": (bad(y=np.arange(3)), "y must have one value for each of 5"),
+    "labels": (bad(y=np.arange(3)), "y must hold one number or text for each of 5"),
     "asymmetric": (bad(X=matrices() + np.triu(np.ones((3, 3)), 1)), "matrix 0 is not symmetric"),
     "indefinite": (bad(X=matrices() - 9 * np.eye(3)), "not positive semi-definite: it has the eigenvalue -"),
     "NaN": (bad(X=np.where(matrices() > 3, np.nan, matrices())), "finite numbers"),

@@ -11,8 +11,10 @@ import numpy as np
 from linmap.errors import DataError
 
 
-def read_npz(path: Path | str, names: Sequence[str] = (), ignore: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """All arrays of an archive, by name.
+def read_npz(
+    path: Path | str, names: Sequence[str] = (), ignore: Sequence[str] = (), only: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+    """The arrays of an archive, by name.
 
     Parameters
     ----------
@@ -22,6 +24,8 @@ def read_npz(path: Path | str, names: Sequence[str] = (), ignore: Sequence[str] 
         Arrays that must be there.
     ignore
         Arrays to leave out, such as names.
+    only
+        Arrays to look at; all that are there when None.
 
     Raises
     ------
@@ -34,7 +38,8 @@ def read_npz(path: Path | str, names: Sequence[str] = (), ignore: Sequence[str] 
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it holds a single array")
         with archive:
-            arrays = {name: archive[name] for name in archive.files if name not in ignore}
+            wanted = [name for name in archive.files if name not in ignore and (only is None or name in only)]
+            arrays = {name: archive[name] for name in wanted}
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file.") from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Shaped
 
-from linmap.data import EMBEDDED, find
+from linmap.data import EMBEDDED, find, require_content
 from linmap.data.arrays import read_npz
+from linmap.data.labels import one_for_each
 from linmap.errors import DataError
-
-_TEXT = ("y", "domain")
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,10 @@ def load_covariances(path: Path | str) -> Covariances:
         If the file cannot be used: the message names the array, and the first matrix that is wrong.
     """
     path = Path(path)
-    arrays = read_npz(path, ignore=_TEXT)
+    require_content(path)
+    arrays = read_npz(path, only=("X", "cov_triu"))
     with np.load(path, allow_pickle=False) as archive:
+        held = ", ".join(sorted(archive.files)) or "nothing"
         try:
             texts = {name: archive[name] for name in ("y", "domain") if name in archive.files}
         except ValueError:
@@ -66,12 +67,10 @@ def load_covariances(path: Path | str) -> Covariances:
     elif "cov_triu" in arrays:
         X = unpacked(arrays["cov_triu"])
     else:
-        raise DataError(f"{path} has no array 'X' of matrices; it holds {', '.join(sorted(arrays)) or 'nothing'}.")
+        raise DataError(f"{path} has no array 'X' of matrices; it holds {held}.")
     if X.ndim != 3 or X.shape[1] != X.shape[2] or 0 in X.shape or X.dtype.kind not in "iuf":
-        raise DataError(f"{path}: X must be (count, n, n), got {X.dtype} of shape {X.shape}.")
-    for name, values in texts.items():
-        if values.shape != X.shape[:1]:
-            raise DataError(f"{path}: {name} must have one value for each of {len(X)} matrices, got {values.shape}.")
+        raise DataError(f"{path}: X must be (count, n, n) of real numbers, got {X.dtype} of shape {X.shape}.")
+    texts = {name: one_for_each(values, len(X), f"{path}: {name}", "matrices") for name, values in texts.items()}
     X = X.astype(np.float64)
     wrong = np.abs(X - X.swapaxes(1, 2)).max((1, 2)) > 1e-4 * np.abs(X).max((1, 2))
     if wrong.any():

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float64, Shaped
+from jaxtyping import Float64, Int, Shaped
 
-from linmap.data import EMBEDDED, find
+from linmap.data import EMBEDDED, find, require_content
 from linmap.data.arrays import read_npz
+from linmap.data.labels import missing, one_for_each
+from linmap.data.mne_epochs import parts_of
 from linmap.errors import DataError
 
 Task = Literal["imagery", "hands-feet", "executed"]
@@ -19,12 +21,12 @@ MAMEM_SUBJECTS = tuple(range(11))
 EMBEDDED_SUBJECTS = (0, 2, 5, 8)
 TRAIN, VALIDATION, TEST = (0, 1, 2), 3, 4  # sessions of MAMEM, the official split
 _MAMEM, _MAMEM_EMBEDDED = "eeg/mamem_ssvep.npz", "mamem_4subjects.npz"
-_TEXT = ("ch_names", "y")
+_AS_THEY_ARE = ("X", "ch_names", "y", "session", "group")
 
 
 @dataclass(frozen=True)
 class Epochs:
-    """Epochs of EEG, in microvolts where the file says what its units are."""
+    """Epochs of EEG, in microvolts where the file says what its units are; MNE's always do."""
 
     X: Float64[np.ndarray, "epochs channels times"]
     y: Shaped[np.ndarray, " epochs"] | None
@@ -36,6 +38,26 @@ class Epochs:
     group: Shaped[np.ndarray, " epochs"] | None = None
     """Epochs of one group, such as the pieces of one trial, must stay on one side of a split."""
     name: str = ""
+    codes: Int[np.ndarray, " epochs"] | None = None
+    """Event codes, where the epochs are MNE's."""
+    left_out: tuple[str, ...] = ()
+    """Channels of the source that are not in X, each with the reason in brackets."""
+
+    @classmethod
+    def from_mne(cls, epochs: Any, name: str = "MNE's Epochs") -> Epochs:
+        """MNE's `Epochs` as arrays, the same whether they were read from a file or made in Python.
+
+        The EEG channels that are not marked as bad, in microvolts; classes are the names of the events, `session` and
+        `group` columns of the metadata. See `linmap.data.mne_epochs.parts_of` for other channels.
+
+        Raises
+        ------
+        DataError
+            If no channel or no epoch is left.
+        """
+        parts = parts_of(epochs, name)
+        return cls(parts.X, parts.names, parts.sfreq, parts.ch_names, parts.session, parts.group, name, parts.codes,
+                   parts.left_out)  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.X)
@@ -44,7 +66,7 @@ class Epochs:
         """Those epochs alone, in that order; `rows` may also be a mask."""
         rows = rows if isinstance(rows, slice) else np.asarray(rows)
         parts = {name: None if (part := getattr(self, name)) is None else part[rows]
-                 for name in ("y", "session", "group")}  # fmt: skip
+                 for name in ("y", "session", "group", "codes")}  # fmt: skip
         return replace(self, X=self.X[rows], **parts)
 
     def labels(self) -> np.ndarray:
@@ -53,6 +75,19 @@ class Epochs:
             raise DataError(f"{self.name or 'the epochs'}: there are no classes; an archive needs an array y, an MNE "
                             "file needs event ids.")  # fmt: skip
         return self.y
+
+    def incomplete(self, column: Literal["session", "group"]) -> bool:
+        """Whether there are sessions or groups, but not for every epoch."""
+        values = getattr(self, column)
+        return values is not None and bool(missing(values).any())
+
+    def known(self, column: Literal["session", "group"]) -> np.ndarray | None:
+        """The sessions or groups, None where the file has none; DataError where it has them for some epochs only."""
+        values = getattr(self, column)
+        if self.incomplete(column):
+            raise DataError(f"{self.name}: {column} is missing for epoch {int(missing(values).argmax())}; fill it in, "
+                            "or leave the column out.")  # fmt: skip
+        return values
 
     def filtered(self, low: float, high: float) -> Epochs:
         """Each epoch without its mean, through a zero-phase Butterworth band-pass of order 4 (frequencies in Hz).
@@ -85,10 +120,9 @@ def load_epochs(path: Path | str) -> Epochs:
     Parameters
     ----------
     path
-        An MNE file (`*-epo.fif`): its EEG channels, and the names of its events as classes; columns `session` and
-        `group` of its metadata. Or an `.npz` archive with `X` (epochs, channels, times) and, where known, `y`
-        (epochs,), `sfreq`, `ch_names`, `session`, `group`; integers times `scale_uV`, where there is one, are
-        microvolts.
+        An MNE file (`*-epo.fif`), as `Epochs.from_mne` takes it. Or an `.npz` archive with `X` (epochs, channels,
+        times) and, where known, `y` (epochs,), `sfreq`, `ch_names`, `session`, `group`; integers times `scale_uV`,
+        where there is one, are microvolts.
 
     Raises
     ------
@@ -100,15 +134,15 @@ def load_epochs(path: Path | str) -> Epochs:
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: there is no such file.")
-    if path.suffix == ".npz":
-        return _read_archive(path)
-    if path.name.endswith((".fif", ".fif.gz")):
-        return _read_fif(path)
-    raise DataError(f"{path}: epochs are read from .npz archives and MNE's -epo.fif files.")
+    if not path.name.endswith((".npz", ".fif", ".fif.gz")):
+        raise DataError(f"{path}: epochs are read from .npz archives and MNE's -epo.fif files; cut a recording into "
+                        "epochs with mne.Epochs and save these.")  # fmt: skip
+    require_content(path)
+    return _read_archive(path) if path.suffix == ".npz" else _read_fif(path)
 
 
 def _read_archive(path: Path) -> Epochs:
-    arrays = read_npz(path, ignore=("X", *_TEXT))
+    arrays = read_npz(path, only=("scale_uV", "sfreq"))
     for name in {"scale_uV", "sfreq"} & arrays.keys():
         if arrays[name].size != 1:
             raise DataError(f"{path}: {name} must be one number, got shape {arrays[name].shape}.")
@@ -116,16 +150,18 @@ def _read_archive(path: Path) -> Epochs:
         if "X" not in archive.files:
             raise DataError(f"{path} has no array 'X' of epochs; it holds {', '.join(archive.files)}.")
         try:
-            arrays |= {name: archive[name] for name in ("X", *_TEXT) if name in archive.files}
+            arrays |= {name: archive[name] for name in _AS_THEY_ARE if name in archive.files}
         except ValueError:
-            raise DataError(f"{path}: X, y or ch_names holds Python objects; save numbers and text.") from None
+            raise DataError(f"{path}: an array holds Python objects; save numbers and text (dtype str).") from None
     X = arrays["X"]
     if X.ndim != 3 or X.size == 0 or X.dtype.kind not in "iuf":
-        raise DataError(f"{path}: X must be (epochs, channels, times), got {X.dtype} of shape {X.shape}.")
+        raise DataError(f"{path}: X must be numbers (epochs, channels, times), got {X.dtype} of shape {X.shape}.")
     X = X.astype(np.float64) * (float(arrays["scale_uV"].item()) if "scale_uV" in arrays else 1.0)
     names = arrays.get("ch_names")
-    if names is not None and (names.shape != X.shape[1:2]):
-        raise DataError(f"{path}: X has {X.shape[1]} channels, ch_names has shape {names.shape}.")
+    if names is not None:
+        if names.shape != X.shape[1:2]:
+            raise DataError(f"{path}: X has {X.shape[1]} channels, ch_names has shape {names.shape}.")
+        names = one_for_each(names, X.shape[1], f"{path}: ch_names", "channels")
     per_epoch = {name: _per_epoch(arrays[name], len(X), name, path) for name in ("y", "session", "group")
                  if name in arrays}  # fmt: skip
     sfreq = float(arrays["sfreq"].item()) if "sfreq" in arrays else None
@@ -136,9 +172,7 @@ def _read_archive(path: Path) -> Epochs:
 
 
 def _per_epoch(array: np.ndarray, n: int, name: str, path: Path) -> np.ndarray:
-    if array.shape != (n,) or array.dtype.kind not in "biufU":
-        raise DataError(f"{path}: {name} must hold one number or text for each of {n} epochs, got {array.dtype} of "
-                        f"shape {array.shape}.")  # fmt: skip
+    array = one_for_each(array, n, f"{path}: {name}", "epochs")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{path}: {name}[{int(np.flatnonzero(~np.isfinite(array))[0])}] is not a finite number.")
     return array
@@ -151,17 +185,9 @@ def _read_fif(path: Path) -> Epochs:
         raise ModuleNotFoundError("MNE files need MNE: pip install 'linmap[signals]'.", name="mne") from None
     try:
         epochs = mne.read_epochs(path, verbose="error")
-        X = epochs.get_data(picks="eeg", units="uV", verbose="error")
     except (ValueError, OSError, RuntimeError, AttributeError) as error:  # the last for files that are no FIF at all
-        raise DataError(f"{path}: MNE cannot read EEG epochs from it ({error}).") from None
-    names = {code: name for name, code in epochs.event_id.items()}
-    metadata = epochs.metadata
-    columns = {name: metadata[name].to_numpy() for name in ("session", "group")
-               if metadata is not None and name in metadata}  # fmt: skip
-    return _checked(Epochs(
-        np.asarray(X, np.float64), np.array([names[code] for code in epochs.events[:, 2]]), float(epochs.info["sfreq"]),
-        tuple(epochs.copy().pick("eeg").ch_names), columns.get("session"), columns.get("group"), path.stem,
-    ), path)  # fmt: skip
+        raise DataError(f"{path}: MNE cannot read epochs from it ({error}).") from None
+    return _checked(replace(Epochs.from_mne(epochs, str(path)), name=path.stem), path)
 
 
 def _checked(epochs: Epochs, path: Path) -> Epochs:

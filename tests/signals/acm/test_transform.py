@@ -102,10 +102,10 @@ def test_scikit_learns_manners(transformer: DelayEmbedding | AugmentedCovariance
     check_estimator(transformer)
 
 
-def test_mne_epochs_are_taken() -> None:
+def test_mne_epochs_are_taken_in_microvolts() -> None:
     X = rng.standard_normal((4, 2, 30))
     epochs = mne.EpochsArray(X, mne.create_info(2, 100.0, "eeg"), verbose="error")
-    assert np.array_equal(AugmentedCovariance(2, 3).transform(epochs), AugmentedCovariance(2, 3).transform(X))
+    assert np.array_equal(AugmentedCovariance(2, 3).transform(epochs), AugmentedCovariance(2, 3).transform(1e6 * X))
 
 
 @pytest.mark.usefixtures("annotations_unchecked")

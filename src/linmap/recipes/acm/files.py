@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,9 +12,12 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from linmap.artifacts import read_config, write_table
 from linmap.data.epochs import TEST, Epochs, load_epochs, mamem
 from linmap.errors import DataError, UsageError
+from linmap.pictures import illustrated
 from linmap.recipes.acm.pictures import draw_order_lag, draw_patterns
 from linmap.recipes.confusion import draw_confusions
+from linmap.recipes.epochs import say_channels
 from linmap.recipes.job import ApplyJob, FitJob
+from linmap.recipes.judging import judged, say_accuracy
 from linmap.signals.acm import ACMClassifier, class_patterns
 from linmap.signals.acm.classifier import Head, Method
 
@@ -61,28 +63,34 @@ def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
     if (settings.order is None) != (settings.lag is None):
         raise UsageError("--order and --lag go together.")
     method = settings.method if settings.order is None or settings.lag is None else (settings.order, settings.lag)
+    _check_folds(settings, y, searched=isinstance(method, str) and method == "grid")
     folds = StratifiedKFold if epochs.group is None else StratifiedGroupKFold
+    group = epochs.known("group")
     classifier = ACMClassifier(
         method, settings.classifier, settings.orders, settings.lags, estimator=settings.estimator,
         inner_cv=folds(settings.folds, shuffle=True, random_state=job.seed), n_jobs=settings.n_jobs,
         random_state=job.seed,
     )  # fmt: skip
     try:
-        classifier.fit(prepared.X, y, epochs.group)
+        classifier.fit(prepared, y, group)
     except ValueError as error:
         raise DataError(f"{epochs.name}: {error}") from error
     classifier.save(job.out, sfreq=epochs.sfreq, ch_names=list(epochs.ch_names), band=settings.band)
     searched = hasattr(classifier, "cv_results_")
-    if searched:
-        draw_order_lag(job.out / "order_lag.svg", classifier.cv_results_)
-    patterns = class_patterns(classifier.transform(prepared.X), y, len(epochs.ch_names))
-    draw_patterns(job.out / "patterns.svg", patterns, classifier.classes_, epochs, classifier.lag_)
     milliseconds = None if epochs.sfreq is None else round(1000 * classifier.lag_ / epochs.sfreq, 1)
-    return {
+    summary: dict[str, Any] = {
         "artifact": str(job.out), "epochs": len(epochs), "channels": len(epochs.ch_names),
         "classes": classifier.classes_.tolist(), "order": classifier.order_, "lag": classifier.lag_,
         "lag_ms": milliseconds, "inner_accuracy": round(classifier.best_score_, 4) if searched else None,
     }  # fmt: skip
+    say_channels(summary, epochs)
+    if searched:
+        with illustrated(summary, job.out / "order_lag.svg") as path:
+            draw_order_lag(path, classifier.cv_results_)
+    with illustrated(summary, job.out / "patterns.svg") as path:
+        patterns = class_patterns(classifier.transform(prepared), y, len(epochs.ch_names))
+        draw_patterns(path, patterns, classifier.classes_, epochs, classifier.lag_)
+    return summary
 
 
 def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
@@ -95,23 +103,30 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
     classifier = ACMClassifier.load(job.artifact)
     notes = read_config(job.artifact)["config"]
     epochs = load_epochs(job.data) if job.data else _embedded(training=False)
-    _check_like(epochs, notes)
-    prepared = epochs if notes["band"] is None else epochs.filtered(*notes["band"])
+    band = notes.get("band")  # a run that was saved in Python may have none
+    prepared = epochs if band is None else epochs.filtered(*band)
     try:
-        found = classifier.predict(prepared.X)
-        probabilities = classifier.predict_proba(prepared.X)
+        found = classifier.predict(prepared)
     except ValueError as error:
         raise DataError(f"{epochs.name}: {error}") from error
     table = pd.DataFrame({"epoch": np.arange(len(found)), "class": found})
-    for label, column in zip(classifier.classes_, probabilities.T, strict=True):
-        table[f"p({label})"] = column
     summary: dict[str, Any] = {"classes": str(out), "epochs": len(found)}
-    if epochs.y is not None:
-        table["true"] = epochs.y
-        summary["accuracy"] = round(float((found == epochs.y).mean()), 4)
-        picture = draw_confusions(out.with_suffix(".svg"), {"all epochs": (epochs.y, found)}, classifier.classes_)
-        summary["picture"] = str(picture)
+    try:
+        for label, column in zip(classifier.classes_, classifier.predict_proba(prepared).T, strict=True):
+            table[f"p({label})"] = column
+    except ValueError as error:  # too few epochs in fit; the classes are an answer without them
+        summary["notes"] = [str(error)]
+    answers = None if epochs.y is None else judged(epochs.y, classifier.classes_, epochs.codes)
+    if answers is not None:
+        table["true"] = answers.true
     write_table(out, table)
+    say_channels(summary, epochs, classifier.layout_)
+    if answers is not None:
+        say_accuracy(summary, answers, found)
+        if answers.rows.any():
+            with illustrated(summary, out.with_suffix(".svg")) as path:
+                shown = {"all epochs": (answers.true[answers.rows], found[answers.rows])}
+                summary["picture"] = str(draw_confusions(path, shown, classifier.classes_))
     return summary
 
 
@@ -120,12 +135,8 @@ def _embedded(training: bool) -> Epochs:
     return epochs.take((epochs.session != TEST) if training else (epochs.session == TEST))
 
 
-def _check_like(epochs: Epochs, notes: dict[str, Any]) -> None:
-    """The lag is in samples and blocks go by channel: rate and channels must be those of the fit."""
-    if epochs.sfreq is not None and notes["sfreq"] is not None and abs(epochs.sfreq / notes["sfreq"] - 1) > 1e-3:
-        raise DataError(f"{epochs.name} has {epochs.sfreq:g} Hz, the run was fitted to {notes['sfreq']:g} Hz, and the "
-                        "lag is in samples; resample the recording.")  # fmt: skip
-    unnamed = any(re.fullmatch(r"channel \d+", name) for name in (*epochs.ch_names, *notes["ch_names"]))
-    if not unnamed and list(epochs.ch_names) != notes["ch_names"]:
-        raise DataError(f"{epochs.name} has the channels {', '.join(epochs.ch_names)}; the run was fitted to "
-                        f"{', '.join(notes['ch_names'])}, in this order.")  # fmt: skip
+def _check_folds(settings: Settings, y: np.ndarray, searched: bool) -> None:
+    least = int(np.unique(y, return_counts=True)[1].min())
+    if searched and settings.folds > least:
+        raise DataError(f"--folds {settings.folds} needs as many epochs of every class, and one has {least}; lower it, "
+                        "or give --order and --lag.")  # fmt: skip

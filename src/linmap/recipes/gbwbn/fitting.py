@@ -8,15 +8,18 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.metrics import accuracy_score, recall_score
 
 from linmap.artifacts import read_config, write_table
 from linmap.data.covariances import Covariances, hdm05, load_covariances
 from linmap.data.epochs import Epochs, load_epochs
 from linmap.errors import DataError, UsageError
+from linmap.pictures import illustrated
 from linmap.recipes.confusion import draw_confusions
+from linmap.recipes.epochs import say_channels
 from linmap.recipes.gbwbn.pictures import draw_losses
 from linmap.recipes.job import ApplyJob, FitJob
+from linmap.recipes.judging import judged, say_accuracy
 from linmap.signals.gbwbn import SPDNetClassifier
 from linmap.signals.gbwbn.classifier import Front
 
@@ -78,8 +81,15 @@ class ApplySettings:
     """Give each domain of the file the statistics of its own samples first, without looking at labels."""
 
 
-def load_samples(path: Path | None) -> Samples:
+def load_samples(path: Path | None, front: Front | None = None) -> Samples:
     """Matrices or epochs: an `.npz` with X (n, c, c) or cov_triu, or with X (n, channels, time), or a `.fif`.
+
+    Parameters
+    ----------
+    path
+        The file; embedded matrices (HDM05) when None.
+    front
+        What the network begins with, where that is known: it tells epochs of as many samples as channels from matrices.
 
     Raises
     ------
@@ -91,22 +101,24 @@ def load_samples(path: Path | None) -> Samples:
     if path.suffix == ".npz" and path.exists():
         try:
             with np.load(path, allow_pickle=False) as archive:
-                shape = archive["X"].shape if "X" in archive.files else ()
+                X = archive["X"] if "X" in archive.files else np.zeros(())
         except (ValueError, OSError, EOFError):
-            shape = ()
-        if len(shape) != 3 or shape[1] == shape[2]:
+            X = np.zeros(())
+        square = X.ndim != 3 or X.shape[1] == X.shape[2]
+        signals = front in ("augmented", "convolution") and X.ndim == 3 and not (square and np.allclose(X, X.mT))
+        if square and not signals:
             return load_covariances(path)
     return load_epochs(path)
 
 
 def domains_of(samples: Samples) -> np.ndarray | None:
-    """The domain of each matrix, or the session of each epoch, where the file says it."""
-    return samples.domain if isinstance(samples, Covariances) else samples.session
+    """The domain of each matrix, or the session of each epoch, where the file says it; DataError where one has none."""
+    return samples.domain if isinstance(samples, Covariances) else samples.known("session")
 
 
 def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
     """Train an SPDNet and save it; what is held out chooses the epoch and is drawn."""
-    samples = load_samples(job.data)
+    samples = load_samples(job.data, settings.front)
     kind: Front = settings.front or ("matrices" if isinstance(samples, Covariances) else "augmented")
     if (kind == "matrices") != isinstance(samples, Covariances):
         what = "matrices" if isinstance(samples, Covariances) else "epochs"
@@ -118,37 +130,49 @@ def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
     if settings.domains and held.any():
         raise UsageError("--domains cannot choose by a domain that training has not seen; pass --held-out none.")
     classifier = settings.classifier(job.seed, kind)
-    classifier.fit(train.X, train.labels(), domains_of(train) if settings.domains else None,
-                   validation=(rest.X, rest.labels()) if held.any() else None,
+    classifier.fit(given(train), train.labels(), domains_of(train) if settings.domains else None,
+                   validation=(given(rest), rest.labels()) if held.any() else None,
                    checkpoints=job.out / "training", resume=job.resume)  # fmt: skip
     classifier.save(job.out)
     history = classifier.history_
     assert history is not None
-    draw_losses(job.out / "loss.svg", history)
-    summary = {
+    summary: dict[str, Any] = {
         "artifact": str(job.out), "samples": len(train), "classes": len(classifier.classes_),
         "dims": list(classifier.model_.dims), "epochs": len(history.epochs), "best_epoch": history.best_epoch,
         "seconds": round(history.seconds, 1),
     }  # fmt: skip
+    if isinstance(samples, Epochs):
+        say_channels(summary, samples)
+    with illustrated(summary, job.out / "loss.svg") as path:
+        draw_losses(path, history)
     if held.any():
-        predicted = classifier.predict(rest.X)
-        draw_confusions(job.out / "confusion.svg", {"held out": (rest.labels(), predicted)}, classifier.classes_)
+        predicted = classifier.predict(given(rest))
         summary |= {
             "held_out": int(held.sum()),
             "held_out_accuracy": round(accuracy_score(rest.labels(), predicted), 4),
         }
+        with illustrated(summary, job.out / "confusion.svg") as path:
+            draw_confusions(path, {"held out": (rest.labels(), predicted)}, classifier.classes_)
     return summary
+
+
+def given(samples: Samples) -> Any:
+    """What the classifier takes: matrices, or epochs with the names of their channels."""
+    return samples.X if isinstance(samples, Covariances) else samples
 
 
 def _held_out(settings: Settings, samples: Samples) -> np.ndarray:
     """A mask of the samples that choose the epoch."""
-    domains = domains_of(samples)
+    nothing = np.zeros(len(samples), bool)
     if settings.held_out == ("none",) or (settings.domains and not settings.held_out):
-        return np.zeros(len(samples), bool)
+        return nothing
+    if not settings.held_out and isinstance(samples, Epochs) and samples.incomplete("session"):
+        return nothing  # nobody asked for sessions
+    domains = domains_of(samples)
     if domains is None:
         if settings.held_out:
             raise DataError("--held-out needs an array domain (matrices) or session (epochs) in the file.")
-        return np.zeros(len(samples), bool)
+        return nothing
     names = domains.astype(str)
     if unknown := set(settings.held_out) - set(names):
         raise UsageError(f"--held-out {sorted(unknown)[0]}: the file has {', '.join(np.unique(names))}.")
@@ -169,24 +193,33 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
     if out.suffix not in (".csv", ".parquet"):
         raise UsageError(f"--out {out}: predictions are written as .csv or .parquet.")
     trained = read_config(job.artifact)["config"]["parameters"]["front"]
-    samples, classifier = load_samples(job.data), SPDNetClassifier.load(job.artifact)
+    samples, classifier = load_samples(job.data, trained), SPDNetClassifier.load(job.artifact)
     if (trained == "matrices") != isinstance(samples, Covariances):
         raise DataError(f"the run was fitted to {'matrices' if trained == 'matrices' else 'epochs'}; this file is not.")
     by_domain = domains_of(samples) if len(classifier.domains_) else None
     if settings.adapt:
         if by_domain is None:
             raise UsageError("--adapt needs a run fitted with --domains, and domains or sessions in the file.")
-        classifier.adapt(samples.X, by_domain)
+        classifier.adapt(given(samples), by_domain)
     try:
-        chances = classifier.predict_proba(samples.X, by_domain)
+        chances = classifier.predict_proba(given(samples), by_domain)
     except ValueError as error:
         raise DataError(f"{job.data}: {error}") from None
     predicted = classifier.classes_[chances.argmax(1)]
     table = pd.DataFrame({"class": predicted} | {f"p({c})": chances[:, i] for i, c in enumerate(classifier.classes_)})
+    answers = None
+    if samples.y is not None:
+        codes = samples.codes if isinstance(samples, Epochs) else None
+        answers = judged(samples.y, classifier.classes_, codes)
     write_table(out, table)
     summary: dict[str, Any] = {"out": str(out), "samples": len(table)}
-    if samples.y is not None and set(np.unique(samples.y).tolist()) <= set(classifier.classes_.tolist()):
-        draw_confusions(out.with_suffix(".svg"), {"all samples": (samples.y, predicted)}, classifier.classes_)
-        summary |= {"accuracy": round(accuracy_score(samples.y, predicted), 4),
-                    "balanced_accuracy": round(balanced_accuracy_score(samples.y, predicted), 4)}  # fmt: skip
+    if isinstance(samples, Epochs):
+        say_channels(summary, samples, classifier.layout_)
+    if answers is not None:
+        say_accuracy(summary, answers, predicted)
+        if answers.rows.any():
+            true, found = answers.true[answers.rows], predicted[answers.rows]
+            summary["balanced_accuracy"] = round(recall_score(true, found, labels=np.unique(true), average="macro"), 4)
+            with illustrated(summary, out.with_suffix(".svg")) as path:
+                draw_confusions(path, {"all samples": (true, found)}, classifier.classes_)
     return summary

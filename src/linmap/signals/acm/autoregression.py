@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from linmap.geometry.delays import window
-from linmap.signals.acm.epochs import check_epochs
 from linmap.signals.acm.estimation import scatter
+from linmap.signals.layout import check_epochs
 
 Criterion = Literal["aic", "aicc", "bic", "hq"]
 CRITERIA = ("aic", "aicc", "bic", "hq")
@@ -85,8 +85,7 @@ def yule_walker(
     """
     if method not in ("covariance", "toeplitz"):
         raise ValueError(f"method must be 'covariance' or 'toeplitz', got {method!r}.")
-    array = np.asarray(X.get_data(copy=False) if hasattr(X, "get_data") else X)
-    epochs = check_epochs(array[None] if array.ndim == 2 else array)
+    epochs = check_epochs(np.asarray(X)[None] if np.ndim(X) == 2 else X)
     window(epochs.shape[-1], order, lag)
     if method == "covariance":
         chosen = window(epochs.shape[-1], order + 1, lag, drop="tight")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 from pyriemann.classification import MDM
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import StratifiedKFold, check_cv
 from sklearn.utils import Tags
@@ -20,12 +20,12 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from linmap import artifacts
 from linmap.geometry.delays import Drop, window
-from linmap.signals.acm.epochs import check_epochs
 from linmap.signals.acm.estimation import Estimator, augmented_covariances
 from linmap.signals.acm.search import Split, order_lag_grid, search
 from linmap.signals.acm.selection import select_order_lag
 from linmap.signals.acm.svm import Kernel, Machine, TangentSpaceSVM
 from linmap.signals.acm.tangent import one_thread
+from linmap.signals.layout import Layout, labelled, read_epochs
 
 SYSTEM = "acm"
 COSTS, KERNELS = (0.5, 1.0, 1.5), ("linear", "rbf")  # the published grid
@@ -46,7 +46,7 @@ def _listed(given: Any, default: tuple) -> tuple:
     return (given,) if np.isscalar(given) else tuple(given)
 
 
-class ACMClassifier(ClassifierMixin, BaseEstimator):
+class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
     """Classify EEG epochs by their augmented covariances (arXiv 2302.04508).
 
     Parameters
@@ -89,6 +89,8 @@ class ACMClassifier(ClassifierMixin, BaseEstimator):
         Scores of all candidates as in `GridSearchCV`, and `best_params_`, `best_score_`; only after a search.
     per_epoch_
         Each epoch's own order and lag; only after a choice without labels.
+    layout_
+        Channels, sampling rate and size of the epochs of `fit`.
     classifier_
         The fitted classifier of covariances.
     classes_
@@ -102,8 +104,8 @@ class ACMClassifier(ClassifierMixin, BaseEstimator):
         self,
         method: Method | tuple[int, int] = "grid",
         classifier: Head | BaseEstimator = "tgsp+svm",
-        orders: Sequence[int] = range(1, 11),
-        lags: Sequence[int] = range(1, 11),
+        orders: Sequence[int] = tuple(range(1, 11)),
+        lags: Sequence[int] = tuple(range(1, 11)),
         inner_cv: Any = 3,
         estimator: Estimator = "oas",
         drop: Drop = "official",
@@ -138,7 +140,8 @@ class ACMClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X
-            (epochs, channels, times), or MNE `Epochs`.
+            (epochs, channels, times), MNE `Epochs`, whose good EEG channels are taken in microvolts, or
+            `linmap.data.epochs.Epochs`.
         y
             The class of each epoch; None takes the event codes of MNE `Epochs`.
         groups
@@ -149,17 +152,14 @@ class ACMClassifier(ClassifierMixin, BaseEstimator):
         ValueError
             If X, y or a parameter is not what it should be, there is a single class, or no candidate is admissible.
         """
-        if y is None:
-            if not hasattr(X, "events"):
-                raise ValueError("y is missing: give the class of each epoch (only MNE Epochs bring event codes).")
-            y = X.events[:, 2]
-        epochs, labels = check_epochs(X), column_or_1d(y, warn=True)
+        given, y = labelled(X, y)
+        epochs, labels = given.X, column_or_1d(y, warn=True)
         check_consistent_length(epochs, labels)
         check_classification_targets(labels)
         self.classes_ = np.unique(labels)
         if len(self.classes_) < 2:
-            raise ValueError(f"y holds a single class, {self.classes_[0]!r}; a classifier needs two at least.")
-        self.n_channels_in_ = epochs.shape[1]
+            raise ValueError(f"y holds a single class, {self.classes_[0]}; a classifier needs two at least.")
+        self.layout_, self.n_channels_in_ = Layout.of(given), epochs.shape[1]
         pairs, heads = self._pairs(epochs), self._heads()
         if len(pairs) * len(heads) > 1:
             chosen = self._search(epochs, labels, groups, pairs, heads)
@@ -238,9 +238,18 @@ class ACMClassifier(ClassifierMixin, BaseEstimator):
         return augmented_covariances(X, window(X.shape[-1], self.order_, self.lag_, drop=self.drop), self.estimator)
 
     def transform(self, X: Any) -> Float64[np.ndarray, "epochs size size"]:
-        """The augmented covariances of the chosen order and lag."""
+        """The augmented covariances of the chosen order and lag.
+
+        Channels that have names are put in the order of the fit; epochs in another unit, as volts for microvolts, are
+        brought to that of the fit, with a warning.
+
+        Raises
+        ------
+        ValueError
+            If X has other channels or another sampling rate than in `fit`, or is too short.
+        """
         check_is_fitted(self, "classifier_")
-        return self._covariances(check_epochs(X, self.n_channels_in_))
+        return self._covariances(self.layout_.matched(read_epochs(X)))
 
     def _apply(self, name: str, X: Any) -> np.ndarray:
         matrices = self.transform(X)
@@ -293,7 +302,7 @@ class ACMClassifier(ClassifierMixin, BaseEstimator):
         config = {
             "classifier": self.classifier, "order": self.order_, "lag": self.lag_, "estimator": self.estimator,
             "drop": self.drop, "channels": self.n_channels_in_, "classes": self.classes_.tolist(), "head": head,
-            **notes,
+            "layout": self.layout_.to_dict(), **notes,
         }  # fmt: skip
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
         artifacts.save(folder, SYSTEM, artifacts.plain(config), tensors, seed=self.random_state or 0)
@@ -313,6 +322,7 @@ class ACMClassifier(ClassifierMixin, BaseEstimator):
         self = cls((order, lag), config["classifier"], estimator=config["estimator"], drop=config["drop"],
                    C=head.get("C"), kernel=head.get("kernel"))  # fmt: skip
         self.order_, self.lag_, self.n_channels_in_ = order, lag, config["channels"]
+        self.layout_ = Layout.kept(config, config["channels"])
         self.classes_ = np.array(config["classes"])
         self.classifier_ = self._head(head.get("C"), head.get("kernel"))
         if isinstance(self.classifier_, TangentSpaceSVM):

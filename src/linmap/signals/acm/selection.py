@@ -12,8 +12,8 @@ from sklearn.utils import check_random_state
 
 from linmap.signals.acm.afnn import afnn_curves, first_extremum
 from linmap.signals.acm.autoregression import information_criteria
-from linmap.signals.acm.epochs import check_epochs
 from linmap.signals.acm.mdop import mdop
+from linmap.signals.layout import check_epochs
 
 Method = Literal["mdop", "afnn", "aic", "bic", "hq", "aicc"]
 
@@ -34,7 +34,7 @@ def select_order_lag(
     max_delay: int = 50,
     theiler: int | Literal["mi"] = "mi",
     n_epochs: int | None = None,
-    orders: Sequence[int] = range(1, 11),
+    orders: Sequence[int] = tuple(range(1, 11)),
     lags: Sequence[int] = (1,),
     random_state: int | np.random.RandomState | None = None,
 ) -> OrderLag:

@@ -12,12 +12,12 @@ from sklearn.utils import Tags
 
 from linmap.geometry.delays import Drop, Window, embed, window
 from linmap.signals.acm.autoregression import block_toeplitz, lagged_covariances
-from linmap.signals.acm.epochs import check_epochs
 from linmap.signals.acm.estimation import FROM_SCATTER, Estimator, augmented_covariances, from_scatter
+from linmap.signals.layout import Layout, read_epochs
 
 
 class _EpochsTransformer(TransformerMixin, BaseEstimator):
-    """Takes (epochs, channels, times); `fit` only remembers the channels."""
+    """Takes (epochs, channels, times); `fit` only remembers how they are laid out."""
 
     order: int
     lag: int
@@ -25,17 +25,19 @@ class _EpochsTransformer(TransformerMixin, BaseEstimator):
     drop: Drop
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Check the epochs and remember their channels; nothing is learnt, y is ignored."""
-        X = check_epochs(X)
-        self._window(X.shape[-1])
-        self.n_channels_in_ = X.shape[1]
+        """Check the epochs and remember their channels and unit; nothing is learnt, y is ignored."""
+        epochs = read_epochs(X)
+        self._window(epochs.X.shape[-1])
+        self.layout_ = Layout.of(epochs)
+        self.n_channels_in_ = epochs.X.shape[1]
         return self
 
     def _window(self, n_times: int) -> Window:
         return window(n_times, self.order, self.lag, self.delays, self.drop)
 
     def _checked(self, X: Any) -> Float64[np.ndarray, "epochs channels times"]:
-        return check_epochs(X, getattr(self, "n_channels_in_", None))
+        epochs = read_epochs(X)
+        return self.layout_.matched(epochs) if hasattr(self, "layout_") else epochs.X
 
     def __sklearn_is_fitted__(self) -> bool:
         return True  # nothing is learnt

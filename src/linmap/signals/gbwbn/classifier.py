@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from linmap import artifacts
+from linmap.data.labels import missing
 from linmap.signals.gbwbn.fronts import AugmentedCovariance, ConvolutionalCovariance
 from linmap.signals.gbwbn.layer import GBWBatchNorm
 from linmap.signals.gbwbn.network import Norm, SPDNet
 from linmap.signals.gbwbn.recalibration import recalibrate
+from linmap.signals.layout import Layout, labelled, read_epochs, spread, unit_factor
 from linmap.training import TrainingConfig, TrainingHistory, train
+from linmap.training.randomness import private
 
 SYSTEM = "gbwbn"
 Front = Literal["matrices", "augmented", "convolution"]
@@ -68,6 +71,8 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         The `SPDNet`.
     history_
         Of the training.
+    layout_
+        Channels, sampling rate and size of the samples of `fit`.
     """
 
     def __init__(
@@ -100,8 +105,8 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
 
     def fit(
         self,
-        X: ArrayLike,
-        y: ArrayLike,
+        X: Any,
+        y: ArrayLike | None = None,
         domains: ArrayLike | None = None,
         *,
         validation: tuple[Any, ...] | None = None,
@@ -113,7 +118,9 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X, y
-            Matrices or epochs (see `front`), and the class of each.
+            Matrices or epochs (see `front`), and the class of each. Epochs may also be MNE's, whose good EEG channels
+            are taken in microvolts, and whose event codes are the classes where y is None, or
+            `linmap.data.epochs.Epochs`.
         domains
             The subject or session of each, for statistics by domain (norm "gbw").
         validation
@@ -126,7 +133,7 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         ValueError
             If X is not of the form that `front` takes or holds values that are not finite, or y or domains do not fit.
         """
-        samples = self._samples(X)
+        samples, self.layout_, y = self._training_samples(X, y)
         labels = column_or_1d(np.asarray(y))
         check_classification_targets(labels)
         _same_length("y", labels, samples)
@@ -134,14 +141,14 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         if len(self.classes_) < 2:
             raise ValueError(f"y has one class, {self.classes_[0]}; a classifier needs two or more.")
         self.n_features_in_, self._shape = samples.shape[1], samples.shape[1:]
-        self.domains_ = np.unique(np.asarray([] if domains is None else domains))
+        self.domains_ = _distinct_domains(domains)
         self.scale_ = self._unit(samples)
         data = self._dataset(samples, target, domains)
         self.model_ = self.build()
         held_out = None if validation is None else self._held_out(*validation)
         self.history_: TrainingHistory | None = train(
             self.model_, _loss, data, config=self.training_config(len(samples)), validate=held_out, out=checkpoints,
-            resume=resume, description="SPDNet", parameter_groups=self._groups,
+            resume=resume, description="SPDNet", parameter_groups=self._groups, seed_globally=False,
         )  # fmt: skip
         self.model_.cpu()
         if self.recalibrate and self.norm == "gbw":
@@ -149,8 +156,11 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def build(self) -> SPDNet:
-        """The untrained network, drawn with `random_state`."""
-        torch.manual_seed(self.random_state)
+        """The untrained network, drawn with `random_state` from a generator of its own."""
+        with private(self.random_state):
+            return self._built()
+
+    def _built(self) -> SPDNet:
         dtype, size = self._dtype, self._shape[0]
         options: dict[str, Any] = {}
         if self.norm == "gbw":
@@ -176,23 +186,21 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         return TrainingConfig(epochs=self.epochs, batch_size=size, lr=self.lr, weight_decay=self.weight_decay,
                               seed=self.random_state)  # fmt: skip
 
-    def predict_proba(self, X: ArrayLike, domains: ArrayLike | None = None) -> Float64[np.ndarray, "n classes"]:
+    def predict_proba(self, X: Any, domains: ArrayLike | None = None) -> Float64[np.ndarray, "n classes"]:
         """Probability of each of `classes_`."""
         check_is_fitted(self, "model_")
-        samples = self._samples(X)
-        if samples.shape[1:] != self._shape:
-            raise ValueError(f"X holds samples of shape {samples.shape[1:]}, and was fitted to {self._shape}.")
+        samples = self._known_samples(X)
         data = self._dataset(samples, np.zeros(len(samples), np.int64), domains)
         self.model_.eval()
         with torch.inference_mode():
             parts = [_logits(self.model_, batch) for batch in zip(*(t.split(BATCH) for t in data.tensors), strict=True)]
         return torch.cat(parts).double().softmax(-1).numpy()
 
-    def predict(self, X: ArrayLike, domains: ArrayLike | None = None) -> np.ndarray:
+    def predict(self, X: Any, domains: ArrayLike | None = None) -> np.ndarray:
         """The class of each sample."""
         return self.classes_[self.predict_proba(X, domains).argmax(1)]
 
-    def adapt(self, X: ArrayLike, domains: ArrayLike) -> Self:
+    def adapt(self, X: Any, domains: ArrayLike) -> Self:
         """Give domains, new ones too, the statistics of samples without labels: how a network goes to a new subject.
 
         All parameters stay as they are.
@@ -200,12 +208,12 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "model_")
         if not len(self.domains_):
             raise ValueError("the classifier was fitted without domains; pass domains to fit.")
-        new = np.setdiff1d(np.asarray(domains), self.domains_)
+        new = np.setdiff1d(_distinct_domains(domains), self.domains_)
         self.domains_ = np.concatenate([self.domains_, new])
         for layer in self.model_.norms:
             if len(new) and isinstance(layer, GBWBatchNorm):
                 layer.add_domains(len(new))
-        samples = self._samples(X)
+        samples = self._known_samples(X)
         data = self._dataset(samples, np.zeros(len(samples), np.int64), domains)
         recalibrate(self.model_, [data.tensors], forward=lambda model, batch: _logits(model, batch))
         return self
@@ -216,7 +224,8 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         """Write parameters and weights into `folder`; `more` goes into the configuration."""
         check_is_fitted(self, "model_")
         config = {"parameters": self.get_params(), "classes": self.classes_.tolist(), "domains": self.domains_.tolist(),
-                  "shape": list(self._shape), "scale": self.scale_} | more  # fmt: skip
+                  "shape": list(self._shape), "scale": self.scale_,
+                  "layout": self.layout_.to_dict()} | more  # fmt: skip
         artifacts.save(folder, SYSTEM, artifacts.plain(config), dict(self.model_.state_dict()), seed=self.random_state)
 
     @classmethod
@@ -233,6 +242,7 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, self.domains_ = np.array(config["classes"]), np.array(config["domains"])
         self._shape, self.scale_, self.history_ = tuple(config["shape"]), config["scale"], None
         self.n_features_in_ = self._shape[0]
+        self.layout_ = Layout.kept(config, self._shape[0])
         self.model_ = self.build()
         self.model_.load_state_dict(tensors)
         self.model_.eval()
@@ -246,12 +256,36 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"dtype must be 'float32' or 'float64', got {self.dtype!r}.")
         return torch.float32 if self.dtype == "float32" else torch.float64
 
-    def _samples(self, X: ArrayLike) -> np.ndarray:
+    def _training_samples(self, X: Any, y: Any) -> tuple[np.ndarray, Layout, Any]:
+        """Samples, how they are laid out, and their classes."""
+        if self.front not in get_args(Front):
+            raise ValueError(f"front must be one of {', '.join(get_args(Front))}, got {self.front!r}.")
+        if self.front == "matrices":
+            if y is None:
+                raise ValueError("y is missing: give the class of each matrix.")
+            samples = self._matrices(X)
+            return samples, Layout(samples.shape[1], sizes=spread(_matrix_sizes(samples))), y
+        epochs, y = labelled(X, y)
+        return epochs.X, Layout.of(epochs), y
+
+    def _known_samples(self, X: Any) -> np.ndarray:
+        """Samples with the channels and in the unit of the fit."""
+        if self.front == "matrices":
+            samples = self._matrices(X)
+            if samples.shape[1:] == self._shape:
+                factor = unit_factor(_matrix_sizes(samples), self.layout_.sizes) ** 2
+                samples = samples if factor == 1 else samples / factor
+        else:
+            samples = self.layout_.matched(read_epochs(X))
+        if samples.shape[1:] != self._shape:
+            raise ValueError(f"X holds samples of shape {samples.shape[1:]}, and was fitted to {self._shape}.")
+        return samples
+
+    def _matrices(self, X: Any) -> np.ndarray:
         samples = np.asarray(X)
-        square = samples.ndim == 3 and samples.shape[1] == samples.shape[2]
-        if samples.ndim != 3 or 0 in samples.shape or (self.front == "matrices" and not square):
-            what = "matrices (n, c, c)" if self.front == "matrices" else "epochs (n, channels, time)"
-            raise ValueError(f"X must hold {what} for front={self.front!r}, got shape {samples.shape}.")
+        if samples.ndim != 3 or 0 in samples.shape or samples.shape[1] != samples.shape[2]:
+            raise ValueError(f"X must hold matrices (n, c, c) for front='matrices', got shape {samples.shape}; epochs "
+                             "need front='augmented' or front='convolution'.")  # fmt: skip
         if samples.dtype.kind not in "iuf" or not np.isfinite(samples).all():
             raise ValueError(f"X must hold finite real numbers, got {samples.dtype}; drop or repair the bad samples.")
         return samples.astype(np.float64)
@@ -263,6 +297,8 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         return float(samples.std(-1).mean()) or 1.0
 
     def _dataset(self, samples: np.ndarray, target: np.ndarray, domains: ArrayLike | None) -> TensorDataset:
+        if self.front == "augmented":  # its covariance takes the mean off; here it cannot cost digits of float32
+            samples = samples - samples.mean(-1, keepdims=True)
         X = samples / self.scale_
         if self.front == "matrices":
             X = X + self.eps * np.eye(X.shape[-1])
@@ -279,8 +315,8 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
             parts.append(torch.tensor([known[label] for label in labels.tolist()]))
         return TensorDataset(*parts)
 
-    def _held_out(self, X: ArrayLike, y: ArrayLike, domains: ArrayLike | None = None) -> Any:
-        samples, labels = self._samples(X), np.asarray(y)
+    def _held_out(self, X: Any, y: ArrayLike, domains: ArrayLike | None = None) -> Any:
+        samples, labels = self._known_samples(X), np.asarray(y)
         _same_length("validation y", labels, samples)
         if unknown := set(labels.tolist()) - set(self.classes_.tolist()):
             raise ValueError(f"validation has the class {sorted(unknown)[0]!r}, which training has not.")
@@ -305,6 +341,18 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         tags.input_tags.three_d_array = True
         tags.input_tags.two_d_array = False
         return tags
+
+
+def _matrix_sizes(samples: np.ndarray) -> np.ndarray:
+    """The root of the mean of each diagonal, which has the unit of the signals."""
+    return np.sqrt(np.maximum(np.trace(samples, axis1=1, axis2=2), 0) / samples.shape[1])
+
+
+def _distinct_domains(domains: ArrayLike | None) -> np.ndarray:
+    labels = np.asarray([] if domains is None else domains)
+    if missing(labels).any():
+        raise ValueError(f"the domain of sample {int(missing(labels).argmax())} is missing; fill it in.")
+    return np.unique(labels)
 
 
 def _logits(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:

@@ -29,13 +29,14 @@ from linmap.signals.gbwbn.normalization import (
     to_image,
     uncentred_variance,
 )
+from linmap.signals.gbwbn.pickling import Pickled
 
 Parametrization = Literal["manifold", "logm"]
 RESIDUAL = 0.3  # of the mean transport map, from where one step is called a poor mean
 LOST = 1e-2  # condition number of the mean times the resolution of its type
 
 
-class GBWBatchNorm(nn.Module):
+class GBWBatchNorm(Pickled):
     r"""Batch normalisation of positive definite matrices under the generalised Bures-Wasserstein metric.
 
     In training, the Frechet mean of a batch becomes the learnable matrix `W` and its variance the learnable s^2; in

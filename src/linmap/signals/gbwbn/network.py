@@ -8,13 +8,26 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from spd_learn.modules import BiMap, SPDBatchNormLie, SPDBatchNormMeanVar
+from spd_learn import modules as spd_learn
 from torch import Tensor, nn
 
 from linmap.geometry.spd import sym_rectified_log, sym_rectify
 from linmap.signals.gbwbn.layer import GBWBatchNorm
+from linmap.signals.gbwbn.pickling import Pickled
 
 Norm = Literal["gbw", "aim", "lem"]
+
+
+class BiMap(Pickled, spd_learn.BiMap):
+    """W^T X W with orthonormal columns of W, as spd_learn has it."""
+
+
+class AffineInvariantNorm(Pickled, spd_learn.SPDBatchNormMeanVar):
+    """The affine-invariant batch norm with mean and variance, as spd_learn has it."""
+
+
+class LogEuclideanNorm(Pickled, spd_learn.SPDBatchNormLie):
+    """The log-Euclidean batch norm, as spd_learn has it."""
 
 
 class ReEig(nn.Module):
@@ -137,4 +150,4 @@ def _norm(norm: Norm | None, n: int, options: dict[str, Any]) -> nn.Module:
     if norm == "gbw":
         options = {"parametrization": "logm"} | options
         return GBWBatchNorm(n, **options)
-    return SPDBatchNormMeanVar(n, **options) if norm == "aim" else SPDBatchNormLie(n, "LEM", **options)
+    return AffineInvariantNorm(n, **options) if norm == "aim" else LogEuclideanNorm(n, "LEM", **options)

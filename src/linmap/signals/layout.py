@@ -1,0 +1,218 @@
+"""Epochs as estimators take them, and what a fitted one expects of the epochs that it meets later."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Float64
+
+from linmap.data.epochs import Epochs
+from linmap.data.mne_epochs import is_mne_epochs
+
+Array = Float64[np.ndarray, "epochs channels times"]
+OTHER_UNIT = 100.0  # times beyond the sizes seen in fit, from where epochs are taken to be in another unit
+RATES = 1e-3  # relative difference of sampling rates that counts as none
+
+
+def read_epochs(X: Any) -> Epochs:
+    """Epochs from what an estimator is given.
+
+    Parameters
+    ----------
+    X
+        (epochs, channels, times) as an array or nested lists; `linmap.data.epochs.Epochs`; or MNE's `Epochs`, of which
+        `Epochs.from_mne` takes the good EEG channels in microvolts.
+
+    Raises
+    ------
+    ValueError
+        If X has another shape, is empty, or holds no real numbers or something that is not finite.
+    """
+    if is_mne_epochs(X):
+        X = Epochs.from_mne(X)
+    if isinstance(X, Epochs):
+        array = _checked(X.X)
+        return X if array is X.X else replace(X, X=array)
+    return Epochs(_checked(X.get_data() if hasattr(X, "get_data") else X), None, None, ())
+
+
+def check_epochs(X: Any) -> Array:
+    """The numbers of `read_epochs` alone."""
+    return read_epochs(X).X
+
+
+def labelled(X: Any, y: Any) -> tuple[Epochs, Any]:
+    """Epochs and their classes.
+
+    Where y is None these are the event codes of MNE's `Epochs`, or what `linmap.data.epochs.Epochs` brings. Where MNE
+    rejects epochs only now that their data are read, y loses the entries of these.
+
+    Raises
+    ------
+    ValueError
+        If y is None and X brings none.
+    """
+    before = np.array(X.selection) if is_mne_epochs(X) else None
+    epochs = read_epochs(X)
+    if y is None:
+        y = epochs.codes if before is not None else epochs.y
+        if y is None:
+            raise ValueError("y is missing: give the class of each epoch (only MNE Epochs bring event codes).")
+    elif before is not None and len(y) == len(before) > len(epochs):
+        y = np.asarray(y)[np.isin(before, X.selection)]
+    return epochs, y
+
+
+def _checked(array: Any) -> Array:
+    try:
+        array = np.asarray(array)
+    except ValueError:
+        raise ValueError("X: expected (epochs, channels, times), got lists of unequal lengths.") from None
+    if array.ndim != 3:
+        raise ValueError(f"X: expected (epochs, channels, times), got shape {array.shape}; one epoch is X[None], and "
+                         "continuous data must be cut into epochs.")  # fmt: skip
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"X: expected real numbers, got dtype {array.dtype}.")
+    if 0 in array.shape:
+        raise ValueError(f"X: expected at least one epoch, channel and sample, got shape {array.shape}.")
+    array = np.asarray(array, np.float64)
+    if not np.isfinite(array).all():
+        epoch, channel = np.argwhere(~np.isfinite(array).all(-1))[0].tolist()
+        raise ValueError(f"X: epoch {epoch}, channel {channel} holds NaN or infinite values; drop the epoch or "
+                         "interpolate the channel.")  # fmt: skip
+    return array
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Channels, sampling rate and unit of the epochs that an estimator was fitted to."""
+
+    n_channels: int
+    ch_names: tuple[str, ...] | None = None
+    """None where the channels have no names."""
+    sfreq: float | None = None
+    sizes: tuple[float, float, float] | None = None
+    """Size of an epoch, the root of its mean variance: quantiles of .05, .5 and .95. None where they are not known."""
+
+    @classmethod
+    def of(cls, epochs: Epochs) -> Self:
+        """That of epochs."""
+        return cls(epochs.X.shape[1], channel_names(epochs.ch_names), epochs.sfreq, spread(epoch_sizes(epochs.X)))
+
+    def matched(self, epochs: Epochs) -> Array:
+        """The epochs with the channels, in the order and in the unit of the fit.
+
+        Raises
+        ------
+        ValueError
+            If a channel is missing, or the sampling rate is another one.
+
+        Warns
+        -----
+        UserWarning
+            If the epochs are in another unit, which is undone.
+        """
+        if epochs.sfreq and self.sfreq and abs(epochs.sfreq / self.sfreq - 1) > RATES:
+            raise ValueError(f"X has {epochs.sfreq:g} Hz, and was fitted to {self.sfreq:g} Hz; lags are in samples, so "
+                             "resample the recording.")  # fmt: skip
+        X = self.ordered(epochs)
+        factor = unit_factor(epoch_sizes(X), self.sizes)
+        return X if factor == 1 else X / factor
+
+    def ordered(self, epochs: Epochs) -> Array:
+        """The channels of the fit, in its order; by their place where either side has no names."""
+        names = channel_names(epochs.ch_names)
+        if names is not None and self.ch_names is not None:
+            rows = _places(self.ch_names, names)
+            return epochs.X if rows == list(range(epochs.X.shape[1])) else epochs.X[:, rows]
+        if epochs.X.shape[1] != self.n_channels:
+            raise ValueError(f"X: expected {self.n_channels} channels as in fit, got {epochs.X.shape[1]}.")
+        return epochs.X
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a saved run's configuration."""
+        return asdict(self)
+
+    @classmethod
+    def kept(cls, config: Mapping[str, Any], n_channels: int) -> Self:
+        """That of a saved run; names and rate that its caller noted as `ch_names` and `sfreq` count where the epochs
+        had none."""
+        kept = config.get("layout") or {"n_channels": n_channels}
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
+        names = channel_names(config.get("ch_names") or ())
+        if values.get("ch_names") is None and names is not None and len(names) == n_channels:
+            values["ch_names"] = names
+        values["sfreq"] = values.get("sfreq") or config.get("sfreq")
+        return cls(**values)
+
+
+def channel_names(names: Sequence[str]) -> tuple[str, ...] | None:
+    """None where the file had none, so that they are only counted."""
+    return None if not names or any(re.fullmatch(r"channel \d+", name) for name in names) else tuple(names)
+
+
+def _places(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Where the wanted channels are among `names`: by name, or else by name without case, blanks and dots."""
+
+    def bare(name: str) -> str:
+        return re.sub(r"[\s.]", "", name).casefold()
+
+    exact = {name: i for i, name in enumerate(names)}
+    loose = {bare(name): i for i, name in enumerate(names)}
+    certain = len(loose) == len(names) and len({bare(name) for name in wanted}) == len(wanted)
+    places = [exact.get(name, loose.get(bare(name)) if certain else None) for name in wanted]
+    absent = [name for name, place in zip(wanted, places, strict=True) if place is None]
+    if absent:
+        raise ValueError(f"X lacks the channel{'s' * (len(absent) > 1)} {', '.join(absent)} of the fit (absent, or "
+                         f"marked as bad); it has {', '.join(names)}.")  # fmt: skip
+    return [place for place in places if place is not None]
+
+
+# -- units -----------------------------------------------------------------------------------------------------------
+
+
+def epoch_sizes(X: Array) -> Float64[np.ndarray, " epochs"]:
+    """The root of the mean variance of each epoch's channels."""
+    return np.sqrt(X.var(-1).mean(-1))
+
+
+def spread(sizes: Float64[np.ndarray, " n"]) -> tuple[float, float, float] | None:
+    """Quantiles of .05, .5 and .95 of the sizes that are not zero."""
+    sizes = sizes[sizes > 0]
+    if not len(sizes):
+        return None
+    low, middle, high = np.quantile(sizes, (0.05, 0.5, 0.95), method="nearest")
+    return float(low), float(middle), float(high)
+
+
+def unit_factor(sizes: Float64[np.ndarray, " n"], seen: tuple[float, float, float] | None) -> float:
+    """The power of a thousand by which samples are larger than those of the fit, as volts and microvolts differ.
+
+    1 unless half of the samples lie more than a hundredfold beyond nearly all that the fit saw, which no recording does
+    in its own unit.
+
+    Warns
+    -----
+    UserWarning
+        Where it is not 1.
+    """
+    now = spread(sizes)
+    if now is None or seen is None:
+        return 1.0
+    low, median, high = seen
+    beyond = now[1] / high if now[1] > high else now[1] / low if now[1] < low else 1.0
+    power = round(np.log10(now[1] / median) / 3)
+    if 1 / OTHER_UNIT < beyond < OTHER_UNIT or power == 0:
+        return 1.0
+    factor = 1000.0**power
+    warnings.warn(
+        f"X is about {now[1] / median:.1g} times as large as what was fitted, so it is taken to be in another unit, "
+        f"such as volts for microvolts, and divided by {factor:g}; give both in one unit.",
+        stacklevel=4,
+    )
+    return factor
