@@ -1,0 +1,87 @@
+"""MNE's Epochs from Python and from a file: the same channels, unit, names and labels."""
+
+from pathlib import Path
+
+import mne
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linmap.data.epochs import Epochs, load_epochs
+from linmap.errors import DataError
+
+rng = np.random.default_rng(0)
+N, TIMES = 6, 40
+EVENTS = np.column_stack([50 * np.arange(N), np.zeros(N, int), np.arange(N) % 2 + 1])
+
+
+def recording(kinds: tuple[str, ...], bads: tuple[str, ...] = (), **options) -> mne.EpochsArray:
+    names = [f"{kind.upper()} {i}" for i, kind in enumerate(kinds)]
+    info = mne.create_info(names, 100.0, list(kinds))
+    info["bads"] = list(bads)
+    return mne.EpochsArray(1e-6 * rng.standard_normal((N, len(kinds), TIMES)), info, EVENTS,
+                           event_id={"left": 1, "right": 2}, verbose="error", **options)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(["eeg", "eog", "stim", "ecg", "misc"]), min_size=1, max_size=6), st.data())
+def test_x_and_names_are_the_good_eeg_channels_in_microvolts(kinds: list[str], data: st.DataObject) -> None:
+    epochs = recording(("eeg", *kinds))
+    epochs.info["bads"] = data.draw(st.lists(st.sampled_from(epochs.ch_names[1:]), unique=True))
+    taken = Epochs.from_mne(epochs)
+    expected = [name for name in epochs.ch_names if name.startswith("EEG") and name not in epochs.info["bads"]]
+    assert taken.ch_names == tuple(expected)
+    np.testing.assert_array_equal(taken.X, 1e6 * epochs.get_data(picks=expected, copy=False))
+    assert {name.rpartition(" (")[0] for name in taken.left_out} == set(epochs.ch_names) - set(expected)
+
+
+def test_a_file_and_the_object_it_was_saved_from_are_one(tmp_path: Path) -> None:
+    metadata = pd.DataFrame({"session": list("aabbcc"), "group": [1, 1, 2, 2, 3, 3]})
+    epochs = recording(("eeg", "eeg", "stim"), ("EEG 1",), metadata=metadata)
+    epochs.save(tmp_path / "my-epo.fif", fmt="double", verbose="error")
+    here, there = Epochs.from_mne(epochs), load_epochs(tmp_path / "my-epo.fif")
+    np.testing.assert_allclose(there.X, here.X, rtol=1e-12)
+    assert here.ch_names == there.ch_names == ("EEG 0",)
+    assert there.left_out == ("EEG 1 (bad)", "STIM 2 (stim)")
+    assert there.labels().tolist() == ["left", "right"] * 3
+    assert there.codes is not None
+    assert there.codes.tolist() == [1, 2] * 3
+    assert there.known("session").tolist() == list("aabbcc")
+    assert there.take([0, 3]).codes.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("kinds", "taken", "unit"), [
+    (("mag", "mag", "stim"), 2, 1.0), (("emg", "stim"), 1, 1e6), (("misc", "misc"), 2, 1.0), (("seeg", "eog"), 1, 1e6),
+])  # fmt: skip
+def test_where_there_is_no_eeg_other_signals_are_taken(kinds: tuple[str, ...], taken: int, unit: float) -> None:
+    epochs = recording(kinds)
+    found = Epochs.from_mne(epochs)
+    assert found.ch_names == tuple(epochs.ch_names[:taken])
+    np.testing.assert_array_equal(found.X, unit * epochs.get_data(copy=False)[:, :taken])
+
+
+def test_epochs_that_are_rejected_on_reading_leave_no_labels_behind() -> None:
+    info = mne.create_info(2, 100.0, "eeg")
+    data = 1e-6 * rng.standard_normal((2, 50 * N + TIMES))
+    data[0, 105] = 1.0  # in epoch 2
+    raw = mne.io.RawArray(data, info, verbose="error")
+    epochs = mne.Epochs(raw, EVENTS, tmin=0, tmax=0.3, baseline=None, reject={"eeg": 1e-3}, preload=False,
+                        verbose="error")  # fmt: skip
+    taken = Epochs.from_mne(epochs)
+    assert len(taken) == len(taken.labels()) == len(epochs.events) == N - 1
+    assert taken.codes.tolist() == [1, 2, 2, 1, 2]
+
+
+def test_what_metadata_lacks_is_asked_for_where_it_is_needed() -> None:
+    metadata = pd.DataFrame({"session": ["a"] * 3 + [None] * 3, "group": [0.0, 1.0, np.nan, 1.0, 2.0, 2.0]})
+    epochs = Epochs.from_mne(recording(("eeg",), metadata=metadata))
+    for column, first in (("session", 3), ("group", 2)):
+        assert epochs.incomplete(column)
+        with pytest.raises(DataError, match=f"{column} is missing for epoch {first}"):
+            epochs.known(column)
+
+
+def test_without_a_channel_the_types_are_named() -> None:
+    with pytest.raises(DataError, match="no channel to take: they are eeg, stim, and 1 of 2 are marked as bad"):
+        Epochs.from_mne(recording(("eeg", "stim"), ("EEG 0",)))
