@@ -26,8 +26,10 @@ class S4(StateSpaceLayer):
         "legs", "fout" or "legt", the last two on a window of 2 / dt samples; "hippo" is half legs, half fout.
     rank
         Of P; 1, and 2 for "legt", when None.
-    others
-        As in `S4D`.
+
+    Notes
+    -----
+    All other arguments are those of `S4D`.
 
     References
     ----------
