@@ -1,6 +1,7 @@
 """Shared settings of the test run."""
 
 import signal
+from collections.abc import Iterator
 
 import hypothesis
 import jaxtyping
@@ -12,6 +13,14 @@ hypothesis.settings.load_profile("linmap")
 torch.set_num_threads(1)  # two pytest workers share two cores
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What commands remember of the files that they wrote stays in the test run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LINMAP_STATE", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -126,3 +127,26 @@ def test_damaged_tensors_are_refused_by_name(tmp_path):
 def test_a_result_names_its_versions_and_machine():
     assert artifacts.versions()["torch"] == torch.__version__
     assert " cores, " in artifacts.machine()
+
+
+FORMULAS = st.sampled_from("=+-@\t\r").flatmap(lambda start: st.text(max_size=8).map(lambda rest: start + rest))
+
+
+@given(cells=st.lists(st.one_of(FORMULAS, st.text(max_size=8), st.integers(), st.floats()), min_size=1, max_size=6))
+def test_no_text_in_a_csv_is_a_formula_and_all_else_stays(cells):
+    for cell in cells:
+        written = artifacts.inert(cell)
+        if written is not cell:
+            assert written == f"'{cell}"
+            assert cell[0] in "=+-@\t\r"
+        elif isinstance(cell, str) and cell[:1] in set("=+-@\t\r") and cell not in "+-":
+            float(cell)  # a plain number is no formula
+
+
+def test_formulas_in_labels_and_headers_are_inert_in_csv_and_untouched_in_parquet(tmp_path):
+    table = pd.DataFrame({"=cmd|' /C calc'!A0": ["@sum(1)", "b", None], "y": [-1.5, 2, 3], "-": ["-5", "-", "+1e3"]})
+    with pytest.warns(UserWarning, match="the text of 2 cells"):
+        artifacts.write_table(tmp_path / "a.csv", table)
+    assert (tmp_path / "a.csv").read_text() == "'=cmd|' /C calc'!A0,y,-\n'@sum(1),-1.5,-5\nb,2.0,-\n,3.0,+1e3\n"
+    artifacts.write_table(tmp_path / "a.parquet", table)
+    assert pd.read_parquet(tmp_path / "a.parquet").equals(table)

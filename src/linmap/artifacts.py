@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
@@ -18,8 +19,10 @@ from safetensors.torch import load_file, save_file
 
 import linmap
 from linmap.errors import ArtifactError
+from linmap.ownership import claim, record
 
 FORMAT = 1
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 SHARED = "linmap.json"  # in folders that are another library's too
 
 
@@ -27,28 +30,66 @@ SHARED = "linmap.json"  # in folders that are another library's too
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """A temporary name beside `path`; on success it is synced to disk and renamed, on failure nothing stays behind.
 
-    The name keeps the suffix of `path`, from which many writers (NumPy, pandas, Pillow) choose the format.
+    The name keeps the suffix of `path`, from which many writers (NumPy, pandas, Pillow) choose the format. A command
+    replaces only what is its own; see `linmap.ownership`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    claim(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+        record(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def write_table(path: Path | str, table: Any) -> None:
-    """Write a pandas data frame without its index, atomically: as CSV where the name ends in .csv, else as Parquet."""
+    """Write a pandas data frame without its index, atomically: as CSV where the name ends in .csv, else as Parquet.
+
+    In a CSV, an apostrophe stands before text that a spreadsheet would run as a formula (`inert`), and a warning
+    counts such cells; Parquet keeps every text as it is.
+    """
     path = Path(path)
     with atomic_path(path) as partial:
         if path.suffix == ".csv":
-            table.to_csv(partial, index=False)
+            _inert_table(table, path).to_csv(partial, index=False)
         else:
             table.to_parquet(partial, index=False)
+
+
+def inert(cell: Any) -> Any:
+    """A cell of a CSV that no spreadsheet runs: text that begins as a formula gets an apostrophe before it.
+
+    Such text begins with `=`, `+`, `-`, `@`, a tab or a carriage return, and is no plain number.
+    """
+    if not isinstance(cell, str) or not cell.startswith(FORMULA_STARTS) or cell in ("-", "+"):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return "'" + cell
+    return cell
+
+
+def _inert_table(table: Any, path: Path) -> Any:
+    before = [list(table.columns), *(list(table.iloc[:, i]) for i in range(table.shape[1]))]
+    after = [[inert(cell) for cell in cells] for cells in before]
+    changed = sum(new is not old for cells in zip(before, after, strict=True) for old, new in zip(*cells, strict=True))
+    if not changed:
+        return table
+    warnings.warn(
+        f"an apostrophe stands before the text of {changed} {'cell' if changed == 1 else 'cells'} of {path} that a "
+        "spreadsheet would run as a formula; a .parquet file keeps them as they are.",
+        stacklevel=3,
+    )
+    table = table.set_axis(after[0], axis=1)
+    for place, (old, new) in enumerate(zip(before[1:], after[1:], strict=True)):
+        if any(a is not b for a, b in zip(old, new, strict=True)):
+            table.isetitem(place, new)
+    return table
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from linmap.artifacts import write_tensors, write_text
+from linmap.artifacts import inert, write_tensors, write_text
 from linmap.errors import ArtifactError, DataError, UsageError
 from linmap.sequence.s4 import S4Classifier, load_estimator
 from linmap.sequence.s4.stream import Stream
@@ -48,8 +48,8 @@ def follow(artifact: Path, out: Path | None, state: Path | None, save_every: int
         try:
             for values in _samples(sys.stdin, estimator.n_features_in_):
                 if stream.count == 0:
-                    answers.writerow(["sample", "answer", *(f"p({c})" for c in classes or ())])
-                answers.writerow([stream.count + 1, *_cells(stream.update(values), classes)])
+                    answers.writerow(map(inert, ["sample", "answer", *(f"p({c})" for c in classes or ())]))
+                answers.writerow(map(inert, [stream.count + 1, *_cells(stream.update(values), classes)]))
                 file.flush()
                 if save_every and state is not None and stream.count % save_every == 0:
                     _save(stream, state, model)

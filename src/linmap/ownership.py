@@ -1,0 +1,116 @@
+"""Whose file is it: a command replaces only what the same command wrote before.
+
+Whatever is written atomically passes `claim` before and `record` after. While a command of the command line runs
+(`owner`), a file that is there already is replaced only if this command wrote it and nobody has changed it since, or
+if it lies in a folder that this command made. What was written is remembered in the user's state folder
+(`$LINMAP_STATE`, else `$XDG_STATE_HOME/linmap`, else `~/.local/state/linmap`), a small file for each path. Without an
+owner, as in Python, nothing is asked and nothing is remembered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+
+from linmap.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The command that runs."""
+
+    name: str
+    """Verb and system, such as "apply mbat"."""
+    overwrite: bool = False
+    """Replace what others wrote, because the user says so."""
+
+
+_OWNER: ContextVar[Owner | None] = ContextVar("linmap_owner", default=None)
+
+
+@contextmanager
+def owner(name: str, overwrite: bool = False) -> Iterator[None]:
+    """Everything written inside belongs to the command `name`."""
+    token = _OWNER.set(Owner(name, overwrite))
+    try:
+        yield
+    finally:
+        _OWNER.reset(token)
+
+
+def claim(path: Path | str) -> None:
+    """Ask whether the running command may write `path`; the folders that it needs are made, and are its own then.
+
+    Raises
+    ------
+    UsageError
+        If a file or a folder with something in it is there that this command did not write.
+    """
+    path, now = Path(path), _OWNER.get()
+    if now is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return
+    if os.path.lexists(path) and not now.overwrite and not _may_replace(path, now.name):
+        raise UsageError(
+            f"{path} is there already and was not written by this command, or has been changed since; "
+            "choose another name, or allow to replace it with overwrite=True."
+        )
+    make_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; what is new belongs to the running command."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        record(folder)
+
+
+def record(path: Path | str) -> None:
+    """Remember that the running command wrote `path`."""
+    now = _OWNER.get()
+    if now is None:
+        return
+    with suppress(OSError):  # a home that cannot be written to: the next run asks
+        note = _note(Path(path))
+        note.parent.mkdir(parents=True, exist_ok=True)
+        partial = note.with_name(f"{note.name}.{os.getpid()}")
+        partial.write_text(json.dumps({"path": os.path.abspath(path), "by": now.name, "state": _state(Path(path))}))
+        os.replace(partial, note)
+
+
+def _may_replace(path: Path, name: str) -> bool:
+    if path.is_dir() and not any(path.iterdir()):
+        return True
+    return _is_own(path, name) or any(_is_own(folder, name) for folder in Path(os.path.abspath(path)).parents)
+
+
+def _is_own(path: Path, name: str) -> bool:
+    try:
+        note = json.loads(_note(path).read_text())
+        return note["by"] == name and note["state"] == _state(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _state(path: Path) -> list[int]:
+    """What changes when somebody else writes the file, or makes the folder anew."""
+    found = path.stat()
+    return [found.st_ino] if path.is_dir() else [found.st_size, found.st_mtime_ns]
+
+
+def _note(path: Path) -> Path:
+    home = os.environ.get("LINMAP_STATE") or Path(
+        os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state", "linmap"
+    )
+    return (
+        Path(home)
+        / "written"
+        / f"{hashlib.sha256(os.path.abspath(path).encode(errors='surrogateescape')).hexdigest()[:32]}.json"
+    )

@@ -1,0 +1,90 @@
+"""A command replaces only what the same command wrote: files of users, of other commands, and changed ones stay."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linmap.artifacts import write_text
+from linmap.errors import UsageError
+from linmap.ownership import owner
+
+
+@pytest.fixture(autouse=True)
+def _state(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("LINMAP_STATE", str(tmp_path_factory.mktemp("state")))
+
+
+def test_what_the_command_wrote_itself_it_writes_again(tmp_path):
+    for text in "ab":
+        with owner("apply mbat"):
+            write_text(tmp_path / "out.csv", text)
+    assert (tmp_path / "out.csv").read_text() == "b"
+
+
+@pytest.mark.parametrize("by", ["a user", "another command", "a user, after the command"])
+def test_what_others_wrote_stays(by, tmp_path):
+    path = tmp_path / "vectors.parquet"
+    if by != "a user":
+        with owner("apply mbat" if "after" in by else "apply bt2"):
+            write_text(path, "theirs")
+    if by != "another command":
+        path.write_text("theirs!")
+    before = path.read_bytes()
+    with owner("apply mbat"), pytest.raises(UsageError, match=r"is there already .* overwrite=True"):
+        write_text(path, "ours")
+    assert path.read_bytes() == before
+    assert [child.name for child in tmp_path.iterdir()] == ["vectors.parquet"]
+    with owner("apply mbat", overwrite=True):
+        write_text(path, "ours")
+    with owner("apply mbat"):
+        write_text(path, "ours again")
+    assert path.read_text() == "ours again"
+
+
+def test_a_folder_that_the_command_made_is_its_own_with_all_in_it(tmp_path):
+    run = tmp_path / "runs" / "deep" / "run"
+    with owner("fit olinear"):
+        write_text(run / "a.json", "1")
+        (run / "by_another_library.bin").write_text("x")
+        write_text(run / "by_another_library.bin", "y")
+    with owner("fit bone"), pytest.raises(UsageError):
+        write_text(run / "a.json", "2")
+
+
+def test_a_folder_made_anew_by_the_user_is_the_users(tmp_path):
+    run = tmp_path / "run"
+    with owner("fit olinear"):
+        write_text(run / "a.json", "1")
+    os.rename(run, tmp_path / "old")
+    run.mkdir()
+    (run / "a.json").write_text("mine")
+    with owner("fit olinear"), pytest.raises(UsageError):
+        write_text(run / "a.json", "2")
+
+
+def test_python_is_asked_nothing(tmp_path):
+    (tmp_path / "a.txt").write_text("theirs")
+    write_text(tmp_path / "a.txt", "mine")
+    assert (tmp_path / "a.txt").read_text() == "mine"
+
+
+def test_a_home_that_cannot_be_written_to_is_no_failure(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LINMAP_STATE", str(tmp_path / "file"))
+    with owner("apply mbat"):
+        write_text(tmp_path / "out.csv", "a")
+        with pytest.raises(UsageError):
+            write_text(tmp_path / "out.csv", "b")
+
+
+@given(name=st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=30))
+def test_any_name_of_a_file_is_remembered(name, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("names")
+    path = Path(folder, f"a{name}.txt")
+    for text in "ab":
+        with owner("apply mbat"):
+            write_text(path, text)
+    assert path.read_text() == "b"
