@@ -31,8 +31,8 @@ help:  ## this list
 	@$(PIP) --editable '.[docs]'
 	@touch $@
 
-demo: .venv/.ready  ## install, run every system on embedded real data, write the report
-	@$(BIN)/linmap tour --preset quick --out runs/demo
+demo: .venv/.ready  ## install, run every system on embedded real data, write the report; goes on where it was stopped
+	@LINMAP_GO_ON='make demo' $(BIN)/linmap tour --preset quick --out runs/demo $(if $(wildcard runs/demo/unfinished),--resume)
 
 test: .venv/.ready  ## the default test suite (under 10 minutes on two cores)
 	@$(BIN)/pytest -n 2

@@ -23,3 +23,21 @@ class SingularMapError(LinmapError, ValueError):
 
 class DivergenceError(LinmapError, ArithmeticError):
     """Training cannot go on: a loss or a weight is no longer finite."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Interrupted by the user, with what is done.
+
+    Parameters
+    ----------
+    done
+        What is finished, as a clause: "4 of 11 systems are done and kept".
+    advice
+        How to go on, in the words of the door that raises it.
+    kept
+        Whether the same call can go on from there.
+    """
+
+    def __init__(self, done: str, advice: str = "", kept: bool = True) -> None:
+        super().__init__(f"{done}; {advice}." if advice else done)
+        self.done, self.kept = done, kept

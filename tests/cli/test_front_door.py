@@ -67,9 +67,9 @@ WRONG = {
     "fit ruler --out broken.csv": "--out broken.csv is a file; name a folder.",
     "fit compass": "compass has nothing to train; use `linmap apply compass`.",
     "apply ruler": "ruler is fitted first: `linmap fit ruler --out runs/fit-ruler`",
-    "apply no/such": "no/such: there is no such folder;",
+    "apply no/such": "no/such: there is no such folder, and no system of that name; `linmap fit SYSTEM --out",
     "apply broken.csv": "broken.csv is not a saved run: it has no config.json;",
-    "apply compas": "there is no system 'compas'; did you mean 'compass'?",
+    "apply compas": "compas: there is no such folder, and no system of that name; did you mean 'compass'?",
     "compare ruler --preset ful": "invalid choice 'ful' for argument '--preset'.",
     "tour --systems ruler sundial": "sundial is planned, not built yet;",
     "tour --systems rulr": "there is no system 'rulr'; did you mean 'ruler'?",
@@ -120,7 +120,7 @@ def test_ctrl_c_ends_with_the_line_that_goes_on(flags, ruler, capsys):
     Path("a folder/interrupt").touch()
     code, out, err = answer(capsys, "compare", ruler, "--out", "a folder", *flags)
     assert (code, out) == (130, "")
-    assert err == "linmap: interrupted; go on with: linmap compare ruler --out 'a folder' --resume\n"
+    assert err == "linmap: stopped; go on with: linmap compare ruler --out 'a folder' --resume\n"
 
 
 def test_a_reader_that_has_gone_is_no_error():

@@ -132,7 +132,7 @@ def test_ctrl_c_names_the_command_that_goes_on(records, tmp_path, small_shards, 
     small_shards(stop_at=13)
     assert main([*words, str(tmp_path / "v.npy")]) == 130
     err = capsys.readouterr().err
-    assert "interrupted: 13 of 20 records are finished; go on with: linmap apply mbat" in err
+    assert "stopped; 13 of 20 records are done and kept; go on with: linmap apply mbat" in err
     small_shards()
     command = err.rpartition("go on with: linmap ")[2].split()
     assert main([*command, "--json"]) == 0

@@ -9,18 +9,19 @@ from __future__ import annotations
 import io
 import json
 import os
-import shlex
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
 
 import linmap
-from linmap.cli import verbs
+from linmap.cli import tour, verbs
 from linmap.cli.errors import DONE, FAILED, INTERRUPTED, WRONG_USE, explain, nearest
 from linmap.cli.flags import OUTPUT_FLAGS, HelpShown, own
 from linmap.cli.printing import stdout_console
-from linmap.errors import UsageError
+from linmap.cli.program import go_on
+from linmap.cli.wording import FLAGS
+from linmap.errors import Stopped, UsageError
 
 VERBS = {
     "list": (verbs.list_systems, "the 17 systems, and which are ready"),
@@ -29,11 +30,10 @@ VERBS = {
     "compare": (verbs.compare, "SYSTEM: the system beside its baselines on the same data"),
     "index": (verbs.index, "VECTORS: put them into FAISS, Qdrant, LanceDB, USearch or PostgreSQL"),
     "search": (verbs.search, "INDEX: find the records nearest to one, and why they match"),
-    "tour": (verbs.tour, "compare every system that is ready, and write the report"),
+    "tour": (tour.tour, "compare every system that is ready, and write the report"),
     "report": (verbs.report, "RUNS: one HTML page of every comparison in a folder"),
     "bench": (verbs.bench, "the benchmarks of a checkout"),
 }
-RESUMABLE = {"fit", "compare", "tour"}
 HELP = """\
 usage: linmap VERB ... [--json] [--debug]
 
@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show ± still gets its table
+    FLAGS.forget()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -65,10 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt as stop:
-        resume = "" if "--resume" in words else " --resume"
-        kept = f": {stop}" if str(stop) else ""  # what says how far it came can be resumed
-        how = f"; go on with: linmap {shlex.join(words)}{resume}" if kept or verb_first[0] in RESUMABLE else ""
-        return _end(INTERRUPTED, f"interrupted{kept}{how}", as_json)
+        return _end(INTERRUPTED, _stopped(stop, words), as_json)
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -97,13 +95,22 @@ def _run(words: list[str], as_json: bool) -> int:
     return answer.code
 
 
+def _stopped(stop: KeyboardInterrupt, words: list[str]) -> str:
+    """One sentence: what is done and kept, and the line that goes on, where there is one."""
+    done = f"; {stop.done}" if isinstance(stop, Stopped) else ""
+    if "resume" in FLAGS and (not isinstance(stop, Stopped) or stop.kept):
+        return f"stopped{done}; go on with: {go_on(words)}"
+    return f"stopped{done or '; nothing of this run is kept'}."
+
+
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """One line, without the place in the source that Python names."""
-    print(f"linmap: note: {message}", file=sys.stderr)
+    print(f"linmap: note: {FLAGS.spoken(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _end(code: int, message: str, as_json: bool) -> int:
     """One line on standard error and, where a machine listens, the same as JSON."""
+    message = FLAGS.spoken(message)
     print(f"linmap: {message}", file=sys.stderr)
     if as_json:
         kind = {WRONG_USE: "wrong use", INTERRUPTED: "interrupted"}.get(code, "failed")

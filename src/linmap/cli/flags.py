@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, make_dataclass
 from typing import Annotated, Any
 
+from linmap.cli.wording import FLAGS
 from linmap.errors import UsageError
 
 
@@ -34,7 +35,14 @@ class HelpShown(Exception):
     """`--help` was asked for and has been answered."""
 
 
-def parse(words: list[str], command: str, purpose: str, hidden: Iterable[str] = (), **parts: Any) -> Mapping[str, Any]:
+def parse(
+    words: list[str],
+    command: str,
+    purpose: str,
+    hidden: Iterable[str] = (),
+    flag_of: Mapping[str, str] | None = None,
+    **parts: Any,
+) -> Mapping[str, Any]:
     """The values of all flags in `words`.
 
     Parameters
@@ -45,6 +53,8 @@ def parse(words: list[str], command: str, purpose: str, hidden: Iterable[str] = 
         Head of the help text.
     hidden
         Fields that the caller has set, and that are no flags.
+    flag_of
+        Arguments of Python whose flags have other names, for messages.
     **parts
         Dataclass instances (whose values are the defaults) or, where a flag must be given, dataclasses; the flags of
         all stand side by side, and of two with one name the first counts. The answer has the same keys.
@@ -63,6 +73,7 @@ def parse(words: list[str], command: str, purpose: str, hidden: Iterable[str] = 
         names = {field.name for field in fields(part)}
         parts[name] = _hide(_filled(part), taken & names)
         taken |= names
+    FLAGS.know(taken - set(hidden), flag_of)
     kinds = [(name, part if isinstance(part, type) else type(part)) for name, part in parts.items()]
     flags = make_dataclass("Flags", kinds, frozen=True)
     default = flags(**{name: tyro.MISSING_NONPROP if isinstance(part, type) else part for name, part in parts.items()})
@@ -121,7 +132,7 @@ def _complaint(box: str) -> str:
 
 
 def _paragraphs(box: str) -> list[str]:
-    """The text of tyro's message, which wears a box in a terminal that has the characters, and colours in some."""
+    """The text of tyro's message, without the box and the colours that it has in some terminals."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
     lines = [line.strip(" │") for line in text.splitlines() if not line.startswith(("╭", "╰"))]
     paragraphs = [" ".join(part.split()) for part in re.split(r"(?m)^[─-]{3,}$", "\n".join(lines))]

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from linmap.cli.program import program
 from linmap.recipes import System
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def print_systems(console: Console, systems: Iterable[System]) -> None:
         table.add_row("" if system.room == room else system.room, system.slug, state, escape(system.purpose))
         room = system.room
     console.print(table)
-    print_next(console, "linmap compare SYSTEM", "linmap tour")
+    print_next(console, f"{program()} compare SYSTEM", f"{program()} tour")
 
 
 def print_summary(console: Console, title: str, summary: Mapping[str, Any]) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import inspect
+import json
 import shlex
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -18,17 +17,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from rich.console import Console
 
-from linmap import recipes
+from linmap import ownership, recipes
 from linmap.cli import printing
-from linmap.cli.errors import DONE, FAILED, explain
+from linmap.cli.errors import DONE, FAILED, nearest
 from linmap.cli.flags import HelpShown, own, parse
+from linmap.cli.program import command
 from linmap.errors import UsageError
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob, Preset
 
 if TYPE_CHECKING:
-    from linmap.recipes.result import Failure, Result
+    from linmap.recipes.result import Result
 
 
+WRITTEN = ("config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json",
+           "linmap.json", "result.json")  # fmt: skip
+"""What commands write into their folder under names that are common elsewhere: asked for before any work."""
+BENCH_HELP = """\
+usage: linmap bench [NAME ...]
+
+Measure against the peers, in a checkout: benchmarks/bench_NAME.py, all of them without a NAME, into
+benchmarks/RESULTS.md."""
 STDERR = 2
 """The file descriptor: what a benchmark prints goes beside the answer."""
 
@@ -52,22 +60,24 @@ def list_systems(words: list[str]) -> Answer:
 def fit(words: list[str]) -> Answer:
     """`linmap fit SYSTEM`."""
     slug, words = _subject("fit", "SYSTEM", words)
-    recipe, command = recipes.load(slug), f"linmap fit {slug}"
+    recipe = recipes.load(slug)
     if not hasattr(recipe, "fit"):
         raise UsageError(f"{slug} has nothing to train; use `linmap apply {slug}`.")
     job = FitJob(out=Path("runs") / f"fit-{slug}")
     data = _value("--data", words)
     settings = recipe.settings_for("fit", data and Path(data)) if hasattr(recipe, "settings_for") else recipe.Settings
     purpose = inspect.getdoc(recipe.fit) or f"Train {slug} on your data."
-    flags = parse(words, command, purpose, settings=settings, job=job)
-    settings, job = flags["settings"], _checked(flags["job"])
-    summary, seconds = _timed(lambda: recipe.fit(settings, job))
+    flags = _flags(recipe, "fit", slug, words, purpose, settings=settings, job=job)
+    settings, job = flags["settings"], checked(flags["job"])
+    with ownership.owner(f"fit {slug}", flags["writing"].overwrite):
+        _own_folder(job.out, slug, job.resume)
+        summary, seconds = _timed(lambda: recipe.fit(settings, job))
     document = _document("fit", slug, job.out, seconds, summary)
 
     def show(console: Console) -> None:
         printing.print_summary(console, f"{slug} is fitted", summary)
         printing.print_paths(console, folder=job.out)
-        printing.print_next(console, f"linmap apply {shlex.quote(str(job.out))} --data FILE --out FILE")
+        printing.print_next(console, f"{command('apply', job.out)} --data FILE --out FILE")
 
     return Answer(document, show)
 
@@ -77,27 +87,29 @@ def apply(words: list[str]) -> Answer:
     target, words = _subject("apply", "DIR|SYSTEM", words)
     slug, artifact = _applied(target)
     recipe = recipes.load(slug)
-    if artifact is None and hasattr(recipe, "fit"):
+    fitted_first = artifact is None and hasattr(recipe, "fit")
+    if fitted_first and not {"-h", "--help"} & set(words):
         run = f"runs/fit-{slug}"
         raise UsageError(f"{slug} is fitted first: `linmap fit {slug} --out {run}`, then `linmap apply {run}`.")
     if hasattr(recipe, "settings_for"):
         settings = recipe.settings_for("apply", artifact)
     else:
         settings = getattr(recipe, "ApplySettings", recipe.Settings)
-    flags = parse(
-        words,
-        f"linmap apply {target}",
-        f"Use {slug} on your data.",
-        hidden=["artifact"],
-        settings=settings,
-        job=ApplyJob(artifact=artifact),
-    )
+    purpose = f"Use {slug} on your data." + (f" It is fitted first; give the --out of `linmap fit {slug}` for {target}."
+                                              if fitted_first else "")  # fmt: skip
+    job = ApplyJob(artifact=artifact)
+    flags = _flags(recipe, "apply", target, words, purpose, hidden=["artifact"], settings=settings, job=job)
     settings, job = flags["settings"], flags["job"]
     streams = getattr(recipe, "STANDARD_INPUT", False) and job.data == Path("-")
-    if streams and job.out is None:
-        return _streamed(lambda: recipe.apply(settings, job), slug, flags["output"].json)
-    job = job if streams else _checked(job)
-    summary, seconds = _timed(lambda: recipe.apply(settings, job))
+    with ownership.owner(f"apply {slug}", flags["writing"].overwrite):
+        if streams and job.out is None:
+            return _streamed(lambda: recipe.apply(settings, job), slug, flags["output"].json)
+        job = job if streams else checked(job)
+        if job.out is not None and not job.out.is_dir() and not streams:
+            ownership.claim(job.out)
+        summary, seconds = _timed(lambda: recipe.apply(settings, job))
+        if job.out is not None and job.out.exists():
+            ownership.record(job.out)
 
     def show(console: Console) -> None:
         printing.print_summary(console, f"{slug} is applied", summary)
@@ -121,22 +133,20 @@ def _streamed(work: Callable[[], Any], slug: str, as_json: bool) -> Answer:
 def compare(words: list[str]) -> Answer:
     """`linmap compare SYSTEM`."""
     slug, words = _subject("compare", "SYSTEM", words)
-    recipe, command = recipes.load(slug), f"linmap compare {slug}"
+    recipe = recipes.load(slug)
     job = CompareJob(preset=_preset(words), out=Path("runs") / f"compare-{slug}")
-    flags = parse(
-        words,
-        command,
-        f"Compare {slug} with its baselines on the same data.",
-        settings=recipe.PRESETS[job.preset],
-        job=job,
-    )
-    job = _checked(flags["job"])
-    result = _compare(recipe, slug, flags["settings"], job, shlex.join(["linmap", "compare", slug, *own(words)]))
+    purpose = f"Compare {slug} with its baselines on the same data."
+    flags = _flags(recipe, "compare", slug, words, purpose, settings=recipe.PRESETS[job.preset], job=job)
+    job = checked(flags["job"])
+    line = shlex.join(["linmap", "compare", slug, *own(words)])
+    with ownership.owner(f"compare {slug}", flags["writing"].overwrite):
+        _own_folder(job.out, slug, job.resume)
+        result = run_comparison(recipe, slug, flags["settings"], job, line)
 
     def show(console: Console) -> None:
         printing.print_comparison(console, result)
         printing.print_paths(console, folder=job.out)
-        printing.print_next(console, f"linmap report {shlex.quote(str(job.out))}")
+        printing.print_next(console, command("report", job.out))
 
     from linmap.artifacts import plain
 
@@ -172,48 +182,11 @@ def _named(flag: str, words: list[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class TourFlags:
-    """`linmap tour`."""
+class Writing:
+    """Flags of every verb that writes files."""
 
-    systems: tuple[str, ...] = ()
-    """Only these; all that are ready when left out."""
-    preset: Preset = "quick"
-    """quick: minutes on two cores; full: the settings of the papers, as far as the data allow."""
-    out: Path = Path("runs/tour")
-    """Folder that receives a folder for each system, and report.html."""
-    seed: int = 0
-    """First seed; a comparison over several seeds counts up from it."""
-    resume: bool = False
-    """Keep the results in --out that have this preset and seed, and go on with the rest."""
-
-
-def tour(words: list[str]) -> Answer:
-    """`linmap tour`: every comparison one after another, then the report; a system that fails stops no other."""
-    given = parse(words, "linmap tour", "Compare the systems and write the report.", flags=TourFlags)
-    flags: TourFlags = _checked(given["flags"])
-    slugs = _ready(flags.systems)
-    screen = printing.stderr_console()
-    outcomes = []
-    for position, slug in enumerate(slugs, start=1):
-        screen.rule(f"{slug} ({position} of {len(slugs)})", align="left", style="dim")
-        outcomes.append(_tour_stop(slug, flags, screen, given["output"].debug))
-        gc.collect()
-    from linmap.artifacts import plain
-    from linmap.recipes.result import Failure
-    from linmap.report import write_report
-
-    page = write_report(flags.out, flags.out / "report.html")
-    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
-
-    def show(console: Console) -> None:
-        printing.print_tour(console, outcomes)
-        for failure in failures:
-            console.print(f"[red]failed[/] {failure.system}: {failure.error}", soft_wrap=True)
-        printing.print_paths(console, report=page)
-
-    systems = [{"status": "failed" if outcome in failures else "done"} | plain(outcome) for outcome in outcomes]
-    document = {"verb": "tour", "out": str(flags.out), "report": str(page), "systems": systems}
-    return Answer(document, show, FAILED if failures else DONE)
+    overwrite: bool = False
+    """Replace files at --out that this command did not write."""
 
 
 @dataclass(frozen=True)
@@ -226,20 +199,31 @@ class ReportFlags:
 
 def report(words: list[str]) -> Answer:
     """`linmap report RUNS`."""
+    purpose = "One HTML page of every comparison in a folder."
+    if words[:1] in (["-h"], ["--help"]):
+        parse(words, "linmap report RUNS", purpose, flags=ReportFlags, writing=Writing)
     runs, words = _subject("report", "RUNS", words)
-    flags = parse(words, f"linmap report {runs}", "One HTML page of every comparison in a folder.", flags=ReportFlags)
+    flags = parse(words, f"linmap report {runs}", purpose, flags=ReportFlags, writing=Writing)
     if not Path(runs).is_dir():
         raise UsageError(f"{runs} is no folder; give the --out of a `linmap compare` or a `linmap tour`.")
-    from linmap.report import gather, write_report
+    from linmap.report import gather, is_report, write_report
 
     systems = [outcome.system for _, outcome in gather(runs)]
-    page = write_report(runs, flags["flags"].out or Path(runs) / "report.html")
+    out = flags["flags"].out or Path(runs) / "report.html"
+    with ownership.owner("report", flags["writing"].overwrite):
+        if is_report(out):
+            ownership.record(out)
+        page = write_report(runs, out)
     document = {"verb": "report", "report": str(page), "systems": systems}
-    return Answer(document, lambda console: printing.print_paths(console, systems=", ".join(systems), report=page))
+    show = {"systems": ", ".join(systems), "report": page, "open": page.absolute().as_uri()}
+    return Answer(document, lambda console: printing.print_paths(console, **show))
 
 
 def bench(words: list[str]) -> Answer:
     """`linmap bench`: what follows goes to the benchmarks as it is."""
+    if {"-h", "--help"} & set(words):
+        print(BENCH_HELP)
+        raise HelpShown
     places = (Path.cwd(), Path(__file__).parents[3])
     root = next((place for place in places if (place / "benchmarks" / "__main__.py").exists()), None)
     if root is None:
@@ -254,14 +238,18 @@ def bench(words: list[str]) -> Answer:
 def _subject(verb: str, what: str, words: list[str]) -> tuple[str, list[str]]:
     """The word after the verb: a system or a folder."""
     if words and words[0] in ("-h", "--help"):
-        ready = ", ".join(slug for slug, system in recipes.SYSTEMS.items() if system.ready)
-        example = f"\n\nReady: {ready}." if "SYSTEM" in what else ""
-        flags = "its flags" if verb == "report" else f"the flags of a system: `linmap {verb} SYSTEM --help`"
-        print(f"usage: linmap {verb} {what} [flags]\n\nGive {what} first, then {flags}.{example}")
+        fits = {"fit": "Can be fitted", "apply": "Without fitting", "compare": "Ready"}[verb]
+        slugs = ", ".join(slug for slug, system in recipes.SYSTEMS.items() if system.ready and _takes(verb, system))
+        print(f"usage: linmap {verb} {what} [flags]\n\nGive {what} first, then the flags of a system: "
+              f"`linmap {verb} SYSTEM --help`.\n\n{fits}: {slugs}.")  # fmt: skip
         raise HelpShown
     if not words or words[0].startswith("-"):
         raise UsageError(f"`linmap {verb}` needs {what} first: linmap {verb} {what} [flags].")
     return words[0], words[1:]
+
+
+def _takes(verb: str, system: recipes.System) -> bool:
+    return verb == "compare" or system.fitted == (verb == "fit")
 
 
 def _applied(target: str) -> tuple[str, Path | None]:
@@ -272,9 +260,12 @@ def _applied(target: str) -> tuple[str, Path | None]:
 
         if target not in recipes.SYSTEMS or config_path(folder).exists():
             return read_config(folder)["system"], folder
-    if target not in recipes.SYSTEMS and folder.name != target:
-        raise UsageError(f"{target}: there is no such folder; `linmap fit SYSTEM --out {target}` would write it.")
-    return recipes.find(target).slug, None
+    if target in recipes.SYSTEMS:
+        return target, None
+    meant = nearest(target, recipes.SYSTEMS, f"linmap fit SYSTEM --out {target}").replace(
+        "lists them", "would write it"
+    )
+    raise UsageError(f"{target}: there is no such folder, and no system of that name; {meant}")
 
 
 def _preset(words: list[str]) -> Preset:
@@ -294,16 +285,47 @@ def _value(flag: str, words: list[str]) -> str | None:
     return found
 
 
-def _checked(job: Any) -> Any:
+def checked(job: Any) -> Any:
     """The flags that every verb shares, refused before any work where they cannot be meant."""
     data, out = getattr(job, "data", None), getattr(job, "out", None)
     if data is not None and not data.exists():
         raise UsageError(f"--data {data}: there is no such file.")
     if out is not None and out.is_file() and not isinstance(job, ApplyJob):
         raise UsageError(f"--out {out} is a file; name a folder.")
+    if data is not None and out is not None and data.resolve() == out.resolve():
+        raise UsageError(f"--out {out} is the input; name another one.")
     if job.seed < 0:
         raise UsageError(f"--seed {job.seed} is negative; give 0 or more.")
     return job
+
+
+def _flags(recipe: ModuleType, verb: str, subject: str, words: list[str], purpose: str,
+           hidden: tuple[str, ...] | list[str] = (), **parts: Any) -> Mapping[str, Any]:  # fmt: skip
+    """The flags of a verb that meets a system; those that the recipe does not honour are none."""
+    if verb != "apply" and verb not in getattr(recipe, "RESUMES", ("fit", "compare")):
+        hidden = [*hidden, "resume"]
+    flag_of = getattr(recipe, "FLAG_OF", {}) | {"random_state": "seed"}
+    return parse(words, f"linmap {verb} {subject}", purpose, hidden, flag_of, **parts, writing=Writing)
+
+
+def _own_folder(out: Path, slug: str, resume: bool) -> None:
+    """Make the folder that a command fills, or take one that the same command has filled, here or elsewhere."""
+    if out.exists() and (resume or _filled_by(out, slug)):
+        ownership.record(out)
+    for name in WRITTEN:
+        ownership.claim(out / name)
+    ownership.make_folder(out)
+
+
+def _filled_by(out: Path, slug: str) -> bool:
+    """Whether a folder says itself that it holds a run or a result of this system."""
+    from linmap.artifacts import SHARED
+
+    for name in (SHARED, "config.json", "result.json", "failure.json"):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if json.loads((out / name).read_text(encoding="utf-8")).get("system") == slug:
+                return True
+    return False
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -320,7 +342,7 @@ def _document(verb: str, slug: str, out: Path | None, seconds: float, summary: A
     return plain({"verb": verb, "system": slug, "out": out, "seconds": round(seconds, 3), "summary": summary})
 
 
-def _compare(recipe: ModuleType, slug: str, settings: Any, job: CompareJob, command: str) -> Result:
+def run_comparison(recipe: ModuleType, slug: str, settings: Any, job: CompareJob, command: str) -> Result:
     """Compare, complete the result with what only the caller knows, and save it."""
     from linmap.artifacts import plain
     from linmap.recipes.result import FAILURE
@@ -338,49 +360,3 @@ def _compare(recipe: ModuleType, slug: str, settings: Any, job: CompareJob, comm
     result.save(job.out)
     (job.out / FAILURE).unlink(missing_ok=True)
     return result
-
-
-def _ready(wanted: tuple[str, ...]) -> list[str]:
-    """The systems of a tour, each ready; commas may part them as spaces do."""
-    names = [name for group in wanted for name in group.split(",") if name]
-    for name in names:
-        if not recipes.find(name).ready:
-            raise UsageError(f"{name} is planned, not built yet; `linmap list` shows what is ready.")
-    return list(dict.fromkeys(names)) or [slug for slug, system in recipes.SYSTEMS.items() if system.ready]
-
-
-def _tour_stop(slug: str, flags: TourFlags, screen: Console, debug: bool) -> Result | Failure:
-    """One comparison of a tour: kept if it is there already, otherwise run, and recorded if it fails."""
-    from linmap.recipes.result import Failure
-
-    out = flags.out / slug
-    if flags.resume and (done := _finished(out, flags)) is not None:
-        screen.print("finished before, kept", style="dim")
-        return done
-    words = ["linmap", "compare", slug, "--preset", flags.preset, "--seed", str(flags.seed), "--out", str(out)]
-    command, start = shlex.join(words), time.perf_counter()
-    try:
-        recipe = recipes.load(slug)
-        job = CompareJob(preset=flags.preset, out=out, seed=flags.seed, resume=flags.resume)
-        return _compare(recipe, slug, recipe.PRESETS[flags.preset], job, command)
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        failure = Failure(slug, explain(error)[1], command, flags.preset, time.perf_counter() - start)
-        screen.print(f"linmap: {slug}: {failure.error}", markup=False, soft_wrap=True)
-        failure.save(out)
-        return failure
-
-
-def _finished(out: Path, flags: TourFlags) -> Result | None:
-    """The result in `out` if it is whole and has the same preset and first seed."""
-    from linmap.errors import ArtifactError
-    from linmap.recipes.result import FAILURE, Result
-
-    if (out / FAILURE).exists():
-        return None
-    try:
-        result = Result.load(out)
-    except ArtifactError:
-        return None
-    return result if (result.preset, result.seeds[:1]) == (flags.preset, [flags.seed]) else None

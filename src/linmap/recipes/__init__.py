@@ -8,10 +8,15 @@ A recipe module `linmap.recipes.<slug>` holds:
 - `apply(settings, job: ApplyJob) -> dict`: use an artifact (or, for systems with nothing to train, the settings);
 - `compare(settings, job: CompareJob) -> Result`: the system and its baselines on the same data.
 
-A system that has nothing to train leaves `fit` out; one whose `apply` has flags of its own adds a dataclass
-`ApplySettings`; one whose flags depend on the kind of data adds `settings_for(verb, path)`, the dataclass for the
-user's file ("fit") or the artifact ("apply"); one whose `apply` answers standard input as it comes (`--data -`) sets
-`STANDARD_INPUT = True`; one whose `compare` has flags of its own puts these into `PRESETS`.
+What a system does differently, its module says:
+
+- nothing to train: no `fit`; flags of its own for `apply`: a dataclass `ApplySettings`; for `compare`: in `PRESETS`;
+- flags that depend on the kind of data: `settings_for(verb, path)`, the dataclass for the user's file ("fit") or the
+  artifact ("apply"; None where only the flags are asked for);
+- an `apply` that answers standard input as it comes (`--data -`): `STANDARD_INPUT = True`;
+- `--resume` is not honoured in both `fit` and `compare`: where it is, `RESUMES = ("fit",)`;
+- flags that have other names than the arguments that its library's messages name: `FLAG_OF = {"argument": "flag"}`.
+
 Modules import their system lazily enough that `linmap --help` needs none of them.
 """
 
@@ -35,6 +40,10 @@ class System:
     purpose: str
     paper: str
     ready: bool = False
+    fitted: bool = True
+    """Whether it is fitted before it is applied."""
+    seconds: float = 0.0
+    """What its quick comparison takes on two cores, as measured."""
 
 
 SYSTEMS = {
@@ -47,6 +56,7 @@ SYSTEMS = {
             "fine-tune with one trainable block shared across a weight",
             "arXiv 2409.15371",
             True,
+            seconds=122,
         ),
         System(
             "triadaptlora",
@@ -55,9 +65,26 @@ SYSTEMS = {
             "fine-tune with ranks that grow where they help",
             "arXiv 2501.08008",
             True,
+            seconds=107,
         ),
-        System("salt", "adapt", "SALT", "adapt a segmenter through its singular values", "arXiv 2503.16055", True),
-        System("flatquant", "compress", "FlatQuant", "4-bit weights, activations and cache", "arXiv 2410.09426", True),
+        System(
+            "salt",
+            "adapt",
+            "SALT",
+            "adapt a segmenter through its singular values",
+            "arXiv 2503.16055",
+            True,
+            seconds=82,
+        ),
+        System(
+            "flatquant",
+            "compress",
+            "FlatQuant",
+            "4-bit weights, activations and cache",
+            "arXiv 2410.09426",
+            True,
+            seconds=147,
+        ),
         System(
             "token_transforming",
             "compress",
@@ -68,7 +95,7 @@ SYSTEMS = {
         System(
             "learngene_pool", "compress", "Learngene Pool", "one model in, a family of sizes out", "arXiv 2312.05743"
         ),
-        System("bt2", "retrieve", "BT²", "change the embedder, keep the index", "arXiv 2211.03989", True),
+        System("bt2", "retrieve", "BT²", "change the embedder, keep the index", "arXiv 2211.03989", True, seconds=5),
         System(
             "mbat",
             "retrieve",
@@ -76,10 +103,20 @@ SYSTEMS = {
             "one vector per JSON record, no schema, no training",
             "arXiv 2202.04771",
             True,
+            fitted=False,
+            seconds=31,
         ),
-        System("hippo", "sequence", "HiPPO and S4", "model long sequences with state spaces", "arXiv 2206.12037", True),
-        System("olinear", "sequence", "OLinear", "forecast many series at once", "arXiv 2505.08550", True),
-        System("acm", "signals", "Augmented covariance", "classify EEG trials", "arXiv 2302.04508", True),
+        System(
+            "hippo",
+            "sequence",
+            "HiPPO and S4",
+            "model long sequences with state spaces",
+            "arXiv 2206.12037",
+            True,
+            seconds=33,
+        ),
+        System("olinear", "sequence", "OLinear", "forecast many series at once", "arXiv 2505.08550", True, seconds=37),
+        System("acm", "signals", "Augmented covariance", "classify EEG trials", "arXiv 2302.04508", True, seconds=57),
         System(
             "gbwbn",
             "signals",
@@ -87,6 +124,7 @@ SYSTEMS = {
             "normalise covariance features",
             "arXiv 2504.00660",
             True,
+            seconds=138,
         ),
         System(
             "lie_decomposition",
@@ -97,7 +135,16 @@ SYSTEMS = {
         ),
         System("tinvnn", "shapes", "TinvNN", "make any network blind to rigid motion", "arXiv 2112.12345"),
         System("tooth_arrangement", "shapes", "Tooth arrangement", "plan where teeth go", "arXiv 2312.15139"),
-        System("linearscope", "interpret", "LinearScope", "read a network as one affine map", "arXiv 1908.05168", True),
+        System(
+            "linearscope",
+            "interpret",
+            "LinearScope",
+            "read a network as one affine map",
+            "arXiv 1908.05168",
+            True,
+            fitted=False,
+            seconds=16,
+        ),
         System(
             "householder_projector", "interpret", "Householder Projector", "find a GAN's directions", "arXiv 2307.08012"
         ),

@@ -21,6 +21,7 @@ from linmap.report.comparison import ARROWS, KINDS, Comparison, Further, Summary
 from linmap.report.inline import Inlined, inline
 
 HERE = Path(__file__).parent
+GENERATOR = '<meta name="generator" content="linmap">'
 ROOMS = {
     "adapt": "Adapt",
     "compress": "Compress",
@@ -102,9 +103,19 @@ def write_report(runs: Path | str, out: Path | str) -> Path:
         facts=_facts(chapters),
         kinds=KINDS,
         arrows=ARROWS,
+        generator=Markup(GENERATOR),
     )
     write_text(out, html)
     return Path(out)
+
+
+def is_report(path: Path | str) -> bool:
+    """Whether a file is a page that `write_report` wrote."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return GENERATOR in file.read(2000)
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _chapters(outcomes: Iterable[tuple[Path, Result | Failure]]) -> list[Chapter]:

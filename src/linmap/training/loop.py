@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from linmap.artifacts import versions
-from linmap.errors import DivergenceError
+from linmap.errors import DivergenceError, Stopped
 from linmap.training import checkpoint, randomness
 from linmap.training.batches import Loss, epoch_order, reader, shards
 from linmap.training.config import TrainingConfig, check_resumable, learning_rate, total_steps
@@ -132,7 +132,7 @@ def train(
             run.restore_best()
             run.accelerator.wait_for_everyone()  # the main process has written the last checkpoint
             if interruption.requested:
-                raise KeyboardInterrupt(f"training had just ended after {run.position.step} steps.")
+                raise Stopped(f"training had just ended after {run.position.step} steps")
     finally:
         run.metrics.close()
         randomness.lend(model, None)
@@ -413,7 +413,7 @@ class _Run:
             self._write(self.out)
         if self._asked_to_stop:
             where = "without `out`, nothing was saved" if self.out is None else f"resume=True goes on from {self.out}"
-            raise KeyboardInterrupt(f"training stopped after step {self.position.step}; {where}.")
+            raise Stopped(f"training stopped after step {self.position.step}", where, kept=self.out is not None)
 
     def _write(self, out: Path) -> None:
         position, main = self.position, self.main
@@ -459,7 +459,7 @@ class _Run:
     def progress(self, description: str) -> Progress:
         console = Console(stderr=True)
         bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[state]}"), console=console, disable=not (self.main and console.is_terminal),
         )  # fmt: skip
         total = total_steps(self.config, self.batches)

@@ -200,7 +200,7 @@ def test_ctrl_c_says_what_is_kept(tmp_path):
         if done == 6:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="6 of 9 records are finished"):
+    with pytest.raises(KeyboardInterrupt, match="6 of 9 records are done and kept"):
         map_records(tmp_path / "x.npy", tmp_path / "v.npy", np.copy, shard_records=3, progress=interrupted)
     assert map_records(tmp_path / "x.npy", tmp_path / "v.npy", np.copy, shard_records=3, resume=True).resumed == 6
 

@@ -23,7 +23,7 @@ import numpy as np
 from linmap.artifacts import atomic_path, write_json
 from linmap.data.engines.shards import SUFFIXES, Batch, Outcome, Shard, cut, read
 from linmap.data.records import files_of
-from linmap.errors import DataError
+from linmap.errors import DataError, Stopped
 
 Engine = Literal["local", "ray"]
 Function = Callable[[Any], np.ndarray]
@@ -133,7 +133,7 @@ def map_records(
         raise
     except KeyboardInterrupt:
         done = sum(shard.count for shard in shards if _vectors_path(work, shard).exists())
-        raise KeyboardInterrupt(f"{done} of {total} records are finished") from None
+        raise Stopped(f"{done} of {total} records are done and kept") from None
     dim, dtype = _join(shards, work, out, writer or plain_npy, function, batch)
     shutil.rmtree(work)
     return Mapped(total, resumed, dim, dtype)

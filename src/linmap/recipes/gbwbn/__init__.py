@@ -4,3 +4,5 @@ from linmap.recipes.gbwbn.comparison import PRESETS, Comparison, compare
 from linmap.recipes.gbwbn.fitting import ApplySettings, Settings, apply, fit
 
 __all__ = ["PRESETS", "ApplySettings", "Comparison", "Settings", "apply", "compare", "fit"]
+
+RESUMES = ("fit",)  # verbs that honour --resume

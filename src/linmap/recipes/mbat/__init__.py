@@ -4,3 +4,5 @@ from linmap.recipes.mbat.comparison import PRESETS, Settings, compare
 from linmap.recipes.mbat.files import ApplySettings, apply
 
 __all__ = ["PRESETS", "ApplySettings", "Settings", "apply", "compare"]
+
+RESUMES = ()  # verbs that honour --resume
