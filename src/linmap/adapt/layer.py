@@ -13,9 +13,13 @@ from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
+from linmap.adapt.kept import Kept, checksum, content_of
 from linmap.adapt.weights import (
     acts_on_features,
-    call_with_matrix,
+    call_with_changed_weight,
+    check_mergeable,
+    check_weight_can_change,
+    device_of,
     io_sizes,
     is_plain_linear,
     matrix_of,
@@ -24,18 +28,15 @@ from linmap.adapt.weights import (
 )
 
 Layer = Callable[[Tensor], Tensor]
-Versions = list[tuple[int, int]]
 
 
-def checksum(tensor: Tensor) -> int:
-    """A number that changes with any entry of the tensor, by whatever way it was written."""
-    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    return int(tensor.detach().view(integers).sum(dtype=torch.int64))
+def keeps_weight(module: nn.Module, x: Tensor) -> bool:
+    """Whether W' is kept for the next call: where nothing is trained, and comparing what it was made from pays.
 
-
-def is_frozen(module: nn.Module) -> bool:
-    """Whether nothing is trained here, so that W' may be kept."""
-    return not (module.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+    It does not for a single token, nor on accelerators, which would have to be waited for.
+    """
+    frozen = not (module.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+    return frozen and x.device.type == "cpu" and x.shape[:-1].numel() > 1
 
 
 class Adapter(nn.Module):
@@ -43,6 +44,8 @@ class Adapter(nn.Module):
 
     A method writes `weight`, and `output` where it knows a way to the activations that never builds W'.
     """
+
+    reads_weight = True  # whether there is no `output`
 
     def weight(self, W: Float[Tensor, "n_out n_in"]) -> Float[Tensor, "n_out n_in"]:
         """W', in the dtype of W, differentiable in the adapter and in W."""
@@ -73,6 +76,8 @@ class Adapter(nn.Module):
 
 class AdditiveAdapter(Adapter):
     """An adapter whose change does not depend on W: W' = W + `delta_weight()`."""
+
+    reads_weight = False
 
     def delta_weight(self) -> Float[Tensor, "n_out n_in"]:
         raise NotImplementedError
@@ -131,7 +136,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self._active_adapter = [adapter_name]
         self._base: Tensor | None = None  # the weight before the merge
         self._merged_state: list[int] = []
-        self._cache: tuple[Versions, Tensor] | None = None
+        self._cache: Kept | None = None
         base_layer.requires_grad_(False)
         self.add_adapter(adapter_name, *settings, **options)
 
@@ -158,6 +163,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """
         try:
             adapter = self.make_adapter(*settings, **options)
+            if adapter.reads_weight or isinstance(self.base_layer, nn.Conv2d):
+                check_weight_can_change(self.base_layer)
         except (ValueError, TypeError) as error:
             raise type(error)(f"{self.path}: {error}") from None
         self.adapters[adapter_name] = adapter
@@ -169,7 +176,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         adapter = self.adapters[adapter_name]
         if not any(tensor.is_meta for tensor in adapter.parameters()):
             dtype = torch.promote_types(base.dtype, torch.float32) if base.is_floating_point() else torch.float32
-            adapter.to(device or base.device, dtype)
+            adapter.to(device or device_of(self.get_base_layer()), dtype)
 
     # -- forward -------------------------------------------------------------------------------------------------------
 
@@ -189,15 +196,20 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def adapted(self, x: Tensor, active: list[Adapter]) -> Tensor:
         """The base layer's output with these adapters on its weight, in this order."""
-        base, frozen = self.base_layer, is_frozen(self)
-        if self._cache is not None and not frozen:
-            self._cache = None  # a fused optimiser changes weights without counting up their versions
-        if not frozen and is_plain_linear(base) and (len(active) == 1 or any(a.needs_weight(x) for a in active)):
-            W = self._changed_by(active[:-1]) if len(active) > 1 else matrix_of(base)
-            return active[-1].linear(x, W, base.bias)
-        if self._n_in is not None and not any(adapter.needs_weight(x) for adapter in active):
+        base = self.base_layer
+        if not keeps_weight(self, x):
+            self._cache = None
+            if is_plain_linear(base) and (len(active) == 1 or any(adapter.needs_weight(x) for adapter in active)):
+                W = self._changed(matrix_of(base), active[:-1])
+                return active[-1].linear(x, W, base.bias)
+        if self._n_in is not None and not self._needs_weight(x, active):
             return self._through_activations(x, active)
-        return call_with_matrix(base, self.adapted_matrix(active), x)
+        return call_with_changed_weight(base, partial(self._changed_or_kept, active=active), x)
+
+    def _needs_weight(self, x: Tensor, active: list[Adapter]) -> bool:
+        if not is_plain_linear(self.base_layer):  # its codes and hooks have products of their own
+            return any(adapter.reads_weight for adapter in active)
+        return any(adapter.needs_weight(x) for adapter in active)
 
     def _through_activations(self, x: Tensor, active: list[Adapter]) -> Tensor:
         layer: Layer = self.base_layer
@@ -206,27 +218,30 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return layer(x)
 
     def adapted_matrix(self, active: list[Adapter]) -> Float[Tensor, "n_out n_in"]:
-        """W' of these adapters; kept in evaluation until a weight changes."""
-        state = self._versions(active) if is_frozen(self) else []
-        if self._cache is not None and state and self._cache[0] == state:
-            return self._cache[1]
-        W = self._changed_by(active)
-        self._cache = (state, W) if state else None
-        return W
+        """W' of these adapters; kept in evaluation until something that it was made from changes."""
+        return self._changed_or_kept(matrix_of(self.base_layer), active)
 
-    def _changed_by(self, adapters: Sequence[Adapter]) -> Float[Tensor, "n_out n_in"]:
-        """The base weight after these adapters, in this order."""
-        W = matrix_of(self.base_layer)
+    def _changed_or_kept(self, W: Tensor, active: list[Adapter]) -> Float[Tensor, "n_out n_in"]:
+        if not keeps_weight(self, W):
+            return self._changed(W, active)
+        content = content_of(W, *(t for adapter in active for t in (*adapter.parameters(), *adapter.buffers())))
+        if self._cache is None or not self._cache.is_of(active, content):
+            self._cache = Kept(tuple(active), self._changed(W, active), content)
+        return self._cache.weight
+
+    def _changed(self, W: Tensor, adapters: Sequence[Adapter]) -> Float[Tensor, "n_out n_in"]:
+        """W after these adapters, in this order."""
         for adapter in adapters:
             W = adapter.weight(W)
         return W
 
-    def _versions(self, adapters: Sequence[Adapter]) -> Versions:
-        """What changes when a tensor of these adapters or the base weight is written to; empty if nobody counts."""
-        tensors = [self.base_layer.weight, *(tensor for adapter in adapters for tensor in adapter.parameters())]
-        if any(tensor.is_inference() for tensor in tensors):
-            return []
-        return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+    def delete_adapter(self, adapter_name: str) -> None:
+        self._cache = None
+        super().delete_adapter(adapter_name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, which need no kept weight."""
+        return vars(self) | {"_cache": None}
 
     def _active(self) -> list[Adapter]:
         adapters: dict[str, Any] = self.adapters._modules
@@ -254,10 +269,14 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         ------
         ValueError
             If the merged weight would not be finite; nothing is changed then.
+        TypeError
+            If the weight is quantised, offloaded, or computed from other tensors.
         """
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.adapters]
         if not names:
             return
+        self._cache = None
+        self.check_mergeable()
         base = self.get_base_layer()
         original = base.weight.data if self._base is None else self._base.to(base.weight.device)
         earlier = [] if self._base is None else self.merged_adapters  # without the base, what is merged stays merged
@@ -274,6 +293,13 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         base.weight.data = weight_from(base, W).to(original.dtype).contiguous()
         self.merged_adapters.extend(names)
         self._merged_state = self._checksums()
+
+    def check_mergeable(self) -> None:
+        """Raise TypeError where nothing can be merged into the base layer's weight."""
+        try:
+            check_mergeable(self.get_base_layer())
+        except TypeError as error:
+            raise TypeError(f"{self.path}: {error}") from None
 
     def _checksums(self) -> list[int]:
         """Of the weight and of what is merged into it: versions do not count what a fused optimiser writes."""

@@ -100,7 +100,7 @@ class AdapterTuner(BaseTuner):
         layer.path = current_key
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
+        setattr(parent, target_name, layer)  # it is where the layer computes already
 
     def _new_layer(self, target: nn.Module, adapter_name: str, options: dict[str, Any]) -> AdapterLayer:
         for kind, layer_class in self.layer_classes.items():
@@ -181,7 +181,7 @@ class AdapterTuner(BaseTuner):
         Modules trained whole are not merged: those of the active adapter stay in use, with a warning where they are
         not those of `adapter_names`.
         """
-        self.check_untied(untie)
+        self._check_mergeable(adapter_names, untie)
         if adapter_names is not None:
             self._warn_of_other_modules(adapter_names)
         for layer in self._layers():
@@ -199,7 +199,7 @@ class AdapterTuner(BaseTuner):
 
         Modules trained whole are those of `adapter_names`, as `use_whole_modules` chooses them.
         """
-        self.check_untied(untie)
+        self._check_mergeable(adapter_names, untie)
         if adapter_names is not None:
             self.use_whole_modules(adapter_names)
         return super().merge_and_unload(progressbar, safe_merge, adapter_names)
@@ -216,6 +216,13 @@ class AdapterTuner(BaseTuner):
                 )
                 return
 
+    def _check_mergeable(self, adapter_names: list[str] | None, untie: bool) -> None:
+        """Refuse before any layer is merged."""
+        for layer in self._layers():
+            if any(name in layer.adapters for name in adapter_names or layer.active_adapters):
+                layer.check_mergeable()
+        self.check_untied(untie)
+
     def check_untied(self, untie: bool) -> None:
         """Refuse to merge into a weight that another module shares, or give the layer its own copy if `untie`.
 
@@ -231,8 +238,8 @@ class AdapterTuner(BaseTuner):
                     owners.setdefault(id(parameter), []).append(name.removesuffix(".base_layer"))
         for layer in self._layers():
             base = layer.get_base_layer()
-            names = owners[id(base.weight)]
-            if len(names) == 1:
+            names = owners.get(id(base.weight), [])
+            if len(names) < 2:
                 continue
             if not untie:
                 raise ValueError(

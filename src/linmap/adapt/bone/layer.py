@@ -65,6 +65,7 @@ class BatAdapter(BoneAdapter):
     def __init__(self, n_out: int, n_in: int, r: int, mode: Mode) -> None:
         super().__init__()
         self.mode = mode
+        self.reads_weight = mode == "bat"
         self.D = nn.Parameter(torch.zeros(block_shape(n_out, n_in, r, mode)))
 
     def unmerged(self, W: Float[Tensor, "n_out n_in"]) -> Float[Tensor, "n_out n_in"]:
@@ -85,7 +86,7 @@ class BatAdapter(BoneAdapter):
         return W_ab.transpose(1, 2).reshape(W.shape).to(W.dtype)
 
     def needs_weight(self, x: Tensor) -> bool:
-        return self.mode == "bat"
+        return self.reads_weight
 
     def linear(self, x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
         product = bat_forward if self.mode == "bat" else bat_row_forward

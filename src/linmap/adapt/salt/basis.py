@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from linmap.adapt.kept import checksum
 from linmap.maps.spectral import signed_svd
 
 KEPT_BYTES = 2**30  # of the bases that a process keeps
@@ -36,7 +37,7 @@ class Basis(NamedTuple):
     Vt: Float[Tensor, "*groups q n_in"]
 
 
-_kept: OrderedDict[bytes, Basis] = OrderedDict()
+_kept: OrderedDict[bytes, tuple[Basis, list[int]]] = OrderedDict()  # with the sums of what is in it
 
 
 @torch.inference_mode(False)
@@ -51,12 +52,13 @@ def basis_of(W: Float[Tensor, "*groups n_out n_in"]) -> Basis:
     content = hashlib.sha256(W.numpy().data)
     content.update(repr((W.shape, W.dtype)).encode())
     key = content.digest()
-    if key not in _kept:
-        _kept[key] = Basis(*signed_svd(W))
+    if key not in _kept or [checksum(part) for part in _kept[key][0]] != _kept[key][1]:  # somebody wrote to it
+        basis = Basis(*signed_svd(W))
+        _kept[key] = basis, [checksum(part) for part in basis]
     _kept.move_to_end(key)
-    while len(_kept) > 1 and sum(part.nbytes for basis in _kept.values() for part in basis) > KEPT_BYTES:
+    while len(_kept) > 1 and sum(part.nbytes for basis, _ in _kept.values() for part in basis) > KEPT_BYTES:
         _kept.popitem(last=False)
-    return _kept[key]
+    return _kept[key][0]
 
 
 def check_basis(basis: Basis, W: Float[Tensor, "*groups n_out n_in"]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
-from linmap.adapt.layer import Adapter, AdapterLayer, AdditiveAdapter, is_frozen
+from linmap.adapt.layer import Adapter, AdapterLayer, AdditiveAdapter, keeps_weight
 from linmap.adapt.salt.basis import (
     Basis,
     Fingerprint,
@@ -25,7 +25,7 @@ from linmap.adapt.salt.basis import (
     signs,
 )
 from linmap.adapt.salt.weight import Relu, check_relu
-from linmap.adapt.weights import matrix_of, sizes
+from linmap.adapt.weights import is_hooked, matrix_of, sizes
 from linmap.maps import LowRank, Spectral
 
 Init = Literal["zero", "gauss"]
@@ -150,7 +150,7 @@ class SaltAdapter(AdditiveAdapter):
         """In evaluation W' is kept; in training it is built where that takes fewer operations than the activations."""
         n_out, n_in = self.spectral.out_features, self.spectral.in_features
         tokens = x.shape[:-1].numel()
-        return is_frozen(self) or tokens * (2 * min(n_out, n_in) + max(n_out, n_in)) > 3 * n_out * n_in
+        return keeps_weight(self, x) or tokens * (2 * min(n_out, n_in) + max(n_out, n_in)) > 3 * n_out * n_in
 
     def linear(self, x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
         """x W'^T + b; a W' that is built is built again for the backward pass instead of being kept."""
@@ -315,7 +315,7 @@ class SaltConv2d(SaltLayer):
 def is_pointwise(conv: nn.Conv2d) -> bool:
     """Whether the convolution is a linear layer on channels and nothing else."""
     plain = type(conv).forward is nn.Conv2d.forward and conv.groups == 1 and conv.padding in ((0, 0), "valid", "same")
-    return plain and conv.kernel_size == (1, 1) and conv.stride == (1, 1)
+    return plain and conv.kernel_size == (1, 1) and conv.stride == (1, 1) and not is_hooked(conv)
 
 
 def draw(core: LowRank, init: Init) -> None:
