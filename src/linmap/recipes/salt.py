@@ -39,7 +39,7 @@ class Settings(FineTuning):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.regularization < 0:
-            raise ValueError(f"regularization = {self.regularization} must not be negative.")
+            raise ValueError(f"--regularization {self.regularization} must not be negative.")
 
     def method(self) -> Method:
         from linmap.adapt import SaltConfig

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["PRESETS", "ApplySettings", "Settings", "apply", "compare", "fit"]
 
 ApplySettings = Answering
+FLAG_OF = {"incre_interval": "growth_interval", "init_warmup": "growth_warmup", "orth_reg_weight": "orthogonality"}
 ROOM = 2  # times the reference rank: the highest rank of a layer
 
 
@@ -52,9 +53,9 @@ class Settings(FineTuning):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.growth_warmup < 1:
-            raise ValueError(f"growth_warmup = {self.growth_warmup} must be a share of the steps in [0, 1).")
+            raise ValueError(f"--growth-warmup {self.growth_warmup} must be a share of the steps in [0, 1).")
         if self.orthogonality < 0:
-            raise ValueError(f"orthogonality = {self.orthogonality} must not be negative.")
+            raise ValueError(f"--orthogonality {self.orthogonality} must not be negative.")
 
     def config(self, steps: int) -> TriAdaptLoraConfig:
         """The adapter's configuration for a run of this many steps."""
@@ -69,7 +70,7 @@ class Settings(FineTuning):
 
     def method(self) -> Method:
         penalty = partial(_penalty, weight=self.orthogonality) if self.orthogonality else None
-        return Method("triadaptlora", "classification", self.config, _allocator, penalty, _ranks)
+        return Method("triadaptlora", "classification", self.config, _allocator, penalty, _ranks, FLAG_OF)
 
 
 def fit(settings: Settings, job: FitJob) -> dict[str, Any]:

@@ -374,19 +374,19 @@ def test_an_adapter_of_another_method_is_refused_before_anything_is_loaded(
 
 def test_settings_are_checked_before_any_work() -> None:
     for options, message in (
-        ({"max_length": 1}, "max_length = 1"),
-        ({"validation": 1.0}, "validation = 1.0"),
-        ({"warmup": -0.1}, "warmup = -0.1"),
-        ({"head_lr": 0.0}, "head_lr must be positive"),
-        ({"lr": 0.0}, "lr must be positive"),
-        ({"batch_size": 3, "accumulation": 2}, "batch_size = 3"),
-        ({"target_modules": ()}, "target_modules is empty"),
+        ({"max_length": 1}, "--max-length 1"),
+        ({"validation": 1.0}, "--validation 1.0"),
+        ({"warmup": -0.1}, "--warmup -0.1"),
+        ({"head_lr": 0.0}, "--head-lr 0.0 must be positive"),
+        ({"lr": 0.0}, "--lr must be positive"),
+        ({"batch_size": 3, "accumulation": 2}, "--batch-size 3 cannot be split"),
+        ({"target_modules": ()}, "--target-modules is empty"),
     ):
         with pytest.raises(ValueError, match=message):
             FineTuning(**options)
-    with pytest.raises(ValueError, match="temperature = -1"):
+    with pytest.raises(ValueError, match="--temperature -1"):
         Answering(temperature=-1.0)
-    with pytest.raises(ValueError, match="limit = 0"):
+    with pytest.raises(ValueError, match="--limit 0"):
         Answering(limit=0)
 
 

@@ -179,7 +179,7 @@ def test_what_is_no_whole_run_is_not_applied(
     for bad, message in (
         ("--data sums.jsonl --out a.parquet", ".jsonl or .csv"),
         ("--data empty.txt --out a.jsonl", "is empty; there is nothing to read"),
-        ("--data sums.jsonl --out a.jsonl --max-new-tokens 0", "max_new_tokens = 0 must be 1 or more"),
+        ("--data sums.jsonl --out a.jsonl --max-new-tokens 0", "--max-new-tokens 0 must be 1 or more"),
         ("--data sums.jsonl --out a.jsonl --max-new-tokens 500", "exceed the 128 positions"),
     ):
         capsys.readouterr()

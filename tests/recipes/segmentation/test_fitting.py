@@ -134,12 +134,12 @@ def test_wrong_use_is_refused(fitted, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 100}, "size = 100 must be a multiple of 32"),
-        ({"validation": 1.0}, "validation = 1.0 must lie between 0 and 1"),
+        ({"size": 100}, "--size 100 must be a multiple of 32"),
+        ({"validation": 1.0}, "--validation 1.0 must lie between 0 and 1"),
         ({"images": (2,)}, "at least 4 are needed"),
-        ({"rates": ()}, "rates must hold positive numbers"),
-        ({"adapter_lr": 0.0}, "adapter_lr must be positive"),
-        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"rates": ()}, "--rates : expected positive numbers"),
+        ({"adapter_lr": 0.0}, "--adapter-lr 0.0 must be positive"),
+        ({"seeds": 0}, "--seeds 0 must be at least 1"),
         ({"regularization": -1.0}, "must not be negative"),
     ],
 )

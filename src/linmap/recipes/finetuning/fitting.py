@@ -28,6 +28,7 @@ from linmap.recipes.finetuning.models import (
 from linmap.recipes.finetuning.saving import save_adapter, write_merged
 from linmap.recipes.finetuning.settings import DEFAULT_MODELS, FineTuning
 from linmap.recipes.job import FitJob
+from linmap.recipes.language.flags import in_flags
 from linmap.recipes.language.folders import check_free
 from linmap.recipes.language.models import load_pretrained, load_tokenizer, model_folder, quiet_libraries
 from linmap.training import TrainingHistory, mean_loss, train
@@ -56,6 +57,8 @@ class Method:
     """Added to the training loss of a batch."""
     outcome: Callable[[nn.Module, Sequence[Any]], Mapping[str, Any]] = field(default=lambda adapted, callbacks: {})
     """What else the artifact tells, by name: from the adapted model and the callbacks after training."""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """The flags of options that the configuration calls by other names."""
 
 
 class Split(NamedTuple):
@@ -76,7 +79,7 @@ def fit(settings: FineTuning, job: FitJob, method: Method) -> dict[str, Any]:
     tokenizer = load_tokenizer(folder)
     length = row_length(folder, settings.max_length)
     split = split_of(texts, tokenizer, length, settings, job.seed)
-    config = method.config(settings.steps(len(split.train)))
+    config = config_of(method, settings, len(split.train))
     torch.manual_seed(job.seed)
     adapted = adapted_model(folder, texts.task, config, settings)
     model = adapted if texts.task == "language" else TextClassifier(adapted, len(split.labels))
@@ -92,6 +95,14 @@ def fit(settings: FineTuning, job: FitJob, method: Method) -> dict[str, Any]:
     if settings.merge:
         summary["merged"] = str(write_merged(model, tokenizer, split.labels, job.out / "merged"))
     return {"artifact": str(job.out), **summary}
+
+
+def config_of(method: Method, settings: FineTuning, rows: int) -> PeftConfig:
+    """The adapter's configuration, with its errors in the words of the command line."""
+    try:
+        return method.config(settings.steps(rows))
+    except ValueError as error:
+        raise UsageError(in_flags(str(error), settings, method.flags)) from error
 
 
 def split_of(texts: TextFile, tokenizer: Tokenizer, length: int, settings: FineTuning, seed: int) -> Split:
@@ -138,7 +149,7 @@ def adapted_model(folder: Path, task: Task, config: PeftConfig, settings: FineTu
                 base.gradient_checkpointing_enable({"use_reentrant": False})
             return get_peft_model(base, config)
     except ValueError as error:  # PEFT's own, such as target_modules that fit nothing, and those of the method
-        raise UsageError(str(error)) from error
+        raise UsageError(in_flags(str(error), settings)) from error
 
 
 def train_adapter(

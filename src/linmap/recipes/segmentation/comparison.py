@@ -19,6 +19,7 @@ from torch import nn
 from linmap.artifacts import write_json
 from linmap.data.masks import MaskedImages
 from linmap.recipes.job import CompareJob
+from linmap.recipes.language.flags import listed
 from linmap.recipes.result import Check, Metric, Result, Row, Table
 from linmap.recipes.segmentation.fitting import Adapt, adapt, build, load, measure, train_segmenter, trained
 from linmap.recipes.segmentation.metrics import segmentation_loss
@@ -109,7 +110,7 @@ def prepare(settings: SegmentationSettings, job: CompareJob) -> Task:
         task = Task(job.data.stem, data[[i for i in rows if i % 4 != 3]], data[rows[3::4]])
     if max(settings.images) > len(task.train):
         raise ValueError(
-            f"images = {settings.images}: there are {len(task.train)} training images; choose at most as many."
+            f"--images {listed(settings.images)}: there are {len(task.train)} training images; choose at most as many."
         )
     return task
 
