@@ -5,6 +5,7 @@ n: training rows, N: variates, t: window length, m = n - t + 1: windows.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from typing import Literal, get_args
@@ -15,10 +16,12 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from scipy import fft
 
+from linmap.data.scaling import Standardiser
+
 Correlation = Literal["pearson", "official"]
 
-CONSTANT = 1e-12  # variance over mean square, below which a variate is constant
-OFFICIAL_CONSTANT = 1e-4  # the authors' bound, on the variance in raw units
+CONSTANT = 1e-6  # deviation of one step over that of the whole variate, below which its windows are constant
+OFFICIAL_CONSTANT = 1e-2  # the authors' bound, on the deviation in raw units
 
 
 def temporal_correlation(X: ArrayLike, length: int, corr: Correlation | str = "pearson") -> Float64[np.ndarray, "t t"]:
@@ -97,10 +100,11 @@ def _of_each_variate(
     """(R[a, a+d], R[a+d, a]) as [a, d] for each variate, one array twice where R is symmetric; None if constant."""
     skipped = []
     for name, x in zip(names, np.ascontiguousarray(rows.T), strict=True):
-        covariance = _lagged_covariance(x, length)
+        scaler = Standardiser.fit(x[:, None])
+        covariance = _lagged_covariance(scaler.standardise(x[:, None])[:, 0], length)
         variance = covariance[:, 0].copy()
-        bound = OFFICIAL_CONSTANT if corr == "official" else CONSTANT * np.square(x).mean()
-        if variance.min() <= bound:
+        bound = OFFICIAL_CONSTANT / float(scaler.scale[0]) if corr == "official" else CONSTANT
+        if variance.min() <= 0 or math.sqrt(variance.min()) <= bound:
             skipped.append(name)
             yield None
         elif corr == "official":
@@ -173,9 +177,9 @@ def variate_correlation(X: ArrayLike) -> Float64[np.ndarray, "N N"]:
     rows, _ = _rows(X)
     if len(rows) < 2:
         raise ValueError(f"need at least 2 training rows to correlate variates, got {len(rows)}.")
-    centred = rows - rows.mean(0)
+    centred = Standardiser.fit(rows).standardise(rows)
     norm = np.linalg.norm(centred, axis=0)
-    constant = norm**2 <= CONSTANT * np.square(rows).sum(0)
+    constant = norm**2 < len(rows) / 2  # it is n but for a constant, which is 0 up to its rounding
     direction = np.where(constant, 0.0, centred / np.where(constant, 1.0, norm))
     C = np.clip(direction.T @ direction, -1.0, 1.0)
     np.fill_diagonal(C, 1.0)
