@@ -26,6 +26,7 @@ def compare(settings: Comparison, job: CompareJob) -> Result:
     published = task.name == "ETTh1" and job.data is None and not settings.horizons
     if published and (settings.lookback, settings.d_model) == (96, 512):
         check_published(settings.horizon, runs, further)
+    pictures, missing = draw(runs, task, coverage, job.out)
     return Result(
         system="olinear",
         task=f"{task.name}: the next {settings.horizon} steps of {len(task.series.variates)} series from the last "
@@ -33,10 +34,10 @@ def compare(settings: Comparison, job: CompareJob) -> Result:
         metrics=[Metric("MSE"), Metric("MAE")],
         rows=rows,
         shows=shows(rows, further),
-        limits=limits(settings, task),
+        limits=" ".join([limits(settings, task), *missing]),
         checks=[*check(rows), intervals.as_check(coverage), *further.checks],
         tables=[by_step(runs, settings.horizon), intervals.as_table(coverage), *further.tables],
-        pictures=draw(runs, task, coverage, job.out),
+        pictures=pictures,
         preset=job.preset,
         seeds=list(range(job.seed, job.seed + settings.seeds)),
         settings=asdict(settings),

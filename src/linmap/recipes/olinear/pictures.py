@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from linmap.data.timeseries import TimeSeries
-from linmap.pictures import DIVERGING, INK, MUTED, SERIES, SYSTEM, figure, save_svg
+from linmap.pictures import DIVERGING, INK, MUTED, SERIES, SYSTEM, figure, illustrated, save_svg
 from linmap.recipes.olinear.intervals import LEVELS, Coverage
 from linmap.recipes.olinear.methods import Task, Trained
 from linmap.recipes.result import Picture
@@ -84,14 +84,22 @@ def label_time(ax: object, series: TimeSeries) -> None:
 # -- a comparison ------------------------------------------------------------------------------------------------------
 
 
-def draw(runs: dict[str, list[Trained]], task: Task, intervals: list[Coverage], out: Path) -> list[Picture]:
+def draw(
+    runs: dict[str, list[Trained]], task: Task, intervals: list[Coverage], out: Path
+) -> tuple[list[Picture], list[str]]:
+    """The pictures that could be drawn, and a note for each that could not."""
     first = {name: trained[0] for name, trained in runs.items()}
-    return [
-        draw_examples(first, task, out / "forecasts.svg"),
-        draw_errors(first, out / "error-by-step.svg"),
-        draw_coverage(intervals, out / "coverage.svg"),
-        draw_basis(task, out / "basis.svg"),
-    ]
+    drawings: dict[str, Callable[[Path], Picture]] = {
+        "forecasts.svg": lambda path: draw_examples(first, task, path),
+        "error-by-step.svg": lambda path: draw_errors(first, path),
+        "coverage.svg": lambda path: draw_coverage(intervals, path),
+        "basis.svg": lambda path: draw_basis(task, path),
+    }
+    pictures, notes = [], {}
+    for name, drawing in drawings.items():
+        with illustrated(notes, out / name) as path:
+            pictures.append(drawing(path))
+    return pictures, notes.get("notes", [])
 
 
 @torch.inference_mode()
