@@ -133,11 +133,12 @@ def test_filling_forward_needs_a_first_value() -> None:
 def test_files_that_cannot_be_read(tmp_path) -> None:
     with pytest.raises(DataError, match=r"there is no file .*nowhere\.csv"):
         read_table(tmp_path / "nowhere.csv")
-    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "empty.csv").write_text(" \n\n")
+    with pytest.raises(DataError, match=r"empty\.csv is empty; there is nothing to read"):
+        read_table(tmp_path / "empty.csv")
     (tmp_path / "text.parquet").write_text("not parquet")
-    for name in ("empty.csv", "text.parquet"):
-        with pytest.raises(DataError, match="cannot be read as a table"):
-            read_table(tmp_path / name)
+    with pytest.raises(DataError, match="cannot be read as a table"):
+        read_table(tmp_path / "text.parquet")
 
 
 # -- splits and windows ------------------------------------------------------------------------------------------------

@@ -6,22 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.console import Console
 
 from linmap.artifacts import write_table
 from linmap.data.timeseries import TimeSeries, load_time_series
 from linmap.errors import UsageError
+from linmap.pictures import illustrated
 from linmap.recipes.job import ApplyJob, FitJob
+from linmap.recipes.olinear.held_out import beside_naive
 from linmap.recipes.olinear.methods import n_parameters
 from linmap.recipes.olinear.pictures import draw_backtest, draw_forecast
 from linmap.recipes.olinear.settings import ApplySettings, Settings
 from linmap.sequence.olinear import Backtest, OLinearForecaster, backtest
-from linmap.sequence.olinear.backtest import rows_of
 
 
 def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
     """Train a forecaster on a table and save it."""
-    series = load_time_series(job.data or settings.dataset, settings.nan_policy)
     forecaster = settings.forecaster(job.seed)
+    series = load_time_series(job.data or settings.dataset, **settings.file(), **forecaster.reading())
+    say_time(series)
     forecaster.fit(series, checkpoints=job.out / "training", resume=job.resume)
     forecaster.save(job.out)
     history = forecaster.history_
@@ -30,6 +33,7 @@ def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
         "parameters": n_parameters(forecaster.model_), "epochs": len(history.epochs),
         "best_epoch": history.best_epoch, "validation_loss": history.best_value, "seconds": round(history.seconds, 1),
         "calibration_windows": 0 if forecaster.scores_ is None else len(forecaster.scores_),
+        "time": series.describe(), **beside_naive(forecaster, series),
     }  # fmt: skip
 
 
@@ -42,10 +46,18 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
         raise UsageError(f"--out {out}: a forecast is written as .csv or .parquet.")
     check_flags(settings)
     forecaster = OLinearForecaster.load(job.artifact)
-    series = load_time_series(job.data or settings.dataset, forecaster.nan_policy).select(forecaster.variates_)
+    reading = forecaster.reading() | settings.table()
+    series = load_time_series(job.data or settings.dataset, **settings.file(), **reading, like=forecaster.clock_)
+    say_time(series)
+    series = forecaster.known(series)
     if settings.recalibrate:
         recalibrate(forecaster, series, settings)
     return (look_back if settings.backtest else look_ahead)(forecaster, series, settings, out)
+
+
+def say_time(series: TimeSeries) -> None:
+    """What was understood of the times, before anything is made of it."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"time: {series.describe()}", markup=False)
 
 
 def check_flags(settings: ApplySettings) -> None:
@@ -65,15 +77,18 @@ def recalibrate(forecaster: OLinearForecaster, series: TimeSeries, settings: App
     stop = len(series)
     if settings.backtest:
         stop -= forecaster.h + (settings.step_size or forecaster.h) * (settings.backtest - 1)
-    forecaster.calibrate(rows_of(series, max(stop - settings.recalibrate, 0), max(stop, 0)))
+    forecaster.calibrate(series.rows(max(stop - settings.recalibrate, 0), max(stop, 0)))
 
 
 def look_ahead(forecaster: OLinearForecaster, series: TimeSeries, settings: ApplySettings, out: Path) -> dict[str, Any]:
     forecast = forecaster.predict(series, settings.level)
     assert isinstance(forecast, pd.DataFrame)  # arrays come back for arrays alone
     write_table(out, forecast)
-    picture = draw_forecast(forecaster, series, settings.level, out.with_suffix(".svg"))
-    return {"forecast": str(out), "picture": str(picture), "steps": forecaster.h, "variates": len(series.variates)}
+    summary = {"forecast": str(out), "steps": forecaster.h, "variates": len(series.variates), "time": series.describe()}
+    with illustrated(summary, out.with_suffix(".svg")) as picture:
+        draw_forecast(forecaster, series, settings.level, picture)
+        summary["picture"] = str(picture)
+    return summary
 
 
 def look_back(forecaster: OLinearForecaster, series: TimeSeries, settings: ApplySettings, out: Path) -> dict[str, Any]:
@@ -84,11 +99,14 @@ def look_back(forecaster: OLinearForecaster, series: TimeSeries, settings: Apply
     write_table(out, found.frame())
     errors = out.with_name(f"{out.stem}-by-step{out.suffix}")
     write_table(errors, found.errors())
-    picture = draw_backtest(found, out.with_suffix(".svg"))
-    return {
-        "forecasts": str(out), "errors": str(errors), "picture": str(picture), "origins": len(found.cutoffs),
-        "fits": found.fits, **means(found),
+    summary = {
+        "forecasts": str(out), "errors": str(errors), "origins": len(found.cutoffs), "fits": found.fits,
+        **means(found), "time": series.describe(),
     }  # fmt: skip
+    with illustrated(summary, out.with_suffix(".svg")) as picture:
+        draw_backtest(found, picture)
+        summary["picture"] = str(picture)
+    return summary
 
 
 def means(found: Backtest) -> dict[str, float]:

@@ -67,10 +67,11 @@ class Trained:
 
 def prepare(settings: Comparison, job: CompareJob) -> Task:
     """Load, split as the literature does, standardise by the training rows."""
-    series = load_time_series(job.data or settings.dataset, settings.nan_policy)
+    forecaster = settings.forecaster(job.seed)
+    series = load_time_series(job.data or settings.dataset, **settings.file(), **forecaster.reading())
     name = job.data.stem if job.data else {"etth1": "ETTh1", "ili": "ILI"}[settings.dataset]
     split = literature_split(len(series), name)
-    values = settings.forecaster(job.seed).standardise(series, split)
+    values = forecaster.standardise(series, split)
     windows = {
         part: Windows(values[rows], settings.lookback, settings.horizon)
         for part, rows in split.spans(settings.lookback).items()

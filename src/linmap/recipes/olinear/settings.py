@@ -14,8 +14,39 @@ Dataset = Literal["etth1", "ili"]
 Host = Literal["DLinear", "iTransformer", "PatchTST"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Flags that say how a table is read."""
+
+    separator: str | None = None
+    """What parts the cells of a CSV file; a comma, or a tab in a .tsv file, when left out."""
+    decimal: str = "."
+    """The decimal point of a CSV file."""
+    time_column: str | None = None
+    """The column that holds the time, where it is called neither ds, date, time, timestamp nor datetime."""
+    id_column: str | None = None
+    """The column that tells the series of a panel apart, where it is not called unique_id."""
+    drop: tuple[str, ...] = ()
+    """Columns to leave out."""
+    dayfirst: bool = False
+    """Read 01/02/2020 as the first of February; the other rows decide when left out."""
+    monthfirst: bool = False
+    """Read 01/02/2020 as the second of January."""
+    fill_gaps: bool = False
+    """Put rows where times are missing; --nan-policy says with which values."""
+
+    def file(self) -> dict[str, Any]:
+        """How the file is read."""
+        return {"separator": self.separator, "decimal": self.decimal}
+
+    def table(self) -> dict[str, Any]:
+        """How the table in it is read: what was said."""
+        names = ("time_column", "id_column", "drop", "dayfirst", "monthfirst", "fill_gaps")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
+
+
 @dataclass(frozen=True)
-class Settings:
+class Settings(Reading):
     """Flags of `linmap fit olinear`; the defaults are the paper's for ETTh1."""
 
     dataset: Dataset = "etth1"
@@ -64,7 +95,7 @@ class Settings:
         names = ("lookback", "d_model", "embed", "layers", "dropout", "basis", "chan_indep", "mixing", "alpha",
                  "epochs", "patience", "lr", "schedule", "batch_size", "validation", "calibration", "interval_scale",
                  "nan_policy")  # fmt: skip
-        options: dict[str, Any] = {name: getattr(self, name) for name in names} | changes
+        options: dict[str, Any] = {name: getattr(self, name) for name in names} | self.table() | changes
         return OLinearForecaster(self.horizon, random_state=seed, **options)
 
 
@@ -93,8 +124,8 @@ class Comparison(Settings):
 
 
 @dataclass(frozen=True)
-class ApplySettings:
-    """Flags of `linmap apply`."""
+class ApplySettings(Reading):
+    """Flags of `linmap apply`; a table is read as that of the fit was, where nothing else is said."""
 
     dataset: Dataset = "etth1"
     """Embedded data that stands in for --data."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int
 
 from linmap.data.timeseries import TimeSeries
 from linmap.errors import DataError
-from linmap.sequence.olinear.forecaster import COLUMN, OLinearForecaster
+from linmap.sequence.olinear.forecaster import COLUMN, OLinearForecaster, comparable_times
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,13 @@ class Backtest:
         """All forecasts in long form: `unique_id`, `ds`, `cutoff`, `y`, `OLinear`, and the ends of the intervals."""
         B, h, N = self.forecasts.shape
         rows = (self.cutoffs[:, None] + np.arange(1, h + 1)).ravel()  # of each origin and step
-        time = self.series.time
+        time, labels = self.series.notation.write(self.series.time), self.series.labels
+        labels = pd.Index(list(self.series.variates)) if labels is None else labels
         table = pd.DataFrame(
             {
-                "unique_id": np.repeat(self.series.variates, B * h),
-                "ds": np.tile(time[rows], N),
-                "cutoff": np.tile(np.repeat(time[self.cutoffs], h), N),
+                "unique_id": labels.repeat(B * h),
+                "ds": time.take(np.tile(rows, N)),
+                "cutoff": time.take(np.tile(np.repeat(self.cutoffs, h), N)),
                 "y": self.actual.reshape(-1, N).T.ravel(),
                 COLUMN: self.forecasts.reshape(-1, N).T.ravel(),
             }
@@ -116,7 +117,8 @@ def backtest(
     ValueError
         If a number is out of its range, or intervals are asked for and nothing calibrates them.
     """
-    series = X if isinstance(X, TimeSeries) else TimeSeries.from_frame(X, forecaster.nan_policy)
+    fixed = hasattr(forecaster, "model_") and not refit
+    series = forecaster.read(X, forecaster.clock_ if fixed else None)
     h, step = forecaster.h, forecaster.h if step_size is None else step_size
     for name, value, least in (("n_windows", n_windows, 1), ("step_size", step, 1), ("refit", refit, 0)):
         if value < least:
@@ -127,17 +129,16 @@ def backtest(
             f"{n_windows} origins {step} rows apart with {h} steps each leave {max(cutoffs[0] + 1, 0)} of "
             f"{len(series)} rows before the first, each needs {forecaster.lookback}: lower n_windows or step_size."
         )
-    fixed = hasattr(forecaster, "model_") and not refit
     if fixed:
-        series = series.select(forecaster.variates_)
+        series = forecaster.known(series)
         _require_unseen(forecaster, series, int(cutoffs[0]))
     forecasts, widths, fits = [], {float(one): [] for one in level}, 0
     scale = forecaster.scale_ if fixed else None
     for index, cutoff in enumerate(cutoffs.tolist()):
-        past = rows_of(series, 0, cutoff + 1)
+        past = series.rows(0, cutoff + 1)
         if not fixed and (index == 0 or (refit and index % refit == 0)):
             first = 0 if input_size is None else max(cutoff + 1 - input_size, 0)
-            forecaster, fits = _fitted(forecaster, rows_of(series, first, cutoff + 1)), fits + 1
+            forecaster, fits = _fitted(forecaster, series.rows(first, cutoff + 1)), fits + 1
             scale = forecaster.scale_ if scale is None else scale
         forecast, half = forecaster.forecast(past, level)
         forecasts.append(forecast)
@@ -148,20 +149,16 @@ def backtest(
     return Backtest(series, cutoffs, np.stack(forecasts), stacked, scale, fits)
 
 
-def rows_of(series: TimeSeries, start: int, stop: int) -> TimeSeries:
-    """A span of rows."""
-    return replace(series, values=series.values[start:stop], time=series.time[start:stop])
-
-
 def _fitted(forecaster: OLinearForecaster, series: TimeSeries) -> OLinearForecaster:
     return OLinearForecaster(**forecaster.get_params()).fit(series)
 
 
 def _require_unseen(forecaster: OLinearForecaster, series: TimeSeries, cutoff: int) -> None:
-    """A fixed model is judged on times behind those of its fit; without timestamps nothing tells them apart."""
+    """A fixed model is judged on times behind those of its fit; where rows are counted nothing tells them apart."""
     seen, time = forecaster.seen_until_, series.time
-    if seen is None or not isinstance(time, pd.DatetimeIndex):
+    if seen is None or not series.timed:
         return
+    comparable_times(seen, time[0])  # pyright: ignore[reportArgumentType]
     later = int(np.count_nonzero(time > seen))
     if len(time) - 1 - cutoff > later:
         raise DataError(

@@ -48,6 +48,7 @@ def train_forecaster(
     checkpoints: Path | str | None = None,
     resume: bool = False,
     description: str = "training",
+    seed_globally: bool = True,
 ) -> TrainingHistory:
     """Train on the training windows and keep the weights that do best on the validation windows.
 
@@ -61,12 +62,13 @@ def train_forecaster(
         Length, learning rate and so on; `patience` stops early.
     loss, validation_loss
         Functions of (forecast, target); validation by `loss` itself when None.
-    checkpoints, resume, description
-        `out`, `resume` and `description` of `linmap.training.train`.
+    checkpoints, resume, description, seed_globally
+        `out`, `resume`, `description` and `seed_globally` of `linmap.training.train`.
     """
     judge = loss if validation_loss is None else validation_loss
     history = train(
         model, _on_windows(loss), training, config=config, out=checkpoints, resume=resume, description=description,
+        seed_globally=seed_globally,
         validate=lambda model: mean_loss(for_inference(model), _on_windows(judge), validation, EVALUATION_BATCH),
     )  # fmt: skip
     model.cpu()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from linmap import artifacts
-from linmap.data.timeseries import NanPolicy, Split, TimeSeries, Windows
+from linmap.data.scaling import Standardiser
+from linmap.data.timeseries import Clock, NanPolicy, Split, TimeSeries, Windows
 from linmap.errors import DataError
 from linmap.sequence.olinear.bases import basis
 from linmap.sequence.olinear.conformal import (
@@ -26,11 +27,12 @@ from linmap.sequence.olinear.conformal import (
     conformal_quantile,
     window_scale,
 )
-from linmap.sequence.olinear.correlation import CONSTANT, Correlation, variate_correlation
+from linmap.sequence.olinear.correlation import Correlation, variate_correlation
 from linmap.sequence.olinear.fitting import for_inference, forecast_errors, train_forecaster
 from linmap.sequence.olinear.model import LossKind, OLinear, OLinear_C, weighted_loss
 from linmap.sequence.olinear.orthotrans import OrthoTrans
 from linmap.training import TrainingConfig
+from linmap.training.randomness import private
 
 SYSTEM = "olinear"
 COLUMN = "OLinear"  # of a long forecast
@@ -38,6 +40,7 @@ Basis = Literal[
     "pearson", "official", "identity", "dct", "fft", "haar", "db4", "legendre", "chebyshev", "laguerre", "random",
 ]  # fmt: skip
 Mixing = Literal["normlin", "correlation", "prior"]
+Time = pd.Timestamp | int | float
 Schedule = Literal["constant", "halving", "type3", "cosine", "linear"]
 
 
@@ -75,23 +78,25 @@ class OLinearForecaster(BaseEstimator):
     interval_scale
         `"window"`: intervals widen with the deviation of the window; `"constant"`: they do not. See
         `calibration_scores`.
-    nan_policy
-        `"ffill"`, `"zero"`, or None to refuse missing values.
+    nan_policy, time_column, id_column, drop, dayfirst, monthfirst, fill_gaps
+        How tables are read; see `linmap.data.timeseries.TimeSeries.from_frame`.
     random_state
-        Seed of every random draw.
+        Seed of every random draw; the global generators are left alone.
 
     Attributes
     ----------
     model_
         The trained `OLinear` (or `OLinear_C`), on the CPU.
     variates_, mean_, scale_
-        Names, and the training rows' mean and standard deviation (1 for a constant variate).
+        Names, and the training rows' mean and standard deviation (see `linmap.data.scaling.Standardiser`).
+    clock_
+        What was understood of the table's times; later tables need the same step.
     history_
         `TrainingHistory`; None in a loaded forecaster.
     scores_
         What the intervals are made from, (windows, h, variates), on standardised values; None before calibration.
     seen_until_
-        The last time that `fit` or `calibrate` has seen; None where rows have no timestamps.
+        The last time that `fit` or `calibrate` has seen; None where rows are counted.
 
     Examples
     --------
@@ -126,6 +131,12 @@ class OLinearForecaster(BaseEstimator):
         calibration: float | int = 0.0,
         interval_scale: ScoreScale | str = "window",
         nan_policy: NanPolicy | str | None = None,
+        time_column: str | None = None,
+        id_column: str | None = None,
+        drop: Sequence[str] = (),
+        dayfirst: bool = False,
+        monthfirst: bool = False,
+        fill_gaps: bool = False,
         random_state: int = 0,
     ) -> None:
         self.h = h
@@ -149,6 +160,12 @@ class OLinearForecaster(BaseEstimator):
         self.calibration = calibration
         self.interval_scale = interval_scale
         self.nan_policy = nan_policy
+        self.time_column = time_column
+        self.id_column = id_column
+        self.drop = drop
+        self.dayfirst = dayfirst
+        self.monthfirst = monthfirst
+        self.fill_gaps = fill_gaps
         self.random_state = random_state
 
     def fit(
@@ -182,9 +199,9 @@ class OLinearForecaster(BaseEstimator):
             If a parameter is out of its range.
         """
         check_scale(self.interval_scale)
-        series = self._series(X)
+        series = self.read(X)
         rows = len(series)
-        split, calibrates = (self._split(rows), self.calibration > 0) if split is None else (split, False)
+        split, calibrates = (self.split_of(rows), self.calibration > 0) if split is None else (split, False)
         spans = split.spans(self.lookback)
         values = self.standardise(series, split)
         self.model_ = self.build(series.values[spans["train"]])
@@ -192,9 +209,9 @@ class OLinearForecaster(BaseEstimator):
         self.history_ = train_forecaster(
             self.model_, training, validation, self.training_config(),
             loss=partial(weighted_loss, alpha=self.alpha, kind=self.loss),
-            checkpoints=checkpoints, resume=resume, description="OLinear",
+            checkpoints=checkpoints, resume=resume, description="OLinear", seed_globally=False,
         )  # fmt: skip
-        self.scores_, self.seen_until_ = None, None
+        self.scores_, self.seen_until_, self.clock_ = None, None, series.clock
         self._has_seen(series, split.validation)
         if calibrates:
             self._calibrate(series, values[spans["test"]], split.test)
@@ -212,8 +229,8 @@ class OLinearForecaster(BaseEstimator):
         """
         check_is_fitted(self, "model_")
         check_scale(self.interval_scale)
-        series = self._series(X).select(self.variates_)
-        return self._calibrate(series, self._standardised(series), len(series))
+        series = self.known(self.read(X, self.clock_))
+        return self._calibrate(series, self.standardised(series), len(series))
 
     def predict(
         self, X: pd.DataFrame | np.ndarray | TimeSeries, level: Sequence[float | int] | None = None
@@ -239,7 +256,8 @@ class OLinearForecaster(BaseEstimator):
         ValueError
             If intervals are asked for and nothing is calibrated, or a level cannot be reached.
         """
-        series = self._series(X)
+        check_is_fitted(self, "model_")
+        series = self.known(self.read(X, self.clock_))
         forecast, widths = self.forecast(series, level or ())
         ends = {
             f"{side}-{one:g}": forecast + sign * width
@@ -248,7 +266,7 @@ class OLinearForecaster(BaseEstimator):
         }
         if isinstance(X, np.ndarray):
             return np.stack([forecast, *ends.values()], axis=-1) if ends else forecast
-        series, time = series.select(self.variates_), series.future(self.h)
+        time = series.future(self.h)
         table = series.frame(forecast, time, column=COLUMN)
         for name, values in ends.items():
             if series.long:
@@ -262,7 +280,7 @@ class OLinearForecaster(BaseEstimator):
     ) -> tuple[Float64[np.ndarray, "h variates"], dict[float | int, Float64[np.ndarray, "h variates"]]]:
         """The forecast after the last row, and for each level the half width of its intervals, in the series' units."""
         check_is_fitted(self, "model_")
-        values = self._standardised(series.select(self.variates_))
+        values = self.standardised(self.known(series))
         if len(values) < self.lookback:
             raise DataError(f"a forecast needs the last {self.lookback} rows, the table has {len(values)}.")
         window = values[None, -self.lookback :]
@@ -277,19 +295,22 @@ class OLinearForecaster(BaseEstimator):
                 )
             quantile = conformal_quantile(self.scores_, one) * window_scale(window, self.interval_scale)[0].numpy()
             widths[one] = quantile.astype(np.float64) * self.scale_
-        return standardised * self.scale_ + self.mean_, widths
+        return self._scaler.restore(standardised), widths
 
     def score(self, X: pd.DataFrame | np.ndarray | TimeSeries, y: object = None) -> float:
         """Minus the mean squared error of all forecasts inside X, on the scale of the standardised variates."""
         check_is_fitted(self, "model_")
-        windows = Windows(self._standardised(self._series(X)), self.lookback, self.h)
+        windows = Windows(self.standardised(self.known(self.read(X, self.clock_))), self.lookback, self.h)
         return -forecast_errors(self.model_, windows).mse
 
     def save(self, folder: Path | str) -> None:
         """Write parameters, scaler, bases and weights into `folder`."""
         check_is_fitted(self, "model_")
-        seen = None if self.seen_until_ is None else str(self.seen_until_)
-        config = {"parameters": self.get_params(), "variates": list(self.variates_), "seen_until": seen}
+        seen = str(self.seen_until_) if isinstance(self.seen_until_, pd.Timestamp) else self.seen_until_
+        config = {
+            "parameters": self.get_params() | {"drop": list(self.drop)}, "variates": list(self.variates_),
+            "seen_until": seen, "clock": None if self.clock_ is None else self.clock_.to_json(),
+        }  # fmt: skip
         scaler = {"scaler.mean": torch.from_numpy(self.mean_), "scaler.scale": torch.from_numpy(self.scale_)}
         model = {f"model.{name}": tensor for name, tensor in self.model_.state_dict().items()}
         scores = {} if self.scores_ is None else {"scores": torch.from_numpy(self.scores_)}
@@ -306,30 +327,51 @@ class OLinearForecaster(BaseEstimator):
         """
         config, tensors = artifacts.load(folder, SYSTEM)
         new = cls(**config["parameters"])
+        new.drop = tuple(new.drop)
+        new.clock_ = Clock.from_json(config["clock"]) if config.get("clock") else None
         new.variates_, new.history_ = tuple(config["variates"]), None
         seen = config.get("seen_until")
-        new.seen_until_ = None if seen is None else pd.Timestamp(seen)
+        new.seen_until_ = pd.Timestamp(seen) if isinstance(seen, str) else seen
         new.scores_ = tensors.pop("scores").numpy() if "scores" in tensors else None
         new.mean_, new.scale_ = tensors.pop("scaler.mean").numpy(), tensors.pop("scaler.scale").numpy()
         state = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
-        new.model_ = new._network(state["Q_in"], state["Q_out"], np.eye(len(new.variates_)))
+        with private(new.random_state):
+            new.model_ = new._network(state["Q_in"], state["Q_out"], np.eye(len(new.variates_)))
         new.model_.load_state_dict(state)
         new.model_.eval()
         return new
+
+    def reading(self) -> dict[str, Any]:
+        """The parameters that say how tables are read."""
+        names = ("nan_policy", "time_column", "id_column", "drop", "dayfirst", "monthfirst", "fill_gaps")
+        return {name: getattr(self, name) for name in names}
+
+    def read(self, X: pd.DataFrame | np.ndarray | TimeSeries, like: Clock | None = None) -> TimeSeries:
+        """A table as series; `like`, the clock of the fit, settles what it leaves open."""
+        return X if isinstance(X, TimeSeries) else TimeSeries.from_frame(X, **self.reading(), like=like)
+
+    def known(self, series: TimeSeries) -> TimeSeries:
+        """The series in the order of the fit, if they are those of the fit and have its step.
+
+        Raises
+        ------
+        DataError
+            If they are not, or have not.
+        """
+        check_is_fitted(self, "model_")
+        return series.select(self.variates_).under(self.clock_)
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
     def standardise(self, series: TimeSeries, split: Split) -> Float32[Tensor, "rows variates"]:
         """Fit the scaler to the training rows and return all rows on its scale."""
-        rows = series.values[: split.train]
-        self.variates_ = series.variates
-        self.mean_, deviation = rows.mean(0), rows.std(0)
-        self.scale_ = np.where(deviation**2 <= CONSTANT * np.square(rows).mean(0), 1.0, deviation)
-        return self._standardised(series)
+        scaler = Standardiser.fit(series.values[: split.train])
+        self.variates_, self.mean_, self.scale_ = series.variates, scaler.mean, scaler.scale
+        return self.standardised(series)
 
     def build(self, rows: Float64[np.ndarray, "rows variates"]) -> OLinear:
         """The untrained model for raw training rows: bases, correlation, and weights drawn with `random_state`."""
-        torch.manual_seed(self.random_state)
+        rows = Standardiser.fit(rows).standardise(rows)  # free of the unit, whatever is asked of the basis
         lengths = (self.lookback, self.h)
         if self.basis in get_args(Correlation):
             table = pd.DataFrame(rows, columns=list(getattr(self, "variates_", range(rows.shape[1]))))
@@ -341,7 +383,8 @@ class OLinearForecaster(BaseEstimator):
             )
         else:
             Q_in, Q_out = (basis(self.basis, t, seed=self.random_state) for t in lengths)
-        return self._network(Q_in, Q_out, variate_correlation(rows))
+        with private(self.random_state):
+            return self._network(Q_in, Q_out, variate_correlation(rows))
 
     def training_config(self) -> TrainingConfig:
         return TrainingConfig(
@@ -365,14 +408,15 @@ class OLinearForecaster(BaseEstimator):
         return self
 
     def _has_seen(self, series: TimeSeries, rows: int) -> None:
-        if isinstance(series.time, pd.DatetimeIndex):
-            last = series.time[rows - 1]
-            self.seen_until_ = last if self.seen_until_ is None else max(last, self.seen_until_)
+        if not series.timed:
+            return
+        last = series.time[rows - 1]
+        last = last if isinstance(last, pd.Timestamp) else last.item()
+        seen = self.seen_until_
+        self.seen_until_ = last if seen is None else max(*comparable_times(seen, last))
 
-    def _series(self, X: pd.DataFrame | np.ndarray | TimeSeries) -> TimeSeries:
-        return X if isinstance(X, TimeSeries) else TimeSeries.from_frame(X, self.nan_policy)
-
-    def _split(self, rows: int) -> Split:
+    def split_of(self, rows: int) -> Split:
+        """Which of so many rows train, validate and calibrate."""
         if not 0 < self.validation < 1:
             raise ValueError(f"validation must lie between 0 and 1, got {self.validation}.")
         if not 0 <= self.calibration < 1 - self.validation:
@@ -392,6 +436,30 @@ class OLinearForecaster(BaseEstimator):
             )
         return Split(rows - calibration - held_out, rows - calibration, rows)
 
-    def _standardised(self, series: TimeSeries) -> Float32[Tensor, "rows variates"]:
-        values = series.select(self.variates_).values
-        return torch.from_numpy((values - self.mean_) / self.scale_).float()
+    def standardised(self, series: TimeSeries) -> Float32[Tensor, "rows variates"]:
+        """The rows on the scale of the training rows."""
+        return torch.from_numpy(self._scaler.standardise(series.select(self.variates_).values)).float()
+
+    @property
+    def _scaler(self) -> Standardiser:
+        return Standardiser(self.mean_, self.scale_)
+
+
+def comparable_times(seen: Time, other: Time) -> tuple[Time, Time]:
+    """Both times, if it can be told which is later.
+
+    Raises
+    ------
+    DataError
+        If one is a calendar time and the other a number, or one has a time zone and the other has none.
+    """
+    calendars = isinstance(seen, pd.Timestamp), isinstance(other, pd.Timestamp)
+    if calendars[0] != calendars[1]:
+        raise DataError(f"the model has seen times until {seen}, this table has {other}; write times the same way.")
+    if all(calendars) and (seen.tzinfo is None) != (other.tzinfo is None):  # pyright: ignore
+        with_zone, without = ("this table", "the model's") if seen.tzinfo is None else ("the model", "this table's")  # pyright: ignore
+        raise DataError(
+            f"the times of {with_zone} have a time zone and {without} have none ({seen} and {other}), so that it is "
+            "open which are later; give both a zone, or neither."
+        )
+    return seen, other

@@ -19,6 +19,7 @@ from linmap.sequence.olinear.folded import FoldedOLinear
 from linmap.sequence.olinear.normlin import CorrelationMixing, Norm, NormLin, TokenMixing, WeightTransform
 from linmap.sequence.olinear.orthotrans import check_window, orthogonal_buffer
 from linmap.sequence.olinear.revin import RevIN
+from linmap.training.randomness import Dropout
 
 LossKind = Literal["l1", "l2", "l1l2"]
 
@@ -57,7 +58,7 @@ class Block(nn.Module):
         self.linear1 = nn.Linear(d_model, d_ff)
         self.linear2 = nn.Linear(d_ff, d_model)
         self.norm2 = nn.LayerNorm(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, h: Float[Tensor, "batch variate features"]) -> Float[Tensor, "batch variate features"]:
         h = self.norm1(h + self.dropout(self.mixing(h)))
@@ -146,7 +147,7 @@ class OLinear(nn.Module):
         self.decoder = nn.Linear(D, E * P)
         self.head1 = nn.Linear(E * P, d_ff)
         self.head2 = nn.Linear(d_ff, P)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "batch time variate"]) -> Float[Tensor, "batch horizon variate"]:
         """Forecast (B, P, N) of windows (B, T, N), in the units of the windows.

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from linmap.maps.row_stochastic import RowStochastic
+from linmap.training.randomness import Dropout
 
 WeightTransform = Literal["softplus", "softmax", "sigmoid", "relu", "identity"]
 Norm = Literal["l1", "l2", "softmax", "none"]
@@ -47,7 +48,7 @@ class TokenMixing(nn.Module):
         self.d_model = d_model
         self.value = nn.Linear(d_model, d_model)
         self.output = nn.Linear(d_model, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def matrix(self) -> Float[Tensor, "tokens tokens"]:
         """A, before dropout."""

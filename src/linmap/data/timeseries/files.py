@@ -1,0 +1,106 @@
+"""Tables from files, and data sets known by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from linmap import data
+from linmap.data.timeseries.series import NanPolicy, TimeSeries
+from linmap.errors import DataError
+
+EMBEDDED = {"etth1": "ETTh1.csv", "ili": "national_illness.csv"}
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+def read_table(path: Path | str, separator: str | None = None, decimal: str = ".") -> pd.DataFrame:
+    """A CSV (`.csv`, `.csv.gz`, `.tsv`, `.txt`) or Parquet (`.parquet`) file as a data frame.
+
+    Parameters
+    ----------
+    path
+        The file.
+    separator
+        Between the cells of a CSV file; a tab in a `.tsv` file and a comma in others when None.
+    decimal
+        The decimal point of a CSV file.
+
+    Raises
+    ------
+    DataError
+        If the file does not exist, is empty, has other separators, or cannot be read as what its name says.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"there is no file {path}.")
+    data.require_content(path)
+    sep = separator.replace("\\t", "\t") if separator is not None else "\t" if ".tsv" in path.suffixes else ","
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        table = pd.read_csv(path, sep=sep, decimal=decimal)
+    except ImportError:
+        raise DataError(f"{path} is Parquet, which needs pyarrow: pip install 'linmap[retrieve]'.") from None
+    except (ValueError, OSError) as error:  # pandas and pyarrow report bad files so
+        seen = _separator_of(path, sep)
+        if seen:
+            _refuse_separator(path, seen)
+        raise DataError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from error
+    heading = "".join(map(str, table.columns))
+    seen = next((one for one in SEPARATORS if one != sep and one in heading), None)
+    if seen is not None and table.shape[1] == 1:
+        _refuse_separator(path, seen)
+    return table
+
+
+def _separator_of(path: Path, sep: str) -> str | None:
+    """What parts the cells of the first line, where it is not what was expected."""
+    try:
+        heading = pd.read_csv(path, sep="\n", header=None, nrows=1, engine="python").iloc[0, 0]
+    except (ValueError, OSError, pd.errors.ParserError):
+        return None
+    if sep in str(heading):
+        return None
+    return next((one for one in SEPARATORS if one != sep and one in str(heading)), None)
+
+
+def _refuse_separator(path: Path, seen: str) -> None:
+    written = "\\t" if seen == "\t" else seen
+    raise DataError(
+        f"{path}: its cells are parted by {SEPARATORS[seen]} ({written!r}), not by commas; read it with "
+        f"separator={written!r}, and decimal=',' where it has decimal commas."
+    )
+
+
+def load_time_series(
+    source: Path | str,
+    nan_policy: NanPolicy | str | None = None,
+    *,
+    separator: str | None = None,
+    decimal: str = ".",
+    **reading: Any,
+) -> TimeSeries:
+    """Read a file, or an embedded data set by its name.
+
+    Parameters
+    ----------
+    source
+        Path of a CSV or Parquet file; `"etth1"` (7 series of an electricity transformer, hourly) or `"ili"` (7 series
+        of influenza-like illness in the USA, weekly).
+    nan_policy, **reading
+        As in `TimeSeries.from_frame`.
+    separator, decimal
+        As in `read_table`.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be used; see `read_table` and `TimeSeries.from_frame`.
+    """
+    path = Path(source)
+    if not path.exists() and str(source).lower() in EMBEDDED:
+        path = data.find(f"olinear/{EMBEDDED[str(source).lower()]}", "It is part of linmap; install it again.")
+        separator, decimal = None, "."
+    return TimeSeries.from_frame(read_table(path, separator, decimal), nan_policy, **reading)

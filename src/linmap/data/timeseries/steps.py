@@ -1,0 +1,264 @@
+"""The step from one row to the next: found, compared, counted on, and said in words."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+from pandas.tseries.frequencies import to_offset
+
+from linmap.errors import DataError
+
+Step = pd.offsets.BaseOffset | int | float
+ROUNDED = 0.1  # share of the step that written numbers may lie off an even spacing: decimal years have few digits
+MONTHS = {
+    "MS": 1, "ME": 1, "BMS": 1, "BME": 1, "WOM": 1, "LWOM": 1, "QS": 3, "QE": 3, "BQS": 3, "BQE": 3, "HYS": 6, "HYE": 6,
+    "BHYS": 6, "BHYE": 6, "YS": 12, "YE": 12, "BYS": 12, "BYE": 12,
+}  # fmt: skip
+ANCHORS = {
+    "MS": "month start", "ME": "month end", "BMS": "first working day", "BME": "last working day",
+    "QS": "quarter start", "QE": "quarter end", "YS": "year start", "YE": "year end",
+}  # fmt: skip
+DAYS = {"MON": "Mondays", "TUE": "Tuesdays", "WED": "Wednesdays", "THU": "Thursdays", "FRI": "Fridays",
+        "SAT": "Saturdays", "SUN": "Sundays"}  # fmt: skip
+SECONDS = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
+SEASONS = {3_600: 24, 86_400: 7, 604_800: 52}  # rows: hours of a day, days of a week, weeks of a year
+
+
+def step_of(time: pd.Index) -> Step | None:
+    """The step of an axis that goes forward evenly, by the clock or by the calendar; None where it does not.
+
+    At least three rows show a step. Numbers that are whole must be evenly spaced exactly, others up to the digits that
+    they were written with.
+    """
+    if len(time) < 3:
+        return None
+    if isinstance(time, pd.DatetimeIndex):
+        if (np.diff(time.asi8) <= 0).any():
+            return None
+        calendar = pd.DatetimeIndex(time, freq="infer").freq
+        return _same_day(time) if calendar is None else calendar
+    numbers = _numbers(time)
+    if np.issubdtype(numbers.dtype, np.integer):
+        steps = np.diff(numbers)
+        return int(steps[0]) if steps[0] > 0 and (steps == steps[0]).all() else None
+    step = _even(numbers)
+    return step if step > 0 and np.abs(_off_the_line(numbers, step)).max() <= ROUNDED * step else None
+
+
+def _even(numbers: np.ndarray) -> float:
+    """The step between the first number and the last; 1/n where their digits allow it, as in decimal years."""
+    step = float(numbers[-1] - numbers[0]) / (len(numbers) - 1)
+    parts = round(1 / step) if 0 < step < 1 else 0
+    last_digit = 10.0 ** -_decimals(numbers)
+    return 1 / parts if parts and abs(step - 1 / parts) * (len(numbers) - 1) <= 1.01 * last_digit else step
+
+
+def _off_the_line(numbers: np.ndarray, step: float) -> np.ndarray:
+    line = step * np.arange(len(numbers))
+    return numbers - line - (numbers - line).mean()
+
+
+def _same_day(time: pd.DatetimeIndex) -> pd.DateOffset | None:
+    """Months apart on one day of the month that every month has."""
+    days, months = time.day, np.diff(time.year * 12 + time.month)
+    even = (days == days[0]).all() and days[0] <= 28 and (months == months[0]).all() and months[0] > 0
+    clock = time - time.normalize()
+    return pd.DateOffset(months=int(months[0])) if even and (clock == clock[0]).all() else None
+
+
+def _numbers(time: pd.Index) -> np.ndarray:
+    """The axis as int64 where it is whole, so that unsigned numbers can go back, else as float64."""
+    values = time.asi8 if isinstance(time, pd.DatetimeIndex) else time.to_numpy()
+    return values.astype(np.int64 if np.issubdtype(values.dtype, np.integer) else np.float64)
+
+
+def follows(time: pd.Index, step: Step) -> bool:
+    """Whether every row is one such step behind the row before; any number of rows can tell."""
+    if isinstance(time, pd.DatetimeIndex):
+        if not isinstance(step, pd.offsets.BaseOffset):
+            return False
+        grid = pd.date_range(time[0], periods=len(time), freq=step)
+        return bool(len(grid) == len(time) and (grid == time).all())
+    if isinstance(step, pd.offsets.BaseOffset):
+        return False
+    numbers = _numbers(time)
+    whole = isinstance(step, int) and np.issubdtype(numbers.dtype, np.integer)
+    return bool(np.abs(_off_the_line(numbers, step)).max() <= (0 if whole else ROUNDED * step))
+
+
+def require_forward(time: pd.Index, hint: str = "") -> None:
+    """Refuse times that repeat or go back; rows are counted from 0."""
+    steps = np.diff(_numbers(time))
+    backward = np.flatnonzero(steps <= 0)
+    if len(backward):
+        row = int(backward[0]) + 1
+        what = "repeats the timestamp" if steps[row - 1] == 0 else "goes back behind the timestamp"
+        raise DataError(
+            f"row {row} ({time[row]}) {what} of row {row - 1} ({time[row - 1]}); sort and deduplicate{hint}."
+        )
+
+
+def require_step(time: pd.Index) -> Step:
+    """The step of a forward axis.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than 3 rows, or a row leaves the regular step; the message names the first such row.
+    """
+    if len(time) < 3:
+        raise DataError(f"a time axis needs at least 3 rows to show its step, got {len(time)}.")
+    found = step_of(time)
+    if found is not None:
+        return found
+    steps = np.diff(_numbers(time))
+    kinds, counts = np.unique(steps, return_counts=True)
+    usual = kinds[counts.argmax()]
+    uneven = steps != usual if np.issubdtype(steps.dtype, np.integer) else np.abs(steps - usual) > ROUNDED * usual
+    row = int(np.flatnonzero(uneven)[0]) + 1 if uneven.any() else 1
+    lag, step = (
+        str(pd.Timedelta(int(one), unit=time.unit)) if isinstance(time, pd.DatetimeIndex) else f"{one:.6g}"
+        for one in (steps[row - 1], usual)
+    )
+    raise DataError(
+        f"row {row} ({time[row]}) follows row {row - 1} ({time[row - 1]}) by {lag}, elsewhere the step is {step}; "
+        "fill the gap with fill_gaps=True, or resample to a regular step."
+    )
+
+
+def completed(time: pd.Index, step: Step | None = None) -> pd.Index:
+    """The axis with the rows that it lacks: the sparsest regular grid from the first time to the last that holds all.
+
+    Raises
+    ------
+    DataError
+        If no grid holds all times.
+    """
+    if step_of(time) is not None or len(time) < 2:
+        return time
+    steps = np.diff(_numbers(time))
+    kinds, counts = np.unique(steps, return_counts=True)
+    usual = kinds[counts.argmax()]
+    if not isinstance(time, pd.DatetimeIndex):
+        grids = [pd.Index(np.arange(time[0], time[-1] + usual / 2, usual), name=time.name)]
+    else:
+        months = np.diff(time.year * 12 + time.month)
+        offsets: list[object] = [step] if isinstance(step, pd.offsets.BaseOffset) else []
+        offsets.append(pd.Timedelta(int(usual), unit=time.unit))
+        offsets += ["B", "MS", "ME", pd.DateOffset(months=max(int(months.min()), 1))]
+        grids = [pd.date_range(time[0], time[-1], freq=one, name=time.name) for one in offsets]  # pyright: ignore
+        grids = [grid.as_unit(time.unit) for grid in grids]
+    whole = [grid for grid in grids if len(grid) >= 3 and time.isin(grid).all()]
+    if not whole:
+        raise DataError(
+            f"the gaps cannot be filled: no regular step reaches all times, the usual one is "
+            f"{pd.Timedelta(int(usual), unit=time.unit) if isinstance(time, pd.DatetimeIndex) else usual.item()}; "
+            "resample to a regular step."
+        )
+    return min(whole, key=len)
+
+
+def after(time: pd.Index, step: Step, rows: int) -> pd.Index:
+    """The times of the `rows` rows that follow the last one."""
+    if isinstance(step, pd.offsets.BaseOffset):
+        grid = pd.date_range(time[-1], periods=rows + 1, freq=step, name=time.name)
+        return grid[1:]
+    numbers = _numbers(time)
+    if isinstance(step, int) and np.issubdtype(numbers.dtype, np.integer):
+        last = int(numbers[-1])
+        return pd.RangeIndex(last + step, last + step * (rows + 1), step, name=time.name)
+    start = (numbers - step * np.arange(len(numbers))).mean()  # not the last number, which may be rounded
+    ahead = start + step * np.arange(len(numbers), len(numbers) + rows)
+    return pd.Index(np.round(ahead, _decimals(numbers)), name=time.name)
+
+
+def _decimals(numbers: np.ndarray) -> int:
+    """Digits after the point that write these numbers; more than float64 has where none do."""
+    return next((d for d in range(12) if np.abs(np.round(numbers, d) - numbers).max() <= 1e-13), 15)
+
+
+# -- in words, and on paper ------------------------------------------------------------------------------------------
+
+
+def counted(step: Step) -> tuple[str, float]:
+    """A step as a unit and how many of it: two steps are of one kind where these agree, whatever day they fall on."""
+    if not isinstance(step, pd.offsets.BaseOffset):
+        return "numbers", float(step)
+    name = str(written(step))
+    if name.startswith("months="):
+        return "months", float(name.removeprefix("months="))
+    match = re.fullmatch(r"(-?\d*)([A-Za-z]+)(?:-.*)?", name)
+    assert match is not None  # pandas writes a count and a name
+    prefix, n = match[2], float(match[1] or 1)
+    if prefix in MONTHS:
+        return "months", n * MONTHS[prefix]
+    if prefix == "W":
+        return "seconds", n * 604_800
+    if prefix == "D":
+        return "seconds", n * 86_400
+    if isinstance(step, pd.offsets.Tick):
+        return "seconds", pd.Timedelta(step).total_seconds()
+    return {"B": "working days", "bh": "working hours"}.get(prefix, prefix), n
+
+
+def same_step(one: Step, other: Step) -> bool:
+    (unit, n), (other_unit, m) = counted(one), counted(other)
+    return unit == other_unit and bool(np.isclose(n, m, rtol=0.02 if unit == "numbers" else 1e-9, atol=0))
+
+
+def every(step: Step) -> str:
+    """How often, in words: `monthly`, `every 15 minutes`."""
+    unit, n = counted(step)
+    if unit == "numbers":
+        return f"in steps of {n:.6g}"
+    if unit == "months":
+        known = {1: "monthly", 3: "quarterly", 6: "half-yearly", 12: "yearly"}
+        return known.get(int(n)) or (f"every {n:g} months" if n % 12 else f"every {n / 12:g} years")
+    if unit != "seconds":
+        return f"every {unit.removesuffix('s')}" if n == 1 else f"every {n:g} {unit}"
+    if n in (3_600, 86_400, 604_800):
+        return {3_600: "hourly", 86_400: "daily", 604_800: "weekly"}[int(n)]
+    name, length = next(((name, s) for name, s in SECONDS.items() if n % s == 0), ("second", 1))
+    return f"every {name}" if n == length else f"every {n / length:g} {name}s"
+
+
+def anchor(step: Step, time: pd.Index) -> str:
+    """On which day, in words; empty where it needs no saying."""
+    if not isinstance(step, pd.offsets.BaseOffset):
+        return ""
+    name = str(written(step)).lstrip("0123456789")
+    if name.startswith("months=") and isinstance(time, pd.DatetimeIndex):
+        return f"on day {time[0].day}"
+    prefix, _, day = name.partition("-")
+    return f"on {DAYS[day]}" if prefix == "W" and day in DAYS else ANCHORS.get(prefix, "")
+
+
+def season(step: Step | None) -> int | None:
+    """Rows of the season that such a step usually has: a day of hours, a week of days, a year of weeks or months."""
+    if step is None:
+        return None
+    unit, n = counted(step)
+    if unit == "months":
+        return int(12 / n) if n < 12 and 12 % n == 0 else None
+    if unit == "working days":
+        return 5 if n == 1 else None
+    if unit == "seconds":
+        return SEASONS.get(int(n)) or (int(86_400 / n) if n < 86_400 and 86_400 % n == 0 else None)
+    return None
+
+
+def written(step: Step) -> str | int | float:
+    """A step as JSON holds it."""
+    if not isinstance(step, pd.offsets.BaseOffset):
+        return step
+    months = step.kwds.get("months") if type(step) is pd.DateOffset else None
+    return step.freqstr if months is None else f"months={months}"
+
+
+def read(step: str | float) -> Step:
+    """What `written` wrote."""
+    if not isinstance(step, str):
+        return step
+    return pd.DateOffset(months=int(step[7:])) if step.startswith("months=") else to_offset(step)  # pyright: ignore
