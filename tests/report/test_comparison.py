@@ -76,6 +76,22 @@ def test_the_summary_says_how_far_the_system_is_from_the_best_baseline(better, s
     summary = Summary.of(result(found, better, checks))
     assert (summary.difference, summary.ahead, summary.baseline_name) == (difference, ahead, "b")
     assert (summary.passed, summary.checks) == (1, 2)
+    assert summary.certainty == "one run; chance unknown"
+
+
+@pytest.mark.parametrize(
+    ("system", "baseline", "ahead", "certainty"),
+    [
+        ([1.0, 1.2, 0.9], [1.1, 1.0, 1.1], None, "within chance in 3 runs"),
+        ([1.0, 2.0, 3.0], [1.1, 2.12, 3.09], True, "beyond chance in 3 runs"),  # pair by pair, whatever the spread
+        ([1.0, 1.0], [2.0, 2.0], True, "the same in all 2 runs"),
+        ([2.0, 2.1, 2.05], [1.0, 1.1, 1.05, 1.0], False, "beyond chance in 3 runs"),
+        ([1.0, 2.0, 3.0], [1.5, 2.5], None, "within chance in 2 runs"),
+    ],
+)
+def test_a_difference_within_chance_is_no_win_and_says_so(system, baseline, ahead, certainty):
+    summary = Summary.of(result([Row("s", "system", {"a": system}), Row("b", "baseline", {"a": baseline})]))
+    assert (summary.ahead, summary.certainty) == (ahead, certainty)
 
 
 def test_a_summary_without_a_baseline_or_a_figure_claims_nothing():

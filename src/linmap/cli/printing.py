@@ -139,13 +139,13 @@ def print_tour(console: Console, outcomes: Iterable[Result | Failure]) -> None:
             table.add_row(outcome.system, "[red]failed[/]", "", "", "", "", duration(outcome.seconds))
             continue
         line = Summary.of(outcome)
-        colour = {True: "green", False: "red", None: "default"}[line.ahead]
+        colour = {True: "green", False: "red", None: "dim"}[line.ahead]
         table.add_row(
             outcome.system,
             escape(f"{line.metric.name} {line.metric.arrow}".strip()),
             line.system,
             escape(f"{line.baseline} {line.baseline_name}".strip()),
-            f"[{colour}]{line.difference}[/]",
+            f"[{colour}]{line.difference}[/]" + (f" [dim]({line.certainty})[/]" if line.certainty else ""),
             f"{line.passed} of {line.checks}" if line.checks else "",
             duration(outcome.seconds),
         )

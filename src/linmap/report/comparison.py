@@ -114,7 +114,10 @@ class Summary:
     baseline_name: str
     difference: str
     ahead: bool | None
-    """Whether the system is on the better side of the best baseline; None where they tie or there is none."""
+    """Whether the system is on the better side of the best baseline; None where they tie, the difference is within
+    chance, or there is no baseline."""
+    certainty: str
+    """How sure the difference is, in words."""
     passed: int
     checks: int
 
@@ -123,16 +126,41 @@ class Summary:
         passed, checks = sum(check.passed for check in result.checks), len(result.checks)
         headline = result.headline()
         if headline is None:
-            return cls(Column(""), "—", "—", "", "", None, passed, checks)
+            return cls(Column(""), "—", "—", "", "", None, "", passed, checks)
         metric, system, baseline = headline
         here = mean_and_spread(system, metric)
         if baseline is None:
-            return cls(_column(metric), here, "—", "", "", None, passed, checks)
+            return cls(_column(metric), here, "—", "", "", None, "", passed, checks)
         gap = system.mean(metric.name) - baseline.mean(metric.name)
         ahead = None if gap == 0 else (gap < 0) == (metric.better == "lower")
         there = mean_and_spread(baseline, metric)
         difference = _difference(gap, baseline.mean(metric.name))
-        return cls(_column(metric), here, there, baseline.name, difference, ahead, passed, checks)
+        sure, certainty = _certainty(system.values[metric.name], baseline.values[metric.name])
+        ahead = ahead if sure else None
+        return cls(_column(metric), here, there, baseline.name, difference, ahead, certainty, passed, checks)
+
+
+def _certainty(system: list[float], baseline: list[float]) -> tuple[bool, str]:
+    """Whether two means differ by more than chance at the 5 % level, and the words for it.
+
+    Runs of equal number are compared pair by pair (the same seeds, folds or subjects), others by Welch's test. One run
+    tells nothing of chance: the difference stands, with a word of warning.
+    """
+    from scipy import stats
+
+    runs = min(len(system), len(baseline))
+    if runs < 2:
+        return True, "one run; chance unknown"
+    if len(system) == len(baseline):
+        gaps = [a - b for a, b in zip(system, baseline, strict=True)]
+        if max(gaps) == min(gaps):
+            return True, f"the same in all {runs} runs"
+        chance = float(stats.ttest_1samp(gaps, 0).pvalue)
+    else:
+        chance = float(stats.ttest_ind(system, baseline, equal_var=False).pvalue)
+    if chance < 0.05:
+        return True, f"beyond chance in {runs} runs"
+    return False, f"within chance in {runs} runs"
 
 
 def _difference(gap: float, reference: float) -> str:
