@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linmap.data import EMBEDDED, records
-from linmap.data.records import JSONTextError, Record, parse_json, read_records
+from linmap.data.records import JSONTextError, Layout, Record, inner_records, parse_json, read_records
 from linmap.errors import DataError
 
 JSON = st.recursive(
@@ -128,3 +128,62 @@ def test_embedded_patients() -> None:
     assert {patient.label for patient in patients} == {"none", "prediabetes", "diabetes"}
     assert patients[0].id == "p0000"
     assert patients[0].document["patient"]["gender"] == "male"
+
+
+@pytest.mark.parametrize(
+    ("value", "at", "names"),
+    [
+        ({"Records": [{"id": "a"}, {"x": 1}]}, ("Records",), ["a", "1"]),
+        ({"data": {"items": [{"id": 1}, {"id": 2.5}, {"id": True}]}}, ("data", "items"), ["1", "2.5", "true"]),
+        ({"\U0001f600": {"name": "grin"}, "x": {"name": "y"}}, (), ["\U0001f600", "x"]),
+        ([{"entry": [{"id": "p"}]}, {"entry": [{"id": "q"}, {"id": "r"}]}], ("entry",), ["p", "q", "r"]),
+        ([[{"id": "p"}], [{"id": "q"}]], (0,), None),
+    ],
+)
+def test_records_inside_of_a_value(tmp_path: Path, value, at: tuple, names: list[str] | None) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(value))
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, value if isinstance(value, list) else [value])))
+    for name in ("r.json", "r.jsonl"):
+        if names is None:
+            with pytest.raises(DataError, match=r"holds {'id': 'p'} where its records should be|'p'"):
+                list(read_records(tmp_path / name, Layout(at)))
+        else:
+            assert [record.id for record in read_records(tmp_path / name, Layout(at))] == names
+
+
+def test_a_place_that_is_not_there_is_named_with_what_is(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps({"Records": [1], "next": None}))
+    with pytest.raises(DataError, match=r"r\.json has no 'records' on the way .*there is 'Records', 'next'"):
+        list(read_records(tmp_path / "r.json", Layout(("records",))))
+    with pytest.raises(DataError, match="holds None where its records should be"):
+        list(read_records(tmp_path / "r.json", Layout(("next",))))
+
+
+def test_a_file_that_is_little_more_than_an_array_is_recognised() -> None:
+    events = [{"eventID": str(i), "name": "PutObject"} for i in range(50)]
+    assert inner_records({"Records": events}) == (("Records",), 50)
+    assert inner_records({"type": "FeatureCollection", "features": events, "bbox": [1, 2]}) == (("features",), 50)
+    assert inner_records({"hits": {"total": 50, "hits": events}}) == (("hits", "hits"), 50)
+    assert inner_records({f"e{i}": event for i, event in enumerate(events)}) == ((), 50)
+    assert inner_records({"note": "x" * 9000, "tags": events}) is None
+    assert inner_records({"name": "Ada", "topics": ["a", "b"], "born": {"year": 1815}}) is None
+    assert inner_records(events) is None
+
+
+def test_records_by_number(tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text('{"id": "b"}\n{"id": "b", "doc": 1}\n')
+    assert [record.id for record in read_records(tmp_path / "r.jsonl", Layout(ids="number"))] == ["0", "1"]
+
+
+@pytest.mark.parametrize("name", ["r.jsonl", "r.ndjson", "r.json", "r.parquet"])
+@pytest.mark.parametrize("content", [b"", b" \n\n", b"\xef\xbb\xbf\r\n"])
+def test_an_empty_file_is_told(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{name} is empty; there is nothing to read\."):
+        list(read_records(tmp_path / name))
+
+
+def test_empty_parts_of_a_folder_and_a_byte_order_mark_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"")
+    (tmp_path / "b.jsonl").write_bytes(b'\xef\xbb\xbf\n{"id": "x"}\n')
+    assert [record.id for record in read_records(tmp_path)] == ["x"]

@@ -1,3 +1,4 @@
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from linmap.recipes.mbat.experiments import depth_experiment
 from linmap.recipes.mbat.searching import value_at
 from linmap.recipes.search import IndexSettings, SearchSettings, search
 from linmap.recipes.search import index as store_vectors
-from linmap.retrieve.mbat import JSONVectorizer, VectorFile, parse_path
+from linmap.retrieve.mbat import JSONVectorizer, VectorFile, VectorFileWriter, parse_path
 
 RECORDS = [
     {"id": "ada", "name": "Ada Lovelace", "born": 1815, "topics": ["engines", "poetry"]},
@@ -271,3 +272,101 @@ def test_at_takes_any_quoted_key(keys: list[str], value: int) -> None:
     quoted = "".join(f"[{json.dumps(key)}]" for key in keys)
     path, read = value_at(f"{quoted}={value}")
     assert (parse_path(path), read) == (parse_path(keys), value)
+
+
+def test_a_hit_is_explained_by_the_record_that_was_found(tmp_path: Path) -> None:
+    source = tmp_path / "r.jsonl"
+    source.write_text('{"id": "a", "x": "first"}\n{"id": "b", "x": "other"}\n{"id": "a", "x": "second"}\n')
+    with pytest.warns(UserWarning, match="'a' is that of the records 0 and 2"):
+        apply(ApplySettings(dim=512, n_jobs=1), ApplyJob(data=source, out=tmp_path / "v.npy"))
+    for where in (source, tmp_path / "v.npy"):
+        (best,) = search(SearchSettings(str(where), at=("x=second",), top=1))["matches"]
+        assert best["because"] == [{"path": "x", "query": "second", "match": "second"}]
+        with pytest.warns(UserWarning, match="2 records of .* have the id 'a'; the first"):
+            matches = search(SearchSettings(str(where), id="a", top=5))["matches"]
+        assert sorted(match["id"] for match in matches) == ["a", "b"]
+        assert ["second"] in [[reason["match"] for reason in m["because"] if reason["path"] == "x"] for m in matches]
+
+
+def test_a_record_that_is_no_longer_at_its_place_is_told(tmp_path: Path) -> None:
+    source = tmp_path / "r.jsonl"
+    source.write_text('{"id": "a", "x": 1}\n{"id": "b", "x": 2}\n')
+    apply(ApplySettings(dim=64, n_jobs=1), ApplyJob(data=source, out=tmp_path / "v.npy"))
+    source.write_text('{"id": "b", "x": 2}\n{"id": "a", "x": 1}\n')
+    with pytest.raises(ArtifactError, match="has no record 'a' at its place 0"):
+        search(SearchSettings(str(tmp_path / "v.npy"), at=("x=1",), top=1))
+
+
+def test_records_inside_of_a_file_are_offered_and_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trail, out = tmp_path / "trail.json", tmp_path / "v.parquet"
+    trail.write_text(json.dumps({"Records": [{"eventID": f"e{i}", "name": "Put"} for i in range(20)]}))
+    job = ApplyJob(data=trail, out=out)
+    assert apply(ApplySettings(dim=64, n_jobs=1), job)["records"] == 1
+    assert "each of the 20 objects at Records in it as one, give --records-at Records" in capsys.readouterr().err
+    assert apply(ApplySettings(dim=64, n_jobs=1, records_at="$.Records"), job)["records"] == 20
+    for where, place in ((trail, "Records"), (out, None)):
+        answer = search(SearchSettings(str(where), at=("eventID=e7",), top=1, records_at=place))
+        assert answer["matches"][0]["because"][0]["match"] == "e7"
+        assert answer["records"] == 20
+    assert "note" not in capsys.readouterr().err
+    search(SearchSettings(str(trail), at=("Records[0].name=Put",), top=1))
+    assert "--records-at Records" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="--records-at goes with a file of records"):
+        search(SearchSettings(str(out), id="0", records_at="Records"))
+    with pytest.raises(UsageError, match=r"--records-at 'a\[': path"):
+        apply(ApplySettings(records_at="a["), job)
+
+
+def test_compressed_records_are_read_where_that_is_said(tmp_path: Path) -> None:
+    source, out = tmp_path / "r.jsonl.gz", tmp_path / "v.npy"
+    source.write_bytes(gzip.compress(b'{"id": "a", "x": 1}\n'))
+    with pytest.raises(DataError, match=r"r\.jsonl\.gz is compressed.*by one worker with --decompress"):
+        apply(ApplySettings(dim=64), ApplyJob(data=source, out=out))
+    assert apply(ApplySettings(dim=64, decompress=True), ApplyJob(data=source, out=out))["records"] == 1
+    assert search(SearchSettings(str(source), at=("x=1",)))["matches"][0]["id"] == "a"
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_nothing_to_encode_is_told(tmp_path: Path, content: str) -> None:
+    source, out = tmp_path / "empty.jsonl", tmp_path / "v.npy"
+    source.write_text(content)
+    for use in (
+        lambda: apply(ApplySettings(dim=64), ApplyJob(data=source, out=out)),
+        lambda: search(SearchSettings(str(source), like="{}")),
+    ):
+        with pytest.raises(DataError, match=r"empty\.jsonl is empty; there is nothing to read\."):
+            use()
+    assert list(tmp_path.iterdir()) == [source]
+    (tmp_path / "none.json").write_text("[]")
+    with pytest.raises(DataError, match=r"none\.json holds no records; there is nothing to encode"):
+        apply(ApplySettings(dim=64), ApplyJob(data=tmp_path / "none.json", out=out))
+
+
+@pytest.mark.parametrize("name", ["v.npy", "v.parquet"])
+def test_a_file_of_no_vectors_is_neither_searched_nor_indexed(tmp_path: Path, name: str) -> None:
+    vectorizer = JSONVectorizer(64)
+    metadata = {"fingerprint": vectorizer.fingerprint_, "options": vectorizer.as_json(), "source": "r.jsonl"}
+    with VectorFileWriter(tmp_path / name, 64, metadata):
+        pass
+    with pytest.raises(DataError, match="holds no vectors; there is nothing to put in"):
+        store_vectors(IndexSettings(f"array:{tmp_path / 's'}", tmp_path / name))
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(DataError, match="holds no vectors; there is nothing to search"):
+        search(SearchSettings(str(tmp_path / name), id="a"))
+
+
+def test_embedded_records_never_go_where_a_user_keeps_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("r.jsonl").write_text('{"id": "a"}')
+    monkeypatch.setattr(files, "PATIENTS", Path("r.jsonl"))
+    Path("vectors.parquet").write_bytes(b"mine")
+    assert apply(ApplySettings(dim=64, n_jobs=1), ApplyJob())["out"] == "runs/mbat/vectors.parquet"
+    assert Path("vectors.parquet").read_bytes() == b"mine"
+
+
+def test_ids_never_take_the_place_of_another_file(tmp_path: Path) -> None:
+    source = tmp_path / "v.json"
+    source.write_text('[{"id": "a"}]')
+    with pytest.raises(DataError, match=r"v\.json is in the way: linmap did not write it"):
+        apply(ApplySettings(dim=64, n_jobs=1), ApplyJob(data=source, out=tmp_path / "v.npy"))
+    assert source.read_text() == '[{"id": "a"}]'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from linmap.data.compressed import open_bytes
 from linmap.errors import DataError
 
 EMBEDDED = Path(__file__).parent / "files"
@@ -40,7 +41,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def require_content(path: Path | str) -> None:
-    """Refuse a file of nothing but blanks, in the same words for every format.
+    """Refuse a file of nothing but blanks, in the same words for every format; a compressed one by what is inside.
 
     A path that is no file is left to its reader, who knows what to say about it.
 
@@ -52,14 +53,20 @@ def require_content(path: Path | str) -> None:
     Raises
     ------
     DataError
-        If it has no byte that is neither white space nor a byte order mark.
+        If it has no byte that is neither white space nor a byte order mark, or is compressed and damaged.
     """
     path = Path(path)
     if not path.is_file():
         return
-    with open(path, "rb") as file:
+    if _is_blank(path):
+        raise DataError(f"{path} is empty; there is nothing to read.")
+
+
+def _is_blank(path: Path) -> bool:
+    if not path.stat().st_size:
+        return True
+    with open_bytes(path) as file:
         block = file.read(2**16).removeprefix(BYTE_ORDER_MARK)
         while block and not block.strip(BLANK):
             block = file.read(2**16)
-    if not block:
-        raise DataError(f"{path} is empty; there is nothing to read.")
+    return not block

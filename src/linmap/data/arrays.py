@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from linmap.data import require_content
 from linmap.errors import DataError
 
 
@@ -30,9 +31,10 @@ def read_npz(
     Raises
     ------
     DataError
-        If the file is missing or no archive, lacks one of `names`, or holds Python objects or values that are not
-        finite numbers.
+        If the file is missing, empty or no archive, lacks one of `names`, or holds Python objects or values that are
+        not finite numbers.
     """
+    require_content(path)
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -59,8 +61,9 @@ def open_rows(path: Path | str) -> np.ndarray:
     Raises
     ------
     DataError
-        If the file is missing, is no `.npy` file, or holds something other than one matrix of numbers.
+        If the file is missing, empty, no `.npy` file, or holds something other than one matrix of numbers.
     """
+    require_content(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

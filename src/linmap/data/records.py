@@ -1,4 +1,4 @@
-"""JSON records: strict parsing, and streams of records from JSON, JSONL and Parquet files.
+"""JSON records: strict parsing, and streams of records from JSON, JSONL (compressed or not) and Parquet files.
 
 Strict means what the JSON standard means and Python's parser does not insist on: no NaN or Infinity, no key twice in
 one object, and integers of any length keep all their digits.
@@ -6,15 +6,18 @@ one object, and integers of any length keep all their digits.
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import json
 import math
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
+from linmap.data import BYTE_ORDER_MARK, require_content
+from linmap.data.compressed import OPENERS, is_compressed, open_bytes, suffix_of
+from linmap.data.parquet import read_parquet
 from linmap.errors import DataError
 
 try:
@@ -42,17 +45,52 @@ class JSONTextError(DataError):
         super().__init__(problem if line is None else f"line {line}, column {column}: {problem}")
 
 
+NamedBy = Literal["text", "value", "number"]
+"""Where the name of a record comes from: its "id", a text; its "id", a number or a truth value; or its own number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One record of a file.
 
     A record `{"id": ..., "doc": ...}`, with or without a "label", is a document with its name and class. Any other
-    record is itself the document; its name is its "id" where it has one, else its number in the file or folder, from 0.
+    record is itself the document; its name is its "id" where it has one (as JSON writes it, where it is no text), else
+    its number in the file or folder, from 0.
     """
 
     id: str
     document: Any
     label: Any = None
+    named_by: NamedBy = field(default="text", compare=False)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How records lie in their files.
+
+    Attributes
+    ----------
+    at
+        Keys and indices that lead from the value of a file, or of a line, to an array of records; or to an object of
+        them, whose keys are then their names. None: each value is a record, and so is each item of a `.json` array.
+    ids
+        "given": a record goes by its "id", or by its number where it has none; "number": by its number alone.
+    """
+
+    at: tuple[str | int, ...] | None = None
+    ids: Literal["given", "number"] = "given"
+
+    def as_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
+        return {"at": None if self.at is None else list(self.at), "ids": self.ids}
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any]) -> Self:
+        at = written["at"]
+        return cls(None if at is None else tuple(at), written["ids"])
+
+
+AS_THEY_ARE = Layout()
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -77,18 +115,81 @@ def parse_json(text: str | bytes) -> Any:
     return _parse_strictly(text)
 
 
-def read_records(path: Path | str) -> Iterator[Record]:
+def read_records(path: Path | str, layout: Layout = AS_THEY_ARE) -> Iterator[Record]:
     """The records of a `.jsonl` (or `.ndjson`), `.json` (an array of records, or one record) or `.parquet` file, one
     after the other, or those of a folder of such files, in the order of their names; only `.json` is read at once.
+
+    JSON and JSONL may be compressed: `.jsonl.gz`, `.json.zst`, ...
 
     Raises
     ------
     DataError
-        If the file is missing, of another kind, or holds an invalid record; the message has its line and column.
+        If the file is missing, empty or of another kind, or holds an invalid record; the message has its line and
+        column.
     """
     files = files_of(path, READERS)
-    values = itertools.chain.from_iterable(READERS[file.suffix.lower()](file) for file in files)
-    return (as_record(value, number) for number, value in enumerate(values))
+    if not Path(path).is_dir():
+        require_content(path)
+    return number_records(((file, values_of(file, layout)) for file in files), layout)
+
+
+def number_records(files: Iterator[tuple[Path, Iterator[Any]]], layout: Layout, first: int = 0) -> Iterator[Record]:
+    """Records of the values of files, counted from `first`."""
+    count = itertools.count(first)
+    for file, values in files:
+        for value, number in zip(values, count):  # noqa: B905  (numbers do not end)
+            try:
+                yield as_record(value, number, layout.ids)
+            except DataError as error:
+                raise DataError(f"{file}: {error}") from None
+
+
+def values_of(file: Path, layout: Layout) -> Iterator[Any]:
+    """The values of one file that are records."""
+    values = READERS[suffix_of(file)](file)
+    if layout.at is None:
+        return values
+    return itertools.chain.from_iterable(_items_at(value, layout.at, file) for value in values)
+
+
+def _items_at(value: Any, at: tuple[str | int, ...], file: Path) -> Iterator[Any]:
+    """The records that a value holds at the place `at`."""
+    for step in at:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            there = ", ".join(map(repr, list(value)[:8])) if isinstance(value, dict) and value else f"{value!r:.40}"
+            raise DataError(f"{file} has no {step!r} on the way to its records; there is {there}.") from None
+    if isinstance(value, list):
+        yield from value
+    elif isinstance(value, dict) and all(isinstance(item, dict) for item in value.values()):
+        yield from ({"id": name, "doc": item} for name, item in value.items())
+    else:
+        raise DataError(f"{file} holds {value!r:.40} where its records should be; name the place of an array.")
+
+
+def inner_records(document: Any) -> tuple[tuple[str, ...], int] | None:
+    """Where a document is little more than an array of objects, or a map of many: its place, and how many it holds.
+
+    Such files (`{"Records": [...]}`, GeoJSON's features, bundles) are mostly meant as many records, not as one.
+    """
+    found: list[tuple[int, tuple[str, ...], int]] = []
+
+    def look(value: Any, place: tuple[str, ...]) -> None:
+        items, least = (value, 2) if isinstance(value, list) else (list(value.values()), 10)
+        if len(items) >= least and all(isinstance(item, dict) for item in items):
+            found.append((len(json.dumps(value)), place, len(items)))
+        elif isinstance(value, dict) and len(place) < 3:
+            for key, item in value.items():
+                if isinstance(item, dict | list):
+                    look(item, (*place, key))
+
+    with suppress(RecursionError):  # nested too deep to be written, and so no such file
+        if isinstance(document, dict):
+            look(document, ())
+            size, place, count = max(found, default=(0, (), 0))
+            return (place, count) if size > len(json.dumps(document)) / 2 else None
+    return None
 
 
 def files_of(path: Path | str, suffixes: Collection[str]) -> list[Path]:
@@ -104,37 +205,80 @@ def files_of(path: Path | str, suffixes: Collection[str]) -> list[Path]:
     path, kinds = Path(path), ", ".join(suffixes)
     if path.is_dir():
         inside = (file for file in path.rglob("*") if not any(p[0] in "._" for p in file.relative_to(path).parts))
-        files = sorted(file for file in inside if file.suffix.lower() in suffixes and file.is_file())
+        files = sorted(file for file in inside if _is_one_of(file, suffixes) and file.is_file())
         if not files:
             raise DataError(f"the folder {path} holds no file that ends in {kinds}.")
         return files
-    if path.suffix.lower() not in suffixes:
-        raise DataError(f"{path} must end in {kinds}; convert it, or rename it if it is one of these.")
+    if not _is_one_of(path, suffixes):
+        raise DataError(f"{path} must end in {kinds}{_how_to_end(path, suffixes)}.")
     if not path.is_file():
         raise DataError(f"{path} is not a file; check the path.")
     return [path]
 
 
-def as_record(value: Any, number: int) -> Record:
-    """A parsed record with its name; `number` counts the records of the file from 0."""
+def _is_one_of(path: Path, suffixes: Collection[str]) -> bool:
+    return suffix_of(path) in suffixes and (not is_compressed(path) or suffix_of(path) in COMPRESSIBLE)
+
+
+def _how_to_end(path: Path, suffixes: Collection[str]) -> str:
+    """What to do with a file of another kind."""
+    inner = Path(path.stem).suffix.lower()
+    if not COMPRESSIBLE.isdisjoint(suffixes) and (is_compressed(path) or inner in suffixes):
+        kinds = ", ".join(sorted(COMPRESSIBLE & set(suffixes)))
+        return f"; of compressed files {kinds} are read, with {', '.join(OPENERS)} behind; decompress it"
+    if inner in suffixes or is_compressed(path):
+        return "; decompress it"
+    return "; convert it, or rename it if it is one of these"
+
+
+def as_record(value: Any, number: int, ids: Literal["given", "number"] = "given") -> Record:
+    """A parsed record with its name; `number` counts the records of the file from 0.
+
+    Raises
+    ------
+    DataError
+        If its name is no Unicode text.
+    """
     if not isinstance(value, dict):
-        return Record(str(number), value)
-    name = value.get("id")
-    name = str(number) if name is None or isinstance(name, dict | list) else str(name)
+        return Record(str(number), value, named_by="number")
+    name, named_by = _name(value.get("id"), number) if ids == "given" else (str(number), "number")
     if len(value) <= 3 and value.keys() in LABELLED:
-        return Record(name, value["doc"], value.get("label"))
-    return Record(name, value)
+        return Record(name, value["doc"], value.get("label"), named_by)
+    return Record(name, value, named_by=named_by)
+
+
+def _name(given: Any, number: int) -> tuple[str, NamedBy]:
+    if isinstance(given, str):
+        if not given.isascii():
+            _require_unicode(given, number)
+        return given, "text"
+    if given is None or isinstance(given, dict | list):
+        return str(number), "number"
+    return json.dumps(given), "value"
+
+
+def _require_unicode(name: str, number: int) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"record {number} has the id {name!r}, which holds half a character (a lone surrogate); write it whole."
+        ) from None
 
 
 def read_jsonl(path: Path, start: int = 0, stop: int | None = None, first_line: int = 1) -> Iterator[Any]:
-    """The values of the lines between two byte offsets, at which lines begin; `first_line` counts for messages."""
-    with open(path, "rb") as file:
-        file.seek(start)
+    """The values of the lines between two byte offsets, at which lines begin; `first_line` counts for messages.
+
+    Compressed files are read as a whole.
+    """
+    with open_bytes(path) as file:
+        if start:
+            file.seek(start)
         for number, line in enumerate(file, first_line):
             if stop is not None and start >= stop:
                 return
             start += len(line)
-            if line.isspace():
+            if is_blank(line):
                 continue
             try:
                 yield parse_json(line.rstrip(b"\r\n"))
@@ -143,52 +287,25 @@ def read_jsonl(path: Path, start: int = 0, stop: int | None = None, first_line: 
                 raise DataError(f"{path}, line {number}{column}: {error.problem}") from None
 
 
+def is_blank(line: bytes) -> bool:
+    """A line without a record; the first may begin with a byte order mark."""
+    return line.isspace() or (line.startswith(BYTE_ORDER_MARK) and not line[len(BYTE_ORDER_MARK) :].strip())
+
+
 def read_json(path: Path) -> Iterator[Any]:
     """The values of one array, or one value."""
+    require_content(path)
     try:
-        value = parse_json(path.read_bytes())
+        with open_bytes(path) as file:
+            value = parse_json(file.read())
     except JSONTextError as error:
         hint = "; if it holds one record a line, call it .jsonl" if "Extra data" in error.problem else ""
         raise DataError(f"{path}, {error}{hint}") from None
     yield from value if isinstance(value, list) else [value]
 
 
-def read_parquet(path: Path, groups: Sequence[int] | None = None) -> Iterator[Any]:
-    """The rows of some row groups, or of all."""
-    with open_parquet(path) as file:
-        for batch in file.iter_batches(batch_size=1024, row_groups=groups):
-            yield from map(_with_iso_dates, batch.to_pylist())
-
-
-def open_parquet(path: Path) -> Any:
-    """A `pyarrow.parquet.ParquetFile`.
-
-    Raises
-    ------
-    DataError
-        If pyarrow is not installed, or the file is not Parquet.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise DataError(f"reading {path} needs pyarrow: pip install 'linmap[retrieve]'.") from None
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path} is not a Parquet file: {error}") from None
-
-
 READERS = {".jsonl": read_jsonl, ".ndjson": read_jsonl, ".json": read_json, ".parquet": read_parquet}
-
-
-def _with_iso_dates(value: Any) -> Any:
-    """Parquet's dates and timestamps as ISO-8601 texts; the schema bounds the depth, and so the recursion."""
-    if isinstance(value, dict):
-        return {key: _with_iso_dates(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_iso_dates(item) for item in value]
-    return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
+COMPRESSIBLE = {".jsonl", ".ndjson", ".json"}
 
 
 def _parse_strictly(text: str | bytes) -> Any:

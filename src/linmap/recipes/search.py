@@ -54,6 +54,8 @@ class SearchSettings:
     """Name of the vectors in the store."""
     records: Path | None = None
     """The records' file, to say why they match; where the index was made from when left out."""
+    records_at: str | None = None
+    """Where a file of records holds them, e.g. Records, features or data.items, if it is not one array of them."""
     top: int = 5
     """How many matches."""
     reasons: int = 6
@@ -82,7 +84,7 @@ def search(settings: SearchSettings) -> dict[str, Any]:
 
     return search_records(
         str(settings.index), settings.like, settings.id, settings.at, settings.records, settings.top, settings.reasons,
-        settings.field,
+        settings.field, settings.records_at,
     )  # fmt: skip
 
 

@@ -21,14 +21,15 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 import numpy as np
 
 from linmap.artifacts import atomic_path, write_json
-from linmap.data.engines.shards import SUFFIXES, Batch, Outcome, Shard, cut, read
-from linmap.data.records import files_of
+from linmap.data.engines.naming import check_names
+from linmap.data.engines.shards import SUFFIXES, Batch, Names, Outcome, Shard, cut, read
+from linmap.data.records import AS_THEY_ARE, Layout, files_of
 from linmap.errors import DataError, Stopped
 
 Engine = Literal["local", "ray"]
 Function = Callable[[Any], np.ndarray]
 PLAN = "plan.json"
-FORMAT = 1
+FORMAT = 2
 SHARD_RECORDS = 16_384
 BATCH = 1024
 
@@ -60,6 +61,7 @@ def map_records(
     n_jobs: int = 1,
     resume: bool = False,
     of: Literal["records", "vectors"] | None = None,
+    layout: Layout = AS_THEY_ARE,
     writer: Callable[[Path, int, np.dtype], AbstractContextManager[Writer]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Mapped:
@@ -91,6 +93,8 @@ def map_records(
     of
         "records": JSON and Parquet files alone; "vectors": `.npy` files and Parquet with the columns id and vector, of
         which the function gets rows; None: records, and the rows of `.npy` files.
+    layout
+        Where the records are in their files, and what they are called.
     writer
         Opens the output, given its path and the vectors' length and dtype; a plain `.npy` when None.
     progress
@@ -99,8 +103,8 @@ def map_records(
     Raises
     ------
     DataError
-        If the source cannot be read, the function refuses a record (the message names it), or `work` belongs to
-        another run.
+        If the source cannot be read, the function refuses a record (the message names it), two records would get one
+        name that only one of them has as its id, or `work` belongs to another run.
     """
     for name, value in (("shard_records", shard_records), ("batch", batch)):
         if value < 1:
@@ -115,14 +119,14 @@ def map_records(
         if path.resolve().is_relative_to(Path(source).resolve()):
             raise DataError(f"{path} must not lie in {source}, which is read; write elsewhere.")
     files = files_of(source, SUFFIXES[of])
-    shards = _plan(files, work, function, shard_records, batch, of == "vectors", resume)
+    shards = _plan(files, work, function, shard_records, batch, of == "vectors", layout, resume)
     todo = [shard for shard in shards if not _vectors_path(work, shard).exists()]
     total = sum(shard.count for shard in shards)
     resumed = done = total - sum(shard.count for shard in todo)
     report = progress or (lambda done, total: None)
     report(done, total)
     try:
-        with closing(_outcomes(engine, Task(function, work.resolve(), batch), todo, n_jobs)) as outcomes:
+        with closing(_outcomes(engine, Task(function, work.resolve(), batch, layout), todo, n_jobs)) as outcomes:
             for outcome in outcomes:
                 if outcome.error:
                     raise DataError(outcome.error)
@@ -134,6 +138,8 @@ def map_records(
     except KeyboardInterrupt:
         done = sum(shard.count for shard in shards if _vectors_path(work, shard).exists())
         raise Stopped(f"{done} of {total} records are done and kept") from None
+    if any(shard.named for shard in shards):
+        _check_names(shards, work, source)
     dim, dtype = _join(shards, work, out, writer or plain_npy, function, batch)
     shutil.rmtree(work)
     return Mapped(total, resumed, dim, dtype)
@@ -149,6 +155,7 @@ class Task:
     function: Function
     work: Path
     batch: int
+    layout: Layout
 
     def __call__(self, shard: Shard) -> Outcome:
         from threadpoolctl import threadpool_limits
@@ -161,20 +168,21 @@ class Task:
         return Outcome(shard.number)
 
     def _write(self, shard: Shard) -> None:
-        ids, rows = [], 0
+        ids, origins, rows = [], [], 0
         with atomic_path(_vectors_path(self.work, shard)) as partial:
             with open(partial, "wb") as file:
-                for names, batch in read(shard, self.batch):
+                for names, batch in read(shard, self.batch, self.layout):
                     vectors = self._vectors(shard, rows, batch)
                     if not rows:
                         _write_header(file, vectors.dtype, shard.count, vectors.shape[1])
                     file.write(np.ascontiguousarray(vectors).data)
-                    ids.extend(names)
-                    rows += len(names)
+                    ids.extend(names.ids)
+                    origins.append(names.origins)
+                    rows += len(names.ids)
             if rows != shard.count:
                 raise DataError(f"{shard.path} has changed while it was read; start again, without --resume.")
             if shard.named:
-                write_json(_ids_path(self.work, shard), ids)
+                write_json(_ids_path(self.work, shard), {"ids": ids, "origins": "".join(origins)})
 
     def _vectors(self, shard: Shard, before: int, batch: Batch) -> np.ndarray:
         """`function` of a batch; where it refuses one, of one record after the other, to name the one."""
@@ -247,8 +255,9 @@ def _kept(run: str, task: Task, shard: Shard) -> Outcome:
 
 
 def _plan(
-    files: list[Path], work: Path, function: Function, shard_records: int, batch: int, vectors: bool, resume: bool
-) -> list[Shard]:
+    files: list[Path], work: Path, function: Function, shard_records: int, batch: int, vectors: bool, layout: Layout,
+    resume: bool,
+) -> list[Shard]:  # fmt: skip
     """The shards: those of the run that is resumed, or new ones in an empty work folder."""
     stats = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
     name = f"{type(function).__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
@@ -259,6 +268,7 @@ def _plan(
         "shard_records": shard_records,
         "batch": batch,
         "vectors": vectors,
+        "layout": layout.as_json(),
     }
     path = work / PLAN
     if work.exists() and any(work.iterdir()) and not path.exists():
@@ -274,7 +284,7 @@ def _plan(
         return [Shard(**shard) for shard in plan["shards"]]
     if path.exists():
         shutil.rmtree(work)
-    shards = cut(files, shard_records, vectors)
+    shards = cut(files, shard_records, vectors, layout)
     write_json(path, identity | {"shards": [asdict(shard) for shard in shards]})
     return shards
 
@@ -304,16 +314,24 @@ def _join(
                     f"function must return vectors of one kind: {first.dtype} of length {first.shape[1]} at first, "
                     f"{vectors.dtype} of length {vectors.shape[1]} in {shard.path}."
                 )
-            ids = _ids(shard, work)
+            ids = _names(shard, work).ids
             for start in range(0, shard.count, batch):
                 file.write(ids[start : start + batch], vectors[start : start + batch])
     return first.shape[1], first.dtype
 
 
-def _ids(shard: Shard, work: Path) -> list[str]:
+def _check_names(shards: list[Shard], work: Path, source: Path | str) -> None:
+    try:
+        check_names(lambda: (_names(shard, work) for shard in shards if shard.count), source)
+    except DataError:
+        shutil.rmtree(work)
+        raise
+
+
+def _names(shard: Shard, work: Path) -> Names:
     if not shard.named:
-        return [str(row) for row in range(shard.first, shard.first + shard.count)]
-    return json.loads(_ids_path(work, shard).read_text(encoding="utf-8"))
+        return Names([str(row) for row in range(shard.first, shard.first + shard.count)], "n" * shard.count)
+    return Names(**json.loads(_ids_path(work, shard).read_text(encoding="utf-8")))
 
 
 class _PlainRows:

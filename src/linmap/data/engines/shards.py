@@ -12,13 +12,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from linmap.data.arrays import open_rows
-from linmap.data.records import READERS, as_record, open_parquet, parse_json, read_json, read_jsonl, read_parquet
+from linmap.data.compressed import is_compressed, suffix_of
+from linmap.data.parquet import open_parquet, read_parquet
+from linmap.data.records import READERS, Layout, is_blank, number_records, parse_json, read_jsonl, values_of
 from linmap.errors import DataError
 
 VECTORS = (".npy", ".parquet")
 SUFFIXES = {None: (*READERS, ".npy"), "records": tuple(READERS), "vectors": VECTORS}
 Batch = list[Any] | np.ndarray
 """Records (`linmap.data.records.Record`), or vectors, one a row."""
+
+
+class Names(NamedTuple):
+    """Of some records: their ids, and a letter each for where the id comes from: t(ext), v(alue) or n(umber)."""
+
+    ids: list[str]
+    origins: str
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,8 @@ class Shard:
     count
         How many records it holds.
     start, stop
-        Where it lies in the file: bytes of JSONL, row groups of Parquet, rows of `.npy`; unused for `.json`.
+        Where it lies in the file: bytes of JSONL, row groups of Parquet, rows of `.npy`; unused where the file is read
+        as a whole.
     before
         How many records of the file come before it.
     line
@@ -66,24 +76,33 @@ class Outcome(NamedTuple):
     error: str = ""
 
 
-def cut(files: list[Path], shard_records: int, vectors: bool = False) -> list[Shard]:
+def cut(files: list[Path], shard_records: int, vectors: bool, layout: Layout) -> list[Shard]:
     """Shards of about `shard_records` records: exactly so many in JSONL and `.npy`, whole row groups in Parquet, and
-    each `.json` as one. A file's last may be shorter; the cuts depend on nothing but the files and this number.
+    each file as one that must be read as one. A file's last may be shorter; the cuts depend on nothing but the files,
+    their layout and this number.
 
     With `vectors`, Parquet files hold vectors too: columns id and vector.
     """
-    cutters = {".jsonl": _lines, ".ndjson": _lines, ".json": _whole, ".parquet": _row_groups, ".npy": _rows}
     shards, first = [], 0
     for file in files:
-        before, kind = 0, file.suffix.lower()
+        before, kind = 0, suffix_of(file)
         if vectors and kind == ".parquet":
             with open_parquet(file) as table:
                 _check_table(file, table.schema_arrow)
         rows, named = vectors or kind == ".npy", kind != ".npy" or ids_beside(file) is not None
-        for start, stop, count, line in cutters[kind](file, shard_records):
+        if not vectors and is_whole(file, layout):
+            cuts = iter([(0, 0, sum(1 for _ in values_of(file, layout)), 1)])
+        else:
+            cuts = CUTTERS[kind](file, shard_records)
+        for start, stop, count, line in cuts:
             shards.append(Shard(len(shards), str(file), first, count, start, stop, before, line, rows, named))
             first, before = first + count, before + count
     return shards or [Shard(0, str(files[0]), 0, 0, 0, 0)]
+
+
+def is_whole(path: Path, layout: Layout) -> bool:
+    """Nothing tells where a record in the middle of the file begins."""
+    return suffix_of(path) == ".json" or is_compressed(path) or layout.at is not None
 
 
 def ids_beside(path: Path) -> list[str] | None:
@@ -99,39 +118,45 @@ def _ids_in(sidecar: Path, mtime: int) -> list[str] | None:
     return value.get("ids") if isinstance(value, dict) else None
 
 
-def read(shard: Shard, batch: int) -> Iterator[tuple[list[str], Batch]]:
-    """The ids and the records of a shard, `batch` at a time."""
+def read(shard: Shard, batch: int, layout: Layout) -> Iterator[tuple[Names, Batch]]:
+    """The names and the records of a shard, `batch` at a time."""
     path = Path(shard.path)
     if not shard.count:
         return
     if shard.rows:
         yield from (_read_table if path.suffix.lower() == ".parquet" else _read_matrix)(shard, path, batch)
         return
-    values = {
-        ".json": lambda: read_json(path),
-        ".parquet": lambda: read_parquet(path, range(shard.start, shard.stop)),
-    }.get(path.suffix.lower(), lambda: read_jsonl(path, shard.start, shard.stop, shard.line))()
-    records = (as_record(value, number) for number, value in enumerate(values, shard.first))
+    if is_whole(path, layout):
+        values = values_of(path, layout)
+    elif path.suffix.lower() == ".parquet":
+        values = read_parquet(path, range(shard.start, shard.stop))
+    else:
+        values = read_jsonl(path, shard.start, shard.stop, shard.line)
+    records = number_records(iter([(path, values)]), layout, shard.first)
     while part := list(itertools.islice(records, batch)):
-        yield [record.id for record in part], part
+        yield Names([record.id for record in part], "".join(record.named_by[0] for record in part)), part
 
 
-def _read_matrix(shard: Shard, path: Path, batch: int) -> Iterator[tuple[list[str], Batch]]:
+def _read_matrix(shard: Shard, path: Path, batch: int) -> Iterator[tuple[Names, Batch]]:
     rows, ids = open_rows(path), ids_beside(path) if shard.named else None
     if ids is not None and len(ids) != len(rows):
         raise DataError(f"{path} has {len(rows)} rows, but {path.stem}.json beside it {len(ids)} ids; write both anew.")
     for start in range(shard.start, shard.stop, batch):
         stop = min(start + batch, shard.stop)
         numbers = range(start - shard.start + shard.first, stop - shard.start + shard.first)
-        yield ids[start:stop] if ids else [str(number) for number in numbers], np.array(rows[start:stop])
+        names = ids[start:stop] if ids else [str(number) for number in numbers]
+        yield Names(names, ("t" if ids else "n") * len(names)), np.array(rows[start:stop])
 
 
-def _read_table(shard: Shard, path: Path, batch: int) -> Iterator[tuple[list[str], Batch]]:
+def _read_table(shard: Shard, path: Path, batch: int) -> Iterator[tuple[Names, Batch]]:
     with open_parquet(path) as file:
         for part in file.iter_batches(batch, range(shard.start, shard.stop), columns=["id", "vector"]):
+            for name in ("id", "vector"):
+                if part.column(name).null_count:
+                    raise DataError(f"{path} has a row without {name}; fill its column, or leave the row out.")
             ids = [str(name) for name in part.column("id").to_pylist()]
             vectors = part.column("vector").flatten().to_numpy()
-            yield ids, vectors.reshape(len(ids), -1)
+            yield Names(ids, "t" * len(ids)), vectors.reshape(len(ids), -1)
 
 
 def _check_table(path: Path, schema: Any) -> None:
@@ -154,16 +179,12 @@ def _lines(path: Path, size: int) -> Iterator[Cut]:
     with open(path, "rb") as file:
         for number, text in enumerate(file, 1):
             stop += len(text)
-            count += not text.isspace()
+            count += not is_blank(text)
             if count == size:
                 yield start, stop, count, line
                 start, count, line = stop, 0, number + 1
     if count:
         yield start, stop, count, line
-
-
-def _whole(path: Path, size: int) -> Iterator[Cut]:
-    yield 0, 0, sum(1 for _ in read_json(path)), 1
 
 
 def _row_groups(path: Path, size: int) -> Iterator[Cut]:
@@ -183,3 +204,6 @@ def _rows(path: Path, size: int) -> Iterator[Cut]:
     for start in range(0, rows, size):
         stop = min(start + size, rows)
         yield start, stop, stop - start, 1
+
+
+CUTTERS = {".jsonl": _lines, ".ndjson": _lines, ".parquet": _row_groups, ".npy": _rows}

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from linmap.artifacts import atomic_path, write_json
+from linmap.data import require_content
 from linmap.errors import ArtifactError, DataError
 
 METADATA = b"linmap.mbat"
@@ -34,7 +35,7 @@ class VectorFileWriter:
     """
 
     def __init__(self, path: Path | str, dim: int, metadata: dict[str, Any], dtype: Any = np.float32) -> None:
-        self._path, self._dim, self._dtype = check_suffix(path), dim, np.dtype(dtype)
+        self._path, self._dim, self._dtype = check_output(path), dim, np.dtype(dtype)
         self._metadata = {"format": FORMAT, **metadata}
         self._ids: list[str] = []
         self._stack = ExitStack()
@@ -88,11 +89,15 @@ class VectorFile:
         What was kept with the vectors.
     ids
         The names of the records, in the order of rows.
+    dim
+        Length of the vectors.
 
     Raises
     ------
     ArtifactError
-        If the file is missing or was not written by `linmap apply mbat`.
+        If the file is missing, damaged, or was not written by `linmap apply mbat`.
+    DataError
+        If it is empty.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -101,11 +106,11 @@ class VectorFile:
             raise ArtifactError(
                 f"{path} does not exist; `linmap apply mbat --data records.jsonl --out {path}` writes it."
             )
+        require_content(self.path)
         self.metadata: dict[str, Any]
         self.ids: list[str]
-        self.metadata, self.ids = (
-            self._read_npy_sidecar() if self.path.suffix == ".npy" else self._read_parquet_header()
-        )
+        self.dim: int
+        self.metadata, self.ids, self.dim = self._read_npy() if self.path.suffix == ".npy" else self._read_parquet()
         if self.metadata["format"] > FORMAT:
             raise ArtifactError(
                 f"{path} has format {self.metadata['format']}, this linmap reads up to {FORMAT}; upgrade linmap."
@@ -132,22 +137,33 @@ class VectorFile:
             row -= len(block)
         raise IndexError(row)
 
-    def _read_npy_sidecar(self) -> tuple[dict[str, Any], list[str]]:
-        try:
-            metadata = json.loads(_sidecar(self.path).read_text(encoding="utf-8"))
-            return metadata, metadata.pop("ids")
-        except (FileNotFoundError, KeyError, json.JSONDecodeError):
+    def _read_npy(self) -> tuple[dict[str, Any], list[str], int]:
+        sidecar = _sidecar(self.path)
+        if not is_sidecar(sidecar):
             raise ArtifactError(
-                f"{self.path} has no {_sidecar(self.path).name} beside it with its ids and fingerprint; write both "
-                "with `linmap apply mbat`."
-            ) from None
+                f"{self.path} has no {sidecar.name} beside it with its ids and fingerprint; write both with `linmap "
+                "apply mbat`."
+            )
+        metadata = json.loads(sidecar.read_text(encoding="utf-8"))
+        ids = list(map(str, metadata.pop("ids")))
+        try:
+            vectors = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ArtifactError(f"{self.path} is no .npy file of numbers ({error}); write it again.") from None
+        if vectors.ndim != 2 or len(vectors) != len(ids):
+            raise ArtifactError(
+                f"{self.path} has the shape {vectors.shape}, but {sidecar.name} beside it {len(ids)} ids; write both "
+                "again."
+            )
+        return metadata, ids, vectors.shape[1]
 
-    def _read_parquet_header(self) -> tuple[dict[str, Any], list[str]]:
+    def _read_parquet(self) -> tuple[dict[str, Any], list[str], int]:
         pa, pq = _pyarrow()
         try:
             with pq.ParquetFile(self.path) as file:
                 metadata = json.loads((file.schema_arrow.metadata or {})[METADATA])
-                return metadata, file.read(columns=["id"]).column("id").to_pylist()
+                ids = file.read(columns=["id"]).column("id").to_pylist()
+                return metadata, ids, file.schema_arrow.field("vector").type.list_size
         except pa.ArrowInvalid as error:
             raise ArtifactError(
                 f"{self.path} is no Parquet file, or a damaged one ({error}); write it again."
@@ -165,8 +181,35 @@ def check_suffix(path: Path | str) -> Path:
     return path
 
 
+def check_output(path: Path | str) -> Path:
+    """Where vectors are to be written; their ids must not take the place of a file of the user's.
+
+    Raises
+    ------
+    DataError
+        If the name ends otherwise, or a `.json` beside a `.npy` file holds something else than ids.
+    """
+    path = check_suffix(path)
+    sidecar = _sidecar(path)
+    if path.suffix == ".npy" and sidecar.exists() and not is_sidecar(sidecar):
+        raise DataError(
+            f"{sidecar} is in the way: linmap did not write it, and the ids of {path.name} go into a file of this name "
+            "beside it; choose another name."
+        )
+    return path
+
+
 def _sidecar(path: Path) -> Path:
     return path.with_suffix(".json")
+
+
+def is_sidecar(path: Path) -> bool:
+    """The file is there and holds the ids of a `.npy` file; any other `.json` beside one has nothing to do with it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(value, dict) and isinstance(value.get("ids"), list) and isinstance(value.get("format"), int)
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from linmap.data.arrays import open_rows
-from linmap.data.vectors.files import VectorFile, check_suffix
+from linmap.data.vectors.files import VectorFile, check_suffix, is_sidecar
 from linmap.data.vectors.folder import read_header
 from linmap.data.vectors.store import FIELD, VectorStore
 from linmap.errors import DataError
@@ -69,15 +69,21 @@ def fill(store: VectorStore, path: Path | str, field: str = FIELD) -> int:
     ----------
     path
         A `VectorFile`, or any `.npy` matrix, whose ids are then its row numbers.
+
+    Raises
+    ------
+    DataError
+        If the file holds no vectors, or one id twice: nothing is put in then.
     """
     path = check_suffix(path)
-    if path.suffix == ".npy" and not path.with_suffix(".json").is_file():
+    if _is_plain(path):
         rows = open_rows(path)
         for first in range(0, len(rows), AT_ONCE):
             block = rows[first : first + AT_ONCE]
             store.upsert([str(i) for i in range(first, first + len(block))], block, field)
         return len(rows)
     file, first = VectorFile(path), 0
+    _require_one_vector_each(file)
     for block in file.blocks(AT_ONCE):
         store.upsert(file.ids[first : first + len(block)], block, field)
         first += len(block)
@@ -85,9 +91,24 @@ def fill(store: VectorStore, path: Path | str, field: str = FIELD) -> int:
     return first
 
 
+def _require_one_vector_each(file: VectorFile) -> None:
+    if not file.ids:
+        raise DataError(f"{file.path} holds no vectors; there is nothing to put in.")
+    rows: dict[str, int] = {}
+    for row, name in enumerate(file.ids):
+        if rows.setdefault(name, row) != row:
+            raise DataError(
+                f"{file.path}: the id {name!r} is that of the rows {rows[name]} and {row}, and a store keeps one "
+                "vector of each; give the records ids of their own, or encode them again with ids='number'."
+            )
+
+
 def length_of(path: Path | str) -> int:
     """How many numbers a vector of a file has."""
     path = check_suffix(path)
-    if path.suffix == ".npy":
-        return open_rows(path).shape[1]
-    return VectorFile(path).vector(0).shape[0]
+    return open_rows(path).shape[1] if _is_plain(path) else VectorFile(path).dim
+
+
+def _is_plain(path: Path) -> bool:
+    """A matrix whose ids are its row numbers."""
+    return path.suffix == ".npy" and not is_sidecar(path.with_suffix(".json"))

@@ -16,6 +16,7 @@ from linmap.data.arrays import open_rows, read_npz
 from linmap.data.engines import VECTORS, Engine, ids_beside, map_records
 from linmap.data.records import files_of
 from linmap.data.vectors import VectorFileWriter
+from linmap.data.vectors.files import check_output
 from linmap.errors import DataError, UsageError
 from linmap.recipes.job import ApplyJob, FitJob
 from linmap.retrieve.bt2 import EmbeddingUpgrade, Method
@@ -89,6 +90,8 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
         raise UsageError(f"--out {out}: vectors are written as .npy or .parquet.")
     metadata = {"system": "bt2", "fingerprint": function.fingerprint, "source": str(source.resolve())}
     named = out.suffix == ".parquet" or any(map(_has_ids, files_of(source, VECTORS) if job.data else ()))
+    if named:
+        check_output(out)
     with tempfile.TemporaryDirectory() as folder:
         if job.data is None:
             source = Path(folder) / "new.npy"

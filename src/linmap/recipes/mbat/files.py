@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,14 +15,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from linmap.data import EMBEDDED
+from linmap.data.compressed import is_compressed
 from linmap.data.engines import Engine, map_records
-from linmap.data.records import Record, read_records
-from linmap.data.vectors.files import check_suffix
+from linmap.data.records import READERS, Layout, Record, files_of, inner_records, read_records
+from linmap.data.vectors.files import check_output
 from linmap.errors import DataError, UsageError
 from linmap.recipes.job import ApplyJob
-from linmap.retrieve.mbat import JSONVectorizer, VectorFileWriter
+from linmap.retrieve.mbat import JSONVectorizer, VectorFileWriter, format_path, parse_path
 
 PATIENTS = EMBEDDED / "fhir_patients.jsonl"
+EMBEDDED_OUT = Path("runs/mbat/vectors.parquet")  # so that the embedded records never replace a file of the user's
 DOCUMENT = re.compile(r"^document \d+, ")
 
 
@@ -63,6 +68,12 @@ class ApplySettings:
     """local: processes of this machine; ray: Ray Data, also on a cluster. The result is the same, byte for byte."""
     resume: bool = False
     """Keep what an interrupted run with the same flags has finished."""
+    records_at: str | None = None
+    """Where a file holds its records, e.g. Records, features or data.items, if it is not one array of them."""
+    ids: Literal["given", "number"] = "given"
+    """given: a record goes by its "id", or by its number where it has none; number: by its number in the file."""
+    decompress: bool = False
+    """Read .gz, .bz2, .xz and .zst, each file as one shard, by one worker."""
 
     def vectorizer(self) -> JSONVectorizer:
         names = ("dim", "strings", "numbers", "arrays", "level_norm", "normalize", "ignore", "dates", "key_presence",
@@ -86,14 +97,17 @@ class Encode:
 
 def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
     """Encode every record of a file or a folder; one row of the result for each, in the same order."""
-    source, out = job.data or PATIENTS, check_suffix(job.out or Path("vectors.parquet"))
+    source, out = job.data or PATIENTS, check_output(job.out or (Path("vectors.parquet") if job.data else EMBEDDED_OUT))
     try:
         vectorizer = settings.vectorizer()
     except ValueError as error:
         raise UsageError(str(error)) from None
-    vectorizer.fit((record.document for record in read_records(source)), parse=False)
+    layout = Layout(place_of_records(settings.records_at), settings.ids)
+    _check_source(source, layout, settings.decompress)
+    vectorizer.fit((record.document for record in read_records(source, layout)), parse=False)
     metadata = {
         "fingerprint": vectorizer.fingerprint_, "options": vectorizer.as_json(), "source": str(Path(source).resolve()),
+        "layout": layout.as_json(),
     }  # fmt: skip
     columns = (SpinnerColumn(), TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=_stderr()) as progress:
@@ -106,6 +120,7 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
             n_jobs=settings.n_jobs,
             resume=settings.resume,
             of="records",
+            layout=layout,
             writer=lambda path, dim, dtype: VectorFileWriter(path, dim, metadata, dtype),
             progress=lambda records, total: progress.update(task, completed=records, total=total),
         )
@@ -113,6 +128,41 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
         "out": str(out), "records": done.records, "resumed": done.resumed, "dim": vectorizer.dim,
         "fingerprint": vectorizer.fingerprint_,
     }  # fmt: skip
+
+
+def place_of_records(text: str | None) -> tuple[str | int, ...] | None:
+    """The steps of --records-at; `$` is the value of the file itself."""
+    try:
+        return None if text is None else parse_path(text)
+    except ValueError as error:
+        raise UsageError(f"--records-at {text!r}: {error}") from None
+
+
+def note_inner_records(path: Path, document: Any) -> None:
+    """Say of a file of one record that it may have been meant as many."""
+    inner = inner_records(document)
+    if inner is not None:
+        place = format_path(inner[0])
+        print(
+            f"linmap: note: {path} is taken as one record; to take each of the {inner[1]} objects at {place} in it as "
+            f"one, give --records-at {shlex.quote(place)}.",
+            file=sys.stderr,
+        )
+
+
+def _check_source(source: Path, layout: Layout, decompress: bool) -> None:
+    """There is a record in it, and compressed files are meant to be read."""
+    compressed = next((path for path in files_of(source, READERS) if is_compressed(path)), None)
+    if compressed is not None and not decompress:
+        raise DataError(
+            f"{compressed} is compressed, so that several workers cannot share it: decompress it, or read each file by "
+            "one worker with --decompress."
+        )
+    records = list(itertools.islice(read_records(source, layout), 2))
+    if not records:
+        raise DataError(f"{source} holds no records; there is nothing to encode.")
+    if len(records) == 1 and layout.at is None:
+        note_inner_records(source, records[0].document)
 
 
 def _weight(text: str) -> tuple[str, float]:

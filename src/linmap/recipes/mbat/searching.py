@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from linmap.data.records import Record, parse_json, read_records
-from linmap.data.vectors import Hit, VectorFile, VectorStore, open_store
+from linmap.data.compressed import suffix_of
+from linmap.data.records import READERS, Layout, parse_json, read_records
+from linmap.data.vectors import VectorFile, VectorStore, open_store
 from linmap.data.vectors.folder import read_header
 from linmap.data.vectors.store import FIELD
 from linmap.errors import ArtifactError, DataError, UsageError
+from linmap.recipes.mbat.files import note_inner_records, place_of_records
 from linmap.retrieve.mbat import MISSING, JSONVectorizer, format_path, nearest, parse_path
 
 SHOWN_VALUES = 3  # of one path, in the breakdown of a match
-RECORDS = (".jsonl", ".ndjson", ".json", ".gz")
+RECORDS = tuple(suffix for suffix in READERS if suffix != ".parquet")
+
+
+class Found(NamedTuple):
+    """A record that a search found; where ids may repeat, `row` is its number in the file, and says which it is."""
+
+    id: str
+    score: float
+    row: int | None = None
+
+    @property
+    def key(self) -> int | str:
+        return self.id if self.row is None else self.row
 
 
 @dataclass(frozen=True)
@@ -28,9 +43,10 @@ class Index:
     vectorizer: JSONVectorizer
     count: int
     source: Path
-    nearest: Callable[[np.ndarray, int], list[Hit]]
-    vector: Callable[[str], np.ndarray]
-    """That of a record, by its id; UsageError if there is none."""
+    layout: Layout
+    nearest: Callable[[np.ndarray, int], list[Found]]
+    vector: Callable[[str], tuple[np.ndarray, Found]]
+    """That of a record, by its id, and the record; UsageError if there is none."""
 
 
 def search_records(
@@ -42,33 +58,36 @@ def search_records(
     top: int,
     reasons: int,
     field: str = FIELD,
+    records_at: str | None = None,
 ) -> dict[str, Any]:
     """The nearest records by cosine, and which paths make them so."""
     if sum((like is not None, name is not None, bool(at))) != 1:
         raise UsageError("give what to look for: one of --like JSON, --id ID and --at PATH=VALUE.")
     if top < 1:
         raise UsageError(f"--top must be at least 1, got {top}.")
-    index = open_index(where, field)
-    document, values = None, [value_at(text) for text in at]
+    index = open_index(where, field, place_of_records(records_at))
+    document, asked, values = None, None, [value_at(text) for text in at]
     if like is not None:
         document = _query_document(like)
         query = index.vectorizer.transform([document], parse=False)[0]
     elif name is not None:
-        query = index.vector(name)
+        query, asked = index.vector(name)
     else:
         query = partial_query(index.vectorizer, values)
-    found = [hit for hit in index.nearest(query, top + (name is not None)) if hit.id != name][:top]
-    wanted = [hit.id for hit in found] + ([] if name is None else [name])
-    documents = _documents(index.source, records, wanted)
-    if name is not None and documents:
-        document = documents[name]
+    wanted = top + (asked is not None)
+    found = [hit for hit in index.nearest(query, wanted) if asked is None or hit.key != asked.key][:top]
+    told = found if asked is None else [*found, asked]
+    source = records or index.source
+    documents = _documents(source, index.layout, told) if records or source.exists() else {}
+    if asked is not None and documents:
+        document = documents[asked.key]
 
-    def why(hit: Hit) -> dict[str, Any]:
+    def why(hit: Found) -> dict[str, Any]:
         if not documents:
             return {}
         if values:
-            return {"because": [_compared(path, value, documents[hit.id]) for path, value in values]}
-        return breakdown(index.vectorizer, document, documents[hit.id], reasons)
+            return {"because": [_compared(path, value, documents[hit.key]) for path, value in values]}
+        return breakdown(index.vectorizer, document, documents[hit.key], reasons)
 
     matches = [{"id": hit.id, "cosine": round(hit.score, 4)} | why(hit) for hit in found]
     answer: dict[str, Any] = {"index": where, "records": index.count, "matches": matches}
@@ -120,13 +139,16 @@ def _json_or_text(value: str) -> Any:
 # -- what is searched --------------------------------------------------------------------------------------------------
 
 
-def open_index(where: str, field: str = FIELD) -> Index:
-    """From a file of vectors, a store that was filled from one, or records, which are encoded on the way."""
+def open_index(where: str, field: str = FIELD, at: tuple[str | int, ...] | None = None) -> Index:
+    """From a file of vectors, a store that was filled from one, or records, which are encoded on the way; `at` says
+    where these are in their file."""
     path = Path(where)
+    if suffix_of(path) in RECORDS or (path.is_dir() and read_header(path) is None):
+        return _records_index(path, Layout(at))
+    if at is not None:
+        raise UsageError("--records-at goes with a file of records; vectors know where theirs are.")
     if path.suffix in (".parquet", ".npy"):
         return _file_index(VectorFile(path))
-    if path.name.endswith(RECORDS) or (path.is_dir() and read_header(path) is None):
-        return _records_index(path)
     return _store_index(where, field)
 
 
@@ -141,30 +163,50 @@ def _checked_vectorizer(metadata: dict[str, Any], where: Any) -> JSONVectorizer:
     return vectorizer
 
 
+def _layout(metadata: dict[str, Any]) -> Layout:
+    return Layout.from_json(metadata["layout"]) if "layout" in metadata else Layout()
+
+
 def _file_index(file: VectorFile) -> Index:
-    def find(query: np.ndarray, top: int) -> list[Hit]:
-        return [Hit(file.ids[match.row], match.cosine) for match in nearest(query, file.blocks(), top)]
-
+    if not file.ids:
+        raise DataError(f"{file.path} holds no vectors; there is nothing to search.")
     vectorizer = _checked_vectorizer(file.metadata, file.path)
-    vector = lambda name: file.vector(_row(name, file.ids, file.path))  # noqa: E731
-    return Index(vectorizer, len(file.ids), Path(file.metadata["source"]), find, vector)
+
+    def find(query: np.ndarray, top: int) -> list[Found]:
+        return [Found(file.ids[row], cosine, row) for row, cosine in nearest(query, file.blocks(), top)]
+
+    def vector(name: str) -> tuple[np.ndarray, Found]:
+        row = _row(name, file.ids, file.path)
+        return file.vector(row), Found(name, 1.0, row)
+
+    return Index(vectorizer, len(file.ids), Path(file.metadata["source"]), _layout(file.metadata), find, vector)
 
 
-def _records_index(source: Path) -> Index:
-    vectorizer, ids = JSONVectorizer(), []
+def _records_index(source: Path, layout: Layout) -> Index:
+    vectorizer, ids, document = JSONVectorizer(), [], None
 
     def documents() -> Iterable[Any]:
-        for record in read_records(source):
+        nonlocal document
+        for record in read_records(source, layout):
             ids.append(record.id)
-            yield record.document
+            document = record.document
+            yield document
 
     blocks = list(vectorizer.transform_stream(documents(), parse=False))
-    vectors = np.concatenate(blocks) if blocks else np.empty((0, vectorizer.dim), np.float32)
+    if not blocks:
+        raise DataError(f"{source} holds no records; there is nothing to search.")
+    if len(ids) == 1 and layout.at is None:
+        note_inner_records(source, document)
+    vectors = np.concatenate(blocks)
 
-    def find(query: np.ndarray, top: int) -> list[Hit]:
-        return [Hit(ids[match.row], match.cosine) for match in nearest(query, [vectors], top)]
+    def find(query: np.ndarray, top: int) -> list[Found]:
+        return [Found(ids[row], cosine, row) for row, cosine in nearest(query, [vectors], top)]
 
-    return Index(vectorizer, len(ids), source, find, lambda name: vectors[_row(name, ids, source)])
+    def vector(name: str) -> tuple[np.ndarray, Found]:
+        row = _row(name, ids, source)
+        return vectors[row], Found(name, 1.0, row)
+
+    return Index(vectorizer, len(ids), source, layout, find, vector)
 
 
 def _store_index(address: str, field: str) -> Index:
@@ -173,11 +215,13 @@ def _store_index(address: str, field: str) -> Index:
     if vectorizer.normalize != "l2":
         raise UsageError(f"{address} holds vectors that are not of unit length, whose products are no cosines.")
 
-    def find(query: np.ndarray, top: int) -> list[Hit]:
-        return store.search(query[None], top, field)[0]
+    def find(query: np.ndarray, top: int) -> list[Found]:
+        return [Found(*hit) for hit in store.search(query[None], top, field)[0]]
 
-    vector = lambda name: _vector_in(store, field, name, address)  # noqa: E731
-    return Index(vectorizer, store.count(field), Path(store.metadata["source"]), find, vector)
+    def vector(name: str) -> tuple[np.ndarray, Found]:
+        return _vector_in(store, field, name, address), Found(name, 1.0)
+
+    return Index(vectorizer, store.count(field), Path(store.metadata["source"]), _layout(store.metadata), find, vector)
 
 
 def _vector_in(store: VectorStore, field: str, name: str, address: str) -> np.ndarray:
@@ -188,11 +232,14 @@ def _vector_in(store: VectorStore, field: str, name: str, address: str) -> np.nd
 
 
 def _row(name: str, ids: list[str], where: Path) -> int:
-    try:
-        return ids.index(name)
-    except ValueError:
-        first = ", ".join(ids[:3])
-        raise UsageError(f"{where} has no record with the id {name!r}; its ids are {first}, ...") from None
+    rows = [row for row, other in enumerate(ids) if other == name]
+    if not rows:
+        raise UsageError(f"{where} has no record with the id {name!r}; its ids are {', '.join(ids[:3])}, ...")
+    if len(rows) > 1:
+        warnings.warn(
+            f"{len(rows)} records of {where} have the id {name!r}; the first of them is asked for.", stacklevel=2
+        )
+    return rows[0]
 
 
 # -- the reasons -------------------------------------------------------------------------------------------------------
@@ -236,23 +283,19 @@ def _query_document(like: str) -> Any:
         raise UsageError(f"--like {like[:60]!r} is neither JSON text nor the path of a .json file: {error}") from None
 
 
-def _documents(source: Path, records: Path | None, names: list[str]) -> dict[str, Any]:
-    """The documents of some records by id, if their file is there; it must be the one that was encoded."""
-    if records is None and not source.exists():
-        return {}
-    path, wanted = records or source, set(names)
-    found: dict[str, Any] = {}
-    for record in read_records(path):
-        _keep(record, wanted, found)
+def _documents(path: Path, layout: Layout, hits: list[Found]) -> dict[int | str, Any]:
+    """The documents of some records by their keys, from the file that was encoded."""
+    wanted = {hit.key: hit for hit in hits}
+    found: dict[int | str, Any] = {}
+    for row, record in enumerate(read_records(path, layout)):
+        for key in (row, record.id):
+            if key in wanted and key not in found and record.id == wanted[key].id:
+                found[key] = record.document
         if len(found) == len(wanted):
             return found
-    lost = next(name for name in names if name not in found)
+    lost = next(hit for hit in hits if hit.key not in found)
     raise ArtifactError(
-        f"{path} has changed since the index was made from it: it has no record {lost!r}; run `linmap apply mbat` "
-        "again, or give the old file with --records."
+        f"{path} has changed since the index was made from it: it has no record {lost.id!r}"
+        + ("" if lost.row is None else f" at its place {lost.row}")
+        + "; run `linmap apply mbat` again, or give the old file with --records."
     )
-
-
-def _keep(record: Record, wanted: set[str], found: dict[str, Any]) -> None:
-    if record.id in wanted and record.id not in found:
-        found[record.id] = record.document
