@@ -123,6 +123,18 @@ PIECEWISE = [
         "median": lambda x: x.median(1).values + x.flatten().kthvalue(5).values,
         "where": lambda x: torch.where(x > 0, x, 0.1 * x).masked_fill(x > 0.8, 1.0),
         "in place": inplace_views,
+        "wrapped": lambda x: torch.fmod(x, 0.3) + torch.remainder(x, 0.2) + (3 * x).frac(),
+        "fmax": lambda x: torch.fmax(x, -2 * x) + torch.fmin(x, x.new_tensor(0.1)),
+        "nan_to_num": lambda x: torch.nan_to_num(torch.where(x > 0.5, torch.inf, x), posinf=2.0),
+        "nansum": lambda x: torch.where(x > 0.5, torch.nan, x).nansum(1),
+        "copysign": lambda x: torch.copysign(x, x.flip(1)) + x,
+        "cummax": lambda x: x.cummax(2).values + x.cummin(1).values,
+        "mode": lambda x: x.mode(1).values + x.nanmedian(1).values,
+        "aminmax": lambda x: sum(torch.aminmax(x, dim=2)) + torch.aminmax(x).max,
+        "rounded": lambda x: x.floor() * 0.2 + x.ceil() + x,
+        "softmax as decided": lambda x: torch._masked_softmax(x, x > -9, 3, 0) * x + x,
+        "max_unpool3d": lambda x: F.max_unpool3d(*F.max_pool3d(x[:, None], 2, return_indices=True), 2),
+        "hardswish pieces": lambda x: F.hardsigmoid(x) + torch.clamp_max(x, 0.2),
     }.items()
 ]
 
@@ -137,6 +149,9 @@ SMOOTH = [
         "tanh": torch.tanh,
         "logsigmoid": F.logsigmoid,
         "tanhshrink": F.tanhshrink,
+        "sigmoid in place": lambda x: x.clone().sigmoid_() + x,
+        "smooth in place": lambda x: F.elu(x.clone(), 1.3, inplace=True) + x.clone().tanh_() + F.silu(x.clone(), True),
+        "sigmoid into a tensor": lambda x: torch.sigmoid(x, out=torch.empty_like(x)) + x,
         "silu": F.silu,
         "gelu": F.gelu,
         "gelu tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -158,6 +173,33 @@ FROZEN = [
     Unit("rms_norm", lambda x: F.rms_norm(x, (8,), x.new_ones(8) * 2)),
     Unit("batch_norm of the batch", lambda x: F.batch_norm(x, None, None, training=True)),
     Unit("normalize", lambda x: F.normalize(x, dim=1)),
+    Unit("wrapped by the input", lambda x: torch.remainder(3.0, x + 4) + torch.fmod(x, x.flip(1) + 4)),
+    Unit("decided", lambda x: x * 2 + x.sgn() + torch.heaviside(x, x) + x.floor_divide(0.3) + x.round() + x.trunc()),
+    Unit("softmaxes", lambda x: aten._safe_softmax(x, 1) * x + x),
+    Unit("norms", lambda x: x / aten.norm.ScalarOpt_dim(x, 2, [1], True)),
+    Unit(
+        "new tensors",
+        lambda x: x + x.new_full((8,), 2.0) * torch.full_like(x, 0.5) + x.new_empty_strided((8,), (1,)).zero_(),
+    ),
+    Unit("log_softmax", lambda x: F.log_softmax(x, 1) * 2),
+    Unit("standardised", lambda x: (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 0.1)),
+    Unit("standardised by the variance", lambda x: x / (x.var(1, keepdim=True) + 0.1).sqrt()),
+    Unit("standardised at once", lambda x: (lambda s, m: (x - m) / s)(*torch.std_mean(x, (2, 3), keepdim=True))),
+    Unit("var_mean", lambda x: (lambda v, m: (x - m) * torch.rsqrt(v + 0.1))(*torch.var_mean(x, 1, keepdim=True))),
+    Unit(
+        "statistics of the batch",
+        lambda x: torch.ops.aten._native_batch_norm_legit.no_stats(x, None, None, True, 0.1, 0.1)[0],
+    ),
+    Unit("squared relu", lambda x: F.relu(x) ** 2, options={"allow_secant": True}),
+    Unit("squared by hand", lambda x: (lambda r: r * r)(F.relu(x)), options={"allow_secant": True}),
+    Unit("lp_pool of relu", lambda x: F.lp_pool2d(F.relu(x - 0.5), 3.0, 2), options={"allow_secant": True}),
+    Unit(
+        "logarithms",
+        lambda x: (x.abs() + 1).log2() + (x.abs() + 1).log10() + x.abs().log1p(),
+        options={"allow_secant": True},
+    ),
+    Unit("exponentials", lambda x: x.exp2() + x.expm1() + 1.5**x, options={"allow_secant": True}),
+    Unit("reciprocal", lambda x: (x.abs() + 1).reciprocal(), options={"allow_secant": True}),
     Unit("sigmoid ratio", torch.sigmoid, options={"sigmoid": "ratio"}),
     Unit("product with a gate on the left", lambda x: x.flip(1) * x, options={"gate": "left"}),
     Unit("product with a gate on the right", lambda x: x.flip(1) * x, options={"gate": "right"}),
@@ -191,6 +233,8 @@ LINEAR = [
         "division by a constant": lambda x: x / 3 - x / torch.arange(1, 9, dtype=x.dtype) + torch.ones_like(x) * 2,
     }.items()
 ]  # fmt: skip
+
+aten = torch.ops.aten
 
 UNITS = [*PIECEWISE, *SMOOTH, *FROZEN, *LINEAR]
 

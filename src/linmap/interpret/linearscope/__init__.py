@@ -1,8 +1,9 @@
 """linearscope: read a network as one affine map per input (Navarrete Michelini et al., ICCV 2019).
 
-`scope` checks the model and the input, `trace` watches one pass (`aliasing` keeps track of writes in place), `rules`
-says what every operation becomes, `tape` replays it, `interpreter` is the map, `receptive` proves how far a pixel
-reaches, `analyses` reads the paper's findings off the map.
+`scope` checks the model and the input, `trace` watches one pass (`aliasing` keeps track of writes in place, `watch` of
+what comes from outside), `rules` says what every operation becomes, `tape` replays it, `interpreter` is the map,
+`proof` holds it against the network, `receptive` proves how far a pixel reaches, `analyses` reads the paper's findings
+off the map.
 """
 
 from linmap.interpret.linearscope.analyses import (
@@ -19,6 +20,7 @@ from linmap.interpret.linearscope.analyses import (
     template_share,
 )
 from linmap.interpret.linearscope.interpreter import AffineInterpreter
+from linmap.interpret.linearscope.proof import InexactReadingError
 from linmap.interpret.linearscope.receptive import Reach, ReceptiveFieldError, projective_field
 from linmap.interpret.linearscope.rules import register_rule
 from linmap.interpret.linearscope.scope import LinearScope
@@ -31,6 +33,7 @@ __all__ = [
     "CopyMap",
     "FilterBank",
     "Gabor",
+    "InexactReadingError",
     "LinearScope",
     "Reach",
     "ReceptiveFieldError",

@@ -31,6 +31,8 @@ class Scene:
     options: Options
     ignored: tuple[str, ...]
     """Operations that became constants because `strict` was off."""
+    batched: bool = True
+    """Whether x has a batch axis, of size 1."""
 
 
 class Engine(ABC):
@@ -114,6 +116,8 @@ class AffineInterpreter(Implicit):
     ----------
     input, output
         x and y = f(x), with their batch axis (the logits where a final softmax was cut off).
+    batched
+        Whether they have one.
     residual
         L(origin), of the shape of y: r itself for the origin 0, r + F origin otherwise.
     origin
@@ -124,7 +128,8 @@ class AffineInterpreter(Implicit):
 
     def __init__(self, scene: Scene, engine: Engine) -> None:
         x, y = scene.x, scene.output
-        self._input_shape, self._output_shape = _without_batch(x), _without_batch(y)
+        self.batched = scene.batched
+        self._input_shape, self._output_shape = (_without_batch(t) if scene.batched else t.shape for t in (x, y))
         self._scene, self._engine = scene, engine
         super().__init__(x.numel(), y.numel(), self._forward_flat, self._adjoint_flat, dtype=y.dtype, device=y.device)
         del self.residual  # the error of `from_matrix`, which makes no interpreters

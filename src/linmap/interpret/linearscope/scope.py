@@ -10,14 +10,15 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from linmap.interpret.linearscope.interpreter import AffineInterpreter, Parallel, Recorded, Scene
+from linmap.interpret.linearscope.proof import InexactReadingError, Marks, detour, prove_exactness
 from linmap.interpret.linearscope.rules import Options, Rule
 from linmap.interpret.linearscope.rules.registry import UserRule, operation_name, user_rule
 from linmap.interpret.linearscope.tape import Step, Tape
 from linmap.interpret.linearscope.trace import Sink, Trace, UnknownOperationError, layer, run
+from linmap.interpret.linearscope.watch import NUDGE, Watch
 
 
 class LinearScope:
@@ -52,13 +53,17 @@ class LinearScope:
         Which factor of a product is frozen where both depend on the input and not exactly one of them went through a
         sigmoid or a softmax last; None refuses.
     strip_softmax
-        Interpret the logits where the model ends in a softmax (with a warning).
+        Interpret the logits where the model ends in a softmax or a log-softmax (with a warning). Off, a softmax at the
+        end is an error and a log-softmax holds its normaliser.
     allow_secant
         Allow divisions, exponentials, logarithms and powers of the input, as secants (a / b as a / b(x)).
     output
         Takes the tensor out of what the model (or the layer `to`) returns.
     from_, to
-        Paths of layers: the map starts at the input of `from_` and ends at the output of `to` (their first calls).
+        Paths of layers: the map starts at the input of `from_` and ends at the output of `to` (their first calls). With
+        `from_`, x itself may hold token ids.
+    batched
+        False: x has no batch axis, and the network wants none (one signal (channels, times), the nodes of a graph).
 
     Raises
     ------
@@ -95,6 +100,7 @@ class LinearScope:
         output: Callable[[Any], Tensor] | None = None,
         from_: str | None = None,
         to: str | None = None,
+        batched: bool = True,
     ) -> None:
         _check_model(model)
         for name, value, allowed in (
@@ -111,33 +117,62 @@ class LinearScope:
         self.model, self.mode, self.origin, self.strict = model, mode, origin, strict
         self.options = Options(smooth, sigmoid, gate, allow_secant)
         self.strip_softmax, self.output, self.from_, self.to = strip_softmax, output, from_, to
+        self.batched = batched
         self._own_rules: dict[str, Rule] = {}
 
     def register_rule(self, op: Any, fn: UserRule) -> None:
         """Like the function `register_rule`, for this scope only."""
         self._own_rules[operation_name(op)] = user_rule(fn)
 
-    def at(self, x: Float[Tensor, " 1 *features"]) -> AffineInterpreter:
+    def at(self, x: Tensor) -> AffineInterpreter:
         """The affine map that the network is at x.
+
+        Parameters
+        ----------
+        x
+            One input, (1, ...) on the model's device and in its precision; without the batch axis where `batched` is
+            off, token ids where `from_` begins behind their embedding.
 
         Raises
         ------
         TypeError, ValueError
             If x is not one finite floating-point input with a batch axis on the model's device, the model is in
-            training mode, or the output depends on an operation without a frozen form.
+            training mode, or the output depends on an operation without a frozen form; `InexactReadingError` (a
+            ValueError) if y = F x + r does not hold or some of the input went around PyTorch.
         """
-        _check_input(self.model, x)
+        _check_input(self.model, x, self.batched, self.from_)
         steps: list[Step] = []
         with self._evaluating():
             trace = self._trace(x, lambda step, _: steps.append(step), None)
-        start, end = self._ends(trace)
-        ignored = tuple(dict.fromkeys(trace.ignored))
+            start, end = self._ends(trace)
+            ignored = tuple(dict.fromkeys([*trace.ignored, *self._detours(x, trace)]))
         if ignored:
             warnings.warn("treated as constants of x: " + "; ".join(ignored), stacklevel=2)
-        scene = Scene(start, end, self._origin_like(start), self.mode, self.options, ignored)
+        scene = Scene(start, end, self._origin_like(start), self.mode, self.options, ignored, self.batched)
         if self.mode == "record":
-            return AffineInterpreter(scene, Recorded(Tape.of(steps, 0, trace.values[end].number), start))
-        return AffineInterpreter(scene, Parallel(partial(self._again, x), start))
+            interp = AffineInterpreter(scene, Recorded(Tape.of(steps, 0, trace.values[end].number), start))
+        else:
+            interp = AffineInterpreter(scene, Parallel(partial(self._again, x), start))
+        if self.strict:
+            self._prove(x, trace, interp)
+        return interp
+
+    def _detours(self, x: Tensor, trace: Trace) -> list[str]:
+        """Where values went around the pass, by a second pass beside x; an error if strict."""
+        moved = Watch(self.model, NUDGE)
+        run(self.model, x.detach(), moved, self.output, self.from_, self.to)
+        found = detour(trace, moved)
+        if found and self.strict:
+            raise InexactReadingError(f"{found}; do this part in PyTorch operations on the thread of the forward.")
+        return [found] if found else []
+
+    def _prove(self, x: Tensor, trace: Trace, interp: AffineInterpreter) -> None:
+        """Against the network itself, with nobody watching."""
+        plain = Marks()
+        run(self.model, x.detach(), plain, self.output, self.from_, self.to)
+        assert trace.end is not None
+        assert plain.end is not None
+        prove_exactness(interp, trace.end, plain.end)
 
     def _trace(self, x: Tensor, sink: Sink, probe: Any) -> Trace:
         trace = Trace(self.model, self.options, self._own_rules, self.strict, sink, probe)
@@ -155,11 +190,11 @@ class LinearScope:
         start, end = trace.start, trace.end
         assert start is not None
         assert end is not None
-        if end not in trace.values and end in trace.logits:
-            if not self.strip_softmax:
-                raise ValueError("the model ends in a softmax, which has no linear part; use strip_softmax=True.")
+        if end in trace.logits and self.strip_softmax:
             warnings.warn("the model ends in a softmax: its logits are interpreted instead", stacklevel=3)
             end = trace.logits[end]
+        elif end in trace.logits and end not in trace.values:
+            raise ValueError("the model ends in a softmax, which has no linear part; use strip_softmax=True.")
         if end not in trace.values:
             raise ValueError("the output does not depend on the input through any operation with a slope.")
         if trace.values[end].refusal:
@@ -216,28 +251,52 @@ def _check_model(model: Any) -> None:
         raise TypeError(f"the model is quantised ({quantised[0] if quantised else 'weights'}); give the float model.")
 
 
-def _check_input(model: nn.Module, x: Any) -> None:
+def _check_input(model: nn.Module, x: Any, batched: bool, from_: str | None) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(
             f"x must be a tensor, got {type(x).__name__}; for an image torch.from_numpy(...)[None].float()."
         )
-    if not x.is_floating_point():
-        raise TypeError(f"x holds {x.dtype}: convert to float and normalise as in training.")
-    spatial = next(
-        (int(type(m).__name__[4]) for m in model.modules() if type(m) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)), None
-    )
-    if x.ndim < 2 or (spatial is not None and x.ndim == spatial + 1):
-        raise ValueError(f"x has no batch axis: shape {tuple(x.shape)}; use x[None].")
-    if x.shape[0] != 1:
-        raise ValueError(
-            f"interpret one input at a time: got batch {x.shape[0]} (shape {tuple(x.shape)}); x[i : i + 1]."
-        )
+    if x.is_complex() or not (x.is_floating_point() or from_):
+        raise TypeError(_not_floating(model, x))
+    if batched:
+        _check_batch_axis(model, x)
     weights = next((p for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), None)
     if weights is not None and weights.device != x.device:
         raise ValueError(f"the model is on {weights.device}, x on {x.device}; move one: x.to({str(weights.device)!r}).")
+    if x.is_floating_point():
+        _check_precision(x, weights)
+    if x.numel() == 0 or not bool(torch.isfinite(x).all()):
+        raise ValueError("x is empty or holds NaN or infinite values; clean it first.")
+
+
+def _not_floating(model: nn.Module, x: Tensor) -> str:
+    embedding = next((path for path, module in model.named_modules() if isinstance(module, nn.Embedding)), None)
+    if x.is_complex() or embedding is None:
+        return f"x holds {x.dtype}: convert to float and normalise as in training."
+    return (
+        f"x holds {x.dtype}, token ids as it seems, and a map has no slope along ids. Begin behind the embedding "
+        f"{embedding!r}: from_=PATH names the first layer that takes its vectors, and x stays as it is."
+    )
+
+
+def _check_batch_axis(model: nn.Module, x: Tensor) -> None:
+    """One input, the batch axis first. What the axes behind it mean is the network's affair."""
+    spatial = next(
+        (int(type(m).__name__[4]) for m in model.modules() if type(m) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)), None
+    )
+    if x.ndim == 0 or (x.shape[0] != 1 and (x.ndim == 1 or (spatial is not None and x.ndim == spatial + 1))):
+        raise ValueError(
+            f"x has no batch axis: shape {tuple(x.shape)}; use x[None] (or batched=False for a network without one)."
+        )
+    if x.shape[0] != 1:
+        raise ValueError(
+            f"interpret one input at a time: got batch {x.shape[0]} (shape {tuple(x.shape)}); x[i : i + 1] (or "
+            "batched=False for a network without batch axis)."
+        )
+
+
+def _check_precision(x: Tensor, weights: Tensor | None) -> None:
     if weights is not None and weights.dtype != x.dtype:
         raise ValueError(f"the model is {weights.dtype}, x is {x.dtype}; use x.to({weights.dtype}).")
     if x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
         raise ValueError(f"{x.dtype} on the CPU is too coarse for an exact reading; use model.float() and x.float().")
-    if x.numel() == 0 or not bool(torch.isfinite(x).all()):
-        raise ValueError("x is empty or holds NaN or infinite values; clean it first.")

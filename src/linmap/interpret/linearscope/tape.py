@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,6 +112,7 @@ class Tape:
         return torch.cat([self._replay_group(group, affine) for group in groups])
 
     def _replay_group(self, probes: Tensor, affine: bool) -> Tensor:
-        if len(probes) == 1:
-            return self.replay(probes[0], affine)[None]
-        return torch.vmap(lambda probe: self.replay(probe, affine))(probes)
+        if len(probes) > 1:
+            with suppress(RuntimeError):  # an operation that PyTorch does not batch
+                return torch.vmap(lambda probe: self.replay(probe, affine))(probes)
+        return torch.stack([self.replay(probe, affine) for probe in probes])

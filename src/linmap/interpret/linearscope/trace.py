@@ -19,14 +19,15 @@ import jaxtyping
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from linmap.errors import LinmapError
-from linmap.interpret.linearscope.aliasing import Aliases, Overlap, same_elements
-from linmap.interpret.linearscope.rules import Answer, Call, Options, Refusal, Rule, find_rule
+from linmap.interpret.linearscope.aliasing import Overlap, same_elements
+from linmap.interpret.linearscope.rules import Answer, Call, Options, Refusal, Rule, find_rule, plain
+from linmap.interpret.linearscope.rules.refused import reason_to_refuse
 from linmap.interpret.linearscope.rules.units import MARKS, SOFTMAXES
 from linmap.interpret.linearscope.tape import Frozen, Place, Step
+from linmap.interpret.linearscope.watch import Exits, Watch
 
 Sink = Callable[[Step, tuple[Any, ...]], Any]
 """Receives every frozen operation with what it returned for the operation's inputs."""
@@ -35,6 +36,9 @@ HOW_TO_REGISTER = (
     "linmap.interpret.linearscope.register_rule({name!r}, fn) teaches its frozen form: fn(*args) returns "
     "(slope, offset) with slope * z + offset equal to the operation on x, or a function of the probes"
 )
+
+
+HOW_TO_AVOID_COMPLEX = "A Fourier transform of real numbers is two matrix products, with cosines and with sines"
 
 
 class UnknownOperationError(LinmapError, ValueError):
@@ -56,22 +60,18 @@ class Value:
     """What the sink returned for the operation that made the tensor."""
 
 
-class Trace(TorchDispatchMode):
+class Trace(Watch):
     """Watch a pass from `mark_input` to `mark_output` and hand every frozen operation to the sink."""
 
     def __init__(
         self, model: nn.Module, options: Options, own_rules: Mapping[str, Rule], strict: bool, sink: Sink, probe: Any
     ) -> None:
-        super().__init__()
+        super().__init__(model)
         self.options, self.own_rules, self.strict, self.sink, self.probe = options, own_rules, strict, sink, probe
         self.module_paths = {id(module): path for path, module in model.named_modules()}
         self.values: Any = WeakTensorKeyDictionary()
-        self.aliases = Aliases()
-        self.state = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
         self.logits: Any = WeakTensorKeyDictionary()  # of every tensor that a softmax made
         self.count = 0
-        self.start: Tensor | None = None
-        self.end: Tensor | None = None
         self.ignored: list[str] = []
         self._marking: str | None = None
 
@@ -87,27 +87,30 @@ class Trace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        self.notice(func, args, kwargs)
         written = _written(func, args, kwargs)
+        overwritten = None if torch.Tag.inplace_view in func.tags else written  # or only looked at in another shape
         before = args
         if written is not None:
             if written.untyped_storage()._cdata in self.state:
                 raise UnknownOperationError(f"{self._place(func)} overwrites a parameter or a buffer of the model.")
-            if args and args[0] is written:  # keep z0 from being overwritten
-                before = (written.clone(), *args[1:])
+            if args and args[0] is written:  # keep z0 from being overwritten, or from being seen in another shape
+                before = (written.clone() if written is overwritten else torch.ops.aten.alias(written), *args[1:])
                 if written in self.values:
                     self.values[before[0]] = self.values[written]
-        tracked = any(map(self._is_known, pytree.tree_leaves((before, kwargs))))
+        tracked = any(map(self.is_known, pytree.tree_leaves((before, kwargs))))
         output = func(*args, **kwargs)
-        for leaf in pytree.tree_leaves((args, output)):
-            self.aliases.add(leaf)
+        if not self._marking and args and self._is_softmax(args[0]) and _name(func) in _SHAPES:
+            self.logits[output] = self.__torch_dispatch__(func, types, (self.logits[args[0]], *args[1:]), kwargs)
+        self.remember(func, args, kwargs, output)
         if self._marking and func is torch.ops.aten.clone.default:
             self._mark(output, args[0])
         elif tracked:
-            self._freeze(func, before, {key: value for key, value in kwargs.items() if value is not written}, output)
+            self._freeze(func, before, kwargs, output)
         elif torch.Tag.nondeterministic_seeded in func.tags and self.start is not None:
             self._refuse(output, f"{self._place(func)} draws random numbers; make the model deterministic", None)
-        if written is not None and tracked:
-            self._update_aliases(written, self._place(func))
+        if overwritten is not None and tracked:
+            self._update_aliases(overwritten, self._place(func))
         return output
 
     def _mark(self, output: Tensor, source: Tensor) -> None:
@@ -122,34 +125,38 @@ class Trace(TorchDispatchMode):
                 known[output] = known[source]
 
     def _freeze(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        call = Call(func, args, kwargs, output, self.options, self._is_known, lambda z: self.values[z].mark)
+        kwargs = {key: value for key, value in kwargs.items() if key not in _outputs(func)}
+        call = Call(plain(func), args, kwargs, output, self.options, self.is_known, lambda z: self.values[z].mark)
         place = self._place(func)
         outputs = list(output) if isinstance(output, tuple | list) else [output]
         if func is torch.ops.aten._local_scalar_dense.default:
             self._refuse(None, f"{place} reads a number out of the pass, which hides what depends on the input", None)
             return
+        if func is torch.ops.aten.view.dtype:
+            self._refuse(None, f"{place} reads the bits of numbers, which hides what depends on the input", None)
+            return
         if not any(isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) for leaf in outputs):
             return  # a comparison, an index: a decision
         answers = self._answer(call)
-        refused = (self.values[z].refusal for z in pytree.tree_leaves((args, kwargs)) if self._is_known(z))
+        refused = (self.values[z].refusal for z in pytree.tree_leaves((args, kwargs)) if self.is_known(z))
         earlier = next(filter(None, refused), None)  # the cause, where this operation is a consequence
         if call.name in SOFTMAXES:
             self.logits[output] = args[0]
         for leaf, answer in zip(outputs, answers * len(outputs) if len(answers) == 1 else answers, strict=False):
             if isinstance(answer, Refusal):
-                self._refuse(leaf, earlier or f"{place}: {answer.reason}", MARKS.get(call.name))
+                self._refuse(leaf, earlier or f"{place}: {answer.reason}", _mark_of_refused(call))
             elif isinstance(answer, Frozen):
                 self._record(leaf, answer, call, place)
             elif isinstance(leaf, Tensor):
                 self.values.pop(leaf, None)  # a decision, perhaps written over a tensor
 
     def _answer(self, call: Call) -> list[Frozen | Refusal | None]:
+        if any(map(_is_complex, pytree.tree_leaves((call.args, call.kwargs, call.output)))):
+            return [Refusal(f"complex numbers are not followed. {HOW_TO_AVOID_COMPLEX}")]
         rule = find_rule(call, self.own_rules)
         if rule is None:
-            reason = (
-                f"this operation is neither linear nor known to LinearScope. {HOW_TO_REGISTER.format(name=call.name)}"
-            )
-            answer: Answer = Refusal(reason)
+            reason = reason_to_refuse(call.name) or "this operation is neither linear nor known to LinearScope"
+            answer: Answer = Refusal(f"{reason}. {HOW_TO_REGISTER.format(name=call.name)}")
         else:
             answer = rule(call)
         return answer if isinstance(answer, list) else [answer]
@@ -211,7 +218,41 @@ class Trace(TorchDispatchMode):
         elif isinstance(output, Tensor):
             self.values[output] = Value(self._next(), mark, reason)
 
-    def _is_known(self, leaf: Any) -> bool:
+    def leave(self, way: str) -> None:
+        """A tensor that depends on the input leaves PyTorch."""
+        self._refuse(
+            None,
+            f"{self._place(way)}: values of the input leave PyTorch here, and F would miss what becomes of them; do "
+            "this part in PyTorch operations",
+            None,
+        )
+
+    def notice(self, func: Any, args: Any, kwargs: Any) -> None:
+        """As in any pass; and find tensors of the pass in handles that no operation made (`nn.Parameter(z)`)."""
+        super().notice(func, args, kwargs)
+        for leaf in pytree.tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf not in self.values:
+                self._recognise(leaf, func)
+
+    def where(self, func: Any) -> str:
+        return str(self._place(func))
+
+    def _recognise(self, handle: Tensor, func: Any) -> None:
+        owners = self.aliases.of(handle) if handle.layout == torch.strided else []
+        tracked = [owner for owner in owners if owner in self.values]
+        if not tracked or any(owner is handle for owner in owners):
+            return
+        twin = next((owner for owner in tracked if same_elements(owner, handle)), None)
+        if twin is not None:
+            self.values[handle] = self.values[twin]
+        elif any(Overlap.between(handle, owner) for owner in tracked):
+            reason = f"{self._place(func)} reads a view of the input's values that was made out of sight"
+            self._refuse(handle, reason, None)
+
+    def _is_softmax(self, leaf: Any) -> bool:
+        return isinstance(leaf, Tensor) and leaf in self.logits
+
+    def is_known(self, leaf: Any) -> bool:
         return isinstance(leaf, Tensor) and leaf in self.values
 
     def _next(self) -> int:
@@ -219,7 +260,7 @@ class Trace(TorchDispatchMode):
         return self.count
 
     def _place(self, func: Any) -> Place:
-        """The module and the line that called an operation, read off the Python stack."""
+        """The module and the line that called an operation (or a way out), read off the Python stack."""
         frame, module, line, fallback = sys._getframe(1), None, "", ""
         while frame is not None and (frame.f_code.co_name, frame.f_code.co_filename) != ("run", __file__):
             file = frame.f_code.co_filename
@@ -230,7 +271,34 @@ class Trace(TorchDispatchMode):
             if not line and not file.startswith(_NOT_THE_USERS):
                 line = f"{file}:{frame.f_lineno}"
             frame = frame.f_back
-        return Place(func.name().removeprefix("aten::"), module or "", line or fallback)
+        name = func if isinstance(func, str) else func.name().removeprefix("aten::")
+        return Place(name, module or "", line or fallback)
+
+
+def _mark_of_refused(call: Call) -> str | None:
+    """What a later division or product may still make of it: a norm, a deviation, the root of a variance."""
+    if call.name == "sqrt" and call.is_tracked(call.args[0]):
+        return call.mark(call.args[0])
+    return MARKS.get(call.name)
+
+
+def _is_complex(leaf: Any) -> bool:
+    return leaf.is_complex() if isinstance(leaf, Tensor) else isinstance(leaf, complex)
+
+
+_SHAPES = {"view", "_unsafe_view", "select", "slice", "squeeze", "unsqueeze", "transpose", "permute", "t", "expand"} | {
+    "clone", "alias", "detach", "_to_copy"
+}  # fmt: skip
+"""What may still happen to a softmax at the end, and then happens to its logits."""
+
+
+def _name(func: Any) -> str:
+    return func.name().removeprefix("aten::").split(".")[0]
+
+
+def _outputs(func: Any) -> set[str]:
+    """The arguments by which an operation is told where to write its output."""
+    return {argument.name for argument in func._schema.arguments if argument.is_out}
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -250,54 +318,68 @@ _NOT_THE_USERS = tuple(str(Path(file).parent) for file in (torch.__file__, jaxty
 def run(
     model: nn.Module,
     x: Tensor,
-    trace: Trace,
+    marks: Any,
     output: Callable[[Any], Tensor] | None = None,
     from_: str | None = None,
     to: str | None = None,
 ) -> None:
-    """Send x through the model (from the input of layer `from_` to the output of layer `to`) under the trace."""
+    """Send x through the model (from the input of layer `from_` to the output of layer `to`) and mark both.
+
+    Under a `Watch` in kernels that show their parts, under a `Trace` with the exits of the pass watched; under any
+    other marks the network runs as it always does.
+    """
 
     def forward(x: Tensor) -> Any:
-        y = model(x if from_ else trace.mark_input(x))
-        return trace.mark_output(_single_tensor(output(y) if output else y)) if to is None else y
+        y = model(x if from_ else marks.mark_input(x))
+        return marks.mark_output(_single_tensor(output(y) if output else y)) if to is None else y
 
     with ExitStack() as stack:
         if from_:
-            stack.enter_context(_starting_at(model, from_, trace))
+            stack.enter_context(_starting_at(model, from_, marks))
         if to:
-            stack.enter_context(_stopping_at(model, to, output, trace))
-        stack.enter_context(_plain_kernels())
-        stack.enter_context(trace)
+            stack.enter_context(_stopping_at(model, to, output, marks))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        if isinstance(marks, Watch):
+            stack.enter_context(_plain_kernels())
+            stack.enter_context(Exits(marks.is_known, marks.leave))
+            stack.enter_context(marks)
         with suppress(_StopForward):
             forward(x.clone())
-    for name, place, marked in (("from_", from_, trace.start), ("to", to, trace.end)):
+    for name, place, marked in (("from_", from_, marks.start), ("to", to, marks.end)):
         if marked is None:
             raise ValueError(f"{name}={place!r}: this layer did not run in the forward of x (after from_).")
 
 
 @contextmanager
 def _plain_kernels() -> Iterator[None]:
-    """No autograd, no inference tensors, and attention in its parts instead of fused kernels."""
+    """Attention in its parts instead of fused kernels."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-            torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
-        ):
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager
-def _starting_at(model: nn.Module, path: str, trace: Trace) -> Iterator[None]:
-    def hook(module: nn.Module, args: tuple[Any, ...]) -> Any:
-        if trace.start is None:  # the first call
-            return (trace.mark_input(_single_tensor(args[0])), *args[1:])
+def _starting_at(model: nn.Module, path: str, marks: Any) -> Iterator[None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if marks.start is not None:  # not the first call
+            return None
+        given: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+        key = next((key for key, value in given.items() if isinstance(value, Tensor)), None)
+        if key is None or not given[key].is_floating_point():
+            what = "no tensor" if key is None else f"{given[key].dtype}"
+            raise TypeError(
+                f"from_={path!r}: this layer takes {what}, which has no slope; begin at a layer that takes floating-"
+                "point values (behind an embedding: the layer that takes its vectors)."
+            )
+        given[key] = marks.mark_input(given[key])
+        return tuple(given[i] for i in range(len(args))), {name: given[name] for name in kwargs}
 
-    handle = layer(model, path, "from_").register_forward_pre_hook(hook)
+    handle = layer(model, path, "from_").register_forward_pre_hook(hook, with_kwargs=True)
     try:
         yield
     finally:
@@ -305,10 +387,10 @@ def _starting_at(model: nn.Module, path: str, trace: Trace) -> Iterator[None]:
 
 
 @contextmanager
-def _stopping_at(model: nn.Module, path: str, output: Callable[[Any], Tensor] | None, trace: Trace) -> Iterator[None]:
+def _stopping_at(model: nn.Module, path: str, output: Callable[[Any], Tensor] | None, marks: Any) -> Iterator[None]:
     def hook(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
-        if trace.start is not None:
-            trace.mark_output(_single_tensor(output(result) if output else result))
+        if marks.start is not None:
+            marks.mark_output(_single_tensor(output(result) if output else result))
             raise _StopForward
 
     handle = layer(model, path, "to").register_forward_hook(hook)

@@ -6,8 +6,8 @@ x0) or a `Refusal`.
 """
 
 from linmap.interpret.linearscope.rules.affine import AFFINE
-from linmap.interpret.linearscope.rules.call import Answer, Call, Options, Refusal, Rule
+from linmap.interpret.linearscope.rules.call import Answer, Call, Options, Refusal, Rule, plain
 from linmap.interpret.linearscope.rules.registry import find_rule, register_rule
 from linmap.interpret.linearscope.rules.units import UNITS
 
-__all__ = ["AFFINE", "UNITS", "Answer", "Call", "Options", "Refusal", "Rule", "find_rule", "register_rule"]
+__all__ = ["AFFINE", "UNITS", "Answer", "Call", "Options", "Refusal", "Rule", "find_rule", "plain", "register_rule"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from linmap.interpret.linearscope.rules.call import Answer, Call, Frozen, Refusal, Rule, constant
+from linmap.interpret.linearscope.rules.moves import moves, packs, strided, writes
+from linmap.interpret.linearscope.rules.products import divided_product, multilinear, plus_product, scale
 
 aten = torch.ops.aten
 ALL = tuple(range(8))
@@ -107,8 +110,7 @@ def reversed_subtract(call: Call) -> Answer:
     """rsub(a, b, alpha) = b - alpha a."""
     a, b = call.args[:2]
     alpha = call.argument(2, "alpha", 1)
-    turned = Call(aten.sub.Tensor, (b, a), {"alpha": alpha}, call.output, call.options, call.is_tracked, call.mark)
-    return add(-1)(turned)
+    return add(-1)(replace(call, op=aten.sub.Tensor, args=(b, a), kwargs={"alpha": alpha}))
 
 
 def _offset(number: Any, like: Tensor) -> Tensor:
@@ -117,73 +119,6 @@ def _offset(number: Any, like: Tensor) -> Tensor:
         if isinstance(number, Tensor)
         else torch.full((), number, dtype=like.dtype, device=like.device)
     )
-
-
-def scale(call: Call) -> Answer:
-    """a * c, c * a, and the product of two tensors that both depend on the input (one is a gate)."""
-    a, b = call.args[:2]
-    if call.is_tracked(a) and call.is_tracked(b):
-        side = gating_side(call, a, b)
-        if isinstance(side, Refusal):
-            return side
-        factor, other = (a, b) if side == "left" else (b, a)
-        return Frozen((other,), _times(constant(factor)), None, call.mark(other), unit=True)
-    tracked, factor = (a, b) if call.is_tracked(a) else (b, a)
-    return Frozen((tracked,), _times(constant(factor)), None, call.mark(tracked))
-
-
-def _times(factor: Any) -> Callable[[Tensor], Tensor]:
-    return lambda probe: probe * factor
-
-
-def gating_side(call: Call, left: Tensor, right: Tensor) -> str | Refusal:
-    """Which of two factors is the decision: the one that went through sigmoid or softmax last, else the user's word."""
-    marked = [side for side, factor in (("left", left), ("right", right)) if call.mark(factor) == "gate"]
-    if len(marked) == 1:
-        return marked[0]
-    if call.options.gate is not None:
-        return call.options.gate
-    which = "neither" if not marked else "both"
-    return Refusal(
-        f"both factors depend on the input and {which} of them went through sigmoid or softmax last; say which one "
-        f'gates (is frozen to its value on x): gate="left" or gate="right"'
-    )
-
-
-def bilinear(left: int, right: int) -> Rule:
-    """A matrix product or a contraction, linear in the arguments `left` and `right`, with an additive one before."""
-
-    def rule(call: Call) -> Answer:
-        a, b = call.args[left], call.args[right]
-        frozen = None
-        if call.is_tracked(a) and call.is_tracked(b):
-            frozen = gating_side(call, a, b)
-            if isinstance(frozen, Refusal):
-                return frozen
-        gated = right if frozen == "right" or not call.is_tracked(b) else left
-        tracked = right if gated == left else left
-        factor, op = constant(call.args[gated]), call.op
-        ordered = (lambda p: op(factor, p)) if gated == left else (lambda p: op(p, factor))
-        return Frozen((call.args[tracked],), ordered, None, None, unit=frozen is not None)
-
-    return rule
-
-
-def matrix_product_plus(product: Callable[..., Tensor]) -> Rule:
-    """addmm and its kin: beta c + alpha (a @ b)."""
-
-    def rule(call: Call) -> Answer:
-        c, a, b = call.args[:3]
-        alpha, beta = call.kwargs.get("alpha", 1), call.kwargs.get("beta", 1)
-        if call.is_tracked(c) or (call.is_tracked(a) and call.is_tracked(b)):
-            return Refusal("more than one argument depends on the input")
-        if call.is_tracked(a):
-            factor = alpha * constant(b)
-            return Frozen((a,), lambda p: product(p, factor), beta * constant(c))
-        factor = alpha * constant(a)
-        return Frozen((b,), lambda p: product(factor, p), beta * constant(c))
-
-    return rule
 
 
 def divide(call: Call) -> Answer:
@@ -213,9 +148,91 @@ def convolve(call: Call) -> Answer:
     return Frozen((x,), lambda p: torch.convolution(p, kernel, None, *options), offset)
 
 
+def _batch_norm_arguments(call: Call) -> tuple[Any, ...]:
+    """(x, weight, bias, running mean, running variance, training, momentum, eps), as native_batch_norm orders them."""
+    args = call.args
+    if call.op._overloadname == "no_stats":
+        return (*args[:3], None, None, *args[3:])
+    if call.name == "_native_batch_norm_legit_no_training":
+        return (*args[:5], False, *args[5:])
+    return args[:8]
+
+
+def time_convolve(call: Call) -> Answer:
+    """conv_tbc: a convolution over (time, batch, channels) with fixed weights."""
+    x, weight, bias, padding = call.args[0], *map(constant, call.args[1:3]), call.argument(3, "pad", 0)
+    if call.is_tracked(call.args[1]) or call.is_tracked(call.args[2]):
+        return Refusal("the weights of the convolution depend on the input")
+    without = torch.zeros_like(bias)
+    return Frozen((x,), lambda p: torch.conv_tbc(p, weight, without, padding), bias)
+
+
+def solve(call: Call) -> Answer:
+    """A^-1 b with a fixed matrix; the factors of A that come with it are constants."""
+    matrix, right = call.args[:2]
+    if call.is_tracked(matrix):
+        return Refusal("the matrix depends on the input")
+    held, op, options = constant(matrix), call.op, call.kwargs
+    return [Frozen((right,), lambda p: op(held, p, **options)[0]), *[None] * (len(call.output) - 1)]
+
+
+def summing(rule: Rule) -> Rule:
+    """A reduction into places is linear if it adds or takes the mean."""
+
+    def summed(call: Call) -> Answer:
+        reduce = call.kwargs.get("reduce") or next((a for a in call.args if isinstance(a, str)), "add")
+        if reduce not in ("add", "sum", "mean"):
+            return Refusal(f"reduce={reduce!r} is not linear")
+        return rule(call)
+
+    return summed
+
+
+def placed(values: int) -> Rule:
+    """Elements put into places, some perhaps twice: then the one that stays counts, in F^T as well as in F."""
+
+    def rule(call: Call) -> Answer:
+        follow = writes(values) if call.is_tracked(call.args[values]) else linear_in(0, values)
+        return follow(call)
+
+    return rule
+
+
+def index_put(call: Call) -> Answer:
+    """Elements put into places, or added there."""
+    return linear_in(0, 2)(call) if call.argument(3, "accumulate", False) else placed(2)(call)
+
+
+def scatter(call: Call) -> Answer:
+    """Elements put into places, or added there."""
+    reduce = call.kwargs.get("reduce")
+    if reduce is None:
+        return placed(3)(call)
+    if reduce != "add" or not isinstance(call.args[3], Tensor):
+        return Refusal(f"reduce={reduce!r} is not followed")
+    return linear_in(0, 3)(replace(call, op=aten.scatter_add.default, kwargs={}))
+
+
+def under_another_name(name: str) -> Rule:
+    """An operation that differs from the operation `name` in what it does with memory only."""
+
+    def rule(call: Call) -> Answer:
+        op = getattr(getattr(aten, name), call.op._overloadname or "default")
+        return AFFINE[name](replace(call, op=op))
+
+    return rule
+
+
+def without_nan(call: Call) -> Answer:
+    """nansum: the sum of what is a number on x0."""
+    missing, options = call.args[0].isnan(), call.kwargs
+    rest = call.args[1:]
+    return Frozen((call.args[0],), lambda p: p.masked_fill(missing, 0).sum(*rest, **options))
+
+
 def batch_norm(call: Call) -> Answer:
     """A fixed affine map per channel in eval mode; where statistics of the batch are used, those of x0 are."""
-    x, weight, bias, mean, variance, training, _, eps = call.args[:8]
+    x, weight, bias, mean, variance, training, _, eps = _batch_norm_arguments(call)
     axes = [axis for axis in range(x.ndim) if axis != 1]
     if call.is_tracked(weight) or call.is_tracked(bias):
         return Refusal("its weights depend on the input")
@@ -223,8 +240,7 @@ def batch_norm(call: Call) -> Answer:
         mean, variance = x.mean(axes), x.var(axes, correction=0)
     return [
         normalise(x, mean, variance, eps, weight, bias, (1, -1, *[1] * (x.ndim - 2)), unit=bool(training)),
-        None,
-        None,
+        *[None] * (len(call.output) - 1),
     ]
 
 
@@ -241,6 +257,8 @@ def normalise(
 
 def reshape(call: Call) -> Answer:
     x, shape = call.args[0], call.output.shape
+    if call.op._overloadname == "dtype":
+        return Refusal("it reads the bits of numbers")
     return Frozen((x,), lambda p: p.reshape(shape), None, call.mark(x))
 
 
@@ -276,7 +294,6 @@ _FIRST = [
     "replication_pad1d",
     "replication_pad2d",
     "replication_pad3d",
-    "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
     "_adaptive_avg_pool2d",
@@ -287,6 +304,7 @@ _FIRST = [
     "_upsample_nearest_exact1d",
     "_upsample_nearest_exact2d",
     "_upsample_nearest_exact3d",
+    "_upsample_lanczos2d_aa",
     "upsample_linear1d",
     "upsample_bilinear2d",
     "upsample_trilinear3d",
@@ -303,7 +321,24 @@ _FIRST = [
     "gather",
     "grid_sampler_2d",
     "grid_sampler_3d",
+    "affine_grid_generator",
+    "deg2rad",
+    "rad2deg",
+    "ldexp",
+    "embedding",
+    "diag_embed",
+    "rot90",
+    "block_diag",
+    "_unsafe_index",
+    "_neg_view",
 ]
+"""Linear in their first argument."""
+
+_COPIES = (
+    "alias as_strided detach diagonal expand lift_fresh permute select slice split split_with_sizes squeeze t "
+    "transpose unbind unfold unsqueeze _reshape_alias _neg_view"
+)
+"""Views that have a copying form, `<name>_copy`, with the same arguments."""
 
 AFFINE: dict[str, Rule] = {
     **{name: linear_in(0) for name in _FIRST},
@@ -313,10 +348,28 @@ AFFINE: dict[str, Rule] = {
     "where": linear_in(1, 2),
     "lerp": linear_in(0, 1),
     "masked_fill": linear_in(0, 2),
-    "index_put": linear_in(0, 2),
+    **dict.fromkeys(("index_put", "_unsafe_index_put", "_index_put_impl"), index_put),
     "index_add": linear_in(0, 3),
-    "scatter": linear_in(0, 3),
+    "index_fill": linear_in(0, 3),
+    "scatter": scatter,
+    "narrow_copy": linear_in(0, function=torch.narrow),
+    "scatter_reduce": summing(linear_in(0, 3)),
+    "index_reduce": summing(linear_in(0, 3)),
     "scatter_add": linear_in(0, 3),
+    "_stack": linear_in(0, function=torch.stack),
+    "as_strided": strided,
+    **dict.fromkeys(("take", "masked_select"), moves),
+    "_pack_padded_sequence": packs,
+    "masked_scatter": writes(2),
+    "put": writes(2),
+    "index_copy": writes(3),
+    "as_strided_scatter": writes(1),
+    "nansum": without_nan,
+    "linalg_solve_triangular": linear_in(1),
+    "_linalg_solve_ex": solve,
+    "linalg_lu_solve": linear_in(2),
+    "cholesky_solve": linear_in(0),
+    "xlogy": linear_in(0),
     "slice_scatter": linear_in(0, 1),
     "select_scatter": linear_in(0, 1),
     "diagonal_scatter": linear_in(0, 1),
@@ -325,15 +378,24 @@ AFFINE: dict[str, Rule] = {
     "rsub": reversed_subtract,
     "mul": scale,
     "div": divide,
-    "mm": bilinear(0, 1),
-    "bmm": bilinear(0, 1),
-    "mv": bilinear(0, 1),
-    "dot": bilinear(0, 1),
-    "addmm": matrix_product_plus(torch.mm),
-    "baddbmm": matrix_product_plus(torch.bmm),
-    "addmv": matrix_product_plus(torch.mv),
+    **dict.fromkeys(("mm", "bmm", "mv", "dot", "vdot", "linalg_cross", "_grouped_mm"), multilinear(0, 1)),
+    "_trilinear": multilinear(0, 1, 2),
+    "addmm": plus_product(torch.mm),
+    "baddbmm": plus_product(torch.bmm),
+    "addmv": plus_product(torch.mv),
+    "addr": plus_product(torch.outer),
+    "addbmm": plus_product(lambda a, b: torch.bmm(a, b).sum(0)),
+    "addcmul": plus_product(torch.mul),
+    "addcdiv": divided_product,
     "convolution": convolve,
-    "native_batch_norm": batch_norm,
-    **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy"), reshape),
-    **dict.fromkeys(("clone", "detach", "lift_fresh", "_to_copy", "copy", "contiguous"), identity),
+    "conv_tbc": time_convolve,
+    **dict.fromkeys(
+        ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_functional"), batch_norm
+    ),
+    **dict.fromkeys(("_native_batch_norm_legit_no_training", "cudnn_batch_norm", "miopen_batch_norm"), batch_norm),
+    **dict.fromkeys(("view", "_unsafe_view", "_reshape_alias", "view_copy"), reshape),
+    **dict.fromkeys(("clone", "detach", "lift_fresh", "lift", "_to_copy", "copy"), identity),
+    **dict.fromkeys(("_lazy_clone", "_pin_memory"), identity),
 }
+AFFINE |= {f"{name}_copy": under_another_name(name) for name in _COPIES.split()}
+AFFINE |= {f"unsafe_{name}": under_another_name(name) for name in ("split", "split_with_sizes")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -34,6 +35,7 @@ class Call:
     """An operation with its arguments and its output on x0."""
 
     op: torch._ops.OpOverload
+    """In its form that writes nothing."""
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Any
@@ -50,6 +52,21 @@ class Call:
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument given by position or by name."""
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+
+@cache
+def plain(op: torch._ops.OpOverload) -> torch._ops.OpOverload:
+    """The form of an operation that writes nothing: of `neg_` and of `neg.out` it is `neg`."""
+    if not op._schema.is_mutable:
+        return op
+    wanted = [(a.name, str(a.type)) for a in op._schema.arguments if not a.is_out]
+    packet = getattr(torch.ops.aten, op.name().removeprefix("aten::").split(".")[0].removesuffix("_"), None)
+    for overload in packet.overloads() if packet is not None else ():
+        form = getattr(packet, overload)
+        same = [(a.name, str(a.type)) for a in form._schema.arguments] == wanted
+        if same and not form._schema.is_mutable:
+            return form
+    return op
 
 
 Answer = Frozen | Refusal | None | list[Frozen | Refusal | None]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from linmap.interpret.linearscope.rules.affine import normalise
 from linmap.interpret.linearscope.rules.call import Answer, Call, Frozen, Refusal, Rule, constant
+from linmap.interpret.linearscope.rules.selections import SELECTIONS
 
 aten = torch.ops.aten
 NEAR_ZERO = 1e-6  # |z| below which a secant slope is the derivative
@@ -213,81 +214,87 @@ def glu(call: Call) -> Answer:
     return Frozen((z,), lambda p: p.narrow(dim, 0, half) * gate, unit=True)
 
 
-def with_secant(at_zero: float | None) -> Rule:
-    """exp, log, powers: only when the user allows secants; through the origin where u(0) is infinite."""
+def with_secant(at_zero: Callable[[Call], float | None], position: int = 0) -> Rule:
+    """exp, log, powers: only when the user allows secants; through the origin where u(0) is infinite.
+
+    At z = 0 every slope reproduces u(0): it is 0 there, as that of a ReLU.
+    """
 
     def rule(call: Call) -> Answer:
         if not call.options.allow_secant:
             return Refusal("it is frozen on request only: allow_secant=True takes its secant")
-        z = call.args[0]
-        if not call.is_tracked(z) or any(map(call.is_tracked, call.args[1:])):
+        z = call.args[position]
+        if not call.is_tracked(z) or any(call.is_tracked(a) for i, a in enumerate(call.args) if i != position):
             return Refusal("its exponent depends on the input")
-        if bool((z == 0).any()):
-            return Refusal("the secant from the origin does not exist at z = 0, which occurs here")
-        c = 0.0 if at_zero is None else at_zero
-        slope = (call.output - c) / z
-        offset = None if c == 0 else torch.full((), c, dtype=z.dtype, device=z.device)
-        return piece(z, slope, offset, "norm" if call.name in ("sqrt",) and call.mark(z) == "norm" else None)
+        c = at_zero(call)
+        if c is None and bool((z == 0).any()):
+            return Refusal("it is infinite at z = 0, which occurs here")
+        slope = (call.output - (c or 0.0)) / z
+        slope = torch.where(z == 0, torch.zeros_like(slope), slope)
+        offset = torch.full((), c, dtype=z.dtype, device=z.device) if c else None
+        mark = "norm" if call.name == "sqrt" and call.mark(z) == "norm" else None
+        return piece(z, slope, offset, mark)
 
     return rule
 
 
-# -- selections: the indices of x0 ---------------------------------------------------------------------------------
+def _power_at_zero(call: Call) -> float | None:
+    """0^p."""
+    exponent = call.args[1]
+    smallest = float(exponent.min()) if isinstance(exponent, Tensor) else float(exponent)
+    largest = float(exponent.max()) if isinstance(exponent, Tensor) else float(exponent)
+    if smallest > 0:
+        return 0.0
+    return 1.0 if smallest == largest == 0 else None
 
 
-def pooled(spatial: int) -> Rule:
-    """Max pooling over the last `spatial` axes, by the indices that the operation returns."""
-
-    def rule(call: Call) -> Answer:
-        z, (u, indices) = call.args[0], call.output
-        flat, picked = z.shape[: z.ndim - spatial], indices.flatten(-spatial)
-        return [
-            Frozen((z,), lambda p: p.reshape(*flat, -1).gather(-1, picked).reshape(u.shape), unit=True),
-            None,
-        ]
-
-    return rule
+def power(call: Call) -> Answer:
+    """z^p and b^z."""
+    if call.is_tracked(call.args[0]):
+        return with_secant(_power_at_zero)(call)
+    return with_secant(lambda _: 1.0, 1)(call)
 
 
-def unpooled(spatial: int) -> Rule:
-    """Max unpooling: every element goes to the place of the maximum that it was, by the given indices."""
-
-    def rule(call: Call) -> Answer:
-        z, indices, u = call.args[0], call.args[1].flatten(-spatial), call.output
-        blank = torch.zeros(*u.shape[:-spatial], math.prod(u.shape[-spatial:]), dtype=z.dtype, device=z.device)
-        return Frozen((z,), lambda p: blank.scatter(-1, indices, p.flatten(-spatial)).reshape(u.shape))
-
-    return rule
+def without_slope(call: Call) -> Answer:
+    """log-softmax: z less its log-sum-exp on x0."""
+    z, dim = call.args[:2]
+    return Frozen((z,), lambda p: p, -z.logsumexp(dim, keepdim=True), unit=True)
 
 
-def selected(dim_position: int, default_dim: int | None = None) -> Rule:
-    """topk, sort, max, min, median, kthvalue along an axis: gather at the returned indices."""
-
-    def rule(call: Call) -> Answer:
-        if not isinstance(call.output, tuple | list):
-            return extreme(call)
-        z, (u, indices) = call.args[0], call.output
-        dim = call.argument(dim_position, "dim", default_dim)
-        if call.op._overloadname == "stable":  # sort.stable(self, *, stable, dim, descending)
-            dim = call.argument(2, "dim", -1)
-        dim = dim % max(z.ndim, 1)
-        picked = indices if indices.ndim == z.ndim else indices.unsqueeze(dim)
-        return [Frozen((z,), lambda p: p.gather(dim, picked).reshape(u.shape), None, call.mark(z), unit=True), None]
-
-    return rule
+# -- piecewise linear in more than one argument --------------------------------------------------------------------
 
 
-def extreme(call: Call) -> Answer:
-    """amax, amin, and the max, min and median of a whole tensor: the first element of x0 that attains it."""
-    z, u = call.args[0], call.output
-    axes = call.argument(1, "dim", ()) if call.name in ("amax", "amin") else ()
-    axes = sorted(axis % z.ndim for axis in axes) or list(range(z.ndim))
-    kept = [axis for axis in range(z.ndim) if axis not in axes]
-    lines = z.permute(*kept, *axes).reshape(*[z.shape[axis] for axis in kept], -1)
-    picked = (lines == u.reshape(*lines.shape[:-1], 1)).int().argmax(-1, keepdim=True)
-    return Frozen(
-        (z,), lambda p: p.permute(*kept, *axes).reshape(lines.shape).gather(-1, picked).reshape(u.shape), unit=True
-    )
+def wrapped(call: Call) -> Answer:
+    """fmod and remainder, z - k c: the number of times k that c goes into z is held."""
+    z, c, u = *call.args[:2], call.output
+    parts = [part for part in (z, c) if call.is_tracked(part)]
+    k = torch.round((constant(z) - u) / constant(c))
+    if len(parts) == 2:
+        return Frozen((z, c), lambda p, q: p - k * q, unit=True)
+    if call.is_tracked(z):
+        return piece(z, torch.ones_like(u), u - z)
+    return piece(c, -k, u + k * c)
+
+
+def fraction(call: Call) -> Answer:
+    """z less its whole part on x0."""
+    z = call.args[0]
+    return piece(z, torch.ones_like(z), call.output - z)
+
+
+def finite_part(call: Call) -> Answer:
+    """nan_to_num: what is finite on x0 stays, the rest is what it was replaced with."""
+    z = call.args[0]
+    lost = ~z.isfinite()
+    return Frozen((z,), lambda p: p.masked_fill(lost, 0), call.output.masked_fill(~lost, 0), unit=True)
+
+
+def copysign(call: Call) -> Answer:
+    """|a| with the sign of b, which is a decision."""
+    a, u = call.args[0], call.output
+    if not call.is_tracked(a):
+        return None
+    return piece(a, torch.where(a == 0, torch.zeros_like(u), u.sign() * a.sign()))
 
 
 # -- statistics: mean, variance and norm of x0 are constants -------------------------------------------------------
@@ -316,8 +323,16 @@ def group_norm(call: Call) -> Answer:
 
 
 def norm(call: Call) -> Answer:
-    """A norm: dividing by it is dividing by a constant of x0; as a value in itself it is refused."""
-    return Refusal("a norm of the input has no frozen form other than as a divisor")
+    """A norm or a deviation: dividing by it is dividing by a constant of x0; as a value in itself it is refused."""
+    return Refusal("a norm or a deviation of the input has no frozen form other than as a divisor")
+
+
+def deviation_and_mean(call: Call) -> Answer:
+    """var_mean and std_mean: the mean is linear."""
+    z, options = call.args[0], call.kwargs
+    dims = call.args[1] if len(call.args) > 1 and not isinstance(call.args[1], bool) else None
+    keep = options.get("keepdim", False)
+    return [norm(call), Frozen((z,), lambda p: p.mean(dims, keepdim=keep))]  # pyright: ignore
 
 
 def reciprocal_norm(call: Call) -> Answer:
@@ -343,6 +358,10 @@ DECISIONS = [
     "ceil",
     "round",
     "trunc",
+    "sgn",
+    "floor_divide",
+    "heaviside",
+    "_masked_softmax",
     "zero",
     "zeros_like",
     "ones_like",
@@ -354,10 +373,13 @@ DECISIONS = [
     "new_empty",
     "new_empty_strided",
 ]
-SOFTMAXES = ("_softmax", "_safe_softmax")
+SOFTMAXES = ("_softmax", "_safe_softmax", "_log_softmax")
 
 
-MARKS = {"linalg_vector_norm": "norm", "norm": "norm", "rsqrt": "gate"}  # x * rsqrt(mean square): RMS norm
+MARKS = {
+    **dict.fromkeys(("linalg_vector_norm", "norm", "std", "var", "std_mean", "var_mean"), "norm"),
+    "rsqrt": "gate",  # x * rsqrt(mean square): RMS norm
+}
 
 UNITS: dict[str, Rule] = {
     "relu": relu,
@@ -370,8 +392,8 @@ UNITS: dict[str, Rule] = {
     "hardshrink": hardshrink,
     "softshrink": softshrink,
     "abs": absolute,
-    "maximum": larger_of_two(1),
-    "minimum": larger_of_two(-1),
+    **dict.fromkeys(("maximum", "fmax"), larger_of_two(1)),
+    **dict.fromkeys(("minimum", "fmin"), larger_of_two(-1)),
     **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), clamp),
     "sigmoid": sigmoid,
     "tanh": smooth(lambda _: 0.0, lambda call: 1 - call.output**2),
@@ -386,28 +408,21 @@ UNITS: dict[str, Rule] = {
     ),
     "hardswish": gated(lambda call: torch.nn.functional.hardsigmoid(call.args[0]), _hardswish_derivative),
     "glu": glu,
-    "exp": with_secant(1.0),
-    "pow": with_secant(None),
-    "sqrt": with_secant(None),
-    "log": with_secant(None),
-    "reciprocal": with_secant(None),
-    "max_pool2d_with_indices": pooled(2),
-    "max_pool3d_with_indices": pooled(3),
-    "adaptive_max_pool2d": pooled(2),
-    "adaptive_max_pool3d": pooled(3),
-    "topk": selected(2, -1),
-    "kthvalue": selected(2, -1),
-    "sort": selected(1, -1),
-    "median": selected(1),
-    "max": selected(1),
-    "min": selected(1),
-    **dict.fromkeys(("amax", "amin"), extreme),
+    **dict.fromkeys(("exp", "exp2"), with_secant(lambda _: 1.0)),
+    **dict.fromkeys(("expm1", "log1p", "sqrt"), with_secant(lambda _: 0.0)),
+    **dict.fromkeys(("log", "log2", "log10", "reciprocal"), with_secant(lambda _: None)),
+    "pow": power,
+    "_log_softmax": without_slope,
+    **dict.fromkeys(("fmod", "remainder"), wrapped),
+    "frac": fraction,
+    "nan_to_num": finite_part,
+    "copysign": copysign,
+    **SELECTIONS,
     "native_layer_norm": layer_norm,
     "native_group_norm": group_norm,
-    **dict.fromkeys(("linalg_vector_norm", "norm"), norm),
+    **dict.fromkeys(("linalg_vector_norm", "norm", "std", "var"), norm),
+    **dict.fromkeys(("var_mean", "std_mean"), deviation_and_mean),
     "rsqrt": reciprocal_norm,
     **dict.fromkeys(DECISIONS, decision),
     "fill": fill,
-    "max_unpool2d": unpooled(2),
-    "max_unpool3d": unpooled(3),
 }

@@ -1,0 +1,117 @@
+"""Products: linear in each factor. One factor may depend on the input; of two, one is a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from linmap.interpret.linearscope.rules.call import Answer, Call, Frozen, Refusal, Rule, constant
+
+
+def gating_side(call: Call, left: Tensor, right: Tensor) -> str | Refusal:
+    """Which of two factors is the decision: the one that went through sigmoid or softmax last, else the user's word."""
+    marked = [side for side, factor in (("left", left), ("right", right)) if call.mark(factor) == "gate"]
+    if len(marked) == 1:
+        return marked[0]
+    if call.options.gate is not None:
+        return call.options.gate
+    which = "neither" if not marked else "both"
+    return Refusal(
+        f"both factors depend on the input and {which} of them went through sigmoid or softmax last; say which one "
+        f"gates (is frozen to its value on x): gate='left' or gate='right'"
+    )
+
+
+def scale(call: Call) -> Answer:
+    """a * c, c * a, and the product of two tensors that both depend on the input (one is a gate)."""
+    a, b = call.args[:2]
+    if a is b and call.options.allow_secant:  # z * z, the square
+        return Frozen((a,), _times(constant(a)), unit=True)
+    if call.is_tracked(a) and call.is_tracked(b):
+        side = gating_side(call, a, b)
+        if isinstance(side, Refusal):
+            return side
+        factor, other = (a, b) if side == "left" else (b, a)
+        return Frozen((other,), _times(constant(factor)), None, call.mark(other), unit=True)
+    tracked, factor = (a, b) if call.is_tracked(a) else (b, a)
+    return Frozen((tracked,), _times(constant(factor)), None, call.mark(tracked))
+
+
+def _times(factor: Any) -> Callable[[Tensor], Tensor]:
+    return lambda probe: probe * factor
+
+
+def multilinear(*positions: int) -> Rule:
+    """An operation that is linear in each argument at `positions` while the others are held."""
+
+    def rule(call: Call) -> Answer:
+        tracked = [i for i in positions if i < len(call.args) and call.is_tracked(call.args[i])]
+        if len(tracked) > 2 or not tracked:
+            return Refusal("more than two of its factors depend on the input" if tracked else _NOT_A_FACTOR)
+        unit = len(tracked) == 2
+        if unit:
+            side = gating_side(call, *(call.args[i] for i in tracked))
+            if isinstance(side, Refusal):
+                return side
+            tracked.pop(0 if side == "left" else 1)
+        place, held, op, options = tracked[0], [constant(a) for a in call.args], call.op, call.kwargs
+
+        def replay(probe: Tensor) -> Any:
+            return op(*held[:place], probe, *held[place + 1 :], **options)
+
+        return Frozen((call.args[place],), replay, None, None, unit=unit)
+
+    return rule
+
+
+_NOT_A_FACTOR = "an argument that is no factor depends on the input"
+
+
+def plus_product(product: Callable[[Any, Any], Tensor]) -> Rule:
+    """beta c + alpha (a @ b) of addmm and its kin, c + value a b of addcmul; c may depend on the input as well."""
+
+    def rule(call: Call) -> Answer:
+        c, a, b = call.args[:3]
+        alpha, beta = call.kwargs.get("alpha", call.kwargs.get("value", 1)), call.kwargs.get("beta", 1)
+        held = None
+        if call.is_tracked(a) and call.is_tracked(b):
+            held = gating_side(call, a, b)
+            if isinstance(held, Refusal):
+                return held
+        inputs: list[Tensor] = []
+        forms: list[Callable[[Tensor], Tensor]] = []
+        offset: Any = 0
+        if call.is_tracked(c):
+            inputs, forms = [c], [lambda p: beta * p]
+        elif beta != 0:
+            offset = beta * constant(c)
+        if call.is_tracked(a) and held != "left":
+            right = alpha * constant(b)
+            inputs, forms = [*inputs, a], [*forms, lambda p: product(p, right)]
+        elif call.is_tracked(b):
+            left = alpha * constant(a)
+            inputs, forms = [*inputs, b], [*forms, lambda p: product(left, p)]
+        else:
+            offset = offset + product(alpha * constant(a), constant(b))
+        shape = call.output.shape
+
+        def replay(*probes: Tensor) -> Tensor:
+            return sum(form(p) for form, p in zip(forms, probes, strict=True)).expand(shape)  # pyright: ignore
+
+        constants = offset if isinstance(offset, Tensor) else None
+        return Frozen(tuple(inputs), replay, constants, None, unit=held is not None)
+
+    return rule
+
+
+def divided_product(call: Call) -> Answer:
+    """addcdiv: c + value a / b, with b held where it does not depend on the input."""
+    if call.is_tracked(call.args[2]):
+        return Refusal("the divisor depends on the input; write the division by itself")
+    c, a, b = call.args[:3]
+    value = call.kwargs.get("value", 1)
+    return plus_product(torch.mul)(replace(call, args=(c, a, value / constant(b)), kwargs={}))
