@@ -132,9 +132,7 @@ PIECEWISE = [
         "mode": lambda x: x.mode(1).values + x.nanmedian(1).values,
         "aminmax": lambda x: sum(torch.aminmax(x, dim=2)) + torch.aminmax(x).max,
         "rounded": lambda x: x.floor() * 0.2 + x.ceil() + x,
-        "softmax as decided": lambda x: torch._masked_softmax(x, x > -9, 3, 0) * x + x,
         "max_unpool3d": lambda x: F.max_unpool3d(*F.max_pool3d(x[:, None], 2, return_indices=True), 2),
-        "hardswish pieces": lambda x: F.hardsigmoid(x) + torch.clamp_max(x, 0.2),
     }.items()
 ]
 
@@ -151,7 +149,6 @@ SMOOTH = [
         "tanhshrink": F.tanhshrink,
         "sigmoid in place": lambda x: x.clone().sigmoid_() + x,
         "smooth in place": lambda x: F.elu(x.clone(), 1.3, inplace=True) + x.clone().tanh_() + F.silu(x.clone(), True),
-        "sigmoid into a tensor": lambda x: torch.sigmoid(x, out=torch.empty_like(x)) + x,
         "silu": F.silu,
         "gelu": F.gelu,
         "gelu tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -175,7 +172,7 @@ FROZEN = [
     Unit("normalize", lambda x: F.normalize(x, dim=1)),
     Unit("wrapped by the input", lambda x: torch.remainder(3.0, x + 4) + torch.fmod(x, x.flip(1) + 4)),
     Unit("decided", lambda x: x * 2 + x.sgn() + torch.heaviside(x, x) + x.floor_divide(0.3) + x.round() + x.trunc()),
-    Unit("softmaxes", lambda x: aten._safe_softmax(x, 1) * x + x),
+    Unit("softmaxes", lambda x: aten._safe_softmax(x, 1) * x + torch._masked_softmax(x, x > 1, 3, 0) * x),
     Unit("norms", lambda x: x / aten.norm.ScalarOpt_dim(x, 2, [1], True)),
     Unit(
         "new tensors",
