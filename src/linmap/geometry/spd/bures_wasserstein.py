@@ -1,8 +1,8 @@
 """The Bures-Wasserstein geometry of positive definite matrices (Bhatia, Jain, Lim; Malago, Montrucchio, Pistone).
 
 With A = B the optimal transport map is the identity; the metric at B is <U, V> = tr(L_B^{-1}[U] V) / 2. All functions
-take matrices (..., n, n) whose batch dimensions broadcast, and are differentiable, also at the identity and where
-eigenvalues or matrices coincide.
+take matrices (..., n, n), symmetric or complex Hermitian, whose batch dimensions broadcast, and are differentiable,
+also at the identity and where eigenvalues or matrices coincide.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Inexact, Real
 from torch import Tensor
 
 from linmap.geometry.spd.lyapunov import INVERSE, apply_kernel
@@ -61,7 +61,7 @@ def bw_transport_map(A: Matrices, B: Matrices) -> Matrices:
 def bw_log(A: Matrices, B: Matrices) -> Matrices:
     """The tangent vector at A that points to B: T A + A T - 2 A."""
     TA = bw_transport_map(A, B) @ A
-    return TA + TA.mT - 2 * A
+    return TA + TA.mH - 2 * A
 
 
 def bw_exp(A: Matrices, V: Matrices) -> Matrices:
@@ -82,8 +82,8 @@ def bw_geodesic(A: Matrices, B: Matrices, t: float | Numbers) -> Matrices:
 
 
 def bw_mean(
-    X: Float[Tensor, "count ... n n"],
-    weights: Float[Tensor, " count"] | None = None,
+    X: Inexact[Tensor, "count ... n n"],
+    weights: Real[Tensor, " count"] | None = None,
     n_iter: int = 200,
     tol: float | None = None,
 ) -> Matrices:
@@ -107,12 +107,13 @@ def bw_mean(
     Raises
     ------
     ValueError
-        If X is empty, or n_iter is not positive.
+        If X is empty, n_iter is not positive, or the weights are not one finite non-negative number for each matrix, of
+        which one at least is positive.
     """
     if X.shape[0] == 0 or n_iter < 1:
         raise ValueError(f"X must hold a matrix and n_iter be positive, got shape {tuple(X.shape)}, n_iter {n_iter}.")
     tol = 100 * torch.finfo(X.dtype).eps if tol is None else tol
-    B, change = bw_mean_steps(X, n_iter, tol, weights)
+    B, change = bw_mean_steps(X, n_iter, tol, None if weights is None else _checked_weights(weights, X))
     if n_iter > 1 and change > tol:
         warnings.warn(
             f"bw_mean: the last of n_iter = {n_iter} steps changed the mean by {change:.1g} of its norm, more than "
@@ -122,13 +123,26 @@ def bw_mean(
     return B
 
 
+def _checked_weights(weights: Tensor, X: Tensor) -> Tensor:
+    if weights.shape != X.shape[:1]:
+        raise ValueError(f"weights must have one number for each of {len(X)} matrices, got shape "
+                         f"{tuple(weights.shape)}.")  # fmt: skip
+    wrong = ~(torch.isfinite(weights) & (weights >= 0))
+    if bool(wrong.any()):
+        first = int(wrong.nonzero()[0])
+        raise ValueError(f"weights must be finite and not negative, got {float(weights[first])} at {first}.")
+    if not bool(weights.any()):
+        raise ValueError("weights must not all be zero: there is nothing to average.")
+    return weights.to(X)
+
+
 def bw_mean_steps(
-    X: Float[Tensor, "count ... n n"],
+    X: Inexact[Tensor, "count ... n n"],
     n_iter: int,
     tol: float,
-    weights: Float[Tensor, " count"] | None = None,
-    through: Float[Tensor, "m n"] | None = None,
-) -> tuple[Float[Tensor, "... m m"], float]:
+    weights: Inexact[Tensor, " count"] | None = None,
+    through: Inexact[Tensor, "m n"] | None = None,
+) -> tuple[Inexact[Tensor, "... m m"], float]:
     """`bw_mean` without checks: the mean of all `through` X_i `through`^T, and its relative change in the last step (0
     where only one was due)."""
     w = X.new_full((X.shape[0],), 1 / X.shape[0]) if weights is None else weights / weights.sum()
@@ -148,12 +162,12 @@ def _mean_step(B: Matrices, X: Tensor, w: Tensor, through: Tensor | None) -> Mat
     eigen = SymmetricEigen(B)
     S = eigen.sqrt() if through is None else eigen.sqrt() @ through
     root = eigen.invsqrt() @ torch.tensordot(w, SymmetricEigen(congruence(S, X)).sqrt(), 1)
-    return symmetric_part(root @ root.mT)
+    return symmetric_part(root @ root.mH)
 
 
 def _trace(A: Matrices) -> Numbers:
-    return A.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return A.diagonal(dim1=-2, dim2=-1).sum(-1).real
 
 
-def _identity_like(A: Matrices) -> Float[Tensor, "n n"]:
+def _identity_like(A: Matrices) -> Inexact[Tensor, "n n"]:
     return torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)

@@ -4,7 +4,7 @@ L_B: X -> B X + X B multiplies, in the eigenbasis of B, the entry ij by b_i + b_
 transports between B and the identity multiply by k(b_i + b_j) with different k, and so does everything here. For a
 cotangent R, the gradients are k(L_B)[R] towards X, and towards B, in its eigenbasis,
 
-    Q + Q^T,  Q_ik = sum_j R_ij X_kj D_ikj,  D_ikj = (k(b_i + b_j) - k(b_k + b_j)) / (b_i - b_k),
+    Q + Q^T,  Q_ik = sum_j R_ij conj(X_kj) D_ikj,  D_ikj = (k(b_i + b_j) - k(b_k + b_j)) / (b_i - b_k),
 
 where D is a function of K_ij = k(b_i + b_j) and K_kj alone that knows no division by zero.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Inexact
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -52,34 +52,34 @@ class _SumKernel(Function):
     @staticmethod
     def forward(ctx: Any, B: Tensor, V: Tensor, b: Tensor, U: Tensor, kernel: Kernel):
         K = kernel.k(b.unsqueeze(-1) + b.unsqueeze(-2))
-        inner = U.mT @ symmetric_part(V) @ U
+        inner = U.mH @ symmetric_part(V) @ U
         ctx.save_for_backward(inner, K, U)
         ctx.kernel, ctx.shapes = kernel, (B.shape, V.shape)
-        return U @ (K * inner) @ U.mT
+        return U @ (K * inner) @ U.mH
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, R: Tensor):
         inner, K, U = ctx.saved_tensors
         shape_B, shape_V = ctx.shapes
-        R = U.mT @ symmetric_part(R) @ U
-        dV = (U @ (K * R) @ U.mT).sum_to_size(shape_V) if ctx.needs_input_grad[1] else None
+        R = U.mH @ symmetric_part(R) @ U
+        dV = (U @ (K * R) @ U.mH).sum_to_size(shape_V) if ctx.needs_input_grad[1] else None
         dB = None
         if ctx.needs_input_grad[0]:
             Q = _contract(ctx.kernel, K, R, inner)
-            dB = (U @ (Q + Q.mT) @ U.mT).sum_to_size(shape_B)
+            dB = (U @ (Q + Q.mH) @ U.mH).sum_to_size(shape_B)
         return dB, dV, None, None, None
 
 
-def _contract(kernel: Kernel, K: Tensor, R: Tensor, V: Tensor) -> Float[Tensor, "... i k"]:
-    """Q_ik = sum_j R_ij V_kj D_ikj; summed over the batch where all of it shares one B."""
+def _contract(kernel: Kernel, K: Tensor, R: Tensor, V: Tensor) -> Inexact[Tensor, "... i k"]:
+    """Q_ik = sum_j R_ij conj(V_kj) D_ikj; summed over the batch where all of it shares one B."""
     if kernel is INVERSE:
-        return -(K * R) @ (K * V).mT
+        return -(K * R) @ (K * V).mH
     D = kernel.quotient(K.unsqueeze(-2), K.unsqueeze(-3))
     if K.ndim == 2:
         n = K.shape[-1]
-        return (torch.einsum("bij,bkj->ikj", R.reshape(-1, n, n), V.expand_as(R).reshape(-1, n, n)) * D).sum(-1)
-    return (R.unsqueeze(-2) * V.unsqueeze(-3) * D).sum(-1)
+        return (torch.einsum("bij,bkj->ikj", R.reshape(-1, n, n), V.conj().expand_as(R).reshape(-1, n, n)) * D).sum(-1)
+    return (R.unsqueeze(-2) * V.conj().unsqueeze(-3) * D).sum(-1)
 
 
 def lyapunov(B: Matrices, C: Matrices) -> Matrices:
@@ -125,7 +125,7 @@ def bw_transport(A: Matrices, B: Matrices, V: Matrices) -> Matrices:
     """
     AB = A @ B
     tolerance = 1e3 * torch.finfo(AB.dtype).eps * AB.norm(dim=(-2, -1))
-    if bool(((AB - AB.mT).norm(dim=(-2, -1)) > tolerance).any()):
+    if bool(((AB - AB.mH).norm(dim=(-2, -1)) > tolerance).any()):
         raise ValueError(
             "A and B do not commute, and between such points the transport has no closed form; go through the "
             "identity with bw_transport_to_identity and bw_transport_from_identity, which is another path."

@@ -1,6 +1,7 @@
 """Functions of the eigenvalues of symmetric matrices, with gradients that hold where eigenvalues coincide.
 
-With A = U diag(a) U^T and a cotangent R, the gradient of f(A) is U (K o (U^T R U)) U^T, where K holds the divided
+Complex matrices are Hermitian where real ones are symmetric, and ^T is the conjugate transpose, here and below. With
+A = U diag(a) U^T and a cotangent R, the gradient of f(A) is U (K o (U^T R U)) U^T, where K holds the divided
 differences K_ij = (f(a_i) - f(a_j)) / (a_i - a_j) (Daleckii-Krein). Each function here knows K in a form without a
 difference in its denominator, so that nothing is lost between close eigenvalues and nothing is divided by zero.
 
@@ -18,23 +19,23 @@ from functools import cache, cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Inexact
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-Matrices = Float[Tensor, "... n n"]
+Matrices = Inexact[Tensor, "... n n"]
 SPLIT = 400_000  # count * n^3 from where threads pay
 
 
 def symmetric_part(A: Matrices) -> Matrices:
-    """(A + A^T) / 2."""
-    return (A + A.mT) / 2
+    """(A + A^T) / 2, the Hermitian part of complex A."""
+    return (A + A.mH) / 2
 
 
-def congruence(A: Float[Tensor, "... m n"], X: Matrices) -> Float[Tensor, "... m m"]:
+def congruence(A: Inexact[Tensor, "... m n"], X: Matrices) -> Inexact[Tensor, "... m m"]:
     """A X A^T for symmetric X: one shared matrix A, or one for each X."""
-    return A @ X @ A.mT if A.ndim > 2 or X.ndim == 2 else _Congruence.apply(A, X)  # pyright: ignore
+    return A @ X @ A.mH if A.ndim > 2 or X.ndim == 2 else _Congruence.apply(A, X)  # pyright: ignore
 
 
 class _Congruence(Function):
@@ -43,7 +44,7 @@ class _Congruence(Function):
     @staticmethod
     def forward(ctx: Any, A: Tensor, X: Tensor):
         ctx.save_for_backward(A, X)
-        return A @ (X @ A.mT)
+        return A @ (X @ A.mH)
 
     @staticmethod
     @once_differentiable
@@ -54,7 +55,7 @@ class _Congruence(Function):
         if ctx.needs_input_grad[0]:
             m, n = A.shape
             dA = 2 * RA.reshape(-1, m, n).transpose(0, 1).reshape(m, -1) @ X.reshape(-1, n)
-        return dA, A.mT @ RA if ctx.needs_input_grad[1] else None
+        return dA, A.mH @ RA if ctx.needs_input_grad[1] else None
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class SymmetricEigen:
     Parameters
     ----------
     A
-        Symmetric matrices (..., n, n), float32 or float64. Gradients of what is computed here flow to them.
+        Symmetric or Hermitian matrices (..., n, n), of single or double precision. Gradients of what is computed here
+        flow to them.
 
     Attributes
     ----------
@@ -154,7 +156,7 @@ class _Spectral(Function):
     def forward(ctx: Any, A: Tensor, values: Tensor, a: Tensor, U: Tensor, floor: Tensor | None, f: SpectralFunction):
         ctx.save_for_backward(values, a, U, floor)
         ctx.function = f
-        return (U * f.values(values).unsqueeze(-2)) @ U.mT
+        return (U * f.values(values).unsqueeze(-2)) @ U.mH
 
     @staticmethod
     @once_differentiable
@@ -163,7 +165,7 @@ class _Spectral(Function):
         K = ctx.function.quotients(values)
         if floor is not None:
             K = K * _rectified_quotients(a, floor)
-        return (U @ (K * (U.mT @ symmetric_part(R) @ U)) @ U.mT, *[None] * 5)
+        return (U @ (K * (U.mH @ symmetric_part(R) @ U)) @ U.mH, *[None] * 5)
 
 
 # -- divided differences ----------------------------------------------------------------------------------------------
