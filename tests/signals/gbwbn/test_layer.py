@@ -141,6 +141,26 @@ def test_output_does_not_see_the_scale_of_the_data(scale: float) -> None:
 
 
 @FEW
+@given(seeds, thetas, st.integers(-20, -3))
+def test_small_units_are_not_swamped_by_the_default_eps(seed: int, theta: float, power: int) -> None:
+    X = spd(9, seed=seed)
+    outputs = []
+    for a in (1.0, 10.0**power):
+        bn = made(s=0.3, theta=theta, momentum=1.0)
+        outputs.append(bn(a * X).detach())
+        torch.testing.assert_close(bn.eval()(a * X).detach(), outputs[-1], rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-3 * float(outputs[0].abs().max()))
+
+
+@FEW
+@given(seeds, st.integers(2, 30))
+def test_below_a_tenth_powers_of_four_pass_through_bit_for_bit(seed: int, power: int) -> None:
+    X = spd(9, seed=seed) / 1024
+    one, other = (GBWBatchNorm(4)(4.0**-k * X) for k in (0, power))
+    assert torch.equal(one, other)
+
+
+@FEW
 @given(seeds, thetas)
 def test_rotation_of_everything_rotates_the_output(seed: int, theta: float) -> None:
     X, M, W = spd(6, seed=seed), spd(seed=seed + 1), spd(seed=seed + 2)

@@ -33,6 +33,7 @@ from linmap.signals.gbwbn.pickling import Pickled
 
 Parametrization = Literal["manifold", "logm"]
 RESIDUAL = 0.3  # of the mean transport map, from where one step is called a poor mean
+SMALL = 0.1  # mean eigenvalue of a mean, below which eps goes with it
 LOST = 1e-2  # condition number of the mean times the resolution of its type
 
 
@@ -52,7 +53,8 @@ class GBWBatchNorm(Pickled):
     learn_metric
         Whether M is trained; False leaves it at I, which is Bures-Wasserstein itself.
     eps
-        Added to the variance.
+        Added to the variance. Where the mean of the batch has a mean eigenvalue below .1 (in the image space), it is as
+        much smaller, so that data in a small unit are not swamped by it.
     momentum
         Weight of a batch in the running statistics; None averages all batches alike.
     mean_iter
@@ -199,12 +201,12 @@ class GBWBatchNorm(Pickled):
     def _standardised(self, P: Batch, inverse: Matrix, domains: Tensor | None) -> tuple[Batch, Centred]:
         """Centred and scaled tangent vectors at the identity."""
         if domains is None:
-            centred, v2 = self._centred(P, inverse, ...)
-            return self.s.double() * (v2 + self.eps).rsqrt() * centred.V, centred
+            centred, spread = self._centred(P, inverse, ...)
+            return self.s.double() * spread.rsqrt() * centred.V, centred
         parts, rows, found = [], [], []
         for domain, of_domain in groups(domains):
-            centred, v2 = self._centred(P[of_domain], inverse, domain)
-            parts.append((v2 + self.eps).rsqrt() * centred.V)
+            centred, spread = self._centred(P[of_domain], inverse, domain)
+            parts.append(spread.rsqrt() * centred.V)
             rows.append(of_domain)
             found.append(centred)
         back = torch.cat(rows).argsort()
@@ -213,16 +215,22 @@ class GBWBatchNorm(Pickled):
         return L, Centred(L, worst[0], torch.cat([centred.values for centred in found])[back], worst[1])
 
     def _centred(self, P: Batch, inverse: Matrix, domain: int | EllipsisType) -> tuple[Centred, Scalar]:
-        """Tangent vectors and variance, by the statistics of the batch in training; these move the running ones."""
+        """Tangent vectors and variance plus eps, by the statistics of the batch in training; these move the running
+        ones."""
         if not self.training or (len(P) == 1 and domain is not ...):
-            return centre(P, inverse, self.running_mean[domain].double()), self.running_var[domain].double()
+            B = self.running_mean[domain].double()
+            return centre(P, inverse, B), self.running_var[domain].double() + self._regularisation(B)
         with torch.set_grad_enabled(self.backprop_stats and torch.is_grad_enabled()):
             B = batch_mean(P, inverse, self.mean_iter, self.mean_tol)
         centred = centre(P, inverse, B)
         with torch.set_grad_enabled(self.backprop_stats and torch.is_grad_enabled()):
             v2 = self._variance(centred.V, P, inverse)
         self._update(B.detach(), v2.detach(), domain)
-        return centred, v2
+        return centred, v2 + self._regularisation(B)
+
+    def _regularisation(self, B: Matrix) -> Scalar:
+        """eps, or less for a small mean."""
+        return self.eps * (B.diagonal().mean() / SMALL).clamp(max=1)
 
     def _variance(self, V: Batch, P: Batch, inverse: Matrix) -> Scalar:
         if self.variance == "centered":
@@ -237,7 +245,7 @@ class GBWBatchNorm(Pickled):
         gamma = 1 / count if self.momentum is None else self.momentum
         mean = B if gamma == 1 else bw_geodesic(self.running_mean[domain].double(), B, gamma)
         self.running_mean[domain] = mean.to(self.running_mean.dtype)
-        self.running_var[domain] += gamma * (v2.to(self.running_var.dtype) - self.running_var[domain])
+        self.running_var[domain] = (1 - gamma) * self.running_var[domain] + gamma * v2.to(self.running_var.dtype)
 
     @torch.no_grad()
     def estimate(self, X: Tensor, domains: Tensor | None = None, mean_iter: int | None = None) -> None:
