@@ -90,8 +90,12 @@ def test_bad_folders(tmp_path: Path) -> None:
     (tmp_path / "a" / "2.csv").write_text("1,2\n3,oops\n")
     with pytest.raises(DataError, match="step 1, column 2: 'oops' is no finite number"):
         read_folder(tmp_path)
-    (tmp_path / "a" / "2.csv").write_text("")
-    with pytest.raises(DataError, match="not a table of numbers"):
+    for blank in ("", " \n\n", "\ufeff"):
+        (tmp_path / "a" / "2.csv").write_text(blank)
+        with pytest.raises(DataError, match=r"2\.csv is empty; there is nothing to read\."):
+            read_folder(tmp_path)
+    (tmp_path / "a" / "2.csv").write_text("1,5;2,5\n3,5;4,5\n")
+    with pytest.raises(DataError, match="its cells are parted by semicolons: write it with commas"):
         read_folder(tmp_path)
     (tmp_path / "a" / "2.csv").write_text("one,two\n")
     with pytest.raises(DataError, match="has no rows"):
@@ -114,6 +118,55 @@ def test_bad_folders(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("1")
     with pytest.raises(DataError, match=r"read from \.npz, \.csv, \.ts"):
         load_series(tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.csv", "a.ts", "labels.csv"])
+def test_empty_files_are_refused_in_the_same_words(name: str, tmp_path: Path) -> None:
+    write_csv(tmp_path / "1.csv", np.ones((3, 2)))
+    (tmp_path / name).write_text("")
+    with pytest.raises(DataError, match=rf"{name} is empty; there is nothing to read\."):
+        load_series(tmp_path if name == "labels.csv" else tmp_path / name)
+
+
+def test_large_offsets_keep_their_digits_in_every_format(tmp_path: Path) -> None:
+    x = 10_000_000.0 + np.arange(5)[:, None] * 2.0**-10
+    np.savez(tmp_path / "padded.npz", X=x[None])
+    np.savez(tmp_path / "joined.npz", X=x, lengths=np.array([5]))
+    write_csv(tmp_path / "x.csv", x)
+    (tmp_path / "x.ts").write_text("@data\n" + ",".join(map(repr, x[:, 0].tolist())) + "\n")
+    for name in ("padded.npz", "joined.npz", "x.csv", "x.ts"):
+        np.testing.assert_array_equal(load_series(tmp_path / name).series[0], x)
+
+
+def test_channels_go_by_their_names_and_pandas_index_is_none(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(4, 2))
+    table = pd.DataFrame(values, columns=["x", "y"])
+    table.to_csv(tmp_path / "1.csv", index=False)
+    table[["y", "x"]].to_csv(tmp_path / "2.csv", index=False)
+    table.to_csv(tmp_path / "3.csv")
+    for series in read_folder(tmp_path).series:
+        np.testing.assert_allclose(series, values)
+    table.set_index(pd.Index([0, 1, 2, 4])).to_csv(tmp_path / "4.csv")
+    assert load_series(tmp_path / "4.csv").channels == 3  # these numbers are data
+
+
+def test_a_byte_order_mark_is_no_data(tmp_path: Path) -> None:
+    for name, text in (("a.csv", "1,2\n3,4\n"), ("a.ts", "1,3:2,4\n"), ("b.ts", "@data\n1,3:2,4\n")):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        np.testing.assert_array_equal(load_series(tmp_path / name).series[0], [[1, 2], [3, 4]])
+
+
+def test_labels_of_text_may_look_like_missing_ones(tmp_path: Path) -> None:
+    for i in range(3):
+        write_csv(tmp_path / f"{i}.csv", np.ones((3, 1)))
+    (tmp_path / "labels.csv").write_text("file,label\n0.csv,NA\n1.csv,None\n2.csv,EU\n")
+    assert read_folder(tmp_path).require_labels().tolist() == ["NA", "None", "EU"]
+    (tmp_path / "labels.csv").write_text("file,label\n0.csv,1.5\n1.csv,NA\n2.csv,2\n")
+    with pytest.raises(DataError, match=r"has no label for 1\.csv"):
+        read_folder(tmp_path)
+    (tmp_path / "labels.csv").write_text("file;label\n0.csv;1\n")
+    with pytest.raises(DataError, match="parted by semicolons"):
+        read_folder(tmp_path)
 
 
 def test_ts_files(tmp_path: Path) -> None:

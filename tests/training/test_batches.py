@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -5,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from linmap.training import mean_loss
-from linmap.training.batches import epoch_order, reader, shards
+from linmap.training import TrainingConfig, mean_loss, train
+from linmap.training.batches import batch_sizes, epoch_order, reader, shards
 from training.problem import make_data, make_model, squared_error
 
 CPU = torch.device("cpu")
@@ -96,3 +98,35 @@ def test_the_mean_loss_does_not_depend_on_the_batch_size(batch_size) -> None:
     with torch.no_grad():
         expected = nn.functional.mse_loss(model.eval()(data.tensors[0]), data.tensors[1])
     assert found == pytest.approx(float(expected), rel=1e-12)
+
+
+@given(st.integers(1, 200), st.integers(1, 40), st.booleans())
+def test_batches_hold_every_sample_once_and_none_is_alone_where_two_are_needed(samples, batch_size, never_one) -> None:
+    sizes = batch_sizes(samples, batch_size, never_one)
+    assert sum(sizes) == samples
+    assert all(size == batch_size for size in sizes[:-1])
+    assert sizes[-1] <= batch_size + never_one
+    if never_one and samples > 1 and batch_size > 1:
+        assert min(sizes) > 1
+    elif not never_one:
+        assert len(sizes) == math.ceil(samples / batch_size)
+
+
+@given(st.integers(2, 9), st.integers(1, 4))
+def test_no_part_of_a_small_last_batch_is_a_single_sample(n, accumulation) -> None:
+    parts = list(shards(torch.arange(n), accumulation, 1, 0, least=2))
+    assert torch.equal(torch.cat([part for part, _ in parts]), torch.arange(n))
+    assert min(len(part) for part, _ in parts) > 1
+    assert sum(weight for _, weight in parts) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("samples", [17, 16, 1 + 8, 3])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_batch_normalisation_trains_whatever_is_left_for_the_last_batch(samples, accumulation, tmp_path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 1)).double()
+    config = TrainingConfig(epochs=2, batch_size=8, lr=0.01, accumulation=accumulation)
+    data = make_data(samples)
+    history = train(model, squared_error, data, config=config, out=tmp_path)
+    assert history.steps == 2 * max(1, samples // 8 + (samples % 8 > 1))
+    assert all(torch.isfinite(weight).all() for weight in model.parameters())

@@ -41,7 +41,7 @@ def test_a_checkpoint_of_an_older_version_had_the_defaults_of_what_came_later() 
     del older["warmup_epochs"]
     saved = {"config": older, "data_samples": 5}
     check_resumable(config, 5, saved, None)
-    with pytest.raises(ValueError, match="started with warmup_epochs = 0, now it is 2"):
+    with pytest.raises(ValueError, match="started with warmup_epochs=0, now it is 2"):
         check_resumable(replace(config, warmup_epochs=2), 5, saved, None)
 
 
@@ -79,11 +79,11 @@ def test_the_rate_stays_within_its_bounds(schedule, epochs, per_epoch, warmup, m
         ({"lr": 0.0}, "lr"),
         ({"lr": math.nan}, "lr"),
         ({"weight_decay": -0.1}, "weight_decay"),
-        ({"momentum": 0.9}, "momentum = 0.9 is a setting of sgd"),
+        ({"momentum": 0.9}, "momentum=0.9 is a setting of sgd"),
         ({"betas": (0.9, 1.0)}, "betas"),
         ({"warmup_steps": -1}, "warmup_steps"),
         ({"accumulation": 0}, "accumulation"),
-        ({"batch_size": 32, "accumulation": 3}, "batch_size = 32 .* accumulation = 3"),
+        ({"batch_size": 32, "accumulation": 3}, "batch_size=32 .* accumulation=3"),
         ({"clip_norm": 0.0}, "clip_norm"),
         ({"patience": 0}, "patience"),
         ({"checkpoint_every": 0}, "checkpoint_every"),

@@ -203,7 +203,7 @@ def test_fp16_says_where_it_works() -> None:
     if torch.cuda.is_available():
         assert math.isfinite(train(model, squared_error, data, config=config).epochs[0].loss)
     else:
-        with pytest.raises(ValueError, match=r"precision = 'fp16' needs a GPU.*use 'bf16' or 'no'"):
+        with pytest.raises(ValueError, match=r"precision='fp16' needs a GPU.*use precision='bf16' or precision='no'"):
             train(model, squared_error, data, config=config)
 
 
@@ -273,7 +273,7 @@ def fit(**changes):
         ({"loss": lambda model, batch: torch.zeros(())}, "depends on the model's parameters"),
         ({"loss": lambda model, batch: 1.0}, "got float"),
         ({"validate": lambda model: {"mse": 1.0}}, r'key "loss"; got keys \[\'mse\'\]'),
-        ({"config": TrainingConfig(patience=2)}, "patience = 2 needs `validate`"),
+        ({"config": TrainingConfig(patience=2)}, "patience=2 needs `validate`"),
         ({"resume": True}, "resume=True needs `out`"),
     ],
 )

@@ -95,5 +95,5 @@ def test_one_process_goes_on_with_the_run_of_two(one, two, tmp_path) -> None:
 
 
 def test_a_batch_that_cannot_be_split_over_the_processes_is_named(two) -> None:
-    message = "batch_size = 7 cannot be split evenly over 2 processes x accumulation = 1; make it a multiple of 2."
+    message = "batch_size=7 cannot be split evenly over 2 processes x accumulation=1; make it a multiple of 2."
     assert (two / "odd 0.txt").read_text() == message

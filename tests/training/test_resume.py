@@ -220,7 +220,7 @@ def test_resume_without_a_checkpoint_starts(tmp_path, whole) -> None:
 )  # fmt: skip
 def test_other_settings_than_the_checkpoint_are_named(whole, change) -> None:
     (name,) = change
-    with pytest.raises(ValueError, match=f"was started with {name} = .*, now it is"):
+    with pytest.raises(ValueError, match=f"was started with {name}=.*, now it is"):
         run(whole, resume=True, **change)
 
 
@@ -230,7 +230,7 @@ def test_the_length_is_fixed_where_the_schedule_depends_on_it(tmp_path, schedule
     for name, value in (("epochs", 3), ("max_steps", 10)):
         settings = {"schedule": schedule, "epochs": 2, "max_steps": 9} | {name: value}
         if name in fixed:
-            with pytest.raises(ValueError, match=f"started with {name} = "):
+            with pytest.raises(ValueError, match=f"started with {name}="):
                 run(tmp_path, resume=True, **settings)
         else:
             assert run(tmp_path, resume=True, **settings)[1].steps == 10
@@ -239,7 +239,7 @@ def test_the_length_is_fixed_where_the_schedule_depends_on_it(tmp_path, schedule
 def test_other_data_than_the_checkpoint_are_named(tmp_path) -> None:
     config = TrainingConfig(epochs=1)
     train(make_model(), squared_error, make_data(), config=config, out=tmp_path)
-    with pytest.raises(ValueError, match=r"len\(data\) = 53, now it is 54"):
+    with pytest.raises(ValueError, match=r"len\(data\)=53, now it is 54"):
         train(make_model(), squared_error, make_data(54), config=config, out=tmp_path, resume=True)
 
 
@@ -261,7 +261,7 @@ def test_a_fresh_run_replaces_another_only_once_it_has_a_checkpoint(tmp_path, wh
     assert_same_run(tmp_path, whole)
     with pytest.raises(Killed):
         run(tmp_path, seed=5, callbacks=(stop_at(5),))
-    with pytest.raises(ValueError, match="started with seed = 5"):
+    with pytest.raises(ValueError, match="started with seed=5"):
         run(tmp_path, resume=True)
 
 

@@ -6,12 +6,12 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-from linmap.data import find
+from linmap.data import find, require_content
 from linmap.data.arrays import read_npz
 from linmap.errors import DataError
 
@@ -30,7 +30,7 @@ class LabelledSeries:
     """Series of shape (length, channels) and, where they are known, their labels."""
 
     series: list[np.ndarray]
-    """float32; lengths may differ, channels not."""
+    """In the precision that they were read in, for a large offset needs it; lengths may differ, channels not."""
     labels: np.ndarray | None
     """Classes (integers or text) or targets (floats)."""
     names: list[str]
@@ -69,7 +69,8 @@ def load_series(source: Path | str, part: Part = "train") -> LabelledSeries:
         An `.npz` archive: `X` (n, length, channels) or (n, length), with `lengths` where shorter series are padded on
         the right; or `X` (sum of lengths, channels) with `lengths`, one series after the other; labels in `y`.
         A folder of CSV files, one series each (a row per step, a column per channel, a header or none): labels from
-        subfolders, or from `labels.csv` with columns file and label. One `.csv` file: one series without a label.
+        subfolders, or from `labels.csv` with columns file and label. One `.csv` file: one series without a label. The
+        first column is left out where it is pandas' unnamed index. Channels with a name go by it, not by their place.
         A `.ts` file of the UCR/UEA archive. Or one of `Dataset`.
     part
         Of a data set known by name.
@@ -93,7 +94,7 @@ def load_series(source: Path | str, part: Part = "train") -> LabelledSeries:
         case ".npz":
             return read_archive(path)
         case ".csv":
-            return LabelledSeries([_read_csv(path)], None, [path.stem])
+            return LabelledSeries([_read_csv(path).to_numpy()], None, [path.stem])
         case ".ts":
             return read_ts(path)
     raise DataError(f"{path}: series are read from .npz, .csv, .ts, or a folder of .csv files.")
@@ -105,6 +106,7 @@ def load_series(source: Path | str, part: Part = "train") -> LabelledSeries:
 def read_archive(path: Path | str) -> LabelledSeries:
     """An `.npz` archive with `X`, and optionally `lengths` and `y`; see `load_series`."""
     path = Path(path)
+    require_content(path)
     arrays = read_npz(path, ("X",), ignore=("y",))
     X, lengths = arrays["X"], arrays.get("lengths")
     if X.dtype.kind == "c" or X.size == 0:
@@ -128,11 +130,11 @@ def _parted(X: np.ndarray, lengths: np.ndarray | None, path: Path) -> list[np.nd
     if lengths is None:
         if X.ndim not in (2, 3):
             raise DataError(f"{path}: X must be (n, length, channels) or (n, length), got shape {X.shape}.")
-        return list(np.asarray(X.reshape(*X.shape[:2], -1), np.float32))
+        return list(_floating(X.reshape(*X.shape[:2], -1)))
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or len(lengths) == 0 or lengths.min() < 1:
         raise DataError(f"{path}: lengths must be positive integers, one for each series, got {lengths.dtype} of "
                         f"shape {lengths.shape}{f', smallest {lengths.min()}' if lengths.size else ''}.")  # fmt: skip
-    X = np.asarray(X, np.float32)
+    X = _floating(X)
     if X.ndim == 3:
         if len(lengths) != len(X) or lengths.max() > X.shape[1]:
             raise DataError(f"{path}: {len(lengths)} lengths up to {lengths.max()} do not fit X of shape {X.shape}.")
@@ -143,29 +145,31 @@ def _parted(X: np.ndarray, lengths: np.ndarray | None, path: Path) -> list[np.nd
     return np.split(X, np.cumsum(lengths)[:-1])
 
 
+def _floating(X: np.ndarray) -> np.ndarray:
+    return X if X.dtype.kind == "f" else X.astype(np.float64)
+
+
 def read_folder(folder: Path | str) -> LabelledSeries:
     """A folder of CSV files, one series each, in the order of their names; see `load_series`."""
     folder = Path(folder)
     files = sorted(path for path in folder.rglob("*.csv") if path != folder / LABELS)
     if not files:
         raise DataError(f"{folder} holds no .csv file; write one series a file, a row per step.")
-    series = [_read_csv(path) for path in files]
-    for path, values in zip(files, series, strict=True):
-        if values.shape[1] != series[0].shape[1]:
-            raise DataError(f"{path} has {values.shape[1]} channels, {files[0]} has {series[0].shape[1]}; all series "
-                            "need the same.")  # fmt: skip
+    tables = [_read_csv(path) for path in files]
+    first = tables[0].columns
+    for path, table in zip(files, tables, strict=True):
+        if len(table.columns) != len(first):
+            raise DataError(f"{path} has {len(table.columns)} channels, {files[0]} has {len(first)}; all series need "
+                            "the same.")  # fmt: skip
+    # another order of the same names is the same channels
+    series = [table[first] if set(table.columns) == set(first) else table for table in tables]
     names = [path.relative_to(folder).as_posix() for path in files]
-    return LabelledSeries(series, _folder_labels(folder, names), names)
+    return LabelledSeries([table.to_numpy() for table in series], _folder_labels(folder, names), names)
 
 
 def _folder_labels(folder: Path, names: list[str]) -> np.ndarray | None:
     if (folder / LABELS).exists():
-        table = pd.read_csv(folder / LABELS, dtype={"file": str})
-        if not {"file", "label"} <= set(table.columns):
-            raise DataError(f"{folder / LABELS} needs the columns file and label, got {', '.join(table.columns)}.")
-        if len(repeated := table.loc[table.duplicated("file"), "file"]):
-            raise DataError(f"{folder / LABELS} names {repeated.iloc[0]} twice.")
-        known = dict(zip(table["file"], table["label"], strict=True))
+        known = _label_table(folder / LABELS)
         if missing := [name for name in names if pd.isna(known.get(name, np.nan))]:
             raise DataError(f"{folder / LABELS} has no label for {missing[0]}.")
         found = np.array([known[name] for name in names])
@@ -177,22 +181,56 @@ def _folder_labels(folder: Path, names: list[str]) -> np.ndarray | None:
     return None
 
 
-def _read_csv(path: Path) -> np.ndarray:
-    """One series, (length, channels); a first row that is not numeric is a header."""
+def _label_table(path: Path) -> dict[str, Any]:
+    """The labels by file. Among labels that are text, NA and None are text too."""
+    require_content(path)
+    try:
+        table, written = pd.read_csv(path, dtype={"file": str}), pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: this is not a table of files and labels ({str(error).strip()}).") from None
+    if not {"file", "label"} <= set(table.columns):
+        raise DataError(f"{path} needs the columns file and label, got {', '.join(table.columns)}{_hint(path)}.")
+    if len(repeated := table.loc[table.duplicated("file"), "file"]):
+        raise DataError(f"{path} names {repeated.iloc[0]} twice.")
+    labels = table["label"]
+    if labels.dtype.kind not in "biuf":
+        labels = written["label"].where(written["label"].str.strip() != "")
+    return dict(zip(written["file"], labels, strict=True))
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """One series in float64, a column a channel; a first row that is not numeric is a header."""
+    require_content(path)
     try:
         first = pd.read_csv(path, header=None, nrows=1, dtype=str)
         header = None if np.isfinite(_numbers(first)).all() else 0
         table = pd.read_csv(path, header=header)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: this is not a table of numbers ({str(error).strip()}).") from None
+        raise DataError(f"{path}: this is not a table of numbers ({str(error).strip()}){_hint(path)}.") from None
+    if header == 0 and pd.isna(first.iloc[0, 0]) and table.shape[1] > 1:
+        index = table.iloc[:, 0].to_numpy()
+        table = table.iloc[:, 1:] if np.array_equal(index, np.arange(len(table))) else table
     values = _numbers(table)
     if values.size == 0:
         raise DataError(f"{path} has no rows.")
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         row, column = bad[0].tolist()
-        raise DataError(f"{path}: step {row}, column {column + 1}: {table.iloc[row, column]!r} is no finite number.")
-    return values.astype(np.float32)
+        raise DataError(
+            f"{path}: step {row}, column {column + 1}: '{table.iloc[row, column]}' is no finite number{_hint(path)}."
+        )
+    return pd.DataFrame(values, columns=table.columns)
+
+
+def _hint(path: Path) -> str:
+    """What a table that is not read looks like, where that can be seen in its first line."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        line = file.readline()
+    separator = next((sign for sign in (";", "\t", "|") if sign in line), None)
+    if separator is None:
+        return ""
+    name = {";": "semicolons", "\t": "tabs", "|": "bars"}[separator]
+    return f"; its cells are parted by {name}: write it with commas, and with points in the numbers"
 
 
 def _numbers(table: pd.DataFrame) -> np.ndarray:
@@ -203,6 +241,7 @@ def _numbers(table: pd.DataFrame) -> np.ndarray:
 def read_ts(path: Path | str) -> LabelledSeries:
     """A `.ts` file: channels parted by ':', steps by ',', the label last."""
     path = Path(path)
+    require_content(path)
     labelled, series, labels = False, [], []
     for number, line in _lines(path):
         if line.startswith("@"):
@@ -211,7 +250,7 @@ def read_ts(path: Path | str) -> LabelledSeries:
             continue
         *channels, label = line.split(":") if labelled else [*line.split(":"), ""]
         try:
-            series.append(np.array([channel.split(",") for channel in channels], np.float32).T.copy())
+            series.append(np.array([channel.split(",") for channel in channels], np.float64).T.copy())
         except ValueError:
             raise DataError(f"{path}, line {number}: every channel needs equally many numbers parted by ','; time "
                             "stamps and missing values are not read.") from None  # fmt: skip
@@ -225,7 +264,7 @@ def read_ts(path: Path | str) -> LabelledSeries:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file.") from None
     for number, line in enumerate(text.splitlines(), start=1):

@@ -21,24 +21,43 @@ def epoch_order(samples: int, seed: int, epoch: int) -> Int[Tensor, " samples"]:
     return torch.randperm(samples, generator=torch.Generator().manual_seed(int(state >> np.uint64(1))))
 
 
+def batch_sizes(samples: int, batch_size: int, never_one: bool = False) -> list[int]:
+    """The sizes of the batches of an epoch: full ones, and what is left.
+
+    `never_one`: a single sample that is left goes into the batch before, as normalisation over the batch needs two.
+    """
+    full, rest = divmod(samples, batch_size)
+    if rest == 1 and full and never_one:
+        return [batch_size] * (full - 1) + [batch_size + 1]
+    return [batch_size] * full + ([rest] if rest else [])
+
+
+def normalises_over_batches(model: nn.Module) -> bool:
+    """Whether the model has a batch normalisation, whose statistics one sample may not have."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
 def shards(
-    batch: Int[Tensor, " samples"], accumulation: int, processes: int, process: int
+    batch: Int[Tensor, " samples"], accumulation: int, processes: int, process: int, least: int = 1
 ) -> Iterator[tuple[Int[Tensor, " part"], float]]:
     """This process's parts of a global batch, each with the weight that makes the parts' mean losses one mean.
 
     A batch of n samples is cut into accumulation * processes parts as equal as can be. Gradients are summed over
     the accumulation steps and averaged over the processes, so the mean over a part of n_i samples weighs
     n_i * processes / n. Every process gets equally many parts, as collective operations need; where a small last
-    batch leaves it no samples, it computes one of the batch's at weight 0.
+    batch leaves it no samples, it computes `least` of the batch's at weight 0. Of a small last batch in one process,
+    no part has fewer than `least` samples, where that can be.
     """
     n = len(batch)
     if accumulation == processes == 1:
         yield batch, 1.0
         return
+    if processes == 1:
+        accumulation = max(1, min(accumulation, n // least))
     parts = batch.tensor_split(accumulation * processes)
     for first in range(0, min(n, len(parts)), processes):
         part = parts[first + process]
-        yield (part, len(part) * processes / n) if len(part) else (batch[:1], 0.0)
+        yield (part, len(part) * processes / n) if len(part) else (batch[:least], 0.0)
 
 
 def reader(data: Dataset, device: torch.device) -> Callable[[Tensor], Any]:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from linmap.artifacts import versions
 from linmap.errors import DivergenceError, Stopped
 from linmap.training import checkpoint, randomness
-from linmap.training.batches import Loss, epoch_order, reader, shards
+from linmap.training.batches import Loss, batch_sizes, epoch_order, normalises_over_batches, reader, shards
 from linmap.training.config import TrainingConfig, check_resumable, learning_rate, total_steps
 from linmap.training.history import Ended, EpochRecord, Position, TrainingHistory
 from linmap.training.interruption import Interruption
@@ -119,7 +119,7 @@ def train(
     if resume and out is None:
         raise ValueError("resume=True needs `out`, the folder of the run to go on with.")
     if config.patience is not None and validate is None:
-        raise ValueError(f"patience = {config.patience} needs `validate`: without it there is no value to wait for.")
+        raise ValueError(f"patience={config.patience} needs `validate`: without it there is no value to wait for.")
     before = vars(model).copy()
     where = None if out is None else Path(out)
     run = _Run(model, loss, data, config, validate, where, callbacks, parameter_groups, resume, seed_globally)
@@ -177,12 +177,15 @@ class _Run:
         self.main, self.processes = self.accelerator.is_main_process, self.accelerator.num_processes
         if config.batch_size % (self.processes * config.accumulation):
             raise ValueError(
-                f"batch_size = {config.batch_size} cannot be split evenly over {self.processes} processes x "
-                f"accumulation = {config.accumulation}; make it a multiple of {self.processes * config.accumulation}."
+                f"batch_size={config.batch_size} cannot be split evenly over {self.processes} processes x "
+                f"accumulation={config.accumulation}; make it a multiple of {self.processes * config.accumulation}."
             )
         self.read_batch = reader(data, self.accelerator.device)
         self.samples: int = len(data)  # pyright: ignore[reportArgumentType]
-        self.batches = math.ceil(self.samples / config.batch_size)
+        usual = config.batch_size // (self.processes * config.accumulation)  # samples of a forward pass
+        self.least = 2 if usual > 1 and normalises_over_batches(model) else 1
+        self.sizes = batch_sizes(self.samples, config.batch_size, never_one=self.least > 1)
+        self.batches = len(self.sizes)
         self.unread: list[_Unread] = []
         self.read_every = 1 if self.processes == 1 and self.accelerator.device.type == "cpu" else READ_EVERY
         self.lr, self.shown = config.lr, 0.0
@@ -278,7 +281,7 @@ class _Run:
     def epoch(self) -> None:
         """The rest of the current epoch, up to its record and its checkpoint."""
         position, config = self.position, self.config
-        order = epoch_order(self.samples, config.seed, position.epoch).split(config.batch_size)
+        order = epoch_order(self.samples, config.seed, position.epoch).split(self.sizes)
         self.prepared.train()
         for batch in order[position.batch :]:
             self._step(batch)
@@ -299,7 +302,7 @@ class _Run:
             for group, own in zip(self.optimizer.param_groups, self.groups, strict=True):
                 group["lr"] = lr * (own["lr"] / config.lr)
         self.optimizer.zero_grad()
-        *first, last = shards(batch, config.accumulation, self.processes, accelerator.process_index)
+        *first, last = shards(batch, config.accumulation, self.processes, accelerator.process_index, self.least)
         total: Tensor | float = 0.0
         for part, weight in first:
             with accelerator.no_sync(self.prepared):

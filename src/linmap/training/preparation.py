@@ -38,7 +38,7 @@ def make_accelerator(precision: str) -> Accelerator:
             "version 2."
         )
     if wanted == "fp16" and accelerator.device.type == "cpu":
-        raise ValueError("precision = 'fp16' needs a GPU, and there is none here; use 'bf16' or 'no'.")
+        raise ValueError("precision='fp16' needs a GPU; here is none: use precision='bf16' or precision='no'.")
     return accelerator
 
 

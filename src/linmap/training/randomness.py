@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -55,9 +56,9 @@ class Dropout(nn.Dropout):
 
     def mask(self, like: Tensor) -> Tensor:
         """Zeros with probability p, and 1 / (1 - p) elsewhere, of the shape, dtype and device of `like`."""
-        if self.p == 1:
-            return torch.zeros_like(like)
-        generator = None if self.source is None else self.source.on(like.device)
+        if self.source is None or self.p == 1:
+            return F.dropout(torch.ones_like(like), self.p)
+        generator = self.source.on(like.device)
         return torch.empty_like(like).bernoulli_(1 - self.p, generator=generator).div_(1 - self.p)
 
     def __getstate__(self) -> dict[str, Any]:

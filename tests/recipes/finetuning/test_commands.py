@@ -47,7 +47,7 @@ BAD = [
     ("fit bone --model llama --data sums.jsonl --out llama", "--out llama holds a model"),
     # flags
     (f"{BONE} --batch-size 3 --accumulation 2", "--batch-size 3 cannot be split"),
-    (f"{BONE} --lr 0", "--lr must be positive"),
+    (f"{BONE} --lr 0", "--lr 0.0 must be positive"),
     (f"{BONE} --validation 1", "--validation 1.0"),
     (f"{BONE} --epoch 3", "did you mean --epochs?"),
     (f"{BONE} --target-modules nothing_like_it", "nothing_like_it"),

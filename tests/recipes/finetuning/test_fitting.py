@@ -378,7 +378,7 @@ def test_settings_are_checked_before_any_work() -> None:
         ({"validation": 1.0}, "--validation 1.0"),
         ({"warmup": -0.1}, "--warmup -0.1"),
         ({"head_lr": 0.0}, "--head-lr 0.0 must be positive"),
-        ({"lr": 0.0}, "--lr must be positive"),
+        ({"lr": 0.0}, "--lr 0.0 must be positive"),
         ({"batch_size": 3, "accumulation": 2}, "--batch-size 3 cannot be split"),
         ({"target_modules": ()}, "--target-modules is empty"),
     ):

@@ -101,8 +101,8 @@ def test_wrong_use_of_a_fitted_run_is_told(fitted: Path, words: list[str], messa
         (["--held-out", "1.5"], "must be a share"),
         (["--held-out", "0.99"], "too few to hold out"),
         (["--task", "regression"], "--task regression needs numbers as labels"),
-        (["--d-state", "7"], "d_state must be even and >= 2, got 7"),
-        (["--init", "legsd"], "no diagonal init 'legsd'"),
+        (["--d-state", "7"], "7 must be even and >= 2"),
+        (["--init", "legsd"], "legsd is not one of S4D"),
     ],
 )
 def test_wrong_settings_of_a_fit_are_told(archive: Path, words: list[str], message: str, tmp_path, capsys) -> None:

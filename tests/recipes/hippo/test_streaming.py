@@ -82,6 +82,39 @@ def test_headers_comments_empty_lines_and_blanks(fitted: Path, stream) -> None:
     assert stream(fitted, dressed)[1] == plain
 
 
+@pytest.fixture(scope="module")
+def one_channel(tmp_path_factory) -> Path:
+    """A run on the first channel alone."""
+    folder = tmp_path_factory.mktemp("one")
+    X, y = waves(8)
+    joined = np.concatenate(X)[:, :1]
+    np.savez(folder / "one.npz", X=joined, lengths=np.array([len(x) for x in X]), y=y)
+    words = ["fit", "hippo", "--data", str(folder / "one.npz"), "--out", str(folder / "run"), "--held-out", "0"]
+    assert main([*words, *SMALL, "--epochs", "1"]) == 0
+    return folder / "run"
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", "ï»¿", "# a comment\n", "x\n", "\ufeffx\n", "\n"])
+def test_no_sample_of_one_channel_is_lost_at_the_start(one_channel: Path, stream, mark: str) -> None:
+    lines = [line.split(",")[0] for line in LINES[:6]]
+    plain = stream(one_channel, lines)[1]
+    assert len(plain.splitlines()) == 7
+    assert stream(one_channel, [mark + lines[0], *lines[1:]])[1] == plain
+
+
+@pytest.mark.parametrize("cell", ["NA", "null", "?", "-", "None", '""'])
+def test_a_missing_first_sample_is_no_header(one_channel: Path, stream, cell: str) -> None:
+    code, _, err = stream(one_channel, [cell, "1.0"])
+    assert code == 2
+    assert "standard input, line 1" in err
+
+
+def test_another_separator_is_named(fitted: Path, stream) -> None:
+    code, _, err = stream(fitted, ["1,5;2,5"])
+    assert code == 2
+    assert "by commas, with points in them" in err
+
+
 def test_numbers_are_streamed_too(tmp_path, stream) -> None:
     X, _ = waves(8)
     y = np.array([float(x[:, 0].mean()) for x in X])

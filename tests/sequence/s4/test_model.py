@@ -70,10 +70,10 @@ def test_groups_hold_every_parameter_once() -> None:
 @pytest.mark.usefixtures("annotations_unchecked")
 def test_bad_settings_and_inputs() -> None:
     for options, message in (
-        ({"layer": "s5"}, "layer must be one of"),
-        ({"norm": "group"}, "norm must be one of"),
-        ({"pooling": "max"}, "pooling must be one of"),
-        ({"n_layers": 0}, "n_layers must be positive"),
+        ({"layer": "s5"}, "layer=s5 must be one of"),
+        ({"norm": "group"}, "norm=group must be one of"),
+        ({"pooling": "max"}, "pooling=max must be one of"),
+        ({"n_layers": 0}, "n_layers=0 must be positive"),
     ):
         with pytest.raises(ValueError, match=message):
             SequenceModel(1, 2, **options)  # pyright: ignore[reportArgumentType]

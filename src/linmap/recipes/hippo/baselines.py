@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from linmap.sequence.s4 import S4Classifier
+from linmap.training import private
 
 SHORTEST = 9  # samples that MiniRocket needs
 
@@ -41,9 +41,9 @@ class GRUClassifier(S4Classifier):
     """A GRU in the place of the state spaces, one layer for two of theirs; all else is as there."""
 
     def build(self) -> Any:
-        torch.manual_seed(self.random_state)
         layers = max(1, self.n_layers // 2)
-        return RecurrentModel(self.n_features_in_, len(self.classes_), layers, self.d_model, self.bidirectional)
+        with private(self.random_state):
+            return RecurrentModel(self.n_features_in_, len(self.classes_), layers, self.d_model, self.bidirectional)
 
 
 class MiniRocket:

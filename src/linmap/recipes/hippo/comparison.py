@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 from rich.console import Console
 
+from linmap.pictures import illustrated
 from linmap.recipes.hippo.baselines import MiniRocket
 from linmap.recipes.hippo.classification import GRU, REAL, ROCKET, SLOW, SYSTEM, Arm, Run, Trainings, arms_of
 from linmap.recipes.hippo.memory import (
@@ -25,7 +27,7 @@ from linmap.recipes.hippo.pictures import draw_delays, draw_errors, draw_kernels
 from linmap.recipes.hippo.settings import Comparison
 from linmap.recipes.hippo.tasks import Task, load_task, user_task
 from linmap.recipes.job import CompareJob
-from linmap.recipes.result import Check, Metric, Result, Row, Table
+from linmap.recipes.result import Check, Metric, Picture, Result, Row, Table
 
 MAJORITY = "the most frequent class"
 SMALL_SETTING = 0.83  # accuracy of S4D-Lin on `mnist` after six epochs
@@ -40,27 +42,43 @@ def compare(settings: Comparison, job: CompareJob) -> Result:
     tasks = [load_task(name) if name else user_task(job.data, job.seed) for name in names]  # pyright: ignore
     with console.status("hippo: keeping the past of signals"):
         kept, delayed = reconstructions(settings.states, job.seed), delays(job.seed)
-        job.out.mkdir(parents=True, exist_ok=True)
-        pictures = [
-            draw_reconstructions(job.seed, job.out), draw_errors(kept, job.out), draw_delays(delayed, job.out),
-            draw_kernels(job.out),
-        ]  # fmt: skip
     arms, runs = train_all(tasks, settings, job, console)
     headline = {arm.name: runs[tasks[0].name, arm.name] for arm in arms if (tasks[0].name, arm.name) in runs}
+    pictures, undrawn = illustrations(headline, str(tasks[0]), kept, delayed, job)
     return Result(
         system="hippo",
         task=f"classes of series, mean over the samples of a small stack: {'; '.join(map(str, tasks))}",
         metrics=[Metric(_metric(task.name), "higher") for task in tasks],
         rows=[*(row_of(arm, runs, tasks) for arm in arms), majority_row(tasks)],
         shows=shows(tasks, arms, runs, delayed),
-        limits=limits(settings, tasks),
+        limits=" ".join([limits(settings, tasks), *undrawn]),
         checks=[*memory_checks(kept, delayed), *learning_checks(tasks, runs, job)],
         tables=[reconstruction_table(kept), delay_table(delayed)],
-        pictures=[draw_training(headline, str(tasks[0]), job.out), *pictures],
+        pictures=pictures,
         preset=job.preset,
         seeds=list(range(job.seed, job.seed + settings.seeds)),
         settings=asdict(settings),
     )
+
+
+def illustrations(
+    headline: dict[str, list[Run]], task: str, kept: list[Reconstruction], delayed: dict[str, list[float]],
+    job: CompareJob,
+) -> tuple[list[Picture], list[str]]:  # fmt: skip
+    """The pictures, once all is measured, and a sentence for each that could not be drawn."""
+    job.out.mkdir(parents=True, exist_ok=True)
+    drawings = {
+        "training.svg": partial(draw_training, headline, task),
+        "reconstruction.svg": partial(draw_reconstructions, job.seed),
+        "reconstruction-error.svg": partial(draw_errors, kept), "delay.svg": partial(draw_delays, delayed),
+        "kernels.svg": draw_kernels,
+    }  # fmt: skip
+    pictures: list[Picture] = []
+    summary: dict[str, list[str]] = {}
+    for name, draw in drawings.items():
+        with illustrated(summary, job.out / name):
+            pictures.append(draw(job.out))
+    return pictures, summary.get("notes", [])
 
 
 def train_all(tasks: list[Task], settings: Comparison, job: CompareJob, console: Console) -> tuple[list[Arm], Runs]:

@@ -97,7 +97,7 @@ def _kind(settings: Settings, labels: np.ndarray) -> type[S4Classifier] | type[S
     if settings.task == "auto":
         return S4Regressor if labels.dtype.kind == "f" else S4Classifier
     if settings.task == "regression" and labels.dtype.kind not in "biuf":
-        raise UsageError(f"--task regression needs numbers as labels; the first is {labels[0]!r}.")
+        raise UsageError(f"--task regression needs numbers as labels; the first is '{labels[0]}'.")
     return S4Regressor if settings.task == "regression" else S4Classifier
 
 

@@ -54,7 +54,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
-            raise ValueError(f"held_out = {self.held_out} must be a share in [0, 1).")
+            raise ValueError(f"held_out={self.held_out} must be a share in [0, 1).")
 
     def estimator(self, kind: type[S4Classifier | S4Regressor], seed: int) -> S4Classifier | S4Regressor:
         names = ("d_model", "d_state", "layer", "init", "dt", "norm", "dropout", "bidirectional", "pooling", "epochs",

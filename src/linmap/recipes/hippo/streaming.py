@@ -19,14 +19,18 @@ from linmap.errors import ArtifactError, DataError, UsageError
 from linmap.sequence.s4 import S4Classifier, load_estimator
 from linmap.sequence.s4.stream import Stream
 
+BYTE_ORDER_MARKS = ("\ufeff", "ï»¿")
+MISSING = {"", "-", "?", "na", "n/a", "#n/a", "nan", "nil", "none", "null"}
+
 
 def follow(artifact: Path, out: Path | None, state: Path | None, save_every: int) -> dict[str, Any]:
     """Read samples from standard input to its end and answer each at once, to standard output or `out`.
 
-    A line holds one number for each channel, parted by commas or spaces; lines that are empty or begin with # are
-    passed over, as is a header. An answer is the number of the sample, the class or value from all samples so far, and
-    the probability of each class. The state is written at the end, whatever ends the stream, and every `save_every`
-    samples; what a stream answers that was cut and went on from its state is the same, byte for byte.
+    A line holds one number for each channel, parted by commas or spaces; a byte order mark, lines that are empty or
+    begin with #, and a header (a first line of names) are passed over. An answer is the number of the sample, the class
+    or value from all samples so far, and the probability of each class. The state is written at the end, whatever ends
+    the stream, and every `save_every` samples; what a stream answers that was cut and went on from its state is the
+    same, byte for byte.
 
     Raises
     ------
@@ -81,16 +85,18 @@ def _after(line: str, first: int) -> bool:
 def _samples(lines: Iterable[str], channels: int) -> Iterator[np.ndarray]:
     began = False
     for number, line in enumerate(lines, start=1):
+        line = _without_mark(line) if number == 1 else line
         cells = line.replace(",", " ").split()
-        if not cells or line.startswith("#"):
+        if not cells or cells[0].startswith("#"):
             continue
         try:
             values = np.array(cells, np.float64)
         except ValueError:
-            if not began and not any(map(_numeric, cells)):
+            if not began and all(map(_a_name, cells)):
                 began = True
                 continue
-            raise DataError(f"standard input, line {number}: {line.strip()!r} is no list of numbers.") from None
+            hint = " (part the numbers of a sample by commas, with points in them)" if ";" in line else ""
+            raise DataError(f"standard input, line {number}: {line.strip()!r} is no list of numbers{hint}.") from None
         began = True
         if len(values) != channels or not np.isfinite(values).all():
             raise DataError(
@@ -100,12 +106,21 @@ def _samples(lines: Iterable[str], channels: int) -> Iterator[np.ndarray]:
         yield values
 
 
-def _numeric(cell: str) -> bool:
+def _without_mark(line: str) -> str:
+    """A first line without the byte order mark, whether it was decoded as UTF-8 or byte by byte."""
+    for mark in BYTE_ORDER_MARKS:
+        line = line.removeprefix(mark)
+    return line
+
+
+def _a_name(cell: str) -> bool:
+    """Whether a cell of the first line can be the name of a channel: no number, and nothing that stands for a missing
+    one, for then the first sample would be passed over."""
     try:
         float(cell)
     except ValueError:
-        return False
-    return True
+        return cell.strip("\"'").lower() not in MISSING
+    return False
 
 
 def _cells(answer: np.ndarray, classes: list[Any] | None) -> list[Any]:

@@ -84,7 +84,7 @@ class S4D(StateSpaceLayer):
         generator: torch.Generator | None = None,
     ) -> None:
         if init not in (*DIAGONAL, *COMBINED):
-            raise ValueError(f"there is no diagonal init {init!r}; choose from {', '.join((*DIAGONAL, *COMBINED))}.")
+            raise ValueError(f"init={init} is not one of S4D; choose from {', '.join((*DIAGONAL, *COMBINED))}.")
         if disc not in ("zoh", "bilinear"):
             raise ValueError(f"disc must be 'zoh' or 'bilinear', got {disc!r}.")
         if is_real and init != "real":
@@ -97,7 +97,7 @@ class S4D(StateSpaceLayer):
         self.disc = disc
         inits = COMBINED.get(init, (init,))
         if self.n_ssm % len(inits):
-            raise ValueError(f"init {init!r} needs n_ssm that {len(inits)} divides, got {self.n_ssm}.")
+            raise ValueError(f"init={init} needs n_ssm that {len(inits)} divides, got {self.n_ssm}.")
         each = self.n_ssm // len(inits)
         states = 2 * self.modes if is_real else d_state
         pairs = [diagonal_modes(name, states, clip_B, generator) for name in inits for _ in range(each)]

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from linmap import artifacts
+from linmap.data.scaling import Standardiser
+from linmap.sequence.s4.labels import decoded, encoded
 from linmap.sequence.s4.model import SequenceModel
 from linmap.sequence.s4.series import Series, SeriesDataset, check_series, collate
 from linmap.sequence.s4.stream import Stream
-from linmap.training import TrainingConfig, TrainingHistory, train
+from linmap.training import TrainingConfig, TrainingHistory, private, train
 
 SYSTEM = "hippo"
 PREDICTION_SAMPLES = 2**20  # samples in a batch of predictions, padding included
@@ -114,7 +116,8 @@ class _StateSpaceEstimator(BaseEstimator):
         Parameters
         ----------
         X
-            (n, length, channels), or (n, length) for one channel, or a list of arrays (length_i, channels).
+            (n, length, channels), or (n, length) for one channel, or a list of arrays (length_i, channels); DataFrames
+            do as well. Standardised in float64, so that large offsets keep their digits.
         y
             A class or a number for each series.
         validation
@@ -127,6 +130,8 @@ class _StateSpaceEstimator(BaseEstimator):
         ------
         ValueError
             If a series is empty, not finite or of other channels than the first, or y does not fit.
+        TypeError
+            If X is sparse or holds something that is no number.
         """
         series = check_series(X)
         self.n_features_in_ = series[0].shape[1]
@@ -140,18 +145,19 @@ class _StateSpaceEstimator(BaseEstimator):
             config=self.training_config(), out=checkpoints, resume=resume, description=type(self).__name__,
             validate=None if validation is None else self._validation(*validation),
             parameter_groups=lambda model: model.optim_groups(self.lr, self.weight_decay),  # pyright: ignore
+            seed_globally=False,
         )  # fmt: skip
         self.model_.cpu()
         return self
 
     def build(self) -> SequenceModel:
-        """The untrained model, drawn with `random_state`."""
-        torch.manual_seed(self.random_state)
-        return SequenceModel(
-            self.n_features_in_, self._outputs, self.n_layers, self.d_model, self.d_state, layer=self.layer,
-            init=self.init, dt=self.dt_, norm=self.norm, prenorm=self.prenorm, dropout=self.dropout,
-            bidirectional=self.bidirectional, pooling=self.pooling,
-        )  # fmt: skip
+        """The untrained model, drawn with `random_state` and nothing else."""
+        with private(self.random_state):
+            return SequenceModel(
+                self.n_features_in_, self._outputs, self.n_layers, self.d_model, self.d_state, layer=self.layer,
+                init=self.init, dt=self.dt_, norm=self.norm, prenorm=self.prenorm, dropout=self.dropout,
+                bidirectional=self.bidirectional, pooling=self.pooling,
+            )  # fmt: skip
 
     def training_config(self) -> TrainingConfig:
         """AdamW and a cosine schedule."""
@@ -165,7 +171,7 @@ class _StateSpaceEstimator(BaseEstimator):
         return self._answers(self._output(X, rate))
 
     def _validation(self, X: Series, y: ArrayLike) -> Callable[[nn.Module], dict[str, float]]:
-        targets = self._known_targets(y, len(X))
+        targets = self._known_targets(y, len(check_series(X)))
 
         def validate(model: nn.Module) -> dict[str, float]:
             outputs = self._output(X)
@@ -227,12 +233,11 @@ class _StateSpaceEstimator(BaseEstimator):
         channels = series[0].shape[1]
         if not self.standardise:
             return np.zeros(channels), np.ones(channels)
-        samples = np.concatenate(series).astype(np.float64)
-        deviation = samples.std(0)
-        return samples.mean(0), np.where(deviation > 0, deviation, 1.0)
+        found = Standardiser.fit(np.concatenate(series, dtype=np.float64))
+        return found.mean, found.scale
 
     def _scaled(self, series: np.ndarray) -> Tensor:
-        return torch.from_numpy(((series - self.mean_) / self.scale_).astype(np.float32))
+        return torch.from_numpy(Standardiser(self.mean_, self.scale_).standardise(series).astype(np.float32))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -302,10 +307,10 @@ class S4Classifier(ClassifierMixin, _StateSpaceEstimator):
         return outputs.double().softmax(-1).numpy()
 
     def _learnt(self) -> dict[str, Any]:
-        return {"classes": self.classes_.tolist()}
+        return encoded(self.classes_)
 
     def _restore(self, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
-        self.classes_ = np.array(config["classes"])
+        self.classes_ = decoded(config)
         return super()._restore(config, tensors)
 
 
@@ -317,8 +322,8 @@ class S4Regressor(RegressorMixin, _StateSpaceEstimator):
 
     def _targets(self, y: ArrayLike, n: int) -> Tensor:
         values = _numbers(y, n)
-        self.target_mean_, deviation = float(values.mean()), float(values.std())
-        self.target_scale_ = deviation or 1.0
+        found = Standardiser.fit(values[:, None])
+        self.target_mean_, self.target_scale_ = float(found.mean[0]), float(found.scale[0])
         return self._known_targets(values, n)
 
     def _known_targets(self, y: ArrayLike, n: int) -> Tensor:
@@ -372,13 +377,23 @@ def timescales(longest: int) -> tuple[float, float]:
 
 def _numbers(y: ArrayLike, n: int) -> Float64[np.ndarray, " n"]:
     values = _column(y, n)
-    if values.dtype.kind not in "biuf" or not np.isfinite(values.astype(np.float64)).all():
+    try:
+        numbers = values.astype(np.float64) if values.dtype.kind in "biufO" else None
+    except (TypeError, ValueError):
+        numbers = None
+    if numbers is None or not np.isfinite(numbers).all():
         raise ValueError(f"y must hold finite numbers, got {values.dtype}.")
-    return values.astype(np.float64)
+    return numbers
 
 
 def _column(y: ArrayLike, n: int) -> np.ndarray:
-    values = column_or_1d(np.asarray(y))
+    """y as a vector of n values; one column is taken for one, with scikit-learn's warning."""
+    if y is None:
+        raise ValueError("fit requires y to be passed, but the target y is None: give a class or a number a series.")
+    values = column_or_1d(np.asarray(y), warn=True)
     if len(values) != n:
-        raise ValueError(f"y has {len(values)} values for {n} series.")
+        raise ValueError(f"y has {len(values)} values for {n} series; the samples are inconsistent.")
+    if values.dtype.kind in "fc" and not np.isfinite(values).all():
+        kind = "NaN" if np.isnan(values).any() else "infinity"
+        raise ValueError(f"Input y contains {kind}; y must hold finite numbers.")
     return values

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from linmap.sequence.s4.kernels import causal_convolution
 from linmap.sequence.s4.padding import right_aligned, sample_mask
+from linmap.training import Dropout
 
 StepTransform = Literal["exp", "softplus"]
 SLOWEST = 1e-3  # the largest learning rate of A, B, dt and P, unless they have one of their own
@@ -51,19 +52,19 @@ class StateSpaceLayer(nn.Module):
         super().__init__()
         self.rates = _own_rates(lr)
         if d_model < 1:
-            raise ValueError(f"d_model must be a positive number of features, got {d_model}.")
+            raise ValueError(f"d_model={d_model} must be a positive number of features.")
         if not real and (d_state < 2 or d_state % 2):
-            raise ValueError(f"d_state must be even and >= 2, got {d_state}: modes come in conjugate pairs.")
+            raise ValueError(f"d_state={d_state} must be even and >= 2: modes come in conjugate pairs.")
         if real and d_state < 1:
-            raise ValueError(f"d_state must be positive, got {d_state}.")
+            raise ValueError(f"d_state={d_state} must be positive.")
         low, high = dt
         if not 0 < low <= high < math.inf:
-            raise ValueError(f"dt must be a range of steps with 0 < dt_min <= dt_max, got {dt}.")
+            raise ValueError(f"dt={dt[0]:g} {dt[1]:g} must be a range of steps with 0 < dt_min <= dt_max.")
         self.n_ssm = d_model if n_ssm is None else n_ssm
         if self.n_ssm < 1 or d_model % self.n_ssm:
             raise ValueError(f"n_ssm must divide d_model = {d_model}, got {n_ssm}.")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}.")
+            raise ValueError(f"dropout={dropout} must lie in [0, 1).")
         if dt_transform not in ("exp", "softplus"):
             raise ValueError(f"dt_transform must be 'exp' or 'softplus', got {dt_transform!r}.")
         self.d_model, self.d_state, self.bidirectional, self.bandlimit = d_model, d_state, bidirectional, bandlimit
@@ -75,7 +76,7 @@ class StateSpaceLayer(nn.Module):
         self.C = nn.Parameter(C if real else C / math.sqrt(2))
         self.D = nn.Parameter(torch.randn(d_model, generator=generator))
         self.activation: Callable[[Tensor], Tensor] = F.gelu if activation else _unchanged
-        self.dropout = TiedDropout(dropout) if tie_dropout else nn.Dropout(dropout)
+        self.dropout = TiedDropout(dropout) if tie_dropout else Dropout(dropout)
         self.output = nn.Sequential(nn.Linear(d_model, 2 * d_model), nn.GLU(-1)) if gate else nn.Identity()
         self._kept: tuple[Any, Any] | None = None
 
@@ -330,20 +331,11 @@ class StateSpaceLayer(nn.Module):
             )
 
 
-class TiedDropout(nn.Module):
+class TiedDropout(Dropout):
     """Dropout of whole features, (B, 1, H), the same at every time."""
 
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Float[Tensor, "B L H"]) -> Float[Tensor, "B L H"]:
-        if not self.training or self.p == 0:
-            return x
-        return x * F.dropout(torch.ones_like(x[:, :1]), self.p)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
+    def forward(self, input: Float[Tensor, "B L H"]) -> Float[Tensor, "B L H"]:
+        return input * self.mask(input[:, :1]) if self.training and self.p else input
 
 
 def optimiser_groups(

@@ -58,7 +58,7 @@ class S4(StateSpaceLayer):
         generator: torch.Generator | None = None,
     ) -> None:
         if init not in (*DPLR, "hippo"):
-            raise ValueError(f"there is no init {init!r} of S4; choose from {', '.join((*DPLR, 'hippo'))}.")
+            raise ValueError(f"init={init} is not one of S4; choose from {', '.join((*DPLR, 'hippo'))}.")
         super().__init__(
             d_model, d_state, dt, n_ssm=n_ssm, bidirectional=bidirectional, dropout=dropout, tie_dropout=tie_dropout,
             activation=activation, gate=gate, bandlimit=bandlimit, dt_transform=dt_transform, lr=lr,
@@ -66,7 +66,7 @@ class S4(StateSpaceLayer):
         )  # fmt: skip
         inits = COMBINED.get(init, (init,))
         if self.n_ssm % len(inits):
-            raise ValueError(f"init {init!r} needs n_ssm that {len(inits)} divides, got {self.n_ssm}.")
+            raise ValueError(f"init={init} needs n_ssm that {len(inits)} divides, got {self.n_ssm}.")
         rank = (2 if init == "legt" else 1) if rank is None else rank
         A, P, B = zip(*(dplr_modes(name, d_state, rank, clip_B) for name in inits), strict=True)
         each = self.n_ssm // len(inits)

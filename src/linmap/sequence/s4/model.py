@@ -66,7 +66,7 @@ class SequenceModel(nn.Module):
         super().__init__()
         for name, value in (("d_in", d_in), ("d_out", d_out), ("n_layers", n_layers)):
             if value < 1:
-                raise ValueError(f"{name} must be positive, got {value}.")
+                raise ValueError(f"{name}={value} must be positive.")
         kinds: dict[str, tuple[type[StateSpaceLayer], str]] = {"s4d": (S4D, "lin"), "s4": (S4, "legs")}
         for name, value, choices in (
             ("layer", layer, tuple(kinds)),
@@ -74,7 +74,7 @@ class SequenceModel(nn.Module):
             ("pooling", pooling, ("mean", "last", None)),
         ):
             if value not in choices:
-                raise ValueError(f"{name} must be one of {choices}, got {value!r}.")
+                raise ValueError(f"{name}={value} must be one of {choices}.")
         kind, usual = kinds[layer]
         options: dict[str, Any] = {"init": init or usual, "dt": dt, "bidirectional": bidirectional, "dropout": dropout}
         options |= dict(layer_options or {})

@@ -1,15 +1,18 @@
-"""Series of unequal lengths: checked, scaled, and padded to batches."""
+"""Series of unequal lengths: checked, and padded to batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import scipy.sparse
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float
 from torch import Tensor, nn
 
-Series = Sequence[np.ndarray] | np.ndarray
+Series = Sequence[Any] | np.ndarray | pd.DataFrame | pd.Series | Tensor
 
 
 class SeriesDataset(torch.utils.data.Dataset):
@@ -36,28 +39,59 @@ def collate(series: list[Tensor], targets: Tensor) -> tuple[Tensor, Tensor | Non
     return nn.utils.rnn.pad_sequence(series, batch_first=True), lengths, targets
 
 
-def check_series(X: Series) -> list[Float32[np.ndarray, "length channels"]]:
-    """A list of (length, channels), float32.
+def check_series(X: Series) -> list[Float[np.ndarray, "length channels"]]:
+    """A list of (length, channels), in float64 or the floating type that they came in.
+
+    Parameters
+    ----------
+    X
+        (n, length, channels); (n, length) for one channel, also as a DataFrame, a series a row; or a list (or a pandas
+        Series, or an object array) of series: each (length, channels) or (length,), as an array, list or DataFrame.
 
     Raises
     ------
+    TypeError
+        If X is sparse, or holds something that is no number.
     ValueError
-        If X is not of that form; the message names the first offending series.
+        If X is not of that form, or complex, or not finite; the message names the first offending series.
     """
-    if isinstance(X, np.ndarray) and X.dtype != object and X.ndim not in (2, 3):
-        raise ValueError(f"X must be (n, length, channels), (n, length) or a list of series, got shape {X.shape}.")
+    if scipy.sparse.issparse(X):
+        raise TypeError("X is a sparse matrix, and series are dense: use X.toarray().")
+    X = np.asarray(X) if hasattr(X, "__array__") else X
+    if isinstance(X, np.ndarray) and (X.ndim not in (2, 3) and not (X.dtype == object and X.ndim == 1)):
+        raise ValueError(
+            f"X must be (n, length, channels), (n, length) or a list of series, got shape {X.shape}. Reshape your data "
+            "with X[None] if it is one series of one channel."
+        )
     if len(X) == 0:
-        raise ValueError("X holds no series.")
-    checked = []
+        raise ValueError(f"X holds no series: 0 sample(s) (shape={np.shape(X)}) where a minimum of 1 is required.")
+    checked: list[np.ndarray] = []
     for i, one in enumerate(X):
-        values = np.asarray(one)
-        values = values[:, None] if values.ndim == 1 else values
-        if values.ndim != 2 or len(values) == 0 or values.dtype.kind not in "biuf":
-            raise ValueError(f"X[{i}] must be real numbers (length, channels), got {values.dtype} {values.shape}.")
-        if not np.isfinite(values).all():
-            step, channel = np.argwhere(~np.isfinite(values))[0].tolist()
-            raise ValueError(f"X[{i}] is not finite at step {step}, channel {channel}; fill gaps first.")
-        if checked and values.shape[1] != checked[0].shape[1]:
-            raise ValueError(f"X[{i}] has {values.shape[1]} channels, X[0] has {checked[0].shape[1]}.")
-        checked.append(values.astype(np.float32))
+        checked.append(_checked(i, one))
+        if checked[i].shape[1] != checked[0].shape[1]:
+            raise ValueError(f"X[{i}] has {checked[i].shape[1]} channels, X[0] has {checked[0].shape[1]}.")
     return checked
+
+
+def _checked(i: int, one: Any) -> Float[np.ndarray, "length channels"]:
+    """Series i as a matrix of finite numbers."""
+    try:
+        values = np.asarray(one)
+        values = values.astype(np.float64) if values.dtype.kind in "biuO" else values
+    except TypeError as error:
+        raise TypeError(f"X[{i}] must be real numbers (length, channels): {error}.") from None
+    except ValueError as error:
+        raise ValueError(f"X[{i}] must be real numbers (length, channels): {error}.") from None
+    values = values[:, None] if values.ndim == 1 else values
+    if values.dtype.kind == "c":
+        raise ValueError(f"X[{i}]: Complex data not supported; give real and imaginary parts as channels.")
+    if values.size == 0:
+        raise ValueError(f"X[{i}] must be real numbers (length, channels), got 0 feature(s) (shape=({i}, 0)) while a "
+                         "minimum of 1 is required.")  # fmt: skip
+    if values.ndim != 2 or values.dtype.kind != "f":
+        raise ValueError(f"X[{i}] must be real numbers (length, channels), got {values.dtype} of shape {values.shape}.")
+    if not np.isfinite(values).all():
+        step, channel = np.argwhere(~np.isfinite(values))[0].tolist()
+        kind = "NaN" if np.isnan(values[step, channel]) else "infinity"
+        raise ValueError(f"X[{i}] is not finite at step {step}, channel {channel} ({kind}); fill gaps first.")
+    return values
