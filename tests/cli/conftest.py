@@ -70,7 +70,7 @@ def compare(settings: Settings, job: CompareJob) -> Result:
         Row("ruler", "system", {"error": [0.25 * settings.horizon, 0.5]}, parameters=12_345, seconds=0.5),
         Row("guess", "baseline", {"error": [2.0, 3.0]}, parameters=0),
     ]
-    check = Check("the ruler is below the guess", True, "0.5 against 2.5")
+    check = Check("the ruler is below the guess", True, "0.5 against 2.5", "guess")
     return Result("ruler", "A task.", [Metric("error")], rows, shows="It shows.", limits="It hides.", checks=[check])
 
 

@@ -62,7 +62,7 @@ def result(text: str) -> Result:
         Row("b", "baseline", {"MSE": [2.0]}, parameters=1500),
         Row("x", "ablation", {"MSE": [1.75]}),
     ]
-    checks = [Check(f"yes{text}", True, "1 < 2"), Check("no", False, "2 > 1")]
+    checks = [Check(f"yes{text}", True, "1 < 2", "never said"), Check("no", False, "2 > 1", f"take {text}")]
     return Result("olinear", f"task{text}", [Metric("MSE")], rows, f"shows{text}", f"limits{text}", checks)
 
 

@@ -37,7 +37,7 @@ parts = st.fixed_dictionaries(
     {
         "metrics": st.lists(metrics, max_size=3),
         "rows": st.lists(rows, max_size=4),
-        "checks": st.lists(st.tuples(text, st.booleans(), text), max_size=2),
+        "checks": st.lists(st.tuples(text, st.booleans(), text, text), max_size=2),
         "tables": st.lists(st.tuples(text, st.lists(text), st.lists(st.lists(text | st.integers())), text), max_size=2),
         "pictures": st.lists(st.tuples(text, text, text), max_size=2),
     }

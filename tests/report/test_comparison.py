@@ -72,7 +72,7 @@ def test_columns_say_which_side_is_better():
 )
 def test_the_summary_says_how_far_the_system_is_from_the_best_baseline(better, system, baseline, difference, ahead):
     found = [Row("s", "system", {"a": [system]}), Row("b", "baseline", {"a": [baseline]})]
-    checks = [Check("one", True, ""), Check("two", False, "")]
+    checks = [Check("one", True, "", ""), Check("two", False, "", "")]
     summary = Summary.of(result(found, better, checks))
     assert (summary.difference, summary.ahead, summary.baseline_name) == (difference, ahead, "b")
     assert (summary.passed, summary.checks) == (1, 2)

@@ -56,7 +56,10 @@ def save_result(folder, system="olinear", text="x", **changes) -> Result:
         Row(f"less {text}", "ablation", {"MSE": [0.7]}),
     ]
     content = {
-        "checks": [Check(f"holds {text}", True, f"by {text}"), Check("fails", False, "1 against 2")],
+        "checks": [
+            Check(f"holds {text}", True, f"by {text}", f"else {text}"),
+            Check("fails", False, "1 against 2", "take two"),
+        ],
         "tables": [Table(f"More {text}", ["name", f"n {text}"], [[text, 12345], ["b", 0.5]], f"note {text}")],
         "pictures": [Picture("a.svg", f"pic {text}", f"caption {text}"), Picture("a.svg", "again", "twice")],
         "command": f"linmap compare {system} --x '{text}'",

@@ -123,7 +123,8 @@ def print_comparison(console: Console, result: Result) -> None:
     console.print()
     for check in result.checks:
         mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
-        console.print(f"{mark} {escape(check.statement)} [dim]{escape(check.figures)}[/]")
+        so = "" if check.passed or not check.otherwise else f"\n  So: {escape(check.otherwise)}."
+        console.print(f"{mark} {escape(check.statement)} [dim]{escape(check.figures)}[/]{so}")
     console.print(f"\n[bold]Shows[/] {escape(result.shows)}\n[bold]Not[/]   {escape(result.limits)}")
 
 

@@ -82,6 +82,8 @@ class Check:
     statement: str
     passed: bool
     figures: str
+    otherwise: str
+    """What it would mean if the statement did not hold: a clause without a capital or a full stop."""
 
 
 class Headline(NamedTuple):
@@ -155,6 +157,8 @@ class Result:
         raw = _read(Path(folder) / RESULT)
         parts = {"metrics": Metric, "rows": Row, "checks": Check, "tables": Table, "pictures": Picture}
         try:
+            for check in raw["checks"]:
+                check.setdefault("otherwise", "")  # results of earlier versions do not say
             for row in raw["rows"]:
                 for values in row["values"].values():
                     values[:] = [math.nan if value is None else value for value in values]

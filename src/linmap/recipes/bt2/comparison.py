@@ -155,14 +155,19 @@ def _text_checks(dataset: str, rows: list[Row], curves: dict[str, list[BackfillC
     return [
         Check(f"{dataset}: auto is at or above Procrustes in every draw",
               all(a >= p - 1e-9 for a, p in zip(auto, closed, strict=True)),
-              ", ".join(f"{a:.3f} / {p:.3f}" for a, p in zip(auto, closed, strict=True))),
+              ", ".join(f"{a:.3f} / {p:.3f}" for a, p in zip(auto, closed, strict=True)),
+              "the choice by held-out pairs picks badly; take method='procrustes'"),
         Check(f"{dataset}: new queries on the old gallery are no worse than old ones", float(np.mean(auto)) >= old,
-              f"{np.mean(auto):.3f} against {old:.3f}"),
+              f"{np.mean(auto):.3f} against {old:.3f}",
+              "keep the old model until the gallery is recomputed"),
         Check(f"{dataset}: after the whole backfill the new model's quality is intact", abs(new - raw) < 1e-5,
-              f"{new:.5f} against {raw:.5f}"),
+              f"{new:.5f} against {raw:.5f}",
+              "the upgrade damages the new model's own space"),
         Check(f"{dataset}: no partial backfill is worse than a smaller one (0.005, mean of the draws)",
-              max(lost.values()) <= DIP, ", ".join(f"{order}: {loss:.3f}" for order, loss in lost.items())),
-        Check(f"{dataset}: without a map, new queries find nothing in the old gallery", cut < NAIVE, f"{cut:.3f}"),
+              max(lost.values()) <= DIP, ", ".join(f"{order}: {loss:.3f}" for order, loss in lost.items()),
+              "stopping a backfill half way can cost quality"),
+        Check(f"{dataset}: without a map, new queries find nothing in the old gallery", cut < NAIVE, f"{cut:.3f}",
+              "the two spaces agree already, and no map is needed"),
         *_reference_checks(dataset, rows),
     ]  # fmt: skip
 
@@ -178,7 +183,12 @@ def _reference_checks(dataset: str, rows: list[Row]) -> list[Check]:
     worst = max(differences, key=lambda name: abs(differences[name]))
     said = f"{dataset}: every figure of the reference table is reproduced within {TOLERANCE}"
     return [
-        Check(said, abs(differences[worst]) <= TOLERANCE, f"largest difference {differences[worst]:+.3f} ({worst})")
+        Check(
+            said,
+            abs(differences[worst]) <= TOLERANCE,
+            f"largest difference {differences[worst]:+.3f} ({worst})",
+            "something differs from the setting of the reference: data, version or code",
+        )
     ]
 
 

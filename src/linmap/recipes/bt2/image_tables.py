@@ -36,13 +36,16 @@ def setting_checks(setting: str, seeds: list[Scores]) -> list[Check]:
     said, gap = f"digits, {setting}", mAP[f"{BT2}/old"] - mAP[f"{BCT}/old"]
     return [
         Check(f"{said}: independent training is not comparable with the old gallery (mAP at most 0.3)",
-              mAP["independent/old"] <= 0.3, f"{mAP['independent/old']:.3f}"),
+              mAP["independent/old"] <= 0.3, f"{mAP['independent/old']:.3f}",
+              "there would be nothing to solve: independent models would already agree"),
         Check(f"{said}: BT²/old is above old/old by 0.05 mAP", mAP[f"{BT2}/old"] >= mAP["old/old"] + 0.05,
-              f"{mAP[f'{BT2}/old']:.3f} against {mAP['old/old']:.3f}"),
+              f"{mAP[f'{BT2}/old']:.3f} against {mAP['old/old']:.3f}",
+              "new queries gain nothing on an old gallery; recompute it instead"),
         Check(f"{said}: no less compatible than BCT (0.02), BT²/BT² is above BCT/BCT in mAP",
               gap >= -0.02 and mAP[f"{BT2}/{BT2}"] > mAP[f"{BCT}/{BCT}"],
               f"old gallery {mAP[f'{BT2}/old']:.3f} and {mAP[f'{BCT}/old']:.3f}, own {mAP[f'{BT2}/{BT2}']:.3f} and "
-              f"{mAP[f'{BCT}/{BCT}']:.3f}; {NAIVE} {mAP[f'{NAIVE}/{NAIVE}']:.3f}"),
+              f"{mAP[f'{BCT}/{BCT}']:.3f}; {NAIVE} {mAP[f'{NAIVE}/{NAIVE}']:.3f}",
+              "the simpler compatible training is the better choice"),
     ]  # fmt: skip
 
 
@@ -65,9 +68,11 @@ def series_checks(seeds: list[dict[str, Float[np.ndarray, "steps steps"]]]) -> l
     first, own = mean[BT2][1:, 0], mean[BT2][0, 0]
     return [
         Check("digits, series: every later step of BT² finds more in the first gallery than the first model does",
-              bool((first > own).all()), ", ".join(f"{value:.3f}" for value in first) + f" against {own:.3f}"),
+              bool((first > own).all()), ", ".join(f"{value:.3f}" for value in first) + f" against {own:.3f}",
+              "a chain of upgrades loses what the first step gained"),
         Check("digits, series: the last step of BT² is above BCT's in its own gallery",
-              bool(mean[BT2][-1, -1] > mean[BCT][-1, -1]), f"{mean[BT2][-1, -1]:.3f} against {mean[BCT][-1, -1]:.3f}"),
+              bool(mean[BT2][-1, -1] > mean[BCT][-1, -1]), f"{mean[BT2][-1, -1]:.3f} against {mean[BCT][-1, -1]:.3f}",
+              "after several upgrades the simpler training is ahead"),
     ]  # fmt: skip
 
 

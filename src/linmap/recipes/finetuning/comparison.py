@@ -211,7 +211,14 @@ def at_or_below(found: Study, ours: str, theirs: str) -> list[Check]:
         f"{statistics.fmean(a):.4f} against {statistics.fmean(b):.4f} ({mean:+.4f}); at or below with "
         f"{sum(difference <= 0 for difference in differences)} of {len(differences)} seeds"
     )
-    return [Check(f"{found.task.name}: the {loss} of {ours} is at or below that of {theirs}", mean <= 0, figures)]
+    return [
+        Check(
+            f"{found.task.name}: the {loss} of {ours} is at or below that of {theirs}",
+            mean <= 0,
+            figures,
+            f"on this task {theirs} is the better choice",
+        )
+    ]
 
 
 def bone_checks(found: Study) -> list[Check]:
@@ -220,7 +227,14 @@ def bone_checks(found: Study) -> list[Check]:
         loss = found.task.metrics[0].name
         ours, theirs = (statistics.fmean(found.values(arm, loss)) for arm in ("Bone add", "MiSS"))
         statement = f"{found.task.name}: Bone add is what PEFT calls MiSS: their losses agree within {SAME:.0%}"
-        checks.append(Check(statement, abs(ours - theirs) <= SAME * theirs, f"{ours:.5f} and {theirs:.5f}"))
+        checks.append(
+            Check(
+                statement,
+                abs(ours - theirs) <= SAME * theirs,
+                f"{ours:.5f} and {theirs:.5f}",
+                "one of the two is not the published method",
+            )
+        )
     return checks
 
 
@@ -234,7 +248,14 @@ def triadapt_checks(found: Study) -> list[Check]:
         sums = {name: [sum(run.ranks[-1][1].values()) for run in runs] for name, runs in grown.items()}
         statement = f"growth spends its budget of {AVERAGE_RANK} x {layers} = {budget} ranks, and no more"
         figures = "; ".join(f"{name}: {', '.join(map(str, totals))}" for name, totals in sums.items())
-        checks.append(Check(statement, all(total == budget for totals in sums.values() for total in totals), figures))
+        checks.append(
+            Check(
+                statement,
+                all(total == budget for totals in sums.values() for total in totals),
+                figures,
+                "the budget does not hold, and arms are compared at unequal sizes",
+            )
+        )
     return checks
 
 

@@ -219,15 +219,36 @@ def checks(runs: Sequence[Run], original: float, theirs: bool) -> list[Check]:
                 which = "every baseline that rounds to nearest" if slug == "flatquant-rtn" else "every baseline"
                 figures = f"{means[slug]:.2f} against {others[best]:.2f} ({BASELINES[best].name})"
                 statement = f"{setting}: {BASELINES[slug].name} is below {which}"
-                found.append(Check(statement, means[slug] < others[best], f"{figures}; unquantised {original:.2f}"))
+                found.append(
+                    Check(
+                        statement,
+                        means[slug] < others[best],
+                        f"{figures}; unquantised {original:.2f}",
+                        "take that baseline at this number of bits",
+                    )
+                )
             if theirs and slug in means and (setting, slug) in PUBLISHED:
                 figure = PUBLISHED[setting, slug]
                 statement = f"{setting}: {BASELINES[slug].name} is at most 3 % above the authors' code ({figure})"
-                found.append(Check(statement, means[slug] <= 1.03 * figure, f"{means[slug]:.2f}"))
+                found.append(
+                    Check(
+                        statement,
+                        means[slug] <= 1.03 * figure,
+                        f"{means[slug]:.2f}",
+                        "this implementation or its setting falls behind the authors'",
+                    )
+                )
         if {"flatquant-gptq", "c-hadamard-gptq"} <= means.keys():
             trained, start = means["flatquant-gptq"], means["c-hadamard-gptq"]
             statement = f"{setting}: training gains on its start, rounded in the same way"
-            found.append(Check(statement, trained < start, f"{trained:.2f} against {start:.2f}"))
+            found.append(
+                Check(
+                    statement,
+                    trained < start,
+                    f"{trained:.2f} against {start:.2f}",
+                    "calibration is not worth its time; take its start",
+                )
+            )
     return found
 
 

@@ -193,9 +193,11 @@ def _motion(scores: Scores, chosen: str, job: CompareJob, found: _Found) -> None
     found.sentences.append(f"HDM05 by actor: {_summary(scores)}.")
     found.checks += [
         Check("HDM05: every method trains without NaN", not any(score.failure for score in runs),
-              "; ".join(score.failure for score in runs if score.failure) or f"{len(runs)} runs"),
+              "; ".join(score.failure for score in runs if score.failure) or f"{len(runs)} runs",
+              "a method is numerically unsafe on covariances of this kind"),
         Check("HDM05: every loss falls", all(s.losses[-1] < s.losses[0] for s in falls),
-              f"largest quotient {max(s.losses[-1] / s.losses[0] for s in falls):.2g}"),
+              f"largest quotient {max(s.losses[-1] / s.losses[0] for s in falls):.2g}",
+              "a method did not learn at all, and its accuracy is chance"),
     ]  # fmt: skip
     draw_training(job.out / "loss.svg", {name: np.mean([s.losses for s in of if s.losses], 0).tolist()
                                          for name, of in scores.items() if any(s.losses for s in of)})  # fmt: skip
@@ -218,7 +220,8 @@ def _protocol(options: dict[str, Any], seeds: list[int], settings: Comparison, f
                                "mean ± std over the seeds"))  # fmt: skip
     lowest = min(_mean(of) for of in scores.values())
     found.checks.append(Check(f"HDM05, three training actors: every method is above {FLOOR}", lowest >= FLOOR,
-                              f"lowest {lowest:.3f}"))  # fmt: skip
+                              f"lowest {lowest:.3f}",
+                              "the protocol or a method is broken, for simpler classifiers reach this"))  # fmt: skip
 
 
 # -- EEG ---------------------------------------------------------------------------------------------------------------
@@ -294,7 +297,8 @@ def _by_condition(settings: Comparison, seeds: list[int], job: CompareJob, found
                                          for row in losses), int(np.isnan(losses).sum())])  # fmt: skip
     ours = {name: count for name, count in broken.items() if name.startswith("GBWBN")}
     found.checks.append(Check("synthetic: GBWBN has no NaN or infinite gradient at any condition number",
-                              not any(ours.values()), ", ".join(f"{n}: {c}" for n, c in broken.items())))  # fmt: skip
+                              not any(ours.values()), ", ".join(f"{n}: {c}" for n, c in broken.items()),
+                              "the layer is unsafe for ill-conditioned covariances"))  # fmt: skip
     found.tables.append(Table("Synthetic matrices, loss after 50 steps by condition number",
                               ["method", "type", *map("{:.0e}".format, settings.conditions), "not finite"],
                               cells))  # fmt: skip

@@ -179,17 +179,21 @@ def _checks(tests: list[Deletion], readings: list[Enlargement], edges: EdgeReadi
     mean = {r.crop: float(np.mean(r.similarity)) for r in readings if r.network == "fsrcnn-x2"}
     ordered = mean["camera, flat"] > mean["camera, edge"] > mean["camera, texture"]
     return [
-        Check("y = F x + r to 1e-5 in float32 on EfficientNet-lite0", single <= 1e-5, f"largest {single:.1e}"),
-        Check("y = F x + r to 1e-12 in float64 on FSRCNN", double <= 1e-12, f"largest {double:.1e}"),
+        Check("y = F x + r to 1e-5 in float32 on EfficientNet-lite0", single <= 1e-5, f"largest {single:.1e}",
+              "the reading is not the network, and no other figure here holds"),
+        Check("y = F x + r to 1e-12 in float64 on FSRCNN", double <= 1e-12, f"largest {double:.1e}",
+              "the reading is not the network, and no other figure here holds"),
         Check(
             "deleting by votes lowers the top class most on chelsea, coffee and china", lowest,
             "; ".join(f"{t.photo} {t.before:.3f} → {t.after['votes'][0]:.3f} "
                       f"({', '.join(f'{n} {np.mean(t.after[n]):.3f}' for n in others)})" for t in informative),
-        ),
+              "a simpler attribution names the deciding pixels as well"),
         Check("on camera, FSRCNN is most like bicubic on the flat crop and least on texture", ordered,
-              ", ".join(f"{crop} {value:.3f}" for crop, value in mean.items())),
+              ", ".join(f"{crop} {value:.3f}" for crop, value in mean.items()),
+              "what the network adds to bicubic does not follow texture"),
         Check("a column costs at most 1.5 forward passes", cost.batched_column <= 1.5 * cost.forward,
-              f"{cost.batched_column / cost.forward:.2f} in batches, {cost.single_column / cost.forward:.2f} alone"),
+              f"{cost.batched_column / cost.forward:.2f} in batches, {cost.single_column / cost.forward:.2f} alone",
+              "columns are too dear to read many of them"),
     ]  # fmt: skip
 
 

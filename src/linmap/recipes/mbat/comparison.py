@@ -297,6 +297,7 @@ def _checks(scores: dict[str, list[Row]], depths: Depths, recalls: list[Recall],
                     f"{dataset}: every figure of the reference table is reproduced within {TOLERANCE}",
                     abs(differences[worst]) <= TOLERANCE,
                     f"largest difference {differences[worst]:+.3f} ({worst})",
+                    "something differs from the setting of the reference: data, version or code",
                 )
             )
         soft, exact, hashed = (_row(rows, name) for name in (SOFT, EXACT, HASHED))
@@ -305,6 +306,7 @@ def _checks(scores: dict[str, list[Row]], depths: Depths, recalls: list[Recall],
                 f"{dataset}: soft is above exact for kNN",
                 soft.mean(KNN) > exact.mean(KNN),
                 f"{soft.mean(KNN):.3f} against {exact.mean(KNN):.3f}",
+                "near values are no help on these records; take exact codes",
             )
         )
         if dataset.startswith("fhir"):
@@ -313,6 +315,7 @@ def _checks(scores: dict[str, list[Row]], depths: Depths, recalls: list[Recall],
                     f"{dataset}: soft is at least as good as hashing for kNN",
                     soft.mean(KNN) >= hashed.mean(KNN),
                     f"{soft.mean(KNN):.3f} against {hashed.mean(KNN):.3f}",
+                    "feature hashing is simpler and no worse on these records",
                 )
             )
     signed, gaussian = depths.cosines["signed permutation"], depths.cosines["Gaussian"].mean(0)
@@ -322,6 +325,7 @@ def _checks(scores: dict[str, list[Row]], depths: Depths, recalls: list[Recall],
             "unbinding by the transpose is exact at every depth; with Gaussian matrices it leaves 1/sqrt(1 + k)",
             bool(np.allclose(signed, 1) and np.allclose(gaussian, theory, atol=0.05)),
             f"depth {depths.depths[-1]}: {signed[:, -1].mean():.3f} and {gaussian[-1]:.3f} (theory {theory[-1]:.3f})",
+            "the algebra is wrong, and nothing else here can be trusted",
         )
     )
     for what, results in (("random records", recalls), ("real records", decoded)):
@@ -334,6 +338,7 @@ def _checks(scores: dict[str, list[Row]], depths: Depths, recalls: list[Recall],
                 f"the capacity formula predicts what is read back from {what} (within 4 standard errors)",
                 bool(max(off) < 4),
                 f"largest deviation {max(off):.1f} standard errors over {len(off)} settings",
+                "dim cannot be chosen by the formula; measure on your records",
             )
         )
     return checks

@@ -51,6 +51,7 @@ def check(rows: list[Row]) -> list[Check]:
             f"OLinear has a lower MSE than {name}",
             system.mean("MSE") < found[name].mean("MSE"),
             f"{system.mean('MSE'):.4f} against {found[name].mean('MSE'):.4f}",
+            f"take {name} on data like these",
         )
         for name in ("DLinear", "RLinear", "RLinear, weighted L1")
     ]

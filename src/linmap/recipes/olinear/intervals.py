@@ -64,4 +64,5 @@ def as_check(found: list[Coverage]) -> Check:
         f"intervals scaled by the window cover no less than their level minus {SLACK:g} points",
         all(share >= level - SLACK for level, share in covered.items()),
         ", ".join(f"{level} %: {share:.1f} %" for level, share in covered.items()),
+        "the intervals promise more than they hold; calibrate on more, or more recent, rows",
     )

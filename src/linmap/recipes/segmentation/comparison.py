@@ -292,12 +292,16 @@ def checks(rows: list[Row], settings: SegmentationSettings) -> list[Check]:
                     f"with {n} images, SALT's Dice is at least that of {peer}",
                     ours.mean(name) >= found[peer].mean(name),
                     f"{ours.mean(name):.4f} against {found[peer].mean(name):.4f}",
+                    f"take {peer} for so few images",
                 )
             )
     lora = found["LoRA"].parameters or 0
     checked.append(
         Check(
-            "SALT has no more parameters than LoRA", (ours.parameters or 0) <= lora, f"{ours.parameters:,} and {lora:,}"
+            "SALT has no more parameters than LoRA",
+            (ours.parameters or 0) <= lora,
+            f"{ours.parameters:,} and {lora:,}",
+            "SALT would buy its Dice with more parameters",
         )
     )
     return checked
