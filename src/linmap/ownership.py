@@ -44,6 +44,17 @@ def owner(name: str, overwrite: bool = False) -> Iterator[None]:
         _OWNER.reset(token)
 
 
+@contextmanager
+def replacing() -> Iterator[None]:
+    """What is written inside replaces files that are known to be linmap's, whoever ran the command that wrote them."""
+    now = _OWNER.get()
+    token = _OWNER.set(now and Owner(now.name, overwrite=True))
+    try:
+        yield
+    finally:
+        _OWNER.reset(token)
+
+
 def claim(path: Path | str) -> None:
     """Ask whether the running command may write `path`; the folders that it needs are made, and are its own then.
 

@@ -112,6 +112,9 @@ class _InMemory(ArrayStore):
     def flush(self) -> None:
         return
 
+    def _begin(self) -> None:
+        return
+
 
 def _opened(where: str, field: str) -> VectorStore:
     """A store; a file of vectors goes into one that is never written."""

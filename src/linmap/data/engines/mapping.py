@@ -23,6 +23,7 @@ import numpy as np
 from linmap.artifacts import atomic_path, write_json
 from linmap.data.engines.naming import check_names
 from linmap.data.engines.shards import SUFFIXES, Batch, Names, Outcome, Shard, cut, read
+from linmap.data.locks import FolderLock
 from linmap.data.records import AS_THEY_ARE, Layout, files_of
 from linmap.errors import DataError, Stopped
 
@@ -104,7 +105,7 @@ def map_records(
     ------
     DataError
         If the source cannot be read, the function refuses a record (the message names it), two records would get one
-        name that only one of them has as its id, or `work` belongs to another run.
+        name that only one of them has as its id, or `work` belongs to another run, perhaps one that goes on.
     """
     for name, value in (("shard_records", shard_records), ("batch", batch)):
         if value < 1:
@@ -118,31 +119,41 @@ def map_records(
     for path in (out, work):
         if path.resolve().is_relative_to(Path(source).resolve()):
             raise DataError(f"{path} must not lie in {source}, which is read; write elsewhere.")
-    files = files_of(source, SUFFIXES[of])
-    shards = _plan(files, work, function, shard_records, batch, of == "vectors", layout, resume)
-    todo = [shard for shard in shards if not _vectors_path(work, shard).exists()]
+    lock = FolderLock(work.parent, f".{work.name}.lock", work)
+    try:
+        files = files_of(source, SUFFIXES[of])
+        shards = _plan(files, work, function, shard_records, batch, of == "vectors", layout, resume)
+        task = Task(function, work.resolve(), batch, layout)
+        resumed = _map(shards, task, engine, n_jobs, progress or (lambda done, total: None))
+        if any(shard.named for shard in shards):
+            _check_names(shards, work, source)
+        dim, dtype = _join(shards, work, out, writer or plain_npy, function, batch)
+        shutil.rmtree(work)
+    finally:
+        lock.release()
+    return Mapped(sum(shard.count for shard in shards), resumed, dim, dtype)
+
+
+def _map(shards: list[Shard], task: Task, engine: Engine, n_jobs: int, report: Callable[[int, int], None]) -> int:
+    """All shards that are not there yet; how many records are there from a run before."""
+    todo = [shard for shard in shards if not _vectors_path(task.work, shard).exists()]
     total = sum(shard.count for shard in shards)
     resumed = done = total - sum(shard.count for shard in todo)
-    report = progress or (lambda done, total: None)
     report(done, total)
     try:
-        with closing(_outcomes(engine, Task(function, work.resolve(), batch, layout), todo, n_jobs)) as outcomes:
+        with closing(_outcomes(engine, task, todo, n_jobs)) as outcomes:
             for outcome in outcomes:
                 if outcome.error:
                     raise DataError(outcome.error)
                 done += shards[outcome.number].count
                 report(done, total)
     except DataError:  # the source must be mended, and a mended one is another run, which keeps nothing of this
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(task.work, ignore_errors=True)
         raise
     except KeyboardInterrupt:
-        done = sum(shard.count for shard in shards if _vectors_path(work, shard).exists())
+        done = sum(shard.count for shard in shards if _vectors_path(task.work, shard).exists())
         raise Stopped(f"{done} of {total} records are done and kept") from None
-    if any(shard.named for shard in shards):
-        _check_names(shards, work, source)
-    dim, dtype = _join(shards, work, out, writer or plain_npy, function, batch)
-    shutil.rmtree(work)
-    return Mapped(total, resumed, dim, dtype)
+    return resumed
 
 
 # -- one shard ---------------------------------------------------------------------------------------------------------

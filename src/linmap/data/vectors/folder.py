@@ -1,12 +1,14 @@
 """Stores that are a folder: an index file and the ids of its rows for each field, and `store.json`, which names both.
 
 A flush writes new files under new names and then `store.json`; a process that is killed in the middle leaves the old
-ones. Any program that reads the index's own format can read the files too.
+ones. One store writes at a time: from the first change to the flush it holds the folder's lock, and it writes only on
+top of the state that it has read. Any program that reads the index's own format can read the files too.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,10 +17,13 @@ from typing import Any
 import numpy as np
 
 from linmap.artifacts import atomic_path, write_json
+from linmap.data.locks import FolderLock
 from linmap.data.vectors.store import Hit, VectorStore, agreed_fields
 from linmap.errors import ArtifactError
+from linmap.ownership import replacing
 
 FORMAT = 1
+READS = 5  # of a store that others write meanwhile
 
 
 class FieldIndex(ABC):
@@ -68,8 +73,21 @@ class FolderStore(VectorStore):
         new: Callable[[int], FieldIndex], load: Callable[[Path, int], FieldIndex],
         options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        self.folder, self.kind = Path(folder), kind
-        header = read_header(self.folder)
+        self.folder, self.kind, self._lock = Path(folder), kind, None
+        for _ in range(READS):
+            header = read_header(self.folder)
+            try:
+                self._open(header, fields, new, load, options)
+                return
+            except FileNotFoundError as error:  # another program has flushed in between
+                lost = error
+        raise ArtifactError(f"{lost.filename or folder} is missing; fill a new store.") from None
+
+    def _open(
+        self, header: dict[str, Any] | None, fields: Mapping[str, int] | int | None, new: Callable[[int], FieldIndex],
+        load: Callable[[Path, int], FieldIndex], options: Mapping[str, Any] | None,
+    ) -> None:  # fmt: skip
+        folder, kind = self.folder, self.kind
         if header and header["kind"] != kind:
             raise ArtifactError(
                 f"{folder} is a store of the kind {header['kind']!r}; open it as {header['kind']}:{folder}."
@@ -79,12 +97,13 @@ class FolderStore(VectorStore):
         self.metadata = header["metadata"] if header else {}
         self.options = dict(header["options"] if header else options or {})
         self._generation = header["generation"] if header else 0
+        self._others = set(header.get("others", ()) if header else ())
         self._ids: dict[str, list[str]] = {}
         self._indexes: dict[str, FieldIndex] = {}
         for name, dim in self.fields.items():
             entry = header["fields"][name] if header else None
             self._ids[name] = json.loads((self.folder / entry["ids"]).read_text("utf-8")) if entry else []
-            self._indexes[name] = load(self.folder / entry["index"], dim) if entry else new(dim)
+            self._indexes[name] = load(_there(self.folder / entry["index"]), dim) if entry else new(dim)
         self._rows = {name: {key: row for row, key in enumerate(ids)} for name, ids in self._ids.items()}
         self._changed = header is None
 
@@ -98,6 +117,7 @@ class FolderStore(VectorStore):
         return len(self._ids[field])
 
     def _upsert(self, ids: list[str], vectors: np.ndarray, field: str) -> None:
+        self._begin()
         rows, index = self._rows[field], self._indexes[field]
         known = np.array([name in rows for name in ids])
         self._changed = True
@@ -129,13 +149,45 @@ class FolderStore(VectorStore):
 
     def changed(self) -> None:
         """The next flush is to write, although no vector came in."""
+        self._begin()
         self._changed = True
 
+    def _begin(self) -> None:
+        """Nobody else writes from now on, and nobody has since this store was opened."""
+        if self._lock is None:
+            lock = FolderLock(self.folder)
+            try:
+                self._require_generation()
+            except ArtifactError:
+                lock.release()
+                raise
+            self._lock = lock
+
+    def _require_generation(self) -> None:
+        header = read_header(self.folder)
+        there = header["generation"] if header else 0
+        if there != self._generation:
+            raise ArtifactError(
+                f"{self.folder} was written by another program after it was opened here (state {there}, not "
+                f"{self._generation}); open it again, and put the vectors in again."
+            )
+
     def flush(self) -> None:
-        if not self._changed:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        generation, entries = self._generation + 1, {}
+        if self._changed:
+            self._begin()
+            with replacing():
+                self._write()
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _write(self) -> None:
+        if not self._generation:
+            self._others = set(filter(self._own_name().fullmatch, (path.name for path in self.folder.iterdir())))
+        generation, entries = self._next_generation(), {}
         for name, index in self._indexes.items():
             entry = {"dim": self.fields[name], "index": f"{name}-{generation:06d}{index.suffix}",
                      "ids": f"{name}-{generation:06d}.json"}  # fmt: skip
@@ -143,24 +195,49 @@ class FolderStore(VectorStore):
                 index.save(partial)
             write_json(self.folder / entry["ids"], self._ids[name])
             entries[name] = entry
+        self._require_generation()  # where nothing locks
         write_json(self.folder / "store.json", {
             "format": FORMAT, "kind": self.kind, "generation": generation, "fields": entries,
-            "options": self.options, "metadata": self.metadata,
+            "options": self.options, "metadata": self.metadata, "others": sorted(self._others),
         })  # fmt: skip
         self._generation, self._changed = generation, False
         self._sweep({name for entry in entries.values() for name in (entry["index"], entry["ids"])})
 
+    def _next_generation(self) -> int:
+        """One for which no file is there already, such as one of the user's."""
+        generation = self._generation + 1
+        while any(
+            (self.folder / f"{name}-{generation:06d}{suffix}").exists()
+            for name, index in self._indexes.items() for suffix in (index.suffix, ".json")
+        ):  # fmt: skip
+            generation += 1
+        return generation
+
+    def _own_name(self) -> re.Pattern[str]:
+        """Names of the files of a flush."""
+        suffixes = "|".join(re.escape(suffix) for suffix in {index.suffix for index in self._indexes.values()})
+        return re.compile(rf"(?:{'|'.join(self.fields)})-\d{{6,}}(?:{suffixes}|\.json)")
+
     def _sweep(self, current: set[str]) -> None:
-        """Delete the files of former flushes, and what a killed one left half-written."""
-        for path in self.folder.glob(".store.*.json"):
-            path.unlink()
-        for name in self.fields:
-            for path in self.folder.glob(f"*{name}-[0-9]*"):
-                if path.name not in current and path.name.lstrip(".").startswith(f"{name}-"):
-                    path.unlink()
+        """Delete the files of former flushes, and what a killed one left half-written; what was in the folder before
+        the store was made stays."""
+        own, half = self._own_name(), re.compile(r"\.(.*)\.\d+\.partial(\..*)")
+        for path in self.folder.iterdir():
+            partial = half.fullmatch(path.name)
+            name = partial[1] + partial[2] if partial else path.name
+            if (partial and name == "store.json") or (own.fullmatch(name) and name not in current | self._others):
+                path.unlink()
 
     def close(self) -> None:
         self._indexes.clear()
+        self._release()
+
+
+def _there(path: Path) -> Path:
+    """The libraries behind indexes have errors of their own for a file that is not there."""
+    if not path.exists():
+        raise FileNotFoundError(2, "missing", str(path))
+    return path
 
 
 def read_header(folder: Path) -> dict[str, Any] | None:
