@@ -91,12 +91,20 @@ def test_dead_inputs_get_no_weight():
     assert rounded.weight[:, 1].abs().max() > 0
 
 
-def test_the_scale_is_that_of_the_row_with_its_dead_inputs_and_of_a_group_without():
-    """As the authors have it: rows are measured before the weights of dead inputs become 0, groups behind."""
-    W, X, _ = problem()
-    W[:, 0], X[:, 0] = 100, 0
-    torch.testing.assert_close(gptq(W, X.mT @ X, 4).scale, torch.full((7, 1), 100 / 7, dtype=W.dtype))
-    assert gptq(W, X.mT @ X, 4, group_size=12).scale.max() < 1
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("group_size", [None, 12])
+@given(seed=seeds, dead=st.sets(st.integers(0, 23), min_size=1, max_size=20), size=st.sampled_from([0.0, 1.0, 1e6]))
+def test_weights_of_dead_inputs_move_nothing(symmetric, group_size, seed, dead, size):
+    """Codes and scales are those of a weight that is 0 there, whatever it is."""
+    W, X, _ = problem(seed)
+    columns = sorted(dead)
+    X[:, columns] = 0
+    H = X.mT @ X
+    blank, other = W.clone(), W.clone()
+    blank[:, columns], other[:, columns] = 0, size * W[:, columns]
+    expected, rounded = gptq(blank, H, 4, symmetric, group_size), gptq(other, H, 4, symmetric, group_size)
+    assert torch.equal(rounded.codes, expected.codes)
+    assert torch.equal(rounded.scale, expected.scale)
 
 
 def test_the_factor_is_the_upper_cholesky_factor_of_the_inverse():

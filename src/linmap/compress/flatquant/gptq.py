@@ -76,9 +76,9 @@ def gptq(
     W
         Weight, transformed and clipped.
     H
-        `Hessian` of its inputs. Inputs that are always 0 (H_ii = 0) get a weight of 0.
+        `Hessian` of its inputs. Inputs that are always 0 (H_ii = 0) get a weight of 0 before all else.
     bits, symmetric
-        Quantiser of the rows of W, fixed before the sweep from all columns, those of such inputs too.
+        Quantiser of the rows of W, fixed before the sweep from the columns that have inputs.
     group_size
         Columns that share a scale, which is fixed when the sweep arrives at them; None: the whole row.
     damping
@@ -103,10 +103,10 @@ def gptq(
     dtype = dtype or torch.promote_types(W.dtype, torch.float32)
     rest, H = W.to(dtype, copy=True), H.to(dtype, copy=True)
     n = W.shape[1]
-    row = quantize(rest, bits, symmetric, per="row")[1:] if group_size == n else None
     dead = H.diagonal() == 0
     H.diagonal()[dead] = 1
     rest[:, dead] = 0
+    row = quantize(rest, bits, symmetric, per="row")[1:] if group_size == n else None
     U = inverse_factor(H, damping)
     codes, scales, zeros = [], [], []
     scale = zero = rest.new_empty(0)
