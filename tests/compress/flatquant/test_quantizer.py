@@ -334,6 +334,21 @@ def test_codes_come_back(seed, pairs, signed):
     assert torch.equal(unpack_int4(pack_int4(codes), signed), codes)
 
 
+@pytest.mark.usefixtures("annotations_unchecked")
+@given(st.lists(st.integers(-40, 40), min_size=1, max_size=8), st.sampled_from([torch.int8, torch.int64, torch.uint8]))
+def test_codes_come_back_as_they_were_or_are_refused(codes, dtype):
+    signed = dtype.is_signed
+    if not signed:
+        codes = [abs(code) for code in codes]
+    x = torch.tensor([*codes, *codes], dtype=dtype)
+    low, high = (-8, 7) if signed else (0, 15)
+    if all(low <= code <= high for code in codes):
+        assert torch.equal(unpack_int4(pack_int4(x), signed), x.to(torch.int8 if signed else torch.uint8))
+    else:
+        with pytest.raises(ValueError, match=rf"got {min(codes)}\.\.{max(codes)} in {str(dtype)[6:]}"):
+            pack_int4(x)
+
+
 def test_the_even_index_is_in_the_low_nibble():
     assert pack_int4(torch.tensor([1, -2], dtype=torch.int8)).tolist() == [0xE1]
     assert unpack_int4(torch.tensor([0x8F], dtype=torch.uint8)).tolist() == [-1, -8]
@@ -344,7 +359,7 @@ def test_the_even_index_is_in_the_low_nibble():
 def test_what_cannot_be_packed_is_refused():
     with pytest.raises(ValueError, match="the last dimension is 3; append a code of 0"):
         pack_int4(torch.zeros(2, 3, dtype=torch.int8))
-    with pytest.raises(ValueError, match=r"-8\.\.7 or 0\.\.15, got 0\.\.16"):
+    with pytest.raises(ValueError, match=r"-8\.\.7 in signed .* 0\.\.15 in uint8, got 0\.\.16"):
         pack_int4(torch.tensor([0, 16], dtype=torch.uint8))
     with pytest.raises(TypeError, match="codes must be integers, got torch"):
         pack_int4(torch.zeros(2))

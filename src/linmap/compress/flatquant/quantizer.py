@@ -121,6 +121,11 @@ def dequantize(
 def pack_int4(codes: Shaped[Tensor, "*batch n"]) -> UInt8[Tensor, "*batch bytes"]:
     """Two codes to a byte, even index in the low nibble; signed codes in two's complement.
 
+    Parameters
+    ----------
+    codes
+        -8 to 7 in signed integers, 0 to 15 in uint8: `unpack_int4` gives back the same numbers, told which of the two.
+
     Raises
     ------
     ValueError
@@ -135,9 +140,13 @@ def pack_int4(codes: Shaped[Tensor, "*batch n"]) -> UInt8[Tensor, "*batch bytes"
             f"two codes share a byte, but the last dimension is {codes.shape[-1]}; append a code of 0 and cut it off "
             "after `unpack_int4`."
         )
-    low, high = (0, 15) if codes.dtype == torch.uint8 else (-8, 15)
+    low, high = (-8, 7) if codes.dtype.is_signed else (0, 15)
     if codes.numel() and not (low <= int(codes.min()) and int(codes.max()) <= high):
-        raise ValueError(f"codes of 4 bits are -8..7 or 0..15, got {int(codes.min())}..{int(codes.max())}.")
+        raise ValueError(
+            f"codes of 4 bits are -8..7 in signed integers and 0..15 in uint8, got {int(codes.min())}.."
+            f"{int(codes.max())} in {str(codes.dtype).removeprefix('torch.')}; for unsigned codes give "
+            "codes.to(torch.uint8)."
+        )
     return join_nibbles(codes)
 
 
