@@ -1,6 +1,8 @@
 """Calibration windows, and perplexity."""
 
+import gzip
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from compress.flatquant.models import tiny
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.perplexity import perplexity
 from linmap.compress.flatquant.windows import calibration_windows
+from linmap.errors import DataError
 
 CONFIG = FlatQuantConfig(n_samples=8, sequence_length=5)
 
@@ -36,7 +39,24 @@ def test_a_tokenizer_reads_a_text_or_a_file(tmp_path) -> None:
     text = "".join(chr(65 + i % 50) for i in range(80))
     (tmp_path / "text.txt").write_text(text)
     windows = calibration_windows(tokenizer, CONFIG, 64, text)
-    assert torch.equal(windows, calibration_windows(tokenizer, CONFIG, 64, tmp_path / "text.txt"))
+    with gzip.open(tmp_path / "packed.txt.gz", "wb") as file:
+        file.write(text.encode())
+    (tmp_path / "wiki.raw").write_text(text)
+    for path in (tmp_path / "text.txt", tmp_path / "packed.txt.gz", tmp_path / "wiki.raw"):
+        assert torch.equal(windows, calibration_windows(tokenizer, CONFIG, 64, path))
+        assert torch.equal(windows, calibration_windows(tokenizer, CONFIG, 64, str(path)))
+
+
+@pytest.mark.parametrize("text", ["missing.txt", "no/such/notes.md.gz", Path("no/such.raw")])
+def test_a_path_without_a_file_is_no_text(text) -> None:
+    with pytest.raises(DataError, match=r"is (not a|no) file"):
+        calibration_windows(tokenizer, CONFIG, 64, text)
+
+
+def test_an_empty_file_is_refused(tmp_path) -> None:
+    (tmp_path / "blank.raw").write_text(" \n")
+    with pytest.raises(DataError, match="is empty; there is nothing to read"):
+        calibration_windows(tokenizer, CONFIG, 64, str(tmp_path / "blank.raw"))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.data import require_content
+from linmap.data.text import read_text
+from linmap.errors import DataError
+
+TEXTS = (".txt", ".md", ".txt.gz", ".md.gz")
+LONGEST_PATH = 4096
 
 
 def calibration_windows(
@@ -24,14 +31,15 @@ def calibration_windows(
     vocabulary
         Number of tokens that the model knows.
     text
-        What a tokenizer reads: a text, or the path of a file.
+        What a tokenizer reads: a text, or the path of a file, also as a string.
 
     Raises
     ------
     TypeError
         If `tokens` is neither, or its numbers are not integers.
     ValueError
-        If there are fewer tokens than the windows have, fewer windows than a batch, or unknown tokens.
+        If there are fewer tokens than the windows have, fewer windows than a batch, or unknown tokens; DataError if a
+        file is missing or empty.
     """
     ids = _tokenised(tokens, text) if callable(tokens) else _integers(tokens, text)
     if ids.ndim == 1:
@@ -91,9 +99,37 @@ def _known(ids: Tensor, vocabulary: int) -> Tensor:
 def _tokenised(tokenizer: Any, text: str | Path | None) -> Tensor:
     if text is None:
         raise ValueError("a tokenizer came without text; give text=, a string or the path of a text file.")
-    if isinstance(text, Path):
-        text = text.read_text(encoding="utf-8")
-    return torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.long)
+    return torch.tensor(
+        tokenizer(_content(text), add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.long
+    )
+
+
+def _content(text: str | Path) -> str:
+    """A text, or that of the file which it is the path of.
+
+    Raises
+    ------
+    DataError
+        If a path has no file behind it, or the file cannot be read.
+    """
+    if isinstance(text, str) and not _is_path(text):
+        return text
+    path = Path(os.path.expanduser(text))
+    if path.name.lower().endswith(TEXTS):
+        return read_text(path)
+    if not path.is_file():
+        raise DataError(f"text={str(text)!r} is no file; give the path of one, or a text.")
+    require_content(path)
+    return path.read_text(encoding="utf-8")
+
+
+def _is_path(text: str) -> bool:
+    """Whether a string is the path of a file, or looks like one: a single word that ends as text files do."""
+    if "\n" in text or len(text) > LONGEST_PATH:
+        return False
+    return os.path.isfile(os.path.expanduser(text)) or (
+        text.lower().endswith(TEXTS) and not any(map(str.isspace, text))
+    )
 
 
 def _integers(tokens: Any, text: str | Path | None) -> Tensor:
