@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from compress.flatquant.models import MODULE_MAP, RenamedAttention, RenamedModel, randomised, tiny, tokens
 from compress.flatquant.students import merged, with_students
 from linmap.compress.flatquant.attention import ConfigView, OnlineCacheTransform, attach_cache_transform
+from linmap.compress.flatquant.calibration import calibrate
 from linmap.compress.flatquant.config import FlatQuantConfig
 
 BITS, SYMMETRIC = (8, 4, 3), (True, False, False)
@@ -63,7 +65,9 @@ def test_the_view_is_the_config_but_for_the_function() -> None:
     view: Any = ConfigView(config)
     assert view.hidden_size == config.hidden_size
     assert view._attn_implementation == "linmap_flatquant"
-    assert copy.deepcopy(view) is view
+    other = copy.deepcopy(view)
+    assert other.original is not config
+    assert other.original.to_dict() == config.to_dict()
     with pytest.raises(AttributeError):
         _ = view.nothing
 
@@ -96,3 +100,24 @@ def test_other_models_of_the_process_are_untouched() -> None:
         quantised(ids)
         assert torch.equal(model(ids).logits, before)
     assert model.config._attn_implementation == quantised.config._attn_implementation == "sdpa"
+
+
+@torch.no_grad()
+def test_a_copy_takes_its_own_attention_function() -> None:
+    calls: list[str] = []
+
+    def counted(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        calls.append(module.config._attn_implementation)
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, *args, **kwargs)
+
+    AttentionInterface.register("counted", counted)
+    model = calibrate(tiny(), None, FlatQuantConfig(epochs=0, scale=False, clip=False, k_bits=4, v_bits=4))
+    other = copy.deepcopy(model)
+    other.set_attn_implementation("counted")
+    expected = model(tokens()).logits
+    assert calls == []
+    torch.testing.assert_close(other(tokens()).logits, expected)
+    assert calls == ["counted"] * 2
+    model.set_attn_implementation("eager")
+    other(tokens())
+    assert calls == ["counted"] * 4

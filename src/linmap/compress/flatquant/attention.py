@@ -8,6 +8,7 @@ q P_h^-T. No attention code is replaced, and the model's own choice of an attent
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from typing import Any, Self, cast
@@ -53,7 +54,7 @@ class CacheTransform(nn.Module):
         if not self.waiting:
             raise RuntimeError(
                 "queries came without keys: this attention module does not hand its keys and values to "
-                "`past_key_values.update`, so that they cannot be transformed; set q_bits, k_bits and v_bits to 16."
+                "`past_key_values.update`, so that they cannot be transformed; set q_bits=16, k_bits=16 and v_bits=16."
             )
         self.waiting = False
         return self.quantizer("q")(_product(q, self.matrices()[1]))
@@ -101,7 +102,14 @@ class ConfigView:
         return getattr(self.original, name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
+        return type(self)(copy.deepcopy(self.original, memo))  # that of the copied model, which changes with it
+
+
+def configs_of(module: nn.Module) -> list[PretrainedConfig]:
+    """The configs that a module and those inside it look at."""
+    found = [getattr(m, "config", None) for m in module.modules()]
+    found = [config.original if isinstance(config, ConfigView) else config for config in found]
+    return [config for config in found if isinstance(config, PretrainedConfig)]
 
 
 def attach_cache_transform(attention: nn.Module, transform: CacheTransform) -> None:
@@ -116,7 +124,7 @@ def attach_cache_transform(attention: nn.Module, transform: CacheTransform) -> N
     if not isinstance(config, PretrainedConfig):
         raise TypeError(
             f"{type(attention).__name__} has no `config` with the name of an attention function, so that its queries "
-            "and keys cannot be transformed; set q_bits, k_bits and v_bits to 16."
+            "and keys cannot be transformed; set q_bits=16, k_bits=16 and v_bits=16."
         )
     attention.cache_transform = transform
     attention.config = ConfigView(config)  # pyright: ignore[reportArgumentType]
@@ -133,7 +141,7 @@ def _check_queries(attention: nn.Module, *_: Any) -> None:
     if cast(CacheTransform, attention.cache_transform).waiting:
         raise RuntimeError(
             f"{type(attention).__name__} attended with transformed keys and plain queries: it does not call the "
-            "attention function that its config names; set q_bits, k_bits and v_bits to 16."
+            "attention function that its config names; set q_bits=16, k_bits=16 and v_bits=16."
         )
 
 
