@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from compress.flatquant.models import FAMILIES, MODULE_MAP, RenamedModel, tiny
 from linmap.compress.flatquant.architecture import BlockSizes, block_paths, block_sizes, decoder_blocks, replace
@@ -38,8 +40,31 @@ def test_other_names_by_a_map() -> None:
 
 
 def test_no_decoder() -> None:
-    with pytest.raises(TypeError, match="Linear has no list of blocks"):
+    with pytest.raises(TypeError, match=r"Linear has no list of blocks.*module_map"):
         decoder_blocks(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "bloom", "phi3", "mamba", "mixtral"])
+def test_whoever_is_not_recognised_is_told_of_the_map(name: str) -> None:
+    sizes = {"vocab_size": 64, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4}
+    more = {"pad_token_id": 0, "intermediate_size": 24, "num_key_value_heads": 4}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **sizes, **more))
+    with pytest.raises(TypeError, match=r"decoder blocks are not recognised.*module_map="):
+        decoder_blocks(model)
+
+
+def test_one_block_of_the_kind_is_enough() -> None:
+    model = tiny()
+    model.model.layers[0].mlp = nn.Identity()
+    assert decoder_blocks(model)[0] == "model.layers"
+
+
+def test_adapters_are_to_be_merged_first() -> None:
+    model = get_peft_model(tiny(), LoraConfig(target_modules=["v_proj"]))
+    with pytest.raises(TypeError, match=r"v_proj carries an adapter of PEFT; merge it first.*merge_and_unload"):
+        decoder_blocks(model)
+    assert decoder_blocks(model.merge_and_unload())[0] == "model.layers"
 
 
 def test_a_layer_at_two_places() -> None:

@@ -115,20 +115,6 @@ def test_nothing_is_watched_afterwards() -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in block.modules())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_norms_that_feed_one_place_only_can_take_its_scale(family: str) -> None:
-    channels = teacher_outputs(*first_block(tiny(family)), batch_size=3)[1]
-    assert channels.norm_feeds == {"attention": True, "mlp": True}
-
-
-@torch.no_grad()
-def test_a_norm_whose_output_is_changed_cannot() -> None:
-    block, paths, x, arguments = first_block(tiny())
-    block.get_submodule(paths.mlp).register_forward_pre_hook(lambda _, args: (args[0] * 1.0,))
-    channels = teacher_outputs(block, paths, x, arguments, 6)[1]
-    assert channels.norm_feeds == {"attention": True, "mlp": False}
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
     block, paths, x, arguments = first_block(tiny())

@@ -15,6 +15,9 @@ from typing import cast
 from torch import nn
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
+ADVICE = (
+    "name its parts in Python: FlatQuantConfig(module_map={'blocks': 'path.of.the.list', 'q': 'path.in.block', ...})"
+)
 KNOWN = {
     "q": ("self_attn.q_proj",),
     "k": ("self_attn.k_proj",),
@@ -27,6 +30,10 @@ KNOWN = {
     "mlp_norm": ("pre_feedforward_layernorm", "post_attention_layernorm"),
 }
 """Paths in the blocks of Llama, Mistral, Qwen2, Qwen3, Gemma and their like; the first that is there counts."""
+
+
+class CarriesAdapter(TypeError):
+    """A layer that would be quantised is wrapped by an adapter."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +96,26 @@ def block_paths(block: nn.Module, module_map: Mapping[str, str] | None = None) -
         elif part in LINEARS or part in module_map:
             raise TypeError(
                 f"a block of class {type(block).__name__} has no {', '.join(candidates)} (its {part}); it has "
-                f"{', '.join(_linear_names(modules)) or 'no linear layers'}. Name its parts with "
-                f"module_map={{'{part}': 'path.inside.the.block', ...}}."
+                f"{', '.join(_linear_names(modules)) or 'no linear layers'}; {ADVICE}."
             )
     linears = [modules[found[part]] for part in LINEARS]
     for part, linear in zip(LINEARS, linears, strict=True):
+        if isinstance(getattr(linear, "base_layer", None), nn.Module):
+            raise CarriesAdapter(
+                f"{found[part]} carries an adapter of PEFT; merge it first: model = peft_model.merge_and_unload()."
+            )
         if not isinstance(linear, nn.Linear):
-            raise TypeError(f"{found[part]} is a {type(linear).__name__}; FlatQuant quantises nn.Linear layers.")
+            raise TypeError(
+                f"{found[part]} is a {type(linear).__name__}, and FlatQuant quantises nn.Linear layers; if another "
+                f"layer is meant, {ADVICE}."
+            )
     if len({id(linear) for linear in linears}) < len(linears):
         raise ValueError("a linear layer stands at two places of the block; give each place its own.")
     paths = BlockPaths(**found)
     if not paths.attention or not paths.mlp or paths.attention == paths.mlp:
         raise TypeError(
             f"{paths.q} and {paths.up} must be inside two modules of the block, the attention and the MLP: what these "
-            "receive is transformed."
+            f"receive is transformed; if other layers are meant, {ADVICE}."
         )
     return paths
 
@@ -146,18 +159,33 @@ def decoder_blocks(model: nn.Module, module_map: Mapping[str, str] | None = None
         blocks = dict(model.named_modules()).get(path)
         if not isinstance(blocks, nn.ModuleList) or not len(blocks):
             raise TypeError(f"module_map['blocks'] = {path!r} is no list of blocks of {type(model).__name__}.")
-        block_paths(blocks[0], module_map)
+        if (problem := _problem(blocks, module_map)) is not None:
+            raise problem
         return path, blocks
     lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
-    problem = f"{type(model).__name__} has no list of blocks"
+    why: TypeError | None = None
     for name, blocks in sorted(lists, key=lambda item: -len(item[1])):
+        problem = _problem(blocks, module_map)
+        if problem is None:
+            return name, blocks
+        if isinstance(problem, CarriesAdapter):
+            raise problem
+        why = problem
+    reason = f"{type(model).__name__} has no list of blocks; {ADVICE}." if why is None else str(why)
+    raise TypeError(f"this model's decoder blocks are not recognised: {reason}") from why
+
+
+def _problem(blocks: nn.ModuleList, module_map: Mapping[str, str] | None) -> TypeError | None:
+    """Why the first of these blocks is not recognised; None if any is."""
+    problem = None
+    for block in blocks:
         try:
-            block_paths(blocks[0], module_map)
+            block_paths(block, module_map)
         except TypeError as error:
-            problem = str(error)
-            continue
-        return name, blocks
-    raise TypeError(f"this model's decoder blocks are not recognised: {problem}")
+            problem = problem or error
+        else:
+            return None
+    return problem
 
 
 def replace(block: nn.Module, path: str, module: nn.Module) -> None:

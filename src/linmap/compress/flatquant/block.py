@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from linmap.compress.flatquant.architecture import BlockPaths, BlockSizes, block_paths, block_sizes, replace
-from linmap.compress.flatquant.attention import OnlineCacheTransform, TrainedCacheTransform, attach_cache_transform
+from linmap.compress.flatquant.attention import (
+    OnlineCacheTransform,
+    TrainedCacheTransform,
+    attach_cache_transform,
+    configs_of,
+)
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.factors import check_sizes, hadamard_factors, kronecker_apply, kronecker_factors
 from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits
@@ -51,15 +55,22 @@ def factor_sizes(config: FlatQuantConfig, sizes: BlockSizes) -> dict[str, tuple[
             elif config.transform == "flat" and site in SCALED:
                 found[site] = (config.factors or {}).get(site) or kronecker_factors(n)
                 check_sizes(found[site], n)
-        if config.transform == "flat":
-            found["output"] = (sizes.heads,)
-        elif config.transform == "quarot" and has_hadamard(sizes.heads):
-            found["output"] = tuple(len(H) for H in hadamard_factors(sizes.heads))
-    if config.transform in ("flat", "quarot") and (config.quantises_linears or config.v_bits < 16):
+        if config.transform != "hadamard":
+            found |= _output_sizes(config, sizes)
+    passes = "value" not in config.left_out and (config.quantises_linears or config.v_bits < 16)
+    if config.transform in ("flat", "quarot") and passes:
         found["value"] = (sizes.head_dim,)
     if min(config.q_bits, config.k_bits) < 16:
         found["cache"] = (sizes.head_dim,)
     return found
+
+
+def _output_sizes(config: FlatQuantConfig, sizes: BlockSizes) -> dict[str, tuple[int, ...]]:
+    """P_o across the heads, which meets P_v within them; a matrix of all channels where no P_v passes."""
+    n = site_lengths(sizes)["output"] if "value" in config.left_out else sizes.heads
+    if config.transform == "flat":
+        return {"output": kronecker_factors(n) if "value" in config.left_out else (n,)}
+    return {"output": tuple(len(H) for H in hadamard_factors(n))} if has_hadamard(n) else {}
 
 
 def small_matrices(config: FlatQuantConfig, site_sizes: tuple[int, ...], generator: torch.Generator) -> list[nn.Module]:
@@ -136,6 +147,9 @@ class StudentBlock(nn.Module):
                 values=values if part in ("v", "o") else None, is_value=part == "v",
             )  # fmt: skip
             replace(self.block, path, calibrated)
+        for site, path in readers_of(self.block, config):
+            given = {"values": values} if site == "value" else {"site": self._site(site)}
+            replace(self.block, path, following(cast(nn.Linear, self.block.get_submodule(path)), **given))
         for site, path in (("attention", self.paths.attention), ("mlp", self.paths.mlp)):
             transform = self._site(site)
             if transform is not None:
@@ -219,8 +233,24 @@ class StudentBlock(nn.Module):
 def shared_copy(block: nn.Module) -> nn.Module:
     """A copy of the modules that shares all parameters and buffers, and the model's config."""
     shared = [*block.parameters(), *block.buffers()]
-    shared += [m.config for m in block.modules() if isinstance(getattr(m, "config", None), PretrainedConfig)]
+    shared += configs_of(block)
     return copy.deepcopy(block, {id(part): part for part in shared})
+
+
+def readers_of(block: nn.Module, config: FlatQuantConfig) -> Iterator[tuple[str, str]]:
+    """Place and path of each further layer of this block that reads what a transform changes."""
+    there = dict(block.named_modules())
+    for site, paths in (config.readers or {}).items():
+        for path in paths:
+            if path in there and not (site == "value" and "value" in config.left_out):
+                yield site, path
+
+
+def following(
+    linear: nn.Linear, site: SiteTransform | None = None, values: SiteTransform | None = None
+) -> CalibratedLinear:
+    """A layer that is not rounded, behind inputs that were transformed for others."""
+    return CalibratedLinear(linear, LinearBits(16, 16), False, site, transforms_input=False, values=values)
 
 
 def linear_bits(config: FlatQuantConfig) -> LinearBits:
@@ -242,6 +272,11 @@ def _transform_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str,
     transform = cast(nn.Module, module.input_transform)
     if args:
         return (transform(args[0]), *args[1:]), kwargs
+    if "hidden_states" not in kwargs:
+        raise TypeError(
+            f"{type(module).__name__} receives no `hidden_states`, which would be transformed, but "
+            f"{', '.join(sorted(kwargs)) or 'nothing'}; leave the number of its block out of `blocks`."
+        )
     return args, kwargs | {"hidden_states": transform(kwargs["hidden_states"])}
 
 
@@ -319,6 +354,8 @@ def merged_block(student: StudentBlock) -> tuple[nn.Module, dict[str, Tensor]]:
             cast(Tensor, layer.input_min).copy_(cast(Tensor, trained.input_min))
         if layer.transform is not None:
             _fill(layer.transform, wide.sites[site])
+    for _, path in readers_of(new, config):
+        replace(new, path, _followed(student.block.get_submodule(path), wide.block.get_submodule(path)))
     for site, path, norm in (
         ("attention", paths.attention, paths.attention_norm), ("mlp", paths.mlp, paths.mlp_norm),
     ):  # fmt: skip
@@ -333,9 +370,16 @@ def merged_block(student: StudentBlock) -> tuple[nn.Module, dict[str, Tensor]]:
     return new, weights
 
 
+def _followed(trained: nn.Module, wide: nn.Module) -> nn.Linear:
+    """The plain layer that `following` made of one, in the format that it has."""
+    layer = copy.copy(cast(CalibratedLinear, trained).linear)
+    W = cast(CalibratedLinear, wide).transformed_weight()[0]
+    layer._parameters = layer._parameters | {"weight": nn.Parameter(W.to(layer.weight.dtype), requires_grad=False)}
+    return layer
+
+
 def _in_float64(student: StudentBlock) -> StudentBlock:
-    shared = [*student.original, student.config]
-    shared += [m.config for m in student.modules() if isinstance(getattr(m, "config", None), PretrainedConfig)]
+    shared = [*student.original, student.config, *configs_of(student)]
     student.forget()
     wide = copy.deepcopy(student, {id(part): part for part in shared}).double()
     wide.refresh()
@@ -372,14 +416,20 @@ def scaled_norm(norm: nn.Module, c: Tensor) -> nn.Module:
     TypeError
         If the output cannot be scaled through the gain.
     """
-    gain, bias = cast(Tensor, norm.weight), cast("Tensor | None", getattr(norm, "bias", None))
-    probe = torch.linspace(-2, 3, len(c), dtype=gain.dtype, device=gain.device)
-    expected = norm(probe) * c.to(probe.dtype)
+    wide = copy.deepcopy(norm).to(torch.promote_types(cast(Tensor, norm.weight).dtype, torch.float32))
+    probe = torch.linspace(-2, 3, len(c), device=c.device).to(cast(Tensor, wide.weight).dtype)
+    expected = wide(probe) * c.to(probe.dtype)
     for offset in (0.0, 1.0):
-        new = copy.deepcopy(norm)
-        cast(Tensor, new.weight).data = ((gain.double() + offset) * c - offset).to(gain.dtype)
-        if bias is not None:
-            cast(Tensor, new.bias).data = (bias.double() * c).to(bias.dtype)
-        if torch.allclose(new(probe), expected, rtol=1e-2 if probe.dtype.itemsize == 2 else 1e-4, atol=1e-5):
-            return new
+        if torch.allclose(_scaled(wide, c, offset)(probe), expected, rtol=1e-4, atol=1e-5):
+            return _scaled(norm, c, offset)
     raise TypeError(f"the gain of {type(norm).__name__} cannot take a scale.")
+
+
+def _scaled(norm: nn.Module, c: Tensor, offset: float) -> nn.Module:
+    """A copy whose gain, but for an offset, is c times as large."""
+    new = copy.deepcopy(norm)
+    gain, bias = cast(Tensor, new.weight), cast("Tensor | None", getattr(new, "bias", None))
+    gain.data = ((gain.double() + offset) * c - offset).to(gain.dtype)
+    if bias is not None:
+        bias.data = (bias.double() * c).to(bias.dtype)
+    return new

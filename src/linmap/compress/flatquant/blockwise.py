@@ -17,7 +17,14 @@ from linmap.compress.flatquant.clipping import start_clipping
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.flatness import smooth_scale
 from linmap.compress.flatquant.passes import compiled_passes
-from linmap.compress.flatquant.teacher import BlockArguments, Channels, hidden_states, in_half_precision
+from linmap.compress.flatquant.teacher import (
+    FLOAT16,
+    BlockArguments,
+    Channels,
+    hidden_states,
+    in_float32,
+    in_half_precision,
+)
 from linmap.compress.flatquant.transforms import SiteTransform
 
 ETA_MIN = 5e-6  # where the cosine ends, for all learning rates
@@ -87,7 +94,7 @@ def calibrated_block(
     arguments: BlockArguments,
 ) -> TrainedBlock:
     """The transforms of one block; it depends on nothing but these arguments, so that blocks can go in parallel."""
-    student = start_student(block, config, seed, channels)
+    student = start_student(in_float32(block, FLOAT16), config, seed, channels)
     if config.clip and config.clip_start == "search" and inputs is not None:
         start_clipping(student, inputs[: config.batch_size], arguments)
     report = BlockReport()

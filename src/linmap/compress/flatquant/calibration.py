@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from accelerate.utils import broadcast
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from linmap.compress.flatquant.architecture import LINEARS, block_paths, decoder_blocks
+from linmap.compress.flatquant.architecture import LINEARS, BlockPaths, block_paths, decoder_blocks
 from linmap.compress.flatquant.block import StudentBlock
 from linmap.compress.flatquant.blockwise import BlockReport, TrainedBlock, is_trained, start_student
 from linmap.compress.flatquant.config import FlatQuantConfig
@@ -24,11 +25,13 @@ from linmap.compress.flatquant.distillation import distil, teacher_of
 from linmap.compress.flatquant.parallel import processes, trained_blocks
 from linmap.compress.flatquant.passes import can_compile
 from linmap.compress.flatquant.pretrained import finish, is_quantised, quantised_numbers
+from linmap.compress.flatquant.proof import prove
 from linmap.compress.flatquant.rounding import rounded_blocks
-from linmap.compress.flatquant.teacher import embedded
+from linmap.compress.flatquant.teacher import BlockArguments, embedded
 from linmap.compress.flatquant.windows import calibration_windows, distillation_windows
 from linmap.compress.flatquant.work_folder import WorkFolder
 
+DRAWN = 32  # tokens of a window that only shows what a block computes
 WORTH_COMPILING = 2e9  # weights rounded: ten seconds are saved
 
 
@@ -66,7 +69,7 @@ def calibrate(
     config
         Bits, transforms and calibration; the defaults of `FlatQuantConfig` if None.
     text
-        A text, or the path of a text file, for a tokenizer.
+        A text, or the path of a text file (`.txt` or `.md`, perhaps with `.gz` behind), for a tokenizer.
     work
         Folder that keeps each block as soon as it is calibrated.
     n_jobs
@@ -111,14 +114,14 @@ def student_model(
     ids = needed_windows(model, tokens, config, text)
     inputs, arguments = (None, None) if ids is None else embedded(model, ids, path)
     embedding = cast(nn.Embedding, model.get_input_embeddings())
+    prove(lambda number: blocks[number], *first_window(model, inputs, arguments, path), config, numbers)
     folder = WorkFolder(work, config, ids, embedding.weight, resume)
-    calibrated = trained_blocks(lambda number: blocks[number], inputs, arguments, config, numbers, folder, n_jobs)
-    config.online_scales = calibrated.online_scales
+    trained = trained_blocks(lambda number: blocks[number], inputs, arguments, config, numbers, folder, n_jobs)
     model.requires_grad_(False)
     teacher = teacher_of(model) if config.distil_steps else None
     for number in numbers:
-        blocks[number] = trained_student(blocks[number], config, calibrated.blocks[number])
-    report = CalibrationReport({number: calibrated.blocks[number].report for number in numbers})
+        blocks[number] = trained_student(blocks[number], config, trained[number])
+    report = CalibrationReport({number: trained[number].report for number in numbers})
     if teacher is not None:
         windows = distillation_windows(tokens, config, len(embedding.weight), text).to(embedding.weight.device)
         report.distillation = distil(model, teacher, windows, config, folder.distillation(windows, config), resume)
@@ -155,11 +158,7 @@ def checked_config(model: PreTrainedModel, config: FlatQuantConfig | None, n_job
     if n_jobs < 1:
         raise ValueError(f"n_jobs must be at least 1, got {n_jobs}.")
     path, blocks = decoder_blocks(model, config.module_map)
-    places = {
-        f"{path}.{i}.{getattr(block_paths(blocks[i], config.module_map), part)}"
-        for i in quantised_numbers(len(blocks), config)
-        for part in LINEARS
-    }
+    places = {f"{path}.{i}.{getattr(paths, part)}" for i, paths in paths_of(blocks, config).items() for part in LINEARS}
     check_unshared(model, places)
     for place in sorted(places):
         columns = cast(nn.Linear, model.get_submodule(place)).in_features
@@ -172,6 +171,17 @@ def checked_config(model: PreTrainedModel, config: FlatQuantConfig | None, n_job
         weights = sum(cast(nn.Linear, model.get_submodule(place)).weight.numel() for place in places)
         config.compile = pays_to_compile(config, weights) and can_compile()
     return config
+
+
+def paths_of(blocks: nn.ModuleList, config: FlatQuantConfig) -> dict[int, BlockPaths]:
+    """The parts of each block that is to be quantised; a TypeError says in which block one is missing."""
+    found: dict[int, BlockPaths] = {}
+    for number in quantised_numbers(len(blocks), config):
+        try:
+            found[number] = block_paths(blocks[number], config.module_map)
+        except TypeError as error:
+            raise TypeError(f"block {number}: {error}"[:-1] + ", or leave this number out of `blocks`.") from None
+    return found
 
 
 def pays_to_compile(config: FlatQuantConfig, weights: int) -> bool:
@@ -217,6 +227,17 @@ def needed_windows(
         )
     embedding = cast(nn.Embedding, model.get_input_embeddings())
     return calibration_windows(tokens, config, len(embedding.weight), text).to(embedding.weight.device)
+
+
+def first_window(
+    model: nn.Module, inputs: Tensor | None, arguments: list[BlockArguments] | None, path: str
+) -> tuple[Float[Tensor, "1 length d"], list[BlockArguments]]:
+    """What the blocks receive for one window, which is drawn where the config needs no calibration."""
+    if inputs is not None and arguments is not None:
+        return inputs[:1], arguments
+    embedding = cast(nn.Embedding, cast(Any, model).get_input_embeddings())
+    ids = torch.randint(len(embedding.weight), (1, DRAWN), generator=torch.Generator().manual_seed(0))
+    return embedded(model, ids.to(embedding.weight.device), path)
 
 
 def students_of(model: nn.Module) -> tuple[str, nn.ModuleList, FlatQuantConfig]:

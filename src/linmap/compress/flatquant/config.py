@@ -69,8 +69,14 @@ class FlatQuantConfig(QuantizationConfigMixin):
         Compile what the training does to all numbers of a matrix, which makes a step on a CPU a third shorter after
         some seconds; None: where the training is long enough and a C++ compiler is there.
     online_scales
-        Places whose scale stays in front of the matrices, because the module before cannot take it; found by
-        `calibrate`.
+        Places whose scale stays in front of the matrices, because the module before cannot take it.
+    readers
+        Further linear layers of a block, by what they read beside the seven: "attention" and "mlp" (the inputs of these
+        modules) or "value" (the values). They keep their format, and take part in the transforms.
+    left_out
+        ("value",) where more than an average lies between the values and the output projection (a norm, a gate), so
+        that P_v does not pass; the output projection then has a matrix of its whole input. `calibrate` finds this, and
+        the two above, before it begins.
     seed
         Of every random draw.
 
@@ -120,6 +126,8 @@ class FlatQuantConfig(QuantizationConfigMixin):
     module_map: dict[str, str] | None = None
     compile: bool | None = None
     online_scales: tuple[str, ...] = ()
+    readers: dict[str, tuple[str, ...]] | None = None
+    left_out: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -162,8 +170,9 @@ class FlatQuantConfig(QuantizationConfigMixin):
             raise ValueError(f"factors has {', '.join(sorted(unknown))}; the places are attention, mlp and down.")
         if self.blocks is not None:
             self.blocks = sorted(set(self.blocks))
-        self.online_scales = tuple(self.online_scales)
+        self.online_scales, self.left_out = tuple(self.online_scales), tuple(self.left_out)
         self.factors = {site: tuple(n) for site, n in self.factors.items()} if self.factors else None
+        self.readers = {site: tuple(paths) for site, paths in self.readers.items()} if self.readers else None
 
     @property
     def quantises_linears(self) -> bool:
@@ -179,7 +188,9 @@ class FlatQuantConfig(QuantizationConfigMixin):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         known = {name: value for name, value in config_dict.items() if name != "linmap_format"}
-        known["online_scales"] = tuple(known.get("online_scales", ()))  # JSON has lists
-        if known.get("factors"):
-            known["factors"] = {site: tuple(sizes) for site, sizes in known["factors"].items()}
+        for name in ("online_scales", "left_out"):  # JSON has lists
+            known[name] = tuple(known.get(name, ()))
+        for name in ("factors", "readers"):
+            if known.get(name):
+                known[name] = {site: tuple(values) for site, values in known[name].items()}
         return super().from_dict(known, return_unused_kwargs=return_unused_kwargs, **kwargs)

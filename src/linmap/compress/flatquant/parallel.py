@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
@@ -19,22 +19,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from linmap.compress.flatquant.architecture import BlockPaths, block_paths
-from linmap.compress.flatquant.block import scaled_norm
+from linmap.compress.flatquant.architecture import block_paths
 from linmap.compress.flatquant.blockwise import BlockReport, TrainedBlock, calibrated_block
 from linmap.compress.flatquant.config import FlatQuantConfig
-from linmap.compress.flatquant.teacher import BlockArguments, Channels, teacher_outputs
+from linmap.compress.flatquant.teacher import FLOAT16, BlockArguments, as_float32, in_float32, teacher_outputs
 from linmap.compress.flatquant.work_folder import WorkFolder
 
 LoadBlock = Callable[[int], nn.Module]
 """A block of the original model, by its number."""
-
-
-class Calibrated(NamedTuple):
-    """The trained blocks by number, and the places whose scale no norm can take."""
-
-    blocks: dict[int, TrainedBlock]
-    online_scales: tuple[str, ...]
 
 
 def processes() -> PartialState:
@@ -50,7 +42,7 @@ def trained_blocks(
     numbers: list[int],
     folder: WorkFolder,
     n_jobs: int = 1,
-) -> Calibrated:
+) -> dict[int, TrainedBlock]:
     """Calibrate the blocks `numbers` on the teacher's activations (section 6 of the method).
 
     Parameters
@@ -59,27 +51,29 @@ def trained_blocks(
         Of the first block and of every block; None where the config needs no calibration.
     n_jobs
         Blocks at once in this process's workers.
+
+    Returns
+    -------
+    blocks
+        By their numbers, in every process.
     """
     state = processes()
     own = set(numbers[state.process_index :: state.num_processes])
     seeds = torch.randint(2**62, (numbers[-1] + 1,), generator=torch.Generator().manual_seed(config.seed)).tolist()
     found: dict[int, TrainedBlock] = {}
-    online: set[str] = set()
 
     def remaining() -> Iterator[tuple[int, nn.Module, tuple[Any, ...]]]:
-        x = inputs
+        x = as_float32(inputs, FLOAT16)
         for number in range(numbers[-1] + 1):
             if x is None and number not in own:
                 continue
             block = load(number)
             y, channels, into = None, None, {}
             if x is not None and arguments is not None:
-                into = arguments[number]
-                paths = block_paths(block, config.module_map)
+                into = as_float32(arguments[number], FLOAT16)
+                paths = block_paths(block, config.module_map) if number in numbers else None
                 with named(number):
-                    y, channels = teacher_outputs(block, paths, x, into, config.batch_size)
-                if config.scale and number in numbers:
-                    online.update(unmerged_scales(block, paths, channels))
+                    y, channels = teacher_outputs(in_float32(block, FLOAT16), paths, x, into, config.batch_size)
             if number in own:
                 finished = folder.finished(number, block)
                 if finished is None:
@@ -91,7 +85,7 @@ def trained_blocks(
     for number, block, trained in in_parallel(remaining(), n_jobs, len(own)):
         folder.keep(number, block, trained)
         found[number] = trained
-    return Calibrated(exchanged(found, numbers), tuple(sorted(online)))
+    return exchanged(found, numbers)
 
 
 @contextmanager
@@ -101,27 +95,6 @@ def named(number: int) -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise RuntimeError(f"block {number}: {error}") from error
-
-
-def unmerged_scales(block: nn.Module, paths: BlockPaths, channels: Channels) -> set[str]:
-    """The places whose scale cannot go into the norm before them."""
-    return {
-        site
-        for site, path in (("attention", paths.attention_norm), ("mlp", paths.mlp_norm))
-        if path is None or not channels.norm_feeds.get(site, False) or not _takes_scale(block.get_submodule(path))
-    }
-
-
-@torch.no_grad()
-def _takes_scale(norm: nn.Module) -> bool:
-    weight = getattr(norm, "weight", None)
-    if not isinstance(weight, Tensor):
-        return False
-    try:
-        scaled_norm(norm, torch.linspace(0.5, 2, len(weight), device=weight.device))
-    except TypeError:
-        return False
-    return True
 
 
 Task = tuple[int, nn.Module, tuple[Any, ...]]

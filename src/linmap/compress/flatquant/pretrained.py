@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.quantizers.base import HfQuantizer
 
 from linmap.compress.flatquant.architecture import decoder_blocks
+from linmap.compress.flatquant.attention import CacheTransform
 from linmap.compress.flatquant.block import quantised_block
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear
+from linmap.compress.flatquant.transforms import OnlineTransform
 
 
 def is_quantised(model: nn.Module) -> bool:
@@ -64,6 +67,40 @@ def finish(model: PreTrainedModel, config: FlatQuantConfig) -> PreTrainedModel:
     for name, value in marks.items():
         setattr(model, name, value)
     quantizer.postprocess_model(model)
+    return model
+
+
+# -- the number format of what is not quantised ------------------------------------------------------------------------
+
+
+def kept_names(module: nn.Module) -> set[str]:
+    """Tensors that stay in their format whatever the model's: scales, zero points, matrices and clipping."""
+    names: set[str] = set()
+    for prefix, part in module.named_modules():
+        own = {name for name, _ in part.named_buffers()} if isinstance(part, (OnlineTransform, CacheTransform)) else ()
+        if isinstance(part, QuantizedLinear):
+            own = {"weight_scale", "weight_zero", "input_max", "input_min"}
+        names |= {f"{prefix}.{name}" if prefix else name for name in own}
+    return names
+
+
+@torch.no_grad()
+def in_format(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A quantised model with all that is not quantised in another number format, in place.
+
+    Parameters
+    ----------
+    dtype
+        torch.float32, torch.bfloat16 or torch.float16; what `from_pretrained` will compute in after `save_pretrained`.
+    """
+    kept = kept_names(model)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        saved = isinstance(tensor, nn.Parameter) or isinstance(
+            model.get_submodule(name.rpartition(".")[0]), QuantizedLinear
+        )
+        if saved and name not in kept and tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+    model.config.dtype = dtype
     return model
 
 

@@ -15,7 +15,7 @@ from linmap.compress.flatquant.block import StudentBlock, merged_block
 from linmap.compress.flatquant.blockwise import check_transforms
 from linmap.compress.flatquant.gptq import Hessian, gptq
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear
-from linmap.compress.flatquant.teacher import BlockArguments, block_outputs
+from linmap.compress.flatquant.teacher import FLOAT16, BlockArguments, as_float32, block_outputs, in_float32
 
 ORDER = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 """GPTQ: layers with the same inputs together; each group sees the rounding of those before it."""
@@ -31,8 +31,9 @@ def rounded_blocks(
 
     With `inputs`, those of the first block, GPTQ sees what the quantised blocks before make of them.
     """
+    inputs = as_float32(inputs, FLOAT16)
     for number, block in enumerate(blocks):
-        into = {} if arguments is None else arguments[number]
+        into = {} if arguments is None else as_float32(arguments[number], FLOAT16)
         if isinstance(block, StudentBlock):
             check_transforms(block, number)
             new = rounded_block(block, inputs, into)
@@ -41,7 +42,7 @@ def rounded_blocks(
             new = block
         yield new
         if inputs is not None:
-            inputs = block_outputs(new, inputs, into, batch_size)
+            inputs = block_outputs(in_float32(new, FLOAT16), inputs, into, batch_size)
 
 
 @torch.no_grad()
@@ -53,17 +54,23 @@ def rounded_block(
     """The quantised block of a student; `inputs`, those in the quantised model, are for GPTQ."""
     config = student.config
     new, weights = merged_block(student)
+    running = in_float32(new, FLOAT16)  # what later layers get their inputs from
+
+    def layers_of(block: nn.Module, parts: tuple[str, ...]) -> dict[str, QuantizedLinear]:
+        return {part: cast(QuantizedLinear, block.get_submodule(getattr(student.paths, part))) for part in parts}
+
     for parts in ORDER:
-        layers = {part: cast(QuantizedLinear, new.get_submodule(getattr(student.paths, part))) for part in parts}
+        layers, passed = layers_of(new, parts), layers_of(running, parts)
         if config.weights == "rtn" or config.w_bits == 16:
             for part, layer in layers.items():
                 layer.store(weights[part])
             continue
         assert inputs is not None
-        hessians = input_hessians(new, layers, inputs, arguments, config.batch_size)
+        hessians = input_hessians(running, passed, inputs, arguments, config.batch_size)
         for part, layer in layers.items():
             rounded = gptq(weights[part], hessians[part], config.w_bits, config.w_symmetric, config.group_size)
-            layer.store_codes(rounded.codes, rounded.scale, rounded.zero)
+            for kept in dict.fromkeys((layer, passed[part])):
+                kept.store_codes(rounded.codes, rounded.scale, rounded.zero)
     return new
 
 

@@ -25,6 +25,7 @@ from linmap.compress.flatquant.architecture import decoder_blocks
 from linmap.compress.flatquant.calibration import (
     CalibrationReport,
     checked_config,
+    first_window,
     from_main_process,
     needed_windows,
     rounds_by_inputs,
@@ -32,7 +33,8 @@ from linmap.compress.flatquant.calibration import (
 )
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.parallel import processes, trained_blocks
-from linmap.compress.flatquant.pretrained import quantised_numbers
+from linmap.compress.flatquant.pretrained import kept_names, quantised_numbers
+from linmap.compress.flatquant.proof import prove
 from linmap.compress.flatquant.rounding import rounded_blocks
 from linmap.compress.flatquant.teacher import embedded
 from linmap.compress.flatquant.work_folder import WorkFolder
@@ -51,6 +53,7 @@ def calibrate_folder(
     work: Path | str | None = None,
     n_jobs: int = 1,
     resume: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> CalibrationReport:
     """Quantise the model of a folder into another, one block in memory at a time; the result is `calibrate`'s.
 
@@ -64,6 +67,8 @@ def calibrate_folder(
         Folder to write; its config.json comes last, so that a folder that has one is whole.
     tokens, config, text, work, n_jobs, resume
         As of `calibrate`. Each job holds a block of its own.
+    dtype
+        Number format of what is not quantised, in `target`; that of `source` if None.
 
     Raises
     ------
@@ -93,17 +98,17 @@ def calibrate_folder(
     def load(number: int) -> nn.Module:
         return shards.filled(copy.deepcopy(blocks[number]), f"{path}.{number}.")
 
-    calibrated = trained_blocks(load, inputs, arguments, config, numbers, folder, n_jobs)
-    config.online_scales = calibrated.online_scales
+    prove(load, *first_window(model, inputs, arguments, path), config, numbers)
+    trained = trained_blocks(load, inputs, arguments, config, numbers, folder, n_jobs)
     students = (
-        trained_student(load(number), config, calibrated.blocks[number]) if number in numbers
+        trained_student(load(number), config, trained[number]) if number in numbers
         else load(number)
         for number in range(len(blocks))
     )  # fmt: skip
     inputs = inputs if rounds_by_inputs(config) else None
     quantised = rounded_blocks(students, inputs, arguments, config.batch_size)
-    write(target, source, model, shards, path, (from_main_process(block) for block in quantised), config)
-    return CalibrationReport({number: calibrated.blocks[number].report for number in numbers})
+    write(target, source, model, shards, path, (from_main_process(block) for block in quantised), config, dtype)
+    return CalibrationReport({number: trained[number].report for number in numbers})
 
 
 def skeleton(source: Path) -> PreTrainedModel:
@@ -179,6 +184,7 @@ def write(
     path: str,
     blocks: Iterable[nn.Module],
     config: FlatQuantConfig,
+    dtype: torch.dtype | None,
 ) -> None:
     """A shard for all that stands beside the blocks, one for every block, the index, and the config at last.
 
@@ -188,7 +194,7 @@ def write(
     n_shards = len(model.get_submodule(path)) + 1  # pyright: ignore[reportArgumentType]
     weight_map: dict[str, str] = {}
     total = 0
-    for number, tensors in enumerate(_shards(model, shards, path, blocks), 1):
+    for number, tensors in enumerate(_shards(model, shards, path, blocks, dtype), 1):
         name = f"model-{number:05d}-of-{n_shards:05d}.safetensors"
         weight_map |= dict.fromkeys(tensors, name)
         total += sum(tensor.nbytes for tensor in tensors.values())
@@ -204,14 +210,26 @@ def write(
                 shutil.copyfile(file, target / file.name)
         write_json(target / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
         model.config.quantization_config = config
+        model.config.dtype = dtype or model.config.dtype
         model.config.architectures = [type(model).__name__]
         write_text(target / "config.json", model.config.to_json_string())
     processes().wait_for_everyone()
 
 
-def _shards(model: nn.Module, shards: Shards, path: str, blocks: Iterable[nn.Module]) -> Iterator[dict[str, Tensor]]:
+def _shards(
+    model: nn.Module, shards: Shards, path: str, blocks: Iterable[nn.Module], dtype: torch.dtype | None
+) -> Iterator[dict[str, Tensor]]:
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
     beside = {name: t for name, t in model.state_dict().items() if not name.startswith(f"{path}.") and name not in tied}
-    yield {name: t.to(beside[name].dtype).contiguous() for name, t in shards.tensors(beside).items()}
+    read = shards.tensors(beside)
+    yield {name: _stored(t.to(beside[name].dtype), dtype) for name, t in read.items()}
     for number, block in enumerate(blocks):
-        yield {f"{path}.{number}.{name}": t.cpu().contiguous() for name, t in block.state_dict().items()}
+        kept = kept_names(block)
+        yield {
+            f"{path}.{number}.{name}": _stored(t.cpu(), None if name in kept else dtype)
+            for name, t in block.state_dict().items()
+        }
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return (tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor).contiguous()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from linmap.compress.flatquant.architecture import BlockPaths
+from linmap.compress.flatquant.attention import configs_of
 
 BlockArguments = dict[str, Any]
 """What a model hands to a block beside the hidden states: masks and positions of one window, for any batch."""
@@ -23,11 +26,17 @@ class _Record(nn.Module):
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self.block = [block]
-        self.arguments: BlockArguments = {}
+        self.inputs: list[Tensor] = []
+        self.arguments: list[BlockArguments] = []
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        assert not args
-        self.arguments = kwargs
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        hidden_states, *rest = args if args else (kwargs.pop("hidden_states"),)
+        parameters = inspect.signature(self.block[0].forward).parameters.values()
+        names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
+        if len(rest) > len(names):
+            raise TypeError(f"{type(self.block[0]).__name__} receives {len(rest)} arguments without names.")
+        self.inputs.append(hidden_states)
+        self.arguments.append(dict(zip(names, rest, strict=False)) | kwargs)
         return hidden_states
 
     def __getattr__(self, name: str) -> Any:
@@ -41,23 +50,62 @@ class _Record(nn.Module):
 def embedded(
     model: nn.Module, ids: Int[Tensor, "n length"], path: str
 ) -> tuple[Float[Tensor, "n length d"], list[BlockArguments]]:
-    """The inputs of the first block of the list at `path`, and all blocks' further arguments; no block is run."""
+    """The inputs of the first block of the list at `path`, and all blocks' further arguments; no block is run.
+
+    Raises
+    ------
+    TypeError
+        If the blocks are not run once each, or receive something beside the hidden states that depends on the tokens.
+    """
     blocks = cast(nn.ModuleList, model.get_submodule(path))
-    records = nn.ModuleList([_Record(block) for block in blocks])
+    records = [_Record(block) for block in blocks]
     parent, _, name = path.rpartition(".")
     holder = model.get_submodule(parent)
-    found: list[Tensor] = []
-    first = cast(_Record, records[0])
-    first.register_forward_hook(lambda module, args, output: found.append(cast(Tensor, output)))
-    setattr(holder, name, records)
+    decoder = _embedding_module(model, parent)  # it embeds the tokens and runs the blocks, without the head
+    setattr(holder, name, nn.ModuleList(records))
     try:
-        decoder = holder  # the module that embeds the tokens and runs the blocks, without the head
         for window in ids:
             decoder(input_ids=window[None], use_cache=False)
     finally:
         setattr(holder, name, blocks)
-    arguments = [cast(_Record, record).arguments | {"past_key_values": None, "use_cache": False} for record in records]
-    return torch.cat(found), arguments
+    for number, record in enumerate(records):
+        _check_record(number, record, len(ids))
+    arguments = [record.arguments[0] | {"past_key_values": None, "use_cache": False} for record in records]
+    return torch.cat(records[0].inputs), arguments
+
+
+def _embedding_module(model: nn.Module, parent: str) -> nn.Module:
+    """The innermost module around the list of blocks that takes token ids."""
+    while parent:
+        module = model.get_submodule(parent)
+        if "input_ids" in inspect.signature(module.forward).parameters:
+            return module
+        parent = parent.rpartition(".")[0]
+    return model
+
+
+def _check_record(number: int, record: _Record, n_windows: int) -> None:
+    kind = type(record.block[0]).__name__
+    if len(record.arguments) != n_windows:
+        raise TypeError(
+            f"block {number} ({kind}) is run {len(record.arguments) / n_windows:g} times for a window of tokens, and "
+            "FlatQuant calibrates blocks that are run once each, one after the other."
+        )
+    for name, value in record.arguments[0].items():
+        if not _equal(value, record.arguments[min(1, n_windows - 1)].get(name)):
+            raise TypeError(
+                f"block {number} ({kind}) receives {name}, which depends on the tokens; FlatQuant calibrates blocks "
+                "whose only such input is the hidden states."
+            )
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two arguments have the same numbers; what holds none is taken for equal."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or (a.shape == b.shape and bool(torch.equal(a, b)))
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return (a is None) == (b is None)
 
 
 @dataclass
@@ -65,21 +113,27 @@ class Channels:
     """max |x| of every channel at the places with a scale, over all calibration tokens."""
 
     maxima: dict[str, Tensor] = field(default_factory=dict)
-    norm_feeds: dict[str, bool] = field(default_factory=dict)
-    """Whether the norm's output is the input of the attention (of the MLP), and of nothing else."""
 
 
 @torch.no_grad()
 def teacher_outputs(
-    block: nn.Module, paths: BlockPaths, inputs: Float[Tensor, "n length d"], arguments: BlockArguments, batch_size: int
+    block: nn.Module,
+    paths: BlockPaths | None,
+    inputs: Float[Tensor, "n length d"],
+    arguments: BlockArguments,
+    batch_size: int,
 ) -> tuple[Float[Tensor, "n length d"], Channels]:
     """What the original block makes of its inputs, and the statistics of the pass (section 6.2 of the method).
+
+    A block without `paths`, which is not quantised, has none.
 
     Raises
     ------
     RuntimeError
         If numbers that are not finite come up.
     """
+    if paths is None:
+        return block_outputs(block, inputs, arguments, batch_size), Channels()
     with observed(block, paths) as channels:
         return block_outputs(block, inputs, arguments, batch_size), channels
 
@@ -106,24 +160,16 @@ def in_half_precision(x: Tensor) -> torch.autocast:
 def observed(block: nn.Module, paths: BlockPaths) -> Iterator[Channels]:
     """While this is open, every pass through `block` updates the statistics."""
     channels = Channels()
-    inputs: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
 
     def watch(site: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = args[0] if args else kwargs["hidden_states"]
             if not bool(torch.isfinite(x).all()):
                 raise RuntimeError(
-                    f"the input of {site} holds NaN or infinite numbers ({x.dtype}); load the model in float32."
+                    f"the input of {site} holds NaN or infinite numbers ({x.dtype}); look at the weights before it."
                 )
             top = x.detach().abs().flatten(0, -2).amax(0).float()
             channels.maxima[site] = torch.maximum(channels.maxima.get(site, torch.full_like(top, 1e-5)), top)
-            inputs[site] = x
-            for name in ("attention", "mlp"):
-                if site == name and name in outputs:
-                    channels.norm_feeds[name] = x is outputs[name]
-            if site == "mlp" and inputs["attention"] is x:  # one norm for both
-                channels.norm_feeds.update(attention=False, mlp=False)
 
         return hook
 
@@ -132,14 +178,35 @@ def observed(block: nn.Module, paths: BlockPaths) -> Iterator[Channels]:
         block.get_submodule(path).register_forward_pre_hook(watch(site), with_kwargs=True)
         for site, path in places.items()
     ]
-    for site, path in (("attention", paths.attention_norm), ("mlp", paths.mlp_norm)):
-        if path is not None:
-            keep = block.get_submodule(path).register_forward_hook(
-                lambda module, args, output, site=site: outputs.__setitem__(site, cast(Tensor, output))
-            )
-            handles.append(keep)
     try:
         yield channels
     finally:
         for handle in handles:
             handle.remove()
+
+
+# -- float32 -----------------------------------------------------------------------------------------------------------
+
+FLOAT16 = (torch.float16,)
+"""What large activations overflow, so that calibration does not compute in it."""
+HALF = (torch.float16, torch.bfloat16)
+
+
+def in_float32(block: nn.Module, dtypes: tuple[torch.dtype, ...] = HALF) -> nn.Module:
+    """A block with parameters in one of these formats as a copy in float32; others as they are."""
+    if not any(p.dtype in dtypes for p in block.parameters()):
+        return block
+    wide = copy.deepcopy(block).float()
+    for config in configs_of(wide):
+        if "flash" in str(config._attn_implementation):  # kernels of half precision alone
+            config._attn_implementation = "sdpa"
+    return wide
+
+
+def as_float32(value: Any, dtypes: tuple[torch.dtype, ...] = HALF) -> Any:
+    """Tensors in one of these formats, also inside tuples, lists and dictionaries, in float32."""
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in dtypes else value
+    if isinstance(value, dict):
+        return {name: as_float32(item, dtypes) for name, item in value.items()}
+    return type(value)(as_float32(item, dtypes) for item in value) if type(value) in (tuple, list) else value

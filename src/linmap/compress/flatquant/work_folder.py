@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,26 @@ from linmap.compress.flatquant.config import FlatQuantConfig
 
 FREE = (
     "online_scales", "weights", "group_size", "blocks", "distil_steps", "distil_length", "distil_lr", "distil_clip_lr",
-    "distil_weight_lr",
+    "distil_weight_lr", "readers", "left_out",
 )  # fmt: skip  # settings that the transforms of a block do not depend on
+
+
+STARTED = time.time()
+
+
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """Delete what a killed process left half written: all of these names from before this process began.
+
+    What the other processes of this run are writing is younger.
+    """
+    for path in folder.glob(pattern):
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime >= STARTED:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 class WorkFolder:
@@ -41,6 +62,8 @@ class WorkFolder:
             raise ValueError("resume=True needs work=, the folder of the calibration to go on with.")
         self.folder = None if folder is None else Path(folder)
         self.resume = resume
+        if self.folder is not None:
+            remove_leftovers(self.folder, ".block_*.partial.safetensors")
         if self.folder is not None and not resume:
             for path in self.folder.glob("block_*.safetensors"):
                 path.unlink(missing_ok=True)
