@@ -44,3 +44,4 @@ for step, batch in zip(range(1, 31), loader, strict=False):
 
 model.save_pretrained("adapter")  # safetensors; PeftModel.from_pretrained loads it
 model.merge_and_unload().save_pretrained("merged")  # a plain model folder
+print("left in this folder: adapter/ (2 MB) and merged/ (the whole model, 270 MB for SmolLM2)")

@@ -8,7 +8,7 @@ import sys
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from linmap.compress.flatquant import FlatQuantConfig, calibrate, perplexity
+from linmap.compress.flatquant import FlatQuantConfig, calibrate, in_format, perplexity
 from linmap.data import EMBEDDED
 from linmap.data.pretrained import bundled_model
 from linmap.data.text import read_text
@@ -29,8 +29,9 @@ config = FlatQuantConfig(
 calibrate(model, calibration, config)
 print(f"perplexity {before:.2f} before, {perplexity(model, held_out, window=512):.2f} after")
 
-model.save_pretrained("quantised")
+in_format(model, torch.bfloat16).save_pretrained("quantised")  # embeddings and other blocks in half of float32
 tokenizer.save_pretrained("quantised")
 again = AutoModelForCausalLM.from_pretrained("quantised")  # a fresh process needs `import linmap` first
 prompt = tokenizer("It is a truth universally acknowledged,", return_tensors="pt")
 print(tokenizer.decode(again.generate(**prompt, max_new_tokens=20, do_sample=False)[0]))
+print("left in this folder: quantised/ (260 MB for SmolLM2), which from_pretrained reads")

@@ -25,3 +25,4 @@ print(forecast.to_string(index=False, float_format="{:.4g}".format))
 
 forecast.to_csv("forecast.csv", index=False)
 forecaster.save(Path("run"))
+print("left in this folder: forecast.csv and run/, the model, which OLinearForecaster.load reads")

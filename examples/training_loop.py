@@ -81,7 +81,9 @@ def main() -> None:
         resume=True,
     )
     best = f"best epoch {history.best_epoch}: mean absolute error {history.best_value:.4f}"
-    PartialState().print(f"{best} after {history.steps} steps")
+    PartialState().print(
+        f"{best} after {history.steps} steps; its checkpoints are in {arguments.out}/ and go on from there"
+    )
 
 
 if __name__ == "__main__":

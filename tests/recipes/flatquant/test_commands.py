@@ -1,6 +1,7 @@
 """FlatQuant from the command line: from a text to a folder that generates; what is wrong is one clear line."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,6 +192,51 @@ def test_what_is_no_whole_run_is_not_applied(
     assert "is incomplete" in capsys.readouterr().err
     assert main(["apply", "flatquant"]) == 2
     assert "flatquant is fitted first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("saved", "stored"), [("float32", "bfloat16"), ("bfloat16", "bfloat16"), ("float16", "float16")]
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_folder_is_not_larger_than_the_model_in_float16(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: str, stored: str, stream: bool
+) -> None:
+    monkeypatch.chdir(here)
+    original = AutoModelForCausalLM.from_pretrained("llama", dtype=getattr(torch, saved))
+    original.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained("llama").save_pretrained(tmp_path / "model")
+    command = [*FIT.split(), "--model", str(tmp_path / "model"), "--blocks", "1", "--out", str(tmp_path / "q")]
+    assert main(command + (["--stream"] if stream else [])) == 0
+    size = sum(tensor.nbytes for path in (tmp_path / "q").glob("*.safetensors") for tensor in load_file(path).values())
+    assert size < 2 * original.num_parameters()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "q")
+    assert model.dtype == getattr(torch, stored)
+    assert model.model.layers[0].mlp.down_proj.weight_scale.dtype == torch.float32
+    assert model(torch.arange(12)[None]).logits.isfinite().all()
+
+
+def test_the_rest_keeps_float32_where_it_is_asked_for(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)
+    assert main([*FIT.split(), "--rest-dtype", "float32", "--out", str(tmp_path / "q")]) == 0
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "q")
+    original = AutoModelForCausalLM.from_pretrained("llama")
+    assert torch.equal(model.get_input_embeddings().weight, original.get_input_embeddings().weight)
+    assert model.dtype == torch.float32
+
+
+def test_what_a_killed_run_left_is_gone(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(here)
+    out = tmp_path / "q"
+    left = [out / ".q.partial-abc" / "model.safetensors", out / "calibration" / ".block_00001.77.partial.safetensors"]
+    for path in left:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    for path in (*left, left[0].parent):
+        os.utime(path, (0, 0))
+    assert main([*FIT.split(), "--out", str(out), "--resume"]) == 0
+    assert not [path for path in out.rglob("*") if "partial" in path.name]
 
 
 def test_only_the_first_blocks_are_quantised(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from linmap.compress.flatquant.factors import cayley, hadamard_factors, kronecke
 from linmap.compress.flatquant.flatness import Flatness, flatness, smooth_scale
 from linmap.compress.flatquant.gptq import gptq
 from linmap.compress.flatquant.perplexity import perplexity
+from linmap.compress.flatquant.pretrained import in_format
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 from linmap.compress.flatquant.quantizer import dequantize, fake_quantize, pack_int4, quantize, unpack_int4
 from linmap.compress.flatquant.streaming import calibrate_folder
@@ -29,6 +30,7 @@ __all__ = [
     "flatness",
     "gptq",
     "hadamard_factors",
+    "in_format",
     "kronecker_apply",
     "kronecker_factors",
     "merge_model",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from contextlib import suppress
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from linmap.artifacts import SHARED, read_config, write_config
 from linmap.compress.flatquant.calibration import calibrate
+from linmap.compress.flatquant.pretrained import in_format
 from linmap.compress.flatquant.streaming import calibrate_folder
 from linmap.data import find
 from linmap.data.text import read_text
@@ -60,22 +62,28 @@ def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
 def quantise(folder: Path, ids: Tensor, tokenizer: Tokenizer, settings: Settings, job: FitJob) -> None:
     """Calibrate the model of a folder, and put the quantised one into --out; `linmap.json` is still to come."""
     config, out, main = settings.config(job.seed), job.out, PartialState().is_main_process
+    rest = rest_dtype(folder, settings)
     options: dict[str, Any] = {"work": out / "calibration", "n_jobs": settings.n_jobs, "resume": job.resume}
     out.mkdir(parents=True, exist_ok=True)
     try:
         with staged(out) as partial:
             if settings.stream:
                 with quiet_libraries():
-                    calibrate_folder(folder, partial, ids, config, **options)
+                    calibrate_folder(folder, partial, ids, config, dtype=rest, **options)
             else:
-                model: Any = on_accelerator(load_pretrained(folder, "language", settings.base_dtype))
+                distils = settings.distil_steps > 0 and settings.base_dtype == "auto"  # small steps need float32
+                dtype = "float32" if distils else settings.base_dtype
+                model: Any = on_accelerator(load_pretrained(folder, "language", dtype))
                 calibrate(model, ids, config, **options)
                 if main:
                     with quiet_libraries():
-                        model.save_pretrained(partial)
+                        in_format(model, rest).save_pretrained(partial)
             if main:
                 tokenizer.save_pretrained(partial)
                 clear(out)
+        if main:
+            for path in (out / "calibration").glob("distillation_*"):  # checkpoints, larger than the model
+                shutil.rmtree(path)
     except BaseException:
         with suppress(OSError):
             out.rmdir()  # if there is nothing to go on from
@@ -89,6 +97,16 @@ def clear(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
     for path in out.glob("*.safetensors"):
         path.unlink()
+
+
+def rest_dtype(folder: Path, settings: Settings) -> torch.dtype:
+    """The number format of what is not quantised."""
+    if settings.rest_dtype != "auto":
+        return getattr(torch, settings.rest_dtype)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    places = config, config.get("text_config") or {}
+    saved = next((place[key] for place in places for key in ("dtype", "torch_dtype") if place.get(key)), None)
+    return torch.float16 if saved == "float16" else torch.bfloat16
 
 
 # -- what is asked for -------------------------------------------------------------------------------------------------

@@ -94,6 +94,9 @@ class Settings(Calibration):
     """Quantise only this many decoder blocks, the first ones."""
     base_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format in which the model is loaded and calibrated; auto: in which it was saved."""
+    rest_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of what is not quantised, in the folder and when it is used; auto: that in which the model was
+    saved, but bfloat16 for float32, so that the folder is never larger than the model in float16."""
     stream: bool = False
     """Hold one block at a time, for a model that is larger than the memory."""
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from linmap.artifacts import read_config
+from linmap.compress.flatquant.work_folder import remove_leftovers
 from linmap.errors import ArtifactError, UsageError
 
 
@@ -30,10 +31,15 @@ def check_free(folder: Path) -> None:
 
 @contextmanager
 def staged(folder: Path, whole: bool = False) -> Iterator[Path]:
-    """A temporary folder, whose synced files replace those of `folder` in the end, or, if `whole`, all of it."""
+    """A temporary folder, whose synced files replace those of `folder` in the end, or, if `whole`, all of it.
+
+    What a killed run left of its own is removed.
+    """
+    parent, prefix = folder.parent if whole else folder, f".{folder.name}.partial-"
+    remove_leftovers(parent, f"{prefix}*")
     umask = os.umask(0o022)  # it can only be read by setting it
     os.umask(umask)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent if whole else folder, prefix=f".{folder.name}.partial-"))
+    partial = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
     try:
         yield partial
         for path in partial.rglob("*"):
