@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from linmap.recipes.finetuning.experiments import Arm, Task
 from linmap.recipes.finetuning.gsm8k import GSM8K, GSM8KSettings
 from linmap.recipes.finetuning.pictures import draw_losses, draw_ranks, draw_scores, draw_validation
 from linmap.recipes.finetuning.study import Study, study
+from linmap.recipes.illustration import Drawing, with_pictures
 from linmap.recipes.job import CompareJob
 from linmap.recipes.result import Check, Picture, Result, Row, Table
 
@@ -118,7 +120,7 @@ def result(
 ) -> Result:
     """The rows, tables and pictures of all tasks; the loss of a language model comes first."""
     studies = sorted(studies, key=lambda found: found.task.slug != "gsm8k")
-    return Result(
+    compared = Result(
         system=system,
         task="; ".join(found.task.described() for found in studies),
         metrics=[metric for found in studies for metric in found.task.metrics],
@@ -127,11 +129,11 @@ def result(
         limits=" ".join(limits(found) for found in studies),
         checks=checks,
         tables=[table for found in studies for table in (losses(found), costs(found))],
-        pictures=[picture for found in studies for picture in draw(found, job.out)],
         preset=job.preset,
         seeds=sorted({run.seed for found in studies for runs in found.runs.values() for run in runs}),
         settings=asdict(settings),
     )
+    return with_pictures(compared, [drawing for found in studies for drawing in drawings(found, job.out)])
 
 
 def rows_of(studies: list[Study]) -> list[Row]:
@@ -186,14 +188,18 @@ def costs(found: Study) -> Table:
     return Table(f"{found.task.name}: settings and costs", columns, rows, note)
 
 
-def draw(found: Study, out: Path) -> list[Picture]:
-    task = found.task
-    training = draw_losses(found, out / f"{task.slug}-training.svg")
+def drawings(found: Study, out: Path) -> list[Drawing]:
+    """The pictures of a task: the losses of training, and what they come to."""
+    task, growing = found.task, [name for name, runs in found.runs.items() if runs[0].ranks]
+
+    def at(name: str, draw: Callable[[Path], Picture]) -> Drawing:
+        return out / f"{task.slug}-{name}.svg", draw
+
+    training = at("training", partial(draw_losses, found))
     if isinstance(task, GSM8K):
-        return [draw_validation(found, out / f"{task.slug}-validation.svg"), training]
-    pictures = [training, draw_scores(found, ACCURACY, out / f"{task.slug}-accuracy.svg")]
-    growing = [name for name, runs in found.runs.items() if runs[0].ranks]
-    return pictures + ([draw_ranks(found, growing[:3], out / f"{task.slug}-ranks.svg")] if growing else [])
+        return [at("validation", partial(draw_validation, found)), training]
+    ranks = [at("ranks", partial(draw_ranks, found, growing[:3]))] if growing else []
+    return [training, at("accuracy", partial(draw_scores, found, ACCURACY)), *ranks]
 
 
 # -- what the numbers say ---------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from torch import nn
 
 from linmap.artifacts import write_json
 from linmap.data.masks import MaskedImages
+from linmap.recipes.illustration import with_pictures
 from linmap.recipes.job import CompareJob
 from linmap.recipes.language.flags import listed
 from linmap.recipes.result import Check, Metric, Result, Row, Table
@@ -78,7 +79,7 @@ def compare(settings: SegmentationSettings, job: CompareJob) -> Result:
             console.print(f"[dim]{arm.name}, {n} images: Dice {mean:.3f} (rate {rate:g})[/dim]")
     rows = [row_of(arm, runs, settings) for arm in arms]
     table = differences(arms, runs, settings)
-    return Result(
+    found = Result(
         system="salt",
         task=f"{task.name}, {settings.size} x {settings.size} pixels: {settings.epochs} epochs on the first "
         f"{', '.join(map(str, settings.images))} training images, Dice and HD95 on {len(task.test)} test images; "
@@ -89,14 +90,16 @@ def compare(settings: SegmentationSettings, job: CompareJob) -> Result:
         limits=limits(task, settings),
         checks=checks(rows, settings),
         tables=[table, costs(arms, runs, task, settings)],
-        pictures=[
-            draw_losses({arm.name: runs[arm.name, settings.images[0]] for arm in arms}, settings, job.out),
-            draw_masks({arm.name: runs[arm.name, settings.images[-1]][0] for arm in arms}, drawn(task), job.out),
-        ],
         preset=job.preset,
         seeds=seeds,
         settings=asdict(settings),
     )
+    few = {arm.name: runs[arm.name, settings.images[0]] for arm in arms}
+    many = {arm.name: runs[arm.name, settings.images[-1]][0] for arm in arms}
+    return with_pictures(found, [
+        (job.out / "losses.svg", lambda path: draw_losses(few, settings, path)),
+        (job.out / "segmentations.svg", lambda path: draw_masks(many, drawn(task), path)),
+    ])  # fmt: skip
 
 
 def prepare(settings: SegmentationSettings, job: CompareJob) -> Task:

@@ -24,7 +24,7 @@ class Trained(Protocol):
     def masks(self) -> list[str]: ...
 
 
-def draw_losses(runs: Mapping[str, Sequence[Trained]], settings: SegmentationSettings, out: Path) -> Picture:
+def draw_losses(runs: Mapping[str, Sequence[Trained]], settings: SegmentationSettings, path: Path) -> Picture:
     """Training loss by epoch, mean over the seeds."""
     with figure(7.2, 3.8) as (fig, ax):
         for i, (name, seeds) in enumerate(runs.items()):
@@ -34,14 +34,14 @@ def draw_losses(runs: Mapping[str, Sequence[Trained]], settings: SegmentationSet
             ax.fill_between(epochs, curves.min(0), curves.max(0), color=colour, alpha=0.12, linewidth=0)
         ax.set(xlabel="epoch", ylabel="training loss (Dice + focal)", title=f"{settings.images[0]} images")
         fig.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8.5)
-        save_svg(fig, out / "losses.svg")
+        save_svg(fig, path)
     return Picture(
-        "losses.svg", "Training loss",
+        path.name, "Training loss",
         "Mean over the seeds, by epoch; the bands go from the lowest to the highest seed.",
     )  # fmt: skip
 
 
-def draw_masks(runs: Mapping[str, Trained], images: MaskedImages, out: Path) -> Picture:
+def draw_masks(runs: Mapping[str, Trained], images: MaskedImages, path: Path) -> Picture:
     """The first test images, the truth, and what each arm finds."""
     columns = ["image", "truth", *runs]
     size = images.images.shape[-2:]
@@ -61,9 +61,9 @@ def draw_masks(runs: Mapping[str, Trained], images: MaskedImages, out: Path) -> 
                 ax.grid(False)
                 if row == 0:
                     ax.set_title(name.replace(", relu", ",\nrelu").replace(" and ", "\nand "), fontsize=8)
-        save_svg(fig, out / "segmentations.svg")
+        save_svg(fig, path)
     return Picture(
-        "segmentations.svg", "What each method finds",
+        path.name, "What each method finds",
         "Test images, the truth (amber) and the predictions (blue) of the first seed.",
     )  # fmt: skip
 
