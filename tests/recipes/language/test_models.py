@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from linmap.artifacts import SHARED, write_config
 from linmap.errors import ArtifactError, UsageError
-from linmap.recipes.language.models import base_folder, load_pretrained, load_tokenizer, model_folder
+from linmap.recipes.language.models import base_folder, check_adaptable, load_pretrained, load_tokenizer, model_folder
+from linmap.registration import METHOD
 from recipes.finetuning.tiny import save_llama
 
 
@@ -124,3 +126,23 @@ def test_local_folders_never_reach_the_network(llama_folder: Path, monkeypatch: 
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
     load_tokenizer(llama_folder)
     load_pretrained(llama_folder, "language", "float32")
+
+
+def test_a_quantised_model_is_not_adapted_and_its_original_is_named(tmp_path: Path, llama_folder: Path) -> None:
+    folder = shutil.copytree(llama_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    check_adaptable(folder, "model")
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": METHOD}}))
+    with pytest.raises(
+        UsageError, match=r"--model m is quantised by flatquant, and only the original can be adapted\.$"
+    with pytest.raises(UsageError, match=r"--model m is quantised by flatquant, .* original can be adapted\.$"):
+        check_adaptable(folder, "m")
+    write_config(folder, "flatquant", {"result": {"model": "/models/llama"}}, 0, SHARED)
+    with pytest.raises(UsageError, match=r"can be adapted: /models/llama\.$"):
+        check_adaptable(folder, "m")
+
+
+def test_an_adapter_given_as_a_model_is_told_from_one(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"holds an adapter, not a model; .* --merge --out MODEL"):
+        model_folder(str(tmp_path))

@@ -30,7 +30,13 @@ from linmap.recipes.finetuning.settings import DEFAULT_MODELS, FineTuning
 from linmap.recipes.job import FitJob
 from linmap.recipes.language.flags import in_flags
 from linmap.recipes.language.folders import check_free
-from linmap.recipes.language.models import load_pretrained, load_tokenizer, model_folder, quiet_libraries
+from linmap.recipes.language.models import (
+    check_adaptable,
+    load_pretrained,
+    load_tokenizer,
+    model_folder,
+    quiet_libraries,
+)
 from linmap.training import TrainingHistory, mean_loss, train
 
 log = logging.getLogger(__name__)
@@ -76,6 +82,7 @@ def fit(settings: FineTuning, job: FitJob, method: Method) -> dict[str, Any]:
     texts = read_training_texts(data, None if settings.task == "auto" else settings.task)
     name = settings.model or DEFAULT_MODELS[texts.task]
     folder = model_folder(name)
+    check_adaptable(folder, name)
     tokenizer = load_tokenizer(folder)
     length = row_length(folder, settings.max_length)
     split = split_of(texts, tokenizer, length, settings, job.seed)

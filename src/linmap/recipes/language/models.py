@@ -13,9 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from linmap.artifacts import read_config
 from linmap.data.pretrained import BUNDLED, bundled_model
 from linmap.data.tokens import Tokenizer
 from linmap.errors import ArtifactError, UsageError
+from linmap.registration import METHOD
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,11 @@ def model_folder(name: str) -> Path:
             raise UsageError(f"--model {name}: there is no such folder.")
         folder = _from_hub(name)
     if not (folder / "config.json").exists():
+        if (folder / "adapter_config.json").exists():
+            raise UsageError(
+                f"--model {name} holds an adapter, not a model; put it into its model first: linmap apply {name} "
+                f"--merge --out MODEL, then --model MODEL."
+            )
         raise UsageError(f"--model {name} holds no model: it has no config.json.")
     if not any(folder.glob("*.safetensors")):
         raise UsageError(f"--model {name} has no weights as safetensors; save the model again with save_pretrained.")
@@ -97,6 +104,25 @@ def cached_snapshot(name: str) -> Path | None:
     except (LocalEntryNotFoundError, HFValidationError):
         return None
     return cached if (cached / "config.json").exists() and any(cached.glob("*.safetensors")) else None
+
+
+def check_adaptable(folder: Path, name: str) -> None:
+    """Refuse a model that flatquant quantised: its layers keep no weight that an adapter could change.
+
+    Raises
+    ------
+    UsageError
+        With the model that it was made from, where its run says so.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    if method != METHOD:
+        return
+    try:
+        original = f": {read_config(folder)['config']['result']['model']}"
+    except (ArtifactError, KeyError, TypeError):
+        original = ""
+    raise UsageError(f"--model {name} is quantised by flatquant, and only the original can be adapted{original}.")
 
 
 def _from_hub(name: str) -> Path:
