@@ -156,7 +156,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is a folder"):
         read_training_texts(tmp_path)
     (tmp_path / "a.jsonl.gz").write_bytes(b"no gzip")
-    with pytest.raises(DataError, match="cannot be unpacked"):
+    with pytest.raises(DataError, match="not compressed as its name says|cannot be unpacked"):
         read_training_texts(tmp_path / "a.jsonl.gz")
 
 
@@ -227,3 +227,21 @@ def test_an_array_inside_an_object_is_pointed_at(tmp_path: Path):
     (tmp_path / "a.json").write_text('{"version": 1, "data": [{"text": "a"}]}')
     with pytest.raises(DataError, match='expected an array of records; write what is in "data" alone'):
         read_training_texts(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("record", "field"),
+    [
+        ({"prompt": "a\ud800b", "completion": "c"}, 'field "prompt": character 2'),
+        ({"prompt": "a", "completion": "\udc00"}, 'field "completion": character 1'),
+        (
+            {"messages": [{"role": "assistant", "content": "ab\ud83d"}]},
+            'field "messages", turn 1, "content": character 3',
+        ),
+        ({"text": "a", "label": "\ud800"}, 'field "label": character 1'),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused_where_it_stands(tmp_path: Path, record, field):
+    (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n" + json.dumps({"prompt": "\U0001f600"}) + "\n")
+    with pytest.raises(DataError, match=f"line 1, {field} is half of a pair"):
+        read_training_texts(tmp_path / "a.jsonl")

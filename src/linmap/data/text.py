@@ -215,7 +215,20 @@ def _string(place: str, fields: dict[str, Any], name: str) -> str:
     value = fields[name]
     if not isinstance(value, str):
         raise DataError(f'{place}, field "{name}": got {_described(value)}, expected a text.')
-    return value
+    return _characters(value, f'{place}, field "{name}"')
+
+
+def _characters(text: str, place: str) -> str:
+    """The text, if all of it can be written as UTF-8, in which tokenizers read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start].encode("unicode_escape").decode()
+        raise DataError(
+            f"{place}: character {error.start + 1} is half of a pair ({half}), which is no character; take it out, or "
+            "write the pair."
+        ) from None
+    return text
 
 
 def _label(place: str, fields: dict[str, Any], name: str) -> str:
@@ -234,6 +247,8 @@ def _messages(place: str, fields: dict[str, Any]) -> tuple[dict[str, str], ...]:
     for number, turn in enumerate(turns, 1):
         if not isinstance(turn, dict) or not all(isinstance(turn.get(name), str) for name in ("role", "content")):
             raise DataError(f'{place}, field "messages", turn {number}: expected the texts "role" and "content".')
+        for name in ("role", "content"):
+            _characters(turn[name], f'{place}, field "messages", turn {number}, "{name}"')
     return tuple({"role": turn["role"], "content": turn["content"]} for turn in turns)
 
 

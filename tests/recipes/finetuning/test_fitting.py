@@ -397,6 +397,27 @@ def test_targets_are_names_or_one_expression() -> None:
     assert FineTuning(target_modules=(r".*\.0\.q_proj",)).targets() == r".*\.0\.q_proj"
 
 
+def test_a_target_that_fits_no_layer_is_named(
+    models: dict[str, Path], data: dict[str, Path], tmp_path: Path, caplog
+) -> None:
+    settings = settings_of("bone", models["language"], max_steps=1, target_modules=("q_proj", "k_prj"))
+    fit("bone", settings, data=data["language"], out=tmp_path)
+    assert [record.getMessage() for record in caplog.records if "target-modules" in record.getMessage()] == [
+        "--target-modules k_prj fits no layer of the model."
+    ]
+
+
+def test_fields_that_no_utf8_has_come_back_as_they_were(adapter: Path, tmp_path: Path) -> None:
+    records = write_jsonl(tmp_path / "a.jsonl", [{"id": "a\ud800b", "prompt": "ab"}, {"id": "é", "prompt": "ab"}])
+    for name in ("b.jsonl", "b.csv"):
+        job = ApplyJob(artifact=adapter, data=records, out=tmp_path / name)
+        finetuning.apply(Answering(max_new_tokens=2), job, "bone")
+    answers = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    assert [answer["id"] for answer in answers] == ["a\ud800b", "é"]
+    with open(tmp_path / "b.csv", newline="", encoding="utf-8") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == ["a\\ud800b", "é"]
+
+
 def test_a_method_is_told_the_steps_of_the_run(models: dict[str, Path], data: dict[str, Path], tmp_path: Path) -> None:
     told: list[int] = []
     settings = settings_of("bone", models["language"], max_steps=3)

@@ -133,8 +133,6 @@ def test_a_quantised_model_is_not_adapted_and_its_original_is_named(tmp_path: Pa
     config = json.loads((folder / "config.json").read_text())
     check_adaptable(folder, "model")
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": METHOD}}))
-    with pytest.raises(
-        UsageError, match=r"--model m is quantised by flatquant, and only the original can be adapted\.$"
     with pytest.raises(UsageError, match=r"--model m is quantised by flatquant, .* original can be adapted\.$"):
         check_adaptable(folder, "m")
     write_config(folder, "flatquant", {"result": {"model": "/models/llama"}}, 0, SHARED)

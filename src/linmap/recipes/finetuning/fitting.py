@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 
+from linmap.adapt.layer import AdapterLayer
 from linmap.data import find
 from linmap.data.pretrained import BUNDLED
 from linmap.data.text import Task, TextFile, TextRecord, labels_of, read_training_texts
@@ -154,9 +155,21 @@ def adapted_model(folder: Path, task: Task, config: PeftConfig, settings: FineTu
         with quiet_libraries():
             if settings.gradient_checkpointing:
                 base.gradient_checkpointing_enable({"use_reentrant": False})
-            return get_peft_model(base, config)
+            adapted = get_peft_model(base, config)
     except ValueError as error:  # PEFT's own, such as target_modules that fit nothing, and those of the method
         raise UsageError(in_flags(str(error), settings)) from error
+    warn_of_unmatched(adapted, config.target_modules)  # pyright: ignore[reportAttributeAccessIssue]
+    return adapted
+
+
+def warn_of_unmatched(adapted: nn.Module, targets: Collection[str] | str) -> None:
+    """Say which names of --target-modules fit no layer; PEFT is content if one of them fits."""
+    if isinstance(targets, str):
+        return
+    paths = [layer.path for layer in adapted.modules() if isinstance(layer, AdapterLayer)]
+    for name in sorted(targets):
+        if not any(path == name or path.endswith(f".{name}") for path in paths):
+            log.warning("--target-modules %s fits no layer of the model.", name)
 
 
 def train_adapter(

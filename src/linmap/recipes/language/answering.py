@@ -107,7 +107,20 @@ def batches(order: list[int], size: int, description: str) -> Iterable[list[int]
 def write_answers(path: Path, answers: list[dict[str, Any]]) -> None:
     """Records as JSON Lines or CSV, written atomically; in CSV, what is no text or number is written as JSON."""
     if path.suffix == ".jsonl":
-        write_text(path, "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers))
+        write_text(path, "".join(_line(answer) + "\n" for answer in answers))
         return
-    rows = [{k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()} for row in answers]
+    rows = [{_writable(k): _writable(v) for k, v in row.items()} for row in answers]
     write_table(path, pd.DataFrame(rows, dtype=object))  # object: a whole number stays one where others are missing
+
+
+def _line(answer: dict[str, Any]) -> str:
+    """A record as JSON; halves of surrogate pairs, which no UTF-8 has, as they may have come: escaped."""
+    line = json.dumps(answer, ensure_ascii=False)
+    return json.dumps(answer) if line != _writable(line) else line
+
+
+def _writable(value: Any) -> Any:
+    """A cell: lists and objects as JSON, halves of surrogate pairs escaped."""
+    if isinstance(value, dict | list):
+        return json.dumps(value)
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
