@@ -156,7 +156,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is a folder"):
         read_training_texts(tmp_path)
     (tmp_path / "a.jsonl.gz").write_bytes(b"no gzip")
-    with pytest.raises(DataError, match="not compressed as its name says|cannot be unpacked"):
+    with pytest.raises(DataError, match=r"not compressed as its name says|cannot be unpacked"):
         read_training_texts(tmp_path / "a.jsonl.gz")
 
 
@@ -230,18 +230,15 @@ def test_an_array_inside_an_object_is_pointed_at(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("record", "field"),
+    ("record", "place"),
     [
-        ({"prompt": "a\ud800b", "completion": "c"}, 'field "prompt": character 2'),
-        ({"prompt": "a", "completion": "\udc00"}, 'field "completion": character 1'),
-        (
-            {"messages": [{"role": "assistant", "content": "ab\ud83d"}]},
-            'field "messages", turn 1, "content": character 3',
-        ),
-        ({"text": "a", "label": "\ud800"}, 'field "label": character 1'),
+        ({"prompt": "a\ud800b", "completion": "c"}, '"prompt": character 2'),
+        ({"prompt": "a", "completion": "\udc00"}, '"completion": character 1'),
+        ({"messages": [{"role": "assistant", "content": "ab\ud83d"}]}, 'turn 1, "content": character 3'),
+        ({"text": "a", "label": "\ud800"}, '"label": character 1'),
     ],
 )
-def test_half_of_a_surrogate_pair_is_refused_where_it_stands(tmp_path: Path, record, field):
+def test_half_of_a_surrogate_pair_is_refused_where_it_stands(tmp_path: Path, record, place):
     (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n" + json.dumps({"prompt": "\U0001f600"}) + "\n")
-    with pytest.raises(DataError, match=f"line 1, {field} is half of a pair"):
+    with pytest.raises(DataError, match=f"line 1, field .*{place} is half of a pair"):
         read_training_texts(tmp_path / "a.jsonl")

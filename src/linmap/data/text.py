@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import gzip
 import io
@@ -292,8 +291,6 @@ def _content(path: Path, kinds: Collection[str]) -> bytes:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path} cannot be unpacked as .gz ({error}); pack it again.") from None
-    if not content.removeprefix(codecs.BOM_UTF8).strip():
-        raise DataError(f"{path} is empty; there is nothing to read.")  # as of `require_content`
     return content
 
 
