@@ -100,3 +100,20 @@ def test_bad_requests():
 def test_inverse_of_a_small_map():
     M = matrix(5, 5)
     torch.testing.assert_close(implicit(M).inverse().matrix(), torch.linalg.inv(M))
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e-30, 1e30, 1e150])
+def test_singular_vectors_do_not_know_the_unit(unit: float):
+    M = matrix(150, 120)
+    U, S, Vh = implicit(M * unit).svd(5)
+    torch.testing.assert_close(S / unit, torch.linalg.svdvals(M)[:5], rtol=1e-6, atol=0)
+    torch.testing.assert_close(M @ Vh.mT, U * (S / unit), rtol=0, atol=1e-9)
+
+
+def test_products_read_numbers_as_the_map_does():
+    M = matrix(3, 4)
+    map = implicit(M)
+    whole = torch.arange(4)
+    torch.testing.assert_close(map.matvec(whole), M @ whole.double())
+    torch.testing.assert_close(map.rmatvec(torch.arange(6).view(2, 3)), torch.arange(6.0).double().view(2, 3) @ M)
+    torch.testing.assert_close(map.matvec(1j * whole.double()), 1j * (M @ whole.double()).to(torch.complex128))

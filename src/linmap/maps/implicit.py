@@ -86,11 +86,11 @@ class Implicit(LinearMap):
 
     def matvec(self, v: Shaped[Tensor, "*batch in_features"]) -> Shaped[Tensor, "*batch out_features"]:
         """M v."""
-        return self.forward(v)
+        return self(v)
 
     def rmatvec(self, u: Shaped[Tensor, "*batch out_features"]) -> Shaped[Tensor, "*batch in_features"]:
         """M^T u."""
-        return self._transpose(u)
+        return self.T(u)
 
     def row(self, i: int) -> Shaped[Tensor, " in_features"]:
         """M[i]: what output i looks at."""
@@ -181,8 +181,7 @@ class Implicit(LinearMap):
             U, S, Vh = torch.linalg.svd(self.dense(max_elements=float("inf")), full_matrices=False)
             U, S, Vh = U[:, :k], S[:k], Vh[:k]
         else:
-            operator = self.as_linear_operator(np.float64)
-            start = np.random.default_rng(0).standard_normal(smaller)
+            operator, start = self._in_unit(), np.random.default_rng(0).standard_normal(smaller)
             lanczos: Any = scipy.sparse.linalg.svds
             _, _, vt = lanczos(operator, k=k, ncv=3 * k + 20, tol=tol, v0=start, solver="arpack")
             V = torch.linalg.qr(torch.as_tensor(np.ascontiguousarray(vt.T), dtype=self.dtype, device=self.device)).Q
@@ -190,6 +189,12 @@ class Implicit(LinearMap):
             Vh = rotation @ V.mT
         sign = Vh.gather(1, Vh.abs().argmax(1, keepdim=True)).sign()
         return SVD(U * sign.mT, S, Vh * sign)
+
+    def _in_unit(self) -> scipy.sparse.linalg.LinearOperator:
+        """This map for SciPy, in units of about its size, for ARPACK squares it."""
+        operator = self.as_linear_operator(np.float64)
+        size = np.abs(operator.matvec(np.random.default_rng(1).standard_normal(self.in_features))).max()
+        return operator * (1 / size) if 0 < size < np.inf else operator
 
     @torch.no_grad()
     def eig(self, k: int, tol: float = 1e-6) -> Eigen:

@@ -10,7 +10,7 @@ import pytest
 from linmap.cli import main
 from linmap.data.sequences import LabelledSeries
 from linmap.recipes.hippo.files import held_out
-from linmap.sequence.s4 import S4Regressor, load_estimator
+from linmap.sequence.s4 import S4Classifier, S4Regressor, load_estimator
 from recipes.hippo.waves import SMALL, waves
 
 
@@ -68,6 +68,31 @@ def test_a_fit_goes_on_to_the_same_bytes(archive: Path, fitted: Path, tmp_path, 
     assert main([*words, "--resume"]) == 0
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "run" / name).read_bytes() == (fitted / name).read_bytes()
+
+
+@pytest.mark.parametrize(("step", "task"), [(1.0, "classification"), (0.5, "regression")])
+def test_numbers_without_a_fraction_are_classes(step: float, task: str, tmp_path, capsys) -> None:
+    series, labels = waves(12)
+    y = 1 + step * (labels == "slow")
+    np.savez(tmp_path / "s.npz", X=np.concatenate(series), lengths=np.array([len(s) for s in series]), y=y)
+    words = ["fit", "hippo", "--data", tmp_path / "s.npz", "--out", tmp_path / "run", *SMALL, "--epochs", "1"]
+    assert answer(capsys, *words)["task"] == task
+    kind = {"classification": S4Classifier, "regression": S4Regressor}[task]
+    assert type(load_estimator(tmp_path / "run")) is kind
+
+
+def test_large_offsets_reach_the_estimator_from_files(tmp_path, capsys) -> None:
+    """Answers to 10 MHz ± 1 Hz are those to ± 1 Hz, whichever file they come in."""
+    series, labels = waves(12)
+    lengths, found = np.array([len(s) for s in series]), []
+    grid = np.round(np.concatenate(series).astype(np.float64) * 2**16) / 2**16
+    for offset in (0.0, 1e7):
+        path, out = tmp_path / f"{offset:g}.npz", tmp_path / f"run-{offset:g}"
+        np.savez(path, X=grid + offset, lengths=lengths, y=labels)
+        answer(capsys, "fit", "hippo", "--data", path, "--out", out, *SMALL, "--epochs", "2")
+        answer(capsys, "apply", out, "--data", path, "--out", tmp_path / "a.csv")
+        found.append(pd.read_csv(tmp_path / "a.csv").iloc[:, 2:].to_numpy())
+    np.testing.assert_allclose(*found, atol=1e-4)
 
 
 def test_held_out_series_keep_the_proportions_of_the_classes() -> None:

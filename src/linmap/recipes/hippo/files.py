@@ -33,7 +33,8 @@ def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
     estimator.save(job.out)
     assert estimator.history_ is not None
     summary = {
-        "artifact": str(job.out), "series": len(train), "channels": train.channels,
+        "artifact": str(job.out), "task": "classification" if kind is S4Classifier else "regression",
+        "series": len(train), "channels": train.channels,
         "lengths": f"{train.lengths.min()} to {train.lengths.max()}",
         "parameters": sum(p.numel() for p in estimator.model_.parameters()),
         "dt": [round(step, 6) for step in estimator.dt_], "training_loss": estimator.history_.epochs[-1].loss,
@@ -95,10 +96,15 @@ def _score(estimator: S4Classifier | S4Regressor, found: np.ndarray, labels: np.
 
 def _kind(settings: Settings, labels: np.ndarray) -> type[S4Classifier] | type[S4Regressor]:
     if settings.task == "auto":
-        return S4Regressor if labels.dtype.kind == "f" else S4Classifier
+        return S4Regressor if fractional(labels) else S4Classifier
     if settings.task == "regression" and labels.dtype.kind not in "biuf":
         raise UsageError(f"--task regression needs numbers as labels; the first is '{labels[0]}'.")
     return S4Regressor if settings.task == "regression" else S4Classifier
+
+
+def fractional(labels: np.ndarray) -> bool:
+    """Whether labels are numbers of which some have a fraction; 1.0 and 2.0 are classes."""
+    return labels.dtype.kind == "f" and bool((labels != np.floor(labels)).any())
 
 
 def _parts(settings: Settings, job: FitJob) -> tuple[LabelledSeries, LabelledSeries | None]:
@@ -118,7 +124,7 @@ def held_out(data: LabelledSeries, share: float, seed: int) -> tuple[LabelledSer
     if count == len(data):
         raise DataError(f"there are {len(data)} series, too few to hold out {share:.0%}; give --held-out 0.")
     random = np.random.default_rng(seed).permutation(len(data))
-    if labels.dtype.kind != "f":  # every class in turn, so that a share is one of each
+    if not fractional(labels):  # every class in turn, so that a share is one of each
         of_class = labels[random]
         turn = np.empty(len(data))
         for label in np.unique(of_class):

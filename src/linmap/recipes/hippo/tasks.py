@@ -11,7 +11,7 @@ import numpy as np
 from linmap.data.listops import generate_listops, one_hot, split_listops
 from linmap.data.sequences import Archive, LabelledSeries, load_series, named_series
 from linmap.errors import UsageError
-from linmap.recipes.hippo.files import held_out
+from linmap.recipes.hippo.files import fractional, held_out
 
 LISTOPS = 20_000  # trees, of 10 < length < 128
 VALIDATION = {"mnist-small": 250, "mnist": 1000, "mnist-784": 1000}
@@ -90,7 +90,7 @@ def load_task(name: str, seed: int = 0) -> Task:
 def user_task(path: Path, seed: int) -> Task:
     """The user's labelled series, of which a quarter is tested on."""
     data = load_series(path)
-    if data.require_labels().dtype.kind == "f":
+    if fractional(data.require_labels()):
         raise UsageError(f"{path}: compare hippo is about classes; `linmap fit hippo` also learns numbers.")
     train, test = held_out(data, 0.25, seed)
     assert test is not None
