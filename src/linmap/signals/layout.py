@@ -76,16 +76,42 @@ def _checked(array: Any) -> Array:
     if array.ndim != 3:
         raise ValueError(f"X: expected (epochs, channels, times), got shape {array.shape}; one epoch is X[None], and "
                          "continuous data must be cut into epochs.")  # fmt: skip
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"X: expected real numbers, got dtype {array.dtype}.")
     if 0 in array.shape:
         raise ValueError(f"X: expected at least one epoch, channel and sample, got shape {array.shape}.")
-    array = np.asarray(array, np.float64)
+    array = real_numbers(array)
     if not np.isfinite(array).all():
         epoch, channel = np.argwhere(~np.isfinite(array).all(-1))[0].tolist()
         raise ValueError(f"X: epoch {epoch}, channel {channel} holds NaN or infinite values; drop the epoch or "
                          "interpolate the channel.")  # fmt: skip
     return array
+
+
+def check_matrices(X: Any) -> Float64[np.ndarray, "n size size"]:
+    """Symmetric matrices as float64.
+
+    Raises
+    ------
+    ValueError
+        If X has another shape, or holds no real numbers or something that is not finite.
+    """
+    array = np.asarray(X)
+    if array.ndim != 3 or 0 in array.shape or array.shape[1] != array.shape[2]:
+        raise ValueError(f"X must hold matrices (n, c, c), got shape {array.shape}.")
+    array = real_numbers(array)
+    if not np.isfinite(array).all():
+        i = int(np.argmin(np.isfinite(array).all((1, 2))))
+        raise ValueError(f"X must hold finite real numbers; matrix {i} does not: drop or repair it.")
+    return array
+
+
+def real_numbers(array: np.ndarray) -> Float64[np.ndarray, ...]:
+    """As float64, objects too where they are numbers; ValueError where they are not, or are complex."""
+    try:
+        if array.dtype.kind in "biufO":
+            return np.asarray(array, np.float64)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"X must hold real numbers, got dtype {array.dtype}.")
 
 
 @dataclass(frozen=True)

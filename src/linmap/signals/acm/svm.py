@@ -12,8 +12,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import SVC
+from sklearn.utils import Tags
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from linmap.signals.acm.tangent import mean_and_logarithms, tangent_vectors, vectors
+from linmap.signals.layout import check_matrices
 
 Kernel = Literal["linear", "rbf"]
 CALIBRATION_FOLDS = 5
@@ -138,25 +142,58 @@ class TangentSpaceSVM(ClassifierMixin, BaseEstimator):
         self.C = C
         self.kernel = kernel
 
-    def fit(self, X: Float64[np.ndarray, "n size size"], y: Shaped[np.ndarray, " n"]) -> Self:
-        """Find the mean, map to the tangent space and train."""
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Find the mean, map to the tangent space and train.
+
+        Raises
+        ------
+        ValueError
+            If X is not (n, size, size) of finite real numbers, y has not two classes or more, one for each matrix, or a
+            parameter is not what it should be.
+        """
         if self.kernel not in ("linear", "rbf"):
             raise ValueError(f"kernel must be 'linear' or 'rbf', got {self.kernel!r}.")
-        self.classes_ = np.unique(y)
-        self.reference_, W = mean_and_logarithms(X)
-        self.machine_ = Machine.fit(vectors(W), y, self.C, self.kernel)
+        matrices = check_matrices(X)
+        if y is None:
+            raise ValueError("y is missing: give the class of each matrix.")
+        labels = column_or_1d(y, warn=True)
+        check_consistent_length(matrices, labels)
+        check_classification_targets(labels)
+        self.classes_ = np.unique(labels)
+        if len(self.classes_) < 2:
+            raise ValueError(f"y holds a single class, {self.classes_[0]}; a classifier needs two at least.")
+        self.n_features_in_ = matrices.shape[-1]
+        self.reference_, W = mean_and_logarithms(matrices)
+        self.machine_ = Machine.fit(vectors(W), labels, self.C, self.kernel)
         return self
 
-    def decision_function(self, X: Float64[np.ndarray, "n size size"]) -> Float64[np.ndarray, ...]:
+    def _vectors(self, X: Any) -> Float64[np.ndarray, "n entries"]:
+        check_is_fitted(self, "machine_")
+        matrices = check_matrices(X)
+        if matrices.shape[-1] != self.reference_.shape[-1]:
+            raise ValueError(
+                f"X holds matrices of {matrices.shape[-1]} rows, and was fitted to {len(self.reference_)}."
+            )
+        return tangent_vectors(matrices, self.reference_)
+
+    def decision_function(self, X: Any) -> Float64[np.ndarray, ...]:
         """One value for each epoch of two classes, else one for each class."""
-        values = self.machine_.decisions(tangent_vectors(X, self.reference_))
+        vectors_of_X = self._vectors(X)
+        values = self.machine_.decisions(vectors_of_X)
         return values[:, 0] if len(self.classes_) == 2 else values
 
-    def predict(self, X: Float64[np.ndarray, "n size size"]) -> Shaped[np.ndarray, " n"]:
+    def predict(self, X: Any) -> Shaped[np.ndarray, " n"]:
         """The class of each matrix."""
-        return self.classes_[self.machine_.winners(tangent_vectors(X, self.reference_))]
+        vectors_of_X = self._vectors(X)
+        return self.classes_[self.machine_.winners(vectors_of_X)]
 
-    def predict_proba(self, X: Float64[np.ndarray, "n size size"]) -> Float64[np.ndarray, "n classes"]:
+    def predict_proba(self, X: Any) -> Float64[np.ndarray, "n classes"]:
         """Probabilities by Platt's method, fitted to cross-validated decisions; their largest may differ from
         `predict`'s."""
-        return self.machine_.probabilities(tangent_vectors(X, self.reference_))
+        vectors_of_X = self._vectors(X)
+        return self.machine_.probabilities(vectors_of_X)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
+        return tags

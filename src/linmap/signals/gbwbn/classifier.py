@@ -23,7 +23,7 @@ from linmap.signals.gbwbn.fronts import AugmentedCovariance, ConvolutionalCovari
 from linmap.signals.gbwbn.layer import GBWBatchNorm
 from linmap.signals.gbwbn.network import Norm, SPDNet
 from linmap.signals.gbwbn.recalibration import recalibrate
-from linmap.signals.layout import Layout, labelled, read_epochs, spread, unit_factor
+from linmap.signals.layout import Layout, check_matrices, labelled, read_epochs, spread, unit_factor
 from linmap.training import TrainingConfig, TrainingHistory, train
 from linmap.training.randomness import private
 
@@ -134,7 +134,7 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
             If X is not of the form that `front` takes or holds values that are not finite, or y or domains do not fit.
         """
         samples, self.layout_, y = self._training_samples(X, y)
-        labels = column_or_1d(np.asarray(y))
+        labels = column_or_1d(y, warn=True)
         check_classification_targets(labels)
         _same_length("y", labels, samples)
         self.classes_, target = np.unique(labels, return_inverse=True)
@@ -198,7 +198,8 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any, domains: ArrayLike | None = None) -> np.ndarray:
         """The class of each sample."""
-        return self.classes_[self.predict_proba(X, domains).argmax(1)]
+        chances = self.predict_proba(X, domains)
+        return self.classes_[chances.argmax(1)]
 
     def adapt(self, X: Any, domains: ArrayLike) -> Self:
         """Give domains, new ones too, the statistics of samples without labels: how a network goes to a new subject.
@@ -261,9 +262,12 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         if self.front not in get_args(Front):
             raise ValueError(f"front must be one of {', '.join(get_args(Front))}, got {self.front!r}.")
         if self.front == "matrices":
+            if np.ndim(X) == 3 and np.shape(X)[1] != np.shape(X)[2]:
+                raise ValueError(f"X must hold matrices (n, c, c) for front='matrices', got shape {np.shape(X)}; for "
+                                 "epochs take front='augmented' or front='convolution'.")  # fmt: skip
             if y is None:
                 raise ValueError("y is missing: give the class of each matrix.")
-            samples = self._matrices(X)
+            samples = check_matrices(X)
             return samples, Layout(samples.shape[1], sizes=spread(_matrix_sizes(samples))), y
         epochs, y = labelled(X, y)
         return epochs.X, Layout.of(epochs), y
@@ -271,7 +275,7 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
     def _known_samples(self, X: Any) -> np.ndarray:
         """Samples with the channels and in the unit of the fit."""
         if self.front == "matrices":
-            samples = self._matrices(X)
+            samples = check_matrices(X)
             if samples.shape[1:] == self._shape:
                 factor = unit_factor(_matrix_sizes(samples), self.layout_.sizes) ** 2
                 samples = samples if factor == 1 else samples / factor
@@ -280,15 +284,6 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         if samples.shape[1:] != self._shape:
             raise ValueError(f"X holds samples of shape {samples.shape[1:]}, and was fitted to {self._shape}.")
         return samples
-
-    def _matrices(self, X: Any) -> np.ndarray:
-        samples = np.asarray(X)
-        if samples.ndim != 3 or 0 in samples.shape or samples.shape[1] != samples.shape[2]:
-            raise ValueError(f"X must hold matrices (n, c, c) for front='matrices', got shape {samples.shape}; epochs "
-                             "need front='augmented' or front='convolution'.")  # fmt: skip
-        if samples.dtype.kind not in "iuf" or not np.isfinite(samples).all():
-            raise ValueError(f"X must hold finite real numbers, got {samples.dtype}; drop or repair the bad samples.")
-        return samples.astype(np.float64)
 
     def _unit(self, samples: np.ndarray) -> float:
         """What samples are divided by: matrices by their mean trace, epochs by their standard deviation."""
