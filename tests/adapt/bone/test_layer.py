@@ -329,3 +329,27 @@ def test_conv_weight_is_changed_as_a_matrix():
 def test_block_size_and_mode_may_stand_without_their_names():
     layer = BoneLinear(nn.Linear(N_IN, N_OUT), R, "bat-row")
     assert (layer.adapters["default"].r, layer.adapters["default"].mode) == (R, "bat-row")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(3,), (50,), (2, 3), (2, 50), (1, 1)])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_output_may_be_written_to_in_place(mode, shape, bias):
+    """As by ReLU(inplace=True), y *= s and y[mask] = 0 behind the layer."""
+    torch.manual_seed(0)
+    layer = disturbed(BoneLinear(nn.Linear(N_IN, N_OUT, bias=bias).double(), r=R, mode=mode, **OPTIONS[mode]))
+    x = torch.randn(*shape, N_IN, dtype=torch.float64, requires_grad=True)
+    D = layer.adapters["default"].D
+
+    def loss(y):
+        return y.square().sum()
+
+    kept = (torch.arange(N_OUT) > 1).double()
+    expected = torch.autograd.grad(loss(torch.relu((layer(x) * 0.5 + 1) * kept)), [x, D])
+    y = layer(x)
+    y *= 0.5
+    y += 1
+    y[..., :2] = 0
+    nn.ReLU(inplace=True)(y)
+    for ours, theirs in zip(torch.autograd.grad(loss(y), [x, D]), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)

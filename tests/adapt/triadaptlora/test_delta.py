@@ -48,3 +48,15 @@ def test_bad_ranks_and_scalings_are_refused():
             triadapt_delta(*drawn(2), 16.0, rank)
     with pytest.raises(ValueError, match="scaling must be 'fixed' or 'rank'"):
         scaling_factor(16, 1, "none")
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+@given(st.lists(st.integers(1, 4), min_size=6, max_size=6))
+def test_pieces_whose_ranks_disagree_are_refused_and_neither_cut_nor_broadcast(sizes):
+    rows, columns, *core = sizes
+    A, B, L, U = torch.ones(rows, 5), torch.ones(6, columns), torch.ones(core[:2]), torch.ones(core[2:])
+    if set(sizes) == {rows}:
+        assert triadapt_delta(A, B, L, U, 16.0, rows).shape == (6, 5)
+        return
+    with pytest.raises(ValueError, match="with one max_rank; got A"):
+        triadapt_delta(A, B, L, U, 16.0, 1)

@@ -67,13 +67,13 @@ class BatRowProduct(torch.autograd.Function):
         ctx.save_for_backward(x, W, D)
         ctx.changed = _is_changed(D) if few_tokens(x, D) else True
         if few_tokens(x, D) and x.dtype is W.dtype is D.dtype:
-            return _row_output_of_few(x, W, bias, D) if ctx.changed else F.linear(x, W, bias)
+            return _no_view(_row_output_of_few(x, W, bias, D) if ctx.changed else F.linear(x, W, bias))
         z, s = _row_transform(x, D)
         if W.dtype is not x.dtype:
             W, bias = W.to(x.dtype), None if bias is None else bias.to(x.dtype)
         y = F.linear(z, W, bias)
         y.view(-1, W.shape[0] // s.shape[2], s.shape[2]).add_(s)
-        return y
+        return _no_view(y)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -81,6 +81,11 @@ class BatRowProduct(torch.autograd.Function):
         blockwise = few_tokens(x, D) and grad.dtype is W.dtype and (ctx.changed or torch.is_grad_enabled())
         with _autocast_off(x):
             return _row_gradients(x, W, D, grad, blockwise, *ctx.needs_input_grad)
+
+
+def _no_view(y: Tensor) -> Tensor:
+    """y, not as a view: autograd lets nobody write in place to a view that a Function returns, as models do."""
+    return torch.ops.aten._unsafe_view.default(y, y.shape)
 
 
 def _row_output_of_few(x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
@@ -146,9 +151,9 @@ class BatProduct(torch.autograd.Function):
         ctx.save_for_backward(x, W, D)
         ctx.changed = _is_changed(D) if few_tokens(x, D) else True
         if few_tokens(x, D) and ctx.changed:
-            return _output_of_few(x, W, bias, D)
+            return _no_view(_output_of_few(x, W, bias, D))
         W = bat_weight(*at_least_float32(W, D)) if ctx.changed else W
-        return F.linear(x, W.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        return _no_view(F.linear(x, W.to(x.dtype), None if bias is None else bias.to(x.dtype)))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

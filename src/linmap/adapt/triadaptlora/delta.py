@@ -51,12 +51,18 @@ def triadapt_delta(
     Raises
     ------
     ValueError
-        If `rank` is not from 1 to max_rank.
+        If `rank` is not from 1 to max_rank, or the shapes do not fit each other.
 
     References
     ----------
     Liang et al., "TriAdaptLoRA", arXiv 2501.08008.
     """
+    if A.ndim != 2 or B.ndim != 2 or not B.shape[1] == A.shape[0] or not C_low.shape == C_up.shape == (A.shape[0],) * 2:
+        raise ValueError(
+            "A must have the shape (max_rank, n_in), B (n_out, max_rank), C_low and C_up (max_rank, max_rank), with "
+            f"one max_rank; got A {tuple(A.shape)}, B {tuple(B.shape)}, C_low {tuple(C_low.shape)} and C_up "
+            f"{tuple(C_up.shape)}."
+        )
     if not 1 <= rank <= A.shape[0]:
         raise ValueError(f"rank must be from 1 to {A.shape[0]}, the number of rows of A, got {rank}.")
     C = C_low[:rank, :rank].tril() + C_up[:rank, :rank].triu()
