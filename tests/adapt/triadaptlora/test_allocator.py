@@ -340,3 +340,33 @@ def test_appended_pieces_need_the_optimiser():
     assert held == {id(p) for p in trainable(model)}
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.1}
     assert isinstance(allocator.config, TriAdaptLoraConfig)
+
+
+@pytest.mark.parametrize("storage", ["prealloc", "append"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_any_scheduler_goes_on_through_growth(storage, groups):
+    for scheduler in (
+        lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda done: 1 / (done + 1)),
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, [0.1] * groups, 12),
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 12),
+    ):
+        model, allocator = adapted(storage=storage)
+        parameters = trainable(model)
+        cuts = [parameters[:5], parameters[5:]] if groups == 2 else [parameters]
+        optimizer = torch.optim.AdamW([{"params": cut} for cut in cuts], lr=0.01)
+        schedule = scheduler(optimizer)
+        for step in range(1, 12):
+            train(model, allocator, optimizer, [step])
+            schedule.step()
+        assert sum(allocator.ranks().values()) > len(allocator.ranks())
+        assert len(optimizer.param_groups) == groups
+        rates = {group["lr"] for group in optimizer.param_groups}
+        assert rates == set(schedule.get_last_lr())
+
+
+def test_grown_pieces_stand_in_the_optimiser_in_the_order_of_the_model():
+    """By which an optimiser's state is saved and loaded."""
+    model, allocator = adapted(storage="append")
+    optimizer = torch.optim.AdamW(trainable(model), lr=0.01)
+    train(model, allocator, optimizer, range(1, 10))
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in trainable(model)]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from adapt.triadaptlora.problem import Net, adapted, batch, configured, train, trainable
-from linmap.adapt import RankAllocator
+from linmap.adapt import RankAllocator, TriAdaptLinear
 
 FRESH = """
 import sys, torch
@@ -113,6 +113,34 @@ def test_rank_pattern_is_read_by_the_longest_ending():
     assert model.base_model.model.layer1.adapters["default"].rank == 1
 
 
+PATTERNS = [
+    {"layer1": 2}, {r"layer[12]": 2}, {".*1": 2}, {"^layer1": 2}, {"layer": 2}, {r"inner\.layer.": 2, "layer1": 3},
+    {"inner.layer0": 2}, {r"(layer0|inner\.layer2)": 2},
+]  # fmt: skip
+
+
+class Nested(Net):
+    def __init__(self):
+        super().__init__()
+        self.inner = Net()
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.filterwarnings("ignore:.*did not match any targeted module")
+def test_rank_pattern_gives_the_ranks_that_it_gives_in_lora(pattern):
+    ours = get_peft_model(Nested(), configured(rank_pattern=pattern, init_rank=1))
+    theirs = get_peft_model(Nested(), LoraConfig(r=1, rank_pattern=pattern, target_modules=r".*layer\d"))
+    expected = {name: m.r["default"] for name, m in theirs.named_modules() if hasattr(m, "lora_A")}
+    found = {name: m.adapters["default"].rank for name, m in ours.named_modules() if isinstance(m, TriAdaptLinear)}
+    assert len(found) == 8
+    assert found == expected
+
+
+def test_ranks_that_growth_wrote_are_read_by_whole_paths():
+    config = configured(rank_pattern={"layer1": 2, "inner.layer1": 3})
+    assert [config.rank_of(path) for path in ("layer1", "inner.layer1")] == [2, 3]
+
+
 @pytest.mark.parametrize("rank", [1, 2, 3, 5, 7, 101])
 def test_any_reference_rank_has_a_default_growth(rank):
     assert configured(reference_rank=rank, incre_rank_num=None).add_rank == max(1, rank // 2)
@@ -130,6 +158,7 @@ def test_any_reference_rank_has_a_default_growth(rank):
         ({"growth": "exponential"}, "growth must be 'linear', 'nonlinear' or 'none', got 'exponential'"),
         ({"reference_rank": 0}, "reference_rank must be a positive integer, got 0"),
         ({"orth_reg_weight": -1.0}, "orth_reg_weight must not be negative"),
+        ({"rank_pattern": {"layer(0": 2}}, r"rank_pattern has the key 'layer\(0', which is no regular expression"),
         ({"rank_pattern": {"layer0": 0}}, "rank_pattern gives layer0 the rank 0"),
         ({"r_max": 0}, "r_max must be a positive integer, got 0"),
     ],

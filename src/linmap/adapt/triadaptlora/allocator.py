@@ -240,6 +240,7 @@ class RankAllocator:
             self.seed = int(seed)
         for name in event.grown:
             adapter, births = self.adapters[name], self._births[name]
+            del births[adapter.rank :]  # of pieces that were lost as an earlier state was loaded
             known = list(adapter.map.parameters())
             generator = torch.Generator().manual_seed(self.seed + zlib.crc32(f"{name} {adapter.rank}".encode()))
             adapter.grow(event.ranks[name], generator)
@@ -335,13 +336,22 @@ def _processes() -> int:
 
 
 def _tell(optimizer: Optimizer, old: list[nn.Parameter], new: list[nn.Parameter]) -> None:
-    """Give an optimiser the new parameters of a map, and its state of enlarged ones their new shape."""
+    """Give an optimiser the new parameters of a map, and its state of enlarged ones their new shape.
+
+    A new one goes behind its neighbour in the map and in its group: schedulers keep lists by group, and checkpoints the
+    order of parameters, which is that of the model.
+    """
     held = {id(parameter) for parameter in old}
-    appended = [parameter for parameter in new if id(parameter) not in held]
-    if appended:
-        like = next((g for g in optimizer.param_groups if any(id(p) in held for p in g["params"])), None)
-        settings = {key: value for key, value in (like or {}).items() if key != "params"}
-        optimizer.add_param_group({**settings, "params": appended})
+    before: nn.Parameter | None = None
+    for parameter in new:
+        if id(parameter) not in held:
+            group = next((g for g in optimizer.param_groups if any(p is before for p in g["params"])), None)
+            if group is None:
+                optimizer.add_param_group({"params": [parameter]})
+            else:
+                place = next(i for i, p in enumerate(group["params"]) if p is before)
+                group["params"].insert(place + 1, parameter)
+        before = parameter
     for parameter in old:
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor) and value.ndim == parameter.ndim and value.shape != parameter.shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -72,12 +73,15 @@ class TriAdaptLoraConfig(AdapterConfig):
         "normal": L and U drawn from N(0, 0.02^2). "identity": C = I.
     storage
         "prealloc": four parameters a layer that stay the same, for any optimiser, scheduler and DDP. "append": new
-        parameters for each piece in a new group of the optimiser, the authors' layout.
+        parameters for each piece, the authors' layout; they join the optimiser's group of the pieces before them, so
+        that its scheduler goes on.
     orth_reg_weight
         The weight that your loss gives to `triadapt_orthogonality(model)`.
     rank_pattern
-        Rank by module, for layers that do not start at init_rank. Growth writes the ranks here, so that a saved adapter
-        is built with the ranks that it has.
+        Rank by module, for layers that do not start at init_rank; the keys are PEFT's, ends of paths or regular
+        expressions that an end of the path must match. A whole path goes first, then the longest of several ends, and
+        in the order given where there is an expression among those that match. Growth writes the ranks here, so that a
+        saved adapter is built with the ranks that it has.
     """
 
     method: ClassVar[str] = "linmap_triadaptlora"
@@ -124,6 +128,12 @@ class TriAdaptLoraConfig(AdapterConfig):
         for name, rank in (self.rank_pattern or {}).items():
             if not isinstance(rank, int) or rank < 1:
                 raise ValueError(f"rank_pattern gives {name} the rank {rank!r}; ranks are positive integers.")
+            try:
+                re.compile(name)
+            except re.error as error:
+                raise ValueError(
+                    f"rank_pattern has the key {name!r}, which is no regular expression: {error}."
+                ) from None
 
     @property
     def add_rank(self) -> int:
@@ -131,10 +141,15 @@ class TriAdaptLoraConfig(AdapterConfig):
         return max(1, self.reference_rank // 2) if self.incre_rank_num is None else self.incre_rank_num
 
     def rank_of(self, path: str) -> int:
-        """The rank of the layer at this path: that of the longest entry of rank_pattern which the path ends with."""
+        """The rank of the layer at this path, by the entry of rank_pattern that it matches."""
         pattern = self.rank_pattern or {}
-        fitting = [name for name in pattern if path == name or path.endswith(f".{name}")]
-        return pattern[max(fitting, key=len)] if fitting else self.init_rank
+        if path in pattern:
+            return pattern[path]
+        fitting = [key for key in pattern if path.endswith(f".{key}") or re.match(rf"(.*\.)?({key})$", path)]
+        if not fitting:
+            return self.init_rank
+        ends = all(path.endswith(f".{key}") for key in fitting)
+        return pattern[max(fitting, key=len) if ends else fitting[0]]
 
     def layer_options(self, path: str) -> dict[str, Any]:
         names = ("reference_rank", "alpha", "dropout", "r_max", "scaling", "grow_init", "init_c", "storage")
@@ -183,11 +198,12 @@ class TriAdaptLoraModel(AdapterTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """An adapter that has no ranks of its own yet takes those of the file; another one must have the same."""
+        """The adapter takes the ranks of the file, unless it was made with others and has not grown since."""
         state = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        ranks = {
-            name: layer.adapters[adapter_name].rank for name, layer in triadapt_layers(model, adapter_name).items()
+        adapters: dict[str, Any] = {
+            name: layer.adapters[adapter_name] for name, layer in triadapt_layers(model, adapter_name).items()
         }
+        ranks = {name: adapter.rank for name, adapter in adapters.items()}
         saved = {}
         for key, A in list(state.items()):
             layer, found, _ = key.partition(f".{TriAdaptLayer.adapters_name}.{adapter_name}.map.A")
@@ -195,10 +211,11 @@ class TriAdaptLoraModel(AdapterTuner):
             if found and name:
                 saved[name] = A.shape[0]
                 state[key.removesuffix("A") + "_extra_state"] = torch.tensor(A.shape[0])
-        if saved and config.rank_pattern is None:  # pyright: ignore[reportAttributeAccessIssue]
-            config.rank_pattern = saved if saved != ranks else None  # pyright: ignore[reportAttributeAccessIssue]
-        elif saved:
+        given = config.rank_pattern is not None  # pyright: ignore[reportAttributeAccessIssue]
+        if given and not any(adapter.grown for adapter in adapters.values()):
             check_same_ranks(saved, ranks)
+        if saved != ranks and saved:
+            config.rank_pattern = {**ranks, **saved}  # pyright: ignore[reportAttributeAccessIssue]
         return state
 
 

@@ -32,6 +32,8 @@ class TriAdaptAdapter(AdditiveAdapter):
         Its A, B, lower and upper.
     limit
         The highest rank that it may have.
+    grown
+        Whether its rank is another than at the start: part of its state then, and not of its configuration.
     grow_init, init_c, alpha, scaling, reference_rank
         As in `TriAdaptLoraConfig`.
     """
@@ -60,6 +62,7 @@ class TriAdaptAdapter(AdditiveAdapter):
         else:
             self.map = AppendedPieces(n_in, n_out, rank, core=init_c)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.first_rank = rank
         self.limit, self.alpha, self.reference_rank = limit, alpha, reference_rank
         self.scaling: Scaling = scaling
         self.grow_init: GrowInit = grow_init
@@ -68,6 +71,10 @@ class TriAdaptAdapter(AdditiveAdapter):
     @property
     def rank(self) -> int:
         return self.map.rank
+
+    @property
+    def grown(self) -> bool:
+        return self.rank != self.first_rank
 
     @property
     def scale(self) -> float:

@@ -19,8 +19,8 @@ NAMES = ("A", "B", "lower", "upper")
 class AppendedPieces(LinearMap):
     """The map of `linmap.maps.TriangularPair`, with parameters of their own for every piece.
 
-    Growing makes new parameters, which an optimiser has to be given; schedulers that exist already, DDP and FSDP do not
-    see them. The state dict is that of a `TriangularPair` without room.
+    Growing makes new parameters, which an optimiser has to be given; DDP and FSDP do not see them. The state dict is
+    that of a `TriangularPair` without room.
 
     Parameters
     ----------
