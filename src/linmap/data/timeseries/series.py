@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Number
 from typing import Literal, Self, get_args
 
 import numpy as np
@@ -104,7 +105,7 @@ class TimeSeries:
                 f"the table has {len(table)} rows and {table.shape[1]} columns; there is nothing to forecast."
             )
         layout = arrange(table, time_column, id_column, (drop,) if isinstance(drop, str) else tuple(drop))
-        _require_numeric(layout.values)
+        layout = replace(layout, values=_numeric(layout.values))
         order = "dmy" if dayfirst else "mdy" if monthfirst else ""
         timed = layout.time is not None and not _only_counts(layout)
         if layout.ids is None:
@@ -219,7 +220,12 @@ def _as_frame(table: pd.DataFrame | pd.Series | np.ndarray) -> pd.DataFrame:
         return table
     if isinstance(table, pd.Series):
         return table.to_frame("y" if table.name is None else table.name)
-    return pd.DataFrame(np.asarray(table).reshape(len(table), -1))
+    if hasattr(table, "toarray"):
+        raise TypeError("sparse input is not supported: a table must be dense; call toarray first.")
+    array = np.asarray(table)
+    if np.iscomplexobj(array):
+        raise DataError(f"Complex data not supported: got {array.dtype}; give real and imaginary parts as columns.")
+    return pd.DataFrame(array.reshape(len(array), -1)).infer_objects()
 
 
 def _only_counts(layout: Layout) -> bool:
@@ -289,6 +295,20 @@ def _names(labels: pd.Index) -> tuple[str, ...]:
     if twice is not None:
         raise DataError(f"two series are called {twice!r}, one as text and one as a number; give them other names.")
     return names
+
+
+def _numeric(values: pd.DataFrame) -> pd.DataFrame:
+    """The values, each column of a numeric type; decimals and other numbers that pandas holds as objects count."""
+    objects = [
+        name for name, column in values.items()
+        if column.dtype == object and all(isinstance(value, Number) for value in column.dropna())
+    ]  # fmt: skip
+    if objects:
+        values = values.copy()
+        for name in objects:
+            values[name] = pd.to_numeric(values[name], errors="coerce").astype(np.float64)
+    _require_numeric(values)
+    return values
 
 
 def _require_numeric(values: pd.DataFrame) -> None:

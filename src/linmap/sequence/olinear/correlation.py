@@ -21,6 +21,7 @@ from linmap.data.scaling import Standardiser
 Correlation = Literal["pearson", "official"]
 
 CONSTANT = 1e-6  # deviation of one step over that of the whole variate, below which its windows are constant
+COMPLEX = "Complex data not supported:"
 OFFICIAL_CONSTANT = 1e-2  # the authors' bound, on the deviation in raw units
 
 
@@ -189,7 +190,7 @@ def variate_correlation(X: ArrayLike) -> Float64[np.ndarray, "N N"]:
 def _rows(X: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """X as a finite (n, N) float64 array, and the variates' names."""
     names = [str(name) for name in X.columns] if isinstance(X, pd.DataFrame) else None
-    rows = np.asarray(X, dtype=np.float64)
+    rows = real_array(X, "training rows").astype(np.float64, copy=False)
     rows = rows[:, None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or rows.size == 0:
         raise ValueError(f"X must hold training rows, (n_rows, n_variates), got shape {rows.shape}.")
@@ -199,3 +200,14 @@ def _rows(X: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         counts = ", ".join(f"{label} ({count})" for label, count in zip(labels, missing, strict=True) if count)
         raise ValueError(f"X has NaN or infinite values in {counts}; fill or drop them first.")
     return rows, labels
+
+
+def real_array(X: ArrayLike, what: str) -> np.ndarray:
+    """X as an array of real floating numbers, in their own precision; ValueError where it is complex, TypeError where
+    it is sparse."""
+    if hasattr(X, "toarray"):
+        raise TypeError(f"sparse input is not supported: {what} must be a dense array; call toarray first.")
+    array = np.asarray(X)
+    if np.iscomplexobj(array):
+        raise ValueError(f"{COMPLEX} got {what} of {array.dtype}; give the real and the imaginary part as variates.")
+    return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)

@@ -87,6 +87,8 @@ class OLinearForecaster(BaseEstimator):
     ----------
     model_
         The trained `OLinear` (or `OLinear_C`), on the CPU.
+    n_features_in_
+        Columns of the table, the time among them.
     variates_, mean_, scale_
         Names, and the training rows' mean and standard deviation (see `linmap.data.scaling.Standardiser`).
     clock_
@@ -200,6 +202,7 @@ class OLinearForecaster(BaseEstimator):
         """
         check_scale(self.interval_scale)
         series = self.read(X)
+        self.n_features_in_ = X.shape[1] if isinstance(X, pd.DataFrame) else len(series.variates)
         rows = len(series)
         split, calibrates = (self.split_of(rows), self.calibration > 0) if split is None else (split, False)
         spans = split.spans(self.lookback)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from linmap.sequence.olinear.folded import FoldedOLinear
 from linmap.sequence.olinear.normlin import CorrelationMixing, Norm, NormLin, TokenMixing, WeightTransform
-from linmap.sequence.olinear.orthotrans import check_window, orthogonal_buffer
+from linmap.sequence.olinear.orthotrans import BasisHolder, check_window, orthogonal
 from linmap.sequence.olinear.revin import RevIN
 from linmap.training.randomness import Dropout
 
@@ -66,7 +66,7 @@ class Block(nn.Module):
         return self.norm2(h + self.dropout(self.linear2(inner)))
 
 
-class OLinear(nn.Module):
+class OLinear(BasisHolder):
     """Forecast the next `pred_len` steps of `n_variates` series from their last `seq_len` steps.
 
     The number of variates is part of the weights (NormLin, the shifts, RevIN), as are both lengths.
@@ -130,8 +130,8 @@ class OLinear(nn.Module):
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}.")
-        self.register_buffer("Q_in", orthogonal_buffer("Q_in", np.eye(T) if Q_in is None else Q_in, T, N))
-        self.register_buffer("Q_out", orthogonal_buffer("Q_out", np.eye(P) if Q_out is None else Q_out, P, N))
+        self.hold("Q_in", orthogonal("Q_in", np.eye(T) if Q_in is None else Q_in, T, N))
+        self.hold("Q_out", orthogonal("Q_out", np.eye(P) if Q_out is None else Q_out, P, N))
         if self.Q_in.ndim != self.Q_out.ndim:
             raise ValueError("Q_in and Q_out must both be shared by the variates, or both have one basis per variate.")
         self.revin = RevIN(N)

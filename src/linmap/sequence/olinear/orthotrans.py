@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Self, TypeVar
 
 import numpy as np
@@ -13,7 +14,13 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from linmap.sequence.olinear.correlation import Correlation, temporal_correlation, temporal_correlations
+from linmap.sequence.olinear.correlation import (
+    COMPLEX,
+    Correlation,
+    real_array,
+    temporal_correlation,
+    temporal_correlations,
+)
 from linmap.sequence.olinear.revin import instance_statistics
 
 Array = TypeVar("Array", Tensor, np.ndarray)
@@ -63,6 +70,8 @@ class OrthoTrans(TransformerMixin, BaseEstimator):
         """
         correlate = temporal_correlations if self.chan_indep else temporal_correlation
         self.correlation_ = correlate(X, self.length, corr=self.corr)
+        shape = np.asarray(X).shape
+        self.n_features_in_ = shape[1] if len(shape) == 2 else 1
         matrices = self.correlation_.reshape(-1, self.length, self.length)
         pairs = [descending_eigenbasis(R) for R in matrices]
         self.eigenvalues_ = np.stack([values for values, _ in pairs]).reshape(self.correlation_.shape[:-1])
@@ -75,7 +84,7 @@ class OrthoTrans(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If the last dimension is not `length`.
+            If the last dimension is not `length`, or an array is complex, sparse, or has missing or infinite values.
         """
         return self._apply(x, transpose=True)
 
@@ -87,8 +96,11 @@ class OrthoTrans(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         Q = self.Q_ if transpose else np.swapaxes(self.Q_, -1, -2)
         if not isinstance(x, Tensor):
-            x = np.asarray(x)
-            x = x if np.issubdtype(x.dtype, np.floating) else x.astype(np.float64)
+            x = real_array(x, "windows")
+            if not np.isfinite(x).all():
+                raise ValueError("windows hold NaN or infinite values, which no basis can transform; fill them first.")
+        elif x.is_complex():
+            raise ValueError(f"{COMPLEX} got windows of {x.dtype}; transform the real and the imaginary part.")
         if x.shape[-Q.ndim + 1 :] != Q.shape[:-1]:
             sizes = ", ".join(map(str, Q.shape[:-1]))
             raise ValueError(
@@ -109,7 +121,30 @@ def descending_eigenbasis(
     return eigenvalues[::-1].copy(), np.ascontiguousarray(Q * np.sign(largest))
 
 
-class OrthoTransWrapper(nn.Module):
+class BasisHolder(nn.Module):
+    """A module with fixed bases as buffers, whose float64 digits are there when it becomes float64."""
+
+    def hold(self, name: str, exact: Float64[Tensor, "*variates t t"], dtype: torch.dtype | None = None) -> None:
+        """Register a basis as a buffer, in the default precision unless another is given."""
+        vars(self).setdefault("_exact", {})[name] = exact
+        self.register_buffer(name, exact.to(torch.get_default_dtype() if dtype is None else dtype))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        held = vars(self).get("_exact", {})
+        own = [name for name, exact in held.items() if _is_rounded(getattr(self, name), exact)]  # nothing else loaded
+        super()._apply(fn, recurse)
+        for name in own:
+            buffer = getattr(self, name)
+            if buffer.dtype == torch.float64:
+                setattr(self, name, held[name].to(buffer.device))
+        return self
+
+
+def _is_rounded(buffer: Tensor, exact: Float64[Tensor, "*variates t t"]) -> bool:
+    return buffer.device.type != "meta" and torch.equal(buffer, exact.to(buffer.device, buffer.dtype))
+
+
+class OrthoTransWrapper(BasisHolder):
     """Any forecaster, in the transformed domain: x is instance-normalised and encoded, the forecast decoded.
 
     y = decode(model(encode(x))) with encode(x) = Q_in x and decode(z) = Q_outᵀ z along time, between instance
@@ -126,6 +161,9 @@ class OrthoTransWrapper(nn.Module):
     normalise
         Bring each window to mean 0 and standard deviation 1 first, and the forecast back.
 
+    The bases have the precision of the model's parameters (the default one without any), and all their digits when the
+    wrapper is moved to float64.
+
     Raises
     ------
     ValueError
@@ -141,8 +179,9 @@ class OrthoTransWrapper(nn.Module):
         super().__init__()
         self.model = model
         self.normalise = normalise
-        self.register_buffer("Q_in", orthogonal_buffer("Q_in", Q_in, n_variates=variates_of(Q_in)))
-        self.register_buffer("Q_out", orthogonal_buffer("Q_out", Q_out, n_variates=variates_of(Q_out)))
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+        self.hold("Q_in", orthogonal("Q_in", Q_in, n_variates=variates_of(Q_in)), dtype)
+        self.hold("Q_out", orthogonal("Q_out", Q_out, n_variates=variates_of(Q_out)), dtype)
 
     def forward(self, x: Float[Tensor, "batch time variate"]) -> Float[Tensor, "batch horizon variate"]:
         check_window(x, self.Q_in.shape[-1], variates_of(self.Q_in))
@@ -174,10 +213,10 @@ def variates_of(Q: ArrayLike | Tensor) -> int | None:
     return shape[0] if len(shape) == 3 else None
 
 
-def orthogonal_buffer(
+def orthogonal(
     name: str, Q: ArrayLike | Tensor, length: int | None = None, n_variates: int | None = None
-) -> Tensor:
-    """Q as a float tensor, checked to be an orthogonal (t, t) matrix, or one per variate, (n_variates, t, t).
+) -> Float64[Tensor, "*variates t t"]:
+    """Q in float64, checked to be an orthogonal (t, t) matrix, or one per variate, (n_variates, t, t).
 
     Raises
     ------
@@ -196,7 +235,7 @@ def orthogonal_buffer(
             f"{name} is not orthogonal: max |Q Qᵀ - I| = {deviation:.1e}, at most {NOT_ORTHOGONAL:.0e} is allowed; "
             "take Q_ of a fitted OrthoTrans, or an orthonormal basis."
         )
-    return exact.to(torch.get_default_dtype())
+    return exact
 
 
 def check_window(x: Tensor, seq_len: int, n_variates: int | None = None) -> None:

@@ -1,0 +1,270 @@
+"""How times are read and written: every usual form, what leaves a choice open, and what is no time."""
+
+import datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from linmap.data.timeseries import Clock, TimeSeries
+from linmap.errors import DataError
+
+AHEAD = 3
+
+
+def series_of(times: object, name: str = "date", **options: object) -> TimeSeries:
+    column = times if isinstance(times, pd.Index | np.ndarray | pd.Categorical) else list(times)  # pyright: ignore
+    return TimeSeries.from_frame(
+        pd.DataFrame({name: column, "y": np.arange(float(len(column)))}),
+        **options,  # pyright: ignore
+    )
+
+
+def ahead(series: TimeSeries, steps: int = AHEAD) -> pd.Series:
+    """The times that follow, as the table would write them."""
+    zeros = np.zeros((steps, len(series.variates)))
+    return pd.Series(series.frame(zeros, series.future(steps)).iloc[:, 0])
+
+
+# -- text --------------------------------------------------------------------------------------------------------------
+
+FORMS = {
+    "%Y-%m-%d": "D", "%Y/%m/%d": "D", "%d.%m.%Y": "D", "%d/%m/%Y": "D", "%m/%d/%Y": "D", "%d-%m-%Y": "D",
+    "%d/%m/%y": "D", "%y-%m-%d": "D", "%d-%b-%y": "D", "%d %B %Y": "D", "%b %d, %Y": "D", "%a, %d %b %Y": "D",
+    "%Y%m%d": "D", "%Y-%m": "MS", "%m/%Y": "MS", "%b-%y": "MS", "%B %Y": "MS", "%YM%m": "MS", "%Y%m": "MS",
+    "%Y-%m-%d %H:%M": "h", "%Y-%m-%dT%H:%M:%SZ": "h", "%Y%m%dT%H%M": "h", "%d/%m/%Y %I:%M %p": "h",
+    "%d.%m.%Y %H:%M": "15min", "%m/%d/%Y %H:%M:%S": "30s", "%Y-%m-%d %H:%M:%S.%f": "250ms", "%G-W%V": "W-MON",
+    "%G-W%V-%u": "D",
+}  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    form=st.sampled_from(sorted(FORMS)),
+    start=st.datetimes(datetime.datetime(1971, 1, 1), datetime.datetime(2060, 1, 1)),
+    rows=st.integers(40, 90),
+)
+def test_text_is_read_and_continued_as_it_is_written(form: str, start: datetime.datetime, rows: int) -> None:
+    start = start.replace(hour=0, minute=0, second=0, microsecond=0)
+    if FORMS[form] in ("h", "15min", "30s", "250ms"):
+        start = start.replace(day=max(start.day, 13))  # few days: any of the first twelve may be a month
+    time = pd.date_range(start, periods=rows + AHEAD, freq=FORMS[form])
+    text = [moment.strftime(form) for moment in time]
+    series = series_of(text[:rows])
+    assert [str(moment)[:19] for moment in series.time] == [str(moment)[:19] for moment in time[:rows]]
+    assert ahead(series).to_list() == text[rows:]
+
+
+@given(year=st.integers(1700, 2199), rows=st.integers(4, 40), before=st.booleans())
+def test_quarters_are_read_and_continued(year: int, rows: int, before: bool) -> None:
+    text = [f"Q{i % 4 + 1} {year + i // 4}" if before else f"{year + i // 4}Q{i % 4 + 1}" for i in range(rows + AHEAD)]
+    series = series_of(text[:rows])
+    assert series.time[1].month == 4  # pyright: ignore
+    assert ahead(series).to_list() == text[rows:]
+
+
+def test_digits_without_zeros_stay_without() -> None:
+    time = pd.date_range("2020-01-01", periods=43)
+    text = [f"{day.month}/{day.day}/{day.year}" for day in time]
+    assert ahead(series_of(text[:40])).to_list() == text[40:]
+
+
+def test_midnights_may_lack_their_time_and_may_be_called_24() -> None:
+    time = pd.date_range("2020-01-31", periods=51, freq="h")
+    bare = [str(moment).removesuffix(" 00:00:00") for moment in time]
+    assert list(series_of(bare[:48]).time) == list(time[:48])
+    assert ahead(series_of(bare[:50]), 1).to_list() == bare[50:]
+    german = [moment.strftime("%d.%m.%Y %H:%M").removesuffix(" 00:00") for moment in time]
+    assert list(series_of(german).time) == list(time)
+    ends = [f"2020-02-28 {hour:02d}:00" for hour in range(1, 25)] + [f"2020-02-29 {hour:02d}:00" for hour in (1, 2)]
+    assert list(series_of(ends).time) == list(pd.date_range("2020-02-28 01:00", periods=26, freq="h"))
+
+
+# -- day and month -----------------------------------------------------------------------------------------------------
+
+
+def test_the_data_tell_day_from_month() -> None:
+    firsts = [f"01/{month:02d}/2020" for month in range(1, 13)]
+    assert series_of(firsts).time[1] == pd.Timestamp("2020-02-01")  # twelve months, not twelve days of January
+    assert series_of([f"{month:02d}/01/2020" for month in range(1, 13)]).time[1] == pd.Timestamp("2020-02-01")
+    german = [day.strftime("%d.%m.%Y") for day in pd.date_range("2020-01-01", periods=12)]
+    assert series_of(german).time[1] == pd.Timestamp("2020-01-02")  # points are never month first
+    assert "day first" in series_of(firsts).describe()
+
+
+def test_what_stays_open_is_refused_until_it_is_said() -> None:
+    text = [f"05/{month:02d}/2020" for month in range(1, 10)]  # the fifth of each month, or nine days of May
+    with pytest.raises(DataError, match=r"does not tell the day from the month; .*dayfirst=True or monthfirst=True"):
+        series_of(text)
+    assert ahead(series_of(text, dayfirst=True), 1).to_list() == ["05/10/2020"]
+    assert series_of(text, dayfirst=True).future(1)[0] == pd.Timestamp("2020-10-05")
+    assert series_of(text, monthfirst=True).future(1)[0] == pd.Timestamp("2020-05-10")
+    clock = series_of([f"05/{month:02d}/{year}" for year in (2020, 2021) for month in range(1, 13)]).clock
+    assert series_of(text, like=clock).time[1] == pd.Timestamp("2020-02-05")  # as the model's table was
+    with pytest.raises(DataError, match="cannot be read day first; leave dayfirst=True out"):
+        series_of([day.strftime("%m/%d/%Y") for day in pd.date_range("2020-01-01", periods=40)], dayfirst=True)
+    with pytest.raises(ValueError, match="exclude each other"):
+        series_of(text, dayfirst=True, monthfirst=True)
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+@given(
+    form=st.sampled_from(["%Y%m", "%Y%m%d", "%Y%m%d%H", "%Y%m%d%H%M", "%y%m%d"]),
+    start=st.dates(datetime.date(2010, 1, 1), datetime.date(2040, 1, 1)),
+    dtype=st.sampled_from([np.int64, np.float64, np.uint64]),
+)
+def test_dates_in_digits_are_a_calendar(form: str, start: datetime.date, dtype: type) -> None:
+    freq = {"m": "MS", "d": "D", "H": "h", "M": "15min"}[form[-1]]
+    time = pd.date_range(start, periods=60 + AHEAD, freq=freq)
+    numbers = np.array([int(moment.strftime(form)) for moment in time]).astype(dtype)
+    series = series_of(numbers[:60])
+    assert list(series.time) == list(time[:60])
+    np.testing.assert_array_equal(ahead(series), numbers[60:])
+    assert ahead(series).dtype == dtype
+
+
+@given(
+    unit=st.sampled_from(["s", "ms", "us", "ns"]),
+    start=st.integers(400_000_000, 4_000_000_000),
+    freq=st.sampled_from(["h", "D", "MS", "15min", "s"]),
+)
+def test_unix_time_is_a_calendar(unit: str, start: int, freq: str) -> None:
+    time = pd.date_range(pd.Timestamp(start, unit="s"), periods=40 + AHEAD, freq=freq).as_unit(unit)  # pyright: ignore
+    series = series_of(time.asi8[:40], "timestamp")
+    assert list(series.time) == list(time[:40])
+    np.testing.assert_array_equal(ahead(series), time.asi8[40:])
+
+
+@given(
+    start=st.integers(-3000, 3000),
+    step=st.sampled_from([0.01, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 1 / 12]),
+    rows=st.integers(5, 200),
+)
+def test_other_numbers_are_a_plain_axis(start: int, step: float, rows: int) -> None:
+    numbers = np.round(start + step * np.arange(rows + AHEAD), 6)
+    series = series_of(numbers[:rows], "time")
+    np.testing.assert_allclose(ahead(series), numbers[rows:], rtol=0, atol=2e-6)
+    assert "1970" not in str(series.time[0]) or start == 1970
+
+
+def test_years_are_years() -> None:
+    for dtype in (np.int64, np.float64, np.int16):
+        series = series_of(np.arange(1871, 1971).astype(dtype), "year")
+        assert ahead(series).to_list() == [1971, 1972, 1973]
+        assert ahead(series).dtype == dtype
+        assert series.describe() == "1871 to 1970, yearly"
+
+
+def test_unsigned_numbers_that_go_back_are_refused() -> None:
+    for dtype in (np.uint8, np.uint32, np.uint64):
+        with pytest.raises(DataError, match="goes back behind"):
+            series_of(np.array([5, 4, 3, 2, 1], dtype), "time")
+
+
+# -- types of pandas and Python ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frequency", ["M", "Q", "Q-MAR", "Y", "W-SUN", "D", "h"])
+def test_periods_come_back_as_periods(frequency: str) -> None:
+    periods = pd.period_range("2020-01-06", periods=20, freq=frequency)
+    assert ahead(series_of(periods[:17])).to_list() == list(periods[17:])
+    indexed = TimeSeries.from_frame(pd.DataFrame({"y": np.arange(17.0)}, index=periods[:17]))
+    assert list(indexed.frame(np.zeros((3, 1)), indexed.future(3)).index) == list(periods[17:])
+
+
+def test_dates_durations_and_categories_come_back_as_such() -> None:
+    days = [day.date() for day in pd.date_range("2020-02-20", periods=20)]
+    assert ahead(series_of(days[:17])).to_list() == days[17:]
+    spans = pd.timedelta_range("0s", periods=20, freq="15min")
+    assert ahead(series_of(spans[:17], "time")).to_list() == list(spans[17:])
+    text = [str(day) for day in days]
+    assert ahead(series_of(pd.Categorical(text[:17]))).to_list() == text[17:]
+
+
+def test_offsets_over_a_clock_change_are_read_in_utc() -> None:
+    hours = pd.date_range("2022-10-28", periods=103, freq="h", tz="Europe/Amsterdam")
+    series = series_of([str(hour) for hour in hours[:100]])
+    assert list(series.time) == list(hours[:100].tz_convert("UTC"))
+    assert ahead(series).to_list() == [str(hour) for hour in hours[100:].tz_convert("UTC")]
+    assert "read in UTC" in series.describe()
+
+
+def test_days_that_begin_at_local_midnight_stay_days() -> None:
+    days = pd.date_range("2022-10-28", periods=13, freq="D", tz="Europe/Amsterdam")
+    series = series_of([str(day) for day in days[:10]])
+    assert list(series.time) == list(days[:10].tz_localize(None))
+    assert "read as local time" in series.describe()
+    zoned = series_of(days[:10])
+    assert list(zoned.future(3)) == list(days[10:])
+
+
+# -- what is no time ---------------------------------------------------------------------------------------------------
+
+REFUSED = {
+    "clock alone": ([f"{hour:02d}:00" for hour in range(9)], "times of day without a date"),
+    "no such day": (["2020-02-28", "2020-02-29", "2020-02-30"], "row 2: '2020-02-30' is not a timestamp"),
+    "both orders": (["13/01/2020", "01/14/2020", "15/01/2020"], "row 1: '01/14/2020' is not a timestamp"),
+    "missing": ([1.0, np.nan, 3.0], "row 1: there is no time"),
+    "offset missing": (
+        ["2020-01-01 00:00+01:00", "2020-01-01 01:00", "2020-01-01 02:00+01:00"],
+        "row 1 has no offset from UTC",
+    ),
+    "truth values": ([True, False, True], "holds bool values, which are no times"),
+}
+
+
+@pytest.mark.parametrize(("times", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_told_is_refused(times: list, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        series_of(times)
+
+
+# -- steps -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("frequency", "words"),
+    [
+        ("MS", "2015-01 to 2024-12, monthly, month start"),
+        ("ME", "2015-01 to 2024-12, monthly, month end"),
+        ("D", "2015-01-01 to 2015-04-30, daily"),
+        ("W-SUN", "2015-01-04 to 2017-04-16, weekly, on Sundays"),
+        ("15min", "2015-01-01 00:00 to 2015-01-02 05:45, every 15 minutes"),
+        ("B", "2015-01-01 to 2015-06-17, every working day"),
+        ("QS", "2015-01 to 2044-10, quarterly, quarter start"),
+        ("YS", "2015 to 2134, yearly, year start"),
+    ],
+)
+def test_an_axis_says_what_it_is(frequency: str, words: str) -> None:
+    assert series_of(pd.date_range("2015-01-01", periods=120, freq=frequency)).describe() == words
+
+
+@pytest.mark.parametrize("frequency", ["h", "D", "B", "W-WED", "MS", "ME", "QE", "YS", "90min", "mid-month"])
+def test_a_known_step_needs_no_rows_to_show_it(frequency: str) -> None:
+    offset = pd.DateOffset(months=1) if frequency == "mid-month" else frequency
+    start = "2020-01-15" if frequency == "mid-month" else "2020-01-01"
+    time = pd.date_range(start, periods=30, freq=offset)
+    clock = Clock.from_json(series_of(time).clock.to_json())
+    for rows in (1, 2, 3, 5):
+        series = series_of(time[10 : 10 + rows], like=clock)
+        assert list(series.future(4)) == list(time[10 + rows : 14 + rows])
+
+
+@given(
+    frequency=st.sampled_from(["h", "D", "B", "MS", "ME"]),
+    missing=st.sets(st.integers(2, 57), min_size=1, max_size=4),
+)
+def test_gaps_are_filled_on_request(frequency: str, missing: set[int]) -> None:
+    time = pd.date_range("2020-01-01", periods=60, freq=frequency)
+    kept = time.delete(sorted(missing))
+    with pytest.raises(DataError, match="fill_gaps=True"):
+        series_of(kept)
+    with pytest.raises(DataError, match="nan_policy='ffill'"):
+        series_of(kept, fill_gaps=True)
+    series = series_of(kept, fill_gaps=True, nan_policy="ffill")
+    assert list(series.time) == list(time)
+    assert f"{len(missing)} missing row" in series.describe()
