@@ -1,17 +1,21 @@
 """OLinear from the command line's side: fit, apply, compare on files, and what goes wrong."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from linmap.data.timeseries import TimeSeries, load_time_series
 from linmap.errors import ArtifactError, DataError, UsageError
 from linmap.recipes import olinear
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob
 from linmap.recipes.olinear import PRESETS, ApplySettings, Comparison, Settings
 from linmap.recipes.result import Result
+from linmap.sequence.olinear import OLinearForecaster
 
 TINY = Settings(horizon=6, lookback=12, d_model=8, embed=2, layers=1, epochs=2, lr=5e-3)
 COMPARED = Comparison(**vars(TINY), baseline_epochs=2)
@@ -194,9 +198,103 @@ def test_wrong_use_is_explained(artifact: Path, table: Path, tmp_path: Path) -> 
     holes = pd.read_csv(table)
     holes.loc[3, "a"] = np.nan
     holes.to_csv(tmp_path / "holes.csv", index=False)
-    with pytest.raises(DataError, match=r"missing or infinite values in 'a' \(1\); choose nan_policy"):
+    with pytest.raises(DataError, match=r"missing or infinite values in 'a' \(1\); choose nan_policy='ffill'"):
         olinear.fit(TINY, FitJob(tmp_path / "holes.csv", tmp_path / "other"))
     assert not (tmp_path / "other" / "config.json").exists()
+
+
+# -- what a table may be -----------------------------------------------------------------------------------------------
+
+
+def rewritten(table: Path, change: Callable[[pd.DataFrame], pd.DataFrame], **csv: Any) -> Path:
+    path = table.with_name("changed.csv")
+    change(pd.read_csv(table)).to_csv(path, index=False, **csv)
+    return path
+
+
+def test_the_summary_says_what_was_understood(table: Path, tmp_path: Path, capsys) -> None:
+    german = rewritten(
+        table, lambda t: t.assign(date=pd.to_datetime(t.date).dt.strftime("%d.%m.%Y")), sep=";", decimal=","
+    )
+    with pytest.raises(DataError, match="parted by semicolons"):
+        olinear.fit(TINY, FitJob(german, tmp_path / "run"))
+    said = {"separator": ";", "decimal": ","}
+    summary = olinear.fit(replace(TINY, **said), FitJob(german, tmp_path / "run"))
+    assert summary["time"] == "2024-01-01 to 2024-09-16, daily, day first"
+    assert "time: 2024-01-01 to 2024-09-16, daily, day first" in capsys.readouterr().err
+    summary = olinear.apply(ApplySettings(**said), ApplyJob(tmp_path / "run", german, tmp_path / "out.csv"))
+    assert summary["time"] == "2024-01-01 to 2024-09-16, daily, day first"
+    assert pd.read_csv(tmp_path / "out.csv")["date"].to_list()[:2] == ["17.09.2024", "18.09.2024"]
+
+
+def test_what_the_fit_was_told_is_known_when_it_is_applied(table: Path, tmp_path: Path) -> None:
+    wide = pd.read_csv(table).drop(index=[100, 101])
+    panel = wide.melt("date", var_name="item", value_name="sold").rename(columns={"date": "when"}).assign(price=1.0)
+    panel.to_csv(tmp_path / "panel.csv", index=False)
+    told = replace(TINY, id_column="item", time_column="when", drop=("price",), fill_gaps=True, nan_policy="ffill")
+    summary = olinear.fit(told, FitJob(tmp_path / "panel.csv", tmp_path / "run"))
+    assert summary["time"] == "2024-01-01 to 2024-09-16, daily, 2 missing rows filled in"
+    olinear.apply(ApplySettings(), ApplyJob(tmp_path / "run", tmp_path / "panel.csv", tmp_path / "out.csv"))
+    assert pd.read_csv(tmp_path / "out.csv").columns.to_list() == ["item", "when", "OLinear"]
+    wide.to_csv(tmp_path / "wide.csv", index=False)  # a table of another layout, and what it is told wins
+    job = ApplyJob(tmp_path / "run", tmp_path / "wide.csv", tmp_path / "out.csv")
+    olinear.apply(ApplySettings(), job)
+    assert pd.read_csv(tmp_path / "out.csv").columns.to_list() == ["date", "a", "b"]
+    with pytest.raises(DataError, match="expected the 2 variates"):
+        olinear.apply(ApplySettings(drop=("b",)), job)
+    with pytest.raises(DataError, match="drop='c': there is no such column"):
+        olinear.apply(ApplySettings(drop=("c",)), job)
+
+
+@pytest.mark.parametrize("calibration", [0.0, 0.2])
+def test_a_fit_is_set_beside_repeating_in_the_units_of_the_data(
+    table: Path, tmp_path: Path, calibration: float
+) -> None:
+    summary = olinear.fit(replace(TINY, calibration=calibration), FitJob(table, tmp_path / "run"))
+    values = pd.read_csv(table)[["a", "b"]].to_numpy()
+    first, last = (208, 260)  # validation, or the calibration rows behind it
+    origins = range(first - 1, last - 6)
+    repeat = np.mean([np.abs(values[o + 1 : o + 7] - values[o]) for o in origins], (0, 1))
+    season = np.mean([np.abs(values[o + 1 : o + 7] - values[o - 6 : o]) for o in origins], (0, 1))
+    fitted = OLinearForecaster.load(tmp_path / "run")
+    own = np.mean([np.abs(values[o + 1 : o + 7] - fitted.forecast(series_until(table, o))[0]) for o in origins], (0, 1))
+    rows = summary["mean_absolute_error"]
+    for j, name in enumerate("ab"):
+        assert rows[j]["series"] == name
+        assert rows[j]["OLinear"] == pytest.approx(own[j], rel=2e-3)
+        assert rows[j]["last value"] == pytest.approx(repeat[j], rel=2e-3)
+        assert rows[j]["last season (7 rows)"] == pytest.approx(season[j], rel=2e-3)
+    better = int((own < np.minimum(repeat, season)).sum())
+    assert summary["better_than_repeating"] == f"in {better} of 2 series"
+    assert ("which also chose the epoch" in summary["held_out"]) == (calibration == 0)
+    assert summary["held_out"].startswith("47 forecasts in rows 2024-07-27")
+
+
+def series_until(table: Path, row: int) -> TimeSeries:
+    return load_time_series(table).rows(0, row + 1)
+
+
+def test_pictures_that_cannot_be_drawn_leave_the_answer(
+    artifact: Path, table: Path, tmp_path: Path, monkeypatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no canvas")
+
+    monkeypatch.setattr("linmap.recipes.olinear.files.draw_forecast", broken)
+    monkeypatch.setattr("linmap.recipes.olinear.pictures.draw_errors", broken)
+    summary = olinear.apply(ApplySettings(), ApplyJob(artifact, table, tmp_path / "out.csv"))
+    assert (tmp_path / "out.csv").exists()
+    assert "picture" not in summary
+    assert summary["notes"] == ["out.svg was not drawn: no canvas."]
+    result = olinear.compare(COMPARED, CompareJob(data=table, out=tmp_path / "compare"))
+    assert len(result.pictures) == 3
+    assert "error-by-step.svg was not drawn: no canvas." in result.limits
+
+
+def test_a_table_of_another_step_is_refused(artifact: Path, table: Path, tmp_path: Path) -> None:
+    hourly = rewritten(table, lambda t: t.assign(date=pd.date_range("2024-01-01", periods=len(t), freq="h")))
+    with pytest.raises(DataError, match="time axis that is daily, that of this table is hourly"):
+        olinear.apply(ApplySettings(), ApplyJob(artifact, hourly, tmp_path / "out.csv"))
 
 
 @pytest.mark.slow

@@ -105,6 +105,35 @@ def test_times_may_have_a_zone() -> None:
         backtest(forecaster, zoned, n_windows=3)
 
 
+def test_zones_on_one_side_alone_are_refused() -> None:
+    naive, zoned = table()[:80], table().assign(ds=table()["ds"].dt.tz_localize("UTC"))[:80]
+    for seen, later, words in ((naive, zoned, "this table have a time zone"), (zoned, naive, "model have a time zone")):
+        forecaster = OLinearForecaster(5, **SMALL).fit(seen[:60])  # pyright: ignore
+        with pytest.raises(DataError, match=words):
+            backtest(forecaster, later, n_windows=1)
+        with pytest.raises(DataError, match=words):
+            forecaster.calibrate(later)
+        assert len(forecaster.predict(later)) == 5
+
+
+def test_years_and_other_numbers_are_times_too(fitted: OLinearForecaster) -> None:
+    years = table()[:80].assign(ds=range(1900, 1980)).rename(columns={"ds": "year"})
+    forecaster = OLinearForecaster(5, **SMALL).fit(years[:70])  # pyright: ignore
+    with pytest.raises(DataError, match="has seen rows until 1969"):
+        backtest(forecaster, years, n_windows=3)
+    found = backtest(forecaster, years, n_windows=1).frame()
+    assert found["ds"].to_list() == [*range(1975, 1980)] * 2
+
+
+def test_ids_and_times_come_back_in_their_type() -> None:
+    wide = table()[:80].assign(ds=lambda t: t.ds.dt.strftime("%d/%m/%Y"))
+    panel = wide.rename(columns={"a": 3, "b": 1}).melt("ds", var_name="unique_id", value_name="y")
+    panel["unique_id"] = panel["unique_id"].astype("int64")
+    found = backtest(OLinearForecaster(5, **SMALL), panel, n_windows=2).frame()  # pyright: ignore
+    assert found["unique_id"].dtype == "int64"
+    assert found["ds"].iloc[-1] == wide["ds"].iloc[-1]
+
+
 def test_wrong_arguments_are_explained(fitted: OLinearForecaster) -> None:
     with pytest.raises(ValueError, match="n_windows must be at least 1, got 0"):
         backtest(fitted, table(), n_windows=0)

@@ -74,6 +74,14 @@ def _refuse_separator(path: Path, seen: str) -> None:
     )
 
 
+def load_table(source: Path | str, separator: str | None = None, decimal: str = ".") -> pd.DataFrame:
+    """A file, or an embedded data set by its name, as a data frame; see `load_time_series`."""
+    path = Path(source)
+    if path.exists() or str(source).lower() not in EMBEDDED:
+        return read_table(path, separator, decimal)
+    return read_table(data.find(f"olinear/{EMBEDDED[str(source).lower()]}", "It is part of linmap; install it again."))
+
+
 def load_time_series(
     source: Path | str,
     nan_policy: NanPolicy | str | None = None,
@@ -99,8 +107,4 @@ def load_time_series(
     DataError
         If the file cannot be used; see `read_table` and `TimeSeries.from_frame`.
     """
-    path = Path(source)
-    if not path.exists() and str(source).lower() in EMBEDDED:
-        path = data.find(f"olinear/{EMBEDDED[str(source).lower()]}", "It is part of linmap; install it again.")
-        separator, decimal = None, "."
-    return TimeSeries.from_frame(read_table(path, separator, decimal), nan_policy, **reading)
+    return TimeSeries.from_frame(load_table(source, separator, decimal), nan_policy, **reading)

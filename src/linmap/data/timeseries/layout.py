@@ -69,6 +69,11 @@ def arrange(
     return _wide(table, time_column)
 
 
+def as_names(names: Sequence[str] | str) -> tuple[str, ...]:
+    """Several names, or one alone."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def some(names: Sequence[object]) -> str:
     """The first few names."""
     return ", ".join(repr(str(name)) for name in names[:8]) + (", ..." if len(names) > 8 else "")

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float64
 
 from linmap.data.timeseries import steps
 from linmap.data.timeseries.clock import Clock, describe, read_times
-from linmap.data.timeseries.layout import Layout, arrange, some
+from linmap.data.timeseries.layout import Layout, arrange, as_names, some
 from linmap.data.timeseries.notation import Notation
 from linmap.errors import DataError
 
@@ -104,7 +104,7 @@ class TimeSeries:
             raise DataError(
                 f"the table has {len(table)} rows and {table.shape[1]} columns; there is nothing to forecast."
             )
-        layout = arrange(table, time_column, id_column, (drop,) if isinstance(drop, str) else tuple(drop))
+        layout = arrange(table, time_column, id_column, as_names(drop))
         layout = replace(layout, values=_numeric(layout.values))
         order = "dmy" if dayfirst else "mdy" if monthfirst else ""
         timed = layout.time is not None and not _only_counts(layout)
@@ -181,6 +181,11 @@ class TimeSeries:
     def rows(self, start: int, stop: int) -> Self:
         """A span of rows."""
         return replace(self, values=self.values[start:stop], time=self.time[start:stop])
+
+    def moment(self, row: int) -> pd.Timestamp | int | float:
+        """The time of one row."""
+        time = self.time[row]
+        return time if isinstance(time, pd.Timestamp) else time.item()
 
     def future(self, steps_ahead: int) -> pd.Index:
         """The times of the `steps_ahead` rows that follow the last one."""

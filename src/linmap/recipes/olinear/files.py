@@ -9,7 +9,7 @@ import pandas as pd
 from rich.console import Console
 
 from linmap.artifacts import write_table
-from linmap.data.timeseries import TimeSeries, load_time_series
+from linmap.data.timeseries import TimeSeries, load_table, load_time_series
 from linmap.errors import UsageError
 from linmap.pictures import illustrated
 from linmap.recipes.job import ApplyJob, FitJob
@@ -46,8 +46,8 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
         raise UsageError(f"--out {out}: a forecast is written as .csv or .parquet.")
     check_flags(settings)
     forecaster = OLinearForecaster.load(job.artifact)
-    reading = forecaster.reading() | settings.table()
-    series = load_time_series(job.data or settings.dataset, **settings.file(), **reading, like=forecaster.clock_)
+    table = load_table(job.data or settings.dataset, **settings.file())
+    series = forecaster.read(table, forecaster.clock_, **settings.table())
     say_time(series)
     series = forecaster.known(series)
     if settings.recalibrate:

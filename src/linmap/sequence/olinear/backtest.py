@@ -158,7 +158,7 @@ def _require_unseen(forecaster: OLinearForecaster, series: TimeSeries, cutoff: i
     seen, time = forecaster.seen_until_, series.time
     if seen is None or not series.timed:
         return
-    comparable_times(seen, time[0])  # pyright: ignore[reportArgumentType]
+    comparable_times(seen, series.moment(0))
     later = int(np.count_nonzero(time > seen))
     if len(time) - 1 - cutoff > later:
         raise DataError(

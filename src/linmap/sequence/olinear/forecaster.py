@@ -18,6 +18,7 @@ from torch import Tensor
 from linmap import artifacts
 from linmap.data.scaling import Standardiser
 from linmap.data.timeseries import Clock, NanPolicy, Split, TimeSeries, Windows
+from linmap.data.timeseries.layout import as_names
 from linmap.errors import DataError
 from linmap.sequence.olinear.bases import basis
 from linmap.sequence.olinear.conformal import (
@@ -135,7 +136,7 @@ class OLinearForecaster(BaseEstimator):
         nan_policy: NanPolicy | str | None = None,
         time_column: str | None = None,
         id_column: str | None = None,
-        drop: Sequence[str] = (),
+        drop: Sequence[str] | str = (),
         dayfirst: bool = False,
         monthfirst: bool = False,
         fill_gaps: bool = False,
@@ -311,7 +312,7 @@ class OLinearForecaster(BaseEstimator):
         check_is_fitted(self, "model_")
         seen = str(self.seen_until_) if isinstance(self.seen_until_, pd.Timestamp) else self.seen_until_
         config = {
-            "parameters": self.get_params() | {"drop": list(self.drop)}, "variates": list(self.variates_),
+            "parameters": self.get_params() | {"drop": list(as_names(self.drop))}, "variates": list(self.variates_),
             "seen_until": seen, "clock": None if self.clock_ is None else self.clock_.to_json(),
         }  # fmt: skip
         scaler = {"scaler.mean": torch.from_numpy(self.mean_), "scaler.scale": torch.from_numpy(self.scale_)}
@@ -349,9 +350,27 @@ class OLinearForecaster(BaseEstimator):
         names = ("nan_policy", "time_column", "id_column", "drop", "dayfirst", "monthfirst", "fill_gaps")
         return {name: getattr(self, name) for name in names}
 
-    def read(self, X: pd.DataFrame | np.ndarray | TimeSeries, like: Clock | None = None) -> TimeSeries:
-        """A table as series; `like`, the clock of the fit, settles what it leaves open."""
-        return X if isinstance(X, TimeSeries) else TimeSeries.from_frame(X, **self.reading(), like=like)
+    def read(self, X: pd.DataFrame | np.ndarray | TimeSeries, like: Clock | None = None, **said: Any) -> TimeSeries:
+        """A table as series.
+
+        Parameters
+        ----------
+        X
+            The table.
+        like
+            The clock of the fit: it settles what a later table leaves open, which may also have another layout, so that
+            columns that the fit was told of are only looked for where they are.
+        **said
+            Of `TimeSeries.from_frame`, in the place of the forecaster's own parameters.
+        """
+        if isinstance(X, TimeSeries):
+            return X
+        told = self.reading()
+        if like is not None and isinstance(X, pd.DataFrame):
+            there = {str(name) for name in (*X.columns, *X.index.names)}
+            told |= {name: None for name in ("time_column", "id_column") if told[name] not in there}
+            told["drop"] = tuple(name for name in as_names(self.drop) if name in there)
+        return TimeSeries.from_frame(X, **told | said, like=like)
 
     def known(self, series: TimeSeries) -> TimeSeries:
         """The series in the order of the fit, if they are those of the fit and have its step.
@@ -413,9 +432,7 @@ class OLinearForecaster(BaseEstimator):
     def _has_seen(self, series: TimeSeries, rows: int) -> None:
         if not series.timed:
             return
-        last = series.time[rows - 1]
-        last = last if isinstance(last, pd.Timestamp) else last.item()
-        seen = self.seen_until_
+        last, seen = series.moment(rows - 1), self.seen_until_
         self.seen_until_ = last if seen is None else max(*comparable_times(seen, last))
 
     def split_of(self, rows: int) -> Split:
