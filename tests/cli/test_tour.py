@@ -108,3 +108,10 @@ def test_results_of_another_version_are_measured_again(ruler, capsys):
 def test_the_end_is_a_link_that_opens(ruler, capsys):
     main(["tour", "--systems", ruler, "--out", "a tour"])
     assert Path("a tour/report.html").absolute().as_uri() in capsys.readouterr().out
+
+
+def test_a_machine_slower_than_usual_is_believed(monkeypatch):
+    pace = tour.Pace(["bt2", "salt"], "quick")
+    monkeypatch.setattr(tour.time, "monotonic", lambda: pace._start + 10 * READY["bt2"].seconds)
+    rest = 1.1 * 10 * (READY["bt2"].seconds + READY["salt"].seconds) - 10 * READY["bt2"].seconds
+    assert pace.left() == f", about {round(rest / 60)} minutes left"

@@ -128,7 +128,10 @@ class Pace:
         if not self._known or not expected or not all(expected):
             return ""
         speed = self._took / self._usual if self._usual > 30 else 1.0
-        seconds = sum(expected) * speed - min(time.monotonic() - self._start, expected[0] * speed)
+        elapsed = time.monotonic() - self._start
+        if elapsed > expected[0] * speed:  # this machine is slower than the others so far told
+            speed = 1.1 * elapsed / expected[0]
+        seconds = sum(expected) * speed - elapsed
         minutes = round(seconds / 60)
         return (
             f", about {minutes} {'minute' if minutes == 1 else 'minutes'} left" if minutes else ", under a minute left"

@@ -14,6 +14,7 @@ import torch
 from accelerate.utils import broadcast, set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -461,9 +462,11 @@ class _Run:
 
     def progress(self, description: str) -> Progress:
         console = Console(stderr=True)
+        rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # in a narrow terminal, the last to have room
         bar = Progress(
-            TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[state]}"), console=console, disable=not (self.main and console.is_terminal),
+            TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[state]}", table_column=rest), console=console, expand=True,
+            disable=not (self.main and console.is_terminal),
         )  # fmt: skip
         total = total_steps(self.config, self.batches)
         bar.add_task(description, total=total, completed=self.position.step, state="")
@@ -476,7 +479,7 @@ class _Run:
         mean = f"loss {position.loss_sum / position.samples:.4g}" if position.samples else ""
         best = f"best {position.best_value:.4g}" if position.best_value is not None else ""
         epoch, epochs = min(position.epoch + 1, self.config.epochs), self.config.epochs
-        state = f"epoch {epoch}/{epochs}  lr {self.lr:.2g}  {mean}  {best}"
+        state = "  ".join(part for part in (mean, best, f"epoch {epoch}/{epochs}", f"lr {self.lr:.2g}") if part)
         self.bar.update(self.bar.task_ids[0], completed=position.step, state=state)
 
 
