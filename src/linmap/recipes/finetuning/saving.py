@@ -73,7 +73,7 @@ def save_adapter(
     write_config(folder, system, header, seed, SHARED)
 
 
-def load_adapter(folder: Path, system: str, allow_download: bool = False) -> Saved:
+def load_adapter(folder: Path | str, system: str, allow_download: bool = False) -> Saved:
     """A model with the adapter of a folder, in evaluation mode.
 
     Parameters
@@ -89,6 +89,7 @@ def load_adapter(folder: Path, system: str, allow_download: bool = False) -> Sav
         If the folder holds no whole run of this system, a file of it is damaged, its adapter is of another method, or
         its pretrained model is not on this machine and may not be downloaded.
     """
+    folder = Path(folder)
     header = read_config(folder)
     if header["system"] != system:
         raise ArtifactError(f"{folder} holds a run of {header['system']!r}, not of {system!r}.")

@@ -26,7 +26,7 @@ NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # of a repo
 DTYPES: dict[str, Any] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}  # auto: as it is saved
 
 
-def model_folder(name: str) -> Path:
+def model_folder(name: Path | str) -> Path:
     """The folder of a model that the user names: bundled, in a folder of his, or on the Hugging Face Hub.
 
     What the Hub's cache on this machine has is taken from there; the network is asked only for what is missing.
@@ -36,6 +36,7 @@ def model_folder(name: str) -> Path:
     UsageError
         If there is no such model, the Hub cannot be reached, or the folder lacks a model or its tokenizer.
     """
+    name = str(name)
     if name in BUNDLED:
         return bundled_model(name)
     folder = Path(name).expanduser()
