@@ -180,12 +180,37 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     # -- forward -------------------------------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Tensor:
+        if adapter_names is not None and not self._disable_adapters:
+            return self._by_rows(x, adapter_names, *args, **kwargs)
         if self._disable_adapters or self.merged_adapters:
             if self._disable_adapters and self.merged_adapters:
                 self.unmerge()
             return self.base_layer(x, *args, **kwargs)
-        active = self._active()
+        return self._with_adapters(x, self._active(), *args, **kwargs)
+
+    def _by_rows(self, x: Tensor, adapter_names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
+        """Each row of the batch with the adapter that its name says; a name without an adapter here is the base."""
+        if self.merged_adapters:
+            raise ValueError(
+                f"{self.path}: adapter_names cannot be given while {', '.join(self.merged_adapters)} is merged; "
+                "unmerge_adapter() first."
+            )
+        if len(x) != len(adapter_names):
+            raise ValueError(
+                f"{self.path}: adapter_names must have a name for each row, got {len(adapter_names)} names for "
+                f"{len(x)} rows."
+            )
+        rows = {name: [i for i, other in enumerate(adapter_names) if other == name] for name in adapter_names}
+        adapters: dict[str, Any] = self.adapters._modules
+        parts = [
+            self._with_adapters(x[rows[name]], [adapters[name]] if name in adapters else [], *args, **kwargs)
+            for name in rows
+        ]
+        place = torch.tensor([i for name in rows for i in rows[name]], device=x.device)
+        return torch.cat(parts)[place.argsort()]
+
+    def _with_adapters(self, x: Tensor, active: list[Adapter], *args: Any, **kwargs: Any) -> Tensor:
         if not active:
             return self.base_layer(x, *args, **kwargs)
         if self._n_in is not None and x.shape[-1] != self._n_in:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from peft import PeftConfig, PeftType
@@ -11,9 +14,12 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import ModulesToSaveWrapper, register_peft_method
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from linmap.adapt.layer import AdapterLayer
+
+BASE = "__base__"  # in adapter_names: no adapter
 
 
 @dataclass
@@ -166,6 +172,44 @@ class AdapterTuner(BaseTuner):
                 module.delete_adapter(adapter_name, owners[-1:])
         super().delete_adapter(adapter_name)
 
+    # -- batches whose rows have adapters of their own -----------------------------------------------------------------
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Hand PEFT's `adapter_names`, one for each row of the batch, to all layers while the model is called."""
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        self._check_names(names)
+        beams = kwargs.get("num_beams") or 1  # generate() repeats the rows, but not before the encoder
+        repeated = [name for name in names for _ in range(beams)]
+        encoder = self.model.get_encoder() if hasattr(self.model, "get_encoder") else None
+        encoding = set() if encoder is None or encoder is self.model else set(encoder.modules())
+        hooks = []
+        for module in self.model.modules():
+            if isinstance(module, AdapterLayer | AuxiliaryTrainingWrapper):
+                own = partial(_with_names, names if module in encoding else repeated)
+                hooks.append(module.register_forward_pre_hook(own, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _check_names(self, names: Any) -> None:
+        if self.training:
+            raise ValueError("adapter_names is for inference; call model.eval() first.")
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"adapter_names must be a list of names, one for each row of the batch, got {names!r}.")
+        known = sorted({name for layer in self._layers() for name in layer.adapters})
+        unknown = sorted(set(names) - {*known, BASE})
+        if unknown:
+            has = ", ".join(map(repr, known))
+            raise ValueError(
+                f"adapter_names has {', '.join(map(repr, unknown))}, and the model has {has} and {BASE!r} for none."
+            )
+
     # -- merging -------------------------------------------------------------------------------------------------------
 
     def merge_adapter(
@@ -249,6 +293,10 @@ class AdapterTuner(BaseTuner):
             base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
             if getattr(getattr(self.model, "config", None), "tie_word_embeddings", False):
                 self.model.config.tie_word_embeddings = False
+
+
+def _with_names(names: list[str], module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return args, kwargs | {"adapter_names": names}
 
 
 def register_with_peft(config: type[AdapterConfig], tuner: type[AdapterTuner]) -> None:

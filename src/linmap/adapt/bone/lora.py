@@ -39,7 +39,8 @@ def to_lora(
     if not isinstance(adapter, AddAdapter):
         raise ValueError(
             f"mode {adapter.mode!r} has no LoRA of rank r, for its change depends on the weight and has full rank; "
-            "merge it (merge_and_unload) instead. Only 'add' and 'mini' can be converted."
+            "merge it (merge_and_unload) instead, which no quantised weight allows. Only 'add' and 'mini' can be "
+            "converted."
         )
     n_in, n_out, D = adapter.map.in_features, adapter.map.out_features, adapter.D.detach()
     identity = torch.eye(D.shape[0], dtype=D.dtype, device=D.device)
