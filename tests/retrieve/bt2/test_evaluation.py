@@ -99,3 +99,12 @@ def test_text_scores_of_known_rankings() -> None:
         text_scores(ranked, ["c"], qrels)
     with pytest.raises(ValueError, match="1 rows for 2"):
         text_scores(ranked, ["a", "b"], qrels)
+
+
+@pytest.mark.parametrize("k", [0, -1, True, 1.5])
+def test_only_whole_numbers_from_one_on_count_items(k) -> None:
+    x = np.eye(3)
+    with pytest.raises(ValueError, match="topk must hold whole numbers from 1, got"):
+        cross_retrieval(x, x, [0, 1, 2], [0, 1, 2], topk=(1, k))
+    with pytest.raises(ValueError, match="k must be at least 1"):
+        nearest_rows(x, x, 0)

@@ -23,7 +23,7 @@ from linmap.retrieve.bt2 import (
     search_mixed,
     verdict,
 )
-from linmap.retrieve.bt2.frozen import FrozenPair, closed_bases, closed_form, trained
+from linmap.retrieve.bt2.frozen import FittedMap, FrozenPair, closed_bases, closed_form, trained
 from linmap.retrieve.bt2.pairs import unit
 
 
@@ -109,6 +109,21 @@ def test_closed_bases_leave_the_weakest_directions_to_the_added_part(d: int, d_o
     strongest = np.linalg.svd(X.T @ Y, compute_uv=False)[: d_old - a]
     found = phi_bc.T @ Y - O[:, :a] @ u.T @ Y  # what P f gives: the sum of the strongest singular values
     assert np.trace(found) == pytest.approx(strongest.sum(), rel=1e-10)
+
+
+def test_the_global_generators_are_free_for_others_while_it_trains() -> None:
+    """Not only given back afterwards: other threads draw from them meanwhile."""
+    rng = np.random.default_rng(0)
+    X, Y = unit(rng.normal(size=(40, 6))), unit(rng.normal(size=(40, 4)))
+    torch.manual_seed(7)
+    before, seen = torch.get_rng_state(), []
+
+    def score(_: FittedMap) -> float:
+        seen.append(torch.equal(torch.get_rng_state(), before))
+        return 0.0
+
+    trained(X, Y, 2, 2.0, "contrast", seed=0, score=score, epochs=2)
+    assert seen == [True, True]
 
 
 def test_training_leaves_the_global_generators_alone() -> None:

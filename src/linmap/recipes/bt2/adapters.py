@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from linmap.retrieve.bt2.frozen import HIDDEN, Objective, generators_kept, to_own_vector
+from linmap.retrieve.bt2.frozen import HIDDEN, Objective, to_own_vector
 from linmap.retrieve.bt2.pairs import self_retrieval_ranks
 from linmap.training import TrainingConfig, train
+from linmap.training.randomness import private
 
 HOLD_OUT = 5  # every fifth pair ends the training
 EPOCHS, BATCH, PATIENCE = 200, 256, 20
@@ -42,10 +43,9 @@ def residual_adapter(X: np.ndarray, Y: np.ndarray, objective: Objective, seed: i
 
     data = TensorDataset(*(torch.from_numpy(part[~held].astype(np.float32)) for part in (X, Y)))
     config = TrainingConfig(epochs=EPOCHS, batch_size=BATCH, schedule="cosine", patience=PATIENCE, seed=seed)
-    with generators_kept():
-        torch.manual_seed(seed)
+    with private(seed):
         adapter = ResidualAdapter(X.shape[1], Y.shape[1])
-        train(adapter, to_own_vector(objective), data, config=config, validate=validate,
-              description="bt2: residual adapter")  # fmt: skip
+    train(adapter, to_own_vector(objective), data, config=config, validate=validate,
+          description="bt2: residual adapter", seed_globally=False)  # fmt: skip
     adapter.cpu()
     return adapter

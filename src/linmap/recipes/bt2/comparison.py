@@ -29,6 +29,7 @@ from linmap.recipes.bt2.texts import (
     compare_texts,
     cranfield,
 )
+from linmap.recipes.illustration import with_pictures
 from linmap.recipes.job import CompareJob
 from linmap.recipes.result import Check, Metric, Picture, Result, Row, Table
 from linmap.retrieve.bt2 import BackfillCurve, EmbeddingUpgrade, verdict
@@ -83,11 +84,10 @@ def compare(settings: Comparison, job: CompareJob) -> Result:
         found[name] = (texts, *compare_texts(texts, settings.calibration, draws, settings.trained, settings.adapters))
     image_tables, image_checks = _images(settings, job)
     texts, rows, curves, upgrades = found[settings.datasets[0]]
-    draw_curves(job.out / "backfill.svg", curves, rows)
     said = verdict(_mean(rows, OLD), _mean(rows, AUTO), _mean(rows, FULL))
     tables = [_text_table(found[name][0], found[name][1]) for name in settings.datasets[1:]]
     checks = [check for name in settings.datasets for check in _text_checks(name, *found[name][1:3])]
-    return Result(
+    result = Result(
         system="bt2",
         task=f"{texts.name}: {len(texts.queries_new)} queries, {len(texts.gallery_new)} texts, maps fitted to {texts.calibration(settings.calibration)} pairs without labels, {settings.draws} draws of the pairs",  # noqa: E501
         metrics=METRICS,
@@ -96,11 +96,16 @@ def compare(settings: Comparison, job: CompareJob) -> Result:
         limits=_limits(rows, bool(image_tables)),
         checks=[*checks, *image_checks],
         tables=[*tables, *image_tables],
-        pictures=[Picture("backfill.svg", "Embedding the gallery again, a part at a time", _caption(curves))],
         preset=job.preset,
         seeds=draws,
         settings=asdict(settings),
     )  # fmt: skip
+
+    def backfill(path: Path) -> Picture:
+        draw_curves(path, curves, rows)
+        return Picture(path.name, "Embedding the gallery again, a part at a time", _caption(curves))
+
+    return with_pictures(result, [(job.out / "backfill.svg", backfill)])
 
 
 def _check(settings: Comparison, job: CompareJob) -> None:

@@ -24,6 +24,7 @@ from linmap.data import find
 from linmap.data.records import Record, read_records
 from linmap.errors import DataError
 from linmap.pictures import BASELINE, INK, MUTED, PAPER, SERIES, SYSTEM, figure, save_svg
+from linmap.recipes.illustration import with_pictures
 from linmap.recipes.job import CompareJob
 from linmap.recipes.mbat.experiments import (
     Depths,
@@ -120,12 +121,9 @@ def compare(settings: Settings, job: CompareJob) -> Result:
             for dim in settings.decoding_dims
             for result in decoding_protocol(datasets[first][0], dim, 5, settings.decoding_records, job.seed)
         ]
-    draw_accuracies(job.out / "accuracy.svg", scores[first], first)
-    draw_depths(job.out / "depth.svg", depths)
-    draw_capacity(job.out / "capacity.svg", recalls, decoded)
     records, labels = datasets[first]
     classes = ", ".join(f"{label} {count}" for label, count in Counter(labels).most_common(6))
-    return Result(
+    result = Result(
         system="mbat",
         task=f"{first}: {len(records)} JSON records ({classes}); {settings.folds}-fold stratified cross-validation, balanced accuracy, every method with up to {settings.dim} features and the same two classifiers",  # noqa: E501
         metrics=METRICS,
@@ -135,15 +133,18 @@ def compare(settings: Settings, job: CompareJob) -> Result:
         checks=_checks(scores, depths, recalls, decoded),
         tables=[_accuracy_table(name, rows) for name, rows in scores.items() if name in REFERENCE]
         + [_recall_table(decoded, first), _depth_table(depths)],
-        pictures=[
-            Picture("accuracy.svg", "Classifying records by their vectors", _accuracy_caption(scores[first])),
-            Picture("depth.svg", "Binding through many levels", "Length of a bound vector, and what unbinding gives back, by depth: orthogonal matrices stay at 1, Gaussian ones lose the value."),  # noqa: E501
-            Picture("capacity.svg", "How much one vector holds", "Left: share of values read back among 100 candidates; lines are the formula, dots are measured. Right: real records, asked for five of their values each."),  # noqa: E501
-        ],
         preset=job.preset,
         seeds=seeds,
         settings=asdict(settings),
     )  # fmt: skip
+    return with_pictures(
+        result,
+        [
+            (job.out / "accuracy.svg", lambda path: draw_accuracies(path, scores[first], first)),
+            (job.out / "depth.svg", lambda path: draw_depths(path, depths)),
+            (job.out / "capacity.svg", lambda path: draw_capacity(path, recalls, decoded)),
+        ],
+    )
 
 
 # -- data and methods ------------------------------------------------------------------------------------------------
@@ -431,7 +432,7 @@ def _depth_table(depths: Depths) -> Table:
 # -- pictures --------------------------------------------------------------------------------------------------------
 
 
-def draw_accuracies(path: Path, rows: list[Row], dataset: str) -> None:
+def draw_accuracies(path: Path, rows: list[Row], dataset: str) -> Picture:
     with figure(7.2, 3.4, ncols=2, sharey=True) as (fig, axes):
         for ax, metric in zip(axes, (KNN, LOGISTIC), strict=True):
             means = [row.mean(metric) for row in rows]
@@ -447,9 +448,10 @@ def draw_accuracies(path: Path, rows: list[Row], dataset: str) -> None:
         axes[0].invert_yaxis()
         fig.suptitle(dataset, fontsize=10.5)
         save_svg(fig, path)
+    return Picture(path.name, "Classifying records by their vectors", _accuracy_caption(rows))
 
 
-def draw_depths(path: Path, depths: Depths) -> None:
+def draw_depths(path: Path, depths: Depths) -> Picture:
     with figure(7.2, 3.2, ncols=2) as (fig, (left, right)):
         for colour, kind in zip((SYSTEM, SERIES[2], SERIES[1]), depths.norms, strict=True):
             style: dict[str, Any] = {"color": colour, "linestyle": "--" if kind.startswith("Haar") else "-"}
@@ -466,9 +468,11 @@ def draw_depths(path: Path, depths: Depths) -> None:
         right.set(title="cosine after unbinding", xlabel="levels of nesting", ylim=(0, 1.05))
         right.legend()
         save_svg(fig, path)
+    caption = "Length of a bound vector, and what unbinding gives back, by depth: orthogonal matrices stay at 1, Gaussian ones lose the value."  # noqa: E501
+    return Picture(path.name, "Binding through many levels", caption)
 
 
-def draw_capacity(path: Path, recalls: list[Recall], decoded: list[Recall]) -> None:
+def draw_capacity(path: Path, recalls: list[Recall], decoded: list[Recall]) -> Picture:
     with figure(7.2, 3.2, ncols=2, width_ratios=(3, 2)) as (fig, (left, right)):
         grid = np.unique(np.geomspace(4, 300, 60).round().astype(int))
         for colour, dim in zip(SERIES, sorted({r.dim for r in recalls}), strict=False):
@@ -491,3 +495,5 @@ def draw_capacity(path: Path, recalls: list[Recall], decoded: list[Recall]) -> N
         right.set(ylim=(min(min(r.right, r.predicted) for r in decoded) - 0.05, 1.02))
         right.legend(loc="lower left")
         save_svg(fig, path)
+    caption = "Left: share of values read back among 100 candidates; lines are the formula, dots are measured. Right: real records, asked for five of their values each."  # noqa: E501
+    return Picture(path.name, "How much one vector holds", caption)

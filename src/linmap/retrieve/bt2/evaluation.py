@@ -54,8 +54,12 @@ def cross_retrieval(
     Raises
     ------
     ValueError
-        If lengths differ, a vector is not finite, only one kind of ids is given, or no query has anything to find.
+        If lengths differ, a vector is not finite, only one kind of ids is given, no query has anything to find, or
+        `topk` holds anything but whole numbers from 1.
     """
+    for k in topk:
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise ValueError(f"topk must hold whole numbers from 1, got {k!r}; nothing is found among the first {k!r}.")
     q, g = _matrix("q", q), _matrix("g", g)
     q_codes, g_codes = _codes("labels", q_labels, g_labels, len(q), len(g))
     if (q_ids is None) != (g_ids is None):
@@ -78,7 +82,7 @@ def cross_retrieval(
     if not len(first):
         raise ValueError("no query has an item of its class in the gallery, so that there is nothing to measure.")
     return RetrievalScores(
-        {k: float((first < k).mean()) for k in topk},
+        {int(k): float((first < k).mean()) for k in topk},
         float(np.concatenate(precision).mean()),
         float(np.concatenate(gain).mean()),
         len(first),
@@ -146,7 +150,15 @@ class TextScores:
 
 
 def nearest_rows(q: Any, g: Any, k: int = 100) -> Int[np.ndarray, "queries k"]:
-    """The k rows of `g` with the largest dot products on the common first coordinates, best first."""
+    """The k rows of `g` with the largest dot products on the common first coordinates, best first.
+
+    Raises
+    ------
+    ValueError
+        If k is less than 1, or a vector is not finite.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k!r}.")
     q, g = _matrix("q", q), _matrix("g", g)
     blocks = [np.argsort(-scores, axis=1, kind="stable")[:, :k] for _, scores in _score_blocks(q, g)]
     return np.concatenate(blocks)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +17,7 @@ from linmap.maps import Cayley
 from linmap.retrieve.bt2.head import combine, fold
 from linmap.training import TrainingConfig, train
 from linmap.training.batches import Loss
-from linmap.training.checkpoint import random_state, set_random_state
+from linmap.training.randomness import private
 
 HIDDEN = 256
 TEMPERATURE = 0.05
@@ -174,20 +173,9 @@ def trained(
     config = TrainingConfig(epochs=epochs, batch_size=BATCH, schedule="cosine", warmup_epochs=min(2, epochs - 1),
                             patience=None if score is None else PATIENCE, seed=seed)  # fmt: skip
     data = TensorDataset(*(torch.from_numpy(part.astype(np.float32)) for part in (X, Y)))
-    with generators_kept():
-        torch.manual_seed(seed)
+    with private(seed):
         model = FrozenPair(X, Y, n_extra, C, centred)
-        history = train(model, to_own_vector(objective), data, config=config, description="bt2: training the bases",
-                        validate=None if score is None else lambda _: -score(model.fitted()))  # fmt: skip
+    history = train(model, to_own_vector(objective), data, config=config, description="bt2: training the bases",
+                    validate=None if score is None else lambda _: -score(model.fitted()),
+                    seed_globally=False)  # fmt: skip
     return model.fitted(), history.best_epoch or epochs
-
-
-@contextmanager
-def generators_kept() -> Iterator[None]:
-    """What is drawn inside leaves no trace in the global generators of the caller."""
-    device = torch.device("cpu")
-    state = random_state(device)
-    try:
-        yield
-    finally:
-        set_random_state(state, device)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
+from scipy.sparse import issparse
 
 from linmap.retrieve.bt2.evaluation import BLOCK
 
@@ -22,18 +23,44 @@ def check_vectors(name: str, values: Any, dims: int | None = None) -> Float[np.n
     ValueError
         With the first row that is wrong, or both numbers of dimensions.
     """
-    values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
-    if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "fiu":
-        raise ValueError(
-            f"{name} must be a matrix of numbers with one vector a row, got {values.dtype} of shape {values.shape}."
-        )
+    values = as_numbers(name, values)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"{name} must be a matrix of numbers with one vector a row, got the shape {values.shape}.")
     if dims is not None and values.shape[1] != dims:
         raise ValueError(f"{name} has {values.shape[1]} dimensions, expected {dims}.")
     values = values.astype(np.float64)
     for what, wrong in (("not finite", ~np.isfinite(values).all(1)), ("all zero", ~values.any(1))):
         if wrong.any():
+            hint = "; they hold NaN or inf" if what == "not finite" else ""
             rows = ", ".join(map(str, np.flatnonzero(wrong)[:5]))
-            raise ValueError(f"{name}: {int(wrong.sum())} vectors are {what} (rows {rows}); leave these items out.")
+            raise ValueError(
+                f"{name}: {int(wrong.sum())} vectors are {what} (rows {rows}); leave these items out{hint}."
+            )
+    return values
+
+
+def as_numbers(name: str, values: Any) -> Shaped[np.ndarray, ...]:
+    """An array of real numbers from an array, a tensor, a data frame or a list; objects that are numbers become such.
+
+    Raises
+    ------
+    ValueError
+        If it is sparse, complex, or holds anything else.
+    """
+    if issparse(values):
+        raise ValueError(f"{name} is a sparse matrix, which is not supported; pass {name}.toarray().")
+    values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if values.dtype.kind == "O":
+        try:
+            values = values.astype(np.float64)
+        except TypeError as error:
+            raise TypeError(f"{name} must hold numbers: {error}.") from None
+        except ValueError as error:
+            raise ValueError(f"{name} must hold numbers: {error}.") from None
+    if values.dtype.kind == "c":
+        raise ValueError(f"{name} holds complex numbers. Complex data not supported.")
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"{name} must be a matrix of numbers with one vector a row, got {values.dtype}.")
     return values
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self, get_args
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.linear_model import RidgeCV
 from sklearn.utils.validation import check_is_fitted
 
@@ -22,14 +22,14 @@ from linmap.retrieve.bt2.choosing import Method, Pairs, choose
 from linmap.retrieve.bt2.frozen import FittedMap
 from linmap.retrieve.bt2.head import check_sizes
 from linmap.retrieve.bt2.mixed import Calibration, calibrate
-from linmap.retrieve.bt2.pairs import check_vectors, join, unit, warn_if_not_unit
+from linmap.retrieve.bt2.pairs import as_numbers, check_vectors, join, unit, warn_if_not_unit
 
 ROWS = 16_384  # of a block that is transformed at once
 Write = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 """Gets rows, their lengths, and where to write what they become."""
 
 
-class EmbeddingUpgrade(BaseEstimator):
+class EmbeddingUpgrade(TransformerMixin, BaseEstimator):
     """A new embedding model on an index of the old one's vectors (BT² with both models frozen).
 
     `transform_query` turns new vectors into what the old index is searched with; `transform` gives the vectors to store
@@ -82,7 +82,9 @@ class EmbeddingUpgrade(BaseEstimator):
         self.new_model = new_model
         self.old_model = old_model
 
-    def fit(self, X_new: Any, Y_old: Any, val: tuple[Any, Any] | None = None, *, ids: tuple | None = None) -> Self:
+    def fit(
+        self, X_new: Any, Y_old: Any = None, val: tuple[Any, Any] | None = None, *, ids: tuple | None = None
+    ) -> Self:
         """Fit to the vectors of the same items by both models.
 
         Parameters
@@ -100,6 +102,10 @@ class EmbeddingUpgrade(BaseEstimator):
             If vectors are not finite or zero, sizes do not fit, or the pairs look misaligned.
         """
         self._check_parameters()
+        if Y_old is None:
+            raise ValueError(
+                "EmbeddingUpgrade requires y to be passed, but the target y is None: the old model's vectors, Y_old."
+            )
         X, Y = check_vectors("X_new", X_new), check_vectors("Y_old", Y_old)
         if ids is not None:
             X, Y = self._joined(X, Y, *ids)
@@ -122,7 +128,7 @@ class EmbeddingUpgrade(BaseEstimator):
         queries = self.map_.compatible(X)
         if unseen is not None:
             X, Y, queries = unseen.X, unseen.Y, unseen.queries
-        self.calibration_ = calibrate(queries, unit(self.transform(X)), Y)
+        self.calibration_ = calibrate(queries, unit(self._stored(X)), Y)
         ridge = RidgeCV(np.logspace(-3, 2, 6)).fit(Y, (queries * Y).sum(1))
         self.similarity_ = np.append(np.asarray(ridge.coef_), float(ridge.intercept_))
         self.report_ = report | reasons
@@ -133,6 +139,7 @@ class EmbeddingUpgrade(BaseEstimator):
 
     def transform_query(self, X: Any) -> Float[np.ndarray, "rows d_old"]:
         """What to search the old index with: unit vectors of the old dimension."""
+        check_is_fitted(self)
 
         def write(part: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
             out[:] = self.map_.compatible(part / lengths)
@@ -141,6 +148,10 @@ class EmbeddingUpgrade(BaseEstimator):
 
     def transform(self, X: Any) -> Float[np.ndarray, "rows width"]:
         """Vectors to store from now on, d_new + n_extra wide; the first d_old compare with old vectors."""
+        return self._stored(X)
+
+    def _stored(self, X: Any) -> Float[np.ndarray, "rows width"]:
+        """`transform` in an array, whatever `set_output` asks of that."""
         check_is_fitted(self)
         fitted, width = self.map_, self.d_new_ + self.n_extra
         both = np.concatenate([fitted.A[-self.d_new_ :], fitted.B], 1)
@@ -152,6 +163,18 @@ class EmbeddingUpgrade(BaseEstimator):
                 out[:, : self.d_old_] += fitted.extra(part / lengths) @ fitted.A[: -self.d_new_].astype(part.dtype)
 
         return self._in_blocks(X, write, width)
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """embeddingupgrade0, embeddingupgrade1, ...: coordinates have no meaning of their own."""
+        check_is_fitted(self)
+        return np.array([f"embeddingupgrade{i}" for i in range(self.d_new_ + self.n_extra)], dtype=object)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.target_tags.multi_output = True
+        tags.target_tags.single_output = False
+        return tags
 
     def transform_batches(self, batches: Iterable[Any]) -> Iterator[Float[np.ndarray, "rows width"]]:
         """`transform` of one batch after the other."""
@@ -189,6 +212,7 @@ class EmbeddingUpgrade(BaseEstimator):
 
         It stands before an index of old vectors, and is asked with unit vectors.
         """
+        check_is_fitted(self)
         try:
             import faiss
         except ImportError:
@@ -266,7 +290,7 @@ class EmbeddingUpgrade(BaseEstimator):
     def _in_blocks(self, X: Any, write: Write, width: int) -> np.ndarray:
         """`write` of some rows at a time; float32 stays float32, float16 becomes it, else float64."""
         check_is_fitted(self)
-        X = X.detach().cpu().numpy() if hasattr(X, "detach") else np.asarray(X)
+        X = as_numbers("X", X)
         if X.ndim != 2 or X.shape[1] != self.d_new_:
             raise ValueError(
                 f"X must be a matrix of {self.d_new_} columns, the dimensions of the new model {self.new_model!r} (the "
@@ -280,7 +304,9 @@ class EmbeddingUpgrade(BaseEstimator):
             wrong = ~np.isfinite(lengths) | (lengths == 0)
             if wrong.any():
                 row = int(wrong.argmax())
-                raise ValueError(f"X: row {start + row} is {'zero' if lengths[row] == 0 else 'not finite'}.")
+                raise ValueError(
+                    f"X: row {start + row} is {'zero' if lengths[row] == 0 else 'not finite (NaN or inf)'}."
+                )
             write(part, lengths[:, None], out[start : start + ROWS])
         return out
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Num, Shaped
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.exceptions import NotFittedError
 
 from linmap.errors import DataError
 from linmap.retrieve.mbat.bound_leaves import BoundLeaves, serial_threads
@@ -395,7 +396,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
     def _state(self) -> _State:
         """Encoder and caches for the current parameters; made anew when `set_params` or `fit` has changed them."""
         if not self.__sklearn_is_fitted__():
-            raise ValueError(
+            raise NotFittedError(
                 "numbers='quantile' learns the distribution of each path, and idf how rare its values are: call fit on "
                 "documents first."
             )
