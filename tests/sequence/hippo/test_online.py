@@ -146,3 +146,23 @@ def test_wrong_samples_and_times_are_told() -> None:
         memory.restore({"coefficients": torch.zeros(3), "count": 1})
     with pytest.raises(ValueError, match="dt must be a positive step"):
         discretize(*hippo_matrices("legs", 2), -1.0)
+
+
+def test_numbers_of_python_keep_all_their_digits() -> None:
+    """0.1 and 10 MHz + 1 mHz, which float32 does not have."""
+    values = [0.1, 1e7 + 1e-3, -0.7]
+    kept = [OnlineProjection("legs", 4) for _ in range(3)]
+    kept[0].extend(torch.tensor(values, dtype=torch.float64))
+    kept[1].extend(values)
+    for value in values:
+        kept[2].update(value)
+    for other in kept[1:]:
+        assert torch.equal(other.coefficients, kept[0].coefficients)
+    assert torch.equal(kept[1].reconstruct([0.1]), kept[0].reconstruct(torch.tensor([0.1], dtype=torch.float64)))
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.parametrize("sample", [1j, np.array([1j]), torch.tensor([1j])])
+def test_complex_signals_are_refused_by_name(sample) -> None:
+    with pytest.raises(ValueError, match="u is complex; give real and imaginary parts as two signals"):
+        OnlineProjection("legs", 4).update(sample)

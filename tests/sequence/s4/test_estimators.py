@@ -162,6 +162,8 @@ def test_bad_series(fitted: S4Classifier) -> None:
         fitted.predict([x[:, :1] for x in X])
     with pytest.raises(ValueError, match="sample 0 must hold 2 finite numbers"):
         fitted.stream().update([1.0, np.nan])
+    with pytest.raises(ValueError, match="sample 0 is complex"):
+        fitted.stream().update(np.array([1.0, 1j]))
     stream = fitted.stream()
     with pytest.raises(ValueError, match="layer0 must have shape"):
         stream.restore(stream.state() | {"layer0": torch.zeros(1)})

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
+from numpy.typing import ArrayLike
 from scipy import linalg, special
 from torch import Tensor
 
@@ -82,9 +83,9 @@ class OnlineProjection:
         Raises
         ------
         ValueError
-            If the sample is not finite, or its shape is not that of the samples before.
+            If the sample is complex or not finite, or its shape is not that of the samples before.
         """
-        sample = torch.as_tensor(u).detach().to("cpu", torch.float64)
+        sample = _real(u, "u")
         if not torch.isfinite(sample).all():
             raise ValueError(f"u: sample {self.count} is not finite; fill gaps before they are stored.")
         if self.count and sample.shape != self.coefficients.shape[:-1]:
@@ -106,9 +107,9 @@ class OnlineProjection:
 
     def extend(self, u: Any) -> Float64[Tensor, "time *batch N"]:
         """The coefficients after each of many samples u, (time, *batch)."""
-        return torch.stack([self.update(sample) for sample in torch.as_tensor(u)])
+        return torch.stack([self.update(sample) for sample in _real(u, "u")])
 
-    def reconstruct(self, t: Float[Tensor, "*times"] | np.ndarray | float) -> Float64[Tensor, "*batch *times"]:
+    def reconstruct(self, t: Float[Tensor, "*times"] | ArrayLike) -> Float64[Tensor, "*batch *times"]:
         """The signals at times t before now, in the unit of `dt` (samples, where `dt` is None).
 
         Raises
@@ -117,7 +118,7 @@ class OnlineProjection:
             If a time lies outside of what is kept: negative, before the first sample of a scaled "legs", or before the
             window.
         """
-        times = torch.as_tensor(t).to(torch.float64)
+        times = _real(t, "t")
         reach = self.count if self.scaled else self.window or math.inf
         if times.numel() and not bool(((times >= 0) & (times <= reach * (1 + 1e-12))).all()):
             raise ValueError(
@@ -152,6 +153,14 @@ class OnlineProjection:
                 f"shape {tuple(coefficients.shape)}."
             )
         self.coefficients, self.count = coefficients.clone(), int(state["count"])
+
+
+def _real(values: Any, name: str) -> Float64[Tensor, "*shape"]:
+    """Real numbers in float64 on the CPU; Python's own keep all their digits."""
+    tensor = values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+    if tensor.is_complex():
+        raise ValueError(f"{name} is complex; give real and imaginary parts as two signals.")
+    return tensor.to("cpu", torch.float64)
 
 
 def legs_step(

@@ -36,6 +36,8 @@ class Stream:
         ValueError
             If the sample is not finite, or has another number of channels.
         """
+        if np.iscomplexobj(sample):
+            raise ValueError(f"sample {self.count} is complex; give real and imaginary parts as two channels.")
         values = np.atleast_1d(np.asarray(sample, np.float64))
         if values.shape != (self.channels,) or not np.isfinite(values).all():
             raise ValueError(f"sample {self.count} must hold {self.channels} finite numbers, got {values.tolist()}.")
