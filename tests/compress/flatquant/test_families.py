@@ -39,7 +39,8 @@ def made(name: str) -> PreTrainedModel | None:
     try:
         fields = set(vars(config_class())) | set(config_class.__annotations__)
         sizes = SIZES | {field: value for field, value in MORE.items() if field in fields}
-        config = config_class(**sizes, **({"layer_types": LAYERS} if name in HYBRID else {}))
+        sizes |= {"layer_types": LAYERS} if name in HYBRID else {}
+        config = config_class(**sizes)
         with torch.device("meta"):
             if sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters()) > LARGEST:
                 return None

@@ -28,7 +28,7 @@ MORE_PARTS: dict[str, dict[str, Any]] = {
 """Families whose blocks have more parts than the seven layers, or other paths between them."""
 
 
-def family(name: str, seed: int = 0) -> PreTrainedModel:
+def family(name: str, seed: int = 0) -> Any:
     config = AutoConfig.for_model(name, **{**SIZES, **MORE_PARTS[name]})
     return randomised(AutoModelForCausalLM.from_config(config, dtype=torch.float32), seed)
 

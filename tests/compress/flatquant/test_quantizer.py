@@ -295,7 +295,7 @@ def test_no_rows_are_no_problem():
 @pytest.mark.parametrize("bits", [1, 9, 0, 32, True, 4.5])
 @pytest.mark.usefixtures("annotations_unchecked")
 def test_other_bits_are_refused(bits):
-    with pytest.raises(ValueError, match=r"bits must be one of 2, 3, 4, 5, 6, 7, 8, 16 \(16: off\)"):
+    with pytest.raises(ValueError, match=r"bits=.* is none of 2, 3, 4, 5, 6, 7, 8, 16 \(16: off\)"):
         fake_quantize(torch.ones(1, 2), bits, True)
     with pytest.raises(ValueError, match="bits"):
         quantize(torch.ones(1, 2), bits, True)

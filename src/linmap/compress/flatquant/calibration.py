@@ -156,7 +156,7 @@ def checked_config(model: PreTrainedModel, config: FlatQuantConfig | None, n_job
     if config.blocks == []:
         raise ValueError("blocks is empty; give the numbers of blocks to quantise, or None for all.")
     if n_jobs < 1:
-        raise ValueError(f"n_jobs must be at least 1, got {n_jobs}.")
+        raise ValueError(f"n_jobs={n_jobs} must be at least 1.")
     path, blocks = decoder_blocks(model, config.module_map)
     places = {f"{path}.{i}.{getattr(paths, part)}" for i, paths in paths_of(blocks, config).items() for part in LINEARS}
     check_unshared(model, places)

@@ -134,9 +134,7 @@ class FlatQuantConfig(QuantizationConfigMixin):
         for name in ("w_bits", "a_bits", "q_bits", "k_bits", "v_bits"):
             bits = getattr(self, name)
             if type(bits) is not int or bits not in BITS:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(map(str, BITS))} (16: not quantised), got {bits!r}."
-                )
+                raise ValueError(f"{name}={bits!r} is none of {', '.join(map(str, BITS))} (16: not quantised).")
         for name, allowed in (
             ("weights", ("rtn", "gptq")),
             ("transform", ("flat", "hadamard", "quarot", "none")),
@@ -144,22 +142,22 @@ class FlatQuantConfig(QuantizationConfigMixin):
             ("clip_start", ("search", "wide")),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+                raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(allowed)}.")
         if self.group_size is not None and self.weights != "gptq":
             raise ValueError(f"group_size={self.group_size} works with weights='gptq' only; leave it out.")
         for name in ("n_samples", "sequence_length", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         if self.epochs < 0:
-            raise ValueError(f"epochs must be at least 0, got {self.epochs}.")
+            raise ValueError(f"epochs={self.epochs} must be at least 0.")
         if self.distil_steps < 0 or self.distil_length < 2:
             raise ValueError(
-                f"distil_steps must be at least 0 and distil_length at least 2, got {self.distil_steps} and "
-                f"{self.distil_length}."
+                f"distil_steps={self.distil_steps} must be at least 0, and distil_length={self.distil_length} at least "
+                "2."
             )
         for name in ("distil_lr", "distil_clip_lr", "distil_weight_lr"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}.")
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and finite.")
         if self.n_samples < self.batch_size:
             raise ValueError(
                 f"n_samples={self.n_samples} is less than batch_size={self.batch_size}, so that no step could be "

@@ -29,7 +29,7 @@ def check_bits(bits: int, name: str = "bits") -> int:
         If it is none of 2 to 8 and 16.
     """
     if isinstance(bits, bool) or bits not in BITS:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, BITS))} (16: off), got {bits!r}.")
+        raise ValueError(f"{name}={bits!r} is none of {', '.join(map(str, BITS))} (16: off).")
     return bits
 
 

@@ -6,4 +6,6 @@ from linmap.recipes.flatquant.fitting import fit
 from linmap.recipes.flatquant.settings import Settings
 from linmap.recipes.language.answering import Generation as ApplySettings
 
-__all__ = ["PRESETS", "ApplySettings", "Settings", "apply", "compare", "fit"]
+FLAG_OF = {"n_samples": "windows", "sequence_length": "length"}  # flags that are called otherwise than the argument
+
+__all__ = ["FLAG_OF", "PRESETS", "ApplySettings", "Settings", "apply", "compare", "fit"]

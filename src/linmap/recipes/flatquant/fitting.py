@@ -56,7 +56,21 @@ def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
     }  # fmt: skip
     if PartialState().is_main_process:
         write_config(job.out, SYSTEM, {"settings": asdict(settings), "result": summary}, job.seed, SHARED)
-    return {"artifact": str(job.out), **summary}
+    notes = remarks(json.loads((job.out / "config.json").read_text(encoding="utf-8"))["quantization_config"])
+    return {"artifact": str(job.out), **summary} | ({"notes": notes} if notes else {})
+
+
+def remarks(config: dict[str, Any]) -> list[str]:
+    """What the proof before the calibration found in the model's blocks, for the summary."""
+    readers = [path for paths in (config.get("readers") or {}).values() for path in paths]
+    found = []
+    if readers:
+        found.append(f"{', '.join(readers)}: transformed with the layers beside, and not quantised.")
+    if config.get("left_out"):
+        found.append(
+            "The values have no matrix of their own, for more than an average lies between them and the output."
+        )
+    return found
 
 
 def quantise(folder: Path, ids: Tensor, tokenizer: Tokenizer, settings: Settings, job: FitJob) -> None:

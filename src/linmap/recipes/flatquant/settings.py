@@ -59,10 +59,10 @@ class Calibration:
     def check(self) -> None:
         """What a `FlatQuantConfig` does not know."""
         if self.n_jobs < 1:
-            raise ValueError(f"n_jobs = {self.n_jobs} must be 1 or more.")
+            raise ValueError(f"n_jobs={self.n_jobs} must be 1 or more.")
         for name in ("lr", "clip_lr"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} = {getattr(self, name)} must be positive.")
+                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Settings(Calibration):
     def __post_init__(self) -> None:
         self.check()
         if self.blocks is not None and self.blocks < 1:
-            raise ValueError(f"blocks = {self.blocks} must be 1 or more.")
+            raise ValueError(f"blocks={self.blocks} must be 1 or more.")
         if self.model in BUNDLED and self.model != "smollm2-135m":
             raise ValueError(f"--model {self.model} is no language model that generates; smollm2-135m is.")
         if self.stream and self.base_dtype != "auto":
