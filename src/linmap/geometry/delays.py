@@ -156,4 +156,4 @@ def oas_shrinkage(dispersion: Array, size: int, length: int) -> Array:
         Rows of the matrix, and samples that it was estimated from.
     """
     towards, apart = dispersion + 1, (length + 1) * (dispersion - 1 / size)
-    return towards / apart.clip(min=towards)
+    return towards / apart.clip(min=towards)  # pyright: ignore

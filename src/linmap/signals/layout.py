@@ -169,7 +169,9 @@ class Layout:
         """That of a saved run; names and rate that its caller noted as `ch_names` and `sfreq` count where the epochs
         had none."""
         kept = config.get("layout") or {"n_channels": n_channels}
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()
+        }
         names = channel_names(config.get("ch_names") or ())
         if values.get("ch_names") is None and names is not None and len(names) == n_channels:
             values["ch_names"] = names

@@ -8,7 +8,7 @@ import pytest
 
 from linmap.data.covariances import hdm05
 from linmap.errors import DataError, UsageError
-from linmap.recipes.gbwbn import PRESETS, ApplySettings, Comparison, Settings, apply, compare, fit
+from linmap.recipes.gbwbn import PRESETS, ApplySettings, Comparison, Settings, apply, compare, fit, fitting
 from linmap.recipes.gbwbn.experiments import (
     TEST_ACTORS,
     TRAIN_ACTORS,
@@ -144,3 +144,46 @@ def test_compare_runs_every_part_and_chooses_without_the_test_actors(tmp_path: P
         compare(replace(settings, seeds=0), CompareJob(out=tmp_path))
     assert set(PRESETS) == {"quick", "full"}
     assert len(methods((0.25, 0.5, 1.0), True)) == 9
+
+
+def test_answers_are_written_before_pictures_and_whatever_the_labels_are(
+    matrices: Path, tmp_path: Path, monkeypatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no font")
+
+    for name in ("draw_losses", "draw_confusions"):
+        monkeypatch.setattr(fitting, name, broken)
+    summary = fit(replace(FAST, epochs=1), FitJob(matrices, tmp_path / "run"))
+    assert summary["held_out_accuracy"] >= 0
+    assert [note.partition(" ")[0] for note in summary["notes"]] == ["loss.svg", "confusion.svg"]
+    with np.load(matrices) as arrays:
+        for y in (arrays["y"], np.full(48, "unknown"), np.arange(48)):
+            np.savez(tmp_path / "new.npz", X=arrays["X"], y=y)
+            found = apply(ApplySettings(), ApplyJob(tmp_path / "run", tmp_path / "new.npz", tmp_path / "p.csv"))
+            assert ("accuracy" in found) == ("balanced_accuracy" in found) == (y is arrays["y"] or y[0] == "off")
+            assert len(pd.read_csv(tmp_path / "p.csv")) == 48
+            assert found["notes"]
+
+
+def test_epochs_of_as_many_samples_as_channels_are_epochs_where_the_front_says_so(tmp_path: Path) -> None:
+    X = np.random.default_rng(0).standard_normal((12, 8, 8))
+    np.savez(tmp_path / "e.npz", X=X, y=np.arange(12) % 2)
+    run = tmp_path / "run"
+    assert fit(replace(FAST, epochs=1, front="augmented"), FitJob(tmp_path / "e.npz", run))["dims"] == [8, 4]
+    assert apply(ApplySettings(), ApplyJob(run, tmp_path / "e.npz", tmp_path / "p.csv"))["samples"] == 12
+
+
+def test_channels_of_epochs_are_compared_with_those_of_the_fit(tmp_path: Path) -> None:
+    X = np.random.default_rng(0).standard_normal((12, 3, 40))
+    np.savez(tmp_path / "e.npz", X=X, y=np.arange(12) % 2, ch_names=["C3", "Cz", "C4"], sfreq=100.0)
+    fit(replace(FAST, epochs=1, dims=(2,)), FitJob(tmp_path / "e.npz", tmp_path / "run"))
+    tables = []
+    for rows, names in ((slice(None), ["C3", "Cz", "C4"]), (slice(None, None, -1), ["C4", "Cz", "C3"])):
+        np.savez(tmp_path / "new.npz", X=X[:, rows], ch_names=names, sfreq=100.0)
+        apply(ApplySettings(), ApplyJob(tmp_path / "run", tmp_path / "new.npz", tmp_path / "p.csv"))
+        tables.append(pd.read_csv(tmp_path / "p.csv"))
+    pd.testing.assert_frame_equal(*tables)
+    np.savez(tmp_path / "new.npz", X=X, ch_names=["C3", "Cz", "Pz"])
+    with pytest.raises(DataError, match="lacks the channel C4 of the fit"):
+        apply(ApplySettings(), ApplyJob(tmp_path / "run", tmp_path / "new.npz"))

@@ -17,10 +17,12 @@ from sklearn.model_selection import StratifiedGroupKFold
 from linmap.artifacts import plain, write_json
 from linmap.data.epochs import EMBEDDED_SUBJECTS, MAMEM_SUBJECTS, TEST, VALIDATION, Epochs, load_epochs, mamem
 from linmap.errors import DataError
+from linmap.pictures import illustrated
 from linmap.recipes.acm.network import n_parameters, network_answers
 from linmap.recipes.acm.physionet import physionet_table
 from linmap.recipes.acm.pictures import draw_gains, draw_order_lag, draw_patterns
 from linmap.recipes.confusion import draw_confusions
+from linmap.recipes.drawn import drawn
 from linmap.recipes.job import CompareJob
 from linmap.recipes.result import Check, Metric, Picture, Result, Row, Table
 from linmap.signals.acm import ACMClassifier, class_patterns
@@ -275,23 +277,26 @@ def _pictures(job: CompareJob, loaded: dict[int, Epochs], found: dict[str, list[
     classes = np.unique(true)
     answers = {name: (true, np.concatenate([subject["methods"][name]["answers"] for subject in subjects]))
                for name in (PLAIN, ACM)}  # fmt: skip
-    draw_confusions(
-        job.out / "confusion.svg", {"order 1": answers[PLAIN], "chosen order and lag": answers[ACM]}, classes
-    )
+    said: dict[str, Any] = {}
+    with illustrated(said, job.out / "confusion.svg") as path:
+        draw_confusions(path, {"order 1": answers[PLAIN], "chosen order and lag": answers[ACM]}, classes)
     gains = {name: (np.array(_accuracies(figures, PLAIN)), np.array(_accuracies(figures, ACM)))
              for name, figures in found.items()}  # fmt: skip
-    draw_gains(job.out / "subjects.svg", gains, list(loaded))
+    with illustrated(said, job.out / "subjects.svg") as path:
+        draw_gains(path, gains, list(loaded))
     searched = dict(subjects[0]["methods"][ACM]["searched"])
     searched["mean_test_score"] = np.mean([s["methods"][ACM]["searched"]["mean_test_score"] for s in subjects], 0)
-    draw_order_lag(job.out / "order_lag.svg", searched, "Validation accuracy, mean of the subjects")
+    with illustrated(said, job.out / "order_lag.svg") as path:
+        draw_order_lag(path, searched, "Validation accuracy, mean of the subjects")
     s, filters = next(iter(loaded)), BANDS[band]
     epochs = loaded[s] if filters is None else loaded[s].filtered(*filters)
     order, lag = (subjects[0]["methods"][ACM][name] for name in ("order", "lag"))
     train = split(epochs, job.seed).train
-    matrices = ACMClassifier((order, lag), "mdm").fit(train.X, train.labels()).transform(train.X)
-    patterns = class_patterns(matrices, train.labels(), len(epochs.ch_names))
-    draw_patterns(job.out / "patterns.svg", patterns, np.unique(train.labels()), train, lag)
-    return _pictured(band.partition(", ")[2], epochs.name, _shows(found))
+    with illustrated(said, job.out / "patterns.svg") as path:
+        matrices = ACMClassifier((order, lag), "mdm").fit(train.X, train.labels()).transform(train.X)
+        patterns = class_patterns(matrices, train.labels(), len(epochs.ch_names))
+        draw_patterns(path, patterns, np.unique(train.labels()), train, lag)
+    return drawn(job.out, _pictured(band.partition(", ")[2], epochs.name, _shows(found)), said)
 
 
 def _pictured(band: str, name: str, gains: str) -> list[Picture]:

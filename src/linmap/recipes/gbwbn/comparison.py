@@ -13,7 +13,9 @@ from rich.console import Console
 from linmap.data.covariances import hdm05
 from linmap.data.epochs import mamem
 from linmap.errors import UsageError
+from linmap.pictures import illustrated
 from linmap.recipes.confusion import draw_confusions
+from linmap.recipes.drawn import drawn
 from linmap.recipes.gbwbn.experiments import (
     AIM,
     LEM,
@@ -199,16 +201,19 @@ def _motion(scores: Scores, chosen: str, job: CompareJob, found: _Found) -> None
               f"largest quotient {max(s.losses[-1] / s.losses[0] for s in falls):.2g}",
               "a method did not learn at all, and its accuracy is chance"),
     ]  # fmt: skip
-    draw_training(job.out / "loss.svg", {name: np.mean([s.losses for s in of if s.losses], 0).tolist()
-                                         for name, of in scores.items() if any(s.losses for s in of)})  # fmt: skip
+    said: dict[str, Any] = {}
+    with illustrated(said, job.out / "loss.svg") as path:
+        draw_training(path, {name: np.mean([s.losses for s in of if s.losses], 0).tolist()
+                             for name, of in scores.items() if any(s.losses for s in of)})  # fmt: skip
     truth = np.concatenate([score.truth for score in scores[chosen]])
     predicted = np.concatenate([score.predicted for score in scores[chosen]])
-    draw_confusions(job.out / "confusion.svg", {chosen: (truth, predicted)}, np.unique(truth))
+    with illustrated(said, job.out / "confusion.svg") as path:
+        draw_confusions(path, {chosen: (truth, predicted)}, np.unique(truth))
     found.tables.append(_table("HDM05 by actor", scores))
-    found.pictures += [
+    found.pictures += drawn(job.out, [
         Picture("loss.svg", "Training loss on HDM05", "Mean over the seeds."),
         Picture("confusion.svg", f"Test actors, {chosen}", "Share of each action's clips, all seeds together."),
-    ]  # fmt: skip
+    ], said)  # fmt: skip
 
 
 def _protocol(options: dict[str, Any], seeds: list[int], settings: Comparison, found: _Found) -> None:
@@ -270,15 +275,15 @@ def _by_eps(settings: Comparison, seeds: list[int], job: CompareJob, found: _Fou
                                          for v in curves[dtype][name]), failed])  # fmt: skip
     found.tables.append(Table("HDM05, test accuracy by eps, ReEig floor 1e-14",
                               ["method", "type", *map("{:g}".format, settings.eps), "failed runs"], cells))  # fmt: skip
-    draw_conditioning(job.out / "eps.svg", settings.eps, curves, "eps on the diagonal (trace 1)",
-                      ("linear", "test accuracy"))  # fmt: skip
-    found.pictures.append(
-        Picture(
-            "eps.svg",
-            "Real matrices by condition",
-            "Accuracy on the test actors by what is added to the diagonal; mean and spread over the seeds.",
-        )
+    picture = Picture(
+        "eps.svg",
+        "Real matrices by condition",
+        "Accuracy on the test actors by what is added to the diagonal; mean and spread over the seeds.",
     )
+    said: dict[str, Any] = {}
+    with illustrated(said, job.out / picture.file) as path:
+        draw_conditioning(path, settings.eps, curves, "eps on the diagonal (trace 1)", ("linear", "test accuracy"))
+    found.pictures += drawn(job.out, [picture], said)
 
 
 def _by_condition(settings: Comparison, seeds: list[int], job: CompareJob, found: _Found) -> None:
@@ -302,18 +307,18 @@ def _by_condition(settings: Comparison, seeds: list[int], job: CompareJob, found
     found.tables.append(Table("Synthetic matrices, loss after 50 steps by condition number",
                               ["method", "type", *map("{:.0e}".format, settings.conditions), "not finite"],
                               cells))  # fmt: skip
-    draw_conditioning(job.out / "condition.svg", settings.conditions, gradients, "condition number",
-                      ("log", "relative gradient"))  # fmt: skip
     growth = {name: float(np.nanmean(g[-1]) / np.nanmean(g[0])) for name, g in gradients["float64"].items()}
     found.sentences.append(
         "On synthetic matrices the gradient towards the input (times the input's norm) grows from condition "
         f"{settings.conditions[0]:.0e} to {settings.conditions[-1]:.0e} by "
         + ", ".join(f"{value:.2g} ({name})" for name, value in growth.items()) + "."
     )  # fmt: skip
-    found.pictures.append(
-        Picture(
-            "condition.svg",
-            "Synthetic matrices by condition",
-            "Gradient towards the input at the first step, times the input's norm: what a relative error can do.",
-        )
+    picture = Picture(
+        "condition.svg",
+        "Synthetic matrices by condition",
+        "Gradient towards the input at the first step, times the input's norm: what a relative error can do.",
     )
+    said: dict[str, Any] = {}
+    with illustrated(said, job.out / picture.file) as path:
+        draw_conditioning(path, settings.conditions, gradients, "condition number", ("log", "relative gradient"))
+    found.pictures += drawn(job.out, [picture], said)

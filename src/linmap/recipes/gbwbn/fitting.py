@@ -101,9 +101,9 @@ def load_samples(path: Path | None, front: Front | None = None) -> Samples:
     if path.suffix == ".npz" and path.exists():
         try:
             with np.load(path, allow_pickle=False) as archive:
-                X = archive["X"] if "X" in archive.files else np.zeros(())
+                X: np.ndarray = archive["X"] if "X" in archive.files else np.array(0)
         except (ValueError, OSError, EOFError):
-            X = np.zeros(())
+            X = np.array(0)
         square = X.ndim != 3 or X.shape[1] == X.shape[2]
         signals = front in ("augmented", "convolution") and X.ndim == 3 and not (square and np.allclose(X, X.mT))
         if square and not signals:
