@@ -244,6 +244,28 @@ def test_kernels_are_kept_in_evaluation_and_follow_the_weights(name: str) -> Non
     assert layer.C.grad is not None
 
 
+def average_through_data(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        parameter.data.mul_(0.9).add_(0.01)
+
+
+def assign(layer: nn.Module) -> None:
+    layer.load_state_dict({name: value * 0.9 + 0.01 for name, value in layer.state_dict().items()}, assign=True)
+
+
+@pytest.mark.parametrize("write", [average_through_data, assign])
+@pytest.mark.parametrize("name", ["lin", "S4 legs"])
+def test_what_is_kept_follows_writes_that_no_version_counts(name: str, write) -> None:
+    layer, u = build(name).eval(), noise(1, 6, 4)
+    with torch.no_grad():
+        for _ in range(4):  # an address may come back
+            before = layer(u)
+            write(layer)
+            after = layer(u)
+            torch.testing.assert_close(after, copy.deepcopy(layer).train()(u), rtol=1e-9, atol=1e-9)
+            assert (after - before).abs().max() > 1e-6
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_what_is_kept_is_not_that_of_weights_before_a_training_step(fused: bool) -> None:
     torch.manual_seed(0)

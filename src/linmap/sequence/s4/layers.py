@@ -78,7 +78,7 @@ class StateSpaceLayer(nn.Module):
         self.activation: Callable[[Tensor], Tensor] = F.gelu if activation else _unchanged
         self.dropout = TiedDropout(dropout) if tie_dropout else Dropout(dropout)
         self.output = nn.Sequential(nn.Linear(d_model, 2 * d_model), nn.GLU(-1)) if gate else nn.Identity()
-        self._kept: tuple[Any, Any] | None = None
+        self._kept: tuple[Any, tuple[Tensor, ...], Any] | None = None  # what for, of which weights, what
 
     # -- what the kinds of system differ in ----------------------------------------------------------------------------
 
@@ -296,15 +296,13 @@ class StateSpaceLayer(nn.Module):
         return self.output(self.dropout(self.activation(y).to(dtype)))
 
     def _keep(self, key: Any, build: Callable[[], Any]) -> Any:
-        if self.training or torch.is_grad_enabled():
-            self._kept = None  # fused optimisers change weights without a new version
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            self._kept = None
             return build()
         weights = (*self.state_parameters(), self.C)
-        versions = ((0 if p.is_inference() else p._version, p.data_ptr(), p.dtype) for p in weights)
-        full = (key, *versions)
-        if self._kept is None or self._kept[0] != full:
-            self._kept = (full, build())
-        return self._kept[1]
+        if self._kept is None or self._kept[0] != key or not _same(self._kept[1], weights):
+            self._kept = key, tuple(weight.detach().clone() for weight in weights), build()
+        return self._kept[2]
 
     def _checked(self, u: Tensor, dimensions: int) -> tuple[Tensor, torch.dtype]:
         """u in the precision of the computation, and the precision of the output."""
@@ -383,3 +381,10 @@ def _check_finite(u: Tensor) -> None:
     bad = (~torch.isfinite(u)).nonzero()
     if len(bad):
         raise ValueError(f"u has a value that is not finite at index {tuple(bad[0].tolist())}; mend or mask it.")
+
+
+def _same(kept: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> bool:
+    """Whether weights are what they were: neither addresses nor versions tell, which `.data` writes leave."""
+    return all(
+        a.dtype == b.dtype and a.device == b.device and torch.equal(a, b) for a, b in zip(kept, weights, strict=True)
+    )
