@@ -167,3 +167,13 @@ def test_other_separators_are_named_and_can_be_said(mark: str, name: str, tmp_pa
         load_time_series(path)
     series = load_time_series(path, separator=mark, decimal=",")
     np.testing.assert_array_equal(series.values[:, 0], table["x"])
+
+
+def test_comments_above_the_header_are_passed_over(tmp_path) -> None:
+    (tmp_path / "my.csv").write_text("# a source\n# of prices\ndate,x\n" + "".join(f"{d.date()},1\n" for d in DAYS))
+    assert load_time_series(tmp_path / "my.csv").variates == ("x",)
+    (tmp_path / "my.csv").write_text("#,date,x\n" + "".join(f"{i},{d.date()},1\n" for i, d in enumerate(DAYS)))
+    assert load_time_series(tmp_path / "my.csv").variates == ("#", "x")
+    (tmp_path / "my.csv").write_text("date,x\n" + "".join(f"{d.date()},1,2,3\n" for d in DAYS))
+    with pytest.raises(DataError, match="more cells than its header has names"):
+        load_time_series(tmp_path / "my.csv")

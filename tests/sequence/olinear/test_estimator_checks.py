@@ -27,7 +27,7 @@ ORTHOTRANS = dict.fromkeys(
         "check_pipeline_consistency", "check_estimators_pickle", "check_f_contiguous_array_estimator",
         "check_transformer_data_not_an_array", "check_transformer_general", "check_transformer_preserve_dtypes",
         "check_methods_sample_order_invariance", "check_methods_subset_invariance", "check_dict_unchanged",
-        "check_fit_idempotent", "check_fit2d_predict1d", "check_readonly_memmap_input",
+        "check_fit_idempotent", "check_fit2d_predict1d",
     ),
     WINDOWS,
 ) | CHECKED | {"check_estimators_empty_data_messages": WORDS, "check_fit2d_1sample": WORDS}  # fmt: skip

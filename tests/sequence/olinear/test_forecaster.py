@@ -179,6 +179,8 @@ def test_constant_variates_stay_in_the_model_with_a_warning() -> None:
     ("change", "message"),
     [
         ({"validation": 0.0}, r"validation must lie between 0 and 1, got 0\.0"),
+        ({"lookback": 0}, "lookback=0 must be a whole number of steps, at least 1"),
+        ({"h": 0}, "h=0 must be a whole number of steps"),
         ({"basis": "sine"}, "there is no basis 'sine'"),
         ({"mixing": "attention"}, "mixing must be 'normlin', 'correlation' or 'prior', got 'attention'"),
         ({"nan_policy": "mean"}, "nan_policy must be 'ffill', 'zero' or None, got 'mean'"),
@@ -186,7 +188,7 @@ def test_constant_variates_stay_in_the_model_with_a_warning() -> None:
 )
 def test_wrong_parameters_are_explained(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        OLinearForecaster(7, **SMALL | change).fit(wide())  # pyright: ignore
+        OLinearForecaster(**{"h": 7} | SMALL | change).fit(wide())  # pyright: ignore
 
 
 def test_a_checked_series_is_taken_as_it_is(fitted: OLinearForecaster) -> None:

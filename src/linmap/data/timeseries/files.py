@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from linmap.data.timeseries.series import NanPolicy, TimeSeries
 from linmap.errors import DataError
 
 EMBEDDED = {"etth1": "ETTh1.csv", "ili": "national_illness.csv"}
+LINES = 100  # of a file, that are looked at before it is read
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -40,37 +43,51 @@ def read_table(path: Path | str, separator: str | None = None, decimal: str = ".
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        table = pd.read_csv(path, sep=sep, decimal=decimal)
+        head = _head(path)
+        comments = _comments(head, sep)
+        _require_separator(path, sep, head[comments:])
+        table = pd.read_csv(path, sep=sep, decimal=decimal, skiprows=comments)
     except ImportError:
         raise DataError(f"{path} is Parquet, which needs pyarrow: pip install 'linmap[retrieve]'.") from None
+    except DataError:
+        raise
     except (ValueError, OSError) as error:  # pandas and pyarrow report bad files so
-        seen = _separator_of(path, sep)
-        if seen:
-            _refuse_separator(path, seen)
         raise DataError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from error
-    heading = "".join(map(str, table.columns))
-    seen = next((one for one in SEPARATORS if one != sep and one in heading), None)
-    if seen is not None and table.shape[1] == 1:
-        _refuse_separator(path, seen)
+    if isinstance(table.index, pd.MultiIndex):
+        raise DataError(f"{path}: its rows have more cells than its header has names; give every column a name.")
     return table
 
 
-def _separator_of(path: Path, sep: str) -> str | None:
-    """What parts the cells of the first line, where it is not what was expected."""
-    try:
-        heading = pd.read_csv(path, sep="\n", header=None, nrows=1, engine="python").iloc[0, 0]
-    except (ValueError, OSError, pd.errors.ParserError):
-        return None
-    if sep in str(heading):
-        return None
-    return next((one for one in SEPARATORS if one != sep and one in str(heading)), None)
+def _head(path: Path) -> list[str]:
+    """The first lines of a CSV file; none where it is compressed in another way than gzip."""
+    reader = gzip.open if path.suffix == ".gz" else open
+    if path.suffix in (".bz2", ".zip", ".xz", ".zst", ".tar"):
+        return []
+    with reader(path, "rt", encoding="utf-8", errors="replace") as file:
+        return [line for line in itertools.islice(file, LINES) if line.strip()]
+
+
+def _comments(head: list[str], sep: str) -> int:
+    """Lines above the header that begin with # and have not its cells."""
+    count = sum(1 for _ in itertools.takewhile(lambda line: line.startswith("#"), head))
+    while count and count < len(head) and head[count - 1].count(sep) >= max(head[count].count(sep), 1):
+        count -= 1  # the header itself begins with #
+    return count if count < len(head) else 0
+
+
+def _require_separator(path: Path, sep: str, head: list[str]) -> None:
+    if not head or sep in head[0]:
+        return
+    seen = next((one for one in SEPARATORS if one != sep and one in head[0]), None)
+    if seen is not None:
+        _refuse_separator(path, seen)
 
 
 def _refuse_separator(path: Path, seen: str) -> None:
     written = "\\t" if seen == "\t" else seen
     raise DataError(
-        f"{path}: its cells are parted by {SEPARATORS[seen]} ({written!r}), not by commas; read it with "
-        f"separator={written!r}, and decimal=',' where it has decimal commas."
+        f"{path}: its cells are parted by {SEPARATORS[seen]} ('{written}'); read it with separator='{written}', and "
+        "decimal=',' where it has decimal commas."
     )
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from linmap.artifacts import write_table
 from linmap.data.timeseries import TimeSeries, load_table, load_time_series
-from linmap.errors import UsageError
+from linmap.errors import DataError, UsageError
 from linmap.pictures import illustrated
 from linmap.recipes.job import ApplyJob, FitJob
 from linmap.recipes.olinear.held_out import beside_naive
@@ -52,6 +52,11 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
     series = forecaster.known(series)
     if settings.recalibrate:
         recalibrate(forecaster, series, settings)
+    elif settings.level and forecaster.scores_ is None and not settings.refit:
+        raise DataError(
+            "intervals need rows that the fit did not see: set calibration to a share of the rows (`linmap fit olinear "
+            "--calibration 0.1`), or give --recalibrate and a number of newer rows."
+        )
     return (look_back if settings.backtest else look_ahead)(forecaster, series, settings, out)
 
 

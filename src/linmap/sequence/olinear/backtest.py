@@ -127,7 +127,8 @@ def backtest(
     if cutoffs[0] + 1 < forecaster.lookback:
         raise DataError(
             f"{n_windows} origins {step} rows apart with {h} steps each leave {max(cutoffs[0] + 1, 0)} of "
-            f"{len(series)} rows before the first, each needs {forecaster.lookback}: lower n_windows or step_size."
+            f"{len(series)} rows before the first, each needs {forecaster.lookback}: lower "
+            f"n_windows={n_windows} or step_size={step}."
         )
     if fixed:
         series = forecaster.known(series)
@@ -163,6 +164,6 @@ def _require_unseen(forecaster: OLinearForecaster, series: TimeSeries, cutoff: i
     if len(time) - 1 - cutoff > later:
         raise DataError(
             f"the model has seen rows until {seen}, the first forecast would start after {time[cutoff]}, where "
-            f"its errors flatter it; {later} rows lie behind what it saw: lower n_windows or step_size, bring newer "
-            "rows, or refit."
+            f"its errors flatter it; {later} rows lie behind what it saw: lower n_windows=... or step_size=..., bring "
+            "newer rows, or refit with refit=1."
         )

@@ -202,6 +202,7 @@ class OLinearForecaster(BaseEstimator):
             If a parameter is out of its range.
         """
         check_scale(self.interval_scale)
+        self._check_lengths()
         series = self.read(X)
         self.n_features_in_ = X.shape[1] if isinstance(X, pd.DataFrame) else len(series.variates)
         rows = len(series)
@@ -447,14 +448,20 @@ class OLinearForecaster(BaseEstimator):
         if held_out < self.h:
             raise DataError(
                 f"the last {self.validation:.0%} of {rows} rows are {held_out}, too few to validate forecasts of "
-                f"{self.h} steps; shorten the horizon, raise validation, or bring more rows."
+                f"{self.h} steps; lower h={self.h}, raise validation={self.validation:g}, or bring more rows."
             )
         if self.calibration > 0 and calibration < self.h:
             raise DataError(
                 f"the last {self.calibration:.0%} of {rows} rows are {calibration}, too few to calibrate intervals of "
-                f"{self.h} steps; shorten the horizon, raise calibration, or bring more rows."
+                f"{self.h} steps; lower h={self.h}, raise calibration={self.calibration:g}, or bring more rows."
             )
         return Split(rows - calibration - held_out, rows - calibration, rows)
+
+    def _check_lengths(self) -> None:
+        for name in ("h", "lookback"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(f"{name}={value} must be a whole number of steps, at least 1.")
 
     def standardised(self, series: TimeSeries) -> Float32[Tensor, "rows variates"]:
         """The rows on the scale of the training rows."""
