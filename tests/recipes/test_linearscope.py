@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from linmap.errors import DataError, UsageError
+from linmap.interpret.linearscope import LinearScope
 from linmap.recipes.job import ApplyJob
-from linmap.recipes.linearscope import ApplySettings, apply
+from linmap.recipes.linearscope import ApplySettings, apply, reading
 from linmap.recipes.linearscope.edges import sobel
-from linmap.recipes.linearscope.reading import load_model
+from linmap.recipes.linearscope.loading import class_names, load_model
+from linmap.recipes.linearscope.wording import bias_share_in_words, output_in_words
 
 PICTURES = {"votes.svg", "rows.svg", "columns.svg", "eigen_inputs.svg", "eigen_outputs.svg"}
 
@@ -26,6 +31,139 @@ def test_apply_writes_pictures_and_a_report(tmp_path: Path):
     assert all((tmp_path / name).stat().st_size < 400_000 for name in PICTURES)
     assert summary["target"] == 12 * 24 + 12
     json.dumps(summary)
+    shares = (report[key] / report["target_value"] for key in ("target_residual", "target_votes"))
+    assert summary["answer"] == report["answer"]
+    assert all(f"({share:.0%})" in summary["answer"] for share in shares)
+
+
+@pytest.mark.parametrize("broken", ["draw_votes", "draw_signed", "draw_outputs"])
+def test_the_answer_stands_where_a_picture_cannot_be_drawn(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*args: object) -> None:
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(reading, broken, fail)
+    summary = apply(ApplySettings(model="fsrcnn-small-x2", side=8), ApplyJob(out=tmp_path))
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["exactness"] < 1e-5
+    assert report["notes"] == summary["notes"]
+    assert any("was not drawn: no fonts" in note for note in summary["notes"])
+    assert set(report["pictures"]) == {path.name for path in tmp_path.glob("*.svg")} < PICTURES
+
+
+# -- names and words -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({"config": SimpleNamespace(id2label={0: "cat", "1": "dog"})}, {0: "cat", 1: "dog"}),
+        ({"config": SimpleNamespace(id2label={0: "LABEL_0", 1: "LABEL_1"})}, {}),
+        ({"pretrained_cfg": {"label_names": ["cat", "dog"]}}, {0: "cat", 1: "dog"}),
+        ({"classes": ("cat", "dog")}, {0: "cat", 1: "dog"}),
+        ({"class_names": ["cat", "dog", "bird"]}, {}),
+        ({}, {}),
+    ],
+)
+def test_classes_are_named_where_the_model_names_them(attributes: dict, expected: dict[int, str]):
+    model = nn.Linear(3, 2)
+    for name, value in attributes.items():
+        setattr(model, name, value)
+    assert class_names(model, "mine:net", 2) == expected
+
+
+def test_names_of_imagenet_are_given_to_the_network_that_has_them_only():
+    assert class_names(nn.Linear(3, 1000), "efficientnet-lite0", 1000)[285] == "Egyptian cat"
+    assert class_names(nn.Linear(3, 1000), "mine:net", 1000) == {}
+
+
+def test_shares_are_said_in_words():
+    assert "31% as long as the output" in bias_share_in_words(0.31)
+    assert "1.97 times as long as the output" in bias_share_in_words(1.97)
+    net = nn.Linear(2, 2)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
+        net.bias.copy_(torch.tensor([3.0, 3.0]))
+    interp = LinearScope(net.eval()).at(torch.tensor([[1.0, 1.0]]))
+    assert output_in_words(interp, 0, "cat") == (
+        "output 0 (cat) is 4: 3 of it comes from the biases whatever the input (75%), 1 from the input's elements (25%)"
+    )
+    assert output_in_words(interp, 1) == (
+        "output 1 is 2: the biases alone give 3 whatever the input, and the input's elements move it by -1"
+    )
+
+
+# -- the network that --model names --------------------------------------------------------------------------------
+
+
+OTHERS = """
+import os.path
+from typing import Any
+import torch
+from torch import nn
+
+called = []
+
+def needs(width): called.append("needs")
+def number() -> int: called.append("number")
+def nothing() -> None: called.append("nothing")
+def breaks(): raise RuntimeError("no weights")
+def loose() -> Any: return nn.ReLU().eval()
+class Thing: pass
+class Net(nn.Module):
+    def forward(self, x): return x
+class Wide(nn.Module):
+    def __init__(self, width): super().__init__()
+join = os.path.join
+ready = nn.ReLU().eval()
+text = "net"
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("needs", "cannot be called without arguments"),
+        ("number", "says that it returns int"),
+        ("nothing", "says that it returns NoneType"),
+        ("Thing", "this class is no nn.Module"),
+        ("Wide", "cannot be called without arguments"),
+        ("join", "belongs to Python's module posixpath"),
+        ("text", "this is a str, which cannot be called"),
+        ("breaks", "the function failed with RuntimeError: no weights"),
+    ],
+)
+def test_what_builds_no_network_is_refused_before_it_is_called(function, message, tmp_path, monkeypatch):
+    (tmp_path / "others.py").write_text(OTHERS)
+    sys.modules.pop("others", None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=rf"--model others:{function}: .*{message}"):
+        load_model(f"others:{function}")
+    assert not sys.modules["others"].called
+    for right in ("ready", "loose", "Net"):
+        assert isinstance(load_model(f"others:{right}")[0], nn.Module)
+
+
+@pytest.mark.parametrize("name", ["os.path:join", "subprocess:run", "this:s", "antigravity:fly", "builtins:exec"])
+def test_pythons_own_library_is_not_imported(name: str):
+    before = set(sys.modules)
+    with pytest.raises(UsageError, match="belongs to Python itself"):
+        load_model(name)
+    assert not {"this", "antigravity"} & (set(sys.modules) - before)
+
+
+def test_a_function_of_a_package_without_torch_is_not_called(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(UsageError, match="nothing in numpy.* says that it builds a network"):
+        load_model("numpy:show_config")
+    assert not capsys.readouterr().out
+
+
+def test_a_module_that_fails_when_it_is_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "halves.py").write_text("def net(:\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="--model halves:net: SyntaxError"):
+        load_model("halves:net")
 
 
 def test_apply_reads_the_users_own_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -61,7 +199,7 @@ def test_bad_models(name: str, message: str):
 
 def test_bad_image(tmp_path: Path):
     (tmp_path / "a.png").write_text("")
-    with pytest.raises(DataError, match="not an image"):
+    with pytest.raises(DataError, match=r"a\.png is empty; there is nothing to read"):
         apply(ApplySettings(model="fsrcnn-small-x2"), ApplyJob(data=tmp_path / "a.png", out=tmp_path))
 
 

@@ -124,7 +124,7 @@ PIECEWISE = [
         "where": lambda x: torch.where(x > 0, x, 0.1 * x).masked_fill(x > 0.8, 1.0),
         "in place": inplace_views,
         "wrapped": lambda x: torch.fmod(x, 0.3) + torch.remainder(x, 0.2) + (3 * x).frac(),
-        "fmax": lambda x: torch.fmax(x, -2 * x) + torch.fmin(x, x.new_tensor(0.1)),
+        "fmax": lambda x: torch.fmax(x, -2 * x) + torch.fmin(x, x.new_tensor(0.1)).clamp_max(0.05),
         "nan_to_num": lambda x: torch.nan_to_num(torch.where(x > 0.5, torch.inf, x), posinf=2.0),
         "nansum": lambda x: torch.where(x > 0.5, torch.nan, x).nansum(1),
         "copysign": lambda x: torch.copysign(x, x.flip(1)) + x,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
 
 from linmap.data.images import embedded_image, read_image, square
 from linmap.data.pretrained import efficientnet_lite0
+from linmap.pictures import illustrated
 from linmap.recipes.job import CompareJob
 from linmap.recipes.linearscope.classifier import PHOTOS, Cost, Deletion, column_cost, deletion_test, draw_deletion
 from linmap.recipes.linearscope.edges import EdgeReading, draw_edge_net, read_edge_net, train_edge_net
@@ -32,17 +34,13 @@ def compare(settings: Settings, job: CompareJob) -> Result:
         if job.data:
             photos[job.data.stem] = normalised(square(read_image(job.data), SIDE))
         tests = [deletion_test(classifier, photo, x, settings, job.seed) for photo, x in photos.items()]
-        draw_votes([(f"{t.photo}: {LABELS.get(t.target, t.target)}", t.x, t.votes) for t in tests], out / "votes.svg")
-        draw_deletion(tests, out / "deletion.svg")
         cost = column_cost(classifier, photos["chelsea"])
     with status.status("reading the super-resolution networks"):
         readings = [read_enlargement(net, crop, settings) for net in ("fsrcnn-x2", "fsrcnn-small-x2") for crop in CROPS]
-        draw_filters(readings, out / "filters.svg")
-        draw_eigen(readings[1], out / "eigen.svg")
     model, digits, error, copying = train_edge_net(settings, job.seed, out / "edge_network", job.resume)
     with status.status("reading the image-to-image network"):
         edges = read_edge_net(model, digits[:1])
-        draw_edge_net(edges, out / "edges.svg")
+    pictures, notes = _draw(tests, readings, edges, out)
     checks = _checks(tests, readings, edges, cost)
     return Result(
         system="linearscope",
@@ -58,6 +56,7 @@ def compare(settings: Settings, job: CompareJob) -> Result:
             "what is added is the residual, the columns, the singular pairs and exactness. Zeroed pixels are an "
             "unusual input, and where the class falls whatever is deleted, the test says nothing. One classifier, two "
             "super-resolution networks on small crops, one small image-to-image network."
+            + "".join(f" {note}" for note in notes)
         ),
         checks=checks,
         tables=[
@@ -66,39 +65,69 @@ def compare(settings: Settings, job: CompareJob) -> Result:
             _edge_table(edges, error, copying),
             _cost_table(cost),
         ],
-        pictures=[
-            Picture(
-                "votes.svg", "Pixel votes", "Each photograph, and below it what every pixel adds to the top class."
-            ),
-            Picture("deletion.svg", "Deletion test", "Probability of the top class before and after deleting pixels."),
-            Picture(
-                "filters.svg",
-                "Super-resolution filters",
-                "Rows of F on a flat, an edge and a texture crop, and bicubic's.",
-            ),
-            Picture(
-                "eigen.svg", "Eigen-inputs and eigen-outputs", "The patterns that fsrcnn-x2 amplifies most on an edge."
-            ),
-            Picture(
-                "edges.svg",
-                "An image-to-image network",
-                "A digit, its edge map, the residual (red positive), what one edge pixel looks at, and the "
-                "share of each row's energy "
-                "within 2 pixels of its largest weight (yellow: all of it).",
-            ),
-        ],
+        pictures=pictures,
         preset=job.preset,
         seeds=[job.seed],
         settings=asdict(settings),
     )
 
 
+def _draw(
+    tests: list[Deletion], readings: list[Enlargement], edges: EdgeReading, out: Path
+) -> tuple[list[Picture], list[str]]:
+    """The pictures that could be drawn, and a note for each that could not."""
+    titles = [(f"{t.photo}: {LABELS.get(t.target, t.target)}", t.x, t.votes) for t in tests]
+    drawings: list[tuple[Picture, Callable[[Path], None]]] = [
+        (
+            Picture(
+                "votes.svg", "Pixel votes", "Each photograph, and below it what every pixel adds to the top class."
+            ),
+            lambda path: draw_votes(titles, path),
+        ),
+        (
+            Picture("deletion.svg", "Deletion test", "Probability of the top class before and after deleting pixels."),
+            lambda path: draw_deletion(tests, path),
+        ),
+        (
+            Picture(
+                "filters.svg",
+                "Super-resolution filters",
+                "Rows of F on a flat, an edge and a texture crop, and bicubic's.",
+            ),
+            lambda path: draw_filters(readings, path),
+        ),
+        (
+            Picture(
+                "eigen.svg", "Eigen-inputs and eigen-outputs", "The patterns that fsrcnn-x2 amplifies most on an edge."
+            ),
+            lambda path: draw_eigen(readings[1], path),
+        ),
+        (
+            Picture(
+                "edges.svg",
+                "An image-to-image network",
+                "A digit, its edge map, the residual (red positive), what one edge pixel looks at, and the share of "
+                "each row's energy within 2 pixels of its largest weight (yellow: all of it).",
+            ),
+            lambda path: draw_edge_net(edges, path),
+        ),
+    ]
+    pictures: list[Picture] = []
+    summary: dict[str, Any] = {}
+    for picture, draw in drawings:
+        with illustrated(summary, out / picture.file) as path:
+            draw(path)
+            pictures.append(picture)
+    return pictures, summary.get("notes", [])
+
+
 def _rows(tests: list[Deletion]) -> list[Row]:
-    before = Row("before deletion", "ablation", {t.photo: [t.before] for t in tests}, note="nothing deleted")
-    kinds: dict[str, Literal["system", "baseline", "ablation"]] = {"votes": "system", "gradient × input": "ablation"}
+    before = Row("before deletion", "reference", {t.photo: [t.before] for t in tests}, note="nothing deleted")
+    # Gradient × input is what a user would take; random pixels are the level of chance, which nobody would.
+    kinds: dict[str, Literal["system", "baseline", "reference"]] = {"votes": "system", "random pixels": "reference"}
     notes = {
-        "gradient × input": "equal to votes by construction: this network is piecewise linear",
-        "random pixels": "mean and spread over random masks",
+        "gradient × input": "what one would use otherwise; equal to votes here, for this network is piecewise linear",
+        "random pixels": "the level of chance: mean and spread over random masks",
     }
     methods = [
         Row(

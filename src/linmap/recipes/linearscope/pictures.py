@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from linmap.interpret.linearscope import AffineInterpreter
 from linmap.pictures import DIVERGING, SYSTEM, figure, save_svg
-from linmap.recipes.linearscope.settings import LABELS
 
 
 def show(ax: Any, image: np.ndarray, title: str = "", **options: Any) -> None:
@@ -86,8 +86,10 @@ def draw_signed(panels: list[tuple[str, Tensor]], path: Path, title: str) -> Non
             save_svg(fig, path)
 
 
-def draw_outputs(interp: AffineInterpreter, panels: list[tuple[str, Tensor]], path: Path, title: str) -> None:
-    """Vectors of outputs, as images where the output is one, as lines otherwise."""
+def draw_outputs(
+    interp: AffineInterpreter, panels: list[tuple[str, Tensor]], path: Path, title: str, names: Mapping[int, str]
+) -> None:
+    """Vectors of outputs, as images where the output is one, as lines with the strongest named otherwise."""
     if interp.output.ndim == 4:
         draw_signed([(name, interp.as_output(u)) for name, u in panels], path, title)
         return
@@ -96,7 +98,7 @@ def draw_outputs(interp: AffineInterpreter, panels: list[tuple[str, Tensor]], pa
             values = u.detach().cpu().flatten().numpy()
             ax.plot(values, color=SYSTEM, linewidth=0.6)
             for i in np.abs(values).argsort()[-3:]:
-                ax.annotate(LABELS.get(int(i), str(i)), (i, values[i]), fontsize=8, ha="center")
+                ax.annotate(names.get(int(i), str(i)), (i, values[i]), fontsize=8, ha="center")
             ax.set_ylabel(name, fontsize=8)
         axes[-1, 0].set_xlabel("output")
         fig.suptitle(title, fontsize=11)

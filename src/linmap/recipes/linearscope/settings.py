@@ -36,7 +36,7 @@ class ApplySettings:
 
     model: str = "efficientnet-lite0"
     """efficientnet-lite0, fsrcnn-x2, fsrcnn-x3, fsrcnn-x4, fsrcnn-small-x2, or package.module:function, a function of
-    yours that returns an nn.Module in eval mode."""
+    yours without arguments that returns an nn.Module in eval mode (or a module's class or variable)."""
     target: int | None = None
     """Flat index of the output to explain; the largest logit, or the middle pixel, when left out."""
     side: int | None = None
