@@ -154,7 +154,7 @@ def test_pythons_own_library_is_not_imported(name: str):
 
 
 def test_a_function_of_a_package_without_torch_is_not_called(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(UsageError, match="nothing in numpy.* says that it builds a network"):
+    with pytest.raises(UsageError, match=r"nothing in numpy.* says that it builds a network"):
         load_model("numpy:show_config")
     assert not capsys.readouterr().out
 

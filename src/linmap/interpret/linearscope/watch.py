@@ -154,7 +154,7 @@ class Exits(TorchFunctionMode):
 
 @contextmanager
 def _without_fused_kernels() -> Iterator[None]:
-    backends = torch.backends.mkldnn, torch.backends.cudnn
+    backends: list[Any] = [torch.backends.mkldnn, torch.backends.cudnn]
     before = [backend.enabled for backend in backends]
     try:
         for backend in backends:
