@@ -247,7 +247,9 @@ class AffineInterpreter(Implicit):
     def exactness(self) -> float:
         """max |F (x - origin) + residual - y| / max |y|: rounding, or something is wrong."""
         y = self._engine.apply((self.input - self.origin)[None], affine=False)[0] + self.residual
-        return float((y - self.output).abs().max() / self.output.abs().max().clamp_min(1e-30))
+        missed = (y - self.output).abs().masked_fill(y == self.output, 0)  # equal infinities among them
+        largest = self.output.abs().nan_to_num(posinf=0).max()
+        return float(missed.max() / largest.clamp_min(1e-30))
 
     def report(self) -> dict[str, Any]:
         """Sizes, exactness, bias share and the units that took decisions, as plain JSON values."""
