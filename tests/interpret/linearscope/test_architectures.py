@@ -175,6 +175,13 @@ def test_log_softmax_holds_its_normaliser_where_it_stays():
     torch.testing.assert_close(interp.dense(), net.f.weight.detach())
 
 
+def test_what_is_made_of_a_softmax_is_not_its_logits():
+    with pytest.raises(ValueError, match="does not depend on the input through any operation with a slope"):
+        LinearScope(network(lambda x: torch.softmax(x, 1).mul_(2))).at(random(1, 4))
+    net = network(lambda x: torch.log_softmax(x, 1).mul_(2))
+    check(LinearScope(net).at(random(1, 4)), net, random(1, 4))
+
+
 def test_infinite_outputs_are_exact_where_they_are_equal():
     net = network(lambda f, x: f(x).masked_fill(torch.tensor([False, True, False]), -torch.inf), f=nn.Linear(4, 3))
     assert LinearScope(net).at(random(1, 4)).exactness() < 1e-12

@@ -8,6 +8,7 @@ import io
 import pickle
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -41,6 +42,11 @@ def in_a_thread(x: Tensor) -> Tensor:
     worker.start()
     worker.join()
     return found[0]
+
+
+def in_a_pool(x: Tensor) -> Tensor:
+    with ThreadPoolExecutor(1) as pool:
+        return sum(pool.map(torch.neg, [x, -3 * x]), start=torch.zeros(1, 6))
 
 
 def number_from_a_thread(x: Tensor) -> Tensor:
@@ -94,6 +100,7 @@ def test_numpy_written_in_place_is_refused():
 
 UNWATCHED = {
     "thread": in_a_thread,
+    "pool": in_a_pool,
     "number of a thread": number_from_a_thread,
     "pickle": lambda x: pickle.loads(pickle.dumps(x)) * 2,
     "torch.save": through_a_file,

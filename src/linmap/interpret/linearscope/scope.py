@@ -144,8 +144,8 @@ class LinearScope:
         steps: list[Step] = []
         with self._evaluating():
             trace = self._trace(x, lambda step, _: steps.append(step), None)
-            start, end = self._ends(trace)
             ignored = tuple(dict.fromkeys([*trace.ignored, *self._detours(x, trace)]))
+            start, end = self._ends(trace)
         if ignored:
             warnings.warn("treated as constants of x: " + "; ".join(ignored), stacklevel=2)
         scene = Scene(start, end, self._origin_like(start), self.mode, self.options, ignored, self.batched)

@@ -98,6 +98,8 @@ class Trace(Watch):
                 before = (written.clone() if written is overwritten else torch.ops.aten.alias(written), *args[1:])
                 if written in self.values:
                     self.values[before[0]] = self.values[written]
+        if overwritten is not None:
+            self.logits.pop(overwritten, None)  # no softmax any more
         tracked = any(map(self.is_known, pytree.tree_leaves((before, kwargs))))
         output = func(*args, **kwargs)
         if not self._marking and args and self._is_softmax(args[0]) and _name(func) in _SHAPES:
