@@ -165,6 +165,19 @@ def test_pickles_and_copies_hold_no_kept_weight():
             assert torch.equal(other(x), y)
 
 
+@pytest.mark.parametrize("kind", ["bat", "salt all", "add, convolution"])
+@torch.no_grad()
+def test_many_models_at_once_under_vmap_leave_nothing_behind(kind):
+    layers, x = [made(kind) for _ in range(3)], inputs(kind)
+    for i, layer in enumerate(layers):
+        for parameter in layer.adapters.parameters():
+            parameter.mul_(i + 1)
+    stacked = torch.func.stack_module_state(layers)
+    together = torch.vmap(lambda *state: torch.func.functional_call(layers[0], state, (x,)))
+    for _ in range(2):
+        torch.testing.assert_close(together(*stacked), torch.stack([layer(x) for layer in layers]))
+
+
 tensors = st.tuples(
     st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16]),
     st.lists(st.integers(0, 7), max_size=3),

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor  # under vmap, of many models at once
 
 from linmap.adapt.kept import Kept, checksum, content_of
 from linmap.adapt.weights import (
@@ -247,9 +248,10 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return self._changed_or_kept(matrix_of(self.base_layer), active)
 
     def _changed_or_kept(self, W: Tensor, active: list[Adapter]) -> Float[Tensor, "n_out n_in"]:
-        if not keeps_weight(self, W):
+        made_from = [W, *(t for adapter in active for t in (*adapter.parameters(), *adapter.buffers()))]
+        if not keeps_weight(self, W) or any(is_functorch_wrapped_tensor(t) for t in made_from):
             return self._changed(W, active)
-        content = content_of(W, *(t for adapter in active for t in (*adapter.parameters(), *adapter.buffers())))
+        content = content_of(*made_from)
         if self._cache is None or not self._cache.is_of(active, content):
             self._cache = Kept(tuple(active), self._changed(W, active), content)
         return self._cache.weight

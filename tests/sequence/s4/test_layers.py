@@ -266,6 +266,16 @@ def test_what_is_kept_follows_writes_that_no_version_counts(name: str, write) ->
             assert (after - before).abs().max() > 1e-6
 
 
+@pytest.mark.usefixtures("annotations_unchecked")
+@torch.no_grad()
+def test_many_layers_at_once_under_vmap_leave_nothing_behind() -> None:
+    layers, u = [build("lin", seed).eval() for seed in range(3)], noise(1, 6, 4)
+    stacked = torch.func.stack_module_state(list[nn.Module](layers))
+    together = torch.vmap(lambda *state: torch.func.functional_call(layers[0], state, (u,)))
+    for _ in range(2):
+        torch.testing.assert_close(together(*stacked), torch.stack([layer(u) for layer in layers]))
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_what_is_kept_is_not_that_of_weights_before_a_training_step(fused: bool) -> None:
     torch.manual_seed(0)

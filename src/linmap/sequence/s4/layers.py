@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Complex, Float, Inexact, Int
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
 
 from linmap.sequence.s4.kernels import causal_convolution
@@ -300,6 +301,8 @@ class StateSpaceLayer(nn.Module):
             self._kept = None
             return build()
         weights = (*self.state_parameters(), self.C)
+        if any(is_functorch_wrapped_tensor(weight) for weight in weights):  # of many models at once, under vmap
+            return build()
         if self._kept is None or self._kept[0] != key or not _same(self._kept[1], weights):
             self._kept = key, tuple(weight.detach().clone() for weight in weights), build()
         return self._kept[2]
