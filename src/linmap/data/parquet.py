@@ -94,7 +94,8 @@ def _json(value: Any, path: Path) -> Any:
         case datetime.timedelta():
             return value.total_seconds()
         case decimal.Decimal():
-            return int(value) if value.as_tuple().exponent >= 0 else float(value)
+            exponent: Any = value.as_tuple().exponent  # a number, for columns hold neither NaN nor infinities
+            return int(value) if exponent >= 0 else float(value)
         case bytes():
             return base64.b64encode(value).decode()
         case uuid.UUID():

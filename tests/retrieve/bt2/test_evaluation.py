@@ -101,6 +101,7 @@ def test_text_scores_of_known_rankings() -> None:
         text_scores(ranked, ["a", "b"], qrels)
 
 
+@pytest.mark.usefixtures("annotations_unchecked")
 @pytest.mark.parametrize("k", [0, -1, True, 1.5])
 def test_only_whole_numbers_from_one_on_count_items(k) -> None:
     x = np.eye(3)

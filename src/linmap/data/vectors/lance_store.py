@@ -37,7 +37,7 @@ class LanceStore(DatabaseStore):
         there = {name: self.database.open_table(name) for name in self._names()}
         kept = there.pop(METADATA, None)
         self._open_metadata({} if kept is None else json.loads(kept.to_arrow().column(0)[0].as_py()))
-        self._tables = {name: table for name, table in there.items() if _dim(table.schema)}
+        self._tables: dict[str, Any] = {name: table for name, table in there.items() if _dim(table.schema)}
         self.fields = self._agreed({name: _dim(table.schema) for name, table in there.items()}, fields, place)
         for name, dim in self.fields.items():
             if name not in self._tables:
@@ -92,7 +92,7 @@ class LanceStore(DatabaseStore):
             ) from None
 
     def _search(self, queries: np.ndarray, k: int, field: str) -> list[list[Hit]]:
-        table = self._tables[field]
+        table: Any = self._tables[field]
         found = (table.search(query).distance_type("dot").select(["id"]).limit(k) for query in queries)
         return [self._hits(self._whole(query, field)) for query in found]
 

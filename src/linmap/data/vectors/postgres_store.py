@@ -81,7 +81,9 @@ class PostgresStore(DatabaseStore):
             there = self._found()
             dims = {name: dim for name, (_, dim) in there.items()} or None
             self.fields = agreed_fields(dims, fields, f"the table {table!r}")
-            self._kinds = {name: there[name][0] if there else column_type(dim) for name, dim in self.fields.items()}
+            self._kinds: dict[str, ColumnType] = {
+                name: there[name][0] if there else column_type(dim) for name, dim in self.fields.items()
+            }
             for statement in statements(self.fields, table):
                 self._execute(statement)
             pgvector.psycopg.register_vector(self.connection)

@@ -66,7 +66,7 @@ class QdrantStore(DatabaseStore):
             dot = models.Distance.DOT
             sizes = {name: models.VectorParams(size=dim, distance=dot) for name, dim in self.fields.items()}
             self.client.create_collection(collection, vectors_config=sizes)
-        config = self.client.get_collection(collection).config
+        config: Any = self.client.get_collection(collection).config
         self._metrics = {name: params.distance.value for name, params in config.params.vectors.items()}
         self._open_metadata(json.loads((config.metadata or {}).get(METADATA, "{}")))
         self._own: bool | None = None  # whether its points are called as linmap calls them; None: not looked yet
