@@ -90,6 +90,6 @@ def layers(model: nn.Module) -> list[AdapterLayer]:
     return [module for module in model.modules() if isinstance(module, AdapterLayer)]
 
 
-def output(model: nn.Module, x: Tensor) -> Tensor:
+def output(model: nn.Module, x: Tensor, **options: Any) -> Tensor:
     with torch.no_grad():
-        return model(x)
+        return model(x, **options)

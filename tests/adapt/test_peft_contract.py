@@ -231,6 +231,19 @@ def test_disabled_adapters_have_no_part_whether_merged_or_not(method, kind) -> N
 
 
 @every_case
+def test_every_row_of_a_batch_may_have_its_own_adapter(method, kind) -> None:
+    model, x = with_second(adapted(method, kind), method, kind), inputs(kind)
+    names = (["default", "__base__", "second", "second", "default"])[: len(x)]
+    found = output(model, x, adapter_names=names)
+    outputs = {"__base__": output(base(kind), x)}
+    for name in ("default", "second"):
+        model.set_adapter(name)
+        outputs[name] = output(model, x)
+    for row, name in enumerate(names):
+        same(found[row], outputs[name][row])
+
+
+@every_case
 def test_an_adapter_with_nan_is_never_merged(method, kind) -> None:
     model = adapted(method, kind)
     layer = layers(model)[0]
