@@ -314,26 +314,22 @@ def test_linear_layers_become_lora_and_others_are_refused(method, kind) -> None:
 # -- saving and loading ------------------------------------------------------------------------------------------------
 
 
-@every_case
-@pytest.mark.parametrize("safe_serialization", [True, False])
+@pytest.mark.parametrize(
+    ("method", "kind", "safe_serialization"),
+    [(*case, True) for case in CASES] + [(*case, False) for case in CASES if case[1] == "Linear"],
+)
 def test_a_folder_gives_the_same_model(method, kind, safe_serialization, tmp_path: Path) -> None:
     model, x = adapted(method, kind, dtype=torch.float32), inputs(kind, torch.float32)
     y = output(model, x)
     model.save_pretrained(tmp_path, safe_serialization=safe_serialization)
-    for low_cpu_mem_usage in (False, True):
-        loaded = PeftModel.from_pretrained(
-            base(kind, torch.float32),
-            tmp_path,
-            low_cpu_mem_usage=low_cpu_mem_usage,  # pyright: ignore
-        ).eval()
-        same(output(loaded, x), y, 1e-5)
-        other = adapted(method, kind, trained=False, dtype=torch.float32)
-        found = other.load_adapter(tmp_path, "other", low_cpu_mem_usage=low_cpu_mem_usage)
-        assert not found.unexpected_keys
-        assert not [key for key in found.missing_keys if "linmap_" in key]
-        other.set_adapter("other")
-        same(output(other.eval(), x), y, 1e-5)
-    if method != "salt delta":
+    loaded: Any = PeftModel.from_pretrained(base(kind, torch.float32), tmp_path)  # pyright: ignore
+    same(output(loaded.eval(), x), y, 1e-5)
+    found = loaded.load_adapter(tmp_path, "other", low_cpu_mem_usage=True)
+    assert not found.unexpected_keys
+    assert not [key for key in found.missing_keys if "linmap_" in key and ".other." in key]
+    loaded.set_adapter("other")
+    same(output(loaded.eval(), x), y, 1e-5)
+    if method != "salt delta":  # a change that is no longer trained
         trainable = PeftModel.from_pretrained(base(kind, torch.float32), tmp_path, is_trainable=True)  # pyright: ignore
         trainable.train()(x).sum().backward()
         assert any(p.grad is not None for p in trainable.parameters())
