@@ -195,9 +195,9 @@ def test_what_is_no_whole_run_is_not_applied(
 
 
 @pytest.mark.parametrize(
-    ("saved", "stored"), [("float32", "bfloat16"), ("bfloat16", "bfloat16"), ("float16", "float16")]
+    ("saved", "stored", "stream"),
+    [("float32", "bfloat16", False), ("float32", "bfloat16", True), ("float16", "float16", False)],
 )
-@pytest.mark.parametrize("stream", [False, True])
 def test_a_folder_is_not_larger_than_the_model_in_float16(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: str, stored: str, stream: bool
 ) -> None:
