@@ -134,6 +134,10 @@ UNCLEAR = {
         pd.DataFrame({"YEAR": range(1951, 1963), "x": Y, "TIME": range(12)}),
         "'TIME', 'YEAR' all look like the time",
     ),
+    "date and hour apart": (
+        pd.DataFrame({"Date": ["10/03/2004"] * 6, "Time": [f"{hour:02d}.00.00" for hour in range(6)], "x": Y[:6]}),
+        "'Date' and 'Time' hold the date and the time of day apart; put them into one column",
+    ),
     "one name twice": (pd.DataFrame(np.ones((5, 2)), columns=["a", "a"]), "column 'a' occurs twice"),
     "decimal comma": (pd.DataFrame({"date": DAYS, "x": ["1,5"] * 6}), "'1,5' has a decimal comma.*decimal=','"),
 }

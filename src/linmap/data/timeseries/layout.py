@@ -171,6 +171,13 @@ def _named_time(table: pd.DataFrame) -> object:
     rivals = [
         label for label in table.columns if str(label).lower() in YEAR_COLUMNS and _is_regular(pd.Series(table[label]))
     ]
+    clocks = [label for label in named if str(label).lower() == "time" and text.is_clock_alone(table[label].iloc[0])]
+    if clocks and len(named) == 2:
+        day = next(label for label in named if label not in clocks)
+        raise DataError(
+            f"columns {str(day)!r} and {str(clocks[-1])!r} hold the date and the time of day apart; put them into one "
+            "column."
+        )
     if named and len(named + rivals) > 1:
         _refuse_several(named + rivals)
     return named[0] if named else None

@@ -311,7 +311,7 @@ def _numeric(values: pd.DataFrame) -> pd.DataFrame:
     if objects:
         values = values.copy()
         for name in objects:
-            values[name] = pd.to_numeric(values[name], errors="coerce").astype(np.float64)
+            values[name] = pd.Series(pd.to_numeric(values[name], errors="coerce")).astype(np.float64)
     _require_numeric(values)
     return values
 

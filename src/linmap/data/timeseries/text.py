@@ -51,6 +51,11 @@ CLOCK_ALONE = re.compile(r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?\s*([AaPp]\.?[Mm]\.?)
 PIVOT = 69  # two digits from here on are of the last century, as POSIX has it
 
 
+def is_clock_alone(cell: object) -> bool:
+    """Whether a cell is a time of day without a date."""
+    return isinstance(cell, str) and CLOCK_ALONE.fullmatch(cell.strip().replace(".", ":")) is not None
+
+
 def looks_like_time(text: str) -> bool:
     """Whether one text has a form of dates."""
     text = text.strip()
