@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.model_selection import GroupKFold
 
 from linmap.data.epochs import Epochs
-from linmap.signals.acm import ACMClassifier, AugmentedCovariance
+from linmap.signals.acm import ACMClassifier, AugmentedCovariance, yule_walker
 from linmap.signals.gbwbn import SPDNetClassifier
 from linmap.signals.layout import Layout, read_epochs
 from signals.acm.paths import opposite_memories
@@ -110,6 +111,9 @@ def test_labels_of_rejected_epochs_are_dropped_with_them() -> None:
     for y in (None, Y + 1):
         fitted = ACMClassifier((2, 1), "mdm").fit(epochs(), y)
         assert (fitted.predict(1e6 * (1e-6 * X)) == Y + 1).mean() > 0.9
+    grouped = ACMClassifier(orders=(1, 2), lags=(1,), classifier="mdm", inner_cv=GroupKFold(2))
+    grouped.fit(epochs(), Y + 1, np.arange(40) // 4)
+    SPDNetClassifier((2,), front="augmented", epochs=1).fit(epochs(), None, np.arange(40) // 20)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         ACMClassifier((2, 1)).fit(epochs(), Y[:20])
 
@@ -123,3 +127,23 @@ def test_what_was_seen_in_fit_is_saved_with_the_classifier(tmp_path) -> None:
     noted.save(tmp_path / "noted", sfreq=100.0, ch_names=list(NAMES))
     layout = ACMClassifier.load(tmp_path / "noted").layout_
     assert (layout.ch_names, layout.sfreq) == (NAMES, 100.0)
+
+
+def test_runs_of_before_know_no_layout_and_are_taken_by_place(tmp_path) -> None:
+    for i, estimator in enumerate((ACMClassifier((2, 1)), small())):
+        fitted = estimator.fit(X, Y)
+        fitted.save(tmp_path / str(i), layout=None, sfreq=100.0)
+        loaded = type(fitted).load(tmp_path / str(i))
+        assert loaded.layout_ == Layout(3, None, 100.0, None)
+        assert np.array_equal(loaded.predict(X), fitted.predict(X))
+
+
+def test_matrices_and_epochs_are_told_apart() -> None:
+    with pytest.raises(ValueError, match="got epochs; take front='augmented'"):
+        SPDNetClassifier().fit(KNOWN, Y)
+
+
+def test_a_model_of_one_signal_or_of_mne_epochs_is_that_of_their_arrays() -> None:
+    epochs = mne.EpochsArray(1e-6 * X, mne.create_info(list(NAMES), 100.0, "eeg"), verbose="error")
+    np.testing.assert_allclose(yule_walker(epochs, 2).A, yule_walker(X, 2).A, rtol=1e-9)
+    np.testing.assert_array_equal(yule_walker(X[0], 2).A, yule_walker(X[:1], 2).A)

@@ -33,7 +33,7 @@ class Parts(NamedTuple):
 
 def is_mne_epochs(X: object) -> bool:
     """Whether X is an object of MNE with events, so that a program without MNE need not import it."""
-    return all(hasattr(X, name) for name in ("get_data", "events", "event_id", "info"))
+    return all(hasattr(X, name) for name in ("get_data", "events", "event_id", "info", "selection", "drop_bad"))
 
 
 def parts_of(epochs: Any, name: str) -> Parts:

@@ -46,11 +46,11 @@ def check_epochs(X: Any) -> Array:
     return read_epochs(X).X
 
 
-def labelled(X: Any, y: Any) -> tuple[Epochs, Any]:
-    """Epochs and their classes.
+def labelled(X: Any, y: Any, beside: Any = None) -> tuple[Epochs, Any, Any]:
+    """Epochs, their classes, and what else there is for each of them, such as groups.
 
-    Where y is None these are the event codes of MNE's `Epochs`, or what `linmap.data.epochs.Epochs` brings. Where MNE
-    rejects epochs only now that their data are read, y loses the entries of these.
+    Where y is None the classes are the event codes of MNE's `Epochs`, or what `linmap.data.epochs.Epochs` brings. Where
+    MNE rejects epochs only now that their data are read, y and `beside` lose the entries of these.
 
     Raises
     ------
@@ -59,13 +59,15 @@ def labelled(X: Any, y: Any) -> tuple[Epochs, Any]:
     """
     before = np.array(X.selection) if is_mne_epochs(X) else None
     epochs = read_epochs(X)
+    if before is not None and len(before) > len(epochs):
+        kept = np.isin(before, X.selection)
+        y, beside = (values if values is None or len(values) != len(kept) else np.asarray(values)[kept]
+                     for values in (y, beside))  # fmt: skip
     if y is None:
-        y = epochs.codes if before is not None else epochs.y
+        y = epochs.y if before is None else epochs.codes
         if y is None:
             raise ValueError("y is missing: give the class of each epoch (only MNE Epochs bring event codes).")
-    elif before is not None and len(y) == len(before) > len(epochs):
-        y = np.asarray(y)[np.isin(before, X.selection)]
-    return epochs, y
+    return epochs, y, beside
 
 
 def _checked(array: Any) -> Array:

@@ -85,7 +85,9 @@ def yule_walker(
     """
     if method not in ("covariance", "toeplitz"):
         raise ValueError(f"method must be 'covariance' or 'toeplitz', got {method!r}.")
-    epochs = check_epochs(np.asarray(X)[None] if np.ndim(X) == 2 else X)
+    if not hasattr(X, "get_data") and np.ndim(X) == 2:
+        X = np.asarray(X)[None]
+    epochs = check_epochs(X)
     window(epochs.shape[-1], order, lag)
     if method == "covariance":
         chosen = window(epochs.shape[-1], order + 1, lag, drop="tight")

@@ -152,7 +152,7 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
         ValueError
             If X, y or a parameter is not what it should be, there is a single class, or no candidate is admissible.
         """
-        given, y = labelled(X, y)
+        given, y, groups = labelled(X, y, groups)
         epochs, labels = given.X, column_or_1d(y, warn=True)
         check_consistent_length(epochs, labels)
         check_classification_targets(labels)

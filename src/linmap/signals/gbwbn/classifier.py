@@ -133,7 +133,7 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         ValueError
             If X is not of the form that `front` takes or holds values that are not finite, or y or domains do not fit.
         """
-        samples, self.layout_, y = self._training_samples(X, y)
+        samples, self.layout_, y, domains = self._training_samples(X, y, domains)
         labels = column_or_1d(y, warn=True)
         check_classification_targets(labels)
         _same_length("y", labels, samples)
@@ -257,20 +257,20 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"dtype must be 'float32' or 'float64', got {self.dtype!r}.")
         return torch.float32 if self.dtype == "float32" else torch.float64
 
-    def _training_samples(self, X: Any, y: Any) -> tuple[np.ndarray, Layout, Any]:
-        """Samples, how they are laid out, and their classes."""
+    def _training_samples(self, X: Any, y: Any, domains: Any) -> tuple[np.ndarray, Layout, Any, Any]:
+        """Samples, how they are laid out, and the class and the domain of each."""
         if self.front not in get_args(Front):
             raise ValueError(f"front must be one of {', '.join(get_args(Front))}, got {self.front!r}.")
         if self.front == "matrices":
-            if np.ndim(X) == 3 and np.shape(X)[1] != np.shape(X)[2]:
-                raise ValueError(f"X must hold matrices (n, c, c) for front='matrices', got shape {np.shape(X)}; for "
-                                 "epochs take front='augmented' or front='convolution'.")  # fmt: skip
+            if hasattr(X, "sfreq") or hasattr(X, "get_data"):
+                raise ValueError("X must hold matrices (n, c, c) for front='matrices', got epochs; take "
+                                 "front='augmented' or front='convolution'.")  # fmt: skip
             if y is None:
                 raise ValueError("y is missing: give the class of each matrix.")
             samples = check_matrices(X)
-            return samples, Layout(samples.shape[1], sizes=spread(_matrix_sizes(samples))), y
-        epochs, y = labelled(X, y)
-        return epochs.X, Layout.of(epochs), y
+            return samples, Layout(samples.shape[1], sizes=spread(_matrix_sizes(samples))), y, domains
+        epochs, y, domains = labelled(X, y, domains)
+        return epochs.X, Layout.of(epochs), y, domains
 
     def _known_samples(self, X: Any) -> np.ndarray:
         """Samples with the channels and in the unit of the fit."""
