@@ -15,9 +15,12 @@ from linmap.errors import DataError, UsageError
 from linmap.interpret.linearscope import LinearScope
 from linmap.recipes.job import ApplyJob
 from linmap.recipes.linearscope import ApplySettings, apply, reading
+from linmap.recipes.linearscope.classifier import Deletion
+from linmap.recipes.linearscope.comparison import _rows
 from linmap.recipes.linearscope.edges import sobel
 from linmap.recipes.linearscope.loading import class_names, load_model
 from linmap.recipes.linearscope.wording import bias_share_in_words, output_in_words
+from linmap.recipes.result import Metric, Result
 
 PICTURES = {"votes.svg", "rows.svg", "columns.svg", "eigen_inputs.svg", "eigen_outputs.svg"}
 
@@ -206,3 +209,13 @@ def test_bad_image(tmp_path: Path):
 def test_sobel_of_a_ramp_is_its_slope():
     ramp = torch.arange(6.0).expand(1, 1, 5, 6)
     torch.testing.assert_close(sobel(ramp)[..., 1:-1], torch.full((1, 1, 5, 4), 2.0))
+
+
+def test_the_headline_is_set_beside_gradient_times_input():
+    after = {"votes": [0.1], "gradient × input": [0.1], "gradient norm": [0.3], "random pixels": [0.05, 0.15]}
+    test = Deletion("chelsea", torch.zeros(1, 3, 2, 2), torch.zeros(3, 2, 2), 285, 9.0, 8.7, 1e-7, 0.4, after)
+    result = Result("linearscope", "", [Metric("chelsea")], _rows([test]), "", "")
+    headline = result.headline()
+    assert headline is not None
+    assert (headline.system.name, headline.baseline and headline.baseline.name) == ("votes", "gradient × input")
+    assert {row.name for row in result.rows if row.kind == "reference"} == {"random pixels", "before deletion"}
