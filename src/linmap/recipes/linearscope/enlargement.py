@@ -83,7 +83,7 @@ def draw_filters(readings: list[Enlargement], path: Path) -> None:
 
 
 def draw_eigen(reading: Enlargement, path: Path) -> None:
-    with figure(7.2, 3.8, nrows=2, ncols=5) as (fig, axes):
+    with figure(7.2, 3.8, nrows=2, ncols=min(5, len(reading.singular.S)), squeeze=False) as (fig, axes):
         for j, (top, bottom) in enumerate(axes.T):
             v, u = reading.singular.Vh[j].reshape(CROP, CROP), reading.singular.U[:, j].reshape(2 * CROP, 2 * CROP)
             show(top, v.numpy(), f"σ = {float(reading.singular.S[j]):.3f}", **signed(v))
