@@ -13,6 +13,7 @@ from linmap.data.engines import map_records
 from linmap.data.locks import BusyError, FolderLock
 from linmap.data.vectors import VectorStore, open_store
 from linmap.errors import ArtifactError, DataError
+from linmap.ownership import owner
 
 HOLDER = """
 import sys, time
@@ -139,3 +140,16 @@ def test_a_store_takes_no_file_of_another(tmp_path: Path) -> None:
     assert all((tmp_path / name).read_bytes() == b"mine" for name in names)
     assert open_store(f"array:{tmp_path}").count() == 2
     assert len(list(tmp_path.iterdir())) == len(names) + 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_command_goes_on_with_a_store_that_another_made(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINMAP_STATE", str(tmp_path / "state"))
+    with open_store(f"{kind}:{tmp_path / 's'}", 2) as store:
+        store.upsert(["a"], vector(1))
+    for value in (2, 3):
+        with owner("index"), open_store(str(tmp_path / "s")) as store:
+            store.upsert([f"{value}"], vector(value))
+    assert open_store(str(tmp_path / "s")).count() == 3
