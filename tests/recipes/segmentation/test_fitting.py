@@ -14,7 +14,7 @@ from linmap.data.pretrained import efficientnet_lite0
 from linmap.errors import ArtifactError, UsageError
 from linmap.recipes.job import ApplyJob, FitJob
 from linmap.recipes.segmentation import SegmentationSettings, apply, fit
-from linmap.recipes.segmentation.fitting import adapt, build, load_segmenter, trained
+from linmap.recipes.segmentation.fitting import adapt, build, load, load_segmenter, trained
 from linmap.recipes.segmentation.model import Segmenter, probabilities
 
 SETTINGS = SegmentationSettings(size=32, epochs=2, r=2)
@@ -146,3 +146,11 @@ def test_wrong_use_is_refused(fitted, tmp_path):
 def test_settings_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         SegmentationSettings(**options)
+
+
+def test_the_label_that_was_asked_for_is_the_one_that_is_found():
+    """0 too, which is false in Python."""
+    masks = {label: load(None, SegmentationSettings(size=32, label=label), "test").masks for label in (None, 0, 1, 2)}
+    assert torch.equal(masks[None], masks[2])
+    everything = masks[0] + masks[1] + masks[2]
+    assert torch.equal(everything, torch.ones_like(everything))

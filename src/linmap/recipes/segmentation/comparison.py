@@ -105,7 +105,7 @@ def compare(settings: SegmentationSettings, job: CompareJob) -> Result:
 def prepare(settings: SegmentationSettings, job: CompareJob) -> Task:
     """The embedded images, or the user's with every fourth held out for the test."""
     if job.data is None:
-        label = {1: "nerves", 2: "vessels"}.get(settings.label or 2, str(settings.label))
+        label = {None: "vessels", 1: "nerves", 2: "vessels"}.get(settings.label, str(settings.label))
         task = Task(f"ultrasound, {label}", load(None, settings, "train"), load(None, settings, "test"))
     else:
         data = load(job.data, settings, "train")

@@ -71,7 +71,7 @@ def apply(settings: object, job: ApplyJob) -> dict[str, Any]:
 def load(path: Path | None, settings: SegmentationSettings, part: str) -> MaskedImages:
     """The user's images, or the embedded ones."""
     if path is None:
-        return embedded_ultrasound(part, settings.size, settings.label or 2)
+        return embedded_ultrasound(part, settings.size, 2 if settings.label is None else settings.label)
     return load_masked_images(path, settings.size, settings.label)
 
 
