@@ -193,6 +193,24 @@ def test_a_model_may_be_cast_after_the_adapter_was_made(method, kind) -> None:
         cast.train()(inputs(kind, dtype)).float().sum().backward()
 
 
+@every_case
+def test_a_merged_model_that_was_cast_is_unmerged_as_one_that_was_not(method, kind) -> None:
+    model = adapted(method, kind)
+    model.merge_adapter()
+    plain = base(kind)
+    for dtype in (torch.float32, torch.bfloat16):
+        x = inputs(kind, dtype)
+        model.to(dtype)
+        with model.disable_adapter():
+            assert torch.equal(output(model, x), output(plain.to(dtype), x))
+        assert not any(layer.merged for layer in layers(model))
+        model.merge_adapter()
+    with torch.no_grad():
+        layers(model)[0].get_base_layer().weight.add_(1)
+    with pytest.raises(ValueError, match="the merged weight was changed since the merge"):
+        model.to(torch.float32).unmerge_adapter()
+
+
 # -- merging, switching, deleting --------------------------------------------------------------------------------------
 
 

@@ -333,6 +333,16 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         merged = (self.adapters[name] for name in self.merged_adapters)
         return [checksum(t) for t in (self.get_base_layer().weight, *(p for a in merged for p in a.parameters()))]
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Casts of the model, which change a merged weight but lose nothing of the merge: `unmerge` goes on to work."""
+        before, base = self.get_base_layer().weight, self.get_base_layer()
+        dtype, intact = before.dtype, self.merged and self._merged_state[:1] == [checksum(before)]
+        super()._apply(fn, recurse)
+        if intact and base.weight.dtype != dtype and not base.weight.is_meta:
+            self._base = None if self._base is None else self._base.to(base.weight.dtype)
+            self._merged_state = self._checksums()
+        return self
+
     @torch.no_grad()
     def unmerge(self) -> None:
         """Take all merged adapters out of the base weight again.
