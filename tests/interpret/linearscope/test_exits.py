@@ -147,6 +147,30 @@ def test_without_strict_an_exit_is_a_constant_and_named():
         assert name in interp.report()["ignored"][0]
 
 
+@pytest.mark.usefixtures("annotations_unchecked")
+def test_an_output_of_constants_alone_says_what_was_taken_as_one():
+    class Outside(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.from_numpy(x.numpy() * 2)
+
+    with pytest.raises(ValueError, match=r"any operation with a slope\. Taken as constants of x: Tensor\.numpy"):
+        LinearScope(Outside().eval(), strict=False).at(torch.ones(1, 6))
+
+
+def test_probes_are_followed_one_by_one_where_pytorch_does_not_batch_an_operation():
+    name = "linmap_tests::doubled"
+
+    @torch.library.custom_op(name, mutates_args=())
+    def doubled(x: Tensor) -> Tensor:
+        return x * 2
+
+    doubled.register_autograd(lambda ctx, grad: grad * 2)
+    scope = LinearScope(Side(lambda x: doubled(x)).eval().requires_grad_(False))
+    scope.register_rule(name, lambda z: doubled)
+    interp = scope.at(torch.linspace(-1, 2, 6)[None])
+    torch.testing.assert_close(interp.dense(), scope.model.layer.weight + 2 * torch.eye(6))
+
+
 def test_constants_from_python_and_numpy_are_no_exits():
     table = np.arange(6, dtype=np.float32)
     interp, net = reading(lambda x: 2 * x + torch.from_numpy(table) + torch.tensor([0.5]) * 3.0)

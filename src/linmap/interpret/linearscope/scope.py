@@ -196,7 +196,8 @@ class LinearScope:
         elif end in trace.logits and end not in trace.values:
             raise ValueError("the model ends in a softmax, which has no linear part; use strip_softmax=True.")
         if end not in trace.values:
-            raise ValueError("the output does not depend on the input through any operation with a slope.")
+            held = f" Taken as constants of x: {'; '.join(dict.fromkeys(trace.ignored))}." if trace.ignored else ""
+            raise ValueError(f"the output does not depend on the input through any operation with a slope.{held}")
         if trace.values[end].refusal:
             raise UnknownOperationError(trace.values[end].refusal + ".")
         return start, end
