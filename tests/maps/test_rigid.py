@@ -122,3 +122,10 @@ def test_from_matrix_needs_a_homogeneous_matrix():
     for M in (torch.ones(3, 4), torch.ones(1, 1)):
         with pytest.raises(ValueError, match="square homogeneous matrix of size dim \\+ 1"):
             Rigid.from_matrix(M)
+
+
+def test_points_on_a_grid_move_as_points_do():
+    motion = Rigid(2, generator=torch.Generator().manual_seed(0))
+    pixels = torch.arange(12).view(6, 2)
+    for act in (motion.act, motion.inverse().act):
+        torch.testing.assert_close(act(pixels), act(pixels.float()))

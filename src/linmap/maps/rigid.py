@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from linmap.maps.base import Inverse, LinearMap, _at_least_float32
+from linmap.maps.numbers import readable
 
 
 class Rigid(LinearMap):
@@ -69,9 +70,9 @@ class Rigid(LinearMap):
         """R, for column vectors."""
         return rotation_from_frame(_at_least_float32(self.frame)).to(self.frame.dtype)
 
-    def act(self, points: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*out_batch dim"]:
-        """R p + t for points of shape (..., dim)."""
-        rows = torch.atleast_2d(points) @ self.rotation.mT + self.translation.unsqueeze(-2)
+    def act(self, points: Shaped[Tensor, "*batch dim"]) -> Float[Tensor, "*out_batch dim"]:
+        """R p + t for points of shape (..., dim); whole numbers are read as the map does."""
+        rows = torch.atleast_2d(readable(points, self.dtype)) @ self.rotation.mT + self.translation.unsqueeze(-2)
         return rows if points.ndim > 1 else rows.squeeze(-2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,9 +131,10 @@ class InverseRigid(Inverse):
 
     base: Rigid
 
-    def act(self, points: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*out_batch dim"]:
-        """R^T (q - t) for points of shape (..., dim)."""
-        rows = (torch.atleast_2d(points) - self.base.translation.unsqueeze(-2)) @ self.base.rotation
+    def act(self, points: Shaped[Tensor, "*batch dim"]) -> Float[Tensor, "*out_batch dim"]:
+        """R^T (q - t) for points of shape (..., dim); whole numbers are read as the map does."""
+        moved = torch.atleast_2d(readable(points, self.dtype)) - self.base.translation.unsqueeze(-2)
+        rows = moved @ self.base.rotation
         return rows if points.ndim > 1 else rows.squeeze(-2)
 
 

@@ -5,9 +5,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from linmap.sequence.s4 import S4Classifier, S4Regressor
 
-TINY = {"n_layers": 1, "d_model": 8, "d_state": 8, "epochs": 2, "batch_size": 64}
+TINY = {"n_layers": 1, "d_model": 4, "d_state": 4, "epochs": 1, "batch_size": 64}
 LENGTHS = "two-dimensional X is a series a row: n_features_in_ counts its one channel, and lengths are free"
-SHORT = "two epochs on series of two to ten samples; tests/sequence/s4/test_estimators.py has the scores"
+SHORT = "one epoch on series of two to ten samples; tests/sequence/s4/test_estimators.py has the scores"
 EXPECTED = {
     "check_n_features_in": LENGTHS,
     "check_n_features_in_after_fitting": LENGTHS,
