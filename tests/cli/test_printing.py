@@ -102,3 +102,15 @@ def test_a_pipe_gets_tables_in_full(capsys):
     assert console.width == PIPE_WIDTH
     console.print("x")
     assert capsys.readouterr().out == "x\n"
+
+
+def test_sentences_in_a_list_stand_one_a_line():
+    notes = [
+        "the accuracy is over 48 of 60 samples: rest is unknown",
+        "the picture is not drawn: no class is in common",
+    ]
+    text = shown(print_summary, "t", {"notes": notes, "left_out": ["EOG", "STI"]})
+    lines = [line.strip() for line in text.splitlines()]
+    assert f"notes     {notes[0]}" in lines
+    assert notes[1] in lines
+    assert "left out  EOG, STI" in lines

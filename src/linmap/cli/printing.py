@@ -18,6 +18,8 @@ from linmap.recipes import System
 if TYPE_CHECKING:
     from linmap.recipes.result import Failure, Result
 
+SENTENCE = 40
+"""Characters from which on an item of a list has a line of its own."""
 PIPE_WIDTH = 160
 """A file or a pipe has no width: wide enough for every table that a terminal would show in full."""
 
@@ -70,8 +72,9 @@ def _print_mapping(console: Console, summary: Mapping[str, Any], indent: int) ->
     nested = {name: value for name, value in summary.items() if isinstance(value, Mapping) or _is_records(value)}
     for name, value in summary.items():
         if name not in nested:
-            text = ", ".join(map(any_value, value)) if isinstance(value, list | tuple) else any_value(value)
-            table.add_row(escape(_words(name)), escape(text))
+            table.add_row(
+                escape(_words(name)), escape(_listed(value) if isinstance(value, list | tuple) else any_value(value))
+            )
     console.print(Padding(table, (0, 0, 0, indent), expand=False))
     for name, value in nested.items():
         console.print(Padding(escape(_words(name)), (0, 0, 0, indent), expand=False), style="dim")
@@ -79,6 +82,14 @@ def _print_mapping(console: Console, summary: Mapping[str, Any], indent: int) ->
             _print_mapping(console, value, indent + 2)
         else:
             _print_records(console, value, indent + 2)
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """Words and figures in a row, sentences one a line."""
+    from linmap.report.numbers import any_value
+
+    texts = [any_value(value) for value in values]
+    return ("\n" if any(len(text) > SENTENCE for text in texts) else ", ").join(texts)
 
 
 def _is_records(value: Any) -> bool:
