@@ -30,10 +30,12 @@ from linmap.training.preparation import (
     ParameterGroups,
     frozen_fingerprint,
     group_settings,
+    have_joined,
     is_finite,
     load_initial,
     make_accelerator,
     make_optimizer,
+    parameter_names,
     weights_of,
 )
 
@@ -232,8 +234,7 @@ class _Run:
         if self.source is None:
             set_seed(self.config.seed, device_specific=True)
         self.optimizer = make_optimizer(self.model, self.config, self.parameter_groups)
-        name_of = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        self.names = [name_of[id(parameter)] for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.names = parameter_names(self.model, self.optimizer)
         self.groups = group_settings(self.optimizer)
         self.prepared, scaled = self.accelerator.prepare(self.model, self.optimizer)
         # Accelerate's wrapper searches the disk for an optional package at every step; only a loss scaler needs it
@@ -428,6 +429,8 @@ class _Run:
             names = ", ".join(not_finite[:3]) or "of another process"
             raise self._diverged(f"weights are no longer finite after step {position.step}: {names}")
         model = checkpoint.gathered(weights_of(self.model), keep=main)
+        if have_joined(self.groups, self.optimizer):  # as an adapter has grown
+            self.names = parameter_names(self.model, self.optimizer)
         optimizer, numbers = checkpoint.optimizer_state(self.optimizer, self.names, keep=main)
         random = {
             name: self.accelerator.gather(state[None].to(self.accelerator.device)).cpu()  # pyright: ignore

@@ -88,6 +88,21 @@ def frozen_names(model: nn.Module) -> set[str]:
     return {name for name, weight in model.named_parameters(remove_duplicate=False) if not weight.requires_grad}
 
 
+def parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """The names of an optimiser's parameters, in its order."""
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [name_of[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def have_joined(groups: list[dict[str, Any]], optimizer: torch.optim.Optimizer) -> bool:
+    """Whether parameters have joined the optimiser's groups; then the settings `groups` get the new counts."""
+    counts = [len(group["params"]) for group in optimizer.param_groups]
+    joined = counts != [group["parameters"] for group in groups]
+    for group, count in zip(groups, counts, strict=True):
+        group["parameters"] = count
+    return joined
+
+
 def weights_of(model: nn.Module) -> Tensors:
     """What training changes: the parameters that require a gradient, and the buffers."""
     frozen = frozen_names(model)

@@ -203,14 +203,15 @@ def test_a_state_goes_on_where_it_was_taken():
         assert again.peft_config["default"].rank_pattern == allocator.ranks()
 
 
-def test_a_killed_training_resumes_to_the_same_weights(tmp_path):
+@pytest.mark.parametrize("storage", ["prealloc", "append"])
+def test_a_killed_training_resumes_to_the_same_weights(storage, tmp_path):
     data = TensorDataset(*batch(0))
 
     def loss(model, samples):
         return (model(samples[0]) - samples[1]).square().mean()
 
     def trained(out, stop=None, resume=False, seed=0):
-        model, allocator = adapted(seed=seed)
+        model, allocator = adapted(seed=seed, storage=storage)
         config = TrainingConfig(epochs=6, batch_size=8, lr=0.02, optimizer="adamw", schedule="linear")
 
         def kill(model, step):
