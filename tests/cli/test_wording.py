@@ -27,6 +27,7 @@ def flags() -> Flags:
     [
         ("choose nan_policy='ffill' or nan_policy='zero'.", "choose --nan-policy ffill or --nan-policy zero."),
         ("give dayfirst=True, or sort", "give --dayfirst, or sort"),
+        ("dayfirst=False reads months first", "--no-dayfirst reads months first"),
         ("h=96 is too long", "--horizon 96 is too long"),
         ("level=(80, 95.5) is none", "--level 80 95.5 is none"),
         ('level=["a", "b"]', "--level a b"),

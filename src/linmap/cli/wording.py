@@ -48,6 +48,8 @@ class Flags:
         flag, value = "--" + self._flags[found[1]].replace("_", "-"), found[2]
         if value in ("True", "..."):
             return flag
+        if value == "False":
+            return f"--no-{flag[2:]}"
         if value[0] in "[(":
             value = " ".join(part.strip().strip("'\"") for part in value[1:-1].split(",") if part.strip())
         return f"{flag} {value.strip(chr(39) + chr(34))}"
