@@ -44,7 +44,7 @@ BAD = [
     ("fit bone --model ./none --data sums.jsonl", "--model ./none: there is no such folder"),
     ("fit bone --model sums.jsonl --data sums.jsonl", "sums.jsonl is a file"),
     ("fit bone --model encoder --data sums.jsonl --max-length 65", "--max-length 65 exceeds the 64 positions"),
-    ("fit bone --model llama --data sums.jsonl --out llama", "--out llama holds a model"),
+    ("fit bone --model llama --data sums.jsonl --out llama", "is there already"),
     # flags
     (f"{BONE} --batch-size 3 --accumulation 2", "--batch-size 3 cannot be split"),
     (f"{BONE} --lr 0", "--lr 0.0 must be positive"),
