@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from linmap.artifacts import write_text
 from linmap.errors import UsageError
-from linmap.ownership import owner
+from linmap.ownership import filling, owner
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +88,14 @@ def test_any_name_of_a_file_is_remembered(name, tmp_path_factory):
         with owner("apply mbat"):
             write_text(path, text)
     assert path.read_text() == "b"
+
+
+def test_a_folder_that_got_nothing_goes_again_and_one_that_got_something_stays(tmp_path):
+    with owner("fit olinear"), pytest.raises(RuntimeError), filling(tmp_path / "runs" / "fit"):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    with owner("fit olinear"), pytest.raises(RuntimeError), filling(tmp_path / "mine" / "fit"):
+        write_text(tmp_path / "mine" / "fit" / "a.json", "1")
+        raise RuntimeError
+    assert (tmp_path / "mine" / "fit" / "a.json").exists()

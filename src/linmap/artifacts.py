@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import linmap
 from linmap.errors import ArtifactError
-from linmap.ownership import claim, record
+from linmap.ownership import claim, make_folder, record
 
 FORMAT = 1
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -35,6 +35,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     claim(path)
+    make_folder(path.parent)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial

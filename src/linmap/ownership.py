@@ -56,7 +56,7 @@ def replacing() -> Iterator[None]:
 
 
 def claim(path: Path | str) -> None:
-    """Ask whether the running command may write `path`; the folders that it needs are made, and are its own then.
+    """Ask whether the running command may write `path`.
 
     Raises
     ------
@@ -65,22 +65,33 @@ def claim(path: Path | str) -> None:
     """
     path, now = Path(path), _OWNER.get()
     if now is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         return
     if os.path.lexists(path) and not now.overwrite and not _may_replace(path, now.name):
         raise UsageError(
             f"{path} is there already and was not written by this command, or has been changed since; "
             "choose another name, or allow to replace it with overwrite=True."
         )
-    make_folder(path.parent)
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it; what is new belongs to the running command."""
+def make_folder(path: Path) -> list[Path]:
+    """Make a folder and those above it; what is new, the deepest first, belongs to the running command."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         record(folder)
+    return missing
+
+
+@contextmanager
+def filling(path: Path) -> Iterator[None]:
+    """A folder that a command fills; where the command ends without a file in it, what was made goes again."""
+    made = make_folder(path)
+    try:
+        yield
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()  # only if it is empty
 
 
 def record(path: Path | str) -> None:

@@ -71,7 +71,8 @@ def fit(words: list[str]) -> Answer:
     settings, job = flags["settings"], checked(flags["job"])
     with ownership.owner(f"fit {slug}", flags["writing"].overwrite):
         _own_folder(job.out, slug, job.resume)
-        summary, seconds = _timed(lambda: recipe.fit(settings, job))
+        with ownership.filling(job.out):
+            summary, seconds = _timed(lambda: recipe.fit(settings, job))
     document = _document("fit", slug, job.out, seconds, summary)
 
     def show(console: Console) -> None:
@@ -141,7 +142,8 @@ def compare(words: list[str]) -> Answer:
     line = shlex.join(["linmap", "compare", slug, *own(words)])
     with ownership.owner(f"compare {slug}", flags["writing"].overwrite):
         _own_folder(job.out, slug, job.resume)
-        result = run_comparison(recipe, slug, flags["settings"], job, line)
+        with ownership.filling(job.out):
+            result = run_comparison(recipe, slug, flags["settings"], job, line)
 
     def show(console: Console) -> None:
         printing.print_comparison(console, result)
@@ -309,12 +311,11 @@ def _flags(recipe: ModuleType, verb: str, subject: str, words: list[str], purpos
 
 
 def _own_folder(out: Path, slug: str, resume: bool) -> None:
-    """Make the folder that a command fills, or take one that the same command has filled, here or elsewhere."""
+    """Ask for the folder that a command fills; one that the same command has filled, here or elsewhere, is its own."""
     if out.exists() and (resume or _filled_by(out, slug)):
         ownership.record(out)
     for name in WRITTEN:
         ownership.claim(out / name)
-    ownership.make_folder(out)
 
 
 def _filled_by(out: Path, slug: str) -> bool:
