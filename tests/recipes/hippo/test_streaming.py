@@ -66,6 +66,19 @@ def test_what_was_answered_after_the_last_state_is_answered_again(fitted: Path, 
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+def test_answers_in_a_file_are_gone_on_with_and_replaced_by_a_new_stream_alone(fitted: Path, stream, tmp_path) -> None:
+    words = ["--out", tmp_path / "answers.csv", "--state", tmp_path / "state"]
+    assert stream(fitted, LINES[:5], *words)[0] == 0
+    assert stream(fitted, LINES[5:], *words)[0] == 0
+    assert len((tmp_path / "answers.csv").read_text().splitlines()) == 1 + len(LINES)
+    (tmp_path / "state").unlink()
+    assert stream(fitted, LINES[:3], *words)[0] == 0
+    assert len((tmp_path / "answers.csv").read_text().splitlines()) == 4
+    (tmp_path / "own.csv").write_text("mine\n")
+    assert stream(fitted, LINES[:3], "--out", tmp_path / "own.csv")[0] == 2
+    assert (tmp_path / "own.csv").read_text() == "mine\n"
+
+
 def test_the_state_is_kept_on_the_way_and_when_a_line_is_bad(fitted: Path, stream, tmp_path) -> None:
     state = tmp_path / "state"
     code, out, err = stream(fitted, [*LINES[:5], "1,what", *LINES[5:]], "--state", state)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from linmap.artifacts import inert, write_tensors, write_text
 from linmap.errors import ArtifactError, DataError, UsageError
+from linmap.ownership import record, replacing
 from linmap.sequence.s4 import S4Classifier, load_estimator
 from linmap.sequence.s4.stream import Stream
 
@@ -71,9 +72,14 @@ def _answers_to(out: Path | None, first: int) -> Iterator[TextIO]:
         yield sys.stdout
         return
     lines = out.read_text(encoding="utf-8").splitlines(keepends=True) if first and out.exists() else []
-    write_text(out, "".join(line for line in lines if not _after(line, first)))
-    with out.open("a", encoding="utf-8") as file:
-        yield file
+    # the stream that is gone on with wrote them, line by line
+    with replacing() if lines and lines[0].startswith("sample,answer") else nullcontext():
+        write_text(out, "".join(line for line in lines if not _after(line, first)))
+    try:
+        with out.open("a", encoding="utf-8") as file:
+            yield file
+    finally:
+        record(out)
 
 
 def _after(line: str, first: int) -> bool:
