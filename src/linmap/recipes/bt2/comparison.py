@@ -42,6 +42,10 @@ LOADERS = {
 }
 DIP = 0.005  # of nDCG@10, that the curve of the backfill may fall
 TOLERANCE = 0.02
+CURVES = (
+    "nDCG@10 of new queries against the share of the gallery that has new vectors. The gallery is mixed on the "
+    "way; the ends are the old gallery and the new one."
+)
 NAIVE = 0.05  # of nDCG@10, that cutting the new vectors to length does not pass
 
 
@@ -103,7 +107,7 @@ def compare(settings: Comparison, job: CompareJob) -> Result:
 
     def backfill(path: Path) -> Picture:
         draw_curves(path, curves, rows)
-        return Picture(path.name, "Embedding the gallery again, a part at a time", _caption(curves))
+        return Picture(path.name, "Embedding the gallery again, a part at a time", CURVES)
 
     return with_pictures(result, [(job.out / "backfill.svg", backfill)])
 
@@ -207,12 +211,6 @@ def _text_table(texts: Texts, rows: list[Row]) -> Table:
         [row.name, *(f"{row.mean(m.name):.3f} ± {row.std(m.name) or 0:.3f}" for m in METRICS)] for row in rows
     ]
     return Table(texts.name, ["method", *(metric.name for metric in METRICS)], cells, "mean ± std over the draws")
-
-
-def _caption(curves: dict[str, list[BackfillCurve]]) -> str:
-    means = {order: np.mean([curve.values for curve in found], 0) for order, found in curves.items()}
-    halves = ", ".join(f"{order}: {values[len(values) // 2]:.3f}" for order, values in means.items())
-    return f"nDCG@10 of new queries against the share of the gallery that has new vectors. Half-way, {halves}. The gallery is mixed on the way; the ends are the old gallery and the new one."  # noqa: E501
 
 
 def draw_curves(path: Path, curves: dict[str, list[BackfillCurve]], rows: list[Row]) -> None:
