@@ -296,12 +296,12 @@ def _pictures(job: CompareJob, loaded: dict[int, Epochs], found: dict[str, list[
         matrices = ACMClassifier((order, lag), "mdm").fit(train.X, train.labels()).transform(train.X)
         patterns = class_patterns(matrices, train.labels(), len(epochs.ch_names))
         draw_patterns(path, patterns, np.unique(train.labels()), train, lag)
-    return drawn(job.out, _pictured(band.partition(", ")[2], epochs.name, _shows(found)), said)
+    return drawn(job.out, _pictured(band.partition(", ")[2], epochs.name), said)
 
 
-def _pictured(band: str, name: str, gains: str) -> list[Picture]:
+def _pictured(band: str, name: str) -> list[Picture]:
     return [
-        Picture("subjects.svg", "Order 1 and the chosen order and lag, subject by subject", gains),
+        Picture("subjects.svg", "Order 1 and the chosen order and lag, subject by subject", "Test accuracy of tangent space + SVM with plain covariances and with the order and lag that the validation epochs chose."),  # noqa: E501
         Picture("confusion.svg", f"What test epochs were taken for ({band})", "Rows: the class of an epoch; columns: the answer, in per cent of the class, pooled over subjects. Left: plain covariances; right: augmented ones."),  # noqa: E501
         Picture("order_lag.svg", f"Validation accuracy over order and lag ({band})", "Tangent space + SVM with the better kernel. At order 1 the lag is without effect. The frame marks the best mean; each subject chooses for itself."),  # noqa: E501
         Picture("patterns.svg", f"What distinguishes the classes: {name} ({band})", "Change of each channel's autocovariance against the mean of all epochs, by delay; the first column is power, the others are what a plain covariance does not hold."),  # noqa: E501
