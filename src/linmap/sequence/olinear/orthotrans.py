@@ -150,6 +150,9 @@ class OrthoTransWrapper(BasisHolder):
     y = decode(model(encode(x))) with encode(x) = Q_in x and decode(z) = Q_outᵀ z along time, between instance
     normalisation and its inverse. A normalisation of the model's own would act on coefficients: switch it off.
 
+    The bases have the precision of the model's parameters (the default one without any), and all their digits when the
+    wrapper is moved to float64.
+
     Parameters
     ----------
     model
@@ -160,9 +163,6 @@ class OrthoTransWrapper(BasisHolder):
         (variates, seq_len, seq_len) and (variates, pred_len, pred_len).
     normalise
         Bring each window to mean 0 and standard deviation 1 first, and the forecast back.
-
-    The bases have the precision of the model's parameters (the default one without any), and all their digits when the
-    wrapper is moved to float64.
 
     Raises
     ------

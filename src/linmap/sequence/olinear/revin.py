@@ -20,12 +20,12 @@ def instance_statistics(
 class RevIN(nn.Module):
     """z = (x - mean) / std * gain + shift, and its inverse; the statistics travel with the caller, not in the module.
 
+    Source: Kim et al., Reversible instance normalization (ICLR 2022).
+
     Parameters
     ----------
     n_variates
         Length of `gain` (init 1) and `shift` (init 0).
-
-    Source: Kim et al., Reversible instance normalization (ICLR 2022).
     """
 
     def __init__(self, n_variates: int) -> None:
