@@ -248,6 +248,41 @@ def test_merging_into_a_quantised_weight_is_refused_and_no_method_is_recommended
     assert not any(layer.merged for layer in layers(model))
 
 
+class Float8Linear(nn.Linear):
+    """Codes in 8-bit floating point numbers, and their scale beside them, as checkpoints of such models have them."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(n_in, n_out, bias=False)
+        weight = self.weight.detach()
+        self.scale = nn.Parameter(weight.abs().amax() / 448, requires_grad=False)
+        self.weight = nn.Parameter((weight / self.scale).to(torch.float8_e4m3fn), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype) * self.scale)
+
+
+@every_method
+@pytest.mark.parametrize("autocast_adapter_dtype", [True, False])
+def test_8_bit_floating_point_numbers_are_codes_too(method, autocast_adapter_dtype):
+    torch.manual_seed(0)
+    net, x = nn.Sequential(Float8Linear(20, 20)), torch.randn(4, 20)
+    right = net(x)
+    options = {"autocast_adapter_dtype": autocast_adapter_dtype}
+    if method in ("bone bat", "salt all", "salt diag"):
+        with pytest.raises(TypeError, match=r"0: the weight of this Float8Linear is quantised .*'bat-row'"):
+            get_peft_model(net, METHODS[method](target_modules=["0"]), **options)
+        return
+    model = get_peft_model(net, METHODS[method](target_modules=["0"]), **options)
+    torch.testing.assert_close(model(x), right)
+    move(model)
+    adapter = model.base_model.model[0].adapters["default"]
+    numbers = net[0].get_base_layer().weight.float() * net[0].get_base_layer().scale
+    torch.testing.assert_close(model(x), F.linear(x, adapter.weight(numbers)))
+    assert not torch.allclose(model(x), right)
+    with pytest.raises(TypeError, match=r"0: .* no adapter can be merged into codes"):
+        model.merge_adapter()
+
+
 def quantised_by_torchao(net: nn.Module) -> nn.Module:
     quantization = pytest.importorskip("torchao.quantization")
     quantization.quantize_(net, quantization.Int8WeightOnlyConfig())

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._guards import active_fake_mode
 from torch.distributed.tensor import DTensor
 
 Content = tuple[tuple[torch.Size, torch.dtype, int, float], ...]
@@ -31,6 +33,12 @@ class Kept(NamedTuple):
         """Whether these very adapters would make the same weight again."""
         same = len(adapters) == len(self.adapters) and all(a is b for a, b in zip(adapters, self.adapters, strict=True))
         return same and content == self.content
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether a tensor has numbers to compare: not under vmap, where it stands for many, nor where shapes are all there
+    is (on the meta device, in a FakeTensorMode)."""
+    return not (tensor.is_meta or active_fake_mode() is not None or is_functorch_wrapped_tensor(tensor))
 
 
 def content_of(*tensors: Tensor) -> Content:

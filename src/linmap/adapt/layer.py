@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor  # under vmap, of many models at once
 
-from linmap.adapt.kept import Kept, checksum, content_of
+from linmap.adapt.kept import Kept, checksum, content_of, has_values
 from linmap.adapt.weights import (
     acts_on_features,
     call_with_changed_weight,
     check_mergeable,
     check_weight_can_change,
     device_of,
+    holds_numbers,
     io_sizes,
     is_plain_linear,
     matrix_of,
@@ -37,7 +37,7 @@ def keeps_weight(module: nn.Module, x: Tensor) -> bool:
     It does not for a single token, nor on accelerators, which would have to be waited for.
     """
     frozen = not (module.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
-    return frozen and x.device.type == "cpu" and x.shape[:-1].numel() > 1
+    return frozen and x.device.type == "cpu" and x.shape[:-1].numel() > 1 and has_values(x)
 
 
 class Adapter(nn.Module):
@@ -176,7 +176,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         base = self.get_base_layer().weight
         adapter = self.adapters[adapter_name]
         if not any(tensor.is_meta for tensor in adapter.parameters()):
-            dtype = torch.promote_types(base.dtype, torch.float32) if base.is_floating_point() else torch.float32
+            dtype = torch.promote_types(base.dtype, torch.float32) if holds_numbers(base) else torch.float32
             adapter.to(device or device_of(self.get_base_layer()), dtype)
 
     # -- forward -------------------------------------------------------------------------------------------------------
@@ -249,12 +249,12 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def _changed_or_kept(self, W: Tensor, active: list[Adapter]) -> Float[Tensor, "n_out n_in"]:
         made_from = [W, *(t for adapter in active for t in (*adapter.parameters(), *adapter.buffers()))]
-        if not keeps_weight(self, W) or any(is_functorch_wrapped_tensor(t) for t in made_from):
+        if not (keeps_weight(self, W) and all(map(has_values, made_from))):
             return self._changed(W, active)
-        content = content_of(*made_from)
-        if self._cache is None or not self._cache.is_of(active, content):
-            self._cache = Kept(tuple(active), self._changed(W, active), content)
-        return self._cache.weight
+        content, kept = content_of(*made_from), self._cache
+        if kept is None or not kept.is_of(active, content):
+            self._cache = kept = Kept(tuple(active), self._changed(W, active), content)
+        return kept.weight  # never read from the layer again, where another thread may have put its own
 
     def _changed(self, W: Tensor, adapters: Sequence[Adapter]) -> Float[Tensor, "n_out n_in"]:
         """W after these adapters, in this order."""
@@ -394,7 +394,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         base, adapter = self.get_base_layer(), self.adapters[adapter_name]
         if isinstance(adapter, AdditiveAdapter):
             delta = adapter.delta_weight()
-            quantised = not base.weight.is_floating_point()  # a linear layer then, whose weight has a shape of its own
+            quantised = not holds_numbers(base.weight)  # a linear layer then, whose weight has a shape of its own
             return delta if quantised else weight_from(base, delta.to(base.weight.dtype))
         if self.merged and self._base is None:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from linmap.adapt.layer import AdapterLayer
+from linmap.adapt.weights import holds_numbers
 
 BASE = "__base__"  # in adapter_names: no adapter
 
@@ -123,9 +125,9 @@ class AdapterTuner(BaseTuner):
         if autocast_adapter_dtype:
             return
         for layer in self._layers():
-            dtype = layer.get_base_layer().weight.dtype
-            if adapter_name in layer.adapters and dtype.is_floating_point:  # quantised ones have no such dtype
-                layer.adapters[adapter_name].to(dtype)  # with its buffers, which meet its parameters in products
+            base = layer.get_base_layer().weight
+            if adapter_name in layer.adapters and holds_numbers(base):  # quantised ones have no such dtype
+                layer.adapters[adapter_name].to(base.dtype)  # with its buffers, which meet its parameters in products
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
@@ -189,7 +191,7 @@ class AdapterTuner(BaseTuner):
         hooks = []
         for module in self.model.modules():
             if isinstance(module, AdapterLayer | AuxiliaryTrainingWrapper):
-                own = partial(_with_names, names if module in encoding else repeated)
+                own = partial(_with_names, names if module in encoding else repeated, threading.get_ident())
                 hooks.append(module.register_forward_pre_hook(own, with_kwargs=True))
         try:
             yield
@@ -295,8 +297,11 @@ class AdapterTuner(BaseTuner):
                 self.model.config.tie_word_embeddings = False
 
 
-def _with_names(names: list[str], module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    return args, kwargs | {"adapter_names": names}
+def _with_names(
+    names: list[str], thread: int, module: nn.Module, args: Any, kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]] | None:
+    """The arguments of a layer with the names of this call; other threads call the model with names of their own."""
+    return (args, kwargs | {"adapter_names": names}) if threading.get_ident() == thread else None
 
 
 def register_with_peft(config: type[AdapterConfig], tuner: type[AdapterTuner]) -> None:

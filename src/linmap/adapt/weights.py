@@ -63,12 +63,7 @@ def matrix_of(layer: Layer, other: Tensor | None = None) -> Shaped[Tensor, "n_ou
     if not isinstance(layer, KINDS):
         sizes(layer)  # raises
     weight: Tensor = layer.weight if other is None else other
-    if not weight.is_floating_point():
-        raise TypeError(
-            f"the weight of this {type(layer).__name__} is quantised ({weight.dtype}), and a dense one is needed; use "
-            "a method that reads the activations only (Bone's modes 'bat-row', 'add' and 'mini', TriAdaptLoRA), or "
-            "dequantise the layer first."
-        )
+    check_numbers(layer, weight)
     if is_quantised(weight):
         weight = weight.dequantize()
     if isinstance(layer, TRANSPOSED):
@@ -76,9 +71,25 @@ def matrix_of(layer: Layer, other: Tensor | None = None) -> Shaped[Tensor, "n_ou
     return weight if weight.ndim == 2 else weight.flatten(1)
 
 
+def holds_numbers(weight: Tensor) -> bool:
+    """Whether a weight is in a format that is calculated with; integers, and floating point numbers of 8 bits or less,
+    are codes, whose scale is elsewhere."""
+    return weight.is_floating_point() and weight.dtype.itemsize > 1
+
+
+def check_numbers(layer: Layer, weight: Tensor) -> None:
+    """Raise TypeError for a weight of codes whose numbers cannot be told."""
+    if not holds_numbers(weight):
+        raise TypeError(
+            f"the weight of this {type(layer).__name__} is quantised ({weight.dtype}), and a dense one is needed; use "
+            "a method that reads the activations only (Bone's modes 'bat-row', 'add' and 'mini', TriAdaptLoRA), or "
+            "dequantise the layer first."
+        )
+
+
 def is_quantised(weight: Tensor) -> bool:
-    """Whether a weight holds codes and not numbers: integers, or a tensor with a `dequantize` of its own."""
-    return not weight.is_floating_point() or type(weight).dequantize is not Tensor.dequantize
+    """Whether a weight holds codes and not numbers, or is a tensor with a `dequantize` of its own."""
+    return not holds_numbers(weight) or type(weight).dequantize is not Tensor.dequantize
 
 
 def keeps_quantised(layer: Layer) -> bool:
@@ -137,7 +148,10 @@ def product(layer: Layer, M: Float[Tensor, "n_out n_in"], x: Tensor) -> Tensor:
 
 
 def check_weight_can_change(layer: Layer) -> None:
-    """Raise TypeError for a layer whose output no other weight can reach, so that an adapter would have no effect."""
+    """Raise TypeError for a layer whose output no other weight can reach, so that an adapter would have no effect, or
+    whose weight has no numbers to change."""
+    if "weight" in layer._parameters:
+        check_numbers(layer, layer.weight)
     if not has_known_product(layer) and "weight" not in layer._parameters:
         raise TypeError(
             f"this {type(layer).__name__} has a forward of its own and a weight that is no parameter of it, so that a "

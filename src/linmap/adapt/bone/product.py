@@ -5,29 +5,49 @@ Legend: a = 1..na block rows, b = 1..nb block columns, r block size, t tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from linmap.adapt.kept import has_values
+from linmap.maps.numbers import autocast, transformed
+
 
 def bat_forward(x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
     """x W'^T + bias with W'_ab = W_ab (I + D_a) + D_a."""
-    return _without_autocast(BatProduct.apply, x, W, bias, D)
+    return _without_autocast(_bat_composed if transformed() else BatProduct.apply, x, W, bias, D)
 
 
 def bat_row_forward(x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
     """x W'^T + bias with W'_ab = W_ab (I + D_b) + D_b."""
-    return _without_autocast(BatRowProduct.apply, x, W, bias, D)
+    return _without_autocast(_bat_row_composed if transformed() else BatRowProduct.apply, x, W, bias, D)
+
+
+def _bat_composed(x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
+    """The same in PyTorch's own operations, of which it knows every derivative and a way for many at once."""
+    W = bat_weight(*at_least_float32(W, D))
+    return F.linear(x, W.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def _bat_row_composed(x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
+    W, bias = W.to(x.dtype), None if bias is None else bias.to(x.dtype)
+    return bat_row_around(x, partial(F.linear, weight=W, bias=bias), D)
 
 
 def few_tokens(x: Tensor, D: Tensor) -> bool:
-    """Whether the ways for few tokens pay; on accelerators, comparing D with zero would wait for them."""
-    return x.shape[:-1].numel() <= D.shape[-1] and x.device.type == "cpu"
+    """Whether the ways for few tokens pay; on accelerators, comparing D with zero would wait for them.
+
+    They do not where the number is open, as in an exported program.
+    """
+    tokens = math.prod(x.shape[:-1])
+    known = x.device.type == "cpu" and not isinstance(tokens, torch.SymInt)
+    return known and tokens <= D.shape[-1] and (torch.compiler.is_compiling() or has_values(D))
 
 
 def _is_changed(D: Tensor) -> bool:
@@ -125,15 +145,14 @@ def _row_gradients(
 
 def _autocast_off(x: Tensor) -> AbstractContextManager[Any]:
     """Entering `torch.autocast` takes as long as a product of few tokens."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    return torch.autocast(x.device.type, enabled=False) if autocast(x) else nullcontext()
 
 
 def _without_autocast(product: Callable[..., Any], x: Tensor, *arguments: Any) -> Any:
     """What D does keeps its precision; the activations get the dtype that autocast asks for."""
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
+    if not autocast(x):
         return product(x, *arguments)
+    device = x.device.type
     with torch.autocast(device, enabled=False):
         return product(x.to(torch.get_autocast_dtype(device)), *arguments)
 

@@ -27,6 +27,7 @@ from linmap.adapt.salt.basis import (
 from linmap.adapt.salt.weight import Relu, check_relu
 from linmap.adapt.weights import is_hooked, matrix_of, sizes
 from linmap.maps import LowRank, Spectral
+from linmap.maps.numbers import transformed
 
 Init = Literal["zero", "gauss"]
 PRINTS = tuple(f"fingerprint_{name}" for name in Fingerprint._fields)
@@ -149,7 +150,9 @@ class SaltAdapter(AdditiveAdapter):
     def needs_weight(self, x: Tensor) -> bool:
         """In evaluation W' is kept; in training it is built where that takes fewer operations than the activations."""
         n_out, n_in = self.spectral.out_features, self.spectral.in_features
-        tokens = x.shape[:-1].numel()
+        tokens = math.prod(x.shape[:-1])
+        if isinstance(tokens, torch.SymInt):  # an exported program takes any number of them
+            return False
         return keeps_weight(self, x) or tokens * (2 * min(n_out, n_in) + max(n_out, n_in)) > 3 * n_out * n_in
 
     def linear(self, x: Tensor, W: Tensor, bias: Tensor | None) -> Tensor:
@@ -330,8 +333,11 @@ def draw(core: LowRank, init: Init) -> None:
 
 
 def rebuilt(function: Any, *inputs: Any) -> Any:
-    """function(*inputs), of which the backward pass computes again what it needs; only the inputs are kept for it."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    """function(*inputs), of which the backward pass computes again what it needs; only the inputs are kept for it.
+
+    Not under `torch.func` and in compiled code, which have ways of their own to keep things.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or transformed():
         return function(*inputs)
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
