@@ -5,7 +5,7 @@ import datetime
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from linmap.data.timeseries import Clock, TimeSeries
@@ -204,6 +204,14 @@ def test_days_that_begin_at_local_midnight_stay_days() -> None:
     assert list(zoned.future(3)) == list(days[10:])
 
 
+def test_months_that_begin_at_local_midnight_stay_months() -> None:
+    months = pd.date_range("2022-01-01", periods=27, freq="MS", tz="Europe/Amsterdam")
+    series = series_of([str(month) for month in months[:24]])
+    assert list(series.time) == list(months[:24].tz_localize(None))
+    assert list(series.future(3)) == list(months[24:].tz_localize(None))
+    assert "monthly, month start" in series.describe()
+
+
 # -- what is no time ---------------------------------------------------------------------------------------------------
 
 REFUSED = {
@@ -254,6 +262,19 @@ def test_a_known_step_needs_no_rows_to_show_it(frequency: str) -> None:
     for rows in (1, 2, 3, 5):
         series = series_of(time[10 : 10 + rows], like=clock)
         assert list(series.future(4)) == list(time[10 + rows : 14 + rows])
+
+
+@settings(max_examples=40, deadline=None)
+@given(day=st.integers(2, 30), month=st.integers(1, 12), months=st.sampled_from([1, 2, 3, 6]), rows=st.integers(5, 20))
+def test_months_go_on_by_their_day_where_they_have_it(day: int, month: int, months: int, rows: int) -> None:
+    first = pd.Timestamp(2020, 1, day) + pd.DateOffset(months=month)
+    days = [pd.Timestamp(2020, 1, day) + pd.DateOffset(months=month + months * i) for i in range(rows + 4)]
+    assume(first.day == day or any(one.day == day for one in days[:rows]))
+    assume(not all(one.is_month_end for one in days[:rows]))  # which goes on by month ends
+    series = series_of(days[:rows])
+    assert list(series.future(4)) == days[rows:]
+    clock = Clock.from_json(series.clock.to_json())
+    assert list(series_of(days[1:3], like=clock).future(2)) == days[3:5]
 
 
 @settings(max_examples=25, deadline=None)

@@ -61,11 +61,16 @@ def _off_the_line(numbers: np.ndarray, step: float) -> np.ndarray:
 
 
 def _same_day(time: pd.DatetimeIndex) -> pd.DateOffset | None:
-    """Months apart on one day of the month that every month has."""
-    days, months = time.day, np.diff(time.year * 12 + time.month)
-    even = (days == days[0]).all() and days[0] <= 28 and (months == months[0]).all() and months[0] > 0
+    """Months apart on one day of the month, or on the last one of months that have no such day."""
+    day, months = int(time.day.max()), np.diff(time.year * 12 + time.month)
+    even = (time.day == np.minimum(day, time.days_in_month)).all() and (months == months[0]).all() and months[0] > 0
     clock = time - time.normalize()
-    return pd.DateOffset(months=int(months[0])) if even and (clock == clock[0]).all() else None
+    return _monthly(int(months[0]), day) if even and (clock == clock[0]).all() else None
+
+
+def _monthly(months: int, day: int) -> pd.DateOffset:
+    """So many months on; `day` brings back the 30th behind a February."""
+    return pd.DateOffset(months=months) if day <= 28 else pd.DateOffset(months=months, day=day)
 
 
 def _numbers(time: pd.Index) -> np.ndarray:
@@ -188,7 +193,7 @@ def counted(step: Step) -> tuple[str, float]:
         return "numbers", float(step)
     name = str(written(step))
     if name.startswith("months="):
-        return "months", float(name.removeprefix("months="))
+        return "months", float(name.removeprefix("months=").partition(",")[0])
     match = re.fullmatch(r"(-?\d*)([A-Za-z]+)(?:-.*)?", name)
     assert match is not None  # pandas writes a count and a name
     prefix, n = match[2], float(match[1] or 1)
@@ -230,7 +235,7 @@ def anchor(step: Step, time: pd.Index) -> str:
         return ""
     name = str(written(step)).lstrip("0123456789")
     if name.startswith("months=") and isinstance(time, pd.DatetimeIndex):
-        return f"on day {time[0].day}"
+        return f"on day {time.day.max()}"
     prefix, _, day = name.partition("-")
     return f"on {DAYS[day]}" if prefix == "W" and day in DAYS else ANCHORS.get(prefix, "")
 
@@ -253,12 +258,17 @@ def written(step: Step) -> str | int | float:
     """A step as JSON holds it."""
     if not isinstance(step, pd.offsets.BaseOffset):
         return step
-    months = step.kwds.get("months") if type(step) is pd.DateOffset else None
-    return step.freqstr if months is None else f"months={months}"
+    parts = step.kwds if type(step) is pd.DateOffset else {}
+    if "months" not in parts:
+        return step.freqstr
+    return f"months={parts['months']}" + (f",day={parts['day']}" if "day" in parts else "")
 
 
 def read(step: str | float) -> Step:
     """What `written` wrote."""
     if not isinstance(step, str):
         return step
-    return pd.DateOffset(months=int(step[7:])) if step.startswith("months=") else to_offset(step)  # pyright: ignore
+    if not step.startswith("months="):
+        return to_offset(step)  # pyright: ignore
+    months, _, day = step.removeprefix("months=").partition(",day=")
+    return _monthly(int(months), int(day or 1))

@@ -206,7 +206,7 @@ def _of_week(year: np.ndarray, week: np.ndarray, weekday: np.ndarray) -> tuple[n
 
 def _zoned(local: pd.DatetimeIndex, zones: pd.Series | None, name: object) -> tuple[pd.DatetimeIndex, str]:
     """Local times in their zone: one offset is kept, several are read in UTC, or as the clock on the wall shows them
-    where that is regular and UTC is not (days that begin at local midnight)."""
+    where that is regular and UTC is not (days and months that begin at local midnight)."""
     from linmap.data.timeseries.steps import step_of
 
     if zones is None or zones.isna().all():
@@ -220,9 +220,13 @@ def _zoned(local: pd.DatetimeIndex, zones: pd.Series | None, name: object) -> tu
     if (minutes == minutes[0]).all():
         return utc.tz_convert(f"{'-' if minutes[0] < 0 else '+'}{abs(minutes[0]) // 60:02d}:{abs(minutes[0]) % 60:02d}"
                               if minutes[0] else "UTC"), ""  # fmt: skip
-    if step_of(utc) is None and step_of(local) is not None:
+    if step_of(local) is not None and (step_of(utc) is None or _one_time_of_day(local) > _one_time_of_day(utc)):
         return local, "offsets from UTC change, read as local time"
     return utc, "offsets from UTC change, read in UTC"
+
+
+def _one_time_of_day(time: pd.DatetimeIndex) -> bool:
+    return len((time - time.normalize()).unique()) == 1
 
 
 def _minutes(zone: str) -> int:
