@@ -36,14 +36,43 @@ def test_a_panel_may_have_its_parts_in_the_index(levels: list[str]) -> None:
     assert list(future(series).index.names) == levels
 
 
-@pytest.mark.parametrize("ids", [[3, 1], ["b", "a"], [2.5, 1.5], pd.Categorical(["b", "a"])])
+@pytest.mark.parametrize("ids", [[3, 1], ["b", "a"], [2.5, 1.5], [True, False], pd.Categorical(["b", "a"])])
 def test_ids_come_back_in_their_type(ids: list) -> None:
     table = panel(list(ids)).astype({"unique_id": pd.Series(ids).dtype})
     back = future(TimeSeries.from_frame(table))
     assert back["unique_id"].dtype == table["unique_id"].dtype
     assert back["unique_id"].to_list() == list(np.repeat(np.asarray(ids), 2))
-    wide = TimeSeries.from_frame(pd.DataFrame(np.ones((5, 2)), columns=[7, 8]))
-    assert list(future(wide).columns) == [7, 8]
+    for columns in ([7, 8], pd.MultiIndex.from_tuples([("a", "x"), ("a", "z")], names=["shop", "item"])):
+        wide = TimeSeries.from_frame(pd.DataFrame(np.ones((5, 2)), columns=columns))
+        assert list(future(wide).columns) == list(columns)
+
+
+@pytest.mark.parametrize(
+    ("written", "ids"),
+    [
+        (("007", "010"), ["007", "010"]),
+        (("007", "7"), ["007", "7"]),
+        (("NA", "DE"), ["NA", "DE"]),
+        (("None", "nan"), ["None", "nan"]),
+        (("1e5", "2e5"), ["1e5", "2e5"]),
+        (("True", "False"), ["True", "False"]),
+        ((" a", "b "), ["a", "b"]),
+        (("12", "-3"), [12, -3]),
+        (("1.5", "2.0"), [1.5, 2.0]),
+    ],
+)
+@pytest.mark.parametrize("name", ["unique_id", "shop"])
+def test_names_in_a_csv_file_are_kept_as_they_are_written(written: tuple, ids: list, name: str, tmp_path) -> None:
+    path = tmp_path / "panel.csv"
+    panel(list(written)).rename(columns={"unique_id": name}).to_csv(path, index=False)
+    series = load_time_series(path, id_column=None if name == "unique_id" else name)
+    assert future(series)[name].drop_duplicates().to_list() == ids
+
+
+def test_a_name_that_is_missing_in_a_csv_file_is_refused(tmp_path) -> None:
+    panel(["", "a"]).to_csv(tmp_path / "panel.csv", index=False)
+    with pytest.raises(DataError, match="row 0: the name of the series is missing"):
+        load_time_series(tmp_path / "panel.csv")
 
 
 def test_columns_may_be_named() -> None:
@@ -119,7 +148,36 @@ def test_an_index_is_the_time_where_it_is_one() -> None:
     assert list(labels.future(2)) == [12, 13]
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("2022-01-01,1\n2022-01-02,2\n2022-01-03,3\n2022-01-04,4\n", "has no header.*'2022-01-01'"),
+        ("ds,y\n2022-01-01,1,7\n2022-01-02,2,8\n2022-01-03,3,9\n", "more cells than its header"),
+        ('ds,y\n2022-01-01,"1,000"\n2022-01-02,"2,000"\n', "if it parts thousands, write 1000"),
+    ],
+    ids=["no header", "too many cells", "thousands"],
+)
+def test_files_that_would_be_read_shifted_are_refused(text: str, message: str, tmp_path) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_time_series(tmp_path / "t.csv")
+
+
+def test_row_names_of_r_and_commas_at_the_ends_of_lines_are_passed_over(tmp_path) -> None:
+    days = [f"2022-01-0{day}" for day in range(1, 7)]
+    (tmp_path / "r.csv").write_text("ds,y\n" + "".join(f"{i},{day},{i}.5\n" for i, day in enumerate(days, 1)))
+    (tmp_path / "e.csv").write_text("ds,y,\n" + "".join(f"{day},{i}.5,\n" for i, day in enumerate(days, 1)))
+    for name in ("r.csv", "e.csv"):
+        series = load_time_series(tmp_path / name)
+        assert series.variates == ("y",)
+        np.testing.assert_array_equal(series.values[:, 0], np.arange(1.5, 7))
+        assert list(series.time) == list(DAYS)
+
+
 def test_what_is_left_out_is_said() -> None:
+    numbered = TimeSeries.from_frame(pd.DataFrame({"No": range(1, 13), "date": TWELVE, "x": Y}))
+    assert numbered.variates == ("x",)
+    assert "left out 'No', which numbers the rows" in numbered.describe()
     series = TimeSeries.from_frame(pd.DataFrame({"Unnamed: 0": range(12), "date": TWELVE, "x": Y}))
     assert series.describe() == "2020-01-01 to 2020-01-12, daily, left out 'Unnamed: 0', which numbers the rows"
 

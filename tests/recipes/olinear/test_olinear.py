@@ -60,6 +60,18 @@ def test_long_tables_and_parquet(artifact: Path, table: Path, tmp_path: Path) ->
     np.testing.assert_allclose(forecast["OLinear"], np.concatenate([expected["a"], expected["b"]]))
 
 
+@pytest.mark.parametrize("name", [None, "when"])
+def test_times_in_the_index_of_a_parquet_file_stay_with_the_forecast(
+    artifact: Path, table: Path, tmp_path: Path, name: str | None
+) -> None:
+    indexed = pd.read_csv(table, parse_dates=["date"], index_col="date").rename_axis(name)
+    indexed.to_parquet(tmp_path / "indexed.parquet")
+    olinear.apply(ApplySettings(), ApplyJob(artifact, tmp_path / "indexed.parquet", tmp_path / "out.csv"))
+    forecast = pd.read_csv(tmp_path / "out.csv", parse_dates=[0])
+    assert forecast.columns.to_list() == [name or "ds", "a", "b"]
+    assert forecast[name or "ds"].to_list() == list(pd.date_range("2024-09-17", periods=6))
+
+
 @pytest.fixture
 def calibrated(table: Path, tmp_path: Path) -> Path:
     first = pd.read_csv(table)[:200]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gzip
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import pandas as pd
 
 from linmap import data
+from linmap.data.timeseries.layout import LONG_COLUMNS, TIME_COLUMNS
 from linmap.data.timeseries.series import NanPolicy, TimeSeries
+from linmap.data.timeseries.text import looks_like_time
 from linmap.errors import DataError
 
 EMBEDDED = {"etth1": "ETTh1.csv", "ili": "national_illness.csv"}
@@ -18,7 +22,9 @@ LINES = 100  # of a file, that are looked at before it is read
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
-def read_table(path: Path | str, separator: str | None = None, decimal: str = ".") -> pd.DataFrame:
+def read_table(
+    path: Path | str, separator: str | None = None, decimal: str = ".", id_column: str | None = None
+) -> pd.DataFrame:
     """A CSV (`.csv`, `.csv.gz`, `.tsv`, `.txt`) or Parquet (`.parquet`) file as a data frame.
 
     Parameters
@@ -29,11 +35,14 @@ def read_table(path: Path | str, separator: str | None = None, decimal: str = ".
         Between the cells of a CSV file; a tab in a `.tsv` file and a comma in others when None.
     decimal
         The decimal point of a CSV file.
+    id_column
+        The column of a CSV file, besides `unique_id`, that holds names, which are kept as they are written: 007, NA.
 
     Raises
     ------
     DataError
-        If the file does not exist, is empty, has other separators, or cannot be read as what its name says.
+        If the file does not exist, is empty, has other separators or no header, or cannot be read as what its name
+        says.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,7 +55,8 @@ def read_table(path: Path | str, separator: str | None = None, decimal: str = ".
         head = _head(path)
         comments = _comments(head, sep)
         _require_separator(path, sep, head[comments:])
-        table = pd.read_csv(path, sep=sep, decimal=decimal, skiprows=comments)
+        names = {name: _quoted for name in (LONG_COLUMNS[0], id_column) if name is not None}
+        table = pd.read_csv(path, sep=sep, decimal=decimal, skiprows=comments, converters=names)
     except ImportError:
         raise DataError(f"{path} is Parquet, which needs pyarrow: pip install 'linmap[retrieve]'.") from None
     except DataError:
@@ -54,8 +64,46 @@ def read_table(path: Path | str, separator: str | None = None, decimal: str = ".
     except (ValueError, OSError) as error:  # pandas and pyarrow report bad files so
         raise DataError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from error
     if isinstance(table.index, pd.MultiIndex):
-        raise DataError(f"{path}: its rows have more cells than its header has names; give every column a name.")
+        _refuse_ragged(path)
+    return _checked(path, table, names)
+
+
+def _checked(path: Path, table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """What pandas made of a CSV file, where its header is one."""
+    first = table.index.dtype != np.int64 and not isinstance(table.index, pd.RangeIndex)
+    if first and any(str(label).lower() in TIME_COLUMNS for label in table.columns):
+        _refuse_ragged(path)  # pandas takes the first of too many cells as the index, which only R writes so
+    head = str(table.columns[0]) if len(table.columns) else ""
+    if looks_like_time(head) and len(table) and looks_like_time(str(table.iloc[0, 0])):
+        raise DataError(
+            f"{path} has no header, for its first row holds {head!r}; write the names of the columns above it."
+        )
+    for name in names:
+        if name in table:
+            table[name] = _names(table[name])
     return table
+
+
+def _refuse_ragged(path: Path) -> NoReturn:
+    raise DataError(f"{path}: its rows have more cells than its header has names; give every column a name.")
+
+
+def _quoted(cell: str) -> str:
+    """So that pandas does not take NA for a missing name."""
+    return f"'{cell.strip()}'"
+
+
+def _names(column: pd.Series) -> pd.Series:
+    """Quoted names as they are written: numbers only where all are written as numbers are; none where there is none."""
+    column = column.str[1:-1]
+    for kind in (int, float):
+        try:
+            numbers = column.map(kind)
+        except ValueError:
+            continue
+        if (numbers.map(str) == column).all() and np.isfinite(numbers).all():
+            return numbers
+    return column.where(column != "", None)
 
 
 def _head(path: Path) -> list[str]:
@@ -91,11 +139,13 @@ def _refuse_separator(path: Path, seen: str) -> None:
     )
 
 
-def load_table(source: Path | str, separator: str | None = None, decimal: str = ".") -> pd.DataFrame:
+def load_table(
+    source: Path | str, separator: str | None = None, decimal: str = ".", id_column: str | None = None
+) -> pd.DataFrame:
     """A file, or an embedded data set by its name, as a data frame; see `load_time_series`."""
     path = Path(source)
     if path.exists() or str(source).lower() not in EMBEDDED:
-        return read_table(path, separator, decimal)
+        return read_table(path, separator, decimal, id_column)
     return read_table(data.find(f"olinear/{EMBEDDED[str(source).lower()]}", "It is part of linmap; install it again."))
 
 
@@ -124,4 +174,5 @@ def load_time_series(
     DataError
         If the file cannot be used; see `read_table` and `TimeSeries.from_frame`.
     """
-    return TimeSeries.from_frame(load_table(source, separator, decimal), nan_policy, **reading)
+    table = load_table(source, separator, decimal, reading.get("id_column"))
+    return TimeSeries.from_frame(table, nan_policy, **reading)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ YEAR_COLUMNS = ("year", "yr")
 CALENDAR_COLUMNS = (*YEAR_COLUMNS, "quarter", "month", "week", "day", "hour", "minute")
 COUNTING_COLUMNS = ("period", "yearmonth", "epoch", "unix", "t", "step")
 UNNAMED = ("", "unnamed: 0", "index", "level_0", "rownames", "row", "obs")
+NUMBERS = ("id", "no", "no.", "nr", "nr.", "rowid", "row_id", "rownum", "rn")  # of the rows, where they count up by 1
 LONG_COLUMNS = ("unique_id", "ds", "y")
 YEARS = (1500, 2200)  # that a first column of any name may hold
 
@@ -227,15 +229,23 @@ def _refuse_panel(name: str, time: pd.Series, rest: pd.DataFrame) -> None:
 
 def _without_counter(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The table without an unnamed first column that numbers its rows, as pandas and R write their index."""
+    table, notes = _without_nothing(table)
     first = table.columns[0] if table.shape[1] > 1 else None
-    if first is None or str(first).strip().lower() not in UNNAMED:
-        return table, ()
-    column = pd.Series(table[first])
+    name = str(first).strip().lower()
+    column = pd.Series(table[first]) if first is not None else pd.Series(dtype=float)
     if not pd.api.types.is_integer_dtype(column) or column.isna().any():
-        return table, ()
-    if not (np.diff(column.to_numpy(np.int64)) > 0).all():
-        return table, ()
-    return table.drop(columns=[first]), (f"left out {str(first)!r}, which numbers the rows",)
+        return table, notes
+    steps_up = np.diff(column.to_numpy(np.int64))
+    counts = bool((steps_up == 1).all()) and len(steps_up) > 1
+    if not (name in UNNAMED and (steps_up > 0).all()) and not (name in NUMBERS and counts):
+        return table, (*notes, f"{str(first)!r} counts up by 1 and is forecast as a series") if counts else notes
+    return table.drop(columns=[first]), (*notes, f"left out {str(first)!r}, which numbers the rows")
+
+
+def _without_nothing(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The table without columns that have neither a name nor a value, as commas at the ends of lines make them."""
+    empty = [name for name in table.columns if re.fullmatch(r"(Unnamed: \d+)?", str(name)) and table[name].isna().all()]
+    return table.drop(columns=empty), tuple(f"left out {str(name)!r}, which is empty" for name in empty)
 
 
 # -- what looks like a time ------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from linmap.data.timeseries.notation import Notation
 from linmap.errors import DataError
 
 NanPolicy = Literal["ffill", "zero"]
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
 DECIMAL_COMMA = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+),\d+")
 
 
@@ -202,7 +203,7 @@ class TimeSeries:
         written = self.notation.write(time)
         labels = pd.Index(list(self.variates)) if self.labels is None else self.labels
         if not self.long:
-            wide = pd.DataFrame(values, columns=labels.rename(None), index=written)
+            wide = pd.DataFrame(values, columns=labels.set_names([None] * labels.nlevels), index=written)
             if self.time_name is None:
                 return wide
             wide.insert(0, self.time_name, written)
@@ -266,7 +267,7 @@ def _wide_from_long(layout: Layout, order: str, like: Clock | None) -> tuple[pd.
             raise DataError(
                 f"row {row}: series {str(name)!r} goes back to {series[row]}; sort the table by {layout.time_name}."
             )
-    wide = pd.DataFrame(table.pivot(index="time", columns="id", values="y")[pd.unique(ids)])
+    wide = pd.DataFrame(table.pivot(index="time", columns="id", values="y")).reindex(columns=pd.unique(ids))
     wide.columns = pd.Index(layout.ids.drop_duplicates())  # in their own type
     wide.index = pd.Index(wide.index, name=layout.time_name)
     return wide, notation
@@ -324,6 +325,12 @@ def _require_numeric(values: pd.DataFrame) -> None:
             continue
         unread = np.flatnonzero(pd.Series(pd.to_numeric(column, errors="coerce")).isna() & column.notna())
         found = str(column.iloc[unread[0]]) if len(unread) else ""
+        texts = column.iloc[unread].astype(str).str.strip()
+        if len(unread) and texts.str.fullmatch(THOUSANDS).all():
+            raise DataError(
+                f"column {str(name)!r}, row {unread[0]}: {found!r} has a comma; if it parts thousands, write "
+                f"{found.strip().replace(',', '')}; if it is the decimal point, read the file with decimal=','."
+            )
         if DECIMAL_COMMA.fullmatch(found.strip()):
             raise DataError(
                 f"column {str(name)!r}, row {unread[0]}: {found!r} has a decimal comma; write a point, or read the "

@@ -46,8 +46,10 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
         raise UsageError(f"--out {out}: a forecast is written as .csv or .parquet.")
     check_flags(settings)
     forecaster = OLinearForecaster.load(job.artifact)
-    table = load_table(job.data or settings.dataset, **settings.file())
-    series = forecaster.read(table, forecaster.clock_, **settings.table())
+    told = settings.table()
+    ids = told.get("id_column") or forecaster.id_column
+    table = load_table(job.data or settings.dataset, **settings.file(), id_column=ids)
+    series = forecaster.read(table, forecaster.clock_, **told)
     say_time(series)
     series = forecaster.known(series)
     if settings.recalibrate:
@@ -88,12 +90,19 @@ def recalibrate(forecaster: OLinearForecaster, series: TimeSeries, settings: App
 def look_ahead(forecaster: OLinearForecaster, series: TimeSeries, settings: ApplySettings, out: Path) -> dict[str, Any]:
     forecast = forecaster.predict(series, settings.level)
     assert isinstance(forecast, pd.DataFrame)  # arrays come back for arrays alone
-    write_table(out, forecast)
+    write_table(out, with_times(forecast, series))
     summary = {"forecast": str(out), "steps": forecaster.h, "variates": len(series.variates), "time": series.describe()}
     with illustrated(summary, out.with_suffix(".svg")) as picture:
         draw_forecast(forecaster, series, settings.level, picture)
         summary["picture"] = str(picture)
     return summary
+
+
+def with_times(forecast: pd.DataFrame, series: TimeSeries) -> pd.DataFrame:
+    """The forecast with times that stood in the index, as those of Parquet may, as columns."""
+    if series.timed and forecast.index.names != [None]:
+        return forecast.reset_index()
+    return forecast.reset_index(names="ds") if series.timed and series.time_name is None else forecast
 
 
 def look_back(forecaster: OLinearForecaster, series: TimeSeries, settings: ApplySettings, out: Path) -> dict[str, Any]:
