@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 UNFINISHED = "unfinished"
 """A file in the folder of a tour for as long as it has not come to its end."""
+TRUST = 60.0
+"""Seconds of work at the usual speed that count beside what was measured here: one short system says little."""
 WATCHED, UNWATCHED = 20.0, 60.0
 """Seconds between two lines of a system that takes long, in a terminal and in a file."""
 
@@ -127,11 +129,11 @@ class Pace:
         expected = [recipes.SYSTEMS[slug].seconds for slug in self._slugs]
         if not self._known or not expected or not all(expected):
             return ""
-        speed = self._took / self._usual if self._usual > 30 else 1.0
-        elapsed = time.monotonic() - self._start
-        if elapsed > expected[0] * speed:  # this machine is slower than the others so far told
-            speed = 1.1 * elapsed / expected[0]
-        seconds = sum(expected) * speed - elapsed
+        elapsed, took, usual = time.monotonic() - self._start, self._took, self._usual
+        if elapsed > expected[0]:  # what takes longer than usual tells of this machine before it is done
+            took, usual = took + elapsed, usual + expected[0]
+        speed = (took + TRUST) / (usual + TRUST)
+        seconds = sum(expected) * speed - min(elapsed, expected[0] * speed)
         minutes = round(seconds / 60)
         return (
             f", about {minutes} {'minute' if minutes == 1 else 'minutes'} left" if minutes else ", under a minute left"
