@@ -1,5 +1,6 @@
 """One flat set of flags from several dataclasses, and mistakes in one line whatever the terminal shows."""
 
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -91,6 +92,27 @@ def test_help_is_shown_and_ends_the_command(capsys):
         parse(["--help"], "linmap x", "What it is for.", model=Model)
     out = capsys.readouterr().out
     assert all(text in out for text in ("linmap x", "What it is for.", "--width INT", "Units.", "--json"))
+
+
+def test_help_says_what_a_flag_is_when_left_out_in_no_words_of_python(capsys):
+    @dataclass(frozen=True)
+    class Empty:
+        """What is empty."""
+
+        drop: tuple[str, ...] = ()
+        seed: str = ""
+
+    with pytest.raises(HelpShown):
+        parse(["--help"], "linmap x", "", model=Model, files=Files, empty=Empty)
+    out = capsys.readouterr().out
+    assert not re.search(r"None|True|False|default: *\)", out)
+    assert re.search(r"--no-plain\s+Keep it plain\. \(done unless this flag is given\)", out)
+    assert all(text in out for text in ("(default: 4)", "(default: 0.5)", "The model.", "What is empty.", "(required)"))
+
+
+def test_a_dataclass_comes_back_as_itself():
+    parsed = parse(["--data", "a.csv"], "linmap x", "", model=Model, files=Files)
+    assert (type(parsed["model"]), type(parsed["files"]), type(parsed["output"])) == (Model, Files, Output)
 
 
 @given(st.lists(st.sampled_from(["fit", "--seed", "3", *OUTPUT_FLAGS])))

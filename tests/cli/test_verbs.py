@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from linmap import recipes
 from linmap.cli import main, verbs
 from linmap.recipes import search as searching
 from linmap.recipes.result import Failure, Result
@@ -52,6 +53,14 @@ def test_the_preset_sets_the_defaults_that_flags_override(preset, horizon, writt
     assert (settings["horizon"], settings["loss"]) == (horizon, "l1")
     settings = document(capsys, "compare", ruler, "--horizon", "5", *flags)["result"]["settings"]
     assert settings["horizon"] == 5
+
+
+def test_a_flag_of_one_verb_alone_is_none_of_another(ruler, monkeypatch, capsys):
+    monkeypatch.setattr(recipes.load(ruler).Settings, "ONLY_FOR", {"fit": ("horizon",)}, raising=False)
+    assert main(["compare", "ruler", "--horizon", "3"]) == 2
+    assert "there is no flag --horizon" in capsys.readouterr().err
+    assert main(["compare", "ruler"]) == 0
+    assert main(["fit", "ruler", "--horizon", "3"]) == 0
 
 
 def test_compare_completes_and_saves_the_result(ruler, capsys):

@@ -33,6 +33,8 @@ def flags() -> Flags:
         ('level=["a", "b"]', "--level a b"),
         ("name one with out=...", "name one with --out"),
         ("`horizon=3`, horizon=-3; horizon=1e-3.", "`--horizon 3`, --horizon -3; --horizon 1e-3."),
+        ("name it out=';', with out=','", "name it --out ';', with --out ,"),
+        ("out='my file.csv' or out=['a b', 'c']", "--out 'my file.csv' or --out 'a b' c"),
         ("random_state=3 is no flag here", "random_state=3 is no flag here"),
         ("x.horizon=3, my_horizon=3, ?horizon=3&out=4", "x.horizon=3, my_horizon=3, ?--horizon 3&--out 4"),
         ("column np.int64(0) of PosixPath('a/b.csv')", "column 0 of a/b.csv"),

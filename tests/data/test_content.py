@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linmap.data import require_content
+from linmap.data.arrays import open_rows, read_npz
+from linmap.data.images import read_image
 from linmap.errors import DataError
 
 BLANKS = st.binary().map(lambda raw: bytes(b" \t\r\n\v\f"[byte % 6] for byte in raw))
@@ -31,3 +34,9 @@ def test_one_byte_behind_blanks_is_content(blanks: bytes, byte: int, tmp_path_fa
 def test_what_is_no_file_is_left_to_its_reader(tmp_path: Path) -> None:
     require_content(tmp_path)
     require_content(tmp_path / "missing.csv")
+
+
+@pytest.mark.parametrize("read", [read_npz, open_rows, read_image])
+def test_a_folder_in_the_place_of_a_file_is_called_one(read: Callable[[Path], object], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is a folder; give a file\.$"):
+        read(tmp_path)

@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, make_dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 from linmap.cli.wording import FLAGS
 from linmap.errors import UsageError
@@ -24,6 +24,11 @@ class Output:
 
 
 OUTPUT_FLAGS = tuple(f"--{field.name}" for field in fields(Output))
+
+SILENT_DEFAULTS = (None, (), "")
+"""What a flag is where it is left out, and its help says in words or need not say."""
+ON = "(done unless this flag is given)"
+"""In place of `default: True` behind a flag that turns something off."""
 
 
 def own(words: list[str]) -> list[str]:
@@ -69,9 +74,11 @@ def parse(
     import tyro
 
     taken = set(hidden)
-    for name, part in (parts | {"output": Output()}).items():
+    parts = {name: _filled(part) for name, part in (parts | {"output": Output()}).items()}
+    plain = {name: part if isinstance(part, type) else type(part) for name, part in parts.items()}
+    for name, part in parts.items():
         names = {field.name for field in fields(part)}
-        parts[name] = _hide(_filled(part), taken & names)
+        parts[name] = _shown(part, taken & names)
         taken |= names
     FLAGS.know(taken - set(hidden), flag_of)
     kinds = [(name, part if isinstance(part, type) else type(part)) for name, part in parts.items()]
@@ -92,7 +99,7 @@ def parse(
         if stop.code in (0, None):
             raise HelpShown from None
         raise UsageError(f"{_complaint(complaints.getvalue())} (`{command} --help` lists the flags.)") from None
-    return {field.name: getattr(values, field.name) for field in fields(flags)}
+    return {name: _as(kind, getattr(values, name)) for name, kind in plain.items()}
 
 
 def _filled(part: Any) -> Any:
@@ -103,15 +110,27 @@ def _filled(part: Any) -> Any:
     return part() if isinstance(part, type) and not required else part
 
 
-def _hide(part: Any, names: set[str]) -> Any:
-    """`part` as an instance of a subclass that shows no flags for `names`."""
+def _shown(part: Any, hidden: set[str]) -> Any:
+    """`part` of a subclass without flags for `hidden`, whose help leaves out defaults that say nothing."""
     import tyro
 
-    if not names:
-        return part
-    kept = {field.name: getattr(part, field.name) for field in fields(part)}
-    silent = [(name, Annotated[type(kept[name]), tyro.conf.Suppress], kept[name]) for name in kept if name in names]
-    return make_dataclass(type(part).__name__, silent, bases=(type(part),), frozen=True)(**kept)
+    kind = part if isinstance(part, type) else type(part)
+    hints = get_type_hints(kind, include_extras=True)
+    told = []
+    for field in fields(kind):
+        value = field.default if isinstance(part, type) else getattr(part, field.name)
+        if field.name in hidden:
+            told.append((field.name, Annotated[type(value), tyro.conf.Suppress], value))
+        elif isinstance(value, bool) or value in SILENT_DEFAULTS:
+            hint = tyro.conf.arg(help_behavior_hint=ON if value is True else "")
+            told.append((field.name, Annotated[hints[field.name], hint], value))
+    shown = make_dataclass(kind.__name__, told, bases=(kind,), namespace={"__doc__": kind.__doc__}, frozen=True)
+    return shown if isinstance(part, type) else _as(shown, part)
+
+
+def _as(kind: type, part: Any) -> Any:
+    """The values of `part` as an instance of `kind`."""
+    return kind(**{field.name: getattr(part, field.name) for field in fields(kind)})
 
 
 def _complaint(box: str) -> str:

@@ -306,6 +306,8 @@ def _flags(recipe: ModuleType, verb: str, subject: str, words: list[str], purpos
     """The flags of a verb that meets a system; those that the recipe does not honour are none."""
     if verb != "apply" and verb not in getattr(recipe, "RESUMES", ("fit", "compare")):
         hidden = [*hidden, "resume"]
+    elsewhere = getattr(parts.get("settings"), "ONLY_FOR", {})
+    hidden = [*hidden, *(name for other, names in elsewhere.items() if other != verb for name in names)]
     flag_of = getattr(recipe, "FLAG_OF", {}) | {"random_state": "seed"}
     return parse(words, f"linmap {verb} {subject}", purpose, hidden, flag_of, **parts, writing=Writing)
 

@@ -7,6 +7,7 @@ Library code writes an option as `name=value`. Where `name` is a flag of the com
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 
 from linmap.cli.program import program
@@ -15,6 +16,9 @@ VALUE = r"""'[^']*'|"[^"]*"|\[[^\]]*\]|\([^)]*\)|\.\.\.|[\w+-]+(?:\.\w+)*"""
 NUMPY = re.compile(r"\bnp\.(?:\w+_|\w*(?:int|float|bool|complex|str)\w*)\(([^()]*)\)")
 COMMAND = re.compile(r"(?<![\w./-])linmap (?=(?:list|fit|apply|compare|index|search|tour|report|bench)\b)")
 PATH = re.compile(r"\b(?:Posix|Windows)Path\((['\"])(.*?)\1\)")
+
+SHELL = frozenset(" \t;&|<>()$`\\!*?#~'\"")
+"""Characters that a shell does not take as they are."""
 
 
 class Flags:
@@ -50,9 +54,14 @@ class Flags:
             return flag
         if value == "False":
             return f"--no-{flag[2:]}"
-        if value[0] in "[(":
-            value = " ".join(part.strip().strip("'\"") for part in value[1:-1].split(",") if part.strip())
-        return f"{flag} {value.strip(chr(39) + chr(34))}"
+        parts = value[1:-1].split(",") if value[0] in "[(" else [value]
+        return " ".join([flag, *(_word(part.strip()) for part in parts if part.strip())])
+
+
+def _word(value: str) -> str:
+    """A value as it is typed: in quotes where a shell would take it for something else."""
+    bare = value.strip("'\"")
+    return shlex.quote(bare) if SHELL & set(bare) else bare
 
 
 FLAGS = Flags()

@@ -62,6 +62,19 @@ def require_content(path: Path | str) -> None:
         raise DataError(f"{path} is empty; there is nothing to read.")
 
 
+def require_file(path: Path | str) -> None:
+    """Refuse a folder where a file is read, and a file of nothing but blanks.
+
+    Raises
+    ------
+    DataError
+        As `require_content`, or if the path is a folder.
+    """
+    if Path(path).is_dir():
+        raise DataError(f"{path} is a folder; give a file.")
+    require_content(path)
+
+
 def _is_blank(path: Path) -> bool:
     if not path.stat().st_size:
         return True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from linmap.data import require_content
+from linmap.data import require_file
 from linmap.errors import DataError
 
 
@@ -34,7 +34,7 @@ def read_npz(
         If the file is missing, empty or no archive, lacks one of `names`, or holds Python objects or values that are
         not finite numbers.
     """
-    require_content(path)
+    require_file(path)
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -63,7 +63,7 @@ def open_rows(path: Path | str) -> np.ndarray:
     DataError
         If the file is missing, empty, no `.npy` file, or holds something other than one matrix of numbers.
     """
-    require_content(path)
+    require_file(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

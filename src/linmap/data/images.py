@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from linmap.data import find, require_content
+from linmap.data import find, require_file
 from linmap.errors import DataError
 
 EMBEDDED_IMAGES = ("chelsea", "coffee", "camera")
@@ -53,7 +53,7 @@ def read_grey(path: Path | str) -> Shaped[np.ndarray, "height width"]:
 @contextmanager
 def opened(path: Path | str) -> Iterator[Image.Image]:
     """An image file for reading, with what goes wrong there as a `DataError` that names it."""
-    require_content(path)
+    require_file(path)
     try:
         with Image.open(path) as image:
             yield image

@@ -15,7 +15,8 @@ What a system does differently, its module says:
   artifact ("apply"; None where only the flags are asked for);
 - an `apply` that answers standard input as it comes (`--data -`): `STANDARD_INPUT = True`;
 - `--resume` is not honoured in both `fit` and `compare`: where it is, `RESUMES = ("fit",)`;
-- flags that have other names than the arguments that its library's messages name: `FLAG_OF = {"argument": "flag"}`.
+- flags that have other names than the arguments that its library's messages name: `FLAG_OF = {"argument": "flag"}`;
+- flags mean something to one verb alone: `ONLY_FOR = {"fit": ("name",)}`, a class variable of its `Settings`.
 
 Modules import their system lazily enough that `linmap --help` needs none of them.
 """

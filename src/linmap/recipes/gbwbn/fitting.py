@@ -38,7 +38,7 @@ class Settings:
     theta: float = 0.5
     """Power of the deformation of the metric."""
     learn_metric: bool = True
-    """Whether the metric matrix M is trained."""
+    """Train the metric matrix M."""
     mean_iter: int = 1
     """Steps towards the Frechet mean of a batch."""
     front: Front | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from linmap.data.timeseries import NanPolicy
 from linmap.sequence.olinear import OLinearForecaster
@@ -49,6 +49,8 @@ class Reading:
 class Settings(Reading):
     """Flags of `linmap fit olinear`; the defaults are the paper's for ETTh1."""
 
+    ONLY_FOR: ClassVar = {"fit": ("validation", "calibration")}
+
     dataset: Dataset = "etth1"
     """Embedded data that stands in for --data: etth1 (hourly, 7 series) or ili (weekly, 7 series)."""
     horizon: int = 96
@@ -82,9 +84,9 @@ class Settings(Reading):
     batch_size: int = 32
     """Windows of one step."""
     validation: float = 0.2
-    """`fit`: share of the last rows that is held out to stop the training."""
+    """Share of the last rows that is held out to stop the training."""
     calibration: float = 0.0
-    """`fit`: share of the last rows, behind those, that is held out for the intervals of `apply --level`."""
+    """Share of the last rows, behind those, that is held out for the intervals of `apply --level`."""
     interval_scale: ScoreScale = "window"
     """Intervals widen with the deviation of the window (window), or do not (constant)."""
     nan_policy: NanPolicy | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from linmap.recipes.language.flags import flag, listed
 from linmap.training import TrainingConfig
@@ -12,6 +12,11 @@ from linmap.training import TrainingConfig
 @dataclass(frozen=True)
 class SegmentationSettings:
     """Flags of `linmap fit salt` for a folder of images and masks, and of `linmap compare salt`."""
+
+    ONLY_FOR: ClassVar = {
+        "fit": ("train_norms", "adapter_lr"),
+        "compare": ("images", "seeds", "rates", "lora_rank"),
+    }
 
     label: int | None = None
     """Value of the masks that is to be found; needed where they hold several. The embedded ultrasound: 1 nerves,
@@ -27,7 +32,7 @@ class SegmentationSettings:
     regularization: float = 0.0
     """Weight of the penalty on changes of the singular values and on the update."""
     train_norms: bool = True
-    """`fit`: train scale and shift of the normalisation layers too."""
+    """Train scale and shift of the normalisation layers too."""
     epochs: int = 40
     """Passes over the images."""
     batch_size: int = 4
@@ -35,7 +40,7 @@ class SegmentationSettings:
     lr: float = 3e-3
     """Learning rate of the decoder, before it falls linearly."""
     adapter_lr: float = 3e-3
-    """`fit`: learning rate of the adapters."""
+    """Learning rate of the adapters."""
     weight_decay: float = 1e-2
     """Of AdamW."""
     augment: bool = True
@@ -44,13 +49,13 @@ class SegmentationSettings:
     """`fit`: share of the images on which the best epoch is chosen. `compare`: share of all training images, from the
     last, on which the learning rates are."""
     images: tuple[int, ...] = (20, 60, 120)
-    """`compare`: numbers of training images."""
+    """Numbers of training images."""
     seeds: int = 3
-    """`compare`: seeds of every method."""
+    """Seeds of every method."""
     rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-    """`compare`: learning rates that every method chooses from."""
+    """Learning rates that every method chooses from."""
     lora_rank: int = 2
-    """`compare`: rank of LoRA; SALT takes the largest rank with no more parameters."""
+    """Rank of LoRA; SALT takes the largest rank with no more parameters."""
 
     def __post_init__(self) -> None:
         if self.size < 32 or self.size % 32:
