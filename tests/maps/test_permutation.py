@@ -41,6 +41,11 @@ def test_what_is_no_permutation_is_refused(order):
         Permutation(3, order)
 
 
+def test_an_order_is_taken_on_the_meta_device_too():
+    with torch.device("meta"):
+        assert Permutation(3, [2, 0, 1])(torch.empty(5, 3)).shape == (5, 3)
+
+
 def test_from_matrix_needs_a_square():
     with pytest.raises(ValueError, match="must be square"):
         Permutation.from_matrix(torch.ones(2, 3))

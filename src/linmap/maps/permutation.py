@@ -54,7 +54,7 @@ class Permutation(LinearMap):
         super().__init__(n, n, batch_shape=batch_shape, dtype=dtype, device=device)
         if order is None:
             order = torch.rand(*batch_shape, n, generator=generator, device=device).argsort(-1)
-        elif not torch.equal(order.sort(-1).values, torch.arange(n, device=order.device).expand(*batch_shape, n)):
+        elif order.shape[-1] != n or not (order.is_meta or _is_permutation(order)):
             raise ValueError(f"Permutation: order must hold each of 0..{n - 1} once, got {order.tolist()!s:.100}.")
         self.register_buffer("order", order)
 
@@ -87,3 +87,7 @@ class Permutation(LinearMap):
         scores = M.real.double().cpu().reshape(-1, n, n).numpy()
         orders = [torch.from_numpy(linear_sum_assignment(score, maximize=True)[1]) for score in scores]
         return cls(n, torch.stack(orders).reshape(M.shape[:-1]), dtype=M.dtype, device=M.device)
+
+
+def _is_permutation(order: Int[Tensor, "*batch n"]) -> bool:
+    return torch.equal(order.sort(-1).values, torch.arange(order.shape[-1], device=order.device).expand(order.shape))
