@@ -39,6 +39,13 @@ def test_channels_are_found_by_name_in_any_order_and_among_others(order: list[in
     assert np.array_equal(layout.matched(Epochs(wide[:, order], None, 100.0, written)), X)
 
 
+def test_names_that_do_not_tell_channels_apart_are_not_looked_for() -> None:
+    twice = replace(KNOWN, ch_names=("Cz", "Cz", "O2"))
+    assert np.array_equal(Layout.of(twice).matched(twice), X)
+    with pytest.raises(ValueError, match="two channels called Cz"):
+        Layout.of(KNOWN).matched(twice)
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=["svm", "mdm", "network"])
 def test_answers_do_not_depend_on_the_order_or_the_unit_of_the_channels(estimator) -> None:
     fitted = estimator.fit(KNOWN, Y)

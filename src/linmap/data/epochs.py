@@ -165,6 +165,8 @@ def _read_archive(path: Path) -> Epochs:
     per_epoch = {name: _per_epoch(arrays[name], len(X), name, path) for name in ("y", "session", "group")
                  if name in arrays}  # fmt: skip
     sfreq = float(arrays["sfreq"].item()) if "sfreq" in arrays else None
+    if sfreq is not None and sfreq <= 0:
+        raise DataError(f"{path}: sfreq must be more than 0 Hz, got {sfreq:g}; leave it out where it is not known.")
     return _checked(Epochs(
         X, per_epoch.get("y"), sfreq, _named(X.shape[1]) if names is None else tuple(map(str, names)),
         per_epoch.get("session"), per_epoch.get("group"), path.stem,

@@ -155,6 +155,9 @@ class Layout:
     def ordered(self, epochs: Epochs) -> Array:
         """The channels of the fit, in its order; by their place where either side has no names."""
         names = channel_names(epochs.ch_names)
+        twice = repeated(epochs.ch_names)
+        if twice is not None and self.ch_names is not None:
+            raise ValueError(f"X has two channels called {twice}; give every channel a name of its own.")
         if names is not None and self.ch_names is not None:
             rows = _places(self.ch_names, names)
             return epochs.X if rows == list(range(epochs.X.shape[1])) else epochs.X[:, rows]
@@ -182,8 +185,15 @@ class Layout:
 
 
 def channel_names(names: Sequence[str]) -> tuple[str, ...] | None:
-    """None where the file had none, so that they are only counted."""
-    return None if not names or any(re.fullmatch(r"channel \d+", name) for name in names) else tuple(names)
+    """None where the file had none, or they do not tell channels apart, so that these are only counted."""
+    if not names or repeated(names) is not None or any(re.fullmatch(r"channel \d+", name) for name in names):
+        return None
+    return tuple(names)
+
+
+def repeated(names: Sequence[str]) -> str | None:
+    """A name that comes twice."""
+    return next((name for place, name in enumerate(names) if name in names[:place]), None)
 
 
 def _places(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
