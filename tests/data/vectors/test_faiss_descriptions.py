@@ -57,6 +57,20 @@ def test_replaced_vectors_go_through_the_transforms_too(description: str, tmp_pa
     np.testing.assert_allclose([[hit.score for hit in line] for line in hits], scores, rtol=2e-3, atol=1e-3)
 
 
+@pytest.mark.slow
+def test_fast_codes_in_a_file_are_not_asked_for_their_vectors(tmp_path: Path) -> None:
+    with open_store(f"faiss:{tmp_path / 's'}", DIM, index="IVF4,PQ4x4fs") as store:
+        store.upsert(IDS, VECTORS)
+        store.upsert(IDS[:7], VECTORS[7:14])
+    with open_store(str(tmp_path / "s")) as store:
+        assert len(store.search(VECTORS[:2], 3)[0]) == 3
+        with pytest.raises(DataError, match=r"does not give the vectors .* back"):
+            store.upsert(IDS[:7], VECTORS[:7])
+        store.upsert(["new"], VECTORS[:1])
+    with open_store(str(tmp_path / "s")) as store:
+        assert store.count() == N + 1
+
+
 def test_vectors_come_back_through_the_transforms(tmp_path: Path) -> None:
     for description, wanted in (
         ("RR16,Flat", VECTORS),

@@ -292,6 +292,36 @@ def test_what_a_killed_flush_left_is_swept(tmp_path: Path) -> None:
     assert found == {"store.json", "vector-000002.npy", "vector-000002.json", "others.txt"}
 
 
+def test_complex_vectors_are_refused(tmp_path: Path) -> None:
+    with open_store(f"array:{tmp_path / 's'}", 6) as store:
+        with pytest.raises(ValueError, match="must be real numbers, got complex64"):
+            store.upsert(IDS[:2], OLD[:2] * 1j)
+        store.upsert(IDS, OLD)
+        with pytest.raises(ValueError, match="must be real numbers, got complex64"):
+            store.search(OLD[:2] * 1j, 1)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "i8"])
+def test_scores_of_usearch_are_inner_products_in_every_type(dtype: str, tmp_path: Path) -> None:
+    vectors = RNG.standard_normal((200, 64)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    names = [str(i) for i in range(200)]
+    with open_store(f"usearch:{tmp_path / 's'}", 64, dtype=dtype) as store:
+        store.upsert(names, vectors)
+    with open_store(str(tmp_path / "s")) as store:
+        for length in (1, 5):
+            for query, hits in zip(vectors[:9], store.search(length * vectors[:9], 20), strict=True):
+                exact = [float(length * query @ vectors[int(hit.id)]) for hit in hits]
+                np.testing.assert_allclose([hit.score for hit in hits], exact, atol=0.08 * length)
+
+
+def test_vectors_of_which_8_bits_keep_the_direction_alone_are_refused(tmp_path: Path) -> None:
+    with open_store(f"usearch:{tmp_path / 's'}", 6, dtype="i8") as store:
+        with pytest.raises(ValueError, match="must have the length 1, but that of row 0 is"):
+            store.upsert(IDS, OLD)
+        store.upsert(["nothing"], np.zeros((1, 6)))
+
+
 def test_files_fill_stores(tmp_path: Path) -> None:
     np.save(tmp_path / "plain.npy", OLD)
     with VectorFileWriter(tmp_path / "named.parquet", 6, {"fingerprint": "f00"}) as file:

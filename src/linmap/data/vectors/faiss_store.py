@@ -43,12 +43,15 @@ class FaissIndex(FieldIndex):
         self._transforms = transforms_of(own)
         self._core = core_of(own)
         self._row = np.arange(self._core.ntotal)  # of each place in the index; -1: replaced
+        # FAISS crashes where it is asked for a vector of such an index that comes from a file
+        self._mute = self._core.ntotal > 0 and isinstance(self._core, faiss.IndexIVFFastScan)
         _set_breadth(own)
 
     def add(self, vectors: np.ndarray) -> None:
         self._append(np.arange(len(vectors)) + self._rows, vectors)
 
     def replace(self, rows: np.ndarray, vectors: np.ndarray) -> None:
+        self._require_voice()
         before = self._row.copy()
         self._row[np.isin(self._row, rows)] = -1
         try:
@@ -117,6 +120,7 @@ class FaissIndex(FieldIndex):
 
     def _kept(self, first: int, last: int) -> np.ndarray:
         """Rows as the core keeps them."""
+        self._require_voice()
         places = np.flatnonzero((self._row >= first) & (self._row < last))
         found = np.empty((last - first, self._core.d), np.float32)
         try:
@@ -125,6 +129,13 @@ class FaissIndex(FieldIndex):
         except RuntimeError as error:
             raise DataError(f"this kind of index does not give its vectors back ({_reason(error)}).") from None
         return found
+
+    def _require_voice(self) -> None:
+        if self._mute:
+            raise DataError(
+                "FAISS does not give the vectors of an inverted file with fast codes ('IVF..,PQ..fs') back once it is "
+                "in a file, so none can be replaced; fill a new store, or take 'IVF..,PQ..fs,RFlat'."
+            )
 
     def _rewrite(self) -> None:
         """Row i at place i again."""

@@ -93,7 +93,7 @@ class LanceStore(DatabaseStore):
 
     def _search(self, queries: np.ndarray, k: int, field: str) -> list[list[Hit]]:
         table: Any = self._tables[field]
-        found = (table.search(query).distance_type("dot").select(["id"]).limit(k) for query in queries)
+        found = (table.search(query).distance_type("dot").select(["id", "_distance"]).limit(k) for query in queries)
         return [self._hits(self._whole(query, field)) for query in found]
 
     def _whole(self, query: Any, field: str) -> Any:

@@ -185,6 +185,10 @@ def agreed_fields(found: Mapping[str, int] | None, asked: Mapping[str, int] | in
 
 
 def _finite(vectors: np.ndarray, name: str) -> np.ndarray:
+    if np.iscomplexobj(vectors):
+        raise ValueError(
+            f"{name} must be real numbers, got {vectors.dtype}; put real and imaginary parts side by side."
+        )
     vectors = np.ascontiguousarray(vectors, np.float32)
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(1))[0])

@@ -13,19 +13,23 @@ from linmap.errors import DataError
 
 DTYPES = ("f32", "f16", "bf16", "i8")
 BREADTH = 128  # candidates that a search looks at
+STEPS = 127  # of a number in 8 bits
+LENGTHS = 0.01  # by which the length of a vector in 8 bits may differ from 1
 
 
 class UsearchIndex(FieldIndex):
     suffix = ".usearch"
 
-    def __init__(self, index: Any) -> None:
-        self._index, self.query_dim = index, index.ndim
+    def __init__(self, index: Any, dtype: str = "f32") -> None:
+        self._index, self.query_dim, self._directions = index, index.ndim, dtype == "i8"
 
     def add(self, vectors: np.ndarray) -> None:
+        self._check(vectors)
         n = len(self._index)
         self._index.add(np.arange(n, n + len(vectors), dtype=np.uint64), vectors)
 
     def replace(self, rows: np.ndarray, vectors: np.ndarray) -> None:
+        self._check(vectors)
         self._index.remove(rows.astype(np.uint64))
         self._index.add(rows.astype(np.uint64), vectors)
 
@@ -36,7 +40,19 @@ class UsearchIndex(FieldIndex):
             found = self._index.search(query, k)
             rows[i, : len(found)] = found.keys.astype(np.int64)
             scores[i, : len(found)] = 1 - found.distances
+        if self._directions:  # the products are those of whole numbers, of the query's direction too
+            scores *= np.linalg.norm(queries, axis=1, keepdims=True) / STEPS**2
         return rows, scores
+
+    def _check(self, vectors: np.ndarray) -> None:
+        """USearch keeps of vectors in 8 bits their direction alone."""
+        lengths = np.linalg.norm(vectors, axis=1)
+        other = np.flatnonzero((np.abs(lengths - 1) > LENGTHS) & (lengths > 0))
+        if self._directions and len(other):
+            raise ValueError(
+                f"dtype='i8' keeps directions alone, so vectors must have the length 1, but that of row {other[0]} is "
+                f"{lengths[other[0]]:.4g}; divide each by its length, or take dtype='f16'."
+            )
 
     def get(self, first: int, last: int) -> np.ndarray:
         return np.asarray(self._index.get(np.arange(first, last, dtype=np.uint64), dtype="f32"))
@@ -53,7 +69,7 @@ class UsearchStore(FolderStore):
     folder, fields
         As in `open_store`.
     dtype
-        "f32", "f16", "bf16", or "i8" for vectors of numbers between -1 and 1.
+        "f32", "f16", "bf16", or "i8" for vectors of the length 1.
     """
 
     def __init__(self, folder: Path | str, fields: Mapping[str, int] | int | None = None, dtype: str = "f32") -> None:
@@ -64,6 +80,7 @@ class UsearchStore(FolderStore):
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
         super().__init__(
-            folder, "usearch", fields, new=lambda dim: UsearchIndex(Index(ndim=dim, metric="ip", dtype=dtype)),
-            load=lambda path, dim: UsearchIndex(Index.restore(str(path))), options={"dtype": dtype},
+            folder, "usearch", fields, new=lambda dim: UsearchIndex(Index(ndim=dim, metric="ip", dtype=dtype), dtype),
+            load=lambda path, dim: UsearchIndex(Index.restore(str(path)), self.options["dtype"]),
+            options={"dtype": dtype},
         )  # fmt: skip
