@@ -15,7 +15,7 @@ from torch import Tensor
 from linmap.compress.flatquant.factors import haar_orthogonal
 from linmap.compress.flatquant.kernels import integer_linear, products
 from linmap.compress.flatquant.linear import LinearBits
-from linmap.compress.flatquant.quantized_linear import QuantizedLinear
+from linmap.compress.flatquant.quantized_linear import QuantizedLinear, fingerprint
 from linmap.compress.flatquant.quantizer import quantize, unpack_int4
 from linmap.compress.flatquant.transforms import OnlineTransform
 
@@ -185,6 +185,7 @@ CHANGES: dict[str, Any] = {
     "loaded": lambda new, other: new.load_state_dict(other.state_dict()),
     "assigned": lambda new, other: new.load_state_dict(other.state_dict(), assign=True),
     "the data": lambda new, other: [setattr(t, "data", other.state_dict()[k].data) for k, t in new.named_buffers()],
+    "through the data": lambda new, other: [t.data.copy_(other.state_dict()[k]) for k, t in new.named_buffers()],
     "the buffer": lambda new, other: [setattr(new, name, t) for name, t in other.named_buffers()],
 }
 
@@ -197,6 +198,31 @@ def test_a_changed_weight_is_unpacked_anew(change):
     CHANGES[change](new, other)
     assert not torch.allclose(new(x), before, atol=0.1)
     torch.testing.assert_close(new(x), other(x))
+
+
+@given(st.integers(1, 9), st.integers(1, 40), st.integers(0, 2**31), st.booleans())
+def test_a_change_of_one_byte_or_of_places_is_another_fingerprint(m, n, seed, places):
+    generator = torch.Generator().manual_seed(seed)
+    packed = torch.randint(256, (m, n), generator=generator, dtype=torch.uint8)
+    other = packed.clone()
+    if places:
+        order = torch.randperm(m * n, generator=generator)
+        other = packed.flatten()[order].reshape(m, n)
+    else:
+        i, j = (int(torch.randint(size, (), generator=generator)) for size in (m, n))
+        other[i, j] ^= 1 + int(torch.randint(255, (), generator=generator))
+    assert (fingerprint(other) == fingerprint(packed)) == torch.equal(other, packed)
+
+
+def test_a_weight_of_inference_mode_is_kept_and_compared_too():
+    x = inputs(3, 12)
+    with torch.inference_mode():
+        new, other = layer(bias=False), layer(bias=False, seed=1)
+        new(x)
+        new.weight.copy_(other.weight)
+        new.weight_scale.copy_(other.weight_scale)
+        assert torch.equal(new(x), other(x))
+    assert torch.equal(new(x), other(x))
 
 
 def test_copies_unpack_their_own():
