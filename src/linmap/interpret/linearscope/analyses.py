@@ -181,7 +181,7 @@ def bias_split(interp: AffineInterpreter, output: int | tuple[int, ...]) -> list
     offsets = {step.output: step.offset for step in tape.steps if step.offset is not None}
     places = {step.output: step.place for step in tape.steps}
     kept: dict[int, list[Tensor]] = {number: [] for number in offsets}
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         start = torch.zeros_like(interp.input).requires_grad_()
         y = tape.replay(start, affine=False, keep=kept).reshape(-1)[i]
         points = [values[0] for values in kept.values()]

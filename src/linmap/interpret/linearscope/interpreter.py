@@ -66,7 +66,7 @@ class Recorded(Engine):
 
     def adjoint(self, cotangents: Tensor) -> Tensor:
         if self._graph is None:
-            with torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad():
                 v = torch.zeros_like(self._x).requires_grad_()
                 self._graph = v, self._tape.replay(v, affine=False)
         v, y = self._graph

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +89,8 @@ class Trace(Watch):
         kwargs = kwargs or {}
         self.notice(func, args, kwargs)
         written = _written(func, args, kwargs)
+        if isinstance(written, list | tuple):
+            return self._write_many(func, written, args, kwargs)
         overwritten = None if torch.Tag.inplace_view in func.tags else written  # or only looked at in another shape
         before = args
         if written is not None:
@@ -115,6 +117,16 @@ class Trace(Watch):
             self._update_aliases(overwritten, self._place(func))
         return output
 
+    def _write_many(self, func: Any, written: Sequence[Tensor], args: Any, kwargs: dict[str, Any]) -> Any:
+        """An operation that writes to several tensors at once, which networks do not use but optimisers."""
+        if any(map(self.is_known, pytree.tree_leaves((args, kwargs)))):
+            reason = f"{self._place(func)} writes to several tensors at once; write to one after the other"
+            self._refuse(None, reason, None)
+            for tensor in written:
+                for other in self.aliases.of(tensor):
+                    self.values.pop(other, None)
+        return func(*args, **kwargs)
+
     def _mark(self, output: Tensor, source: Tensor) -> None:
         marking, self._marking = self._marking, None
         if marking == "input":
@@ -138,6 +150,8 @@ class Trace(Watch):
             self._refuse(None, f"{place} reads the bits of numbers, which hides what depends on the input", None)
             return
         if not any(isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) for leaf in outputs):
+            if torch.Tag.nondeterministic_seeded in func.tags:
+                self._refuse(output, f"{place} draws random numbers; make the model deterministic", None)
             return  # a comparison, an index: a decision
         answers = self._answer(call)
         refused = (self.values[z].refusal for z in pytree.tree_leaves((args, kwargs)) if self.is_known(z))
@@ -303,8 +317,8 @@ def _outputs(func: Any) -> set[str]:
     return {argument.name for argument in func._schema.arguments if argument.is_out}
 
 
-def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The tensor that an operation writes to, if it writes to one."""
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | Sequence[Tensor] | None:
+    """The tensor (or tensors) that an operation writes to, if it writes to one."""
     if not func._schema.is_mutable:
         return None
     for position, argument in enumerate(func._schema.arguments):

@@ -74,5 +74,7 @@ Rule = Callable[[Call], Answer]
 
 
 def constant(tensor: Any) -> Any:
-    """A tensor as the tape keeps it: outside autograd."""
-    return tensor.detach() if isinstance(tensor, Tensor) else tensor
+    """A tensor as the tape keeps it: outside autograd, and not of inference mode, which no adjoint could be read of."""
+    if not isinstance(tensor, Tensor):
+        return tensor
+    return tensor.clone() if tensor.is_inference() else tensor.detach()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,11 +25,19 @@ def piece(z: Tensor, slope: Tensor, offset: Tensor | None = None, mark: str | No
     """slope * p + offset, elementwise; a slope that is a mask is kept in one byte an element."""
     if offset is not None and not bool(offset.any()):
         offset = None
+    if not bool(z.isfinite().all()):
+        return Frozen((z,), held(slope), offset, mark, unit=True)
     if slope.dtype == torch.bool:
         mask = slope.to(torch.uint8)
         return Frozen((z,), lambda p: p * mask.to(p.dtype), offset, mark, unit=True)
     slope = slope.to(z.dtype)
     return Frozen((z,), lambda p: p * slope, offset, mark, unit=True)
+
+
+def held(slope: Tensor) -> Callable[[Tensor], Tensor]:
+    """slope * p where p may be infinite: 0 where the slope is 0, as a ReLU of minus infinity is."""
+    flat = slope == 0
+    return lambda p: (p * slope.to(p.dtype)).masked_fill(flat, 0)
 
 
 def either(mask: Tensor, yes: Any, no: Any, z: Tensor) -> Tensor:
@@ -120,13 +129,14 @@ def larger_of_two(sign: int) -> Rule:
 
     def rule(call: Call) -> Answer:
         a, b = call.args[:2]
-        first = ((sign * (a - b)).sign() + 1) / 2
-        second = 1 - first
+        first = torch.where(a == b, 0.5, ((a > b) if sign > 0 else (a < b)).to(call.output.dtype))
+        finite = bool((a * 0 == 0).all() and (b * 0 == 0).all())
+        of_a, of_b = (partial(torch.mul, factor) if finite else held(factor) for factor in (first, 1 - first))
         if call.is_tracked(a) and call.is_tracked(b):
-            return Frozen((a, b), lambda p, q: p * first + q * second, unit=True)
+            return Frozen((a, b), lambda p, q: of_a(p) + of_b(q), unit=True)
         if call.is_tracked(a):
-            return Frozen((a,), lambda p: p * first, second * constant(b), call.mark(a), unit=True)
-        return Frozen((b,), lambda q: q * second, first * constant(a), call.mark(b), unit=True)
+            return Frozen((a,), of_a, of_b(constant(b)), call.mark(a), unit=True)
+        return Frozen((b,), of_b, of_a(constant(a)), call.mark(b), unit=True)
 
     return rule
 
