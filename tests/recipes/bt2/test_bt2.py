@@ -62,6 +62,16 @@ def test_wrong_files_are_named(files: tuple[Path, Path], tmp_path: Path) -> None
         apply(ApplySettings(), ApplyJob(tmp_path / "run", None, tmp_path / "out.csv"))
 
 
+def test_pairs_that_do_not_fit_are_spoken_of_as_files(files: tuple[Path, Path], tmp_path: Path) -> None:
+    new, _ = files
+    np.save(tmp_path / "fewer.npy", np.load(new)[:-1])
+    with pytest.raises(DataError, match=r"^--new has .* and --old .* bring both files into one order"):
+        fit(Settings(tmp_path / "fewer.npy", new), FitJob(out=tmp_path / "run"))
+    np.save(tmp_path / "longer.npy", 2 * np.load(new))
+    with pytest.warns(UserWarning, match="^--old: the vectors have lengths"):
+        fit(Settings(new, tmp_path / "longer.npy"), FitJob(out=tmp_path / "run"))
+
+
 def test_compare_measures_every_way_on_the_same_queries(tmp_path: Path) -> None:
     settings = replace(PRESETS["quick"], draws=2, image_seeds=1, image_epochs=1)
     result = compare(settings, CompareJob(out=tmp_path))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +27,7 @@ from linmap.retrieve.bt2 import EmbeddingUpgrade, Method
 BANKING = EMBEDDED / "banking77_embeddings.npz"
 CALIBRATION = 700  # first rows of the embedded data, which no comparison searches
 ROWS = 65_536
+BY_IDS = "ids=(ids_new, ids_old) pairs them by id."
 ROW = re.compile(r"^X: row \d+ is ")
 
 
@@ -66,7 +70,8 @@ def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
     X, Y = _pairs(settings, job.data)
     names = ("n_extra", "method", "C", "new_model", "old_model")
     options = {name: getattr(settings, name) for name in names}
-    upgrade = EmbeddingUpgrade(**options, random_state=job.seed).fit(X, Y)
+    with _words_of_files():
+        upgrade = EmbeddingUpgrade(**options, random_state=job.seed).fit(X, Y)
     upgrade.save(job.out)
     report = upgrade.report_
     candidates = {name: figures["mrr"] for name, figures in report["candidates"].items()}
@@ -75,6 +80,24 @@ def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
         "width": report["width"], "held_out_mrr": candidates, "chosen": report["chosen"],
         "verdict": report["verdict"],
     }  # fmt: skip
+
+
+@contextmanager
+def _words_of_files() -> Iterator[None]:
+    """Errors and warnings about arrays and their ids as such about files, which are paired by rows alone."""
+
+    def told(message: object) -> str:
+        text = str(message).replace("X_new", "--new").replace("Y_old", "--old")
+        return text.replace(BY_IDS, "bring both files into one order.")
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        except ValueError as error:
+            raise DataError(told(error)) from None
+    for warning in caught:
+        warnings.warn(told(warning.message), warning.category, stacklevel=2)
 
 
 def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
