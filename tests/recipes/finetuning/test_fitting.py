@@ -405,6 +405,9 @@ def test_a_target_that_fits_no_layer_is_named(
     assert [record.getMessage() for record in caplog.records if "target-modules" in record.getMessage()] == [
         "--target-modules k_prj fits no layer of the model."
     ]
+    none = settings_of("bone", models["language"], max_steps=1, target_modules=("k_prj",))
+    with pytest.raises(UsageError, match=r"^--target-modules k_prj fits no layer of the model; .* called .*k_proj"):
+        fit("bone", none, data=data["language"], out=tmp_path)
 
 
 def test_fields_that_no_utf8_has_come_back_as_they_were(adapter: Path, tmp_path: Path) -> None:

@@ -156,10 +156,19 @@ def adapted_model(folder: Path, task: Task, config: PeftConfig, settings: FineTu
             if settings.gradient_checkpointing:
                 base.gradient_checkpointing_enable({"use_reentrant": False})
             adapted = get_peft_model(base, config)
-    except ValueError as error:  # PEFT's own, such as target_modules that fit nothing, and those of the method
+    except ValueError as error:  # PEFT's own, and those of the method
+        if "not found in the base model" in str(error):
+            raise UsageError(no_such_layers(base, settings.target_modules)) from error
         raise UsageError(in_flags(str(error), settings)) from error
     warn_of_unmatched(adapted, config.target_modules)  # pyright: ignore[reportAttributeAccessIssue]
     return adapted
+
+
+def no_such_layers(base: nn.Module, targets: Collection[str]) -> str:
+    """That --target-modules fits nothing, and what would."""
+    names = {path.rpartition(".")[2] for path, layer in base.named_modules() if isinstance(layer, nn.Linear)}
+    there = f"its linear layers are called {', '.join(sorted(names))}" if names else "it has no linear layers"
+    return f"--target-modules {' '.join(targets)} fits no layer of the model; {there}."
 
 
 def warn_of_unmatched(adapted: nn.Module, targets: Collection[str] | str) -> None:
