@@ -326,11 +326,12 @@ class _Run:
 
     def _backward(self, part: Tensor, weight: float) -> Tensor:
         """Add the gradient of a part of the batch; its weighted loss."""
-        value = _scalar(self.loss(self.prepared, self.read_batch(part)))
-        if weight != 1:
-            value = value * weight
-        scaler = self.accelerator.scaler
-        (value if scaler is None else scaler.scale(value)).backward()  # pyright: ignore[reportAttributeAccessIssue]
+        with torch.enable_grad():  # whatever the program around is in
+            value = _scalar(self.loss(self.prepared, self.read_batch(part)))
+            if weight != 1:
+                value = value * weight
+            scaler = self.accelerator.scaler
+            (value if scaler is None else scaler.scale(value)).backward()  # pyright: ignore[reportAttributeAccessIssue]
         return value.detach()
 
     def _read_losses(self) -> None:

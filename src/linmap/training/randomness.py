@@ -1,9 +1,9 @@
 """Networks that draw from a generator of their own, and leave PyTorch's global one to the program around them.
 
 Inside `private(seed)` every random operation of PyTorch draws from one private generator, whatever code asks for it, so
-that a network is initialised as after `torch.manual_seed(seed)`, in every bit, without the global generator being read
-or set. It acts on the thread that opens it alone. `Dropout` draws from the generator that `train` lends it when it is
-called with `seed_globally=False`; checkpoints hold its state.
+that a network is initialised in float32 as after `torch.manual_seed(seed)`, in every bit, without the global generator
+being read or set, and whatever the default type is. It acts on the thread that opens it alone. `Dropout` draws from the
+generator that `train` lends it when it is called with `seed_globally=False`; checkpoints hold its state.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
+
+FACTORIES = {f"aten::{name}" for name in ("empty", "zeros", "ones", "eye", "rand", "randn", "linspace")}
+"""Of floating tensors; their type is not the program's default either."""
 
 
 class Source:
@@ -94,6 +97,8 @@ class _DrawnFrom(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
         kwargs = dict(kwargs or {})
         named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+        if func.overloadpacket._qualified_op_name in FACTORIES and named.get("dtype") is None:
+            kwargs["dtype"] = torch.float32
         given = isinstance(named.get("generator"), torch.Generator)
         if torch.Tag.nondeterministic_seeded not in func.tags or given or _draws_nothing(named):
             return func(*args, **kwargs)

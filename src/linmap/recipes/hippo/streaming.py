@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,6 +22,7 @@ from linmap.sequence.s4 import S4Classifier, load_estimator
 from linmap.sequence.s4.stream import Stream
 
 BYTE_ORDER_MARKS = ("\ufeff", "ï»¿")
+EMPTY_CELL = re.compile(r"^\s*,|,\s*,")
 MISSING = {"", "-", "?", "na", "n/a", "#n/a", "nan", "nil", "none", "null"}
 
 
@@ -104,7 +106,7 @@ def _samples(lines: Iterable[str], channels: int) -> Iterator[np.ndarray]:
             hint = " (part the numbers of a sample by commas, with points in them)" if ";" in line else ""
             raise DataError(f"standard input, line {number}: {line.strip()!r} is no list of numbers{hint}.") from None
         began = True
-        if len(values) != channels or not np.isfinite(values).all():
+        if len(values) != channels or not np.isfinite(values).all() or EMPTY_CELL.search(line):
             raise DataError(
                 f"standard input, line {number}: a sample has {channels} finite numbers, got {line.strip()!r}; correct "
                 "it and go on from there."

@@ -421,9 +421,9 @@ class OLinearForecaster(BaseEstimator):
         if self.mixing not in get_args(Mixing):
             raise ValueError(f"mixing must be 'normlin', 'correlation' or 'prior', got {self.mixing!r}.")
         if self.mixing == "correlation":
-            return OLinear_C(*sizes, C, Q_in=Q_in, Q_out=Q_out, **options)
+            return OLinear_C(*sizes, C, Q_in=Q_in, Q_out=Q_out, **options).float()
         prior = torch.from_numpy(C).softmax(-1) if self.mixing == "prior" else None
-        return OLinear(*sizes, Q_in=Q_in, Q_out=Q_out, prior=prior, **options)
+        return OLinear(*sizes, Q_in=Q_in, Q_out=Q_out, prior=prior, **options).float()
 
     def _calibrate(self, series: TimeSeries, values: Float32[Tensor, "rows variates"], rows: int) -> Self:
         self.scores_ = calibration_scores(self.model_, Windows(values, self.lookback, self.h), self.interval_scale)

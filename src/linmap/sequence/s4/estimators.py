@@ -186,7 +186,7 @@ class _StateSpaceEstimator(BaseEstimator):
         if series[0].shape[1] != self.n_features_in_:
             raise ValueError(f"X has {series[0].shape[1]} channels, and the model was fitted to {self.n_features_in_}.")
         order = np.argsort([len(s) for s in series], kind="stable")
-        outputs = torch.empty(len(series), self._outputs)
+        outputs = torch.empty(len(series), self._outputs, dtype=torch.float32)
         while len(order):
             count = max(1, PREDICTION_SAMPLES // len(series[order[min(len(order), 256) - 1]]))
             rows, order = order[: min(count, 256)], order[min(count, 256) :]

@@ -191,5 +191,7 @@ def _svm_scores(
         kernels = {kernel: (gram(known, known, kernel, gamma), gram(new, known, kernel, gamma)) for _, kernel in grid}
         for i, (C, kernel) in enumerate(grid):
             among, across = kernels[kernel]
-            scores[i, fold] = scorer(SVC(C=C, kernel="precomputed").fit(among, y[train]), across, y[test])
+            scores[i, fold] = scorer(
+                SVC(C=C, kernel="precomputed", random_state=0).fit(among, y[train]), across, y[test]
+            )
     return scores

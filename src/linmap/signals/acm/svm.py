@@ -59,7 +59,7 @@ class Machine:
         """Train on vectors and their classes."""
         gamma = scale_gamma(V)
         K = gram(V, V, kernel, gamma)
-        svc = SVC(C=C, kernel="precomputed").fit(K, y)
+        svc = SVC(C=C, kernel="precomputed", random_state=0).fit(K, y)
         return cls(V[svc.support_], np.array(svc.dual_coef_), np.array(svc.intercept_), svc.n_support_.astype(np.int64),
                    _sigmoids(K, y, C), kernel, gamma)  # fmt: skip
 
@@ -116,7 +116,7 @@ def _sigmoids(K: Float64[np.ndarray, "n n"], y: np.ndarray, C: float) -> Float64
     if folds < 2:
         return np.zeros((0, 2))
     splits = StratifiedKFold(folds, shuffle=True, random_state=0)
-    svc: Any = SVC(C=C, kernel="precomputed")
+    svc: Any = SVC(C=C, kernel="precomputed", random_state=0)
     calibrated: Any = CalibratedClassifierCV(svc, method="sigmoid", ensemble=False, cv=splits)  # pyright: ignore
     calibrated.fit(K, y)
     return np.array([[sigmoid.a_, sigmoid.b_] for sigmoid in calibrated.calibrated_classifiers_[0].calibrators])
