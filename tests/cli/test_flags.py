@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,16 @@ class Model:
     """Fold it."""
     plain: bool = True
     """Keep it plain."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """Of several kinds."""
+
+    share: float = 0.5
+    """A number."""
+    policy: Literal["zero", "ffill"] | None = None
+    """A word."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,21 @@ def test_help_says_what_a_flag_is_when_left_out_in_no_words_of_python(capsys):
     assert not re.search(r"None|True|False|default: *\)", out)
     assert re.search(r"--no-plain\s+Keep it plain\. \(done unless this flag is given\)", out)
     assert all(text in out for text in ("(default: 4)", "(default: 0.5)", "The model.", "What is empty.", "(required)"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--width", "three"], "--width: 'three' is no whole number."),
+        (["--share", "x"], "--share: 'x' is no number."),
+        (["--rates", "x"], "--rates: cannot be made of 'x'."),
+        (["--policy", "x"], "--policy: 'x' is none of ffill, zero."),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_in_plain_words(words, said):
+    with pytest.raises(UsageError) as refused:
+        parse(words, "linmap x", "", model=Model, values=Values)
+    assert str(refused.value) == f"{said} (`linmap x --help` lists the flags.)"
 
 
 def test_a_dataclass_comes_back_as_itself():

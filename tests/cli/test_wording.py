@@ -54,6 +54,14 @@ def test_no_flag_of_the_command_is_left_in_python(name, value, text):
     assert spoken.count(f"--{name.replace('_', '-')}") >= 2
 
 
+@pytest.mark.parametrize("start", ["linmap", "/a/python -m linmap", ".venv/bin/linmap"])
+def test_the_program_is_named_once_as_it_was_called(start, flags, monkeypatch):
+    monkeypatch.setattr("linmap.cli.wording.program", lambda: start)
+    line = f"{start} fit x --resume"
+    assert flags.spoken(f"go on with: {line}") == f"go on with: {line}"
+    assert flags.spoken("use `linmap fit x --resume`") == f"use `{line}`"
+
+
 def test_without_a_command_nothing_changes():
     assert Flags().spoken("horizon=3 of a run") == "horizon=3 of a run"
 

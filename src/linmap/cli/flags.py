@@ -30,6 +30,18 @@ SILENT_DEFAULTS = (None, (), "")
 ON = "(done unless this flag is given)"
 """In place of `default: True` behind a flag that turns something off."""
 
+WORD = re.compile(r"'([^']*)'")
+PLAIN = (
+    (re.compile(r"invalid literal for int\(\) with base 10: (.+)"), r"\1 is no whole number"),
+    (re.compile(r"could not convert string to float: (.+)"), r"\1 is no number"),
+    (re.compile(r"Could not find valid parse for arguments: \[(.*)\]"), r"cannot be made of \1"),
+    (
+        re.compile(r"^invalid choice (.+) for argument '(.+)'\. Expected one of \((.+)\)"),
+        lambda found: f"{found[2]}: {found[1]} is none of {', '.join(sorted(set(WORD.findall(found[3])) - {'None'}))}",
+    ),
+)
+"""What tyro says of a value in Python's words, and the words of the command line."""
+
 
 def own(words: list[str]) -> list[str]:
     """`words` without the flags that only say how the answer is given."""
@@ -147,6 +159,8 @@ def _complaint(box: str) -> str:
     value = re.match(r"Error parsing (\S+): (.+)", first)  # the error of a whole dataclass names its own argument
     if value:
         first = f"{value[1]}: {value[2]}" if value[1].startswith("-") else value[2]
+    for words, plain in PLAIN:
+        first = words.sub(plain, first)
     return f"{first.rstrip('.')}."
 
 
