@@ -1,9 +1,11 @@
 """The page: whole, self-contained, complete, and safe whatever the results say."""
 
+import json
+import re
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linmap.errors import ArtifactError
@@ -181,3 +183,48 @@ def test_nothing_to_report_is_an_error(tmp_path):
     with pytest.raises(ArtifactError, match="holds no result"):
         write_report(tmp_path, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+def test_the_name_of_a_system_cannot_write_style_rules_or_break_links(tmp_path):
+    name = 'X" Y{} body { display: none } *{} #a'
+    save_result(tmp_path / "one", name)
+    save_result(tmp_path / "two", name)
+    page = Page(write_report(tmp_path, tmp_path / "report.html").read_text())
+    anchors = ["x-y-body-display-none-a", "x-y-body-display-none-a-2"]
+    assert [value for value in page.values("id") if value in anchors] == anchors
+    assert {f"#{anchor}" for anchor in anchors} <= set(page.values("href"))
+    styles = re.findall(r"<style>#(.*?)-root ", (tmp_path / "report.html").read_text())
+    assert styles == [f"{anchor}-0" for anchor in anchors]
+
+
+def places(value, path=()):
+    """Where a JSON value has parts."""
+    if path:
+        yield path
+    parts = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from places(part, (*path, key))
+
+
+ODD = [None, -1, True, 1.5, float("inf"), "x", [], {}, [None], ["a"], {"a": 1}, [[]], [{}]]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    save_result(folder / "olinear")
+    (folder / "odd").mkdir()
+    return folder
+
+
+@settings(max_examples=25)
+@given(data=st.data())
+def test_a_result_with_odd_parts_costs_no_other_its_place(data, runs):
+    changed = parent = json.loads((runs / "olinear" / "result.json").read_text())
+    place = data.draw(st.sampled_from([*places(changed)]))
+    for key in place[:-1]:
+        parent = parent[key]
+    parent[place[-1]] = data.draw(st.sampled_from(ODD))
+    (runs / "odd" / "result.json").write_text(json.dumps(changed))
+    write_report(runs, runs / "report.html")
+    assert isinstance(dict(gather(runs))[runs / "olinear"], Result)

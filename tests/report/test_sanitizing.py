@@ -31,6 +31,8 @@ ATTACKS = (
     "<title>&lt;img src=http://evil/x onerror=alert(1)&gt;</title>",
     "<desc>&lt;/desc&gt;&lt;script&gt;alert(1)&lt;/script&gt;</desc>",
     "<style>&lt;/style&gt;&lt;script&gt;alert(1)&lt;/script&gt;</style>",
+    "<style>~ figcaption { display: none }</style>",
+    "<style>.a, + p { fill: red }</style>",
     "<style>@IMPORT 'http://evil/x.css'; .a { fill: red }</style>",
     "<style>} body { background: red } .a { fill: red }</style>",
     "<style>@font-face { font-family: f; src: url(http://evil/f) }</style>",
@@ -185,3 +187,16 @@ def test_what_draws_is_kept_whole(tmp_path):
         'd="M 0 0 L 1 1 z"',
     ):
         assert kept in markup
+
+
+@pytest.mark.parametrize("selector", ["~ p", "+ p", "> p", ".a, ~ p", "~ .a .b", ".a,+ .b", ".a ,\n ~p"])
+def test_rules_reach_nothing_beside_the_picture(selector):
+    assert rules(f".b {{ fill: red }} {selector} {{ fill: red }} .a ~ .b {{ fill: blue }}", "p-") == (
+        ".b { fill: red } .a ~ .b { fill: blue }"
+    )
+
+
+def test_elements_that_lie_in_each_other_without_end_are_refused(tmp_path):
+    (tmp_path / "a.svg").write_text(HEAD + "><g>" + "<g>" * 5000 + "</g>" * 5001 + "</svg>")
+    with pytest.raises(ValueError, match="more than 200 deep"):
+        inline(tmp_path, Picture("a.svg", "t", "c"), "p-")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from types import UnionType
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from linmap.artifacts import machine, plain, versions, write_json
 from linmap.errors import ArtifactError
@@ -216,9 +218,44 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _construct(kind: type[Outcome], path: Path, raw: dict[str, Any]) -> Outcome:
     try:
-        return kind(**raw)
-    except TypeError as error:
+        outcome = kind(**raw)
+        _check(outcome)
+        datetime.fromisoformat(outcome.finished)
+    except (TypeError, ValueError) as error:
         raise _unreadable(path, str(error)) from None
+    return outcome
+
+
+def _check(part: Any) -> None:
+    """Raise TypeError at the first field whose value is not what the class says: the file may be a stranger's."""
+    hints = get_type_hints(type(part))
+    for name in hints:
+        value = getattr(part, name)
+        if not _fits(value, hints[name]):
+            raise TypeError(f"{type(part).__name__.lower()}: {name} is {reprlib.repr(value)}")
+    if isinstance(part, Metric) and part.digits not in range(20):
+        raise TypeError(f"metric: digits is {part.digits}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    inside = get_args(kind)
+    if kind is Any:
+        return True
+    if is_dataclass(kind):
+        _check(value)
+        return isinstance(value, kind)
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in inside
+    if get_origin(kind) is UnionType:
+        return any(_fits(value, part) for part in inside)
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(item, inside[0]) for item in value)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_fits(item, inside[1]) for item in value.values())
+    if kind in (int, float):
+        broken = kind is int and isinstance(value, float) and not value.is_integer()
+        return isinstance(value, int | float) and not isinstance(value, bool) and not broken
+    return isinstance(value, kind)
 
 
 def _unreadable(path: Path, reason: str) -> ArtifactError:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -119,13 +120,19 @@ def is_report(path: Path | str) -> bool:
 
 
 def _chapters(outcomes: Iterable[tuple[Path, Result | Failure]]) -> list[Chapter]:
-    seen: Counter[str] = Counter()
+    anchors: set[str] = set()
     chapters = []
     for folder, outcome in outcomes:
-        seen[outcome.system] += 1
-        anchor = outcome.system if seen[outcome.system] == 1 else f"{outcome.system}-{seen[outcome.system]}"
+        anchor = _anchor(outcome.system, anchors)
+        anchors.add(anchor)
         chapters.append(_chapter(anchor, folder, outcome))
     return chapters
+
+
+def _anchor(system: str, taken: set[str]) -> str:
+    """A name for links and style rules, whatever a stranger's file calls its system: "olinear", then "olinear-2"."""
+    name = re.sub(r"[^a-z0-9]+", "-", system.lower()).strip("-") or "system"
+    return next(found for n in count(1) if (found := name if n == 1 else f"{name}-{n}") not in taken)
 
 
 def _chapter(anchor: str, folder: Path, outcome: Result | Failure) -> Chapter:

@@ -38,9 +38,11 @@ FUNCTIONS = frozenset(
     """var calc min max clamp rgb rgba hsl hsla hwb lab lch oklab oklch color-mix matrix translate translatex translatey
     scale scalex scaley rotate skewx skewy""".split()  # noqa: SIM905
 )
+DEEPEST = 200
 RASTER = re.compile(r"data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/=\s]*")
 OWN_URL = re.compile(r"""url\(\s*(['"]?)#([\w.:-]+)\1\s*\)""")
 SELECTOR = re.compile(r"""[\w\s.#:*>+~,()="'\[\]^$|-]+""")
+BESIDE = re.compile(r"(^|,)\s*[>+~]")  # what stands beside the picture in the page, not inside
 SCHEME = re.compile(r"@media\s+(?:screen\s+and\s+)?\(\s*prefers-color-scheme\s*:\s*(?:dark|light)\s*\)")
 
 
@@ -58,21 +60,23 @@ def sanitize(root: ElementTree.Element, prefix: str) -> None:
     Raises
     ------
     ValueError
-        If the root is not an `svg` element.
+        If the root is not an `svg` element, or elements lie in each other more than `DEEPEST` deep.
     """
     if ELEMENTS.get(root.tag) != "svg":
         raise ValueError(f"the outermost element is <{_shown(root.tag)}>, not <svg> in the namespace {SVG}")
-    _clean(root, prefix)
+    _clean(root, prefix, DEEPEST)
     root.set("id", f"{prefix}root")
 
 
-def _clean(element: ElementTree.Element, prefix: str) -> None:
+def _clean(element: ElementTree.Element, prefix: str, deeper: int) -> None:
     name = ELEMENTS[element.tag]
+    if not deeper:
+        raise ValueError(f"its elements lie in each other more than {DEEPEST} deep")
     for child in list(element):
         if name in WORDS or child.tag not in ELEMENTS:
             _drop(element, child)
         else:
-            _clean(child, prefix)
+            _clean(child, prefix, deeper - 1)
     if name == "style":
         element.text = f"#{prefix}root {{ {rules(element.text or '', prefix)} }}"
     for attribute, value in list(element.attrib.items()):
@@ -122,7 +126,7 @@ def rules(text: str, prefix: str) -> str:
         body = text[start : place - 1]
         if SCHEME.fullmatch(head):
             kept.append(f"{head} {{ {rules(body, prefix)} }}")
-        elif SELECTOR.fullmatch(head) and "{" not in body:
+        elif SELECTOR.fullmatch(head) and not BESIDE.search(head) and "{" not in body:
             own = head.replace("#", f"#{prefix}")
             kept.append(f"{own} {{ {declarations(body, prefix)} }}")
     return " ".join(kept)
