@@ -165,9 +165,10 @@ def test_a_file_that_is_little_more_than_an_array_is_recognised() -> None:
     assert inner_records({"type": "FeatureCollection", "features": events, "bbox": [1, 2]}) == (("features",), 50)
     assert inner_records({"hits": {"total": 50, "hits": events}}) == (("hits", "hits"), 50)
     assert inner_records({f"e{i}": event for i, event in enumerate(events)}) == ((), 50)
+    assert inner_records(events) == ((), 50)
+    assert inner_records([1, 2, 3]) is None
     assert inner_records({"note": "x" * 9000, "tags": events}) is None
     assert inner_records({"name": "Ada", "topics": ["a", "b"], "born": {"year": 1815}}) is None
-    assert inner_records(events) is None
 
 
 def test_records_by_number(tmp_path: Path) -> None:

@@ -171,7 +171,8 @@ def _items_at(value: Any, at: tuple[str | int, ...], file: Path) -> Iterator[Any
 def inner_records(document: Any) -> tuple[tuple[str, ...], int] | None:
     """Where a document is little more than an array of objects, or a map of many: its place, and how many it holds.
 
-    Such files (`{"Records": [...]}`, GeoJSON's features, bundles) are mostly meant as many records, not as one.
+    Such files (`{"Records": [...]}`, GeoJSON's features, bundles, an array in the one line of a
+    `.jsonl` file) are mostly meant as many records, not as one.
     """
     found: list[tuple[int, tuple[str, ...], int]] = []
 
@@ -185,7 +186,7 @@ def inner_records(document: Any) -> tuple[tuple[str, ...], int] | None:
                     look(item, (*place, key))
 
     with suppress(RecursionError):  # nested too deep to be written, and so no such file
-        if isinstance(document, dict):
+        if isinstance(document, dict | list):
             look(document, ())
             size, place, count = max(found, default=(0, (), 0))
             return (place, count) if size > len(json.dumps(document)) / 2 else None
