@@ -130,6 +130,34 @@ def test_dates_in_digits_are_a_calendar(form: str, start: datetime.date, dtype: 
 
 
 @given(
+    start=st.dates(datetime.date(2010, 1, 1), datetime.date(2040, 1, 1)),
+    dtype=st.sampled_from([np.int64, np.float64, np.uint64]),
+)
+def test_weeks_in_digits_go_on_in_the_next_year(start: datetime.date, dtype: type) -> None:
+    time = pd.date_range(start, periods=60 + AHEAD, freq="W-MON")
+    weeks = time.isocalendar()
+    numbers = (weeks["year"] * 100 + weeks["week"]).to_numpy(np.int64).astype(dtype)
+    series = series_of(numbers[:60])
+    assert list(series.time) == list(time[:60])
+    np.testing.assert_array_equal(ahead(series), numbers[60:])
+    assert ahead(series).dtype == dtype
+
+
+def test_weeks_of_one_year_are_weeks_where_they_are_called_so() -> None:
+    assert ahead(series_of(np.arange(202030, 202053), "week")).to_list() == [202053, 202101, 202102]
+    assert ahead(series_of(np.arange(202030, 202053), "ds")).to_list() == [202053, 202054, 202055]
+
+
+@pytest.mark.parametrize("form", ["%d%m%Y", "%m%d%Y"])
+def test_dates_in_digits_may_begin_with_the_day_or_the_month(form: str) -> None:
+    days = pd.date_range("2018-01-05", periods=60 + AHEAD)
+    numbers = days.strftime(form).astype(np.int64)
+    series = series_of(numbers[:60].to_numpy())
+    assert list(series.time) == list(days[:60])
+    assert ahead(series).to_list() == numbers[60:].to_list()
+
+
+@given(
     unit=st.sampled_from(["s", "ms", "us", "ns"]),
     start=st.integers(400_000_000, 4_000_000_000),
     freq=st.sampled_from(["h", "D", "MS", "15min", "s"]),

@@ -60,6 +60,24 @@ class Digits(Notation):
         return _of_type(time.strftime(self.form).astype(np.int64), self.dtype, time.name)
 
 
+@dataclass(frozen=True)
+class Weeks(Notation):
+    """ISO weeks as one number, such as 202052."""
+
+    @property
+    def reading(self) -> str:
+        return "yyyyww"
+
+    @property
+    def words(self) -> str:
+        return "written as yyyyww"
+
+    def write(self, time: pd.Index) -> pd.Index:
+        assert isinstance(time, pd.DatetimeIndex)
+        days = time.isocalendar()
+        return _of_type((days["year"] * 100 + days["week"]).to_numpy(np.int64), self.dtype, time.name)
+
+
 def _digits_of(code: re.Match) -> str:
     return {"Y": "yyyy", "y": "yy", "m": "mm", "d": "dd", "H": "HH", "M": "MM", "S": "SS"}[code[1]]
 
