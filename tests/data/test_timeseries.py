@@ -139,6 +139,14 @@ def test_files_that_cannot_be_read(tmp_path) -> None:
     (tmp_path / "text.parquet").write_text("not parquet")
     with pytest.raises(DataError, match="cannot be read as a table"):
         read_table(tmp_path / "text.parquet")
+    with pytest.raises(DataError, match="is a folder; give a file"):
+        read_table(tmp_path)
+    (tmp_path / "photo.csv").write_bytes(b"\x89PNG\r\n\x1a\n\xff")
+    with pytest.raises(DataError, match="is no table: it is not text in UTF-8"):
+        read_table(tmp_path / "photo.csv")
+    (tmp_path / "records.jsonl").write_text('{"a": 1, "b": 2}\n')
+    with pytest.raises(DataError, match="holds JSON; a table is read from"):
+        read_table(tmp_path / "records.jsonl")
 
 
 # -- splits and windows ------------------------------------------------------------------------------------------------

@@ -234,9 +234,17 @@ def test_the_summary_says_what_was_understood(table: Path, tmp_path: Path, capsy
     summary = olinear.fit(replace(TINY, **said), FitJob(german, tmp_path / "run"))
     assert summary["time"] == "2024-01-01 to 2024-09-16, daily, day first"
     assert "time: 2024-01-01 to 2024-09-16, daily, day first" in capsys.readouterr().err
-    summary = olinear.apply(ApplySettings(**said), ApplyJob(tmp_path / "run", german, tmp_path / "out.csv"))
-    assert summary["time"] == "2024-01-01 to 2024-09-16, daily, day first"
-    assert pd.read_csv(tmp_path / "out.csv")["date"].to_list()[:2] == ["17.09.2024", "18.09.2024"]
+    forecasts = []
+    for name, settings in (("told", ApplySettings(**said)), ("known", ApplySettings())):
+        out = tmp_path / f"{name}.csv"
+        summary = olinear.apply(settings, ApplyJob(tmp_path / "run", german, out))
+        assert summary["time"] == "2024-01-01 to 2024-09-16, daily, day first"
+        forecasts.append(pd.read_csv(out))
+    assert forecasts[0]["date"].to_list()[:2] == ["17.09.2024", "18.09.2024"]
+    pd.testing.assert_frame_equal(*forecasts)
+    olinear.apply(ApplySettings(), ApplyJob(tmp_path / "run", table, tmp_path / "plain.csv"))  # one with commas
+    figures = [frame[["a", "b"]].to_numpy() for frame in (forecasts[0], pd.read_csv(tmp_path / "plain.csv"))]
+    np.testing.assert_allclose(*figures, rtol=1e-6)
 
 
 def test_what_the_fit_was_told_is_known_when_it_is_applied(table: Path, tmp_path: Path) -> None:

@@ -45,14 +45,16 @@ def read_table(
         says.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"there is no file {path}.")
-    data.require_content(path)
+    data.require_file(path)
     sep = separator.replace("\\t", "\t") if separator is not None else "\t" if ".tsv" in path.suffixes else ","
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         head = _head(path)
+        if head and head[0].lstrip("\ufeff \t").startswith(("{", "[")):
+            raise DataError(f"{path} holds JSON; a table is read from .csv, .tsv, .txt or .parquet.")
         comments = _comments(head, sep)
         _require_separator(path, sep, head[comments:])
         names = {name: _quoted for name in (LONG_COLUMNS[0], id_column) if name is not None}
@@ -61,6 +63,10 @@ def read_table(
         raise DataError(f"{path} is Parquet, which needs pyarrow: pip install 'linmap[retrieve]'.") from None
     except DataError:
         raise
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path} is no table: it is not text in UTF-8; write it as .csv in UTF-8 or .parquet."
+        ) from None
     except (ValueError, OSError) as error:  # pandas and pyarrow report bad files so
         raise DataError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from error
     if isinstance(table.index, pd.MultiIndex):

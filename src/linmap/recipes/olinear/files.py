@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
-from linmap.artifacts import write_table
+from linmap.artifacts import write_json, write_table
 from linmap.data.timeseries import TimeSeries, load_table, load_time_series
 from linmap.errors import DataError, UsageError
 from linmap.pictures import illustrated
@@ -19,6 +20,9 @@ from linmap.recipes.olinear.pictures import draw_backtest, draw_forecast
 from linmap.recipes.olinear.settings import ApplySettings, Settings
 from linmap.sequence.olinear import Backtest, OLinearForecaster, backtest
 
+FILE = "file.json"
+"""In a run: how the file of the fit was read."""
+
 
 def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
     """Train a forecaster on a table and save it."""
@@ -27,6 +31,8 @@ def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
     say_time(series)
     forecaster.fit(series, checkpoints=job.out / "training", resume=job.resume)
     forecaster.save(job.out)
+    if job.data is not None:
+        write_json(job.out / FILE, settings.file())
     history = forecaster.history_
     return {
         "artifact": str(job.out), "rows": len(series), "variates": len(series.variates), "horizon": settings.horizon,
@@ -48,7 +54,7 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
     forecaster = OLinearForecaster.load(job.artifact)
     told = settings.table()
     ids = told.get("id_column") or forecaster.id_column
-    table = load_table(job.data or settings.dataset, **settings.file(), id_column=ids)
+    table = load_table(job.data or settings.dataset, **file_of(settings, job), id_column=ids)
     series = forecaster.read(table, forecaster.clock_, **told)
     say_time(series)
     series = forecaster.known(series)
@@ -60,6 +66,21 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
             "--calibration 0.1`), or give --recalibrate and a number of newer rows."
         )
     return (look_back if settings.backtest else look_ahead)(forecaster, series, settings, out)
+
+
+def file_of(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
+    """How the file is read: as is said, else as that of the fit was where the file has the separator of that one."""
+    said = settings.file()
+    if said != ApplySettings().file() or job.artifact is None or job.data is None:
+        return said
+    try:
+        kept = json.loads((job.artifact / FILE).read_text(encoding="utf-8"))
+        with job.data.open(encoding="utf-8") as file:
+            header = next(line for line in file if line.strip() and not line.startswith("#"))
+    except (OSError, ValueError, StopIteration):  # a run from elsewhere, or a file that is no plain text
+        return said
+    separator = kept["separator"]
+    return kept if separator is None or separator.replace("\\t", "\t") in header else said
 
 
 def say_time(series: TimeSeries) -> None:
