@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,13 @@ def test_perplexity_is_that_of_every_prediction_inside_the_windows() -> None:
 def test_streams_that_are_too_short_are_refused(window, n) -> None:
     with pytest.raises(ValueError, match="window"):
         perplexity(tiny(), torch.zeros(50, dtype=torch.long), window, n)
+
+
+def test_fewer_windows_than_a_batch_are_refused_in_words_that_the_command_line_can_say_too() -> None:
+    few = FlatQuantConfig(n_samples=4, batch_size=4)
+    with pytest.raises(ValueError, match=r"=4 is less than .*make the second at most the first") as settings:
+        FlatQuantConfig(n_samples=4, batch_size=5)
+    with pytest.raises(ValueError, match="give more windows or a smaller batch") as windows:
+        calibration_windows(torch.zeros(3, 5, dtype=torch.long), few, 64)
+    for refused in (settings, windows):  # each option with its value, which the terminal turns into a flag
+        assert not re.search(r"\b(n_samples|batch_size)\b(?!=)", str(refused.value))

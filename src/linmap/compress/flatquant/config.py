@@ -161,7 +161,7 @@ class FlatQuantConfig(QuantizationConfigMixin):
         if self.n_samples < self.batch_size:
             raise ValueError(
                 f"n_samples={self.n_samples} is less than batch_size={self.batch_size}, so that no step could be "
-                "taken; lower batch_size or give more samples."
+                "taken; make the second at most the first."
             )
         unknown = set(self.factors or ()) - {"attention", "mlp", "down"}
         if unknown:

@@ -48,7 +48,7 @@ def calibration_windows(
     if n < config.batch_size or length < 1:
         raise ValueError(
             f"{n} calibration windows of {length} tokens are fewer than a batch of batch_size={config.batch_size}; "
-            "give more windows or lower batch_size."
+            "give more windows or a smaller batch."
         )
     return _known(ids, vocabulary)
 

@@ -86,7 +86,7 @@ def _checked(path: Path, table: pd.DataFrame, names: Iterable[str]) -> pd.DataFr
         )
     for name in names:
         if name in table:
-            table[name] = _names(table[name])
+            table[name] = _names(pd.Series(table[name]))
     return table
 
 
