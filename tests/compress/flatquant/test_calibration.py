@@ -52,6 +52,7 @@ def logits_error(seed: int, **options) -> float:
 # -- what it is for ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_flatquant_beats_hadamard_and_rounding_on_outliers() -> None:
     errors = torch.tensor(
         [

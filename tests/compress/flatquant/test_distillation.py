@@ -46,6 +46,7 @@ def test_divergence_is_that_of_the_definition(seed, positions, vocabulary) -> No
     assert divergence(theirs, theirs + 3.0).item() == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_it_brings_the_quantised_model_nearer_on_text_that_it_did_not_see() -> None:
     original, fresh = planted(), sequences(7)
     stream = torch.cat([sequences(seed).flatten() for seed in range(20, 40)])

@@ -69,6 +69,7 @@ def test_the_product_of_codes_is_that_of_the_rounded_values(generator) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_goes_the_same_way() -> None:
     model = tiny("llama")
     block = model.model.layers[0]

@@ -236,6 +236,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_compiled(tmp_path: Path) -> None:
     """In a process of its own: here Dynamo would trace the checks of annotations."""
     quantised("qwen2", a_bits=16).save_pretrained(tmp_path)
