@@ -244,7 +244,11 @@ def _without_counter(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]
 
 def _without_nothing(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The table without columns that have neither a name nor a value, as commas at the ends of lines make them."""
-    empty = [name for name in table.columns if re.fullmatch(r"(Unnamed: \d+)?", str(name)) and table[name].isna().all()]
+    empty = [
+        name
+        for name in table.columns
+        if re.fullmatch(r"(Unnamed: \d+)?", str(name)) and bool(np.all(table[name].isna()))
+    ]
     return table.drop(columns=empty), tuple(f"left out {str(name)!r}, which is empty" for name in empty)
 
 

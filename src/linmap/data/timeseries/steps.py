@@ -62,7 +62,8 @@ def _off_the_line(numbers: np.ndarray, step: float) -> np.ndarray:
 
 def _same_day(time: pd.DatetimeIndex) -> pd.DateOffset | None:
     """Months apart on one day of the month, or on the last one of months that have no such day."""
-    day, months = int(time.day.max()), np.diff(time.year * 12 + time.month)
+    day = int(time.day.to_numpy().max())
+    months = np.diff(time.year * 12 + time.month)
     even = (time.day == np.minimum(day, time.days_in_month)).all() and (months == months[0]).all() and months[0] > 0
     clock = time - time.normalize()
     return _monthly(int(months[0]), day) if even and (clock == clock[0]).all() else None

@@ -122,12 +122,13 @@ def _without_mark(line: str) -> str:
 
 
 def _a_name(cell: str) -> bool:
-    """Whether a cell of the first line can be the name of a channel: no number, and nothing that stands for a missing
-    one, for then the first sample would be passed over."""
+    """Whether a cell of the first line can be the name of a channel: it has a letter, and is no number, nor what stands
+    for a missing one; for else the first sample would be passed over."""
+    bare = cell.strip("\"'").lower()
     try:
-        float(cell)
+        float(bare)
     except ValueError:
-        return cell.strip("\"'").lower() not in MISSING
+        return bare not in MISSING and any(map(str.isalpha, bare))
     return False
 
 
