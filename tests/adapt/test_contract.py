@@ -329,3 +329,19 @@ METHODS_CONFIG = type(METHODS["bone bat"]())
 def test_configurations_refuse_what_does_not_fit(method, fields, message) -> None:
     with pytest.raises(ValueError, match=message):
         METHODS[method](**fields)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "triadaptlora append"])
+def test_transformers_loads_and_saves_the_folder_by_itself(method, tmp_path):
+    options = {"storage": "append"} if "append" in method else {}
+    model = adapted(llama(), method.removesuffix(" append"), **options)
+    model.save_pretrained(tmp_path / "ours")
+    alone = llama()
+    alone.load_adapter(str(tmp_path / "ours"))
+    torch.testing.assert_close(logits(alone, tokens()), logits(model, tokens()), rtol=0, atol=1e-6)
+    alone.save_pretrained(tmp_path / "theirs")
+    again = llama()
+    again.load_adapter(str(tmp_path / "theirs"))
+    torch.testing.assert_close(logits(again, tokens()), logits(alone, tokens()))
+    alone.disable_adapters()
+    torch.testing.assert_close(logits(alone, tokens()), logits(llama(), tokens()))

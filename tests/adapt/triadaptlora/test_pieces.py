@@ -1,8 +1,10 @@
 """The authors' layout against the one with room."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from linmap.adapt.triadaptlora.pieces import AppendedPieces
 from linmap.maps import TriangularPair
@@ -41,3 +43,18 @@ def test_growth_keeps_the_function_and_the_parameters(rank, growth):
     new = [p for p in map.parameters() if not any(p is old for old in before)]
     assert len(new) == 4 * growth
     assert map.rank == map.rank_bound == rank + growth
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_the_tensors_of_a_file_may_be_set_one_after_the_other(rank):
+    state = TriangularPair(6, 5, rank, init="normal").state_dict()
+    map = AppendedPieces(6, 5, rank)
+    kept = list(map.parameters())
+    for name in ("A", "B", "lower", "upper"):
+        setattr(map, name, nn.Parameter(state[name]))
+    for name in ("A", "B"):
+        assert torch.equal(getattr(map, name), state[name])
+    assert torch.equal(map.core, state["lower"].tril() + state["upper"].triu())
+    assert all(a is b for a, b in zip(map.parameters(), kept, strict=True))
+    with pytest.raises(ValueError, match=r"AppendedPieces.A: shape \(\d, 6\) is expected"):
+        map.A = nn.Parameter(torch.zeros(rank + 1, 6))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -111,6 +112,31 @@ class AppendedPieces(LinearMap):
         for i in range(self.rank, rank):
             piece = new_piece(i, self.in_features, self.out_features, init=init, core=core, generator=generator)
             self._append(piece)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A, B, lower and upper may be set too, as Transformers does with every tensor of a file by its name."""
+        if name in NAMES:
+            self._set(name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _set(self, name: str, value: Tensor) -> None:
+        expected = getattr(self, name).shape
+        if value.shape != expected:
+            raise ValueError(f"AppendedPieces.{name}: shape {tuple(expected)} is expected, got {tuple(value.shape)}.")
+        parts: dict[str, tuple[nn.ParameterList, Callable[[int], Tensor]]] = {
+            "A": (self.rows, lambda i: value[i]),
+            "B": (self.columns, lambda i: value[:, i]),
+            "lower": (self.low, lambda i: value[i, : i + 1]),
+            "upper": (self.up, lambda i: value[: i + 1, i]),
+        }
+        parameters, part = parts[name]
+        for i, parameter in enumerate(parameters):
+            new = part(i).detach().clone()
+            if parameter.is_meta:
+                parameters[i] = nn.Parameter(new, requires_grad=parameter.requires_grad)
+            else:
+                parameter.data = new
 
     # -- the state dict of a TriangularPair ----------------------------------------------------------------------------
 
