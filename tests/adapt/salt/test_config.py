@@ -12,6 +12,7 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 
+from adapt.cases import llama, logits, tokens
 from linmap.adapt import SaltConfig, SaltLinear, signed_svd
 from linmap.adapt.salt import basis as bases
 
@@ -132,6 +133,27 @@ def test_another_lapack_gives_the_same_output(tmp_path, another_machine, monkeyp
     theirs = loaded.base_model.model.proj.adapters["default"].spectral
     assert torch.equal(theirs.S, other_lapack(network().proj.weight.detach())[1])
     torch.testing.assert_close(loaded(images()), model(images()), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("save", ["factors", "basis", "delta"])
+@pytest.mark.parametrize("relu", ["all", "diag"])
+def test_transformers_own_loader_meets_the_same_checks(tmp_path, another_machine, monkeypatch, relu, save):
+    """It sets the tensors of a file one by one, past `load_state_dict`."""
+    options = {"save_basis": save == "basis"} | ({"save": "delta"} if save == "delta" else {})
+    with monkeypatch.context() as trained_here:
+        trained_here.setattr(bases, "signed_svd", signed_svd)
+        model = get_peft_model(llama(), SaltConfig(r=3, relu=relu, target_modules=["q_proj", "v_proj"], **options))
+        move(model.eval())
+        model.save_pretrained(tmp_path)
+    bases._kept.clear()
+    loaded = llama()
+    loaded.load_adapter(str(tmp_path))
+    torch.testing.assert_close(logits(loaded, tokens()), logits(model, tokens()), rtol=0, atol=1e-6)
+    if save == "factors":
+        torch.manual_seed(7)
+        other = type(loaded)(llama().config).double()
+        with pytest.raises(ValueError, match=r"trained in another singular basis.*save_basis=True"):
+            other.load_adapter(str(tmp_path))
 
 
 def test_without_the_fingerprint_the_output_would_be_another(another_machine, monkeypatch):

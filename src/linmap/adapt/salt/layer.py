@@ -68,7 +68,7 @@ class SaltAdapter(AdditiveAdapter):
         super().__init__()
         n_out, q, n_in = *basis.U.shape[-2:], basis.Vt.shape[-1]
         groups, dtype = basis.S.shape[:-1], basis.S.dtype
-        self.relu, self.r = relu, r
+        self.relu, self.r, self.save_basis = relu, r, save_basis
         if save_basis:  # loading writes to it, and others may use the same one
             basis = Basis(*(part.clone() for part in basis))
         self.spectral = Spectral(
@@ -167,18 +167,33 @@ class SaltAdapter(AdditiveAdapter):
     # -- loading -------------------------------------------------------------------------------------------------------
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Turn the basis to the signs of the adapter's training, or refuse an adapter that was trained in another."""
         if all(prefix + name in state_dict for name in PRINTS):
-            found = Fingerprint(*map(self.get_buffer, PRINTS))
             trained = Fingerprint(*(state_dict[prefix + name] for name in PRINTS))
-            if reason := difference(found, trained, kept=prefix + "spectral.U" in state_dict):
+            try:
+                self._turn_to(trained, kept=prefix + "spectral.U" in state_dict)
+            except ValueError as error:
                 layer = prefix.partition(f".{SaltLayer.adapters_name}.")[0]
-                raise ValueError(f"{layer}: the adapter was trained in another singular basis: {reason}. {ADVICE}")
-            s = signs(found, trained).to(self.spectral.S)
-            if bool((s < 0).any()):
-                self.spectral.U = self.spectral.U * s.unsqueeze(-2)
-                self.spectral.Vt = self.spectral.Vt * s.unsqueeze(-1)
+                raise ValueError(f"{layer}: {error}") from None
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Loaders that go past `load_state_dict`, as that of Transformers, set every tensor of a file by its name."""
+        if name in PRINTS and name in self._buffers:
+            here = {print: self.get_buffer(print) for print in PRINTS} | {name: value}
+            self._turn_to(Fingerprint(*here.values()), kept=self.save_basis)
+        super().__setattr__(name, value)
+
+    def _turn_to(self, trained: Fingerprint, kept: bool) -> None:
+        """Turn the basis to the signs of the adapter's training, or refuse an adapter that was trained in another."""
+        found = Fingerprint(*map(self.get_buffer, PRINTS))
+        if reason := difference(found, trained, kept=kept):
+            raise ValueError(f"the adapter was trained in another singular basis: {reason}. {ADVICE}")
+        s = signs(found, trained).to(self.spectral.S)
+        if bool((s < 0).any()):
+            self.spectral.U = self.spectral.U * s.unsqueeze(-2)
+            self.spectral.Vt = self.spectral.Vt * s.unsqueeze(-1)
+        for name, old, new in zip(PRINTS, found, trained, strict=True):  # what is turned once is not turned again
+            self._buffers[name] = new.detach().to(old.device, copy=True)
 
 
 class FixedChange(AdditiveAdapter):
