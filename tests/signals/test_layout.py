@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_score
 
 from linmap.data.epochs import Epochs
 from linmap.signals.acm import ACMClassifier, AugmentedCovariance, yule_walker
@@ -154,3 +154,21 @@ def test_a_model_of_one_signal_or_of_mne_epochs_is_that_of_their_arrays() -> Non
     epochs = mne.EpochsArray(1e-6 * X, mne.create_info(list(NAMES), 100.0, "eeg"), verbose="error")
     np.testing.assert_allclose(yule_walker(epochs, 2).A, yule_walker(X, 2).A, rtol=1e-9)
     np.testing.assert_array_equal(yule_walker(X[0], 2).A, yule_walker(X[:1], 2).A)
+
+
+def test_splits_of_scikit_learn_keep_mne_epochs_what_they_are() -> None:
+    """Such a split is a list of single epochs: names, units and channel types are still those of MNE."""
+    generator, y = np.random.default_rng(0), np.repeat([1, 2], 8)
+    X = generator.standard_normal((16, 3, 60)) * 1e-5
+    X[y == 2, 0] *= 3
+    X[:, 2] = y[:, None]  # the trigger, which tells the class
+    events = np.column_stack([np.arange(16) * 100, np.zeros(16, int), y])
+    info = mne.create_info(["Fz", "Cz", "STI"], 100.0, ["eeg", "eeg", "stim"])
+    epochs = mne.EpochsArray(X, info, events, verbose="ERROR")
+    whole, parts = read_epochs(epochs), read_epochs([epochs[i] for i in range(16)])
+    assert parts.ch_names == whole.ch_names == ("Fz", "Cz")
+    np.testing.assert_array_equal(parts.X, whole.X)
+    folds = StratifiedKFold(2)
+    of_epochs = cross_val_score(ACMClassifier((1, 1), "mdm"), epochs, y, cv=folds, error_score="raise")
+    of_arrays = cross_val_score(ACMClassifier((1, 1), "mdm"), whole.X, y, cv=folds, error_score="raise")
+    np.testing.assert_array_equal(of_epochs, of_arrays)

@@ -33,6 +33,7 @@ def read_epochs(X: Any) -> Epochs:
     ValueError
         If X has another shape, is empty, or holds no real numbers or something that is not finite.
     """
+    X = _joined(X)
     if is_mne_epochs(X):
         X = Epochs.from_mne(X)
     if isinstance(X, Epochs):
@@ -57,6 +58,7 @@ def labelled(X: Any, y: Any, beside: Any = None) -> tuple[Epochs, Any, Any]:
     ValueError
         If y is None and X brings none.
     """
+    X = _joined(X)
     before = np.array(X.selection) if is_mne_epochs(X) else None
     epochs = read_epochs(X)
     if before is not None and len(before) > len(epochs):
@@ -68,6 +70,15 @@ def labelled(X: Any, y: Any, beside: Any = None) -> tuple[Epochs, Any, Any]:
         if y is None:
             raise ValueError("y is missing: give the class of each epoch (only MNE Epochs bring event codes).")
     return epochs, y, beside
+
+
+def _joined(X: Any) -> Any:
+    """MNE's `Epochs` again where scikit-learn has cut them into a list of single ones, as its splits do."""
+    if not (isinstance(X, list | tuple) and X and all(map(is_mne_epochs, X))):
+        return X
+    import mne
+
+    return mne.concatenate_epochs([epochs.copy() for epochs in X], verbose="ERROR")
 
 
 def _checked(array: Any) -> Array:
