@@ -241,7 +241,7 @@ def _fits(value: Any, kind: Any) -> bool:
     inside = get_args(kind)
     if kind is Any:
         return True
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         _check(value)
         return isinstance(value, kind)
     if get_origin(kind) is Literal:

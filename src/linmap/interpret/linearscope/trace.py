@@ -89,7 +89,7 @@ class Trace(Watch):
         kwargs = kwargs or {}
         self.notice(func, args, kwargs)
         written = _written(func, args, kwargs)
-        if isinstance(written, list | tuple):
+        if written is not None and not isinstance(written, Tensor):
             return self._write_many(func, written, args, kwargs)
         overwritten = None if torch.Tag.inplace_view in func.tags else written  # or only looked at in another shape
         before = args
