@@ -374,3 +374,16 @@ def test_the_sql_is_there_to_read() -> None:
     assert index_statement("new", 3072, "gallery") == (
         "CREATE INDEX IF NOT EXISTS gallery_new ON gallery USING hnsw (new halfvec_ip_ops)"
     )
+
+
+def test_half_a_file_of_the_same_generation_is_swept(tmp_path: Path) -> None:
+    """A writer that was killed in the flush that is now done again."""
+    with open_store(f"array:{tmp_path / 'a'}", 4) as store:
+        store.upsert(["x"], np.ones((1, 4), np.float32))
+    current = {path.name for path in (tmp_path / "a").iterdir()}
+    vectors = next(name for name in current if name.endswith(".npy"))
+    again = f".{vectors[:-10]}{int(vectors[-10:-4]) + 1:06d}.123.partial.npy"
+    (tmp_path / "a" / again).touch()
+    with open_store(f"array:{tmp_path / 'a'}") as store:
+        store.upsert(["y"], np.ones((1, 4), np.float32))
+    assert len(list((tmp_path / "a").iterdir())) == 3

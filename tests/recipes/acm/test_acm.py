@@ -130,7 +130,7 @@ def test_wrong_use_is_explained(archive: Path, tmp_path: Path) -> None:
     X = np.random.default_rng(0).standard_normal((4, 3, 120))
     for changes, message in (({"sfreq": 250.0}, "250 Hz, and was fitted to 100 Hz"),
                              ({"ch_names": ["C4", "Cz", "Pz"]}, "lacks the channel C3 of the fit"),
-                             ({"X": X[:, :2], "ch_names": ["channel 1"] * 2}, "expected 3 channels")):  # fmt: skip
+                             ({"X": X[:, :2], "ch_names": ["channel 1", "x"]}, "expected 3 channels")):  # fmt: skip
         arrays = {"X": X, "sfreq": 100.0, "ch_names": ["C3", "Cz", "C4"]} | changes
         np.savez(tmp_path / "other.npz", **arrays)
         with pytest.raises(DataError, match=message):

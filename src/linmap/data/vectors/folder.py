@@ -225,7 +225,11 @@ class FolderStore(VectorStore):
         for path in self.folder.iterdir():
             partial = half.fullmatch(path.name)
             name = partial[1] + partial[2] if partial else path.name
-            if (partial and name == "store.json") or (own.fullmatch(name) and name not in current | self._others):
+            if partial:  # of this flush too: another process may have been killed in the same generation
+                stale = name == "store.json" or own.fullmatch(name)
+            else:
+                stale = own.fullmatch(name) and name not in current | self._others
+            if stale:
                 path.unlink()
 
     def close(self) -> None:
