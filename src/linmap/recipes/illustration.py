@@ -24,9 +24,15 @@ def with_pictures(result: Result, drawings: Iterable[Drawing]) -> Result:
         Where each picture goes, and what draws it there. One that cannot be drawn is left out, and the limits of the
         result say why.
     """
+    pictures, notes = draw_all(drawings)
+    return replace(result, pictures=pictures, limits=" ".join([result.limits, *notes]).strip())
+
+
+def draw_all(drawings: Iterable[Drawing]) -> tuple[list[Picture], list[str]]:
+    """The pictures that could be drawn, and a sentence for each that could not."""
     pictures: list[Picture] = []
     summary: dict[str, Any] = {}
     for target, draw in drawings:
         with illustrated(summary, target) as path:
             pictures.append(draw(path))
-    return replace(result, pictures=pictures, limits=" ".join([result.limits, *summary.get("notes", [])]).strip())
+    return pictures, summary.get("notes", [])

@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 from rich.console import Console
 
-from linmap.pictures import illustrated
 from linmap.recipes.hippo.baselines import MiniRocket
 from linmap.recipes.hippo.classification import GRU, REAL, ROCKET, SLOW, SYSTEM, Arm, Run, Trainings, arms_of
 from linmap.recipes.hippo.memory import (
@@ -26,6 +25,7 @@ from linmap.recipes.hippo.memory import (
 from linmap.recipes.hippo.pictures import draw_delays, draw_errors, draw_kernels, draw_reconstructions, draw_training
 from linmap.recipes.hippo.settings import Comparison
 from linmap.recipes.hippo.tasks import Task, load_task, user_task
+from linmap.recipes.illustration import draw_all
 from linmap.recipes.job import CompareJob
 from linmap.recipes.result import Check, Metric, Picture, Result, Row, Table
 
@@ -73,12 +73,7 @@ def illustrations(
         "reconstruction-error.svg": partial(draw_errors, kept), "delay.svg": partial(draw_delays, delayed),
         "kernels.svg": draw_kernels,
     }  # fmt: skip
-    pictures: list[Picture] = []
-    summary: dict[str, list[str]] = {}
-    for name, draw in drawings.items():
-        with illustrated(summary, job.out / name):
-            pictures.append(draw(job.out))
-    return pictures, summary.get("notes", [])
+    return draw_all((job.out / name, lambda path, draw=draw: draw(path.parent)) for name, draw in drawings.items())
 
 
 def train_all(tasks: list[Task], settings: Comparison, job: CompareJob, console: Console) -> tuple[list[Arm], Runs]:

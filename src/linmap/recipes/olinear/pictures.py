@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from linmap.data.timeseries import TimeSeries
-from linmap.pictures import DIVERGING, INK, MUTED, SERIES, SYSTEM, figure, illustrated, save_svg
+from linmap.pictures import DIVERGING, INK, MUTED, SERIES, SYSTEM, figure, save_svg
+from linmap.recipes.illustration import draw_all
 from linmap.recipes.olinear.intervals import LEVELS, Coverage
 from linmap.recipes.olinear.methods import Task, Trained
 from linmap.recipes.result import Picture
@@ -95,11 +96,7 @@ def draw(
         "coverage.svg": lambda path: draw_coverage(intervals, path),
         "basis.svg": lambda path: draw_basis(task, path),
     }
-    pictures, notes = [], {}
-    for name, drawing in drawings.items():
-        with illustrated(notes, out / name) as path:
-            pictures.append(drawing(path))
-    return pictures, notes.get("notes", [])
+    return draw_all((out / name, drawing) for name, drawing in drawings.items())
 
 
 @torch.inference_mode()
