@@ -11,8 +11,8 @@ import torch
 
 from linmap import artifacts, recipes
 from linmap.errors import DataError
+from linmap.experiment.result import Check, Metric, Result, Row
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob
-from linmap.recipes.result import Check, Metric, Result, Row
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from linmap.cli.printing import PIPE_WIDTH, print_comparison, print_paths, print_summary, print_tour, stdout_console
-from linmap.recipes.result import Check, Failure, Metric, Result, Row
+from linmap.experiment.result import Check, Failure, Metric, Result, Row
 
 names = st.from_regex(r"[a-z]{1,6}", fullmatch=True)
 scalars = st.integers(0, 999) | st.from_regex(r"[a-z\[\]/]{1,8}", fullmatch=True)

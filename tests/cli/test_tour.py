@@ -11,7 +11,7 @@ from rich.console import Console
 from linmap import recipes
 from linmap.cli import main, tour
 from linmap.cli.program import GO_ON
-from linmap.recipes.result import Result
+from linmap.experiment.result import Result
 
 READY = {slug: system for slug, system in recipes.SYSTEMS.items() if system.ready}
 

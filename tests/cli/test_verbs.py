@@ -8,8 +8,8 @@ import pytest
 
 from linmap import recipes
 from linmap.cli import main, verbs
+from linmap.experiment.result import Failure, Result
 from linmap.recipes import search as searching
-from linmap.recipes.result import Failure, Result
 
 
 def document(capsys: pytest.CaptureFixture, *words: str, code: int = 0) -> dict:

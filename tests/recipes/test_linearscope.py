@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from linmap.errors import DataError, UsageError
+from linmap.experiment.result import Metric, Result
 from linmap.interpret.linearscope import LinearScope
 from linmap.recipes.job import ApplyJob
 from linmap.recipes.linearscope import ApplySettings, apply, reading
@@ -20,7 +21,6 @@ from linmap.recipes.linearscope.comparison import _rows
 from linmap.recipes.linearscope.edges import sobel
 from linmap.recipes.linearscope.loading import class_names, load_model
 from linmap.recipes.linearscope.wording import bias_share_in_words, output_in_words
-from linmap.recipes.result import Metric, Result
 
 PICTURES = {"votes.svg", "rows.svg", "columns.svg", "eigen_inputs.svg", "eigen_outputs.svg"}
 

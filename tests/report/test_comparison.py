@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linmap.recipes.result import Check, Metric, Result, Row, Table
+from linmap.experiment.result import Check, Metric, Result, Row, Table
 from linmap.report.comparison import Comparison, Further, Summary
 
 KINDS = st.sampled_from(["system", "baseline", "ablation"])

@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
+from linmap.experiment.result import Picture
 from linmap.pictures import figure, save_svg
-from linmap.recipes.result import Picture
 from linmap.report.inline import inline
 
 HEAD = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from linmap.recipes.result import Metric, Row
+from linmap.experiment.result import Metric, Row
 from linmap.report.numbers import aligned, any_value, count, duration, mean_and_spread, number
 
 UNITS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linmap.errors import ArtifactError
+from linmap.experiment.result import Check, Failure, Metric, Picture, Result, Row, Table
 from linmap.pictures import figure, save_svg
-from linmap.recipes.result import Check, Failure, Metric, Picture, Result, Row, Table
 from linmap.report import gather, write_report
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "source"}

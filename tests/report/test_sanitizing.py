@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linmap.recipes.result import Metric, Picture, Result, Row
+from linmap.experiment.result import Metric, Picture, Result, Row
 from linmap.report import write_report
 from linmap.report.inline import inline
 from linmap.report.sanitizing import ELEMENTS, declarations, rules

@@ -16,7 +16,7 @@ from linmap.cli.program import program
 from linmap.recipes import System
 
 if TYPE_CHECKING:
-    from linmap.recipes.result import Failure, Result
+    from linmap.experiment.result import Failure, Result
 
 SENTENCE = 40
 """Characters from which on an item of a list has a line of its own."""
@@ -141,7 +141,7 @@ def print_comparison(console: Console, result: Result) -> None:
 
 def print_tour(console: Console, outcomes: Iterable[Result | Failure]) -> None:
     """One line for each system."""
-    from linmap.recipes.result import Failure
+    from linmap.experiment.result import Failure
     from linmap.report.comparison import Summary
     from linmap.report.numbers import duration
 

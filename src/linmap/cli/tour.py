@@ -25,7 +25,7 @@ from linmap.errors import Stopped, UsageError
 from linmap.recipes.job import CompareJob, Preset
 
 if TYPE_CHECKING:
-    from linmap.recipes.result import Failure, Result
+    from linmap.experiment.result import Failure, Result
 
 UNFINISHED = "unfinished"
 """A file in the folder of a tour for as long as it has not come to its end."""
@@ -63,7 +63,7 @@ def tour(words: list[str]) -> Answer:
     page = flags.out / "report.html"
 
     from linmap.artifacts import plain
-    from linmap.recipes.result import Failure
+    from linmap.experiment.result import Failure
 
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
 
@@ -174,7 +174,7 @@ def _ready(wanted: tuple[str, ...]) -> list[str]:
 
 def _stop(slug: str, flags: TourFlags, screen: Console, debug: bool) -> tuple[Result | Failure, bool]:
     """One comparison: kept if it is there already (True), otherwise run, and recorded if it fails."""
-    from linmap.recipes.result import Failure
+    from linmap.experiment.result import Failure
 
     out = flags.out / slug
     if flags.resume and (done := _finished(out, flags)) is not None:
@@ -200,7 +200,7 @@ def _finished(out: Path, flags: TourFlags) -> Result | None:
     """The result in `out` if it is whole, of this version, and has the same preset and first seed."""
     from linmap.artifacts import versions
     from linmap.errors import ArtifactError
-    from linmap.recipes.result import FAILURE, Result
+    from linmap.experiment.result import FAILURE, Result
 
     if (out / FAILURE).exists():
         return None

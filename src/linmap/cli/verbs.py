@@ -26,7 +26,7 @@ from linmap.errors import UsageError
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob, Preset
 
 if TYPE_CHECKING:
-    from linmap.recipes.result import Result
+    from linmap.experiment.result import Result
 
 
 WRITTEN = ("config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json",
@@ -348,7 +348,7 @@ def _document(verb: str, slug: str, out: Path | None, seconds: float, summary: A
 def run_comparison(recipe: ModuleType, slug: str, settings: Any, job: CompareJob, command: str) -> Result:
     """Compare, complete the result with what only the caller knows, and save it."""
     from linmap.artifacts import plain
-    from linmap.recipes.result import FAILURE
+    from linmap.experiment.result import FAILURE
 
     result, seconds = _timed(lambda: recipe.compare(settings, job))
     runs = max((len(values) for row in result.rows for values in row.values.values()), default=1)

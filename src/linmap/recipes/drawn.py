@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from linmap.recipes.result import Picture
+from linmap.experiment.result import Picture
 
 
 def drawn(folder: Path, pictures: Sequence[Picture], said: Mapping[str, Any]) -> list[Picture]:

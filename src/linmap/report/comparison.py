@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from linmap.recipes.result import Metric, Result, Row, Table
+from linmap.experiment.result import Metric, Result, Row, Table
 from linmap.report.numbers import aligned, count, duration, mean_and_spread
 
 KINDS = {"system": "this system", "baseline": "baseline", "ablation": "ablation", "reference": "reference"}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from linmap.recipes.result import Picture
+from linmap.experiment.result import Picture
 from linmap.report.sanitizing import SVG, XLINK, sanitize
 
 ElementTree.register_namespace("", SVG)

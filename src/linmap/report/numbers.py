@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from linmap.recipes.result import Metric, Row
+from linmap.experiment.result import Metric, Row
 
 NOTHING = "—"
 PREFIXES = ("", " k", " M", " G", " T", " P")

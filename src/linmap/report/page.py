@@ -14,9 +14,9 @@ from markupsafe import Markup
 
 from linmap.artifacts import machine, versions, write_text
 from linmap.errors import ArtifactError
+from linmap.experiment.result import FAILURE, RESULT, Failure, Picture, Result
 from linmap.pictures import THEME_CSS
 from linmap.recipes import SYSTEMS
-from linmap.recipes.result import FAILURE, RESULT, Failure, Picture, Result
 from linmap.report import numbers
 from linmap.report.comparison import ARROWS, KINDS, Comparison, Further, Summary
 from linmap.report.inline import Inlined, inline

@@ -12,12 +12,12 @@ import torch
 
 from linmap.data.epochs import load_epochs, mamem
 from linmap.errors import ArtifactError, DataError, UsageError
+from linmap.experiment.result import Result
 from linmap.recipes import acm
 from linmap.recipes.acm.comparison import ACM, NETWORK, PLAIN, PRESETS, split
 from linmap.recipes.acm.files import ApplySettings, Settings
 from linmap.recipes.acm.network import ShallowNet
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob
-from linmap.recipes.result import Result
 from linmap.signals.acm import ACMClassifier
 from signals.acm.paths import opposite_memories
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from linmap.errors import DataError, UsageError
+from linmap.experiment.result import Result
 from linmap.recipes.bt2 import PRESETS, ApplySettings, Settings, apply, compare, fit
 from linmap.recipes.bt2.files import BANKING
 from linmap.recipes.bt2.texts import AUTO, CENTRED, FULL, NDCG, OLD, PROCRUSTES, RAW, banking
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob
-from linmap.recipes.result import Result
 from linmap.retrieve.bt2 import EmbeddingUpgrade, nearest_rows
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from linmap.experiment.result import Metric
 from linmap.recipes.finetuning.experiments import Arm, BatchesByLength, Task
-from linmap.recipes.result import Metric
 
 
 class Line(Task):

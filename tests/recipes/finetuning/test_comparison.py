@@ -14,6 +14,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 from linmap.adapt import RankAllocator
 from linmap.data.tokens import UNLEARNT
 from linmap.errors import DataError
+from linmap.experiment.result import Result
 from linmap.recipes.finetuning import arms, banking, gsm8k
 from linmap.recipes.finetuning.arms import (
     RandomGrowth,
@@ -37,7 +38,6 @@ from linmap.recipes.finetuning.gsm8k import GSM8K, VALIDATION, GSM8KSettings
 from linmap.recipes.finetuning.models import TextClassifier
 from linmap.recipes.finetuning.study import Study
 from linmap.recipes.job import CompareJob
-from linmap.recipes.result import Result
 from recipes.finetuning.tiny import llama, moods, save_encoder, save_llama, sums, write_jsonl
 
 FEW: dict[str, Any] = {

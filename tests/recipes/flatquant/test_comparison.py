@@ -12,6 +12,7 @@ import torch
 from linmap.compress.flatquant.baselines import BASELINES, RandomHadamard
 from linmap.compress.flatquant.perplexity import perplexity
 from linmap.errors import UsageError
+from linmap.experiment.result import Result, Row
 from linmap.recipes.flatquant import PRESETS, comparison
 from linmap.recipes.flatquant.comparison import checks, compare, described, order, published, shows
 from linmap.recipes.flatquant.experiments import (
@@ -27,7 +28,6 @@ from linmap.recipes.flatquant.experiments import (
 )
 from linmap.recipes.flatquant.flattening import CURVES, SITES, curves, site_inputs
 from linmap.recipes.job import CompareJob
-from linmap.recipes.result import Result, Row
 from recipes.finetuning.tiny import save_llama
 
 FEW: dict[str, Any] = {"windows": 8, "length": 16, "epochs": 2, "test_windows": 3, "test_length": 32}
@@ -323,7 +323,7 @@ def test_the_published_figures_are_checked_in_the_published_setting(gptq: float,
 
 
 def test_a_reference_wins_nothing() -> None:
-    from linmap.recipes.result import Metric
+    from linmap.experiment.result import Metric
 
     metric = Metric("perplexity")
     rows = [Row("a", "system", {"perplexity": [5.0]}), Row("original", "reference", {"perplexity": [1.0]}),

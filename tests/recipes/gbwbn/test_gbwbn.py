@@ -8,6 +8,7 @@ import pytest
 
 from linmap.data.covariances import hdm05
 from linmap.errors import DataError, UsageError
+from linmap.experiment.result import Result
 from linmap.recipes.gbwbn import PRESETS, ApplySettings, Comparison, Settings, apply, compare, fit, fitting
 from linmap.recipes.gbwbn.experiments import (
     TEST_ACTORS,
@@ -20,7 +21,6 @@ from linmap.recipes.gbwbn.experiments import (
     synthetic,
 )
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob
-from linmap.recipes.result import Result
 
 pytestmark = pytest.mark.filterwarnings("ignore:GBWBatchNorm")
 FAST = Settings(dims=(4,), epochs=6, lr=0.02)

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from linmap.cli import main
+from linmap.experiment.result import Result
 from linmap.recipes import hippo
 from linmap.recipes.hippo.baselines import GRUClassifier, MiniRocket, RecurrentModel
 from linmap.recipes.hippo.memory import band_limited, delays, readout_error, reconstructions, systems
 from linmap.recipes.hippo.tasks import SIZES, load_task, user_task
 from linmap.recipes.job import CompareJob
-from linmap.recipes.result import Result
 from linmap.sequence.hippo import discretize
 from linmap.sequence.s4 import SequenceModel
 

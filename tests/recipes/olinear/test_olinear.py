@@ -11,10 +11,10 @@ import pytest
 
 from linmap.data.timeseries import TimeSeries, load_time_series
 from linmap.errors import ArtifactError, DataError, UsageError
+from linmap.experiment.result import Result
 from linmap.recipes import olinear
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob
 from linmap.recipes.olinear import PRESETS, ApplySettings, Comparison, Settings
-from linmap.recipes.result import Result
 from linmap.sequence.olinear import OLinearForecaster
 
 TINY = Settings(horizon=6, lookback=12, d_model=8, embed=2, layers=1, epochs=2, lr=5e-3)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from linmap.experiment.result import Result
 from linmap.recipes.job import CompareJob
-from linmap.recipes.result import Result
 from linmap.recipes.segmentation import PRESETS, comparison
 from linmap.recipes.segmentation.comparison import (
     Run,

@@ -17,6 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from linmap.artifacts import plain, write_json
 from linmap.data.epochs import EMBEDDED_SUBJECTS, MAMEM_SUBJECTS, TEST, VALIDATION, Epochs, load_epochs, mamem
 from linmap.errors import DataError
+from linmap.experiment.result import Check, Metric, Picture, Result, Row, Table
 from linmap.pictures import illustrated
 from linmap.recipes.acm.network import n_parameters, network_answers
 from linmap.recipes.acm.physionet import physionet_table
@@ -24,7 +25,6 @@ from linmap.recipes.acm.pictures import draw_gains, draw_order_lag, draw_pattern
 from linmap.recipes.confusion import draw_confusions
 from linmap.recipes.drawn import drawn
 from linmap.recipes.job import CompareJob
-from linmap.recipes.result import Check, Metric, Picture, Result, Row, Table
 from linmap.signals.acm import ACMClassifier, class_patterns
 from linmap.signals.acm.classifier import Head
 

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
 
 from linmap.data.epochs import eegmmidb
-from linmap.recipes.result import Table
+from linmap.experiment.result import Table
 from linmap.signals.acm import ACMClassifier
 
 SETTINGS = ((1, 1), (2, 4), (3, 4))

@@ -9,6 +9,8 @@ import numpy as np
 from rich.console import Console
 
 from linmap.errors import UsageError
+from linmap.experiment.drawing import with_pictures
+from linmap.experiment.result import Check, Metric, Picture, Result, Row, Table
 from linmap.pictures import BASELINE, SERIES, SYSTEM, figure, save_svg
 from linmap.recipes.bt2.image_tables import series_checks, series_table, setting_checks, setting_table
 from linmap.recipes.bt2.images import SETTINGS, image_scores, series_scores
@@ -29,9 +31,7 @@ from linmap.recipes.bt2.texts import (
     compare_texts,
     cranfield,
 )
-from linmap.recipes.illustration import with_pictures
 from linmap.recipes.job import CompareJob
-from linmap.recipes.result import Check, Metric, Picture, Result, Row, Table
 from linmap.retrieve.bt2 import BackfillCurve, EmbeddingUpgrade, verdict
 
 METRICS = [Metric(name, "higher", digits=3) for name in (NDCG, RECALL, MRR)]

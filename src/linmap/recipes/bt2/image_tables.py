@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from linmap.experiment.result import Check, Table
 from linmap.recipes.bt2.images import EXTRA, SERIES, SETTINGS
-from linmap.recipes.result import Check, Table
 from linmap.retrieve.bt2 import RetrievalScores
 
 Scores = dict[str, RetrievalScores]

@@ -11,9 +11,9 @@ from sklearn.linear_model import Ridge
 
 from linmap.data import find
 from linmap.data.arrays import read_npz
+from linmap.experiment.result import Row
 from linmap.recipes.bt2.adapters import residual_adapter
 from linmap.recipes.bt2.files import BANKING, CALIBRATION
-from linmap.recipes.result import Row
 from linmap.retrieve.bt2 import BackfillCurve, EmbeddingUpgrade, backfill_curve, nearest_rows, procrustes, text_scores
 from linmap.retrieve.bt2.frozen import Objective, trained
 

@@ -18,11 +18,11 @@ from linmap.data.pretrained import bundled_model
 from linmap.data.text import TextRecord, labels_of, read_training_texts
 from linmap.data.tokens import ClassificationData
 from linmap.errors import DataError
+from linmap.experiment.result import Metric
 from linmap.recipes.finetuning.experiments import BatchesByLength, Run, Task, check_flags
 from linmap.recipes.finetuning.fitting import accuracy
 from linmap.recipes.finetuning.models import TextClassifier, classification_loss
 from linmap.recipes.language.models import load_pretrained, load_tokenizer
-from linmap.recipes.result import Metric
 from linmap.training import mean_loss
 
 TRAINING, ACCURACY = "training loss", "test accuracy"

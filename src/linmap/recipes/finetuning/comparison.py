@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from linmap.data.text import read_training_texts
+from linmap.experiment.drawing import Drawing, with_pictures
+from linmap.experiment.result import Check, Picture, Result, Row, Table
 from linmap.recipes.finetuning.arms import AVERAGE_RANK, banking_bone_arms, gsm8k_bone_arms, triadapt_arms
 from linmap.recipes.finetuning.banking import ACCURACY, Banking, FewShot
 from linmap.recipes.finetuning.experiments import Arm, Task
 from linmap.recipes.finetuning.gsm8k import GSM8K, GSM8KSettings
 from linmap.recipes.finetuning.pictures import draw_losses, draw_ranks, draw_scores, draw_validation
 from linmap.recipes.finetuning.study import Study, study
-from linmap.recipes.illustration import Drawing, with_pictures
 from linmap.recipes.job import CompareJob
-from linmap.recipes.result import Check, Picture, Result, Row, Table
 
 BankingArm = Literal["head", "lora", "rslora", "pissa", "miss", "bat", "bat-row", "add", "mini", "full"]
 GSM8KArm = Literal["frozen", "lora", "rslora", "pissa", "miss", "bat", "bat-row", "add", "full"]

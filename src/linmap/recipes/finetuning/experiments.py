@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from linmap.errors import DivergenceError
+from linmap.experiment.result import Metric
 from linmap.maps import TriangularPair
 from linmap.recipes.finetuning.fitting import parameter_groups
-from linmap.recipes.result import Metric
 from linmap.training import TrainingConfig, train
 
 WARM_STEPS = 3  # left out of the time of a step

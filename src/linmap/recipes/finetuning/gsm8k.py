@@ -16,10 +16,10 @@ from linmap.data.pretrained import bundled_model
 from linmap.data.text import read_training_texts
 from linmap.data.tokens import LanguageData, document_of
 from linmap.errors import DataError
+from linmap.experiment.result import Metric
 from linmap.recipes.finetuning.experiments import BatchesByLength, Run, Task, check_flags
 from linmap.recipes.finetuning.models import language_loss
 from linmap.recipes.language.models import load_pretrained, load_tokenizer
-from linmap.recipes.result import Metric
 from linmap.training import mean_loss
 
 VALIDATION = "GSM8K validation loss"

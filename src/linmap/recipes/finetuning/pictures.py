@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from linmap.experiment.result import Picture
 from linmap.pictures import BASELINE, INK, MUTED, PAPER, SEQUENTIAL, SERIES, SYSTEM, figure, save_svg
 from linmap.recipes.finetuning.experiments import Run
 from linmap.recipes.finetuning.study import Study
-from linmap.recipes.result import Picture
 
 REFERENCE = "LoRA"
 PLAIN = {"head only": ":", "frozen": ":", "full tuning": "--"}  # arms without an adapter are grey

@@ -15,11 +15,11 @@ from rich.console import Console
 
 from linmap.artifacts import plain, write_json
 from linmap.compress.flatquant.baselines import BASELINES, torchao_schemes
+from linmap.experiment.result import Check, Metric, Result, Row, Table
 from linmap.recipes.flatquant.experiments import Comparison, Method, Run, Task, measured
 from linmap.recipes.flatquant.flattening import CURVES, SITES, Curve, curves
 from linmap.recipes.flatquant.pictures import draw_blocks, draw_flatness, draw_perplexities, draw_positions
 from linmap.recipes.job import CompareJob
-from linmap.recipes.result import Check, Metric, Result, Row, Table
 
 PRESETS = {
     "quick": Comparison(blocks=4, test_windows=4),

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from linmap.compress.flatquant.baselines import BASELINES
+from linmap.experiment.result import Picture
 from linmap.pictures import BASELINE, INK, MUTED, SERIES, SYSTEM, figure, save_svg
 from linmap.recipes.flatquant.experiments import Run
 from linmap.recipes.flatquant.flattening import CURVES, SITES, Curve
-from linmap.recipes.result import Picture
 
 
 def style(method: str) -> dict[str, Any]:

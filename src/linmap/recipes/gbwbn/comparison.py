@@ -13,6 +13,7 @@ from rich.console import Console
 from linmap.data.covariances import hdm05
 from linmap.data.epochs import mamem
 from linmap.errors import UsageError
+from linmap.experiment.result import Check, Metric, Picture, Result, Row, Table
 from linmap.pictures import illustrated
 from linmap.recipes.confusion import draw_confusions
 from linmap.recipes.drawn import drawn
@@ -32,7 +33,6 @@ from linmap.recipes.gbwbn.experiments import (
 )
 from linmap.recipes.gbwbn.pictures import draw_conditioning, draw_training
 from linmap.recipes.job import CompareJob
-from linmap.recipes.result import Check, Metric, Picture, Result, Row, Table
 
 ACCURACY, CHOSEN = "test accuracy", "validation accuracy"
 METRICS = [Metric(ACCURACY, "higher", digits=3), Metric(CHOSEN, "neither", digits=3)]

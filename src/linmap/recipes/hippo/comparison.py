@@ -8,6 +8,8 @@ from functools import partial
 import numpy as np
 from rich.console import Console
 
+from linmap.experiment.drawing import draw_all
+from linmap.experiment.result import Check, Metric, Picture, Result, Row, Table
 from linmap.recipes.hippo.baselines import MiniRocket
 from linmap.recipes.hippo.classification import GRU, REAL, ROCKET, SLOW, SYSTEM, Arm, Run, Trainings, arms_of
 from linmap.recipes.hippo.memory import (
@@ -25,9 +27,7 @@ from linmap.recipes.hippo.memory import (
 from linmap.recipes.hippo.pictures import draw_delays, draw_errors, draw_kernels, draw_reconstructions, draw_training
 from linmap.recipes.hippo.settings import Comparison
 from linmap.recipes.hippo.tasks import Task, load_task, user_task
-from linmap.recipes.illustration import draw_all
 from linmap.recipes.job import CompareJob
-from linmap.recipes.result import Check, Metric, Picture, Result, Row, Table
 
 MAJORITY = "the most frequent class"
 SMALL_SETTING = 0.83  # accuracy of S4D-Lin on `mnist` after six epochs

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from scipy.linalg import expm
 
+from linmap.experiment.result import Picture
 from linmap.pictures import BASELINE, INK, SEQUENTIAL, SERIES, figure, save_svg
 from linmap.recipes.hippo.classification import Run
 from linmap.recipes.hippo.memory import CYCLES, DELAY, PAST, WINDOW, Reconstruction, kept, signals
-from linmap.recipes.result import Picture
 from linmap.sequence.hippo import hippo_matrices
 
 DRAWN_STATES = 32

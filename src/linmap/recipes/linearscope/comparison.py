@@ -12,6 +12,7 @@ from rich.console import Console
 
 from linmap.data.images import embedded_image, read_image, square
 from linmap.data.pretrained import efficientnet_lite0
+from linmap.experiment.result import Check, Metric, Picture, Result, Row, Table
 from linmap.pictures import illustrated
 from linmap.recipes.job import CompareJob
 from linmap.recipes.linearscope.classifier import PHOTOS, Cost, Deletion, column_cost, deletion_test, draw_deletion
@@ -20,7 +21,6 @@ from linmap.recipes.linearscope.enlargement import CROPS, Enlargement, draw_eige
 from linmap.recipes.linearscope.pictures import draw_votes
 from linmap.recipes.linearscope.reading import normalised
 from linmap.recipes.linearscope.settings import LABELS, SIDE, Settings
-from linmap.recipes.result import Check, Metric, Picture, Result, Row, Table
 
 
 def compare(settings: Settings, job: CompareJob) -> Result:

@@ -23,8 +23,9 @@ from sklearn.pipeline import Pipeline
 from linmap.data import find
 from linmap.data.records import Record, read_records
 from linmap.errors import DataError
+from linmap.experiment.drawing import with_pictures
+from linmap.experiment.result import Check, Metric, Picture, Result, Row, Table
 from linmap.pictures import BASELINE, INK, MUTED, PAPER, SERIES, SYSTEM, figure, save_svg
-from linmap.recipes.illustration import with_pictures
 from linmap.recipes.job import CompareJob
 from linmap.recipes.mbat.experiments import (
     Depths,
@@ -34,7 +35,6 @@ from linmap.recipes.mbat.experiments import (
     depth_experiment,
 )
 from linmap.recipes.mbat.files import PATIENTS
-from linmap.recipes.result import Check, Metric, Picture, Result, Row, Table
 from linmap.retrieve.mbat import JSONVectorizer, capacity
 from linmap.retrieve.mbat.encoding import Encoder
 from linmap.retrieve.mbat.options import Options

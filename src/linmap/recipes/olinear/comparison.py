@@ -6,13 +6,13 @@ from dataclasses import asdict
 
 import numpy as np
 
+from linmap.experiment.result import Check, Metric, Result, Row, Table
 from linmap.recipes.job import CompareJob
 from linmap.recipes.olinear import intervals
 from linmap.recipes.olinear.methods import Task, as_row, linear_baselines, olinear, prepare, repeat_last, run_all
 from linmap.recipes.olinear.pictures import draw
 from linmap.recipes.olinear.settings import Comparison
 from linmap.recipes.olinear.study import Findings, Runs, check_published, counted, study
-from linmap.recipes.result import Check, Metric, Result, Row, Table
 
 
 def compare(settings: Comparison, job: CompareJob) -> Result:

@@ -8,8 +8,8 @@ from typing import get_args
 import numpy as np
 import torch
 
+from linmap.experiment.result import Check, Table
 from linmap.recipes.olinear.methods import Task, Trained
-from linmap.recipes.result import Check, Table
 from linmap.sequence.olinear.conformal import ScoreScale, calibration_scores, conformal_quantile, window_scale
 
 LEVELS = (80, 90, 95)

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from linmap.data.timeseries import Split, TimeSeries, Windows, literature_split, load_time_series
+from linmap.experiment.result import Row
 from linmap.recipes.job import CompareJob
 from linmap.recipes.olinear.settings import Comparison
-from linmap.recipes.result import Row
 from linmap.sequence.olinear import ForecastErrors, forecast_errors, train_forecaster, weighted_loss
 from linmap.sequence.olinear.baselines import DLinear, NLinear, RepeatLast, RLinear
 from linmap.sequence.olinear.fitting import Loss, for_inference

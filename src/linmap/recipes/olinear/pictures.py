@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from linmap.data.timeseries import TimeSeries
+from linmap.experiment.drawing import draw_all
+from linmap.experiment.result import Picture
 from linmap.pictures import DIVERGING, INK, MUTED, SERIES, SYSTEM, figure, save_svg
-from linmap.recipes.illustration import draw_all
 from linmap.recipes.olinear.intervals import LEVELS, Coverage
 from linmap.recipes.olinear.methods import Task, Trained
-from linmap.recipes.result import Picture
 from linmap.sequence.olinear import Backtest, OLinearForecaster, OrthoTrans
 from linmap.sequence.olinear.fitting import for_inference
 

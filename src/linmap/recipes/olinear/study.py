@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 from torch import nn
 
+from linmap.experiment.result import Check, Table
 from linmap.recipes.job import CompareJob
 from linmap.recipes.olinear.methods import (
     BASELINE_RATES,
@@ -34,7 +35,6 @@ from linmap.recipes.olinear.published import (
     ili_settings,
 )
 from linmap.recipes.olinear.settings import SMALL, Comparison, Host
-from linmap.recipes.result import Check, Table
 from linmap.sequence.olinear import OrthoTrans, OrthoTransWrapper, replace_attention
 from linmap.sequence.olinear.baselines import DLinear
 from linmap.training import TrainingConfig

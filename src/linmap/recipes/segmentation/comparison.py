@@ -18,10 +18,10 @@ from torch import nn
 
 from linmap.artifacts import write_json
 from linmap.data.masks import MaskedImages
-from linmap.recipes.illustration import with_pictures
+from linmap.experiment.drawing import with_pictures
+from linmap.experiment.result import Check, Metric, Result, Row, Table
 from linmap.recipes.job import CompareJob
 from linmap.recipes.language.flags import listed
-from linmap.recipes.result import Check, Metric, Result, Row, Table
 from linmap.recipes.segmentation.fitting import Adapt, adapt, build, load, measure, train_segmenter, trained
 from linmap.recipes.segmentation.metrics import segmentation_loss
 from linmap.recipes.segmentation.model import TARGETS, Segmenter, probabilities

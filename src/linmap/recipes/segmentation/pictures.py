@@ -9,8 +9,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from linmap.data.masks import MaskedImages
+from linmap.experiment.result import Picture
 from linmap.pictures import MUTED, SERIES, SYSTEM, figure, save_svg
-from linmap.recipes.result import Picture
 from linmap.recipes.segmentation.settings import SegmentationSettings
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linmap.errors import ArtifactError
-from linmap.recipes.result import Check, Failure, Metric, Picture, Result, Row, Table
+from linmap.experiment.result import Check, Failure, Metric, Picture, Result, Row, Table
 
 text = st.text(max_size=8)
 measured = st.lists(st.floats(), max_size=3)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from linmap.experiment.result import Picture, Result
 from linmap.pictures import illustrated
-from linmap.recipes.result import Picture, Result
 
 Drawing = tuple[Path, Callable[[Path], Picture]]
 

@@ -17,6 +17,9 @@ from linmap.errors import ArtifactError
 
 FORMAT = 1
 RESULT, FAILURE = "result.json", "failure.json"
+Kind = Literal["system", "baseline", "ablation", "reference"]
+"""Of a method. A reference is what all others are measured against, such as the model that they compress; it wins
+nothing."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,7 @@ class Row:
     """One method on the shared task: a value per seed for each metric, and what it cost."""
 
     name: str
-    kind: Literal["system", "baseline", "ablation", "reference"]
-    """A reference is what all others are measured against, such as the model that they compress; it wins nothing."""
+    kind: Kind
     values: dict[str, list[float]]
     parameters: int | None = None
     """Trainable parameters."""
@@ -112,6 +114,8 @@ class Result:
     checks: list[Check] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    verdict: str = ""
+    """What to take, by how much and how sure, in plain words."""
     preset: str = "quick"
     command: str = ""
     seeds: list[int] = field(default_factory=list)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from linmap.recipes.illustration import with_pictures
-from linmap.recipes.result import Metric, Picture, Result, Row
+from linmap.experiment.drawing import with_pictures
+from linmap.experiment.result import Metric, Picture, Result, Row
 
 
 def test_a_picture_that_cannot_be_drawn_is_a_note_and_the_others_are_there(tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""Figures of several runs: mean ± std, paired differences with an interval, and rankings."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+MANY, RESAMPLES = 30, 2000
+"""From so many pairs on, the interval is a bootstrap's; and how many times it draws."""
+
+
+def mean_std(values: Sequence[float], digits: int = 3) -> str:
+    """`mean ± std` over runs, `mean` alone for one, and "—" without any."""
+    if not values:
+        return "—"
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 and all(map(math.isfinite, values)) \
+        else ""  # fmt: skip
+    return f"{statistics.fmean(values):.{digits}f}{deviation}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference of pairs, with its interval of 95 %."""
+
+    mean: float
+    low: float
+    """Lower end; NaN with one pair, which tells nothing about chance."""
+    high: float
+    n: int
+    """Pairs."""
+    wins: int
+    """Pairs whose difference is above zero."""
+
+    @property
+    def certain(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+    def text(self, digits: int = 3) -> str:
+        """`+0.012 (-0.003 to +0.027)`, or the mean alone where there is no interval."""
+        if not math.isfinite(self.low):
+            return f"{self.mean:+.{digits}f}"
+        return f"{self.mean:+.{digits}f} ({self.low:+.{digits}f} to {self.high:+.{digits}f})"
+
+
+def paired(
+    ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.ndarray, overlap: float = 0.0, seed: int = 0
+) -> Difference:
+    """The mean of `ours - theirs` over runs that share a seed, a fold or a test sample.
+
+    Parameters
+    ----------
+    ours, theirs
+        A value for each pair, (n,).
+    overlap
+        Test samples over training samples where the pairs are folds of one cross-validation, whose training sets
+        overlap: the variance is then that of Nadeau and Bengio (2003), (1/n + overlap) instead of 1/n.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    Difference
+        With Student's interval for fewer than 30 pairs or folds, otherwise with the percentiles of a bootstrap.
+
+    Raises
+    ------
+    ValueError
+        If the two do not have the same number of values, or none.
+    """
+    if len(ours) != len(theirs) or not len(ours):
+        raise ValueError(f"ours and theirs must be pairs, got {len(ours)} and {len(theirs)} values.")
+    gaps = np.asarray(ours, float) - np.asarray(theirs, float)
+    n, mean, wins = len(gaps), float(gaps.mean()), int((gaps > 0).sum())
+    if n == 1 or not np.isfinite(gaps).all():
+        return Difference(mean, math.nan, math.nan, n, wins)
+    if n >= MANY and not overlap:
+        rows = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+        low, high = np.percentile(gaps[rows].mean(1), (50 * (1 - LEVEL), 50 * (1 + LEVEL)))
+        return Difference(mean, float(low), float(high), n, wins)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * math.sqrt((1 / n + overlap) * gaps.var(ddof=1)))
+    return Difference(mean, mean - half, mean + half, n, wins)
+
+
+def ranking(means: Mapping[str, float], better: str) -> list[str]:
+    """Names from the best to the worst; those without a finite value last.
+
+    Parameters
+    ----------
+    means
+        By name.
+    better
+        "lower" or "higher".
+    """
+    sign = 1 if better == "lower" else -1
+    return sorted(means, key=lambda name: (not math.isfinite(means[name]), sign * means[name]))

@@ -1,0 +1,125 @@
+"""Finished runs on disk: each in a JSON file that holds what it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from linmap.artifacts import plain, write_json
+
+NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+@dataclass
+class Run:
+    """One arm, trained and measured once."""
+
+    arm: str
+    part: str
+    """Of the data: a task, a subject, a number of images; "" where there is one."""
+    seed: int
+    rate: float | None
+    """The learning rate, or what else was chosen; None for an arm without one."""
+    values: dict[str, float]
+    """By measure."""
+    seconds: float
+    parameters: int | None = None
+    """Trainable ones."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Curves, answers and whatever else tables and pictures need, as JSON has it."""
+
+
+def fingerprint(path: Path | None) -> str | None:
+    """The SHA-256 of what a file holds, or of all files in a folder with their names; None for None."""
+    if path is None:
+        return None
+    digest = hashlib.sha256()
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    for file in files:
+        if path.is_dir():
+            digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+class RunFiles:
+    """The finished runs of an experiment.
+
+    Parameters
+    ----------
+    folder
+        Where they are; made when the first is kept.
+    resume
+        Take those of an earlier experiment too; without, only what this one has kept is there.
+    """
+
+    def __init__(self, folder: Path, resume: bool) -> None:
+        self.folder, self.resume = folder, resume
+        self._own: set[Path] = set()
+
+    def path(self, name: str, key: Mapping[str, Any]) -> Path:
+        """Where the run of this key is: another key is another file."""
+        digest = hashlib.sha256(json.dumps(plain(key), sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{_words(name)}-{digest[:12]}.json"
+
+    def load(self, name: str, key: Mapping[str, Any]) -> Run | None:
+        """The run of this key; None if it is not there, or not whole."""
+        path = self.path(name, key)
+        if not (path in self._own or (self.resume and path.exists())):
+            return None
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            if raw["key"] != plain(key):
+                return None
+            values = {name: NOT_FINITE.get(value, value) for name, value in raw["run"]["values"].items()}
+            return Run(**raw["run"] | {"values": values})
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def save(self, name: str, key: Mapping[str, Any], run: Run) -> Run:
+        """Keep a run; what comes back is what a later `load` gives."""
+        path = self.path(name, key)
+        raw = asdict(run)
+        raw["values"] = {m: v if math.isfinite(v) else str(float(v)) for m, v in run.values.items()}
+        write_json(path, {"key": plain(key), "run": plain(raw)})
+        self._own.add(path)
+        kept = self.load(name, key)
+        assert kept is not None
+        return kept
+
+    def changed(self, name: str, key: Mapping[str, Any]) -> list[str]:
+        """What differs between this key and the nearest run of the same name from before; empty without one."""
+        now, before = _flat(plain(key)), []
+        for path in self.folder.glob(f"{_words(name)}-????????????.json"):
+            try:
+                then = _flat(json.loads(path.read_text(encoding="utf-8"))["key"])
+            except (ValueError, KeyError, TypeError):
+                continue
+            before.append([_change(k, then.get(k), now.get(k)) for k in sorted(now.keys() | then.keys())
+                           if now.get(k) != then.get(k)])  # fmt: skip
+        return min(before, key=len, default=[])
+
+
+def _words(name: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-")
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {
+        k: v for name, item in value.items() for k, v in _flat(item, f"{prefix}.{name}" if prefix else name).items()
+    }
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    last = name.rpartition(".")[2]
+    return f"{last} has other content" if last == "fingerprint" else f"{last} was {before!r}, now {now!r}"

@@ -1,0 +1,56 @@
+"""What to take: the answer of a comparison in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from linmap.experiment.figures import paired, ranking
+from linmap.experiment.result import Metric, Row
+
+
+def verdict(rows: Sequence[Row], metric: Metric, over: str = "seeds", overlap: float = 0.0) -> str:
+    """Whether the system beats what its user would otherwise take, by how much, and how sure that is.
+
+    Parameters
+    ----------
+    rows
+        Of a result: the system (the first of that kind) and its baselines, each with a value for every pair.
+    metric
+        What decides.
+    over
+        What the values of a row are: "seeds", "folds", "subjects", "images".
+    overlap
+        As in `paired`.
+
+    Returns
+    -------
+    str
+        One or two sentences that begin with what to take; "" without a system or a baseline that has values.
+    """
+    system = next((row for row in rows if row.kind == "system"), None)
+    baselines = {row.name: row for row in rows if row.kind == "baseline" and math.isfinite(row.mean(metric.name))}
+    if system is None or not baselines:
+        return ""
+    if not math.isfinite(system.mean(metric.name)):
+        return f"Take {ranking({n: r.mean(metric.name) for n, r in baselines.items()}, metric.better)[0]}: " \
+               f"{system.name} gave no finite {metric.name}."  # fmt: skip
+    name = ranking({n: row.mean(metric.name) for n, row in baselines.items()}, metric.better)[0]
+    ours, theirs = system.values[metric.name], baselines[name].values[metric.name]
+    unit, digits = f" {metric.unit}" if metric.unit else "", metric.digits
+    figures = (f"{metric.name} {system.mean(metric.name):.{digits}f}{unit} against "
+               f"{baselines[name].mean(metric.name):.{digits}f}{unit}")  # fmt: skip
+    sign = 1 if metric.better == "higher" else -1
+    if len(ours) != len(theirs) or len(ours) < 2:
+        ahead = sign * (system.mean(metric.name) - baselines[name].mean(metric.name)) > 0
+        best, other = (system.name, name) if ahead else (name, system.name)
+        return f"{best} is ahead of {other} ({figures}), from one value each, which tells nothing about chance: " \
+               f"compare with more {over} before you choose."  # fmt: skip
+    gap = paired([sign * value for value in ours], [sign * value for value in theirs], overlap)
+    sure = f"{gap.wins} of {gap.n} {over}, difference {gap.text(digits)}, 95 % interval"
+    if not gap.certain:
+        return (f"No difference between {system.name} and {name} shows beyond chance ({figures}; {sure}): take the "
+                "one that is cheaper to run.")  # fmt: skip
+    if gap.mean > 0:
+        return f"Take {system.name}: better than {name}, the best of the others ({figures}; better in {sure})."
+    return f"Take {name}: {system.name} is worse here ({figures}; better in {sure})."
