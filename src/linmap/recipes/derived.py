@@ -1,0 +1,291 @@
+"""Flags that are an estimator's own parameters: names, types, defaults and help come from its source.
+
+The source is read, not imported, so that `linmap fit SYSTEM --help` answers at once. A parameter whose type no command
+line can write (a splitter, a module) is left out; where the command needs another default, `OTHER` says why.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import collections.abc
+import pathlib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
+
+import linmap
+
+SIMPLE = (int, float, str, bool, type(None), Path)
+KNOWN: dict[str, Any] = vars(builtins) | vars(typing) | vars(collections.abc) | vars(pathlib)
+LISTS = (collections.abc.Sequence, collections.abc.Iterable, list)
+
+
+class _Anything(type):
+    def __getattr__(cls, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return cls
+
+    def __getitem__(cls, _: Any) -> type:
+        return cls
+
+    def __call__(cls, *_: Any, **__: Any) -> type:
+        return cls
+
+
+class Foreign(metaclass=_Anything):
+    """Stands for what other packages define, which is not imported."""
+
+
+@dataclass(frozen=True)
+class Other:
+    """A default that the command line does not share with the estimator."""
+
+    default: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of an estimator."""
+
+    name: str
+    type: Any
+    """What the command line can write of its annotation; None where that is nothing."""
+    default: Any
+    """`dataclasses.MISSING` where it has to be given."""
+    help: str
+
+
+class Derived:
+    """Base of a dataclass of flags that takes in the parameters of an estimator.
+
+    >>> @flags
+    ... class Fit(Derived):  # doctest: +SKIP
+    ...     OF = "linmap.signals.acm.classifier:ACMClassifier"
+    ...     LEAVE = ("inner_cv", "random_state")
+    ...     OTHER = {"n_jobs": Other(2, "the search is most of the time")}
+    ...     folds: int = 3
+    ...     '''Inner folds of the search.'''
+    >>> ACMClassifier(**settings.options(), random_state=job.seed)  # doctest: +SKIP
+
+    A field that the class declares itself stands in the place of the parameter of the same name, and `options` hands it
+    on too; its default is the estimator's, or in `OTHER`.
+    """
+
+    OF: ClassVar[str] = ""
+    """`module:Name` of an estimator, a dataclass or a function."""
+    LEAVE: ClassVar[tuple[str, ...]] = ()
+    """Parameters that are no flags."""
+    OTHER: ClassVar[Mapping[str, Other]] = {}
+    """Other defaults, with their reasons."""
+
+    def options(self, **more: Any) -> dict[str, Any]:
+        """The values of the estimator's parameters, and `more`."""
+        taken = [parameter.name for parameter in parameters(self.OF) if parameter.name not in self.LEAVE]
+        return {name: getattr(self, name) for name in taken if hasattr(self, name)} | more
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+def flags(kind: type) -> Any:
+    """Make a dataclass of a subclass of `Derived`: the estimator's parameters first, then its own fields.
+
+    Raises
+    ------
+    TypeError
+        If `LEAVE` or `OTHER` names a parameter that the estimator does not have.
+    """
+    import tyro
+
+    own = dict(kind.__dict__.get("__annotations__", {}))
+    found = {parameter.name: parameter for parameter in parameters(kind.OF)}
+    for name in (*kind.LEAVE, *kind.OTHER):
+        if name not in found:
+            raise TypeError(f"{kind.__name__} names {name}, which is no parameter of {kind.OF}.")
+    annotations = {}
+    for name, parameter in found.items():
+        if name in own or name in kind.LEAVE or parameter.type is None:
+            continue
+        default = kind.OTHER[name].default if name in kind.OTHER else parameter.default
+        hint = (
+            parameter.type if default is not None or type(None) in get_args(parameter.type) else parameter.type | None
+        )
+        annotations[name] = Annotated[hint, tyro.conf.arg(help=parameter.help)]
+        if default is not MISSING:
+            setattr(kind, name, field(default=_frozen(default)))
+    kind.__annotations__ = annotations | own
+    return dataclass(frozen=True, kw_only=True)(kind)
+
+
+def differences(kind: type) -> dict[str, tuple[Any, Any]]:
+    """The flags whose default is not the estimator's: the flag's and the estimator's."""
+    own = {part.name: part.default for part in fields(kind)}
+    return {
+        parameter.name: (own[parameter.name], _frozen(parameter.default))
+        for parameter in parameters(kind.OF)
+        if parameter.name in own and parameter.name not in kind.LEAVE
+        and own[parameter.name] != _frozen(parameter.default)
+    }  # fmt: skip
+
+
+@cache
+def parameters(of: str) -> tuple[Parameter, ...]:
+    """The parameters of `module:Name`, from its source.
+
+    Raises
+    ------
+    LookupError
+        If the module defines no such class or function.
+    """
+    module, _, name = of.partition(":")
+    source = _Source.of(module)
+    node = source.definitions.get(name)
+    if isinstance(node, ast.ClassDef):
+        helps = _numpy_docs(ast.get_docstring(node) or "")
+        init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+        given = _fields(node) if init is None else _arguments(init)[1:]
+        if init is not None and not helps:
+            helps = _numpy_docs(ast.get_docstring(init) or "")
+    elif isinstance(node, ast.FunctionDef):
+        helps, given = _numpy_docs(ast.get_docstring(node) or ""), _arguments(node)
+    else:
+        raise LookupError(f"{module} defines no {name}.")
+    return tuple(
+        Parameter(
+            name,
+            writable(source.value(annotation)) if annotation is not None else None,
+            MISSING if default is None else source.value(default),
+            helps.get(name, "") or said,
+        )
+        for name, annotation, default, said in given
+    )
+
+
+def writable(annotation: Any) -> Any:
+    """What of a type the command line can write: sequences become tuples, members of unions that it cannot are left
+    out; None where nothing is left."""
+    if annotation in SIMPLE:
+        return annotation
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is typing.Literal:
+        return annotation
+    if origin in (Union, types.UnionType):
+        kept = [found for part in inner if (found := writable(part)) is not None]
+        kept = [part for part in kept if part is not type(None)] + [type(None)] * (type(None) in inner)
+        return Union[tuple(kept)] if kept and kept != [type(None)] else None  # noqa: UP007 (made of parts)
+    if origin in LISTS and len(inner) == 1:
+        part = writable(inner[0])
+        return None if part is None else tuple[part, ...]
+    if origin is tuple and all(part is ... or writable(part) is not None for part in inner):
+        return annotation
+    return None
+
+
+def _frozen(default: Any) -> Any:
+    """Lists and ranges as tuples, as the command line gives them."""
+    return tuple(default) if isinstance(default, list | range) else default
+
+
+def _arguments(node: ast.FunctionDef) -> list[tuple[str, ast.expr | None, ast.expr | None, str]]:
+    plain, defaults = [*node.args.posonlyargs, *node.args.args], node.args.defaults
+    padded = [None] * (len(plain) - len(defaults)) + list(defaults)
+    pairs = [*zip(plain, padded, strict=True), *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
+    return [(argument.arg, argument.annotation, default, "") for argument, default in pairs]
+
+
+def _fields(node: ast.ClassDef) -> list[tuple[str, ast.expr | None, ast.expr | None, str]]:
+    """Of a dataclass; what each is for stands below it."""
+    found = []
+    for part, after in zip(node.body, [*node.body[1:], None], strict=True):
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+            below = after.value if isinstance(after, ast.Expr) else None
+            said = below.value if isinstance(below, ast.Constant) and isinstance(below.value, str) else ""
+            found.append((part.target.id, part.annotation, part.value, " ".join(said.split())))
+    return found
+
+
+def _numpy_docs(docstring: str) -> dict[str, str]:
+    """By name, what the section `Parameters` of a NumPy docstring says."""
+    lines = docstring.splitlines()
+    try:
+        start = lines.index("Parameters") + 2
+    except ValueError:
+        return {}
+    helps: dict[str, str] = {}
+    names: list[str] = []
+    for line, after in zip(lines[start:], [*lines[start + 1 :], ""], strict=True):
+        if after.startswith("---"):
+            break
+        if line and not line.startswith(" "):
+            names = [name.strip().lstrip("*") for name in line.partition(":")[0].split(",")]
+        elif line.strip():
+            for name in names:
+                helps[name] = f"{helps.get(name, '')} {line.strip()}".strip()
+    return helps
+
+
+class _Source:
+    """A module of linmap as its source says, for what its annotations and defaults name."""
+
+    def __init__(self, module: str, path: Path) -> None:
+        self.module = module
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        body = [part for node in tree.body for part in (node.body if isinstance(node, ast.If) else [node])]
+        self.definitions = {n.name: n for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
+        self.assigned: dict[str, ast.expr] = {}
+        self.imported: dict[str, tuple[str, str]] = {}
+        for node in body:
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    self._assign(target, node.value)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+                self.assigned[node.target.id] = node.value
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                self.imported |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
+
+    def _assign(self, target: ast.expr, value: ast.expr) -> None:
+        if isinstance(target, ast.Name):
+            self.assigned[target.id] = value
+        elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            for one, part in zip(target.elts, value.elts, strict=True):
+                self._assign(one, part)
+
+    @staticmethod
+    @cache
+    def of(module: str) -> _Source:
+        root = Path(linmap.__file__).parent.joinpath(*module.split(".")[1:])
+        path = root.with_suffix(".py")
+        return _Source(module, path if path.exists() else root / "__init__.py")
+
+    def value(self, node: ast.expr) -> Any:
+        """The value of an annotation or a default; `Foreign` for names of other packages."""
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names = set()
+        else:
+            names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+        code = compile(ast.Expression(node), self.module, "eval")
+        return eval(code, {name: self.named(name) for name in names})
+
+    def named(self, name: str) -> Any:
+        """What a name of this module stands for."""
+        if name in self.assigned:
+            return self.value(self.assigned[name])
+        if name in self.imported:
+            module, original = self.imported[name]
+            if module.partition(".")[0] == "linmap":
+                return self.of(module).named(original)
+            return KNOWN.get(original, Foreign) if module in ("typing", "collections.abc", "pathlib") else Foreign
+        return Foreign if name in self.definitions else KNOWN.get(name, Foreign)
+
+
+def hints(kind: type) -> dict[str, Any]:
+    """The types of all flags of a class that `flags` has made."""
+    return get_type_hints(kind, include_extras=True)

@@ -1,0 +1,49 @@
+"""What the command line knows of a system: for each verb its flags, and where its work is.
+
+`linmap.recipes.<slug>` holds `RECIPE`. Importing it must be cheap: flags come from modules that import nothing heavy,
+and work is named as `module:function`, imported when it is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What a system does for one verb."""
+
+    flags: type | Callable[[Path | None], type]
+    """A dataclass whose defaults are those of the flags; or what gives one for the user's file (`fit`, `compare`) or
+    the artifact (`apply`), None where only the flags are asked for."""
+    work: str
+    """`module:function` of `(settings, job)`. `fit` and `apply` return a summary, `compare` a `Result`."""
+    resumes: bool = False
+    """Whether `--resume` goes on with an interrupted run; without, there is no such flag."""
+    standard_input: bool = False
+    """Whether `--data -` reads standard input and answers as it comes."""
+
+    def settings(self, path: Path | None = None) -> type:
+        """The dataclass of flags for a file or an artifact."""
+        return self.flags if isinstance(self.flags, type) else self.flags(path)
+
+    def __call__(self, settings: Any, job: Any) -> Any:
+        """Do the work."""
+        module, _, name = self.work.partition(":")
+        return getattr(importlib.import_module(module), name)(settings, job)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One system, as the command line meets it."""
+
+    compare: Verb
+    apply: Verb
+    fit: Verb | None = None
+    """None for a system with nothing to train, which is applied with its flags alone."""
+    flag_of: Mapping[str, str] = field(default_factory=dict)
+    """Flags that have other names than the arguments that the library's messages name: `{"argument": "flag"}`."""
