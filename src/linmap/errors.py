@@ -1,4 +1,4 @@
-"""The errors that linmap raises on purpose, beside the built-in `ValueError` and `TypeError`."""
+"""The errors that linmap raises on purpose; each is also the built-in error that callers expect."""
 
 
 class LinmapError(Exception):
@@ -11,6 +11,18 @@ class UsageError(LinmapError):
 
 class DataError(LinmapError, ValueError):
     """The user's data cannot be used as it is; the message names the first offending place."""
+
+
+class ArgumentError(LinmapError, ValueError):
+    """An argument has a value that cannot be used."""
+
+
+class ArgumentTypeError(LinmapError, TypeError):
+    """An argument is of a type that cannot be used."""
+
+
+class OutOfRangeError(LinmapError, IndexError):
+    """An index lies outside of what there is."""
 
 
 class ArtifactError(LinmapError):

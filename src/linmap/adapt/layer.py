@@ -27,6 +27,7 @@ from linmap.adapt.weights import (
     sizes,
     weight_from,
 )
+from linmap.errors import ArgumentError, ArgumentTypeError
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -193,12 +194,12 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def _by_rows(self, x: Tensor, adapter_names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
         """Each row of the batch with the adapter that its name says; a name without an adapter here is the base."""
         if self.merged_adapters:
-            raise ValueError(
+            raise ArgumentError(
                 f"{self.path}: adapter_names cannot be given while {', '.join(self.merged_adapters)} is merged; "
                 "unmerge_adapter() first."
             )
         if len(x) != len(adapter_names):
-            raise ValueError(
+            raise ArgumentError(
                 f"{self.path}: adapter_names must have a name for each row, got {len(adapter_names)} names for "
                 f"{len(x)} rows."
             )
@@ -215,7 +216,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         if not active:
             return self.base_layer(x, *args, **kwargs)
         if self._n_in is not None and x.shape[-1] != self._n_in:
-            raise ValueError(
+            raise ArgumentError(
                 f"{self.path}: x must have {self._n_in} features on its last dimension, got shape {tuple(x.shape)}."
             )
         return self.adapted(x, active)
@@ -311,7 +312,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         for name in [*earlier, *names]:
             W = self.adapters[name].weight(W)
             if not bool(torch.isfinite(W).all()):
-                raise ValueError(
+                raise ArgumentError(
                     f"{self.path}: merging adapter {name!r} would give NaN or infinite weights, so nothing was merged; "
                     "its training has diverged, or the base weight is not finite."
                 )
@@ -326,7 +327,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         try:
             check_mergeable(self.get_base_layer())
         except TypeError as error:
-            raise TypeError(f"{self.path}: {error}") from None
+            raise ArgumentTypeError(f"{self.path}: {error}") from None
 
     def _checksums(self) -> list[int]:
         """Of the weight and of what is merged into it: versions do not count what a fused optimiser writes."""
@@ -360,7 +361,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         merged = [self.adapters[name] for name in self.merged_adapters]
         now = self._checksums()
         if now[:1] != self._merged_state[:1]:
-            raise ValueError(
+            raise ArgumentError(
                 f"{self.path}: the merged weight was changed since the merge, and unmerging would lose that change; "
                 "keep it with merge_and_unload(), or load the weights of before."
             )
@@ -368,7 +369,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             original = self._base.to(base.weight.device)
         else:
             if now != self._merged_state:
-                raise ValueError(
+                raise ArgumentError(
                     f"{self.path}: an adapter was changed since it was merged without keep_base, so that it cannot be "
                     "taken out of the weight; put its values of the merge back first."
                 )
@@ -377,7 +378,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
                 try:
                     W = adapter.unmerged(W)
                 except ValueError as error:
-                    raise ValueError(f"{self.path}: adapter {name!r} cannot be unmerged: {error}") from None
+                    raise ArgumentError(f"{self.path}: adapter {name!r} cannot be unmerged: {error}") from None
             original = weight_from(base, W).to(base.weight.dtype).contiguous()
         base.weight.data = original
         self._base, self._merged_state = None, []
@@ -397,7 +398,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             quantised = not holds_numbers(base.weight)  # a linear layer then, whose weight has a shape of its own
             return delta if quantised else weight_from(base, delta.to(base.weight.dtype))
         if self.merged and self._base is None:
-            raise ValueError(
+            raise ArgumentError(
                 f"{self.path}: the change by adapter {adapter_name!r} depends on the weight of before the merge, which "
                 "was not kept; unmerge first, or merge with keep_base=True."
             )

@@ -20,6 +20,7 @@ from torch import nn
 
 from linmap.adapt.layer import AdapterLayer
 from linmap.adapt.weights import holds_numbers
+from linmap.errors import ArgumentError, ArgumentTypeError
 
 BASE = "__base__"  # in adapter_names: no adapter
 
@@ -59,11 +60,11 @@ class AdapterConfig(PeftConfig):
             if isinstance(getattr(self, name), list | tuple):
                 setattr(self, name, set(getattr(self, name)))
         if self.bias not in ("none", "all"):
-            raise ValueError(f"bias must be 'none' or 'all', got {self.bias!r}.")
+            raise ArgumentError(f"bias must be 'none' or 'all', got {self.bias!r}.")
         if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
             for name in ("layers_to_transform", "layers_pattern"):
                 if getattr(self, name) is not None:
-                    raise ValueError(
+                    raise ArgumentError(
                         f"{name} cannot be given when target_modules is a regular expression; write the layers into "
                         "the expression, or give target_modules as a list of names."
                     )
@@ -96,7 +97,7 @@ class AdapterTuner(BaseTuner):
             target.add_adapter(adapter_name, inference_mode=peft_config.inference_mode, **options)
             return
         if isinstance(parent, nn.MultiheadAttention):
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"{current_key} belongs to a torch.nn.MultiheadAttention, which reads the weight past the layer, so "
                 "that an adapter would have no effect; exclude it (exclude_modules), or use a model with separate "
                 "projections."
@@ -115,7 +116,7 @@ class AdapterTuner(BaseTuner):
             if isinstance(target, kind):
                 return layer_class(target, adapter_name=adapter_name, **options)
         kinds = ", ".join(kind.__name__ for kind in self.layer_classes)
-        raise TypeError(
+        raise ArgumentTypeError(
             f"a {type(target).__name__} cannot be adapted by {type(self).__name__}; {kinds} can. Name such modules in "
             "target_modules."
         )
@@ -201,14 +202,16 @@ class AdapterTuner(BaseTuner):
 
     def _check_names(self, names: Any) -> None:
         if self.training:
-            raise ValueError("adapter_names is for inference; call model.eval() first.")
+            raise ArgumentError("adapter_names is for inference; call model.eval() first.")
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            raise TypeError(f"adapter_names must be a list of names, one for each row of the batch, got {names!r}.")
+            raise ArgumentTypeError(
+                f"adapter_names must be a list of names, one for each row of the batch, got {names!r}."
+            )
         known = sorted({name for layer in self._layers() for name in layer.adapters})
         unknown = sorted(set(names) - {*known, BASE})
         if unknown:
             has = ", ".join(map(repr, known))
-            raise ValueError(
+            raise ArgumentError(
                 f"adapter_names has {', '.join(map(repr, unknown))}, and the model has {has} and {BASE!r} for none."
             )
 
@@ -288,7 +291,7 @@ class AdapterTuner(BaseTuner):
             if len(names) < 2:
                 continue
             if not untie:
-                raise ValueError(
+                raise ArgumentError(
                     f"{layer.path}: its weight is shared by {' and '.join(names)}, so that a merge would change them "
                     "all; merge with untie=True to give the adapted layer a weight of its own."
                 )

@@ -12,6 +12,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from linmap.errors import ArgumentTypeError
+
 Layer: TypeAlias = Any  # a module with a weight: type checkers do not know its attributes
 KINDS = (nn.Linear, Conv1D, nn.Conv2d, nn.Embedding)
 TRANSPOSED = (Conv1D, nn.Embedding)  # layers that keep their weight as (in, out)
@@ -35,7 +37,7 @@ def sizes(layer: Layer) -> tuple[int, int]:
             return layer.out_channels, layer.weight[0].numel()
         case nn.Embedding():
             return layer.embedding_dim, layer.num_embeddings
-    raise TypeError(
+    raise ArgumentTypeError(
         f"a {type(layer).__name__} cannot be adapted; Linear, Conv1D (of Transformers), Conv2d and Embedding can. Name "
         "modules of these kinds in target_modules."
     )
@@ -80,7 +82,7 @@ def holds_numbers(weight: Tensor) -> bool:
 def check_numbers(layer: Layer, weight: Tensor) -> None:
     """Raise TypeError for a weight of codes whose numbers cannot be told."""
     if not holds_numbers(weight):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"the weight of this {type(layer).__name__} is quantised ({weight.dtype}), and a dense one is needed; use "
             "a method that reads the activations only (Bone's modes 'bat-row', 'add' and 'mini', TriAdaptLoRA), or "
             "dequantise the layer first."
@@ -153,7 +155,7 @@ def check_weight_can_change(layer: Layer) -> None:
     if "weight" in layer._parameters:
         check_numbers(layer, layer.weight)
     if not has_known_product(layer) and "weight" not in layer._parameters:
-        raise TypeError(
+        raise ArgumentTypeError(
             f"this {type(layer).__name__} has a forward of its own and a weight that is no parameter of it, so that a "
             "changed weight cannot be given to it; exclude it (exclude_modules), or make its weight a parameter first "
             "(torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.remove_weight_norm)."
@@ -205,20 +207,20 @@ def check_mergeable(layer: Layer) -> None:
     weight = layer._parameters.get("weight")
     kind = type(layer).__name__
     if weight is None:
-        raise TypeError(
+        raise ArgumentTypeError(
             f"the weight of this {kind} is computed from other tensors whenever it is read (weight_norm, "
             "spectral_norm, pruning or another parametrisation), so that a merged one would be lost; take the adapter "
             "out with unload(), make the weight a parameter (torch.nn.utils.parametrize.remove_parametrizations, "
             "remove_weight_norm, prune.remove), and load the adapter again."
         )
     if is_quantised(weight):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"the weight of this {kind} is quantised ({type(weight).__name__} of {weight.dtype}), and no adapter can "
             "be merged into codes; keep the adapter beside it, or load the base model in full precision, put the "
             "adapter on it and merge there."
         )
     if weight.is_meta:
-        raise TypeError(
+        raise ArgumentTypeError(
             f"the weight of this {kind} has no values here (it is offloaded, or on the meta device); load the whole "
             "model into memory to merge."
         )

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import dis
 from collections.abc import Iterable
 
-from linmap.errors import ArtifactError, DataError, UsageError
+from linmap.errors import DivergenceError, LinmapError, SingularMapError
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
-RAISE = dis.opmap["RAISE_VARARGS"]
 
 
 def explain(error: BaseException) -> tuple[int, str]:
     """Exit code and line.
 
-    Wrong use is what linmap itself refuses (its own errors, and each ValueError, TypeError or IndexError that its code
-    raises on purpose), and a file that is not there or cannot be opened. Everything else is a failure.
+    Wrong use is what linmap itself refuses, and a file that is not there or cannot be opened. Everything else is a
+    failure.
     """
     message = " ".join(str(error).split())
-    if isinstance(error, UsageError | DataError | ArtifactError):
-        return WRONG_USE, message
-    if isinstance(error, ValueError | TypeError | IndexError) and _raised_on_purpose(error):
+    if isinstance(error, LinmapError) and not isinstance(error, SingularMapError | DivergenceError):
         return WRONG_USE, message
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError):
         return WRONG_USE, f"{error.filename}: {str(error.strerror).lower()}" if error.filename else message
@@ -29,17 +25,6 @@ def explain(error: BaseException) -> tuple[int, str]:
         package = error.name.partition(".")[0]
         return WRONG_USE, f"this needs the package {package}: pip install 'linmap[all]', or {package} alone."
     return FAILED, f"{type(error).__name__}: {message}"
-
-
-def _raised_on_purpose(error: BaseException) -> bool:
-    """Whether the error comes from a `raise` statement in linmap, not from an operation that went wrong there."""
-    trace = error.__traceback__
-    if trace is None:
-        return False
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    ours = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "linmap"
-    return ours and trace.tb_frame.f_code.co_code[trace.tb_lasti] == RAISE
 
 
 def nearest(word: str, names: Iterable[str], otherwise: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from linmap.data import require_file
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, DataError
 
 
 def read_npz(
@@ -38,7 +38,7 @@ def read_npz(
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
+            raise ArgumentError("it holds a single array")
         with archive:
             wanted = [name for name in archive.files if name not in ignore and (only is None or name in only)]
             arrays = {name: archive[name] for name in wanted}

@@ -107,8 +107,10 @@ def semidefinite(X: Float64[np.ndarray, "count n n"], name: str) -> Float64[np.n
     worst = a[:, 0] / np.maximum(np.abs(a).max(1), np.finfo(np.float64).tiny)
     if worst.min() < -1e-5:
         i = int(worst.argmin())
-        raise DataError(f"{name}: matrix {i} is not positive semi-definite: it has the eigenvalue {a[i, 0]:.3g} beside "
-                        f"{a[i, -1]:.3g}.")  # fmt: skip
+        raise DataError(
+            f"{name}: matrix {i} is not positive semi-definite: it has the eigenvalue {a[i, 0]:.3g} beside "
+            f"{a[i, -1]:.3g}."
+        )
     if worst.min() >= 0:
         return X
     return (U * np.maximum(a, 0)[:, None]) @ U.swapaxes(1, 2)

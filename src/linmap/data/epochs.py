@@ -14,7 +14,7 @@ from linmap.data import EMBEDDED, find, require_content
 from linmap.data.arrays import read_npz
 from linmap.data.labels import missing, one_for_each
 from linmap.data.mne_epochs import parts_of
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, DataError
 
 Task = Literal["imagery", "hands-feet", "executed"]
 MAMEM_SUBJECTS = tuple(range(11))
@@ -72,8 +72,10 @@ class Epochs:
     def labels(self) -> np.ndarray:
         """The classes; DataError where there are none."""
         if self.y is None:
-            raise DataError(f"{self.name or 'the epochs'}: there are no classes; an archive needs an array y, an MNE "
-                            "file needs event ids.")  # fmt: skip
+            raise DataError(
+                f"{self.name or 'the epochs'}: there are no classes; an archive needs an array y, an MNE "
+                "file needs event ids."
+            )
         return self.y
 
     def incomplete(self, column: Literal["session", "group"]) -> bool:
@@ -85,8 +87,10 @@ class Epochs:
         """The sessions or groups, None where the file has none; DataError where it has them for some epochs only."""
         values = getattr(self, column)
         if self.incomplete(column):
-            raise DataError(f"{self.name}: {column} is missing for epoch {int(missing(values).argmax())}; fill it in, "
-                            "or leave the column out.")  # fmt: skip
+            raise DataError(
+                f"{self.name}: {column} is missing for epoch {int(missing(values).argmax())}; fill it in, "
+                "or leave the column out."
+            )
         return values
 
     def filtered(self, low: float, high: float) -> Epochs:
@@ -135,8 +139,10 @@ def load_epochs(path: Path | str) -> Epochs:
     if not path.exists():
         raise DataError(f"{path}: there is no such file.")
     if not path.name.endswith((".npz", ".fif", ".fif.gz")):
-        raise DataError(f"{path}: epochs are read from .npz archives and MNE's -epo.fif files; cut a recording into "
-                        "epochs with mne.Epochs and save these.")  # fmt: skip
+        raise DataError(
+            f"{path}: epochs are read from .npz archives and MNE's -epo.fif files; cut a recording into "
+            "epochs with mne.Epochs and save these."
+        )
     require_content(path)
     return _read_archive(path) if path.suffix == ".npz" else _read_fif(path)
 
@@ -195,8 +201,10 @@ def _read_fif(path: Path) -> Epochs:
 def _checked(epochs: Epochs, path: Path) -> Epochs:
     bad = np.argwhere(~np.isfinite(epochs.X).all(-1))
     if len(bad):
-        raise DataError(f"{path}: epoch {bad[0, 0]}, channel index {bad[0, 1]} ({epochs.ch_names[bad[0, 1]]}) holds "
-                        "NaN or infinite values; drop the epoch or interpolate the channel.")  # fmt: skip
+        raise DataError(
+            f"{path}: epoch {bad[0, 0]}, channel index {bad[0, 1]} ({epochs.ch_names[bad[0, 1]]}) holds "
+            "NaN or infinite values; drop the epoch or interpolate the channel."
+        )
     return epochs
 
 
@@ -226,7 +234,7 @@ def mamem(subject: int) -> Epochs:
         If it is in none of the places where `linmap.data.find` looks.
     """
     if subject not in MAMEM_SUBJECTS:
-        raise ValueError(f"subject must be 0 to 10, got {subject!r}.")
+        raise ArgumentError(f"subject must be 0 to 10, got {subject!r}.")
     if subject in EMBEDDED_SUBJECTS:
         path, row = EMBEDDED / _MAMEM_EMBEDDED, EMBEDDED_SUBJECTS.index(subject)
     else:
@@ -265,7 +273,7 @@ def eegmmidb(task: Task = "imagery") -> Epochs:
         If the file is in none of the places where `linmap.data.find` looks.
     """
     if task not in get_args(Task):
-        raise ValueError(f"task must be one of {', '.join(get_args(Task))}, got {task!r}.")
+        raise ArgumentError(f"task must be one of {', '.join(get_args(Task))}, got {task!r}.")
     path = find("eeg/eegmmidb_s001.npz", "MAMEM's subjects 0, 2, 5 and 8 are.")
     arrays = read_npz(path, ("X", "scale_uV", "y", "task", "run"), ignore=("ch_names",))
     with np.load(path, allow_pickle=False) as archive:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from linmap.data import find, require_file
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, DataError
 
 EMBEDDED_IMAGES = ("chelsea", "coffee", "camera")
 """Photographs inside the package (scikit-image's: a cat, a cup of coffee, the cameraman)."""
@@ -33,7 +33,7 @@ def read_image(path: Path | str, channels: int = 3) -> UInt8[np.ndarray, "height
         If `channels` is neither 1 nor 3.
     """
     if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels}.")
+        raise ArgumentError(f"channels must be 1 (grey) or 3 (RGB), got {channels}.")
     with opened(path) as image:
         if image.mode in DEEP:
             grey = _eight_bits(np.asarray(image), path)
@@ -91,7 +91,7 @@ def embedded_image(name: str, channels: int = 3) -> UInt8[np.ndarray, "height wi
         return image.copy() if channels == 3 else np.asarray(Image.fromarray(image).convert("L")).copy()
     if name not in EMBEDDED_IMAGES:
         known = ", ".join((*EMBEDDED_IMAGES, "china", "flower"))
-        raise ValueError(f"there is no photograph {name!r}; there are {known}.")
+        raise ArgumentError(f"there is no photograph {name!r}; there are {known}.")
     return read_image(find(f"images/{name}.png", "Reinstall linmap."), channels)
 
 
@@ -104,7 +104,7 @@ def square(image: UInt8[np.ndarray, "height width *channels"], side: int) -> UIn
         If `side` is not positive.
     """
     if side < 1:
-        raise ValueError(f"side must be a positive number of pixels, got {side}.")
+        raise ArgumentError(f"side must be a positive number of pixels, got {side}.")
     height, width = image.shape[:2]
     edge = min(height, width)
     left, top = (width - edge) // 2, (height - edge) // 2

@@ -36,8 +36,9 @@ def one_for_each(values: np.ndarray, n: int, name: str, what: str) -> Shaped[np.
     if values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat):
         values = values.astype(str)
     if values.shape != (n,) or values.dtype.kind not in "biufUO":
-        raise DataError(f"{name} must hold one number or text for each of {n} {what}, got {values.dtype} of shape "
-                        f"{values.shape}.")  # fmt: skip
+        raise DataError(
+            f"{name} must hold one number or text for each of {n} {what}, got {values.dtype} of shape {values.shape}."
+        )
     return values
 
 

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from linmap.errors import ArgumentError
+
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
 DIGITS = tuple("0123456789")
 SPECIAL = ("<pad>", "<unk>", "<eos>")
@@ -88,7 +90,7 @@ def generate_listops(
             found.setdefault(tokens.tobytes(), value)
         barren = barren + 1 if len(found) == before else 0
         if barren == BARREN:
-            raise ValueError(
+            raise ArgumentError(
                 f"{BARREN * FOREST:,} trees brought none with {min_length} < length < {max_length} beyond "
                 f"{len(found)}; widen the range of lengths, raise max_depth (now {max_depth}), or ask for fewer than "
                 f"{samples}."
@@ -100,7 +102,9 @@ def generate_listops(
 def split_listops(data: ListOps, validation: int = 2000, test: int = 2000) -> tuple[ListOps, ListOps, ListOps]:
     """Training, validation and test trees; the last ones are held out (trees are in random order)."""
     if validation < 0 or test < 0 or validation + test >= len(data):
-        raise ValueError(f"validation = {validation} and test = {test} leave nothing of {len(data)} trees to train on.")
+        raise ArgumentError(
+            f"validation = {validation} and test = {test} leave nothing of {len(data)} trees to train on."
+        )
     ends = (0, len(data) - validation - test, len(data) - test, len(data))
     training, held_out, last = (data[slice(*span)] for span in pairwise(ends))
     return training, held_out, last
@@ -124,14 +128,14 @@ def evaluate(tokens: Sequence[str] | np.ndarray) -> int:
         elif token == "]":
             operator, arguments = stack.pop()
             if not arguments or not stack:
-                raise ValueError(f"token {position}: ']' closes an operator without arguments, or none at all.")
+                raise ArgumentError(f"token {position}: ']' closes an operator without arguments, or none at all.")
             stack[-1][1].append(_apply(operator, arguments))
         elif token in DIGITS:
             stack[-1][1].append(int(token))
         else:
-            raise ValueError(f"token {position}: {token!r} is no part of a tree.")
+            raise ArgumentError(f"token {position}: {token!r} is no part of a tree.")
     if len(stack) > 1 or len(stack[0][1]) != 1:
-        raise ValueError(f"the tokens are not one whole tree: {len(stack) - 1} operators are open at the end.")
+        raise ArgumentError(f"the tokens are not one whole tree: {len(stack) - 1} operators are open at the end.")
     return stack[0][1][0]
 
 
@@ -257,8 +261,8 @@ def _apply(operator: str, arguments: list[int]) -> int:
 
 def _check(samples: int, min_length: int, max_length: int, max_depth: int, max_args: int) -> None:
     if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}.")
+        raise ArgumentError(f"samples must be at least 1, got {samples}.")
     if not 0 <= min_length < max_length - 1:
-        raise ValueError(f"no length lies between min_length = {min_length} and max_length = {max_length}.")
+        raise ArgumentError(f"no length lies between min_length = {min_length} and max_length = {max_length}.")
     if max_depth < 2 or max_args < 2:
-        raise ValueError(f"max_depth and max_args must be at least 2, got {max_depth} and {max_args}.")
+        raise ArgumentError(f"max_depth and max_args must be at least 2, got {max_depth} and {max_args}.")

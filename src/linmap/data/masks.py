@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from linmap.data import find, require_content
 from linmap.data.arrays import read_npz
 from linmap.data.images import DEEP, opened, read_grey
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 ROTATION, BRIGHTNESS, SCALE = 10.0, 0.25, 0.15  # degrees; shares
@@ -71,7 +71,7 @@ def embedded_ultrasound(part: str, size: int = 192, label: int = 2) -> MaskedIma
         What is to be found: 1 nerves, 2 vessels.
     """
     if part not in ("train", "test"):
-        raise ValueError(f"part must be 'train' or 'test', got {part!r}.")
+        raise ArgumentError(f"part must be 'train' or 'test', got {part!r}.")
     return load_masked_images(find(f"salt/usgra_{part}.npz", "Reinstall linmap."), size, label)
 
 

@@ -73,8 +73,10 @@ def _picks(epochs: Any, name: str) -> tuple[list[int], list[str]]:
         among = _data_kinds(epochs) if wanted == "data" else {wanted}
         if picks := [i for i in good if kinds[i] in among]:
             return picks, kinds
-    raise DataError(f"{name}: no channel to take: they are {', '.join(sorted(set(kinds)))}, and "
-                    f"{len(kinds) - len(good)} of {len(kinds)} are marked as bad.")  # fmt: skip
+    raise DataError(
+        f"{name}: no channel to take: they are {', '.join(sorted(set(kinds)))}, and "
+        f"{len(kinds) - len(good)} of {len(kinds)} are marked as bad."
+    )
 
 
 def _data_kinds(epochs: Any) -> set[str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from linmap.data import find
 from linmap.data.arrays import read_npz
+from linmap.errors import ArgumentError
 
 
 class FSRCNN(nn.Module):
@@ -65,7 +66,9 @@ def fsrcnn(scale: int, small: bool = False) -> FSRCNN:
         If there are no such weights.
     """
     if scale not in (2, 3, 4) or (small and scale != 2):
-        raise ValueError(f"there is no fsrcnn(scale={scale}, small={small}); scales 2, 3 and 4 are there, small at 2.")
+        raise ArgumentError(
+            f"there is no fsrcnn(scale={scale}, small={small}); scales 2, 3 and 4 are there, small at 2."
+        )
     path = find(f"linearscope/fsrcnn_{'small_' if small else ''}x{scale}.npz", "Reinstall linmap.")
     arrays = read_npz(path, ("scale", "n_conv", "out_bias"))
     return FSRCNN({name: torch.from_numpy(array) for name, array in arrays.items()}).eval()
@@ -106,7 +109,7 @@ def bundled_model(name: str) -> Path:
         If its package is not installed, with the command that installs it.
     """
     if name not in BUNDLED:
-        raise ValueError(f"there is no bundled model {name!r}; there are {', '.join(BUNDLED)}.")
+        raise ArgumentError(f"there is no bundled model {name!r}; there are {', '.join(BUNDLED)}.")
     package = BUNDLED[name]
     spec = importlib.util.find_spec(package.replace("-", "_"))  # not imported: these packages import much themselves
     if spec is None or spec.origin is None:

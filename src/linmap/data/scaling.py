@@ -14,6 +14,8 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float, Float64
 
+from linmap.errors import ArgumentError
+
 RESOLVED = 8 * np.finfo(np.float64).eps
 """Deviation over the largest modulus, up to which a channel is constant: the rounding of a few operations."""
 
@@ -44,7 +46,7 @@ class Standardiser:
         """
         rows = np.asarray(rows, np.float64).reshape(-1, rows.shape[-1])
         if rows.size == 0 or not np.isfinite(rows).all():
-            raise ValueError(f"rows must hold finite numbers, got shape {rows.shape}; fill or drop what is missing.")
+            raise ArgumentError(f"rows must hold finite numbers, got shape {rows.shape}; fill or drop what is missing.")
         largest = np.abs(rows).max(0)
         unit = np.exp2(np.frexp(largest)[1] - 1.0)  # a power of two, so that dividing by it is exact
         rows = rows / unit

@@ -13,7 +13,7 @@ import pandas as pd
 
 from linmap.data import find, require_content
 from linmap.data.arrays import read_npz
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, DataError
 
 Part = Literal["train", "test"]
 Archive = Literal["ACSF1", "OSULeaf", "BasicMotions", "JapaneseVowels", "GunPoint"]
@@ -50,8 +50,10 @@ class LabelledSeries:
     def require_labels(self) -> np.ndarray:
         """The labels; DataError where there are none."""
         if self.labels is None:
-            raise DataError("these series have no labels; an archive needs an array y, a folder one subfolder per "
-                            f"label or a file {LABELS} with columns file and label.")  # fmt: skip
+            raise DataError(
+                "these series have no labels; an archive needs an array y, a folder one subfolder per "
+                f"label or a file {LABELS} with columns file and label."
+            )
         return self.labels
 
     def take(self, indices: Sequence[int] | np.ndarray) -> LabelledSeries:
@@ -118,8 +120,10 @@ def read_archive(path: Path | str) -> LabelledSeries:
         except ValueError:
             raise DataError(f"{path}: y holds Python objects; save labels as numbers or text.") from None
     if labels is not None and (labels.shape != (len(series),) or labels.dtype.kind not in "biufU"):
-        raise DataError(f"{path}: y must hold one number or text for each of {len(series)} series, got {labels.dtype} "
-                        f"of shape {labels.shape}.")  # fmt: skip
+        raise DataError(
+            f"{path}: y must hold one number or text for each of {len(series)} series, got {labels.dtype} "
+            f"of shape {labels.shape}."
+        )
     if labels is not None and labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise DataError(f"{path}: y[{int(np.flatnonzero(~np.isfinite(labels))[0])}] is not a finite number.")
     return LabelledSeries(series, labels, [str(i) for i in range(len(series))])
@@ -132,16 +136,20 @@ def _parted(X: np.ndarray, lengths: np.ndarray | None, path: Path) -> list[np.nd
             raise DataError(f"{path}: X must be (n, length, channels) or (n, length), got shape {X.shape}.")
         return list(_floating(X.reshape(*X.shape[:2], -1)))
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or len(lengths) == 0 or lengths.min() < 1:
-        raise DataError(f"{path}: lengths must be positive integers, one for each series, got {lengths.dtype} of "
-                        f"shape {lengths.shape}{f', smallest {lengths.min()}' if lengths.size else ''}.")  # fmt: skip
+        raise DataError(
+            f"{path}: lengths must be positive integers, one for each series, got {lengths.dtype} of "
+            f"shape {lengths.shape}{f', smallest {lengths.min()}' if lengths.size else ''}."
+        )
     X = _floating(X)
     if X.ndim == 3:
         if len(lengths) != len(X) or lengths.max() > X.shape[1]:
             raise DataError(f"{path}: {len(lengths)} lengths up to {lengths.max()} do not fit X of shape {X.shape}.")
         return [x[:length] for x, length in zip(X, lengths, strict=True)]
     if X.ndim != 2 or lengths.sum() != len(X):
-        raise DataError(f"{path}: lengths add up to {lengths.sum()}, so X must be ({lengths.sum()}, channels) or "
-                        f"(n, length, channels), got shape {X.shape}.")  # fmt: skip
+        raise DataError(
+            f"{path}: lengths add up to {lengths.sum()}, so X must be ({lengths.sum()}, channels) or "
+            f"(n, length, channels), got shape {X.shape}."
+        )
     return np.split(X, np.cumsum(lengths)[:-1])
 
 
@@ -159,8 +167,9 @@ def read_folder(folder: Path | str) -> LabelledSeries:
     first = tables[0].columns
     for path, table in zip(files, tables, strict=True):
         if len(table.columns) != len(first):
-            raise DataError(f"{path} has {len(table.columns)} channels, {files[0]} has {len(first)}; all series need "
-                            "the same.")  # fmt: skip
+            raise DataError(
+                f"{path} has {len(table.columns)} channels, {files[0]} has {len(first)}; all series need the same."
+            )
     # another order of the same names is the same channels
     series = [table[first] if set(table.columns) == set(first) else table for table in tables]
     names = [path.relative_to(folder).as_posix() for path in files]
@@ -252,8 +261,10 @@ def read_ts(path: Path | str) -> LabelledSeries:
         try:
             series.append(np.array([channel.split(",") for channel in channels], np.float64).T.copy())
         except ValueError:
-            raise DataError(f"{path}, line {number}: every channel needs equally many numbers parted by ','; time "
-                            "stamps and missing values are not read.") from None  # fmt: skip
+            raise DataError(
+                f"{path}, line {number}: every channel needs equally many numbers parted by ','; time "
+                "stamps and missing values are not read."
+            ) from None
         if not np.isfinite(series[-1]).all() or series[-1].shape[1] != series[0].shape[1]:
             raise DataError(f"{path}, line {number}: the series has missing values or another number of channels.")
         labels.append(label)
@@ -298,7 +309,7 @@ def named_series(name: str, part: Part = "train") -> LabelledSeries:
         If there is no such data set or part.
     """
     if part not in get_args(Part):
-        raise ValueError(f"part must be 'train' or 'test', got {part!r}.")
+        raise ArgumentError(f"part must be 'train' or 'test', got {part!r}.")
     if name in MNIST_POOL:
         return _mnist(name, part)
     if name == "digits":
@@ -309,7 +320,7 @@ def named_series(name: str, part: Part = "train") -> LabelledSeries:
         return _numbered(images[rows, :, None] / 16, labels[rows])
     if name in get_args(Archive):
         return read_ts(_aeon_file(name, part))
-    raise ValueError(f"there is no data set {name!r}; there are {', '.join(get_args(Dataset))}.")
+    raise ArgumentError(f"there is no data set {name!r}; there are {', '.join(get_args(Dataset))}.")
 
 
 def _mnist(name: str, part: Part) -> LabelledSeries:
@@ -348,7 +359,7 @@ def real_signal(name: Literal["ecg", "nino"]) -> np.ndarray:
         If there is no such signal.
     """
     if name not in ("ecg", "nino"):
-        raise ValueError(f"there is no signal {name!r}; there are ecg and nino.")
+        raise ArgumentError(f"there is no signal {name!r}; there are ecg and nino.")
     try:
         import pywt.data
     except ModuleNotFoundError:

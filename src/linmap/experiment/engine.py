@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from linmap.artifacts import versions
-from linmap.errors import Stopped
+from linmap.errors import ArgumentError, Stopped
 from linmap.experiment.figures import Difference, paired
 from linmap.experiment.kept import Run, RunFiles
 from linmap.experiment.result import Kind, Metric, Row
@@ -241,7 +241,7 @@ class Experiment:
         if len(arm.rates) < 2:
             return arm.rates[0] if arm.rates else None
         if choice is None:
-            raise ValueError(f"{arm.name} has several rates and choice=None; say how one is chosen.")
+            raise ArgumentError(f"{arm.name} has several rates and choice=None; say how one is chosen.")
         tried = [self._one(arm, part, seed, rate, choosing=choice.pilots) for rate in arm.rates]
         found.tried[arm.name, part.name] = tried
         sign = 1 if choice.better == "lower" else -1

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from linmap.errors import ArgumentError
+
 LEVEL = 0.95
 MANY, RESAMPLES = 30, 2000
 """From so many pairs on, the interval is a bootstrap's; and how many times it draws."""
@@ -75,7 +77,7 @@ def paired(
         If the two do not have the same number of values, or none.
     """
     if len(ours) != len(theirs) or not len(ours):
-        raise ValueError(f"ours and theirs must be pairs, got {len(ours)} and {len(theirs)} values.")
+        raise ArgumentError(f"ours and theirs must be pairs, got {len(ours)} and {len(theirs)} values.")
     gaps = np.asarray(ours, float) - np.asarray(theirs, float)
     n, mean, wins = len(gaps), float(gaps.mean()), int((gaps > 0).sum())
     if n == 1 or not np.isfinite(gaps).all():

@@ -13,7 +13,7 @@ from types import UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from linmap.artifacts import machine, plain, versions, write_json
-from linmap.errors import ArtifactError
+from linmap.errors import ArgumentTypeError, ArtifactError
 
 FORMAT = 1
 RESULT, FAILURE = "result.json", "failure.json"
@@ -236,9 +236,9 @@ def _check(part: Any) -> None:
     for name in hints:
         value = getattr(part, name)
         if not _fits(value, hints[name]):
-            raise TypeError(f"{type(part).__name__.lower()}: {name} is {reprlib.repr(value)}")
+            raise ArgumentTypeError(f"{type(part).__name__.lower()}: {name} is {reprlib.repr(value)}")
     if isinstance(part, Metric) and part.digits not in range(20):
-        raise TypeError(f"metric: digits is {part.digits}")
+        raise ArgumentTypeError(f"metric: digits is {part.digits}")
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linmap.errors import ArgumentError
+
 Drop = Literal["official", "tight"]
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -52,16 +54,16 @@ def window(
         If an argument is not what it should be, or no sample is left.
     """
     if drop not in ("official", "tight"):
-        raise ValueError(f"drop must be 'official' or 'tight', got {drop!r}.")
+        raise ArgumentError(f"drop must be 'official' or 'tight', got {drop!r}.")
     if delays is not None:
         return _listed(n_times, delays, drop)
     for name, value in (("order", order), ("lag", lag)):
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+            raise ArgumentError(f"{name} must be a positive integer, got {value!r}.")
     order, lag = int(order), int(lag)
     lost = 0 if order == 1 else (order if drop == "official" else order - 1) * lag
     if lost >= n_times or (order > 1 and order * lag >= n_times):
-        raise ValueError(
+        raise ArgumentError(
             f"order * lag = {order} * {lag} = {order * lag} needs epochs of more samples than T = {n_times}; at lag "
             f"{lag} the largest order is {max(1, (n_times - 1) // lag)}, at order {order} the largest lag is "
             f"{(n_times - 1) // order or 'none'}."
@@ -72,10 +74,10 @@ def window(
 def _listed(n_times: int, delays: Sequence[int], drop: Drop) -> Window:
     whole = [isinstance(d, Integral) and not isinstance(d, bool) and d >= 0 for d in delays]
     if not whole or not all(whole) or len(set(delays)) < len(delays):
-        raise ValueError(f"delays must be distinct integers of at least 0, got {list(delays)}.")
+        raise ArgumentError(f"delays must be distinct integers of at least 0, got {list(delays)}.")
     length = n_times - max(delays) - (drop == "official")
     if length < 1:
-        raise ValueError(f"the delay {max(delays)} needs epochs of more samples than T = {n_times}.")
+        raise ArgumentError(f"the delay {max(delays)} needs epochs of more samples than T = {n_times}.")
     return Window(tuple(int(d) for d in delays), length)
 
 
@@ -124,11 +126,11 @@ def augmented_covariance(
         If the embedding leaves no sample, or with "cov" and eps = 0 too few for a positive definite matrix.
     """
     if estimator not in ("cov", "oas"):
-        raise ValueError(f"estimator must be 'cov' or 'oas', got {estimator!r}.")
+        raise ArgumentError(f"estimator must be 'cov' or 'oas', got {estimator!r}.")
     z = embed(x, order, lag, delays, drop)
     size, length = z.shape[-2:]
     if estimator == "cov" and eps <= 0 and length <= size:
-        raise ValueError(
+        raise ArgumentError(
             f"{length} samples cannot give a positive definite covariance of {size} rows (order * channels); lower the "
             "order, or use estimator='oas' or eps > 0."
         )

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from linmap.errors import SingularMapError
+from linmap.errors import ArgumentError, ArgumentTypeError, SingularMapError
 from linmap.maps.numbers import readable, relative_error
 
 
@@ -59,7 +59,7 @@ class LinearMap(nn.Module):
         super().__init__()
         for name, size in (("in_features", in_features), ("out_features", out_features)):
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise ValueError(f"{type(self).__name__}: {name} must be a positive integer, got {size!r}.")
+                raise ArgumentError(f"{type(self).__name__}: {name} must be a positive integer, got {size!r}.")
         self.in_features = in_features
         self.out_features = out_features
         self.batch_shape = torch.Size(batch_shape)
@@ -86,7 +86,7 @@ class LinearMap(nn.Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.ndim == 0 or x.shape[-1] != self.in_features:
-            raise ValueError(
+            raise ArgumentError(
                 f"{self}: x must have {self.in_features} features on its last dimension, got shape {tuple(x.shape)}."
             )
         if x.is_complex() and not self.dtype.is_complex:
@@ -208,13 +208,17 @@ class LinearMap(nn.Module):
             is real, or has a shape that the structure cannot have.
         """
         if not isinstance(M, Tensor) or M.ndim < 2:
-            raise ValueError(f"{cls.__name__}.from_matrix: M must be a tensor of at least 2 dimensions, got {M!r:.80}.")
+            raise ArgumentError(
+                f"{cls.__name__}.from_matrix: M must be a tensor of at least 2 dimensions, got {M!r:.80}."
+            )
         if not bool(torch.isfinite(M).all()):
-            raise ValueError(f"{cls.__name__}.from_matrix: M holds NaN or infinite entries; remove them first.")
+            raise ArgumentError(f"{cls.__name__}.from_matrix: M holds NaN or infinite entries; remove them first.")
         if not (M.is_floating_point() or M.is_complex()):
-            raise ValueError(f"{cls.__name__}.from_matrix: M must be floating point, got {M.dtype}; use M.float().")
+            raise ArgumentError(f"{cls.__name__}.from_matrix: M must be floating point, got {M.dtype}; use M.float().")
         if cls.real and M.is_complex():
-            raise ValueError(f"{cls.__name__}.from_matrix: M must be real, got {M.dtype}; this structure has no phase.")
+            raise ArgumentError(
+                f"{cls.__name__}.from_matrix: M must be real, got {M.dtype}; this structure has no phase."
+            )
         with torch.no_grad():
             new = cls._from_matrix(M, **options)
             new.residual = relative_error(M, new.matrix())
@@ -222,7 +226,7 @@ class LinearMap(nn.Module):
 
     @classmethod
     def _from_matrix(cls, M: Tensor, **options: object) -> Self:
-        raise TypeError(f"{cls.__name__} has no from_matrix: this structure is not found from a matrix.")
+        raise ArgumentTypeError(f"{cls.__name__} has no from_matrix: this structure is not found from a matrix.")
 
     def _require_square(self, problem: str) -> None:
         if not self.square:

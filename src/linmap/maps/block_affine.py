@@ -10,6 +10,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from linmap.errors import ArgumentError
 from linmap.maps.base import LinearMap
 
 
@@ -74,11 +75,11 @@ class BlockAffine(LinearMap):
             ("block_out", block_out, "n_out", n_out),
         ):
             if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= limit:
-                raise ValueError(
+                raise ArgumentError(
                     f"BlockAffine: {name} must be an integer from 1 to {limit_name} = {limit}, got {size!r}."
                 )
         if init not in ("zero", "normal"):
-            raise ValueError(f"BlockAffine: init must be 'zero' or 'normal', got {init!r}.")
+            raise ArgumentError(f"BlockAffine: init must be 'zero' or 'normal', got {init!r}.")
         D = torch.zeros(*batch_shape, block_in, block_out, dtype=dtype, device=device)
         self.D = nn.Parameter(D if init == "zero" else D.normal_(0, n_in**-0.5, generator=generator))
 

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from linmap.errors import SingularMapError
+from linmap.errors import ArgumentError, SingularMapError
 from linmap.maps.base import LinearMap
 
 
@@ -30,10 +30,10 @@ class Compose(LinearMap):
     def __init__(self, *maps: LinearMap) -> None:
         flat = [part for m in maps for part in (m.parts if isinstance(m, Compose) else [m])]
         if not flat:
-            raise ValueError("Compose: at least one map is needed, got none.")
+            raise ArgumentError("Compose: at least one map is needed, got none.")
         for left, right in pairwise(flat):
             if left.in_features != right.out_features:
-                raise ValueError(
+                raise ArgumentError(
                     f"Compose: {left} takes {left.in_features} features, but {right} before it gives "
                     f"{right.out_features}; the sizes must agree."
                 )

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from linmap.errors import SingularMapError
+from linmap.errors import ArgumentError, SingularMapError
 from linmap.maps.base import LinearMap
 
 
@@ -70,7 +70,7 @@ class Diagonal(LinearMap):
     def _from_matrix(cls, M: Tensor) -> Self:
         """The diagonal of M, the nearest diagonal matrix."""
         if M.shape[-1] != M.shape[-2]:
-            raise ValueError(f"Diagonal.from_matrix: M must be square, got shape {tuple(M.shape)}.")
+            raise ArgumentError(f"Diagonal.from_matrix: M must be square, got shape {tuple(M.shape)}.")
         new = cls(M.shape[-1], batch_shape=M.shape[:-2], dtype=M.dtype, device=M.device)
         new.diagonal.copy_(M.diagonal(dim1=-2, dim2=-1))
         return new

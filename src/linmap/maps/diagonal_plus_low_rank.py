@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError
 from linmap.maps.base import LinearMap, _at_least_float32, _solve
 from linmap.maps.low_rank import balanced_factors, check_rank
 
@@ -171,7 +172,7 @@ class DiagonalPlusLowRank(LinearMap):
         The error never grows; where it settles is a local optimum, whose size is in `residual`.
         """
         if M.shape[-1] != M.shape[-2]:
-            raise ValueError(f"DiagonalPlusLowRank.from_matrix: M must be square, got shape {tuple(M.shape)}.")
+            raise ArgumentError(f"DiagonalPlusLowRank.from_matrix: M must be square, got shape {tuple(M.shape)}.")
         unit = float(M.abs().amax()) or 1.0  # so that no square over- or underflows
         target = _at_least_float32(M) / unit
         diagonal, previous = target.diagonal(dim1=-2, dim2=-1), math.inf

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError
 from linmap.maps.base import LinearMap
 from linmap.maps.orthogonal import by_rows, nearest_orthogonal, square_size
 
@@ -61,7 +62,9 @@ class Householder(LinearMap):
         super().__init__(n, n, batch_shape=batch_shape, dtype=dtype, device=device)
         k = n if n_reflections is None else n_reflections
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-            raise ValueError(f"Householder: n_reflections must be a positive integer or None, got {n_reflections!r}.")
+            raise ArgumentError(
+                f"Householder: n_reflections must be a positive integer or None, got {n_reflections!r}."
+            )
         self.n_reflections = k
         vectors = torch.empty(*batch_shape, k, n, dtype=dtype, device=device)
         self.vectors = nn.Parameter(vectors.normal_(generator=generator))

@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from linmap.errors import ArgumentError
 from linmap.maps.base import LinearMap
 
 
@@ -44,5 +45,5 @@ class Identity(LinearMap):
     @classmethod
     def _from_matrix(cls, M: Tensor) -> Self:
         if M.shape[-1] != M.shape[-2]:
-            raise ValueError(f"Identity.from_matrix: M must be square, got shape {tuple(M.shape)}.")
+            raise ArgumentError(f"Identity.from_matrix: M must be square, got shape {tuple(M.shape)}.")
         return cls(M.shape[-1], dtype=M.dtype, device=M.device)

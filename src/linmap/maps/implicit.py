@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
+from linmap.errors import ArgumentError, ArgumentTypeError, OutOfRangeError
 from linmap.maps.base import LinearMap
 from linmap.maps.dense import Dense
 
@@ -63,7 +64,9 @@ class Implicit(LinearMap):
         super().__init__(in_features, out_features, dtype=dtype, device=device)
         for name, function in (("forward", forward), ("adjoint", adjoint)):
             if not callable(function):
-                raise TypeError(f"Implicit: {name} must be a function of a tensor, got {type(function).__name__}.")
+                raise ArgumentTypeError(
+                    f"Implicit: {name} must be a function of a tensor, got {type(function).__name__}."
+                )
         self._forward_function = forward
         self._adjoint_function = adjoint
 
@@ -115,7 +118,7 @@ class Implicit(LinearMap):
         elements = self.in_features * self.out_features
         if elements > max_elements:
             size = elements * torch.empty(0, dtype=self.dtype).element_size() / 1e9
-            raise ValueError(
+            raise ArgumentError(
                 f"{self}: the dense matrix has {elements:,} entries ({size:.3g} GB), more than max_elements = "
                 f"{max_elements:,.0f}; ask for .row(i) or .columns(idx), or raise max_elements."
             )
@@ -128,13 +131,13 @@ class Implicit(LinearMap):
     ) -> Tensor:
         """product(e_j) for every j of `idx`, stacked."""
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+            raise ArgumentError(f"batch_size must be at least 1, got {batch_size}.")
         places = torch.as_tensor(idx, device="cpu").reshape(-1)
         if places.numel() == 0 or places.is_floating_point() or places.dtype == torch.bool:
-            raise ValueError(f"the {side} indices must be a non-empty list of integers, got {idx!r:.60}.")
+            raise ArgumentError(f"the {side} indices must be a non-empty list of integers, got {idx!r:.60}.")
         outside = places[(places < -size) | (places >= size)]
         if outside.numel():
-            raise IndexError(f"{side} index {int(outside[0])} is out of range: {self} has {size} {side}s.")
+            raise OutOfRangeError(f"{side} index {int(outside[0])} is out of range: {self} has {size} {side}s.")
         impulses = torch.zeros(len(places), size, dtype=self.dtype, device=self.device)
         impulses[torch.arange(len(places)), places % size] = 1
         return torch.cat([product(part) for part in impulses.split(batch_size)])
@@ -176,7 +179,7 @@ class Implicit(LinearMap):
         """
         smaller = min(self.in_features, self.out_features)
         if not 1 <= k <= smaller:
-            raise ValueError(f"k must be between 1 and min(in_features, out_features) = {smaller}, got {k}.")
+            raise ArgumentError(f"k must be between 1 and min(in_features, out_features) = {smaller}, got {k}.")
         if 2 * (3 * k + 20) >= smaller:
             U, S, Vh = torch.linalg.svd(self.dense(max_elements=float("inf")), full_matrices=False)
             U, S, Vh = U[:, :k], S[:k], Vh[:k]
@@ -207,11 +210,11 @@ class Implicit(LinearMap):
         """
         n = self.in_features
         if not self.square:
-            raise ValueError(
+            raise ArgumentError(
                 f"eigenvalues need a square map; this one maps {n} features to {self.out_features}. Use svd."
             )
         if not 1 <= k <= n:
-            raise ValueError(f"k must be between 1 and in_features = {n}, got {k}.")
+            raise ArgumentError(f"k must be between 1 and in_features = {n}, got {k}.")
         if 2 * (3 * k + 20) >= n:
             values, vectors = torch.linalg.eig(self.dense(max_elements=float("inf")))
         else:
@@ -227,6 +230,6 @@ class Implicit(LinearMap):
     @classmethod
     def _from_matrix(cls, M: Tensor) -> Self:
         if M.ndim != 2:
-            raise ValueError(f"Implicit.from_matrix: M must be one matrix, got shape {tuple(M.shape)}.")
+            raise ArgumentError(f"Implicit.from_matrix: M must be one matrix, got shape {tuple(M.shape)}.")
         dense = Dense.from_matrix(M)
         return cls(M.shape[1], M.shape[0], dense, dense._transpose, dtype=M.dtype, device=M.device)

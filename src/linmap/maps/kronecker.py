@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from linmap.errors import SingularMapError
+from linmap.errors import ArgumentError, SingularMapError
 from linmap.maps.base import LinearMap, Transpose
 from linmap.maps.dense import Dense
 from linmap.maps.numbers import autocast, transformed
@@ -44,7 +44,7 @@ class Kronecker(LinearMap):
         device: torch.device | str | None = None,
     ) -> None:
         if not factors:
-            raise ValueError("Kronecker: no factors came; give maps or sizes, as in Kronecker(64, 64).")
+            raise ArgumentError("Kronecker: no factors came; give maps or sizes, as in Kronecker(64, 64).")
         maps = [
             factor
             if isinstance(factor, LinearMap)
@@ -53,7 +53,7 @@ class Kronecker(LinearMap):
         ]
         if len({(f.dtype, f.device) for f in maps}) > 1:
             kinds = ", ".join(f"{f.dtype} on {f.device}" for f in maps)
-            raise ValueError(f"Kronecker: all factors must have one dtype and device, got {kinds}; use `.to(...)`.")
+            raise ArgumentError(f"Kronecker: all factors must have one dtype and device, got {kinds}; use `.to(...)`.")
         super().__init__(
             math.prod(f.in_features for f in maps),
             math.prod(f.out_features for f in maps),
@@ -138,7 +138,7 @@ class Kronecker(LinearMap):
         pairs = [_in_out(size) for size in sizes]
         shape = tuple(math.prod(n) for n in zip(*((n_out, n_in) for n_in, n_out in pairs), strict=True))
         if shape != tuple(M.shape[-2:]):
-            raise ValueError(
+            raise ArgumentError(
                 f"Kronecker.from_matrix: sizes={tuple(sizes)!r} make a matrix of shape {shape}, but M has "
                 f"{tuple(M.shape[-2:])}; give one size n or (n_in, n_out) a factor."
             )
@@ -178,7 +178,7 @@ def _in_out(size: object) -> tuple[int, int]:
         return size
     if type(size) is int and size > 0:
         return size, size
-    raise ValueError(f"Kronecker: a factor must be a LinearMap, a size n or sizes (n_in, n_out), got {size!r}.")
+    raise ArgumentError(f"Kronecker: a factor must be a LinearMap, a size n or sizes (n_in, n_out), got {size!r}.")
 
 
 class _Axis(NamedTuple):

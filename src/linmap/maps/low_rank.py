@@ -9,6 +9,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError
 from linmap.maps.base import LinearMap
 
 
@@ -58,7 +59,7 @@ class LowRank(LinearMap):
         super().__init__(n_in, n_out, batch_shape=batch_shape, dtype=dtype, device=device)
         check_rank("LowRank", rank, n_in, n_out)
         if init not in ("zero", "normal"):
-            raise ValueError(f"LowRank: init must be 'zero' or 'normal', got {init!r}.")
+            raise ArgumentError(f"LowRank: init must be 'zero' or 'normal', got {init!r}.")
         self.rank = rank
         bound = 1 / math.sqrt(n_in)
         A = torch.empty(*batch_shape, rank, n_in, dtype=dtype, device=device)
@@ -102,6 +103,6 @@ def balanced_factors(M: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 def check_rank(structure: str, rank: int, n_in: int, n_out: int) -> None:
     """Raise `ValueError` unless 1 <= rank <= min(n_in, n_out)."""
     if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= min(n_in, n_out):
-        raise ValueError(
+        raise ArgumentError(
             f"{structure}: rank must be an integer from 1 to min(n_in, n_out) = {min(n_in, n_out)}, got {rank!r}."
         )

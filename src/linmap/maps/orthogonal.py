@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linmap.errors import ArgumentError
 from linmap.maps.numbers import autocast
 
 
@@ -24,7 +25,7 @@ def nearest_orthogonal(M: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch 
 def square_size(name: str, M: Tensor) -> int:
     """n of a square real M, or an error that names the map."""
     if M.shape[-1] != M.shape[-2] or M.is_complex():
-        raise ValueError(
+        raise ArgumentError(
             f"{name}.from_matrix: M must be a real square matrix, got {M.dtype} of shape {tuple(M.shape)}."
         )
     return M.shape[-1]

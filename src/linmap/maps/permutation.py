@@ -10,6 +10,7 @@ from jaxtyping import Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from linmap.errors import ArgumentError
 from linmap.maps.base import LinearMap
 
 
@@ -55,7 +56,7 @@ class Permutation(LinearMap):
         if order is None:
             order = torch.rand(*batch_shape, n, generator=generator, device=device).argsort(-1)
         elif order.shape[-1] != n or not (order.is_meta or _is_permutation(order)):
-            raise ValueError(f"Permutation: order must hold each of 0..{n - 1} once, got {order.tolist()!s:.100}.")
+            raise ArgumentError(f"Permutation: order must hold each of 0..{n - 1} once, got {order.tolist()!s:.100}.")
         self.register_buffer("order", order)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ class Permutation(LinearMap):
         """The nearest permutation: ||M - P||^2 = const - 2 <M, P>, a linear assignment."""
         n = M.shape[-1]
         if M.shape[-2] != n:
-            raise ValueError(f"Permutation.from_matrix: M must be square, got shape {tuple(M.shape)}.")
+            raise ArgumentError(f"Permutation.from_matrix: M must be square, got shape {tuple(M.shape)}.")
         scores = M.real.double().cpu().reshape(-1, n, n).numpy()
         orders = [torch.from_numpy(linear_sum_assignment(score, maximize=True)[1]) for score in scores]
         return cls(n, torch.stack(orders).reshape(M.shape[:-1]), dtype=M.dtype, device=M.device)

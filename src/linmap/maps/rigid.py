@@ -10,6 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from linmap.errors import ArgumentError
 from linmap.maps.base import Inverse, LinearMap, _at_least_float32
 from linmap.maps.numbers import readable
 
@@ -55,7 +56,7 @@ class Rigid(LinearMap):
         device: torch.device | str | None = None,
     ) -> None:
         if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
-            raise ValueError(f"Rigid: dim must be a positive integer, got {dim!r}.")
+            raise ArgumentError(f"Rigid: dim must be a positive integer, got {dim!r}.")
         super().__init__(dim + 1, dim + 1, batch_shape=batch_shape, dtype=dtype, device=device)
         frame = torch.eye(dim - 1, dim, dtype=dtype, device=device).repeat(*batch_shape, 1, 1)
         translation = torch.zeros(*batch_shape, dim, dtype=dtype, device=device)
@@ -117,7 +118,7 @@ class Rigid(LinearMap):
         """The rotation nearest to M's upper-left block (its polar factor, of determinant 1) and M's translation."""
         n = M.shape[-1]
         if M.shape[-2] != n or n < 2:
-            raise ValueError(
+            raise ArgumentError(
                 f"Rigid.from_matrix: M must be a square homogeneous matrix of size dim + 1, got shape {tuple(M.shape)}."
             )
         new = cls(n - 1, batch_shape=M.shape[:-2], dtype=M.dtype, device=M.device)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from linmap.errors import ArgumentError
 from linmap.maps.base import LinearMap
 
 
@@ -57,7 +58,7 @@ class RowStochastic(LinearMap):
         n_out = n_in if n_out is None else n_out
         super().__init__(n_in, n_out, batch_shape=batch_shape, dtype=dtype, device=device)
         if transform not in ("softplus", "softmax"):
-            raise ValueError(f"RowStochastic: transform must be 'softplus' or 'softmax', got {transform!r}.")
+            raise ArgumentError(f"RowStochastic: transform must be 'softplus' or 'softmax', got {transform!r}.")
         self.transform = transform
         noise = torch.empty(*batch_shape, n_out, n_in, dtype=dtype, device=device).normal_(generator=generator)
         self.weight = nn.Parameter(noise + torch.eye(n_out, n_in, dtype=dtype, device=device))

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linmap.errors import ArgumentError
 from linmap.maps.base import LinearMap
 from linmap.maps.kronecker import along_middle
 from linmap.maps.orthogonal import by_rows
@@ -63,7 +64,7 @@ class SignedHadamard(LinearMap):
         if rounds is None:
             rounds = 1 if n == self.window else 2
         if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
-            raise ValueError(f"SignedHadamard: rounds must be a positive integer or None, got {rounds!r}.")
+            raise ArgumentError(f"SignedHadamard: rounds must be a positive integer or None, got {rounds!r}.")
         self.rounds = rounds
         per_round = 1 if n == self.window else 2
         bits_drawn = torch.randint(

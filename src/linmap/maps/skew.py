@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.maps.base import LinearMap
 from linmap.maps.orthogonal import by_rows, nearest_orthogonal, square_size
 
@@ -59,7 +60,7 @@ class SkewOrthogonal(LinearMap):
         super().__init__(n, n, batch_shape=batch_shape, dtype=dtype, device=device)
         expected = (*batch_shape, n, n)
         if base is not None and tuple(base.shape) != expected:
-            raise ValueError(f"{type(self).__name__}: base must have the shape {expected}, got {tuple(base.shape)}.")
+            raise ArgumentError(f"{type(self).__name__}: base must have the shape {expected}, got {tuple(base.shape)}.")
         lower = torch.empty(*batch_shape, n * (n - 1) // 2, dtype=dtype, device=device)
         self.lower = nn.Parameter(lower.normal_(std=1 / math.sqrt(n), generator=generator))
         self.register_buffer("base", None if base is None else base.to(lower).contiguous())
@@ -80,7 +81,7 @@ class SkewOrthogonal(LinearMap):
 
     def _rotate(self, lower: Tensor, x: Tensor) -> Tensor:
         """r(A) x for every row of x, with `lower` the entries of A; r(-A) is the transpose of r(A)."""
-        raise TypeError("SkewOrthogonal is the common part of Exponential and Cayley; use one of these.")
+        raise ArgumentTypeError("SkewOrthogonal is the common part of Exponential and Cayley; use one of these.")
 
     def flops(self, vectors: int = 1) -> int:
         """Without the rotation itself, some multiple of n³ once a forward."""

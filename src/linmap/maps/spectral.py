@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linmap.errors import SingularMapError
+from linmap.errors import ArgumentError, SingularMapError
 from linmap.maps.base import LinearMap
 
 
@@ -83,7 +83,7 @@ class Spectral(LinearMap):
         q = min(n_in, n_out)
         k = q if k is None else k
         if not isinstance(k, int) or isinstance(k, bool) or not 0 <= k <= q:
-            raise ValueError(f"Spectral: k must be an integer from 0 to min(n_in, n_out) = {q}, got {k!r}.")
+            raise ArgumentError(f"Spectral: k must be an integer from 0 to min(n_in, n_out) = {q}, got {k!r}.")
         self.nonnegative = nonnegative
         if basis is None:
             bound = 1 / math.sqrt(n_in)
@@ -92,7 +92,7 @@ class Spectral(LinearMap):
         shapes = {"U": (n_out, q), "S": (q,), "Vt": (q, n_in)}
         for (name, shape), part in zip(shapes.items(), basis, strict=True):
             if part.shape != (*batch_shape, *shape):
-                raise ValueError(
+                raise ArgumentError(
                     f"Spectral: {name} of the basis must have shape {(*batch_shape, *shape)}, as in the thin SVD of a "
                     f"{n_out} x {n_in} matrix, got {tuple(part.shape)}."
                 )

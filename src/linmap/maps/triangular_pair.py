@@ -11,6 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from linmap.errors import ArgumentError
 from linmap.maps.base import LinearMap
 from linmap.maps.low_rank import balanced_factors, check_rank
 
@@ -124,13 +125,13 @@ class TriangularPair(LinearMap):
         super().__init__(n_in, n_out, batch_shape=batch_shape, dtype=dtype, device=device)
         check_rank("TriangularPair", rank, n_in, n_out)
         if init not in ("zero", "normal"):
-            raise ValueError(f"TriangularPair: init must be 'zero' or 'normal', got {init!r}.")
+            raise ArgumentError(f"TriangularPair: init must be 'zero' or 'normal', got {init!r}.")
         if core not in ("normal", "identity"):
-            raise ValueError(f"TriangularPair: core must be 'normal' or 'identity', got {core!r}.")
+            raise ArgumentError(f"TriangularPair: core must be 'normal' or 'identity', got {core!r}.")
         max_rank = rank if max_rank is None else max_rank
         check_rank("TriangularPair", max_rank, n_in, n_out)
         if max_rank < rank:
-            raise ValueError(f"TriangularPair: max_rank = {max_rank} is below rank = {rank}; raise max_rank.")
+            raise ArgumentError(f"TriangularPair: max_rank = {max_rank} is below rank = {rank}; raise max_rank.")
 
         def drawn(*shape: int) -> Tensor:
             return torch.empty(*batch_shape, *shape, dtype=dtype, device=device).normal_(0, STD, generator=generator)
@@ -204,7 +205,7 @@ class TriangularPair(LinearMap):
         """
         check_rank("TriangularPair.grow", rank, self.in_features, self.out_features)
         if rank < self.rank:
-            raise ValueError(f"TriangularPair.grow: rank must be at least the present {self.rank}, got {rank}.")
+            raise ArgumentError(f"TriangularPair.grow: rank must be at least the present {self.rank}, got {rank}.")
         self.make_room(rank)
         A, B, L, U = wholes = [_whole(p) for p in (self.A, self.B, self.lower, self.upper)]
         for i in range(self.rank, rank):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import collections.abc
+import inspect
 import pathlib
 import types
 import typing
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 import linmap
+from linmap.errors import ArgumentTypeError
 
 SIMPLE = (int, float, str, bool, type(None), Path)
 KNOWN: dict[str, Any] = vars(builtins) | vars(typing) | vars(collections.abc) | vars(pathlib)
@@ -105,11 +107,11 @@ def flags(kind: type) -> Any:
     """
     import tyro
 
-    own = dict(kind.__dict__.get("__annotations__", {}))
+    own = inspect.get_annotations(kind)
     found = {parameter.name: parameter for parameter in parameters(kind.OF)}
     for name in (*kind.LEAVE, *kind.OTHER):
         if name not in found:
-            raise TypeError(f"{kind.__name__} names {name}, which is no parameter of {kind.OF}.")
+            raise ArgumentTypeError(f"{kind.__name__} names {name}, which is no parameter of {kind.OF}.")
     annotations = {}
     for name, parameter in found.items():
         if name in own or name in kind.LEAVE or parameter.type is None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from linmap.artifacts import read_config
+from linmap.errors import ArgumentError
 from linmap.recipes import finetuning, segmentation
 from linmap.recipes.finetuning import Answering, FineTuning, Method
 from linmap.recipes.job import ApplyJob, FitJob
@@ -39,7 +40,7 @@ class Settings(FineTuning):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.regularization < 0:
-            raise ValueError(f"--regularization {self.regularization} must not be negative.")
+            raise ArgumentError(f"--regularization {self.regularization} must not be negative.")
 
     def method(self) -> Method:
         from linmap.adapt import SaltConfig

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError
 from linmap.recipes import finetuning
 from linmap.recipes.finetuning import Answering, FineTuning, Method
 from linmap.recipes.finetuning.comparison import TRIADAPT_PRESETS as PRESETS
@@ -53,9 +54,9 @@ class Settings(FineTuning):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.growth_warmup < 1:
-            raise ValueError(f"--growth-warmup {self.growth_warmup} must be a share of the steps in [0, 1).")
+            raise ArgumentError(f"--growth-warmup {self.growth_warmup} must be a share of the steps in [0, 1).")
         if self.orthogonality < 0:
-            raise ValueError(f"--orthogonality {self.orthogonality} must not be negative.")
+            raise ArgumentError(f"--orthogonality {self.orthogonality} must not be negative.")
 
     def config(self, steps: int) -> TriAdaptLoraConfig:
         """The adapter's configuration for a run of this many steps."""

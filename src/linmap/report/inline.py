@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from linmap.errors import ArgumentError
 from linmap.experiment.result import Picture
 from linmap.report.sanitizing import SVG, XLINK, sanitize
 
@@ -44,12 +45,12 @@ def inline(folder: Path, picture: Picture, prefix: str) -> Inlined:
     """
     path = folder / picture.file
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{picture.file} lies outside the folder of its result; pictures stand beside result.json.")
+        raise ArgumentError(f"{picture.file} lies outside the folder of its result; pictures stand beside result.json.")
     if path.suffix.lower() == ".svg":
         return Inlined(*_svg(path, prefix, picture.title), picture.title, picture.caption)
     kind, _ = mimetypes.guess_type(path.name)
     if kind not in ("image/png", "image/jpeg", "image/webp", "image/gif"):
-        raise ValueError(f"{path} is no SVG, PNG, JPEG, WebP or GIF image; write one of these.")
+        raise ArgumentError(f"{path} is no SVG, PNG, JPEG, WebP or GIF image; write one of these.")
     width = _raster_width(path)
     data = base64.b64encode(path.read_bytes()).decode()
     element = ElementTree.Element("img", src=f"data:{kind};base64,{data}", alt=f"{picture.title}. {picture.caption}")
@@ -63,7 +64,7 @@ def _svg(path: Path, prefix: str, title: str) -> tuple[str, int]:
         width = _width(root)
         sanitize(root, prefix)
     except (ElementTree.ParseError, ValueError, IndexError, OverflowError) as error:
-        raise ValueError(f"{path} is no SVG that can be shown ({error}); write it again.") from None
+        raise ArgumentError(f"{path} is no SVG that can be shown ({error}); write it again.") from None
     for name in ("width", "height"):
         root.attrib.pop(name, None)
     root.set("role", "img")
@@ -89,4 +90,4 @@ def _raster_width(path: Path) -> int:
         with Image.open(path) as image:
             return image.width
     except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is no image that can be shown: {error}") from None
+        raise ArgumentError(f"{path} is no image that can be shown: {error}") from None

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
+from linmap.errors import ArgumentError
+
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 GROUPS = {"svg", "g", "defs", "symbol", "use", "clipPath", "mask", "pattern", "marker"}
 SHAPES = {"path", "rect", "circle", "ellipse", "line", "polyline", "polygon", "image"}
@@ -63,7 +65,7 @@ def sanitize(root: ElementTree.Element, prefix: str) -> None:
         If the root is not an `svg` element, or elements lie in each other more than `DEEPEST` deep.
     """
     if ELEMENTS.get(root.tag) != "svg":
-        raise ValueError(f"the outermost element is <{_shown(root.tag)}>, not <svg> in the namespace {SVG}")
+        raise ArgumentError(f"the outermost element is <{_shown(root.tag)}>, not <svg> in the namespace {SVG}")
     _clean(root, prefix, DEEPEST)
     root.set("id", f"{prefix}root")
 
@@ -71,7 +73,7 @@ def sanitize(root: ElementTree.Element, prefix: str) -> None:
 def _clean(element: ElementTree.Element, prefix: str, deeper: int) -> None:
     name = ELEMENTS[element.tag]
     if not deeper:
-        raise ValueError(f"its elements lie in each other more than {DEEPEST} deep")
+        raise ArgumentError(f"its elements lie in each other more than {DEEPEST} deep")
     for child in list(element):
         if name in WORDS or child.tag not in ELEMENTS:
             _drop(element, child)

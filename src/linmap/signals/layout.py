@@ -13,6 +13,7 @@ from jaxtyping import Float64
 
 from linmap.data.epochs import Epochs
 from linmap.data.mne_epochs import is_mne_epochs
+from linmap.errors import ArgumentError
 
 Array = Float64[np.ndarray, "epochs channels times"]
 OTHER_UNIT = 100.0  # times beyond the sizes seen in fit, from where epochs are taken to be in another unit
@@ -68,7 +69,7 @@ def labelled(X: Any, y: Any, beside: Any = None) -> tuple[Epochs, Any, Any]:
     if y is None:
         y = epochs.y if before is None else epochs.codes
         if y is None:
-            raise ValueError("y is missing: give the class of each epoch (only MNE Epochs bring event codes).")
+            raise ArgumentError("y is missing: give the class of each epoch (only MNE Epochs bring event codes).")
     return epochs, y, beside
 
 
@@ -85,17 +86,21 @@ def _checked(array: Any) -> Array:
     try:
         array = np.asarray(array)
     except ValueError:
-        raise ValueError("X: expected (epochs, channels, times), got lists of unequal lengths.") from None
+        raise ArgumentError("X: expected (epochs, channels, times), got lists of unequal lengths.") from None
     if array.ndim != 3:
-        raise ValueError(f"X: expected (epochs, channels, times), got shape {array.shape}; one epoch is X[None], and "
-                         "continuous data must be cut into epochs.")  # fmt: skip
+        raise ArgumentError(
+            f"X: expected (epochs, channels, times), got shape {array.shape}; one epoch is X[None], and "
+            "continuous data must be cut into epochs."
+        )
     if 0 in array.shape:
-        raise ValueError(f"X: expected at least one epoch, channel and sample, got shape {array.shape}.")
+        raise ArgumentError(f"X: expected at least one epoch, channel and sample, got shape {array.shape}.")
     array = real_numbers(array)
     if not np.isfinite(array).all():
         epoch, channel = np.argwhere(~np.isfinite(array).all(-1))[0].tolist()
-        raise ValueError(f"X: epoch {epoch}, channel {channel} holds NaN or infinite values; drop the epoch or "
-                         "interpolate the channel.")  # fmt: skip
+        raise ArgumentError(
+            f"X: epoch {epoch}, channel {channel} holds NaN or infinite values; drop the epoch or "
+            "interpolate the channel."
+        )
     return array
 
 
@@ -109,11 +114,11 @@ def check_matrices(X: Any) -> Float64[np.ndarray, "n size size"]:
     """
     array = np.asarray(X)
     if array.ndim != 3 or 0 in array.shape or array.shape[1] != array.shape[2]:
-        raise ValueError(f"X must hold matrices (n, c, c), got shape {array.shape}.")
+        raise ArgumentError(f"X must hold matrices (n, c, c), got shape {array.shape}.")
     array = real_numbers(array)
     if not np.isfinite(array).all():
         i = int(np.argmin(np.isfinite(array).all((1, 2))))
-        raise ValueError(f"X must hold finite real numbers; matrix {i} does not: drop or repair it.")
+        raise ArgumentError(f"X must hold finite real numbers; matrix {i} does not: drop or repair it.")
     return array
 
 
@@ -124,7 +129,7 @@ def real_numbers(array: np.ndarray) -> Float64[np.ndarray, ...]:
             return np.asarray(array, np.float64)
     except (TypeError, ValueError):
         pass
-    raise ValueError(f"X must hold real numbers, got dtype {array.dtype}.")
+    raise ArgumentError(f"X must hold real numbers, got dtype {array.dtype}.")
 
 
 @dataclass(frozen=True)
@@ -157,8 +162,10 @@ class Layout:
             If the epochs are in another unit, which is undone.
         """
         if epochs.sfreq and self.sfreq and abs(epochs.sfreq / self.sfreq - 1) > RATES:
-            raise ValueError(f"X has {epochs.sfreq:g} Hz, and was fitted to {self.sfreq:g} Hz; lags are in samples, so "
-                             "resample the recording.")  # fmt: skip
+            raise ArgumentError(
+                f"X has {epochs.sfreq:g} Hz, and was fitted to {self.sfreq:g} Hz; lags are in samples, so "
+                "resample the recording."
+            )
         X = self.ordered(epochs)
         factor = unit_factor(epoch_sizes(X), self.sizes)
         return X if factor == 1 else X / factor
@@ -168,12 +175,12 @@ class Layout:
         names = channel_names(epochs.ch_names)
         twice = repeated(epochs.ch_names)
         if twice is not None and self.ch_names is not None:
-            raise ValueError(f"X has two channels called {twice}; give every channel a name of its own.")
+            raise ArgumentError(f"X has two channels called {twice}; give every channel a name of its own.")
         if names is not None and self.ch_names is not None:
             rows = _places(self.ch_names, names)
             return epochs.X if rows == list(range(epochs.X.shape[1])) else epochs.X[:, rows]
         if epochs.X.shape[1] != self.n_channels:
-            raise ValueError(f"X: expected {self.n_channels} channels as in fit, got {epochs.X.shape[1]}.")
+            raise ArgumentError(f"X: expected {self.n_channels} channels as in fit, got {epochs.X.shape[1]}.")
         return epochs.X
 
     def to_dict(self) -> dict[str, Any]:
@@ -219,8 +226,10 @@ def _places(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
     places = [exact.get(name, loose.get(bare(name)) if certain else None) for name in wanted]
     absent = [name for name, place in zip(wanted, places, strict=True) if place is None]
     if absent:
-        raise ValueError(f"X lacks the channel{'s' * (len(absent) > 1)} {', '.join(absent)} of the fit (absent, or "
-                         f"marked as bad); it has {', '.join(names)}.")  # fmt: skip
+        raise ArgumentError(
+            f"X lacks the channel{'s' * (len(absent) > 1)} {', '.join(absent)} of the fit (absent, or "
+            f"marked as bad); it has {', '.join(names)}."
+        )
     return [place for place in places if place is not None]
 
 

@@ -12,6 +12,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
+from linmap.errors import ArgumentError, ArgumentTypeError
+
 Loss = Callable[[nn.Module, Any], Tensor]
 
 
@@ -74,11 +76,11 @@ def reader(data: Dataset, device: torch.device) -> Callable[[Tensor], Any]:
         If it is empty.
     """
     if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"data must be a map-style dataset, with __len__ and __getitem__; {type(data).__name__} is not."
         )
     if len(data) == 0:  # pyright: ignore[reportArgumentType]
-        raise ValueError(f"data is empty ({type(data).__name__} of length 0): there is nothing to train on.")
+        raise ArgumentError(f"data is empty ({type(data).__name__} of length 0): there is nothing to train on.")
 
     def read(indices: Tensor) -> Any:
         if type(data) is TensorDataset:

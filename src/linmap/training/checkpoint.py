@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from linmap.errors import ArtifactError
+from linmap.errors import ArgumentError, ArtifactError
 from linmap.training.randomness import Source
 
 FORMAT = 2
@@ -219,7 +219,7 @@ def set_random_state(state: Tensors, device: torch.device, source: Source | None
         source.on(device).set_state(state["private" if "private" in state else older].clone())
         return
     if "private" in state:
-        raise ValueError("the run was started with seed_globally=False; resume with that, or start anew.")
+        raise ArgumentError("the run was started with seed_globally=False; resume with that, or start anew.")
     python_gauss, numpy_gauss = state["gauss"].tolist()
     random.setstate((3, tuple(state["python"].tolist()), None if np.isnan(python_gauss) else python_gauss))
     *key, position, has_gauss = state["numpy"].tolist()

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from linmap.errors import ArgumentError
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -67,21 +69,21 @@ class TrainingConfig:
         for name in positive:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name}={value} must be positive.")
+                raise ArgumentError(f"{name}={value} must be positive.")
         for name in ("weight_decay", "momentum", "warmup_steps", "warmup_epochs", "seed"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
+                raise ArgumentError(f"{name}={getattr(self, name)} must not be negative.")
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas={self.betas} must lie in [0, 1).")
+            raise ArgumentError(f"betas={self.betas} must lie in [0, 1).")
         if self.momentum and self.optimizer != "sgd":
-            raise ValueError(f"momentum={self.momentum} is a setting of sgd; {self.optimizer} has betas.")
+            raise ArgumentError(f"momentum={self.momentum} is a setting of sgd; {self.optimizer} has betas.")
         if self.warmup_epochs and (self.schedule != "cosine" or self.warmup_epochs >= self.epochs):
-            raise ValueError(
+            raise ArgumentError(
                 f"warmup_epochs={self.warmup_epochs} needs schedule='cosine' and more epochs than that; got "
                 f"schedule={self.schedule!r} and epochs={self.epochs}. warmup_steps goes with every schedule."
             )
         if self.batch_size % self.accumulation:
-            raise ValueError(
+            raise ArgumentError(
                 f"batch_size={self.batch_size} cannot be split into accumulation={self.accumulation} equal parts; "
                 "make it a multiple."
             )
@@ -91,7 +93,7 @@ class TrainingConfig:
             ("precision", ("no", "bf16", "fp16")),
         ):
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}.")
+                raise ArgumentError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}.")
 
 
 def total_steps(config: TrainingConfig, steps_per_epoch: int) -> int:
@@ -142,7 +144,7 @@ def check_resumable(config: TrainingConfig, samples: int, saved: dict[str, Any],
     before = older | saved["config"] | {"len(data)": saved["data_samples"]}
     for name, value in now.items():
         if name not in free and value != before[name]:
-            raise ValueError(
+            raise ArgumentError(
                 f"the run in {out} was started with {name}={before[name]}, now it is {value}; resume with "
                 f"{before[name]}, or start anew without resume."
             )

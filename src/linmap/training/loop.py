@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from linmap.artifacts import versions
-from linmap.errors import DivergenceError, Stopped
+from linmap.errors import ArgumentError, DivergenceError, Stopped
 from linmap.training import checkpoint, randomness
 from linmap.training.batches import Loss, batch_sizes, epoch_order, normalises_over_batches, reader, shards
 from linmap.training.config import TrainingConfig, check_resumable, learning_rate, total_steps
@@ -120,9 +120,9 @@ def train(
         After Ctrl-C, once the current step is done and a checkpoint is written; a second Ctrl-C does not wait.
     """
     if resume and out is None:
-        raise ValueError("resume=True needs `out`, the folder of the run to go on with.")
+        raise ArgumentError("resume=True needs `out`, the folder of the run to go on with.")
     if config.patience is not None and validate is None:
-        raise ValueError(f"patience={config.patience} needs `validate`: without it there is no value to wait for.")
+        raise ArgumentError(f"patience={config.patience} needs `validate`: without it there is no value to wait for.")
     before = vars(model).copy()
     where = None if out is None else Path(out)
     run = _Run(model, loss, data, config, validate, where, callbacks, parameter_groups, resume, seed_globally)
@@ -179,7 +179,7 @@ class _Run:
         self.source = None if seed_globally else randomness.Source(own_seed)
         self.main, self.processes = self.accelerator.is_main_process, self.accelerator.num_processes
         if config.batch_size % (self.processes * config.accumulation):
-            raise ValueError(
+            raise ArgumentError(
                 f"batch_size={config.batch_size} cannot be split evenly over {self.processes} processes x "
                 f"accumulation={config.accumulation}; make it a multiple of {self.processes * config.accumulation}."
             )
@@ -210,7 +210,7 @@ class _Run:
             check_resumable(self.config, self.samples, saved.state, self.out)
             self.position, self.best = Position(**saved.state["position"]), saved.best
             if saved.state["frozen"] != self.frozen:
-                raise ValueError(
+                raise ArgumentError(
                     f"the frozen parameters of the model are not those that the run in {self.out} was started with; "
                     "load the same pretrained weights, or start anew without resume."
                 )
@@ -248,7 +248,7 @@ class _Run:
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         """Give the optimiser, the callbacks and the generators their states."""
         if saved.state["groups"] != self.groups:
-            raise ValueError(
+            raise ArgumentError(
                 f"the run in {self.out} was started with the parameter groups {saved.state['groups']}, now they are "
                 f"{self.groups}; use the same, or start anew without resume."
             )
@@ -394,7 +394,7 @@ class _Run:
             result = self.validate(self.model)
         found = dict(result) if isinstance(result, dict) else {"loss": result}
         if "loss" not in found:
-            raise ValueError(
+            raise ArgumentError(
                 f'validate must return a number or a dictionary with the key "loss"; got keys {list(found)}.'
             )
         values = {name: float(value) for name, value in found.items()}
@@ -490,7 +490,7 @@ class _Run:
 def _scalar(value: object) -> Tensor:
     if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
         what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(
+        raise ArgumentError(
             f"loss(model, batch) must return a scalar tensor that depends on the model's parameters, got {what}; "
             "return the mean over the batch."
         )

@@ -14,6 +14,7 @@ from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.training.checkpoint import Tensors
 from linmap.training.config import TrainingConfig
 
@@ -33,12 +34,12 @@ def make_accelerator(precision: str) -> Accelerator:
     if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM) or (
         kind == DistributedType.FSDP and not accelerator.is_fsdp2
     ):
-        raise ValueError(
+        raise ArgumentError(
             f"training under {kind.value} is not supported; run `accelerate config` and choose multi-GPU or FSDP "
             "version 2."
         )
     if wanted == "fp16" and accelerator.device.type == "cpu":
-        raise ValueError("precision='fp16' needs a GPU; here is none: use precision='bf16' or precision='no'.")
+        raise ArgumentError("precision='fp16' needs a GPU; here is none: use precision='bf16' or precision='no'.")
     return accelerator
 
 
@@ -47,7 +48,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
-        raise ValueError("the model has no parameter that requires a gradient: there is nothing to train.")
+        raise ArgumentError("the model has no parameter that requires a gradient: there is nothing to train.")
     groups = [{"params": parameters}] if parameter_groups is None else parameter_groups(model)
     _check_groups(groups, model)
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
@@ -64,13 +65,15 @@ def _check_groups(groups: list[dict[str, Any]], model: nn.Module) -> None:
     found: list[int] = []
     for group in groups:
         if unknown := set(group) - {"params", "lr", "weight_decay"}:
-            raise ValueError(f"a parameter group may set lr and weight_decay; got {sorted(unknown)}.")
+            raise ArgumentError(f"a parameter group may set lr and weight_decay; got {sorted(unknown)}.")
         group["params"] = list(group["params"])
         found.extend(id(parameter) for parameter in group["params"])
     if missing := [name for key, name in names.items() if key not in found]:
-        raise ValueError(f"parameter_groups leaves out {missing[0]}, which requires a gradient; put it into a group.")
+        raise ArgumentError(
+            f"parameter_groups leaves out {missing[0]}, which requires a gradient; put it into a group."
+        )
     if len(found) != len(names):
-        raise ValueError(
+        raise ArgumentError(
             f"parameter_groups names {len(found)} parameters, the model has {len(names)} that require a gradient; put "
             "each of them into one group."
         )
@@ -109,7 +112,7 @@ def weights_of(model: nn.Module) -> Tensors:
     weights = {name: value for name, value in model.state_dict().items() if name not in frozen}
     for name, value in weights.items():
         if not isinstance(value, Tensor):
-            raise TypeError(f"the model's state {name} is a {type(value).__name__}; only tensors can be saved.")
+            raise ArgumentTypeError(f"the model's state {name} is a {type(value).__name__}; only tensors can be saved.")
     return weights
 
 
@@ -130,7 +133,7 @@ def load_initial(model: nn.Module, weights: Tensors) -> None:
             raise RuntimeError(f"they differ in {sorted(expected ^ weights.keys())[0]}")
         model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        raise ValueError(f"the model is not the one that the checkpoint was written with: {error}") from error
+        raise ArgumentError(f"the model is not the one that the checkpoint was written with: {error}") from error
 
 
 def is_finite(weight: Tensor) -> bool:

@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from linmap.errors import ArgumentTypeError
+
 FACTORIES = {f"aten::{name}" for name in ("empty", "zeros", "ones", "eye", "rand", "randn", "linspace")}
 """Of floating tensors; their type is not the program's default either."""
 
@@ -145,7 +147,7 @@ def lend(model: nn.Module, source: Source | None) -> None:
         if isinstance(module, Dropout):
             module.source = source
         elif source is not None and isinstance(module, _DropoutNd) and module.p:
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"{name} is a {type(module).__name__}, which draws from PyTorch's global generator; "
                 "use linmap.training.randomness.Dropout."
             )

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from linmap.adapt.bone.layer import BoneConv2d, BoneEmbedding, BoneLayer, BoneLinear
 from linmap.adapt.bone.transform import Mode, check_sizes
 from linmap.adapt.tuner import AdapterConfig, AdapterTuner
+from linmap.errors import ArgumentError
 
 
 @dataclass
@@ -47,9 +48,9 @@ class BoneConfig(AdapterConfig):
         super().__post_init__()
         check_sizes(self.r, self.mode, self.mini_r)
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be a probability below 1, got {self.dropout!r}.")
+            raise ArgumentError(f"dropout must be a probability below 1, got {self.dropout!r}.")
         if self.dropout and self.mode in ("bat", "bat-row"):
-            raise ValueError(
+            raise ArgumentError(
                 f"dropout={self.dropout} has no meaning in mode {self.mode!r}, where the change depends on the weight; "
                 "set it to 0, or use mode='add'."
             )

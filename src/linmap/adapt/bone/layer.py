@@ -14,6 +14,7 @@ from linmap.adapt.bone.product import bat_forward, bat_row_around, bat_row_forwa
 from linmap.adapt.bone.transform import Mode, block_shape, bone_weight
 from linmap.adapt.layer import Adapter, AdapterLayer, AdditiveAdapter, Layer
 from linmap.adapt.weights import sizes
+from linmap.errors import ArgumentError
 from linmap.maps import BlockAffine
 from linmap.maps.block_affine import fold
 
@@ -52,7 +53,7 @@ class BoneAdapter(Adapter):
         for name, parameter in self.named_parameters():
             found = state_dict.get(prefix + name)
             if found is not None and found.shape != parameter.shape:
-                raise ValueError(
+                raise ArgumentError(
                     f"{prefix}{name}: mode {self.mode!r} with r={self.r} expects D of shape {tuple(parameter.shape)} "
                     f"here, and the saved one has {tuple(found.shape)}; {_likely(found.shape)}"
                 )
@@ -75,7 +76,7 @@ class BatAdapter(BoneAdapter):
         condition = torch.linalg.cond(factor.double())
         worst = int(condition.argmax())
         if not condition[worst] <= WORST_CONDITION:
-            raise ValueError(
+            raise ArgumentError(
                 f"the block I + D[{worst}] has the condition number {float(condition[worst]):.1e}, and beyond "
                 f"{WORST_CONDITION:.0e} the weight of before cannot be computed; merge with keep_base=True."
             )
@@ -173,7 +174,7 @@ class BoneEmbedding(BoneLayer):
 
     def make_adapter(self, r: int = 64, mode: Mode = "add", **options: Any) -> BoneAdapter:
         if mode != "add":
-            raise ValueError(f"an Embedding can be adapted in mode 'add' only, got {mode!r}.")
+            raise ArgumentError(f"an Embedding can be adapted in mode 'add' only, got {mode!r}.")
         return super().make_adapter(r, mode, **options)
 
     def adapted(self, x: Tensor, active: list[Adapter]) -> Tensor:

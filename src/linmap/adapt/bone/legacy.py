@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from linmap.adapt.bone.config import BoneConfig
 from linmap.adapt.bone.layer import BoneLayer
 from linmap.adapt.bone.transform import Mode
+from linmap.errors import ArgumentError
 
 PEFT_SUFFIXES = {"BONE": ".bone_block", "MISS": ".miss_block"}
 RWKV_SUFFIXES = (".bone", ".disha")
@@ -70,7 +71,7 @@ def adopt_legacy(
     result = set_peft_model_state_dict(adapted, state, adapter_name=adapter_name)
     missing = [key for key in result.missing_keys if BoneLayer.adapters_name in key and f".{adapter_name}." in key]
     if missing or result.unexpected_keys:
-        raise ValueError(
+        raise ArgumentError(
             f"{path} does not fit the model: it lacks {missing[:3] or 'nothing'} and has no place for "
             f"{result.unexpected_keys[:3] or 'nothing'}; give the model that it was trained on."
         )
@@ -84,9 +85,9 @@ def _from_peft(folder: Path) -> tuple[BoneConfig, dict[str, Tensor]]:
     saved: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
     kind = saved.get("peft_type")
     if kind not in PEFT_SUFFIXES:
-        raise ValueError(f"{config_file}: peft_type must be 'BONE' or 'MISS', got {kind!r}; PeftModel loads others.")
+        raise ArgumentError(f"{config_file}: peft_type must be 'BONE' or 'MISS', got {kind!r}; PeftModel loads others.")
     if saved.get("bias", "none") not in ("none", "all"):
-        raise ValueError(f"{config_file}: bias={saved['bias']!r} is not supported; 'none' and 'all' are.")
+        raise ArgumentError(f"{config_file}: bias={saved['bias']!r} is not supported; 'none' and 'all' are.")
     mode: Mode = {"bat": "bat", "mini": "mini"}.get(saved.get("init_weights"), "add")  # pyright: ignore
     config = BoneConfig(
         r=saved["r"],
@@ -102,12 +103,12 @@ def _from_peft(folder: Path) -> tuple[BoneConfig, dict[str, Tensor]]:
 def _from_rwkv(path: Path, tensors: dict[str, Tensor], mode: Mode | None) -> tuple[BoneConfig, dict[str, Tensor]]:
     suffix = next((suffix for suffix in RWKV_SUFFIXES if any(key.endswith(suffix) for key in tensors)), None)
     if suffix is None:
-        raise ValueError(f"{path} has no keys that end in .bone or .disha, but {list(tensors)[:3]}.")
+        raise ArgumentError(f"{path} has no keys that end in .bone or .disha, but {list(tensors)[:3]}.")
     blocks = {key.removesuffix(suffix): tensor for key, tensor in tensors.items() if key.endswith(suffix)}
     mode = mode or _mode_of(path, suffix, blocks)
     sizes = {tensor.shape[-1] if tensor.ndim == 3 else tensor.shape[0] for tensor in blocks.values()}
     if len(sizes) != 1:
-        raise ValueError(f"{path} mixes the block sizes {sorted(sizes)}; split it into one file for each.")
+        raise ArgumentError(f"{path} mixes the block sizes {sorted(sizes)}; split it into one file for each.")
     mini_r = next(iter(blocks.values())).shape[1] if mode == "mini" else 1
     config = BoneConfig(r=sizes.pop(), mode=mode, mini_r=mini_r, target_modules=sorted(blocks))
     return config, {f"base_model.model.{_our_key(key, suffix, mode)}": tensor for key, tensor in tensors.items()}
@@ -123,14 +124,16 @@ def _mode_of(path: Path, suffix: str, blocks: dict[str, Tensor]) -> Mode:
         return "add"
     if dimensions != {3}:
         shapes = sorted({tuple(tensor.shape) for tensor in blocks.values()})
-        raise ValueError(f"{path} mixes modes: it holds tensors of the shapes {shapes}; split it into one file a mode.")
+        raise ArgumentError(
+            f"{path} mixes modes: it holds tensors of the shapes {shapes}; split it into one file a mode."
+        )
     if suffix == ".disha":
         return "bat-row"
     key, value = (
         sum(len(tensor) for name, tensor in blocks.items() if name.endswith(end)) for end in ("ffn.key", "ffn.value")
     )
     if not key or not value or key == value:
-        raise ValueError(
+        raise ArgumentError(
             f"{path}: its blocks may be one for each row (mode='bat') or for each column (mode='bat-row', RWKV-PEFT's "
             "later versions), and no ffn.key and ffn.value show which; pass the mode it was trained in."
         )
@@ -148,7 +151,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     if not file.exists() or pickled == file:
         if not pickled.exists():
             raise FileNotFoundError(f"{file} does not exist.")
-        raise ValueError(
+        raise ArgumentError(
             f"{pickled} is a pickle, which linmap does not read, for it can run code. Convert it once: "
             f"safetensors.torch.save_file(torch.load({pickled.name!r}, weights_only=True), "
             f"{pickled.with_suffix('.safetensors').name!r})"
@@ -156,4 +159,4 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file} is no safetensors file ({error}).") from None
+        raise ArgumentError(f"{file} is no safetensors file ({error}).") from None

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from linmap.adapt.bone.config import BoneConfig
 from linmap.adapt.bone.layer import AddAdapter, BoneAdapter, BoneLayer
 from linmap.artifacts import atomic_path
+from linmap.errors import ArgumentError
 from linmap.maps.block_affine import tile
 
 
@@ -37,7 +38,7 @@ def to_lora(
     if isinstance(adapter, BoneLayer):
         adapter = adapter.adapters[adapter_name]  # pyright: ignore[reportAssignmentType]
     if not isinstance(adapter, AddAdapter):
-        raise ValueError(
+        raise ArgumentError(
             f"mode {adapter.mode!r} has no LoRA of rank r, for its change depends on the weight and has full rank; "
             "merge it (merge_and_unload) instead, which no quantised weight allows. Only 'add' and 'mini' can be "
             "converted."
@@ -60,7 +61,7 @@ def save_as_lora(model: PeftModel, folder: Path | str, adapter_name: str = "defa
     config = model.peft_config.get(adapter_name)
     if not isinstance(config, BoneConfig):
         kinds = {name: type(config).__name__ for name, config in model.peft_config.items()}
-        raise ValueError(f"adapter_name={adapter_name!r} is no Bone adapter of this model, which has {kinds}.")
+        raise ArgumentError(f"adapter_name={adapter_name!r} is no Bone adapter of this model, which has {kinds}.")
     tensors: dict[str, Tensor] = {
         key: value
         for key, value in get_peft_model_state_dict(model, adapter_name=adapter_name).items()
@@ -88,7 +89,7 @@ def _lora_tensors(layer: BoneLayer, adapter_name: str) -> dict[str, Tensor]:
         return {"lora_embedding_A": A, "lora_embedding_B": B}
     if isinstance(base, nn.Conv2d):
         if base.groups != 1:
-            raise ValueError(
+            raise ArgumentError(
                 f"{layer.path}: PEFT's LoRA has no form for a Conv2d of {base.groups} groups; merge it instead."
             )
         A, B = A.view(-1, *base.weight.shape[1:]), B[:, :, None, None]

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from linmap.adapt.bone.product import at_least_float32, bat_change, bat_forward, bat_row_forward
+from linmap.errors import ArgumentError
 from linmap.maps.block_affine import fold, tile
 
 Mode: TypeAlias = Literal["bat", "bat-row", "add", "mini"]
@@ -102,7 +103,7 @@ def bone_forward(
     n_out, n_in = weight.shape
     check_block(D.shape, n_out, n_in, mode)
     if x.shape[-1] != n_in:
-        raise ValueError(f"x must have in = {n_in} features on its last dimension, got shape {tuple(x.shape)}.")
+        raise ArgumentError(f"x must have in = {n_in} features on its last dimension, got shape {tuple(x.shape)}.")
     if mode == "bat":
         return bat_forward(x, weight, bias, D)
     if mode == "bat-row":
@@ -123,18 +124,18 @@ def block_shape(n_out: int, n_in: int, r: int, mode: Mode, mini_r: int = 1) -> t
     check_sizes(r, mode, mini_r)
     if mode in ("bat", "bat-row"):
         if n_in % r or n_out % r:
-            raise ValueError(
+            raise ArgumentError(
                 f"mode {mode!r} cuts the weight into r x r blocks, but r={r} does not divide both in_features={n_in} "
                 f"and out_features={n_out}; use r = {_nearest_divisors(r, n_in, n_out)}, or mode='add', which takes "
                 "any r up to in_features."
             )
         return ((n_out if mode == "bat" else n_in) // r, r, r)
     if r > n_in:
-        raise ValueError(f"r={r} exceeds in_features={n_in}; use r <= {n_in}.")
+        raise ArgumentError(f"r={r} exceeds in_features={n_in}; use r <= {n_in}.")
     if mode == "add":
         return (r, n_out)
     if n_out % mini_r:
-        raise ValueError(
+        raise ArgumentError(
             f"mini_r={mini_r} does not divide out_features={n_out}; use mini_r = {_nearest_divisors(mini_r, n_out)}."
         )
     return (r, mini_r)
@@ -144,9 +145,9 @@ def check_sizes(r: int, mode: str, mini_r: int) -> None:
     """Raise ValueError for what is wrong whatever the weight."""
     for name, size in (("r", r), ("mini_r", mini_r)):
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {size!r}.")
+            raise ArgumentError(f"{name} must be an integer of at least 1, got {size!r}.")
     if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}; got {mode!r}.")
+        raise ArgumentError(f"mode must be one of {', '.join(map(repr, MODES))}; got {mode!r}.")
 
 
 def _nearest_divisors(size: int, *of: int) -> str:
@@ -166,6 +167,6 @@ def check_block(shape: torch.Size, n_out: int, n_in: int, mode: Mode) -> None:
         symbols = {"bat": "(out / r, r, r)", "bat-row": "(in / r, r, r)", "add": "(r, out)", "mini": "(r, mini_r)"}[
             mode
         ]
-        raise ValueError(
+        raise ArgumentError(
             f"in mode {mode!r} a weight of shape {(n_out, n_in)} takes D of shape {symbols}, got {tuple(shape)}."
         )

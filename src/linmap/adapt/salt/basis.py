@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from linmap.adapt.kept import checksum
+from linmap.errors import ArgumentError
 from linmap.maps.spectral import signed_svd
 
 KEPT_BYTES = 2**30  # of the bases that a process keeps
@@ -67,14 +68,14 @@ def check_basis(basis: Basis, W: Float[Tensor, "*groups n_out n_in"]) -> None:
     q = min(W.shape[-2:])
     shapes = ((*W.shape[:-1], q), (*W.shape[:-2], q), (*W.shape[:-2], q, W.shape[-1]))
     if (U.shape, S.shape, Vt.shape) != shapes:
-        raise ValueError(
+        raise ArgumentError(
             f"basis must be the thin SVD of a weight {tuple(W.shape)}, of shapes {', '.join(map(str, shapes))}; got "
             f"{tuple(U.shape)}, {tuple(S.shape)}, {tuple(Vt.shape)}."
         )
     error = float((U * S.unsqueeze(-2) @ Vt - W.double()).norm() / W.double().norm().clamp_min(1e-30))
     limit = 10 * math.sqrt(max(torch.finfo(basis.U.dtype).eps, torch.finfo(W.dtype).eps))
     if not error < min(limit, 0.1):
-        raise ValueError(
+        raise ArgumentError(
             f"basis is not an SVD of this weight: U diag(S) V^T is off by {error:.1e} of its norm; use "
             "signed_svd(weight)."
         )

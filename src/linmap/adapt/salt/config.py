@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from linmap.adapt.salt.layer import Init, SaltConv2d, SaltLayer, SaltLinear, check_options
 from linmap.adapt.salt.weight import Relu
 from linmap.adapt.tuner import AdapterConfig, AdapterTuner
+from linmap.errors import ArgumentError
 
 NORMS = "norm"  # in also_train: every normalisation layer
 
@@ -66,13 +67,15 @@ class SaltConfig(AdapterConfig):
         if self.ratio is None and self.k is None:
             self.ratio = 0.1
         if self.r < 1 and self.ratio is not None and self.ratio < 1:
-            raise ValueError(f"r must be at least 1 where ratio = {self.ratio} leaves singular values, got {self.r}.")
+            raise ArgumentError(
+                f"r must be at least 1 where ratio = {self.ratio} leaves singular values, got {self.r}."
+            )
         if self.save not in ("adapter", "delta"):
-            raise ValueError(f"save must be 'adapter' or 'delta', got {self.save!r}.")
+            raise ArgumentError(f"save must be 'adapter' or 'delta', got {self.save!r}.")
         if self.save == "delta" and self.save_basis:
-            raise ValueError("save='delta' stores the change of the weights and no basis; drop save_basis=True.")
+            raise ArgumentError("save='delta' stores the change of the weights and no basis; drop save_basis=True.")
         if isinstance(self.also_train, str):
-            raise ValueError(f"also_train must be a sequence of names, got {self.also_train!r}; add a comma.")
+            raise ArgumentError(f"also_train must be a sequence of names, got {self.also_train!r}; add a comma.")
         self.also_train = tuple(self.also_train)
 
     def layer_options(self, path: str) -> dict[str, Any]:
@@ -135,7 +138,7 @@ class SaltModel(AdapterTuner):
     ) -> dict[str, Tensor]:
         fixed = any(name.endswith(f".{SaltLayer.adapters_name}.change") for name in state_dict)
         if fixed and not config.inference_mode:
-            raise ValueError(
+            raise ArgumentError(
                 "the adapter was saved with save='delta': it is a change of the weights, not an adapter that can be "
                 "trained on; load it with is_trainable=False."
             )
@@ -162,7 +165,7 @@ def modules_to_train(model: nn.Module, names: Sequence[str]) -> list[str]:
             continue
         fitting = [name for name in modules if name == wanted or name.endswith(f".{wanted}")]
         if not fitting:
-            raise ValueError(f"also_train names {wanted!r}, and the model has no such module.")
+            raise ArgumentError(f"also_train names {wanted!r}, and the model has no such module.")
         found += fitting
     return found
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from linmap.adapt.salt.layer import SaltAdapter, SaltLayer
+from linmap.errors import ArgumentError
 
 
 def salt_regularization(
@@ -30,7 +31,7 @@ def salt_regularization(
         If the model has no active SALT adapter, or the reduction is unknown.
     """
     if reduction not in ("sum", "mean", "none"):
-        raise ValueError(f"reduction must be 'sum', 'mean' or 'none', got {reduction!r}.")
+        raise ArgumentError(f"reduction must be 'sum', 'mean' or 'none', got {reduction!r}.")
     penalties = torch.stack([adapter.penalty() for _, layer in _layers(model) for adapter in _active(layer)])
     return penalties if reduction == "none" else getattr(penalties, reduction)()
 
@@ -65,7 +66,7 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, SaltLayer]]:
             found = True
             yield name, module
     if not found:
-        raise ValueError(
+        raise ArgumentError(
             f"this {type(model).__name__} has no active SALT adapter; make one by peft.get_peft_model(model, "
             "SaltConfig(...)) or SaltLinear(layer)."
         )

@@ -26,6 +26,7 @@ from linmap.adapt.salt.basis import (
 )
 from linmap.adapt.salt.weight import Relu, check_relu
 from linmap.adapt.weights import is_hooked, matrix_of, sizes
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.maps import LowRank, Spectral
 from linmap.maps.numbers import transformed
 
@@ -173,7 +174,7 @@ class SaltAdapter(AdditiveAdapter):
                 self._turn_to(trained, kept=prefix + "spectral.U" in state_dict)
             except ValueError as error:
                 layer = prefix.partition(f".{SaltLayer.adapters_name}.")[0]
-                raise ValueError(f"{layer}: {error}") from None
+                raise ArgumentError(f"{layer}: {error}") from None
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -187,7 +188,7 @@ class SaltAdapter(AdditiveAdapter):
         """Turn the basis to the signs of the adapter's training, or refuse an adapter that was trained in another."""
         found = Fingerprint(*map(self.get_buffer, PRINTS))
         if reason := difference(found, trained, kept=kept):
-            raise ValueError(f"the adapter was trained in another singular basis: {reason}. {ADVICE}")
+            raise ArgumentError(f"the adapter was trained in another singular basis: {reason}. {ADVICE}")
         s = signs(found, trained).to(self.spectral.S)
         if bool((s < 0).any()):
             self.spectral.U = self.spectral.U * s.unsqueeze(-2)
@@ -264,7 +265,7 @@ class SaltLayer(AdapterLayer):
         check_options(ratio, k, r, relu, init)
         if not isinstance(base, self.kinds):
             names = " or ".join(kind.__name__ for kind in self.kinds)
-            raise TypeError(f"{type(self).__name__} adapts {names}, got a {type(base).__name__}.")
+            raise ArgumentTypeError(f"{type(self).__name__} adapts {names}, got a {type(base).__name__}.")
         if fixed:
             return FixedChange(*sizes(base))
         W = self._groups()
@@ -296,12 +297,14 @@ class SaltLayer(AdapterLayer):
         """The base weight as it was before any merge, on the CPU; that of a grouped convolution by groups."""
         base = self.get_base_layer()
         if self.merged and self._base is None:
-            raise ValueError("its weight is merged and the original was not kept; unmerge before adding an adapter.")
+            raise ArgumentError("its weight is merged and the original was not kept; unmerge before adding an adapter.")
         W = matrix_of(base, self._base).detach()
         if W.is_meta:
-            raise ValueError("its weight is on the meta device and has no values yet; load the model's weights first.")
+            raise ArgumentError(
+                "its weight is on the meta device and has no values yet; load the model's weights first."
+            )
         if not bool(torch.isfinite(W).all()):
-            raise ValueError("its weight holds NaN or infinite values, so that it has no singular values.")
+            raise ArgumentError("its weight holds NaN or infinite values, so that it has no singular values.")
         groups = getattr(base, "groups", 1)
         return W.cpu() if groups == 1 else W.cpu().unflatten(0, (groups, -1))
 
@@ -360,15 +363,15 @@ def rebuilt(function: Any, *inputs: Any) -> Any:
 def check_options(ratio: float | None, k: int | None, r: int, relu: str, init: str) -> None:
     """Raise ValueError for what no weight could be adapted with."""
     if ratio is not None and k is not None:
-        raise ValueError(f"give ratio or k, not both; got ratio={ratio} and k={k}.")
+        raise ArgumentError(f"give ratio or k, not both; got ratio={ratio} and k={k}.")
     if ratio is not None and not 0 < ratio <= 1:
-        raise ValueError(f"ratio must be in (0, 1], got {ratio}.")
+        raise ArgumentError(f"ratio must be in (0, 1], got {ratio}.")
     for name, value in (("k", k), ("r", r)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-            raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}.")
+            raise ArgumentError(f"{name} must be a whole number of at least 0, got {value!r}.")
     check_relu(relu)
     if init not in ("zero", "gauss"):
-        raise ValueError(f"init must be 'zero' or 'gauss', got {init!r}.")
+        raise ArgumentError(f"init must be 'zero' or 'gauss', got {init!r}.")
 
 
 def number_of_values(q: int, ratio: float | None, k: int | None) -> int:
@@ -376,7 +379,7 @@ def number_of_values(q: int, ratio: float | None, k: int | None) -> int:
     if k is None:
         return max(1, int(q * (0.1 if ratio is None else ratio)))
     if k > q:
-        raise ValueError(f"k = {k} exceeds the {q} singular values of the weight; use k <= {q}, or ratio.")
+        raise ArgumentError(f"k = {k} exceeds the {q} singular values of the weight; use k <= {q}, or ratio.")
     return k
 
 
@@ -385,7 +388,7 @@ def rank_of_rest(q: int, k: int, r: int) -> int:
     if k == q:
         return r
     if r < 1:
-        raise ValueError(f"r must be at least 1 where k = {k} leaves {q - k} of {q} singular values, got {r}.")
+        raise ArgumentError(f"r must be at least 1 where k = {k} leaves {q - k} of {q} singular values, got {r}.")
     if r > q - k:
         warnings.warn(f"r = {r} exceeds the {q - k} singular values that k = {k} leaves; r = {q - k}.", stacklevel=2)
     return min(r, q - k)

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from linmap.errors import ArgumentError
+
 Relu: TypeAlias = Literal["all", "diag", "none"]
 
 
@@ -47,7 +49,7 @@ def salt_core(
     q, k = S.shape[-1], alpha.shape[-1]
     fits = k <= q and beta.shape == alpha.shape and X.shape[-2] == Y.shape[-1] == q - k and X.shape[-1] == Y.shape[-2]
     if not fits:
-        raise ValueError(
+        raise ArgumentError(
             f"with q = {q} singular values, alpha and beta must have one length k <= q, X the shape (q - k, r) and Y "
             f"(r, q - k); got alpha {tuple(alpha.shape)}, beta {tuple(beta.shape)}, X {tuple(X.shape)} and Y "
             f"{tuple(Y.shape)}."
@@ -90,10 +92,10 @@ def salt_weight(
         If the shapes do not fit each other, or `relu` is unknown.
     """
     if alpha.shape[-1] != k:
-        raise ValueError(f"alpha must have k = {k} entries, got shape {tuple(alpha.shape)}.")
+        raise ArgumentError(f"alpha must have k = {k} entries, got shape {tuple(alpha.shape)}.")
     return U @ salt_core(S, alpha, beta, X, Y, relu) @ Vt
 
 
 def check_relu(relu: str) -> None:
     if relu not in get_args(Relu):
-        raise ValueError(f"relu must be one of 'all', 'diag' and 'none', got {relu!r}.")
+        raise ArgumentError(f"relu must be one of 'all', 'diag' and 'none', got {relu!r}.")

@@ -30,6 +30,7 @@ from linmap.adapt.triadaptlora.growth import (
 from linmap.adapt.triadaptlora.layer import TriAdaptAdapter, triadapt_layers
 from linmap.adapt.triadaptlora.slots import SlotClock, age_of
 from linmap.adapt.triadaptlora.steps import allocator_called, listen, moves
+from linmap.errors import ArgumentError
 from linmap.maps import TriangularPair
 
 
@@ -88,9 +89,9 @@ class RankAllocator:
         self.model, self.config, self.adapter_name = model, config, adapter_name
         layers = triadapt_layers(model, adapter_name)
         if not layers:
-            raise ValueError(f"the model has no layer with a TriAdaptLoRA adapter named {adapter_name!r}.")
+            raise ArgumentError(f"the model has no layer with a TriAdaptLoRA adapter named {adapter_name!r}.")
         if config.growth != "none" and config.total_step is None:
-            raise ValueError(
+            raise ArgumentError(
                 "total_step is missing in the configuration; set it to the number of optimiser steps of the whole "
                 "training, by which the growth is timed."
             )
@@ -116,7 +117,7 @@ class RankAllocator:
             return
         reachable = sum(self._limit(adapter) for adapter in self.adapters.values())
         if reachable < self.target:
-            raise ValueError(
+            raise ArgumentError(
                 f"the budget of {self.target} ranks cannot be spent: the {n} layers can have {reachable} at most "
                 f"(r_max = {config.r_max}); raise r_max, or lower reference_rank or target_total_rank."
             )
@@ -194,16 +195,16 @@ class RankAllocator:
 
     def _check_step(self, global_step: int, optimizer: Any) -> None:
         if global_step < 1:
-            raise ValueError(f"global_step counts optimiser steps done, from 1; got {global_step}.")
+            raise ArgumentError(f"global_step counts optimiser steps done, from 1; got {global_step}.")
         if global_step < self._step:
-            raise ValueError(
+            raise ArgumentError(
                 f"global_step went back from {self._step} to {global_step}; when training resumes, give a new "
                 "allocator the state of the checkpoint by load_state_dict()."
             )
         if optimizer is not None:
             self.attach(optimizer)
         if optimizer is not None and not self._moved:
-            raise ValueError(
+            raise ArgumentError(
                 "step() was called before any optimiser step that moves the adapter; call optimizer.step() first, and "
                 "the allocator after it."
             )
@@ -302,7 +303,7 @@ class RankAllocator:
         """
         if state["ranks"].keys() != self.adapters.keys():
             other = sorted(state["ranks"].keys() ^ self.adapters.keys())[:3]
-            raise ValueError(
+            raise ArgumentError(
                 f"the state is of an allocator of other layers; these are only in one: {', '.join(other)}."
             )
         if any(adapter.rank > state["ranks"][name] for name, adapter in self.adapters.items()):

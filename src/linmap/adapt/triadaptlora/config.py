@@ -25,6 +25,7 @@ from linmap.adapt.triadaptlora.layer import (
 )
 from linmap.adapt.triadaptlora.steps import expect_allocator
 from linmap.adapt.tuner import AdapterConfig, AdapterTuner
+from linmap.errors import ArgumentError
 from linmap.maps.triangular_pair import Core
 
 SHOWN = 3  # layers that an error lists
@@ -111,27 +112,27 @@ class TriAdaptLoraConfig(AdapterConfig):
             self.init_c, self.storage,
         )  # fmt: skip
         if self.growth not in ("linear", "nonlinear", "none"):
-            raise ValueError(f"growth must be 'linear', 'nonlinear' or 'none', got {self.growth!r}.")
+            raise ArgumentError(f"growth must be 'linear', 'nonlinear' or 'none', got {self.growth!r}.")
         for name in ("incre_interval", "incre_rank_num", "total_step", "target_total_rank"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be at least 1, got {value!r}.")
+                raise ArgumentError(f"{name} must be at least 1, got {value!r}.")
         if self.init_warmup < 0:
-            raise ValueError(f"init_warmup must not be negative, got {self.init_warmup!r}.")
+            raise ArgumentError(f"init_warmup must not be negative, got {self.init_warmup!r}.")
         if self.total_step is not None and self.total_step <= self.init_warmup:
-            raise ValueError(
+            raise ArgumentError(
                 f"total_step = {self.total_step} must be above init_warmup = {self.init_warmup}, or no step is left to "
                 "grow in; total_step is the number of optimiser steps of the whole training."
             )
         if self.orth_reg_weight < 0:
-            raise ValueError(f"orth_reg_weight must not be negative, got {self.orth_reg_weight!r}.")
+            raise ArgumentError(f"orth_reg_weight must not be negative, got {self.orth_reg_weight!r}.")
         for name, rank in (self.rank_pattern or {}).items():
             if not isinstance(rank, int) or rank < 1:
-                raise ValueError(f"rank_pattern gives {name} the rank {rank!r}; ranks are positive integers.")
+                raise ArgumentError(f"rank_pattern gives {name} the rank {rank!r}; ranks are positive integers.")
             try:
                 re.compile(name)
             except re.error as error:
-                raise ValueError(
+                raise ArgumentError(
                     f"rank_pattern has the key {name!r}, which is no regular expression: {error}."
                 ) from None
 
@@ -224,7 +225,7 @@ def check_same_ranks(saved: Mapping[str, int], ranks: Mapping[str, int]) -> None
     other = [f"{name}: {rank} saved, {ranks[name]} here" for name, rank in saved.items() if rank != ranks[name]]
     if other:
         more = f" and {len(other) - SHOWN} more" if len(other) > SHOWN else ""
-        raise ValueError(
+        raise ArgumentError(
             f"the saved adapter has other ranks than this one ({'; '.join(other[:SHOWN])}{more}); load it with its own "
             "adapter_config.json, whose rank_pattern holds its ranks, or into an adapter that has not grown."
         )

@@ -7,6 +7,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from linmap.errors import ArgumentError
+
 Scaling = Literal["fixed", "rank"]
 EPS = 1e-5
 
@@ -30,7 +32,7 @@ def scaling_factor(alpha: float, rank: int, scaling: Scaling = "rank", reference
         return alpha / (rank + EPS)
     if scaling == "fixed":
         return alpha / reference_rank
-    raise ValueError(f"scaling must be 'fixed' or 'rank', got {scaling!r}.")
+    raise ArgumentError(f"scaling must be 'fixed' or 'rank', got {scaling!r}.")
 
 
 def triadapt_delta(
@@ -58,12 +60,12 @@ def triadapt_delta(
     Liang et al., "TriAdaptLoRA", arXiv 2501.08008.
     """
     if A.ndim != 2 or B.ndim != 2 or not B.shape[1] == A.shape[0] or not C_low.shape == C_up.shape == (A.shape[0],) * 2:
-        raise ValueError(
+        raise ArgumentError(
             "A must have the shape (max_rank, n_in), B (n_out, max_rank), C_low and C_up (max_rank, max_rank), with "
             f"one max_rank; got A {tuple(A.shape)}, B {tuple(B.shape)}, C_low {tuple(C_low.shape)} and C_up "
             f"{tuple(C_up.shape)}."
         )
     if not 1 <= rank <= A.shape[0]:
-        raise ValueError(f"rank must be from 1 to {A.shape[0]}, the number of rows of A, got {rank}.")
+        raise ArgumentError(f"rank must be from 1 to {A.shape[0]}, the number of rows of A, got {rank}.")
     C = C_low[:rank, :rank].tril() + C_up[:rank, :rank].triu()
     return B[:, :rank] @ (C * scaling_factor(alpha, rank, scaling, reference_rank)) @ A[:rank]

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
+from linmap.errors import ArgumentError
+
 Growth = Literal["linear", "nonlinear", "none"]
 
 
@@ -52,7 +54,7 @@ def layers_to_grow(remaining: int, m: float, growth: Growth, n_layers: int) -> i
     elif growth == "nonlinear":
         n = math.floor(remaining**m)
     else:
-        raise ValueError(f"growth must be 'linear' or 'nonlinear' here, got {growth!r}.")
+        raise ArgumentError(f"growth must be 'linear' or 'nonlinear' here, got {growth!r}.")
     return min(max(n, 1), n_layers)
 
 

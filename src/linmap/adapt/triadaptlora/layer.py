@@ -14,6 +14,7 @@ from linmap.adapt.triadaptlora.delta import Scaling, scaling_factor, triadapt_de
 from linmap.adapt.triadaptlora.pieces import AppendedPieces
 from linmap.adapt.tuner import AdapterTuner
 from linmap.adapt.weights import acts_on_features, sizes
+from linmap.errors import ArgumentError
 from linmap.maps import TriangularPair
 from linmap.maps.triangular_pair import Core, Init
 
@@ -122,13 +123,13 @@ class TriAdaptLayer(AdapterLayer):
         check_options(reference_rank, init_rank, alpha, dropout, r_max, scaling, grow_init, init_c, storage)
         n_out, n_in = sizes(self.base_layer)
         if dropout and not acts_on_features(self.base_layer):
-            raise ValueError(
+            raise ArgumentError(
                 f"dropout={dropout} has no meaning on a {type(self.base_layer).__name__}, whose weight is adapted; set "
                 "it to 0, or leave such layers out of target_modules."
             )
         limit = min(n_in, n_out) if r_max is None else min(n_in, n_out, r_max)
         if init_rank > limit:
-            raise ValueError(
+            raise ArgumentError(
                 f"the rank {init_rank} is above {limit}, the highest that a weight of shape {(n_out, n_in)} can have "
                 f"with r_max={r_max}; lower init_rank or this layer's entry of rank_pattern, or leave the layer out."
             )
@@ -163,13 +164,13 @@ def check_options(
         if value is None and name == "r_max":
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+            raise ArgumentError(f"{name} must be a positive integer, got {value!r}.")
     if r_max is not None and init_rank > r_max:
-        raise ValueError(f"init_rank = {init_rank} is above r_max = {r_max}; lower the one or raise the other.")
+        raise ArgumentError(f"init_rank = {init_rank} is above r_max = {r_max}; lower the one or raise the other.")
     if not alpha > 0:
-        raise ValueError(f"alpha must be positive, got {alpha!r}.")
+        raise ArgumentError(f"alpha must be positive, got {alpha!r}.")
     if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be a probability below 1, got {dropout!r}.")
+        raise ArgumentError(f"dropout must be a probability below 1, got {dropout!r}.")
     choices = {
         "scaling": (scaling, ("fixed", "rank")),
         "grow_init": (grow_init, ("zero_b", "paper")),
@@ -178,7 +179,7 @@ def check_options(
     }
     for name, (value, allowed) in choices.items():
         if value not in allowed:
-            raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}.")
+            raise ArgumentError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}.")
 
 
 def triadapt_layers(model: nn.Module, adapter_name: str | None = None) -> dict[str, TriAdaptLayer]:
@@ -220,7 +221,7 @@ def triadapt_orthogonality(model: nn.Module) -> Float[Tensor, ""]:
                 identity = torch.eye(map.rank, dtype=A.dtype, device=A.device)
                 terms += [torch.linalg.matrix_norm(A @ A.mT - identity), torch.linalg.matrix_norm(B.mT @ B - identity)]
     if not terms:
-        raise ValueError(
+        raise ArgumentError(
             "the model has no active TriAdaptLoRA adapter; make one by peft.get_peft_model(model, "
             "TriAdaptLoraConfig(...)), or activate it by set_adapter."
         )

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError
 from linmap.maps import LinearMap
 from linmap.maps.low_rank import check_rank
 from linmap.maps.triangular_pair import Core, Init, Piece, new_piece
@@ -108,7 +109,7 @@ class AppendedPieces(LinearMap):
         """Append pieces as of `linmap.maps.triangular_pair.new_piece`."""
         check_rank("AppendedPieces.grow", rank, self.in_features, self.out_features)
         if rank < self.rank:
-            raise ValueError(f"AppendedPieces.grow: rank must be at least the present {self.rank}, got {rank}.")
+            raise ArgumentError(f"AppendedPieces.grow: rank must be at least the present {self.rank}, got {rank}.")
         for i in range(self.rank, rank):
             piece = new_piece(i, self.in_features, self.out_features, init=init, core=core, generator=generator)
             self._append(piece)
@@ -123,7 +124,9 @@ class AppendedPieces(LinearMap):
     def _set(self, name: str, value: Tensor) -> None:
         expected = getattr(self, name).shape
         if value.shape != expected:
-            raise ValueError(f"AppendedPieces.{name}: shape {tuple(expected)} is expected, got {tuple(value.shape)}.")
+            raise ArgumentError(
+                f"AppendedPieces.{name}: shape {tuple(expected)} is expected, got {tuple(value.shape)}."
+            )
         parts: dict[str, tuple[nn.ParameterList, Callable[[int], Tensor]]] = {
             "A": (self.rows, lambda i: value[i]),
             "B": (self.columns, lambda i: value[:, i]),

@@ -14,6 +14,8 @@ from typing import cast
 
 from torch import nn
 
+from linmap.errors import ArgumentError, ArgumentTypeError
+
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 ADVICE = (
     "name its parts in Python: FlatQuantConfig(module_map={'blocks': 'path.of.the.list', 'q': 'path.in.block', ...})"
@@ -85,7 +87,9 @@ def block_paths(block: nn.Module, module_map: Mapping[str, str] | None = None) -
     module_map.pop("blocks", None)
     unknown = set(module_map) - set(KNOWN)
     if unknown:
-        raise ValueError(f"module_map has {', '.join(sorted(unknown))}; the parts of a block are {', '.join(KNOWN)}.")
+        raise ArgumentError(
+            f"module_map has {', '.join(sorted(unknown))}; the parts of a block are {', '.join(KNOWN)}."
+        )
     modules = dict(block.named_modules(remove_duplicate=False))
     found: dict[str, str] = {}
     for part, names in KNOWN.items():
@@ -94,7 +98,7 @@ def block_paths(block: nn.Module, module_map: Mapping[str, str] | None = None) -
         if path is not None:
             found[part] = path
         elif part in LINEARS or part in module_map:
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"a block of class {type(block).__name__} has no {', '.join(candidates)} (its {part}); it has "
                 f"{', '.join(_linear_names(modules)) or 'no linear layers'}; {ADVICE}."
             )
@@ -105,15 +109,15 @@ def block_paths(block: nn.Module, module_map: Mapping[str, str] | None = None) -
                 f"{found[part]} carries an adapter of PEFT; merge it first: model = peft_model.merge_and_unload()."
             )
         if not isinstance(linear, nn.Linear):
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"{found[part]} is a {type(linear).__name__}, and FlatQuant quantises nn.Linear layers; if another "
                 f"layer is meant, {ADVICE}."
             )
     if len({id(linear) for linear in linears}) < len(linears):
-        raise ValueError("a linear layer stands at two places of the block; give each place its own.")
+        raise ArgumentError("a linear layer stands at two places of the block; give each place its own.")
     paths = BlockPaths(**found)
     if not paths.attention or not paths.mlp or paths.attention == paths.mlp:
-        raise TypeError(
+        raise ArgumentTypeError(
             f"{paths.q} and {paths.up} must be inside two modules of the block, the attention and the MLP: what these "
             f"receive is transformed; if other layers are meant, {ADVICE}."
         )
@@ -135,7 +139,9 @@ def block_sizes(block: nn.Module, paths: BlockPaths) -> BlockSizes:
     attention = block.get_submodule(paths.attention)
     head_dim = getattr(attention, "head_dim", None)
     if not isinstance(head_dim, int):
-        raise TypeError(f"{type(attention).__name__} has no integer `head_dim`, which the cache and its heads need.")
+        raise ArgumentTypeError(
+            f"{type(attention).__name__} has no integer `head_dim`, which the cache and its heads need."
+        )
     linear = {part: cast(nn.Linear, block.get_submodule(getattr(paths, part))) for part in LINEARS}
     return BlockSizes(
         hidden=linear["q"].in_features,
@@ -158,7 +164,7 @@ def decoder_blocks(model: nn.Module, module_map: Mapping[str, str] | None = None
     if path is not None:
         blocks = dict(model.named_modules()).get(path)
         if not isinstance(blocks, nn.ModuleList) or not len(blocks):
-            raise TypeError(f"module_map['blocks'] = {path!r} is no list of blocks of {type(model).__name__}.")
+            raise ArgumentTypeError(f"module_map['blocks'] = {path!r} is no list of blocks of {type(model).__name__}.")
         if (problem := _problem(blocks, module_map)) is not None:
             raise problem
         return path, blocks
@@ -172,7 +178,7 @@ def decoder_blocks(model: nn.Module, module_map: Mapping[str, str] | None = None
             raise problem
         why = problem
     reason = f"{type(model).__name__} has no list of blocks; {ADVICE}." if why is None else str(why)
-    raise TypeError(f"this model's decoder blocks are not recognised: {reason}") from why
+    raise ArgumentTypeError(f"this model's decoder blocks are not recognised: {reason}") from why
 
 
 def _problem(blocks: nn.ModuleList, module_map: Mapping[str, str] | None) -> TypeError | None:

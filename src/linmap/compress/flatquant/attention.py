@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 
 from linmap.compress.flatquant.cache import TokenQuantizer, packs
 from linmap.compress.flatquant.quantizer import CLIP_LOGIT
+from linmap.errors import ArgumentTypeError
 
 NAME = "linmap_flatquant"  # of the attention function that transforms the queries first
 
@@ -122,7 +123,7 @@ def attach_cache_transform(attention: nn.Module, transform: CacheTransform) -> N
     """
     config = getattr(attention, "config", None)
     if not isinstance(config, PretrainedConfig):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"{type(attention).__name__} has no `config` with the name of an attention function, so that its queries "
             "and keys cannot be transformed; set q_bits=16, k_bits=16 and v_bits=16."
         )

@@ -27,6 +27,7 @@ from linmap.compress.flatquant.factors import check_sizes, hadamard_factors, kro
 from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 from linmap.compress.flatquant.transforms import FixedFactor, OnlineTransform, SiteTransform, factor
+from linmap.errors import ArgumentError, ArgumentTypeError
 
 SCALED = ("attention", "mlp", "down")
 """The places with a Kronecker product and a per-channel scale."""
@@ -219,11 +220,11 @@ class StudentBlock(nn.Module):
         parameters = self.trained()
         if set(tensors) != set(parameters):
             differing = ", ".join(sorted(set(tensors) ^ set(parameters))[:4])
-            raise ValueError(f"these transforms are those of another config or model: {differing} are not in both.")
+            raise ArgumentError(f"these transforms are those of another config or model: {differing} are not in both.")
         with torch.no_grad():
             for name, p in parameters.items():
                 if p.shape != tensors[name].shape:
-                    raise ValueError(
+                    raise ArgumentError(
                         f"{name} has shape {tuple(tensors[name].shape)} in the file and {tuple(p.shape)} in this model."
                     )
                 p.copy_(tensors[name])
@@ -273,7 +274,7 @@ def _transform_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str,
     if args:
         return (transform(args[0]), *args[1:]), kwargs
     if "hidden_states" not in kwargs:
-        raise TypeError(
+        raise ArgumentTypeError(
             f"{type(module).__name__} receives no `hidden_states`, which would be transformed, but "
             f"{', '.join(sorted(kwargs)) or 'nothing'}; leave the number of its block out of `blocks`."
         )
@@ -422,7 +423,7 @@ def scaled_norm(norm: nn.Module, c: Tensor) -> nn.Module:
     for offset in (0.0, 1.0):
         if torch.allclose(_scaled(wide, c, offset)(probe), expected, rtol=1e-4, atol=1e-5):
             return _scaled(norm, c, offset)
-    raise TypeError(f"the gain of {type(norm).__name__} cannot take a scale.")
+    raise ArgumentTypeError(f"the gain of {type(norm).__name__} cannot take a scale.")
 
 
 def _scaled(norm: nn.Module, c: Tensor, offset: float) -> nn.Module:

@@ -26,6 +26,7 @@ from linmap.compress.flatquant.teacher import (
     in_half_precision,
 )
 from linmap.compress.flatquant.transforms import SiteTransform
+from linmap.errors import ArgumentError
 
 ETA_MIN = 5e-6  # where the cosine ends, for all learning rates
 WARMUP_START = 0.01  # share of the learning rates
@@ -214,13 +215,13 @@ def check_transforms(student: StudentBlock, number: int) -> None:
             finite = bool(pair.P.isfinite().all() and pair.P_inv_T.isfinite().all())
             condition *= float(torch.linalg.cond(pair.P.double())) if finite else float("nan")
         if not condition < MAX_CONDITION:
-            raise ValueError(
+            raise ArgumentError(
                 f"block {number}: the matrix at {site!r} has condition number {condition:.3g} (at most "
                 f"{MAX_CONDITION:.0e}); lower lr or take parametrization='exponential'."
             )
         c = cast("Tensor | None", student.sites[site].scale) if site in student.sites else None
         if c is not None and not bool((c > 0).all() and c.isfinite().all()):
-            raise ValueError(
+            raise ArgumentError(
                 f"block {number}: {int((~(c > 0)).sum())} scales at {site!r} are not positive (the least is "
                 f"{float(c.min()):.3g}; the condition number of the matrix is {condition:.3g}); lower lr."
             )

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from linmap.compress.flatquant.quantizer import dequantize, fake_quantize, join_nibbles, quantize, unpack_int4
+from linmap.errors import ArgumentError
 
 
 class TokenQuantizer(NamedTuple):
@@ -158,7 +159,7 @@ class _Packed:
 
     def _drop(self, tokens_to_remove: int) -> None:
         if tokens_to_remove > 0:
-            raise ValueError(f"crop takes the negative number of tokens to remove, got {tokens_to_remove}.")
+            raise ArgumentError(f"crop takes the negative number of tokens to remove, got {tokens_to_remove}.")
         for tokens in self.tokens:
             tokens.drop(-tokens_to_remove)
 

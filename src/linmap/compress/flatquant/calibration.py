@@ -30,6 +30,7 @@ from linmap.compress.flatquant.rounding import rounded_blocks
 from linmap.compress.flatquant.teacher import BlockArguments, embedded
 from linmap.compress.flatquant.windows import calibration_windows, distillation_windows
 from linmap.compress.flatquant.work_folder import WorkFolder
+from linmap.errors import ArgumentError, ArgumentTypeError
 
 DRAWN = 32  # tokens of a window that only shows what a block computes
 WORTH_COMPILING = 2e9  # weights rounded: ten seconds are saved
@@ -154,16 +155,16 @@ def checked_config(model: PreTrainedModel, config: FlatQuantConfig | None, n_job
     if is_quantised(model) or any(isinstance(module, StudentBlock) for module in model.modules()):
         raise RuntimeError(f"this {type(model).__name__} is quantised already; start from the original model.")
     if config.blocks == []:
-        raise ValueError("blocks is empty; give the numbers of blocks to quantise, or None for all.")
+        raise ArgumentError("blocks is empty; give the numbers of blocks to quantise, or None for all.")
     if n_jobs < 1:
-        raise ValueError(f"n_jobs={n_jobs} must be at least 1.")
+        raise ArgumentError(f"n_jobs={n_jobs} must be at least 1.")
     path, blocks = decoder_blocks(model, config.module_map)
     places = {f"{path}.{i}.{getattr(paths, part)}" for i, paths in paths_of(blocks, config).items() for part in LINEARS}
     check_unshared(model, places)
     for place in sorted(places):
         columns = cast(nn.Linear, model.get_submodule(place)).in_features
         if config.group_size is not None and (config.group_size < 1 or columns % config.group_size):
-            raise ValueError(
+            raise ArgumentError(
                 f"group_size={config.group_size} does not divide the {columns} columns of {place}; choose a divisor or "
                 "None."
             )
@@ -180,7 +181,9 @@ def paths_of(blocks: nn.ModuleList, config: FlatQuantConfig) -> dict[int, BlockP
         try:
             found[number] = block_paths(blocks[number], config.module_map)
         except TypeError as error:
-            raise TypeError(f"block {number}: {error}"[:-1] + ", or leave this number out of `blocks`.") from None
+            raise ArgumentTypeError(
+                f"block {number}: {error}"[:-1] + ", or leave this number out of `blocks`."
+            ) from None
     return found
 
 
@@ -203,7 +206,7 @@ def check_unshared(model: nn.Module, places: set[str]) -> None:
         place = name.rpartition(".")[0]
         first = owners.setdefault(id(parameter), place)
         if first != place and {first, place} & places:
-            raise ValueError(
+            raise ArgumentError(
                 f"{first} and {place} share a weight, and a quantised layer needs its own; give {place} a copy "
                 "(tie_word_embeddings=False, or a clone of the parameter)."
             )
@@ -221,7 +224,7 @@ def needed_windows(
     if not (scales or is_trained(config) or rounds_by_inputs(config)):
         return None
     if tokens is None:
-        raise ValueError(
+        raise ArgumentError(
             "this config is calibrated on text (scales, training or GPTQ), and no tokens came; give token ids, or a "
             "tokenizer with text=."
         )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from linmap.compress.flatquant.quantizer import BITS
+from linmap.errors import ArgumentError
 from linmap.registration import METHOD
 
 SITES = ("attention", "output", "value", "cache", "mlp", "down")
@@ -134,7 +135,7 @@ class FlatQuantConfig(QuantizationConfigMixin):
         for name in ("w_bits", "a_bits", "q_bits", "k_bits", "v_bits"):
             bits = getattr(self, name)
             if type(bits) is not int or bits not in BITS:
-                raise ValueError(f"{name}={bits!r} is none of {', '.join(map(str, BITS))} (16: not quantised).")
+                raise ArgumentError(f"{name}={bits!r} is none of {', '.join(map(str, BITS))} (16: not quantised).")
         for name, allowed in (
             ("weights", ("rtn", "gptq")),
             ("transform", ("flat", "hadamard", "quarot", "none")),
@@ -142,30 +143,30 @@ class FlatQuantConfig(QuantizationConfigMixin):
             ("clip_start", ("search", "wide")),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(allowed)}.")
+                raise ArgumentError(f"{name}={getattr(self, name)!r} is none of {', '.join(allowed)}.")
         if self.group_size is not None and self.weights != "gptq":
-            raise ValueError(f"group_size={self.group_size} works with weights='gptq' only; leave it out.")
+            raise ArgumentError(f"group_size={self.group_size} works with weights='gptq' only; leave it out.")
         for name in ("n_samples", "sequence_length", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+                raise ArgumentError(f"{name}={getattr(self, name)} must be at least 1.")
         if self.epochs < 0:
-            raise ValueError(f"epochs={self.epochs} must be at least 0.")
+            raise ArgumentError(f"epochs={self.epochs} must be at least 0.")
         if self.distil_steps < 0 or self.distil_length < 2:
-            raise ValueError(
+            raise ArgumentError(
                 f"distil_steps={self.distil_steps} must be at least 0, and distil_length={self.distil_length} at least "
                 "2."
             )
         for name in ("distil_lr", "distil_clip_lr", "distil_weight_lr"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and finite.")
+                raise ArgumentError(f"{name}={getattr(self, name)} must be at least 0 and finite.")
         if self.n_samples < self.batch_size:
-            raise ValueError(
+            raise ArgumentError(
                 f"n_samples={self.n_samples} is less than batch_size={self.batch_size}, so that no step could be "
                 "taken; make the second at most the first."
             )
         unknown = set(self.factors or ()) - {"attention", "mlp", "down"}
         if unknown:
-            raise ValueError(f"factors has {', '.join(sorted(unknown))}; the places are attention, mlp and down.")
+            raise ArgumentError(f"factors has {', '.join(sorted(unknown))}; the places are attention, mlp and down.")
         if self.blocks is not None:
             self.blocks = sorted(set(self.blocks))
         self.online_scales, self.left_out = tuple(self.online_scales), tuple(self.left_out)

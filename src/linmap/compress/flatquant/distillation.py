@@ -24,6 +24,7 @@ from torch.utils.data import TensorDataset
 from linmap.compress.flatquant.block import CLIPPING, StudentBlock
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.passes import compiled_passes
+from linmap.errors import ArgumentError
 from linmap.training import TrainingConfig, train
 from linmap.training.checkpoint import random_state, set_random_state
 
@@ -73,7 +74,7 @@ def distil(
     """
     weight = cast(nn.Embedding, cast(Any, model).get_input_embeddings()).weight
     if weight.dtype.itemsize < 4:
-        raise ValueError(f"distillation takes small steps, and the model is in {weight.dtype}; load it in float32.")
+        raise ArgumentError(f"distillation takes small steps, and the model is in {weight.dtype}; load it in float32.")
     groups = parameter_groups(model, config)
     for group in groups:
         for p in group["params"]:

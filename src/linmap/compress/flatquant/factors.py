@@ -12,6 +12,7 @@ from jaxtyping import Float
 from scipy.linalg import hadamard
 from torch import Tensor
 
+from linmap.errors import ArgumentError
 from linmap.maps.cayley import cayley_transform
 from linmap.maps.kronecker import along_middle
 
@@ -56,7 +57,7 @@ def factor_pairs(n: int) -> list[tuple[int, int]]:
         If n is no positive integer.
     """
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"n must be a positive integer, got {n!r}.")
+        raise ArgumentError(f"n must be a positive integer, got {n!r}.")
     return [(d, n // d) for d in range(1, math.isqrt(n) + 1) if n % d == 0]
 
 
@@ -85,7 +86,7 @@ def cayley(raw: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
         If raw is not square.
     """
     if raw.ndim < 2 or raw.shape[-1] != raw.shape[-2]:
-        raise ValueError(f"raw must hold square matrices, got the shape {tuple(raw.shape)}.")
+        raise ArgumentError(f"raw must hold square matrices, got the shape {tuple(raw.shape)}.")
     return CayleyMatrix.apply(raw.to(torch.promote_types(raw.dtype, torch.float32)))  # pyright: ignore
 
 
@@ -230,7 +231,7 @@ def check_factors(factors: Sequence[Tensor], n: int) -> None:
     """
     shapes = [tuple(P.shape) for P in factors]
     if any(len(shape) != 2 or shape[0] != shape[1] for shape in shapes):
-        raise ValueError(f"the factors must be square matrices, got {', '.join(map(str, shapes))}.")
+        raise ArgumentError(f"the factors must be square matrices, got {', '.join(map(str, shapes))}.")
     check_sizes([shape[0] for shape in shapes], n)
 
 
@@ -244,4 +245,4 @@ def check_sizes(sizes: Sequence[int], n: int) -> None:
     """
     if math.prod(sizes) != n:
         given, pairs = ", ".join(map(str, sizes)), ", ".join(map(str, factor_pairs(n)))
-        raise ValueError(f"factors of sizes ({given}) do not multiply to n = {n}; pairs that do: {pairs}.")
+        raise ArgumentError(f"factors of sizes ({given}) do not multiply to n = {n}; pairs that do: {pairs}.")

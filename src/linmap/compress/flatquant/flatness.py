@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linmap.errors import ArgumentError
+
 SMALLEST_SCALE = 1e-5
 
 
@@ -48,7 +50,7 @@ def flatness(x: Float[Tensor, "*batch n"]) -> Flatness:
     Sun et al., "FlatQuant: Flatness Matters for LLM Quantization" (2025), section 2 and figure 1.
     """
     if not x.numel():
-        raise ValueError(f"flatness needs at least one token and one channel, got x of shape {tuple(x.shape)}.")
+        raise ArgumentError(f"flatness needs at least one token and one channel, got x of shape {tuple(x.shape)}.")
     x = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(-1, x.shape[-1])
     norms = torch.linalg.vector_norm(x, dim=0).sort(descending=True).values
     mean = norms.mean()
@@ -88,10 +90,10 @@ def smooth_scale(w_max: Float[Tensor, " n"], x_max: Float[Tensor, " n"], alpha: 
     Xiao et al., "SmoothQuant" (2023), equation 4.
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be between 0 (weights) and 1 (activations), got {alpha}.")
+        raise ArgumentError(f"alpha must be between 0 (weights) and 1 (activations), got {alpha}.")
     if w_max.shape != x_max.shape:
-        raise ValueError(f"w_max and x_max must have one entry a channel each, got {len(w_max)} and {len(x_max)}.")
+        raise ArgumentError(f"w_max and x_max must have one entry a channel each, got {len(w_max)} and {len(x_max)}.")
     for name, value in (("w_max", w_max), ("x_max", x_max)):
         if not bool((value.isfinite() & (value >= 0)).all()):
-            raise ValueError(f"{name} must hold finite maxima of absolute values, got {float(value.min())} and up.")
+            raise ArgumentError(f"{name} must hold finite maxima of absolute values, got {float(value.min())} and up.")
     return (w_max ** (1 - alpha) / x_max.clamp(min=SMALLEST_SCALE) ** alpha).clamp(min=SMALLEST_SCALE)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from linmap.compress.flatquant.quantizer import check_bits, dequantize, quantize
+from linmap.errors import ArgumentError
 
 
 class Rounded(NamedTuple):
@@ -39,7 +40,7 @@ class Hessian:
             If the inputs have another length.
         """
         if x.shape[-1] != len(self.sum):
-            raise ValueError(f"inputs of length {len(self.sum)} are expected, got x of shape {tuple(x.shape)}.")
+            raise ArgumentError(f"inputs of length {len(self.sum)} are expected, got x of shape {tuple(x.shape)}.")
         rows = x.detach().reshape(-1, x.shape[-1]).to(self.sum)
         self.sum.addmm_(rows.mT, rows)
         self.rows += len(rows)
@@ -167,14 +168,16 @@ def _check(W: Tensor, H: Tensor, bits: int, group_size: int | None, damping: flo
     """The number of columns that share a scale."""
     n = W.shape[1]
     if check_bits(bits) == 16:
-        raise ValueError("gptq rounds to 2 to 8 bits; with bits=16 keep the weight as it is.")
+        raise ArgumentError("gptq rounds to 2 to 8 bits; with bits=16 keep the weight as it is.")
     if tuple(H.shape) != (n, n):
-        raise ValueError(f"H must be {n} x {n} for W of shape {tuple(W.shape)}, got {tuple(H.shape)}.")
+        raise ArgumentError(f"H must be {n} x {n} for W of shape {tuple(W.shape)}, got {tuple(H.shape)}.")
     for name, tensor in (("W", W), ("H", H)):
         if not bool(tensor.isfinite().all()):
-            raise ValueError(f"{name} has entries that are not finite; look for overflows in the calibration inputs.")
+            raise ArgumentError(
+                f"{name} has entries that are not finite; look for overflows in the calibration inputs."
+            )
     if group_size is not None and (group_size < 1 or n % group_size):
-        raise ValueError(f"group_size={group_size} does not divide the {n} columns of W; choose a divisor or None.")
+        raise ArgumentError(f"group_size={group_size} does not divide the {n} columns of W; choose a divisor or None.")
     if damping < 0 or block_size < 1:
-        raise ValueError(f"damping must be >= 0 and block_size >= 1, got {damping} and {block_size}.")
+        raise ArgumentError(f"damping must be >= 0 and block_size >= 1, got {damping} and {block_size}.")
     return group_size or n

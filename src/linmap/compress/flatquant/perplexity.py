@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError
+
 
 @torch.no_grad()
 def perplexity(
@@ -36,10 +38,10 @@ def perplexity(
         If the stream is shorter than the windows, or a window has nothing to predict.
     """
     if window < 2:
-        raise ValueError(f"window={window} leaves nothing to predict; take at least 2 tokens.")
+        raise ArgumentError(f"window={window} leaves nothing to predict; take at least 2 tokens.")
     count = len(ids) // window if n_windows is None else n_windows
     if count < 1 or len(ids) < count * window:
-        raise ValueError(
+        raise ArgumentError(
             f"{len(ids)} tokens do not fill {max(count, 1)} windows of {window}; give more text or smaller windows."
         )
     device = next(model.parameters()).device

@@ -18,6 +18,7 @@ from linmap.compress.flatquant.block import quantised_block
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 from linmap.compress.flatquant.transforms import OnlineTransform
+from linmap.errors import ArgumentError
 
 
 def is_quantised(model: nn.Module) -> bool:
@@ -56,7 +57,7 @@ def quantised_numbers(n_blocks: int, config: FlatQuantConfig) -> list[int]:
     chosen = list(range(n_blocks)) if config.blocks is None else config.blocks
     wrong = [i for i in chosen if not 0 <= i < n_blocks]
     if wrong:
-        raise ValueError(f"blocks has {wrong}; this model's blocks are 0 to {n_blocks - 1}.")
+        raise ArgumentError(f"blocks has {wrong}; this model's blocks are 0 to {n_blocks - 1}.")
     return chosen
 
 
@@ -160,7 +161,7 @@ def check(model: PreTrainedModel, blocks: str, problems: list[str]) -> None:
     same_class = type(model).__name__ in (model.config.architectures or [])
     wrong = [problem for problem in problems if same_class or f"{blocks}." in problem]
     if wrong:
-        raise ValueError(
+        raise ArgumentError(
             f"these files are not those of a {type(model).__name__} of this config and quantization_config: "
             f"{'; '.join(wrong[:4])}{f'; and {len(wrong) - 4} more' if len(wrong) > 4 else ''}."
         )

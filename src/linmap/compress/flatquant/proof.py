@@ -24,6 +24,7 @@ from linmap.compress.flatquant.linear import LinearBits
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 from linmap.compress.flatquant.teacher import BlockArguments, as_float32, hidden_states, in_float32
 from linmap.compress.flatquant.transforms import FixedFactor, InverseFactor, SiteTransform, SVDFactor
+from linmap.errors import ArgumentTypeError
 
 TOLERANCE = 1e-3  # of what a block adds to its inputs; rounding in float32 makes 1e-5 of it
 SPREAD = 4.0  # of the singular values and scales that are tried: orthogonal ones pass through a norm, others do not
@@ -79,7 +80,7 @@ def named(number: int, block: nn.Module) -> Iterator[None]:
     except (RuntimeError, TypeError) as error:
         raise type(error)(f"block {number}: {error}") from error
     except (AttributeError, LookupError, AssertionError, ValueError) as error:
-        raise TypeError(
+        raise ArgumentTypeError(
             f"block {number} ({type(block).__name__}) does not run by itself on hidden states "
             f"({type(error).__name__}: {error}); FlatQuant calibrates such blocks only."
         ) from error
@@ -200,7 +201,7 @@ def add_readers(config: FlatQuantConfig, block: nn.Module, number: int, found: d
     config.readers = {site: tuple(paths) for site, paths in noted.items()} or None
     for site, path in readers_of(block, config):
         if path not in found.get(site, []):
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"block {number}: {path} does not read what it reads in other blocks, the input of {site}, so that the "
                 "blocks cannot be transformed alike; quantise those of one kind (`blocks`)."
             )

@@ -14,6 +14,7 @@ from jaxtyping import Float, Integer, Shaped, UInt8
 from torch import Tensor
 
 from linmap.compress.flatquant.passes import Per, blocks, extremes, grid_of, part_of, passes_for, steps
+from linmap.errors import ArgumentError, ArgumentTypeError
 
 BITS = (2, 3, 4, 5, 6, 7, 8, 16)
 CLIP_LOGIT = 4.0
@@ -29,7 +30,7 @@ def check_bits(bits: int, name: str = "bits") -> int:
         If it is none of 2 to 8 and 16.
     """
     if isinstance(bits, bool) or bits not in BITS:
-        raise ValueError(f"{name}={bits!r} is none of {', '.join(map(str, BITS))} (16: off).")
+        raise ArgumentError(f"{name}={bits!r} is none of {', '.join(map(str, BITS))} (16: off).")
     return bits
 
 
@@ -98,7 +99,7 @@ def quantize(
         For other bits than 2 to 8 or another `per`, or logits of another size.
     """
     if check_bits(bits) == 16:
-        raise ValueError("16 bits are not quantised, so there are no codes; bits must be 2 to 8.")
+        raise ArgumentError("16 bits are not quantised, so there are no codes; bits must be 2 to 8.")
     a, b = _shaped(max_logit, x, per, "max_logit"), _shaped(min_logit, x, per, "min_logit")
     rows = x.reshape(-1, x.shape[-1])
     grid = grid_of(*extremes(rows), a, b, bits, symmetric, per)
@@ -134,15 +135,15 @@ def pack_int4(codes: Shaped[Tensor, "*batch n"]) -> UInt8[Tensor, "*batch bytes"
         If the codes are not integers.
     """
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-        raise TypeError(f"codes must be integers, got {codes.dtype}; `quantize` returns some.")
+        raise ArgumentTypeError(f"codes must be integers, got {codes.dtype}; `quantize` returns some.")
     if codes.shape[-1] % 2:
-        raise ValueError(
+        raise ArgumentError(
             f"two codes share a byte, but the last dimension is {codes.shape[-1]}; append a code of 0 and cut it off "
             "after `unpack_int4`."
         )
     low, high = (-8, 7) if codes.dtype.is_signed else (0, 15)
     if codes.numel() and not (low <= int(codes.min()) and int(codes.max()) <= high):
-        raise ValueError(
+        raise ArgumentError(
             f"codes of 4 bits are -8..7 in signed integers and 0..15 in uint8, got {int(codes.min())}.."
             f"{int(codes.max())} in {str(codes.dtype).removeprefix('torch.')}; for unsigned codes give "
             "codes.to(torch.uint8)."
@@ -165,7 +166,7 @@ def unpack_int4(packed: UInt8[Tensor, "*batch bytes"], signed: bool = True) -> I
         If the bytes are not uint8.
     """
     if packed.dtype != torch.uint8:
-        raise TypeError(f"packed must be uint8, got {packed.dtype}; `pack_int4` returns it.")
+        raise ArgumentTypeError(f"packed must be uint8, got {packed.dtype}; `pack_int4` returns it.")
     nibbles = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(-2)
     return (nibbles ^ 8).to(torch.int8).sub_(8) if signed else nibbles  # the sign bit counts -8
 
@@ -199,11 +200,13 @@ class FakeQuantize(torch.autograd.Function):
 def _shaped(logit: Tensor | None, x: Tensor, per: Per, name: str) -> Tensor | None:
     """A logit that broadcasts against the scalars of the rows of x as a matrix."""
     if per not in ("token", "row"):
-        raise ValueError(f"per must be 'token' (activations) or 'row' (weights), got {per!r}.")
+        raise ArgumentError(f"per must be 'token' (activations) or 'row' (weights), got {per!r}.")
     if logit is None:
         return None
     shape = () if per == "token" else (x.shape[:-1].numel(), 1)
     if logit.numel() != torch.Size(shape).numel():
         expected = "one logit" if per == "token" else f"one logit for each of the rows, of shape {shape},"
-        raise ValueError(f"{name}: {expected} is expected for x of shape {tuple(x.shape)}, got {tuple(logit.shape)}.")
+        raise ArgumentError(
+            f"{name}: {expected} is expected for x of shape {tuple(x.shape)}, got {tuple(logit.shape)}."
+        )
     return logit.reshape(shape).to(torch.promote_types(x.dtype, torch.float32))

@@ -38,6 +38,7 @@ from linmap.compress.flatquant.proof import prove
 from linmap.compress.flatquant.rounding import rounded_blocks
 from linmap.compress.flatquant.teacher import embedded
 from linmap.compress.flatquant.work_folder import WorkFolder
+from linmap.errors import ArgumentError
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
@@ -79,12 +80,12 @@ def calibrate_folder(
     """
     source, target = Path(source), Path(target)
     if source.resolve() == target.resolve():
-        raise ValueError(f"target is the source folder {source}; give another one.")
+        raise ArgumentError(f"target is the source folder {source}; give another one.")
     shards = Shards(source)
     model = skeleton(source)
     config = checked_config(model, config, n_jobs)
     if config.distil_steps:
-        raise ValueError(
+        raise ArgumentError(
             f"distil_steps={config.distil_steps} trains all blocks together, and streaming holds one at a time; load "
             "the model and use calibrate, or set distil_steps=0."
         )
@@ -154,7 +155,7 @@ class Shards:
         by_file: dict[Path, list[str]] = {}
         for name in names:
             if name not in self.files:
-                raise ValueError(f"the folder has no tensor {name}; its config.json describes another model.")
+                raise ArgumentError(f"the folder has no tensor {name}; its config.json describes another model.")
             by_file.setdefault(self.files[name], []).append(name)
         for path, there in by_file.items():
             with safe_open(path, framework="pt") as file:

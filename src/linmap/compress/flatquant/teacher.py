@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from linmap.compress.flatquant.architecture import BlockPaths
 from linmap.compress.flatquant.attention import configs_of
+from linmap.errors import ArgumentTypeError
 
 BlockArguments = dict[str, Any]
 """What a model hands to a block beside the hidden states: masks and positions of one window, for any batch."""
@@ -34,7 +35,7 @@ class _Record(nn.Module):
         parameters = inspect.signature(self.block[0].forward).parameters.values()
         names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
         if len(rest) > len(names):
-            raise TypeError(f"{type(self.block[0]).__name__} receives {len(rest)} arguments without names.")
+            raise ArgumentTypeError(f"{type(self.block[0]).__name__} receives {len(rest)} arguments without names.")
         self.inputs.append(hidden_states)
         self.arguments.append(dict(zip(names, rest, strict=False)) | kwargs)
         return hidden_states
@@ -87,13 +88,13 @@ def _embedding_module(model: nn.Module, parent: str) -> nn.Module:
 def _check_record(number: int, record: _Record, n_windows: int) -> None:
     kind = type(record.block[0]).__name__
     if len(record.arguments) != n_windows:
-        raise TypeError(
+        raise ArgumentTypeError(
             f"block {number} ({kind}) is run {len(record.arguments) / n_windows:g} times for a window of tokens, and "
             "FlatQuant calibrates blocks that are run once each, one after the other."
         )
     for name, value in record.arguments[0].items():
         if not _equal(value, record.arguments[min(1, n_windows - 1)].get(name)):
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"block {number} ({kind}) receives {name}, which depends on the tokens; FlatQuant calibrates blocks "
                 "whose only such input is the hidden states."
             )

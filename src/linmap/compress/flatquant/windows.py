@@ -13,7 +13,7 @@ from torch import Tensor
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.data import require_content
 from linmap.data.text import read_text
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, ArgumentTypeError, DataError
 
 TEXTS = (".txt", ".md", ".txt.gz", ".md.gz")
 LONGEST_PATH = 4096
@@ -46,7 +46,7 @@ def calibration_windows(
         ids = _drawn(ids, config)
     n, length = ids.shape
     if n < config.batch_size or length < 1:
-        raise ValueError(
+        raise ArgumentError(
             f"{n} calibration windows of {length} tokens are fewer than a batch of batch_size={config.batch_size}; "
             "give more windows or a smaller batch."
         )
@@ -64,7 +64,7 @@ def distillation_windows(
     steps, length = config.distil_steps, config.distil_length
     if ids.ndim == 1:
         if len(ids) < length:
-            raise ValueError(
+            raise ArgumentError(
                 f"the calibration text has {len(ids)} tokens, fewer than distil_length={length}; give more text or "
                 "shorter windows."
             )
@@ -78,7 +78,7 @@ def distillation_windows(
 def _drawn(stream: Tensor, config: FlatQuantConfig) -> Tensor:
     needed = config.n_samples * config.sequence_length
     if len(stream) < needed:
-        raise ValueError(
+        raise ArgumentError(
             f"the calibration text has {len(stream)} tokens, and n_samples={config.n_samples} windows of "
             f"sequence_length={config.sequence_length} need {needed}; give more text, or fewer or shorter windows."
         )
@@ -89,7 +89,7 @@ def _drawn(stream: Tensor, config: FlatQuantConfig) -> Tensor:
 
 def _known(ids: Tensor, vocabulary: int) -> Tensor:
     if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
-        raise ValueError(
+        raise ArgumentError(
             f"token ids run from {int(ids.min())} to {int(ids.max())}, and the model has {vocabulary} tokens (0 to "
             f"{vocabulary - 1}); use the model's own tokenizer."
         )
@@ -98,7 +98,7 @@ def _known(ids: Tensor, vocabulary: int) -> Tensor:
 
 def _tokenised(tokenizer: Any, text: str | Path | None) -> Tensor:
     if text is None:
-        raise ValueError("a tokenizer came without text; give text=, a string or the path of a text file.")
+        raise ArgumentError("a tokenizer came without text; give text=, a string or the path of a text file.")
     return torch.tensor(
         tokenizer(_content(text), add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.long
     )
@@ -134,15 +134,15 @@ def _is_path(text: str) -> bool:
 
 def _integers(tokens: Any, text: str | Path | None) -> Tensor:
     if text is not None:
-        raise ValueError("text= needs a tokenizer as second argument; token ids are used as they are.")
+        raise ArgumentError("text= needs a tokenizer as second argument; token ids are used as they are.")
     try:
         ids = torch.as_tensor(tokens)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
+        raise ArgumentTypeError(
             f"expected a tokenizer, a stream of token ids or windows of equal length, got {type(tokens).__name__}."
         ) from error
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool or ids.ndim not in (1, 2):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"token ids must be integers in one dimension (a stream) or two (windows), got {ids.dtype} of shape "
             f"{tuple(ids.shape)}."
         )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from linmap.artifacts import atomic_path
 from linmap.compress.flatquant.blockwise import BlockReport, TrainedBlock
 from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.errors import ArgumentError
 
 FREE = (
     "online_scales", "weights", "group_size", "blocks", "distil_steps", "distil_length", "distil_lr", "distil_clip_lr",
@@ -59,7 +60,7 @@ class WorkFolder:
         self, folder: Path | str | None, config: FlatQuantConfig, ids: Tensor | None, embedding: Tensor, resume: bool
     ) -> None:
         if resume and folder is None:
-            raise ValueError("resume=True needs work=, the folder of the calibration to go on with.")
+            raise ArgumentError("resume=True needs work=, the folder of the calibration to go on with.")
         self.folder = None if folder is None else Path(folder)
         self.resume = resume
         if self.folder is not None:
@@ -108,9 +109,9 @@ class WorkFolder:
                 metadata: dict[str, Any] = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}); delete it, and its block is calibrated again.") from None
+            raise ArgumentError(f"{path} is damaged ({error}); delete it, and its block is calibrated again.") from None
         if metadata.get("fingerprint") != self.fingerprint(block):
-            raise ValueError(
+            raise ArgumentError(
                 f"{path} was calibrated with another model, text or config; give the same ones, another work folder, "
                 "or resume=False to start anew."
             )

@@ -25,7 +25,7 @@ from linmap.data.engines.naming import check_names
 from linmap.data.engines.shards import SUFFIXES, Batch, Names, Outcome, Shard, cut, read
 from linmap.data.locks import FolderLock
 from linmap.data.records import AS_THEY_ARE, Layout, files_of
-from linmap.errors import DataError, Stopped
+from linmap.errors import ArgumentError, DataError, Stopped
 
 Engine = Literal["local", "ray"]
 Function = Callable[[Any], np.ndarray]
@@ -109,11 +109,11 @@ def map_records(
     """
     for name, value in (("shard_records", shard_records), ("batch", batch)):
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value!r}.")
+            raise ArgumentError(f"{name} must be at least 1, got {value!r}.")
     if n_jobs < 1 and n_jobs != -1:
-        raise ValueError(f"n_jobs must be a positive integer, or -1 for all cores, got {n_jobs!r}.")
+        raise ArgumentError(f"n_jobs must be a positive integer, or -1 for all cores, got {n_jobs!r}.")
     if engine not in ("local", "ray"):
-        raise ValueError(f"engine must be 'local' or 'ray', got {engine!r}.")
+        raise ArgumentError(f"engine must be 'local' or 'ray', got {engine!r}.")
     out = Path(out)
     work = Path(work) if work is not None else out.with_name(f"{out.name}.work")
     for path in (out, work):
@@ -209,7 +209,7 @@ class Task:
                     raise DataError(f"{shard.path}: {kind} {number}, {error}") from None
             raise
         if vectors.ndim != 2 or len(vectors) != len(batch):
-            raise ValueError(
+            raise ArgumentError(
                 f"function must return one vector for each record: for {len(batch)} records it gave {vectors.shape}."
             )
         return vectors
@@ -321,7 +321,7 @@ def _join(
         for shard in filled:
             vectors = np.load(_vectors_path(work, shard), mmap_mode="r")
             if (vectors.shape[1], vectors.dtype) != (first.shape[1], first.dtype):
-                raise ValueError(
+                raise ArgumentError(
                     f"function must return vectors of one kind: {first.dtype} of length {first.shape[1]} at first, "
                     f"{vectors.dtype} of length {vectors.shape[1]} in {shard.path}."
                 )

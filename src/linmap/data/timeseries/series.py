@@ -16,7 +16,7 @@ from linmap.data.timeseries import steps
 from linmap.data.timeseries.clock import Clock, describe, read_times
 from linmap.data.timeseries.layout import Layout, arrange, as_names, some
 from linmap.data.timeseries.notation import Notation
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, ArgumentTypeError, DataError
 
 NanPolicy = Literal["ffill", "zero"]
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
@@ -97,9 +97,9 @@ class TimeSeries:
             names the first such row, counted from 0); if values are missing and no policy says what to do.
         """
         if nan_policy is not None and nan_policy not in get_args(NanPolicy):
-            raise ValueError(f"nan_policy must be 'ffill', 'zero' or None, got {nan_policy!r}.")
+            raise ArgumentError(f"nan_policy must be 'ffill', 'zero' or None, got {nan_policy!r}.")
         if dayfirst and monthfirst:
-            raise ValueError("dayfirst=True and monthfirst=True exclude each other; give one.")
+            raise ArgumentError("dayfirst=True and monthfirst=True exclude each other; give one.")
         table = _as_frame(table)
         if table.empty:
             raise DataError(
@@ -227,7 +227,7 @@ def _as_frame(table: pd.DataFrame | pd.Series | np.ndarray) -> pd.DataFrame:
     if isinstance(table, pd.Series):
         return table.to_frame("y" if table.name is None else table.name)
     if hasattr(table, "toarray"):
-        raise TypeError("sparse input is not supported: a table must be dense; call toarray first.")
+        raise ArgumentTypeError("sparse input is not supported: a table must be dense; call toarray first.")
     array = np.asarray(table)
     if np.iscomplexobj(array):
         raise DataError(f"Complex data not supported: got {array.dtype}; give real and imaginary parts as columns.")

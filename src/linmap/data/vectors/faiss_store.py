@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Num
 
 from linmap.data.vectors.folder import FieldIndex, FolderStore
-from linmap.errors import ArtifactError, DataError
+from linmap.errors import ArgumentError, ArtifactError, DataError
 
 REWRITE = 1000  # replaced rows that are looked past in a search, before the index is made anew
 BREADTH = 128  # candidates of a graph, and lists of an inverted file's hundred, that a search looks at
@@ -77,7 +77,7 @@ class FaissIndex(FieldIndex):
         try:
             self._core.add(vectors)
         except RuntimeError as error:
-            raise ValueError(
+            raise ArgumentError(
                 f"this kind of index does not take these vectors ({_reason(error)}); put all in at once, or take "
                 "index='Flat' or index='HNSW32'."
             ) from None
@@ -94,7 +94,7 @@ class FaissIndex(FieldIndex):
         try:
             self._own.train(vectors)
         except RuntimeError as error:
-            raise ValueError(
+            raise ArgumentError(
                 f"this kind of index is trained on the first vectors that come, and {len(vectors)} are too few "
                 f"({_reason(error)}); put more in at once, or take index='Flat' or index='HNSW32'."
             ) from None
@@ -274,9 +274,9 @@ class FaissStore(FolderStore):
         """
         index, dim = self.index(field), self.fields[field]
         if not isinstance(index, FaissIndex):
-            raise ValueError("an index of signs takes no matrix; transform the queries before the search.")
+            raise ArgumentError("an index of signs takes no matrix; transform the queries before the search.")
         if matrix.shape[1] != dim:
-            raise ValueError(f"the matrix must have shape (query length, {dim}), got {matrix.shape}.")
+            raise ArgumentError(f"the matrix must have shape (query length, {dim}), got {matrix.shape}.")
         index.through(matrix, bias)
         self.changed()
 
@@ -299,7 +299,7 @@ def described(dim: int, index: str) -> Any:
             raise RuntimeError("the ids are kept beside the index; leave IDMap out")
         return signs_first(whole) if signs else whole
     except RuntimeError as error:
-        raise ValueError(
+        raise ArgumentError(
             f"FAISS makes no index {index!r} of length {dim} ({_reason(error)}); take 'Flat', 'SQfp16', 'SQ8', "
             "'HNSW32', 'IVF1024,Flat', 'bits' or 'bits,SQ8'."
         ) from None

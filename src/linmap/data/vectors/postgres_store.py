@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from linmap.data.vectors.store import FIELD, NAME, DatabaseStore, Hit, agreed_fields, checked_fields
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, DataError
 
 ColumnType = Literal["vector", "halfvec", "bit"]
 LONGEST: dict[str, int] = {"vector": 2000, "halfvec": 4000, "bit": 64000}
@@ -29,7 +29,7 @@ def column_type(dim: int) -> ColumnType:
     for name in ("vector", "halfvec", "bit"):
         if dim <= LONGEST[name]:
             return name
-    raise ValueError(
+    raise ArgumentError(
         f"pgvector indexes at most {LONGEST['bit']:,} bits, got a length of {dim:,}; encode with fewer dimensions."
     )
 
@@ -71,7 +71,7 @@ class PostgresStore(DatabaseStore):
         except ModuleNotFoundError:
             raise DataError("PostgreSQL's driver is not installed: pip install 'linmap[stores]'.") from None
         if not NAME.fullmatch(table):
-            raise ValueError(f"table must be lower-case letters, digits and _, got {table!r}.")
+            raise ArgumentError(f"table must be lower-case letters, digits and _, got {table!r}.")
         self.table, self._pgvector, self._errors = table, pgvector, psycopg.errors
         try:
             self.connection = psycopg.connect(url, autocommit=True)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from jaxtyping import Float, Num
 
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, DataError
 
 FIELD = "vector"
 """The name of the only field of a store, where nobody gave another."""
@@ -54,12 +54,12 @@ class VectorStore(ABC):
         """
         dim, vectors = self._dim(field), np.asarray(vectors)
         if vectors.ndim != 2 or vectors.shape[1] != dim:
-            raise ValueError(f"vectors of the field {field!r} must have shape (n, {dim}), got {vectors.shape}.")
+            raise ArgumentError(f"vectors of the field {field!r} must have shape (n, {dim}), got {vectors.shape}.")
         ids = [_unicode(str(name)) for name in ids]
         if len(ids) != len(vectors):
-            raise ValueError(f"there must be an id for each vector; got {len(ids)} ids and {len(vectors)} vectors.")
+            raise ArgumentError(f"there must be an id for each vector; got {len(ids)} ids and {len(vectors)} vectors.")
         if len(set(ids)) < len(ids):
-            raise ValueError(f"the id {_repeated(ids)!r} stands twice in this batch; keep one of its vectors.")
+            raise ArgumentError(f"the id {_repeated(ids)!r} stands twice in this batch; keep one of its vectors.")
         if ids:
             self._upsert(ids, _finite(vectors, "vectors"), field)
 
@@ -73,9 +73,9 @@ class VectorStore(ABC):
         """
         dim, queries = self._query_dim(field), np.asarray(queries)
         if queries.ndim != 2 or queries.shape[1] != dim:
-            raise ValueError(f"queries of the field {field!r} must have shape (n, {dim}), got {queries.shape}.")
+            raise ArgumentError(f"queries of the field {field!r} must have shape (n, {dim}), got {queries.shape}.")
         if k < 1:
-            raise ValueError(f"k must be at least 1, got {k!r}.")
+            raise ArgumentError(f"k must be at least 1, got {k!r}.")
         k = min(k, self.count(field))
         return self._search(_finite(queries, "queries"), k, field) if k and len(queries) else [[] for _ in queries]
 
@@ -119,7 +119,7 @@ class VectorStore(ABC):
 
     def _dim(self, field: str) -> int:
         if field not in self.fields:
-            raise ValueError(f"there is no field {field!r} here; there is {', '.join(map(repr, self.fields))}.")
+            raise ArgumentError(f"there is no field {field!r} here; there is {', '.join(map(repr, self.fields))}.")
         return self.fields[field]
 
     def _query_dim(self, field: str) -> int:
@@ -154,11 +154,11 @@ def checked_fields(fields: Mapping[str, int] | int) -> dict[str, int]:
     fields = {FIELD: fields} if isinstance(fields, int) else dict(fields)
     for name, dim in fields.items():
         if not NAME.fullmatch(name) or name == "id":
-            raise ValueError(f"names of fields are lower-case letters, digits and _, and not 'id'; got {name!r}.")
+            raise ArgumentError(f"names of fields are lower-case letters, digits and _, and not 'id'; got {name!r}.")
         if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
-            raise ValueError(f"the field {name!r} must have a length of at least 1, got {dim!r}.")
+            raise ArgumentError(f"the field {name!r} must have a length of at least 1, got {dim!r}.")
     if not fields:
-        raise ValueError("a store needs at least one field, such as {'vector': 384}.")
+        raise ArgumentError("a store needs at least one field, such as {'vector': 384}.")
     return fields
 
 
@@ -186,13 +186,13 @@ def agreed_fields(found: Mapping[str, int] | None, asked: Mapping[str, int] | in
 
 def _finite(vectors: np.ndarray, name: str) -> np.ndarray:
     if np.iscomplexobj(vectors):
-        raise ValueError(
+        raise ArgumentError(
             f"{name} must be real numbers, got {vectors.dtype}; put real and imaginary parts side by side."
         )
     vectors = np.ascontiguousarray(vectors, np.float32)
     if not np.isfinite(vectors).all():
         row = int(np.flatnonzero(~np.isfinite(vectors).all(1))[0])
-        raise ValueError(f"{name} must be finite numbers, but row {row} has NaN or an infinity.")
+        raise ArgumentError(f"{name} must be finite numbers, but row {row} has NaN or an infinity.")
     return vectors
 
 
@@ -200,7 +200,7 @@ def _unicode(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"the id {name!r} holds half a character (a lone surrogate); write it whole.") from None
+        raise ArgumentError(f"the id {name!r} holds half a character (a lone surrogate); write it whole.") from None
     return name
 
 

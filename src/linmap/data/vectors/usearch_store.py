@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from linmap.data.vectors.folder import FieldIndex, FolderStore
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, DataError
 
 DTYPES = ("f32", "f16", "bf16", "i8")
 BREADTH = 128  # candidates that a search looks at
@@ -49,7 +49,7 @@ class UsearchIndex(FieldIndex):
         lengths = np.linalg.norm(vectors, axis=1)
         other = np.flatnonzero((np.abs(lengths - 1) > LENGTHS) & (lengths > 0))
         if self._directions and len(other):
-            raise ValueError(
+            raise ArgumentError(
                 f"dtype='i8' keeps directions alone, so vectors must have the length 1, but that of row {other[0]} is "
                 f"{lengths[other[0]]:.4g}; divide each by its length, or take dtype='f16'."
             )
@@ -78,7 +78,7 @@ class UsearchStore(FolderStore):
         except ModuleNotFoundError:
             raise DataError("USearch is not installed: pip install 'linmap[stores]'.") from None
         if dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+            raise ArgumentError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
         super().__init__(
             folder, "usearch", fields, new=lambda dim: UsearchIndex(Index(ndim=dim, metric="ip", dtype=dtype), dtype),
             load=lambda path, dim: UsearchIndex(Index.restore(str(path)), self.options["dtype"]),

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Inexact, Real
 from torch import Tensor
 
+from linmap.errors import ArgumentError
 from linmap.geometry.spd.lyapunov import INVERSE, apply_kernel
 from linmap.geometry.spd.spectral import (
     Matrices,
@@ -44,7 +45,7 @@ def gbw_dist2(P: Matrices, Q: Matrices, M: Matrices, theta: float = 1.0) -> Numb
         If theta is not positive.
     """
     if not theta > 0:
-        raise ValueError(f"theta must be positive, got {theta}.")
+        raise ArgumentError(f"theta must be positive, got {theta}.")
     N = sym_invsqrt(M)
     if theta != 1:
         P, Q = sym_pow(P, theta), sym_pow(Q, theta)
@@ -111,7 +112,9 @@ def bw_mean(
         which one at least is positive.
     """
     if X.shape[0] == 0 or n_iter < 1:
-        raise ValueError(f"X must hold a matrix and n_iter be positive, got shape {tuple(X.shape)}, n_iter {n_iter}.")
+        raise ArgumentError(
+            f"X must hold a matrix and n_iter be positive, got shape {tuple(X.shape)}, n_iter {n_iter}."
+        )
     tol = 100 * torch.finfo(X.dtype).eps if tol is None else tol
     B, change = bw_mean_steps(X, n_iter, tol, None if weights is None else _checked_weights(weights, X))
     if n_iter > 1 and change > tol:
@@ -125,14 +128,15 @@ def bw_mean(
 
 def _checked_weights(weights: Tensor, X: Tensor) -> Tensor:
     if weights.shape != X.shape[:1]:
-        raise ValueError(f"weights must have one number for each of {len(X)} matrices, got shape "
-                         f"{tuple(weights.shape)}.")  # fmt: skip
+        raise ArgumentError(
+            f"weights must have one number for each of {len(X)} matrices, got shape {tuple(weights.shape)}."
+        )
     wrong = ~(torch.isfinite(weights) & (weights >= 0))
     if bool(wrong.any()):
         first = int(wrong.nonzero()[0])
-        raise ValueError(f"weights must be finite and not negative, got {float(weights[first])} at {first}.")
+        raise ArgumentError(f"weights must be finite and not negative, got {float(weights[first])} at {first}.")
     if not bool(weights.any()):
-        raise ValueError("weights must not all be zero: there is nothing to average.")
+        raise ArgumentError("weights must not all be zero: there is nothing to average.")
     return weights.to(X)
 
 

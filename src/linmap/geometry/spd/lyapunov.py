@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from linmap.errors import ArgumentError
 from linmap.geometry.spd.spectral import Matrices, SymmetricEigen, symmetric_part
 
 
@@ -126,7 +127,7 @@ def bw_transport(A: Matrices, B: Matrices, V: Matrices) -> Matrices:
     AB = A @ B
     tolerance = 1e3 * torch.finfo(AB.dtype).eps * AB.norm(dim=(-2, -1))
     if bool(((AB - AB.mH).norm(dim=(-2, -1)) > tolerance).any()):
-        raise ValueError(
+        raise ArgumentError(
             "A and B do not commute, and between such points the transport has no closed form; go through the "
             "identity with bw_transport_to_identity and bw_transport_from_identity, which is another path."
         )

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import least_squares
 from torch import Tensor
 
+from linmap.errors import ArgumentError, OutOfRangeError
 from linmap.interpret.linearscope.interpreter import AffineInterpreter
 from linmap.interpret.linearscope.receptive import projective_field
 from linmap.maps.implicit import MAX_ELEMENTS
@@ -59,9 +60,11 @@ def filter_bank(interp: AffineInterpreter, pixel: tuple[int, int], scale: int = 
     channels, height, width = _image_shape(interp.input, "input")
     outputs = _image_shape(interp.output, "output")
     if outputs[1:] != (scale * height, scale * width):
-        raise ValueError(f"scale={scale} does not lead from {height} x {width} to {outputs[1]} x {outputs[2]} pixels.")
+        raise ArgumentError(
+            f"scale={scale} does not lead from {height} x {width} to {outputs[1]} x {outputs[2]} pixels."
+        )
     if not (0 <= pixel[0] < height and 0 <= pixel[1] < width):
-        raise IndexError(f"pixel {pixel} lies outside the input of {height} x {width} pixels.")
+        raise OutOfRangeError(f"pixel {pixel} lies outside the input of {height} x {width} pixels.")
     places = [
         interp.output_index((channel, scale * pixel[0] + dy, scale * pixel[1] + dx))
         for dy in range(scale)
@@ -154,7 +157,7 @@ def template_share(interp: AffineInterpreter, region: Bool[Tensor, "*outputs"] |
     y, r = interp.output.reshape(-1), interp.residual.reshape(-1)
     if region is not None:
         if region.numel() != y.numel() or not bool(region.any()):
-            raise ValueError(f"region must mark some of the {y.numel()} outputs, got shape {tuple(region.shape)}.")
+            raise ArgumentError(f"region must mark some of the {y.numel()} outputs, got shape {tuple(region.shape)}.")
         y, r = y[region.reshape(-1)], r[region.reshape(-1)]
     return float(r.norm() / y.norm())
 
@@ -224,7 +227,7 @@ def comb(interp: AffineInterpreter, batch_size: int = 16, max_elements: float = 
     channels, height, width = _image_shape(interp.input, "input")
     out_channels, out_height, out_width = _image_shape(interp.output, "output")
     if interp.in_features * interp.out_features > max_elements:
-        raise ValueError(
+        raise ArgumentError(
             f"F has {interp.in_features * interp.out_features:,} entries, more than max_elements; use columns."
         )
     rows, columns = projective_field(interp.tape(), tuple(interp.input.shape))
@@ -250,5 +253,5 @@ def comb(interp: AffineInterpreter, batch_size: int = 16, max_elements: float = 
 
 def _image_shape(tensor: Tensor, side: str) -> tuple[int, int, int]:
     if tensor.ndim != 4:
-        raise ValueError(f"the {side} must be an image (1, channels, height, width), got {tuple(tensor.shape)}.")
+        raise ArgumentError(f"the {side} must be an image (1, channels, height, width), got {tuple(tensor.shape)}.")
     return tuple(tensor.shape[1:])  # pyright: ignore[reportReturnType]

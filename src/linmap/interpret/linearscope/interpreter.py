@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linmap.errors import ArgumentError, OutOfRangeError
 from linmap.interpret.linearscope.rules import Options
 from linmap.interpret.linearscope.tape import Step, Tape
 from linmap.maps import Compose, Implicit, LinearMap
@@ -141,7 +142,7 @@ class AffineInterpreter(Implicit):
     def __call__(self, probe: Float[Tensor, " batch *features"]) -> Float[Tensor, " batch *outputs"]:
         """L(probe) = F probe + r for every probe of a batch (batch, C, H, W)."""
         if probe.shape[1:] != self._input_shape:
-            raise ValueError(
+            raise ArgumentError(
                 f"probes must have shape (batch, {', '.join(map(str, self._input_shape))}), got {tuple(probe.shape)}; "
                 "for F on flat vectors use .matvec(v)."
             )
@@ -164,7 +165,7 @@ class AffineInterpreter(Implicit):
         if v.ndim >= len(source) and v.shape[v.ndim - len(source) :] == source:
             leading = v.shape[: v.ndim - len(source)]
             return flat(v.reshape(*leading, size)).reshape(*leading, *target)
-        raise ValueError(f"expected vectors of shape (..., {size}) or (..., {tuple(source)}), got {tuple(v.shape)}.")
+        raise ArgumentError(f"expected vectors of shape (..., {size}) or (..., {tuple(source)}), got {tuple(v.shape)}.")
 
     def _forward_flat(self, v: Tensor) -> Tensor:
         probes = v.reshape(-1, *self._input_shape)
@@ -281,7 +282,7 @@ def _flat_index(index: int | tuple[int, ...], shape: torch.Size, side: str) -> i
     places = (index,) if isinstance(index, int) else tuple(index)
     if len(places) != len(sizes) or any(not -size <= place < size for place, size in zip(places, sizes, strict=False)):
         what = f"{sizes[0]} {side}s" if isinstance(index, int) else f"shape {tuple(shape)}"
-        raise IndexError(f"{side} index {index} is out of range: there are {what}.")
+        raise OutOfRangeError(f"{side} index {index} is out of range: there are {what}.")
     flat = 0
     for place, size in zip(places, sizes, strict=True):
         flat = flat * size + place % size

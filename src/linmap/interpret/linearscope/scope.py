@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.interpret.linearscope.interpreter import AffineInterpreter, Parallel, Recorded, Scene
 from linmap.interpret.linearscope.proof import InexactReadingError, Marks, detour, prove_exactness
 from linmap.interpret.linearscope.rules import Options, Rule
@@ -110,7 +111,7 @@ class LinearScope:
             ("gate", gate, ("left", "right", None)),
         ):
             if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+                raise ArgumentError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
         for name, path in (("from_", from_), ("to", to)):
             if path is not None:
                 layer(model, path, name)
@@ -194,10 +195,10 @@ class LinearScope:
             warnings.warn("the model ends in a softmax: its logits are interpreted instead", stacklevel=3)
             end = trace.logits[end]
         elif end in trace.logits and end not in trace.values:
-            raise ValueError("the model ends in a softmax, which has no linear part; use strip_softmax=True.")
+            raise ArgumentError("the model ends in a softmax, which has no linear part; use strip_softmax=True.")
         if end not in trace.values:
             held = f" Taken as constants of x: {'; '.join(dict.fromkeys(trace.ignored))}." if trace.ignored else ""
-            raise ValueError(f"the output does not depend on the input through any operation with a slope.{held}")
+            raise ArgumentError(f"the output does not depend on the input through any operation with a slope.{held}")
         if trace.values[end].refusal:
             raise UnknownOperationError(trace.values[end].refusal + ".")
         return start, end
@@ -209,7 +210,7 @@ class LinearScope:
         try:
             return origin.expand_as(start)
         except RuntimeError:
-            raise ValueError(
+            raise ArgumentError(
                 f"origin of shape {tuple(origin.shape)} does not broadcast to the input's shape {tuple(start.shape)}; "
                 "a colour is a tensor of shape (channels, 1, 1)."
             ) from None
@@ -220,7 +221,7 @@ class LinearScope:
         training = [(path, module) for path, module in self.model.named_modules() if module.training]
         if training and self.strict:
             path = training[0][0] or "the model"
-            raise ValueError(f"{path} is in training mode; call model.eval() first (or use strict=False).")
+            raise ArgumentError(f"{path} is in training mode; call model.eval() first (or use strict=False).")
         if training:
             warnings.warn("the model is in training mode: switched to eval mode meanwhile", stacklevel=3)
         try:
@@ -242,32 +243,38 @@ class LinearScope:
 
 def _check_model(model: Any) -> None:
     if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError("scripted and traced models hide their operations; give the eager nn.Module.")
+        raise ArgumentTypeError("scripted and traced models hide their operations; give the eager nn.Module.")
     if isinstance(model, torch._dynamo.OptimizedModule):
-        raise TypeError("compiled models hide their operations; give the module that was compiled (model._orig_mod).")
+        raise ArgumentTypeError(
+            "compiled models hide their operations; give the module that was compiled (model._orig_mod)."
+        )
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}.")
+        raise ArgumentTypeError(f"model must be an nn.Module, got {type(model).__name__}.")
     quantised = [path for path, module in model.named_modules() if ".quantized" in type(module).__module__]
     if quantised or any(tensor.is_quantized for tensor in model.state_dict().values() if isinstance(tensor, Tensor)):
-        raise TypeError(f"the model is quantised ({quantised[0] if quantised else 'weights'}); give the float model.")
+        raise ArgumentTypeError(
+            f"the model is quantised ({quantised[0] if quantised else 'weights'}); give the float model."
+        )
 
 
 def _check_input(model: nn.Module, x: Any, batched: bool, from_: str | None) -> None:
     if not isinstance(x, Tensor):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"x must be a tensor, got {type(x).__name__}; for an image torch.from_numpy(...)[None].float()."
         )
     if x.is_complex() or not (x.is_floating_point() or from_):
-        raise TypeError(_not_floating(model, x))
+        raise ArgumentTypeError(_not_floating(model, x))
     if batched:
         _check_batch_axis(model, x)
     weights = next((p for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), None)
     if weights is not None and weights.device != x.device:
-        raise ValueError(f"the model is on {weights.device}, x on {x.device}; move one: x.to({str(weights.device)!r}).")
+        raise ArgumentError(
+            f"the model is on {weights.device}, x on {x.device}; move one: x.to({str(weights.device)!r})."
+        )
     if x.is_floating_point():
         _check_precision(x, weights)
     if x.numel() == 0 or not bool(torch.isfinite(x).all()):
-        raise ValueError("x is empty or holds NaN or infinite values; clean it first.")
+        raise ArgumentError("x is empty or holds NaN or infinite values; clean it first.")
 
 
 def _not_floating(model: nn.Module, x: Tensor) -> str:
@@ -286,11 +293,11 @@ def _check_batch_axis(model: nn.Module, x: Tensor) -> None:
         (int(type(m).__name__[4]) for m in model.modules() if type(m) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)), None
     )
     if x.ndim == 0 or (x.shape[0] != 1 and (x.ndim == 1 or (spatial is not None and x.ndim == spatial + 1))):
-        raise ValueError(
+        raise ArgumentError(
             f"x has no batch axis: shape {tuple(x.shape)}; use x[None] (or batched=False for a network without one)."
         )
     if x.shape[0] != 1:
-        raise ValueError(
+        raise ArgumentError(
             f"interpret one input at a time: got batch {x.shape[0]} (shape {tuple(x.shape)}); x[i : i + 1] (or "
             "batched=False for a network without batch axis)."
         )
@@ -298,6 +305,8 @@ def _check_batch_axis(model: nn.Module, x: Tensor) -> None:
 
 def _check_precision(x: Tensor, weights: Tensor | None) -> None:
     if weights is not None and weights.dtype != x.dtype:
-        raise ValueError(f"the model is {weights.dtype}, x is {x.dtype}; use x.to({weights.dtype}).")
+        raise ArgumentError(f"the model is {weights.dtype}, x is {x.dtype}; use x.to({weights.dtype}).")
     if x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
-        raise ValueError(f"{x.dtype} on the CPU is too coarse for an exact reading; use model.float() and x.float().")
+        raise ArgumentError(
+            f"{x.dtype} on the CPU is too coarse for an exact reading; use model.float() and x.float()."
+        )

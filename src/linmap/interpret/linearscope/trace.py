@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from linmap.errors import LinmapError
+from linmap.errors import ArgumentError, ArgumentTypeError, LinmapError
 from linmap.interpret.linearscope.aliasing import Overlap, same_elements
 from linmap.interpret.linearscope.rules import Answer, Call, Options, Refusal, Rule, find_rule, plain
 from linmap.interpret.linearscope.rules.refused import reason_to_refuse
@@ -364,7 +364,7 @@ def run(
             forward(x.clone())
     for name, place, marked in (("from_", from_, marks.start), ("to", to, marks.end)):
         if marked is None:
-            raise ValueError(f"{name}={place!r}: this layer did not run in the forward of x (after from_).")
+            raise ArgumentError(f"{name}={place!r}: this layer did not run in the forward of x (after from_).")
 
 
 @contextmanager
@@ -388,7 +388,7 @@ def _starting_at(model: nn.Module, path: str, marks: Any) -> Iterator[None]:
         key = next((key for key, value in given.items() if isinstance(value, Tensor)), None)
         if key is None or not given[key].is_floating_point():
             what = "no tensor" if key is None else f"{given[key].dtype}"
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"from_={path!r}: this layer takes {what}, which has no slope; begin at a layer that takes floating-"
                 "point values (behind an embedding: the layer that takes its vectors)."
             )
@@ -421,14 +421,16 @@ def layer(model: nn.Module, path: str, argument: str) -> nn.Module:
     names = dict(model.named_modules())
     if path not in names or path == "":
         near = difflib.get_close_matches(path, names, n=3, cutoff=0.3)
-        raise ValueError(f"{argument}={path!r} is not a layer of {type(model).__name__}; near it: {', '.join(near)}.")
+        raise ArgumentError(
+            f"{argument}={path!r} is not a layer of {type(model).__name__}; near it: {', '.join(near)}."
+        )
     return names[path]
 
 
 def _single_tensor(result: Any) -> Tensor:
     if not isinstance(result, Tensor):
         inside = f" with keys {sorted(map(str, result))}" if isinstance(result, Mapping) else ""
-        raise TypeError(
+        raise ArgumentTypeError(
             f"the model returned a {type(result).__name__}{inside}, not a tensor; say which tensor to interpret: "
             'LinearScope(model, output=lambda o: o["logits"]) (or o[0]).'
         )

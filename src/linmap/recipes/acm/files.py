@@ -138,5 +138,7 @@ def _embedded(training: bool) -> Epochs:
 def _check_folds(settings: Settings, y: np.ndarray, searched: bool) -> None:
     least = int(np.unique(y, return_counts=True)[1].min())
     if searched and settings.folds > least:
-        raise DataError(f"--folds {settings.folds} needs as many epochs of every class, and one has {least}; lower it, "
-                        "or give --order and --lag.")  # fmt: skip
+        raise DataError(
+            f"--folds {settings.folds} needs as many epochs of every class, and one has {least}; lower it, "
+            "or give --order and --lag."
+        )

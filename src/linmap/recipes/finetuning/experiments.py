@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from linmap.errors import DivergenceError
+from linmap.errors import ArgumentError, DivergenceError
 from linmap.experiment.result import Metric
 from linmap.maps import TriangularPair
 from linmap.recipes.finetuning.fitting import parameter_groups
@@ -153,10 +153,10 @@ def check_flags(settings: Any) -> None:
     """
     for name, value in vars(settings).items():
         if value == ():
-            raise ValueError(f"{name} is empty; give one value or more.")
+            raise ArgumentError(f"{name} is empty; give one value or more.")
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not (number > 0 and math.isfinite(number)):
-                raise ValueError(f"{name} must be positive, got {number}.")
+                raise ArgumentError(f"{name} must be positive, got {number}.")
 
 
 # -- one run ----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Literal
 
 from linmap.data.text import Task
 from linmap.data.tokens import Side
+from linmap.errors import ArgumentError
 from linmap.recipes.language.answering import Generation
 from linmap.recipes.language.flags import in_flags
 from linmap.training import TrainingConfig
@@ -73,19 +74,19 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_length < 2:
-            raise ValueError(f"--max-length {self.max_length} leaves no token to predict; give 2 or more.")
+            raise ArgumentError(f"--max-length {self.max_length} leaves no token to predict; give 2 or more.")
         if not 0 <= self.validation < 1:
-            raise ValueError(f"--validation {self.validation} must be a share in [0, 1).")
+            raise ArgumentError(f"--validation {self.validation} must be a share in [0, 1).")
         if not 0 <= self.warmup < 1:
-            raise ValueError(f"--warmup {self.warmup} must be a share of the steps in [0, 1).")
+            raise ArgumentError(f"--warmup {self.warmup} must be a share of the steps in [0, 1).")
         if not (self.head_lr > 0 and math.isfinite(self.head_lr)):
-            raise ValueError(f"--head-lr {self.head_lr} must be positive.")
+            raise ArgumentError(f"--head-lr {self.head_lr} must be positive.")
         if not self.target_modules:
-            raise ValueError("--target-modules is empty; name layers, or give all-linear.")
+            raise ArgumentError("--target-modules is empty; name layers, or give all-linear.")
         try:
             self.training(0, 0)
         except ValueError as error:
-            raise ValueError(in_flags(str(error), self)) from None
+            raise ArgumentError(in_flags(str(error), self)) from None
 
     def training(self, steps: int, seed: int) -> TrainingConfig:
         """The training of a run of this many steps."""

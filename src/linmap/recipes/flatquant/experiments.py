@@ -23,7 +23,7 @@ from linmap.compress.flatquant.teacher import block_outputs, embedded
 from linmap.data import find
 from linmap.data.text import read_text
 from linmap.data.tokens import plain_tokens
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, DataError
 from linmap.recipes.flatquant.fitting import original_folder
 from linmap.recipes.flatquant.settings import Calibration
 from linmap.recipes.flatquant.sizes import model_tensors, sizes
@@ -69,14 +69,14 @@ class Comparison(Calibration):
         self.check()
         for name in ("blocks", "test_windows", "seeds"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be 1 or more.")
+                raise ArgumentError(f"{name}={getattr(self, name)} must be 1 or more.")
         for name in ("bits", "methods"):
             if not getattr(self, name):
-                raise ValueError(f"{name} is empty; name one or more.")
+                raise ArgumentError(f"{name} is empty; name one or more.")
         if "flatquant-distilled" in self.methods and not self.distil_steps:
-            raise ValueError("flatquant-distilled needs distil_steps=1 or more.")
+            raise ArgumentError("flatquant-distilled needs distil_steps=1 or more.")
         if self.test_length < 2:
-            raise ValueError(f"test_length={self.test_length} leaves nothing to predict; give 2 or more.")
+            raise ArgumentError(f"test_length={self.test_length} leaves nothing to predict; give 2 or more.")
         FlatQuantConfig(**self.options(0))  # its own checks
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.data.pretrained import BUNDLED
+from linmap.errors import ArgumentError
 
 DISTILLATION = ("distil_steps", "distil_length", "distil_lr", "distil_clip_lr", "distil_weight_lr")
 
@@ -59,10 +60,10 @@ class Calibration:
     def check(self) -> None:
         """What a `FlatQuantConfig` does not know."""
         if self.n_jobs < 1:
-            raise ValueError(f"n_jobs={self.n_jobs} must be 1 or more.")
+            raise ArgumentError(f"n_jobs={self.n_jobs} must be 1 or more.")
         for name in ("lr", "clip_lr"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name)} must be positive.")
+                raise ArgumentError(f"{name}={getattr(self, name)} must be positive.")
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,18 @@ class Settings(Calibration):
     def __post_init__(self) -> None:
         self.check()
         if self.blocks is not None and self.blocks < 1:
-            raise ValueError(f"blocks={self.blocks} must be 1 or more.")
+            raise ArgumentError(f"blocks={self.blocks} must be 1 or more.")
         if self.model in BUNDLED and self.model != "smollm2-135m":
-            raise ValueError(f"--model {self.model} is no language model that generates; smollm2-135m is.")
+            raise ArgumentError(f"--model {self.model} is no language model that generates; smollm2-135m is.")
         if self.stream and self.base_dtype != "auto":
-            raise ValueError(f"--stream reads the model as it was saved; leave --base-dtype {self.base_dtype} out.")
+            raise ArgumentError(f"--stream reads the model as it was saved; leave --base-dtype {self.base_dtype} out.")
         if self.stream and self.distil_steps:
-            raise ValueError("--stream holds one block at a time, and --distil-steps trains all of them; drop one.")
+            raise ArgumentError("--stream holds one block at a time, and --distil-steps trains all of them; drop one.")
         config = self.config(0)  # its own checks
         if not config.quantises_linears and not config.quantises_cache:
-            raise ValueError("all bits are 16, so that nothing would be quantised; lower --w-bits, --a-bits or others.")
+            raise ArgumentError(
+                "all bits are 16, so that nothing would be quantised; lower --w-bits, --a-bits or others."
+            )
 
     def config(self, seed: int) -> FlatQuantConfig:
         names = ("w_bits", "a_bits", "q_bits", "k_bits", "v_bits", "weights", "group_size", "parametrization")

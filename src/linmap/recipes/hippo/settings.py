@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from linmap.data.sequences import Dataset
+from linmap.errors import ArgumentError
 from linmap.sequence.s4 import S4Classifier, S4Regressor
 
 Layer = Literal["s4d", "s4"]
@@ -54,7 +55,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
-            raise ValueError(f"held_out={self.held_out} must be a share in [0, 1).")
+            raise ArgumentError(f"held_out={self.held_out} must be a share in [0, 1).")
 
     def estimator(self, kind: type[S4Classifier | S4Regressor], seed: int) -> S4Classifier | S4Regressor:
         names = ("d_model", "d_state", "layer", "init", "dt", "norm", "dropout", "bidirectional", "pooling", "epochs",
@@ -99,7 +100,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         if self.seeds < 1 or not self.rates or not self.states or not self.tasks:
-            raise ValueError("compare hippo needs at least one task, seed, rate and number of states.")
+            raise ArgumentError("compare hippo needs at least one task, seed, rate and number of states.")
 
 
 PRESETS = {

@@ -18,7 +18,7 @@ from torch import nn
 from linmap.artifacts import write_table, write_text
 from linmap.data.text import TextRecord
 from linmap.data.tokens import Tokenizer, padded, prompt_tokens
-from linmap.errors import DataError, UsageError
+from linmap.errors import ArgumentError, DataError, UsageError
 from linmap.recipes.language.flags import flag
 
 SUFFIXES = (".jsonl", ".csv")
@@ -41,9 +41,9 @@ class Generation:
         for name in ("max_new_tokens", "batch_size", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{flag(name)} {value} must be 1 or more.")
+                raise ArgumentError(f"{flag(name)} {value} must be 1 or more.")
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"--temperature {self.temperature} must be 0 or more.")
+            raise ArgumentError(f"--temperature {self.temperature} must be 0 or more.")
 
 
 def check_answers(out: Path) -> None:

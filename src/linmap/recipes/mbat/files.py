@@ -169,7 +169,7 @@ def _weight(text: str) -> tuple[str, float]:
     pattern, sign, factor = text.rpartition("=")
     try:
         if not sign:
-            raise ValueError
+            raise ValueError  # caught below
         return pattern, float(factor)
     except ValueError:
         raise UsageError(f"--weights takes PATTERN=FACTOR, e.g. 'patient.name=3', got {text!r}.") from None

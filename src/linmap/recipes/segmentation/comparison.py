@@ -18,6 +18,7 @@ from torch import nn
 
 from linmap.artifacts import write_json
 from linmap.data.masks import MaskedImages
+from linmap.errors import ArgumentError
 from linmap.experiment.drawing import with_pictures
 from linmap.experiment.result import Check, Metric, Result, Row, Table
 from linmap.recipes.job import CompareJob
@@ -112,7 +113,7 @@ def prepare(settings: SegmentationSettings, job: CompareJob) -> Task:
         rows = list(range(len(data)))
         task = Task(job.data.stem, data[[i for i in rows if i % 4 != 3]], data[rows[3::4]])
     if max(settings.images) > len(task.train):
-        raise ValueError(
+        raise ArgumentError(
             f"--images {listed(settings.images)}: there are {len(task.train)} training images; choose at most as many."
         )
     return task

@@ -8,6 +8,8 @@ from jaxtyping import Float, Shaped
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
+from linmap.errors import ArgumentError
+
 SMOOTH = 1.0
 ALPHA, GAMMA = 0.75, 3.0  # of the focal loss
 
@@ -64,10 +66,10 @@ def hd95(mask: Shaped[np.ndarray, "height width"], truth: Shaped[np.ndarray, "he
 
 def _checked(mask: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if mask.shape != truth.shape:
-        raise ValueError(f"the masks must have one shape, got {mask.shape} and {truth.shape}.")
+        raise ArgumentError(f"the masks must have one shape, got {mask.shape} and {truth.shape}.")
     for name, values in (("mask", mask), ("truth", truth)):
         if not np.isin(values, (0, 1)).all():
-            raise ValueError(
+            raise ArgumentError(
                 f"{name} must hold 0 and 1 alone, got {np.unique(values)[:6].tolist()}; threshold it first."
             )
     return mask.astype(bool), truth.astype(bool)

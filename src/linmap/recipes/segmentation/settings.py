@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from linmap.errors import ArgumentError
 from linmap.recipes.language.flags import flag, listed
 from linmap.training import TrainingConfig
 
@@ -59,22 +60,22 @@ class SegmentationSettings:
 
     def __post_init__(self) -> None:
         if self.size < 32 or self.size % 32:
-            raise ValueError(f"--size {self.size} must be a multiple of 32, for the encoder halves it five times.")
+            raise ArgumentError(f"--size {self.size} must be a multiple of 32, for the encoder halves it five times.")
         if not 0 < self.validation < 1:
-            raise ValueError(f"--validation {self.validation} must lie between 0 and 1.")
+            raise ArgumentError(f"--validation {self.validation} must lie between 0 and 1.")
         for name in ("lr", "adapter_lr"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{flag(name)} {getattr(self, name)} must be positive.")
+                raise ArgumentError(f"{flag(name)} {getattr(self, name)} must be positive.")
         for name in ("images", "rates"):
             if not getattr(self, name) or min(getattr(self, name)) <= 0:
-                raise ValueError(f"{flag(name)} {listed(getattr(self, name))}: expected positive numbers.")
+                raise ArgumentError(f"{flag(name)} {listed(getattr(self, name))}: expected positive numbers.")
         if min(self.images) < 4:
-            raise ValueError(f"--images {listed(self.images)}: at least 4 are needed, to train on and to choose on.")
+            raise ArgumentError(f"--images {listed(self.images)}: at least 4 are needed, to train on and to choose on.")
         for name in ("seeds", "lora_rank", "epochs", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{flag(name)} {getattr(self, name)} must be at least 1.")
+                raise ArgumentError(f"{flag(name)} {getattr(self, name)} must be at least 1.")
         if self.regularization < 0 or self.weight_decay < 0:
-            raise ValueError("--regularization and --weight-decay must not be negative.")
+            raise ArgumentError("--regularization and --weight-decay must not be negative.")
 
     def training(self, seed: int) -> TrainingConfig:
         return TrainingConfig(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from linmap.errors import ArgumentError
 from linmap.retrieve.bt2.frozen import EPOCHS, FittedMap, Objective, closed_form, trained
 from linmap.retrieve.bt2.pairs import alignment_p_value, self_retrieval_ranks
 
@@ -176,6 +177,6 @@ def _check_alignment(candidate: Candidate, method: Method, seed: int) -> float:
             "of X_new and of Y_old must be the same item; ids=(ids_new, ids_old) pairs them by id."
         )
         if method == "auto":
-            raise ValueError(message + " method='procrustes' fits them all the same.")
+            raise ArgumentError(message + " method='procrustes' fits them all the same.")
         warnings.warn(message, stacklevel=4)
     return p

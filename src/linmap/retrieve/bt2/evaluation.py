@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from linmap.errors import ArgumentError
+
 BLOCK = 2**23  # scores that are held at once
 
 
@@ -59,11 +61,13 @@ def cross_retrieval(
     """
     for k in topk:
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise ValueError(f"topk must hold whole numbers from 1, got {k!r}; nothing is found among the first {k!r}.")
+            raise ArgumentError(
+                f"topk must hold whole numbers from 1, got {k!r}; nothing is found among the first {k!r}."
+            )
     q, g = _matrix("q", q), _matrix("g", g)
     q_codes, g_codes = _codes("labels", q_labels, g_labels, len(q), len(g))
     if (q_ids is None) != (g_ids is None):
-        raise ValueError("q_ids and g_ids go together: give both, or none to leave no item out.")
+        raise ArgumentError("q_ids and g_ids go together: give both, or none to leave no item out.")
     ids = None if q_ids is None else _codes("ids", q_ids, g_ids, len(q), len(g))
     cmc, precision, gain = [], [], []
     for rows, scores in _score_blocks(q, g):
@@ -80,7 +84,7 @@ def cross_retrieval(
         gain.append(_ndcg(found))
     first = np.concatenate(cmc)
     if not len(first):
-        raise ValueError("no query has an item of its class in the gallery, so that there is nothing to measure.")
+        raise ArgumentError("no query has an item of its class in the gallery, so that there is nothing to measure.")
     return RetrievalScores(
         {int(k): float((first < k).mean()) for k in topk},
         float(np.concatenate(precision).mean()),
@@ -118,18 +122,18 @@ def _score_blocks(q: np.ndarray, g: np.ndarray) -> Iterator[tuple[slice, np.ndar
 def _matrix(name: str, values: Any) -> Float[np.ndarray, "rows dims"]:
     values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
     if values.ndim != 2 or 0 in values.shape:
-        raise ValueError(f"{name} must be a matrix with one vector a row, got the shape {values.shape}.")
+        raise ArgumentError(f"{name} must be a matrix with one vector a row, got the shape {values.shape}.")
     values = values.astype(np.float64 if values.dtype != np.float32 else np.float32, copy=False)
     wrong = ~np.isfinite(values).all(1)
     if wrong.any():
-        raise ValueError(f"{name}: row {int(wrong.argmax())} is not finite ({int(wrong.sum())} such rows).")
+        raise ArgumentError(f"{name}: row {int(wrong.argmax())} is not finite ({int(wrong.sum())} such rows).")
     return values
 
 
 def _codes(name: str, left: Any, right: Any, n_left: int, n_right: int) -> list[Int[np.ndarray, " rows"]]:
     left, right = (np.asarray(x.detach().cpu() if hasattr(x, "detach") else x) for x in (left, right))
     if left.shape != (n_left,) or right.shape != (n_right,):
-        raise ValueError(
+        raise ArgumentError(
             f"q_{name} and g_{name} must hold one value a row: expected {n_left} and {n_right}, got the shapes "
             f"{left.shape} and {right.shape}."
         )
@@ -158,7 +162,7 @@ def nearest_rows(q: Any, g: Any, k: int = 100) -> Int[np.ndarray, "queries k"]:
         If k is less than 1, or a vector is not finite.
     """
     if k < 1:
-        raise ValueError(f"k must be at least 1, got {k!r}.")
+        raise ArgumentError(f"k must be at least 1, got {k!r}.")
     q, g = _matrix("q", q), _matrix("g", g)
     blocks = [np.argsort(-scores, axis=1, kind="stable")[:, :k] for _, scores in _score_blocks(q, g)]
     return np.concatenate(blocks)
@@ -178,7 +182,7 @@ def text_scores(
         If no query has a relevant document, or rows and ids differ in number.
     """
     if len(ranked) != len(q_ids):
-        raise ValueError(f"ranked has {len(ranked)} rows for {len(q_ids)} query ids.")
+        raise ArgumentError(f"ranked has {len(ranked)} rows for {len(q_ids)} query ids.")
     discounts = 1 / np.log2(np.arange(10) + 2)
     found = []
     for row, query in zip(ranked, q_ids, strict=True):
@@ -192,5 +196,5 @@ def text_scores(
         rank = next((1 / (i + 1) for i, hit in enumerate(hits[:10]) if hit > 0), 0.0)
         found.append((ndcg, recall, rank))
     if not found:
-        raise ValueError("no query has a relevant document in qrels; do the ids have the same type?")
+        raise ArgumentError("no query has a relevant document in qrels; do the ids have the same type?")
     return TextScores(*(float(value) for value in np.mean(found, 0)))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError
 from linmap.maps import Cayley, LinearMap
 
 
@@ -32,11 +33,11 @@ class HeadOutput:
 def check_sizes(d_new: int, d_old: int, n_extra: int) -> None:
     """Raise ValueError unless 0 <= n_extra <= d_old <= d_new + n_extra."""
     if min(d_new, d_old) < 1 or not 0 <= n_extra <= d_old:
-        raise ValueError(
+        raise ArgumentError(
             f"n_extra = {n_extra} must lie between 0 and d_old = {d_old}, and d_new = {d_new} and d_old be positive."
         )
     if d_new + n_extra < d_old:
-        raise ValueError(
+        raise ArgumentError(
             f"d_new + n_extra = {d_new} + {n_extra} is less than d_old = {d_old}: the old vector does not fit into the "
             f"new one; raise n_extra to at least {d_old - d_new}."
         )
@@ -84,7 +85,7 @@ def basis_transform(
     d_old = W3.shape[0]
     check_sizes(d_new, d_old, n_extra)
     if h.shape[-1] != d_new + d_old:
-        raise ValueError(f"h has {h.shape[-1]} features, expected d_new + d_old = {d_new} + {d_old}.")
+        raise ArgumentError(f"h has {h.shape[-1]} features, expected d_new + d_old = {d_new} + {d_old}.")
     f = F.normalize(h[:, :d_new], dim=-1)
     r = F.normalize(F.linear(F.relu(h), W3, b3), dim=-1)
     u = F.normalize(r[:, :n_extra], dim=-1)
@@ -118,7 +119,7 @@ class BasisTransformHead(nn.Module):
         super().__init__()
         check_sizes(d_new, d_old, n_extra)
         if not C > 0:
-            raise ValueError(f"C must be positive, got {C}.")
+            raise ArgumentError(f"C must be positive, got {C}.")
         self.d_new, self.d_old, self.n_extra, self.C = d_new, d_old, n_extra, float(C)
         width = d_new + d_old
         self.project = nn.Identity() if in_features == width else nn.Linear(in_features, width)
@@ -135,7 +136,7 @@ class BasisTransformHead(nn.Module):
         """Let P and O be these orthogonal matrices, and train on from there."""
         for name, n, Q in (("P", self.d_new, P), ("O", self.d_old, O)):
             if tuple(Q.shape) != (n, n) or not torch.allclose(Q @ Q.mT, torch.eye(n).to(Q), atol=1e-4):
-                raise ValueError(f"{name} must be an orthogonal matrix of shape {(n, n)}, got {tuple(Q.shape)}.")
+                raise ArgumentError(f"{name} must be an orthogonal matrix of shape {(n, n)}, got {tuple(Q.shape)}.")
             setattr(self, name, Cayley.from_matrix(Q.to(self.old_only.weight)))
 
     def orthogonal_parameters(self) -> list[nn.Parameter]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from sklearn.linear_model import LogisticRegression
 
+from linmap.errors import ArgumentError
 from linmap.retrieve.bt2.pairs import unit
 
 if TYPE_CHECKING:
@@ -101,14 +102,14 @@ def mixed_scores(
         If "calibrated" has no calibration, or the widths do not fit.
     """
     if fuse not in ("compatible", "calibrated"):
-        raise ValueError(f"fuse must be 'compatible' or 'calibrated', got {fuse!r}.")
+        raise ArgumentError(f"fuse must be 'compatible' or 'calibrated', got {fuse!r}.")
     if q.shape[1] != new.shape[1] or len(old) != len(new) or len(upgraded) != len(new):
-        raise ValueError(
+        raise ArgumentError(
             f"queries and new rows need one width, and old, new and upgraded one length; got the shapes {q.shape}, "
             f"{new.shape}, {old.shape} and {upgraded.shape}."
         )
     if fuse == "calibrated" and calibration is None:
-        raise ValueError("fuse='calibrated' needs a calibration: `EmbeddingUpgrade.fit` leaves one.")
+        raise ArgumentError("fuse='calibrated' needs a calibration: `EmbeddingUpgrade.fit` leaves one.")
     d_old = old.shape[1]
     offset = np.zeros(d_old) if offset is None else offset
     compatible = unit(q[:, :d_old] + offset)
@@ -178,11 +179,11 @@ def backfill_curve(
     elif order == "least similar first":
         ranking = np.argsort(upgrade.predicted_similarity(old), kind="stable")
     else:
-        raise ValueError(f"order must be 'random' or 'least similar first', got {order!r}.")
+        raise ArgumentError(f"order must be 'random' or 'least similar first', got {order!r}.")
     values = []
     for fraction in fractions:
         if not 0 <= fraction <= 1:
-            raise ValueError(f"fractions must lie in [0, 1], got {fraction}.")
+            raise ArgumentError(f"fractions must lie in [0, 1], got {fraction}.")
         upgraded = np.zeros(len(old), bool)
         upgraded[ranking[: round(fraction * len(old))]] = True
         found = search_mixed(

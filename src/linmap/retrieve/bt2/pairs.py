@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from scipy.sparse import issparse
 
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.retrieve.bt2.evaluation import BLOCK
 
 UNIT = 0.01  # how far a length may be from 1
@@ -25,15 +26,15 @@ def check_vectors(name: str, values: Any, dims: int | None = None) -> Float[np.n
     """
     values = as_numbers(name, values)
     if values.ndim != 2 or 0 in values.shape:
-        raise ValueError(f"{name} must be a matrix of numbers with one vector a row, got the shape {values.shape}.")
+        raise ArgumentError(f"{name} must be a matrix of numbers with one vector a row, got the shape {values.shape}.")
     if dims is not None and values.shape[1] != dims:
-        raise ValueError(f"{name} has {values.shape[1]} dimensions, expected {dims}.")
+        raise ArgumentError(f"{name} has {values.shape[1]} dimensions, expected {dims}.")
     values = values.astype(np.float64)
     for what, wrong in (("not finite", ~np.isfinite(values).all(1)), ("all zero", ~values.any(1))):
         if wrong.any():
             hint = "; they hold NaN or inf" if what == "not finite" else ""
             rows = ", ".join(map(str, np.flatnonzero(wrong)[:5]))
-            raise ValueError(
+            raise ArgumentError(
                 f"{name}: {int(wrong.sum())} vectors are {what} (rows {rows}); leave these items out{hint}."
             )
     return values
@@ -48,19 +49,19 @@ def as_numbers(name: str, values: Any) -> Shaped[np.ndarray, ...]:
         If it is sparse, complex, or holds anything else.
     """
     if issparse(values):
-        raise ValueError(f"{name} is a sparse matrix, which is not supported; pass {name}.toarray().")
+        raise ArgumentError(f"{name} is a sparse matrix, which is not supported; pass {name}.toarray().")
     values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
     if values.dtype.kind == "O":
         try:
             values = values.astype(np.float64)
         except TypeError as error:
-            raise TypeError(f"{name} must hold numbers: {error}.") from None
+            raise ArgumentTypeError(f"{name} must hold numbers: {error}.") from None
         except ValueError as error:
-            raise ValueError(f"{name} must hold numbers: {error}.") from None
+            raise ArgumentError(f"{name} must hold numbers: {error}.") from None
     if values.dtype.kind == "c":
-        raise ValueError(f"{name} holds complex numbers. Complex data not supported.")
+        raise ArgumentError(f"{name} holds complex numbers. Complex data not supported.")
     if values.dtype.kind not in "fiub":
-        raise ValueError(f"{name} must be a matrix of numbers with one vector a row, got {values.dtype}.")
+        raise ArgumentError(f"{name} must be a matrix of numbers with one vector a row, got {values.dtype}.")
     return values
 
 
@@ -95,10 +96,10 @@ def join(left: Sequence[Any], right: Sequence[Any]) -> tuple[list[int], list[int
         places.append({identity: row for row, identity in enumerate(ids)})
         if len(places[-1]) < len(ids):
             twice = next(identity for row, identity in enumerate(ids) if places[-1][identity] != row)
-            raise ValueError(f"the ids of the {name} vectors hold {twice!r} more than once; an id must be one item.")
+            raise ArgumentError(f"the ids of the {name} vectors hold {twice!r} more than once; an id must be one item.")
     common = [identity for identity in left if identity in places[1]]
     if not common:
-        raise ValueError(f"no id is on both sides: new has {left[0]!r}, ..., old has {right[0]!r}, ...")
+        raise ArgumentError(f"no id is on both sides: new has {left[0]!r}, ..., old has {right[0]!r}, ...")
     return [places[0][identity] for identity in common], [places[1][identity] for identity in common]
 
 

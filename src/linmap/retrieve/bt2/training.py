@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError
 from linmap.retrieve.bt2.head import BasisTransformHead, HeadOutput
 from linmap.training import TrainingConfig
 
@@ -37,7 +38,7 @@ class BT2Loss(nn.Module):
     ) -> None:
         super().__init__()
         if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}.")
+            raise ArgumentError(f"temperature must be positive, got {temperature}.")
         self.lambda_new, self.lambda_influence, self.lambda_old = lambda_new, lambda_influence, lambda_old
         self.temperature, self.label_smoothing = temperature, label_smoothing
 
@@ -70,13 +71,15 @@ def pseudo_classifier(
         If a class has no item, or a label is not one of 0 ... n_classes - 1.
     """
     if len(labels) != len(feats):
-        raise ValueError(f"feats and labels must be as many, got {len(feats)} and {len(labels)}.")
+        raise ArgumentError(f"feats and labels must be as many, got {len(feats)} and {len(labels)}.")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
-        raise ValueError(f"labels must lie in 0 ... {n_classes - 1}, got {int(labels.min())} ... {int(labels.max())}.")
+        raise ArgumentError(
+            f"labels must lie in 0 ... {n_classes - 1}, got {int(labels.min())} ... {int(labels.max())}."
+        )
     counts = torch.bincount(labels, minlength=n_classes)
     empty = (counts == 0).nonzero().flatten().tolist()
     if empty:
-        raise ValueError(f"no item has the label {empty[0]} ({len(empty)} of {n_classes} classes are empty).")
+        raise ArgumentError(f"no item has the label {empty[0]} ({len(empty)} of {n_classes} classes are empty).")
     sums = feats.new_zeros(n_classes, feats.shape[1]).index_add(0, labels, feats)
     return sums / counts[:, None].to(feats)
 

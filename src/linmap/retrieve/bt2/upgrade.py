@@ -17,7 +17,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.utils.validation import check_is_fitted
 
 from linmap import artifacts
-from linmap.errors import ArtifactError
+from linmap.errors import ArgumentError, ArtifactError
 from linmap.retrieve.bt2.choosing import Method, Pairs, choose
 from linmap.retrieve.bt2.frozen import FittedMap
 from linmap.retrieve.bt2.head import check_sizes
@@ -103,14 +103,14 @@ class EmbeddingUpgrade(TransformerMixin, BaseEstimator):
         """
         self._check_parameters()
         if Y_old is None:
-            raise ValueError(
+            raise ArgumentError(
                 "EmbeddingUpgrade requires y to be passed, but the target y is None: the old model's vectors, Y_old."
             )
         X, Y = check_vectors("X_new", X_new), check_vectors("Y_old", Y_old)
         if ids is not None:
             X, Y = self._joined(X, Y, *ids)
         if len(X) != len(Y):
-            raise ValueError(
+            raise ArgumentError(
                 f"X_new has {len(X)} rows and Y_old {len(Y)}: row i of both must be the same item; "
                 "ids=(ids_new, ids_old) pairs them by id."
             )
@@ -199,7 +199,7 @@ class EmbeddingUpgrade(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         if self.map_.network is not None:
-            raise ValueError(f"with n_extra = {self.n_extra} trained dimensions the map is not one matrix.")
+            raise ArgumentError(f"with n_extra = {self.n_extra} trained dimensions the map is not one matrix.")
         return self.map_.A
 
     def query_offset(self) -> Float[np.ndarray, " d_old"]:
@@ -270,21 +270,21 @@ class EmbeddingUpgrade(TransformerMixin, BaseEstimator):
 
     def _check_parameters(self) -> None:
         if self.method not in get_args(Method):
-            raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {self.method!r}.")
+            raise ArgumentError(f"method must be one of {', '.join(get_args(Method))}, got {self.method!r}.")
         if not self.C > 0:
-            raise ValueError(f"C must be positive, got {self.C}.")
+            raise ArgumentError(f"C must be positive, got {self.C}.")
 
     def _joined(self, X: np.ndarray, Y: np.ndarray, ids_new: Any, ids_old: Any) -> Pairs:
         ids_new, ids_old = list(ids_new), list(ids_old)
         if (len(ids_new), len(ids_old)) != (len(X), len(Y)):
-            raise ValueError(f"ids hold {len(ids_new)} and {len(ids_old)} values for {len(X)} and {len(Y)} rows.")
+            raise ArgumentError(f"ids hold {len(ids_new)} and {len(ids_old)} values for {len(X)} and {len(Y)} rows.")
         left, right = join(ids_new, ids_old)
         return X[left], Y[right]
 
     def _checked(self, X: Any, Y: Any) -> Pairs:
         X, Y = check_vectors("val[0]", X, self.d_new_), check_vectors("val[1]", Y, self.d_old_)
         if len(X) != len(Y):
-            raise ValueError(f"val holds {len(X)} new and {len(Y)} old vectors; it needs pairs.")
+            raise ArgumentError(f"val holds {len(X)} new and {len(Y)} old vectors; it needs pairs.")
         return unit(X), unit(Y)
 
     def _in_blocks(self, X: Any, write: Write, width: int) -> np.ndarray:
@@ -292,7 +292,7 @@ class EmbeddingUpgrade(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         X = as_numbers("X", X)
         if X.ndim != 2 or X.shape[1] != self.d_new_:
-            raise ValueError(
+            raise ArgumentError(
                 f"X must be a matrix of {self.d_new_} columns, the dimensions of the new model {self.new_model!r} (the "
                 f"old one is {self.old_model!r}, with {self.d_old_}); got the shape {X.shape}."
             )
@@ -304,7 +304,7 @@ class EmbeddingUpgrade(TransformerMixin, BaseEstimator):
             wrong = ~np.isfinite(lengths) | (lengths == 0)
             if wrong.any():
                 row = int(wrong.argmax())
-                raise ValueError(
+                raise ArgumentError(
                     f"X: row {start + row} is {'zero' if lengths[row] == 0 else 'not finite (NaN or inf)'}."
                 )
             write(part, lengths[:, None], out[start : start + ROWS])

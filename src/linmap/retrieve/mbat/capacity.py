@@ -11,6 +11,8 @@ import math
 import numpy as np
 from scipy.special import log_ndtr, ndtri
 
+from linmap.errors import ArgumentError
+
 
 def capacity(dim: int, leaves: int, candidates: int) -> float:
     """Probability of the right answer: the integral of phi(z) Phi((1 + s0 z) / s1)^(N-1) over z.
@@ -31,7 +33,7 @@ def capacity(dim: int, leaves: int, candidates: int) -> float:
     """
     for name, value in (("dim", dim), ("leaves", leaves), ("candidates", candidates)):
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value!r}.")
+            raise ArgumentError(f"{name} must be at least 1, got {value!r}.")
     s0, s1 = math.sqrt((leaves - 1) / dim), math.sqrt(leaves / dim)
     # The integrand is smooth and vanishes at ±10: the trapezoidal rule converges faster than any power of the step.
     z = np.linspace(-10, 10, 2001)
@@ -49,7 +51,7 @@ def dimension_for(leaves: int, candidates: int, probability: float) -> int:
         If the probability is not strictly between 0 and 1.
     """
     if not 0 < probability < 1:
-        raise ValueError(f"probability must lie strictly between 0 and 1, got {probability!r}.")
+        raise ArgumentError(f"probability must lie strictly between 0 and 1, got {probability!r}.")
     high = 1
     while capacity(high, leaves, candidates) < probability:
         high *= 2

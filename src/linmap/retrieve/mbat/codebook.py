@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Int, Int8
 from scipy.special import ndtri
 
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.retrieve.mbat.operators import DenseOrthogonal, HadamardDiagonal, Operator, SignedPermutation
 
 FORMAT = "mbat/1"
@@ -82,7 +83,7 @@ class Codebook:
     ) -> None:
         self.dim = check_dim(dim, operators)
         if not isinstance(seed, str):
-            raise TypeError(f"seed must be a text, got {seed!r} of type {type(seed).__name__}; use str(seed).")
+            raise ArgumentTypeError(f"seed must be a text, got {seed!r} of type {type(seed).__name__}; use str(seed).")
         self.seed = seed
         self.structure = operators
         operator_bytes = {"signed_permutation": 9 * dim, "hadamard": 3 * dim, "dense": 8 * dim * dim}[operators]
@@ -117,7 +118,7 @@ class Codebook:
         try:
             text = token.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise ValueError(
+            raise ArgumentError(
                 f"the string {token!r:.60} holds a lone surrogate (position {error.start}), which is not Unicode text; "
                 "replace it, e.g. with s.encode('utf-8', 'replace').decode()."
             ) from None
@@ -159,15 +160,15 @@ class Codebook:
 def check_dim(dim: Any, operators: str = "signed_permutation") -> int:
     """`dim` itself, if vectors of this length can be had with these operators."""
     if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < SMALLEST_DIM:
-        raise ValueError(f"dim must be an integer of at least {SMALLEST_DIM}, got {dim!r}; 2048 serves most uses.")
+        raise ArgumentError(f"dim must be an integer of at least {SMALLEST_DIM}, got {dim!r}; 2048 serves most uses.")
     if operators not in ("signed_permutation", "hadamard", "dense"):
-        raise ValueError(f"operators must be 'signed_permutation', 'hadamard' or 'dense', got {operators!r}.")
+        raise ArgumentError(f"operators must be 'signed_permutation', 'hadamard' or 'dense', got {operators!r}.")
     if operators == "hadamard" and dim & (dim - 1):
-        raise ValueError(
+        raise ArgumentError(
             f"Hadamard operators need a power of two as dim, got {dim}; pad to dim={1 << int(dim).bit_length()}."
         )
     if operators == "dense" and dim > LARGEST_DENSE_DIM:
-        raise ValueError(
+        raise ArgumentError(
             f"dense operators take 8 * dim**2 bytes each and stop at dim={LARGEST_DENSE_DIM}, got {dim}; "
             "use operators='signed_permutation'."
         )

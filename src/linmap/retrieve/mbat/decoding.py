@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Num
 
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, ArgumentTypeError, DataError
 from linmap.retrieve.mbat.capacity import smallest_significant_z
 from linmap.retrieve.mbat.encoding import Encoder
 from linmap.retrieve.mbat.leaves import ASINH_OFFSET, ASINH_RANGE
@@ -74,7 +74,9 @@ class Decoder:
         """Matched filter over all D/2 + 1 levels; the value is the middle of the best level's interval."""
         options = self._encoder.options
         if options.numbers != "level":
-            raise ValueError(f"get_number reads level codes, but numbers={options.numbers!r}; use get with candidates.")
+            raise ArgumentError(
+                f"get_number reads level codes, but numbers={options.numbers!r}; use get with candidates."
+            )
         unbound = self._encoder.unbind(self._encoder.place(parse_path(path)), self._checked(vector))
         correlations = self._encoder.leaves.level_correlations(unbound)
         best, norm = int(np.argmax(correlations)), float(np.linalg.norm(unbound))
@@ -95,7 +97,7 @@ class Decoder:
     def decode(self, vector: np.ndarray, schema: Mapping[Any, Sequence[Any]]) -> dict[str, Decoded | None]:
         """Matching pursuit: the most certain path first, its bound leaf taken out, until nothing is significant."""
         if not self._encoder.options.linear:
-            raise ValueError("decode explains leaves away, which needs level_norm='none'; use get path by path.")
+            raise ArgumentError("decode explains leaves away, which needs level_norm='none'; use get path by path.")
         residual = self._checked(vector)
         questions = {
             format_path(parse_path(path)): (self._encoder.place(parse_path(path)), check_candidates(values, path))
@@ -121,12 +123,12 @@ class Decoder:
     def has(self, vector: np.ndarray, path: Any) -> Decoded | None:
         """Whether a key is there, whatever its value, by its atom (has, key)."""
         if not self._encoder.options.key_presence:
-            raise ValueError(
+            raise ArgumentError(
                 "has reads the atoms that key_presence adds, but key_presence=0; encode with key_presence=1."
             )
         steps = parse_path(path)
         if not steps or not isinstance(steps[-1], str):
-            raise ValueError(f"path {path!r} must end in a key, for only keys have a presence atom.")
+            raise ArgumentError(f"path {path!r} must end in a key, for only keys have a presence atom.")
         place = self._encoder.place(steps[:-1])
         unbound = self._encoder.unbind(place, self._checked(vector))
         return clean_up(unbound, self._encoder.presence(steps[-1], place)[None], [True])
@@ -149,9 +151,9 @@ class Decoder:
         vector = np.asarray(vector)
         dim = self._encoder.options.dim
         if vector.shape != (dim,):
-            raise ValueError(f"vector must have the shape ({dim},), got {vector.shape}; pass one row at a time.")
+            raise ArgumentError(f"vector must have the shape ({dim},), got {vector.shape}; pass one row at a time.")
         if not np.isfinite(vector).all():
-            raise ValueError("vector holds NaN or infinite entries.")
+            raise ArgumentError("vector holds NaN or infinite entries.")
         return vector.astype(np.float64)
 
 
@@ -182,7 +184,9 @@ def similarity_breakdown(encoder: Encoder, left: Any, right: Any) -> Breakdown:
     Items of arrays="bag" or "both" share directions across indices, and are put together under [*].
     """
     if not encoder.options.linear:
-        raise ValueError("the breakdown is exact only for level_norm='none', where vectors are linear in the leaves.")
+        raise ArgumentError(
+            "the breakdown is exact only for level_norm='none', where vectors are linear in the leaves."
+        )
     parts = [_parts(encoder, document) for document in (left, right)]
     totals = [sum((vector for vector, _ in part.values()), np.zeros(encoder.options.dim)) for part in parts]
     scale = float(np.linalg.norm(totals[0]) * np.linalg.norm(totals[1]))
@@ -221,8 +225,8 @@ def _parts(encoder: Encoder, document: Any) -> dict[str, tuple[np.ndarray, list[
 def check_candidates(candidates: Sequence[Any], path: Any) -> list[Any]:
     """Candidates as a list with at least one entry."""
     if isinstance(candidates, str | bytes | Mapping):
-        raise TypeError(f"candidates for {path!r} must be a list of values, got {type(candidates).__name__}.")
+        raise ArgumentTypeError(f"candidates for {path!r} must be a list of values, got {type(candidates).__name__}.")
     values = list(candidates)
     if not values:
-        raise ValueError(f"candidates for {path!r} are empty; give the values that the path may have.")
+        raise ArgumentError(f"candidates for {path!r} are empty; give the values that the path may have.")
     return values

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from linmap.data.records import parse_json
-from linmap.errors import DataError
+from linmap.errors import ArgumentTypeError, DataError
 
 
 def iterate_documents(documents: Any, parse: bool | None) -> Iterator[Any]:
@@ -20,14 +20,14 @@ def iterate_documents(documents: Any, parse: bool | None) -> Iterator[Any]:
         If a text is not JSON.
     """
     if isinstance(documents, Mapping):
-        raise TypeError("documents must be a list of documents, got a single dict; write [document].")
+        raise ArgumentTypeError("documents must be a list of documents, got a single dict; write [document].")
     if isinstance(documents, str | bytes):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"documents must be a list of documents, got a single {type(documents).__name__}; write [text] with "
             "parse=True for JSON text, with parse=False for a string value."
         )
     if not isinstance(documents, Iterable):
-        raise TypeError(f"documents must be a list of documents, got {type(documents).__name__}.")
+        raise ArgumentTypeError(f"documents must be a list of documents, got {type(documents).__name__}.")
     if parse:
         return _parsed(documents)
     return iter(documents) if parse is False else _not_texts(documents)
@@ -36,7 +36,7 @@ def iterate_documents(documents: Any, parse: bool | None) -> Iterator[Any]:
 def _parsed(texts: Iterable[Any]) -> Iterator[Any]:
     for number, text in enumerate(texts):
         if not isinstance(text, str | bytes):
-            raise TypeError(f"document {number}: parse=True takes JSON texts, got {type(text).__name__}.")
+            raise ArgumentTypeError(f"document {number}: parse=True takes JSON texts, got {type(text).__name__}.")
         try:
             yield parse_json(text)
         except DataError as error:
@@ -46,7 +46,7 @@ def _parsed(texts: Iterable[Any]) -> Iterator[Any]:
 def _not_texts(documents: Iterable[Any]) -> Iterator[Any]:
     for number, document in enumerate(documents):
         if isinstance(document, str) and document.lstrip()[:1] in ("{", "["):
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"document {number} is the text {document!r:.40}: is it JSON text or a string value? Pass parse=True "
                 "to parse it, parse=False to take it as a string."
             )

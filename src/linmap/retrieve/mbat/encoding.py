@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Num
 
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, ArgumentTypeError, DataError
 from linmap.retrieve.mbat.codebook import Codebook, LeastRecentlyUsed
 from linmap.retrieve.mbat.leaves import LeafCoder
 from linmap.retrieve.mbat.operators import Operator, as_operator
@@ -41,7 +41,9 @@ class Encoder:
         if codebook is None:
             codebook = Codebook(options.dim, options.seed, operators=options.operators)
         if getattr(codebook, "dim", options.dim) != options.dim:
-            raise ValueError(f"the codebook has dim={codebook.dim}, the vectorizer dim={options.dim}; make them equal.")
+            raise ArgumentError(
+                f"the codebook has dim={codebook.dim}, the vectorizer dim={options.dim}; make them equal."
+            )
         self.options, self.codebook = options, codebook
         self.rules = PathRules(options.ignore, options.weights)
         self.leaves = LeafCoder(options, codebook)
@@ -255,7 +257,7 @@ def plain(value: Any, default: Callable[[Any], Any] | None, place: Place) -> Any
     if converted is _NOT_JSON and default is not None:
         converted = _plain(default(value))
     if converted is _NOT_JSON:
-        raise TypeError(
+        raise ArgumentTypeError(
             f"at {place}: {type(value).__module__}.{type(value).__qualname__} is not a JSON type; convert it, or pass "
             "default=function that turns such a value into JSON."
         )
@@ -282,7 +284,7 @@ def _plain(value: Any) -> Any:
 def checked_key(key: Any, place: Place) -> str:
     """A key of an object in NFC."""
     if not isinstance(key, str):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"at {place}: the key {key!r} has type {type(key).__name__}; JSON keys are texts: use str(key)."
         )
     try:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Num
 
+from linmap.errors import ArgumentError
 from linmap.retrieve.mbat.codebook import Codebook, LeastRecentlyUsed
 from linmap.retrieve.mbat.options import Options, collapsed_path
 from linmap.retrieve.mbat.paths import Place, nfc
@@ -35,7 +36,7 @@ def canonical_number(value: int | float) -> str:
     """
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"the number {value} is not JSON; put null, leave the field out, or use a text.")
+            raise ArgumentError(f"the number {value} is not JSON; put null, leave the field out, or use a text.")
         if value.is_integer() and abs(value) < EXACT_INTEGER:
             value = int(value)
     return repr(value)
@@ -258,7 +259,7 @@ class LeafCoder:
         """
         embedding = np.asarray(embed(text), np.float64)
         if embedding.ndim != 1 or not np.isfinite(embedding).all():
-            raise ValueError(
+            raise ArgumentError(
                 f"strings({text!r:.40}) returned an array of shape {embedding.shape}; expected a finite vector."
             )
         total = np.zeros(self._options.dim)

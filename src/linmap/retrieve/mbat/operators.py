@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Int8, Num
 
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.maps.base import LinearMap
 from linmap.maps.diagonal import Diagonal
 from linmap.maps.permutation import Permutation
@@ -41,9 +42,11 @@ class SignedPermutation:
 
     def __init__(self, permutation: Int[np.ndarray, " dim"], signs: Int8[np.ndarray, " dim"]) -> None:
         if not np.array_equal(np.sort(permutation), np.arange(len(permutation))):
-            raise ValueError(f"permutation must hold each of 0..{len(permutation) - 1} once, got {permutation!r:.80}.")
+            raise ArgumentError(
+                f"permutation must hold each of 0..{len(permutation) - 1} once, got {permutation!r:.80}."
+            )
         if signs.shape != permutation.shape or not np.all(np.abs(signs) == 1):
-            raise ValueError(f"signs must hold {len(permutation)} entries of ±1, got {signs!r:.80}.")
+            raise ArgumentError(f"signs must hold {len(permutation)} entries of ±1, got {signs!r:.80}.")
         self.permutation = permutation.astype(np.intp)
         self.signs = signs.astype(np.int8)
 
@@ -83,7 +86,7 @@ class SignedPermutation:
     def compose(self, other: SignedPermutation) -> SignedPermutation:
         """The product A B: permutation = p_B[p_A], signs = s_A * s_B[p_A]."""
         if not isinstance(other, SignedPermutation) or other.dim != self.dim:
-            raise ValueError(f"compose needs a SignedPermutation of dim {self.dim}, got {other!r}.")
+            raise ArgumentError(f"compose needs a SignedPermutation of dim {self.dim}, got {other!r}.")
         return SignedPermutation._of(
             other.permutation.take(self.permutation), self.signs * other.signs.take(self.permutation)
         )
@@ -111,11 +114,11 @@ class HadamardDiagonal:
     def __init__(self, signs: Int8[np.ndarray, "rounds dim"]) -> None:
         dim = signs.shape[1]
         if dim & (dim - 1):
-            raise ValueError(
+            raise ArgumentError(
                 f"a Hadamard operator needs a power of two as dim, got {dim}; pad to dim={1 << dim.bit_length()}."
             )
         if not np.all(np.abs(signs) == 1):
-            raise ValueError(f"signs must be ±1, got {signs!r:.80}.")
+            raise ArgumentError(f"signs must be ±1, got {signs!r:.80}.")
         self.signs = signs.astype(np.int8)
 
     @property
@@ -266,7 +269,7 @@ def as_operator(candidate: Any) -> Operator:
         return DenseOrthogonal(candidate)
     if hasattr(candidate, "apply"):
         return Foreign(candidate)
-    raise TypeError(
+    raise ArgumentTypeError(
         f"codebook.operator returned {type(candidate).__name__}; expected an operator with .apply and .transpose, "
         "or a square matrix."
     )
@@ -286,4 +289,4 @@ def _walsh_hadamard(x: np.ndarray) -> np.ndarray:
 
 def _check_length(x: np.ndarray, dim: int) -> None:
     if x.shape[-1:] != (dim,):
-        raise ValueError(f"the operator acts on vectors of {dim} coordinates, got an array of shape {x.shape}.")
+        raise ArgumentError(f"the operator acts on vectors of {dim} coordinates, got an array of shape {x.shape}.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.retrieve.mbat.codebook import FORMAT, check_dim
 from linmap.retrieve.mbat.paths import PathLike, Place, Wildcard, format_path
 from linmap.retrieve.mbat.rarity import Rarity
@@ -70,31 +71,31 @@ class Options:
             value = getattr(self, name)
             if value not in choices and not (name == "strings" and callable(value)):
                 hint = " (or a function from a string to a vector)" if name == "strings" else ""
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}{hint}, got {value!r}.")
+                raise ArgumentError(f"{name} must be one of {', '.join(map(repr, choices))}{hint}, got {value!r}.")
         if not isinstance(self.seed, str):
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"seed must be a text, got {self.seed!r} of type {type(self.seed).__name__}; use str(seed)."
             )
         for name in ("number_exact", "soft_keys"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share between 0 and 1, got {getattr(self, name)!r}.")
+                raise ArgumentError(f"{name} is a share between 0 and 1, got {getattr(self, name)!r}.")
         if self.soft_keys and not self.key_presence:
-            raise ValueError(
+            raise ArgumentError(
                 f"soft_keys={self.soft_keys!r} is the share of words in the atoms that key_presence adds, but "
                 "key_presence=0; give both, such as key_presence=0.5, soft_keys=0.5."
             )
         for name in ("key_presence", "path_backoff", "idf"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is a weight of at least 0, got {getattr(self, name)!r}.")
+                raise ArgumentError(f"{name} is a weight of at least 0, got {getattr(self, name)!r}.")
         for name, least in (("max_depth", 1), ("thermometer_levels", 2), ("cache_bytes", 1 << 20)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
+                raise ArgumentError(f"{name} must be an integer of at least {least}, got {value!r}.")
         scale = self.number_scale
         if scale != "asinh" and (isinstance(scale, str) or len(scale) != 2 or not float(scale[0]) < float(scale[1])):
-            raise ValueError(f"number_scale must be 'asinh' or (low, high) with low < high, got {scale!r}.")
+            raise ArgumentError(f"number_scale must be 'asinh' or (low, high) with low < high, got {scale!r}.")
         if self.dtype == "int32" and not (self.integral and self.normalize == "none"):
-            raise ValueError(
+            raise ArgumentError(
                 "dtype='int32' needs vectors of integers: strings='exact', numbers='exact', level_norm='none', "
                 "normalize='none', and no dates, idf, soft_keys, arrays='both', nor fractional weights, key_presence "
                 "or path_backoff."

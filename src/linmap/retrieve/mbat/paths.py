@@ -15,6 +15,8 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from linmap.errors import ArgumentError, ArgumentTypeError
+
 Step = str | int
 Path = tuple[Step, ...]
 PathLike = str | Sequence[Step]
@@ -122,13 +124,13 @@ class PathRules:
 
     def __init__(self, ignore: Sequence[PathLike] = (), weights: Mapping[PathLike, float | int] | None = None) -> None:
         if isinstance(ignore, str):
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"ignore must be a sequence of path patterns, got the text {ignore!r}; write ({ignore!r},)."
             )
         weights = weights or {}
         for pattern, weight in weights.items():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) < float("inf"):
-                raise ValueError(f"weights[{pattern!r}] must be a finite number, got {weight!r}.")
+                raise ArgumentError(f"weights[{pattern!r}] must be a finite number, got {weight!r}.")
         self._patterns = [parse_pattern(pattern) for pattern in (*ignore, *weights)]
         self._n_ignore = len(ignore)
         self._weights = list(weights.values())
@@ -186,7 +188,7 @@ def _parse_dotted_pattern(text: str, wildcards: bool = True) -> Iterator[Segment
         match = _TOKEN.match(text, position)
         starts_right = match is not None and (match["key"] is None or bool(match["dot"]) == (position > 0))
         if match is None or not starts_right or (match["item"] and not wildcards):
-            raise ValueError(
+            raise ArgumentError(
                 f"path {text!r} cannot be read at position {position} ({text[position:][:20]!r}); write a.b[0].c, "
                 'put keys with dots or brackets as a["b.c"], or give a tuple of keys and indices.'
             )
@@ -215,5 +217,5 @@ def _check_step(step: Any, path: Any) -> Step:
     if isinstance(step, str):
         return nfc(step)
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-        raise TypeError(f"path {path!r} holds {step!r}; a step is a key (text) or an index from 0.")
+        raise ArgumentTypeError(f"path {path!r} holds {step!r}; a step is a key (text) or an index from 0.")
     return step

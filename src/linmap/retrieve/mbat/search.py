@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Num, UInt8
 
+from linmap.errors import ArgumentError
+
 
 class Match(NamedTuple):
     """A neighbour."""
@@ -35,9 +37,9 @@ def nearest(query: Num[np.ndarray, " dim"], blocks: Iterable[Num[np.ndarray, "_ 
     """
     length = float(np.linalg.norm(query))
     if length == 0:
-        raise ValueError("the query has a zero vector (all of it is ignored), which is not near to anything.")
+        raise ArgumentError("the query has a zero vector (all of it is ignored), which is not near to anything.")
     if top < 1:
-        raise ValueError(f"top must be at least 1, got {top!r}.")
+        raise ArgumentError(f"top must be at least 1, got {top!r}.")
     rows, cosines, first = np.empty(0, np.int64), np.empty(0), 0
     for block in blocks:
         norms = np.linalg.norm(block, axis=1).astype(np.float64)

@@ -15,7 +15,7 @@ from jaxtyping import Num, Shaped
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
 
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, DataError
 from linmap.retrieve.mbat.bound_leaves import BoundLeaves, serial_threads
 from linmap.retrieve.mbat.capacity import capacity, dimension_for
 from linmap.retrieve.mbat.codebook import FORMAT, Codebook
@@ -199,7 +199,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
     ) -> Iterator[Shaped[np.ndarray, "batch dim"]]:
         """The same for a stream of documents, as arrays of up to `batch_size` rows; memory stays bounded."""
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size!r}.")
+            raise ArgumentError(f"batch_size must be at least 1, got {batch_size!r}.")
         state = self._state()
         source = iterate_documents(documents, parse)
         batches = enumerate(iter(lambda: list(itertools.islice(source, batch_size)), []))
@@ -344,7 +344,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         """
         options, encoder = self._state().encoder.options, self._state().encoder
         if options.normalize != "none" or not options.linear:
-            raise ValueError(
+            raise ArgumentError(
                 "update needs normalize='none' and level_norm='none': a unit vector has forgotten its length; encode "
                 "with normalize='none' and divide by the norm afterwards."
             )
@@ -369,7 +369,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         """
         if isinstance(value, np.ndarray):
             if self.normalize != "none":
-                raise ValueError(
+                raise ArgumentError(
                     "a unit vector does not show its number of leaves; pass the document, or normalize='none'."
                 )
             leaves, depth = max(1, round(float(value.astype(np.float64) @ value) / self.dim)), None
@@ -390,7 +390,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
     def _options(self, **learnt: Any) -> Options:
         names = set(self.get_params(deep=False)) - {"n_jobs", "codebook"}
         if isinstance(self.n_jobs, bool) or not isinstance(self.n_jobs, int) or (self.n_jobs < 1 and self.n_jobs != -1):
-            raise ValueError(f"n_jobs must be a positive integer, or -1 for all cores, got {self.n_jobs!r}.")
+            raise ArgumentError(f"n_jobs must be a positive integer, or -1 for all cores, got {self.n_jobs!r}.")
         return Options(**{name: getattr(self, name) for name in names}, **learnt)
 
     def _state(self) -> _State:

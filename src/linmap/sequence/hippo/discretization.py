@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from linmap.errors import ArgumentError
+
 METHODS = ("bilinear", "zoh", "forward", "backward")
 
 
@@ -31,7 +33,7 @@ def discretize(
         If dt is not positive, or there is no such method.
     """
     if not dt > 0:
-        raise ValueError(f"dt must be a positive step, got {dt}.")
+        raise ArgumentError(f"dt must be a positive step, got {dt}.")
     identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     if method == "zoh":
         both = torch.cat([A, B.unsqueeze(-1)], -1) * dt  # exp [[A, B], [0, 0]] dt = [[dA, dB], [0, 1]]
@@ -49,10 +51,10 @@ def implicitness(method: str | float) -> float:
     """The a of the generalised bilinear transform."""
     named = {"forward": 0.0, "bilinear": 0.5, "backward": 1.0}
     if isinstance(method, str) and method not in named:
-        raise ValueError(f"there is no method {method!r}; choose from {', '.join(METHODS)}, or a number in [0, 1].")
+        raise ArgumentError(f"there is no method {method!r}; choose from {', '.join(METHODS)}, or a number in [0, 1].")
     a = named[method] if isinstance(method, str) else float(method)
     if not 0 <= a <= 1:
-        raise ValueError(f"method = {a} must lie in [0, 1], from forward to backward Euler.")
+        raise ArgumentError(f"method = {a} must lie in [0, 1], from forward to backward Euler.")
     return a
 
 

@@ -14,6 +14,8 @@ from jaxtyping import Float64
 from scipy import special
 from torch import Tensor
 
+from linmap.errors import ArgumentError
+
 WINDOWS = {"legt": 2.0, "fout": 2.0, "fourier2": 1.0, "lmu": 1.0}
 """Measures with a window [0, W], and W when none is given: for legt and fout that of timescale 1."""
 BETA = {"lagt": 1.0, "tlagt": 1.0, "glagt": 0.01}
@@ -69,15 +71,15 @@ def hippo_matrices(
 def check_measure(measure: str, N: int, window: float | None = None) -> None:
     """Raise ValueError unless there is the measure with N states and this window."""
     if measure not in MEASURES:
-        raise ValueError(f"there is no measure {measure!r}; choose from {', '.join(MEASURES)}.")
+        raise ArgumentError(f"there is no measure {measure!r}; choose from {', '.join(MEASURES)}.")
     if N < 1:
-        raise ValueError(f"N must be a positive number of states, got {N}.")
+        raise ArgumentError(f"N must be a positive number of states, got {N}.")
     if measure in FOURIER and N % 2:
-        raise ValueError(f"{measure} keeps pairs of a cosine and a sine: N must be even, got {N}.")
+        raise ArgumentError(f"{measure} keeps pairs of a cosine and a sine: N must be even, got {N}.")
     if window is not None and measure not in WINDOWS:
-        raise ValueError(f"{measure} has no window; leave window out (measures with one: {', '.join(WINDOWS)}).")
+        raise ArgumentError(f"{measure} has no window; leave window out (measures with one: {', '.join(WINDOWS)}).")
     if window is not None and not 0 < window < math.inf:
-        raise ValueError(f"window must be a positive length, got {window}.")
+        raise ArgumentError(f"window must be a positive length, got {window}.")
 
 
 def _legs(n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +118,7 @@ def _fourier(measure: str, N: int, window: float) -> tuple[np.ndarray, np.ndarra
 
 def _glagt(n: np.ndarray, alpha: float, beta: float) -> tuple[np.ndarray, np.ndarray]:
     if not -1 < alpha < 1 or not beta > 0:
-        raise ValueError(f"glagt needs -1 < alpha < 1 and beta > 0, got alpha = {alpha} and beta = {beta}.")
+        raise ArgumentError(f"glagt needs -1 < alpha < 1 and beta > 0, got alpha = {alpha} and beta = {beta}.")
     A = -(1 + beta) / 2 * np.eye(len(n)) - np.tril(np.ones((len(n), len(n))), -1)
     scale = np.exp((special.gammaln(n + alpha + 1) - special.gammaln(n + 1)) / 2)
     B = special.binom(n + alpha, n) / scale * math.exp(-special.gammaln(1 - alpha) / 2) * beta ** ((1 - alpha) / 2)
@@ -154,7 +156,7 @@ def basis(
     elif measure == "glagt":
         p = np.exp((beta - 1) * s / 2) * special.eval_laguerre(n, s) / math.sqrt(beta)
     else:
-        raise ValueError(f"{measure} has no orthonormal functions in closed form.")
+        raise ArgumentError(f"{measure} has no orthonormal functions in closed form.")
     return torch.from_numpy(p)
 
 
@@ -172,7 +174,7 @@ def low_rank(measure: str, N: int, rank: int = 1) -> Float64[Tensor, "rank N"]:
         P = np.sqrt(n + 0.5)[None]
     elif measure == "legt":
         if rank < 2:
-            raise ValueError(f"legt needs rank 2 or more, got {rank}.")
+            raise ArgumentError(f"legt needs rank 2 or more, got {rank}.")
         P = np.sqrt(n + 0.5) * (n % 2 == np.array([[0], [1]]))
     elif measure == "fout":
         P = np.where(n % 2, 0, np.where(n == 0, 1, math.sqrt(2)))[None]
@@ -181,7 +183,7 @@ def low_rank(measure: str, N: int, rank: int = 1) -> Float64[Tensor, "rank N"]:
     elif measure == "foud":
         P = np.zeros((1, N))
     else:
-        raise ValueError(f"{measure} is not normal plus low rank; choose legs, legt, fout, lagt or foud.")
+        raise ArgumentError(f"{measure} is not normal plus low rank; choose legs, legt, fout, lagt or foud.")
     if rank < 1:
-        raise ValueError(f"rank must be at least 1, got {rank}.")
+        raise ArgumentError(f"rank must be at least 1, got {rank}.")
     return torch.from_numpy(np.concatenate([P, np.zeros((rank - len(P), N))]).astype(np.float64))

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from scipy import linalg, special
 from torch import Tensor
 
+from linmap.errors import ArgumentError
 from linmap.sequence.hippo.discretization import discretize, implicitness
 from linmap.sequence.hippo.matrices import WINDOWS, basis, check_measure, hippo_matrices
 
@@ -57,12 +58,12 @@ class OnlineProjection:
     ) -> None:  # fmt: skip
         check_measure(measure, N, window)
         if measure in WINDOWS and window is None and dt is None:
-            raise ValueError(f"{measure} keeps a window of the past: give window=, its length in samples, or dt=.")
+            raise ArgumentError(f"{measure} keeps a window of the past: give window=, its length in samples, or dt=.")
         window = 1.0 if measure in WINDOWS and window is None else window
         if measure not in WINDOWS and measure != "legs" and dt is None:
-            raise ValueError(f"{measure} has a timescale of its own: give dt=, the time between samples.")
+            raise ArgumentError(f"{measure} has a timescale of its own: give dt=, the time between samples.")
         if dt is not None and not 0 < dt < math.inf:
-            raise ValueError(f"dt must be a positive step, got {dt}.")
+            raise ArgumentError(f"dt must be a positive step, got {dt}.")
         if method != "zoh":
             implicitness(method)
         self.measure, self.N, self.dt, self.method, self.window = measure, N, dt, method, window
@@ -87,9 +88,9 @@ class OnlineProjection:
         """
         sample = _real(u, "u")
         if not torch.isfinite(sample).all():
-            raise ValueError(f"u: sample {self.count} is not finite; fill gaps before they are stored.")
+            raise ArgumentError(f"u: sample {self.count} is not finite; fill gaps before they are stored.")
         if self.count and sample.shape != self.coefficients.shape[:-1]:
-            raise ValueError(
+            raise ArgumentError(
                 f"u has shape {tuple(sample.shape)}, and the samples before had {tuple(self.coefficients.shape[:-1])}; "
                 "`reset()` starts anew."
             )
@@ -121,7 +122,7 @@ class OnlineProjection:
         times = _real(t, "t")
         reach = self.count if self.scaled else self.window or math.inf
         if times.numel() and not bool(((times >= 0) & (times <= reach * (1 + 1e-12))).all()):
-            raise ValueError(
+            raise ArgumentError(
                 f"t must lie between 0 (now) and {reach:g} (the oldest that is kept), got values from "
                 f"{float(times.min()):g} to {float(times.max()):g}."
             )
@@ -148,7 +149,7 @@ class OnlineProjection:
         """
         coefficients = state["coefficients"]
         if coefficients.dtype != torch.float64 or coefficients.shape[-1:] != (self.N,):
-            raise ValueError(
+            raise ArgumentError(
                 f"state: coefficients must be float64 with {self.N} on the last dimension, got {coefficients.dtype} of "
                 f"shape {tuple(coefficients.shape)}."
             )
@@ -159,7 +160,7 @@ def _real(values: Any, name: str) -> Float64[Tensor, "*shape"]:
     """Real numbers in float64 on the CPU; Python's own keep all their digits."""
     tensor = values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
     if tensor.is_complex():
-        raise ValueError(f"{name} is complex; give real and imaginary parts as two signals.")
+        raise ArgumentError(f"{name} is complex; give real and imaginary parts as two signals.")
     return tensor.to("cpu", torch.float64)
 
 

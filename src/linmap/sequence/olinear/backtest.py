@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float64, Int
 
 from linmap.data.timeseries import TimeSeries
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, DataError
 from linmap.sequence.olinear.forecaster import COLUMN, OLinearForecaster, comparable_times
 
 
@@ -122,7 +122,7 @@ def backtest(
     h, step = forecaster.h, forecaster.h if step_size is None else step_size
     for name, value, least in (("n_windows", n_windows, 1), ("step_size", step, 1), ("refit", refit, 0)):
         if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}.")
+            raise ArgumentError(f"{name} must be at least {least}, got {value}.")
     cutoffs = len(series) - 1 - h - step * np.arange(n_windows)[::-1]
     if cutoffs[0] + 1 < forecaster.lookback:
         raise DataError(

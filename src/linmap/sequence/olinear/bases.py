@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float64
 from scipy import fft
 
+from linmap.errors import ArgumentError
+
 WAVELET = re.compile(r"(db|sym|coif)\d+")
 LAGUERRE_SPAN = 8.0  # the window covers the weight exp(-x) on [0, 8]
 
@@ -35,7 +37,7 @@ def basis(name: str, length: int, seed: int = 0) -> Float64[np.ndarray, "t t"]:
         If there is no such basis, or `length` is not positive.
     """
     if length < 1:
-        raise ValueError(f"length must be a positive number of steps, got {length}.")
+        raise ArgumentError(f"length must be a positive number of steps, got {length}.")
     if name == "random":
         Q, R = np.linalg.qr(np.random.default_rng(seed).standard_normal((length, length)))
         return Q * np.sign(np.diag(R))
@@ -43,7 +45,7 @@ def basis(name: str, length: int, seed: int = 0) -> Float64[np.ndarray, "t t"]:
         return BASES[name](length)
     if WAVELET.fullmatch(name):
         return _wavelet(name, length)
-    raise ValueError(
+    raise ArgumentError(
         f"there is no basis {name!r}; choose from {', '.join((*BASES, 'random'))}, or a wavelet such as db4."
     )
 
@@ -86,7 +88,9 @@ def _wavelet(name: str, t: int) -> np.ndarray:
 
     known = pywt.wavelist(kind="discrete")  # pyright: ignore[reportAttributeAccessIssue]
     if name not in known:
-        raise ValueError(f"PyWavelets has no wavelet {name!r}; it has {', '.join(filter(WAVELET.fullmatch, known))}.")
+        raise ArgumentError(
+            f"PyWavelets has no wavelet {name!r}; it has {', '.join(filter(WAVELET.fullmatch, known))}."
+        )
     wavelet, coarse, details = pywt.Wavelet(name), np.eye(t), []  # pyright: ignore[reportAttributeAccessIssue]
     while len(coarse) > 1 and len(coarse) >= wavelet.dec_len:
         even = len(coarse) - len(coarse) % 2

@@ -21,6 +21,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from linmap.data.timeseries import Windows
+from linmap.errors import ArgumentError
 from linmap.sequence.olinear.fitting import EVALUATION_BATCH, for_inference
 from linmap.sequence.olinear.revin import instance_statistics
 
@@ -74,11 +75,11 @@ def conformal_quantile(
         If the level is out of its range, or too near 100 for so few windows.
     """
     if not 0 < level < 100:
-        raise ValueError(f"level must lie between 0 and 100 percent, got {level}.")
+        raise ArgumentError(f"level must lie between 0 and 100 percent, got {level}.")
     n = len(scores)
     rank = math.ceil((n + 1) * level / 100)
     if rank > n:
-        raise ValueError(
+        raise ArgumentError(
             f"level {level} needs at least {math.ceil(level / (100 - level))} calibration windows, there are {n}; "
             "calibrate on more rows, or lower the level."
         )
@@ -93,4 +94,4 @@ def window_scale(x: Float[Tensor, "batch time variate"], scale: ScoreScale | str
 
 def check_scale(scale: str) -> None:
     if scale not in get_args(ScoreScale):
-        raise ValueError(f"scale of the scores must be 'constant' or 'window', got {scale!r}.")
+        raise ArgumentError(f"scale of the scores must be 'constant' or 'window', got {scale!r}.")

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from scipy import fft
 
 from linmap.data.scaling import Standardiser
+from linmap.errors import ArgumentError, ArgumentTypeError
 
 Correlation = Literal["pearson", "official"]
 
@@ -85,11 +86,11 @@ def temporal_correlations(
 
 def _check(rows: np.ndarray, length: int, corr: str) -> None:
     if corr not in get_args(Correlation):
-        raise ValueError(f"corr must be one of {', '.join(map(repr, get_args(Correlation)))}, got {corr!r}.")
+        raise ArgumentError(f"corr must be one of {', '.join(map(repr, get_args(Correlation)))}, got {corr!r}.")
     if length < 1:
-        raise ValueError(f"length must be a positive number of steps, got {length}.")
+        raise ArgumentError(f"length must be a positive number of steps, got {length}.")
     if len(rows) < length + 2:
-        raise ValueError(
+        raise ArgumentError(
             f"need at least {length + 2} training rows to estimate a {length}-step correlation, got {len(rows)}; "
             "shorten the window or bring more rows."
         )
@@ -116,7 +117,7 @@ def _of_each_variate(
             covariance *= _ahead(precision, length)
             yield covariance, covariance
     if len(skipped) == len(names):
-        raise ValueError(
+        raise ArgumentError(
             f"all {len(names)} variates are constant in the training rows, so their steps have no correlation."
         )
     if skipped:
@@ -177,7 +178,7 @@ def variate_correlation(X: ArrayLike) -> Float64[np.ndarray, "N N"]:
     """
     rows, _ = _rows(X)
     if len(rows) < 2:
-        raise ValueError(f"need at least 2 training rows to correlate variates, got {len(rows)}.")
+        raise ArgumentError(f"need at least 2 training rows to correlate variates, got {len(rows)}.")
     centred = Standardiser.fit(rows).standardise(rows)
     norm = np.linalg.norm(centred, axis=0)
     constant = norm**2 < len(rows) / 2  # it is n but for a constant, which is 0 up to its rounding
@@ -193,12 +194,12 @@ def _rows(X: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     rows = real_array(X, "training rows").astype(np.float64, copy=False)
     rows = rows[:, None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or rows.size == 0:
-        raise ValueError(f"X must hold training rows, (n_rows, n_variates), got shape {rows.shape}.")
+        raise ArgumentError(f"X must hold training rows, (n_rows, n_variates), got shape {rows.shape}.")
     labels = np.array(names or [f"variate {j}" for j in range(rows.shape[1])], dtype=object)
     missing = (~np.isfinite(rows)).sum(0)
     if missing.any():
         counts = ", ".join(f"{label} ({count})" for label, count in zip(labels, missing, strict=True) if count)
-        raise ValueError(f"X has NaN or infinite values in {counts}; fill or drop them first.")
+        raise ArgumentError(f"X has NaN or infinite values in {counts}; fill or drop them first.")
     return rows, labels
 
 
@@ -206,8 +207,8 @@ def real_array(X: ArrayLike, what: str) -> np.ndarray:
     """X as an array of real floating numbers, in their own precision; ValueError where it is complex, TypeError where
     it is sparse."""
     if hasattr(X, "toarray"):
-        raise TypeError(f"sparse input is not supported: {what} must be a dense array; call toarray first.")
+        raise ArgumentTypeError(f"sparse input is not supported: {what} must be a dense array; call toarray first.")
     array = np.asarray(X)
     if np.iscomplexobj(array):
-        raise ValueError(f"{COMPLEX} got {what} of {array.dtype}; give the real and the imaginary part as variates.")
+        raise ArgumentError(f"{COMPLEX} got {what} of {array.dtype}; give the real and the imaginary part as variates.")
     return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)

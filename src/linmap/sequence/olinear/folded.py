@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError
 from linmap.sequence.olinear.orthotrans import check_window
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class FoldedOLinear(nn.Module):
     def __init__(self, model: OLinear) -> None:
         super().__init__()
         if not model.foldable:
-            raise ValueError("a model with one basis per variate cannot be folded: its variates share no map.")
+            raise ArgumentError("a model with one basis per variate cannot be folded: its variates share no map.")
         E, T, P, N = model.embed, model.seq_len, model.pred_len, model.n_variates
         double = {name: tensor.double() for name, tensor in model.state_dict().items()}
         W_DET = double["encoder.weight"].unflatten(1, (E, T))

@@ -19,7 +19,7 @@ from linmap import artifacts
 from linmap.data.scaling import Standardiser
 from linmap.data.timeseries import Clock, NanPolicy, Split, TimeSeries, Windows
 from linmap.data.timeseries.layout import as_names
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, DataError
 from linmap.sequence.olinear.bases import basis
 from linmap.sequence.olinear.conformal import (
     ScoreScale,
@@ -294,7 +294,7 @@ class OLinearForecaster(BaseEstimator):
         widths = {}
         for one in level:
             if self.scores_ is None:
-                raise ValueError(
+                raise ArgumentError(
                     "intervals need rows that the fit did not see: set calibration to a share of the rows, such as "
                     "0.1, or call calibrate with such rows."
                 )
@@ -400,7 +400,7 @@ class OLinearForecaster(BaseEstimator):
             table = pd.DataFrame(rows, columns=list(getattr(self, "variates_", range(rows.shape[1]))))
             Q_in, Q_out = (OrthoTrans(t, self.basis, self.chan_indep).fit(table).Q_ for t in lengths)
         elif self.chan_indep:
-            raise ValueError(
+            raise ArgumentError(
                 f"chan_indep needs a basis that is found in the data, 'pearson' or 'official'; {self.basis!r} is the "
                 "same for all variates."
             )
@@ -419,7 +419,7 @@ class OLinearForecaster(BaseEstimator):
         options = {name: getattr(self, name) for name in ("d_model", "d_ff", "embed", "layers", "dropout")}
         sizes = (len(C), self.lookback, self.h)
         if self.mixing not in get_args(Mixing):
-            raise ValueError(f"mixing must be 'normlin', 'correlation' or 'prior', got {self.mixing!r}.")
+            raise ArgumentError(f"mixing must be 'normlin', 'correlation' or 'prior', got {self.mixing!r}.")
         if self.mixing == "correlation":
             return OLinear_C(*sizes, C, Q_in=Q_in, Q_out=Q_out, **options).float()
         prior = torch.from_numpy(C).softmax(-1) if self.mixing == "prior" else None
@@ -439,9 +439,9 @@ class OLinearForecaster(BaseEstimator):
     def split_of(self, rows: int) -> Split:
         """Which of so many rows train, validate and calibrate."""
         if not 0 < self.validation < 1:
-            raise ValueError(f"validation must lie between 0 and 1, got {self.validation}.")
+            raise ArgumentError(f"validation must lie between 0 and 1, got {self.validation}.")
         if not 0 <= self.calibration < 1 - self.validation:
-            raise ValueError(
+            raise ArgumentError(
                 f"calibration must lie between 0 and 1 - validation = {1 - self.validation:g}, got {self.calibration}."
             )
         calibration, held_out = int(rows * self.calibration), int(rows * self.validation)
@@ -461,7 +461,7 @@ class OLinearForecaster(BaseEstimator):
         for name in ("h", "lookback"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"{name}={value} must be a whole number of steps, at least 1.")
+                raise ArgumentError(f"{name}={value} must be a whole number of steps, at least 1.")
 
     def standardised(self, series: TimeSeries) -> Float32[Tensor, "rows variates"]:
         """The rows on the scale of the training rows."""

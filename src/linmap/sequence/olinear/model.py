@@ -15,6 +15,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError
 from linmap.sequence.olinear.folded import FoldedOLinear
 from linmap.sequence.olinear.normlin import CorrelationMixing, Norm, NormLin, TokenMixing, WeightTransform
 from linmap.sequence.olinear.orthotrans import BasisHolder, check_window, orthogonal
@@ -36,7 +37,7 @@ def weighted_loss(
     `"l2"` takes squared errors, `"l1l2"` the sum of both. Source: section 4.
     """
     if kind not in get_args(LossKind):
-        raise ValueError(f"kind must be one of {', '.join(map(repr, get_args(LossKind)))}, got {kind!r}.")
+        raise ArgumentError(f"kind must be one of {', '.join(map(repr, get_args(LossKind)))}, got {kind!r}.")
     error = prediction - target
     penalty = error.new_zeros(())
     if kind != "l2":
@@ -129,11 +130,13 @@ class OLinear(BasisHolder):
         sizes = {"n_variates": N, "seq_len": T, "pred_len": P, "d_model": D, "d_ff": d_ff, "embed": E, "layers": layers}
         for name, size in sizes.items():
             if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}.")
+                raise ArgumentError(f"{name} must be at least 1, got {size}.")
         self.hold("Q_in", orthogonal("Q_in", np.eye(T) if Q_in is None else Q_in, T, N))
         self.hold("Q_out", orthogonal("Q_out", np.eye(P) if Q_out is None else Q_out, P, N))
         if self.Q_in.ndim != self.Q_out.ndim:
-            raise ValueError("Q_in and Q_out must both be shared by the variates, or both have one basis per variate.")
+            raise ArgumentError(
+                "Q_in and Q_out must both be shared by the variates, or both have one basis per variate."
+            )
         self.revin = RevIN(N)
         self.phi = nn.Parameter(torch.randn(E)) if E > 1 else None
         shift = learn_shift and self.Q_in.ndim == 2
@@ -224,7 +227,7 @@ class OLinear_C(OLinear):
     ) -> None:
         C = torch.as_tensor(correlation, dtype=torch.float64)
         if tuple(C.shape) != (n_variates, n_variates):
-            raise ValueError(f"correlation must have shape ({n_variates}, {n_variates}), got {tuple(C.shape)}.")
+            raise ArgumentError(f"correlation must have shape ({n_variates}, {n_variates}), got {tuple(C.shape)}.")
         super().__init__(n_variates, seq_len, pred_len, **options)  # pyright: ignore[reportArgumentType]
         C = torch.where(C.isnan(), torch.eye(n_variates, dtype=C.dtype), C)
         for block in self.blocks:
@@ -269,7 +272,7 @@ def load_official(model: OLinear, state: dict[str, Tensor]) -> None:
             continue
         pattern = next((pattern for pattern in OFFICIAL_NAMES if re.fullmatch(pattern, name)), None)
         if pattern is None:
-            raise ValueError(
+            raise ArgumentError(
                 f"{name!r} is no tensor of the authors' OLinear; expected names like ortho_trans.0.weight."
             )
         ours = re.sub(pattern, OFFICIAL_NAMES[pattern], name)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.maps.row_stochastic import RowStochastic
 from linmap.training.randomness import Dropout
 
@@ -52,11 +53,11 @@ class TokenMixing(nn.Module):
 
     def matrix(self) -> Float[Tensor, "tokens tokens"]:
         """A, before dropout."""
-        raise TypeError(f"{type(self).__name__} defines no mixing matrix; use NormLin or CorrelationMixing.")
+        raise ArgumentTypeError(f"{type(self).__name__} defines no mixing matrix; use NormLin or CorrelationMixing.")
 
     def forward(self, h: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens features"]:
         if h.shape[1:] != (self.n_tokens, self.d_model):
-            raise ValueError(
+            raise ArgumentError(
                 f"{type(self).__name__} mixes {self.n_tokens} tokens of width {self.d_model}, "
                 f"(batch, {self.n_tokens}, {self.d_model}); got {tuple(h.shape)}."
             )
@@ -104,9 +105,9 @@ class NormLin(TokenMixing):
             ("norm", norm, get_args(Norm)),
         ):
             if value not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+                raise ArgumentError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
         if prior is not None and tuple(prior.shape) != (n_tokens, n_tokens):
-            raise ValueError(f"prior must have shape ({n_tokens}, {n_tokens}), got {tuple(prior.shape)}.")
+            raise ArgumentError(f"prior must have shape ({n_tokens}, {n_tokens}), got {tuple(prior.shape)}.")
         self.weight_transform = weight_transform
         self.norm = norm
         self.mix = RowStochastic(n_tokens)  # holds W, and computes A in log space for the default f and norm
@@ -189,7 +190,7 @@ class NormLinAttention(nn.Module):
         else:
             names = _projection_names(attention)
             if names is None:
-                raise ValueError(
+                raise ArgumentError(
                     f"{type(attention).__name__} is no attention that NormLin knows how to replace: expected an "
                     f"nn.MultiheadAttention or the projections {' or '.join('/'.join(pair) for pair in PROJECTIONS)}."
                 )
@@ -210,7 +211,7 @@ class NormLinAttention(nn.Module):
         named = [options[name] for name in TOKEN_ARGUMENTS if name in options]
         given = [x for x in (*tokens[:3], *named) if x is not None]
         if not given or any(x is not given[0] for x in given):
-            raise ValueError("NormLin replaces self-attention: query, key and value must be the same tensor.")
+            raise ArgumentError("NormLin replaces self-attention: query, key and value must be the same tensor.")
         return (self.mixing(given[0]), *[None] * (self.outputs - 1))
 
 
@@ -230,7 +231,7 @@ def _projection_names(module: nn.Module) -> tuple[str, str] | None:
 def _projections_of_multihead(attention: nn.MultiheadAttention) -> tuple[nn.Linear, nn.Linear]:
     d_model = attention.embed_dim
     if not attention.batch_first or attention.in_proj_weight is None or attention.in_proj_bias is None:
-        raise ValueError(
+        raise ArgumentError(
             "NormLinAttention replaces an nn.MultiheadAttention with batch_first=True, bias=True and values as "
             "wide as its queries."
         )
@@ -268,7 +269,7 @@ def replace_attention(model: nn.Module, n_tokens: int) -> nn.Module:
         if isinstance(child, nn.MultiheadAttention) or _projection_names(child) is not None
     ]
     if not found:
-        raise ValueError(
+        raise ArgumentError(
             f"{type(model).__name__} has no attention to replace: no nn.MultiheadAttention and no module with the "
             f"projections {' or '.join('/'.join(pair) for pair in PROJECTIONS)}."
         )

@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError
 from linmap.sequence.olinear.correlation import (
     COMPLEX,
     Correlation,
@@ -98,12 +99,14 @@ class OrthoTrans(TransformerMixin, BaseEstimator):
         if not isinstance(x, Tensor):
             x = real_array(x, "windows")
             if not np.isfinite(x).all():
-                raise ValueError("windows hold NaN or infinite values, which no basis can transform; fill them first.")
+                raise ArgumentError(
+                    "windows hold NaN or infinite values, which no basis can transform; fill them first."
+                )
         elif x.is_complex():
-            raise ValueError(f"{COMPLEX} got windows of {x.dtype}; transform the real and the imaginary part.")
+            raise ArgumentError(f"{COMPLEX} got windows of {x.dtype}; transform the real and the imaginary part.")
         if x.shape[-Q.ndim + 1 :] != Q.shape[:-1]:
             sizes = ", ".join(map(str, Q.shape[:-1]))
-            raise ValueError(
+            raise ArgumentError(
                 f"OrthoTrans was fitted for windows of {self.length} steps with time last, (..., {sizes}), "
                 f"got shape {tuple(x.shape)}; for (time, variate) tables transpose first."
             )
@@ -194,7 +197,7 @@ class OrthoTransWrapper(BasisHolder):
         """decode(model(encode(x)))."""
         z = self.model(along_time(self.Q_in, x))
         if z.shape[1] != self.Q_out.shape[-1]:
-            raise ValueError(
+            raise ArgumentError(
                 f"the wrapped model forecasts {z.shape[1]} steps, but Q_out is a basis of {self.Q_out.shape[-1]} steps."
             )
         return along_time(self.Q_out.mT, z)
@@ -228,10 +231,10 @@ def orthogonal(
     expected = {(length, length), (n_variates, length, length)}
     if tuple(exact.shape) not in expected:
         per_variate = f" or ({n_variates}, {length}, {length})" if n_variates is not None else ""
-        raise ValueError(f"{name} must have shape ({length}, {length}){per_variate}, got {tuple(exact.shape)}.")
+        raise ArgumentError(f"{name} must have shape ({length}, {length}){per_variate}, got {tuple(exact.shape)}.")
     deviation = float((exact @ exact.mT - torch.eye(exact.shape[-1], dtype=torch.float64)).abs().max())
     if not deviation <= NOT_ORTHOGONAL:
-        raise ValueError(
+        raise ArgumentError(
             f"{name} is not orthogonal: max |Q Qᵀ - I| = {deviation:.1e}, at most {NOT_ORTHOGONAL:.0e} is allowed; "
             "take Q_ of a fitted OrthoTrans, or an orthonormal basis."
         )
@@ -241,7 +244,7 @@ def orthogonal(
 def check_window(x: Tensor, seq_len: int, n_variates: int | None = None) -> None:
     """Raise `ValueError` unless x is (batch, seq_len, n_variates)."""
     if x.ndim != 3 or x.shape[1] != seq_len or (n_variates is not None and x.shape[2] != n_variates):
-        raise ValueError(
+        raise ArgumentError(
             f"expected windows of shape (batch, {seq_len}, {n_variates if n_variates is not None else 'variates'}) as "
             f"(batch, time, variate), got {tuple(x.shape)}."
         )

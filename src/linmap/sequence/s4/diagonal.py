@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError
 from linmap.sequence.hippo.discretization import zoh_factor
 from linmap.sequence.s4.inits import COMBINED, DIAGONAL, diagonal_modes
 from linmap.sequence.s4.kernels import diagonal_scan, vandermonde_kernel
@@ -84,11 +85,11 @@ class S4D(StateSpaceLayer):
         generator: torch.Generator | None = None,
     ) -> None:
         if init not in (*DIAGONAL, *COMBINED):
-            raise ValueError(f"init={init} is not one of S4D; choose from {', '.join((*DIAGONAL, *COMBINED))}.")
+            raise ArgumentError(f"init={init} is not one of S4D; choose from {', '.join((*DIAGONAL, *COMBINED))}.")
         if disc not in ("zoh", "bilinear"):
-            raise ValueError(f"disc must be 'zoh' or 'bilinear', got {disc!r}.")
+            raise ArgumentError(f"disc must be 'zoh' or 'bilinear', got {disc!r}.")
         if is_real and init != "real":
-            raise ValueError(f"is_real keeps modes on the real axis: it needs init='real', got {init!r}.")
+            raise ArgumentError(f"is_real keeps modes on the real axis: it needs init='real', got {init!r}.")
         super().__init__(
             d_model, d_state, dt, n_ssm=n_ssm, bidirectional=bidirectional, dropout=dropout, tie_dropout=tie_dropout,
             activation=activation, gate=gate, bandlimit=bandlimit, dt_transform=dt_transform, real=is_real,
@@ -97,7 +98,7 @@ class S4D(StateSpaceLayer):
         self.disc = disc
         inits = COMBINED.get(init, (init,))
         if self.n_ssm % len(inits):
-            raise ValueError(f"init={init} needs n_ssm that {len(inits)} divides, got {self.n_ssm}.")
+            raise ArgumentError(f"init={init} needs n_ssm that {len(inits)} divides, got {self.n_ssm}.")
         each = self.n_ssm // len(inits)
         states = 2 * self.modes if is_real else d_state
         pairs = [diagonal_modes(name, states, clip_B, generator) for name in inits for _ in range(each)]

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from linmap import artifacts
 from linmap.data.scaling import Standardiser
+from linmap.errors import ArgumentError
 from linmap.sequence.s4.labels import decoded, encoded
 from linmap.sequence.s4.model import SequenceModel
 from linmap.sequence.s4.series import Series, SeriesDataset, check_series, collate
@@ -184,7 +185,9 @@ class _StateSpaceEstimator(BaseEstimator):
         check_is_fitted(self, "model_")
         series = check_series(X)
         if series[0].shape[1] != self.n_features_in_:
-            raise ValueError(f"X has {series[0].shape[1]} channels, and the model was fitted to {self.n_features_in_}.")
+            raise ArgumentError(
+                f"X has {series[0].shape[1]} channels, and the model was fitted to {self.n_features_in_}."
+            )
         order = np.argsort([len(s) for s in series], kind="stable")
         outputs = torch.empty(len(series), self._outputs, dtype=torch.float32)
         while len(order):
@@ -202,7 +205,7 @@ class _StateSpaceEstimator(BaseEstimator):
         """One series that arrives sample by sample: each `update` answers from all samples so far."""
         check_is_fitted(self, "model_")
         if self.bidirectional:
-            raise ValueError("a stream has no future to read: fit with bidirectional=False.")
+            raise ArgumentError("a stream has no future to read: fit with bidirectional=False.")
         self.model_.cpu()
         return Stream(self.model_, self.n_features_in_, self._scaled, self._soft_answers)
 
@@ -275,13 +278,13 @@ class S4Classifier(ClassifierMixin, _StateSpaceEstimator):
         encoder = LabelEncoder().fit(labels)
         self.classes_ = np.asarray(encoder.classes_)
         if len(self.classes_) < 2:
-            raise ValueError(f"y has one class, {self.classes_[0]}; a classifier needs two or more.")
+            raise ArgumentError(f"y has one class, {self.classes_[0]}; a classifier needs two or more.")
         return torch.from_numpy(np.asarray(encoder.transform(labels), np.int64))
 
     def _known_targets(self, y: ArrayLike, n: int) -> Tensor:
         labels = _column(y, n)
         if len(unknown := np.setdiff1d(labels, self.classes_)):
-            raise ValueError(f"validation: the class {unknown[0]} is not among those of y.")
+            raise ArgumentError(f"validation: the class {unknown[0]} is not among those of y.")
         return torch.from_numpy(np.searchsorted(self.classes_, labels))
 
     @staticmethod
@@ -382,18 +385,18 @@ def _numbers(y: ArrayLike, n: int) -> Float64[np.ndarray, " n"]:
     except (TypeError, ValueError):
         numbers = None
     if numbers is None or not np.isfinite(numbers).all():
-        raise ValueError(f"y must hold finite numbers, got {values.dtype}.")
+        raise ArgumentError(f"y must hold finite numbers, got {values.dtype}.")
     return numbers
 
 
 def _column(y: ArrayLike, n: int) -> np.ndarray:
     """y as a vector of n values; one column is taken for one, with scikit-learn's warning."""
     if y is None:
-        raise ValueError("fit requires y to be passed, but the target y is None: give a class or a number a series.")
+        raise ArgumentError("fit requires y to be passed, but the target y is None: give a class or a number a series.")
     values = column_or_1d(np.asarray(y), warn=True)
     if len(values) != n:
-        raise ValueError(f"y has {len(values)} values for {n} series; the samples are inconsistent.")
+        raise ArgumentError(f"y has {len(values)} values for {n} series; the samples are inconsistent.")
     if values.dtype.kind in "fc" and not np.isfinite(values).all():
         kind = "NaN" if np.isnan(values).any() else "infinity"
-        raise ValueError(f"Input y contains {kind}; y must hold finite numbers.")
+        raise ArgumentError(f"Input y contains {kind}; y must hold finite numbers.")
     return values

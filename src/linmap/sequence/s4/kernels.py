@@ -14,6 +14,8 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from linmap.errors import ArgumentError
+
 CAUCHY_CHUNK = 2**20  # entries of the (H, modes, nodes) array that are in memory at a time
 
 
@@ -129,7 +131,7 @@ def _krylov(rows: Tensor, A: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def _levels(L: int) -> tuple[int, int]:
     """M, a power of two near sqrt(L), and R = ceil(L / M)."""
     if L < 1:
-        raise ValueError(f"L must be a positive length, got {L}.")
+        raise ArgumentError(f"L must be a positive length, got {L}.")
     M = 2 ** math.ceil(math.log2(math.sqrt(L)))
     return M, math.ceil(L / M)
 
@@ -206,7 +208,7 @@ def dplr_kernel(
     Gu, Goel and Ré, "Efficiently Modeling Long Sequences with Structured State Spaces", ICLR 2022, algorithm 1.
     """
     if L < 1:
-        raise ValueError(f"L must be a positive length, got {L}.")
+        raise ArgumentError(f"L must be a positive length, got {L}.")
     if not truncated:
         C = _truncate(diagonal, P, Q, B, C, dt, L)
     angle = -2 * math.pi / L * torch.arange(L // 2 + 1, dtype=dt.dtype, device=dt.device)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
 
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.sequence.s4.kernels import causal_convolution
 from linmap.sequence.s4.padding import right_aligned, sample_mask
 from linmap.training import Dropout
@@ -53,21 +54,21 @@ class StateSpaceLayer(nn.Module):
         super().__init__()
         self.rates = _own_rates(lr)
         if d_model < 1:
-            raise ValueError(f"d_model={d_model} must be a positive number of features.")
+            raise ArgumentError(f"d_model={d_model} must be a positive number of features.")
         if not real and (d_state < 2 or d_state % 2):
-            raise ValueError(f"d_state={d_state} must be even and >= 2: modes come in conjugate pairs.")
+            raise ArgumentError(f"d_state={d_state} must be even and >= 2: modes come in conjugate pairs.")
         if real and d_state < 1:
-            raise ValueError(f"d_state={d_state} must be positive.")
+            raise ArgumentError(f"d_state={d_state} must be positive.")
         low, high = dt
         if not 0 < low <= high < math.inf:
-            raise ValueError(f"dt={dt[0]:g} {dt[1]:g} must be a range of steps with 0 < dt_min <= dt_max.")
+            raise ArgumentError(f"dt={dt[0]:g} {dt[1]:g} must be a range of steps with 0 < dt_min <= dt_max.")
         self.n_ssm = d_model if n_ssm is None else n_ssm
         if self.n_ssm < 1 or d_model % self.n_ssm:
-            raise ValueError(f"n_ssm must divide d_model = {d_model}, got {n_ssm}.")
+            raise ArgumentError(f"n_ssm must divide d_model = {d_model}, got {n_ssm}.")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout} must lie in [0, 1).")
+            raise ArgumentError(f"dropout={dropout} must lie in [0, 1).")
         if dt_transform not in ("exp", "softplus"):
-            raise ValueError(f"dt_transform must be 'exp' or 'softplus', got {dt_transform!r}.")
+            raise ArgumentError(f"dt_transform must be 'exp' or 'softplus', got {dt_transform!r}.")
         self.d_model, self.d_state, self.bidirectional, self.bandlimit = d_model, d_state, bidirectional, bandlimit
         self.dt_transform, self.real = dt_transform, real
         self.modes = d_state if real else d_state // 2
@@ -141,7 +142,7 @@ class StateSpaceLayer(nn.Module):
         """
         return_state = state is not None if return_state is None else return_state
         if self.bidirectional and (return_state or state is not None):
-            raise ValueError("a bidirectional layer has no state: it reads the future; use bidirectional=False.")
+            raise ArgumentError("a bidirectional layer has no state: it reads the future; use bidirectional=False.")
         x, kept = self._checked(u, 3)
         batch, L, _ = x.shape
         mask = None if lengths is None else sample_mask(lengths, batch, L, x.device)
@@ -180,7 +181,7 @@ class StateSpaceLayer(nn.Module):
             As `forward`.
         """
         if self.bidirectional:
-            raise ValueError("step: a bidirectional layer reads the future; use bidirectional=False.")
+            raise ArgumentError("step: a bidirectional layer reads the future; use bidirectional=False.")
         if self.training:
             warnings.warn("step in training mode builds dA and dB anew at each call; .eval() keeps them.", stacklevel=2)
         x, kept = self._checked(u, 2)
@@ -202,7 +203,7 @@ class StateSpaceLayer(nn.Module):
             As `forward`.
         """
         if self.bidirectional:
-            raise ValueError("scan: a bidirectional layer reads the future; use bidirectional=False.")
+            raise ArgumentError("scan: a bidirectional layer reads the future; use bidirectional=False.")
         x, kept = self._checked(u, 3)
         _check_finite(x)
         state = self.initial_state(len(x)) if state is None else state
@@ -230,7 +231,7 @@ class StateSpaceLayer(nn.Module):
     def kernels(self, L: int, rate: float = 1.0) -> Float[Tensor, "channels H L"]:
         """The kernels of all directions; those of the last length are kept in evaluation without gradients."""
         if not 0 < rate < math.inf:
-            raise ValueError(f"rate must be a positive number, got {rate}.")
+            raise ArgumentError(f"rate must be a positive number, got {rate}.")
         return self._keep((L, rate), lambda: self._kernels(L, rate))
 
     def optim_groups(self, lr: float, weight_decay: float = 0.01) -> list[dict[str, Any]]:
@@ -311,12 +312,12 @@ class StateSpaceLayer(nn.Module):
         """u in the precision of the computation, and the precision of the output."""
         layout = "(B, L, H)" if dimensions == 3 else "(B, H)"
         if not u.is_floating_point():
-            raise TypeError(f"u must hold floating-point numbers, got {u.dtype}; convert it with .float().")
+            raise ArgumentTypeError(f"u must hold floating-point numbers, got {u.dtype}; convert it with .float().")
         if u.ndim != dimensions or u.shape[-1] != self.d_model:
             hint = "; this looks like (B, H, L): pass u.mT" if u.ndim == 3 and u.shape[1] == self.d_model else ""
-            raise ValueError(f"u must be {layout} with H = {self.d_model}, got shape {tuple(u.shape)}{hint}.")
+            raise ArgumentError(f"u must be {layout} with H = {self.d_model}, got shape {tuple(u.shape)}{hint}.")
         if dimensions == 3 and u.shape[1] == 0:
-            raise ValueError("u has length 0; give at least one sample.")
+            raise ArgumentError("u has length 0; give at least one sample.")
         if torch.finfo(u.dtype).bits < 32:
             if not torch.is_autocast_enabled(u.device.type):
                 warnings.warn(f"u is {u.dtype}: the state space is computed in float32.", stacklevel=3)
@@ -326,7 +327,7 @@ class StateSpaceLayer(nn.Module):
     def _check_state(self, state: Tensor, batch: int) -> None:
         expected = (batch, self.d_model, self.modes)
         if not state.is_complex() or state.shape != expected:
-            raise ValueError(
+            raise ArgumentError(
                 f"state must be complex of shape (B, H, n) = {expected}, as `initial_state({batch})` gives, got "
                 f"{state.dtype} of shape {tuple(state.shape)}."
             )
@@ -363,9 +364,9 @@ def _own_rates(lr: float | Mapping[str, float] | None) -> dict[str, float]:
         rates.update(lr if isinstance(lr, Mapping) else dict.fromkeys(PARTS, lr))
     for part, rate in rates.items():
         if part not in PARTS:
-            raise ValueError(f"lr: there is no part {part!r} of a state space; there are {', '.join(PARTS)}.")
+            raise ArgumentError(f"lr: there is no part {part!r} of a state space; there are {', '.join(PARTS)}.")
         if not 0 <= rate < math.inf:
-            raise ValueError(f"lr of {part} must be 0 (not trained) or positive, got {rate}.")
+            raise ArgumentError(f"lr of {part} must be 0 (not trained) or positive, got {rate}.")
     return rates
 
 
@@ -383,7 +384,7 @@ def _check_finite(u: Tensor) -> None:
         return
     bad = (~torch.isfinite(u)).nonzero()
     if len(bad):
-        raise ValueError(f"u has a value that is not finite at index {tuple(bad[0].tolist())}; mend or mask it.")
+        raise ArgumentError(f"u has a value that is not finite at index {tuple(bad[0].tolist())}; mend or mask it.")
 
 
 def _same(kept: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> bool:

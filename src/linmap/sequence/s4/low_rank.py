@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError
 from linmap.maps import DiagonalPlusLowRank
 from linmap.sequence.s4.inits import COMBINED, DPLR, dplr_modes
 from linmap.sequence.s4.kernels import dense_scan, krylov_kernel, krylov_states, real_row, real_system
@@ -58,7 +59,7 @@ class S4(StateSpaceLayer):
         generator: torch.Generator | None = None,
     ) -> None:
         if init not in (*DPLR, "hippo"):
-            raise ValueError(f"init={init} is not one of S4; choose from {', '.join((*DPLR, 'hippo'))}.")
+            raise ArgumentError(f"init={init} is not one of S4; choose from {', '.join((*DPLR, 'hippo'))}.")
         super().__init__(
             d_model, d_state, dt, n_ssm=n_ssm, bidirectional=bidirectional, dropout=dropout, tie_dropout=tie_dropout,
             activation=activation, gate=gate, bandlimit=bandlimit, dt_transform=dt_transform, lr=lr,
@@ -66,7 +67,7 @@ class S4(StateSpaceLayer):
         )  # fmt: skip
         inits = COMBINED.get(init, (init,))
         if self.n_ssm % len(inits):
-            raise ValueError(f"init={init} needs n_ssm that {len(inits)} divides, got {self.n_ssm}.")
+            raise ArgumentError(f"init={init} needs n_ssm that {len(inits)} divides, got {self.n_ssm}.")
         rank = (2 if init == "legt" else 1) if rank is None else rank
         A, P, B = zip(*(dplr_modes(name, d_state, rank, clip_B) for name in inits), strict=True)
         each = self.n_ssm // len(inits)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError
 from linmap.sequence.s4.diagonal import S4D
 from linmap.sequence.s4.layers import StateSpaceLayer, TiedDropout, optimiser_groups
 from linmap.sequence.s4.low_rank import S4
@@ -66,7 +67,7 @@ class SequenceModel(nn.Module):
         super().__init__()
         for name, value in (("d_in", d_in), ("d_out", d_out), ("n_layers", n_layers)):
             if value < 1:
-                raise ValueError(f"{name}={value} must be positive.")
+                raise ArgumentError(f"{name}={value} must be positive.")
         kinds: dict[str, tuple[type[StateSpaceLayer], str]] = {"s4d": (S4D, "lin"), "s4": (S4, "legs")}
         for name, value, choices in (
             ("layer", layer, tuple(kinds)),
@@ -74,7 +75,7 @@ class SequenceModel(nn.Module):
             ("pooling", pooling, ("mean", "last", None)),
         ):
             if value not in choices:
-                raise ValueError(f"{name}={value} must be one of {choices}.")
+                raise ArgumentError(f"{name}={value} must be one of {choices}.")
         kind, usual = kinds[layer]
         options: dict[str, Any] = {"init": init or usual, "dt": dt, "bidirectional": bidirectional, "dropout": dropout}
         options |= dict(layer_options or {})
@@ -115,7 +116,7 @@ class SequenceModel(nn.Module):
         after, x = {}, self.encoder(x)
         for i, (norm, layer) in enumerate(self.blocks()):
             if isinstance(norm, nn.BatchNorm1d) and norm.training:
-                raise ValueError("step: batch norm takes its statistics from whole batches; call .eval() first.")
+                raise ArgumentError("step: batch norm takes its statistics from whole batches; call .eval() first.")
             y, after[f"layer{i}"] = layer.step(norm(x) if self.prenorm else x, state[f"layer{i}"])
             x = x + y
             if not self.prenorm:
@@ -145,7 +146,9 @@ class SequenceModel(nn.Module):
     def _check(self, x: Tensor, dimensions: int) -> None:
         layout = "(B, L, d_in)" if dimensions == 3 else "(B, d_in)"
         if x.ndim != dimensions or x.shape[-1] != self.encoder.in_features:
-            raise ValueError(f"x must be {layout} with d_in = {self.encoder.in_features}, got shape {tuple(x.shape)}.")
+            raise ArgumentError(
+                f"x must be {layout} with d_in = {self.encoder.in_features}, got shape {tuple(x.shape)}."
+            )
 
 
 def _normed(norm: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from linmap.errors import ArgumentError
 from linmap.sequence.s4.kernels import matrix_power, real_row, real_system
 from linmap.sequence.s4.layers import StateSpaceLayer
 from linmap.sequence.s4.low_rank import S4
@@ -40,11 +41,11 @@ def load_official(layer: StateSpaceLayer, state: Mapping[str, Tensor]) -> None:
             continue
         ending = next((e for e in sorted(NAMES, key=len, reverse=True) if name == e or name.endswith(f".{e}")), None)
         if ending is None:
-            raise ValueError(f"{name!r} is no tensor of the authors' layers; expected names like kernel.A_real.")
+            raise ArgumentError(f"{name!r} is no tensor of the authors' layers; expected names like kernel.A_real.")
         ours = NAMES[ending]
         if ours not in own or tensor.numel() != own[ours].numel():
             size = f"shape {tuple(own[ours].shape)}" if ours in own else "no such tensor"
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, the layer's {ours} {size}; build it alike.")
+            raise ArgumentError(f"{name} has shape {tuple(tensor.shape)}, the layer's {ours} {size}; build it alike.")
         if ending == "log_A_real":
             found["B"] = torch.stack([torch.ones_like(tensor), torch.zeros_like(tensor)], -1)
         found[ours] = tensor.reshape(own[ours].shape)

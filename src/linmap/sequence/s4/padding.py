@@ -5,13 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from linmap.errors import ArgumentError
+
 
 def sample_mask(lengths: Tensor, batch: int, L: int, device: torch.device) -> Tensor:
     """Where a sequence has samples, (B, L)."""
     if lengths.shape != (batch,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
-        raise ValueError(f"lengths must be {batch} integers, got {lengths.dtype} of shape {tuple(lengths.shape)}.")
+        raise ArgumentError(f"lengths must be {batch} integers, got {lengths.dtype} of shape {tuple(lengths.shape)}.")
     if bool((lengths < 1).any()) or bool((lengths > L).any()):
-        raise ValueError(f"lengths must lie between 1 and L = {L}, got {int(lengths.min())} to {int(lengths.max())}.")
+        raise ArgumentError(
+            f"lengths must lie between 1 and L = {L}, got {int(lengths.min())} to {int(lengths.max())}."
+        )
     return torch.arange(L, device=device) < lengths.to(device).unsqueeze(-1)
 
 

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError, ArgumentTypeError
+
 Series = Sequence[Any] | np.ndarray | pd.DataFrame | pd.Series | Tensor
 
 
@@ -56,20 +58,20 @@ def check_series(X: Series) -> list[Float[np.ndarray, "length channels"]]:
         If X is not of that form, or complex, or not finite; the message names the first offending series.
     """
     if scipy.sparse.issparse(X):
-        raise TypeError("X is a sparse matrix, and series are dense: use X.toarray().")
+        raise ArgumentTypeError("X is a sparse matrix, and series are dense: use X.toarray().")
     X = np.asarray(X) if hasattr(X, "__array__") else X
     if isinstance(X, np.ndarray) and (X.ndim not in (2, 3) and not (X.dtype == object and X.ndim == 1)):
-        raise ValueError(
+        raise ArgumentError(
             f"X must be (n, length, channels), (n, length) or a list of series, got shape {X.shape}. Reshape your data "
             "with X[None] if it is one series of one channel."
         )
     if len(X) == 0:
-        raise ValueError(f"X holds no series: 0 sample(s) (shape={np.shape(X)}) where a minimum of 1 is required.")
+        raise ArgumentError(f"X holds no series: 0 sample(s) (shape={np.shape(X)}) where a minimum of 1 is required.")
     checked: list[np.ndarray] = []
     for i, one in enumerate(X):
         checked.append(_checked(i, one))
         if checked[i].shape[1] != checked[0].shape[1]:
-            raise ValueError(f"X[{i}] has {checked[i].shape[1]} channels, X[0] has {checked[0].shape[1]}.")
+            raise ArgumentError(f"X[{i}] has {checked[i].shape[1]} channels, X[0] has {checked[0].shape[1]}.")
     return checked
 
 
@@ -79,19 +81,23 @@ def _checked(i: int, one: Any) -> Float[np.ndarray, "length channels"]:
         values = np.asarray(one)
         values = values.astype(np.float64) if values.dtype.kind in "biuO" else values
     except TypeError as error:
-        raise TypeError(f"X[{i}] must be real numbers (length, channels): {error}.") from None
+        raise ArgumentTypeError(f"X[{i}] must be real numbers (length, channels): {error}.") from None
     except ValueError as error:
-        raise ValueError(f"X[{i}] must be real numbers (length, channels): {error}.") from None
+        raise ArgumentError(f"X[{i}] must be real numbers (length, channels): {error}.") from None
     values = values[:, None] if values.ndim == 1 else values
     if values.dtype.kind == "c":
-        raise ValueError(f"X[{i}]: Complex data not supported; give real and imaginary parts as channels.")
+        raise ArgumentError(f"X[{i}]: Complex data not supported; give real and imaginary parts as channels.")
     if values.size == 0:
-        raise ValueError(f"X[{i}] must be real numbers (length, channels), got 0 feature(s) (shape=({i}, 0)) while a "
-                         "minimum of 1 is required.")  # fmt: skip
+        raise ArgumentError(
+            f"X[{i}] must be real numbers (length, channels), got 0 feature(s) (shape=({i}, 0)) while a "
+            "minimum of 1 is required."
+        )
     if values.ndim != 2 or values.dtype.kind != "f":
-        raise ValueError(f"X[{i}] must be real numbers (length, channels), got {values.dtype} of shape {values.shape}.")
+        raise ArgumentError(
+            f"X[{i}] must be real numbers (length, channels), got {values.dtype} of shape {values.shape}."
+        )
     if not np.isfinite(values).all():
         step, channel = np.argwhere(~np.isfinite(values))[0].tolist()
         kind = "NaN" if np.isnan(values[step, channel]) else "infinity"
-        raise ValueError(f"X[{i}] is not finite at step {step}, channel {channel} ({kind}); fill gaps first.")
+        raise ArgumentError(f"X[{i}] is not finite at step {step}, channel {channel} ({kind}); fill gaps first.")
     return values

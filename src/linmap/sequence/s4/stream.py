@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from linmap.errors import ArgumentError
 from linmap.sequence.s4.model import SequenceModel
 
 
@@ -37,10 +38,10 @@ class Stream:
             If the sample is not finite, or has another number of channels.
         """
         if np.iscomplexobj(sample):
-            raise ValueError(f"sample {self.count} is complex; give real and imaginary parts as two channels.")
+            raise ArgumentError(f"sample {self.count} is complex; give real and imaginary parts as two channels.")
         values = np.atleast_1d(np.asarray(sample, np.float64))
         if values.shape != (self.channels,) or not np.isfinite(values).all():
-            raise ValueError(f"sample {self.count} must hold {self.channels} finite numbers, got {values.tolist()}.")
+            raise ArgumentError(f"sample {self.count} must hold {self.channels} finite numbers, got {values.tolist()}.")
         output, self._state = self.model.step(self.scaled(values[None]), self._state)
         self.count += 1
         return self.answers(output)[0]
@@ -65,6 +66,6 @@ class Stream:
             shape = (*like.shape, 2) if like.is_complex() else tuple(like.shape)
             if found is None or tuple(found.shape) != shape:
                 got = "nothing" if found is None else f"shape {tuple(found.shape)}"
-                raise ValueError(f"state: {name} must have shape {shape}, got {got}; it is of another model.")
+                raise ArgumentError(f"state: {name} must have shape {shape}, got {got}; it is of another model.")
             restored[name] = torch.view_as_complex(found.contiguous()) if like.is_complex() else found.clone()
         self._state, self.count = restored, int(state["samples"])

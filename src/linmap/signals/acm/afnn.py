@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float64
 
+from linmap.errors import ArgumentError
 from linmap.signals.acm.neighbours import first_minimum, self_mutual_information
 
 MAX_LAG, MAX_ORDER = 30, 30
@@ -25,7 +26,7 @@ def afnn_curves(
     """
     max_lag = min(MAX_LAG, X.shape[-1] // 4)
     if max_lag < 3:
-        raise ValueError(
+        raise ArgumentError(
             f"epochs of {X.shape[-1]} samples are too short for averaged false neighbours; use at least 12."
         )
     information = np.array([[self_mutual_information(channel, max_lag) for channel in epoch] for epoch in X])

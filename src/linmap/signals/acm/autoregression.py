@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from linmap.errors import ArgumentError
 from linmap.geometry.delays import window
 from linmap.signals.acm.estimation import scatter
 from linmap.signals.layout import check_epochs
@@ -48,7 +49,7 @@ def block_toeplitz(
         If `gamma` does not reach to (order - 1) * lag.
     """
     if (order - 1) * lag >= gamma.shape[-3]:
-        raise ValueError(
+        raise ArgumentError(
             f"order {order} at lag {lag} needs Gamma up to {(order - 1) * lag}, got {gamma.shape[-3] - 1}."
         )
     blocks = [[gamma[..., (i - j) * lag, :, :] if i >= j else gamma[..., (j - i) * lag, :, :].mT
@@ -84,7 +85,7 @@ def yule_walker(
         If X is no such array, is too short, or its channels depend on each other.
     """
     if method not in ("covariance", "toeplitz"):
-        raise ValueError(f"method must be 'covariance' or 'toeplitz', got {method!r}.")
+        raise ArgumentError(f"method must be 'covariance' or 'toeplitz', got {method!r}.")
     if not hasattr(X, "get_data") and np.ndim(X) == 2:
         X = np.asarray(X)[None]
     epochs = check_epochs(X)
@@ -104,8 +105,10 @@ def regress_newest(G: Float64[np.ndarray, "size size"], order: int) -> Autoregre
     try:
         weights = np.linalg.solve(past, cross.T).T  # (c, order c), the oldest block first
     except np.linalg.LinAlgError:
-        raise ValueError("the augmented covariance is singular: channels are constant or depend on each other; drop "
-                         "one, or lower the order.") from None  # fmt: skip
+        raise ArgumentError(
+            "the augmented covariance is singular: channels are constant or depend on each other; drop "
+            "one, or lower the order."
+        ) from None
     A = weights.reshape(c, order, c).transpose(1, 0, 2)[::-1]
     return Autoregression(np.ascontiguousarray(A), now - weights @ cross.T)
 
@@ -124,7 +127,7 @@ def information_criteria(
         If the criterion is not known.
     """
     if criterion not in CRITERIA:
-        raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}.")
+        raise ArgumentError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}.")
     X = check_epochs(X)
     n_epochs, channels, n_times = X.shape
     fitting = [(o, l) for o in orders for l in lags if o * l < n_times]

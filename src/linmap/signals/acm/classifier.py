@@ -19,6 +19,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from linmap import artifacts
+from linmap.errors import ArgumentError
 from linmap.geometry.delays import Drop, window
 from linmap.signals.acm.estimation import Estimator, augmented_covariances
 from linmap.signals.acm.search import Split, order_lag_grid, search
@@ -158,7 +159,7 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
         check_classification_targets(labels)
         self.classes_ = np.unique(labels)
         if len(self.classes_) < 2:
-            raise ValueError(f"y holds a single class, {self.classes_[0]}; a classifier needs two at least.")
+            raise ArgumentError(f"y holds a single class, {self.classes_[0]}; a classifier needs two at least.")
         self.layout_, self.n_channels_in_ = Layout.of(given), epochs.shape[1]
         pairs, heads = self._pairs(epochs), self._heads()
         if len(pairs) * len(heads) > 1:
@@ -183,7 +184,7 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
         try:
             order, lag = self.method
         except (TypeError, ValueError):
-            raise ValueError(f"method must be a name or (order, lag), got {self.method!r}.") from None
+            raise ArgumentError(f"method must be a name or (order, lag), got {self.method!r}.") from None
         window(X.shape[-1], order, lag, drop=self.drop)
         return [(int(order), int(lag))]
 
@@ -191,17 +192,18 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
         """The (C, kernel) to try; nothing to try for another classifier than the support vector machine."""
         if self.classifier != "tgsp+svm":
             if not (self.classifier == "mdm" or isinstance(self.classifier, BaseEstimator)):
-                raise ValueError("classifier must be 'tgsp+svm', 'mdm' or a classifier of covariances, got "
-                                 f"{self.classifier!r}.")  # fmt: skip
+                raise ArgumentError(
+                    f"classifier must be 'tgsp+svm', 'mdm' or a classifier of covariances, got {self.classifier!r}."
+                )
             if self.C is not None or self.kernel is not None:
-                raise ValueError("C and kernel belong to classifier='tgsp+svm'; leave them None.")
+                raise ArgumentError("C and kernel belong to classifier='tgsp+svm'; leave them None.")
             return [(None, None)]
         defaults = (COSTS, KERNELS) if self.method == "grid" else ((FIXED[0],), (FIXED[1],))
         costs, kernels = _listed(self.C, defaults[0]), _listed(self.kernel, defaults[1])
         if not set(kernels) <= set(KERNELS) or not kernels:
-            raise ValueError(f"kernel must be 'linear' or 'rbf', got {self.kernel!r}.")
+            raise ArgumentError(f"kernel must be 'linear' or 'rbf', got {self.kernel!r}.")
         if not costs or not all(isinstance(C, int | float | np.number) and C > 0 for C in costs):
-            raise ValueError(f"C must be positive, got {self.C!r}.")
+            raise ArgumentError(f"C must be positive, got {self.C!r}.")
         return list(itertools.product(costs, kernels))
 
     def _head(self, C: float | None, kernel: Kernel | None) -> Any:
@@ -214,7 +216,7 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
         if isinstance(inner, int | np.integer):
             least = int(np.unique(y, return_counts=True)[1].min())
             if inner > least:
-                raise ValueError(f"inner_cv = {inner} folds need {inner} epochs of every class, there are {least}.")
+                raise ArgumentError(f"inner_cv = {inner} folds need {inner} epochs of every class, there are {least}.")
             inner = StratifiedKFold(int(inner), shuffle=True, random_state=self.random_state)
         return list(check_cv(inner, y, classifier=True).split(X, y, groups))  # pyright: ignore
 
@@ -289,8 +291,10 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self, "classifier_")
         if not isinstance(self.classifier, str) or not isinstance(self.estimator, str):
-            raise ValueError("only classifiers and estimators that are named can be saved; keep your own object with "
-                             "its library's means.")  # fmt: skip
+            raise ArgumentError(
+                "only classifiers and estimators that are named can be saved; keep your own object with "
+                "its library's means."
+            )
         if isinstance(self.classifier_, TangentSpaceSVM):
             arrays: dict[str, Any] = {"reference": self.classifier_.reference_}
             arrays |= {f"svm.{name}": value for name, value in vars(self.classifier_.machine_).items()

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 from pyriemann.geometry.covariance import covariances
 
+from linmap.errors import ArgumentError
 from linmap.geometry.delays import Window, oas_shrinkage
 
 Estimator = str | Callable[[np.ndarray], np.ndarray]
@@ -39,7 +40,7 @@ def augmented_covariances(
     """
     size = len(window.delays) * X.shape[1]
     if estimator in UNSHRUNK and window.length <= size:
-        raise ValueError(
+        raise ArgumentError(
             f"estimator={estimator!r} cannot give a positive definite covariance of order * channels = {size} rows "
             f"from {window.length} samples; use estimator='oas', or a smaller order."
         )
@@ -78,7 +79,7 @@ def from_scatter(sums: Matrices, length: int, estimator: str) -> Matrices:
     variance = np.einsum("nii->n", sums) / (size * length)
     mean_square = np.einsum("nij,nij->n", sums, sums) / (size * length) ** 2
     if not (variance > 0).all():
-        raise ValueError(f"epoch {int(np.argmin(variance))} is constant in all channels; drop it.")
+        raise ArgumentError(f"epoch {int(np.argmin(variance))} is constant in all channels; drop it.")
     share = oas_shrinkage(mean_square / variance**2, size, length)
     sums *= ((1 - share) / length)[:, None, None]
     np.einsum("nii->ni", sums)[:] += (share * variance)[:, None]
@@ -102,7 +103,7 @@ def check_positive_definite(matrices: Matrices) -> Matrices:
         pass
     ranks = np.linalg.matrix_rank(matrices, hermitian=True)
     epoch = int(np.argmin(ranks))
-    raise ValueError(
+    raise ArgumentError(
         f"the covariance of epoch {epoch} has rank {ranks[epoch]} of {matrices.shape[-1]} or is as good as singular: "
         "channels are constant, equal, or sums of others (as after an average reference), or the signal is a pure "
         "oscillation. Use estimator='oas', or drop a channel."

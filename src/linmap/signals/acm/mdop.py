@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
+from linmap.errors import ArgumentError
 from linmap.signals.acm.neighbours import first_minimum, nearest, self_mutual_information
 
 THEILER_LAGS = 100
@@ -66,14 +67,16 @@ def mdop(
     """
     deviation = epoch.std(-1, ddof=1, keepdims=True)
     if not (deviation > 0).all():
-        raise ValueError(f"channel {int(np.argmin(deviation))} is constant; drop it.")
+        raise ArgumentError(f"channel {int(np.argmin(deviation))} is constant; drop it.")
     S = (epoch - epoch.mean(-1, keepdims=True)) / deviation
     n_times = S.shape[-1]
     max_delay = min(max_delay, n_times // 2)
     w = theiler_window(S) if theiler == "mi" else theiler
     if n_times - max_delay <= 2 * w + 2:
-        raise ValueError(f"epochs of {n_times} samples are too short for delays up to {max_delay} and a Theiler window "
-                         f"of {w}; lower max_delay or give theiler a smaller number.")  # fmt: skip
+        raise ArgumentError(
+            f"epochs of {n_times} samples are too short for delays up to {max_delay} and a Theiler window "
+            f"of {w}; lower max_delay or give theiler a smaller number."
+        )
     first, channel, delay = _first_choice(S, max_delay, w)
     Y = S[first][:, None]
     channels, delays, shares = [first], [0], []

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float64, Int
 from scipy.spatial.distance import cdist
 
+from linmap.errors import ArgumentError
+
 ROWS = 1024  # points whose distances to all others are held at once
 
 
@@ -46,7 +48,7 @@ def self_mutual_information(x: Float64[np.ndarray, " times"], max_lag: int) -> F
     """
     n = len(x) - max_lag
     if n < 1:
-        raise ValueError(f"mutual information up to lag {max_lag} needs a longer series than {len(x)} samples.")
+        raise ArgumentError(f"mutual information up to lag {max_lag} needs a longer series than {len(x)} samples.")
     order = np.argsort(x[:n], kind="stable")
     ordered = x[:n][order]
     counts = np.array(_bisected(ordered))

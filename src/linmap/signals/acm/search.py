@@ -16,6 +16,7 @@ from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, clone
 from sklearn.svm import SVC
 
+from linmap.errors import ArgumentError
 from linmap.geometry.delays import Drop, Window, window
 from linmap.signals.acm.estimation import (
     FROM_SCATTER,
@@ -94,7 +95,7 @@ def order_lag_grid(
         o * l < n_times and window(n_times, o, l, drop=drop).length >= least * o
     )]  # fmt: skip
     if not admissible:
-        raise ValueError(
+        raise ArgumentError(
             f"no order of {list(orders)} and lag of {list(lags)} fits epochs of {n_times} samples and {n_channels} "
             f"channels with estimator={estimator!r}; offer smaller ones, or use estimator='oas'."
         )
@@ -157,7 +158,7 @@ def _matrices(
             yield lambda o=o, l=l: augmented_covariances(X, window(n_times, o, l, drop=drop), estimator)
         return
     if estimator not in FROM_SCATTER:
-        raise ValueError(f"common_window=True needs an estimator of {', '.join(FROM_SCATTER)}, got {estimator!r}.")
+        raise ArgumentError(f"common_window=True needs an estimator of {', '.join(FROM_SCATTER)}, got {estimator!r}.")
     largest = {l: max(o for o, lag in pairs if lag == l) for _, l in pairs}
     shared: dict[int, tuple[Window, np.ndarray]] = {}
     for o, l in pairs:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from sklearn.utils import check_random_state
 
+from linmap.errors import ArgumentError
 from linmap.signals.acm.afnn import afnn_curves, first_extremum
 from linmap.signals.acm.autoregression import information_criteria
 from linmap.signals.acm.mdop import mdop
@@ -66,11 +67,11 @@ def select_order_lag(
         If the mean lag of MDOP rounds to 0: the choice is then order 1, the plain covariance.
     """
     if method not in get_args(Method):
-        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}.")
+        raise ArgumentError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}.")
     X = check_epochs(X)
     if n_epochs is not None and n_epochs < len(X):
         if n_epochs < 1:
-            raise ValueError(f"n_epochs must be at least 1, got {n_epochs}.")
+            raise ArgumentError(f"n_epochs must be at least 1, got {n_epochs}.")
         X = X[np.sort(check_random_state(random_state).choice(len(X), n_epochs, replace=False))]
     if method == "mdop":
         return _by_mdop(X, max_delay, theiler)
@@ -83,7 +84,7 @@ def select_order_lag(
         return int(orders[i]), int(lags[j])
 
     if not np.isfinite(values.mean(0)).any():
-        raise ValueError(
+        raise ArgumentError(
             f"epochs of {X.shape[-1]} samples fit none of the orders {list(orders)} and lags {list(lags)}."
         )
     return OrderLag(*least(values.mean(0)), np.array([least(table) for table in values]))
@@ -104,7 +105,7 @@ def _by_afnn(X: np.ndarray) -> OrderLag:
 
     def extrema(curve: np.ndarray, ratio: np.ndarray) -> tuple[int, int]:
         if not np.isfinite(ratio).any():
-            raise ValueError(
+            raise ArgumentError(
                 f"epochs of {X.shape[-1]} samples are too short, or constant, for averaged false neighbours."
             )
         return 1 + first_extremum(ratio, 1), 1 + first_extremum(curve, -1)

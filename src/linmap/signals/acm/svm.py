@@ -16,6 +16,7 @@ from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
+from linmap.errors import ArgumentError
 from linmap.signals.acm.tangent import mean_and_logarithms, tangent_vectors, vectors
 from linmap.signals.layout import check_matrices
 
@@ -101,8 +102,9 @@ class Machine:
     def probabilities(self, V: Float64[np.ndarray, "n entries"]) -> Float64[np.ndarray, "n classes"]:
         """Platt's sigmoids of the decisions, scaled to sum to 1."""
         if not len(self.platt):
-            raise ValueError("probabilities need at least two epochs of each class in fit; use predict or "
-                             "decision_function.")  # fmt: skip
+            raise ArgumentError(
+                "probabilities need at least two epochs of each class in fit; use predict or decision_function."
+            )
         found = expit(-(self.decisions(V) * self.platt[:, 0] + self.platt[:, 1]))
         if len(self.counts) == 2:
             return np.hstack([1 - found, found])
@@ -152,16 +154,16 @@ class TangentSpaceSVM(ClassifierMixin, BaseEstimator):
             parameter is not what it should be.
         """
         if self.kernel not in ("linear", "rbf"):
-            raise ValueError(f"kernel must be 'linear' or 'rbf', got {self.kernel!r}.")
+            raise ArgumentError(f"kernel must be 'linear' or 'rbf', got {self.kernel!r}.")
         matrices = check_matrices(X)
         if y is None:
-            raise ValueError("y is missing: give the class of each matrix.")
+            raise ArgumentError("y is missing: give the class of each matrix.")
         labels = column_or_1d(y, warn=True)
         check_consistent_length(matrices, labels)
         check_classification_targets(labels)
         self.classes_ = np.unique(labels)
         if len(self.classes_) < 2:
-            raise ValueError(f"y holds a single class, {self.classes_[0]}; a classifier needs two at least.")
+            raise ArgumentError(f"y holds a single class, {self.classes_[0]}; a classifier needs two at least.")
         self.n_features_in_ = matrices.shape[-1]
         self.reference_, W = mean_and_logarithms(matrices)
         self.machine_ = Machine.fit(vectors(W), labels, self.C, self.kernel)
@@ -171,7 +173,7 @@ class TangentSpaceSVM(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "machine_")
         matrices = check_matrices(X)
         if matrices.shape[-1] != self.reference_.shape[-1]:
-            raise ValueError(
+            raise ArgumentError(
                 f"X holds matrices of {matrices.shape[-1]} rows, and was fitted to {len(self.reference_)}."
             )
         return tangent_vectors(matrices, self.reference_)

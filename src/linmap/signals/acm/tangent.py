@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Float64
 from threadpoolctl import ThreadpoolController
 
+from linmap.errors import ArgumentError
+
 Matrix = Float64[np.ndarray, "size size"]
 Matrices = Float64[np.ndarray, "n size size"]
 TOLERANCE, STEPS = 1e-8, 60  # pyRiemann's tolerance
@@ -85,8 +87,10 @@ def mean_and_logarithms(
             step /= 2
         before = size
         M = exponential(M, step * J)
-    raise ValueError(f"the affine-invariant mean of {len(X)} matrices of {X.shape[-1]} rows was not found: they are as "
-                     "good as singular; use estimator='oas' or a smaller order.")  # fmt: skip
+    raise ArgumentError(
+        f"the affine-invariant mean of {len(X)} matrices of {X.shape[-1]} rows was not found: they are as "
+        "good as singular; use estimator='oas' or a smaller order."
+    )
 
 
 def vectors(W: Matrices) -> Float64[np.ndarray, "n entries"]:

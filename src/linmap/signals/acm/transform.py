@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
+from linmap.errors import ArgumentError
 from linmap.geometry.delays import Drop, Window, embed, window
 from linmap.signals.acm.autoregression import block_toeplitz, lagged_covariances
 from linmap.signals.acm.estimation import FROM_SCATTER, Estimator, augmented_covariances, from_scatter
@@ -140,8 +141,10 @@ class AugmentedCovariance(_EpochsTransformer):
 
     def _toeplitz(self, X: Float64[np.ndarray, "epochs channels times"]) -> Float64[np.ndarray, "epochs size size"]:
         if self.delays is not None or self.estimator not in FROM_SCATTER:
-            raise ValueError(f"toeplitz=True needs order and lag, and one of the estimators {', '.join(FROM_SCATTER)}; "
-                             f"got delays={self.delays}, estimator={self.estimator!r}.")  # fmt: skip
+            raise ArgumentError(
+                f"toeplitz=True needs order and lag, and one of the estimators {', '.join(FROM_SCATTER)}; "
+                f"got delays={self.delays}, estimator={self.estimator!r}."
+            )
         n_times = X.shape[-1]
         self._window(n_times)
         gamma = lagged_covariances(X, (self.order - 1) * self.lag)

@@ -19,6 +19,7 @@ from torch.utils.data import TensorDataset
 
 from linmap import artifacts
 from linmap.data.labels import missing
+from linmap.errors import ArgumentError
 from linmap.signals.gbwbn.fronts import AugmentedCovariance, ConvolutionalCovariance
 from linmap.signals.gbwbn.layer import GBWBatchNorm
 from linmap.signals.gbwbn.network import Norm, SPDNet
@@ -139,7 +140,7 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         _same_length("y", labels, samples)
         self.classes_, target = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y has one class, {self.classes_[0]}; a classifier needs two or more.")
+            raise ArgumentError(f"y has one class, {self.classes_[0]}; a classifier needs two or more.")
         self.n_features_in_, self._shape = samples.shape[1], samples.shape[1:]
         self.domains_ = _distinct_domains(domains)
         self.scale_ = self._unit(samples)
@@ -167,7 +168,9 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
             options = {"theta": self.theta, "learn_metric": self.learn_metric, "mean_iter": self.mean_iter,
                        "n_domains": len(self.domains_) or None}  # fmt: skip
         elif len(self.domains_):
-            raise ValueError(f"norm = {self.norm!r} has no statistics by domain; use norm='gbw', or leave domains out.")
+            raise ArgumentError(
+                f"norm = {self.norm!r} has no statistics by domain; use norm='gbw', or leave domains out."
+            )
         front = None
         if self.front == "augmented":
             front, size = AugmentedCovariance(self.order, self.lag, self.eps), self.order * size
@@ -208,7 +211,7 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self, "model_")
         if not len(self.domains_):
-            raise ValueError("the classifier was fitted without domains; pass domains to fit.")
+            raise ArgumentError("the classifier was fitted without domains; pass domains to fit.")
         new = np.setdiff1d(_distinct_domains(domains), self.domains_)
         self.domains_ = np.concatenate([self.domains_, new])
         for layer in self.model_.norms:
@@ -254,19 +257,21 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
     @property
     def _dtype(self) -> torch.dtype:
         if self.dtype not in ("float32", "float64"):
-            raise ValueError(f"dtype must be 'float32' or 'float64', got {self.dtype!r}.")
+            raise ArgumentError(f"dtype must be 'float32' or 'float64', got {self.dtype!r}.")
         return torch.float32 if self.dtype == "float32" else torch.float64
 
     def _training_samples(self, X: Any, y: Any, domains: Any) -> tuple[np.ndarray, Layout, Any, Any]:
         """Samples, how they are laid out, and the class and the domain of each."""
         if self.front not in get_args(Front):
-            raise ValueError(f"front must be one of {', '.join(get_args(Front))}, got {self.front!r}.")
+            raise ArgumentError(f"front must be one of {', '.join(get_args(Front))}, got {self.front!r}.")
         if self.front == "matrices":
             if hasattr(X, "sfreq") or hasattr(X, "get_data"):
-                raise ValueError("X must hold matrices (n, c, c) for front='matrices', got epochs; take "
-                                 "front='augmented' or front='convolution'.")  # fmt: skip
+                raise ArgumentError(
+                    "X must hold matrices (n, c, c) for front='matrices', got epochs; take "
+                    "front='augmented' or front='convolution'."
+                )
             if y is None:
-                raise ValueError("y is missing: give the class of each matrix.")
+                raise ArgumentError("y is missing: give the class of each matrix.")
             samples = check_matrices(X)
             return samples, Layout(samples.shape[1], sizes=spread(_matrix_sizes(samples))), y, domains
         epochs, y, domains = labelled(X, y, domains)
@@ -282,7 +287,7 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         else:
             samples = self.layout_.matched(read_epochs(X))
         if samples.shape[1:] != self._shape:
-            raise ValueError(f"X holds samples of shape {samples.shape[1:]}, and was fitted to {self._shape}.")
+            raise ArgumentError(f"X holds samples of shape {samples.shape[1:]}, and was fitted to {self._shape}.")
         return samples
 
     def _unit(self, samples: np.ndarray) -> float:
@@ -299,14 +304,14 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
             X = X + self.eps * np.eye(X.shape[-1])
         parts = [torch.from_numpy(X).to(self._dtype), torch.from_numpy(np.asarray(target, np.int64))]
         if (domains is None) == (len(self.domains_) > 0):
-            raise ValueError("domains must be given here if and only if they were in fit.")
+            raise ArgumentError("domains must be given here if and only if they were in fit.")
         if domains is not None:
             labels = np.asarray(domains)
             _same_length("domains", labels, samples)
             known = {label: i for i, label in enumerate(self.domains_.tolist())}
             unknown = [label for label in labels.tolist() if label not in known]
             if unknown:
-                raise ValueError(f"domain {unknown[0]!r} was not in fit; call adapt with samples of it first.")
+                raise ArgumentError(f"domain {unknown[0]!r} was not in fit; call adapt with samples of it first.")
             parts.append(torch.tensor([known[label] for label in labels.tolist()]))
         return TensorDataset(*parts)
 
@@ -314,7 +319,7 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         samples, labels = self._known_samples(X), np.asarray(y)
         _same_length("validation y", labels, samples)
         if unknown := set(labels.tolist()) - set(self.classes_.tolist()):
-            raise ValueError(f"validation has the class {sorted(unknown)[0]!r}, which training has not.")
+            raise ArgumentError(f"validation has the class {sorted(unknown)[0]!r}, which training has not.")
         batch = self._dataset(samples, np.searchsorted(self.classes_, labels), domains).tensors
 
         def validate(model: nn.Module) -> dict[str, float]:
@@ -346,7 +351,7 @@ def _matrix_sizes(samples: np.ndarray) -> np.ndarray:
 def _distinct_domains(domains: ArrayLike | None) -> np.ndarray:
     labels = np.asarray([] if domains is None else domains)
     if missing(labels).any():
-        raise ValueError(f"the domain of sample {int(missing(labels).argmax())} is missing; fill it in.")
+        raise ArgumentError(f"the domain of sample {int(missing(labels).argmax())} is missing; fill it in.")
     return np.unique(labels)
 
 
@@ -361,4 +366,4 @@ def _loss(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
 
 def _same_length(name: str, values: np.ndarray, samples: np.ndarray) -> None:
     if values.shape != (len(samples),):
-        raise ValueError(f"{name} must have one value for each of {len(samples)} samples, got shape {values.shape}.")
+        raise ArgumentError(f"{name} must have one value for each of {len(samples)} samples, got shape {values.shape}.")

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.geometry.spd import bw_geodesic, sym_exp, sym_log
 from linmap.geometry.spd.spectral import symmetric_part
 from linmap.signals.gbwbn.checks import Check, check_batch, check_definite
@@ -273,7 +274,7 @@ class GBWBatchNorm(Pickled):
     def add_domains(self, count: int) -> None:
         """Append domains with mean I and variance 1; `estimate` gives them statistics."""
         if self.n_domains is None:
-            raise ValueError("the layer has no domains (n_domains=None).")
+            raise ArgumentError("the layer has no domains (n_domains=None).")
         new = self.running_mean.new_ones(count)
         self.running_mean = torch.cat([self.running_mean, torch.diag_embed(new[:, None].expand(-1, self.n))])
         self.running_var = torch.cat([self.running_var, new])
@@ -313,16 +314,16 @@ class GBWBatchNorm(Pickled):
     def _check_domains(self, X: Tensor, domains: Tensor | None) -> Tensor | None:
         count = X.shape[0] * (X.shape[1] if X.ndim == 4 else 1)
         if self.training and count == 1:
-            raise ValueError("X is a single matrix, which has no variance; training needs two or more in a batch.")
+            raise ArgumentError("X is a single matrix, which has no variance; training needs two or more in a batch.")
         if (self.n_domains is None) != (domains is None):
             what = "needs the domain of each matrix" if domains is None else "has no domains (n_domains=None)"
-            raise ValueError(f"the layer {what}; got domains = {domains}.")
+            raise ArgumentError(f"the layer {what}; got domains = {domains}.")
         if domains is None or self.n_domains is None:
             return None
         if domains.shape != X.shape[:1] or domains.is_floating_point():
-            raise ValueError(f"domains must be {X.shape[0]} integers, got {domains.dtype} {tuple(domains.shape)}.")
+            raise ArgumentError(f"domains must be {X.shape[0]} integers, got {domains.dtype} {tuple(domains.shape)}.")
         if bool((domains < 0).any()) or bool((domains >= self.n_domains).any()):
-            raise ValueError(f"domains must lie in 0 ... {self.n_domains - 1}, got {domains.unique().tolist()}.")
+            raise ArgumentError(f"domains must lie in 0 ... {self.n_domains - 1}, got {domains.unique().tolist()}.")
         return domains.repeat_interleave(count // X.shape[0])
 
     def extra_repr(self) -> str:
@@ -359,7 +360,7 @@ def _check_options(
     dtype: torch.dtype,
 ) -> None:
     if dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}.")
+        raise ArgumentTypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}.")
     conditions = (
         (n >= 1, f"n must be positive, got {n}"),
         (0 < theta < float("inf"), f"theta must be positive and finite, got {theta}"),
@@ -375,4 +376,4 @@ def _check_options(
     )
     for holds, message in conditions:
         if not holds:
-            raise ValueError(f"{message}.")
+            raise ArgumentError(f"{message}.")

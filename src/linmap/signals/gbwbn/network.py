@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from spd_learn import modules as spd_learn
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError
 from linmap.geometry.spd import sym_rectified_log, sym_rectify
 from linmap.signals.gbwbn.layer import GBWBatchNorm
 from linmap.signals.gbwbn.pickling import Pickled
@@ -105,11 +106,11 @@ class SPDNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(dims) < 2 or any(a < b or b < 1 for a, b in pairwise(dims)):
-            raise ValueError(f"dims must be two or more sizes, none larger than the one before, got {list(dims)}.")
+            raise ArgumentError(f"dims must be two or more sizes, none larger than the one before, got {list(dims)}.")
         if n_classes < 2 or not floor > 0:
-            raise ValueError(f"n_classes must be at least 2 and floor positive, got {n_classes} and {floor}.")
+            raise ArgumentError(f"n_classes must be at least 2 and floor positive, got {n_classes} and {floor}.")
         if norm not in ("gbw", "aim", "lem", None):
-            raise ValueError(f"norm must be 'gbw', 'aim', 'lem' or None, got {norm!r}.")
+            raise ArgumentError(f"norm must be 'gbw', 'aim', 'lem' or None, got {norm!r}.")
         self.dims, self.floor, self.front = tuple(dims), floor, front
         placed: dict[str, Any] = {"dtype": dtype, "device": device}
         self.bimaps = nn.ModuleList(BiMap(a, b, init_method="orthogonal", **placed) for a, b in pairwise(dims))

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from linmap.errors import ArgumentError
 from linmap.geometry.spd.bures_wasserstein import bw_mean_steps
 from linmap.geometry.spd.lyapunov import FROM_IDENTITY, SHOOT, apply_kernel
 from linmap.geometry.spd.spectral import SymmetricEigen, congruence, symmetric_part
@@ -69,7 +70,7 @@ def to_image(X: Batch, M: Matrix, W: Matrix, theta: float) -> Image:
 
 def _definite(name: str, eigen: SymmetricEigen) -> SymmetricEigen:
     if bool(eigen.raised.any()):
-        raise ValueError(
+        raise ArgumentError(
             f"{name} has left the positive definite matrices; train it with a Riemannian optimiser (geoopt.optim), or "
             'make the layer with parametrization="logm" for any other, and put no weight decay on it.'
         )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError
 from linmap.signals.gbwbn.layer import GBWBatchNorm
 
 
@@ -47,7 +48,7 @@ def recalibrate(
     forward = forward or _forward
     layers = [layer for layer in module.modules() if isinstance(layer, GBWBatchNorm)]
     if not layers:
-        raise ValueError(f"{type(module).__name__} has no GBWBatchNorm layer to recalibrate.")
+        raise ArgumentError(f"{type(module).__name__} has no GBWBatchNorm layer to recalibrate.")
     module.eval()
     seen: dict[GBWBatchNorm, list[tuple[Tensor, Tensor | None]]] = {}
 
@@ -67,7 +68,7 @@ def recalibrate(
                 hook.remove()
         fresh = [layer for layer in seen if layer not in done]
         if not fresh:
-            raise ValueError("the loader is empty, or a GBWBatchNorm layer of the module was not called.")
+            raise ArgumentError("the loader is empty, or a GBWBatchNorm layer of the module was not called.")
         first = fresh[0]
         matrices, domains = zip(*seen[first], strict=True)
         first.estimate(torch.cat(matrices), None if domains[0] is None else torch.cat(domains), mean_iter)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from linmap.compress.flatquant.kernels import reference
 from linmap.compress.flatquant.kernels.reference import Clip
+from linmap.errors import ArgumentError
 
 TRITON = find_spec("triton") is not None and torch.version.hip is None
 
@@ -53,7 +54,7 @@ def transform_quantize_pack(
     """
     sizes = tuple(left.shape), tuple(right.shape)
     if any(len(size) != 2 or size[0] != size[1] for size in sizes) or len(left) * len(right) != x.shape[-1]:
-        raise ValueError(
+        raise ArgumentError(
             f"left {sizes[0]} and right {sizes[1]} must be square and their sizes multiply to the {x.shape[-1]} "
             "channels of x; `kronecker_factors(n)` gives a pair of sizes."
         )

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int8, Int32, Shaped, UInt8
 from torch import Tensor
 
+from linmap.errors import ArgumentError
+
 INT8_DOT = torch.cpu._is_vnni_supported()
 CPU_CODES = 2**20  # codes of a weight that are unpacked at once on the CPU
 EXACT_COLUMNS = 2**10  # products of at most 128 * 128 each that float32 sums exactly
@@ -60,12 +62,12 @@ def int4_linear(
     """
     _check_rows(packed_x.shape[-1], packed_w)
     if w_scale.shape != (len(packed_w), 1):
-        raise ValueError(
+        raise ArgumentError(
             f"w_scale must have the shape ({len(packed_w)}, 1), one scale a row, got {tuple(w_scale.shape)}; weights "
             "with groups of columns go through `weight_only_linear`."
         )
     if 2 * packed_w.shape[1] > MOST_COLUMNS:
-        raise ValueError(f"packed_w has {2 * packed_w.shape[1]} columns; int32 sums hold up to {MOST_COLUMNS}.")
+        raise ArgumentError(f"packed_w has {2 * packed_w.shape[1]} columns; int32 sums hold up to {MOST_COLUMNS}.")
     x = packed_x.reshape(-1, packed_x.shape[-1]).view(torch.int8)
     even, odd = (x << 4) >> 4, x >> 4
     sums = [
@@ -96,7 +98,7 @@ def integer_linear(
         If n is above 2^17 - 1, which int32 sums do not hold.
     """
     if w.shape[1] > MOST_WIDE_COLUMNS:
-        raise ValueError(f"w has {w.shape[1]} columns; int32 sums of 8-bit codes hold up to {MOST_WIDE_COLUMNS}.")
+        raise ArgumentError(f"w has {w.shape[1]} columns; int32 sums of 8-bit codes hold up to {MOST_WIDE_COLUMNS}.")
     y = code_products(x.reshape(-1, x.shape[-1]), w).to(x_scale.dtype)
     y = y.mul_(x_scale.reshape(-1, 1)).mul_(w_scale.mT)
     if bias is not None:
@@ -134,7 +136,9 @@ def weight_only_linear(
     n_bytes, groups = packed_w.shape[1], w_scale.shape[1]
     _check_rows((x.shape[-1] + 1) // 2, packed_w)
     if n_bytes % groups or (groups > 1 and x.shape[-1] % 2):
-        raise ValueError(f"w_scale has {groups} groups, which do not divide {x.shape[-1]} columns into even numbers.")
+        raise ArgumentError(
+            f"w_scale has {groups} groups, which do not divide {x.shape[-1]} columns into even numbers."
+        )
     tokens = F.pad(x, (0, x.shape[-1] % 2)).reshape(-1, 2 * n_bytes)
     even, odd = tokens[:, 0::2], tokens[:, 1::2]
     w = packed_w if w_zero is not None else packed_w.view(torch.int8)
@@ -186,7 +190,7 @@ def _rows_at_once(packed_w: Tensor) -> int:
 
 def _check_rows(n_bytes: int, packed_w: Tensor) -> None:
     if n_bytes != packed_w.shape[1]:
-        raise ValueError(
+        raise ArgumentError(
             f"a row of packed_w has {packed_w.shape[1]} bytes, and one of x, at two codes a byte, {n_bytes}; both must "
             "have the same in_features."
         )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from linmap.errors import ArgumentTypeError
 from linmap.interpret.linearscope.rules.affine import AFFINE
 from linmap.interpret.linearscope.rules.call import Answer, Call, Frozen, Refusal, Rule
 from linmap.interpret.linearscope.rules.units import UNITS, piece
@@ -55,7 +56,9 @@ def register_rule(op: Any, fn: UserRule) -> None:
 def user_rule(fn: UserRule) -> Rule:
     """The rule that a function given to `register_rule` stands for."""
     if not callable(fn):
-        raise TypeError(f"register_rule: fn must be a function of the operation's arguments, got {type(fn).__name__}.")
+        raise ArgumentTypeError(
+            f"register_rule: fn must be a function of the operation's arguments, got {type(fn).__name__}."
+        )
 
     def rule(call: Call) -> Answer:
         inputs = tuple(filter(call.is_tracked, [*call.args, *call.kwargs.values()]))
@@ -86,7 +89,7 @@ def operation_name(op: Any) -> str:
         return op._qualified_op_name.removeprefix("aten::")
     name = getattr(op, "__name__", None)
     if name is None or not hasattr(torch.ops.aten, name):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"register_rule: {op!r} is not an operation; give its name, torch.ops.aten.<name> or torch.<name>."
         )
     return name
