@@ -7,7 +7,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench lint docs clean
+.PHONY: help demo test test-all study bench lint docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test: .venv/.ready  ## the default test suite (about 9 minutes on two cores)
 
 test-all: .venv/.ready  ## the default suite and the slow tests
 	@$(BIN)/pytest -n 2 -m 'slow or not slow'
+
+study: .venv/.ready  ## the protocols of a system's paper: make study NAME=gbwbn; writes studies/RESULTS/NAME.md
+	@$(BIN)/python -m studies $(NAME)
 
 bench: .venv/.bench  ## measure against the peers; writes benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks
