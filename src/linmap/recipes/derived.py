@@ -86,11 +86,14 @@ class Derived:
     """Parameters that are no flags."""
     OTHER: ClassVar[Mapping[str, Other]] = {}
     """Other defaults, with their reasons."""
+    NAMES: ClassVar[Mapping[str, str]] = {}
+    """Flags by parameter, where a flag has another name; `Recipe.flag_of` takes the same."""
 
     def options(self, **more: Any) -> dict[str, Any]:
         """The values of the estimator's parameters, and `more`."""
         taken = [parameter.name for parameter in parameters(self.OF) if parameter.name not in self.LEAVE]
-        return {name: getattr(self, name) for name in taken if hasattr(self, name)} | more
+        named = {name: self.NAMES.get(name, name) for name in taken}
+        return {name: getattr(self, flag) for name, flag in named.items() if hasattr(self, flag)} | more
 
     if TYPE_CHECKING:
 
@@ -109,20 +112,21 @@ def flags(kind: type) -> Any:
 
     own = inspect.get_annotations(kind)
     found = {parameter.name: parameter for parameter in parameters(kind.OF)}
-    for name in (*kind.LEAVE, *kind.OTHER):
+    for name in (*kind.LEAVE, *kind.OTHER, *kind.NAMES):
         if name not in found:
             raise ArgumentTypeError(f"{kind.__name__} names {name}, which is no parameter of {kind.OF}.")
     annotations = {}
     for name, parameter in found.items():
-        if name in own or name in kind.LEAVE or parameter.type is None:
+        flag = kind.NAMES.get(name, name)
+        if flag in own or name in kind.LEAVE or parameter.type is None:
             continue
         default = kind.OTHER[name].default if name in kind.OTHER else parameter.default
         hint = (
             parameter.type if default is not None or type(None) in get_args(parameter.type) else parameter.type | None
         )
-        annotations[name] = Annotated[hint, tyro.conf.arg(help=parameter.help)]
+        annotations[flag] = Annotated[hint, tyro.conf.arg(help=parameter.help)]
         if default is not MISSING:
-            setattr(kind, name, field(default=_frozen(default)))
+            setattr(kind, flag, field(default=_frozen(default)))
     kind.__annotations__ = annotations | own
     return dataclass(frozen=True, kw_only=True)(kind)
 
@@ -131,10 +135,10 @@ def differences(kind: type) -> dict[str, tuple[Any, Any]]:
     """The flags whose default is not the estimator's: the flag's and the estimator's."""
     own = {part.name: part.default for part in fields(kind)}
     return {
-        parameter.name: (own[parameter.name], _frozen(parameter.default))
+        parameter.name: (own[flag], _frozen(parameter.default))
         for parameter in parameters(kind.OF)
-        if parameter.name in own and parameter.name not in kind.LEAVE
-        and own[parameter.name] != _frozen(parameter.default)
+        if (flag := kind.NAMES.get(parameter.name, parameter.name)) in own and parameter.name not in kind.LEAVE
+        and own[flag] != _frozen(parameter.default)
     }  # fmt: skip
 
 
