@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from linmap.errors import ArgumentError
 
@@ -86,7 +85,9 @@ def paired(
         rows = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
         low, high = np.percentile(gaps[rows].mean(1), (50 * (1 - LEVEL), 50 * (1 + LEVEL)))
         return Difference(mean, float(low), float(high), n, wins)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * math.sqrt((1 / n + overlap) * gaps.var(ddof=1)))
+    from scipy.special import stdtrit  # of Student's distribution; scipy.stats takes a second to import
+
+    half = float(stdtrit(n - 1, (1 + LEVEL) / 2) * math.sqrt((1 / n + overlap) * gaps.var(ddof=1)))
     return Difference(mean, mean - half, mean + half, n, wins)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import numpy as np
-import scipy.sparse.linalg
 import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
@@ -14,6 +13,9 @@ from torch import Tensor
 from linmap.errors import ArgumentError, ArgumentTypeError, OutOfRangeError
 from linmap.maps.base import LinearMap
 from linmap.maps.dense import Dense
+
+if TYPE_CHECKING:
+    import scipy.sparse.linalg
 
 MAX_ELEMENTS = 2e7
 
@@ -146,6 +148,8 @@ class Implicit(LinearMap):
 
     def as_linear_operator(self, dtype: type | None = None) -> scipy.sparse.linalg.LinearOperator:
         """This map for SciPy: NumPy vectors of this map's dtype (or of `dtype`) on the CPU in and out."""
+        from scipy.sparse.linalg import LinearOperator
+
         kind = np.dtype(dtype if dtype is not None else torch.empty(0, dtype=self.dtype).numpy().dtype)
 
         def product(function: Callable[[Tensor], Tensor], vectors: np.ndarray) -> np.ndarray:
@@ -155,7 +159,7 @@ class Implicit(LinearMap):
 
         forward, adjoint = (lambda v: product(self.forward, v)), (lambda u: product(self._transpose, u))
         products: dict[str, Any] = {"matvec": forward, "rmatvec": adjoint, "matmat": forward, "rmatmat": adjoint}
-        return scipy.sparse.linalg.LinearOperator(shape=(self.out_features, self.in_features), dtype=kind, **products)
+        return LinearOperator(shape=(self.out_features, self.in_features), dtype=kind, **products)
 
     @torch.no_grad()
     def svd(self, k: int, tol: float = 1e-6) -> SVD:
@@ -184,9 +188,10 @@ class Implicit(LinearMap):
             U, S, Vh = torch.linalg.svd(self.dense(max_elements=float("inf")), full_matrices=False)
             U, S, Vh = U[:, :k], S[:k], Vh[:k]
         else:
-            operator, start = self._in_unit(), np.random.default_rng(0).standard_normal(smaller)
-            lanczos: Any = scipy.sparse.linalg.svds
-            _, _, vt = lanczos(operator, k=k, ncv=3 * k + 20, tol=tol, v0=start, solver="arpack")
+            from scipy.sparse.linalg import svds
+
+            start = np.random.default_rng(0).standard_normal(smaller)
+            _, _, vt = cast(Any, svds)(self._in_unit(), k=k, ncv=3 * k + 20, tol=tol, v0=start, solver="arpack")
             V = torch.linalg.qr(torch.as_tensor(np.ascontiguousarray(vt.T), dtype=self.dtype, device=self.device)).Q
             U, S, rotation = torch.linalg.svd(self.forward(V.mT).mT, full_matrices=False)
             Vh = rotation @ V.mT
@@ -218,10 +223,10 @@ class Implicit(LinearMap):
         if 2 * (3 * k + 20) >= n:
             values, vectors = torch.linalg.eig(self.dense(max_elements=float("inf")))
         else:
-            operator = self.as_linear_operator(np.float64)
+            from scipy.sparse.linalg import eigs
+
             start = np.random.default_rng(0).standard_normal(n)
-            arnoldi: Any = scipy.sparse.linalg.eigs
-            found = arnoldi(operator, k=k, ncv=3 * k + 20, tol=tol, v0=start)
+            found = cast(Any, eigs)(self.as_linear_operator(np.float64), k=k, ncv=3 * k + 20, tol=tol, v0=start)
             kind = torch.complex128 if self.dtype == torch.float64 else torch.complex64
             values, vectors = (torch.as_tensor(part, dtype=kind, device=self.device) for part in found)
         order = values.abs().argsort(descending=True, stable=True)[:k]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
@@ -33,6 +35,12 @@ def relative_error(M: Shaped[Tensor, "*shape"], found: Shaped[Tensor, "*shape"])
 def autocast(x: Tensor) -> bool:
     """Whether autocast acts on the device of x; PyTorch knows no autocast on the meta device."""
     return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
+def sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a `DTensor`, whose module costs half a second and is there wherever one has been made."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def transformed() -> bool:

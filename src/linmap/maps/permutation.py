@@ -7,7 +7,6 @@ from typing import ClassVar, Self
 
 import torch
 from jaxtyping import Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from linmap.errors import ArgumentError
@@ -82,6 +81,8 @@ class Permutation(LinearMap):
     @classmethod
     def _from_matrix(cls, M: Tensor) -> Self:
         """The nearest permutation: ||M - P||^2 = const - 2 <M, P>, a linear assignment."""
+        from scipy.optimize import linear_sum_assignment
+
         n = M.shape[-1]
         if M.shape[-2] != n:
             raise ArgumentError(f"Permutation.from_matrix: M must be square, got shape {tuple(M.shape)}.")

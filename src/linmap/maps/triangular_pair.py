@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from linmap.errors import ArgumentError
 from linmap.maps.base import LinearMap
 from linmap.maps.low_rank import balanced_factors, check_rank
+from linmap.maps.numbers import sharded
 
 Init = Literal["zero", "normal"]
 Core = Literal["normal", "identity"]
@@ -217,8 +217,8 @@ class TriangularPair(LinearMap):
                 part.to(A.device, A.dtype) for part in (a, b, l, u)
             )
         for parameter, whole in zip((self.A, self.B, self.lower, self.upper), wholes, strict=True):
-            if isinstance(parameter, DTensor):
-                parameter.copy_(distribute_tensor(whole, parameter.device_mesh, parameter.placements))
+            if sharded(parameter):
+                parameter.copy_(_as_sharded(whole, parameter))
         self.rank = rank
 
     @torch.no_grad()
@@ -267,7 +267,13 @@ def _padding(name: str, spare: int) -> tuple[int, int, int, int]:
 
 
 def _whole(parameter: nn.Parameter) -> Tensor:
-    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.detach()
+    return cast(Any, parameter).full_tensor() if sharded(parameter) else parameter.detach()
+
+
+def _as_sharded(whole: Tensor, like: Any) -> Tensor:
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole, like.device_mesh, like.placements)
 
 
 def _replace(parameter: nn.Parameter, tensor: Tensor) -> None:

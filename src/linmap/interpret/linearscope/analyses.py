@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import least_squares
 from torch import Tensor
 
 from linmap.errors import ArgumentError, OutOfRangeError
@@ -82,6 +81,8 @@ def filter_bank(interp: AffineInterpreter, pixel: tuple[int, int], scale: int = 
 
 def fit_gabor(image: Float[Tensor, "height width"]) -> Gabor:
     """Least squares from the strongest frequency and the strongest pixel of a filter."""
+    from scipy.optimize import least_squares
+
     values = image.detach().double().cpu().numpy()
     peak = max(np.abs(values).max(), np.finfo(float).tiny)
     values = values / peak

@@ -1,0 +1,27 @@
+"""What the library's doors import: PyTorch and NumPy, and nothing heavy that only some call of them needs."""
+
+import json
+import subprocess
+import sys
+
+DOORS = ("linmap.maps", "linmap.geometry.spd", "linmap.geometry.delays", "linmap.artifacts", "linmap.pictures",
+         "linmap.experiment", "linmap.interpret.linearscope")  # fmt: skip
+HEAVY = {"torch.distributed.tensor", "sympy", "scipy", "sklearn", "pandas", "transformers", "matplotlib", "accelerate"}
+PROGRAM = """
+import importlib, json, sys
+import torch
+before, found = set(sys.modules), {}
+for door in sys.argv[1:]:
+    importlib.import_module(door)
+    found[door], before = sorted(set(sys.modules) - before), set(sys.modules)
+print(json.dumps(found))
+"""
+
+
+def test_doors_import_nothing_heavy_beside_torch():
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *DOORS], capture_output=True, text=True, check=True)
+    found: dict[str, list[str]] = json.loads(done.stdout)
+    assert {door: sorted(HEAVY & set(modules)) for door, modules in found.items()} == {door: [] for door in DOORS}
+    others = {name.partition(".")[0] for name in found["linmap.maps"]} - {"linmap", "numpy", "jaxtyping"}
+    assert others <= set(sys.stdlib_module_names)
+    assert len([name for name in found["linmap.maps"] if name.startswith("linmap.")]) < 35
