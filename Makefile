@@ -7,7 +7,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all study bench lint docs clean
+.PHONY: help demo test test-all study bench lint docs dist clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,12 @@ lint: .venv/.ready  ## ruff, pyright, import-linter
 
 docs: .venv/.docs  ## build the documentation into site/
 	@$(BIN)/mkdocs build --strict
+
+dist:  ## sdist and wheel into dist/, checked as PyPI will
+	@$(PYTHON) -m venv build/venv
+	@build/venv/bin/pip --disable-pip-version-check install --quiet build twine
+	@build/venv/bin/python -m build
+	@build/venv/bin/twine check --strict dist/*
 
 clean:  ## remove the environment and what was built
 	rm -rf .venv site dist build .pytest_cache .hypothesis .ruff_cache .import_linter_cache
