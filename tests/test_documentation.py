@@ -1,11 +1,13 @@
 """The Python examples of the README and the documentation run as they are printed, top to bottom, page by page."""
 
 import ast
+import importlib.util
 import inspect
 import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,14 +25,28 @@ def test_examples_run_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest
         exec(compile("\n" * line + block[1], str(page), "exec"), namespace)
 
 
-def test_every_system_stands_in_the_readme_with_its_state() -> None:
-    from linmap.recipes import SYSTEMS
+def _loaded(script: Path) -> ModuleType:
+    specification = importlib.util.spec_from_file_location(script.stem, script)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
-    readme = (ROOT / "README.md").read_text()
-    for system in SYSTEMS.values():
-        row = next((line for line in readme.splitlines() if line.startswith("|") and f"`{system.slug}`" in line), None)
-        assert row is not None, f"README.md does not list {system.slug}"
-        assert ("ready" in row) == system.ready
+
+def test_the_tables_of_systems_are_those_of_the_catalogue() -> None:
+    script = _loaded(ROOT / "docs" / "hooks" / "systems.py")
+    for page, table in script.TABLES.items():
+        assert [found[0] for found in script.BLOCK.finditer(page.read_text())] == [table()], (
+            f"{page.name} is behind the catalogue: run `python docs/hooks/systems.py`"
+        )
+
+
+def test_the_architecture_names_every_part_of_the_package() -> None:
+    architecture = (ROOT / "ARCHITECTURE.md").read_text()
+    parts = {path.stem for path in (ROOT / "src" / "linmap").iterdir() if path.suffix in ("", ".py")}
+    parts -= {"__init__", "__main__", "__pycache__", "registration"}
+    assert {part for part in parts if not re.search(rf"\b{part}\b", architecture)} == set()
 
 
 def _documented_parameters(docstring: str) -> Iterator[str]:
