@@ -14,16 +14,18 @@ import pathlib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union, get_args, get_origin
 
 import linmap
 from linmap.errors import ArgumentTypeError
 
 SIMPLE = (int, float, str, bool, type(None), Path)
 KNOWN: dict[str, Any] = vars(builtins) | vars(typing) | vars(collections.abc) | vars(pathlib)
+Given = tuple[str, ast.expr | None, ast.expr | None, str]
+"""Name, annotation, default, and what stands below a field."""
 LISTS = (collections.abc.Sequence, collections.abc.Iterable, list)
 
 
@@ -142,6 +144,12 @@ def differences(kind: type) -> dict[str, tuple[Any, Any]]:
     }  # fmt: skip
 
 
+def named(of: str) -> Any:
+    """What `module:NAME` stands for, from the module's source: a list of words such as `Literal["a", "b"]`."""
+    module, _, name = of.partition(":")
+    return _Source.of(module).named(name)
+
+
 @cache
 def parameters(of: str) -> tuple[Parameter, ...]:
     """The parameters of `module:Name`, from its source.
@@ -154,30 +162,45 @@ def parameters(of: str) -> tuple[Parameter, ...]:
     module, _, name = of.partition(":")
     source = _Source.of(module)
     node = source.definitions.get(name)
+    if isinstance(node, ast.FunctionDef):
+        return source.parameters(_arguments(node), _numpy_docs(node))
     if isinstance(node, ast.ClassDef):
-        helps = _numpy_docs(ast.get_docstring(node) or "")
-        init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
-        given = _fields(node) if init is None else _arguments(init)[1:]
-        if init is not None and not helps:
-            helps = _numpy_docs(ast.get_docstring(init) or "")
-    elif isinstance(node, ast.FunctionDef):
-        helps, given = _numpy_docs(ast.get_docstring(node) or ""), _arguments(node)
-    else:
-        raise LookupError(f"{module} defines no {name}.")
-    return tuple(
-        Parameter(
-            name,
-            writable(source.value(annotation)) if annotation is not None else None,
-            MISSING if default is None else source.value(default),
-            helps.get(name, "") or said,
-        )
-        for name, annotation, default, said in given
-    )
+        return _of_class(source, node)
+    if name in source.imported:
+        return parameters(":".join(source.imported[name]))
+    raise LookupError(f"{module} defines no {name}.")
+
+
+def _of_class(source: _Source, node: ast.ClassDef) -> tuple[Parameter, ...]:
+    """Of its constructor, or of those of its bases that are linmap's."""
+    helps = _numpy_docs(node)
+    for part in node.body:
+        if isinstance(part, ast.FunctionDef) and part.name == "__init__":
+            return source.parameters(_arguments(part)[1:], _numpy_docs(part) | helps)
+    inherited = {one.name: one for base in source.bases(node) for one in parameters(base)}
+    own = source.parameters(_fields(node), helps) if _is_dataclass(node) else ()
+    found = inherited | {one.name: one for one in own}
+    return tuple(replace(one, help=helps.get(one.name, one.help)) for one in found.values())
+
+
+def documentation(of: str) -> str:
+    """The docstring of the function or class `module:name`, from its source; "" where there is none."""
+    module, _, name = of.partition(":")
+    if module.partition(".")[0] != "linmap":
+        return ""
+    try:
+        source = _Source.of(module)
+    except FileNotFoundError:
+        return ""
+    if name in source.imported:
+        return documentation(":".join(source.imported[name]))
+    node = source.definitions.get(name)
+    return (node and ast.get_docstring(node)) or ""
 
 
 def writable(annotation: Any) -> Any:
     """What of a type the command line can write: sequences become tuples, members of unions that it cannot are left
-    out; None where nothing is left."""
+    out, and so is what another member takes in (text beside words, int beside float); None where nothing is left."""
     if annotation in SIMPLE:
         return annotation
     origin, inner = get_origin(annotation), get_args(annotation)
@@ -185,7 +208,9 @@ def writable(annotation: Any) -> Any:
         return annotation
     if origin in (Union, types.UnionType):
         kept = [found for part in inner if (found := writable(part)) is not None]
-        kept = [part for part in kept if part is not type(None)] + [type(None)] * (type(None) in inner)
+        words = tuple[str, ...] in kept or any(get_origin(part) is typing.Literal for part in kept)
+        needless = {type(None), *([str] if words else []), *([int] if float in kept else [])}
+        kept = [part for part in kept if part not in needless] + [type(None)] * (type(None) in inner)
         return Union[tuple(kept)] if kept and kept != [type(None)] else None  # noqa: UP007 (made of parts)
     if origin in LISTS and len(inner) == 1:
         part = writable(inner[0])
@@ -200,27 +225,32 @@ def _frozen(default: Any) -> Any:
     return tuple(default) if isinstance(default, list | range) else default
 
 
-def _arguments(node: ast.FunctionDef) -> list[tuple[str, ast.expr | None, ast.expr | None, str]]:
+def _arguments(node: ast.FunctionDef) -> list[Given]:
     plain, defaults = [*node.args.posonlyargs, *node.args.args], node.args.defaults
     padded = [None] * (len(plain) - len(defaults)) + list(defaults)
     pairs = [*zip(plain, padded, strict=True), *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
     return [(argument.arg, argument.annotation, default, "") for argument, default in pairs]
 
 
-def _fields(node: ast.ClassDef) -> list[tuple[str, ast.expr | None, ast.expr | None, str]]:
+def _is_dataclass(node: ast.ClassDef) -> bool:
+    return any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list)
+
+
+def _fields(node: ast.ClassDef) -> list[Given]:
     """Of a dataclass; what each is for stands below it."""
     found = []
     for part, after in zip(node.body, [*node.body[1:], None], strict=True):
-        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+        of_class = isinstance(part, ast.AnnAssign) and ast.unparse(part.annotation).startswith("ClassVar")
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name) and not of_class:
             below = after.value if isinstance(after, ast.Expr) else None
             said = below.value if isinstance(below, ast.Constant) and isinstance(below.value, str) else ""
             found.append((part.target.id, part.annotation, part.value, " ".join(said.split())))
     return found
 
 
-def _numpy_docs(docstring: str) -> dict[str, str]:
+def _numpy_docs(node: ast.ClassDef | ast.FunctionDef) -> dict[str, str]:
     """By name, what the section `Parameters` of a NumPy docstring says."""
-    lines = docstring.splitlines()
+    lines = (ast.get_docstring(node) or "").splitlines()
     try:
         start = lines.index("Parameters") + 2
     except ValueError:
@@ -271,6 +301,24 @@ class _Source:
         path = root.with_suffix(".py")
         return _Source(module, path if path.exists() else root / "__init__.py")
 
+    def bases(self, node: ast.ClassDef) -> list[str]:
+        """The bases of a class that are linmap's, as `module:Name`."""
+        names = [base.id for base in node.bases if isinstance(base, ast.Name)]
+        places = [(self.module, name) if name in self.definitions else self.imported.get(name) for name in names]
+        return [":".join(place) for place in places if place is not None and place[0].partition(".")[0] == "linmap"]
+
+    def parameters(self, given: list[Given], helps: Mapping[str, str]) -> tuple[Parameter, ...]:
+        """What stands in a signature or in the body of a dataclass."""
+        return tuple(
+            Parameter(
+                name,
+                writable(self.value(annotation)) if annotation is not None else None,
+                MISSING if default is None else self.value(default),
+                helps.get(name, "") or said,
+            )
+            for name, annotation, default, said in given
+        )
+
     def value(self, node: ast.expr) -> Any:
         """The value of an annotation or a default; `Foreign` for names of other packages."""
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -290,8 +338,3 @@ class _Source:
                 return self.of(module).named(original)
             return KNOWN.get(original, Foreign) if module in ("typing", "collections.abc", "pathlib") else Foreign
         return Foreign if name in self.definitions else KNOWN.get(name, Foreign)
-
-
-def hints(kind: type) -> dict[str, Any]:
-    """The types of all flags of a class that `flags` has made."""
-    return get_type_hints(kind, include_extras=True)
