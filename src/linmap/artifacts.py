@@ -1,4 +1,7 @@
-"""Saved runs: a folder with `config.json` and `*.safetensors`, written atomically and never through pickle."""
+"""Saved runs: a folder with `config.json` and `*.safetensors`, written atomically and never through pickle.
+
+PyTorch is imported where tensors are read or written, so that help on a saved run answers at once.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from typing import TYPE_CHECKING, Any
 
 import linmap
 from linmap.errors import ArtifactError
 from linmap.ownership import claim, make_folder, record
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT = 1
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -124,11 +126,15 @@ def plain(value: Any) -> Any:
 
 def versions() -> dict[str, str]:
     """What a result depends on."""
+    import torch
+
     return {"linmap": linmap.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def machine() -> str:
     """The computer in a line: processor, cores, memory, accelerators, operating system."""
+    import torch
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     parts = [_processor(), f"{os.cpu_count()} cores", f"{memory / 2**30:.0f} GiB" if memory else "", *devices]
@@ -159,6 +165,8 @@ def save(
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Tensors by name as safetensors, atomically."""
+    from safetensors.torch import save_file
+
     with atomic_path(path) as partial:
         partial.touch()
         mode = partial.stat().st_mode  # what the user's umask allows; safetensors lets only the owner read
@@ -210,6 +218,9 @@ def load(folder: Path | str, system: str) -> tuple[dict[str, Any], dict[str, tor
     ArtifactError
         If the folder holds no readable run, or a run of another system.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     header = read_config(folder)
     if header["system"] != system:
         raise ArtifactError(f"{folder} holds a run of {header['system']!r}, not of {system!r}.")

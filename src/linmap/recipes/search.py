@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from linmap.data.arrays import open_rows
-from linmap.data.vectors import VectorStore, fill, open_store
-from linmap.data.vectors.array_store import ArrayStore
-from linmap.data.vectors.opening import length_of
-from linmap.data.vectors.store import FIELD
 from linmap.errors import UsageError
+
+if TYPE_CHECKING:
+    from linmap.data.vectors import VectorStore
+
+FIELD = "vector"
+"""`linmap.data.vectors.store.FIELD`, which is not imported for the sake of help."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,9 @@ class SearchSettings:
 
 def index(settings: IndexSettings) -> dict[str, Any]:
     """Put a file of vectors into a store."""
+    from linmap.data.vectors import fill, open_store
+    from linmap.data.vectors.opening import length_of
+
     options = {}
     if settings.into.startswith("faiss:"):
         options["index"] = settings.faiss_index
@@ -89,6 +91,10 @@ def search(settings: SearchSettings) -> dict[str, Any]:
 
 
 def _search_vectors(settings: SearchSettings, path: Path) -> dict[str, Any]:
+    import numpy as np
+
+    from linmap.data.arrays import open_rows
+
     if settings.like is not None or settings.id is not None or settings.at:
         raise UsageError("--query looks for vectors; leave --like, --id and --at out.")
     if settings.top < 1:
@@ -108,19 +114,22 @@ def _search_vectors(settings: SearchSettings, path: Path) -> dict[str, Any]:
         return {"index": where, "vectors": store.count(settings.field), "queries": matches}
 
 
-class _InMemory(ArrayStore):
-    def flush(self) -> None:
-        return
-
-    def _begin(self) -> None:
-        return
-
-
 def _opened(where: str, field: str) -> VectorStore:
     """A store; a file of vectors goes into one that is never written."""
+    from linmap.data.vectors import fill, open_store
+    from linmap.data.vectors.array_store import ArrayStore
+    from linmap.data.vectors.opening import length_of
+
+    class InMemory(ArrayStore):
+        def flush(self) -> None:
+            return
+
+        def _begin(self) -> None:
+            return
+
     path = Path(where)
     if path.suffix not in (".npy", ".parquet"):
         return open_store(where)
-    store = _InMemory(path.with_suffix(".none"), {field: length_of(path)})
+    store = InMemory(path.with_suffix(".none"), {field: length_of(path)})
     fill(store, path, field)
     return store

@@ -1,0 +1,46 @@
+"""Help and lists answer at once: what each door of the command line imports."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+from linmap.artifacts import write_config
+from linmap.recipes import SYSTEMS
+
+HEAVY = {"torch", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "transformers", "peft", "pyarrow", "PIL"}
+READY = [slug for slug, system in SYSTEMS.items() if system.ready]
+PENDING = [slug for slug in READY if not hasattr(importlib.import_module(f"linmap.recipes.{slug}"), "RECIPE")]
+"""Systems whose flags are not in light modules yet."""
+VERBS = ("fit", "apply", "compare", "index", "search", "tour", "report", "bench")
+DOORS = [["--help"], ["--version"], ["list"], ["list", "--json"], ["fit"], *([verb, "--help"] for verb in VERBS)]
+DOORS += [[verb, slug, "--help"] for slug in READY if slug not in PENDING for verb in ("fit", "apply", "compare")]
+
+EACH_DOOR = """
+import contextlib, io, json, os, sys
+from linmap.cli import main
+heavy, doors = json.loads(sys.argv[1])
+imported = {}
+for words in doors:
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            main(words)
+        os.write(writing, " ".join(sorted(set(heavy) & set(sys.modules))).encode())
+        os._exit(0)
+    os.close(writing)
+    imported[" ".join(words)] = os.read(reading, 1000).decode()
+    os.wait()
+print(json.dumps(imported))
+"""
+
+
+def test_no_door_imports_what_only_work_needs(tmp_path):
+    runs = [slug for slug in READY if slug not in PENDING and SYSTEMS[slug].fitted]
+    for slug in runs:
+        write_config(tmp_path / slug, slug, {})
+    doors = [*DOORS, *(["apply", str(tmp_path / slug), "--help"] for slug in runs)]
+    words = [sys.executable, "-c", EACH_DOOR, json.dumps([sorted(HEAVY), doors])]
+    imported = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    assert len(imported) == len(doors)
+    assert {door: modules for door, modules in imported.items() if modules} == {}
