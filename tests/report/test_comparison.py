@@ -1,6 +1,7 @@
 """The table of a comparison: all that was measured, the best marked, no empty budget columns."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -85,13 +86,18 @@ def test_the_summary_says_how_far_the_system_is_from_the_best_baseline(better, s
         ([1.0, 1.2, 0.9], [1.1, 1.0, 1.1], None, "within chance in 3 runs"),
         ([1.0, 2.0, 3.0], [1.1, 2.12, 3.09], True, "beyond chance in 3 runs"),  # pair by pair, whatever the spread
         ([1.0, 1.0], [2.0, 2.0], True, "the same in all 2 runs"),
-        ([2.0, 2.1, 2.05], [1.0, 1.1, 1.05, 1.0], False, "beyond chance in 3 runs"),
-        ([1.0, 2.0, 3.0], [1.5, 2.5], None, "within chance in 2 runs"),
+        ([2.0, 2.1, 2.05], [1.0], False, "3 runs against 1; chance unknown"),
     ],
 )
 def test_a_difference_within_chance_is_no_win_and_says_so(system, baseline, ahead, certainty):
     summary = Summary.of(result([Row("s", "system", {"a": system}), Row("b", "baseline", {"a": baseline})]))
     assert (summary.ahead, summary.certainty) == (ahead, certainty)
+
+
+def test_folds_that_share_training_samples_are_less_sure():
+    found = [Row("s", "system", {"a": [1.0, 1.2, 1.1]}), Row("b", "baseline", {"a": [1.3, 1.35, 1.45]})]
+    assert Summary.of(result(found)).ahead is True
+    assert Summary.of(replace(result(found), overlap=0.5)).ahead is None
 
 
 def test_a_summary_without_a_baseline_or_a_figure_claims_nothing():

@@ -66,6 +66,7 @@ def save_result(folder, system="olinear", text="x", **changes) -> Result:
         "pictures": [Picture("a.svg", f"pic {text}", f"caption {text}"), Picture("a.svg", "again", "twice")],
         "command": f"linmap compare {system} --x '{text}'",
         "seeds": [0, 1],
+        "verdict": f"take {text}",
         "seconds": 135.0,
         "settings": {"horizon": text},
     } | changes
@@ -97,6 +98,7 @@ def test_every_word_of_a_result_is_on_the_page_as_text(tmp_path_factory, text):
         "task",
         "shows",
         "limits",
+        "take",
     ):
         assert f"{said} {text}" in page.text
     assert f"--x '{text}'" in page.text

@@ -17,12 +17,11 @@ MANY, RESAMPLES = 30, 2000
 
 
 def mean_std(values: Sequence[float], digits: int = 3) -> str:
-    """`mean ± std` over runs, `mean` alone for one, and "—" without any."""
-    if not values:
+    """`mean ± std` over runs, `mean` alone for one, and "—" without any or where one is not finite."""
+    if not values or not all(map(math.isfinite, values)):
         return "—"
-    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 and all(map(math.isfinite, values)) \
-        else ""  # fmt: skip
-    return f"{statistics.fmean(values):.{digits}f}{deviation}"
+    mean = f"{statistics.fmean(values):,.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else mean
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,8 @@ class Result:
     pictures: list[Picture] = field(default_factory=list)
     verdict: str = ""
     """What to take, by how much and how sure, in plain words."""
+    overlap: float = 0.0
+    """Test samples over training samples where the runs are folds of one cross-validation, as in `paired`."""
     preset: str = "quick"
     command: str = ""
     seeds: list[int] = field(default_factory=list)

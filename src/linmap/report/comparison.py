@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from linmap.experiment.figures import paired
 from linmap.experiment.result import Metric, Result, Row, Table
 from linmap.report.numbers import aligned, count, duration, mean_and_spread
 
@@ -136,33 +136,25 @@ class Summary:
         ahead = None if gap == 0 else (gap < 0) == (metric.better == "lower")
         there = mean_and_spread(baseline, metric)
         difference = _difference(gap, baseline.mean(metric.name))
-        sure, certainty = _certainty(system.values[metric.name], baseline.values[metric.name])
+        sure, certainty = _certainty(system.values[metric.name], baseline.values[metric.name], result.overlap)
         ahead = ahead if sure else None
         return cls(_column(metric), here, there, baseline.name, difference, ahead, certainty, passed, checks)
 
 
-def _certainty(system: list[float], baseline: list[float]) -> tuple[bool, str]:
-    """Whether two means differ by more than chance at the 5 % level, and the words for it.
+def _certainty(system: list[float], baseline: list[float], overlap: float) -> tuple[bool, str]:
+    """Whether two means differ by more than chance, as `paired` says, and the words for it.
 
-    Runs of equal number are compared pair by pair (the same seeds, folds or subjects), others by Welch's test. One run
-    tells nothing of chance: the difference stands, with a word of warning.
+    Without pairs (one run, or unequal numbers of runs) nothing tells of chance: the difference stands, with a word of
+    warning.
     """
-    from scipy import stats
-
-    tests: Any = stats  # their results have fields that no type names
-    runs = min(len(system), len(baseline))
-    if runs < 2:
+    if len(system) != len(baseline):
+        return True, f"{len(system)} runs against {len(baseline)}; chance unknown"
+    if len(system) < 2:
         return True, "one run; chance unknown"
-    if len(system) == len(baseline):
-        gaps = [a - b for a, b in zip(system, baseline, strict=True)]
-        if max(gaps) == min(gaps):
-            return True, f"the same in all {runs} runs"
-        chance = float(tests.ttest_1samp(gaps, 0).pvalue)
-    else:
-        chance = float(tests.ttest_ind(system, baseline, equal_var=False).pvalue)
-    if chance < 0.05:
-        return True, f"beyond chance in {runs} runs"
-    return False, f"within chance in {runs} runs"
+    gap = paired(system, baseline, overlap)
+    if gap.low == gap.high:
+        return True, f"the same in all {gap.n} runs"
+    return gap.certain, f"{'beyond' if gap.certain else 'within'} chance in {gap.n} runs"
 
 
 def _difference(gap: float, reference: float) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from linmap.experiment.figures import mean_std
 from linmap.experiment.result import Metric, Row
 
 NOTHING = "—"
@@ -21,8 +22,7 @@ def number(value: float | int | None, digits: int = 4) -> str:
 
 def mean_and_spread(row: Row, metric: Metric) -> str:
     """Mean ± sample standard deviation over seeds; the mean alone with one seed."""
-    mean, std = number(row.mean(metric.name), metric.digits), row.std(metric.name)
-    return mean if std is None or mean == NOTHING else f"{mean} ± {number(std, metric.digits)}"
+    return _minus(mean_std(row.values.get(metric.name, []), metric.digits))
 
 
 def count(value: float | int | None) -> str:

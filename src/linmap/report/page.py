@@ -160,10 +160,8 @@ def _facts(chapters: list[Chapter]) -> dict[str, str]:
     """The head of the page: when, where and with what; several where the runs differ."""
     outcomes = [chapter.outcome for chapter in chapters]
     every = {name: _several(o.versions.get(name, "") for o in outcomes) for name in versions()}
-    presets = _several(outcome.preset for outcome in outcomes)
     return {
         "Made": _moment(datetime.now().astimezone().isoformat()),
-        "Preset": presets,
         "Machine": _several(outcome.machine for outcome in outcomes) or machine(),
         "Versions": ", ".join(f"{name} {version}" for name, version in every.items()),
     }
