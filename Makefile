@@ -32,7 +32,7 @@ help:  ## this list
 	@touch $@
 
 demo: .venv/.ready  ## install, run every system on embedded real data, write the report; goes on where it was stopped
-	@LINMAP_GO_ON='make demo' $(BIN)/linmap tour --preset quick --out runs/demo $(if $(wildcard runs/demo/unfinished),--resume)
+	@LINMAP_GO_ON='make demo' $(BIN)/linmap tour --out runs/demo $(if $(wildcard runs/demo/unfinished),--resume)
 
 test: .venv/.ready  ## the default test suite (about 9 minutes on two cores)
 	@$(BIN)/pytest -n 2

@@ -13,13 +13,14 @@ from linmap import artifacts, recipes
 from linmap.errors import DataError
 from linmap.experiment.result import Check, Metric, Result, Row
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob
+from linmap.recipes.recipe import Recipe, Verb
 
 
 @dataclass(frozen=True)
 class Settings:
     """Settings of the ruler."""
 
-    horizon: int = 4
+    horizon: int = 2
     """Steps ahead."""
     loss: Literal["l1", "l2"] = "l1"
     """What is minimised."""
@@ -44,9 +45,6 @@ class CompassSettings:
 
     dim: int = 8
     """Size of a vector."""
-
-
-PRESETS = {"quick": Settings(horizon=2), "full": Settings(horizon=9)}
 
 
 def fit(settings: Settings, job: FitJob) -> dict:
@@ -74,11 +72,16 @@ def compare(settings: Settings, job: CompareJob) -> Result:
     return Result("ruler", "A task.", [Metric("error")], rows, shows="It shows.", limits="It hides.", checks=[check])
 
 
+def lost(settings: CompassSettings, job: CompareJob) -> Result:
+    raise RuntimeError("there is no north")
+
+
 def _register(monkeypatch: pytest.MonkeyPatch, slug: str, **contents: object) -> None:
     module = ModuleType(f"linmap.recipes.{slug}")
     vars(module).update(contents)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    system = recipes.System(slug, "sequence", slug.title(), "measures", "no paper", ready=True)
+    fitted = "fit" in contents
+    system = recipes.System(slug, "sequence", slug.title(), "measures", "no paper", ready=True, fitted=fitted)
     monkeypatch.setitem(recipes.SYSTEMS, slug, system)
 
 
@@ -88,8 +91,13 @@ def ruler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     monkeypatch.chdir(tmp_path)
     planned = recipes.System("sundial", "sequence", "Sundial", "tells the time", "no paper")
     monkeypatch.setitem(recipes.SYSTEMS, planned.slug, planned)
-    contents = {"Settings": Settings, "ApplySettings": ApplySettings, "PRESETS": PRESETS}
-    _register(monkeypatch, "ruler", **contents, fit=fit, apply=apply, compare=compare)
+    recipe = Recipe(
+        compare=Verb(Settings, "linmap.recipes.ruler:compare", resumes=True),
+        apply=Verb(ApplySettings, "linmap.recipes.ruler:apply"),
+        fit=Verb(Settings, "linmap.recipes.ruler:fit", resumes=True),
+        flag_of={"h": "horizon"},
+    )
+    _register(monkeypatch, "ruler", RECIPE=recipe, fit=fit, apply=apply, compare=compare)
     return "ruler"
 
 
@@ -97,5 +105,9 @@ def ruler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 def compass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """A system with nothing to train."""
     monkeypatch.chdir(tmp_path)
-    _register(monkeypatch, "compass", Settings=CompassSettings, apply=apply)
+    recipe = Recipe(
+        compare=Verb(CompassSettings, "linmap.recipes.compass:compare"),
+        apply=Verb(CompassSettings, "linmap.recipes.compass:apply"),
+    )
+    _register(monkeypatch, "compass", RECIPE=recipe, apply=apply, compare=lost)
     return "compass"

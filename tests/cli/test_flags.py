@@ -117,17 +117,17 @@ def test_help_says_what_a_flag_is_when_left_out_in_no_words_of_python(capsys):
         parse(["--help"], "linmap x", "", model=Model, files=Files, empty=Empty)
     out = capsys.readouterr().out
     assert not re.search(r"None|True|False|default: *\)", out)
-    assert re.search(r"--no-plain\s+Keep it plain\. \(done unless this flag is given\)", out)
+    assert re.search(r"--no-plain\s+Keep it plain\. \(on unless this flag is given\)", out)
     assert all(text in out for text in ("(default: 4)", "(default: 0.5)", "The model.", "What is empty.", "(required)"))
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--width", "three"], "--width: 'three' is no whole number."),
-        (["--share", "x"], "--share: 'x' is no number."),
-        (["--rates", "x"], "--rates: cannot be made of 'x'."),
-        (["--policy", "x"], "--policy: 'x' is none of ffill, zero."),
+        (["--width", "three"], "--width: 'three' is not a whole number."),
+        (["--share", "x"], "--share: 'x' is not a number."),
+        (["--rates", "x"], "--rates: cannot be read from 'x'."),
+        (["--policy", "x"], "--policy: 'x' is not one of ffill, zero."),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_in_plain_words(words, said):

@@ -63,7 +63,8 @@ def result(text: str) -> Result:
         Row("x", "ablation", {"MSE": [1.75]}),
     ]
     checks = [Check(f"yes{text}", True, "1 < 2", "never said"), Check("no", False, "2 > 1", f"take {text}")]
-    return Result("olinear", f"task{text}", [Metric("MSE")], rows, f"shows{text}", f"limits{text}", checks)
+    return Result("olinear", f"task{text}", [Metric("MSE")], rows, f"shows{text}", f"limits{text}", checks,
+                  verdict=f"take{text}")  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["", " [bold]markup[/]", " [/]"])
@@ -72,9 +73,9 @@ def test_a_comparison_shows_every_method_and_check_as_written(text):
     assert lines[0] == f"task{text}"
     assert re.split(r"\s{2,}", lines[3]) == [f"s{text}", "1.5000 ± 0.7071", "—"]
     assert re.split(r"\s{2,}", lines[4]) == ["b", "2.0000", "1.5 k"]
-    assert f"✓ yes{text} 1 < 2" in lines
+    assert lines.index(f"take{text}") < lines.index(f"✓ yes{text} 1 < 2")
     assert "✗ no 2 > 1" in lines
-    assert lines[-2:] == [f"Shows shows{text}", f"Not   limits{text}"]
+    assert lines[-2:] == [f"Shows  shows{text}", f"Limits limits{text}"]
 
 
 def test_a_tour_shows_one_line_for_each_system():
@@ -85,11 +86,12 @@ def test_a_tour_shows_one_line_for_each_system():
         "MSE ↓",
         "1.5000 ± 0.7071",
         "2.0000 b",
-        "25.0 % lower (one run; chance unknown)",
+        "25.0 % lower (2 runs against 1; chance unknown)",
         "1 of 2",
         "—",
     ]
     assert lines[2] == ["mbat", "failed", "2 s"]
+    assert lines[4] == ["olinear take"]
 
 
 def test_a_path_is_never_broken_across_lines():

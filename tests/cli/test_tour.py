@@ -19,7 +19,7 @@ READY = {slug: system for slug, system in recipes.SYSTEMS.items() if system.read
 def test_every_ready_system_has_its_seconds_and_says_whether_it_is_fitted():
     for slug, system in READY.items():
         assert system.seconds > 0
-        assert system.fitted == hasattr(recipes.load(slug), "fit")
+        assert system.fitted == (recipes.load(slug).fit is not None)
 
 
 def test_the_fastest_come_first_unless_an_order_is_given():
@@ -31,7 +31,7 @@ def test_the_fastest_come_first_unless_an_order_is_given():
 
 def test_the_time_left_follows_the_speed_of_this_machine():
     slugs = tour._ready(())
-    pace = tour.Pace(slugs, "quick")
+    pace = tour.Pace(slugs)
     usual = sum(READY[slug].seconds for slug in slugs)
     assert pace.left() == f", about {round(usual / 60)} minutes left"
     done = sum(READY[slug].seconds for slug in slugs[:4])
@@ -42,13 +42,12 @@ def test_the_time_left_follows_the_speed_of_this_machine():
     for slug in slugs[4:]:
         pace.passed(slug, None)
     assert pace.left() == ""
-    assert tour.Pace(slugs, "full").left() == ""
 
 
 def test_a_long_system_shows_a_line_from_time_to_time(monkeypatch):
     monkeypatch.setattr(tour, "UNWATCHED", 0.02)
     file = io.StringIO()
-    with tour._pulse(Console(file=file, width=80), "bt2", tour.Pace(["bt2", "salt"], "quick"), 3):
+    with tour._pulse(Console(file=file, width=80), "bt2", tour.Pace(["bt2", "salt"]), 3):
         time.sleep(0.3)
     lines = file.getvalue().splitlines()
     assert len(lines) > 2
@@ -58,13 +57,11 @@ def test_a_long_system_shows_a_line_from_time_to_time(monkeypatch):
 @pytest.fixture
 def stopping(ruler, compass, monkeypatch):
     """The compass is stopped while it compares; the ruler is done before."""
-    recipe = recipes.load(compass)
 
     def compare(settings, job):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe, "compare", compare, raising=False)
-    monkeypatch.setattr(recipe, "PRESETS", {"quick": recipe.Settings()}, raising=False)
+    monkeypatch.setattr("linmap.recipes.compass.compare", compare)
     return ["tour", "--systems", ruler, compass, "--out", "t"]
 
 
@@ -85,11 +82,8 @@ def test_a_stopped_tour_says_what_is_kept_and_how_to_go_on(go_on, stopping, monk
 def test_an_unfinished_tour_goes_on_and_a_finished_one_starts_anew(stopping, monkeypatch, capsys):
     main(stopping)
     first = Path("t/ruler/result.json").read_text()
-    monkeypatch.setattr(
-        recipes.load("compass"),
-        "compare",
-        lambda _, job: recipes.load("ruler").compare(recipes.load("ruler").Settings(), job),
-    )
+    ruler = recipes.load("ruler").compare
+    monkeypatch.setattr("linmap.recipes.compass.compare", lambda _, job: ruler(ruler.settings()(), job))
     capsys.readouterr()
     assert main([*stopping, "--resume", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["systems"][0]["status"] == "done"
@@ -112,7 +106,7 @@ def test_the_end_is_a_link_that_opens(ruler, capsys):
 
 
 def test_a_machine_slower_than_usual_is_believed(monkeypatch):
-    pace = tour.Pace(["bt2", "salt"], "quick")
+    pace = tour.Pace(["bt2", "salt"])
     monkeypatch.setattr(tour.time, "monotonic", lambda: pace._start + 10 * READY["bt2"].seconds)
     usual = READY["bt2"].seconds
     speed = (10 * usual + tour.TRUST) / (usual + tour.TRUST)

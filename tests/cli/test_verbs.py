@@ -2,6 +2,7 @@
 
 import html
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from linmap import recipes
 from linmap.cli import main, verbs
 from linmap.experiment.result import Failure, Result
 from linmap.recipes import search as searching
+from linmap.recipes.job import ApplyJob, FittedJob
 
 
 def document(capsys: pytest.CaptureFixture, *words: str, code: int = 0) -> dict:
@@ -45,29 +47,55 @@ def test_what_a_recipe_prints_never_mixes_with_the_answer(ruler, capsys):
     assert "linmap apply runs/fit-ruler" in out
 
 
-@pytest.mark.parametrize(("preset", "horizon"), [("quick", 2), ("full", 9)])
-@pytest.mark.parametrize("written", ["--preset {}", "--preset={}"])
-def test_the_preset_sets_the_defaults_that_flags_override(preset, horizon, written, ruler, capsys):
-    flags = written.format(preset).split()
-    settings = document(capsys, "compare", ruler, *flags)["result"]["settings"]
-    assert (settings["horizon"], settings["loss"]) == (horizon, "l1")
-    settings = document(capsys, "compare", ruler, "--horizon", "5", *flags)["result"]["settings"]
-    assert settings["horizon"] == 5
+def test_flags_override_the_defaults_of_a_comparison(ruler, capsys):
+    settings = document(capsys, "compare", ruler)["result"]["settings"]
+    assert settings == {"horizon": 2, "loss": "l1", "ignore": [], "shift": False}
+    assert document(capsys, "compare", ruler, "--horizon", "5")["result"]["settings"]["horizon"] == 5
 
 
-def test_a_flag_of_one_verb_alone_is_none_of_another(ruler, monkeypatch, capsys):
-    monkeypatch.setattr(recipes.load(ruler).Settings, "ONLY_FOR", {"fit": ("horizon",)}, raising=False)
-    assert main(["compare", "ruler", "--horizon", "3"]) == 2
-    assert "there is no flag --horizon" in capsys.readouterr().err
-    assert main(["compare", "ruler"]) == 0
-    assert main(["fit", "ruler", "--horizon", "3"]) == 0
+@dataclass(frozen=True)
+class Short:
+    """For short files."""
+
+    length: int = 3
+    """Of the file."""
+
+
+@pytest.mark.parametrize("verb", ["fit", "compare"])
+@pytest.mark.parametrize("given", [["--data", "a.txt"], ["--data=a.txt"]])
+def test_the_file_decides_which_flags_there_are(verb, given, ruler, monkeypatch, capsys):
+    recipe = recipes.load(ruler)
+    usual = getattr(recipe, verb)
+    by_file = replace(usual, flags=lambda path: Short if path == Path("a.txt") else usual.flags)
+    changed = replace(recipe, **{verb: by_file})
+    monkeypatch.setattr(f"linmap.recipes.{ruler}.RECIPE", changed)
+    assert main([verb, ruler, "--help", *given]) == 0
+    assert "--length" in (shown := capsys.readouterr().out)
+    assert "--horizon" not in shown
+    assert main([verb, ruler, "--help"]) == 0
+    assert "--horizon" in capsys.readouterr().out
+
+
+def test_a_verb_that_cannot_go_on_has_no_such_flag(ruler, compass, capsys):
+    assert main(["compare", compass, "--resume"]) == 2
+    assert "there is no flag --resume" in capsys.readouterr().err
+    assert main(["compare", ruler, "--resume"]) == 0
+
+
+def test_what_was_fitted_comes_with_its_folder(ruler, compass, capsys, monkeypatch):
+    jobs = []
+    for slug in (ruler, compass):
+        monkeypatch.setattr(f"linmap.recipes.{slug}.apply", lambda settings, job: jobs.append(job) or {})
+    for words in (["fit", ruler, "--out", "run"], ["apply", "run"], ["apply", compass]):
+        assert main(words) == 0
+    assert jobs == [FittedJob(artifact=Path("run")), ApplyJob()]
 
 
 def test_compare_completes_and_saves_the_result(ruler, capsys):
-    found = document(capsys, "compare", ruler, "--preset", "full", "--seed", "4")
+    found = document(capsys, "compare", ruler, "--horizon", "9", "--seed", "4")
     result = Result.load("runs/compare-ruler")
-    assert result.command == "linmap compare ruler --preset full --seed 4"
-    assert (result.preset, result.seeds) == ("full", [4, 5])
+    assert result.command == "linmap compare ruler --horizon 9 --seed 4"
+    assert result.seeds == [4, 5]
     assert result.seconds is not None
     assert found["result"]["rows"][0]["values"] == {"error": [2.25, 0.5]}
 
@@ -94,10 +122,10 @@ def test_tour_goes_on_past_a_failure_and_reports_it(ruler, compass, capsys):
         html.escape(Failure.load("t/compass").error, quote=True).replace("&#x27;", "&#39;")
         in Path(found["report"]).read_text()
     )
-    assert Result.load("t/ruler").command == "linmap compare ruler --preset quick --seed 0 --out t/ruler"
+    assert Result.load("t/ruler").command == "linmap compare ruler --seed 0 --out t/ruler"
 
 
-def test_tour_resumes_only_what_has_the_same_preset_and_seed(ruler, capsys):
+def test_tour_resumes_only_what_has_the_same_settings_and_seed(ruler, capsys):
     def finished(*flags: str) -> str:
         document(capsys, "tour", "--systems", ruler, "--out", "t", *flags)
         return Path("t/ruler/result.json").read_text()
@@ -105,10 +133,10 @@ def test_tour_resumes_only_what_has_the_same_preset_and_seed(ruler, capsys):
     first = finished()
     assert finished("--resume") == first
     assert finished("--resume", "--seed", "1") != first
-    first = finished("--resume", "--preset", "full")
-    assert '"preset": "full"' in first
+    document(capsys, "compare", ruler, "--out", "t/ruler", "--seed", "1", "--horizon", "9")
+    assert json.loads(finished("--resume", "--seed", "1"))["settings"]["horizon"] == 2
     Path("t/ruler/result.json").write_text("{")
-    assert json.loads(finished("--resume", "--preset", "full"))["preset"] == "full"
+    assert json.loads(finished("--resume", "--seed", "1"))["seeds"] == [1, 2]
 
 
 def test_a_failure_is_forgotten_once_the_comparison_succeeds(ruler, capsys):

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linmap import recipes
 from linmap.cli import main
 from linmap.cli.wording import Flags
 from linmap.errors import DataError
@@ -71,8 +70,7 @@ def test_an_error_and_a_warning_of_a_verb_speak_its_flags(ruler, monkeypatch, ca
         warnings.warn("loss='l2' is slow", stacklevel=1)
         raise DataError("loss='l1' needs h=3; random_state=4 does not.")
 
-    monkeypatch.setattr(recipes.load(ruler), "fit", fit)
-    monkeypatch.setattr(recipes.load(ruler), "FLAG_OF", {"h": "horizon"}, raising=False)
+    monkeypatch.setattr(f"linmap.recipes.{ruler}.fit", fit)
     assert main(["fit", ruler]) == 2
     assert capsys.readouterr().err == (
         "linmap: note: --loss l2 is slow\nlinmap: --loss l1 needs --horizon 3; --seed 4 does not.\n"

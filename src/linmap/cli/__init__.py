@@ -25,14 +25,14 @@ from linmap.errors import Stopped, UsageError
 
 VERBS = {
     "list": (verbs.list_systems, "the 17 systems, and which are ready"),
-    "fit": (verbs.fit, "SYSTEM: train on your file, write a folder"),
+    "fit": (verbs.fit, "SYSTEM: train it on your file and write a folder"),
     "apply": (verbs.apply, "DIR|SYSTEM: use what was fitted, or a system that needs no training"),
-    "compare": (verbs.compare, "SYSTEM: the system beside its baselines on the same data"),
-    "index": (verbs.index, "VECTORS: put them into FAISS, Qdrant, LanceDB, USearch or PostgreSQL"),
-    "search": (verbs.search, "INDEX: find the records nearest to one, and why they match"),
-    "tour": (tour.tour, "compare every system that is ready, and write the report"),
-    "report": (verbs.report, "RUNS: one HTML page of every comparison in a folder"),
-    "bench": (verbs.bench, "the benchmarks of a checkout"),
+    "compare": (verbs.compare, "SYSTEM: measure it against its baselines on the same data"),
+    "index": (verbs.index, "VECTORS: store them in FAISS, Qdrant, LanceDB, USearch or PostgreSQL"),
+    "search": (verbs.search, "INDEX: find the nearest records, and why they match"),
+    "tour": (tour.tour, "compare every system that is ready and write the report"),
+    "report": (verbs.report, "RUNS: write one HTML page about every comparison in a folder"),
+    "bench": (verbs.bench, "run the benchmarks of a checkout"),
 }
 HELP = """\
 usage: linmap VERB ... [--json] [--debug]
@@ -41,8 +41,8 @@ usage: linmap VERB ... [--json] [--debug]
 
 {verbs}
 
-Every verb takes --json (standard output is one JSON document, all else goes to standard error) and --debug
-(a traceback where something fails). `linmap VERB SYSTEM --help` lists the flags of a system.
+Every verb takes --json (one JSON document on standard output, everything else on standard error) and --debug
+(show a traceback if something fails). `linmap VERB SYSTEM --help` lists the flags of a system.
 
 Start with `linmap tour`, or with your own data: `linmap fit olinear --data my.csv --horizon 96 --out run`."""
 

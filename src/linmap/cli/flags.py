@@ -27,17 +27,19 @@ OUTPUT_FLAGS = tuple(f"--{field.name}" for field in fields(Output))
 
 SILENT_DEFAULTS = (None, (), "")
 """What a flag is where it is left out, and its help says in words or need not say."""
-ON = "(done unless this flag is given)"
+ON = "(on unless this flag is given)"
 """In place of `default: True` behind a flag that turns something off."""
 
 WORD = re.compile(r"'([^']*)'")
 PLAIN = (
-    (re.compile(r"invalid literal for int\(\) with base 10: (.+)"), r"\1 is no whole number"),
-    (re.compile(r"could not convert string to float: (.+)"), r"\1 is no number"),
-    (re.compile(r"Could not find valid parse for arguments: \[(.*)\]"), r"cannot be made of \1"),
+    (re.compile(r"invalid literal for int\(\) with base 10: (.+)"), r"\1 is not a whole number"),
+    (re.compile(r"could not convert string to float: (.+)"), r"\1 is not a number"),
+    (re.compile(r"Could not find valid parse for arguments: \[(.*)\]"), r"cannot be read from \1"),
     (
         re.compile(r"^invalid choice (.+) for argument '(.+)'\. Expected one of \((.+)\)"),
-        lambda found: f"{found[2]}: {found[1]} is none of {', '.join(sorted(set(WORD.findall(found[3])) - {'None'}))}",
+        lambda found: (
+            f"{found[2]}: {found[1]} is not one of {', '.join(sorted(set(WORD.findall(found[3])) - {'None'}))}"
+        ),
     ),
 )
 """What tyro says of a value in Python's words, and the words of the command line."""
@@ -151,7 +153,7 @@ def _complaint(box: str) -> str:
     if unknown := re.match(r"Unrecognized options: (.+)", first):
         word = unknown[1].split(", ")[0]
         if not word.startswith("-"):
-            return f"there is no place for {word!r} here."
+            return f"{word!r} is not expected here."
         meant = re.match(r"Perhaps you meant:\s*(--?[\w-]+)", others[0])
         return f"there is no flag {word}{f'; did you mean {meant[1]}?' if meant else '.'}"
     if missing := re.match(r"Missing from .*?: (--[\w-]+)", first):

@@ -117,7 +117,7 @@ def _words(name: str) -> str:
 
 
 def print_comparison(console: Console, result: Result) -> None:
-    """The table of methods, the checks, and what they show."""
+    """The table of methods, the verdict, the checks, and what they show."""
     from linmap.report.comparison import Comparison
 
     comparison = Comparison.of(result)
@@ -132,20 +132,23 @@ def print_comparison(console: Console, result: Result) -> None:
     console.print()
     console.print(table)
     console.print()
+    if result.verdict:
+        console.print(f"[bold]{escape(result.verdict)}[/]\n")
     for check in result.checks:
         mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
         so = "" if check.passed or not check.otherwise else f"\n  So: {escape(check.otherwise)}."
         console.print(f"{mark} {escape(check.statement)} [dim]{escape(check.figures)}[/]{so}")
-    console.print(f"\n[bold]Shows[/] {escape(result.shows)}\n[bold]Not[/]   {escape(result.limits)}")
+    console.print(f"\n[bold]Shows[/]  {escape(result.shows)}\n[bold]Limits[/] {escape(result.limits)}")
 
 
 def print_tour(console: Console, outcomes: Iterable[Result | Failure]) -> None:
-    """One line for each system."""
+    """One line for each system, and the verdicts below."""
     from linmap.experiment.result import Failure
     from linmap.report.comparison import Summary
     from linmap.report.numbers import duration
 
-    table = _table("system", "measured by", "system", "best baseline", "difference", "checks", "time")
+    table = _table("system", "measured by", "result", "best baseline", "difference", "checks", "time")
+    outcomes = list(outcomes)
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             table.add_row(outcome.system, "[red]failed[/]", "", "", "", "", duration(outcome.seconds))
@@ -162,6 +165,9 @@ def print_tour(console: Console, outcomes: Iterable[Result | Failure]) -> None:
             duration(outcome.seconds),
         )
     console.print(table)
+    for outcome in outcomes:
+        if not isinstance(outcome, Failure) and outcome.verdict:
+            console.print(f"\n[bold]{escape(outcome.system)}[/] {escape(outcome.verdict)}")
 
 
 def print_paths(console: Console, **paths: Path | str | None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -22,7 +22,7 @@ from linmap.cli.flags import parse
 from linmap.cli.verbs import Answer, Writing, checked, run_comparison
 from linmap.cli.wording import FLAGS
 from linmap.errors import Stopped, UsageError
-from linmap.recipes.job import CompareJob, Preset
+from linmap.recipes.job import CompareJob
 
 if TYPE_CHECKING:
     from linmap.experiment.result import Failure, Result
@@ -40,20 +40,19 @@ class TourFlags:
     """`linmap tour`."""
 
     systems: tuple[str, ...] = ()
-    """Only these, in this order; all that are ready, the fastest first, when left out."""
-    preset: Preset = "quick"
-    """quick: minutes on two cores; full: the settings of the papers, as far as the data allow."""
+    """Systems to compare, in this order; all that are ready, the fastest first, when left out."""
     out: Path = Path("runs/tour")
-    """Folder that receives a folder for each system, and report.html."""
+    """Folder for the results, a subfolder for each system, and report.html."""
     seed: int = 0
-    """First seed; a comparison over several seeds counts up from it."""
+    """First seed; a comparison that uses several counts up from it."""
     resume: bool = False
-    """Keep the results in --out that have this preset and seed and come from this version, and go on with the rest."""
+    """Keep the finished results in --out that have the same seed, settings and version, and run the rest."""
 
 
 def tour(words: list[str]) -> Answer:
     """`linmap tour`; a system that fails stops no other."""
-    given = parse(words, "linmap tour", "Compare the systems and write the report.", flags=TourFlags, writing=Writing)
+    purpose = "Compare every system with its baselines and write the report."
+    given = parse(words, "linmap tour", purpose, flags=TourFlags, writing=Writing)
     flags: TourFlags = checked(given["flags"])
     slugs = _ready(flags.systems)
     with ownership.owner("tour", given["writing"].overwrite):
@@ -93,7 +92,7 @@ def _own_tour(flags: TourFlags) -> None:
 def _stops(slugs: list[str], flags: TourFlags, debug: bool) -> list[Result | Failure]:
     from linmap.report import write_report
 
-    screen, pace, outcomes = printing.stderr_console(), Pace(slugs, flags.preset), []
+    screen, pace, outcomes = printing.stderr_console(), Pace(slugs), []
     try:
         for position, slug in enumerate(slugs, start=1):
             screen.rule(f"{slug} ({position} of {len(slugs)}{pace.left()})", align="left", style="dim")
@@ -112,22 +111,22 @@ def _stops(slugs: list[str], flags: TourFlags, debug: bool) -> list[Result | Fai
 class Pace:
     """How long the rest will take: what each system usually takes, at the speed of those that are done."""
 
-    def __init__(self, slugs: list[str], preset: Preset) -> None:
-        self._slugs, self._known = list(slugs), preset == "quick"
+    def __init__(self, slugs: list[str]) -> None:
+        self.slugs = list(slugs)
         self._usual, self._took = 0.0, 0.0
         self._start = time.monotonic()
 
     def passed(self, slug: str, seconds: float | None) -> None:
         """`slug` is done, in so many seconds, or was before."""
-        self._slugs.remove(slug)
+        self.slugs.remove(slug)
         self._start = time.monotonic()
         if seconds is not None:
             self._usual, self._took = self._usual + recipes.SYSTEMS[slug].seconds, self._took + seconds
 
     def left(self) -> str:
         """ ", about 9 minutes left", or nothing where nobody knows."""
-        expected = [recipes.SYSTEMS[slug].seconds for slug in self._slugs]
-        if not self._known or not expected or not all(expected):
+        expected = [recipes.SYSTEMS[slug].seconds for slug in self.slugs]
+        if not expected or not all(expected):
             return ""
         elapsed, took, usual = time.monotonic() - self._start, self._took, self._usual
         if elapsed > expected[0]:  # what takes longer than usual tells of this machine before it is done
@@ -146,7 +145,7 @@ def _pulse(screen: Console, slug: str, pace: Pace, done: int) -> Iterator[None]:
     from linmap.report.numbers import duration
 
     ended, start = threading.Event(), time.monotonic()
-    total = done + len(pace._slugs)
+    total = done + len(pace.slugs)
 
     def beat() -> None:
         while not ended.wait(WATCHED if screen.is_terminal else UNWATCHED):
@@ -177,28 +176,29 @@ def _stop(slug: str, flags: TourFlags, screen: Console, debug: bool) -> tuple[Re
     from linmap.experiment.result import Failure
 
     out = flags.out / slug
-    if flags.resume and (done := _finished(out, flags)) is not None:
-        screen.print("finished before, kept", style="dim")
-        return done, True
-    words = ["linmap", "compare", slug, "--preset", flags.preset, "--seed", str(flags.seed), "--out", str(out)]
-    line, start = shlex.join(words), time.perf_counter()
+    line = shlex.join(["linmap", "compare", slug, "--seed", str(flags.seed), "--out", str(out)])
+    start = time.perf_counter()
     try:
-        recipe = recipes.load(slug)
-        job = CompareJob(preset=flags.preset, out=out, seed=flags.seed, resume=flags.resume)
-        return run_comparison(recipe, slug, recipe.PRESETS[flags.preset], job, line), False
+        verb = recipes.load(slug).compare
+        settings = verb.settings()()
+        if flags.resume and (done := _finished(out, flags.seed, settings)) is not None:
+            screen.print("already finished; kept", style="dim")
+            return done, True
+        job = CompareJob(out=out, seed=flags.seed, resume=flags.resume)
+        return run_comparison(verb, settings, job, line), False
     except Exception as error:
         if debug:
             traceback.print_exc()
         error_line = FLAGS.spoken(explain(error)[1])
-        failure = Failure(slug, error_line, line, flags.preset, time.perf_counter() - start)
+        failure = Failure(slug, error_line, line, seconds=time.perf_counter() - start)
         screen.print(f"linmap: {slug}: {failure.error}", markup=False, soft_wrap=True)
         failure.save(out)
         return failure, False
 
 
-def _finished(out: Path, flags: TourFlags) -> Result | None:
-    """The result in `out` if it is whole, of this version, and has the same preset and first seed."""
-    from linmap.artifacts import versions
+def _finished(out: Path, seed: int, settings: Any) -> Result | None:
+    """The result in `out` if it is whole, of this version, and has the same first seed and settings."""
+    from linmap.artifacts import plain, versions
     from linmap.errors import ArtifactError
     from linmap.experiment.result import FAILURE, Result
 
@@ -208,5 +208,5 @@ def _finished(out: Path, flags: TourFlags) -> Result | None:
         result = Result.load(out)
     except ArtifactError:
         return None
-    same = (result.preset, result.seeds[:1], result.versions) == (flags.preset, [flags.seed], versions())
+    same = (result.settings, result.seeds[:1], result.versions) == (plain(settings), [seed], versions())
     return result if same else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import shlex
 import subprocess
@@ -12,8 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 
@@ -23,7 +21,8 @@ from linmap.cli.errors import DONE, FAILED, nearest
 from linmap.cli.flags import HelpShown, own, parse
 from linmap.cli.program import command
 from linmap.errors import UsageError
-from linmap.recipes.job import ApplyJob, CompareJob, FitJob, Preset
+from linmap.recipes.job import ApplyJob, CompareJob, FitJob, FittedJob
+from linmap.recipes.recipe import Recipe, Verb
 
 if TYPE_CHECKING:
     from linmap.experiment.result import Result
@@ -35,7 +34,7 @@ WRITTEN = ("config.json", "model.safetensors", "adapter_config.json", "adapter_m
 BENCH_HELP = """\
 usage: linmap bench [NAME ...]
 
-Measure against the peers, in a checkout: benchmarks/bench_NAME.py, all of them without a NAME, into
+Run the benchmarks of a checkout (benchmarks/bench_NAME.py; all of them without a NAME) and write
 benchmarks/RESULTS.md."""
 STDERR = 2
 """The file descriptor: what a benchmark prints goes beside the answer."""
@@ -51,7 +50,7 @@ class Answer(NamedTuple):
 
 def list_systems(words: list[str]) -> Answer:
     """`linmap list`."""
-    parse(words, "linmap list", "The 17 systems by room, and which are ready.")
+    parse(words, "linmap list", "List the 17 systems by room, and which are ready.")
     systems = list(recipes.SYSTEMS.values())
     document = {"systems": [asdict(system) for system in systems]}
     return Answer(document, lambda console: printing.print_systems(console, systems))
@@ -61,18 +60,15 @@ def fit(words: list[str]) -> Answer:
     """`linmap fit SYSTEM`."""
     slug, words = _subject("fit", "SYSTEM", words)
     recipe = recipes.load(slug)
-    if not hasattr(recipe, "fit"):
+    if (verb := recipe.fit) is None:
         raise UsageError(f"{slug} has nothing to train; use `linmap apply {slug}`.")
     job = FitJob(out=Path("runs") / f"fit-{slug}")
-    data = _value("--data", words)
-    settings = recipe.settings_for("fit", data and Path(data)) if hasattr(recipe, "settings_for") else recipe.Settings
-    purpose = inspect.getdoc(recipe.fit) or f"Train {slug} on your data."
-    flags = _flags(recipe, "fit", slug, words, purpose, settings=settings, job=job)
+    flags = _flags(recipe, verb, f"fit {slug}", words, _data(words), job)
     settings, job = flags["settings"], checked(flags["job"])
     with ownership.owner(f"fit {slug}", flags["writing"].overwrite):
         _own_folder(job.out, slug, job.resume)
         with ownership.filling(job.out):
-            summary, seconds = _timed(lambda: recipe.fit(settings, job))
+            summary, seconds = _timed(lambda: verb(settings, job))
     document = _document("fit", slug, job.out, seconds, summary)
 
     def show(console: Console) -> None:
@@ -88,27 +84,22 @@ def apply(words: list[str]) -> Answer:
     target, words = _subject("apply", "DIR|SYSTEM", words)
     slug, artifact = _applied(target)
     recipe = recipes.load(slug)
-    fitted_first = artifact is None and hasattr(recipe, "fit")
+    verb, fitted_first = recipe.apply, artifact is None and recipe.fit is not None
     if fitted_first and not {"-h", "--help"} & set(words):
         run = f"runs/fit-{slug}"
         raise UsageError(f"{slug} is fitted first: `linmap fit {slug} --out {run}`, then `linmap apply {run}`.")
-    if hasattr(recipe, "settings_for"):
-        settings = recipe.settings_for("apply", artifact)
-    else:
-        settings = getattr(recipe, "ApplySettings", recipe.Settings)
-    purpose = f"Use {slug} on your data." + (f" It is fitted first; give the --out of `linmap fit {slug}` for {target}."
-                                              if fitted_first else "")  # fmt: skip
-    job = ApplyJob(artifact=artifact)
-    flags = _flags(recipe, "apply", target, words, purpose, hidden=["artifact"], settings=settings, job=job)
+    note = f"Fit it first, then give the --out of `linmap fit {slug}` instead of {target}." if fitted_first else ""
+    job = ApplyJob() if recipe.fit is None else FittedJob(artifact=artifact or Path(target))
+    flags = _flags(recipe, verb, f"apply {target}", words, artifact, job, note)
     settings, job = flags["settings"], flags["job"]
-    streams = getattr(recipe, "STANDARD_INPUT", False) and job.data == Path("-")
+    streams = verb.standard_input and job.data == Path("-")
     with ownership.owner(f"apply {slug}", flags["writing"].overwrite):
         if streams and job.out is None:
-            return _streamed(lambda: recipe.apply(settings, job), slug, flags["output"].json)
+            return _streamed(lambda: verb(settings, job), slug, flags["output"].json)
         job = job if streams else checked(job)
         if job.out is not None and not job.out.is_dir() and not streams:
             ownership.claim(job.out)
-        summary, seconds = _timed(lambda: recipe.apply(settings, job))
+        summary, seconds = _timed(lambda: verb(settings, job))
         if job.out is not None and job.out.exists():
             ownership.record(job.out)
 
@@ -135,15 +126,14 @@ def compare(words: list[str]) -> Answer:
     """`linmap compare SYSTEM`."""
     slug, words = _subject("compare", "SYSTEM", words)
     recipe = recipes.load(slug)
-    job = CompareJob(preset=_preset(words), out=Path("runs") / f"compare-{slug}")
-    purpose = f"Compare {slug} with its baselines on the same data."
-    flags = _flags(recipe, "compare", slug, words, purpose, settings=recipe.PRESETS[job.preset], job=job)
+    verb, job = recipe.compare, CompareJob(out=Path("runs") / f"compare-{slug}")
+    flags = _flags(recipe, verb, f"compare {slug}", words, _data(words), job)
     job = checked(flags["job"])
     line = shlex.join(["linmap", "compare", slug, *own(words)])
     with ownership.owner(f"compare {slug}", flags["writing"].overwrite):
         _own_folder(job.out, slug, job.resume)
         with ownership.filling(job.out):
-            result = run_comparison(recipe, slug, flags["settings"], job, line)
+            result = run_comparison(verb, flags["settings"], job, line)
 
     def show(console: Console) -> None:
         printing.print_comparison(console, result)
@@ -160,7 +150,7 @@ def index(words: list[str]) -> Answer:
     from linmap.recipes import search as recipe
 
     words = _named("--data", words)
-    purpose = "Put vectors into a store or database, in the place of those with the same ids."
+    purpose = "Put vectors into a store or database; those with the same ids are replaced."
     flags = parse(words, "linmap index VECTORS", purpose, settings=recipe.IndexSettings)
     done, seconds = _timed(lambda: recipe.index(flags["settings"]))
     document = _document("index", "", None, seconds, done)
@@ -172,7 +162,8 @@ def search(words: list[str]) -> Answer:
     from linmap.recipes import search as recipe
 
     words = _named("--index", words)
-    flags = parse(words, "linmap search INDEX", "Find what is nearest, and why.", settings=recipe.SearchSettings)
+    purpose = "Find the nearest records, and why they match."
+    flags = parse(words, "linmap search INDEX", purpose, settings=recipe.SearchSettings)
     found, seconds = _timed(lambda: recipe.search(flags["settings"]))
     document = _document("search", "mbat", None, seconds, found)
     return Answer(document, lambda console: printing.print_summary(console, "nearest records", found))
@@ -196,18 +187,18 @@ class ReportFlags:
     """`linmap report`."""
 
     out: Path | None = None
-    """The page to write; report.html inside RUNS when left out."""
+    """The page to write; report.html in RUNS when left out."""
 
 
 def report(words: list[str]) -> Answer:
     """`linmap report RUNS`."""
-    purpose = "One HTML page of every comparison in a folder."
+    purpose = "Write one HTML page about every comparison in a folder."
     if words[:1] in (["-h"], ["--help"]):
         parse(words, "linmap report RUNS", purpose, flags=ReportFlags, writing=Writing)
     runs, words = _subject("report", "RUNS", words)
     flags = parse(words, f"linmap report {runs}", purpose, flags=ReportFlags, writing=Writing)
     if not Path(runs).is_dir():
-        raise UsageError(f"{runs} is no folder; give the --out of a `linmap compare` or a `linmap tour`.")
+        raise UsageError(f"{runs} is not a folder; give the --out of `linmap compare` or `linmap tour`.")
     from linmap.report import gather, is_report, write_report
 
     systems = [outcome.system for _, outcome in gather(runs)]
@@ -240,13 +231,13 @@ def bench(words: list[str]) -> Answer:
 def _subject(verb: str, what: str, words: list[str]) -> tuple[str, list[str]]:
     """The word after the verb: a system or a folder."""
     if words and words[0] in ("-h", "--help"):
-        fits = {"fit": "Can be fitted", "apply": "Without fitting", "compare": "Ready"}[verb]
+        fits = {"fit": "Systems to fit", "apply": "Systems that need no fitting", "compare": "Systems"}[verb]
         slugs = ", ".join(slug for slug, system in recipes.SYSTEMS.items() if system.ready and _takes(verb, system))
-        print(f"usage: linmap {verb} {what} [flags]\n\nGive {what} first, then the flags of a system: "
+        print(f"usage: linmap {verb} {what} [flags]\n\nEach system has flags of its own: "
               f"`linmap {verb} SYSTEM --help`.\n\n{fits}: {slugs}.")  # fmt: skip
         raise HelpShown
     if not words or words[0].startswith("-"):
-        raise UsageError(f"`linmap {verb}` needs {what} first: linmap {verb} {what} [flags].")
+        raise UsageError(f"`linmap {verb}` needs {what}: linmap {verb} {what} [flags].")
     return words[0], words[1:]
 
 
@@ -267,13 +258,13 @@ def _applied(target: str) -> tuple[str, Path | None]:
     meant = nearest(target, recipes.SYSTEMS, f"linmap fit SYSTEM --out {target}").replace(
         "lists them", "would write it"
     )
-    raise UsageError(f"{target}: there is no such folder, and no system of that name; {meant}")
+    raise UsageError(f"{target} is neither a folder nor a system; {meant}")
 
 
-def _preset(words: list[str]) -> Preset:
-    """`--preset`, read ahead of all other flags, for it sets their defaults."""
-    given = _value("--preset", words)
-    return given if given in get_args(Preset) else "quick"  # pyright: ignore[reportReturnType]
+def _data(words: list[str]) -> Path | None:
+    """`--data`, read ahead of all other flags, for some systems have other flags for other files."""
+    given = _value("--data", words)
+    return Path(given) if given else None
 
 
 def _value(flag: str, words: list[str]) -> str | None:
@@ -295,21 +286,20 @@ def checked(job: Any) -> Any:
     if out is not None and out.is_file() and not isinstance(job, ApplyJob):
         raise UsageError(f"--out {out} is a file; name a folder.")
     if data is not None and out is not None and data.resolve() == out.resolve():
-        raise UsageError(f"--out {out} is the input; name another one.")
+        raise UsageError(f"--out {out} is the input file; choose another.")
     if job.seed < 0:
         raise UsageError(f"--seed {job.seed} is negative; give 0 or more.")
     return job
 
 
-def _flags(recipe: ModuleType, verb: str, subject: str, words: list[str], purpose: str,
-           hidden: tuple[str, ...] | list[str] = (), **parts: Any) -> Mapping[str, Any]:  # fmt: skip
-    """The flags of a verb that meets a system; those that the recipe does not honour are none."""
-    if verb != "apply" and verb not in getattr(recipe, "RESUMES", ("fit", "compare")):
-        hidden = [*hidden, "resume"]
-    elsewhere = getattr(parts.get("settings"), "ONLY_FOR", {})
-    hidden = [*hidden, *(name for other, names in elsewhere.items() if other != verb for name in names)]
-    flag_of = getattr(recipe, "FLAG_OF", {}) | {"random_state": "seed"}
-    return parse(words, f"linmap {verb} {subject}", purpose, hidden, flag_of, **parts, writing=Writing)
+def _flags(
+    recipe: Recipe, verb: Verb, command: str, words: list[str], path: Path | None, job: Any, note: str = ""
+) -> Mapping[str, Any]:
+    """The flags of a verb that meets a system, where `path` is the file or the artifact that they may depend on."""
+    hidden = ["artifact", "preset", *([] if verb.resumes else ["resume"])]
+    flag_of = {**recipe.flag_of, "random_state": "seed"}
+    purpose, settings = "\n\n".join(filter(None, [verb.purpose(), note])), verb.settings(path)
+    return parse(words, f"linmap {command}", purpose, hidden, flag_of, settings=settings, job=job, writing=Writing)
 
 
 def _own_folder(out: Path, slug: str, resume: bool) -> None:
@@ -345,16 +335,15 @@ def _document(verb: str, slug: str, out: Path | None, seconds: float, summary: A
     return plain({"verb": verb, "system": slug, "out": out, "seconds": round(seconds, 3), "summary": summary})
 
 
-def run_comparison(recipe: ModuleType, slug: str, settings: Any, job: CompareJob, command: str) -> Result:
+def run_comparison(verb: Verb, settings: Any, job: CompareJob, command: str) -> Result:
     """Compare, complete the result with what only the caller knows, and save it."""
     from linmap.artifacts import plain
     from linmap.experiment.result import FAILURE
 
-    result, seconds = _timed(lambda: recipe.compare(settings, job))
+    result, seconds = _timed(lambda: verb(settings, job))
     runs = max((len(values) for row in result.rows for values in row.values.values()), default=1)
     result = replace(
         result,
-        preset=job.preset,
         command=result.command or command,
         seconds=seconds if result.seconds is None else result.seconds,
         seeds=result.seeds or list(range(job.seed, job.seed + runs)),

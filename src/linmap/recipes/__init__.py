@@ -1,24 +1,8 @@
-"""The catalogue of the 17 systems, and one file per system: how it meets files, baselines and metrics.
+"""The catalogue of the 17 systems, and for each that is ready a recipe: how it meets files, baselines and metrics.
 
-A recipe module `linmap.recipes.<slug>` holds:
-
-- `Settings`: one dataclass, the flags of `linmap fit` and `linmap compare`; field docstrings are the help texts;
-- `PRESETS`: `{"quick": Settings(...), "full": Settings(...)}`, the defaults of `linmap compare --preset`;
-- `fit(settings, job: FitJob) -> dict`: train on the user's file, write an artifact folder, return a summary;
-- `apply(settings, job: ApplyJob) -> dict`: use an artifact (or, for systems with nothing to train, the settings);
-- `compare(settings, job: CompareJob) -> Result`: the system and its baselines on the same data.
-
-What a system does differently, its module says:
-
-- nothing to train: no `fit`; flags of its own for `apply`: a dataclass `ApplySettings`; for `compare`: in `PRESETS`;
-- flags that depend on the kind of data: `settings_for(verb, path)`, the dataclass for the user's file ("fit") or the
-  artifact ("apply"; None where only the flags are asked for);
-- an `apply` that answers standard input as it comes (`--data -`): `STANDARD_INPUT = True`;
-- `--resume` is not honoured in both `fit` and `compare`: where it is, `RESUMES = ("fit",)`;
-- flags that have other names than the arguments that its library's messages name: `FLAG_OF = {"argument": "flag"}`;
-- flags mean something to one verb alone: `ONLY_FOR = {"fit": ("name",)}`, a class variable of its `Settings`.
-
-Modules import their system lazily enough that `linmap --help` needs none of them.
+`linmap.recipes.<slug>` holds `RECIPE`, a `Recipe`: for each verb its flags and where its work is. Read in this order:
+`recipe.py` (the contract), `job.py` (the flags that all systems share), `derived.py` (flags that are an estimator's own
+parameters), and then one system: `flags.py`, `fit.py`, `apply.py`, `compare.py`, `pictures.py`.
 """
 
 from __future__ import annotations
@@ -26,9 +10,9 @@ from __future__ import annotations
 import difflib
 import importlib
 from dataclasses import dataclass
-from types import ModuleType
 
 from linmap.errors import UsageError
+from linmap.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -44,7 +28,7 @@ class System:
     fitted: bool = True
     """Whether it is fitted before it is applied."""
     seconds: float = 0.0
-    """What its quick comparison takes on two cores, as measured."""
+    """What its comparison takes on two cores, as measured."""
 
 
 SYSTEMS = {
@@ -168,8 +152,8 @@ def find(slug: str) -> System:
     raise UsageError(f"there is no system {slug!r}; {hint}")
 
 
-def load(slug: str) -> ModuleType:
-    """Import the recipe of a system that is ready.
+def load(slug: str) -> Recipe:
+    """The recipe of a system that is ready.
 
     Raises
     ------
@@ -180,8 +164,13 @@ def load(slug: str) -> ModuleType:
     if not system.ready:
         raise UsageError(f"{slug} is planned, not built yet; `linmap list` shows what is ready.")
     try:
-        return importlib.import_module(f"linmap.recipes.{slug}")
+        module = importlib.import_module(f"linmap.recipes.{slug}")
     except ModuleNotFoundError as error:
         if error.name and not error.name.startswith("linmap"):
             raise UsageError(f"{slug} needs {error.name}: pip install 'linmap[{system.room}]'.") from error
         raise
+    if hasattr(module, "RECIPE"):
+        return module.RECIPE
+    from linmap.recipes.former import adapted
+
+    return adapted(module)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
-
-Preset = Literal["quick", "full"]
 
 
 @dataclass(frozen=True)
@@ -14,40 +11,47 @@ class FitJob:
     """`linmap fit SYSTEM`."""
 
     data: Path | None = None
-    """Your file; the embedded data when left out."""
+    """Your file; embedded data when left out."""
     out: Path = Path("runs/fit")
-    """Folder that receives the artifact."""
+    """Folder for the fitted model."""
     seed: int = 0
-    """Seed of every random draw."""
+    """Seed of all random draws."""
     resume: bool = False
-    """Go on from the last checkpoint in --out."""
+    """Continue from the last checkpoint in --out."""
 
 
 @dataclass(frozen=True)
 class ApplyJob:
-    """`linmap apply DIR|SYSTEM`."""
+    """`linmap apply SYSTEM`, of a system with nothing to train."""
 
     artifact: Path | None = None
     """Folder written by `linmap fit`; None when a system is applied that needs no training."""
     data: Path | None = None
-    """Your file; the embedded data when left out."""
+    """Your file; embedded data when left out."""
     out: Path | None = None
-    """Where the result goes."""
+    """File or folder for the result."""
     seed: int = 0
-    """Seed of every random draw."""
+    """Seed of all random draws."""
+
+
+@dataclass(frozen=True)
+class FittedJob(ApplyJob):
+    """`linmap apply DIR`, of what was fitted."""
+
+    artifact: Path = field(kw_only=True)
+    """Folder written by `linmap fit`."""
 
 
 @dataclass(frozen=True)
 class CompareJob:
     """`linmap compare SYSTEM`."""
 
-    preset: Preset = "quick"
-    """quick: minutes on two cores; full: the setting of the paper, as far as the data allow."""
+    preset: str = "quick"  # no flag any more; goes when no recipe reads it
     data: Path | None = None
-    """Your file; the embedded data when left out."""
+    """Your file; embedded data when left out."""
     out: Path = Path("runs/compare")
-    """Folder that receives result.json and the pictures."""
+    """Folder for result.json and the pictures."""
     seed: int = 0
-    """First seed; a comparison over several seeds counts up from it."""
+    """First seed; a comparison that uses several counts up from it."""
     resume: bool = False
-    """Reuse what a comparison that was interrupted has finished in --out."""
+    """Keep the runs that an interrupted comparison has finished in --out."""

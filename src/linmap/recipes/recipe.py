@@ -31,6 +31,12 @@ class Verb:
         """The dataclass of flags for a file or an artifact."""
         return self.flags if isinstance(self.flags, type) else self.flags(path)
 
+    def purpose(self) -> str:
+        """What the docstring of the work says before its sections, from its source."""
+        from linmap.recipes.derived import documentation
+
+        return documentation(self.work).partition("\n\nParameters\n")[0]
+
     def __call__(self, settings: Any, job: Any) -> Any:
         """Do the work."""
         module, _, name = self.work.partition(":")
