@@ -80,6 +80,7 @@ def _register(monkeypatch: pytest.MonkeyPatch, slug: str, **contents: object) ->
     module = ModuleType(f"linmap.recipes.{slug}")
     vars(module).update(contents)
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(recipes, slug, module, raising=False)
     fitted = "fit" in contents
     system = recipes.System(slug, "sequence", slug.title(), "measures", "no paper", ready=True, fitted=fitted)
     monkeypatch.setitem(recipes.SYSTEMS, slug, system)

@@ -55,7 +55,7 @@ def test_figures_as_text() -> None:
     assert mean_std([]) == "—"
     assert mean_std([0.5]) == "0.500"
     assert mean_std([1.0, 2.0], 1) == "1.5 ± 0.7"
-    assert mean_std([1.0, math.nan], 1) == "nan"
+    assert mean_std([1.0, math.nan], 1) == "—"
     assert ranking({"a": 1, "b": math.nan, "c": 0}, "lower") == ["c", "a", "b"]
     assert ranking({"a": 1, "b": math.nan, "c": 0}, "higher") == ["a", "c", "b"]
 

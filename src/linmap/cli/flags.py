@@ -15,12 +15,12 @@ from linmap.errors import UsageError
 
 @dataclass(frozen=True)
 class Output:
-    """How the answer is given, whatever the verb."""
+    """Of every verb: how the answer is given."""
 
     json: bool = False
-    """Standard output is exactly one JSON document."""
+    """Write the answer as one JSON document."""
     debug: bool = False
-    """Show a traceback where something fails."""
+    """Show a traceback if something fails."""
 
 
 OUTPUT_FLAGS = tuple(f"--{field.name}" for field in fields(Output))

@@ -37,7 +37,7 @@ WATCHED, UNWATCHED = 20.0, 60.0
 
 @dataclass(frozen=True)
 class TourFlags:
-    """`linmap tour`."""
+    """Which systems, the result and the seed."""
 
     systems: tuple[str, ...] = ()
     """Systems to compare, in this order; all that are ready, the fastest first, when left out."""

@@ -176,7 +176,7 @@ def _named(flag: str, words: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Writing:
-    """Flags of every verb that writes files."""
+    """Of every verb that writes files."""
 
     overwrite: bool = False
     """Replace files at --out that this command did not write."""
@@ -184,7 +184,7 @@ class Writing:
 
 @dataclass(frozen=True)
 class ReportFlags:
-    """`linmap report`."""
+    """The result."""
 
     out: Path | None = None
     """The page to write; report.html in RUNS when left out."""

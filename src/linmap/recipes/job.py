@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class FitJob:
-    """`linmap fit SYSTEM`."""
+    """Data, result and seed of `linmap fit`."""
 
     data: Path | None = None
     """Your file; embedded data when left out."""
@@ -22,7 +22,7 @@ class FitJob:
 
 @dataclass(frozen=True)
 class ApplyJob:
-    """`linmap apply SYSTEM`, of a system with nothing to train."""
+    """Data, result and seed of `linmap apply`, of a system with nothing to train."""
 
     artifact: Path | None = None
     """Folder written by `linmap fit`; None when a system is applied that needs no training."""
@@ -36,7 +36,7 @@ class ApplyJob:
 
 @dataclass(frozen=True)
 class FittedJob(ApplyJob):
-    """`linmap apply DIR`, of what was fitted."""
+    """Data, result and seed of `linmap apply`, of what was fitted."""
 
     artifact: Path = field(kw_only=True)
     """Folder written by `linmap fit`."""
@@ -44,7 +44,7 @@ class FittedJob(ApplyJob):
 
 @dataclass(frozen=True)
 class CompareJob:
-    """`linmap compare SYSTEM`."""
+    """Data, result and seed of `linmap compare`."""
 
     preset: str = "quick"  # no flag any more; goes when no recipe reads it
     data: Path | None = None
