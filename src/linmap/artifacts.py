@@ -117,8 +117,8 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())  # pyright: ignore[reportAttributeAccessIssue]
+    if (tolist := getattr(value, "tolist", None)) is not None:
+        return plain(tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

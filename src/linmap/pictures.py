@@ -23,11 +23,10 @@ SYSTEM, BASELINE = SERIES[0], SERIES[7]
 THEME: Mapping[str, str] = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"} | {
     colour: f"--series-{i}" for i, colour in enumerate(SERIES)
 }
-DARK: Mapping[str, str] = {
-    "--ink": "#e6e8eb", "--muted": "#a3a9b1", "--grid": "#2d3238", "--paper": "#14171a",
-    "--series-0": "#4fa9e2", "--series-1": "#f08a4b", "--series-2": "#2fc398", "--series-3": "#dd9cc1",
-    "--series-4": "#f0b94a", "--series-5": "#86cdf4", "--series-6": "#b59bd8", "--series-7": "#9a9fa6",
-}  # fmt: skip
+DARK_SERIES = ("#4fa9e2", "#f08a4b", "#2fc398", "#dd9cc1", "#f0b94a", "#86cdf4", "#b59bd8", "#9a9fa6")
+DARK: Mapping[str, str] = {"--ink": "#e6e8eb", "--muted": "#a3a9b1", "--grid": "#2d3238", "--paper": "#14171a"} | {
+    f"--series-{i}": colour for i, colour in enumerate(DARK_SERIES)
+}
 
 
 def _rule(values: Mapping[str, str]) -> str:
@@ -40,7 +39,7 @@ DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
 
 
 @contextmanager
-def figure(width: float | int = 7.2, height: float | int = 3.6, **subplots: object) -> Iterator[tuple]:
+def figure(width: float | int = 7.2, height: float | int = 3.6, **subplots: Any) -> Iterator[tuple]:
     """A (figure, axes) pair in the house style, closed afterwards; sizes in inches, `subplots` as in Matplotlib."""
     import matplotlib
 
@@ -48,27 +47,25 @@ def figure(width: float | int = 7.2, height: float | int = 3.6, **subplots: obje
     import matplotlib.pyplot as plt
     from cycler import cycler
 
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none", "svg.hashsalt": "linmap", "font.family": "sans-serif", "font.size": 10,
-        "figure.facecolor": PAPER, "axes.facecolor": PAPER, "savefig.facecolor": PAPER,
-        "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "axes.titlesize": 10.5,
-        "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
-        "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8, "axes.axisbelow": True,
-        "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-        "axes.prop_cycle": cycler(color=SERIES), "lines.linewidth": 1.6,
-    }  # fmt: skip
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "linmap", "font.family": "sans-serif"}
+    style |= dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), PAPER)
+    style |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), INK)
+    style |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), MUTED)
+    style |= dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
+    style |= {"axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8, "axes.axisbelow": True}
+    style |= {"axes.prop_cycle": cycler(color=SERIES), "lines.linewidth": 1.6, "font.size": 10, "axes.titlesize": 10.5}
     with plt.rc_context(style):
-        fig, axes = plt.subplots(figsize=(width, height), layout="constrained", **subplots)  # pyright: ignore
+        fig, axes = plt.subplots(figsize=(width, height), layout="constrained", **subplots)
         try:
             yield fig, axes
         finally:
             plt.close(fig)
 
 
-def save_svg(fig: object, path: Path | str) -> Path:
+def save_svg(fig: Any, path: Path | str) -> Path:
     """Write a figure made by `figure` as a themed SVG, atomically; the same figure gives the same bytes."""
     buffer = io.StringIO()
-    fig.savefig(buffer, format="svg", metadata={"Date": None})  # pyright: ignore[reportAttributeAccessIssue]
+    fig.savefig(buffer, format="svg", metadata={"Date": None})
     svg = re.sub(
         "|".join(THEME),
         lambda match: f"var({THEME[match[0].lower()]}, {match[0]})",

@@ -56,9 +56,12 @@ def test_a_compressed_file_is_mapped_as_one_shard(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl.gz").write_bytes(gzip.compress(LINES))
     for name in ("r.jsonl", "r.jsonl.gz"):
         done = map_records(
-            tmp_path / name, tmp_path / f"{name}.npy", lambda rs: np.array([[r.document["x"]] for r in rs]),
-            shard_records=100, batch=30,
-        )  # fmt: skip
+            tmp_path / name,
+            tmp_path / f"{name}.npy",
+            lambda rs: np.array([[r.document["x"]] for r in rs]),
+            shard_records=100,
+            batch=30,
+        )
         assert done.records == 2000
     assert (tmp_path / "r.jsonl.npy").read_bytes() == (tmp_path / "r.jsonl.gz.npy").read_bytes()
 

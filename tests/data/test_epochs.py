@@ -48,16 +48,19 @@ def test_a_band_pass_keeps_its_band() -> None:
         epochs.filtered(4, 90)
 
 
-@pytest.mark.parametrize(("arrays", "message"), [
-    ({"X": np.zeros((3, 4))}, "must be"),
-    ({"x": np.zeros((3, 4, 5))}, "no array 'X' of epochs; it holds x"),
-    ({"X": np.zeros((3, 4, 5)), "y": np.zeros(2)}, "y must hold one number or text for each of 3 epochs"),
-    ({"X": np.zeros((3, 4, 5)), "ch_names": ["a"]}, "4 channels"),
-    ({"X": np.where(np.arange(60).reshape(3, 4, 5) == 27, np.nan, 0)}, r"channel index 1 \(channel 2\) holds NaN"),
-    ({"X": np.zeros((1, 1, 2)), "sfreq": 0}, "sfreq must be more than 0 Hz, got 0"),
-    ({"X": np.zeros((1, 1, 2)), "sfreq": -125.0}, "sfreq must be more than 0 Hz, got -125"),
-    ({"X": np.zeros((1, 1, 2)), "y": np.array([None])}, "Python objects"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"X": np.zeros((3, 4))}, "must be"),
+        ({"x": np.zeros((3, 4, 5))}, "no array 'X' of epochs; it holds x"),
+        ({"X": np.zeros((3, 4, 5)), "y": np.zeros(2)}, "y must hold one number or text for each of 3 epochs"),
+        ({"X": np.zeros((3, 4, 5)), "ch_names": ["a"]}, "4 channels"),
+        ({"X": np.where(np.arange(60).reshape(3, 4, 5) == 27, np.nan, 0)}, r"channel index 1 \(channel 2\) holds NaN"),
+        ({"X": np.zeros((1, 1, 2)), "sfreq": 0}, "sfreq must be more than 0 Hz, got 0"),
+        ({"X": np.zeros((1, 1, 2)), "sfreq": -125.0}, "sfreq must be more than 0 Hz, got -125"),
+        ({"X": np.zeros((1, 1, 2)), "y": np.array([None])}, "Python objects"),
+    ],
+)
 def test_bad_archives_are_explained(arrays: dict, message: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "e.npz", **arrays)
     with pytest.raises(DataError, match=message):

@@ -21,8 +21,14 @@ def recording(kinds: tuple[str, ...], bads: tuple[str, ...] = (), **options) -> 
     names = [f"{kind.upper()} {i}" for i, kind in enumerate(kinds)]
     info = mne.create_info(names, 100.0, list(kinds))
     info["bads"] = list(bads)
-    return mne.EpochsArray(1e-6 * rng.standard_normal((N, len(kinds), TIMES)), info, EVENTS,
-                           event_id={"left": 1, "right": 2}, verbose="error", **options)  # fmt: skip
+    return mne.EpochsArray(
+        1e-6 * rng.standard_normal((N, len(kinds), TIMES)),
+        info,
+        EVENTS,
+        event_id={"left": 1, "right": 2},
+        verbose="error",
+        **options,
+    )
 
 
 @given(st.lists(st.sampled_from(["eeg", "eog", "stim", "ecg", "misc"]), min_size=1, max_size=6), st.data())
@@ -51,9 +57,15 @@ def test_a_file_and_the_object_it_was_saved_from_are_one(tmp_path: Path) -> None
     assert there.take([0, 3]).codes.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize(("kinds", "taken", "unit"), [
-    (("mag", "mag", "stim"), 2, 1.0), (("emg", "stim"), 1, 1e6), (("misc", "misc"), 2, 1.0), (("seeg", "eog"), 1, 1e6),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kinds", "taken", "unit"),
+    [
+        (("mag", "mag", "stim"), 2, 1.0),
+        (("emg", "stim"), 1, 1e6),
+        (("misc", "misc"), 2, 1.0),
+        (("seeg", "eog"), 1, 1e6),
+    ],
+)
 def test_where_there_is_no_eeg_other_signals_are_taken(kinds: tuple[str, ...], taken: int, unit: float) -> None:
     epochs = recording(kinds)
     found = Epochs.from_mne(epochs)
@@ -66,8 +78,9 @@ def test_epochs_that_are_rejected_on_reading_leave_no_labels_behind() -> None:
     data = 1e-6 * rng.standard_normal((2, 50 * N + TIMES))
     data[0, 105] = 1.0  # in epoch 2
     raw = mne.io.RawArray(data, info, verbose="error")
-    epochs = mne.Epochs(raw, EVENTS, tmin=0, tmax=0.3, baseline=None, reject={"eeg": 1e-3}, preload=False,
-                        verbose="error")  # fmt: skip
+    epochs = mne.Epochs(
+        raw, EVENTS, tmin=0, tmax=0.3, baseline=None, reject={"eeg": 1e-3}, preload=False, verbose="error"
+    )
     taken = Epochs.from_mne(epochs)
     assert len(taken) == len(taken.labels()) == len(epochs.events) == N - 1
     assert taken.codes.tolist() == [1, 2, 2, 1, 2]

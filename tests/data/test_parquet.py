@@ -27,18 +27,26 @@ def test_every_kind_of_column_becomes_json(tmp_path: Path) -> None:
             "raw": pa.array([b"\x00\xff", b"text"], pa.binary()),
             "tags": pa.array([[("a", 1), ("b", 2)], []], pa.map_(pa.string(), pa.int64())),
             "by_day": pa.array([[(datetime.date(2024, 2, 29), 0.5)], None], pa.map_(pa.date32(), pa.float64())),
-            "by_number": pa.array([[(7, {"x": Decimal("0.5")})], []],
-                                  pa.map_(pa.int64(), pa.struct([("x", pa.decimal128(3, 1))]))),
+            "by_number": pa.array(
+                [[(7, {"x": Decimal("0.5")})], []], pa.map_(pa.int64(), pa.struct([("x", pa.decimal128(3, 1))]))
+            ),
             "took": pa.array([datetime.timedelta(minutes=1, milliseconds=500), None], pa.duration("ms")),
             "at": pa.array([datetime.time(23, 59), None], pa.time32("s")),
             "on": pa.array([0, 1], pa.timestamp("ns", "UTC")),
         }
-    )  # fmt: skip
+    )
     first, second = rows(tmp_path / "r.parquet", table)
     assert first == {
-        "price": 19.9, "count": 2**70, "raw": "AP8=", "tags": {"a": 1, "b": 2}, "by_day": {"2024-02-29": 0.5},
-        "by_number": {"7": {"x": 0.5}}, "took": 60.5, "at": "23:59:00", "on": "1970-01-01T00:00:00+00:00",
-    }  # fmt: skip
+        "price": 19.9,
+        "count": 2**70,
+        "raw": "AP8=",
+        "tags": {"a": 1, "b": 2},
+        "by_day": {"2024-02-29": 0.5},
+        "by_number": {"7": {"x": 0.5}},
+        "took": 60.5,
+        "at": "23:59:00",
+        "on": "1970-01-01T00:00:00+00:00",
+    }
     assert second["price"] is None
     assert (second["count"], second["raw"], second["tags"]) == (-3, "dGV4dA==", {})
     assert json.loads(json.dumps([first, second])) == [first, second]

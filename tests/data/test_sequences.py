@@ -1,5 +1,6 @@
 import importlib.util
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -222,9 +223,9 @@ def test_unknown_names() -> None:
     with pytest.raises(ValueError, match="there is no data set 'mnist-3'"):
         named_series("mnist-3")
     with pytest.raises(ValueError, match="part must be 'train' or 'test'"):
-        named_series("digits", "validation")  # pyright: ignore[reportArgumentType]
+        named_series("digits", cast("Any", "validation"))
     with pytest.raises(ValueError, match="there is no signal 'eeg'"):
-        real_signal("eeg")  # pyright: ignore[reportArgumentType]
+        real_signal(cast("Any", "eeg"))
 
 
 def test_series_of_aeon_and_signals_of_pywavelets() -> None:

@@ -1,5 +1,7 @@
 """Which columns are the time, the names of the series and the values, and what a table without them is told."""
 
+from typing import Any, cast
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -210,7 +212,7 @@ def test_what_is_unclear_is_refused_with_a_way_out(table: pd.DataFrame, message:
 @pytest.mark.parametrize("option", ["time_column", "id_column", "drop"])
 def test_columns_that_are_not_there_are_named(option: str) -> None:
     with pytest.raises(DataError, match=f"{option}='when': there is no such column; there are 'x'"):
-        TimeSeries.from_frame(pd.DataFrame({"x": Y}), **{option: "when"})  # pyright: ignore
+        TimeSeries.from_frame(pd.DataFrame({"x": Y}), **cast("dict[str, Any]", {option: "when"}))
 
 
 def test_decimals_and_other_numbers_held_as_objects_are_numbers() -> None:

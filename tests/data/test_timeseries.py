@@ -1,5 +1,7 @@
 """Tables of time series: what is read, what is refused and how it is said, splits and windows."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,8 +15,8 @@ from linmap.errors import DataError
 DAYS = pd.date_range("2024-01-01", periods=6, freq="D")
 
 
-def wide(**changes: object) -> pd.DataFrame:
-    return pd.DataFrame({"date": DAYS, "a": np.arange(6.0), "b": np.arange(6)}).assign(**changes)  # pyright: ignore
+def wide(**changes: Any) -> pd.DataFrame:
+    return pd.DataFrame({"date": DAYS, "a": np.arange(6.0), "b": np.arange(6)}).assign(**changes)
 
 
 def long(table: pd.DataFrame) -> pd.DataFrame:

@@ -60,9 +60,15 @@ def run(
     model = make_model()
     settings = TrainingConfig(**({"epochs": 3, "batch_size": 8, "lr": 0.01, "checkpoint_every": 4} | config))
     history = train(
-        model, noisy_squared_error, make_data(), config=settings, validate=validation, out=out, resume=resume,
+        model,
+        noisy_squared_error,
+        make_data(),
+        config=settings,
+        validate=validation,
+        out=out,
+        resume=resume,
         callbacks=callbacks,
-    )  # fmt: skip
+    )
     return model, history
 
 
@@ -106,9 +112,15 @@ def train_case(
     settings = TrainingConfig(**({"epochs": 3, "batch_size": 8, "lr": 0.01} | config))
     try:
         return model, train(
-            model, squared_error, make_data(samples), config=settings, out=out, resume=resume,
-            validate=lambda model: mean_loss(model, squared_error, make_data(20)), callbacks=(press_control_c,),
-        )  # fmt: skip
+            model,
+            squared_error,
+            make_data(samples),
+            config=settings,
+            out=out,
+            resume=resume,
+            validate=lambda model: mean_loss(model, squared_error, make_data(20)),
+            callbacks=(press_control_c,),
+        )
     except (KeyboardInterrupt, ValueError) as stopped:
         out.with_name(f"{out.name} {PartialState().process_index}.txt").write_text(str(stopped))
         return None

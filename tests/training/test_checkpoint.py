@@ -15,9 +15,13 @@ from linmap.training.checkpoint import Checkpoint
 def make_checkpoint(value: float = 1.0) -> Checkpoint:
     shared = torch.full((3, 2), value)
     tensors = {
-        "tied.a": shared, "tied.b": shared, "part": shared[:, 0], "half": torch.tensor([value]).bfloat16(),
-        "count": torch.tensor(3), "empty": torch.zeros(0),
-    }  # fmt: skip
+        "tied.a": shared,
+        "tied.b": shared,
+        "part": shared[:, 0],
+        "half": torch.tensor([value]).bfloat16(),
+        "count": torch.tensor(3),
+        "empty": torch.zeros(0),
+    }
     return Checkpoint({"step": value, "none": None}, tensors, {"a/exp_avg": shared}, {"torch": torch.get_rng_state()})
 
 

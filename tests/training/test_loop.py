@@ -231,8 +231,14 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path) -> None:
     keep = lambda model, step: seen.update({step: [p.detach().clone() for p in model.parameters()]})  # noqa: E731
     config = TrainingConfig(epochs=2, batch_size=8, lr=0.25, checkpoint_every=2)
     with pytest.raises(DivergenceError, match=rf"step 11 is nan \(learning rate 0.25\).*lower lr.*{tmp_path}"):
-        train(model, loss, TensorDataset(x, data.tensors[1], poisoned), config=config, out=tmp_path,
-              callbacks=[poison, keep])  # fmt: skip
+        train(
+            model,
+            loss,
+            TensorDataset(x, data.tensors[1], poisoned),
+            config=config,
+            out=tmp_path,
+            callbacks=[poison, keep],
+        )
     assert max(seen) == 10
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), seen[10], strict=True))
     state = json.loads(next(tmp_path.glob("checkpoint-*/state.json")).read_text())

@@ -12,7 +12,7 @@ from training.problem import make_data, make_model, squared_error
 
 
 def in_two_groups(model: nn.Module) -> list[dict[str, Any]]:
-    first, last = model[0], model[-1]  # pyright: ignore
+    first, *_, last = model.children()
     return [{"params": last.parameters(), "lr": 0.5, "weight_decay": 0.2}, {"params": first.parameters()}]
 
 
@@ -111,9 +111,15 @@ def test_what_a_callback_remembers_survives_a_killed_run(tmp_path) -> None:
 
     def run(callback: Counter, resume: bool) -> None:
         train(
-            plain_model(), squared_error, make_data(), config=config, out=tmp_path, resume=resume,
-            callbacks=[lambda model, step: None, callback], parameter_groups=in_two_groups,
-        )  # fmt: skip
+            plain_model(),
+            squared_error,
+            make_data(),
+            config=config,
+            out=tmp_path,
+            resume=resume,
+            callbacks=[lambda model, step: None, callback],
+            parameter_groups=in_two_groups,
+        )
 
     with pytest.raises(Killed):
         run(Counter(stop_at=11), resume=False)

@@ -14,9 +14,12 @@ from two_processes import launch
 
 PROBLEM = Path(__file__).with_name("problem.py")
 FSDP2 = {
-    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "NO_WRAP",
-    "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
-}  # fmt: skip
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "NO_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
 CASES = [
     {"name": "uneven", "schedule": "halving"},  # a last batch of 5
     {"name": "single", "samples": 41, "optimizer": "sgd", "momentum": 0.5},  # a last batch of 1: one process has none

@@ -26,12 +26,16 @@ def drawn() -> list[Tensor]:
     weights = [weight for module in modules for weight in module.parameters()]
     ones, like = torch.ones(9), torch.zeros(4, 4)
     initialised = nn.init.orthogonal_(like.clone()), nn.init.trunc_normal_(like.clone()), nn.init.sparse_(like, 0.5)
-    return weights + list(initialised) + [
-        torch.rand(3), torch.randn(3, dtype=torch.complex64), torch.randint(5, (4,)), torch.randint(2, 9, (4,)),
-        torch.randperm(7), torch.rand_like(ones), torch.randn_like(ones), torch.randint_like(ones, 9),
-        torch.normal(ones, ones), torch.normal(0.0, 1.0, (3,)), torch.bernoulli(ones / 2), torch.multinomial(ones, 3),
-        torch.poisson(ones), torch.empty(3).exponential_(), F.dropout(ones), F.gumbel_softmax(ones),
-    ]  # fmt: skip
+    uniform = torch.rand(3), torch.rand_like(ones), torch.randperm(7), torch.empty(3).exponential_()
+    normal = (
+        torch.randn(3, dtype=torch.complex64),
+        torch.randn_like(ones),
+        torch.normal(ones, ones),
+        torch.normal(0.0, 1.0, (3,)),
+    )
+    integers = torch.randint(5, (4,)), torch.randint(2, 9, (4,)), torch.randint_like(ones, 9), torch.poisson(ones)
+    choices = torch.bernoulli(ones / 2), torch.multinomial(ones, 3), F.dropout(ones), F.gumbel_softmax(ones)
+    return [*weights, *initialised, *uniform, *normal, *integers, *choices]
 
 
 def global_state() -> tuple:
@@ -42,8 +46,8 @@ def trained(out=None, *, last: int = -1, resume: bool = False, seed: int = 3) ->
     with private(seed):
         model = network()
     config = TrainingConfig(epochs=3, batch_size=8, lr=0.01, seed=seed, checkpoint_every=2)
-    train(model, squared_error, make_data(), config=config, out=out, resume=resume, callbacks=(stop_at(last),),
-          seed_globally=False)  # fmt: skip
+    how = {"out": out, "resume": resume, "callbacks": (stop_at(last),), "seed_globally": False}
+    train(model, squared_error, make_data(), config=config, **how)
     return model
 
 

@@ -212,12 +212,20 @@ def test_resume_without_a_checkpoint_starts(tmp_path, whole) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"lr": 0.02}, {"batch_size": 4}, {"optimizer": "adamw"}, {"weight_decay": 0.1}, {"betas": (0.8, 0.9)},
-        {"schedule": "halving"}, {"warmup_steps": 3}, {"accumulation": 2}, {"clip_norm": 1.0}, {"seed": 1},
+        {"lr": 0.02},
+        {"batch_size": 4},
+        {"optimizer": "adamw"},
+        {"weight_decay": 0.1},
+        {"betas": (0.8, 0.9)},
+        {"schedule": "halving"},
+        {"warmup_steps": 3},
+        {"accumulation": 2},
+        {"clip_norm": 1.0},
+        {"seed": 1},
         {"precision": "bf16"},
     ],
     ids=lambda change: next(iter(change)),
-)  # fmt: skip
+)
 def test_other_settings_than_the_checkpoint_are_named(whole, change) -> None:
     (name,) = change
     with pytest.raises(ValueError, match=f"was started with {name}=.*, now it is"):

@@ -29,8 +29,8 @@ class Covariances:
 
     def take(self, rows: np.ndarray) -> Covariances:
         """Those matrices alone, in that order; `rows` may also be a mask."""
-        return replace(self, X=self.X[rows], y=None if self.y is None else self.y[rows],
-                       domain=None if self.domain is None else self.domain[rows])  # fmt: skip
+        y, domain = (None if part is None else part[rows] for part in (self.y, self.domain))
+        return replace(self, X=self.X[rows], y=y, domain=domain)
 
     def labels(self) -> np.ndarray:
         """The classes; DataError where there are none."""

@@ -56,8 +56,8 @@ class Epochs:
             If no channel or no epoch is left.
         """
         parts = parts_of(epochs, name)
-        return cls(parts.X, parts.names, parts.sfreq, parts.ch_names, parts.session, parts.group, name, parts.codes,
-                   parts.left_out)  # fmt: skip
+        X, y, codes, sfreq, channels, left_out, session, group = parts
+        return cls(X, y, sfreq, channels, session, group, name, codes, left_out)
 
     def __len__(self) -> int:
         return len(self.X)
@@ -65,9 +65,9 @@ class Epochs:
     def take(self, rows: np.ndarray | Sequence[int] | slice) -> Epochs:
         """Those epochs alone, in that order; `rows` may also be a mask."""
         rows = rows if isinstance(rows, slice) else np.asarray(rows)
-        parts = {name: None if (part := getattr(self, name)) is None else part[rows]
-                 for name in ("y", "session", "group", "codes")}  # fmt: skip
-        return replace(self, X=self.X[rows], **parts)
+        labels = {name: getattr(self, name) for name in ("y", "session", "group", "codes")}
+        taken = {name: None if label is None else label[rows] for name, label in labels.items()}
+        return replace(self, X=self.X[rows], **taken)
 
     def labels(self) -> np.ndarray:
         """The classes; DataError where there are none."""
@@ -168,15 +168,13 @@ def _read_archive(path: Path) -> Epochs:
         if names.shape != X.shape[1:2]:
             raise DataError(f"{path}: X has {X.shape[1]} channels, ch_names has shape {names.shape}.")
         names = one_for_each(names, X.shape[1], f"{path}: ch_names", "channels")
-    per_epoch = {name: _per_epoch(arrays[name], len(X), name, path) for name in ("y", "session", "group")
-                 if name in arrays}  # fmt: skip
+    given = {name: _per_epoch(arrays[name], len(X), name, path) for name in ("y", "session", "group") if name in arrays}
+    y, session, group = (given.get(name) for name in ("y", "session", "group"))
     sfreq = float(arrays["sfreq"].item()) if "sfreq" in arrays else None
     if sfreq is not None and sfreq <= 0:
         raise DataError(f"{path}: sfreq must be more than 0 Hz, got {sfreq:g}; leave it out where it is not known.")
-    return _checked(Epochs(
-        X, per_epoch.get("y"), sfreq, _named(X.shape[1]) if names is None else tuple(map(str, names)),
-        per_epoch.get("session"), per_epoch.get("group"), path.stem,
-    ), path)  # fmt: skip
+    channels = _named(X.shape[1]) if names is None else tuple(map(str, names))
+    return _checked(Epochs(X, y, sfreq, channels, session, group, path.stem), path)
 
 
 def _per_epoch(array: np.ndarray, n: int, name: str, path: Path) -> np.ndarray:
@@ -242,8 +240,8 @@ def mamem(subject: int) -> Epochs:
     arrays = read_npz(path, ("X", "scale_uV", "y", "sfreq"))
     X = arrays["X"][row] * float(arrays["scale_uV"][row])
     index = np.arange(len(X))
-    return Epochs(X, arrays["y"][row].astype(np.int64), float(arrays["sfreq"]), _named(X.shape[1]), index // 100,
-                  index // 4, f"MAMEM subject {subject + 1}")  # fmt: skip
+    y, sfreq, name = arrays["y"][row].astype(np.int64), float(arrays["sfreq"]), f"MAMEM subject {subject + 1}"
+    return Epochs(X, y, sfreq, _named(X.shape[1]), session=index // 100, group=index // 4, name=name)
 
 
 def available_mamem() -> tuple[int, ...]:
@@ -280,5 +278,5 @@ def eegmmidb(task: Task = "imagery") -> Epochs:
         names = tuple(map(str, archive["ch_names"]))
     rows = arrays["task"] == get_args(Task).index(task)
     X = arrays["X"][rows] * float(arrays["scale_uV"])
-    return Epochs(X, arrays["y"][rows].astype(np.int64), 160.0, names, arrays["run"][rows].astype(np.int64), None,
-                  f"PhysioNet S001, {task}")  # fmt: skip
+    y, run = (arrays[name][rows].astype(np.int64) for name in ("y", "run"))
+    return Epochs(X, y, 160.0, names, session=run, name=f"PhysioNet S001, {task}")

@@ -214,12 +214,9 @@ def _values(levels: list[Level]) -> np.ndarray:
         counts = level.arguments[inner]
         order = np.lexsort((values, np.repeat(np.arange(len(inner)), counts)))
         middle = values[order]
-        results = np.stack([
-            np.minimum.reduceat(values, segments),
-            np.maximum.reduceat(values, segments),
-            (middle[segments + (counts - 1) // 2] + middle[segments + counts // 2]) // 2,
-            np.add.reduceat(values, segments) % 10,
-        ])  # fmt: skip
+        smallest, largest = np.minimum.reduceat(values, segments), np.maximum.reduceat(values, segments)
+        median = (middle[segments + (counts - 1) // 2] + middle[segments + counts // 2]) // 2
+        results = np.stack([smallest, largest, median, np.add.reduceat(values, segments) % 10])
         here[inner] = results[level.token[inner] - FIRST_OPERATOR, np.arange(len(inner))]
         values = here
     return values

@@ -130,9 +130,9 @@ def resized(
     image: Shaped[Tensor, "height width"], size: int | tuple[int, int], nearest: bool = False
 ) -> Shaped[Tensor, "1 new_height new_width"]:
     """An image at another size, smoothly with antialiasing or with the nearest pixels."""
-    mode = {"mode": "nearest-exact"} if nearest else {"mode": "bilinear", "antialias": True}
-    size = (size, size) if isinstance(size, int) else size
-    return F.interpolate(image[None, None], size=size, **mode)[0]  # pyright: ignore[reportArgumentType]
+    mode = "nearest-exact" if nearest else "bilinear"
+    shape = [size, size] if isinstance(size, int) else list(size)
+    return F.interpolate(image[None, None], size=shape, mode=mode, antialias=not nearest)[0]
 
 
 def min_max(images: Float[Tensor, "samples 1 height width"]) -> Float[Tensor, "samples 1 height width"]:

@@ -57,12 +57,21 @@ def parts_of(epochs: Any, name: str) -> Parts:
     named = {code: event for event, code in epochs.event_id.items()}
     codes = np.asarray(epochs.events[:, 2], np.int64)
     names = np.array([named.get(code, str(code)) for code in codes.tolist()])
-    left_out = tuple(f"{channel} ({'bad' if channel in epochs.info['bads'] else kind})"
-                     for i, (channel, kind) in enumerate(zip(epochs.ch_names, kinds, strict=True))
-                     if i not in set(picks))  # fmt: skip
-    return Parts(X * unit[:, None], names, codes, float(epochs.info["sfreq"]),
-                 tuple(epochs.ch_names[i] for i in picks), left_out,
-                 _column(epochs, "session", name), _column(epochs, "group", name))  # fmt: skip
+    left_out = tuple(
+        f"{channel} ({'bad' if channel in epochs.info['bads'] else kind})"
+        for i, (channel, kind) in enumerate(zip(epochs.ch_names, kinds, strict=True))
+        if i not in set(picks)
+    )
+    return Parts(
+        X * unit[:, None],
+        names,
+        codes,
+        float(epochs.info["sfreq"]),
+        tuple(epochs.ch_names[i] for i in picks),
+        left_out,
+        _column(epochs, "session", name),
+        _column(epochs, "group", name),
+    )
 
 
 def _picks(epochs: Any, name: str) -> tuple[list[int], list[str]]:

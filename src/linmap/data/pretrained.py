@@ -132,7 +132,7 @@ def _converted(gguf: Path, name: str) -> Path:
     loaded = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True, trust_remote_code=False
     )
-    del loaded.config.quantization_config  # what follows knows nothing of GGUF  # pyright: ignore
+    delattr(loaded.config, "quantization_config")  # what follows knows nothing of GGUF
     model = AutoModelForCausalLM.from_config(loaded.config)
     model.load_state_dict(loaded.state_dict())
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}."))

@@ -192,8 +192,8 @@ def _prompt_record(place: str, fields: dict[str, Any], form: Form) -> TextRecord
         if not messages:
             raise DataError(f'{place}, field "messages": there is no turn to answer.')
         return TextRecord(place, fields, messages=messages)
-    known = form.answer is not None and fields.get(form.answer) is not None
-    answer = _label(place, fields, form.answer) if known and form.task == "classification" else None  # pyright: ignore
+    name = form.answer if form.task == "classification" else None
+    answer = None if name is None or fields.get(name) is None else _label(place, fields, name)
     return TextRecord(place, fields, _text(place, fields, form), answer)
 
 

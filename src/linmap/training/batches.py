@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sized
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -62,6 +62,11 @@ def shards(
         yield (part, len(part) * processes / n) if len(part) else (batch[:least], 0.0)
 
 
+def samples_of(data: Dataset) -> int:
+    """The length of a map-style dataset."""
+    return len(cast("Sized", data))
+
+
 def reader(data: Dataset, device: torch.device) -> Callable[[Tensor], Any]:
     """A function from indices to the batch of these samples on a device.
 
@@ -79,14 +84,14 @@ def reader(data: Dataset, device: torch.device) -> Callable[[Tensor], Any]:
         raise ArgumentTypeError(
             f"data must be a map-style dataset, with __len__ and __getitem__; {type(data).__name__} is not."
         )
-    if len(data) == 0:  # pyright: ignore[reportArgumentType]
+    if samples_of(data) == 0:
         raise ArgumentError(f"data is empty ({type(data).__name__} of length 0): there is nothing to train on.")
 
     def read(indices: Tensor) -> Any:
         if type(data) is TensorDataset:
             return tuple(tensor.index_select(0, indices) for tensor in data.tensors)
-        if hasattr(data, "__getitems__"):
-            batch = data.__getitems__(indices.tolist())  # pyright: ignore[reportAttributeAccessIssue]
+        if (many := getattr(data, "__getitems__", None)) is not None:
+            batch = many(indices.tolist())
             return default_collate(batch) if isinstance(batch, list) else batch
         return default_collate([data[index] for index in indices.tolist()])
 
@@ -110,8 +115,8 @@ def mean_loss(model: nn.Module, loss: Loss, data: Dataset, batch_size: int = 256
     model.eval()
     try:
         total = 0.0
-        for indices in torch.arange(len(data)).split(batch_size):  # pyright: ignore[reportArgumentType]
+        for indices in torch.arange(samples_of(data)).split(batch_size):
             total += float(loss(model, read(indices))) * len(indices)
     finally:
         model.train(training)
-    return total / len(data)  # pyright: ignore[reportArgumentType]
+    return total / samples_of(data)

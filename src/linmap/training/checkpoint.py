@@ -9,7 +9,7 @@ import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -124,8 +124,9 @@ def gathered(tensors: Tensors, keep: bool) -> Tensors:
     """
     result = {}
     for name, tensor in tensors.items():
-        sharded = isinstance(tensor, DTensor)
-        whole = tensor.detach().full_tensor() if sharded else tensor.detach()  # pyright: ignore
+        whole = tensor.detach()
+        if sharded := isinstance(whole, DTensor):
+            whole = whole.full_tensor()
         if keep or not sharded:
             result[name] = whole.to("cpu", copy=True)
     return result
@@ -193,7 +194,7 @@ def random_state(device: torch.device, source: Source | None = None) -> Tensors:
     if source is not None:
         return {"private": source.on(device).get_state()}
     _, python, python_gauss = random.getstate()
-    legacy: dict[str, Any] = np.random.get_state(legacy=False)  # noqa: NPY002  # pyright: ignore
+    legacy = cast("dict[str, Any]", np.random.get_state(legacy=False))  # noqa: NPY002
     state = {
         "python": torch.tensor(python),
         "numpy": torch.tensor([*legacy["state"]["key"].tolist(), legacy["state"]["pos"], legacy["has_gauss"]]),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate.utils import broadcast, set_seed
@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from linmap.artifacts import versions
 from linmap.errors import ArgumentError, DivergenceError, Stopped
 from linmap.training import checkpoint, randomness
-from linmap.training.batches import Loss, batch_sizes, epoch_order, normalises_over_batches, reader, shards
+from linmap.training.batches import Loss, batch_sizes, epoch_order, normalises_over_batches, reader, samples_of, shards
 from linmap.training.config import TrainingConfig, check_resumable, learning_rate, total_steps
 from linmap.training.history import Ended, EpochRecord, Position, TrainingHistory
 from linmap.training.interruption import Interruption
@@ -172,7 +172,7 @@ class _Run:
         seed_globally: bool,
     ) -> None:
         self.accelerator = make_accelerator(config.precision)
-        self.config = replace(config, precision=self.accelerator.mixed_precision)  # pyright: ignore
+        self.config = replace(config, precision=cast("Any", self.accelerator.mixed_precision))
         self.model, self.loss, self.validate, self.out, self.callbacks = model, loss, validate, out, callbacks
         self.parameter_groups = parameter_groups
         own_seed = config.seed + self.accelerator.process_index
@@ -184,7 +184,7 @@ class _Run:
                 f"accumulation={config.accumulation}; make it a multiple of {self.processes * config.accumulation}."
             )
         self.read_batch = reader(data, self.accelerator.device)
-        self.samples: int = len(data)  # pyright: ignore[reportArgumentType]
+        self.samples = samples_of(data)
         usual = config.batch_size // (self.processes * config.accumulation)  # samples of a forward pass
         self.least = 2 if usual > 1 and normalises_over_batches(model) else 1
         self.sizes = batch_sizes(self.samples, config.batch_size, never_one=self.least > 1)
@@ -226,7 +226,7 @@ class _Run:
         if self.processes == 1:
             return path
         own = torch.tensor(checkpoint.number(path) if path else 0, device=self.accelerator.device)
-        number = int(broadcast(own))  # pyright: ignore[reportArgumentType]
+        number = int(cast("Tensor", broadcast(own)))
         return checkpoint.at(self.out, number) if number else None
 
     def _prepare(self, saved: checkpoint.Checkpoint | None) -> None:
@@ -242,8 +242,8 @@ class _Run:
         if saved is not None:
             self._restore(saved)
         for callback in self.callbacks:
-            if hasattr(callback, "attach"):
-                callback.attach(self.optimizer)  # pyright: ignore[reportFunctionMemberAccess]
+            if (attach := getattr(callback, "attach", None)) is not None:
+                attach(self.optimizer)
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         """Give the optimiser, the callbacks and the generators their states."""
@@ -257,16 +257,16 @@ class _Run:
             self.accelerator.scaler.load_state_dict(saved.state["scaler"])
         for callback, state in zip(self.callbacks, saved.state["callbacks"], strict=False):
             if state is not None:
-                callback.load_state_dict(state)  # pyright: ignore[reportFunctionMemberAccess]
+                cast("Any", callback).load_state_dict(state)
         before = len(next(iter(saved.random.values())))
         if before == self.processes:
             own = {name: state[self.accelerator.process_index] for name, state in saved.random.items()}
             checkpoint.set_random_state(own, self.accelerator.device, self.source)
         elif self.main:
             log.warning(
-                "%s was saved by %d processes and goes on with %d: random draws such as dropout are not those of the "
-                "uninterrupted run.", self.out, before, self.processes,
-            )  # fmt: skip
+                f"{self.out} was saved by {before} processes and goes on with {self.processes}: random draws such as "
+                "dropout are not those of the uninterrupted run."
+            )
 
     # -- one epoch, one step -------------------------------------------------------------------------------------------
 
@@ -331,7 +331,7 @@ class _Run:
             if weight != 1:
                 value = value * weight
             scaler = self.accelerator.scaler
-            (value if scaler is None else scaler.scale(value)).backward()  # pyright: ignore[reportAttributeAccessIssue]
+            (value if scaler is None else cast("Tensor", scaler.scale(value))).backward()
         return value.detach()
 
     def _read_losses(self) -> None:
@@ -343,7 +343,7 @@ class _Run:
         else:
             stop = self.unread[0].loss.new_tensor(float(self.interruption.requested))
             both = self.accelerator.reduce(torch.stack([item.loss for item in self.unread] + [stop]), "mean")
-            *losses, asked = both.tolist()  # pyright: ignore[reportAttributeAccessIssue]
+            *losses, asked = cast("Tensor", both).tolist()
             self.interruption.agreed = asked > 0
         unread, self.unread = self.unread, []
         for item, loss in zip(unread, losses, strict=True):
@@ -374,10 +374,8 @@ class _Run:
         elif value is not None:
             position.stale += 1
         position.seconds = time.perf_counter() - self.start
-        record = EpochRecord(
-            position.epoch + 1, position.step, self.lr, position.loss_sum / position.samples, value, metrics,
-            round(position.seconds, 4),
-        )  # fmt: skip
+        epoch, loss, seconds = position.epoch + 1, position.loss_sum / position.samples, round(position.seconds, 4)
+        record = EpochRecord(epoch, position.step, self.lr, loss, value, metrics, seconds)
         position.epochs.append(asdict(record))
         self.metrics.write(**asdict(record))
         position.samples, position.loss_sum = 0, 0.0
@@ -400,7 +398,7 @@ class _Run:
         values = {name: float(value) for name, value in found.items()}
         if self.processes > 1:
             numbers = torch.tensor(list(values.values()), dtype=torch.float64, device=self.accelerator.device)
-            values = dict(zip(values, broadcast(numbers).tolist(), strict=True))  # pyright: ignore
+            values = dict(zip(values, cast("Tensor", broadcast(numbers)).tolist(), strict=True))
         loss = values.pop("loss")
         if not math.isfinite(loss):
             raise self._diverged(f"the validation value after step {self.position.step} is {loss}")
@@ -434,7 +432,7 @@ class _Run:
             self.names = parameter_names(self.model, self.optimizer)
         optimizer, numbers = checkpoint.optimizer_state(self.optimizer, self.names, keep=main)
         random = {
-            name: self.accelerator.gather(state[None].to(self.accelerator.device)).cpu()  # pyright: ignore
+            name: cast("Tensor", self.accelerator.gather(state[None].to(self.accelerator.device))).cpu()
             for name, state in checkpoint.random_state(self.accelerator.device, self.source).items()
         }
         if main:
@@ -442,11 +440,16 @@ class _Run:
             self.metrics.sync(position)
             scaler = self.accelerator.scaler
             state = {
-                "config": asdict(self.config), "data_samples": self.samples, "position": asdict(position),
-                "optimizer": numbers, "scaler": None if scaler is None else scaler.state_dict(), "versions": versions(),
-                "frozen": self.frozen, "groups": self.groups,
+                "config": asdict(self.config),
+                "data_samples": self.samples,
+                "position": asdict(position),
+                "optimizer": numbers,
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "versions": versions(),
+                "frozen": self.frozen,
+                "groups": self.groups,
                 "callbacks": [c.state_dict() if hasattr(c, "state_dict") else None for c in self.callbacks],
-            }  # fmt: skip
+            }
             checkpoint.write(out, checkpoint.Checkpoint(state, model, optimizer, random, self.best))
             self.metrics.commit()
 
@@ -460,18 +463,22 @@ class _Run:
         if self.processes == 1:
             return condition
         count = self.accelerator.reduce(torch.tensor(float(condition), device=self.accelerator.device))
-        return float(count) > 0  # pyright: ignore[reportArgumentType]
+        return float(cast("Tensor", count)) > 0
 
     # -- progress ------------------------------------------------------------------------------------------------------
 
     def progress(self, description: str) -> Progress:
         console = Console(stderr=True)
         rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # in a narrow terminal, the last to have room
-        bar = Progress(
-            TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[state]}", table_column=rest), console=console, expand=True,
-            disable=not (self.main and console.is_terminal),
-        )  # fmt: skip
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(12),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+        )
+        state = TextColumn("{task.fields[state]}", table_column=rest)
+        hidden = not (self.main and console.is_terminal)
+        bar = Progress(*columns, state, console=console, expand=True, disable=hidden)
         total = total_steps(self.config, self.batches)
         bar.add_task(description, total=total, completed=self.position.step, state="")
         return bar

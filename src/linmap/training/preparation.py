@@ -122,7 +122,7 @@ def frozen_fingerprint(model: nn.Module) -> int:
     for name, weight in model.named_parameters():
         if name in frozen and not weight.is_meta:
             data = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            checksum = zlib.crc32(data, zlib.crc32(name.encode(), checksum))  # pyright: ignore[reportArgumentType]
+            checksum = zlib.crc32(data.data, zlib.crc32(name.encode(), checksum))
     return checksum
 
 

@@ -85,9 +85,13 @@ def test_records_come_out_in_order_whatever_the_shards(tmp_path_factory, x, blan
     (folder / "r.jsonl").write_text(text)
     got = Collected()
     done = map_records(
-        folder / "r.jsonl", folder / "out", lambda rs: np.array([[r.document["v"]] for r in rs]).reshape(len(rs), 1),
-        shard_records=shard_records, batch=batch, writer=got,
-    )  # fmt: skip
+        folder / "r.jsonl",
+        folder / "out",
+        lambda rs: np.array([[r.document["v"]] for r in rs]).reshape(len(rs), 1),
+        shard_records=shard_records,
+        batch=batch,
+        writer=got,
+    )
     assert done.records == len(x)
     assert got.ids == [str(i) for i in range(len(x))]
     np.testing.assert_array_equal(np.concatenate([np.empty((0, 1)), *got.vectors])[:, 0], x)

@@ -1,7 +1,7 @@
 """Collections and tables that linmap did not make: used where they can be, and else refused by name."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lancedb
 import numpy as np
@@ -39,7 +39,7 @@ def collection(folder: Path, config: Any, named: bool = True, payload: bool = Tr
     points = [
         models.PointStruct(
             id=i,
-            vector={"vector": x.tolist()} if named else x.tolist(),  # pyright: ignore[reportArgumentType]
+            vector=cast("Any", {"vector": x.tolist()} if named else x.tolist()),
             payload={"id": IDS[i]} if payload else {"text": "x"},
         )
         for i, x in enumerate(X)
@@ -113,8 +113,9 @@ def test_tables_of_others_stand_beside_or_are_searched(tmp_path: Path) -> None:
     with open_store(f"lance:{tmp_path}", 8) as store:
         store.upsert(IDS, X)
         check(store, X)
-    table = pa.table({"id": [*IDS, None], "vector": vectors(np.concatenate([X, 9 * QUERY[:1]]), "double"),
-                      "text": ["x"] * 31})  # fmt: skip
+    table = pa.table(
+        {"id": [*IDS, None], "vector": vectors(np.concatenate([X, 9 * QUERY[:1]]), "double"), "text": ["x"] * 31}
+    )
     database.create_table("docs", table)
     with open_store(f"lance:{tmp_path}") as store:
         assert store.fields == {"docs": 8, "vector": 8}

@@ -266,9 +266,15 @@ def _kept(run: str, task: Task, shard: Shard) -> Outcome:
 
 
 def _plan(
-    files: list[Path], work: Path, function: Function, shard_records: int, batch: int, vectors: bool, layout: Layout,
+    files: list[Path],
+    work: Path,
+    function: Function,
+    shard_records: int,
+    batch: int,
+    vectors: bool,
+    layout: Layout,
     resume: bool,
-) -> list[Shard]:  # fmt: skip
+) -> list[Shard]:
     """The shards: those of the run that is resumed, or new ones in an empty work folder."""
     stats = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
     name = f"{type(function).__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -31,8 +32,9 @@ class Clock:
         return {"step": steps.written(self.step), "reading": self.reading, "words": self.words, "timed": self.timed}
 
     @classmethod
-    def from_json(cls, kept: dict[str, object]) -> Clock:
-        return cls(**kept | {"step": steps.read(kept["step"])})  # pyright: ignore
+    def from_json(cls, kept: dict[str, Any]) -> Clock:
+        others = {name: value for name, value in kept.items() if name != "step"}
+        return cls(steps.read(kept["step"]), **others)
 
 
 def read_times(
@@ -159,7 +161,8 @@ def _choose(
         return regular[0][0]
     open_ones = [one for one, _ in regular] or list(found)
     dotted = [one for one in open_ones if _order(one) == "dmy" and "." in column.iloc[0].split(" ")[0]]
-    firsts = [one for one, step in regular if steps.counted(step)[0] == "months" and (one[0].day == 1).all()]  # pyright: ignore
+    monthly = [one for one, step in regular if steps.counted(step)[0] == "months"]
+    firsts = [one for one in monthly if isinstance(one[0], pd.DatetimeIndex) and (one[0].day == 1).all()]
     for settled in (dotted, firsts):
         if len(settled) == 1:
             return settled[0]
@@ -183,7 +186,7 @@ def describe(time: pd.Index, step: steps.Step, notation: Notation, timed: bool, 
     often = steps.every(step)
     if isinstance(time, pd.DatetimeIndex):
         zone = f"zone {time.tz}" if time.tz is not None and "UTC" not in notation.words else ""
-        first, last = (_short(pd.Timestamp(time[row]), unit, n) for row in (0, -1))  # pyright: ignore
+        first, last = (_short(cast("pd.Timestamp", moment), unit, n) for moment in (time[0], time[-1]))
         parts = [f"{first} to {last}", often, steps.anchor(step, time), zone]
     elif isinstance(notation, Years):
         often = "yearly" if n == 1 else f"every {n:g} years"

@@ -189,9 +189,12 @@ class Text(Notation):
             case "zone":
                 return _zone(part, moment)
         number = {
-            "quarter": (moment.month - 1) // 3 + 1, "weekday": moment.isoweekday(), "month": moment.month,
-            "day": moment.day, "hour": (moment.hour - 1) % 12 + 1 if twelve else moment.hour,
-        }  # fmt: skip
+            "quarter": (moment.month - 1) // 3 + 1,
+            "weekday": moment.isoweekday(),
+            "month": moment.month,
+            "day": moment.day,
+            "hour": (moment.hour - 1) % 12 + 1 if twelve else moment.hour,
+        }
         value = moment.isocalendar().week if name == "week" else number[name]
         return f"{value:02d}" if self.padded and name not in ("quarter", "weekday") else str(value)
 

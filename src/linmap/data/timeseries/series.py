@@ -122,10 +122,19 @@ class TimeSeries:
         filled = _filled(values.astype(np.float64), nan_policy)
         labels = values.columns
         return cls(
-            np.ascontiguousarray(filled), values.index, step, _names(labels), layout.time_name, layout.ids is not None,
-            notation, labels, "unique_id" if layout.ids is None else str(layout.ids.name), layout.index_names, timed,
+            np.ascontiguousarray(filled),
+            values.index,
+            step,
+            _names(labels),
+            layout.time_name,
+            layout.ids is not None,
+            notation,
+            labels,
+            "unique_id" if layout.ids is None else str(layout.ids.name),
+            layout.index_names,
+            timed,
             notes,
-        )  # fmt: skip
+        )
 
     def __len__(self) -> int:
         return len(self.values)
@@ -305,10 +314,8 @@ def _names(labels: pd.Index) -> tuple[str, ...]:
 
 def _numeric(values: pd.DataFrame) -> pd.DataFrame:
     """The values, each column of a numeric type; decimals and other numbers that pandas holds as objects count."""
-    objects = [
-        name for name, column in values.items()
-        if column.dtype == object and all(isinstance(value, Number) for value in column.dropna())
-    ]  # fmt: skip
+    held = [name for name, column in values.items() if column.dtype == object]
+    objects = [name for name in held if all(isinstance(value, Number) for value in values[name].dropna())]
     if objects:
         values = values.copy()
         for name in objects:

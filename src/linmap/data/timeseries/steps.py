@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,16 +13,26 @@ from linmap.errors import DataError
 
 Step = pd.offsets.BaseOffset | int | float
 ROUNDED = 0.1  # share of the step that written numbers may lie off an even spacing: decimal years have few digits
-MONTHS = {
-    "MS": 1, "ME": 1, "BMS": 1, "BME": 1, "WOM": 1, "LWOM": 1, "QS": 3, "QE": 3, "BQS": 3, "BQE": 3, "HYS": 6, "HYE": 6,
-    "BHYS": 6, "BHYE": 6, "YS": 12, "YE": 12, "BYS": 12, "BYE": 12,
-}  # fmt: skip
+MONTHS = (
+    dict.fromkeys(("MS", "ME", "BMS", "BME", "WOM", "LWOM"), 1)
+    | dict.fromkeys(("QS", "QE", "BQS", "BQE"), 3)
+    | dict.fromkeys(("HYS", "HYE", "BHYS", "BHYE"), 6)
+    | dict.fromkeys(("YS", "YE", "BYS", "BYE"), 12)
+)
 ANCHORS = {
-    "MS": "month start", "ME": "month end", "BMS": "first working day", "BME": "last working day",
-    "QS": "quarter start", "QE": "quarter end", "YS": "year start", "YE": "year end",
-}  # fmt: skip
-DAYS = {"MON": "Mondays", "TUE": "Tuesdays", "WED": "Wednesdays", "THU": "Thursdays", "FRI": "Fridays",
-        "SAT": "Saturdays", "SUN": "Sundays"}  # fmt: skip
+    "MS": "month start",
+    "ME": "month end",
+    "BMS": "first working day",
+    "BME": "last working day",
+    "QS": "quarter start",
+    "QE": "quarter end",
+    "YS": "year start",
+    "YE": "year end",
+}
+DAYS = {
+    day[:3].upper(): day
+    for day in ("Mondays", "Tuesdays", "Wednesdays", "Thursdays", "Fridays", "Saturdays", "Sundays")
+}
 SECONDS = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 SEASONS = {3_600: 24, 86_400: 7, 604_800: 52}  # rows: hours of a day, days of a week, weeks of a year
 
@@ -151,10 +162,10 @@ def completed(time: pd.Index, step: Step | None = None) -> pd.Index:
         grids = [pd.Index(np.arange(time[0], time[-1] + usual / 2, usual), name=time.name)]
     else:
         months = np.diff(time.year * 12 + time.month)
-        offsets: list[object] = [step] if isinstance(step, pd.offsets.BaseOffset) else []
+        offsets: list[Any] = [step] if isinstance(step, pd.offsets.BaseOffset) else []
         offsets.append(pd.Timedelta(int(usual), unit=time.unit))
         offsets += ["B", "MS", "ME", pd.DateOffset(months=max(int(months.min()), 1))]
-        grids = [pd.date_range(time[0], time[-1], freq=one, name=time.name) for one in offsets]  # pyright: ignore
+        grids = [pd.date_range(time[0], time[-1], freq=one, name=time.name) for one in offsets]
         grids = [grid.as_unit(time.unit) for grid in grids]
     whole = [grid for grid in grids if len(grid) >= 3 and time.isin(grid).all()]
     if not whole:
@@ -270,6 +281,6 @@ def read(step: str | float) -> Step:
     if not isinstance(step, str):
         return step
     if not step.startswith("months="):
-        return to_offset(step)  # pyright: ignore
+        return to_offset(step)
     months, _, day = step.removeprefix("months=").partition(",day=")
     return _monthly(int(months), int(day or 1))

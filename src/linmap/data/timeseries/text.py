@@ -44,8 +44,14 @@ MONTH_NAMES = {
 } | {"sept": 9}
 ZONE = r"(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$"
 CODES = {
-    "year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S", "fraction": "%f",
-}  # fmt: skip
+    "year": "%Y",
+    "month": "%m",
+    "day": "%d",
+    "hour": "%H",
+    "minute": "%M",
+    "second": "%S",
+    "fraction": "%f",
+}
 BLOCK = 1_000  # texts that the slow way reads at once
 CLOCK_ALONE = re.compile(r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?\s*([AaPp]\.?[Mm]\.?)?")
 PIVOT = 69  # two digits from here on are of the last century, as POSIX has it
@@ -218,8 +224,9 @@ def _zoned(local: pd.DatetimeIndex, zones: pd.Series | None, name: object) -> tu
     minutes = zones.map({kind: _minutes(kind) for kind in kinds}).to_numpy(np.int64)
     utc = pd.DatetimeIndex(local.to_numpy() - minutes.astype("timedelta64[m]"), tz="UTC", name=local.name)
     if (minutes == minutes[0]).all():
-        return utc.tz_convert(f"{'-' if minutes[0] < 0 else '+'}{abs(minutes[0]) // 60:02d}:{abs(minutes[0]) % 60:02d}"
-                              if minutes[0] else "UTC"), ""  # fmt: skip
+        hour, minute = divmod(abs(minutes[0]), 60)
+        sign = "-" if minutes[0] < 0 else "+"
+        return utc.tz_convert(f"{sign}{hour:02d}:{minute:02d}" if minutes[0] else "UTC"), ""
     if step_of(local) is not None and (step_of(utc) is None or _one_time_of_day(local) > _one_time_of_day(utc)):
         return local, "offsets from UTC change, read as local time"
     return utc, "offsets from UTC change, read in UTC"

@@ -57,6 +57,9 @@ class ArrayStore(FolderStore):
 
     def __init__(self, folder: Path | str, fields: Mapping[str, int] | int | None = None) -> None:
         super().__init__(
-            folder, "array", fields, new=lambda dim: ArrayIndex(np.empty((0, dim), np.float32)),
+            folder,
+            "array",
+            fields,
+            new=lambda dim: ArrayIndex(np.empty((0, dim), np.float32)),
             load=lambda path, dim: ArrayIndex(np.load(path, allow_pickle=False)),
-        )  # fmt: skip
+        )

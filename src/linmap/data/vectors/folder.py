@@ -69,10 +69,14 @@ class FolderStore(VectorStore):
     """
 
     def __init__(
-        self, folder: Path | str, kind: str, fields: Mapping[str, int] | int | None,
-        new: Callable[[int], FieldIndex], load: Callable[[Path, int], FieldIndex],
+        self,
+        folder: Path | str,
+        kind: str,
+        fields: Mapping[str, int] | int | None,
+        new: Callable[[int], FieldIndex],
+        load: Callable[[Path, int], FieldIndex],
         options: Mapping[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.folder, self.kind, self._lock = Path(folder), kind, None
         for _ in range(READS):
             header = read_header(self.folder)
@@ -84,9 +88,13 @@ class FolderStore(VectorStore):
         raise ArtifactError(f"{lost.filename or folder} is missing; fill a new store.") from None
 
     def _open(
-        self, header: dict[str, Any] | None, fields: Mapping[str, int] | int | None, new: Callable[[int], FieldIndex],
-        load: Callable[[Path, int], FieldIndex], options: Mapping[str, Any] | None,
-    ) -> None:  # fmt: skip
+        self,
+        header: dict[str, Any] | None,
+        fields: Mapping[str, int] | int | None,
+        new: Callable[[int], FieldIndex],
+        load: Callable[[Path, int], FieldIndex],
+        options: Mapping[str, Any] | None,
+    ) -> None:
         folder, kind = self.folder, self.kind
         if header and header["kind"] != kind:
             raise ArtifactError(
@@ -189,27 +197,24 @@ class FolderStore(VectorStore):
             self._others = set(filter(self._own_name().fullmatch, (path.name for path in self.folder.iterdir())))
         generation, entries = self._next_generation(), {}
         for name, index in self._indexes.items():
-            entry = {"dim": self.fields[name], "index": f"{name}-{generation:06d}{index.suffix}",
-                     "ids": f"{name}-{generation:06d}.json"}  # fmt: skip
+            stem = f"{name}-{generation:06d}"
+            entry = {"dim": self.fields[name], "index": f"{stem}{index.suffix}", "ids": f"{stem}.json"}
             with atomic_path(self.folder / entry["index"]) as partial:
                 index.save(partial)
             write_json(self.folder / entry["ids"], self._ids[name])
             entries[name] = entry
         self._require_generation()  # where nothing locks
-        write_json(self.folder / "store.json", {
-            "format": FORMAT, "kind": self.kind, "generation": generation, "fields": entries,
-            "options": self.options, "metadata": self.metadata, "others": sorted(self._others),
-        })  # fmt: skip
+        header = {"format": FORMAT, "kind": self.kind, "generation": generation, "fields": entries}
+        header |= {"options": self.options, "metadata": self.metadata, "others": sorted(self._others)}
+        write_json(self.folder / "store.json", header)
         self._generation, self._changed = generation, False
         self._sweep({name for entry in entries.values() for name in (entry["index"], entry["ids"])})
 
     def _next_generation(self) -> int:
         """One for which no file is there already, such as one of the user's."""
         generation = self._generation + 1
-        while any(
-            (self.folder / f"{name}-{generation:06d}{suffix}").exists()
-            for name, index in self._indexes.items() for suffix in (index.suffix, ".json")
-        ):  # fmt: skip
+        files = [(name, suffix) for name, index in self._indexes.items() for suffix in (index.suffix, ".json")]
+        while any((self.folder / f"{name}-{generation:06d}{suffix}").exists() for name, suffix in files):
             generation += 1
         return generation
 

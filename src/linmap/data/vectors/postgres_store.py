@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, LiteralString, cast
 
 import numpy as np
 
@@ -115,9 +115,10 @@ class PostgresStore(DatabaseStore):
             (self.table,),
         ).fetchall()
         found = {
-            name: (kind, dim) for name, kind, dim in rows
+            name: (kind, dim)
+            for name, kind, dim in rows
             if kind in LONGEST and dim > 0 and NAME.fullmatch(name) and name != "id"
-        }  # fmt: skip
+        }
         names = [name for name, *_ in rows]
         if rows and ("id" not in names or not found):
             lacks = "a column `vector` (or of another name) of the type vector(n), halfvec(n) or bit(n)"
@@ -146,7 +147,7 @@ class PostgresStore(DatabaseStore):
         self._execute(index_statement(field, self._dim(field), self.table, self._kinds[field]))
 
     def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> Any:
-        return self.connection.execute(statement, values)  # pyright: ignore[reportArgumentType]
+        return self.connection.execute(cast("LiteralString", statement), values)
 
     def _value(self, vector: np.ndarray, kind: ColumnType) -> Any:
         if kind == "bit":

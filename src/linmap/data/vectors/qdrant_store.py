@@ -40,9 +40,12 @@ class QdrantStore(DatabaseStore):
     """
 
     def __init__(
-        self, place: str, fields: Mapping[str, int] | int | None = None, collection: str = "linmap",
+        self,
+        place: str,
+        fields: Mapping[str, int] | int | None = None,
+        collection: str = "linmap",
         api_key: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         try:
             from qdrant_client import QdrantClient, models
             from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
@@ -107,8 +110,8 @@ class QdrantStore(DatabaseStore):
             )
         models = self._models
         for first in range(0, len(ids), AT_ONCE):
-            points = {_key(name): (name, v.tolist()) for name, v in
-                      zip(ids[first : first + AT_ONCE], vectors[first : first + AT_ONCE], strict=True)}  # fmt: skip
+            some = slice(first, first + AT_ONCE)
+            points = {_key(name): (name, v.tolist()) for name, v in zip(ids[some], vectors[some], strict=True)}
             known = set()
             if len(self.fields) > 1:  # an upsert would take the other fields away
                 there = self.client.retrieve(self.collection, list(points), with_payload=False)
@@ -118,8 +121,9 @@ class QdrantStore(DatabaseStore):
                 self.client.update_vectors(self.collection, changed, wait=True)
             fresh = [
                 models.PointStruct(id=key, vector={field: vector}, payload={"id": name})
-                for key, (name, vector) in points.items() if key not in known
-            ]  # fmt: skip
+                for key, (name, vector) in points.items()
+                if key not in known
+            ]
             if fresh:
                 self.client.upsert(self.collection, fresh, wait=True)
 

@@ -80,7 +80,10 @@ class UsearchStore(FolderStore):
         if dtype not in DTYPES:
             raise ArgumentError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
         super().__init__(
-            folder, "usearch", fields, new=lambda dim: UsearchIndex(Index(ndim=dim, metric="ip", dtype=dtype), dtype),
+            folder,
+            "usearch",
+            fields,
+            new=lambda dim: UsearchIndex(Index(ndim=dim, metric="ip", dtype=dtype), dtype),
             load=lambda path, dim: UsearchIndex(Index.restore(str(path)), self.options["dtype"]),
             options={"dtype": dtype},
-        )  # fmt: skip
+        )
