@@ -34,11 +34,22 @@ def transform() -> Measurement:
     X = np.random.default_rng(0).standard_normal((EPOCHS, CHANNELS, TIMES))
     embedded = DelayEmbedding(ORDER, LAG).transform(X)
     out = np.empty((EPOCHS, ORDER * CHANNELS, ORDER * CHANNELS))
-    ours, product = medians(lambda: AugmentedCovariance(ORDER, LAG).transform(X),
-                            lambda: np.matmul(embedded, embedded.mT, out=out), repeats=5, warm_up=1)  # fmt: skip
-    return Measurement(f"transform {EPOCHS} x {CHANNELS} x {TIMES} float64, order {ORDER}, lag {LAG}, OAS", ours,
-                       "numpy.matmul alone", product, bar=0.5, items=EPOCHS, unit="epochs",
-                       note="the bar is twice the time of the product")  # fmt: skip
+    ours, product = medians(
+        lambda: AugmentedCovariance(ORDER, LAG).transform(X),
+        lambda: np.matmul(embedded, embedded.mT, out=out),
+        repeats=5,
+        warm_up=1,
+    )
+    return Measurement(
+        f"transform {EPOCHS} x {CHANNELS} x {TIMES} float64, order {ORDER}, lag {LAG}, OAS",
+        ours,
+        "numpy.matmul alone",
+        product,
+        bar=0.5,
+        items=EPOCHS,
+        unit="epochs",
+        note="the bar is twice the time of the product",
+    )
 
 
 def nested_search() -> Measurement:
@@ -55,5 +66,11 @@ def nested_search() -> Measurement:
     found = sorted(ours.cv_results_["mean_test_score"])
     assert np.allclose(found, sorted(theirs.cv_results_["mean_test_score"]), atol=1e-12), "the scores differ"
     assert np.isclose(ours.best_score_, theirs.best_score_), "the choices differ"
-    return Measurement(f"nested search, {len(found)} candidates x 3 folds, {TRAINING} epochs", middle - start,
-                       "GridSearchCV over a pipeline", end - middle, bar=5.0, note="equal scores; one run")  # fmt: skip
+    return Measurement(
+        f"nested search, {len(found)} candidates x 3 folds, {TRAINING} epochs",
+        middle - start,
+        "GridSearchCV over a pipeline",
+        end - middle,
+        bar=5.0,
+        note="equal scores; one run",
+    )

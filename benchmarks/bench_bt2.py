@@ -31,8 +31,16 @@ def upgrade(rows: int = ROWS) -> Measurement:
     fitted = EmbeddingUpgrade(method="procrustes").fit(X[:2000], _unit(X[:2000]) @ R)
     out = np.empty((rows, DIM), np.float32)
     ours, plain = medians(lambda: fitted.transform(X), lambda: np.matmul(X, R, out=out), repeats=5, warm_up=1)
-    return Measurement(f"upgrade {rows:,} x {DIM} float32", ours, "numpy.matmul alone", plain, bar=0.5, items=rows,
-                       unit="vectors", note="the bar is twice the time of the product")  # fmt: skip
+    return Measurement(
+        f"upgrade {rows:,} x {DIM} float32",
+        ours,
+        "numpy.matmul alone",
+        plain,
+        bar=0.5,
+        items=rows,
+        unit="vectors",
+        note="the bar is twice the time of the product",
+    )
 
 
 def _unit(X: np.ndarray) -> np.ndarray:
@@ -43,14 +51,20 @@ def training_steps() -> list[Measurement]:
     torch.manual_seed(0)
     x = torch.randn(BATCH, N)
     ours = step(Cayley.from_matrix(nn.init.orthogonal_(torch.empty(N, N))), x)
-    peers = {name: step(orthogonal(nn.Linear(N, N, bias=False), "weight", name), x)
-             for name in ("cayley", "matrix_exp")}  # fmt: skip
+    peers = {
+        name: step(orthogonal(nn.Linear(N, N, bias=False), "weight", name), x) for name in ("cayley", "matrix_exp")
+    }
     seconds, *others = medians(ours, *peers.values(), repeats=7, warm_up=2)
     return [
-        Measurement(f"training step of a basis, n = {N}, linmap.maps.Cayley", seconds,
-                    f"parametrizations.orthogonal({name})", other, bar=1.0)
+        Measurement(
+            f"training step of a basis, n = {N}, linmap.maps.Cayley",
+            seconds,
+            f"parametrizations.orthogonal({name})",
+            other,
+            bar=1.0,
+        )
         for name, other in zip(peers, others, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def step(layer: nn.Module, x: torch.Tensor) -> Callable[[], None]:

@@ -57,10 +57,16 @@ def of_layers(layers: int) -> Measurement:
 def write_model(here: Path, layers: int, hidden: int) -> int:
     """A model and a text in `here`; returns the bytes of its parameters."""
     config = LlamaConfig(
-        vocab_size=258, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
-        num_attention_heads=hidden // 64, num_key_value_heads=hidden // 64, max_position_embeddings=128,
-        bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
+        vocab_size=258,
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=hidden // 64,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
     torch.manual_seed(0)
     model = LlamaForCausalLM(config)
     model.save_pretrained(here / "model")

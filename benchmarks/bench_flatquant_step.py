@@ -30,9 +30,13 @@ BAR = 3.0
 CURVE = 8
 BATCH, LENGTH = 4, 128
 SIZES = {
-    "vocab_size": 64, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 1, "num_attention_heads": 9,
+    "vocab_size": 64,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 9,
     "num_key_value_heads": 3,
-}  # fmt: skip
+}
 
 
 def run() -> list[Measurement]:
@@ -166,5 +170,8 @@ def rounded(x: Tensor) -> Tensor:
 
 
 KINDS: dict[type[nn.Module], type[nn.Module]] = {
-    SVDFactor: PlainFactor, SiteTransform: PlainSite, CalibratedLinear: PlainLinear, TrainedCacheTransform: PlainCache,
-}  # fmt: skip
+    SVDFactor: PlainFactor,
+    SiteTransform: PlainSite,
+    CalibratedLinear: PlainLinear,
+    TrainedCacheTransform: PlainCache,
+}

@@ -35,9 +35,11 @@ def of_size(count: int, n: int) -> list[Measurement]:
         peers = {
             "the authors' way": (step(OneByOne(n, theta), X, R), 4.0 if n == 30 else None),
             "spd_learn, affine-invariant (mean and variance)": (
-                step(SPDBatchNormMeanVar(n, dtype=torch.float64), X, R), 1.0 if theta == 1 else None),
+                step(SPDBatchNormMeanVar(n, dtype=torch.float64), X, R),
+                1.0 if theta == 1 else None,
+            ),
             "spd_learn, log-Euclidean": (step(SPDBatchNormLie(n, "LEM", dtype=torch.float64), X, R), None),
-        }  # fmt: skip
+        }
         ours, *theirs = medians(
             step(GBWBatchNorm(n, theta), X, R), *(s for s, _ in peers.values()), repeats=9, warm_up=1
         )

@@ -47,9 +47,13 @@ def warm(texts: list[bytes]) -> Iterator[Measurement]:
     both, one = medians(*runs, *stages(texts, vectorizers[1]), repeats=7)[:2]
     items = REPEAT * len(texts)
     yield Measurement(
-        f"encode patients, warm, n_jobs={THREADS}", both, items=items, unit="documents", least_rate=10_000,
+        f"encode patients, warm, n_jobs={THREADS}",
+        both,
+        items=items,
+        unit="documents",
+        least_rate=10_000,
         note=roofline(texts, vectorizers[1]),
-    )  # fmt: skip
+    )
     yield Measurement("encode patients, warm, n_jobs=1", one, items=items, unit="documents")
 
 
@@ -117,9 +121,14 @@ def whole_documents(texts: list[bytes]) -> Measurement:
     vectorizer = JSONVectorizer(strings="exact", numbers="exact", normalize="none")
     theirs = None if torchhd is None else by_torchhd(documents, vectorizer.dim)
     note = "both look every leaf up anew, and both have met it before; torchhd's path vectors commute"
-    return compare(f"encode {len(documents)} parsed patients, exact leaves, one thread",
-                   lambda: on_one_thread(lambda: vectorizer.transform(documents)), "torchhd MAP, bind and multiset",
-                   theirs and (lambda: on_one_thread(theirs)), note=note, repeats=7)  # fmt: skip
+    return compare(
+        f"encode {len(documents)} parsed patients, exact leaves, one thread",
+        lambda: on_one_thread(lambda: vectorizer.transform(documents)),
+        "torchhd MAP, bind and multiset",
+        theirs and (lambda: on_one_thread(theirs)),
+        note=note,
+        repeats=7,
+    )
 
 
 def on_one_thread(function: Callable[[], object]) -> None:

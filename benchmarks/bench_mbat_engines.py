@@ -44,8 +44,15 @@ def records(folder: Path, copies: int) -> list[Measurement]:
             settings = mbat.ApplySettings(engine=engine, n_jobs=workers)
             seconds, summary = timed(lambda s=settings, o=out: mbat.apply(s, ApplyJob(data=source, out=o)))
             note = f"{out.stat().st_size / summary['records']:,.0f} B a document"
-            found.append(Measurement(f"apply mbat, {engine}, {workers} worker{'s' * (workers > 1)}", seconds,
-                                     items=summary["records"], unit="documents", note=note))  # fmt: skip
+            found.append(
+                Measurement(
+                    f"apply mbat, {engine}, {workers} worker{'s' * (workers > 1)}",
+                    seconds,
+                    items=summary["records"],
+                    unit="documents",
+                    note=note,
+                )
+            )
     return found
 
 
@@ -56,8 +63,11 @@ def vectors(folder: Path, rows: int) -> list[Measurement]:
     for engine in ("local", "ray"):
         job = ApplyJob(folder / "upgrade", folder / "new.npy", folder / f"{engine}.npy")
         seconds, _ = timed(lambda e=engine, j=job: bt2.apply(bt2.ApplySettings(engine=e), j))
-        found.append(Measurement(f"apply bt2 to {rows:,} x {DIM} float32, {engine}, 1 worker", seconds, items=rows,
-                                 unit="vectors"))  # fmt: skip
+        found.append(
+            Measurement(
+                f"apply bt2 to {rows:,} x {DIM} float32, {engine}, 1 worker", seconds, items=rows, unit="vectors"
+            )
+        )
     return found
 
 

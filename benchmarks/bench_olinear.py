@@ -59,9 +59,13 @@ def folded(rows: np.ndarray, batch: int) -> Iterable[Measurement]:
         for peer, (theirs, bar) in peers.items():
             error = float((light(x) - theirs()).abs().max())
             yield compare(
-                f"folded forecast, published size, batch {batch}", lambda: light(x), peer, theirs, bar=bar,
+                f"folded forecast, published size, batch {batch}",
+                lambda: light(x),
+                peer,
+                theirs,
+                bar=bar,
                 note=f"largest difference {error:.0e}",
-            )  # fmt: skip
+            )
 
 
 def with_copies(model: OLinear, x: Tensor) -> Tensor:

@@ -40,16 +40,22 @@ def kernels(H: int, L: int, bar: float | None) -> Iterable[Measurement]:
     theirs = float((naive_kernel(C, z, L) - vandermonde_kernel(C.cdouble(), z.cdouble(), L)).abs().max())
     what = f"Vandermonde kernel, {H} features, {STATES // 2} modes, L = {L:,}"
     yield compare(
-        what, lambda: vandermonde_kernel(C, z, L), "all exponentials", lambda: naive_kernel(C, z, L), bar=bar,
+        what,
+        lambda: vandermonde_kernel(C, z, L),
+        "all exponentials",
+        lambda: naive_kernel(C, z, L),
+        bar=bar,
         memory=peak_memory(lambda: vandermonde_kernel(C, z, L)),
         note=f"largest error {error:.1e}, the peer's {theirs:.1e}; the peer's memory "
         f"{peak_memory(lambda: naive_kernel(C, z, L)) / 2**20:.0f} MiB",
-    )  # fmt: skip
+    )
     leaves = C.clone().requires_grad_(), z.clone().requires_grad_()
     yield compare(
-        f"{what}, with gradients", lambda: torch.autograd.grad(vandermonde_kernel(*leaves, L).sum(), leaves),
-        "all exponentials", lambda: torch.autograd.grad(naive_kernel(*leaves, L).sum(), leaves),
-    )  # fmt: skip
+        f"{what}, with gradients",
+        lambda: torch.autograd.grad(vandermonde_kernel(*leaves, L).sum(), leaves),
+        "all exponentials",
+        lambda: torch.autograd.grad(naive_kernel(*leaves, L).sum(), leaves),
+    )
 
 
 def low_rank_kernels() -> Iterable[Measurement]:
@@ -65,9 +71,12 @@ def low_rank_kernels() -> Iterable[Measurement]:
 
     error = float((ours() - dplr_kernel(A, P, P, B, C, dt, L)).abs().max())
     yield compare(
-        f"kernel of S4 (LegS), {H} features, {STATES} states, L = {L:,}", ours, "its Cauchy form, C given",
-        lambda: dplr_kernel(A, P, P, B, C, dt, L, truncated=True), note=f"largest difference {error:.0e}",
-    )  # fmt: skip
+        f"kernel of S4 (LegS), {H} features, {STATES} states, L = {L:,}",
+        ours,
+        "its Cauchy form, C given",
+        lambda: dplr_kernel(A, P, P, B, C, dt, L, truncated=True),
+        note=f"largest difference {error:.0e}",
+    )
 
 
 class OfficialS4D(S4D):
@@ -97,13 +106,22 @@ def layers(H: int) -> Iterable[Measurement]:
     }
     for name, layer in peers.items():
         yield compare(
-            f"training step of S4D, {BATCH} x {LENGTH:,} x {H}", ours, name, training_step(layer, H, LENGTH), bar=1.0,
-            repeats=7, warm_up=1,
-        )  # fmt: skip
+            f"training step of S4D, {BATCH} x {LENGTH:,} x {H}",
+            ours,
+            name,
+            training_step(layer, H, LENGTH),
+            bar=1.0,
+            repeats=7,
+            warm_up=1,
+        )
     yield compare(
-        f"training step of S4 (LegS), {BATCH} x {LENGTH:,} x {H}", training_step(S4(H, STATES), H, LENGTH),
-        "that of S4D", ours, repeats=7, warm_up=1,
-    )  # fmt: skip
+        f"training step of S4 (LegS), {BATCH} x {LENGTH:,} x {H}",
+        training_step(S4(H, STATES), H, LENGTH),
+        "that of S4D",
+        ours,
+        repeats=7,
+        warm_up=1,
+    )
 
 
 def training_step(layer: nn.Module, H: int, L: int) -> Callable[[], None]:
@@ -125,14 +143,18 @@ def lengths() -> Iterable[Measurement]:
     window = torch.randn(1, 1024, H)
     with torch.inference_mode():
         yield compare(
-            "S4D, one further sample of a stream", lambda: layer.step(u, state), "convolution of the last 1,024",
+            "S4D, one further sample of a stream",
+            lambda: layer.step(u, state),
+            "convolution of the last 1,024",
             lambda: layer(window),
-        )  # fmt: skip
+        )
     x = torch.randn(BATCH, H, LENGTH)
     K = torch.randn(H, LENGTH)
     yield compare(
-        f"causal convolution, {BATCH} x {H} x {LENGTH:,}", lambda: causal_convolution(x, K), "FFT of length 2L",
-        lambda: torch.fft.irfft(
-            torch.fft.rfft(x, n=2 * LENGTH) * torch.fft.rfft(K, n=2 * LENGTH), n=2 * LENGTH
-        )[..., :LENGTH],
-    )  # fmt: skip
+        f"causal convolution, {BATCH} x {H} x {LENGTH:,}",
+        lambda: causal_convolution(x, K),
+        "FFT of length 2L",
+        lambda: torch.fft.irfft(torch.fft.rfft(x, n=2 * LENGTH) * torch.fft.rfft(K, n=2 * LENGTH), n=2 * LENGTH)[
+            ..., :LENGTH
+        ],
+    )

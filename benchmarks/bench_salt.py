@@ -61,9 +61,13 @@ def lora(relu: Relu, tokens: int) -> Measurement:
     note = f"keeps {ours / theirs:.2f} of LoRA's {theirs / 2**20:.2f} MiB{verdict}; the basis {basis / 2**20:.1f} MiB"
     trained = [parameter for parameter in peer.parameters() if parameter.requires_grad]
     return compare(
-        f"relu={relu!r}, {tokens} tokens", both_ways(layer, x, layer.adapters.parameters()),
-        "LoRA (PEFT) at equal parameters", both_ways(peer, x, trained), memory=ours, note=note,
-    )  # fmt: skip
+        f"relu={relu!r}, {tokens} tokens",
+        both_ways(layer, x, layer.adapters.parameters()),
+        "LoRA (PEFT) at equal parameters",
+        both_ways(peer, x, trained),
+        memory=ours,
+        note=note,
+    )
 
 
 def both_ways(call: Callable[[Tensor], Tensor], x: Tensor, parameters: Iterable[Tensor]) -> Callable[[], object]:

@@ -76,7 +76,9 @@ def run() -> list[Measurement]:
     ]
     with tempfile.TemporaryDirectory() as out:
         saving = compare(
-            "the same, with metrics and a checkpoint", lambda: ours(Perceptron, out=out), "bare loop",
+            "the same, with metrics and a checkpoint",
+            lambda: ours(Perceptron, out=out),
+            "bare loop",
             lambda: bare(Perceptron, x, y),
-        )  # fmt: skip
+        )
     return [*rows, saving]

@@ -23,9 +23,16 @@ calibration, held_out = ids[:-1024], ids[-1024:]
 before = perplexity(model, held_out, window=512)
 
 config = FlatQuantConfig(
-    w_bits=4, a_bits=4, k_bits=4, v_bits=4, weights="gptq",
-    n_samples=16, sequence_length=128, epochs=4, blocks=[0, 1],
-)  # fmt: skip
+    w_bits=4,
+    a_bits=4,
+    k_bits=4,
+    v_bits=4,
+    weights="gptq",
+    n_samples=16,
+    sequence_length=128,
+    epochs=4,
+    blocks=[0, 1],
+)
 calibrate(model, calibration, config)
 print(f"perplexity {before:.2f} before, {perplexity(model, held_out, window=512):.2f} after")
 

@@ -29,8 +29,10 @@ print(f"F x + r equals the network to {float((y - model(x)).abs().max()):.1e}")
 
 top = int(interp.output.argmax())
 votes = interp.votes(top)  # (3, 16, 16): what every pixel adds to the top class
-print(f"class {top}: {float(interp.output[0, top]):+.3f} = {float(votes.sum()):+.3f} from the pixels "
-      f"{float(interp.residual[0, top]):+.3f} from the biases")  # fmt: skip
+print(
+    f"class {top}: {float(interp.output[0, top]):+.3f} = {float(votes.sum()):+.3f} from the pixels "
+    f"{float(interp.residual[0, top]):+.3f} from the biases"
+)
 
 for term in bias_split(interp, top):
     print(f"  {term.module:8s} {term.operation:18s} {term.contribution:+.4f}")

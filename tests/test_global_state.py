@@ -29,7 +29,7 @@ ESTIMATORS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "ACM": (ACMClassifier((2, 1)), lambda m: m.fit(EPOCHS, Y).predict_proba(EPOCHS)),
     "ACM grid": (ACMClassifier(orders=(1, 2), lags=(1,)), lambda m: m.fit(EPOCHS, Y).decision_function(EPOCHS)),
     "SPDNet": (SPDNetClassifier((2,), epochs=1), lambda m: m.fit(MATRICES, Y).predict_proba(MATRICES)),
-}  # fmt: skip
+}
 every = pytest.mark.parametrize(("estimator", "answer"), ESTIMATORS.values(), ids=ESTIMATORS)
 
 

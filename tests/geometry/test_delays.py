@@ -69,14 +69,17 @@ def test_gradients_are_those_of_finite_differences(estimator: str) -> None:
     assert torch.autograd.gradcheck(lambda x: augmented_covariance(x, 2, 2, 1e-3, estimator=estimator), x)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"order": 0}, "order must be a positive integer, got 0"),
-    ({"lag": 1.5}, "lag must be a positive integer, got 1.5"),
-    ({"order": 4, "lag": 5}, r"T = 20; at lag 5 the largest order is 3, at order 4 the largest lag is 4"),
-    ({"delays": [0, 0]}, "distinct integers"),
-    ({"delays": [0, 19]}, "delay 19 needs epochs of more samples than T = 20"),
-    ({"drop": "loose"}, "'official' or 'tight'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"order": 0}, "order must be a positive integer, got 0"),
+        ({"lag": 1.5}, "lag must be a positive integer, got 1.5"),
+        ({"order": 4, "lag": 5}, r"T = 20; at lag 5 the largest order is 3, at order 4 the largest lag is 4"),
+        ({"delays": [0, 0]}, "distinct integers"),
+        ({"delays": [0, 19]}, "delay 19 needs epochs of more samples than T = 20"),
+        ({"drop": "loose"}, "'official' or 'tight'"),
+    ],
+)
 @pytest.mark.usefixtures("annotations_unchecked")
 def test_bad_arguments_are_explained(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

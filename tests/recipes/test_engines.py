@@ -41,10 +41,11 @@ def gallery(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def upgrade(tmp_path: Path) -> Path:
-    bt2.fit(bt2.Settings(method="procrustes"), FitJob(out=tmp_path / "upgrade"))
-    return tmp_path / "upgrade"
+@pytest.fixture(scope="module")
+def upgrade(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fitted") / "upgrade"
+    bt2.fit(bt2.Settings(method="procrustes"), FitJob(out=folder))
+    return folder
 
 
 @pytest.fixture

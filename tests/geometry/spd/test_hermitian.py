@@ -58,8 +58,9 @@ def test_distances_geodesics_logs_and_exponentials_are_pyriemanns(seed: int, n: 
     np.testing.assert_allclose(bw_geodesic(A, B, 0.3).numpy(), geodesic_wasserstein(a, b, 0.3), atol=1e-9)
     log = log_map_wasserstein(b, a)
     np.testing.assert_allclose(bw_log(A, B).numpy(), log, atol=1e-9)
-    np.testing.assert_allclose(bw_exp(A, torch.from_numpy(0.1 * log)).numpy(), exp_map_wasserstein(0.1 * log, a),
-                               atol=1e-9)  # fmt: skip
+    np.testing.assert_allclose(
+        bw_exp(A, torch.from_numpy(0.1 * log)).numpy(), exp_map_wasserstein(0.1 * log, a), atol=1e-9
+    )
 
 
 @FEW
@@ -96,8 +97,9 @@ def test_a_unitary_change_of_basis_changes_nothing(seed: int) -> None:
     torch.testing.assert_close(gbw_dist2(*turned, theta=0.5), gbw_dist2(A, B, M, theta=0.5))
     torch.testing.assert_close(bw_transport_map(*turned[:2]), U @ bw_transport_map(A, B) @ U.mH)
     torch.testing.assert_close(bw_transport_from_identity(A, bw_transport_to_identity(A, B)), B)
-    torch.testing.assert_close(bw_transport(A, sym_sqrt(A), B),
-                               bw_transport_from_identity(sym_sqrt(A), bw_transport_to_identity(A, B)))  # fmt: skip
+    torch.testing.assert_close(
+        bw_transport(A, sym_sqrt(A), B), bw_transport_from_identity(sym_sqrt(A), bw_transport_to_identity(A, B))
+    )
 
 
 def test_real_matrices_are_those_without_an_imaginary_part() -> None:
@@ -109,11 +111,17 @@ def test_real_matrices_are_those_without_an_imaginary_part() -> None:
 
 
 DIFFERENTIABLE = {
-    "dist2": bw_dist2, "log": bw_log, "map": bw_transport_map, "exp": lambda A, B: bw_exp(A, 0.1 * B),
-    "geodesic": lambda A, B: bw_geodesic(A, B, 0.3), "mean": lambda A, B: bw_mean(torch.stack([A, B]), n_iter=2, tol=1),
-    "transport": bw_transport_to_identity, "lyapunov": lyapunov, "logm": lambda A, B: sym_log(A),
+    "dist2": bw_dist2,
+    "log": bw_log,
+    "map": bw_transport_map,
+    "exp": lambda A, B: bw_exp(A, 0.1 * B),
+    "geodesic": lambda A, B: bw_geodesic(A, B, 0.3),
+    "mean": lambda A, B: bw_mean(torch.stack([A, B]), n_iter=2, tol=1),
+    "transport": bw_transport_to_identity,
+    "lyapunov": lyapunov,
+    "logm": lambda A, B: sym_log(A),
     "rectified": lambda A, B: sym_rectified_log(A, 0.5) + sym_rectify(B, 0.5),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
@@ -123,14 +131,17 @@ def test_gradients_are_true(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-@pytest.mark.parametrize(("weights", "message"), [
-    ([1.0, 2.0], r"one number for each of 3 matrices, got shape \(2,\)"),
-    ([[1.0, 1.0, 1.0]], r"got shape \(1, 3\)"),
-    ([1.0, -0.5, 1.0], "finite and not negative, got -0.5 at 1"),
-    ([1.0, 1.0, float("nan")], "got nan at 2"),
-    ([float("inf"), 1.0, 1.0], "got inf at 0"),
-    ([0.0, 0.0, 0.0], "must not all be zero"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0, 2.0], r"one number for each of 3 matrices, got shape \(2,\)"),
+        ([[1.0, 1.0, 1.0]], r"got shape \(1, 3\)"),
+        ([1.0, -0.5, 1.0], "finite and not negative, got -0.5 at 1"),
+        ([1.0, 1.0, float("nan")], "got nan at 2"),
+        ([float("inf"), 1.0, 1.0], "got inf at 0"),
+        ([0.0, 0.0, 0.0], "must not all be zero"),
+    ],
+)
 @pytest.mark.usefixtures("annotations_unchecked")
 def test_wrong_weights_are_named(weights: list, message: str, dtype: torch.dtype) -> None:
     X = hpd(3).to(dtype) if dtype.is_complex else torch.eye(4, dtype=dtype).expand(3, 4, 4)
