@@ -60,8 +60,12 @@ def test_linmap_raises_its_own_errors_alone():
     """A bare built-in would be taken for a failure of linmap."""
     bare = re.compile(r"raise (ValueError|TypeError|IndexError)\((?!row\))")
     root = Path(linmap.__file__).parent
-    found = [f"{path.name}: {line.strip()}" for path in root.rglob("*.py") for line in path.read_text().splitlines()
-             if bare.search(line)]  # fmt: skip
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in root.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if bare.search(line)
+    ]
     assert found == []
 
 

@@ -63,8 +63,9 @@ def result(text: str) -> Result:
         Row("x", "ablation", {"MSE": [1.75]}),
     ]
     checks = [Check(f"yes{text}", True, "1 < 2", "never said"), Check("no", False, "2 > 1", f"take {text}")]
-    return Result("olinear", f"task{text}", [Metric("MSE")], rows, f"shows{text}", f"limits{text}", checks,
-                  verdict=f"take{text}")  # fmt: skip
+    return Result(
+        "olinear", f"task{text}", [Metric("MSE")], rows, f"shows{text}", f"limits{text}", checks, verdict=f"take{text}"
+    )
 
 
 @pytest.mark.parametrize("text", ["", " [bold]markup[/]", " [/]"])

@@ -259,9 +259,19 @@ def test_flags_are_the_parameters_that_a_command_line_can_write_and_the_fields_o
     kind = fit_flags(module)
     defaults = {field.name: field.default for field in fields(kind)}
     assert defaults == {
-        "n": 9, "many": None, "mode": "fast", "policy": None, "rates": (1e-3, 2e-3), "file": None, "pair": (1, 2.0),
-        "on": True, "device": "cpu", "values": (0, 1, 2), "rate": 0.5, "folds": 4,
-    }  # fmt: skip
+        "n": 9,
+        "many": None,
+        "mode": "fast",
+        "policy": None,
+        "rates": (1e-3, 2e-3),
+        "file": None,
+        "pair": (1, 2.0),
+        "on": True,
+        "device": "cpu",
+        "values": (0, 1, 2),
+        "rate": 0.5,
+        "folds": 4,
+    }
     settings = kind(n=1, rate=2.0)
     given = settings.options(random_state=3)
     taken = {name: value for name, value in defaults.items() if name not in ("folds", "many")}

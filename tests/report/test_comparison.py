@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from linmap.experiment.result import Check, Metric, Result, Row, Table
 from linmap.report.comparison import Comparison, Further, Summary
 
+Side = Literal["lower", "higher", "neither"]
 KINDS = st.sampled_from(["system", "baseline", "ablation"])
 rows = st.lists(
     st.tuples(
@@ -25,8 +27,8 @@ rows = st.lists(
 )
 
 
-def result(found: list[Row], better: str = "lower", checks: list[Check] | None = None) -> Result:
-    return Result("x", "", [Metric("a", better, "ms")], found, "", "", checks or [])  # pyright: ignore
+def result(found: list[Row], better: Side = "lower", checks: list[Check] | None = None) -> Result:
+    return Result("x", "", [Metric("a", better, "ms")], found, "", "", checks or [])
 
 
 @given(rows)

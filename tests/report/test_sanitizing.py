@@ -168,13 +168,13 @@ def test_a_picture_that_cannot_be_shown_says_so(body, tmp_path):
 
 def test_what_draws_is_kept_whole(tmp_path):
     body = (
-        '<style>.a, .b:not(.c) { fill: rgb(1, 2, 3); stroke: var(--ink, #1c2024) } @media (prefers-color-scheme: dark)'
+        "<style>.a, .b:not(.c) { fill: rgb(1, 2, 3); stroke: var(--ink, #1c2024) } @media (prefers-color-scheme: dark)"
         " { .a { fill: #fff } }</style>"
         '<defs><linearGradient id="g"><stop offset="0" stop-color="red"/></linearGradient></defs>'
         '<g transform="translate(1 2) rotate(3)" clip-path="url(#g)"'
         " style=\"font: 10px 'DejaVu Sans', sans-serif; fill: url('#g')\">"
         '<text x="1">a <tspan>b</tspan> c</text><path d="M 0 0 L 1 1 z"/></g>'
-    )  # fmt: skip
+    )
     (tmp_path / "a.svg").write_text(f"{HEAD}>{body}</svg>")
     markup = inline(tmp_path, Picture("a.svg", "t", "c"), "p-").markup
     for kept in (

@@ -28,8 +28,15 @@ if TYPE_CHECKING:
     from linmap.experiment.result import Result
 
 
-WRITTEN = ("config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json",
-           "linmap.json", "result.json")  # fmt: skip
+WRITTEN = (
+    "config.json",
+    "model.safetensors",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "tokenizer.json",
+    "linmap.json",
+    "result.json",
+)
 """What commands write into their folder under names that are common elsewhere: asked for before any work."""
 BENCH_HELP = """\
 usage: linmap bench [NAME ...]
@@ -233,8 +240,10 @@ def _subject(verb: str, what: str, words: list[str]) -> tuple[str, list[str]]:
     if words and words[0] in ("-h", "--help"):
         fits = {"fit": "Systems to fit", "apply": "Systems that need no fitting", "compare": "Systems"}[verb]
         slugs = ", ".join(slug for slug, system in recipes.SYSTEMS.items() if system.ready and _takes(verb, system))
-        print(f"usage: linmap {verb} {what} [flags]\n\nEach system has flags of its own: "
-              f"`linmap {verb} SYSTEM --help`.\n\n{fits}: {slugs}.")  # fmt: skip
+        print(
+            f"usage: linmap {verb} {what} [flags]\n\nEach system has flags of its own: "
+            f"`linmap {verb} SYSTEM --help`.\n\n{fits}: {slugs}."
+        )
         raise HelpShown
     if not words or words[0].startswith("-"):
         raise UsageError(f"`linmap {verb}` needs {what}: linmap {verb} {what} [flags].")

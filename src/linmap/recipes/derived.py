@@ -139,9 +139,10 @@ def differences(kind: type) -> dict[str, tuple[Any, Any]]:
     return {
         parameter.name: (own[flag], _frozen(parameter.default))
         for parameter in parameters(kind.OF)
-        if (flag := kind.NAMES.get(parameter.name, parameter.name)) in own and parameter.name not in kind.LEAVE
+        if (flag := kind.NAMES.get(parameter.name, parameter.name)) in own
+        and parameter.name not in kind.LEAVE
         and own[flag] != _frozen(parameter.default)
-    }  # fmt: skip
+    }
 
 
 def named(of: str) -> Any:

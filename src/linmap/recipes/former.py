@@ -24,11 +24,14 @@ def adapted(module: ModuleType) -> Recipe:
     fit = Verb(flags("fit", has.get("Settings")), work["fit"], "fit" in resumes) if "fit" in has else None
     return Recipe(
         compare=Verb(lambda _: _with_defaults(has["PRESETS"]["quick"]), work["compare"], "compare" in resumes),
-        apply=Verb(flags("apply", has.get("ApplySettings", has.get("Settings"))), work["apply"],
-                   standard_input=has.get("STANDARD_INPUT", False)),
+        apply=Verb(
+            flags("apply", has.get("ApplySettings", has.get("Settings"))),
+            work["apply"],
+            standard_input=has.get("STANDARD_INPUT", False),
+        ),
         fit=fit,
         flag_of=has.get("FLAG_OF", {}),
-    )  # fmt: skip
+    )
 
 
 def _for_verb(verb: str, given: Callable[[str, Path | None], type], path: Path | None) -> type:
@@ -50,8 +53,11 @@ def _without(kind: type, verb: str) -> type:
 
     elsewhere = getattr(kind, "ONLY_FOR", {})
     hidden = {name for other, names in elsewhere.items() if other != verb for name in names}
-    told = [(field.name, Annotated[type(field.default), tyro.conf.Suppress], field.default)
-            for field in fields(kind) if field.name in hidden]  # fmt: skip
+    told = [
+        (field.name, Annotated[type(field.default), tyro.conf.Suppress], field.default)
+        for field in fields(kind)
+        if field.name in hidden
+    ]
     if not told:
         return kind
     return make_dataclass(kind.__name__, told, bases=(kind,), namespace={"__doc__": kind.__doc__}, frozen=True)
