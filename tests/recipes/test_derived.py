@@ -13,7 +13,7 @@ import pytest
 import linmap
 from linmap.errors import ArgumentTypeError
 from linmap.recipes import SYSTEMS, derived
-from linmap.recipes.derived import Derived, Other, differences, documentation, flags, parameters, writable
+from linmap.recipes.derived import Derived, Other, documentation, flags, parameters, writable
 
 RECIPES = {
     slug: module.RECIPE
@@ -41,27 +41,45 @@ def derived_classes(kind: type = Derived) -> list[type]:
     return [part for part in below if part.__module__.startswith("linmap.") and is_dataclass(part)]
 
 
+def parts(kind: type) -> list[type[Derived]]:
+    """The class and its bases that name an estimator."""
+    return [part for part in kind.__mro__ if vars(part).get("OF")]
+
+
+def differences(kind: type) -> dict[str, tuple[Any, Any]]:
+    """The flags whose default is not the estimator's: the flag's and the estimator's."""
+    own = {field.name: field.default for field in fields(kind)}
+    pairs = {
+        parameter.name: (own[flag], derived._frozen(parameter.default))
+        for part in parts(kind)
+        for parameter in parameters(part.OF)
+        if (flag := part.NAMES.get(parameter.name, parameter.name)) in own and parameter.name not in part.LEAVE
+    }
+    return {name: (ours, theirs) for name, (ours, theirs) in pairs.items() if ours != theirs}
+
+
 @pytest.mark.parametrize("kind", derived_classes(), ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
 def test_the_law_of_defaults(kind: type[Derived]) -> None:
-    """A flag has the estimator's name and default, or its other default stands in `OTHER` with a reason."""
-    defaults = {field.name: field.default for field in fields(kind)}
+    """A flag has the estimator's default, or its other default stands in `OTHER` with a reason."""
     others = {name: other for part in reversed(kind.__mro__) for name, other in vars(part).get("OTHER", {}).items()}
-    for part in (part for part in kind.__mro__ if vars(part).get("OF")):
-        module, _, name = part.OF.partition(":")
-        estimator = getattr(importlib.import_module(module), name)
-        signature = inspect.signature(estimator).parameters
-        read = {parameter.name: parameter for parameter in parameters(part.OF)}
-        assert list(read) == [name for name in signature if name in read]
-        assert set(signature) - set(read) <= inherited(estimator)
-        for name in set(read) - set(part.LEAVE):
-            if (flag := part.NAMES.get(name, name)) in defaults:
-                true = signature[name].default
-                assert read[name].default == (MISSING if true is inspect.Parameter.empty else true)
-                wanted = others[name].default if name in others else read[name].default
-                assert defaults[flag] == derived._frozen(wanted), f"{flag}: say why in OTHER"
-    stale = {name for name in vars(kind).get("OTHER", {}) if name not in differences(kind)}
-    assert {name for name in stale if kind.NAMES.get(name, name) in defaults} == set()
+    differing = {name: ours for name, (ours, _) in differences(kind).items()}
+    assert differing == {name: derived._frozen(others[name].default) for name in differing if name in others}
+    hidden = {name for part in parts(kind) for name in part.LEAVE}
+    assert set(vars(kind).get("OTHER", {})) - hidden <= set(differing), "OTHER names a default that is the same"
     assert all(other.reason for other in others.values())
+
+
+@pytest.mark.parametrize("of", sorted({part.OF for kind in derived_classes() for part in parts(kind)}))
+def test_what_is_read_from_the_source_is_what_python_sees(of: str) -> None:
+    module, _, name = of.partition(":")
+    estimator = getattr(importlib.import_module(module), name)
+    signature = inspect.signature(estimator).parameters
+    read = {parameter.name: parameter.default for parameter in parameters(of)}
+    true = {name: MISSING if one.default is one.empty else one.default for name, one in signature.items()}
+    assert list(read) == [name for name in true if name in read]
+    assert set(true) - set(read) <= inherited(estimator)
+    writable = {parameter.name for parameter in parameters(of) if parameter.type is not None}
+    assert {name: read[name] for name in writable} == {name: true[name] for name in writable}
 
 
 @pytest.mark.parametrize("kind", flag_classes(), ids=lambda kind: f"{kind.__module__}.{kind.__name__}")

@@ -14,7 +14,7 @@ import pathlib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union, get_args, get_origin
@@ -108,14 +108,15 @@ def flags(kind: type) -> Any:
     Raises
     ------
     TypeError
-        If `LEAVE` or `OTHER` names a parameter that the estimator does not have.
+        If `LEAVE`, `OTHER` or `NAMES` names a parameter that neither the estimator has nor that of a base.
     """
     import tyro
 
     own = inspect.get_annotations(kind)
     found = {parameter.name: parameter for parameter in parameters(kind.OF)}
+    known = {one.name for part in kind.__mro__ if vars(part).get("OF") for one in parameters(part.OF)}
     for name in (*kind.LEAVE, *kind.OTHER, *kind.NAMES):
-        if name not in found:
+        if name not in known:
             raise ArgumentTypeError(f"{kind.__name__} names {name}, which is no parameter of {kind.OF}.")
     annotations = {}
     for name, parameter in found.items():
@@ -131,18 +132,6 @@ def flags(kind: type) -> Any:
             setattr(kind, flag, field(default=_frozen(default)))
     kind.__annotations__ = annotations | own
     return dataclass(frozen=True, kw_only=True)(kind)
-
-
-def differences(kind: type) -> dict[str, tuple[Any, Any]]:
-    """The flags whose default is not the estimator's: the flag's and the estimator's."""
-    own = {part.name: part.default for part in fields(kind)}
-    return {
-        parameter.name: (own[flag], _frozen(parameter.default))
-        for parameter in parameters(kind.OF)
-        if (flag := kind.NAMES.get(parameter.name, parameter.name)) in own
-        and parameter.name not in kind.LEAVE
-        and own[flag] != _frozen(parameter.default)
-    }
 
 
 def named(of: str) -> Any:
