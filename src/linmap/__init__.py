@@ -1,7 +1,8 @@
 """Transformation matrices as first-class objects, and the published systems that stand on them."""
 
-from linmap.registration import register
+from linmap.compress.registration import register
+from linmap.version import __version__
 
-__version__ = "0.1.0"
+__all__ = ["__version__"]
 
 register()

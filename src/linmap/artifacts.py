@@ -16,9 +16,9 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import linmap
 from linmap.errors import ArtifactError
 from linmap.ownership import claim, make_folder, record
+from linmap.version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -128,7 +128,7 @@ def versions() -> dict[str, str]:
     """What a result depends on."""
     import torch
 
-    return {"linmap": linmap.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
+    return {"linmap": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def machine() -> str:

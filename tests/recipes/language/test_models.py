@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from linmap.artifacts import SHARED, write_config
+from linmap.compress.registration import METHOD
 from linmap.errors import ArtifactError, UsageError
 from linmap.recipes.language.models import base_folder, check_adaptable, load_pretrained, load_tokenizer, model_folder
-from linmap.registration import METHOD
 from recipes.finetuning.tiny import save_llama
 
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from linmap.compress.flatquant.quantizer import BITS
+from linmap.compress.registration import METHOD
 from linmap.errors import ArgumentError
-from linmap.registration import METHOD
 
 SITES = ("attention", "output", "value", "cache", "mlp", "down")
 """P_a, P_o, P_v, P_h, P_ug and P_d of section 3 of the paper."""

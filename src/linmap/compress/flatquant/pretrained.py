@@ -1,6 +1,6 @@
 """Quantised models in Transformers: `save_pretrained`, and `from_pretrained` of what it saved.
 
-`linmap.registration` makes Transformers ask for `FlatQuantizer` when the config of a saved model names it.
+`linmap.compress.registration` makes Transformers ask for `FlatQuantizer` when the config of a saved model names it.
 """
 
 from __future__ import annotations

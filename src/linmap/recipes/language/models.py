@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from linmap.artifacts import read_config
+from linmap.compress.registration import METHOD
 from linmap.data.pretrained import BUNDLED, bundled_model
 from linmap.data.tokens import Tokenizer
 from linmap.errors import ArtifactError, UsageError
-from linmap.registration import METHOD
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from linmap.compress.flatquant.config import METHOD
-from linmap.registration import METHOD as REGISTERED
+from linmap.compress.registration import METHOD as REGISTERED
 
 KNOWN = """
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING, AutoHfQuantizer
@@ -34,8 +34,8 @@ def run(program: str) -> None:
         pytest.param("import transformers.quantizers.auto, linmap", marks=pytest.mark.slow),
         pytest.param("import linmap\nfrom transformers import AutoModelForCausalLM", marks=pytest.mark.slow),
         pytest.param("from transformers import AutoModelForCausalLM\nimport linmap", marks=pytest.mark.slow),
-        pytest.param("import linmap, linmap.registration\nlinmap.registration.register()", marks=pytest.mark.slow),
-        "import linmap, transformers, linmap.registration\n_ = transformers.AutoModel\nlinmap.registration.register()",
+        pytest.param("from linmap.compress.registration import register\nregister()", marks=pytest.mark.slow),
+        "import transformers as t\nfrom linmap.compress.registration import register\n_ = t.AutoModel\nregister()",
     ],
 )
 def test_the_quantizer_is_known(first: str) -> None:
