@@ -9,7 +9,7 @@ from benchmarks.measure import Measurement, compare
 from linmap.data.images import embedded_image, square
 from linmap.data.pretrained import efficientnet_lite0
 from linmap.interpret.linearscope import LinearScope
-from linmap.recipes.linearscope.reading import normalised
+from linmap.recipes.linearscope.loading import normalised
 
 BATCH = 16
 BAR = 1 / 1.5

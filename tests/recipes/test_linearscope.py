@@ -1,32 +1,32 @@
-"""The recipe: what `linmap apply linearscope` accepts, writes and refuses."""
+"""The recipe: what `linmap apply linearscope` and `linmap compare linearscope` accept, write and refuse."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from linmap.errors import DataError, UsageError
-from linmap.experiment.result import Metric, Result
-from linmap.interpret.linearscope import LinearScope
-from linmap.recipes.job import ApplyJob
-from linmap.recipes.linearscope import ApplySettings, apply, reading
-from linmap.recipes.linearscope.classifier import Deletion
-from linmap.recipes.linearscope.comparison import _rows
-from linmap.recipes.linearscope.edges import sobel
-from linmap.recipes.linearscope.loading import class_names, load_model
-from linmap.recipes.linearscope.wording import bias_share_in_words, output_in_words
+from linmap.experiment import Result
+from linmap.recipes.job import ApplyJob, CompareJob
+from linmap.recipes.linearscope import compare as comparing
+from linmap.recipes.linearscope import pictures
+from linmap.recipes.linearscope.apply import apply
+from linmap.recipes.linearscope.compare import compare, weights_digest
+from linmap.recipes.linearscope.flags import Apply, Compare
+from linmap.recipes.linearscope.loading import load_model, output_names
 
 PICTURES = {"votes.svg", "rows.svg", "columns.svg", "eigen_inputs.svg", "eigen_outputs.svg"}
 
 
 def test_apply_writes_pictures_and_a_report(tmp_path: Path):
-    summary = apply(ApplySettings(model="fsrcnn-small-x2", side=12), ApplyJob(out=tmp_path))
+    summary = apply(Apply(model="fsrcnn-small-x2", side=12), ApplyJob(out=tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == PICTURES | {"report.json"}
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["exactness"] < 1e-5
@@ -39,6 +39,13 @@ def test_apply_writes_pictures_and_a_report(tmp_path: Path):
     assert all(f"({share:.0%})" in summary["answer"] for share in shares)
 
 
+def test_the_class_is_named_or_not_mentioned(tmp_path: Path):
+    summary = apply(Apply(model="fsrcnn-small-x2", side=8), ApplyJob(out=tmp_path))
+    assert "target_name" not in summary
+    assert output_names(nn.Linear(3, 1000), "efficientnet-lite0", 1000)[285] == "Egyptian cat"
+    assert output_names(nn.Linear(3, 1000), "mine:net", 1000) == {}
+
+
 @pytest.mark.parametrize("broken", ["draw_votes", "draw_signed", "draw_outputs"])
 def test_the_answer_stands_where_a_picture_cannot_be_drawn(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -46,55 +53,13 @@ def test_the_answer_stands_where_a_picture_cannot_be_drawn(
     def fail(*args: object) -> None:
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr(reading, broken, fail)
-    summary = apply(ApplySettings(model="fsrcnn-small-x2", side=8), ApplyJob(out=tmp_path))
+    monkeypatch.setattr(pictures, broken, fail)
+    summary = apply(Apply(model="fsrcnn-small-x2", side=8), ApplyJob(out=tmp_path))
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["exactness"] < 1e-5
     assert report["notes"] == summary["notes"]
     assert any("was not drawn: no fonts" in note for note in summary["notes"])
     assert set(report["pictures"]) == {path.name for path in tmp_path.glob("*.svg")} < PICTURES
-
-
-# -- names and words -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("attributes", "expected"),
-    [
-        ({"config": SimpleNamespace(id2label={0: "cat", "1": "dog"})}, {0: "cat", 1: "dog"}),
-        ({"config": SimpleNamespace(id2label={0: "LABEL_0", 1: "LABEL_1"})}, {}),
-        ({"pretrained_cfg": {"label_names": ["cat", "dog"]}}, {0: "cat", 1: "dog"}),
-        ({"classes": ("cat", "dog")}, {0: "cat", 1: "dog"}),
-        ({"class_names": ["cat", "dog", "bird"]}, {}),
-        ({}, {}),
-    ],
-)
-def test_classes_are_named_where_the_model_names_them(attributes: dict, expected: dict[int, str]):
-    model = nn.Linear(3, 2)
-    for name, value in attributes.items():
-        setattr(model, name, value)
-    assert class_names(model, "mine:net", 2) == expected
-
-
-def test_names_of_imagenet_are_given_to_the_network_that_has_them_only():
-    assert class_names(nn.Linear(3, 1000), "efficientnet-lite0", 1000)[285] == "Egyptian cat"
-    assert class_names(nn.Linear(3, 1000), "mine:net", 1000) == {}
-
-
-def test_shares_are_said_in_words():
-    assert "31% as long as the output" in bias_share_in_words(0.31)
-    assert "1.97 times as long as the output" in bias_share_in_words(1.97)
-    net = nn.Linear(2, 2)
-    with torch.no_grad():
-        net.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
-        net.bias.copy_(torch.tensor([3.0, 3.0]))
-    interp = LinearScope(net.eval()).at(torch.tensor([[1.0, 1.0]]))
-    assert output_in_words(interp, 0, "cat") == (
-        "output 0 (cat) is 4: 3 of it comes from the biases whatever the input (75%), 1 from the input's elements (25%)"
-    )
-    assert output_in_words(interp, 1) == (
-        "output 1 is 2: the biases alone give 3 whatever the input, and the input's elements move it by -1"
-    )
 
 
 # -- the network that --model names --------------------------------------------------------------------------------
@@ -176,7 +141,7 @@ def test_apply_reads_the_users_own_classifier(tmp_path: Path, monkeypatch: pytes
         "\ndef other():\n    return 3\n"
     )
     monkeypatch.chdir(tmp_path)
-    summary = apply(ApplySettings(model="mine:net", side=16, target=2), ApplyJob(out=tmp_path / "out"))
+    summary = apply(Apply(model="mine:net", side=16, target=2), ApplyJob(out=tmp_path / "out"))
     assert summary["target"] == 2
     assert json.loads((tmp_path / "out/report.json").read_text())["units"] == {"silu": 1}
     with pytest.raises(UsageError, match=r"returned a int, not an nn\.Module"):
@@ -203,19 +168,151 @@ def test_bad_models(name: str, message: str):
 def test_bad_image(tmp_path: Path):
     (tmp_path / "a.png").write_text("")
     with pytest.raises(DataError, match=r"a\.png is empty; there is nothing to read"):
-        apply(ApplySettings(model="fsrcnn-small-x2"), ApplyJob(data=tmp_path / "a.png", out=tmp_path))
+        apply(Apply(model="fsrcnn-small-x2"), ApplyJob(data=tmp_path / "a.png", out=tmp_path))
 
 
-def test_sobel_of_a_ramp_is_its_slope():
-    ramp = torch.arange(6.0).expand(1, 1, 5, 6)
-    torch.testing.assert_close(sobel(ramp)[..., 1:-1], torch.full((1, 1, 5, 4), 2.0))
+# -- the comparison ------------------------------------------------------------------------------------------------
 
 
-def test_the_headline_is_set_beside_gradient_times_input():
-    after = {"votes": [0.1], "gradient × input": [0.1], "gradient norm": [0.3], "random pixels": [0.05, 0.15]}
-    test = Deletion("chelsea", torch.zeros(1, 3, 2, 2), torch.zeros(3, 2, 2), 285, 9.0, 8.7, 1e-7, 0.4, after)
-    result = Result("linearscope", "", [Metric("chelsea")], _rows([test]), "", "")
+GATED = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    class_names = ["cat", "dog", "bird"]
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Conv2d(3, 8, 3, stride=2), nn.Linear(392, 3)
+        self.last.weight.data.mul_(8)
+    def forward(self, x):
+        return self.last(torch.nn.functional.silu(self.first(x)).flatten(1))
+
+def net(): return Net().eval()
+def probabilities(): return nn.Sequential(net(), nn.Softmax(1)).eval()
+def other(): return nn.Sequential(net(), nn.Linear(3, 3)).eval()
+def picture(): return nn.Conv2d(3, 3, 3).eval()
+"""
+SMALL = {"side": 16, "random_masks": 2}
+
+
+@pytest.fixture
+def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three images in two folders, beside a note; the user's networks are in the folder above."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "gated", raising=False)
+    (tmp_path / "gated.py").write_text(GATED)
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png", "below/c.png"):
+        path = tmp_path / "photographs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "photographs" / "note.txt").write_text("no image")
+    return tmp_path / "photographs"
+
+
+def compared(data: Path | None, model: str = "gated:net", resume: bool = False, **settings: object) -> Result:
+    job = CompareJob(data=data, out=Path("out"), resume=resume)
+    return compare(Compare(model=model, **(SMALL | settings)), job)
+
+
+def test_every_image_of_a_folder_counts_for_the_verdict(photographs: Path):
+    result = compared(photographs)
+    assert {len(values) for row in result.rows for values in row.values.values()} == {3}
+    assert [line[0] for line in result.tables[0].rows] == ["a.png", "b.png", "below/c.png"]
+    assert {line[1].partition(" ")[2] for line in result.tables[0].rows} <= {"cat", "dog", "bird"}
+    assert "of 3 images" in result.verdict
+    assert result.checks[0].passed, result.checks[0].figures
+    assert {picture.file for picture in result.pictures} == {path.name for path in Path("out").glob("*.svg")}
+    result.save(Path("out"))
+    assert Result.load(Path("out")).verdict == result.verdict
+
+
+def test_the_headline_is_set_beside_gradient_times_input(photographs: Path):
+    result = compared(photographs / "a.png")
     headline = result.headline()
     assert headline is not None
-    assert (headline.system.name, headline.baseline and headline.baseline.name) == ("votes", "gradient × input")
+    assert headline.system.name == "votes"
+    assert {row.name for row in result.rows if row.kind == "baseline"} == {"gradient × input", "gradient norm"}
     assert {row.name for row in result.rows if row.kind == "reference"} == {"random pixels", "before deletion"}
+    assert "one value each" in result.verdict
+
+
+def test_votes_of_a_network_with_gates_are_not_gradient_times_input_unless_asked(photographs: Path):
+    frozen, tangent = (compared(photographs, smooth=smooth) for smooth in ("secant", "taylor"))
+    votes, product = (tangent.rows[i].values["probability left"] for i in (0, 1))
+    assert votes == pytest.approx(product, abs=1e-6)
+    assert frozen.rows[0].values != tangent.rows[0].values
+    assert "piecewise linear" in tangent.shows
+
+
+def test_probabilities_are_not_taken_for_logits(photographs: Path):
+    with pytest.warns(UserWarning, match="softmax"):
+        inside = compared(photographs, "gated:probabilities")
+    votes = (compared(photographs).rows[0], inside.rows[0])
+    assert votes[0].values["probability left"] == pytest.approx(votes[1].values["probability left"], abs=1e-6)
+
+
+def test_what_is_finished_is_not_run_again_unless_the_image_or_the_weights_change(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch
+):
+    read: list[str] = []
+    votes = comparing.Deletion._votes
+
+    def counted(self, trial):
+        read.append(Path(trial.data).name)
+        if trial.data.name == "c.png" and len(read) == 3:
+            raise KeyboardInterrupt
+        return votes(self, trial)
+
+    monkeypatch.setattr(comparing.Deletion, "_votes", counted)
+    with pytest.raises(Exception, match="8 runs are done and kept, of 12"):
+        compared(photographs)
+    result = compared(photographs, resume=True)
+    assert read == ["a.png", "b.png", "c.png", "c.png"]
+    monkeypatch.setattr(comparing.Deletion, "_votes", votes)
+    assert [row.values for row in result.rows] == [row.values for row in compared(photographs).rows]
+    monkeypatch.setattr(comparing.Deletion, "_votes", counted)
+    Image.fromarray(np.zeros((20, 24, 3), np.uint8)).save(photographs / "b.png")
+    compared(photographs, resume=True)
+    assert read[4:] == ["b.png"]
+    compared(photographs, "gated:other", resume=True)
+    assert read[5:] == ["a.png", "b.png", "c.png"]
+
+
+def test_weights_decide_the_digest():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).eval()
+    before = weights_digest(model)
+    assert weights_digest(model) == before
+    model[0].weight.data[0, 0] += 1e-3
+    assert weights_digest(model) != before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "fsrcnn-small-x2"}, r"needs a classifier.*gives \(1, 1, 32, 32\)"),
+        ({"model": "gated:picture"}, r"needs a classifier.*gives \(1, 3, 14, 14\)"),
+        ({"deleted": 1.0}, "--deleted 1.0 must be a share between 0 and 1"),
+        ({"random_masks": 0}, "--random-masks 0 must be 1 or more"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(photographs: Path, settings: dict, message: str):
+    with pytest.raises(UsageError, match=message):
+        compared(photographs, **settings)
+
+
+def test_a_bad_image_is_named_before_any_work(photographs: Path):
+    (photographs / "z.png").write_text("no image")
+    with pytest.raises(DataError, match=r"z\.png: this is not an image"):
+        compared(photographs)
+    assert not Path("out").exists()
+    (photographs.parent / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no images"):
+        compared(photographs.parent / "empty")
+
+
+def test_the_embedded_photographs_go_through_the_same_code(photographs: Path):
+    result = compared(None)
+    assert [line[0] for line in result.tables[0].rows] == ["chelsea", "coffee", "china", "flower"]

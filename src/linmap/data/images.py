@@ -16,6 +16,8 @@ from linmap.errors import ArgumentError, DataError
 EMBEDDED_IMAGES = ("chelsea", "coffee", "camera")
 """Photographs inside the package (scikit-image's: a cat, a cup of coffee, the cameraman)."""
 
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Of the files that are taken for images in a folder."""
 DEEP = ("I;16", "I;16B", "I;16L", "I", "F")
 """Pillow's names for grey of more than 8 bits."""
 
@@ -39,6 +41,23 @@ def read_image(path: Path | str, channels: int = 3) -> UInt8[np.ndarray, "height
             grey = _eight_bits(np.asarray(image), path)
             return grey if channels == 1 else np.repeat(grey[..., None], 3, axis=2)
         return np.asarray(image.convert("RGB" if channels == 3 else "L")).copy()
+
+
+def image_files(path: Path | str) -> list[Path]:
+    """An image file as it is, or the images in a folder and below, by name.
+
+    Raises
+    ------
+    DataError
+        If the folder holds none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not files:
+        raise DataError(f"{path}: this folder holds no images ({', '.join(SUFFIXES)}).")
+    return files
 
 
 def read_grey(path: Path | str) -> Shaped[np.ndarray, "height width"]:

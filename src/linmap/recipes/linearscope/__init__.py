@@ -1,7 +1,9 @@
-"""linearscope at work: a classifier, super-resolution networks and an image-to-image network read as affine maps."""
+"""LinearScope: somebody's network at somebody's photographs, read as an affine map."""
 
-from linmap.recipes.linearscope.comparison import compare
-from linmap.recipes.linearscope.reading import apply
-from linmap.recipes.linearscope.settings import PRESETS, ApplySettings, Settings
+from linmap.recipes.linearscope.flags import Apply, Compare
+from linmap.recipes.recipe import Recipe, Verb
 
-__all__ = ["PRESETS", "ApplySettings", "Settings", "apply", "compare"]
+RECIPE = Recipe(
+    compare=Verb(Compare, "linmap.recipes.linearscope.compare:compare", resumes=True),
+    apply=Verb(Apply, "linmap.recipes.linearscope.apply:apply"),
+)

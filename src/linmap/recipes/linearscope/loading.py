@@ -1,4 +1,4 @@
-"""The network that `--model` names, and the names of its classes."""
+"""The network that `--model` names, and the images that it is given."""
 
 from __future__ import annotations
 
@@ -7,17 +7,53 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
+from linmap.data.images import embedded_image, luminance, square, window
 from linmap.data.pretrained import efficientnet_lite0, fsrcnn
 from linmap.errors import UsageError
-from linmap.recipes.linearscope.settings import LABELS
+from linmap.interpret.linearscope import LinearScope, class_names
+from linmap.recipes.linearscope.flags import Reading
 
 CHOICES = "efficientnet-lite0, fsrcnn-x2, fsrcnn-x3, fsrcnn-x4, fsrcnn-small-x2, and package.module:function"
+SIDE = 224
+"""Pixels on a side of what EfficientNet-lite0 reads."""
+LABELS = {285: "Egyptian cat", 967: "espresso", 698: "palace", 985: "daisy", 281: "tabby", 282: "tiger cat"}
+"""ImageNet classes that the embedded photographs meet."""
+
+
+def scope(model: nn.Module, settings: Reading) -> LinearScope:
+    """What reads the network; of an answer with `logits`, as Transformers gives them, these."""
+    return LinearScope(model, output=logits, **settings.options())
+
+
+def logits(answer: Any) -> Tensor:
+    """The tensor of a network's answer."""
+    return getattr(answer, "logits", answer)
+
+
+def output_names(model: nn.Module, name: str, count: int) -> dict[int, str]:
+    """Names of the outputs, as the model that `--model` names or as what it carries says."""
+    return dict(LABELS) if name == "efficientnet-lite0" else class_names(model, count)
+
+
+def model_input(settings: Reading, image: np.ndarray | None, grey: bool) -> Tensor:
+    """An image, or an embedded one, as (1, 3, side, side), (pixel - mean) / std, or luminance (1, 1, side, side)."""
+    side = settings.side or (32 if grey else SIDE)
+    if grey:
+        image = window(embedded_image("camera"), 60, 200, 128, 128) if image is None else image
+        return torch.from_numpy(luminance(square(image, side)))[None, None].float()
+    return normalised(square(embedded_image("chelsea") if image is None else image, side), settings.mean, settings.std)
+
+
+def normalised(image: np.ndarray, mean: float = 127.0, std: float = 128.0) -> Tensor:
+    """(height, width, 3) 8-bit values as (1, 3, height, width), (pixel - mean) / std."""
+    return (torch.from_numpy(image.copy()).float().permute(2, 0, 1)[None].contiguous() - mean) / std
 
 
 def load_model(name: str) -> tuple[nn.Module, bool]:
@@ -42,29 +78,6 @@ def load_model(name: str) -> tuple[nn.Module, bool]:
     if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
         raise UsageError(f"--model {name!r}: there are {CHOICES}.")
     return _built(name, _imported(name)), False
-
-
-def class_names(model: nn.Module, name: str, count: int) -> dict[int, str]:
-    """Names of a network's outputs, where the model carries them or the model that `--model` names is known.
-
-    Read are `config.id2label` (Transformers), `pretrained_cfg["label_names"]` (timm), and the attributes
-    `class_names`, `classes`, `categories` and `labels`, as lists or by index.
-    """
-    if name == "efficientnet-lite0":
-        return dict(LABELS)
-    settings = getattr(model, "pretrained_cfg", None)
-    candidates = [
-        getattr(getattr(model, "config", None), "id2label", None),
-        settings.get("label_names") if isinstance(settings, Mapping) else None,
-        *(getattr(model, attribute, None) for attribute in ("class_names", "classes", "categories", "labels")),
-    ]
-    for given in candidates:
-        if isinstance(given, list | tuple) and len(given) == count:
-            given = dict(enumerate(given))
-        if isinstance(given, Mapping) and len(given) == count and all(str(key).isdigit() for key in given):
-            named = {int(key): str(value) for key, value in given.items()}
-            return {i: text for i, text in named.items() if text != f"LABEL_{i}"}  # Transformers' own placeholders
-    return {}
 
 
 # -- import paths --------------------------------------------------------------------------------------------------

@@ -1,0 +1,121 @@
+"""Pictures of a reading: votes over the input, rows, columns and singular vectors, as SVG files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from linmap.interpret.linearscope.interpreter import AffineInterpreter
+from linmap.pictures import DIVERGING, SYSTEM, figure, save_svg
+
+
+def show(ax: Any, image: np.ndarray, title: str = "", **options: Any) -> None:
+    """One image in a panel without axes."""
+    ax.imshow(image, **options)
+    ax.set_title(title, fontsize=9)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.grid(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def as_photo(x: Tensor) -> np.ndarray:
+    """An input stretched to [0, 1], (height, width, 3); grey where it has not three channels."""
+    image = x[0].detach().cpu().double()
+    image = image if len(image) == 3 else image.mean(0, keepdim=True).expand(3, -1, -1)
+    low, high = image.min(), image.max()
+    return ((image - low) / (high - low).clamp_min(1e-12)).permute(1, 2, 0).numpy()
+
+
+def signed(image: Tensor) -> dict[str, Any]:
+    """A diverging scale around zero that the largest 0.1 % of the values saturate."""
+    reach = float(image.abs().flatten().double().quantile(0.999)) or 1.0
+    return {"cmap": DIVERGING, "vmin": -reach, "vmax": reach}
+
+
+def plane(image: Tensor) -> Tensor:
+    """Channels added up: (C, H, W) -> (H, W)."""
+    return image.detach().cpu().reshape(-1, *image.shape[-2:]).sum(0)
+
+
+def smoothed(image: Tensor) -> Tensor:
+    """A Gaussian blur by a hundredth of the image, for votes drawn over a photograph."""
+    sigma = max(image.shape) / 100
+    reach = torch.arange(-6, 7).to(image)
+    kernel = torch.exp(-(reach**2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    blurred = F.conv2d(image[None, None], kernel.reshape(1, 1, -1, 1), padding=(6, 0))
+    return F.conv2d(blurred, kernel.reshape(1, 1, 1, -1), padding=(0, 6))[0, 0]
+
+
+def draw_votes(panels: list[tuple[str, Tensor, Tensor]], path: Path) -> None:
+    """Inputs above, votes over the grey input below.
+
+    Parameters
+    ----------
+    panels
+        A title, an input (1, C, H, W) and its votes (C, H, W) each.
+    path
+        Of the SVG file.
+    """
+    with figure(2.3 * max(len(panels), 2), 4.9, nrows=2, ncols=len(panels), squeeze=False) as (fig, axes):
+        for (top, bottom), (title, x, votes) in zip(axes.T, panels, strict=True):
+            photo, heat = as_photo(x), smoothed(plane(votes).float())
+            show(top, photo, title)
+            show(bottom, overlaid(photo, heat.numpy()))
+            bottom.set_xlabel("votes: red for, blue against", fontsize=8)
+        _save(fig, path, 54)
+
+
+def overlaid(photo: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A signed map in colour over the pale grey photograph, (height, width, 3)."""
+    import matplotlib
+
+    reach = float(np.quantile(np.abs(heat), 0.995)) or 1.0
+    colour = matplotlib.colormaps[DIVERGING](heat / reach / 2 + 0.5)[..., :3]
+    strength = np.clip(np.abs(heat) / reach, 0, 1)[..., None]
+    return (1 - strength) * (photo.mean(2, keepdims=True) * 0.5 + 0.5) + strength * colour
+
+
+def draw_signed(panels: list[tuple[str, Tensor]], path: Path, title: str) -> None:
+    """Signed images (C, H, W) with their names side by side, channels added up: red positive, blue negative."""
+    with figure(2.0 * max(len(panels), 2), 2.5, ncols=len(panels), squeeze=False) as (fig, axes):
+        for ax, (name, image) in zip(axes[0], panels, strict=True):
+            show(ax, plane(image).numpy(), name, **signed(plane(image)))
+        fig.suptitle(title, fontsize=11)
+        _save(fig, path, 80 if max(panels[0][1].shape[-2:]) > 100 else 100)
+
+
+def draw_outputs(
+    interp: AffineInterpreter, panels: list[tuple[str, Tensor]], path: Path, title: str, names: Mapping[int, str]
+) -> None:
+    """Vectors of outputs with their names, as images where the output is one; else as lines, the strongest entries
+    called as `names` says."""
+    if interp.output.ndim == 4:
+        draw_signed([(name, interp.as_output(u)) for name, u in panels], path, title)
+        return
+    with figure(7.2, 1.6 * len(panels) + 0.6, nrows=len(panels), squeeze=False) as (fig, axes):
+        for ax, (name, u) in zip(axes[:, 0], panels, strict=True):
+            values = u.detach().cpu().flatten().numpy()
+            ax.plot(values, color=SYSTEM, linewidth=0.6)
+            for i in np.abs(values).argsort()[-3:]:
+                ax.annotate(names.get(int(i), str(i)), (i, values[i]), fontsize=8, ha="center")
+            ax.set_ylabel(name, fontsize=8)
+        axes[-1, 0].set_xlabel("output")
+        fig.suptitle(title, fontsize=11)
+        save_svg(fig, path)
+
+
+def _save(fig: Any, path: Path, dots: int) -> None:
+    """As SVG, with so many dots an inch for the images in it."""
+    import matplotlib
+
+    with matplotlib.rc_context({"savefig.dpi": dots}):
+        save_svg(fig, path)
