@@ -3,7 +3,7 @@ import scipy.linalg
 import torch
 
 from linmap.maps import SignedHadamard
-from linmap.maps.signed_hadamard import hadamard, hadamard_factors
+from linmap.maps.hadamard import hadamard
 from maps.allocation import largest_tensor
 
 
@@ -47,16 +47,6 @@ def test_rounds_repeat_with_new_signs(generator):
     a, b, c = map.signs
     assert not torch.equal(a, b)
     torch.testing.assert_close(map.matrix(), (H * c) @ (H * b) @ (H * a))
-
-
-@pytest.mark.parametrize("bits", range(21))
-def test_small_factors_make_up_the_size(bits):
-    factors = hadamard_factors(bits)
-    product = 1
-    for factor in factors:
-        product *= factor
-    assert product == 2**bits
-    assert max(factors, default=1) <= 128
 
 
 def test_a_forward_makes_nothing_of_the_size_of_the_matrix(generator):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from linmap.errors import DataError, UsageError
+from linmap.errors import DataError, Stopped, UsageError
 from linmap.experiment import Result
 from linmap.recipes.job import ApplyJob, CompareJob
 from linmap.recipes.linearscope import compare as comparing
@@ -211,6 +211,12 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "photographs"
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take most of the time of a small comparison."""
+    monkeypatch.setattr(comparing, "with_pictures", lambda result, drawings: result)
+
+
 def compared(data: Path | None, model: str = "gated:net", resume: bool = False, **settings: object) -> Result:
     job = CompareJob(data=data, out=Path("out"), resume=resume)
     return compare(Compare(model=model, **(SMALL | settings)), job)
@@ -228,6 +234,7 @@ def test_every_image_of_a_folder_counts_for_the_verdict(photographs: Path):
     assert Result.load(Path("out")).verdict == result.verdict
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_headline_is_set_beside_gradient_times_input(photographs: Path):
     result = compared(photographs / "a.png")
     headline = result.headline()
@@ -238,6 +245,7 @@ def test_the_headline_is_set_beside_gradient_times_input(photographs: Path):
     assert "one value each" in result.verdict
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_votes_of_a_network_with_gates_are_not_gradient_times_input_unless_asked(photographs: Path):
     frozen, tangent = (compared(photographs, smooth=smooth) for smooth in ("secant", "taylor"))
     votes, product = (tangent.rows[i].values["probability left"] for i in (0, 1))
@@ -246,6 +254,7 @@ def test_votes_of_a_network_with_gates_are_not_gradient_times_input_unless_asked
     assert "piecewise linear" in tangent.shows
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_probabilities_are_not_taken_for_logits(photographs: Path):
     with pytest.warns(UserWarning, match="softmax"):
         inside = compared(photographs, "gated:probabilities")
@@ -253,6 +262,7 @@ def test_probabilities_are_not_taken_for_logits(photographs: Path):
     assert votes[0].values["probability left"] == pytest.approx(votes[1].values["probability left"], abs=1e-6)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_finished_is_not_run_again_unless_the_image_or_the_weights_change(
     photographs: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -266,7 +276,7 @@ def test_what_is_finished_is_not_run_again_unless_the_image_or_the_weights_chang
         return votes(self, trial)
 
     monkeypatch.setattr(comparing.Deletion, "_votes", counted)
-    with pytest.raises(Exception, match="8 runs are done and kept, of 12"):
+    with pytest.raises(Stopped, match="8 runs are done and kept, of 12"):
         compared(photographs)
     result = compared(photographs, resume=True)
     assert read == ["a.png", "b.png", "c.png", "c.png"]
@@ -313,6 +323,7 @@ def test_a_bad_image_is_named_before_any_work(photographs: Path):
         compared(photographs.parent / "empty")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_embedded_photographs_go_through_the_same_code(photographs: Path):
     result = compared(None)
     assert [line[0] for line in result.tables[0].rows] == ["chelsea", "coffee", "china", "flower"]

@@ -215,12 +215,22 @@ def _along_axes(axes: list[_Axis], x: Tensor) -> Tensor:
     return x
 
 
+def kronecker_product(factors: Sequence[Tensor], x: Shaped[Tensor, "*batch n"]) -> Shaped[Tensor, "*batch n"]:
+    """(A_1 ⊗ A_2 ⊗ ...) x on the last dimension for square A_i whose sizes multiply to n; the product is not built."""
+    y, right = x, 1
+    for A in reversed(factors):
+        y = along_middle(A, y.reshape(-1, len(A), right))
+        right *= len(A)
+    return y.reshape(x.shape)
+
+
 def along_middle(W: Shaped[Tensor, "out in_"], x: Shaped[Tensor, "left in_ right"]) -> Shaped[Tensor, "left out right"]:
     """W on the middle axis of x."""
     if autocast(x):
         dtype = torch.get_autocast_dtype(x.device.type)
         W, x = W.to(dtype), x.to(dtype)
-    return middle_product(W, x) if transformed() else MiddleProduct.apply(W, x)  # pyright: ignore[reportReturnType]
+    plain = not (torch.is_grad_enabled() and (W.requires_grad or x.requires_grad)) or transformed()
+    return middle_product(W, x) if plain else MiddleProduct.apply(W, x)  # pyright: ignore[reportReturnType]
 
 
 def middle_product(W: Tensor, x: Tensor) -> Tensor:

@@ -22,6 +22,13 @@ def nearest_orthogonal(M: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch 
     return U @ Vh
 
 
+def haar_orthogonal(n: int, generator: torch.Generator | None = None) -> Float[Tensor, "{n} {n}"]:
+    """A random orthogonal matrix, uniform over all, in float64 (Mezzadri, 2007: QR of a Gaussian, signs fixed)."""
+    device = None if generator is None else generator.device
+    Q, R = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator, device=device))
+    return Q * R.diagonal().sign()
+
+
 def square_size(name: str, M: Tensor) -> int:
     """n of a square real M, or an error that names the map."""
     if M.shape[-1] != M.shape[-2] or M.is_complex():

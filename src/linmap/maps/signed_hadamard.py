@@ -5,16 +5,14 @@ Source: Ailon and Chazelle, "The fast Johnson-Lindenstrauss transform" (2009), f
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from linmap.errors import ArgumentError
 from linmap.maps.base import LinearMap
-from linmap.maps.kronecker import along_middle
+from linmap.maps.hadamard import hadamard_transform, transform_factors
 from linmap.maps.orthogonal import by_rows
 
 
@@ -71,9 +69,8 @@ class SignedHadamard(LinearMap):
             2, (*batch_shape, per_round * rounds, self.window), generator=generator, device=device
         )
         self.register_buffer("signs", 1 - 2 * bits_drawn.to(self.dtype))
-        self.factor_sizes = hadamard_factors(bits)
-        for size in set(self.factor_sizes):
-            self.register_buffer(f"_hadamard_{size}", hadamard(size).to(self.signs), persistent=False)
+        for i, H in enumerate(transform_factors(self.window)):
+            self.register_buffer(f"_factor_{i}", H.to(self.signs), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return by_rows(self._apply_all, self.signs, x, bool(self.batch_shape))
@@ -84,12 +81,12 @@ class SignedHadamard(LinearMap):
     def _apply_all(self, signs: Tensor, x: Tensor) -> Tensor:
         for s, (shift, start) in zip(self._of_rows(signs), self._windows(), strict=True):
             x = x.roll(-shift, dims=-1) if shift else x
-            x = self._on_window(x, start, lambda window, s=s: self._hadamard(window * s))
+            x = self._on_window(x, start, lambda window, s=s: self._transform(window * s))
         return x
 
     def _undo_all(self, signs: Tensor, y: Tensor) -> Tensor:
         for s, (shift, start) in reversed([*zip(self._of_rows(signs), self._windows(), strict=True)]):
-            y = self._on_window(y, start, lambda window, s=s: self._hadamard(window) * s)
+            y = self._on_window(y, start, lambda window, s=s: self._transform(window) * s)
             y = y.roll(shift, dims=-1) if shift else y
         return y
 
@@ -111,33 +108,13 @@ class SignedHadamard(LinearMap):
         """The signs of each transform, ready to multiply (..., rows, m)."""
         return [s.unsqueeze(-2) for s in signs.unbind(-2)]
 
-    def _hadamard(self, x: Tensor) -> Tensor:
-        """The orthonormal Hadamard transform of the last dimension, as a Kronecker product of small ones."""
-        y, left, right = x, self.window, 1
-        for size in reversed(self.factor_sizes):
-            left //= size
-            H = getattr(self, f"_hadamard_{size}").to(x.dtype)
-            y = along_middle(H, y.reshape(-1, size, right))
-            right *= size
-        return y.reshape(x.shape) * self.window**-0.5
+    def _transform(self, x: Tensor) -> Tensor:
+        """The orthonormal Hadamard transform of a window."""
+        return hadamard_transform(x, [H.to(x.dtype) for H in self._factors()])
+
+    def _factors(self) -> list[Tensor]:
+        return [buffer for name, buffer in self.named_buffers(recurse=False) if name.startswith("_factor_")]
 
     def flops(self, vectors: int = 1) -> int:
-        per_transform = self.window * (2 * sum(self.factor_sizes) + 2)
+        per_transform = self.window * (2 * sum(map(len, self._factors())) + 2)
         return self.signs[..., 0].numel() * per_transform * vectors
-
-
-def hadamard_factors(bits: int) -> list[int]:
-    """Sizes of nearly equal Hadamard matrices whose Kronecker product has the size 2^bits.
-
-    Up to 128 one matrix product is fastest; beyond, products with matrices of about 32.
-    """
-    parts = min(1, bits) if bits <= 7 else math.ceil(bits / 5)
-    return [2 ** ((bits + i) // parts) for i in range(parts)]
-
-
-def hadamard(n: int) -> Float[Tensor, "{n} {n}"]:
-    """Sylvester's Hadamard matrix of order n = 2^p, entries ±1."""
-    H = torch.ones(1, 1)
-    while len(H) < n:
-        H = torch.cat([torch.cat([H, H], 1), torch.cat([H, -H], 1)])
-    return H

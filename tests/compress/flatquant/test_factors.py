@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 from linmap.compress.flatquant.factors import (
     cayley,
     factor_pairs,
-    haar_orthogonal,
-    hadamard_factors,
     kronecker_apply,
     kronecker_factors,
 )
@@ -69,9 +67,8 @@ def test_a_prime_or_twice_a_prime_degenerates(n, factors):
 @pytest.mark.usefixtures("annotations_unchecked")
 @pytest.mark.parametrize("n", [0, -4, 2.0, True])
 def test_only_positive_integers_have_factors(n):
-    for function in (kronecker_factors, hadamard_factors):
-        with pytest.raises(ValueError, match="n must be a positive integer"):
-            function(n)
+    with pytest.raises(ValueError, match="n must be a positive integer"):
+        kronecker_factors(n)
 
 
 # -- Orthogonal matrices -----------------------------------------------------------------------------------------------
@@ -121,47 +118,6 @@ def test_the_gradient_of_cayley_under_autocast_is_in_float32(generator):
 def test_cayley_of_what_is_not_square_is_refused():
     with pytest.raises(ValueError, match=r"square matrices, got the shape \(2, 3\)"):
         cayley.__wrapped__(torch.ones(2, 3))
-
-
-def test_haar_matrices_are_orthogonal_uniform_and_seeded():
-    draws = torch.stack([haar_orthogonal(3, torch.Generator().manual_seed(seed)) for seed in range(2000)])
-    assert torch.equal(draws[7], haar_orthogonal(3, torch.Generator().manual_seed(7)))
-    torch.testing.assert_close(draws @ draws.mT, torch.eye(3, dtype=torch.float64).expand(2000, 3, 3))
-    assert draws.mean(0).abs().max() < 0.06  # without the signs, the diagonal leans to one side
-    assert (draws.square().mean(0) - 1 / 3).abs().max() < 0.03
-    assert abs((torch.linalg.det(draws) > 0).double().mean() - 0.5) < 0.05
-
-
-# -- Hadamard matrices -------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(1, 700))
-def test_hadamard_factors_are_orthogonal_and_of_size_n(n):
-    factors = hadamard_factors(n)
-    assert math.prod(map(len, factors)) == n
-    for H in factors:
-        torch.testing.assert_close(H @ H.mT, torch.eye(len(H), dtype=torch.float64))
-
-
-@pytest.mark.parametrize(
-    ("n", "sizes"),
-    [
-        (1, [1]), (2, [2]), (12, [12]), (20, [20]), (28, [28]), (36, [36]), (60, [60]), (64, [64]), (9, [9]),
-        (576, [12, 12, 4]), (1536, [12, 128]), (4096, [64, 64]), (92, [23, 4]), (11008, [43, 16, 16]),
-    ],
-)  # fmt: skip
-def test_known_hadamard_sizes(n, sizes):
-    assert sorted(map(len, hadamard_factors(n))) == sorted(sizes)
-
-
-@pytest.mark.parametrize("n", [2, 4, 12, 20, 24, 28, 36, 44, 60, 76, 148, 576, 1536])
-def test_hadamard_matrices_spread_every_channel_evenly(n):
-    for H in hadamard_factors(n):
-        torch.testing.assert_close(H.abs(), torch.full_like(H, len(H) ** -0.5))
-
-
-def test_the_factor_without_a_hadamard_matrix_is_always_the_same():
-    assert torch.equal(hadamard_factors(92)[0], hadamard_factors(46)[0])
 
 
 # -- Application -------------------------------------------------------------------------------------------------------

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from linmap.compress.flatquant.factors import haar_orthogonal
 from linmap.compress.flatquant.kernels import integer_linear, products
 from linmap.compress.flatquant.linear import LinearBits
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear, fingerprint
 from linmap.compress.flatquant.quantizer import quantize, unpack_int4
 from linmap.compress.flatquant.transforms import OnlineTransform
+from linmap.maps.orthogonal import haar_orthogonal
 
 FEW = [2, 3, 4, 5, 8]
 

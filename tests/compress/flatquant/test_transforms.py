@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import hadamard
 
-from linmap.compress.flatquant.factors import hadamard_factors
 from linmap.compress.flatquant.transforms import (
     FixedFactor,
     InverseFactor,
@@ -18,6 +17,7 @@ from linmap.compress.flatquant.transforms import (
     scaled_and_transformed,
     transformed,
 )
+from linmap.maps.hadamard import hadamard_factors
 
 PARAMETRIZATIONS = ["svd", "exponential", "inverse"]
 seeds = st.integers(0, 2**16)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from linmap.compress.flatquant.architecture import BlockPaths, block_paths, decoder_blocks
 from linmap.compress.flatquant.config import FlatQuantConfig
-from linmap.compress.flatquant.factors import hadamard_factors
 from linmap.compress.flatquant.transforms import transformed
+from linmap.maps.hadamard import hadamard_factors
 
 PROBE = 16  # tokens by which a rotated model is compared with what it was
 TOLERANCE = 1e-3  # of its logits, relative to the largest

@@ -23,11 +23,12 @@ from linmap.compress.flatquant.attention import (
     configs_of,
 )
 from linmap.compress.flatquant.config import FlatQuantConfig
-from linmap.compress.flatquant.factors import check_sizes, hadamard_factors, kronecker_apply, kronecker_factors
+from linmap.compress.flatquant.factors import check_sizes, kronecker_apply, kronecker_factors
 from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 from linmap.compress.flatquant.transforms import FixedFactor, OnlineTransform, SiteTransform, factor
 from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.maps.hadamard import hadamard_factors
 
 SCALED = ("attention", "mlp", "down")
 """The places with a Kronecker product and a per-channel scale."""

@@ -9,17 +9,11 @@ from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float
-from scipy.linalg import hadamard
 from torch import Tensor
 
 from linmap.errors import ArgumentError
 from linmap.maps.cayley import cayley_transform
-from linmap.maps.kronecker import along_middle
-
-LARGEST_POWER = 128  # up to here, one dense product beats several
-LARGEST_PALEY = 512  # beyond, a random orthogonal matrix of the odd part is much cheaper
-SEED = 0  # of the orthogonal factors of sizes without a Hadamard matrix
-
+from linmap.maps.kronecker import kronecker_product
 
 # -- Sizes -------------------------------------------------------------------------------------------------------------
 
@@ -64,16 +58,6 @@ def factor_pairs(n: int) -> list[tuple[int, int]]:
 # -- Orthogonal matrices -----------------------------------------------------------------------------------------------
 
 
-def haar_orthogonal(n: int, generator: torch.Generator | None = None) -> Float[Tensor, "{n} {n}"]:
-    """A random orthogonal matrix, uniform over all, in float64 (Mezzadri, 2007: QR of a Gaussian, signs fixed)."""
-    Q, R = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator, device=_device(generator)))
-    return Q * R.diagonal().sign()
-
-
-def _device(generator: torch.Generator | None) -> torch.device | None:
-    return None if generator is None else generator.device
-
-
 def cayley(raw: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
     """U = (I - A/2)^-1 (I + A/2) with A = tril(raw) - tril(raw)^T: orthogonal, of determinant +1, for every raw.
 
@@ -112,95 +96,6 @@ class CayleyMatrix(torch.autograd.Function):
         return (grad_A - grad_A.mT).tril(-1) / 4
 
 
-# -- Hadamard matrices -------------------------------------------------------------------------------------------------
-
-
-def hadamard_factors(n: int) -> list[Float[Tensor, "size size"]]:
-    """Orthonormal matrices whose Kronecker product has the size n, in float64: Hadamard matrices as far as they go.
-
-    Powers of two by Sylvester's construction, in factors of at most 128; the odd part, with as many twos as it needs,
-    by Paley's constructions from primes, as in 576 = 12 * 12 * 4 and 1536 = 12 * 128. Where these have no orders that
-    fit up to 512, as for odd n, the odd part gets a fixed random orthogonal matrix.
-
-    Raises
-    ------
-    ValueError
-        If n is no positive integer.
-
-    References
-    ----------
-    Paley, "On orthogonal matrices" (1933).
-    """
-    factor_pairs(n)
-    return [_orthonormal(size) for size in hadamard_sizes(n)]
-
-
-def hadamard_sizes(n: int) -> list[int]:
-    """Sizes of the factors of `hadamard_factors`, those that are no powers of two first."""
-    twos = (n & -n).bit_length() - 1
-    odd = n >> twos
-    orders = _paley_orders(odd, twos)
-    if orders is None:
-        return [odd, *_power_sizes(twos)]
-    return [*orders, *_power_sizes(((n // math.prod(orders)).bit_length()) - 1)] or [1]
-
-
-def _paley_orders(odd: int, twos: int) -> list[int] | None:
-    """Orders of Paley matrices that use up the odd part of 2^twos odd, of the smallest sum; None if there are none."""
-    if odd == 1:
-        return []
-    found = []
-    for m in {d for pair in factor_pairs(odd) for d in pair} - {1}:
-        for k in range(2, twos + 1):
-            if m << k <= LARGEST_PALEY and _paley_prime(m << k):
-                others = _paley_orders(odd // m, twos - k)
-                found += [] if others is None else [[m << k, *others]]
-    return min(found, key=sum, default=None)
-
-
-def _power_sizes(twos: int) -> list[int]:
-    """Nearly equal powers of two up to `LARGEST_POWER`, whose product is 2^twos."""
-    if not twos:
-        return []
-    parts = -(-twos // (LARGEST_POWER.bit_length() - 1))
-    return [2 ** ((twos + i) // parts) for i in range(parts)]
-
-
-def _paley_prime(order: int) -> tuple[int, int] | None:
-    """q and 1 or 2: the prime and the construction of a Paley matrix."""
-    for q, kind in ((order - 1, 1), (order // 2 - 1, 2)):
-        if q % 4 == (3 if kind == 1 else 1) and len(factor_pairs(q)) == 1 and q > 1:
-            return q, kind
-    return None
-
-
-def _orthonormal(size: int) -> Tensor:
-    if size & (size - 1) == 0:
-        H = torch.from_numpy(hadamard(size)).double()
-    elif found := _paley_prime(size) if size % 4 == 0 else None:
-        H = paley(*found)
-    else:
-        return haar_orthogonal(size, torch.Generator().manual_seed(SEED))
-    return H / math.sqrt(size)
-
-
-def paley(q: int, kind: int) -> Float[Tensor, "order order"]:
-    """Paley's Hadamard matrix of order q + 1 (kind 1, a prime q = 3 mod 4) or 2 (q + 1) (kind 2, q = 1 mod 4)."""
-    squares = {i * i % q for i in range(1, q)}
-    character = torch.tensor([0.0] + [1.0 if i in squares else -1.0 for i in range(1, q)], dtype=torch.float64)
-    i = torch.arange(q)
-    C = torch.ones(q + 1, q + 1, dtype=torch.float64)
-    C[0, 0] = 0
-    C[1:, 1:] = character[(i[:, None] - i) % q]
-    eye = torch.eye(q + 1, dtype=torch.float64)
-    if kind == 1:
-        C[1:, 0] = -1  # skew
-        return eye + C
-    two = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
-    diagonal = torch.tensor([[1.0, -1.0], [-1.0, -1.0]], dtype=torch.float64)
-    return torch.kron(C, two) + torch.kron(eye, diagonal)
-
-
 # -- Application -------------------------------------------------------------------------------------------------------
 
 
@@ -213,12 +108,7 @@ def kronecker_apply(x: Float[Tensor, "*batch n"], factors: Sequence[Tensor]) -> 
         If the factors are not square, or their sizes do not multiply to n.
     """
     check_factors(factors, x.shape[-1])
-    y, left, right = x.reshape(-1, x.shape[-1]), x.shape[-1], 1
-    for P in reversed(factors):
-        left //= len(P)
-        y = along_middle(P.mT, y.reshape(-1, len(P), right))
-        right *= len(P)
-    return y.reshape(x.shape)
+    return kronecker_product([P.mT for P in factors], x)
 
 
 def check_factors(factors: Sequence[Tensor], n: int) -> None:

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linmap.compress.flatquant.factors import cayley, check_factors, haar_orthogonal, kronecker_apply
+from linmap.compress.flatquant.factors import cayley, check_factors, kronecker_apply
 from linmap.maps.kronecker import along_middle
+from linmap.maps.orthogonal import haar_orthogonal
 
 
 class Pair(NamedTuple):

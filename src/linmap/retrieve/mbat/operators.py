@@ -6,6 +6,7 @@ Binding needs |tr M| / D close to 0, also for products; all three structures her
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int, Int8, Num
 from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.maps.base import LinearMap
 from linmap.maps.diagonal import Diagonal
+from linmap.maps.hadamard import hadamard_transform, transform_factors
 from linmap.maps.permutation import Permutation
 
 
@@ -277,14 +279,14 @@ def as_operator(candidate: Any) -> Operator:
 
 def _walsh_hadamard(x: np.ndarray) -> np.ndarray:
     """H x / sqrt(D) on the last axis, H in Sylvester's order (as scipy.linalg.hadamard)."""
-    dim, dtype = x.shape[-1], np.result_type(x.dtype, np.float32)
-    y = x.astype(dtype).reshape(-1, dim)
-    half = 1
-    while half < dim:
-        pairs = y.reshape(len(y), -1, 2, half)
-        y = np.stack((pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]), axis=2).reshape(-1, dim)
-        half *= 2
-    return (y / np.sqrt(dtype.type(dim))).reshape(x.shape)
+    floats = torch.from_numpy(np.require(x, np.result_type(x.dtype, np.float32), ["C", "W"]))
+    with torch.autocast("cpu", enabled=False):
+        return hadamard_transform(floats, _factors(x.shape[-1], floats.dtype)).numpy()
+
+
+@cache
+def _factors(dim: int, dtype: torch.dtype) -> list[torch.Tensor]:
+    return [H.to(dtype) for H in transform_factors(dim)]
 
 
 def _check_length(x: np.ndarray, dim: int) -> None:
