@@ -125,10 +125,10 @@ def test_batches_run_on_the_meta_device(case):
     assert map(torch.empty(4, map.in_features, dtype=map.dtype, device="meta")).shape == (2, 4, map.out_features)
 
 
-def test_a_model_of_maps_is_counted_without_memory():
+def test_a_model_of_maps_is_built_and_applied_without_memory():
     from linmap.maps import Householder, Kronecker, Spectral
 
     with torch.device("meta"):
         model = nn.Sequential(Householder(3000, 3000), Spectral(3000, 3000, 10), Kronecker(60, 50))
         assert model(torch.empty(7, 3000)).shape == (7, 3000)
-    assert sum(p.numel() for p in model.parameters()) == 3000**2 + 20 + 60**2 + 50**2
+    assert all(tensor.is_meta for tensor in model.state_dict().values())

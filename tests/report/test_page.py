@@ -229,4 +229,4 @@ def test_a_result_with_odd_parts_costs_no_other_its_place(data, runs):
     parent[place[-1]] = data.draw(st.sampled_from(ODD))
     (runs / "odd" / "result.json").write_text(json.dumps(changed))
     write_report(runs, runs / "report.html")
-    assert isinstance(dict(gather(runs))[runs / "olinear"], Result)
+    assert dict(gather(runs))[runs / "olinear"] == Result.load(runs / "olinear")

@@ -158,7 +158,7 @@ def test_callbacks_see_every_step_with_its_gradients() -> None:
     seen = []
 
     def callback(model: nn.Module, step: int) -> None:
-        assert all(parameter.grad is not None for parameter in model.parameters())
+        assert all(float(parameter.grad.abs().max()) > 0 for parameter in model.parameters())
         seen.append(step)
 
     train(make_model(), squared_error, make_data(), config=TrainingConfig(epochs=2, batch_size=8), callbacks=[callback])
