@@ -45,7 +45,7 @@ def test_the_tables_of_systems_are_those_of_the_catalogue() -> None:
 def test_the_architecture_names_every_part_of_the_package() -> None:
     architecture = (ROOT / "ARCHITECTURE.md").read_text()
     parts = {path.stem for path in (ROOT / "src" / "linmap").iterdir() if path.suffix in ("", ".py")}
-    parts -= {"__init__", "__main__", "__pycache__", "registration"}
+    parts -= {"__init__", "__main__", "__pycache__", "version"}
     assert {part for part in parts if not re.search(rf"\b{part}\b", architecture)} == set()
 
 

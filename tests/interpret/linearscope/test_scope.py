@@ -563,3 +563,13 @@ def test_report_is_plain():
     report = json.loads(json.dumps(interp.report()))
     assert report["units"] == {"relu": 1, "max_pool2d_with_indices": 1, "hardtanh": 1}
     assert report["bias_share"] == pytest.approx(float(interp.residual.norm() / interp.output.norm()))
+
+
+def test_places_and_flat_indices_name_the_same_pixels():
+    interp = LinearScope(classifier().double()).at(x := picture())
+    place = (2, 3, 4)
+    i = interp.input_index(place)
+    impulse = torch.zeros_like(x)
+    impulse[0, 2, 3, 4] = 1
+    assert interp.input_index(i) == i
+    torch.testing.assert_close(interp.columns([i])[:, 0], interp.matvec(impulse).flatten())

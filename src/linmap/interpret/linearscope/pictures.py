@@ -55,7 +55,7 @@ def smoothed(image: Tensor) -> Tensor:
     return F.conv2d(blurred, kernel.reshape(1, 1, 1, -1), padding=(0, 6))[0, 0]
 
 
-def draw_votes(panels: list[tuple[str, Tensor, Tensor]], path: Path) -> None:
+def draw_votes(panels: list[tuple[str, Tensor, Tensor]], path: Path | str) -> None:
     """Inputs above, votes over the grey input below.
 
     Parameters
@@ -84,7 +84,7 @@ def overlaid(photo: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return (1 - strength) * (photo.mean(2, keepdims=True) * 0.5 + 0.5) + strength * colour
 
 
-def draw_signed(panels: list[tuple[str, Tensor]], path: Path, title: str) -> None:
+def draw_signed(panels: list[tuple[str, Tensor]], path: Path | str, title: str) -> None:
     """Signed images (C, H, W) with their names side by side, channels added up: red positive, blue negative."""
     with figure(2.0 * max(len(panels), 2), 2.5, ncols=len(panels), squeeze=False) as (fig, axes):
         for ax, (name, image) in zip(axes[0], panels, strict=True):
@@ -94,7 +94,7 @@ def draw_signed(panels: list[tuple[str, Tensor]], path: Path, title: str) -> Non
 
 
 def draw_outputs(
-    interp: AffineInterpreter, panels: list[tuple[str, Tensor]], path: Path, title: str, names: Mapping[int, str]
+    interp: AffineInterpreter, panels: list[tuple[str, Tensor]], path: Path | str, title: str, names: Mapping[int, str]
 ) -> None:
     """Vectors of outputs with their names, as images where the output is one; else as lines, the strongest entries
     called as `names` says."""
@@ -113,7 +113,7 @@ def draw_outputs(
         save_svg(fig, path)
 
 
-def _save(fig: Any, path: Path, dots: int) -> None:
+def _save(fig: Any, path: Path | str, dots: int) -> None:
     """As SVG, with so many dots an inch for the images in it."""
     import matplotlib
 
