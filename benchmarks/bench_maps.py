@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 
 import torch
@@ -36,7 +39,18 @@ def run() -> list[Measurement]:
         *(skew(name, n) for name in ("cayley", "matrix_exp") for n in (64, 256, 512)),
         *kronecker(64, 64, batch=512),
         signed_hadamard(16384),
+        import_of_maps(),
     ]
+
+
+def import_of_maps(repeats: int = 5) -> Measurement:
+    """Seconds that `import linmap.maps` takes where PyTorch is imported, in processes of their own."""
+    program = "import time, torch; t = time.perf_counter(); import linmap.maps; print(time.perf_counter() - t)"
+    words = [sys.executable, "-c", program]
+    seconds = [float(subprocess.run(words, capture_output=True, check=True).stdout) for _ in range(repeats)]
+    return Measurement(
+        "import linmap.maps, after torch", statistics.median(seconds), unit="imports", least_rate=1 / 0.3
+    )
 
 
 def householder(n: int) -> Iterable[Measurement]:
