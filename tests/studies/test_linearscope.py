@@ -9,7 +9,13 @@ from studies.linearscope.edges import sobel
 from studies.study import Job, Protocol
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS, ids=[protocol.name for protocol in PROTOCOLS])
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        pytest.param(protocol, id=protocol.name, marks=pytest.mark.slow if protocol.name == "deletion" else ())
+        for protocol in PROTOCOLS
+    ],
+)
 def test_protocols_run(protocol: Protocol, tmp_path: Path):
     findings = protocol.run(Job(tmp_path, seeds=[0], tiny=True))
     assert findings.tables
