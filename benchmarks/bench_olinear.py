@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.measure import Measurement, compare
 from linmap.data.timeseries import load_time_series
-from linmap.sequence.olinear import OLinear, OrthoTrans, temporal_correlation
+from linmap.sequence.olinear import OLinear, OrthoTrans, fold, temporal_correlation
 
 TRAIN_ROWS = 8640  # of ETTh1
 VARIATES, STEPS = 7, 96
@@ -50,7 +50,7 @@ def folded(rows: np.ndarray, batch: int) -> Iterable[Measurement]:
     Q = OrthoTrans(STEPS).fit(rows).Q_
     torch.manual_seed(0)
     model = OLinear(VARIATES, STEPS, STEPS, Q_in=Q, Q_out=Q).eval()
-    light, x = model.fold(), torch.randn(batch, STEPS, VARIATES)
+    light, x = fold(model), torch.randn(batch, STEPS, VARIATES)
     peers = {
         "the definition, with its 16 copies": (lambda: with_copies(model, x), 2.0 if batch > 1 else None),
         "OLinear.forward": (lambda: model(x), None),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from linmap.sequence.olinear import OLinear, OLinear_C, basis
+from linmap.sequence.olinear import OLinear, OLinear_C, basis, fold
 
 
 def moved(model: OLinear) -> OLinear:
@@ -30,7 +30,7 @@ def test_folded_forecasts_are_the_models(options: dict) -> None:
     bases = {"Q_in": basis("random", 6), "Q_out": basis("random", 4)}
     model = moved(OLinear(3, 6, 4, **({"d_model": 8, "embed": 3} | bases | options)).double())
     x = torch.randn(5, 6, 3, dtype=torch.float64) * 4 + 1
-    torch.testing.assert_close(model.fold()(x), model(x), atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(fold(model)(x), model(x), atol=1e-9, rtol=1e-9)
 
 
 def test_the_published_size_folds_to_1e_5() -> None:
@@ -41,19 +41,19 @@ def test_the_published_size_folds_to_1e_5() -> None:
             assert shift is not None
             shift.normal_()
     x = torch.randn(4, 96, 7)
-    torch.testing.assert_close(model.fold()(x), model(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fold(model)(x), model(x), atol=1e-5, rtol=1e-5)
 
 
 def test_olinear_c_folds() -> None:
     torch.manual_seed(0)
     model = moved(OLinear_C(3, 6, 4, np.corrcoef(np.random.default_rng(0).standard_normal((3, 9))), d_model=8))
     x = torch.randn(2, 6, 3)
-    torch.testing.assert_close(model.fold()(x), model(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fold(model)(x), model(x), atol=1e-5, rtol=1e-5)
 
 
 def test_folding_costs_less_than_half_and_leaves_nothing_to_train() -> None:
     model, x = OLinear(7, 96, 96).eval(), torch.randn(1, 96, 7)
-    folded = model.fold()
+    folded = fold(model)
     counts = []
     for module in (model, folded):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -66,7 +66,7 @@ def test_folding_costs_less_than_half_and_leaves_nothing_to_train() -> None:
 def test_later_training_does_not_reach_the_folded_model() -> None:
     torch.manual_seed(0)
     model, x = OLinear(3, 6, 4, d_model=8, embed=2).eval(), torch.randn(2, 6, 3)
-    folded = model.fold()
+    folded = fold(model)
     before = folded(x)
     moved(model)
     torch.testing.assert_close(folded(x), before)
@@ -75,7 +75,7 @@ def test_later_training_does_not_reach_the_folded_model() -> None:
 def test_one_basis_per_variate_cannot_be_folded() -> None:
     model = OLinear(2, 3, 3, d_model=4, Q_in=np.stack([np.eye(3)] * 2), Q_out=np.stack([np.eye(3)] * 2))
     with pytest.raises(ValueError, match="one basis per variate cannot be folded"):
-        model.fold()
+        fold(model)
 
 
 def test_every_mixing_folds() -> None:
@@ -88,4 +88,4 @@ def test_every_mixing_folds() -> None:
     A = torch.sigmoid(mixing.weight) + prior  # pyright: ignore
     torch.testing.assert_close(mixing.matrix(), A / A.norm(dim=-1, keepdim=True))  # pyright: ignore
     x = torch.randn(2, 6, 3)
-    torch.testing.assert_close(model.fold()(x), model(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fold(model)(x), model(x), atol=1e-5, rtol=1e-5)

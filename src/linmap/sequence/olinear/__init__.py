@@ -6,10 +6,10 @@
 
 from linmap.sequence.olinear.backtest import Backtest, backtest
 from linmap.sequence.olinear.bases import BASES, basis
-from linmap.sequence.olinear.conformal import calibration_scores, conformal_quantile
+from linmap.sequence.olinear.conformal import Coverage, calibration_scores, conformal_quantile, coverage
 from linmap.sequence.olinear.correlation import temporal_correlation, temporal_correlations, variate_correlation
 from linmap.sequence.olinear.fitting import ForecastErrors, forecast_errors, train_forecaster
-from linmap.sequence.olinear.folded import FoldedOLinear
+from linmap.sequence.olinear.folded import FoldedOLinear, fold
 from linmap.sequence.olinear.forecaster import OLinearForecaster
 from linmap.sequence.olinear.model import OLinear, OLinear_C, load_official, weighted_loss
 from linmap.sequence.olinear.normlin import CorrelationMixing, NormLin, NormLinAttention, replace_attention
@@ -19,6 +19,7 @@ __all__ = [
     "BASES",
     "Backtest",
     "CorrelationMixing",
+    "Coverage",
     "FoldedOLinear",
     "ForecastErrors",
     "NormLin",
@@ -32,6 +33,8 @@ __all__ = [
     "basis",
     "calibration_scores",
     "conformal_quantile",
+    "coverage",
+    "fold",
     "forecast_errors",
     "load_official",
     "replace_attention",

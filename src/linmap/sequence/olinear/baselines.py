@@ -1,4 +1,4 @@
-"""What a forecaster would pick otherwise: repeat-last, DLinear, NLinear, RLinear. All map (B, T, N) to (B, P, N).
+"""What a forecaster would pick otherwise: repeating, DLinear, NLinear, RLinear. All map (B, T, N) to (B, P, N).
 
 Sources: Zeng et al., Are transformers effective for time series forecasting? (AAAI 2023) for DLinear and NLinear;
 Li et al., Revisiting long-term time series forecasting (2023) for RLinear.
@@ -6,6 +6,7 @@ Li et al., Revisiting long-term time series forecasting (2023) for RLinear.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -24,6 +25,17 @@ class RepeatLast(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch time variate"]) -> Float[Tensor, "batch horizon variate"]:
         return x[:, -1:].expand(-1, self.pred_len, -1)
+
+
+class RepeatSeason(nn.Module):
+    """The last `season` steps again and again."""
+
+    def __init__(self, season: int, pred_len: int) -> None:
+        super().__init__()
+        self.season, self.pred_len = season, pred_len
+
+    def forward(self, x: Float[Tensor, "batch time variate"]) -> Float[Tensor, "batch horizon variate"]:
+        return x[:, torch.arange(self.pred_len, device=x.device) % self.season - self.season]
 
 
 class NLinear(nn.Module):

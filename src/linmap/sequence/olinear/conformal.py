@@ -13,6 +13,8 @@ their section 5.2, locally weighted.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -84,6 +86,35 @@ def conformal_quantile(
             "calibrate on more rows, or lower the level."
         )
     return np.partition(scores, rank - 1, axis=0)[rank - 1]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How intervals of one level hold, by step of the horizon."""
+
+    level: float
+    scale: str
+    covered: list[float]
+    """Share of the truths inside."""
+    width: list[float]
+    """Mean width, in the units of the windows."""
+
+
+@torch.inference_mode()
+def coverage(
+    model: nn.Module, calibration: Windows, test: Windows, levels: Sequence[float | int], scale: ScoreScale | str
+) -> list[Coverage]:
+    """Intervals calibrated on some windows, measured on others; levels that need more windows are left out."""
+    scores = calibration_scores(model, calibration, scale)
+    errors = calibration_scores(model, test, scale, limit=len(test))
+    spread = window_scale(test.__getitems__(list(range(len(test))))[0], scale).mean(0).numpy()
+    found = []
+    for level in levels:
+        if len(scores) >= level / (100 - level):
+            quantile = conformal_quantile(scores, level)
+            covered, width = (errors <= quantile).mean((0, 2)), (2 * quantile * spread).mean(1)
+            found.append(Coverage(float(level), scale, covered.tolist(), width.tolist()))
+    return found
 
 
 def window_scale(x: Float[Tensor, "batch time variate"], scale: ScoreScale | str) -> Float[Tensor, "batch 1 variate"]:

@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from linmap.data.timeseries import Windows
+from linmap.sequence.olinear.folded import fold
 from linmap.sequence.olinear.model import OLinear, weighted_loss
 from linmap.training import TrainingConfig, TrainingHistory, mean_loss, train
 
@@ -21,19 +22,24 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ForecastErrors:
-    """Errors over all windows and variates, by step of the horizon."""
+    """Errors of all forecasts inside a table, by step of the horizon, by window and by variate."""
 
     squared: Float64[np.ndarray, " horizon"]
     """Mean squared error of each step."""
     absolute: Float64[np.ndarray, " horizon"]
     """Mean absolute error of each step."""
+    squared_by_window: Float64[np.ndarray, " windows"]
+    absolute_by_window: Float64[np.ndarray, " windows"]
+    absolute_by_variate: Float64[np.ndarray, " variates"]
 
     @property
     def mse(self) -> float:
+        """Mean squared error."""
         return float(self.squared.mean())
 
     @property
     def mae(self) -> float:
+        """Mean absolute error."""
         return float(self.absolute.mean())
 
 
@@ -81,17 +87,22 @@ def _on_windows(loss: Loss) -> Callable[[nn.Module, tuple[Tensor, Tensor]], Tens
 
 def for_inference(model: nn.Module) -> nn.Module:
     """The model in evaluation mode, folded where that is possible."""
-    return model.fold() if isinstance(model, OLinear) and model.foldable else model.eval()
+    return fold(model) if isinstance(model, OLinear) and model.foldable else model.eval()
 
 
 @torch.inference_mode()
 def forecast_errors(model: nn.Module, windows: Windows) -> ForecastErrors:
     """Errors of a model over all windows, the last partial batch included."""
     model = for_inference(model)
-    squared, absolute = 0.0, 0.0
+    by_step, by_variate, by_window = [], [], []
     for indices in torch.arange(len(windows)).split(EVALUATION_BATCH):
         x, y = windows.__getitems__(indices.tolist())
         error = (model(x) - y).double()
-        squared = squared + error.square().mean(2).sum(0)
-        absolute = absolute + error.abs().mean(2).sum(0)
-    return ForecastErrors((squared / len(windows)).numpy(), (absolute / len(windows)).numpy())  # pyright: ignore
+        both = torch.stack([error.square(), error.abs()])  # (2, window, step, variate)
+        by_step.append(both.mean(3).sum(1))
+        by_variate.append(both[1].mean(1).sum(0))
+        by_window.append(both.mean((2, 3)))
+    squared, absolute = (torch.stack(by_step).sum(0) / len(windows)).numpy()
+    squared_by_window, absolute_by_window = torch.cat(by_window, 1).numpy()
+    by_series = (torch.stack(by_variate).sum(0) / len(windows)).numpy()
+    return ForecastErrors(squared, absolute, squared_by_window, absolute_by_window, by_series)

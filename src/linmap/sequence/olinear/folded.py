@@ -1,4 +1,4 @@
-"""OLinear for inference, the module that `OLinear.fold()` returns: adjacent linear maps are multiplied out.
+"""OLinear for inference: `fold(model)` multiplies adjacent linear maps out.
 
 N: variates, B: batch, T: input steps, P: forecast steps, D and F: widths. Variates come first, so that mixing them is
 one matrix product over the whole batch.
@@ -7,7 +7,7 @@ one matrix product over the whole batch.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from linmap.errors import ArgumentError
+from linmap.sequence.olinear.model import Block, OLinear
 from linmap.sequence.olinear.orthotrans import check_window
 
-if TYPE_CHECKING:
-    from linmap.sequence.olinear.model import Block, OLinear
+
+def fold(model: OLinear) -> FoldedOLinear:
+    """The same forecasts in evaluation mode from a light module; later training does not reach it.
+
+    Raises
+    ------
+    ValueError
+        If the bases differ by variate (`model.foldable` is False): then there is no map to share.
+    """
+    if not model.foldable:
+        raise ArgumentError("a model with one basis per variate cannot be folded: its variates share no map.")
+    return FoldedOLinear(model)
 
 
 class VariateLinear(nn.Module):
@@ -68,8 +79,6 @@ class FoldedOLinear(nn.Module):
     @torch.no_grad()
     def __init__(self, model: OLinear) -> None:
         super().__init__()
-        if not model.foldable:
-            raise ArgumentError("a model with one basis per variate cannot be folded: its variates share no map.")
         E, T, P, N = model.embed, model.seq_len, model.pred_len, model.n_variates
         double = {name: tensor.double() for name, tensor in model.state_dict().items()}
         W_DET = double["encoder.weight"].unflatten(1, (E, T))
@@ -86,7 +95,7 @@ class FoldedOLinear(nn.Module):
             delta1 @ W_DET.sum(1).mT + double["encoder.bias"],
             dtype,
         )
-        self.blocks = nn.ModuleList(FoldedBlock(block) for block in model.blocks)  # pyright: ignore
+        self.blocks = nn.ModuleList(FoldedBlock(cast(Block, block)) for block in model.blocks)
         self.decoder = VariateLinear(
             W_FK @ double["decoder.weight"],
             delta2 @ W_FPE.sum(2).mT + W_FK @ double["decoder.bias"] + double["head1.bias"],

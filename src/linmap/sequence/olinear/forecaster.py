@@ -41,6 +41,8 @@ Basis = Literal[
     "pearson", "official", "identity", "dct", "fft", "haar", "db4", "legendre", "chebyshev", "laguerre", "random",
 ]  # fmt: skip
 Mixing = Literal["normlin", "correlation", "prior"]
+READING = ("nan_policy", "time_column", "id_column", "drop", "dayfirst", "monthfirst", "fill_gaps")
+"""Parameters that say how tables are read; see `TimeSeries.from_frame`."""
 Time = pd.Timestamp | int | float
 Schedule = Literal["constant", "halving", "type3", "cosine", "linear"]
 
@@ -59,28 +61,58 @@ class OLinearForecaster(BaseEstimator):
         Steps to forecast.
     lookback
         Steps that a forecast is made from.
-    d_model, d_ff, embed, layers, dropout
-        Size of the model; see `OLinear`.
+    d_model
+        Width of the model.
+    d_ff
+        Width of the layers inside a block and of the head; that of the model when left out.
+    embed
+        Scaled copies of each series.
+    layers
+        Blocks of the model.
+    dropout
+        Share of entries that training drops.
     basis
-        `"pearson"` (OrthoTrans), `"official"` (OrthoTrans as the authors compute it), or one of `basis(...)`.
+        Change of basis along time: pearson (OrthoTrans) and official (as the authors compute it) are found in the
+        training rows, the others are fixed.
     chan_indep
-        A basis for each variate, from its own correlation; for `"pearson"` and `"official"`.
+        A basis for each series, from its own correlation; for pearson and official.
     mixing
-        `"normlin"`; `"correlation"` for OLinear-C, which suits hundreds of variates; `"prior"` for NormLin with the
-        fixed matrix of OLinear-C added to its trainable one.
-    alpha, loss
-        Of `weighted_loss`, on standardised values.
-    epochs, patience, lr, schedule, batch_size
-        Of the training; see `linmap.training.TrainingConfig`.
+        How series mix: a learned matrix (normlin), their fixed correlation (correlation: OLinear-C, for hundreds of
+        series), or the sum of both (prior).
+    alpha
+        The loss weighs step k = 1, 2, ... by k^-alpha.
+    loss
+        Absolute errors (l1), squared ones (l2) or their sum (l1l2), on standardised values.
+    epochs
+        Passes over the training windows.
+    patience
+        Epochs without improvement on the validation windows after which training ends.
+    lr
+        Learning rate before the schedule.
+    schedule
+        Of the learning rate, by epoch.
+    batch_size
+        Windows of one step.
     validation
-        Share of the last rows that is held out for early stopping.
+        Share of the last rows that is held out to choose the epoch.
     calibration
-        Share of the last rows, after those for early stopping, that is held out to calibrate intervals; 0 for none.
+        Share of the last rows, behind those for validation, that is held out to calibrate intervals; 0 for none.
     interval_scale
-        `"window"`: intervals widen with the deviation of the window; `"constant"`: they do not. See
-        `calibration_scores`.
-    nan_policy, time_column, id_column, drop, dayfirst, monthfirst, fill_gaps
-        How tables are read; see `linmap.data.timeseries.TimeSeries.from_frame`.
+        Intervals widen with the deviation of the window that is forecast from (window), or do not (constant).
+    nan_policy
+        Missing values: repeat the last one (ffill) or write zeros (zero); refused when left out.
+    time_column
+        The column that holds the time, where it is called neither ds, date, time, timestamp nor datetime.
+    id_column
+        The column that tells the series of a panel apart, where it is not called unique_id.
+    drop
+        Columns to leave out.
+    dayfirst
+        Read 01/02/2020 as the first of February; the other rows decide when left out.
+    monthfirst
+        Read 01/02/2020 as the second of January.
+    fill_gaps
+        Put rows where times are missing; nan_policy says with which values.
     random_state
         Seed of every random draw; the global generators are left alone.
 
@@ -119,7 +151,7 @@ class OLinearForecaster(BaseEstimator):
         d_ff: int | None = None,
         embed: int = 16,
         layers: int = 2,
-        dropout: float | int = 0.1,
+        dropout: float | int = 0.2,
         basis: Basis | str = "pearson",
         chan_indep: bool = False,
         mixing: Mixing | str = "normlin",
@@ -348,8 +380,7 @@ class OLinearForecaster(BaseEstimator):
 
     def reading(self) -> dict[str, Any]:
         """The parameters that say how tables are read."""
-        names = ("nan_policy", "time_column", "id_column", "drop", "dayfirst", "monthfirst", "fill_gaps")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in READING}
 
     def read(self, X: pd.DataFrame | np.ndarray | TimeSeries, like: Clock | None = None, **said: Any) -> TimeSeries:
         """A table as series.
@@ -480,11 +511,11 @@ def comparable_times(seen: Time, other: Time) -> tuple[Time, Time]:
     DataError
         If one is a calendar time and the other a number, or one has a time zone and the other has none.
     """
-    calendars = isinstance(seen, pd.Timestamp), isinstance(other, pd.Timestamp)
-    if calendars[0] != calendars[1]:
+    if isinstance(seen, pd.Timestamp) != isinstance(other, pd.Timestamp):
         raise DataError(f"the model has seen times until {seen}, this table has {other}; write times the same way.")
-    if all(calendars) and (seen.tzinfo is None) != (other.tzinfo is None):  # pyright: ignore
-        with_zone, without = ("this table", "the model's") if seen.tzinfo is None else ("the model", "this table's")  # pyright: ignore
+    zones = getattr(seen, "tzinfo", None), getattr(other, "tzinfo", None)  # numbers have none
+    if (zones[0] is None) != (zones[1] is None):
+        with_zone, without = ("this table", "the model's") if zones[0] is None else ("the model", "this table's")
         raise DataError(
             f"the times of {with_zone} have a time zone and {without} have none ({seen} and {other}), so that it is "
             "open which are later; give both a zone, or neither."

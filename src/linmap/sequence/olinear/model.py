@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from linmap.errors import ArgumentError
-from linmap.sequence.olinear.folded import FoldedOLinear
 from linmap.sequence.olinear.normlin import CorrelationMixing, Norm, NormLin, TokenMixing, WeightTransform
 from linmap.sequence.olinear.orthotrans import BasisHolder, check_window, orthogonal
 from linmap.sequence.olinear.revin import RevIN
@@ -113,7 +112,7 @@ class OLinear(BasisHolder):
         d_ff: int | None = None,
         embed: int = 16,
         layers: int = 2,
-        dropout: float | int = 0.1,
+        dropout: float | int = 0.2,
         *,
         Q_in: ArrayLike | Tensor | None = None,
         Q_out: ArrayLike | Tensor | None = None,
@@ -189,18 +188,8 @@ class OLinear(BasisHolder):
 
     @property
     def foldable(self) -> bool:
-        """Whether the variates share their bases, which `fold` needs."""
+        """Whether the variates share their bases, which `linmap.sequence.olinear.fold` needs."""
         return self.Q_in.ndim == 2
-
-    def fold(self) -> FoldedOLinear:
-        """The same forecasts in evaluation mode from a light module; later training does not reach it.
-
-        Raises
-        ------
-        ValueError
-            If the bases differ by variate: then there is no map to share.
-        """
-        return FoldedOLinear(self)
 
 
 class OLinear_C(OLinear):

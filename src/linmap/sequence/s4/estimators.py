@@ -254,11 +254,38 @@ class S4Classifier(ClassifierMixin, _StateSpaceEstimator):
 
     Parameters
     ----------
-    n_layers, d_model, d_state, layer, init, dt, norm, prenorm, dropout, bidirectional, pooling
-        Of `SequenceModel`. 1 / dt is the length, in samples, of the dependencies that the layers see at first; None
-        takes a range from the longest series of the training.
-    epochs, batch_size, lr, weight_decay
-        Of the training: AdamW, a cosine schedule, and no more than 1e-3 for the state matrices and steps.
+    n_layers
+        State-space layers.
+    d_model
+        Features of a layer.
+    d_state
+        States of a feature.
+    layer
+        Diagonal state spaces (s4d), or HiPPO matrices as diagonal plus low rank (s4).
+    init
+        Where the states begin: lin, inv, inv2, quad, legs, fout, real, rand, diag or hippo; of s4: legs, fout, legt or
+        hippo. lin for s4d and legs for s4 when left out.
+    dt
+        Range of the steps; 1 / dt is the length, in samples, of the dependencies that the layers see at first. From
+        the longest series of the training when left out.
+    norm
+        Norm beside each layer.
+    prenorm
+        Norm before each layer, not after it.
+    dropout
+        Share of features that a training step drops.
+    bidirectional
+        Also read from the end; such a model cannot follow a stream.
+    pooling
+        What of all samples the answer is made from.
+    epochs
+        Passes over the training series.
+    batch_size
+        Series of one step.
+    lr
+        Learning rate; that of the state matrices and steps is at most 1e-3.
+    weight_decay
+        Weight decay of all but the state matrices and steps.
     standardise
         Bring each channel to mean 0 and variance 1 over the samples of training.
     random_state
