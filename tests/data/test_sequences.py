@@ -96,7 +96,7 @@ def test_bad_folders(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"2\.csv is empty; there is nothing to read\."):
             read_folder(tmp_path)
     (tmp_path / "a" / "2.csv").write_text("1,5;2,5\n3,5;4,5\n")
-    with pytest.raises(DataError, match="its cells are parted by semicolons: write it with commas"):
+    with pytest.raises(DataError, match="its cells are separated by semicolons: write it with commas"):
         read_folder(tmp_path)
     (tmp_path / "a" / "2.csv").write_text("one,two\n")
     with pytest.raises(DataError, match="has no rows"):
@@ -166,7 +166,7 @@ def test_labels_of_text_may_look_like_missing_ones(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no label for 1\.csv"):
         read_folder(tmp_path)
     (tmp_path / "labels.csv").write_text("file;label\n0.csv;1\n")
-    with pytest.raises(DataError, match="parted by semicolons"):
+    with pytest.raises(DataError, match="separated by semicolons"):
         read_folder(tmp_path)
 
 

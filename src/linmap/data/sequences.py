@@ -56,13 +56,37 @@ class LabelledSeries:
             )
         return self.labels
 
+    @property
+    def fractional(self) -> bool:
+        """Whether the labels are numbers of which some have a fraction; 1.0 and 2.0 are classes."""
+        labels = self.require_labels()
+        return labels.dtype.kind == "f" and bool((labels != np.floor(labels)).any())
+
+    def hold_out(self, share: float, seed: int) -> tuple[LabelledSeries, LabelledSeries | None]:
+        """All but a share of the series, and that share (None where it is none); classes keep their proportions."""
+        labels = self.require_labels()
+        count = round(share * len(self))
+        if count == 0:
+            return self, None
+        if count == len(self):
+            raise DataError(f"there are {len(self)} series, too few to hold out {share:.0%}; lower held_out={share:g}.")
+        random = np.random.default_rng(seed).permutation(len(self))
+        if not self.fractional:  # every class in turn, so that a share is one of each
+            of_class = labels[random]
+            turn = np.empty(len(self))
+            for label in np.unique(of_class):
+                rows = np.flatnonzero(of_class == label)
+                turn[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+            random = random[np.argsort(turn, kind="stable")]
+        return self.take(np.sort(random[count:])), self.take(np.sort(random[:count]))
+
     def take(self, indices: Sequence[int] | np.ndarray) -> LabelledSeries:
         """Those series alone, in that order."""
         labels = None if self.labels is None else self.labels[np.asarray(indices)]
         return LabelledSeries([self.series[i] for i in indices], labels, [self.names[i] for i in indices])
 
 
-def load_series(source: Path | str, part: Part = "train") -> LabelledSeries:
+def load_series(source: Path | str, part: Part = "train", drop: Sequence[str] = ()) -> LabelledSeries:
     """Series from a file or folder, or one part of a data set known by name.
 
     Parameters
@@ -76,6 +100,8 @@ def load_series(source: Path | str, part: Part = "train") -> LabelledSeries:
         A `.ts` file of the UCR/UEA archive. Or one of `Dataset`.
     part
         Of a data set known by name.
+    drop
+        Columns of CSV files to leave out, such as the time.
 
     Raises
     ------
@@ -88,7 +114,9 @@ def load_series(source: Path | str, part: Part = "train") -> LabelledSeries:
         return named_series(str(source), part)
     path = Path(source)
     if path.is_dir():
-        return read_folder(path)
+        return read_folder(path, drop)
+    if drop and path.suffix.lower() != ".csv":
+        raise DataError(f"{path}: only CSV files have columns to leave out; give no drop=...")
     if not path.exists():
         known = ", ".join(get_args(Dataset))
         raise DataError(f"{path}: there is no such file or folder, and it is not one of the data sets {known}.")
@@ -96,7 +124,7 @@ def load_series(source: Path | str, part: Part = "train") -> LabelledSeries:
         case ".npz":
             return read_archive(path)
         case ".csv":
-            return LabelledSeries([_read_csv(path).to_numpy()], None, [path.stem])
+            return LabelledSeries([_read_csv(path, drop).to_numpy()], None, [path.stem])
         case ".ts":
             return read_ts(path)
     raise DataError(f"{path}: series are read from .npz, .csv, .ts, or a folder of .csv files.")
@@ -157,13 +185,13 @@ def _floating(X: np.ndarray) -> np.ndarray:
     return X if X.dtype.kind == "f" else X.astype(np.float64)
 
 
-def read_folder(folder: Path | str) -> LabelledSeries:
+def read_folder(folder: Path | str, drop: Sequence[str] = ()) -> LabelledSeries:
     """A folder of CSV files, one series each, in the order of their names; see `load_series`."""
     folder = Path(folder)
     files = sorted(path for path in folder.rglob("*.csv") if path != folder / LABELS)
     if not files:
         raise DataError(f"{folder} holds no .csv file; write one series a file, a row per step.")
-    tables = [_read_csv(path) for path in files]
+    tables = [_read_csv(path, drop) for path in files]
     first = tables[0].columns
     for path, table in zip(files, tables, strict=True):
         if len(table.columns) != len(first):
@@ -207,7 +235,7 @@ def _label_table(path: Path) -> dict[str, Any]:
     return dict(zip(written["file"], labels, strict=True))
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path, drop: Sequence[str] = ()) -> pd.DataFrame:
     """One series in float64, a column a channel; a first row that is not numeric is a header."""
     require_content(path)
     try:
@@ -219,15 +247,22 @@ def _read_csv(path: Path) -> pd.DataFrame:
     if header == 0 and pd.isna(first.iloc[0, 0]) and table.shape[1] > 1:
         index = table.iloc[:, 0].to_numpy()
         table = table.iloc[:, 1:] if np.array_equal(index, np.arange(len(table))) else table
+    names = [str(name) for name in table.columns]
+    for name in drop:
+        if header is None or name not in names:
+            raise DataError(f"{path} has no column {name!r} to leave out; there are {', '.join(names)}.")
+    table = table.iloc[:, [place for place, name in enumerate(names) if name not in drop]]
     values = _numbers(table)
     if values.size == 0:
-        raise DataError(f"{path} has no rows.")
+        raise DataError(f"{path} has no {'rows' if len(table) == 0 else 'columns beside those left out'}.")
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         row, column = bad[0].tolist()
-        raise DataError(
-            f"{path}: step {row}, column {column + 1}: '{table.iloc[row, column]}' is no finite number{_hint(path)}."
-        )
+        way = _hint(path)
+        if not way and header == 0 and not np.isfinite(values[:, column]).any():
+            way = f"; to leave the whole column out, give drop='{table.columns[column]}'"
+        cell = table.iloc[row, column]
+        raise DataError(f"{path}: step {row}, column {column + 1}: '{cell}' is no finite number{way}.")
     return pd.DataFrame(values, columns=table.columns)
 
 
@@ -239,7 +274,7 @@ def _hint(path: Path) -> str:
     if separator is None:
         return ""
     name = {";": "semicolons", "\t": "tabs", "|": "bars"}[separator]
-    return f"; its cells are parted by {name}: write it with commas, and with points in the numbers"
+    return f"; its cells are separated by {name}: write it with commas, and with points in the numbers"
 
 
 def _numbers(table: pd.DataFrame) -> np.ndarray:
@@ -248,7 +283,7 @@ def _numbers(table: pd.DataFrame) -> np.ndarray:
 
 
 def read_ts(path: Path | str) -> LabelledSeries:
-    """A `.ts` file: channels parted by ':', steps by ',', the label last."""
+    """A `.ts` file: channels separated by ':', steps by ',', the label last."""
     path = Path(path)
     require_content(path)
     labelled, series, labels = False, [], []
@@ -262,7 +297,7 @@ def read_ts(path: Path | str) -> LabelledSeries:
             series.append(np.array([channel.split(",") for channel in channels], np.float64).T.copy())
         except ValueError:
             raise DataError(
-                f"{path}, line {number}: every channel needs equally many numbers parted by ','; time "
+                f"{path}, line {number}: every channel needs equally many numbers separated by ','; time "
                 "stamps and missing values are not read."
             ) from None
         if not np.isfinite(series[-1]).all() or series[-1].shape[1] != series[0].shape[1]:
@@ -294,6 +329,14 @@ def _typed(labels: list[str]) -> np.ndarray:
 
 
 # -- data sets known by name -----------------------------------------------------------------------------------------
+
+
+def whole_series(name: str) -> LabelledSeries:
+    """Both parts of a data set known by name, the training part first."""
+    train, test = named_series(name), named_series(name, "test")
+    labels = np.concatenate([train.require_labels(), test.require_labels()])
+    series = train.series + test.series
+    return LabelledSeries(series, labels, [str(i) for i in range(len(series))])
 
 
 def named_series(name: str, part: Part = "train") -> LabelledSeries:

@@ -146,7 +146,7 @@ def test_wrong_streams_and_states_are_told(fitted: Path, stream, tmp_path) -> No
         (["1,2,3"], "line 1: a sample has 2 finite numbers"),
         (["1,2", "1,nan"], "line 2: a sample has 2 finite numbers"),
         (["1,2", "x,y"], "line 2: 'x,y' is no list of numbers"),
-        (["1;2", "3;4"], "line 1: '1;2' is no list of numbers (part the numbers"),
+        (["1;2", "3;4"], "line 1: '1;2' is no list of numbers (separate the numbers"),
         (['"1","2"', '"3","4"'], 'line 1: \'"1","2"\' is no list of numbers'),
         (["1,2", "1,,2"], "line 2: a sample has 2 finite numbers, got '1,,2'"),
         (["1,2", ",1,2"], "line 2: a sample has 2 finite numbers, got ',1,2'"),

@@ -1,10 +1,11 @@
 """HiPPO and S4 on files, on streams, and beside what one would use otherwise."""
 
-from linmap.recipes.hippo.comparison import compare
-from linmap.recipes.hippo.files import apply, fit
-from linmap.recipes.hippo.settings import PRESETS, ApplySettings, Comparison, Settings
+from linmap.recipes.hippo.flags import Apply, Compare, Fit
+from linmap.recipes.recipe import Recipe, Verb
 
-FLAG_OF = {"n_layers": "layers"}  # flags that are called otherwise than the argument
-STANDARD_INPUT = True  # `linmap apply DIR --data -` reads a series sample by sample
-
-__all__ = ["PRESETS", "STANDARD_INPUT", "ApplySettings", "Comparison", "Settings", "apply", "compare", "fit"]
+RECIPE = Recipe(
+    compare=Verb(Compare, "linmap.recipes.hippo.compare:compare", resumes=True),
+    apply=Verb(Apply, "linmap.recipes.hippo.apply:apply", standard_input=True),
+    fit=Verb(Fit, "linmap.recipes.hippo.fit:fit", resumes=True),
+    flag_of=Fit.NAMES,
+)

@@ -1,119 +1,25 @@
-"""The pictures of `linmap compare hippo`."""
+"""The picture of `linmap compare hippo`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.linalg import expm
 
-from linmap.experiment.result import Picture
-from linmap.pictures import BASELINE, INK, SEQUENTIAL, SERIES, figure, save_svg
-from linmap.recipes.hippo.classification import Run
-from linmap.recipes.hippo.memory import CYCLES, DELAY, PAST, WINDOW, Reconstruction, kept, signals
-from linmap.sequence.hippo import hippo_matrices
-
-DRAWN_STATES = 32
+from linmap.experiment import Picture, Runs
+from linmap.pictures import BASELINE, SERIES, figure, save_svg
 
 
-def draw_reconstructions(seed: int, out: Path) -> Picture:
-    """The last window of a band-limited signal and of the electrocardiogram, and what 32 numbers know of it."""
-    with figure(7.2, 4.6, nrows=2) as (fig, axes):
-        for ax, (name, (values, window)) in zip(axes, list(signals(seed).items())[:2], strict=True):
-            past = values[0, -window:]
-            ax.plot(np.arange(-window, 0), past, color=INK, linewidth=2.4, alpha=0.35, label="signal")
-            for i, method in enumerate(PAST):
-                _, again = kept(method, DRAWN_STATES, values[:1], window)
-                ax.plot(np.arange(-window, 0), again[0, -window:], color=SERIES[i], linewidth=1.3, label=method)
-            low, high = past.min(), past.max()
-            margin = 0.25 * (high - low)
-            ax.set(title=name, ylim=(low - margin, high + margin), xlim=(-window, 0))
-        axes[-1].set_xlabel("samples before now")
-        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        save_svg(fig, out / "reconstruction.svg")
-    return Picture(
-        "reconstruction.svg", "The past from 32 numbers",
-        f"The last {WINDOW} samples of two signals, and what each state of {DRAWN_STATES} numbers tells of them at the "
-        "end. LegS without a timescale keeps all of the past, so that less is left for its end.",
-    )  # fmt: skip
-
-
-def draw_errors(found: Sequence[Reconstruction], out: Path) -> Picture:
-    """Error against the number of states, for each signal."""
-    names = list(dict.fromkeys(r.signal for r in found))
-    with figure(7.2, 3.2, ncols=len(names), sharey=True) as (fig, axes):
-        for ax, name in zip(np.atleast_1d(axes), names, strict=True):
-            for i, method in enumerate(PAST):
-                points = [(r.N, r.error) for r in found if (r.signal, r.method) == (name, method)]
-                ax.plot(*zip(*points, strict=True), "o-", color=SERIES[i], label=method, markersize=4)
-            sizes = sorted({r.N for r in found})
-            ax.set(title=name, xscale="log", yscale="log", xlabel="numbers in the state", xticks=sizes)
-            ax.set_xticklabels([str(N) for N in sizes])
-            ax.minorticks_off()
-        np.atleast_1d(axes)[0].set_ylabel("relative error (rms)")
-        fig.legend(*np.atleast_1d(axes)[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-        save_svg(fig, out / "reconstruction-error.svg")
-    return Picture(
-        "reconstruction-error.svg", "Error of the past by the size of the state",
-        "Root mean square error over the signal's deviation; 1 is as good as knowing the mean alone. LegS of all of "
-        "the past is judged on all of it, the others on their window.",
-    )  # fmt: skip
-
-
-def draw_delays(found: Mapping[str, Sequence[float]], out: Path) -> Picture:
-    """Heat map: method by highest frequency."""
-    table = np.array(list(found.values()))
-    with figure(7.2, 3.6) as (fig, ax):
-        shown = ax.imshow(np.clip(table, -8, 0), cmap=SEQUENTIAL, aspect="auto", vmin=-8, vmax=0)
-        for row, column in np.ndindex(*table.shape):
-            ink = "#ffffff" if table[row, column] < -4 else "#101010"
-            text = f"{table[row, column]:.1f}".replace("-0.0", "0.0")
-            ax.text(column, row, text, ha="center", va="center", fontsize=9, color=ink)
-        ax.set(xticks=range(len(CYCLES)), xticklabels=CYCLES, yticks=range(len(found)), yticklabels=list(found))
-        ax.set_xlabel(f"highest frequency, cycles per delay of {DELAY} samples")
-        ax.grid(False)
-        fig.colorbar(shown, ax=ax, label="log10 of the relative error")
-        save_svg(fig, out / "delay.svg")
-    return Picture(
-        "delay.svg", f"A signal delayed by {DELAY} samples, by a linear readout of 64 states",
-        "log10 of the squared error over the signal's variance; 0 is chance. The step must fit the delay, and a "
-        "measure with a window keeps higher frequencies than one that forgets exponentially.",
-    )  # fmt: skip
-
-
-def draw_kernels(out: Path) -> Picture:
-    """The first kernels of three measures with timescale 1."""
-    t = np.linspace(0, 4, 401)
-    with figure(7.2, 2.7, ncols=3, sharey=True) as (fig, axes):
-        for ax, measure in zip(axes, ("legs", "legt", "fout"), strict=True):
-            A, B = (matrix.numpy() for matrix in hippo_matrices(measure, 64))
-            step, state, kernels = expm(A * t[1]), B, []
-            for _ in t:
-                kernels.append(state)
-                state = step @ state
-            columns = (0, 1, 2, 3, 4) if measure != "fout" else (0, 2, 3, 4, 5)
-            for i, n in enumerate(columns):
-                ax.plot(t, np.array(kernels)[:, n], color=SERIES[i], linewidth=1.2)
-            ax.set(title={"legs": "LegS", "legt": "LegT", "fout": "FouT"}[measure], xlabel="time before now",
-                   ylim=(-2.2, 3.2))  # fmt: skip
-        save_svg(fig, out / "kernels.svg")
-    return Picture(
-        "kernels.svg", "What the states listen to",
-        "The first five kernels (e^tA B)_n of each measure at 64 states, timescale 1. LegS: Legendre polynomials of "
-        "e^-t under an exponential weight, exact. LegT and FouT: polynomials and waves on a window of 2, nearly.",
-    )  # fmt: skip
-
-
-def draw_training(runs: Mapping[str, Sequence[Run]], task: str, out: Path) -> Picture:
+def draw_training(runs: Runs, part: str, task: str, path: Path) -> Picture:
     """Accuracy on the validation series (training loss where there are none) by epoch, and the test accuracy."""
-    curves = {name: found for name, found in runs.items() if found[0].losses}
-    scored = all(run.scores for found in curves.values() for run in found)
+    found = {arm.name: runs.of(arm.name, part) for arm in runs.arms}
+    curves = {name: own for name, own in found.items() if own and "losses" in own[0].details}
+    scored = all("scores" in run.details for own in curves.values() for run in own)
     with figure(7.2, 3.6) as (fig, ax):
-        for i, (name, found) in enumerate(curves.items()):
-            values = np.array([run.scores if scored else run.losses for run in found])
-            epochs, colour = np.arange(1, values.shape[1] + 1), colour_of(name, i)
-            label = f"{name}: {np.mean([run.accuracy for run in found]):.3f}"
+        for i, (name, own) in enumerate(curves.items()):
+            values = np.array([run.details["scores" if scored else "losses"] for run in own])
+            epochs, colour = np.arange(1, values.shape[1] + 1), BASELINE if name == "GRU" else SERIES[i % 7]
+            label = f"{name}: {runs.mean(name, 'accuracy', part):.3f}"
             ax.plot(epochs, values.mean(0), "o-", color=colour, label=label, markersize=3.5)
             if len(values) > 1:
                 ax.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
@@ -122,13 +28,11 @@ def draw_training(runs: Mapping[str, Sequence[Run]], task: str, out: Path) -> Pi
         if scored:
             ax.set_ylim(0, 1)
         fig.legend(*ax.get_legend_handles_labels(), loc="outside right upper", title="test accuracy", fontsize=8.5)
-        save_svg(fig, out / "training.svg")
+        save_svg(fig, path)
+    what = "Accuracy on validation series" if scored else "Training loss"
     return Picture(
-        "training.svg", f"Learning {task}",
-        ("Accuracy on validation series" if scored else "Training loss") + " after each epoch; bands from the lowest "
-        "to the highest seed. In the legend, the accuracy on the test series.",
-    )  # fmt: skip
-
-
-def colour_of(name: str, position: int) -> str:
-    return BASELINE if name == "GRU" else SERIES[position % (len(SERIES) - 1)]
+        path.name,
+        f"Learning {task}",
+        f"{what} after each epoch; bands from the lowest to the highest seed. In the legend, the accuracy on the test "
+        "series.",
+    )

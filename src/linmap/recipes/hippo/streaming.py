@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,24 +15,20 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from linmap.artifacts import inert, write_tensors, write_text
-from linmap.errors import ArtifactError, DataError, UsageError
+from linmap.data.samples import read_samples
+from linmap.errors import ArtifactError, UsageError
 from linmap.ownership import record, replacing
 from linmap.sequence.s4 import S4Classifier, load_estimator
 from linmap.sequence.s4.stream import Stream
-
-BYTE_ORDER_MARKS = ("\ufeff", "ï»¿")
-EMPTY_CELL = re.compile(r"^\s*,|,\s*,")
-MISSING = {"", "-", "?", "na", "n/a", "#n/a", "nan", "nil", "none", "null"}
 
 
 def follow(artifact: Path, out: Path | None, state: Path | None, save_every: int) -> dict[str, Any]:
     """Read samples from standard input to its end and answer each at once, to standard output or `out`.
 
-    A line holds one number for each channel, parted by commas or spaces; a byte order mark, lines that are empty or
-    begin with #, and a header (a first line of names) are passed over. An answer is the number of the sample, the class
-    or value from all samples so far, and the probability of each class. The state is written at the end, whatever ends
-    the stream, and every `save_every` samples; what a stream answers that was cut and went on from its state is the
-    same, byte for byte.
+    For the lines see `linmap.data.samples.read_samples`. An answer is the number of the sample, the class or value from
+    all samples so far, and the probability of each class. The state is written at the end, whatever ends the stream,
+    and every `save_every` samples; what a stream answers that was cut and went on from its state is the same, byte for
+    byte.
 
     Raises
     ------
@@ -53,7 +48,7 @@ def follow(artifact: Path, out: Path | None, state: Path | None, save_every: int
     with _answers_to(out, first) as file:
         answers = csv.writer(file, lineterminator="\n")
         try:
-            for values in _samples(sys.stdin, estimator.n_features_in_):
+            for values in read_samples(sys.stdin, estimator.n_features_in_):
                 if stream.count == 0:
                     answers.writerow(map(inert, ["sample", "answer", *(f"p({c})" for c in classes or ())]))
                 answers.writerow(map(inert, [stream.count + 1, *_cells(stream.update(values), classes)]))
@@ -88,48 +83,6 @@ def _after(line: str, first: int) -> bool:
     """Whether a line of answers is of a later sample: written by a stream that was killed before it kept its state."""
     number = line.partition(",")[0]
     return not line.endswith("\n") or (number.isdigit() and int(number) > first)
-
-
-def _samples(lines: Iterable[str], channels: int) -> Iterator[np.ndarray]:
-    began = False
-    for number, line in enumerate(lines, start=1):
-        line = _without_mark(line) if number == 1 else line
-        cells = line.replace(",", " ").split()
-        if not cells or cells[0].startswith("#"):
-            continue
-        try:
-            values = np.array(cells, np.float64)
-        except ValueError:
-            if not began and all(map(_a_name, cells)):
-                began = True
-                continue
-            hint = " (part the numbers of a sample by commas, with points in them)" if ";" in line else ""
-            raise DataError(f"standard input, line {number}: {line.strip()!r} is no list of numbers{hint}.") from None
-        began = True
-        if len(values) != channels or not np.isfinite(values).all() or EMPTY_CELL.search(line):
-            raise DataError(
-                f"standard input, line {number}: a sample has {channels} finite numbers, got {line.strip()!r}; correct "
-                "it and go on from there."
-            )
-        yield values
-
-
-def _without_mark(line: str) -> str:
-    """A first line without the byte order mark, whether it was decoded as UTF-8 or byte by byte."""
-    for mark in BYTE_ORDER_MARKS:
-        line = line.removeprefix(mark)
-    return line
-
-
-def _a_name(cell: str) -> bool:
-    """Whether a cell of the first line can be the name of a channel: it has a letter, and is no number, nor what stands
-    for a missing one; for else the first sample would be passed over."""
-    bare = cell.strip("\"'").lower()
-    try:
-        float(bare)
-    except ValueError:
-        return bare not in MISSING and any(map(str.isalpha, bare))
-    return False
 
 
 def _cells(answer: np.ndarray, classes: list[Any] | None) -> list[Any]:

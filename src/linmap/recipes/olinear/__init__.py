@@ -1,10 +1,11 @@
 """OLinear on files: forecast a table, look back at what it would have forecast, and compare with other forecasters."""
 
-from linmap.recipes.olinear.comparison import compare
-from linmap.recipes.olinear.files import apply, fit
-from linmap.recipes.olinear.settings import PRESETS, ApplySettings, Comparison, Settings
+from linmap.recipes.olinear.flags import Apply, Compare, Fit
+from linmap.recipes.recipe import Recipe, Verb
 
-FLAG_OF = {"h": "horizon", "n_windows": "backtest"}
-"""Arguments whose flags have other names."""
-
-__all__ = ["PRESETS", "ApplySettings", "Comparison", "Settings", "apply", "compare", "fit"]
+RECIPE = Recipe(
+    compare=Verb(Compare, "linmap.recipes.olinear.compare:compare", resumes=True),
+    apply=Verb(Apply, "linmap.recipes.olinear.apply:apply"),
+    fit=Verb(Fit, "linmap.recipes.olinear.fit:fit", resumes=True),
+    flag_of={**Fit.NAMES, "n_windows": "backtest"},
+)

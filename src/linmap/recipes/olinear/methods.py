@@ -1,180 +1,232 @@
-"""What is compared: a task, the methods on it, and how each is trained and measured."""
+"""A forecasting task, and how OLinear and what one would take otherwise are trained and measured on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Literal
+from functools import cached_property, partial
+from typing import Any
 
+import numpy as np
 import torch
-from rich.console import Console
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from linmap.data.timeseries import Split, TimeSeries, Windows, literature_split, load_time_series
-from linmap.experiment.result import Row
-from linmap.recipes.job import CompareJob
-from linmap.recipes.olinear.settings import Comparison
-from linmap.sequence.olinear import ForecastErrors, forecast_errors, train_forecaster, weighted_loss
-from linmap.sequence.olinear.baselines import DLinear, NLinear, RepeatLast, RLinear
+from linmap.data.timeseries import Split, TimeSeries, Windows, literature_split
+from linmap.data.timeseries.steps import season
+from linmap.experiment import Arm, Kind, Outcome, Trial
+from linmap.sequence.olinear import (
+    DLinear,
+    NLinear,
+    OLinearForecaster,
+    RepeatLast,
+    RepeatSeason,
+    RLinear,
+    forecast_errors,
+    train_forecaster,
+    weighted_loss,
+)
 from linmap.sequence.olinear.fitting import Loss, for_inference
 from linmap.training import TrainingConfig
 
-BASELINE_RATE = 5e-3
-BASELINE_RATES = (5e-4, 2e-3, 5e-3)  # where a task is cheap enough to choose by validation
+RATES = (5e-4, 2e-3, 5e-3)  # of the linear baselines, chosen by validation
+VALIDATION = "validation loss"
+BLOCKS = 10  # of consecutive origins, at least a horizon long, that the errors are also given for
+PERCENTILES = (10, 50, 90)  # of repeating the last value: the windows that are drawn
 
 
 @dataclass(frozen=True)
 class Task:
-    """One forecasting task, standardised by its training rows."""
+    """A table, split as the literature does and standardised by its training rows, and OLinear's parameters for it."""
 
     name: str
     series: TimeSeries
     split: Split
-    windows: dict[str, Windows]
-    settings: Comparison
-    """Lookback, horizon, and the model and training that OLinear has on this task."""
+    values: torch.Tensor
+    """Standardised, (rows, variates)."""
+    scale: np.ndarray
+    """Standard deviation of the training rows, by variate."""
+    options: Mapping[str, Any]
+    """Of `OLinearForecaster`: lookback, horizon h, and all else."""
+
+    @classmethod
+    def of(cls, name: str, series: TimeSeries, options: Mapping[str, Any]) -> Task:
+        """The task on a table; refuses one that is too short, before anything is trained."""
+        forecaster = OLinearForecaster(**options)
+        split = literature_split(len(series), name)
+        values = forecaster.standardise(series, split)
+        task = cls(name, series, split, values, forecaster.scale_, options)
+        for part in split.spans(task.lookback):
+            task.windows(part)
+        return task
 
     @property
-    def folder(self) -> str:
-        return f"{self.name}-{self.settings.lookback}-{self.settings.horizon}"
+    def horizon(self) -> int:
+        """Steps to forecast."""
+        return self.options["h"]
+
+    @property
+    def lookback(self) -> int:
+        """Steps that a forecast is made from."""
+        return self.options["lookback"]
+
+    @property
+    def training_rows(self) -> np.ndarray:
+        """As they stand in the table."""
+        return self.series.values[: self.split.train]
+
+    @property
+    def season(self) -> int | None:
+        """Rows of the season that such times usually have, where a test window has as many rows before it."""
+        rows = season(self.series.step) if self.series.timed else None
+        return rows if rows is not None and rows <= self.split.validation else None
+
+    def windows(self, part: str, seen: int | None = None) -> Windows:
+        """Of "train", "validation" or "test"; `seen` rows are the input, the lookback when left out."""
+        seen = self.lookback if seen is None else seen
+        return Windows(self.values[self.split.spans(seen)[part]], seen, self.horizon)
+
+    @cached_property
+    def drawn(self) -> list[tuple[int, int]]:
+        """Numbers of a test window and a variate that are easy, middling and hard for repeating the last value."""
+        windows = self.windows("test")
+        x, y = windows.__getitems__(list(range(len(windows))))
+        order = (y - x[:, -1:]).square().mean(1).flatten().argsort()
+        chosen = [int(order[int(percentile / 100 * (len(order) - 1))]) for percentile in PERCENTILES]
+        return [divmod(place, x.shape[2]) for place in chosen]
+
+
+# -- the methods -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Method:
     """How a forecaster is built and trained."""
 
-    name: str
-    kind: Literal["system", "baseline", "ablation"]
-    build: Callable[[int], nn.Module]
-    """From a seed."""
-    training: TrainingConfig | None
-    loss: Loss
-    note: str
-    rates: tuple[float, ...] = ()
-    """Learning rates to choose from by the validation loss; that of `training` when empty."""
+    build: Callable[[Task, int], nn.Module]
+    """From a task and a seed."""
+    training: Callable[[Task], TrainingConfig] | None = None
+    """None where there is nothing to train."""
+    loss: Callable[[Task], Loss] = lambda _: nn.functional.mse_loss
+    further: Callable[[nn.Module, Task], dict[str, Any]] | None = None
+    """What else a run keeps of the trained model."""
 
-
-@dataclass(frozen=True)
-class Trained:
-    """A method after training with one seed."""
-
-    model: nn.Module
-    errors: ForecastErrors
-    seconds: float
-
-
-def prepare(settings: Comparison, job: CompareJob) -> Task:
-    """Load, split as the literature does, standardise by the training rows."""
-    forecaster = settings.forecaster(job.seed)
-    series = load_time_series(job.data or settings.dataset, **settings.file(), **forecaster.reading())
-    name = job.data.stem if job.data else {"etth1": "ETTh1", "ili": "ILI"}[settings.dataset]
-    split = literature_split(len(series), name)
-    values = forecaster.standardise(series, split)
-    windows = {
-        part: Windows(values[rows], settings.lookback, settings.horizon)
-        for part, rows in split.spans(settings.lookback).items()
-    }
-    return Task(name, series, split, windows, settings)
-
-
-def embedded(settings: Comparison, job: CompareJob, **changes: Any) -> Task:
-    """A task on embedded data, whatever file the main task has."""
-    return prepare(replace(settings, **changes), replace(job, data=None))
-
-
-# -- methods -----------------------------------------------------------------------------------------------------------
+    def arm(self, name: str, kind: Kind, resume: bool, note: str = "", **more: Any) -> Arm:
+        """The method as an arm whose trials get a task; `more` as of `Arm`."""
+        return Arm(name, kind, partial(measured, self, resume), note=note, **more)
 
 
 def olinear(
-    task: Task, name: str = "OLinear", kind: Literal["system", "ablation"] = "system", **changes: Any
-) -> Method:
-    """OLinear as the task sets it, or with some settings of the forecaster changed."""
-    settings = task.settings
-    rows = task.series.values[: task.split.train]
-    forecaster = settings.forecaster(0, **changes)
-    return Method(
-        name, kind, lambda seed: settings.forecaster(seed, **changes).build(rows), forecaster.training_config(),
-        partial(weighted_loss, alpha=settings.alpha), f"basis: {forecaster.basis}; weighted L1",
-    )  # fmt: skip
+    resume: bool, name: str = "OLinear", kind: Kind = "system", further: Any = None, **changes: Any
+) -> Arm:  # fmt: skip
+    """OLinear with the parameters of the task, some of them changed."""
 
+    def forecaster(task: Task, seed: int = 0) -> OLinearForecaster:
+        return OLinearForecaster(**{**task.options, **changes, "random_state": seed})
 
-def repeat_last(task: Task) -> Method:
-    horizon = task.settings.horizon
-    return Method("repeat last", "baseline", lambda seed: RepeatLast(horizon), None, weighted_loss, "no training")
+    def loss(task: Task) -> Loss:
+        return partial(weighted_loss, alpha=task.options["alpha"], kind=task.options["loss"])
 
-
-def linear_baselines(task: Task, rates: tuple[float, ...] = ()) -> list[Method]:
-    """DLinear, NLinear, RLinear, and RLinear with OLinear's loss."""
-    T, P, N = task.settings.lookback, task.settings.horizon, len(task.series.variates)
-    training = TrainingConfig(
-        epochs=task.settings.baseline_epochs, lr=BASELINE_RATE, schedule="halving", batch_size=task.settings.batch_size
+    method = Method(
+        lambda task, seed: forecaster(task, seed).build(task.training_rows),
+        lambda task: forecaster(task).training_config(),
+        loss,
+        further,
     )
-    weighted, squared = partial(weighted_loss, alpha=task.settings.alpha), nn.functional.mse_loss
-
-    def linear(name: str, build: Callable[[], nn.Module], loss: Loss, note: str) -> Method:
-        return Method(name, "baseline", lambda seed: build(), training, loss, note, rates)
-
-    return [
-        linear("DLinear", lambda: DLinear(T, P), squared, "squared error"),
-        linear("NLinear", lambda: NLinear(T, P), squared, "squared error"),
-        linear("RLinear", lambda: RLinear(T, P, N), squared, "squared error"),
-        linear("RLinear, weighted L1", lambda: RLinear(T, P, N), weighted, "weighted L1"),
-    ]
+    return method.arm(name, kind, resume, settings=changes)
 
 
-# -- running them ------------------------------------------------------------------------------------------------------
+def repeating(task: Task) -> list[Arm]:
+    """What costs nothing: the last value, and the last season where the times have one."""
+    last = Method(lambda task, seed: RepeatLast(task.horizon))
+    arms = [last.arm("repeat last", "baseline", False, "no training", seeded=False)]
+    if (rows := task.season) is not None:
+        again = Method(lambda task, seed: RepeatSeason(rows, task.horizon))
+        note = f"of {rows} rows, no training"
+        arms.append(again.arm("last season", "baseline", False, note, seeded=False, settings={"rows": rows}))
+    return arms
 
 
-def run_all(methods: Iterable[Method], task: Task, job: CompareJob, seeds: int) -> dict[str, list[Trained]]:
-    """Every method with every seed; what needs no training runs once."""
-    console = Console(stderr=True)
-    runs = {}
-    for method in methods:
-        count = seeds if method.training else 1
-        runs[method.name] = [run(method, task, job, job.seed + seed) for seed in range(count)]
-        errors, seconds = runs[method.name][0].errors, runs[method.name][0].seconds
-        console.print(
-            f"[dim]{task.folder}, {method.name}: MSE {errors.mse:.4f}, MAE {errors.mae:.4f} ({seconds:.0f} s)[/dim]"
-        )
-    return runs
+def linear(epochs: int, resume: bool) -> list[Arm]:
+    """DLinear, NLinear, RLinear, and RLinear with OLinear's loss, each at the best of `RATES` by validation."""
+
+    def training(task: Task) -> TrainingConfig:
+        return TrainingConfig(epochs=epochs, schedule="halving", batch_size=task.options["batch_size"])
+
+    def weighted(task: Task) -> Loss:
+        return partial(weighted_loss, alpha=task.options["alpha"])
+
+    def rlinear(task: Task, _: int) -> nn.Module:
+        return RLinear(task.lookback, task.horizon, len(task.series.variates))
+
+    methods = {
+        "DLinear": Method(lambda task, seed: DLinear(task.lookback, task.horizon), training),
+        "NLinear": Method(lambda task, seed: NLinear(task.lookback, task.horizon), training),
+        "RLinear": Method(rlinear, training),
+        "RLinear, weighted L1": Method(rlinear, training, weighted),
+    }
+    options = {"rates": RATES, "settings": {"epochs": epochs}}
+    return [method.arm(name, "baseline", resume, **options) for name, method in methods.items()]
 
 
-def run(method: Method, task: Task, job: CompareJob, seed: int) -> Trained:
-    """Train a method with one seed, keep its best epoch (and learning rate) by validation, measure it on the test."""
-    if method.training is None:
-        model = method.build(seed)
-        return Trained(model, forecast_errors(model, task.windows["test"]), 0.0)
-    candidates = []
-    for rate in method.rates or (method.training.lr,):
-        torch.manual_seed(seed)
-        model = method.build(seed)
-        name = method.name.replace(",", "").replace(" ", "-") + (f"-lr{rate:g}" if method.rates else "")
+# -- a run -------------------------------------------------------------------------------------------------------------
+
+
+def measured(method: Method, resume: bool, trial: Trial) -> Outcome:
+    """Train, keep the best epoch by validation, and measure on the test windows."""
+    task: Task = trial.data
+    torch.manual_seed(trial.seed)
+    model = method.build(task, trial.seed)
+    values, seconds = {}, 0.0
+    if method.training is not None:
+        config = method.training(task)
+        config = replace(config, seed=trial.seed, lr=config.lr if trial.rate is None else trial.rate)
         history = train_forecaster(
-            model, task.windows["train"], task.windows["validation"], replace(method.training, seed=seed, lr=rate),
-            loss=method.loss, validation_loss=partial(weighted_loss, alpha=task.settings.alpha),
-            checkpoints=job.out / "training" / task.folder / f"{name}-{seed}", resume=job.resume,
-            description=f"{task.folder}, {method.name}, seed {seed}",
-        )  # fmt: skip
-        candidates.append((history.best_value, history.seconds, model))
-    _, _, model = min(candidates, key=lambda candidate: candidate[0])
-    seconds = sum(candidate[1] for candidate in candidates)
-    return Trained(model, forecast_errors(model, task.windows["test"]), seconds)
+            model,
+            task.windows("train"),
+            task.windows("validation"),
+            config,
+            loss=method.loss(task),
+            validation_loss=partial(weighted_loss, alpha=task.options["alpha"]),
+            checkpoints=trial.folder,
+            resume=resume,
+            description=f"{task.name}, {type(model).__name__}, seed {trial.seed}",
+        )
+        values[VALIDATION], seconds = history.best_value, history.seconds
+    light = for_inference(model)
+    seen = max(task.lookback, light.season) if isinstance(light, RepeatSeason) else task.lookback
+    test = task.windows("test", seen)
+    errors = forecast_errors(light, test)
+    details: dict[str, Any] = {
+        "by step": errors.squared.tolist(),
+        "by series": errors.absolute_by_variate.tolist(),
+        "MSE by block": by_block(errors.squared_by_window, task.horizon),
+        "MAE by block": by_block(errors.absolute_by_window, task.horizon),
+        "flops": flops(light, seen, len(task.series.variates)),
+        "drawn": _drawn(light, test, task),
+    }
+    if method.further is not None:
+        details |= method.further(model, task)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Outcome({"MSE": errors.mse, "MAE": errors.mae, **values}, parameters, details, seconds)
 
 
-def as_row(method: Method, trained: list[Trained], task: Task) -> Row:
-    model = trained[0].model
-    x = torch.zeros(1, task.settings.lookback, len(task.series.variates))
+def by_block(errors: np.ndarray, horizon: int) -> list[float]:
+    """Mean errors of consecutive test windows, in blocks of at least a horizon; their mean is that of all windows."""
+    count = max(min(BLOCKS, len(errors) // horizon), 1)
+    return [float(part.sum() * count / len(errors)) for part in np.array_split(errors, count)]
+
+
+def flops(model: nn.Module, seen: int, variates: int) -> int:
+    """Floating-point operations of one forecast."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        for_inference(model)(x)
-    return Row(
-        method.name, method.kind,
-        {"MSE": [t.errors.mse for t in trained], "MAE": [t.errors.mae for t in trained]},
-        parameters=n_parameters(model), flops=counter.get_total_flops(),
-        seconds=sum(t.seconds for t in trained) / len(trained), note=method.note,
-    )  # fmt: skip
+        model(torch.zeros(1, seen, variates))
+    return counter.get_total_flops()
 
 
-def n_parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+@torch.inference_mode()
+def _drawn(model: nn.Module, test: Windows, task: Task) -> list[list[float]]:
+    """The forecasts of the windows and variates that are drawn."""
+    x, _ = test.__getitems__([window for window, _ in task.drawn])
+    forecast = model(x)
+    return [forecast[i, :, variate].tolist() for i, (_, variate) in enumerate(task.drawn)]

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
+from matplotlib.axes import Axes
 
 from linmap.data.timeseries import TimeSeries
-from linmap.experiment.drawing import draw_all
-from linmap.experiment.result import Picture
-from linmap.pictures import DIVERGING, INK, MUTED, SERIES, SYSTEM, figure, save_svg
-from linmap.recipes.olinear.intervals import LEVELS, Coverage
-from linmap.recipes.olinear.methods import Task, Trained
-from linmap.sequence.olinear import Backtest, OLinearForecaster, OrthoTrans
-from linmap.sequence.olinear.fitting import for_inference
+from linmap.experiment import Picture, Runs
+from linmap.experiment.drawing import Drawing
+from linmap.pictures import INK, MUTED, SERIES, SYSTEM, figure, save_svg
+from linmap.recipes.olinear.methods import PERCENTILES, Task
+from linmap.sequence.olinear import Backtest, OLinearForecaster
 
-PERCENTILES = (10, 50, 90)  # of the error, of the forecasts that are drawn
+PEER = "RLinear, weighted L1"
 DRAWN_VARIATES = 4
 DRAWN_ORIGINS = 6
 
@@ -76,114 +74,57 @@ def draw_backtest(found: Backtest, path: Path) -> Path:
         return save_svg(fig, path)
 
 
-def label_time(ax: object, series: TimeSeries) -> None:
+def label_time(ax: Axes, series: TimeSeries) -> None:
+    """The axis of time, with room for dates."""
     dated = isinstance(series.time, pd.DatetimeIndex)
-    ax.set_xlabel("time" if dated else "row")  # pyright: ignore[reportAttributeAccessIssue]
-    ax.tick_params(axis="x", rotation=20 if dated else 0)  # pyright: ignore[reportAttributeAccessIssue]
+    ax.set_xlabel("time" if dated else "row")
+    ax.tick_params(axis="x", rotation=20 if dated else 0)
 
 
 # -- a comparison ------------------------------------------------------------------------------------------------------
 
 
-def draw(
-    runs: dict[str, list[Trained]], task: Task, intervals: list[Coverage], out: Path
-) -> tuple[list[Picture], list[str]]:
-    """The pictures that could be drawn, and a note for each that could not."""
-    first = {name: trained[0] for name, trained in runs.items()}
-    drawings: dict[str, Callable[[Path], Picture]] = {
-        "forecasts.svg": lambda path: draw_examples(first, task, path),
-        "error-by-step.svg": lambda path: draw_errors(first, path),
-        "coverage.svg": lambda path: draw_coverage(intervals, path),
-        "basis.svg": lambda path: draw_basis(task, path),
-    }
-    return draw_all((out / name, drawing) for name, drawing in drawings.items())
+def drawings(runs: Runs, task: Task, out: Path) -> list[Drawing]:
+    """What `compare` draws."""
+    return [
+        (out / "forecasts.svg", partial(draw_examples, runs, task)),
+        (out / "error-by-step.svg", partial(draw_errors, runs)),
+    ]
 
 
-@torch.inference_mode()
-def draw_examples(first: dict[str, Trained], task: Task, path: Path) -> Picture:
-    """A good, a median and a poor forecast by OLinear's own error, with a baseline beside it."""
-    windows, peer = task.windows["test"], "RLinear, weighted L1"
-    x, y = windows.__getitems__(list(range(len(windows))))
-    squared = (forecasts(first["OLinear"].model, x) - y).square().mean(1)  # (window, variate)
+def draw_examples(runs: Runs, task: Task, path: Path) -> Picture:
+    """Windows that are easy, middling and hard for repeating the last value, with two forecasts."""
+    x, y = task.windows("test").__getitems__([window for window, _ in task.drawn])
+    steps = np.arange(1, task.horizon + 1)
     with figure(7.2, 6.6, nrows=len(PERCENTILES), sharex=True) as (fig, axes):
-        for ax, percentile in zip(axes, PERCENTILES, strict=True):
-            rank = int(percentile / 100 * (squared.numel() - 1))
-            window, variate = divmod(int(squared.flatten().argsort()[rank]), squared.shape[1])
-            context, truth = x[window, :, variate], y[window, :, variate]
-            steps = np.arange(1, task.settings.horizon + 1)
-            ax.plot(np.arange(1 - len(context), 1), context, color=MUTED, label="past")
-            ax.plot(steps, truth, color=INK, label="what came")
-            for name, colour in ((peer, SERIES[1]), ("OLinear", SYSTEM)):
-                ahead = forecasts(first[name].model, x[window : window + 1])[0, :, variate]
-                ax.plot(steps, ahead, color=colour, label=name)
-            ax.set_title(f"error of the {percentile}th percentile: {task.series.variates[variate]}", loc="left")
+        for i, (ax, percentile, (_, variate)) in enumerate(zip(axes, PERCENTILES, task.drawn, strict=True)):
+            ax.plot(np.arange(1 - task.lookback, 1), x[i, :, variate], color=MUTED, label="past")
+            ax.plot(steps, y[i, :, variate], color=INK, label="what came")
+            for name, colour in ((PEER, SERIES[1]), ("OLinear", SYSTEM)):
+                ax.plot(steps, runs.of(name)[0].details["drawn"][i], color=colour, label=name)
+            ax.set_title(f"error of repeating, {percentile}th percentile: {task.series.variates[variate]}", loc="left")
             ax.set_ylabel("standardised")
         axes[-1].set_xlabel("steps from the time of the forecast")
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
         save_svg(fig, path)
     return Picture(
-        path.name, "A good, a median and a poor forecast",
-        "Test windows at the 10th, 50th and 90th percentile of OLinear's squared error: the past (grey), what came "
-        "(black), OLinear (blue) and RLinear with the same loss (orange).",
-    )  # fmt: skip
+        path.name,
+        "An easy, a middling and a hard window",
+        "Test windows at the 10th, 50th and 90th percentile of the squared error of repeating the last value: the past "
+        "(grey), what came (black), OLinear (blue) and RLinear with the same loss (orange).",
+    )
 
 
-def forecasts(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    model = for_inference(model)
-    return torch.cat([model(part) for part in x.split(256)])
-
-
-def draw_errors(first: dict[str, Trained], path: Path) -> Picture:
+def draw_errors(runs: Runs, path: Path) -> Picture:
+    """MSE of each step ahead."""
     with figure(7.2, 3.8) as (fig, ax):
-        names = [name for name in first if name != "repeat last"]
-        for name, colour in zip(names, SERIES, strict=False):
-            squared = first[name].errors.squared
+        trained = [arm.name for arm in runs.arms if runs.of(arm.name)[0].parameters]
+        for name, colour in zip(trained, SERIES, strict=False):
+            squared = np.mean([run.details["by step"] for run in runs.of(name)], 0)
             ax.plot(np.arange(1, len(squared) + 1), squared, color=colour, label=name, zorder=3 - (name != "OLinear"))
         ax.set_xlabel("step of the forecast")
         ax.set_ylabel("MSE (standardised)")
         ax.set_title("Error by step of the forecast")
         ax.legend(loc="lower right", fontsize=8.5)
         save_svg(fig, path)
-    return Picture(
-        path.name, "Error by step", "MSE of each step ahead over all test windows; repeat-last is far above."
-    )
-
-
-def draw_coverage(intervals: list[Coverage], path: Path) -> Picture:
-    """The share of test values inside the intervals, by step."""
-    with figure(7.2, 3.4) as (fig, ax):
-        for colour, one in zip(SERIES, (one for one in intervals if one.scale == "window"), strict=False):
-            steps = np.arange(1, len(one.covered) + 1)
-            ax.plot(steps, 100 * one.covered, color=colour, label=f"intervals of {one.level} %")
-            ax.axhline(one.level, color=colour, linewidth=0.9, linestyle=(0, (4, 3)))
-        ax.set(xlabel="step of the forecast", ylabel="test values inside, %")
-        fig.legend(loc="outside upper center", ncols=len(LEVELS))
-        save_svg(fig, path)
-    return Picture(
-        path.name, "What the intervals cover",
-        "Share of the test values inside the conformal intervals of OLinear, by step; dashed: what they promise.",
-    )  # fmt: skip
-
-
-def draw_basis(task: Task, path: Path) -> Picture:
-    """The correlation of the steps and the first rows of Q, as fitted to the training rows."""
-    lookback = task.settings.lookback
-    fitted = OrthoTrans(lookback).fit(task.series.values[: task.split.train])
-    with figure(7.2, 3.4, ncols=2, width_ratios=(1, 1.25)) as (fig, (left, right)):
-        image = left.imshow(fitted.correlation_, cmap=DIVERGING, vmin=-1, vmax=1)
-        left.grid(False)
-        left.set(title="Correlation R of the steps", xlabel="step", ylabel="step")
-        fig.colorbar(image, ax=left, shrink=0.8)
-        drawn = range(min(6, lookback))
-        right.set_yticks([-0.5 * k for k in drawn], [str(k + 1) for k in drawn])
-        for k in drawn:
-            right.plot(fitted.Q_[k] - 0.5 * k, color=SYSTEM)
-            share = fitted.eigenvalues_[k] / lookback
-            right.text(lookback * 1.01, -0.5 * k, f"{share:.0%}", va="center", fontsize=9)
-        right.set(title="First rows of Q, and their share of the variance", xlabel="step of the window", ylabel="row")
-        save_svg(fig, path)
-    return Picture(
-        path.name, "What OrthoTrans found",
-        "Left: how the steps of a window correlate in the training rows. Right: its first eigenvectors, the rows of Q, "
-        "each with its share of the variance.",
-    )  # fmt: skip
+    return Picture(path.name, "Error by step", "MSE of each step ahead over all test windows, of what is trained.")

@@ -5,6 +5,7 @@
 """
 
 from linmap.sequence.olinear.backtest import Backtest, backtest
+from linmap.sequence.olinear.baselines import DLinear, NLinear, RepeatLast, RepeatSeason, RLinear
 from linmap.sequence.olinear.bases import BASES, basis
 from linmap.sequence.olinear.conformal import Coverage, calibration_scores, conformal_quantile, coverage
 from linmap.sequence.olinear.correlation import temporal_correlation, temporal_correlations, variate_correlation
@@ -20,8 +21,10 @@ __all__ = [
     "Backtest",
     "CorrelationMixing",
     "Coverage",
+    "DLinear",
     "FoldedOLinear",
     "ForecastErrors",
+    "NLinear",
     "NormLin",
     "NormLinAttention",
     "OLinear",
@@ -29,6 +32,9 @@ __all__ = [
     "OLinear_C",
     "OrthoTrans",
     "OrthoTransWrapper",
+    "RLinear",
+    "RepeatLast",
+    "RepeatSeason",
     "backtest",
     "basis",
     "calibration_scores",

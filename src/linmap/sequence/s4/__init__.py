@@ -10,10 +10,12 @@ from linmap.sequence.s4.kernels import cauchy_kernel, causal_convolution, dplr_k
 from linmap.sequence.s4.low_rank import S4
 from linmap.sequence.s4.model import SequenceModel
 from linmap.sequence.s4.official import load_official
+from linmap.sequence.s4.recurrent import GRUClassifier
 
 __all__ = [
     "S4",
     "S4D",
+    "GRUClassifier",
     "S4Classifier",
     "S4Regressor",
     "SequenceModel",

@@ -1,18 +1,13 @@
-"""What one would classify series with otherwise: a GRU of equal width, and MiniRocket."""
+"""`GRUClassifier`: a recurrent network in the place of the state spaces, to compare them with."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
-from linmap.sequence.s4 import S4Classifier
+from linmap.sequence.s4.estimators import S4Classifier
 from linmap.training import private
-
-SHORTEST = 9  # samples that MiniRocket needs
 
 
 class RecurrentModel(nn.Module):
@@ -41,33 +36,7 @@ class GRUClassifier(S4Classifier):
     """A GRU in the place of the state spaces, one layer for two of theirs; all else is as there."""
 
     def build(self) -> Any:
+        """The untrained model, drawn with `random_state` and nothing else."""
         layers = max(1, self.n_layers // 2)
         with private(self.random_state):
             return RecurrentModel(self.n_features_in_, len(self.classes_), layers, self.d_model, self.bidirectional)
-
-
-class MiniRocket:
-    """aeon's classifier on series padded with zeros to one length."""
-
-    def __init__(self, random_state: int) -> None:
-        from aeon.classification.convolution_based import MiniRocketClassifier
-
-        self.classifier = MiniRocketClassifier(random_state=random_state)
-
-    @staticmethod
-    def available() -> bool:
-        return all(importlib.util.find_spec(name) is not None for name in ("aeon", "numba", "deprecated"))
-
-    def fit(self, X: Sequence[np.ndarray], y: np.ndarray) -> Self:
-        self.length = max(SHORTEST, *map(len, X))
-        self.classifier.fit(self._padded(X), y)
-        return self
-
-    def score(self, X: Sequence[np.ndarray], y: np.ndarray) -> float:
-        return float((self.classifier.predict(self._padded(X)) == y).mean())
-
-    def _padded(self, X: Sequence[np.ndarray]) -> np.ndarray:
-        padded = np.zeros((len(X), X[0].shape[1], self.length), np.float32)
-        for row, series in zip(padded, X, strict=True):
-            row[:, : len(series)] = series[: self.length].T
-        return padded

@@ -1,4 +1,4 @@
-"""`linmap fit` and `linmap apply`: a table to a forecaster; a forecaster to a forecast, or to a backtest."""
+"""`linmap apply` with a fitted olinear: a forecast, or a backtest."""
 
 from __future__ import annotations
 
@@ -7,71 +7,47 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 
-from linmap.artifacts import write_json, write_table
-from linmap.data.timeseries import TimeSeries, load_table, load_time_series
+from linmap.artifacts import write_table
+from linmap.data.timeseries import TimeSeries, load_table
 from linmap.errors import DataError, UsageError
 from linmap.pictures import illustrated
-from linmap.recipes.job import ApplyJob, FitJob
-from linmap.recipes.olinear.held_out import beside_naive
-from linmap.recipes.olinear.methods import n_parameters
+from linmap.recipes.job import ApplyJob
+from linmap.recipes.olinear.fit import FILE, say_time
+from linmap.recipes.olinear.flags import Apply
 from linmap.recipes.olinear.pictures import draw_backtest, draw_forecast
-from linmap.recipes.olinear.settings import ApplySettings, Settings
 from linmap.sequence.olinear import Backtest, OLinearForecaster, backtest
 
-FILE = "file.json"
-"""In a run: how the file of the fit was read."""
 
-
-def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
-    """Train a forecaster on a table and save it."""
-    forecaster = settings.forecaster(job.seed)
-    series = load_time_series(job.data or settings.dataset, **settings.file(), **forecaster.reading())
-    say_time(series)
-    forecaster.fit(series, checkpoints=job.out / "training", resume=job.resume)
-    forecaster.save(job.out)
-    if job.data is not None:
-        write_json(job.out / FILE, settings.file())
-    history = forecaster.history_
-    return {
-        "artifact": str(job.out), "rows": len(series), "variates": len(series.variates), "horizon": settings.horizon,
-        "parameters": n_parameters(forecaster.model_), "epochs": len(history.epochs),
-        "best_epoch": history.best_epoch, "validation_loss": history.best_value, "seconds": round(history.seconds, 1),
-        "calibration_windows": 0 if forecaster.scores_ is None else len(forecaster.scores_),
-        "time": series.describe(), **beside_naive(forecaster, series),
-    }  # fmt: skip
-
-
-def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
+def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
     """Forecast what follows a table, or look back; writes a table and a picture beside it."""
     if job.artifact is None:
         raise UsageError("olinear needs a fitted run: `linmap fit olinear --data FILE --out DIR`, then apply DIR.")
     out = job.out or job.artifact / ("backtest.csv" if settings.backtest else "forecast.csv")
     if out.suffix not in (".csv", ".parquet"):
         raise UsageError(f"--out {out}: a forecast is written as .csv or .parquet.")
-    check_flags(settings)
+    _check_flags(settings)
     forecaster = OLinearForecaster.load(job.artifact)
     told = settings.table()
     ids = told.get("id_column") or forecaster.id_column
-    table = load_table(job.data or settings.dataset, **file_of(settings, job), id_column=ids)
+    table = load_table(job.data or settings.dataset, **_file(settings, job), id_column=ids)
     series = forecaster.read(table, forecaster.clock_, **told)
     say_time(series)
     series = forecaster.known(series)
     if settings.recalibrate:
-        recalibrate(forecaster, series, settings)
+        _recalibrate(forecaster, series, settings)
     elif settings.level and forecaster.scores_ is None and not settings.refit:
         raise DataError(
             "intervals need rows that the fit did not see: set calibration to a share of the rows (`linmap fit olinear "
             "--calibration 0.1`), or give --recalibrate and a number of newer rows."
         )
-    return (look_back if settings.backtest else look_ahead)(forecaster, series, settings, out)
+    return (_look_back if settings.backtest else _look_ahead)(forecaster, series, settings, out)
 
 
-def file_of(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
+def _file(settings: Apply, job: ApplyJob) -> dict[str, Any]:
     """How the file is read: as is said, else as that of the fit was where the file has the separator of that one."""
     said = settings.file()
-    if said != ApplySettings().file() or job.artifact is None or job.data is None:
+    if said != Apply().file() or job.artifact is None or job.data is None:
         return said
     try:
         kept = json.loads((job.artifact / FILE).read_text(encoding="utf-8"))
@@ -83,12 +59,7 @@ def file_of(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
     return kept if separator is None or separator.replace("\\t", "\t") in header else said
 
 
-def say_time(series: TimeSeries) -> None:
-    """What was understood of the times, before anything is made of it."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"time: {series.describe()}", markup=False)
-
-
-def check_flags(settings: ApplySettings) -> None:
+def _check_flags(settings: Apply) -> None:
     for name in ("recalibrate", "backtest", "step_size", "refit", "input_size"):
         if getattr(settings, name) < 0:
             raise UsageError(f"--{name.replace('_', '-')} must not be negative, got {getattr(settings, name)}.")
@@ -100,7 +71,7 @@ def check_flags(settings: ApplySettings) -> None:
         raise UsageError("a refit calibrates on rows of its own; leave --recalibrate out.")
 
 
-def recalibrate(forecaster: OLinearForecaster, series: TimeSeries, settings: ApplySettings) -> None:
+def _recalibrate(forecaster: OLinearForecaster, series: TimeSeries, settings: Apply) -> None:
     """Intervals from the last rows; those before the first origin of a backtest."""
     stop = len(series)
     if settings.backtest:
@@ -108,10 +79,10 @@ def recalibrate(forecaster: OLinearForecaster, series: TimeSeries, settings: App
     forecaster.calibrate(series.rows(max(stop - settings.recalibrate, 0), max(stop, 0)))
 
 
-def look_ahead(forecaster: OLinearForecaster, series: TimeSeries, settings: ApplySettings, out: Path) -> dict[str, Any]:
+def _look_ahead(forecaster: OLinearForecaster, series: TimeSeries, settings: Apply, out: Path) -> dict[str, Any]:
     forecast = forecaster.predict(series, settings.level)
     assert isinstance(forecast, pd.DataFrame)  # arrays come back for arrays alone
-    write_table(out, with_times(forecast, series))
+    write_table(out, _with_times(forecast, series))
     summary = {"forecast": str(out), "steps": forecaster.h, "variates": len(series.variates), "time": series.describe()}
     with illustrated(summary, out.with_suffix(".svg")) as picture:
         draw_forecast(forecaster, series, settings.level, picture)
@@ -119,14 +90,14 @@ def look_ahead(forecaster: OLinearForecaster, series: TimeSeries, settings: Appl
     return summary
 
 
-def with_times(forecast: pd.DataFrame, series: TimeSeries) -> pd.DataFrame:
+def _with_times(forecast: pd.DataFrame, series: TimeSeries) -> pd.DataFrame:
     """The forecast with times that stood in the index, as those of Parquet may, as columns."""
     if series.timed and forecast.index.names != [None]:
         return forecast.reset_index()
     return forecast.reset_index(names="ds") if series.timed and series.time_name is None else forecast
 
 
-def look_back(forecaster: OLinearForecaster, series: TimeSeries, settings: ApplySettings, out: Path) -> dict[str, Any]:
+def _look_back(forecaster: OLinearForecaster, series: TimeSeries, settings: Apply, out: Path) -> dict[str, Any]:
     found = backtest(
         forecaster, series, n_windows=settings.backtest, step_size=settings.step_size or None, refit=settings.refit,
         input_size=settings.input_size or None, level=settings.level,
@@ -136,7 +107,7 @@ def look_back(forecaster: OLinearForecaster, series: TimeSeries, settings: Apply
     write_table(errors, found.errors())
     summary = {
         "forecasts": str(out), "errors": str(errors), "origins": len(found.cutoffs), "fits": found.fits,
-        **means(found), "time": series.describe(),
+        **_means(found), "time": series.describe(),
     }  # fmt: skip
     with illustrated(summary, out.with_suffix(".svg")) as picture:
         draw_backtest(found, picture)
@@ -144,7 +115,7 @@ def look_back(forecaster: OLinearForecaster, series: TimeSeries, settings: Apply
     return summary
 
 
-def means(found: Backtest) -> dict[str, float]:
+def _means(found: Backtest) -> dict[str, float]:
     """The mean over the horizon of each column of the errors."""
     errors = found.errors().drop(columns="step").mean()
     return {str(name).replace(" ", "_"): round(float(value), 4) for name, value in errors.items()}

@@ -1,0 +1,267 @@
+"""`linmap compare hippo`: do state spaces classify these series better than a GRU or MiniRocket?"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+
+from linmap.data.sequences import LabelledSeries, load_series, whole_series
+from linmap.errors import UsageError
+from linmap.experiment import (
+    Arm,
+    Check,
+    Choice,
+    Experiment,
+    Metric,
+    Outcome,
+    Part,
+    Result,
+    Runs,
+    Trial,
+    fingerprint,
+    verdict,
+    with_pictures,
+)
+from linmap.recipes.hippo.flags import Compare
+from linmap.recipes.hippo.pictures import draw_training
+from linmap.recipes.job import CompareJob
+from linmap.sequence.s4 import GRUClassifier, S4Classifier
+
+ACCURACY = Metric("accuracy", "higher")
+GRU, ROCKET, MAJORITY = "GRU", "MiniRocket", "the most frequent class"
+STEPS, MANY = 360, 1000  # steps of a training, and from how many series on its batches are large
+CHOOSING = 0.25  # of the training series, on which rates are chosen
+STREAM_GAP = "stream gap"
+TITLES = {"legs": "LegS", "fout": "FouT", "legt": "LegT"}
+USUAL = {"s4d": "lin", "s4": "legs"}
+
+
+def compare(settings: Compare, job: CompareJob) -> Result:
+    """State spaces, a GRU and MiniRocket on series that each seed divides anew."""
+    data, name = _read(settings, job)
+    depends = {key: value for key, value in asdict(settings).items() if key not in ("seeds", "rates")}
+    if job.data is not None and job.data.exists():
+        depends["fingerprint"] = fingerprint(job.data)
+    seeds = range(job.seed, job.seed + settings.seeds)
+    arms = methods(settings, len(data), job.resume)
+    experiment = Experiment("hippo", job.out / "runs", depends, job.resume)
+    runs = experiment.run(arms, [Part(name, data)], seeds, Choice(ACCURACY.name, "higher"))
+    rows, system = runs.rows([ACCURACY]), arms[0].name
+    task = f"{name} ({len(data):,} series of {_lengths(data)} samples)"
+    result = Result(
+        system="hippo",
+        task=f"classes of {task}; each of {len(seeds)} seeds holds {settings.held_out:.0%} out to test on",
+        metrics=[ACCURACY],
+        rows=rows,
+        verdict=verdict(rows, ACCURACY, overlap=settings.held_out / (1 - settings.held_out)),
+        shows=f"{name}: {', '.join(f'{row.name} {row.mean(ACCURACY.name):.3f}' for row in rows)}.",
+        limits=_limits(settings, len(data), name),
+        checks=[*_checks(runs, system), *stream_checks(runs)],
+        seeds=list(seeds),
+        settings=asdict(settings),
+    )
+    return with_pictures(result, [(job.out / "training.svg", partial(draw_training, runs, name, task))])
+
+
+def _read(settings: Compare, job: CompareJob) -> tuple[LabelledSeries, str]:
+    if job.data is None:
+        return whole_series(settings.dataset), settings.dataset
+    data = load_series(job.data, drop=settings.drop)
+    if data.fractional:
+        raise UsageError(f"{job.data}: compare hippo is about classes; `linmap fit hippo` also learns numbers.")
+    return data, job.data.stem
+
+
+# -- the methods -------------------------------------------------------------------------------------------------------
+
+
+def methods(settings: Compare, series: int, resume: bool) -> list[Arm]:
+    """The system as the flags say, a GRU trained alike, MiniRocket where it is installed, and the states of LegS."""
+    options = settings.options() | budget(round(series * (1 - settings.held_out)))
+    options |= {k: v for k in ("epochs", "batch_size") if (v := getattr(settings, k)) is not None}
+    system = title(options["layer"], options["init"])
+
+    def trained(name: str, kind: Any, build: Callable[..., Any], note: str = "", rate_of: str | None = None) -> Arm:
+        run = partial(_divided, build, settings.held_out, resume)
+        rates = () if rate_of else settings.rates
+        return Arm(name, kind, run, {"training": options}, rates=rates, rate_of=rate_of, note=note)
+
+    arms = [
+        trained(system, "system", partial(S4Classifier, **options)),
+        trained(GRU, "baseline", partial(GRUClassifier, **options), "equal width, a layer for two of the state spaces"),
+    ]
+    if MiniRocket.installed():
+        run = partial(_divided, MiniRocket, settings.held_out, resume)
+        arms.append(Arm(ROCKET, "baseline", run, note="of aeon: 10,000 kernels and a ridge classifier"))
+    if system != title("s4d", "legs"):
+        build = partial(S4Classifier, **options | {"layer": "s4d", "init": "legs"})
+        arms.append(trained(title("s4d", "legs"), "ablation", build, "another start: --init legs", rate_of=system))
+    run = partial(_divided, MostFrequent, settings.held_out, resume)
+    return [*arms, Arm(MAJORITY, "reference", run, note="no look at the series")]
+
+
+def title(layer: str, init: str | None) -> str:
+    """Such as S4D-Lin."""
+    init = init or USUAL[layer]
+    return f"{layer.upper()}-{TITLES.get(init, init.capitalize())}"
+
+
+def budget(series: int) -> dict[str, int]:
+    """Batches and passes for so many training series: about `STEPS` steps."""
+    batch_size = 16 if series < MANY else 50
+    return {"batch_size": batch_size, "epochs": min(max(round(STEPS * batch_size / series), 8), 40)}
+
+
+def _divided(build: Callable[..., Any], share: float, resume: bool, trial: Trial) -> Outcome:
+    """Train on all but a share of the series, which the seed draws, and test on that; rates see the training alone."""
+    train, test = trial.data.hold_out(share, trial.seed)
+    if trial.choosing:
+        train, test = train.hold_out(CHOOSING, trial.seed)
+    if test is None:
+        raise UsageError(f"{len(trial.data)} series are too few to compare on; bring more.")
+    return classified(build, train, None, test, resume, trial)
+
+
+def classified(
+    build: Callable[..., Any], train: LabelledSeries, validation: LabelledSeries | None, test: LabelledSeries,
+    resume: bool, trial: Trial,
+) -> Outcome:  # fmt: skip
+    """Train a method, with a rate where it has one, and score it.
+
+    Parameters
+    ----------
+    build
+        `build(random_state=)`, and `lr=` where there is a rate: an estimator without a fit.
+    train, validation, test
+        With labels; on the second, where it is there, the epoch is chosen.
+    resume
+        Go on from a checkpoint of the trial.
+    trial
+        Its seed, rate and folder.
+    """
+    rate = {} if trial.rate is None else {"lr": trial.rate}
+    estimator = build(random_state=trial.seed, **rate)
+    labels, expected = train.require_labels(), test.require_labels()
+    if not isinstance(estimator, S4Classifier):
+        return Outcome({ACCURACY.name: estimator.fit(train.series, labels).score(test.series, expected)})
+    held = None if validation is None else (validation.series, validation.require_labels())
+    estimator.fit(train.series, labels, validation=held, checkpoints=trial.folder, resume=resume)
+    assert estimator.history_ is not None
+    epochs, values = estimator.history_.epochs, {ACCURACY.name: float(estimator.score(test.series, expected))}
+    details: dict[str, Any] = {"losses": [round(epoch.loss, 5) for epoch in epochs]}
+    if held is not None:
+        details["scores"] = [epoch.metrics["score"] or 0.0 for epoch in epochs]
+        values["validation accuracy"] = max(details["scores"])
+    if not estimator.bidirectional and not isinstance(estimator, GRUClassifier):
+        details[STREAM_GAP] = stream_gap(estimator, test.series[0])
+    parameters = sum(p.numel() for p in estimator.model_.parameters())
+    return Outcome(values, parameters, details, estimator.history_.seconds)
+
+
+def stream_gap(estimator: S4Classifier, series: np.ndarray) -> float:
+    """The largest difference between the probabilities from a stream's recurrence and from the convolution."""
+    stream = estimator.stream()
+    answer = [stream.update(sample) for sample in series][-1]
+    return float(np.abs(answer - estimator.predict_proba([series])[0]).max())
+
+
+class MostFrequent:
+    """Always the class that is most frequent in the training."""
+
+    def __init__(self, random_state: int) -> None:
+        self.answer: Any = None
+
+    def fit(self, X: Sequence[np.ndarray], y: np.ndarray) -> Self:
+        """Count."""
+        labels, counts = np.unique(y, return_counts=True)
+        self.answer = labels[counts.argmax()]
+        return self
+
+    def score(self, X: Sequence[np.ndarray], y: np.ndarray) -> float:
+        """Accuracy."""
+        return float((y == self.answer).mean())
+
+
+class MiniRocket:
+    """aeon's classifier on series padded with zeros to one length."""
+
+    SHORTEST = 9  # samples that it needs
+
+    def __init__(self, random_state: int) -> None:
+        from aeon.classification.convolution_based import MiniRocketClassifier
+
+        self.classifier = MiniRocketClassifier(random_state=random_state)
+
+    @staticmethod
+    def installed() -> bool:
+        """Whether aeon is there with what this classifier needs of other packages."""
+        return all(importlib.util.find_spec(name) is not None for name in ("aeon", "numba", "deprecated"))
+
+    def fit(self, X: Sequence[np.ndarray], y: np.ndarray) -> Self:
+        """Train; longer series of later calls are cut."""
+        self.length = max(self.SHORTEST, *map(len, X))
+        self.classifier.fit(self._padded(X), y)
+        return self
+
+    def score(self, X: Sequence[np.ndarray], y: np.ndarray) -> float:
+        """Accuracy."""
+        return float((self.classifier.predict(self._padded(X)) == y).mean())
+
+    def _padded(self, X: Sequence[np.ndarray]) -> np.ndarray:
+        padded = np.zeros((len(X), X[0].shape[1], self.length), np.float32)
+        for row, series in zip(padded, X, strict=True):
+            row[:, : len(series)] = series[: self.length].T
+        return padded
+
+
+# -- what it says ------------------------------------------------------------------------------------------------------
+
+
+def _checks(runs: Runs, system: str) -> list[Check]:
+    ours = runs.mean(system, ACCURACY.name)
+    return [
+        Check(
+            f"{system} is above {arm.name}",
+            ours > (theirs := runs.mean(arm.name, ACCURACY.name)),
+            f"{ours:.4f} against {theirs:.4f}",
+            f"take {arm.name} on series like these",
+        )
+        for arm in runs.arms
+        if arm.kind == "baseline"
+    ]
+
+
+def stream_checks(runs: Runs) -> list[Check]:
+    """Whether the trained models answer a stream as they answer the whole series; none where none can follow one."""
+    gaps = [run.details[STREAM_GAP] for arm in runs.arms for run in runs.of(arm.name) if STREAM_GAP in run.details]
+    if not gaps:
+        return []
+    figures = f"largest difference of a probability {max(gaps):.0e}"
+    return [
+        Check("sample by sample, the trained models answer as at once (1e-3)", max(gaps) < 1e-3, figures,
+              "an answer to a stream is not the one to the whole series")
+    ]  # fmt: skip
+
+
+def _lengths(data: LabelledSeries) -> str:
+    low, high = data.lengths.min(), data.lengths.max()
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _limits(settings: Compare, series: int, name: str) -> str:
+    rates = ", ".join(f"{rate:g}" for rate in settings.rates)
+    said = [
+        "Small models trained briefly, at the rate "
+        + (rates if len(settings.rates) == 1 else f"that is best on training series, of {rates}")
+        + "; the training series of the seeds overlap, which the interval allows for."
+    ]
+    if series < 400:
+        said.append(f"{name} has few series: differences of a few points are noise there.")
+    if not MiniRocket.installed():
+        said.append(f"{ROCKET} is left out, for numba is not installed (pip install 'linmap[sequence]').")
+    return " ".join(said)
