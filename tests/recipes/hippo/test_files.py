@@ -9,7 +9,6 @@ import pytest
 
 from linmap.cli import main
 from linmap.data.sequences import LabelledSeries
-from linmap.recipes.hippo.files import held_out
 from linmap.sequence.s4 import S4Classifier, S4Regressor, load_estimator
 from recipes.hippo.waves import SMALL, waves
 
@@ -98,11 +97,11 @@ def test_large_offsets_reach_the_estimator_from_files(tmp_path, capsys) -> None:
 def test_held_out_series_keep_the_proportions_of_the_classes() -> None:
     labels = np.array(["a"] * 30 + ["b"] * 10)
     data = LabelledSeries([np.zeros((3, 1), np.float32)] * 40, labels, [str(i) for i in range(40)])
-    train, test = held_out(data, 0.2, seed=3)
+    train, test = data.hold_out(0.2, seed=3)
     assert test is not None
     assert (test.labels == "b").sum() == 2
     assert sorted(train.names + test.names, key=int) == data.names
-    assert held_out(data, 0.0, 0) == (data, None)
+    assert data.hold_out(0.0, 0) == (data, None)
 
 
 @pytest.mark.parametrize(
@@ -133,3 +132,22 @@ def test_wrong_use_of_a_fitted_run_is_told(fitted: Path, words: list[str], messa
 def test_wrong_settings_of_a_fit_are_told(archive: Path, words: list[str], message: str, tmp_path, capsys) -> None:
     assert main(["fit", "hippo", "--data", str(archive), "--out", str(tmp_path), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_column_of_times_can_be_dropped(tmp_path, capsys) -> None:
+    series, labels = waves(8)
+    for i, (one, label) in enumerate(zip(series, labels, strict=True)):
+        (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
+        table = pd.DataFrame(one, columns=["x", "y"])
+        table.insert(0, "when", pd.date_range("2024-01-01", periods=len(one)))
+        table.to_csv(tmp_path / "data" / label / f"{i}.csv", index=False)
+    words = ["fit", "hippo", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), *SMALL, "--epochs", "1"]
+    assert main(words) == 2
+    assert (
+        "'2024-01-01' is no finite number; to leave the whole column out, give --drop when" in capsys.readouterr().err
+    )
+    assert answer(capsys, *words, "--drop", "when")["channels"] == 2
+    done = answer(capsys, "apply", tmp_path / "run", "--data", tmp_path / "data", "--drop", "when")
+    assert done["series"] == 8
+    assert main([*words, "--drop", "then"]) == 2
+    assert "has no column 'then' to leave out; there are when, x, y" in capsys.readouterr().err

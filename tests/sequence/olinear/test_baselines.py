@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from linmap.data.timeseries import Windows, literature_split, load_time_series
-from linmap.sequence.olinear import forecast_errors
-from linmap.sequence.olinear.baselines import DLinear, NLinear, RepeatLast, RLinear
+from linmap.sequence.olinear import DLinear, NLinear, RepeatLast, RepeatSeason, RLinear, forecast_errors
 
 
 def size(model: nn.Module) -> int:
@@ -48,3 +47,25 @@ def test_repeat_last_on_etth1_has_the_known_error() -> None:
     errors = forecast_errors(RepeatLast(96), windows["test"])
     assert errors.mse == pytest.approx(1.2944, abs=5e-5)
     assert errors.mae == pytest.approx(0.7132, abs=5e-5)
+
+
+def test_the_last_season_is_repeated() -> None:
+    x = torch.arange(10.0)[None, :, None]
+    assert RepeatSeason(3, 7)(x).flatten().tolist() == [7, 8, 9, 7, 8, 9, 7]
+
+
+def test_errors_by_step_window_and_variate_are_means_of_the_same_errors() -> None:
+    values = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
+    windows = Windows(values, 4, 5)
+    errors = forecast_errors(RepeatLast(5), windows)
+    x, y = windows.__getitems__(list(range(len(windows))))
+    gap = (x[:, -1:] - y).double().numpy()
+    for found, expected in (
+        (errors.squared, (gap**2).mean((0, 2))),
+        (errors.absolute, abs(gap).mean((0, 2))),
+        (errors.squared_by_window, (gap**2).mean((1, 2))),
+        (errors.absolute_by_window, abs(gap).mean((1, 2))),
+        (errors.absolute_by_variate, abs(gap).mean((0, 1))),
+    ):
+        assert found == pytest.approx(expected)
+    assert errors.mse == pytest.approx((gap**2).mean())

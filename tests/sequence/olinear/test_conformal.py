@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from linmap.data.timeseries import Windows
-from linmap.sequence.olinear import calibration_scores, conformal_quantile
+from linmap.sequence.olinear import calibration_scores, conformal_quantile, coverage
 
 mapie = pytest.importorskip("mapie.regression", reason="the library that checks the quantiles")
 
@@ -93,3 +93,17 @@ def test_wrong_arguments_are_explained() -> None:
         conformal_quantile(scores, 95)
     with pytest.raises(ValueError, match="scale of the scores must be 'constant' or 'window', got 'std'"):
         calibration_scores(Level(2), Windows(noise(30), 5, 2), "std")
+
+
+@pytest.mark.parametrize("scale", ["constant", "window"])
+def test_coverage_is_the_share_of_truths_inside(scale: str) -> None:
+    model, calibration, test = Level(3), Windows(noise(60), 5, 3), Windows(noise(80, 1), 5, 3)
+    found = coverage(model, calibration, test, (80, 90, 99), scale)
+    assert [one.level for one in found] == [80, 90]  # 53 windows are too few for 99 %
+    errors = calibration_scores(model, test, scale)
+    for one in found:
+        inside = errors <= conformal_quantile(calibration_scores(model, calibration, scale), one.level)
+        np.testing.assert_allclose(one.covered, inside.mean((0, 2)))
+        assert len(one.width) == 3
+    assert np.mean(found[0].covered) <= np.mean(found[1].covered)
+    assert np.mean(found[0].width) < np.mean(found[1].width)

@@ -13,16 +13,14 @@ from linmap.data.sequences import LabelledSeries, load_series, named_series
 from linmap.errors import DataError, UsageError
 from linmap.recipes.hippo.flags import Apply
 from linmap.recipes.hippo.streaming import follow
-from linmap.recipes.job import ApplyJob
+from linmap.recipes.job import FittedJob
 from linmap.sequence.s4 import S4Classifier, S4Regressor, load_estimator
 
 STREAM = Path("-")
 
 
-def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
+def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     """Classes with their probabilities, or numbers: one line for each series of a file, or each sample of a stream."""
-    if job.artifact is None:
-        raise UsageError("hippo needs a fitted run: `linmap fit hippo --data FILE --out DIR`, then apply DIR.")
     if job.data == STREAM:
         if settings.rate != 1:
             raise UsageError("--rate is for series in files; resample the stream, or fit at its rate.")
@@ -47,7 +45,7 @@ def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
     return summary
 
 
-def _read(settings: Apply, job: ApplyJob) -> LabelledSeries:
+def _read(settings: Apply, job: FittedJob) -> LabelledSeries:
     if job.data is None:
         return named_series(settings.dataset, "test")
     return load_series(job.data, "test", settings.drop)

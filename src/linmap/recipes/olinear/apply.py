@@ -12,17 +12,15 @@ from linmap.artifacts import write_table
 from linmap.data.timeseries import TimeSeries, load_table
 from linmap.errors import DataError, UsageError
 from linmap.pictures import illustrated
-from linmap.recipes.job import ApplyJob
+from linmap.recipes.job import FittedJob
 from linmap.recipes.olinear.fit import FILE, say_time
 from linmap.recipes.olinear.flags import Apply
 from linmap.recipes.olinear.pictures import draw_backtest, draw_forecast
 from linmap.sequence.olinear import Backtest, OLinearForecaster, backtest
 
 
-def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
+def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     """Forecast what follows a table, or look back; writes a table and a picture beside it."""
-    if job.artifact is None:
-        raise UsageError("olinear needs a fitted run: `linmap fit olinear --data FILE --out DIR`, then apply DIR.")
     out = job.out or job.artifact / ("backtest.csv" if settings.backtest else "forecast.csv")
     if out.suffix not in (".csv", ".parquet"):
         raise UsageError(f"--out {out}: a forecast is written as .csv or .parquet.")
@@ -44,10 +42,10 @@ def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
     return (_look_back if settings.backtest else _look_ahead)(forecaster, series, settings, out)
 
 
-def _file(settings: Apply, job: ApplyJob) -> dict[str, Any]:
+def _file(settings: Apply, job: FittedJob) -> dict[str, Any]:
     """How the file is read: as is said, else as that of the fit was where the file has the separator of that one."""
     said = settings.file()
-    if said != Apply().file() or job.artifact is None or job.data is None:
+    if said != Apply().file() or job.data is None:
         return said
     try:
         kept = json.loads((job.artifact / FILE).read_text(encoding="utf-8"))

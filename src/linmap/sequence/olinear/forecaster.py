@@ -112,7 +112,7 @@ class OLinearForecaster(BaseEstimator):
     monthfirst
         Read 01/02/2020 as the second of January.
     fill_gaps
-        Put rows where times are missing; nan_policy says with which values.
+        Put rows where times are missing, with what is written for missing values.
     random_state
         Seed of every random draw; the global generators are left alone.
 

@@ -45,7 +45,7 @@ class _StateSpaceEstimator(BaseEstimator):
         *,
         layer: Literal["s4d", "s4"] = "s4d",
         init: str | None = None,
-        dt: tuple[float, float] | None = (1e-3, 0.1),
+        dt: tuple[float, float] | None = None,
         norm: Literal["layer", "batch"] = "layer",
         prenorm: bool = True,
         dropout: float = 0.0,

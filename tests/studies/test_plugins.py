@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from studies.olinear.plugins import Library, itransformer, patchtst
 from torch import nn
 from transformers import PatchTSTConfig, PatchTSTForPrediction
 
-from linmap.recipes.olinear.plugins import Library, itransformer, patchtst
 from linmap.sequence.olinear import NormLinAttention, OrthoTransWrapper, basis, replace_attention
 from linmap.sequence.olinear.baselines import DLinear
 
