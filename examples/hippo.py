@@ -16,8 +16,8 @@ labels = data.require_labels()
 held_out = np.arange(len(data)) % 4 == 3
 train, test = data.take(np.flatnonzero(~held_out)), data.take(np.flatnonzero(held_out))
 
-# dt=None: the steps are chosen from the length of the series; 1 / dt is how far back a feature looks at first.
-model = S4Classifier(n_layers=2, d_model=32, d_state=16, dt=None, epochs=10)
+# The steps dt come from the length of the series; 1 / dt is how far back a feature looks at first.
+model = S4Classifier(n_layers=2, d_model=32, d_state=16, epochs=10)
 model.fit(train.series, train.require_labels())
 print(f"accuracy on {len(test)} series: {model.score(test.series, test.require_labels()):.3f}")
 
