@@ -13,14 +13,13 @@ from linmap.recipes.hippo.compare import (
     GRU,
     MAJORITY,
     ROCKET,
-    MiniRocket,
-    MostFrequent,
     classified,
     stream_checks,
     title,
 )
 from linmap.recipes.hippo.pictures import draw_training
 from linmap.sequence.s4 import GRUClassifier, S4Classifier
+from linmap.sequence.s4.baselines import MiniRocket, MostFrequent
 from studies.hippo.tasks import ARCHIVE, Task, part
 from studies.study import Findings, Job
 

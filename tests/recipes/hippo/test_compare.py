@@ -8,7 +8,8 @@ import pytest
 
 from linmap.cli import main
 from linmap.experiment import Result
-from linmap.recipes.hippo.compare import MiniRocket, budget
+from linmap.recipes.hippo.compare import budget
+from linmap.sequence.s4.baselines import MiniRocket
 from recipes.hippo.waves import waves
 
 ROCKET = ["MiniRocket"] if MiniRocket.installed() else []

@@ -1,5 +1,7 @@
 """Backtesting: what each origin saw, where its forecasts lie, and what the errors are."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ from sklearn.base import clone
 from linmap.errors import DataError
 from linmap.sequence.olinear import OLinearForecaster, backtest
 
-SMALL = {"d_model": 8, "embed": 2, "layers": 1, "dropout": 0.0, "epochs": 2, "lr": 5e-3, "lookback": 14}
+SMALL: dict[str, Any] = {"d_model": 8, "embed": 2, "layers": 1, "dropout": 0.0, "epochs": 2, "lr": 5e-3, "lookback": 14}
 
 
 def table(rows: int = 260) -> pd.DataFrame:
@@ -21,7 +23,7 @@ def table(rows: int = 260) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def fitted() -> OLinearForecaster:
-    return OLinearForecaster(5, calibration=0.2, **SMALL).fit(table()[:200])  # pyright: ignore
+    return OLinearForecaster(5, calibration=0.2, **SMALL).fit(table()[:200])
 
 
 def test_a_fixed_model_forecasts_from_each_origin_as_predict_does(fitted: OLinearForecaster) -> None:
@@ -70,7 +72,7 @@ def test_the_long_frame_holds_every_forecast_once(fitted: OLinearForecaster) -> 
 
 @pytest.mark.parametrize(("input_size", "first"), [(None, 0), (100, 155)])
 def test_refits_see_all_rows_so_far_or_a_window_that_moves(input_size: int | None, first: int) -> None:
-    forecaster = OLinearForecaster(5, **SMALL)  # pyright: ignore
+    forecaster = OLinearForecaster(5, **SMALL)
     found = backtest(forecaster, table(), n_windows=3, refit=2, input_size=input_size)
     assert found.fits == 2
     assert not hasattr(forecaster, "model_")
@@ -82,7 +84,7 @@ def test_refits_see_all_rows_so_far_or_a_window_that_moves(input_size: int | Non
 
 
 def test_a_model_that_is_not_fitted_is_fitted_once_before_the_first_origin() -> None:
-    forecaster = OLinearForecaster(5, **SMALL)  # pyright: ignore
+    forecaster = OLinearForecaster(5, **SMALL)
     found = backtest(forecaster, table(), n_windows=3)
     assert found.fits == 1
     once = clone(forecaster).fit(table()[:245])
@@ -99,7 +101,7 @@ def test_rows_that_the_model_has_seen_are_refused(fitted: OLinearForecaster, tmp
 
 def test_times_may_have_a_zone() -> None:
     zoned = table().assign(ds=table()["ds"].dt.tz_localize("Europe/Madrid").dt.tz_convert("UTC"))[:80]
-    forecaster = OLinearForecaster(5, **SMALL).fit(zoned[:70])  # pyright: ignore
+    forecaster = OLinearForecaster(5, **SMALL).fit(zoned[:70])
     assert backtest(forecaster, zoned, n_windows=1).cutoffs.tolist() == [74]
     with pytest.raises(DataError, match="has seen rows until"):
         backtest(forecaster, zoned, n_windows=3)
@@ -108,7 +110,7 @@ def test_times_may_have_a_zone() -> None:
 def test_zones_on_one_side_alone_are_refused() -> None:
     naive, zoned = table()[:80], table().assign(ds=table()["ds"].dt.tz_localize("UTC"))[:80]
     for seen, later, words in ((naive, zoned, "this table have a time zone"), (zoned, naive, "model have a time zone")):
-        forecaster = OLinearForecaster(5, **SMALL).fit(seen[:60])  # pyright: ignore
+        forecaster = OLinearForecaster(5, **SMALL).fit(seen[:60])
         with pytest.raises(DataError, match=words):
             backtest(forecaster, later, n_windows=1)
         with pytest.raises(DataError, match=words):
@@ -118,7 +120,7 @@ def test_zones_on_one_side_alone_are_refused() -> None:
 
 def test_years_and_other_numbers_are_times_too(fitted: OLinearForecaster) -> None:
     years = table()[:80].assign(ds=range(1900, 1980)).rename(columns={"ds": "year"})
-    forecaster = OLinearForecaster(5, **SMALL).fit(years[:70])  # pyright: ignore
+    forecaster = OLinearForecaster(5, **SMALL).fit(years[:70])
     with pytest.raises(DataError, match="has seen rows until 1969"):
         backtest(forecaster, years, n_windows=3)
     found = backtest(forecaster, years, n_windows=1).frame()
@@ -129,7 +131,7 @@ def test_ids_and_times_come_back_in_their_type() -> None:
     wide = table()[:80].assign(ds=lambda t: t.ds.dt.strftime("%d/%m/%Y"))
     panel = wide.rename(columns={"a": 3, "b": 1}).melt("ds", var_name="unique_id", value_name="y")
     panel["unique_id"] = panel["unique_id"].astype("int64")
-    found = backtest(OLinearForecaster(5, **SMALL), panel, n_windows=2).frame()  # pyright: ignore
+    found = backtest(OLinearForecaster(5, **SMALL), panel, n_windows=2).frame()
     assert found["unique_id"].dtype == "int64"
     assert found["ds"].iloc[-1] == wide["ds"].iloc[-1]
 
@@ -142,4 +144,4 @@ def test_wrong_arguments_are_explained(fitted: OLinearForecaster) -> None:
     with pytest.raises(DataError, match="leave 5 of 260 rows before the first, each needs 14"):
         backtest(clone(fitted), table(), n_windows=51)
     with pytest.raises(ValueError, match="set calibration to a share of the rows"):
-        backtest(OLinearForecaster(5, **SMALL), table(), n_windows=2, level=[80])  # pyright: ignore
+        backtest(OLinearForecaster(5, **SMALL), table(), n_windows=2, level=[80])

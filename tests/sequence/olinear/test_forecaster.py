@@ -1,5 +1,7 @@
 """The estimator: tables in, tables out, nothing learned from rows it must not see."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +16,15 @@ from linmap.data.timeseries import Split, TimeSeries
 from linmap.errors import ArtifactError, DataError
 from linmap.sequence.olinear import OLinear_C, OLinearForecaster, OrthoTrans, backtest, basis, variate_correlation
 
-SMALL = {"d_model": 16, "embed": 2, "layers": 1, "dropout": 0.0, "epochs": 3, "lr": 5e-3, "lookback": 14}
+SMALL: dict[str, Any] = {
+    "d_model": 16,
+    "embed": 2,
+    "layers": 1,
+    "dropout": 0.0,
+    "epochs": 3,
+    "lr": 5e-3,
+    "lookback": 14,
+}
 
 
 def wide(rows: int = 160) -> pd.DataFrame:
@@ -33,12 +43,12 @@ def long(table: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def fitted() -> OLinearForecaster:
-    return OLinearForecaster(7, **SMALL).fit(wide())  # pyright: ignore
+    return OLinearForecaster(7, **SMALL).fit(wide())
 
 
 def test_it_continues_waves_in_their_units_and_times() -> None:
     table = wide(300)
-    forecaster = OLinearForecaster(7, **SMALL | {"epochs": 8}).fit(table[:-7])  # pyright: ignore
+    forecaster = OLinearForecaster(7, **SMALL | {"epochs": 8}).fit(table[:-7])
     forecast = forecaster.predict(table[:-7])
     assert isinstance(forecast, pd.DataFrame)
     assert forecast.columns.to_list() == ["date", "a", "b"]
@@ -48,7 +58,7 @@ def test_it_continues_waves_in_their_units_and_times() -> None:
 
 
 def test_long_tables_give_the_same_forecast(fitted: OLinearForecaster) -> None:
-    forecast = OLinearForecaster(7, **SMALL).fit(long(wide())).predict(long(wide()))  # pyright: ignore
+    forecast = OLinearForecaster(7, **SMALL).fit(long(wide())).predict(long(wide()))
     assert isinstance(forecast, pd.DataFrame)
     assert forecast.columns.to_list() == ["unique_id", "ds", "OLinear"]
     expected = fitted.predict(wide())
@@ -59,7 +69,7 @@ def test_long_tables_give_the_same_forecast(fitted: OLinearForecaster) -> None:
 
 def test_arrays_give_arrays(fitted: OLinearForecaster) -> None:
     X = wide()[["a", "b"]].to_numpy()
-    forecast = OLinearForecaster(7, **SMALL).fit(X).predict(X)  # pyright: ignore
+    forecast = OLinearForecaster(7, **SMALL).fit(X).predict(X)
     assert isinstance(forecast, np.ndarray)
     expected = fitted.predict(wide())
     assert isinstance(expected, pd.DataFrame)
@@ -92,7 +102,7 @@ def test_scaler_bases_and_correlation_see_the_training_rows_alone() -> None:
 
 
 def test_fixed_bases_can_be_chosen() -> None:
-    forecaster = OLinearForecaster(7, **SMALL | {"basis": "dct"})  # pyright: ignore
+    forecaster = OLinearForecaster(7, **SMALL | {"basis": "dct"})
     model = forecaster.build(wide()[["a", "b"]].to_numpy())
     torch.testing.assert_close(model.Q_in, torch.from_numpy(basis("dct", 14)).float())
 
@@ -114,7 +124,7 @@ def test_equal_seeds_give_equal_forecasts(fitted: OLinearForecaster) -> None:
 
 def test_scikit_learn_manners() -> None:
     X = wide()[["a", "b"]].to_numpy()
-    forecaster = OLinearForecaster(7, **SMALL | {"epochs": 1})  # pyright: ignore
+    forecaster = OLinearForecaster(7, **SMALL | {"epochs": 1})
     with pytest.raises(NotFittedError):
         forecaster.predict(X)
     search = GridSearchCV(forecaster, {"lookback": [7, 14]}, cv=TimeSeriesSplit(2)).fit(X)
@@ -129,7 +139,8 @@ def test_score_is_minus_the_standardised_squared_error(fitted: OLinearForecaster
     for end in range(14, len(table) - 6):
         forecast = fitted.predict(table[:end])
         truth = table[end : end + 7]
-        errors.append(((forecast[["a", "b"]].to_numpy() - truth[["a", "b"]].to_numpy()) / fitted.scale_) ** 2)  # pyright: ignore
+        gap = forecast[["a", "b"]].to_numpy() - truth[["a", "b"]].to_numpy()  # pyright: ignore
+        errors.append((gap / fitted.scale_) ** 2)
     assert fitted.score(table) == pytest.approx(-np.mean(errors), rel=1e-4)
 
 
@@ -158,21 +169,21 @@ def test_wrong_tables_at_predict_say_what_is_expected(fitted: OLinearForecaster)
 
 def test_too_short_tables_are_explained() -> None:
     with pytest.raises(DataError, match="the last 20% of 30 rows are 6, too few to validate forecasts of 7 steps"):
-        OLinearForecaster(7, **SMALL).fit(wide(30))  # pyright: ignore
+        OLinearForecaster(7, **SMALL).fit(wide(30))
     with pytest.raises(ValueError, match="need at least 42 training rows to estimate a 40-step correlation, got 32"):
-        OLinearForecaster(7, **SMALL | {"lookback": 40}).fit(wide(40))  # pyright: ignore
+        OLinearForecaster(7, **SMALL | {"lookback": 40}).fit(wide(40))
     with pytest.raises(DataError, match="18 rows are too few for one window of 14 input and 7 target rows"):
-        OLinearForecaster(7, **SMALL).fit(wide(36), split=Split(18, 36, 36))  # pyright: ignore
+        OLinearForecaster(7, **SMALL).fit(wide(36), split=Split(18, 36, 36))
 
 
 def test_constant_variates_stay_in_the_model_with_a_warning() -> None:
     table = wide().assign(flat=3.3)
     with pytest.warns(UserWarning, match="left out of the correlation: flat"):
-        forecaster = OLinearForecaster(7, **SMALL).fit(table)  # pyright: ignore
+        forecaster = OLinearForecaster(7, **SMALL).fit(table)
     forecast = forecaster.predict(table)
     np.testing.assert_allclose(forecast["flat"], 3.3, atol=0.2)  # pyright: ignore
     with pytest.raises(ValueError, match="all 2 variates are constant"):
-        OLinearForecaster(7, **SMALL).fit(table.assign(a=1.0, b=2.0).drop(columns="flat"))  # pyright: ignore
+        OLinearForecaster(7, **SMALL).fit(table.assign(a=1.0, b=2.0).drop(columns="flat"))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +212,7 @@ def test_a_checked_series_is_taken_as_it_is(fitted: OLinearForecaster) -> None:
 
 @pytest.fixture(scope="module")
 def calibrated() -> OLinearForecaster:
-    return OLinearForecaster(7, **SMALL | {"calibration": 0.2}).fit(wide(300))  # pyright: ignore
+    return OLinearForecaster(7, **SMALL | {"calibration": 0.2}).fit(wide(300))
 
 
 def test_calibration_rows_are_kept_from_training_and_stopping(calibrated: OLinearForecaster) -> None:
@@ -238,7 +249,7 @@ def test_intervals_come_in_the_layout_of_the_table(calibrated: OLinearForecaster
 
 def test_intervals_cover_rows_that_nothing_has_seen() -> None:
     table = wide(1000)
-    forecaster = OLinearForecaster(7, **SMALL | {"calibration": 0.4, "epochs": 2}).fit(table[:600])  # pyright: ignore
+    forecaster = OLinearForecaster(7, **SMALL | {"calibration": 0.4, "epochs": 2}).fit(table[:600])
     errors = backtest(forecaster, table, n_windows=56, level=[80]).errors()
     assert errors["coverage-80"].mean() == pytest.approx(0.8, abs=0.06)
 
@@ -260,9 +271,9 @@ def test_intervals_without_calibration_are_refused(fitted: OLinearForecaster) ->
     with pytest.raises(ValueError, match=r"set calibration to a share of the rows, such as 0\.1, or call calibrate"):
         fitted.predict(wide(), level=[80])
     with pytest.raises(DataError, match="the last 2% of 300 rows are 6, too few to calibrate intervals of 7 steps"):
-        OLinearForecaster(7, **SMALL | {"calibration": 0.02}).fit(wide(300))  # pyright: ignore
+        OLinearForecaster(7, **SMALL | {"calibration": 0.02}).fit(wide(300))
     with pytest.raises(ValueError, match=r"calibration must lie between 0 and 1 - validation = 0\.8, got 0\.9"):
-        OLinearForecaster(7, **SMALL | {"calibration": 0.9}).fit(wide(300))  # pyright: ignore
+        OLinearForecaster(7, **SMALL | {"calibration": 0.9}).fit(wide(300))
 
 
 # -- bases and mixings -------------------------------------------------------------------------------------------------
@@ -283,7 +294,7 @@ def test_every_variate_may_have_its_own_basis(tmp_path) -> None:
 
 
 def test_the_prior_of_normlin_is_the_softmax_of_the_correlation(tmp_path) -> None:
-    forecaster = OLinearForecaster(7, **SMALL | {"mixing": "prior", "epochs": 1}).fit(wide())  # pyright: ignore
+    forecaster = OLinearForecaster(7, **SMALL | {"mixing": "prior", "epochs": 1}).fit(wide())
     mixing = forecaster.model_.blocks[0].mixing
     C = torch.from_numpy(variate_correlation(wide()[["a", "b"]].to_numpy()[:128])).softmax(-1).float()
     A = torch.nn.functional.softplus(mixing.weight) + C  # pyright: ignore
@@ -295,4 +306,4 @@ def test_the_prior_of_normlin_is_the_softmax_of_the_correlation(tmp_path) -> Non
 
 def test_exogenous_columns_are_refused() -> None:
     with pytest.raises(DataError, match="a long table holds unique_id, ds, y alone; got also 'price': exogenous"):
-        OLinearForecaster(7, **SMALL).fit(long(wide()).assign(price=1.0))  # pyright: ignore
+        OLinearForecaster(7, **SMALL).fit(long(wide()).assign(price=1.0))

@@ -1,6 +1,7 @@
 """What the forecasts must not depend on: the unit, the offset, and the state of global generators."""
 
 import threading
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,9 +24,9 @@ from linmap.sequence.olinear import (
 ROWS = np.stack([np.sin(np.arange(90) / 3), np.cos(np.arange(90) / 5) + 0.1 * np.sin(np.arange(90))], 1)
 
 
-def forecaster(**changes: object) -> OLinearForecaster:
-    small = {"lookback": 6, "d_model": 8, "embed": 2, "layers": 1, "epochs": 2, "lr": 5e-3}
-    return OLinearForecaster(3, **small | changes)  # pyright: ignore
+def forecaster(**changes: Any) -> OLinearForecaster:
+    small: dict[str, Any] = {"lookback": 6, "d_model": 8, "embed": 2, "layers": 1, "epochs": 2, "lr": 5e-3}
+    return OLinearForecaster(3, **small | changes)
 
 
 def forecast(rows: np.ndarray, **changes: object) -> np.ndarray:

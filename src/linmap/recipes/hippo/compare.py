@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +30,7 @@ from linmap.recipes.hippo.flags import Compare
 from linmap.recipes.hippo.pictures import draw_training
 from linmap.recipes.job import CompareJob
 from linmap.sequence.s4 import GRUClassifier, S4Classifier
+from linmap.sequence.s4.baselines import MiniRocket, MostFrequent
 
 ACCURACY = Metric("accuracy", "higher")
 GRU, ROCKET, MAJORITY = "GRU", "MiniRocket", "the most frequent class"
@@ -168,55 +168,6 @@ def stream_gap(estimator: S4Classifier, series: np.ndarray) -> float:
     stream = estimator.stream()
     answer = [stream.update(sample) for sample in series][-1]
     return float(np.abs(answer - estimator.predict_proba([series])[0]).max())
-
-
-class MostFrequent:
-    """Always the class that is most frequent in the training."""
-
-    def __init__(self, random_state: int) -> None:
-        self.answer: Any = None
-
-    def fit(self, X: Sequence[np.ndarray], y: np.ndarray) -> Self:
-        """Count."""
-        labels, counts = np.unique(y, return_counts=True)
-        self.answer = labels[counts.argmax()]
-        return self
-
-    def score(self, X: Sequence[np.ndarray], y: np.ndarray) -> float:
-        """Accuracy."""
-        return float((y == self.answer).mean())
-
-
-class MiniRocket:
-    """aeon's classifier on series padded with zeros to one length."""
-
-    SHORTEST = 9  # samples that it needs
-
-    def __init__(self, random_state: int) -> None:
-        from aeon.classification.convolution_based import MiniRocketClassifier
-
-        self.classifier = MiniRocketClassifier(random_state=random_state)
-
-    @staticmethod
-    def installed() -> bool:
-        """Whether aeon is there with what this classifier needs of other packages."""
-        return all(importlib.util.find_spec(name) is not None for name in ("aeon", "numba", "deprecated"))
-
-    def fit(self, X: Sequence[np.ndarray], y: np.ndarray) -> Self:
-        """Train; longer series of later calls are cut."""
-        self.length = max(self.SHORTEST, *map(len, X))
-        self.classifier.fit(self._padded(X), y)
-        return self
-
-    def score(self, X: Sequence[np.ndarray], y: np.ndarray) -> float:
-        """Accuracy."""
-        return float((self.classifier.predict(self._padded(X)) == y).mean())
-
-    def _padded(self, X: Sequence[np.ndarray]) -> np.ndarray:
-        padded = np.zeros((len(X), X[0].shape[1], self.length), np.float32)
-        for row, series in zip(padded, X, strict=True):
-            row[:, : len(series)] = series[: self.length].T
-        return padded
 
 
 # -- what it says ------------------------------------------------------------------------------------------------------

@@ -4,13 +4,13 @@ The layers are `S4D` and `S4`, a stack of them is `SequenceModel`, which `S4Clas
 series; the kernels are functions of their own.
 """
 
+from linmap.sequence.s4.baselines import GRUClassifier
 from linmap.sequence.s4.diagonal import S4D
 from linmap.sequence.s4.estimators import S4Classifier, S4Regressor, load_estimator
 from linmap.sequence.s4.kernels import cauchy_kernel, causal_convolution, dplr_kernel, krylov_kernel, vandermonde_kernel
 from linmap.sequence.s4.low_rank import S4
 from linmap.sequence.s4.model import SequenceModel
 from linmap.sequence.s4.official import load_official
-from linmap.sequence.s4.recurrent import GRUClassifier
 
 __all__ = [
     "S4",

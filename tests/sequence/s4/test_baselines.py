@@ -1,11 +1,11 @@
-"""The GRU that state spaces are compared with."""
+"""What state spaces are compared with."""
 
 import numpy as np
 import pytest
 import torch
 
 from linmap.sequence.s4 import GRUClassifier, SequenceModel
-from linmap.sequence.s4.recurrent import RecurrentModel
+from linmap.sequence.s4.baselines import RecurrentModel
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
