@@ -59,9 +59,10 @@ def signals(seed: int) -> dict[str, tuple[np.ndarray, int]]:
     years = np.convolve(real_signal("nino"), np.ones(4) / 4, "valid")  # without the seasons, at half of Nyquist's rate
     heart, sea = ((u - u.mean())[None] / u.std() for u in (real_signal("ecg"), years))
     return {
-        f"white up to {CUT:g} Hz": (drawn, WINDOW), "electrocardiogram": (heart, WINDOW),
+        f"white up to {CUT:g} Hz": (drawn, WINDOW),
+        "electrocardiogram": (heart, WINDOW),
         "El Niño, yearly means": (sea, QUARTERS),
-    }  # fmt: skip
+    }
 
 
 def reconstructions(states: tuple[int, ...], seed: int) -> list[Reconstruction]:
@@ -114,15 +115,16 @@ def delays(seed: int, progress: Callable[[str], object] = lambda _: None) -> dic
     two delays after the beginning on.
     """
     random = np.random.default_rng(seed)
-    drawn = np.stack([
-        band_limited(LENGTH, cycles * LENGTH / DELAY, random) for cycles in CYCLES for _ in range(1 + DELAYED)
-    ])  # fmt: skip
+    drawn = np.stack(
+        [band_limited(LENGTH, cycles * LENGTH / DELAY, random) for cycles in CYCLES for _ in range(1 + DELAYED)]
+    )
     found = {}
     for name, (A, B, dt) in systems(seed).items():
         progress(name)
         X = states(*discretize(A, B, dt), torch.from_numpy(drawn)).numpy()
-        groups = zip(X.reshape(len(CYCLES), 1 + DELAYED, *X.shape[1:]), drawn.reshape(len(CYCLES), 1 + DELAYED, -1),
-                     strict=True)  # fmt: skip
+        groups = zip(
+            X.reshape(len(CYCLES), 1 + DELAYED, *X.shape[1:]), drawn.reshape(len(CYCLES), 1 + DELAYED, -1), strict=True
+        )
         found[name] = [readout_error(states_, u) for states_, u in groups]
     return found
 

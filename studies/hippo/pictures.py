@@ -32,10 +32,11 @@ def draw_reconstructions(seed: int, path: Path) -> Picture:
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         save_svg(fig, path)
     return Picture(
-        path.name, "The past from 32 numbers",
+        path.name,
+        "The past from 32 numbers",
         f"The last {WINDOW} samples of two signals, and what each state of {DRAWN_STATES} numbers tells of them at the "
         "end. LegS without a timescale keeps all of the past, so that less is left for its end.",
-    )  # fmt: skip
+    )
 
 
 def draw_errors(found: Sequence[Reconstruction], path: Path) -> Picture:
@@ -54,10 +55,11 @@ def draw_errors(found: Sequence[Reconstruction], path: Path) -> Picture:
         fig.legend(*np.atleast_1d(axes)[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         save_svg(fig, path)
     return Picture(
-        path.name, "Error of the past by the size of the state",
+        path.name,
+        "Error of the past by the size of the state",
         "Root mean square error over the signal's deviation; 1 is as good as knowing the mean alone. LegS of all of "
         "the past is judged on all of it, the others on their window.",
-    )  # fmt: skip
+    )
 
 
 def draw_delays(found: Mapping[str, Sequence[float]], path: Path) -> Picture:
@@ -75,10 +77,11 @@ def draw_delays(found: Mapping[str, Sequence[float]], path: Path) -> Picture:
         fig.colorbar(shown, ax=ax, label="log10 of the relative error")
         save_svg(fig, path)
     return Picture(
-        path.name, f"A signal delayed by {DELAY} samples, by a linear readout of 64 states",
+        path.name,
+        f"A signal delayed by {DELAY} samples, by a linear readout of 64 states",
         "log10 of the squared error over the signal's variance; 0 is chance. The step must fit the delay, and a "
         "measure with a window keeps higher frequencies than one that forgets exponentially.",
-    )  # fmt: skip
+    )
 
 
 def draw_kernels(path: Path) -> Picture:
@@ -94,11 +97,15 @@ def draw_kernels(path: Path) -> Picture:
             columns = (0, 1, 2, 3, 4) if measure != "fout" else (0, 2, 3, 4, 5)
             for i, n in enumerate(columns):
                 ax.plot(t, np.array(kernels)[:, n], color=SERIES[i], linewidth=1.2)
-            ax.set(title={"legs": "LegS", "legt": "LegT", "fout": "FouT"}[measure], xlabel="time before now",
-                   ylim=(-2.2, 3.2))  # fmt: skip
+            ax.set(
+                title={"legs": "LegS", "legt": "LegT", "fout": "FouT"}[measure],
+                xlabel="time before now",
+                ylim=(-2.2, 3.2),
+            )
         save_svg(fig, path)
     return Picture(
-        path.name, "What the states listen to",
+        path.name,
+        "What the states listen to",
         "The first five kernels (e^tA B)_n of each measure at 64 states, timescale 1. LegS: Legendre polynomials of "
         "e^-t under an exponential weight, exact. LegT and FouT: polynomials and waves on a window of 2, nearly.",
-    )  # fmt: skip
+    )

@@ -54,10 +54,12 @@ def reconstruction_table(found: list[Reconstruction]) -> Table:
         [signal, method, *(f"{error[signal, method, N]:.4f}" for N in sizes)] for signal, method in pairs
     ]
     return Table(
-        "The past of a signal, reconstructed from N numbers", ["signal", "kept by", *(f"N = {N}" for N in sizes)], rows,
+        "The past of a signal, reconstructed from N numbers",
+        ["signal", "kept by", *(f"N = {N}" for N in sizes)],
+        rows,
         f"Root mean square error over the signal's deviation, on all of the past (first way) or on the last {WINDOW} "
         f"samples (El Niño: {QUARTERS} quarters). The white signals are {SIGNALS} of 400 samples.",
-    )  # fmt: skip
+    )
 
 
 def delay_table(found: dict[str, list[float]]) -> Table:
@@ -66,10 +68,11 @@ def delay_table(found: dict[str, list[float]]) -> Table:
     ]
     return Table(
         f"A delay by {DELAY} samples, read linearly from {STATES} states",
-        ["system", *(f"{cycles} cycles" if cycles > 1 else "1 cycle" for cycles in CYCLES)], rows,
+        ["system", *(f"{cycles} cycles" if cycles > 1 else "1 cycle" for cycles in CYCLES)],
+        rows,
         f"log10 of the squared error over the variance, on {DELAYED} signals that the readout was not fitted to; "
         "columns are the highest frequency in cycles per delay.",
-    )  # fmt: skip
+    )
 
 
 def memory_checks(kept: list[Reconstruction], delayed: dict[str, list[float]]) -> list[Check]:
@@ -79,18 +82,28 @@ def memory_checks(kept: list[Reconstruction], delayed: dict[str, list[float]]) -
     at = {name: errors[five] for name, errors in delayed.items()}
     wrong = [at["LegT, dt ten times too small"], at["LegT, dt ten times too large"]]
     return [
-        Check("in more numbers, scaled LegS has a tenth of the error on a band-limited signal",
-              white[many] < white[few] / 10, f"{white[few]:.3f} at N = {few}, {white[many]:.4f} at N = {many}",
-              "the state does not hold what the theory says it can"),
-        Check("at 5 cycles, LegT and LegS delay to 1e-5 and FouT to 1e-2; real and random states do not",
-              max(at["LegT"], at["LegS"]) < -5 and at["FouT"] < -2 and min(at["S4D-Real"], at["random"]) > -0.5,
-              ", ".join(f"{name} {value:.1f}" for name, value in at.items() if "ten times" not in name),
-              "the initialisation is wrong, or it does not matter which one is taken"),
-        Check("at 20 cycles, only the measures with a window delay",
-              max(delayed["LegT"][twenty], delayed["FouT"][twenty]) < -1 < delayed["LegS"][twenty],
-              ", ".join(f"{name} {delayed[name][twenty]:.1f}" for name in ("LegT", "FouT", "LegS")),
-              "a window is not what makes a long delay possible"),
-        Check("with a step ten times too small or too large, LegT does not delay", min(wrong) > -0.5,
-              f"{wrong[0]:.1f} and {wrong[1]:.1f} against {at['LegT']:.1f}",
-              "the step would not matter, against the theory"),
-    ]  # fmt: skip
+        Check(
+            "in more numbers, scaled LegS has a tenth of the error on a band-limited signal",
+            white[many] < white[few] / 10,
+            f"{white[few]:.3f} at N = {few}, {white[many]:.4f} at N = {many}",
+            "the state does not hold what the theory says it can",
+        ),
+        Check(
+            "at 5 cycles, LegT and LegS delay to 1e-5 and FouT to 1e-2; real and random states do not",
+            max(at["LegT"], at["LegS"]) < -5 and at["FouT"] < -2 and min(at["S4D-Real"], at["random"]) > -0.5,
+            ", ".join(f"{name} {value:.1f}" for name, value in at.items() if "ten times" not in name),
+            "the initialisation is wrong, or it does not matter which one is taken",
+        ),
+        Check(
+            "at 20 cycles, only the measures with a window delay",
+            max(delayed["LegT"][twenty], delayed["FouT"][twenty]) < -1 < delayed["LegS"][twenty],
+            ", ".join(f"{name} {delayed[name][twenty]:.1f}" for name in ("LegT", "FouT", "LegS")),
+            "a window is not what makes a long delay possible",
+        ),
+        Check(
+            "with a step ten times too small or too large, LegT does not delay",
+            min(wrong) > -0.5,
+            f"{wrong[0]:.1f} and {wrong[1]:.1f} against {at['LegT']:.1f}",
+            "the step would not matter, against the theory",
+        ),
+    ]

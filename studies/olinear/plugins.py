@@ -26,28 +26,61 @@ class Library(nn.Module):
 
 
 def itransformer(
-    seq_len: int, pred_len: int, n_variates: int, *, d_model: int, d_ff: int, heads: int, seed: int,
-    dropout: float = 0.1, normalise: bool = True,
-) -> nn.Module:  # fmt: skip
+    seq_len: int,
+    pred_len: int,
+    n_variates: int,
+    *,
+    d_model: int,
+    d_ff: int,
+    heads: int,
+    seed: int,
+    dropout: float = 0.1,
+    normalise: bool = True,
+) -> nn.Module:
     """iTransformer of neuralforecast: attention over variates; its tokens are the `n_variates`."""
     with _neuralforecast() as models:
         model = models.iTransformer(
-            h=pred_len, input_size=seq_len, n_series=n_variates, hidden_size=d_model, d_ff=d_ff, n_heads=heads,
-            e_layers=2, dropout=dropout, use_norm=normalise, random_seed=seed,
-        )  # fmt: skip
+            h=pred_len,
+            input_size=seq_len,
+            n_series=n_variates,
+            hidden_size=d_model,
+            d_ff=d_ff,
+            n_heads=heads,
+            e_layers=2,
+            dropout=dropout,
+            use_norm=normalise,
+            random_seed=seed,
+        )
     return Library(model, lambda model, x: model({"insample_y": x.clone()}))  # it normalises in place
 
 
 def patchtst(
-    seq_len: int, pred_len: int, *, d_model: int, d_ff: int, heads: int, patch: int, seed: int,
-    dropout: float = 0.2, normalise: bool = True,
-) -> nn.Module:  # fmt: skip
+    seq_len: int,
+    pred_len: int,
+    *,
+    d_model: int,
+    d_ff: int,
+    heads: int,
+    patch: int,
+    seed: int,
+    dropout: float = 0.2,
+    normalise: bool = True,
+) -> nn.Module:
     """PatchTST of neuralforecast: attention over patches of each variate by itself; see `n_patches`."""
     with _neuralforecast() as models:
         model = models.PatchTST(
-            h=pred_len, input_size=seq_len, hidden_size=d_model, linear_hidden_size=d_ff, n_heads=heads,
-            encoder_layers=2, patch_len=patch, stride=patch // 2, dropout=dropout, revin=normalise, random_seed=seed,
-        )  # fmt: skip
+            h=pred_len,
+            input_size=seq_len,
+            hidden_size=d_model,
+            linear_hidden_size=d_ff,
+            n_heads=heads,
+            encoder_layers=2,
+            patch_len=patch,
+            stride=patch // 2,
+            dropout=dropout,
+            revin=normalise,
+            random_seed=seed,
+        )
     return Library(model, _each_variate)
 
 

@@ -33,7 +33,14 @@ LARGER_HORIZON: dict[int, dict[str, Any]] = {720: {"lr": 1e-4}}
 def ili_settings(lookback: int, horizon: int) -> dict[str, Any]:
     """The authors' settings for one of `ILI_TASKS`; they name no number of epochs for 36 rows: that of 12 rows."""
     return {
-        "lookback": lookback, "h": horizon, "d_model": 256 if lookback == 36 else 512,
-        "embed": 16, "dropout": 0.0, "lr": 1e-4, "batch_size": 4, "schedule": "type3", "patience": 10,
+        "lookback": lookback,
+        "h": horizon,
+        "d_model": 256 if lookback == 36 else 512,
+        "embed": 16,
+        "dropout": 0.0,
+        "lr": 1e-4,
+        "batch_size": 4,
+        "schedule": "type3",
+        "patience": 10,
         "epochs": 30 if (lookback, horizon) == (12, 12) else 50,
-    }  # fmt: skip
+    }

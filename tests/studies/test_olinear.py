@@ -12,12 +12,9 @@ from studies.study import Job, Protocol
 
 @pytest.mark.parametrize(
     "protocol",
-    [
-        pytest.param(p, marks=pytest.mark.slow if p.name in ("horizons", "ili", "hosts") else ())
-        for p in PROTOCOLS
-    ],
+    [pytest.param(p, marks=pytest.mark.slow if p.name in ("horizons", "ili", "hosts") else ()) for p in PROTOCOLS],
     ids=lambda protocol: protocol.name,
-)  # fmt: skip
+)
 def test_every_protocol_runs(protocol: Protocol, tmp_path: Path) -> None:
     if protocol.name == "hosts":
         pytest.importorskip("neuralforecast")

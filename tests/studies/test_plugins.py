@@ -15,9 +15,18 @@ PATCHES = {"hugging face": 6, "PatchTST": 12}  # of 4 steps; the second half a p
 
 def hugging_face() -> nn.Module:
     config = PatchTSTConfig(
-        num_input_channels=N, context_length=SEQ, prediction_length=PRED, patch_length=4, patch_stride=4, d_model=16,
-        num_attention_heads=2, num_hidden_layers=2, ffn_dim=32, use_cls_token=False, scaling=None,
-    )  # fmt: skip
+        num_input_channels=N,
+        context_length=SEQ,
+        prediction_length=PRED,
+        patch_length=4,
+        patch_stride=4,
+        d_model=16,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        ffn_dim=32,
+        use_cls_token=False,
+        scaling=None,
+    )
     return Library(PatchTSTForPrediction(config), lambda model, x: model(past_values=x).prediction_outputs)
 
 

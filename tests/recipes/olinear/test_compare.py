@@ -57,7 +57,7 @@ def test_checks_report_what_was_measured(result: Result) -> None:
 
 def test_what_is_done_is_not_done_again_unless_it_has_changed(
     result: Result, table: Path, tmp_path: Path, capsys
-) -> None:  # fmt: skip
+) -> None:
     runs = tmp_path / "compare" / "runs"
     first = {path.name for path in runs.glob("*.json")}
     again = compare(COMPARED, CompareJob(data=table, out=tmp_path / "compare", resume=True))

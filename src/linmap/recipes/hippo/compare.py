@@ -128,9 +128,13 @@ def _divided(build: Callable[..., Any], share: float, resume: bool, trial: Trial
 
 
 def classified(
-    build: Callable[..., Any], train: LabelledSeries, validation: LabelledSeries | None, test: LabelledSeries,
-    resume: bool, trial: Trial,
-) -> Outcome:  # fmt: skip
+    build: Callable[..., Any],
+    train: LabelledSeries,
+    validation: LabelledSeries | None,
+    test: LabelledSeries,
+    resume: bool,
+    trial: Trial,
+) -> Outcome:
     """Train a method, with a rate where it has one, and score it.
 
     Parameters
@@ -194,9 +198,13 @@ def stream_checks(runs: Runs) -> list[Check]:
         return []
     figures = f"largest difference of a probability {max(gaps):.0e}"
     return [
-        Check("sample by sample, the trained models answer as at once (1e-3)", max(gaps) < 1e-3, figures,
-              "an answer to a stream is not the one to the whole series")
-    ]  # fmt: skip
+        Check(
+            "sample by sample, the trained models answer as at once (1e-3)",
+            max(gaps) < 1e-3,
+            figures,
+            "an answer to a stream is not the one to the whole series",
+        )
+    ]
 
 
 def _lengths(data: LabelledSeries) -> str:

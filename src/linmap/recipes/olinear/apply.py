@@ -97,16 +97,25 @@ def _with_times(forecast: pd.DataFrame, series: TimeSeries) -> pd.DataFrame:
 
 def _look_back(forecaster: OLinearForecaster, series: TimeSeries, settings: Apply, out: Path) -> dict[str, Any]:
     found = backtest(
-        forecaster, series, n_windows=settings.backtest, step_size=settings.step_size or None, refit=settings.refit,
-        input_size=settings.input_size or None, level=settings.level,
-    )  # fmt: skip
+        forecaster,
+        series,
+        n_windows=settings.backtest,
+        step_size=settings.step_size or None,
+        refit=settings.refit,
+        input_size=settings.input_size or None,
+        level=settings.level,
+    )
     write_table(out, found.frame())
     errors = out.with_name(f"{out.stem}-by-step{out.suffix}")
     write_table(errors, found.errors())
     summary = {
-        "forecasts": str(out), "errors": str(errors), "origins": len(found.cutoffs), "fits": found.fits,
-        **_means(found), "time": series.describe(),
-    }  # fmt: skip
+        "forecasts": str(out),
+        "errors": str(errors),
+        "origins": len(found.cutoffs),
+        "fits": found.fits,
+        **_means(found),
+        "time": series.describe(),
+    }
     with illustrated(summary, out.with_suffix(".svg")) as picture:
         draw_backtest(found, picture)
         summary["picture"] = str(picture)

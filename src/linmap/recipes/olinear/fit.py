@@ -76,9 +76,7 @@ def beside_naive(forecaster: OLinearForecaster, series: TimeSeries) -> dict[str,
     }
 
 
-def by_series(
-    errors: dict[str, np.ndarray], names: tuple[str, ...], scale: np.ndarray
-) -> list[dict[str, str | float]]:  # fmt: skip
+def by_series(errors: dict[str, np.ndarray], names: tuple[str, ...], scale: np.ndarray) -> list[dict[str, str | float]]:
     """The errors of each method in the units of the first series, and in standard deviations over all of them."""
     rows: list[dict[str, str | float]] = [
         {"series": name, **{method: rounded(error[j] * scale[j]) for method, error in errors.items()}}

@@ -116,9 +116,7 @@ class Method:
         return Arm(name, kind, partial(measured, self, resume), note=note, **more)
 
 
-def olinear(
-    resume: bool, name: str = "OLinear", kind: Kind = "system", further: Any = None, **changes: Any
-) -> Arm:  # fmt: skip
+def olinear(resume: bool, name: str = "OLinear", kind: Kind = "system", further: Any = None, **changes: Any) -> Arm:
     """OLinear with the parameters of the task, some of them changed."""
 
     def forecaster(task: Task, seed: int = 0) -> OLinearForecaster:

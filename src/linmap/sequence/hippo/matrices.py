@@ -126,9 +126,13 @@ def _glagt(n: np.ndarray, alpha: float, beta: float) -> tuple[np.ndarray, np.nda
 
 
 def basis(
-    measure: str, N: int, t: Float64[Tensor, "*times"] | np.ndarray | float, window: float | None = None,
-    *, beta: float | None = None,
-) -> Float64[Tensor, "*times N"]:  # fmt: skip
+    measure: str,
+    N: int,
+    t: Float64[Tensor, "*times"] | np.ndarray | float,
+    window: float | None = None,
+    *,
+    beta: float | None = None,
+) -> Float64[Tensor, "*times N"]:
     """p_n(t) for times t >= 0 before now: u(now - t) is about sum_n x_n p_n(t).
 
     Outside its window a measure keeps nothing; what is returned there is the continuation of its functions.

@@ -53,9 +53,13 @@ class OnlineProjection:
     """
 
     def __init__(
-        self, measure: str, N: int, dt: float | None = None, method: str | float = "bilinear",
+        self,
+        measure: str,
+        N: int,
+        dt: float | None = None,
+        method: str | float = "bilinear",
         window: float | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         check_measure(measure, N, window)
         if measure in WINDOWS and window is None and dt is None:
             raise ArgumentError(f"{measure} keeps a window of the past: give window=, its length in samples, or dt=.")

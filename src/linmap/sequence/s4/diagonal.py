@@ -91,10 +91,21 @@ class S4D(StateSpaceLayer):
         if is_real and init != "real":
             raise ArgumentError(f"is_real keeps modes on the real axis: it needs init='real', got {init!r}.")
         super().__init__(
-            d_model, d_state, dt, n_ssm=n_ssm, bidirectional=bidirectional, dropout=dropout, tie_dropout=tie_dropout,
-            activation=activation, gate=gate, bandlimit=bandlimit, dt_transform=dt_transform, real=is_real,
-            lr=lr, generator=generator,
-        )  # fmt: skip
+            d_model,
+            d_state,
+            dt,
+            n_ssm=n_ssm,
+            bidirectional=bidirectional,
+            dropout=dropout,
+            tie_dropout=tie_dropout,
+            activation=activation,
+            gate=gate,
+            bandlimit=bandlimit,
+            dt_transform=dt_transform,
+            real=is_real,
+            lr=lr,
+            generator=generator,
+        )
         self.disc = disc
         inits = COMBINED.get(init, (init,))
         if self.n_ssm % len(inits):

@@ -61,10 +61,20 @@ class S4(StateSpaceLayer):
         if init not in (*DPLR, "hippo"):
             raise ArgumentError(f"init={init} is not one of S4; choose from {', '.join((*DPLR, 'hippo'))}.")
         super().__init__(
-            d_model, d_state, dt, n_ssm=n_ssm, bidirectional=bidirectional, dropout=dropout, tie_dropout=tie_dropout,
-            activation=activation, gate=gate, bandlimit=bandlimit, dt_transform=dt_transform, lr=lr,
+            d_model,
+            d_state,
+            dt,
+            n_ssm=n_ssm,
+            bidirectional=bidirectional,
+            dropout=dropout,
+            tie_dropout=tie_dropout,
+            activation=activation,
+            gate=gate,
+            bandlimit=bandlimit,
+            dt_transform=dt_transform,
+            lr=lr,
             generator=generator,
-        )  # fmt: skip
+        )
         inits = COMBINED.get(init, (init,))
         if self.n_ssm % len(inits):
             raise ArgumentError(f"init={init} needs n_ssm that {len(inits)} divides, got {self.n_ssm}.")

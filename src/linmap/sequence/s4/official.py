@@ -13,10 +13,18 @@ from linmap.sequence.s4.layers import StateSpaceLayer
 from linmap.sequence.s4.low_rank import S4
 
 NAMES = {
-    "inv_dt": "raw_dt", "log_dt": "raw_dt", "A_real": "log_decay", "log_A_real": "log_decay", "A_imag": "frequency",
-    "B": "B", "P": "P", "C": "C", "D": "D", "output_linear.0.weight": "output.0.weight",
+    "inv_dt": "raw_dt",
+    "log_dt": "raw_dt",
+    "A_real": "log_decay",
+    "log_A_real": "log_decay",
+    "A_imag": "frequency",
+    "B": "B",
+    "P": "P",
+    "C": "C",
+    "D": "D",
+    "output_linear.0.weight": "output.0.weight",
     "output_linear.0.bias": "output.0.bias",
-}  # fmt: skip
+}
 
 
 def load_official(layer: StateSpaceLayer, state: Mapping[str, Tensor]) -> None:
