@@ -19,16 +19,27 @@ COMPARED = Compare(**SMALL, baseline_epochs=2)
 NAMES = ["OLinear", "repeat last", "last season", "DLinear", "NLinear", "RLinear", "RLinear, weighted L1"]
 
 
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compared")
+
+
+@pytest.fixture(scope="module")
+def result(kept_table: Path, out: Path) -> Result:
+    return compare(COMPARED, CompareJob(data=kept_table, out=out))
+
+
 @pytest.fixture
-def result(table: Path, tmp_path: Path) -> Result:
-    return compare(COMPARED, CompareJob(data=table, out=tmp_path / "compare"))
+def one_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The linear baselines have nothing to choose."""
+    monkeypatch.setattr("linmap.recipes.olinear.methods.RATES", (5e-3,))
 
 
-def test_compare_measures_every_method_on_the_same_windows(result: Result, table: Path, tmp_path: Path) -> None:
+def test_compare_measures_every_method_on_the_same_windows(result: Result, kept_table: Path, out: Path) -> None:
     assert [row.name for row in result.rows] == NAMES
     assert [row.kind for row in result.rows].count("baseline") == 6
     values = {row.name: row.mean("MSE") for row in result.rows}
-    frame = pd.read_csv(table)[["a", "b"]].to_numpy()
+    frame = pd.read_csv(kept_table)[["a", "b"]].to_numpy()
     mean, scale = frame[:182].mean(0), frame[:182].std(0)
     z = (frame - mean) / scale
     last = [np.mean((z[i : i + 6] - z[i - 1]) ** 2) for i in range(208, 255)]
@@ -40,7 +51,7 @@ def test_compare_measures_every_method_on_the_same_windows(result: Result, table
     blocks = [np.sum(part) * 7 / 47 for part in np.array_split(last, 7)]
     assert result.rows[1].values["MSE"] == pytest.approx(blocks, rel=1e-5)
     for picture in result.pictures:
-        assert "OLinear" in (tmp_path / "compare" / picture.file).read_text()
+        assert "OLinear" in (out / picture.file).read_text()
     units = result.tables[0]
     assert units.columns == ["series", *NAMES]
     absolute = np.mean([np.abs(frame[i : i + 6] - frame[i - 1]).mean(0) for i in range(208, 255)], 0)
@@ -56,28 +67,28 @@ def test_checks_report_what_was_measured(result: Result) -> None:
 
 
 def test_what_is_done_is_not_done_again_unless_it_has_changed(
-    result: Result, table: Path, tmp_path: Path, capsys
+    one_rate: None, table: Path, tmp_path: Path, capsys
 ) -> None:
-    runs = tmp_path / "compare" / "runs"
-    first = {path.name for path in runs.glob("*.json")}
-    again = compare(COMPARED, CompareJob(data=table, out=tmp_path / "compare", resume=True))
-    assert [row.values for row in again.rows] == [row.values for row in result.rows]
-    assert {path.name for path in runs.glob("*.json")} == first
-    wider = Compare(**SMALL | {"d_model": 12}, baseline_epochs=2)
-    compare(wider, CompareJob(data=table, out=tmp_path / "compare", resume=True))
-    assert {path.name.partition("-seed")[0] for path in runs.glob("*.json") if path.name not in first} == {"my-OLinear"}
+    runs, epoch = tmp_path / "compare" / "runs", SMALL | {"epochs": 1}
+    job, again = (CompareJob(data=table, out=tmp_path / "compare", resume=resume) for resume in (False, True))
+    first = compare(Compare(**epoch, baseline_epochs=1), job)
+    kept = {path.name for path in runs.glob("*.json")}
+    second = compare(Compare(**epoch, baseline_epochs=1), again)
+    assert [row.values for row in second.rows] == [row.values for row in first.rows]
+    assert {path.name for path in runs.glob("*.json")} == kept
+    compare(Compare(**epoch | {"d_model": 12}, baseline_epochs=1), again)
+    assert {path.name.partition("-seed")[0] for path in runs.glob("*.json") if path.name not in kept} == {"my-OLinear"}
     assert "d_model was 8, now 12" in capsys.readouterr().err
     pd.read_csv(table).assign(a=lambda t: t.a * 2).to_csv(table, index=False)
-    compare(COMPARED, CompareJob(data=table, out=tmp_path / "compare", resume=True))
+    compare(Compare(**epoch, baseline_epochs=1), again)
     assert "fingerprint has other content" in capsys.readouterr().err
 
 
-def test_embedded_data_go_the_same_way(tmp_path: Path, monkeypatch) -> None:
+def test_embedded_data_go_the_same_way(one_rate: None, tmp_path: Path) -> None:
     from linmap import data
 
     ili = data.find("olinear/national_illness.csv", "It is part of linmap.")
     settings = Compare(dataset="ili", **SMALL | {"epochs": 1}, baseline_epochs=1)
-    monkeypatch.setattr("linmap.recipes.olinear.methods.RATES", (5e-3,))
     results = [
         compare(settings, CompareJob(data=source, out=tmp_path / str(i))) for i, source in enumerate((None, ili))
     ]
@@ -85,7 +96,7 @@ def test_embedded_data_go_the_same_way(tmp_path: Path, monkeypatch) -> None:
     assert results[0].task.startswith("ILI: the next 6 steps of 7 series")
 
 
-def test_a_table_without_times_or_with_few_rows_still_gets_its_answer(table: Path, tmp_path: Path) -> None:
+def test_a_table_without_times_still_gets_its_answer(one_rate: None, table: Path, tmp_path: Path) -> None:
     frame = pd.read_csv(table)[["a", "b"]]
     frame[:90].to_csv(tmp_path / "few.csv", index=False)
     words = ["--horizon", "12", "--lookback", "12", "--d-model", "4", "--embed", "1", "--epochs", "1"]
@@ -108,14 +119,17 @@ def test_the_estimator_is_that_of_the_literature() -> None:
     assert (Compare().horizon, Compare().lookback, Compare().alpha) == (96, 96, 0.5)
 
 
-def test_a_picture_that_cannot_be_drawn_leaves_the_answer(table: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_picture_that_cannot_be_drawn_leaves_the_answer(
+    result: Result, kept_table: Path, out: Path, monkeypatch
+) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no canvas")
 
     monkeypatch.setattr("linmap.recipes.olinear.pictures.draw_errors", broken)
-    result = compare(COMPARED, CompareJob(data=table, out=tmp_path / "compare"))
-    assert [picture.file for picture in result.pictures] == ["forecasts.svg"]
-    assert "error-by-step.svg was not drawn: no canvas." in result.limits
+    again = compare(COMPARED, CompareJob(data=kept_table, out=out, resume=True))
+    assert [row.values for row in again.rows] == [row.values for row in result.rows]
+    assert [picture.file for picture in again.pictures] == ["forecasts.svg"]
+    assert "error-by-step.svg was not drawn: no canvas." in again.limits
 
 
 @pytest.mark.slow

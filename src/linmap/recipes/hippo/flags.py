@@ -63,7 +63,6 @@ class Compare(Derived):
     OTHER: ClassVar = {
         "n_layers": Fit.OTHER["n_layers"],
         "d_model": Other(32, "a training for each method and seed: a minute or two in all"),
-        "d_state": Other(16, "likewise"),
         "epochs": Other(None, "few series need more passes: about 360 steps of training, 8 to 40 passes"),
         "batch_size": Other(None, "16 where there are fewer than 1,000 series to train on, 50 otherwise"),
     }
