@@ -82,7 +82,7 @@ def test_few_series_get_as_many_steps_as_many() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--dataset", "lra"], "lra is none of"),
+        (["--dataset", "lra"], "'lra' is not one of"),
         (["--seeds", "0"], "at least one seed"),
         (["--held-out", "1"], "must be a share"),
         (["--data", "numbers.npz"], "compare hippo is about classes"),
