@@ -227,7 +227,7 @@ def test_other_separators_are_named_and_can_be_said(mark: str, name: str, tmp_pa
     path = tmp_path / "my.csv"
     table = pd.DataFrame({"date": DAYS, "x": np.arange(6) + 0.5, "z": 1.0})
     table.to_csv(path, index=False, sep=mark, decimal=",")
-    with pytest.raises(DataError, match=f"parted by {name}.*separator=.*decimal=','"):
+    with pytest.raises(DataError, match=f"separated by {name}.*separator=.*decimal=','"):
         load_time_series(path)
     series = load_time_series(path, separator=mark, decimal=",")
     np.testing.assert_array_equal(series.values[:, 0], table["x"])

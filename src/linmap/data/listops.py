@@ -140,7 +140,7 @@ def evaluate(tokens: Sequence[str] | np.ndarray) -> int:
 
 
 def tokenise(text: str) -> Int[np.ndarray, " tokens"]:
-    """Indices of the tokens of a text, parted by spaces; parentheses are dropped, other words are `<unk>`."""
+    """Indices of the tokens of a text, separated by spaces; parentheses are dropped, other words are `<unk>`."""
     words = [word for word in text.split() if word not in ("(", ")")]
     return np.array([ID.get(word, UNKNOWN) for word in words], np.int64)
 

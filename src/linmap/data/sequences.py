@@ -141,7 +141,7 @@ def read_archive(path: Path | str) -> LabelledSeries:
     X, lengths = arrays["X"], arrays.get("lengths")
     if X.dtype.kind == "c" or X.size == 0:
         raise DataError(f"{path}: X must hold real numbers, got {X.dtype} of shape {X.shape}.")
-    series = _parted(X, lengths, path)
+    series = _separate(X, lengths, path)
     with np.load(path, allow_pickle=False) as archive:
         try:
             labels = archive["y"] if "y" in archive.files else None
@@ -157,7 +157,7 @@ def read_archive(path: Path | str) -> LabelledSeries:
     return LabelledSeries(series, labels, [str(i) for i in range(len(series))])
 
 
-def _parted(X: np.ndarray, lengths: np.ndarray | None, path: Path) -> list[np.ndarray]:
+def _separate(X: np.ndarray, lengths: np.ndarray | None, path: Path) -> list[np.ndarray]:
     """X as a list of (length, channels)."""
     if lengths is None:
         if X.ndim not in (2, 3):

@@ -150,7 +150,7 @@ def test_the_summary_says_what_was_understood(table: Path, tmp_path: Path, capsy
     german = rewritten(
         table, lambda t: t.assign(date=pd.to_datetime(t.date).dt.strftime("%d.%m.%Y")), sep=";", decimal=","
     )
-    with pytest.raises(DataError, match="parted by semicolons"):
+    with pytest.raises(DataError, match="separated by semicolons"):
         fit(TINY, FitJob(german, tmp_path / "run"))
     said = {"separator": ";", "decimal": ","}
     summary = fit(replace(TINY, **said), FitJob(german, tmp_path / "run"))

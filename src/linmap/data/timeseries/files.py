@@ -140,7 +140,7 @@ def _require_separator(path: Path, sep: str, head: list[str]) -> None:
 def _refuse_separator(path: Path, seen: str) -> None:
     written = "\\t" if seen == "\t" else seen
     raise DataError(
-        f"{path}: its cells are parted by {SEPARATORS[seen]} ('{written}'); read it with separator='{written}', and "
+        f"{path}: its cells are separated by {SEPARATORS[seen]} ('{written}'); read it with separator='{written}', and "
         "decimal=',' where it has decimal commas."
     )
 
