@@ -47,8 +47,8 @@ def with_and_without(host: Host, job: Job) -> list[Arm]:
             model = replace_attention(model, tokens) if normlin else model
             if not ortho:
                 return model
-            lengths = (task.lookback, task.horizon)
-            return OrthoTransWrapper(model, *(OrthoTrans(t).fit(task.training_rows).Q_ for t in lengths))
+            Q_in, Q_out = (OrthoTrans(t).fit(task.training_rows).Q_ for t in (task.lookback, task.horizon))
+            return OrthoTransWrapper(model, Q_in, Q_out)
 
         return Method(build, training).arm(name, "ablation", job.resume, "squared error")
 

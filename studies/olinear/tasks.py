@@ -32,7 +32,7 @@ def task_part(job: Job, dataset: str, title: str = "", **changes: Any) -> Part:
 
 def small_parts(job: Job) -> list[Part]:
     """ILI and ETTh1 with the small model."""
-    ili = ili_settings(36, 24) | SMALL | {"epochs": 10}
+    ili: dict[str, Any] = ili_settings(36, 24) | SMALL | {"epochs": 10}
     return [task_part(job, "ili", **ili), task_part(job, "etth1", **SMALL, epochs=4)]
 
 
