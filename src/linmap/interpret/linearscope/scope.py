@@ -42,17 +42,17 @@ class LinearScope:
         Smooth units (ELU, softplus, sigmoid, tanh, SiLU, GELU, ...): "secant" is the line through u(0) and u(z), for
         z g(z) the frozen gate g(z); "taylor" the tangent at z, with which F is their Jacobian.
     origin
-        The input from which votes and the residual count: y = F (x - origin) + residual. A tensor that broadcasts to
-        x, or a number; zero when None.
+        The input from which votes and the residual count: y = F (x - origin) + residual. A number, or a tensor that
+        broadcasts to x; zero when left out.
     strict
-        True: an operation without a frozen form, or a model in training mode, is an error. False: such an operation
-        becomes a constant of x and the model is switched to eval mode meanwhile, each with a warning; y = F x + r
-        still holds, but F misses what went through the operation.
+        Refuse an operation without a frozen form, and a model in training mode. Off, such an operation becomes a
+        constant of x and the model is switched to eval mode meanwhile, each with a warning; y = F x + r still holds,
+        but F misses what went through the operation.
     sigmoid
         "secant" (offset 1/2) or "ratio", sigmoid(z) / z without offset, which has a pole at 0.
     gate
         Which factor of a product is frozen where both depend on the input and not exactly one of them went through a
-        sigmoid or a softmax last; None refuses.
+        sigmoid or a softmax last; such a product is refused when left out.
     strip_softmax
         Interpret the logits where the model ends in a softmax or a log-softmax (with a warning). Off, a softmax at the
         end is an error and a log-softmax holds its normaliser.

@@ -226,14 +226,19 @@ def _checks(runs: Runs) -> list[Check]:
 
 
 def _shows(runs: Runs) -> str:
-    shares = [run.values["residual"] / run.values["logit"] for run in runs.of(VOTES) if run.values["logit"]]
+    logits, residuals = (runs.values(VOTES, name) for name in ("logit", "residual"))
+    shares = [r / y if y else -1 for r, y in zip(residuals, logits, strict=True)]
+    biases = (
+        f"The biases decide {min(shares):.0%} to {max(shares):.0%} of the top logit, the pixels' votes the rest."
+        if min(shares) >= 0 and max(shares) <= 1
+        else f"Of a top logit of {fmean(logits):.2f} on average, the biases alone give {fmean(residuals):.2f}."
+    )
     gap = max(abs(a - b) for a, b in zip(runs.values(VOTES, "after"), runs.values(PRODUCT, "after"), strict=True))
     same = " Votes and gradient × input delete the same pixels: the network is piecewise linear here."
     return (
-        f"The residual, which the biases decide, makes up {min(shares, default=0):.0%} to {max(shares, default=0):.0%} "
-        "of the top logit, the pixels' votes the rest. Deleting the pixels with the most votes takes the top class "
-        f"from {runs.mean(VOTES, 'before'):.3f} to {runs.mean(VOTES, 'after'):.3f} on average, random pixels to "
-        f"{runs.mean(CHANCE, 'after'):.3f}.{same if gap < 1e-3 else ''}"
+        f"{biases} Deleting the pixels with the most votes takes the top class from {runs.mean(VOTES, 'before'):.3f} "
+        f"to {runs.mean(VOTES, 'after'):.3f} on average, random pixels to {runs.mean(CHANCE, 'after'):.3f}."
+        f"{same if gap < 1e-3 else ''}"
     )
 
 

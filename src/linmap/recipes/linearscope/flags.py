@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from linmap.recipes.derived import Derived, flags
 
 
-@flags
-class Reading(Derived):
-    """A network, what it is given of an image, and how it is read."""
-
-    OF = "linmap.interpret.linearscope.scope:LinearScope"
-    LEAVE = ("model", "strip_softmax", "output", "from_", "to", "batched")
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network, and what it is given of an image."""
 
     model: str = "efficientnet-lite0"
     """efficientnet-lite0, fsrcnn-x2, fsrcnn-x3, fsrcnn-x4, fsrcnn-small-x2, or package.module:function, a function of
@@ -25,6 +22,14 @@ class Reading(Derived):
     """Subtracted from the pixels (0 to 255)."""
     std: float = 128.0
     """Divides them."""
+
+
+@flags
+class Reading(Network, Derived):
+    """How the network is read."""
+
+    OF = "linmap.interpret.linearscope.scope:LinearScope"
+    LEAVE = ("model", "strip_softmax", "output", "from_", "to", "batched")
 
 
 @dataclass(frozen=True, kw_only=True)
