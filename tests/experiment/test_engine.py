@@ -120,12 +120,16 @@ def test_values_that_are_not_finite_come_back_as_they_are(tmp_path: Path) -> Non
 def test_the_best_rate_is_chosen_for_each_part_and_lent_to_others(better: str, pilots: bool, tmp_path: Path) -> None:
     sign = 1 if better == "lower" else -1
     work = Counted(lambda t: math.nan if t.rate == 3 else sign * abs((t.rate or 0) - (1 if t.data == 0 else 2)))
-    arms = [Arm("ours", "system", work, rates=(0.0, 1.0, 2.0, 3.0)), Arm("other", "ablation", work, rate_of="ours")]
+    arms = [
+        Arm("ours", "system", work, rates=(0.0, 1.0, 2.0, 3.0)),
+        Arm("other", "ablation", work, rate_of="ours", rate_name="power"),
+    ]
     found = run(tmp_path, arms, choice=Choice("error", better, pilots))
     assert [[r.rate for r in found.of(arm, p)] for arm in ("ours", "other") for p in "ab"] == [[1, 1], [2, 2]] * 2
     assert {t.choosing for t in work.trials} == ({True, False} if pilots else {False})
     assert len(work.trials) == (2 * (4 + 2 + 2) if pilots else 2 * (4 + 1 + 2))
     assert found.at_edge() == []
+    assert [row.note for row in found.rows(ERROR)] == ["rate 1, 2", "power 1, 2"]
     edged = run(tmp_path / "edge", [Arm("ours", "system", work, rates=(1.5, 2.0, 2.5))], choice=Choice("error", better))
     assert edged.at_edge() == ["ours"]
 

@@ -71,12 +71,14 @@ class Arm:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What this arm alone depends on; a changed one is measured again."""
     rates: Sequence[float] = ()
-    """Candidates, of which `choose_by` picks one for each part; none for an arm without a rate."""
+    """Candidates, of which `Choice` picks one for each part; none for an arm without a rate."""
     rate_of: str | None = None
     """The arm, earlier in the list, whose chosen rate this one takes."""
     seeded: bool = True
     """Whether seeds differ; the first alone is run where they do not."""
     note: str = ""
+    rate_name: str = "rate"
+    """What the note of its row calls what was chosen, where it is no learning rate."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class Runs:
                   if (found := self.values(arm.name, measure, part))}  # fmt: skip
         rates = self.rates(arm.name) if arm.rates or arm.rate_of else []
         note = "; ".join(
-            [*filter(None, [arm.note]), *([f"rate {', '.join(f'{r:g}' for r in rates)}"] if rates else [])]
+            [*filter(None, [arm.note]), *([f"{arm.rate_name} {', '.join(f'{r:g}' for r in rates)}"] if rates else [])]
         )
         seconds = statistics.fmean(run.seconds for run in runs) if runs else None
         return Row(arm.name, arm.kind, values, runs[0].parameters if runs else None, seconds=seconds, note=note)
@@ -267,7 +269,8 @@ class Experiment:
                       dict(outcome.details))  # fmt: skip
             kept = self.files.save(name, key, run)
             _remove(folder)
-            gc.collect()
+            if seconds > 1:  # collecting takes a part of a second itself
+                gc.collect()
             self._taken.setdefault(arm.name, []).append(seconds)
             self._done += 1
             self._tell(kept, seconds, choosing)
