@@ -26,9 +26,12 @@ pytestmark = [
 EPOCHS, Y = opposite_memories(24, 50)
 MATRICES = EPOCHS @ EPOCHS.mT / 50
 CLASSIFIERS: list[BaseEstimator] = [
-    ACMClassifier((2, 1)), ACMClassifier((2, 1), "mdm"), TangentSpaceSVM(), SPDNetClassifier((2,), epochs=1),
+    ACMClassifier((2, 1)),
+    ACMClassifier((2, 1), "mdm"),
+    TangentSpaceSVM(),
+    SPDNetClassifier((2,), epochs=1),
     SPDNetClassifier((2,), front="augmented", epochs=1),
-]  # fmt: skip
+]
 ALL = [*CLASSIFIERS, AugmentedCovariance(2, 1), DelayEmbedding(2, 1)]
 classifiers = pytest.mark.parametrize(
     "classifier", CLASSIFIERS, ids=lambda c: f"{type(c).__name__} {c.get_params()}"[:60]
@@ -136,18 +139,21 @@ def test_lists_objects_columns_and_text_are_taken(classifier: BaseEstimator) -> 
 
 
 @classifiers
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda X, y: (X[0], y), "expected .epochs, channels, times.|must hold matrices"),
-    (lambda X, y: (X[:0], y[:0]), "at least one epoch|must hold matrices"),
-    (lambda X, y: (X + 0j, y), "must hold real numbers, got dtype complex128"),
-    (lambda X, y: (np.full(X.shape, "a"), y), "must hold real numbers"),
-    (lambda X, y: (np.full(X.shape, None), y), "holds NaN|finite real numbers"),
-    (lambda X, y: (np.where(np.arange(len(X))[:, None, None] == 3, np.inf, X), y), "epoch 3|matrix 3"),
-    (lambda X, y: (X, y[:-1]), "inconsistent numbers of samples|one value for each"),
-    (lambda X, y: (X, y + 0.5), "Unknown label type"),
-    (lambda X, y: (X, np.zeros(24)), "single class, 0|one class, 0"),
-    (lambda X, y: (X, None), "y is missing"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda X, y: (X[0], y), "expected .epochs, channels, times.|must hold matrices"),
+        (lambda X, y: (X[:0], y[:0]), "at least one epoch|must hold matrices"),
+        (lambda X, y: (X + 0j, y), "must hold real numbers, got dtype complex128"),
+        (lambda X, y: (np.full(X.shape, "a"), y), "must hold real numbers"),
+        (lambda X, y: (np.full(X.shape, None), y), "holds NaN|finite real numbers"),
+        (lambda X, y: (np.where(np.arange(len(X))[:, None, None] == 3, np.inf, X), y), "epoch 3|matrix 3"),
+        (lambda X, y: (X, y[:-1]), "inconsistent numbers of samples|one value for each"),
+        (lambda X, y: (X, y + 0.5), "Unknown label type"),
+        (lambda X, y: (X, np.zeros(24)), "single class, 0|one class, 0"),
+        (lambda X, y: (X, None), "y is missing"),
+    ],
+)
 def test_what_cannot_be_taken_is_named(classifier: BaseEstimator, change, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         clone(classifier).fit(*change(samples(classifier), Y))

@@ -47,17 +47,23 @@ def test_classifiers_of_epochs_answer_alike_bit_for_bit(options: dict, power: in
 @pytest.mark.parametrize("front", ["matrices", "augmented"])
 def test_networks_answer_alike_bit_for_bit(front: str, power: int) -> None:
     samples = covariances(X) if front == "matrices" else X
-    one, other = (SPDNetClassifier((2,), front=front, epochs=1).fit(data, Y).predict_proba(data)
-                  for data in (samples, 2.0**power * samples))  # fmt: skip
+    one, other = (
+        SPDNetClassifier((2,), front=front, epochs=1).fit(data, Y).predict_proba(data)
+        for data in (samples, 2.0**power * samples)
+    )
     assert np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("a", [1e-12, 1e-6, 1e6, 1e12])
-@pytest.mark.parametrize(("make", "tolerance"), [
-    (lambda: ACMClassifier((2, 1)), 1e-4),  # libsvm stops at 1e-3
-    (lambda: ACMClassifier((2, 1), "mdm"), 1e-7),
-    (lambda: SPDNetClassifier((2,), front="augmented", epochs=1), 1e-7),
-], ids=["svm", "mdm", "network"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "tolerance"),
+    [
+        (lambda: ACMClassifier((2, 1)), 1e-4),  # libsvm stops at 1e-3
+        (lambda: ACMClassifier((2, 1), "mdm"), 1e-7),
+        (lambda: SPDNetClassifier((2,), front="augmented", epochs=1), 1e-7),
+    ],
+    ids=["svm", "mdm", "network"],
+)
 def test_any_other_factor_changes_answers_by_rounding_alone(make: Callable, tolerance: float, a: float) -> None:
     one, other = (make().fit(b * X, Y) for b in (1.0, a))
     np.testing.assert_allclose(other.predict_proba(a * X), one.predict_proba(X), atol=tolerance)
@@ -71,6 +77,8 @@ def test_matrices_in_a_tangent_space_have_no_unit() -> None:
 
 
 def test_single_precision_keeps_signals_on_a_large_offset() -> None:
-    one, other = (SPDNetClassifier((2,), front="augmented", epochs=1, dtype="float32").fit(data, Y).predict_proba(data)
-                  for data in (X, X + 1e8))  # fmt: skip
+    one, other = (
+        SPDNetClassifier((2,), front="augmented", epochs=1, dtype="float32").fit(data, Y).predict_proba(data)
+        for data in (X, X + 1e8)
+    )
     np.testing.assert_allclose(other, one, atol=1e-3)

@@ -64,8 +64,9 @@ def labelled(X: Any, y: Any, beside: Any = None) -> tuple[Epochs, Any, Any]:
     epochs = read_epochs(X)
     if before is not None and len(before) > len(epochs):
         kept = np.isin(before, X.selection)
-        y, beside = (values if values is None or len(values) != len(kept) else np.asarray(values)[kept]
-                     for values in (y, beside))  # fmt: skip
+        y, beside = (
+            values if values is None or len(values) != len(kept) else np.asarray(values)[kept] for values in (y, beside)
+        )
     if y is None:
         y = epochs.y if before is None else epochs.codes
         if y is None:

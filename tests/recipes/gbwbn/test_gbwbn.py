@@ -5,25 +5,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from linmap.data.covariances import hdm05
 from linmap.errors import DataError, UsageError
 from linmap.experiment.result import Result
-from linmap.recipes.gbwbn import PRESETS, ApplySettings, Comparison, Settings, apply, compare, fit, fitting
-from linmap.recipes.gbwbn.experiments import (
-    TEST_ACTORS,
-    TRAIN_ACTORS,
-    VALIDATION_ACTOR,
-    by_actor,
-    few_shots,
-    fifty_steps,
-    methods,
-    synthetic,
-)
-from linmap.recipes.job import ApplyJob, CompareJob, FitJob
+from linmap.recipes import answers
+from linmap.recipes.gbwbn import fit as fitting
+from linmap.recipes.gbwbn.apply import apply
+from linmap.recipes.gbwbn.compare import AIM, GBWBN, LEM, NONE, SVM, compare
+from linmap.recipes.gbwbn.fit import fit
+from linmap.recipes.gbwbn.flags import Apply, Compare, Fit
+from linmap.recipes.job import CompareJob, FitJob, FittedJob
 
 pytestmark = pytest.mark.filterwarnings("ignore:GBWBatchNorm")
-FAST = Settings(dims=(4,), epochs=6, lr=0.02)
+FAST = Fit(dims=(4,), epochs=6, lr=0.02)
 
 
 @pytest.fixture
@@ -48,7 +43,7 @@ def test_what_is_fitted_to_matrices_classifies_matrices(matrices: Path, tmp_path
     summary = fit(FAST, FitJob(matrices, run))
     assert (summary["samples"], summary["held_out"], summary["dims"]) == (36, 12, [6, 4])
     assert summary["held_out_accuracy"] > 0.7
-    found = apply(ApplySettings(), ApplyJob(run, matrices, tmp_path / "p.csv"))
+    found = apply(Apply(), FittedJob(matrices, tmp_path / "p.csv", artifact=run))
     table = pd.read_csv(tmp_path / "p.csv")
     assert list(table) == ["class", "p(off)", "p(on)"]
     np.testing.assert_allclose(table[["p(off)", "p(on)"]].sum(axis=1), 1)
@@ -61,7 +56,7 @@ def test_what_is_fitted_to_matrices_classifies_matrices(matrices: Path, tmp_path
 def test_epochs_go_through_their_augmented_covariance(epochs: Path, tmp_path: Path) -> None:
     settings = replace(FAST, order=2, lag=3)
     assert fit(settings, FitJob(epochs, tmp_path / "run"))["dims"] == [8, 4]
-    assert apply(ApplySettings(), ApplyJob(tmp_path / "run", epochs))["accuracy"] > 0.7
+    assert apply(Apply(), FittedJob(epochs, artifact=tmp_path / "run"))["accuracy"] > 0.7
     convolved = fit(replace(FAST, front="convolution", epochs=1), FitJob(epochs, tmp_path / "convolved"))
     assert convolved["dims"] == [15, 4]
 
@@ -71,8 +66,8 @@ def test_a_new_domain_is_adapted_to(matrices: Path, tmp_path: Path) -> None:
     with np.load(matrices) as arrays:
         np.savez(tmp_path / "new.npz", X=3 * arrays["X"][:12], y=arrays["y"][:12], domain=np.full(12, 9))
     with pytest.raises(DataError, match="domain 9 was not in fit; call adapt"):
-        apply(ApplySettings(), ApplyJob(tmp_path / "run", tmp_path / "new.npz"))
-    assert apply(ApplySettings(adapt=True), ApplyJob(tmp_path / "run", tmp_path / "new.npz"))["accuracy"] > 0.6
+        apply(Apply(), FittedJob(tmp_path / "new.npz", artifact=tmp_path / "run"))
+    assert apply(Apply(adapt=True), FittedJob(tmp_path / "new.npz", artifact=tmp_path / "run"))["accuracy"] > 0.6
 
 
 def test_wrong_use_is_named(matrices: Path, epochs: Path, tmp_path: Path) -> None:
@@ -83,67 +78,69 @@ def test_wrong_use_is_named(matrices: Path, epochs: Path, tmp_path: Path) -> Non
         fit(replace(FAST, held_out=("7",)), job)
     with pytest.raises(UsageError, match="--domains cannot choose"):
         fit(replace(FAST, domains=True, held_out=("3",)), job)
-    with pytest.raises(UsageError, match="needs a fitted run"):
-        apply(ApplySettings(), ApplyJob())
     fit(replace(FAST, epochs=1), job)
     with pytest.raises(UsageError, match=r"written as \.csv or \.parquet"):
-        apply(ApplySettings(), ApplyJob(tmp_path / "run", matrices, tmp_path / "p.txt"))
+        apply(Apply(), FittedJob(matrices, tmp_path / "p.txt", artifact=tmp_path / "run"))
     with pytest.raises(DataError, match="fitted to matrices; this file is not"):
-        apply(ApplySettings(), ApplyJob(tmp_path / "run", epochs))
+        apply(Apply(), FittedJob(epochs, artifact=tmp_path / "run"))
     with pytest.raises(UsageError, match="--adapt needs a run fitted with --domains"):
-        apply(ApplySettings(adapt=True), ApplyJob(tmp_path / "run", matrices))
+        apply(Apply(adapt=True), FittedJob(matrices, artifact=tmp_path / "run"))
     with pytest.raises(DataError, match="was fitted to"):
-        apply(ApplySettings(), ApplyJob(tmp_path / "run"))
+        apply(Apply(), FittedJob(artifact=tmp_path / "run"))
 
 
 def test_missing_files_are_wrong_use(check_wrong_use: Callable[[Path, list[str], str], None], tmp_path: Path) -> None:
     check_wrong_use(tmp_path, ["fit", "gbwbn", "--data", "none.npz"], "there is no such file")
 
 
-def test_no_test_actor_is_trained_on_or_chosen_by() -> None:
-    data = hdm05(subset=True)
-    for split in (by_actor(data), by_actor(data, choose=False)):
-        assert set(split.test.domain) == set(TEST_ACTORS)
-        assert set(split.train.domain) == set(TRAIN_ACTORS) | (set() if split.validation else {VALIDATION_ACTOR})
-        assert split.validation is None or set(split.validation.domain) == {VALIDATION_ACTOR}
-    few = few_shots(by_actor(data), 2, 0)
-    assert len(few.train) == 22
-    assert len(few.test) == 44
+QUICK = Compare(thetas=(0.5, 1.0), dims=(4,), epochs=5, lr=0.02)
 
 
-def test_synthetic_matrices_have_their_condition_number_and_classes_that_differ() -> None:
-    X, y = synthetic(1e5, 0)
-    np.testing.assert_allclose(np.linalg.cond(X), 1e5, rtol=1e-4)
-    logs = np.array([np.linalg.eigh(x)[1] for x in X])
-    assert logs.shape == (120, 12, 12)
-    assert np.linalg.norm(X[y == 0].mean(0) - X[y == 1].mean(0)) > 1e-3
+def test_compare_on_matrices_gives_a_value_for_each_domain_and_goes_on(matrices: Path, tmp_path: Path) -> None:
+    job, threads = CompareJob(data=matrices, out=tmp_path / "compare"), torch.get_num_threads()
+    result = compare(QUICK, job)
+    result.save(job.out)
+    assert Result.load(job.out).rows == result.rows
+    assert [(row.name, row.kind) for row in result.rows] == [
+        (GBWBN, "system"),
+        (NONE, "baseline"),
+        (AIM, "baseline"),
+        (LEM, "baseline"),
+        (SVM, "baseline"),
+    ]
+    assert {len(row.values["test accuracy"]) for row in result.rows} == {4}
+    assert result.rows[-1].mean("test accuracy") > 0.7
+    assert [row[0] for row in result.tables[0].rows] == ["GBWBN θ = 0.5", "GBWBN θ = 1"]
+    assert all(check.passed for check in result.checks)
+    assert "4 folds" in result.verdict
+    for picture in result.pictures:
+        assert (job.out / picture.file).read_text().startswith("<?xml")
+    assert torch.get_num_threads() == threads
+    kept = {path: path.stat().st_mtime_ns for path in (job.out / "runs").glob("*.json")}
+    assert len(kept) == 4 * 6
+    more = compare(replace(QUICK, thetas=(0.25, 0.5, 1.0)), replace(job, resume=True))
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list((job.out / "runs").glob("*.json"))) == 4 * 7
+    assert more.rows[1:] == result.rows[1:]
 
 
-def test_fifty_steps_are_finite_and_learn() -> None:
-    import torch
+def test_compare_takes_epochs_with_their_front(epochs: Path, tmp_path: Path) -> None:
+    settings = replace(QUICK, thetas=(0.5,), order=2, lag=3, epochs=2)
+    result = compare(settings, CompareJob(data=epochs, out=tmp_path / "compare"))
+    assert {len(row.values["test accuracy"]) for row in result.rows} == {5}
+    assert "40 epochs of 4 x 60" in result.task
+    assert "SPDNet 8-4" in result.task
+    assert next(row for row in result.rows if row.name == SVM).mean("test accuracy") > 0.7
 
-    steps = fifty_steps({"norm": "gbw", "theta": 0.5}, 1e7, torch.float32, 0, steps=5)
-    assert np.isfinite([steps.gradient, steps.loss]).all()
-    assert fifty_steps({"norm": None}, 1e7, torch.float32, 0, steps=5).gradient > steps.gradient
 
-
-def test_compare_runs_every_part_and_chooses_without_the_test_actors(tmp_path: Path) -> None:
-    settings = Comparison(thetas=(0.5,), epochs=2, seeds=1, few_shots=2, eps=(1e-3,), conditions=(1e1,), threads=1)
-    result = compare(settings, CompareJob(out=tmp_path))
-    result.save(tmp_path)
-    loaded = Result.load(tmp_path)
-    assert [row.kind for row in loaded.rows] == ["baseline"] * 3 + ["system"]
-    assert [table.title.split(",")[0] for table in loaded.tables] == [
-        "HDM05 by actor", "HDM05 by actor", "HDM05", "Synthetic matrices",
-    ]  # fmt: skip
-    for picture in loaded.pictures:
-        assert (tmp_path / picture.file).read_text().startswith("<?xml")
-    with pytest.raises(UsageError, match="takes no --data"):
-        compare(settings, CompareJob(data=tmp_path))
-    with pytest.raises(UsageError, match="--seeds must be at least 1"):
-        compare(replace(settings, seeds=0), CompareJob(out=tmp_path))
-    assert set(PRESETS) == {"quick", "full"}
-    assert len(methods((0.25, 0.5, 1.0), True)) == 9
+def test_comparisons_that_cannot_be_are_explained(matrices: Path, tmp_path: Path) -> None:
+    job = CompareJob(data=matrices, out=tmp_path / "compare")
+    with pytest.raises(UsageError, match="--thetas must be positive numbers"):
+        compare(replace(QUICK, thetas=(0.5, 0.0)), job)
+    with pytest.raises(UsageError, match="--front convolution does not go with a file of matrices"):
+        compare(replace(QUICK, front="convolution"), job)
+    with pytest.raises(DataError, match=r"cov: no network could be trained: .*dims must be"):
+        compare(replace(QUICK, dims=(9,), epochs=1), job)
 
 
 def test_answers_are_written_before_pictures_and_whatever_the_labels_are(
@@ -152,15 +149,15 @@ def test_answers_are_written_before_pictures_and_whatever_the_labels_are(
     def broken(*_: object) -> None:
         raise RuntimeError("no font")
 
-    for name in ("draw_losses", "draw_confusions"):
-        monkeypatch.setattr(fitting, name, broken)
+    for module, name in ((fitting, "draw_losses"), (fitting, "draw_confusions"), (answers, "draw_confusions")):
+        monkeypatch.setattr(module, name, broken)
     summary = fit(replace(FAST, epochs=1), FitJob(matrices, tmp_path / "run"))
     assert summary["held_out_accuracy"] >= 0
     assert [note.partition(" ")[0] for note in summary["notes"]] == ["loss.svg", "confusion.svg"]
     with np.load(matrices) as arrays:
         for y in (arrays["y"], np.full(48, "unknown"), np.arange(48)):
             np.savez(tmp_path / "new.npz", X=arrays["X"], y=y)
-            found = apply(ApplySettings(), ApplyJob(tmp_path / "run", tmp_path / "new.npz", tmp_path / "p.csv"))
+            found = apply(Apply(), FittedJob(tmp_path / "new.npz", tmp_path / "p.csv", artifact=tmp_path / "run"))
             assert ("accuracy" in found) == ("balanced_accuracy" in found) == (y is arrays["y"] or y[0] == "off")
             assert len(pd.read_csv(tmp_path / "p.csv")) == 48
             assert found["notes"]
@@ -171,7 +168,7 @@ def test_epochs_of_as_many_samples_as_channels_are_epochs_where_the_front_says_s
     np.savez(tmp_path / "e.npz", X=X, y=np.arange(12) % 2)
     run = tmp_path / "run"
     assert fit(replace(FAST, epochs=1, front="augmented"), FitJob(tmp_path / "e.npz", run))["dims"] == [8, 4]
-    assert apply(ApplySettings(), ApplyJob(run, tmp_path / "e.npz", tmp_path / "p.csv"))["samples"] == 12
+    assert apply(Apply(), FittedJob(tmp_path / "e.npz", tmp_path / "p.csv", artifact=run))["samples"] == 12
 
 
 def test_channels_of_epochs_are_compared_with_those_of_the_fit(tmp_path: Path) -> None:
@@ -181,9 +178,9 @@ def test_channels_of_epochs_are_compared_with_those_of_the_fit(tmp_path: Path) -
     tables = []
     for rows, names in ((slice(None), ["C3", "Cz", "C4"]), (slice(None, None, -1), ["C4", "Cz", "C3"])):
         np.savez(tmp_path / "new.npz", X=X[:, rows], ch_names=names, sfreq=100.0)
-        apply(ApplySettings(), ApplyJob(tmp_path / "run", tmp_path / "new.npz", tmp_path / "p.csv"))
+        apply(Apply(), FittedJob(tmp_path / "new.npz", tmp_path / "p.csv", artifact=tmp_path / "run"))
         tables.append(pd.read_csv(tmp_path / "p.csv"))
     pd.testing.assert_frame_equal(*tables)
     np.savez(tmp_path / "new.npz", X=X, ch_names=["C3", "Cz", "Pz"])
     with pytest.raises(DataError, match="lacks the channel C4 of the fit"):
-        apply(ApplySettings(), ApplyJob(tmp_path / "run", tmp_path / "new.npz"))
+        apply(Apply(), FittedJob(tmp_path / "new.npz", artifact=tmp_path / "run"))

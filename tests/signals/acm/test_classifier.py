@@ -77,8 +77,9 @@ def test_the_machine_of_arrays_is_scikit_learns(n_classes: int, kernel: str) -> 
 def test_memories_of_opposite_sign_are_told_apart_by_order_two_alone(classifier: str) -> None:
     X, y = opposite_memories(120, 300)
     train, test = np.arange(80), np.arange(80, 120)
-    plain, augmented = (ACMClassifier((order, 1), classifier).fit(X[train], y[train]).score(X[test], y[test])
-                        for order in (1, 2))  # fmt: skip
+    plain, augmented = (
+        ACMClassifier((order, 1), classifier).fit(X[train], y[train]).score(X[test], y[test]) for order in (1, 2)
+    )
     assert plain < 0.75
     assert augmented == 1
 
@@ -87,8 +88,10 @@ def test_labels_do_not_depend_on_units_or_mixing(epochs: tuple[np.ndarray, np.nd
     X, y = epochs
     B = rng.standard_normal((3, 3))
     for classifier in ("mdm", "tgsp+svm"):
-        labels = [ACMClassifier((2, 3), classifier, estimator="cov").fit(changed, y).predict(changed)
-                  for changed in (X, 10 * X, B @ X)]  # fmt: skip
+        labels = [
+            ACMClassifier((2, 3), classifier, estimator="cov").fit(changed, y).predict(changed)
+            for changed in (X, 10 * X, B @ X)
+        ]
         assert (labels[0] == labels[1]).all()
         assert (labels[0] == labels[2]).all()
 
@@ -103,8 +106,10 @@ def test_the_search_equals_scikit_learns_grid_search(epochs: tuple[np.ndarray, n
     pipeline = Pipeline([("acm", AugmentedCovariance()), ("space", TangentSpace()), ("svm", SVC())])
     grid = {"acm__order": orders, "acm__lag": lags, "svm__C": [0.5, 1.0, 1.5], "svm__kernel": ["linear", "rbf"]}
     theirs = GridSearchCV(pipeline, grid, cv=StratifiedKFold(3, shuffle=True, random_state=42)).fit(X, y)
-    scores = {tuple(p.values()): s for p, s in zip(theirs.cv_results_["params"], theirs.cv_results_["mean_test_score"],
-                                                   strict=True)}  # fmt: skip
+    scores = {
+        tuple(p.values()): s
+        for p, s in zip(theirs.cv_results_["params"], theirs.cv_results_["mean_test_score"], strict=True)
+    }
     for p, score in zip(ours.cv_results_["params"], ours.cv_results_["mean_test_score"], strict=True):
         lag = p["lag"] if p["order"] > 1 else 2
         assert score == pytest.approx(scores[lag, p["order"], p["C"], p["kernel"]], abs=1e-12)
@@ -127,8 +132,9 @@ def test_the_search_sees_the_epochs_given_to_fit_alone(epochs: tuple[np.ndarray,
 def test_among_equals_the_shortest_memory_wins() -> None:
     X, y = opposite_memories(40, 150)
     chosen = ACMClassifier(orders=(4, 3, 2), lags=(3, 1), C=1.0, kernel="linear").fit(X, y)
-    perfect = [p for p, s in zip(chosen.cv_results_["params"], chosen.cv_results_["mean_test_score"], strict=True)
-               if s == 1]  # fmt: skip
+    perfect = [
+        p for p, s in zip(chosen.cv_results_["params"], chosen.cv_results_["mean_test_score"], strict=True) if s == 1
+    ]
     assert len(perfect) > 1
     assert (chosen.order_, chosen.lag_) == (2, 1)
 
@@ -235,19 +241,22 @@ def test_what_was_saved_predicts_the_same(classifier: str, epochs: tuple[np.ndar
 
 
 @pytest.mark.usefixtures("annotations_unchecked")
-@pytest.mark.parametrize(("parameters", "message"), [
-    ({"method": "best"}, "method must be one of"),
-    ({"method": (2, 3, 4)}, r"a name or \(order, lag\)"),
-    ({"method": (0, 3)}, "order must be a positive integer"),
-    ({"method": (20, 5)}, "T = 80"),
-    ({"orders": (40,), "lags": (3,)}, "no order of .40. and lag of .3. fits epochs of 80 samples"),
-    ({"orders": (), "lags": (3,)}, "no order of"),
-    ({"classifier": "lda"}, "classifier must be"),
-    ({"classifier": "mdm", "kernel": "rbf"}, "belong to classifier='tgsp"),
-    ({"kernel": "poly"}, "kernel must be"),
-    ({"C": (1, -1)}, "C must be positive"),
-    ({"inner_cv": 30, "orders": (1, 2)}, "inner_cv = 30 folds need 30 epochs of every class, there are 20"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"method": "best"}, "method must be one of"),
+        ({"method": (2, 3, 4)}, r"a name or \(order, lag\)"),
+        ({"method": (0, 3)}, "order must be a positive integer"),
+        ({"method": (20, 5)}, "T = 80"),
+        ({"orders": (40,), "lags": (3,)}, "no order of .40. and lag of .3. fits epochs of 80 samples"),
+        ({"orders": (), "lags": (3,)}, "no order of"),
+        ({"classifier": "lda"}, "classifier must be"),
+        ({"classifier": "mdm", "kernel": "rbf"}, "belong to classifier='tgsp"),
+        ({"kernel": "poly"}, "kernel must be"),
+        ({"C": (1, -1)}, "C must be positive"),
+        ({"inner_cv": 30, "orders": (1, 2)}, "inner_cv = 30 folds need 30 epochs of every class, there are 20"),
+    ],
+)
 def test_bad_parameters_are_explained(parameters: dict, message: str, epochs: tuple[np.ndarray, np.ndarray]) -> None:
     with pytest.raises(ValueError, match=message):
         ACMClassifier(**parameters).fit(*epochs)

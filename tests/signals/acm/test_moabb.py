@@ -60,8 +60,9 @@ def evaluated(kind: type, paradigm: Any, dataset: Any, folder: Path) -> Any:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", [WithinSessionEvaluation, CrossSessionEvaluation])
 def test_the_fake_data_set(kind: type, tmp_path: Path) -> None:
-    dataset = FakeDataset(["left_hand", "right_hand"], n_sessions=2, n_runs=1, n_subjects=1, n_events=20, duration=80,
-                          seed=0)  # fmt: skip
+    dataset = FakeDataset(
+        ["left_hand", "right_hand"], n_sessions=2, n_runs=1, n_subjects=1, n_events=20, duration=80, seed=0
+    )
     results = evaluated(kind, LeftRightImagery(tmax=1), dataset, tmp_path)
     assert set(results["pipeline"]) == set(PIPELINES)
     assert results["score"].between(0, 1).all()

@@ -131,14 +131,17 @@ def test_lag_zero_is_order_one_with_a_warning() -> None:
 
 
 @pytest.mark.usefixtures("annotations_unchecked")
-@pytest.mark.parametrize(("X", "options", "message"), [
-    (np.zeros((1, 2, 100)), {}, "channel 0 is constant"),
-    (rng.standard_normal((1, 2, 30)), {"theiler": 10}, "too short for delays up to 15 and a Theiler window of 10"),
-    (rng.standard_normal((1, 2, 9)), {"method": "afnn"}, "too short for averaged false neighbours"),
-    (rng.standard_normal((1, 2, 30)), {"method": "aic", "orders": [40]}, "none of the orders"),
-    (rng.standard_normal((1, 2, 30)), {"method": "fnn"}, "method must be one of"),
-    (rng.standard_normal((2, 2, 30)), {"n_epochs": 0}, "n_epochs"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("X", "options", "message"),
+    [
+        (np.zeros((1, 2, 100)), {}, "channel 0 is constant"),
+        (rng.standard_normal((1, 2, 30)), {"theiler": 10}, "too short for delays up to 15 and a Theiler window of 10"),
+        (rng.standard_normal((1, 2, 9)), {"method": "afnn"}, "too short for averaged false neighbours"),
+        (rng.standard_normal((1, 2, 30)), {"method": "aic", "orders": [40]}, "none of the orders"),
+        (rng.standard_normal((1, 2, 30)), {"method": "fnn"}, "method must be one of"),
+        (rng.standard_normal((2, 2, 30)), {"n_epochs": 0}, "n_epochs"),
+    ],
+)
 def test_bad_input_is_explained(X: np.ndarray, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         select_order_lag(X, **options)

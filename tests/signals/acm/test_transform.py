@@ -33,15 +33,17 @@ def test_covariances_are_pyriemanns_of_the_embedded_epochs(estimator: str) -> No
     theirs = covariances(DelayEmbedding(3, 4).transform(X), estimator)
     np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-11)
     listed = AugmentedCovariance(delays=(0, 1, 7), estimator=estimator).transform(X)
-    np.testing.assert_allclose(listed, covariances(DelayEmbedding(delays=(0, 1, 7)).transform(X), estimator), rtol=1e-9,
-                               atol=1e-11)  # fmt: skip
+    np.testing.assert_allclose(
+        listed, covariances(DelayEmbedding(delays=(0, 1, 7)).transform(X), estimator), rtol=1e-9, atol=1e-11
+    )
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(-12, 12), st.integers(0, 999))
 def test_shrinkage_is_scikit_learns_in_any_unit_also_of_one_channel(c: int, order: int, unit: int, seed: int) -> None:
     X = np.random.default_rng(seed).standard_normal((2, c, 40)) * 10.0**unit
-    for ours, embedded in zip(AugmentedCovariance(order, 2).transform(X), DelayEmbedding(order, 2).transform(X),
-                              strict=True):  # fmt: skip
+    for ours, embedded in zip(
+        AugmentedCovariance(order, 2).transform(X), DelayEmbedding(order, 2).transform(X), strict=True
+    ):
         np.testing.assert_allclose(ours, oas(embedded.T)[0], rtol=1e-9, atol=1e-12 * ours.max())
 
 

@@ -47,8 +47,9 @@ def test_manners_of_scikit_learn() -> None:
     X, y = problem()
     classifier = SPDNetClassifier(**FAST)
     assert clone(classifier).get_params() == classifier.get_params()
-    search = GridSearchCV(make_pipeline(SPDNetClassifier(**(FAST | {"epochs": 2}))),
-                          {"spdnetclassifier__theta": [0.5, 1.0]}, cv=2)  # fmt: skip
+    search = GridSearchCV(
+        make_pipeline(SPDNetClassifier(**(FAST | {"epochs": 2}))), {"spdnetclassifier__theta": [0.5, 1.0]}, cv=2
+    )
     assert set(search.fit(X, y).best_params_) == {"spdnetclassifier__theta"}
     assert np.array_equal(SPDNetClassifier(**FAST).fit(X, y).predict_proba(X), classifier.fit(X, y).predict_proba(X))
 

@@ -53,8 +53,12 @@ def test_training_separates_classes_and_keeps_the_projection_orthogonal() -> Non
     X = scale[:, :, None] * spd(40, n=6) * scale[:, None, :]
     torch.manual_seed(0)
     net = SPDNet((6, 4), 2, norm_options={"theta": 0.5})
-    history = train(net, lambda m, b: torch.nn.functional.cross_entropy(m(b[0]), b[1]), TensorDataset(X, y),
-                    config=TrainingConfig(epochs=30, batch_size=20, lr=0.02))  # fmt: skip
+    history = train(
+        net,
+        lambda m, b: torch.nn.functional.cross_entropy(m(b[0]), b[1]),
+        TensorDataset(X, y),
+        config=TrainingConfig(epochs=30, batch_size=20, lr=0.02),
+    )
     assert history.epochs[-1].loss < history.epochs[0].loss / 2
     W = net.bimaps[0].weight.detach()[0]
     torch.testing.assert_close(W.T @ W, torch.eye(4, dtype=X.dtype))

@@ -33,8 +33,12 @@ def by_torch(value):
     return torch.load(buffer, weights_only=False)
 
 
-WAYS = {"pickle": lambda value: pickle.loads(pickle.dumps(value)), "joblib": by_joblib, "torch": by_torch,
-        "deepcopy": copy.deepcopy}  # fmt: skip
+WAYS = {
+    "pickle": lambda value: pickle.loads(pickle.dumps(value)),
+    "joblib": by_joblib,
+    "torch": by_torch,
+    "deepcopy": copy.deepcopy,
+}
 
 
 @pytest.mark.parametrize("way", WAYS)

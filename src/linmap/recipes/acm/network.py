@@ -3,6 +3,7 @@ be imported without torchaudio's binary."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,34 +42,42 @@ class ShallowNet(nn.Module):
         return self.out(self.dropout(power.clamp_min(1e-6).log()).flatten(1))
 
 
-def network_answers(
-    train_epochs: Epochs, validation: Epochs, test: Epochs, epochs: int, seed: int, out: Path, resume: bool
-) -> np.ndarray:
-    """Train until the validation loss stops falling, and classify the test epochs.
+@dataclass(frozen=True)
+class Trained:
+    """A network with what it needs to read epochs."""
 
-    Epochs lose their mean and are scaled by the standard deviation of each channel in the training part.
-    """
-    classes = np.unique(train_epochs.labels())
-    deviation = train_epochs.X.std((0, 2), keepdims=True)
+    model: ShallowNet
+    classes: np.ndarray
+    deviation: np.ndarray
+    """Of each channel in the training part."""
 
-    def tensors(part: Epochs) -> tuple[Tensor, Tensor]:
-        x = (part.X - part.X.mean(-1, keepdims=True)) / deviation
-        return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(np.searchsorted(classes, part.labels()))
+    @property
+    def parameters(self) -> int:
+        """Trainable ones."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
+    def inputs(self, epochs: Epochs) -> Tensor:
+        """Epochs without their means, scaled by the deviation of each channel."""
+        x = (epochs.X - epochs.X.mean(-1, keepdims=True)) / self.deviation
+        return torch.from_numpy(x.astype(np.float32))
+
+    def predict(self, epochs: Epochs) -> np.ndarray:
+        """The class of each epoch."""
+        with torch.inference_mode():
+            return self.classes[self.model.cpu()(self.inputs(epochs)).argmax(1).numpy()]
+
+
+def train_network(known: Epochs, validation: Epochs, epochs: int, seed: int, out: Path) -> Trained:
+    """Train until the validation loss stops falling; goes on from a checkpoint in `out`."""
     torch.manual_seed(seed)
-    model = ShallowNet(train_epochs.X.shape[1], train_epochs.X.shape[2], len(classes))
-    known, target = tensors(validation)
+    classes = np.unique(known.labels())
+    model = ShallowNet(known.X.shape[1], known.X.shape[2], len(classes))
+    trained = Trained(model, classes, known.X.std((0, 2), keepdims=True))
+    (x, y), (x_held, y_held) = ((trained.inputs(part), torch.from_numpy(np.searchsorted(classes, part.labels())))
+                                for part in (known, validation))  # fmt: skip
     config = TrainingConfig(epochs=epochs, batch_size=32, lr=1e-3, optimizer="adamw", weight_decay=1e-2,
                             patience=max(epochs // 4, 10), seed=seed)  # fmt: skip
-    train(
-        model, lambda m, batch: F.cross_entropy(m(batch[0]), batch[1]), TensorDataset(*tensors(train_epochs)),
-        config=config,
-        validate=lambda m: float(F.cross_entropy(m(known), target)), out=out, resume=resume, description="ShallowNet",
-    )  # fmt: skip
-    with torch.inference_mode():
-        return classes[model.cpu()(tensors(test)[0]).argmax(1).numpy()]
-
-
-def n_parameters(n_channels: int, n_times: int, n_classes: int) -> int:
-    """Trainable parameters of the network for epochs of that shape."""
-    return sum(parameter.numel() for parameter in ShallowNet(n_channels, n_times, n_classes).parameters())
+    train(model, lambda m, batch: F.cross_entropy(m(batch[0]), batch[1]), TensorDataset(x, y), config=config,
+          validate=lambda m: float(F.cross_entropy(m(x_held), y_held)), out=out, resume=True,
+          description="ShallowNet")  # fmt: skip
+    return trained

@@ -29,8 +29,9 @@ def draw_order_lag(path: Path, results: Mapping[str, Any], title: str = "Inner a
         for i, j in np.ndindex(table.shape):
             if np.isfinite(table[i, j]):
                 dark = table[i, j] < low + 0.6 * (high - low)
-                ax.text(j, i, f"{table[i, j]:.0f}", ha="center", va="center", fontsize=8,
-                        color="white" if dark else "black")  # fmt: skip
+                ax.text(
+                    j, i, f"{table[i, j]:.0f}", ha="center", va="center", fontsize=8, color="white" if dark else "black"
+                )
         i, j = np.unravel_index(np.nanargmax(table), table.shape)
         ax.add_patch(_frame(float(j) - 0.5, float(i) - 0.5))
         ax.set(xticks=range(len(lags)), yticks=range(len(orders)), xticklabels=lags, yticklabels=orders,
@@ -87,20 +88,13 @@ def _places(names: Sequence[str]) -> Any:
     return mne.create_info([known[name.lower()] for name in names], 100.0, "eeg").set_montage(montage)
 
 
-def draw_gains(path: Path, bands: Mapping[str, tuple[np.ndarray, np.ndarray]], subjects: Sequence[int]) -> Path:
-    """Accuracy of each subject, from order 1 to the chosen order and lag, one panel a band."""
-    with figure(3.6 * len(bands), 1.1 + 0.27 * len(subjects), ncols=len(bands), squeeze=False, sharey=True) as (
-        fig,
-        axes,
-    ):
-        rows = np.arange(len(subjects))
-        for ax, (band, (plain, chosen)) in zip(axes[0], bands.items(), strict=True):
-            ax.hlines(rows, 100 * plain, 100 * chosen, color=GRID, linewidth=3)
-            ax.plot(100 * plain, rows, "o", color=BASELINE, label="order 1")
-            ax.plot(100 * chosen, rows, "o", color=SYSTEM, label="chosen order and lag")
-            ax.set(yticks=rows, yticklabels=[f"subject {s + 1}" for s in subjects], xlabel="test accuracy (%)")
-            ax.set_title(band)
-        axes[0, 0].set_ylim(len(subjects) - 0.5, -0.5)
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside upper center", ncols=2)
+def draw_gains(path: Path, plain: np.ndarray, chosen: np.ndarray, names: Sequence[str]) -> Path:
+    """Accuracy of each subject or fold, from order 1 to the chosen order and lag."""
+    with figure(5.4, 1.1 + 0.27 * len(names)) as (fig, ax):
+        rows = np.arange(len(names))
+        ax.hlines(rows, 100 * plain, 100 * chosen, color=GRID, linewidth=3)
+        ax.plot(100 * plain, rows, "o", color=BASELINE, label="order 1")
+        ax.plot(100 * chosen, rows, "o", color=SYSTEM, label="chosen order and lag")
+        ax.set(yticks=rows, yticklabels=names, xlabel="test accuracy (%)", ylim=(len(names) - 0.5, -0.5))
+        fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2)
         return save_svg(fig, path)

@@ -1,8 +1,10 @@
-"""SPDNets with Bures-Wasserstein batch normalisation on files, beside other normalisations and none."""
+"""Classes of covariance matrices or epochs by networks with Bures-Wasserstein batch normalisation."""
 
-from linmap.recipes.gbwbn.comparison import PRESETS, Comparison, compare
-from linmap.recipes.gbwbn.fitting import ApplySettings, Settings, apply, fit
+from linmap.recipes.gbwbn.flags import Apply, Compare, Fit
+from linmap.recipes.recipe import Recipe, Verb
 
-__all__ = ["PRESETS", "ApplySettings", "Comparison", "Settings", "apply", "compare", "fit"]
-
-RESUMES = ("fit",)  # verbs that honour --resume
+RECIPE = Recipe(
+    compare=Verb(Compare, "linmap.recipes.gbwbn.compare:compare", resumes=True),
+    apply=Verb(Apply, "linmap.recipes.gbwbn.apply:apply"),
+    fit=Verb(Fit, "linmap.recipes.gbwbn.fit:fit", resumes=True),
+)

@@ -1,12 +1,9 @@
-"""Pictures of SPDNets: losses, and what ill-conditioning does."""
+"""Pictures of SPDNets: losses by epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from linmap.pictures import BASELINE, SERIES, SYSTEM, figure, save_svg
 from linmap.training import TrainingHistory
@@ -25,34 +22,11 @@ def draw_losses(path: Path, history: TrainingHistory) -> None:
         save_svg(fig, path)
 
 
-def _ours_first(methods: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """So that the first colours are the system's."""
-    return sorted(methods.items(), key=lambda item: not item[0].startswith("GBWBN"))
-
-
 def draw_training(path: Path, losses: Mapping[str, Sequence[float]]) -> None:
-    """Training losses of several methods."""
+    """Training losses of several methods, the system's first."""
     with figure(7.2, 3.6) as (fig, ax):
-        for colour, (name, values) in zip(SERIES, _ours_first(losses), strict=False):
+        for colour, (name, values) in zip(SERIES, losses.items(), strict=False):
             ax.plot(range(1, len(values) + 1), values, color=colour, label=name)
         ax.set(xlabel="epoch", ylabel="training loss", yscale="log")
         ax.legend(fontsize=8)
-        save_svg(fig, path)
-
-
-def draw_conditioning(
-    path: Path, x: Sequence[float], curves: Mapping[str, Mapping[str, np.ndarray]], label: str, what: Sequence[str]
-) -> None:
-    """A panel for each precision: mean and spread over seeds of each method; where all seeds failed, nothing."""
-    with figure(8.4, 3.5, ncols=len(curves), sharey=True) as (fig, axes):
-        for ax, (precision, methods) in zip(np.atleast_1d(axes), curves.items(), strict=True):
-            for colour, (name, values) in zip(SERIES, _ours_first(methods), strict=False):
-                mean, std = np.nanmean(values, 1), np.nanstd(values, 1)
-                ax.plot(x, mean, "o-", color=colour, label=name, markersize=3.5)
-                ax.fill_between(x, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
-            ax.set(xscale="log", xlabel=label, title=precision)
-            if what[0] == "log":
-                ax.set_yscale("log")
-        np.atleast_1d(axes)[0].set_ylabel(what[1])
-        np.atleast_1d(axes)[-1].legend(fontsize=8)
         save_svg(fig, path)

@@ -30,10 +30,12 @@ def afnn_curves(
             f"epochs of {X.shape[-1]} samples are too short for averaged false neighbours; use at least 12."
         )
     information = np.array([[self_mutual_information(channel, max_lag) for channel in epoch] for epoch in X])
-    ratios = np.array([
-        [cao_ratios(channel, 1 + first_minimum(curve)) for channel, curve in zip(epoch, curves, strict=True)]
-        for epoch, curves in zip(X, information, strict=True)
-    ])  # fmt: skip
+    ratios = np.array(
+        [
+            [cao_ratios(channel, 1 + first_minimum(curve)) for channel, curve in zip(epoch, curves, strict=True)]
+            for epoch, curves in zip(X, information, strict=True)
+        ]
+    )
     counted = np.isfinite(ratios).all(1)
     return information.mean(1), np.where(counted, np.nan_to_num(ratios).mean(1), np.nan)
 

@@ -52,8 +52,10 @@ def block_toeplitz(
         raise ArgumentError(
             f"order {order} at lag {lag} needs Gamma up to {(order - 1) * lag}, got {gamma.shape[-3] - 1}."
         )
-    blocks = [[gamma[..., (i - j) * lag, :, :] if i >= j else gamma[..., (j - i) * lag, :, :].mT
-               for j in range(order)] for i in range(order)]  # fmt: skip
+    blocks = [
+        [gamma[..., (i - j) * lag, :, :] if i >= j else gamma[..., (j - i) * lag, :, :].mT for j in range(order)]
+        for i in range(order)
+    ]
     return np.concatenate([np.concatenate(row, -1) for row in blocks], -2)
 
 
@@ -135,9 +137,12 @@ def information_criteria(
     values = np.full((n_epochs, len(orders), len(lags)), np.inf)
     for i, o in enumerate(orders):
         k = o * channels**2
-        penalty = {"aic": 2 * k / n_times, "bic": k * np.log(n_times) / n_times,
-                   "aicc": 2 * k / (n_times - k - 1) if n_times > k + 1 else np.inf,
-                   "hq": 2 * k * np.log(np.log(n_times)) / n_times}[criterion]  # fmt: skip
+        penalty = {
+            "aic": 2 * k / n_times,
+            "bic": k * np.log(n_times) / n_times,
+            "aicc": 2 * k / (n_times - k - 1) if n_times > k + 1 else np.inf,
+            "hq": 2 * k * np.log(np.log(n_times)) / n_times,
+        }[criterion]
         for j, l in enumerate(lags):
             if (o, l) in fitting:
                 for n in range(n_epochs):

@@ -59,8 +59,10 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
     classifier
         "tgsp+svm": tangent space at the affine-invariant mean, support vector machine. "mdm": minimum distance to the
         class means. Or any classifier of covariances, such as pyRiemann's.
-    orders, lags
-        Candidates of the grid (and orders of the criteria). Pairs that do not fit into the epochs are left out.
+    orders
+        Orders that the grid and the information criteria try; those that do not fit into the epochs are left out.
+    lags
+        Lags that the grid tries, in samples.
     inner_cv
         Inner folds of the search: a number (stratified, shuffled with `random_state`), a splitter, or pairs of row
         numbers.
@@ -177,8 +179,9 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
         if isinstance(self.method, str) and self.method == "grid":
             return order_lag_grid(self.orders, self.lags, X.shape[1], X.shape[2], self.estimator, self.drop)
         if isinstance(self.method, str):
-            found = select_order_lag(X, self.method, n_epochs=self.n_epochs, orders=tuple(self.orders),
-                                     random_state=self.random_state)  # fmt: skip
+            found = select_order_lag(
+                X, self.method, n_epochs=self.n_epochs, orders=tuple(self.orders), random_state=self.random_state
+            )
             self.per_epoch_ = found.per_epoch
             return [(found.order, found.lag)]
         try:
@@ -208,7 +211,9 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
 
     def _head(self, C: float | None, kernel: Kernel | None) -> Any:
         if self.classifier == "tgsp+svm":
-            return TangentSpaceSVM(C, kernel)  # pyright: ignore[reportArgumentType]
+            assert C is not None
+            assert kernel is not None
+            return TangentSpaceSVM(C, kernel)
         return MDM(metric="riemann") if isinstance(self.classifier, str) else clone(self.classifier)
 
     def _splits(self, X: np.ndarray, y: np.ndarray, groups: Any) -> list[Split]:
@@ -218,7 +223,8 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
             if inner > least:
                 raise ArgumentError(f"inner_cv = {inner} folds need {inner} epochs of every class, there are {least}.")
             inner = StratifiedKFold(int(inner), shuffle=True, random_state=self.random_state)
-        return list(check_cv(inner, y, classifier=True).split(X, y, groups))  # pyright: ignore
+        splitter: Any = check_cv(inner, y, classifier=True)
+        return list(splitter.split(X, y, groups))
 
     def _search(
         self, X: np.ndarray, y: np.ndarray, groups: Any, pairs: list[tuple[int, int]], heads: list
@@ -297,10 +303,16 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
             )
         if isinstance(self.classifier_, TangentSpaceSVM):
             arrays: dict[str, Any] = {"reference": self.classifier_.reference_}
-            arrays |= {f"svm.{name}": value for name, value in vars(self.classifier_.machine_).items()
-                       if isinstance(value, np.ndarray)}  # fmt: skip
-            head = {"kernel": self.classifier_.machine_.kernel, "gamma": self.classifier_.machine_.gamma,
-                    "C": self.classifier_.C}  # fmt: skip
+            arrays |= {
+                f"svm.{name}": value
+                for name, value in vars(self.classifier_.machine_).items()
+                if isinstance(value, np.ndarray)
+            }
+            head = {
+                "kernel": self.classifier_.machine_.kernel,
+                "gamma": self.classifier_.machine_.gamma,
+                "C": self.classifier_.C,
+            }
         else:
             arrays, head = {"means": self.classifier_.covmeans_}, {}
         config = {

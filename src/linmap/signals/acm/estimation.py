@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -47,7 +48,8 @@ def augmented_covariances(
     if estimator in FROM_SCATTER:
         return from_scatter(scatter(X, window), window.length, str(estimator))
     embedded = np.concatenate([X[..., d : d + window.length] for d in window.delays], -2)
-    found = covariances(embedded, estimator)  # pyright: ignore[reportArgumentType]
+    named: Any = estimator
+    found = covariances(embedded, named)
     return check_positive_definite(np.asarray(found, np.float64))
 
 

@@ -91,9 +91,9 @@ def order_lag_grid(
         {(o, l if o > 1 else 1) for o in orders for l in lags}, key=lambda pair: (pair[0] * pair[1], pair[0])
     )
     least = 2 * n_channels if estimator in UNSHRUNK else 0
-    admissible = [(o, l) for o, l in pairs if o == 1 or (
-        o * l < n_times and window(n_times, o, l, drop=drop).length >= least * o
-    )]  # fmt: skip
+    admissible = [
+        (o, l) for o, l in pairs if o == 1 or (o * l < n_times and window(n_times, o, l, drop=drop).length >= least * o)
+    ]
     if not admissible:
         raise ArgumentError(
             f"no order of {list(orders)} and lag of {list(lags)} fits epochs of {n_times} samples and {n_channels} "
@@ -140,12 +140,12 @@ def search(
 
     heads: Sequence[tuple[float | None, Kernel | None]] = [(None, None)] if isinstance(head, BaseEstimator) else head
     with one_thread():
-        tables = Parallel(n_jobs=n_jobs, prefer="threads")(
+        tables: Any = Parallel(n_jobs=n_jobs, prefer="threads")(
             delayed(lambda matrices: scores(matrices()))(matrices)
             for matrices in _matrices(X, pairs, estimator, drop, common_window)
         )
     candidates = [Candidate(o, l, C, kernel) for o, l in pairs for C, kernel in heads]
-    return Searched(candidates, np.concatenate(list(tables)))  # pyright: ignore
+    return Searched(candidates, np.concatenate(list(tables)))
 
 
 def _matrices(

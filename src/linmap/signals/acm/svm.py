@@ -69,8 +69,11 @@ class Machine:
         K = gram(V, self.vectors, self.kernel, self.gamma)
         ends = np.cumsum(self.counts)
         own = [slice(end - count, end) for end, count in zip(ends, self.counts, strict=True)]
-        values = [K[:, own[i]] @ self.dual[j - 1, own[i]] + K[:, own[j]] @ self.dual[i, own[j]]
-                  for i in range(len(own)) for j in range(i + 1, len(own))]  # fmt: skip
+        values = [
+            K[:, own[i]] @ self.dual[j - 1, own[i]] + K[:, own[j]] @ self.dual[i, own[j]]
+            for i in range(len(own))
+            for j in range(i + 1, len(own))
+        ]
         return np.stack(values, 1) + self.intercept
 
     def decisions(self, V: Float64[np.ndarray, "n entries"]) -> Float64[np.ndarray, "n outputs"]:
@@ -117,9 +120,9 @@ def _sigmoids(K: Float64[np.ndarray, "n n"], y: np.ndarray, C: float) -> Float64
     folds = min(CALIBRATION_FOLDS, int(np.unique(y, return_counts=True)[1].min()))
     if folds < 2:
         return np.zeros((0, 2))
-    splits = StratifiedKFold(folds, shuffle=True, random_state=0)
+    splits: Any = StratifiedKFold(folds, shuffle=True, random_state=0)
     svc: Any = SVC(C=C, kernel="precomputed", random_state=0)
-    calibrated: Any = CalibratedClassifierCV(svc, method="sigmoid", ensemble=False, cv=splits)  # pyright: ignore
+    calibrated: Any = CalibratedClassifierCV(svc, method="sigmoid", ensemble=False, cv=splits)
     calibrated.fit(K, y)
     return np.array([[sigmoid.a_, sigmoid.b_] for sigmoid in calibrated.calibrated_classifiers_[0].calibrators])
 

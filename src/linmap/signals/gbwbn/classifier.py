@@ -39,26 +39,38 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     dims
-        Sizes after each BiMap; None for one, half of the input's and at most 30.
+        Sizes of the matrices after each BiMap. The default is one BiMap, to half of the input's size and at most 30.
     norm
-        "gbw", "aim", "lem" or None, as of `SPDNet`.
-    theta, learn_metric, mean_iter
-        Of `GBWBatchNorm`.
+        "gbw": Bures-Wasserstein; "aim", "lem": affine-invariant and log-Euclidean (spd_learn). None: no normalisation.
+    theta
+        Power of the deformation of the metric.
+    learn_metric
+        Train the metric matrix M.
+    mean_iter
+        Steps towards the Fréchet mean of a batch.
     front
         "matrices": X holds positive definite matrices (n, c, c). "augmented": X holds epochs (n, channels, time), and
         the network begins with their augmented covariance. "convolution": with trained filters in front of that.
-    order, lag
-        Of the augmented covariance.
+    order
+        Delayed copies in the augmented covariance of epochs.
+    lag
+        Samples between the delayed copies.
     eps
         Added to the diagonal of the matrices, whose mean trace is scaled to 1.
     floor
         Least eigenvalue after each ReEig.
-    epochs, batch_size, lr, weight_decay
-        Of the training by Adam; M, W and s of the normalisation are not decayed.
+    epochs
+        Passes over the training samples.
+    batch_size
+        Samples of one step.
+    lr
+        Learning rate of Adam.
+    weight_decay
+        Weight decay; M, W and s of the normalisation are not decayed.
     recalibrate
-        Whether the running statistics are computed anew once trained.
+        Compute the running statistics anew once trained.
     dtype
-        "float64" or "float32".
+        Precision of the network.
     random_state
         Seed.
 
@@ -165,8 +177,12 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         dtype, size = self._dtype, self._shape[0]
         options: dict[str, Any] = {}
         if self.norm == "gbw":
-            options = {"theta": self.theta, "learn_metric": self.learn_metric, "mean_iter": self.mean_iter,
-                       "n_domains": len(self.domains_) or None}  # fmt: skip
+            options = {
+                "theta": self.theta,
+                "learn_metric": self.learn_metric,
+                "mean_iter": self.mean_iter,
+                "n_domains": len(self.domains_) or None,
+            }
         elif len(self.domains_):
             raise ArgumentError(
                 f"norm = {self.norm!r} has no statistics by domain; use norm='gbw', or leave domains out."
@@ -186,8 +202,9 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         size = min(self.batch_size, samples)
         while samples % size == 1 and size > 2:
             size -= 1
-        return TrainingConfig(epochs=self.epochs, batch_size=size, lr=self.lr, weight_decay=self.weight_decay,
-                              seed=self.random_state)  # fmt: skip
+        return TrainingConfig(
+            epochs=self.epochs, batch_size=size, lr=self.lr, weight_decay=self.weight_decay, seed=self.random_state
+        )
 
     def predict_proba(self, X: Any, domains: ArrayLike | None = None) -> Float64[np.ndarray, "n classes"]:
         """Probability of each of `classes_`."""
@@ -332,8 +349,10 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
     def _groups(self, model: nn.Module) -> list[dict[str, Any]]:
         kept = {id(p) for layer in model.modules() if isinstance(layer, GBWBatchNorm) for p in layer.parameters()}
         parameters = [p for p in model.parameters() if p.requires_grad]
-        groups = [{"params": [p for p in parameters if id(p) not in kept]},
-                  {"params": [p for p in parameters if id(p) in kept], "weight_decay": 0.0}]  # fmt: skip
+        groups = [
+            {"params": [p for p in parameters if id(p) not in kept]},
+            {"params": [p for p in parameters if id(p) in kept], "weight_decay": 0.0},
+        ]
         return [group for group in groups if group["params"]]
 
     def __sklearn_tags__(self) -> Any:

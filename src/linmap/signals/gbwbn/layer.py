@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from types import EllipsisType
-from typing import Literal
+from typing import Any, Literal
 
 import geoopt
 import torch
@@ -152,8 +152,8 @@ class GBWBatchNorm(Pickled):
 
     def _register(self, name: str, value: Matrix, parametrization: Parametrization, trained: bool) -> None:
         if parametrization == "manifold" and trained:
-            manifold = geoopt.SymmetricPositiveDefinite()
-            self.register_parameter(name, geoopt.ManifoldParameter(value.clone(), manifold=manifold))  # pyright: ignore
+            parameter: Any = geoopt.ManifoldParameter(value.clone(), manifold=geoopt.SymmetricPositiveDefinite())
+            self.register_parameter(name, parameter)
         else:
             self.register_parameter(name, nn.Parameter(value.clone(), requires_grad=trained))
             if trained:
@@ -291,20 +291,35 @@ class GBWBatchNorm(Pickled):
         self.mean_residual, self.condition = float(seen.residual), float(seen.condition)
         count = len(values)
         if self.n_clamped:
-            self._warn("clamped", f"{self.n_clamped} eigenvalues of {count} matrices lie below the resolution of "
-                       "float64 and were raised to it; add eps * I, or use shrinkage.")  # fmt: skip
+            self._warn(
+                "clamped",
+                f"{self.n_clamped} eigenvalues of {count} matrices lie below the resolution of "
+                "float64 and were raised to it; add eps * I, or use shrinkage.",
+            )
         if self.condition * resolution > LOST:
-            self._warn("condition", f"the mean has condition number {self.condition:.1g}, too much for {dtype}; "
-                       "use float64, add eps * I, or reduce the dimension first.")  # fmt: skip
+            self._warn(
+                "condition",
+                f"the mean has condition number {self.condition:.1g}, too much for {dtype}; "
+                "use float64, add eps * I, or reduce the dimension first.",
+            )
         if self.training and self.mean_residual > RESIDUAL:
-            self._warn("residual", f"{self.mean_iter} step(s) leave the mean of a batch far from its Frechet mean "
-                       f"(mean_residual = {self.mean_residual:.2g}); raise mean_iter, or take theta < 1.")  # fmt: skip
+            self._warn(
+                "residual",
+                f"{self.mean_iter} step(s) leave the mean of a batch far from its Frechet mean "
+                f"(mean_residual = {self.mean_residual:.2g}); raise mean_iter, or take theta < 1.",
+            )
         if 2 * folded > count:
-            self._warn("folded", f"{folded} of {count} matrices left the domain where the exponential "
-                       "map is injective (n_folded): s is too large beside W; lower the learning rate.")  # fmt: skip
+            self._warn(
+                "folded",
+                f"{folded} of {count} matrices left the domain where the exponential "
+                "map is injective (n_folded): s is too large beside W; lower the learning rate.",
+            )
         if not self.training and not bool(self.num_batches_tracked.any()):
-            self._warn("untrained", "evaluated before any training step: the running statistics are mean I and "
-                       "variance 1; train, or call recalibrate.")  # fmt: skip
+            self._warn(
+                "untrained",
+                "evaluated before any training step: the running statistics are mean I and "
+                "variance 1; train, or call recalibrate.",
+            )
 
     def _warn(self, what: str, message: str) -> None:
         if what not in self._warned:

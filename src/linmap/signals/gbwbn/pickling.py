@@ -20,7 +20,8 @@ class Pickled(nn.Module):
         if not is_parametrized(self):
             return super().__reduce_ex__(protocol)
         written = type(self).__mro__[1]
-        return _parametrised, (written, list(self.parametrizations)), dict(vars(self)), None, None, _restore  # pyright: ignore
+        names: Any = self.parametrizations
+        return _parametrised, (written, list(names)), dict(vars(self)), None, None, _restore
 
 
 def _parametrised(written: type[nn.Module], names: list[str]) -> nn.Module:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from linmap.recipes.judging import judged, say_accuracy
+from linmap.recipes.answers import judged, say_accuracy
 
 
 @pytest.mark.parametrize(("given", "classes", "codes"), [
@@ -24,9 +24,10 @@ def test_classes_that_the_run_does_not_know_do_not_count() -> None:
     summary: dict = {}
     answers = judged(np.array(["a", "b", "rest", "b"]), np.array(["a", "b"]))
     say_accuracy(summary, answers, np.array(["a", "b", "b", "a"]))
-    assert summary == {"accuracy": 0.6667, "notes": [
-        "the accuracy is over 3 of 4 samples: the run does not know the classes rest"
-    ]}  # fmt: skip
+    assert summary == {
+        "accuracy": 0.6667,
+        "notes": ["the accuracy is over 3 of 4 samples: the run does not know the classes rest"],
+    }
 
 
 def test_without_a_known_class_there_is_no_accuracy() -> None:

@@ -1,0 +1,82 @@
+"""Labelled samples split into parts to train on, to choose by and to test on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from linmap.data.covariances import Covariances
+from linmap.data.epochs import Epochs
+from linmap.errors import DataError
+
+FOLDS = 5
+Samples = TypeVar("Samples", Covariances, Epochs, Covariances | Epochs)
+
+
+@dataclass(frozen=True)
+class Fold(Generic[Samples]):
+    """One split of a file."""
+
+    name: str
+    """The sessions that test, or the number of the fold."""
+    train: Samples
+    validation: Samples
+    test: Samples
+
+    @property
+    def overlap(self) -> float:
+        """Test samples over training samples, as `linmap.experiment.paired` takes it."""
+        return len(self.test) / len(self.train)
+
+
+def folds(samples: Samples, seed: int) -> list[Fold[Samples]]:
+    """Five parts, each of which tests once while the one before it chooses and the others train.
+
+    Where there are three sessions or more (of matrices: domains), the parts are sessions in their order, and as many as
+    there are where that is fewer; otherwise they are stratified by class, and keep epochs of one group together.
+
+    Raises
+    ------
+    DataError
+        If there are too few samples, or the training part of a fold lacks a class.
+    """
+    labels = samples.labels()
+    word = "domain" if isinstance(samples, Covariances) else "session"
+    sessions = samples.domain if isinstance(samples, Covariances) else samples.known("session")
+    names, part = _by_session(word, sessions) if sessions is not None and len(np.unique(sessions)) >= 3 else \
+        _stratified(samples, labels, seed)  # fmt: skip
+    found = []
+    for i, name in enumerate(names):
+        test, validation = part == i, part == (i - 1) % len(names)
+        train = ~(test | validation)
+        if absent := sorted(set(labels.tolist()) - set(labels[train].tolist()), key=str):
+            raise DataError(
+                f"{samples.name}: where {name} tests and {names[i - 1]} chooses, no sample of class {absent[0]} is "
+                "left to train by; give more samples of it, in more sessions or groups."
+            )
+        found.append(Fold(name, samples.take(train), samples.take(validation), samples.take(test)))
+    return found
+
+
+def _by_session(word: str, sessions: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Names of the parts, and the part of each sample."""
+    distinct, index = np.unique(sessions, return_inverse=True)
+    n = min(FOLDS, len(distinct))
+    part = np.arange(len(distinct)) * n // len(distinct)
+    names = [", ".join(f"{word} {name}" for name in distinct[part == i].tolist()) for i in range(n)]
+    return names, part[index]
+
+
+def _stratified(samples: Covariances | Epochs, labels: np.ndarray, seed: int) -> tuple[list[str], np.ndarray]:
+    group = samples.known("group") if isinstance(samples, Epochs) else None
+    splits = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    part = np.zeros(len(labels), np.int64)
+    try:
+        for i, (_, rows) in enumerate(splits.split(labels, labels, np.arange(len(labels)) if group is None else group)):
+            part[rows] = i
+    except ValueError as error:
+        raise DataError(f"{samples.name}: the samples cannot be split into five parts ({error}).") from None
+    return [f"fold {i + 1}" for i in range(FOLDS)], part
