@@ -16,7 +16,7 @@ from linmap.sequence.hippo import discretize
 
 @pytest.mark.parametrize(
     "protocol",
-    [pytest.param(p, marks=pytest.mark.slow if p.name in ("memory", "pixels") else ()) for p in PROTOCOLS],
+    [pytest.param(p, marks=pytest.mark.slow if p.name in ("memory", "pixels", "pixels-784") else ()) for p in PROTOCOLS],
     ids=lambda protocol: protocol.name,
 )
 def test_every_protocol_runs(protocol: Protocol, tmp_path: Path) -> None:
