@@ -1,7 +1,7 @@
 """What a state remembers, in closed form: the past of a signal reconstructed, and a signal delayed by a linear readout.
 
 The signals: white noise cut at a frequency, as in the authors' synthetic tasks; an electrocardiogram; the sea surface
-temperature that tells El Niño, by quarters.
+temperature of El Niño, by quarters.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def memory(job: Job) -> Findings:
     best = min(delayed, key=lambda name: delayed[name][at])
     said = f"A delay of {DELAY} samples at 5 cycles is held best by {best} (1e{delayed[best][at]:.1f})."
     return Findings(
-        "White noise cut at a frequency, an electrocardiogram, and the sea surface temperature that tells El Niño.",
+        "White noise cut at a frequency, an electrocardiogram, and the sea surface temperature of El Niño.",
         [reconstruction_table(found), delay_table(delayed)],
         memory_checks(found, delayed),
         [said, *missing],

@@ -23,7 +23,7 @@ def read_samples(lines: Iterable[str], channels: int, source: str = "standard in
         A line holds one number for each channel, separated by commas or spaces; a byte order mark, lines that are empty
         or begin with #, and a header (a first line of names) are passed over.
     channels
-        Numbers of a sample.
+        Channels of a sample.
     source
         For messages.
 

@@ -48,7 +48,7 @@ class Apply:
     rate: float = 1.0
     """Sampling step of your series in units of that in training: 2 for every other sample. Not for streams."""
     state: Path | None = None
-    """File of a stream's state: read where it is there, so that the stream goes on, and written at the end."""
+    """File of a stream's state: read if it exists, so that the stream continues, and written at the end."""
     save_every: int = 0
     """Samples of a stream after which the state is also written on the way; 0 for never."""
 

@@ -1,4 +1,4 @@
-"""A series from standard input, one sample a line, one answer a line; a stream that is cut goes on from its state."""
+"""A series from standard input, one sample a line, one answer a line; a stream that is cut continues from its state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def follow(artifact: Path, out: Path | None, state: Path | None, save_every: int
 
     For the lines see `linmap.data.samples.read_samples`. An answer is the number of the sample, the class or value from
     all samples so far, and the probability of each class. The state is written at the end, whatever ends the stream,
-    and every `save_every` samples; what a stream answers that was cut and went on from its state is the same, byte for
+    and every `save_every` samples; a stream that was cut and continued from its state gives the same answers, byte for
     byte.
 
     Raises
@@ -69,7 +69,7 @@ def _answers_to(out: Path | None, first: int) -> Iterator[TextIO]:
         yield sys.stdout
         return
     lines = out.read_text(encoding="utf-8").splitlines(keepends=True) if first and out.exists() else []
-    # the stream that is gone on with wrote them, line by line
+    # the earlier part of this stream wrote them, line by line
     with replacing() if lines and lines[0].startswith("sample,answer") else nullcontext():
         write_text(out, "".join(line for line in lines if not _after(line, first)))
     try:

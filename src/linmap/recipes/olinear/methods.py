@@ -88,7 +88,7 @@ class Task:
 
     @cached_property
     def drawn(self) -> list[tuple[int, int]]:
-        """Numbers of a test window and a variate that are easy, middling and hard for repeating the last value."""
+        """Positions of a test window and a variate: easy, middling and hard ones for repeating the last value."""
         windows = self.windows("test")
         x, y = windows.__getitems__(list(range(len(windows))))
         order = (y - x[:, -1:]).square().mean(1).flatten().argsort()

@@ -140,7 +140,7 @@ class OnlineProjection:
         return (self.coefficients @ p.reshape(-1, self.N).mT).reshape(shape)
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs to go on from here, as tensors."""
+        """What `restore` needs to continue from here, as tensors."""
         return {"coefficients": self.coefficients.clone(), "count": torch.tensor(self.count)}
 
     def restore(self, state: Mapping[str, Any]) -> None:

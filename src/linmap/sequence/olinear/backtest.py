@@ -155,7 +155,7 @@ def _fitted(forecaster: OLinearForecaster, series: TimeSeries) -> OLinearForecas
 
 
 def _require_unseen(forecaster: OLinearForecaster, series: TimeSeries, cutoff: int) -> None:
-    """A fixed model is judged on times behind those of its fit; where rows are counted nothing tells them apart."""
+    """A fixed model is judged on times after those of its fit; where rows are counted, no check is possible."""
     seen, time = forecaster.seen_until_, series.time
     if seen is None or not series.timed:
         return

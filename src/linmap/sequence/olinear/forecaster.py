@@ -1,4 +1,4 @@
-"""`OLinearForecaster`: OLinear for data frames, with scikit-learn's manners."""
+"""`OLinearForecaster`: OLinear for data frames, with scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class OLinearForecaster(BaseEstimator):
     time_column
         The column that holds the time, where it is called neither ds, date, time, timestamp nor datetime.
     id_column
-        The column that tells the series of a panel apart, where it is not called unique_id.
+        The column that names the series of a panel, where it is not called unique_id.
     drop
         Columns to leave out.
     dayfirst
@@ -224,7 +224,7 @@ class OLinearForecaster(BaseEstimator):
             Rows for training and validation; by default the last `validation` share validates, or the last before those
             that calibrate.
         checkpoints, resume
-            Folder for checkpoints, and whether to go on from the one there.
+            Folder for checkpoints, and whether to continue from the one there.
 
         Raises
         ------
@@ -504,7 +504,7 @@ class OLinearForecaster(BaseEstimator):
 
 
 def comparable_times(seen: Time, other: Time) -> tuple[Time, Time]:
-    """Both times, if it can be told which is later.
+    """Both times, if they can be ordered.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""`S4Classifier` and `S4Regressor`: state-space models in scikit-learn's manners, for series of any lengths."""
+"""`S4Classifier` and `S4Regressor`: state-space models with scikit-learn's interface, for series of any lengths."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class _StateSpaceEstimator(BaseEstimator):
         raise NotImplementedError
 
     def _soft_answers(self, outputs: Float32[Tensor, "n outputs"]) -> np.ndarray:
-        """(n, answers): what a stream tells after a sample."""
+        """(n, answers): what a stream answers after a sample."""
         raise NotImplementedError
 
     # -- fit and predict -----------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ class _StateSpaceEstimator(BaseEstimator):
             Held-out series and their classes or numbers: scored after every epoch (`history_`), and the weights of
             the epoch with the lowest loss are kept. Without it, those of the last epoch.
         checkpoints, resume
-            Folder for checkpoints, and whether to go on from the last one.
+            Folder for checkpoints, and whether to continue from the last one.
 
         Raises
         ------

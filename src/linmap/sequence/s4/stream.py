@@ -47,12 +47,12 @@ class Stream:
         return self.answers(output)[0]
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs to go on from here: real tensors, which safetensors can keep."""
+        """What `restore` needs to continue from here: real tensors, which safetensors can keep."""
         parts = {name: torch.view_as_real(t) if t.is_complex() else t for name, t in self._state.items()}
         return {name: t.clone() for name, t in parts.items()} | {"samples": torch.tensor(self.count)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` has returned.
+        """Continue from what `state` has returned.
 
         Raises
         ------
