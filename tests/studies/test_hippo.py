@@ -13,10 +13,15 @@ from studies.study import Job, Protocol
 from linmap.errors import DataError
 from linmap.sequence.hippo import discretize
 
+SLOW = ("memory", "pixels", "pixels-784")
+
 
 @pytest.mark.parametrize(
     "protocol",
-    [pytest.param(p, marks=pytest.mark.slow if p.name in ("memory", "pixels", "pixels-784") else ()) for p in PROTOCOLS],
+    [
+        pytest.param(p, marks=pytest.mark.slow if p.name in ("memory", "pixels", "pixels-784") else ())
+        for p in PROTOCOLS
+    ],
     ids=lambda protocol: protocol.name,
 )
 def test_every_protocol_runs(protocol: Protocol, tmp_path: Path) -> None:
