@@ -91,10 +91,20 @@ class Derived:
     NAMES: ClassVar[Mapping[str, str]] = {}
     """Flags by parameter, where a flag has another name; `Recipe.flag_of` takes the same."""
 
-    def options(self, **more: Any) -> dict[str, Any]:
-        """The values of the estimator's parameters, and `more`."""
-        taken = [parameter.name for parameter in parameters(self.OF) if parameter.name not in self.LEAVE]
-        named = {name: self.NAMES.get(name, name) for name in taken}
+    def options(self, kind: type[Derived] | None = None, /, **more: Any) -> dict[str, Any]:
+        """The values of the estimator's parameters, and `more`.
+
+        Parameters
+        ----------
+        kind
+            A class that this one inherits from, where its estimator's parameters are wanted: flags of training that
+            several systems share, for example.
+        **more
+            What the estimator gets beside them.
+        """
+        kind = type(self) if kind is None else kind
+        taken = [parameter.name for parameter in parameters(kind.OF) if parameter.name not in kind.LEAVE]
+        named = {name: kind.NAMES.get(name, name) for name in taken}
         return {name: getattr(self, flag) for name, flag in named.items() if hasattr(self, flag)} | more
 
     if TYPE_CHECKING:

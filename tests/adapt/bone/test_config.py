@@ -29,11 +29,11 @@ def trained(model):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"r": 0}, "r must be an integer of at least 1, got 0"),
-        ({"r": "4"}, "r must be an integer of at least 1, got '4'"),
-        ({"mode": "row"}, "mode must be one of"),
-        ({"mode": "mini", "mini_r": -1}, "mini_r must be an integer of at least 1, got -1"),
-        ({"mode": "add", "dropout": 1.0}, "dropout must be a probability below 1, got 1.0"),
+        ({"r": 0}, "r=0 must be an integer of at least 1"),
+        ({"r": "4"}, "r='4' must be an integer of at least 1"),
+        ({"mode": "row"}, r"mode=.* must be one of"),
+        ({"mode": "mini", "mini_r": -1}, "mini_r=-1 must be an integer of at least 1"),
+        ({"mode": "add", "dropout": 1.0}, "dropout=1.0 must be a probability below 1"),
         ({"mode": "bat", "dropout": 0.1}, "dropout=0.1 has no meaning in mode 'bat'"),
         ({"bias": "some"}, "bias must be 'none' or 'all'"),
         ({"target_modules": ".*q", "layers_to_transform": [1]}, "layers_to_transform cannot be given"),

@@ -279,16 +279,16 @@ def test_no_built_weight_is_kept_for_the_backward_pass(mode, tokens):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((8, 12, 0, "bat"), "r must be an integer of at least 1, got 0"),
-        ((8, 12, 2.0, "bat"), "r must be an integer of at least 1, got 2.0"),
-        ((8, 12, True, "add"), "r must be an integer of at least 1, got True"),
-        ((8, 12, 3, "bat"), "r=3 does not divide both in_features=12 and out_features=8; use r = 2 or 4"),
-        ((8, 12, 64, "bat-row"), "r=64 does not divide both in_features=12 and out_features=8; use r = 4, or"),
+        ((8, 12, 0, "bat"), "r=0 must be an integer of at least 1"),
+        ((8, 12, 2.0, "bat"), "r=2.0 must be an integer of at least 1"),
+        ((8, 12, True, "add"), "r=True must be an integer of at least 1"),
+        ((8, 12, 3, "bat"), "r=3 does not divide both in_features=12 and out_features=8; use r=2 or 4"),
+        ((8, 12, 64, "bat-row"), "r=64 does not divide both in_features=12 and out_features=8; use r=4, or"),
         ((8, 5, 8, "add"), "r=8 exceeds in_features=5"),
         ((8, 5, 6, "mini", 2), "r=6 exceeds in_features=5"),
-        ((12, 8, 4, "mini", 5), "mini_r=5 does not divide out_features=12; use mini_r = 4 or 6"),
-        ((12, 8, 4, "mini", 0), "mini_r must be an integer of at least 1, got 0"),
-        ((12, 8, 4, "row"), "mode must be one of 'bat', 'bat-row', 'add', 'mini'; got 'row'"),
+        ((12, 8, 4, "mini", 5), "mini_r=5 does not divide out_features=12; use mini_r=4 or 6"),
+        ((12, 8, 4, "mini", 0), "mini_r=0 must be an integer of at least 1"),
+        ((12, 8, 4, "row"), "mode='row' must be one of 'bat', 'bat-row', 'add', 'mini'"),
     ],
 )
 def test_impossible_blocks_are_refused_with_what_would_do(arguments, message):
@@ -307,7 +307,7 @@ def test_impossible_blocks_are_refused_with_what_would_do(arguments, message):
         ((4, 8), "add", r"takes D of shape \(r, out\), got \(4, 8\)"),
         ((3, 4, 4), "add", r"takes D of shape \(r, out\), got \(3, 4, 4\)"),
         ((4, 5), "mini", "mini_r=5 does not divide out_features=12"),
-        ((3, 4, 4), "col", "mode must be one of"),
+        ((3, 4, 4), "col", r"mode=.* must be one of"),
     ],
 )
 def test_a_D_that_does_not_fit_is_refused(shape, mode, message):

@@ -131,5 +131,5 @@ def test_what_does_not_fit_is_refused():
         salt_weight(U, S, Vt, alpha, beta, X, Y, 3)
     with pytest.raises(ValueError, match=r"X the shape \(q - k, r\).* got .*X \(4, 1\)"):
         salt_weight(U, S, Vt, alpha, beta, normal(4, 1), Y, 2)
-    with pytest.raises(ValueError, match="relu must be one of"):
+    with pytest.raises(ValueError, match=r"relu=.* must be one of"):
         salt_weight(U, S, Vt, alpha, beta, X, Y, 2, "some")

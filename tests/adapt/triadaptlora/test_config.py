@@ -152,15 +152,15 @@ def test_any_reference_rank_has_a_default_growth(rank):
     ("options", "message"),
     [
         ({"total_step": 5, "init_warmup": 5}, "total_step = 5 must be above init_warmup = 5"),
-        ({"incre_rank_num": 0}, "incre_rank_num must be at least 1, got 0"),
-        ({"incre_interval": 0}, "incre_interval must be at least 1, got 0"),
-        ({"init_warmup": -1}, "init_warmup must not be negative"),
-        ({"growth": "exponential"}, "growth must be 'linear', 'nonlinear' or 'none', got 'exponential'"),
-        ({"reference_rank": 0}, "reference_rank must be a positive integer, got 0"),
-        ({"orth_reg_weight": -1.0}, "orth_reg_weight must not be negative"),
+        ({"incre_rank_num": 0}, "incre_rank_num=0 must be at least 1"),
+        ({"incre_interval": 0}, "incre_interval=0 must be at least 1"),
+        ({"init_warmup": -1}, r"init_warmup=.* must not be negative"),
+        ({"growth": "exponential"}, "growth='exponential' must be 'linear', 'nonlinear' or 'none'"),
+        ({"reference_rank": 0}, "reference_rank=0 must be a positive integer"),
+        ({"orth_reg_weight": -1.0}, r"orth_reg_weight=.* must not be negative"),
         ({"rank_pattern": {"layer(0": 2}}, r"rank_pattern has the key 'layer\(0', which is no regular expression"),
         ({"rank_pattern": {"layer0": 0}}, "rank_pattern gives layer0 the rank 0"),
-        ({"r_max": 0}, "r_max must be a positive integer, got 0"),
+        ({"r_max": 0}, "r_max=0 must be a positive integer"),
     ],
 )
 def test_bad_fields_are_refused(options, message):

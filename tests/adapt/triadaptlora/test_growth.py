@@ -32,7 +32,7 @@ def test_at_the_end_both_laws_ask_for_all_that_remains(remaining, n_layers):
 
 @pytest.mark.usefixtures("annotations_unchecked")
 def test_an_unknown_law_is_refused():
-    with pytest.raises(ValueError, match="growth must be 'linear' or 'nonlinear'"):
+    with pytest.raises(ValueError, match=r"growth=.* must be 'linear' or 'nonlinear'"):
         layers_to_grow(4, 0.5, "exponential", 4)
 
 

@@ -1,52 +1,51 @@
 """A task that is learnt in a moment."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from linmap.experiment.result import Metric
-from linmap.recipes.finetuning.experiments import Arm, BatchesByLength, Task
+from linmap.experiment import Trial
+from linmap.recipes.finetuning.arms import Way
+from linmap.recipes.finetuning.tasks import BatchesByLength, Task
 
 
 class Line(Task):
     """Fit y = 3 x by one weight."""
 
-    slug, name, metrics = "line", "line", [Metric("loss")]
-    steps, pilot_steps, checkpoints, shown_steps, window = 20, 10, (10, 20), (10, 20), 2
-
-    def __init__(self, noise: float = 0.0) -> None:
-        self.noise = noise
+    def __init__(self) -> None:  # its data are no texts
         self.x = torch.linspace(-1, 1, 12)[:, None]
-
-    def settings(self) -> dict[str, Any]:
-        return {"noise": self.noise}
-
-    def model(self, seed: int) -> nn.Module:
-        return nn.Linear(1, 1, bias=False)
-
-    def batches(self, seed: int) -> BatchesByLength:
-        return BatchesByLength(self, [1] * 12, 4, seed)
+        self.name, self.base, self.checkpoints = "line", nn.Linear(1, 1, bias=False), (10,)
+        self.train = self.validation = self.test = self
+        self.batch_size, self.steps, self.pilot_steps = 4, 20, 7
 
     def __getitems__(self, indices: list[int]) -> Tensor:
         return self.x[indices]
 
-    def loss(self, model: nn.Module, batch: Tensor) -> Tensor:
-        return (model(batch) - 3 * batch).square().mean()
+    def batches(self, seed: int) -> BatchesByLength:
+        return BatchesByLength(self, [1] * 12, 4, seed)
 
-    def validation_loss(self, model: nn.Module) -> float:
-        return float(self.loss(model, self.x))
+    @property
+    def loss(self) -> Callable[[nn.Module, Any], Tensor]:
+        return lambda model, batch: (model(batch) - 3 * batch).square().mean()
+
+    def loss_on(self, model: nn.Module, data: Any) -> float:
+        return float(self.loss(model, self.x).detach())
 
     def scores(self, model: nn.Module) -> dict[str, float]:
         return {"weight": float(model.weight.detach())}  # pyright: ignore
 
-
-def as_it_is(model: nn.Module, steps: int) -> nn.Module:
-    return model
-
-
-def frozen(model: nn.Module, steps: int) -> nn.Module:
-    return model.requires_grad_(False)
+    def trial(self, rate: float | None = 0.3, seed: int = 0, choosing: bool = False) -> Trial:
+        return Trial(self, seed, rate, choosing, Path("unused"))
 
 
-PLAIN = Arm("plain", "system", as_it_is)
+PLAIN = Way("plain", "system", lambda model, steps: model)
+
+
+def bare_task(kind: str) -> Task:
+    """A task of this kind, without records and a model, for what asks only which layers to adapt."""
+    task = Task.__new__(Task)
+    task.classes = ["a", "b"] if kind == "classification" else ()
+    return task

@@ -53,20 +53,20 @@ BAD = [
     (f"{BONE} --target-modules nothing_like_it", "nothing_like_it"),
     (f"{BONE} --precision fp16", "needs a GPU"),
     # Bone
-    (f"{BONE} --r 0", "--r must be"),
+    (f"{BONE} --r 0", "--r 0 must be"),
     (f"{BONE} --r 5", "5"),
     (f"{BONE} --r 64 --mode add", "exceeds in_features"),
     (f"{BONE} --r 8 --mode mini --mini-r 5", "--mini-r 5 does not divide out_features=32; use --mini-r 4 or 8"),
     (f"{BONE} --r 8 --dropout 0.5", "dropout"),
     # TriAdaptLoRA
     (f"{TRIADAPT} --growth sideways", "--growth"),
-    (f"{TRIADAPT} --growth-interval 0", "--growth-interval must be at least 1"),
+    (f"{TRIADAPT} --growth-interval 0", "--growth-interval 0 must be at least 1"),
     (f"{TRIADAPT} --growth-warmup 1", "--growth-warmup 1.0"),
-    (f"{TRIADAPT} --reference-rank 0", "--reference-rank must be"),
+    (f"{TRIADAPT} --reference-rank 0", "--reference-rank 0 must be"),
     # SALT
     (f"{SALT} --ratio 0", "ratio"),
     (f"{SALT} --ratio 1.5", "ratio"),
-    (f"{SALT} --r 0", "--r must be at least 1"),
+    (f"{SALT} --r 0", "--r 0 must be at least 1"),
     (f"{SALT} --also-train nothing_like_it", "nothing_like_it"),
 ]
 

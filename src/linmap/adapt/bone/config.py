@@ -48,7 +48,7 @@ class BoneConfig(AdapterConfig):
         super().__post_init__()
         check_sizes(self.r, self.mode, self.mini_r)
         if not 0 <= self.dropout < 1:
-            raise ArgumentError(f"dropout must be a probability below 1, got {self.dropout!r}.")
+            raise ArgumentError(f"dropout={self.dropout!r} must be a probability below 1.")
         if self.dropout and self.mode in ("bat", "bat-row"):
             raise ArgumentError(
                 f"dropout={self.dropout} has no meaning in mode {self.mode!r}, where the change depends on the weight; "

@@ -126,7 +126,7 @@ def block_shape(n_out: int, n_in: int, r: int, mode: Mode, mini_r: int = 1) -> t
         if n_in % r or n_out % r:
             raise ArgumentError(
                 f"mode {mode!r} cuts the weight into r x r blocks, but r={r} does not divide both in_features={n_in} "
-                f"and out_features={n_out}; use r = {_nearest_divisors(r, n_in, n_out)}, or mode='add', which takes "
+                f"and out_features={n_out}; use r={_nearest_divisors(r, n_in, n_out)}, or mode='add', which takes "
                 "any r up to in_features."
             )
         return ((n_out if mode == "bat" else n_in) // r, r, r)
@@ -136,7 +136,7 @@ def block_shape(n_out: int, n_in: int, r: int, mode: Mode, mini_r: int = 1) -> t
         return (r, n_out)
     if n_out % mini_r:
         raise ArgumentError(
-            f"mini_r={mini_r} does not divide out_features={n_out}; use mini_r = {_nearest_divisors(mini_r, n_out)}."
+            f"mini_r={mini_r} does not divide out_features={n_out}; use mini_r={_nearest_divisors(mini_r, n_out)}."
         )
     return (r, mini_r)
 
@@ -145,9 +145,9 @@ def check_sizes(r: int, mode: str, mini_r: int) -> None:
     """Raise ValueError for what is wrong whatever the weight."""
     for name, size in (("r", r), ("mini_r", mini_r)):
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ArgumentError(f"{name} must be an integer of at least 1, got {size!r}.")
+            raise ArgumentError(f"{name}={size!r} must be an integer of at least 1.")
     if mode not in MODES:
-        raise ArgumentError(f"mode must be one of {', '.join(map(repr, MODES))}; got {mode!r}.")
+        raise ArgumentError(f"mode={mode!r} must be one of {', '.join(map(repr, MODES))}.")
 
 
 def _nearest_divisors(size: int, *of: int) -> str:

@@ -67,11 +67,9 @@ class SaltConfig(AdapterConfig):
         if self.ratio is None and self.k is None:
             self.ratio = 0.1
         if self.r < 1 and self.ratio is not None and self.ratio < 1:
-            raise ArgumentError(
-                f"r must be at least 1 where ratio = {self.ratio} leaves singular values, got {self.r}."
-            )
+            raise ArgumentError(f"r={self.r} must be at least 1 where ratio={self.ratio} leaves singular values.")
         if self.save not in ("adapter", "delta"):
-            raise ArgumentError(f"save must be 'adapter' or 'delta', got {self.save!r}.")
+            raise ArgumentError(f"save={self.save!r} must be 'adapter' or 'delta'.")
         if self.save == "delta" and self.save_basis:
             raise ArgumentError("save='delta' stores the change of the weights and no basis; drop save_basis=True.")
         if isinstance(self.also_train, str):

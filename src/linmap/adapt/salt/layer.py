@@ -365,13 +365,13 @@ def check_options(ratio: float | None, k: int | None, r: int, relu: str, init: s
     if ratio is not None and k is not None:
         raise ArgumentError(f"give ratio or k, not both; got ratio={ratio} and k={k}.")
     if ratio is not None and not 0 < ratio <= 1:
-        raise ArgumentError(f"ratio must be in (0, 1], got {ratio}.")
+        raise ArgumentError(f"ratio={ratio} must be in (0, 1].")
     for name, value in (("k", k), ("r", r)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-            raise ArgumentError(f"{name} must be a whole number of at least 0, got {value!r}.")
+            raise ArgumentError(f"{name}={value!r} must be a whole number of at least 0.")
     check_relu(relu)
     if init not in ("zero", "gauss"):
-        raise ArgumentError(f"init must be 'zero' or 'gauss', got {init!r}.")
+        raise ArgumentError(f"init={init!r} must be 'zero' or 'gauss'.")
 
 
 def number_of_values(q: int, ratio: float | None, k: int | None) -> int:
@@ -379,7 +379,7 @@ def number_of_values(q: int, ratio: float | None, k: int | None) -> int:
     if k is None:
         return max(1, int(q * (0.1 if ratio is None else ratio)))
     if k > q:
-        raise ArgumentError(f"k = {k} exceeds the {q} singular values of the weight; use k <= {q}, or ratio.")
+        raise ArgumentError(f"k={k} exceeds the {q} singular values of the weight; use k <= {q}, or ratio.")
     return k
 
 
@@ -388,7 +388,7 @@ def rank_of_rest(q: int, k: int, r: int) -> int:
     if k == q:
         return r
     if r < 1:
-        raise ArgumentError(f"r must be at least 1 where k = {k} leaves {q - k} of {q} singular values, got {r}.")
+        raise ArgumentError(f"r={r} must be at least 1 where k = {k} leaves {q - k} of {q} singular values.")
     if r > q - k:
         warnings.warn(f"r = {r} exceeds the {q - k} singular values that k = {k} leaves; r = {q - k}.", stacklevel=2)
     return min(r, q - k)

@@ -98,4 +98,4 @@ def salt_weight(
 
 def check_relu(relu: str) -> None:
     if relu not in get_args(Relu):
-        raise ArgumentError(f"relu must be one of 'all', 'diag' and 'none', got {relu!r}.")
+        raise ArgumentError(f"relu={relu!r} must be one of 'all', 'diag' and 'none'.")

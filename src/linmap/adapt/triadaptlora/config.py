@@ -112,20 +112,20 @@ class TriAdaptLoraConfig(AdapterConfig):
             self.init_c, self.storage,
         )  # fmt: skip
         if self.growth not in ("linear", "nonlinear", "none"):
-            raise ArgumentError(f"growth must be 'linear', 'nonlinear' or 'none', got {self.growth!r}.")
+            raise ArgumentError(f"growth={self.growth!r} must be 'linear', 'nonlinear' or 'none'.")
         for name in ("incre_interval", "incre_rank_num", "total_step", "target_total_rank"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
-                raise ArgumentError(f"{name} must be at least 1, got {value!r}.")
+                raise ArgumentError(f"{name}={value!r} must be at least 1.")
         if self.init_warmup < 0:
-            raise ArgumentError(f"init_warmup must not be negative, got {self.init_warmup!r}.")
+            raise ArgumentError(f"init_warmup={self.init_warmup!r} must not be negative.")
         if self.total_step is not None and self.total_step <= self.init_warmup:
             raise ArgumentError(
                 f"total_step = {self.total_step} must be above init_warmup = {self.init_warmup}, or no step is left to "
                 "grow in; total_step is the number of optimiser steps of the whole training."
             )
         if self.orth_reg_weight < 0:
-            raise ArgumentError(f"orth_reg_weight must not be negative, got {self.orth_reg_weight!r}.")
+            raise ArgumentError(f"orth_reg_weight={self.orth_reg_weight!r} must not be negative.")
         for name, rank in (self.rank_pattern or {}).items():
             if not isinstance(rank, int) or rank < 1:
                 raise ArgumentError(f"rank_pattern gives {name} the rank {rank!r}; ranks are positive integers.")

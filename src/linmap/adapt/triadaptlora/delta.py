@@ -32,7 +32,7 @@ def scaling_factor(alpha: float, rank: int, scaling: Scaling = "rank", reference
         return alpha / (rank + EPS)
     if scaling == "fixed":
         return alpha / reference_rank
-    raise ArgumentError(f"scaling must be 'fixed' or 'rank', got {scaling!r}.")
+    raise ArgumentError(f"scaling={scaling!r} must be 'fixed' or 'rank'.")
 
 
 def triadapt_delta(

@@ -54,7 +54,7 @@ def layers_to_grow(remaining: int, m: float, growth: Growth, n_layers: int) -> i
     elif growth == "nonlinear":
         n = math.floor(remaining**m)
     else:
-        raise ArgumentError(f"growth must be 'linear' or 'nonlinear' here, got {growth!r}.")
+        raise ArgumentError(f"growth={growth!r} must be 'linear' or 'nonlinear' here.")
     return min(max(n, 1), n_layers)
 
 

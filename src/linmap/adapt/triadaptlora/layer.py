@@ -164,13 +164,13 @@ def check_options(
         if value is None and name == "r_max":
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ArgumentError(f"{name} must be a positive integer, got {value!r}.")
+            raise ArgumentError(f"{name}={value!r} must be a positive integer.")
     if r_max is not None and init_rank > r_max:
-        raise ArgumentError(f"init_rank = {init_rank} is above r_max = {r_max}; lower the one or raise the other.")
+        raise ArgumentError(f"init_rank={init_rank} is above r_max={r_max}; lower the one or raise the other.")
     if not alpha > 0:
-        raise ArgumentError(f"alpha must be positive, got {alpha!r}.")
+        raise ArgumentError(f"alpha={alpha!r} must be positive.")
     if not 0 <= dropout < 1:
-        raise ArgumentError(f"dropout must be a probability below 1, got {dropout!r}.")
+        raise ArgumentError(f"dropout={dropout!r} must be a probability below 1.")
     choices = {
         "scaling": (scaling, ("fixed", "rank")),
         "grow_init": (grow_init, ("zero_b", "paper")),
@@ -179,7 +179,7 @@ def check_options(
     }
     for name, (value, allowed) in choices.items():
         if value not in allowed:
-            raise ArgumentError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}.")
+            raise ArgumentError(f"{name}={value!r} must be {' or '.join(map(repr, allowed))}.")
 
 
 def triadapt_layers(model: nn.Module, adapter_name: str | None = None) -> dict[str, TriAdaptLayer]:

@@ -1,168 +1,213 @@
-"""The arms of the comparisons: the methods of this package, those that one would pick otherwise, and controls."""
+"""The arms of a comparison: ways to make a pretrained model trainable, and the training of one, measured."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
-from typing import Any, Literal
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from peft import AdaLoraConfig, LoraConfig, MissConfig, PeftConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import Tensor, nn
 
-from linmap.adapt.bone import BoneConfig
-from linmap.adapt.triadaptlora import RankAllocator, TriAdaptLoraConfig
-from linmap.recipes.finetuning.experiments import Arm, Steering
+from linmap import experiment
+from linmap.errors import DivergenceError
+from linmap.experiment import Kind, Outcome, Trial
+from linmap.maps import TriangularPair
+from linmap.recipes.finetuning.fit import parameter_groups
 from linmap.recipes.finetuning.models import TextClassifier
+from linmap.recipes.finetuning.tasks import CHOOSING, TRAINING, Task
+from linmap.training import TrainingConfig, train
 
 FULL_TUNING_SCALE = 1 / 50  # of the adapters' learning rates
-AVERAGE_RANK = 8  # of the arms in which ranks differ
-Kind = Literal["system", "baseline", "ablation"]
+WARM_STEPS = 3  # left out of the time of a step
+ADAM_COPIES = 4  # a trained weight, its gradient and its two moments
+WINDOWS = 8  # a reported training loss is the mean over the last eighth of the steps
+
+
+class Steering(NamedTuple):
+    """What acts on a model between the steps, and the rank of every layer where ranks grow."""
+
+    callback: Callable[[nn.Module, int], object]
+    ranks: Callable[[], dict[str, int]] | None = None
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to make a model trainable."""
+
+    name: str
+    kind: Kind
+    adapt: Callable[[nn.Module, int], nn.Module]
+    """(model, steps) -> the model with what is to be trained requiring a gradient."""
+    note: str = ""
+    rate_scale: float = 1.0
+    """Of the learning rates that all arms share: full tuning needs smaller ones. 0 if no rate is to be chosen."""
+    steer: Callable[[nn.Module], Steering] | None = None
+    """What acts between the steps."""
+    penalty: Callable[[nn.Module], Tensor] | None = None
+    """What the method adds to the loss in training; not part of the losses that are reported."""
+
+    def arm(self, rates: Sequence[float]) -> experiment.Arm:
+        """The arm of an experiment whose data are a `Task`."""
+        grid = [float(f"{rate * self.rate_scale:.6g}") for rate in rates] if self.rate_scale else []
+        return experiment.Arm(self.name, self.kind, partial(trained, self), rates=grid, note=self.note)
+
+
+# -- what users take otherwise -----------------------------------------------------------------------------------------
 
 
 def attach(model: nn.Module, config: PeftConfig) -> nn.Module:
     """The model with adapters; a classifier's head stays trainable."""
+    whole: Any = model
     if isinstance(model, TextClassifier):
-        model.encoder = get_peft_model(model.encoder, config)  # pyright: ignore[reportArgumentType]
+        whole.encoder = get_peft_model(whole.encoder, config)
         return model
-    return get_peft_model(model, config)  # pyright: ignore[reportArgumentType]
+    return get_peft_model(whole, config)
 
 
-def adapters(name: str, kind: Kind, make: Callable[[], PeftConfig], note: str) -> Arm:
-    """An arm with the adapters that a PEFT configuration describes."""
-    return Arm(name, kind, lambda model, steps: attach(model, make()), note)
+def adapters(name: str, kind: Kind, make: Callable[[], PeftConfig], note: str) -> Way:
+    """The adapters that a PEFT configuration describes."""
+    return Way(name, kind, lambda model, steps: attach(model, make()), note)
+
+
+def lora(task: Task, r: int, alpha: int, name: str = "LoRA", note: str = "", **options: Any) -> Way:
+    """PEFT's LoRA, or what else its configuration makes of it."""
+    make = partial(LoraConfig, r=r, lora_alpha=alpha, target_modules=task.targets, **options)
+    return adapters(name, "baseline", make, f"PEFT, r = {r}, alpha = {alpha}{note}")
 
 
 def frozen(model: nn.Module, steps: int) -> nn.Module:
+    """Nothing but the head of a classifier is trained."""
     (model.encoder if isinstance(model, TextClassifier) else model).requires_grad_(False)
     return model
 
 
-HEAD_ONLY = Arm("head only", "baseline", frozen, "the encoder stays as it is", lr_scale=0)
-FROZEN = Arm("frozen", "baseline", frozen, "no training", lr_scale=0)
-FULL = Arm(
+def untouched_model(task: Task) -> Way:
+    """What there is without any adapter."""
+    if task.classes:
+        return Way("head only", "baseline", frozen, "the encoder stays as it is", rate_scale=0)
+    return Way("frozen", "baseline", frozen, "no training", rate_scale=0)
+
+
+FULL = Way(
     "full tuning", "baseline", lambda model, steps: model, "every weight; 1/50 of the learning rates", FULL_TUNING_SCALE
 )
 
 
-def lora(targets: list[str], name: str, r: int, alpha: int, note: str, **options: Any) -> Arm:
-    def make() -> PeftConfig:
-        return LoraConfig(r=r, lora_alpha=alpha, target_modules=targets, **options)
-
-    return adapters(name, "baseline", make, f"PEFT, r = {r}, alpha = {alpha}{note}")
+# -- one run -----------------------------------------------------------------------------------------------------------
 
 
-def bone(targets: list[str], mode: Any, r: int, mini_r: int = 1) -> Arm:
-    def make() -> PeftConfig:
-        return BoneConfig(r=r, mode=mode, mini_r=mini_r, target_modules=targets)
-
-    note = f"r = {r}" + (f", mini_r = {mini_r}" if mode == "mini" else "")
-    return adapters(f"Bone {mode}", "system" if mode == "bat" else "ablation", make, note)
-
-
-# -- Bone -------------------------------------------------------------------------------------------------------------
-
-
-def banking_bone_arms() -> dict[str, Arm]:
-    """Query and value of MiniLM-L6: 6,144 parameters a layer in every arm with adapters."""
-    targets = ["query", "value"]
-    return {"head": HEAD_ONLY, **bone_arms(targets, 8, 16, 16), "mini": bone(targets, "mini", 64, 96), "full": FULL}
-
-
-def gsm8k_bone_arms() -> dict[str, Arm]:
-    """q_proj (576 x 576) and v_proj (192 x 576): 36,864 parameters a block, 1 % fewer in the arms of LoRA."""
-    return {"frozen": FROZEN, **bone_arms(["q_proj", "v_proj"], 19, 48, 32), "full": FULL}
-
-
-def bone_arms(targets: list[str], r_lora: int, r: int, r_row: int) -> dict[str, Arm]:
-    """Bone, and what PEFT has; LoRA's alpha is 2 r, PiSSA's is r."""
-    return {
-        "lora": lora(targets, "LoRA", r_lora, 2 * r_lora, ""),
-        "rslora": lora(targets, "rsLoRA", r_lora, 2 * r_lora, ", scaled by 1/sqrt(r)", use_rslora=True),
-        "pissa": lora(targets, "PiSSA", r_lora, r_lora, ", principal components trained", init_lora_weights="pissa"),
-        "miss": adapters("MiSS", "baseline", lambda: MissConfig(r=r, target_modules=targets), f"PEFT, r = {r}"),
-        "bat": bone(targets, "bat", r),
-        "bat-row": bone(targets, "bat-row", r_row),
-        "add": bone(targets, "add", r),
-    }
+def trained(way: Way, trial: Trial) -> Outcome:
+    """Train one arm on a task and measure it."""
+    task: Task = trial.data
+    steps = task.pilot_steps if trial.choosing else task.steps
+    torch.manual_seed(trial.seed)
+    model = way.adapt(task.model(), steps)
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not weights:
+        loss = task.loss_on(model, task.validation)
+        return Outcome({CHOOSING: loss, **task.scores(model)}, 0, {"validation": [[0, loss]]})
+    torch.manual_seed(trial.seed)
+    steering = way.steer(model) if way.steer else None
+    recorder, data = Recorder(task, way, steps, steering), task.batches(trial.seed)
+    config = TrainingConfig(
+        epochs=math.ceil(steps / len(data)), max_steps=steps, batch_size=1, lr=trial.rate or 1.0, optimizer="adamw",
+        schedule="linear", warmup_steps=steps // 10, seed=trial.seed,
+    )  # fmt: skip
+    groups = partial(parameter_groups, head_lr=task.head_lr)
+    try:
+        train(model, recorder.loss, data, config=config, description=f"{way.name}, seed {trial.seed}",
+              callbacks=[steering.callback, recorder] if steering else [recorder], parameter_groups=groups)  # fmt: skip
+        scores = {} if trial.choosing else task.scores(model)
+    except DivergenceError:
+        recorder.validation.append((steps, math.nan))
+        scores = {metric.name: math.nan for metric in task.metrics}
+    values = {CHOOSING: recorder.validation[-1][1], TRAINING: recorder.training_loss(steps), **scores}
+    return Outcome(values, used_parameters(model, weights), recorder.details(weights), sum(recorder.times))
 
 
-# -- TriAdaptLoRA -----------------------------------------------------------------------------------------------------
+class Recorder:
+    """A task's loss, with its value, its time and its memory noted; as a callback, the validation at fixed steps."""
+
+    def __init__(self, task: Task, way: Way, steps: int, steering: Steering | None) -> None:
+        self.task, self.way, self.steering = task, way, steering
+        self.checkpoints = {step for step in task.checkpoints if step < steps} | {steps}
+        self.losses: list[float] = []
+        self.times: list[float] = []
+        self.validation: list[tuple[int, float]] = []
+        self.ranks: list[tuple[int, dict[str, int]]] = []
+        self.kept = 0
+        self.note_ranks(0)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        self.start = time.perf_counter()
+        if self.losses:
+            loss = self.task.loss(model, batch)
+        else:
+            with KeptForBackward(model) as kept:
+                loss = self.task.loss(model, batch)
+            self.kept = kept.total
+        self.losses.append(float(loss.detach()))
+        return loss if self.way.penalty is None else loss + self.way.penalty(model)
+
+    def __call__(self, model: nn.Module, step: int) -> None:
+        self.times.append(time.perf_counter() - self.start)
+        self.note_ranks(step)
+        if step in self.checkpoints:
+            self.validation.append((step, self.task.loss_on(model, self.task.validation)))
+
+    def note_ranks(self, step: int) -> None:
+        if self.steering and self.steering.ranks:
+            ranks = dict(self.steering.ranks())
+            if not self.ranks or self.ranks[-1][1] != ranks:
+                self.ranks.append((step, ranks))
+
+    def training_loss(self, steps: int) -> float:
+        """The mean over the last steps; NaN where training did not get there."""
+        return statistics.fmean(self.losses[-max(steps // WINDOWS, 1) :]) if len(self.losses) >= steps else math.nan
+
+    def details(self, weights: Sequence[nn.Parameter]) -> dict[str, Any]:
+        """What tables and pictures need. `memory` is of what is trained with its gradients and moments, and of what
+        the first batch keeps for its backward pass."""
+        trained_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
+        return {
+            "losses": [round(loss, 6) for loss in self.losses], "validation": self.validation, "ranks": self.ranks,
+            "step_seconds": statistics.median(self.times[WARM_STEPS:] or self.times or [0.0]),
+            "memory": self.kept + ADAM_COPIES * trained_bytes,
+        }  # fmt: skip
 
 
-def triadapt_arms() -> dict[str, Arm]:
-    """Query and value of MiniLM-L6 with 8 ranks a layer on average in the end, however they come about."""
-    targets = ["query", "value"]
-    return {
-        "head": HEAD_ONLY,
-        "linear": triadapt(targets, "TriAdaptLoRA", "system", "linear", RankAllocator, "linear growth by importance"),
-        "nonlinear": triadapt(targets, "TriAdaptLoRA, nonlinear", "ablation", "nonlinear", RankAllocator, "later"),
-        "random": triadapt(targets, "random growth", "ablation", "linear", RandomGrowth, "control: the same schedule"),
-        "uniform": triadapt(targets, "uniform growth", "ablation", "linear", UniformGrowth, "control: lowest first"),
-        "lora": lora(targets, "LoRA", 8, 16, ""),
-        "adalora": Arm(
-            "AdaLoRA", "baseline", adalora(targets), "PEFT, from rank 12 down to 8", steer=shrinking, penalty=orthogonal
-        ),
-        "full": FULL,
-    }  # fmt: skip
+class KeptForBackward(torch.autograd.graph.saved_tensors_hooks):
+    """Sums the bytes of the storages that a forward pass keeps for its backward pass, the model's own not counted."""
+
+    def __init__(self, model: nn.Module) -> None:
+        own = [*model.parameters(), *model.buffers()]
+        self.seen, self.total = {tensor.untyped_storage().data_ptr() for tensor in own}, 0
+        super().__init__(self.pack, lambda tensor: tensor)
+
+    def __enter__(self) -> KeptForBackward:
+        super().__enter__()
+        return self
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.seen:  # what is kept stays alive, so an address stands for one storage
+            self.seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        return tensor
 
 
-class RandomGrowth(RankAllocator):
-    """As many layers grow as by importance, whichever the dice name."""
-
-    def scores(self) -> dict[str, float]:
-        draw = random.Random(f"{self.seed} {self._step}")
-        return {name: draw.random() for name in self.adapters}
-
-
-class UniformGrowth(RankAllocator):
-    """As many layers grow as by importance, those of the lowest rank."""
-
-    def scores(self) -> dict[str, float]:
-        return {name: -float(rank) for name, rank in self.ranks().items()}
-
-
-def triadapt(targets: list[str], name: str, kind: Kind, growth: Any, allocator: type[RankAllocator], note: str) -> Arm:
-    """Ranks from 1 on, checked 20 times after a tenth of the steps, one rank at a time."""
-
-    def adapt(model: nn.Module, steps: int) -> nn.Module:
-        return attach(model, TriAdaptLoraConfig(
-            reference_rank=AVERAGE_RANK, alpha=16, growth=growth, incre_rank_num=1, init_warmup=steps // 10,
-            incre_interval=max(steps // 20, 1), total_step=steps, target_modules=targets,
-        ))  # fmt: skip
-
-    def steer(model: nn.Module, steps: int, seed: int) -> Steering:
-        adapted: Any = model.encoder
-        growing = allocator(adapted, adapted.peft_config["default"])
-        return Steering(growing, growing.ranks)
-
-    return Arm(name, kind, adapt, note, steer=steer)
-
-
-def adalora(targets: list[str]) -> Callable[[nn.Module, int], nn.Module]:
-    """PEFT's AdaLoRA: all ranks for a tenth of the steps, the last ones kept for the last third."""
-
-    def adapt(model: nn.Module, steps: int) -> nn.Module:
-        return attach(model, AdaLoraConfig(
-            init_r=12, target_r=AVERAGE_RANK, lora_alpha=16, tinit=steps // 10, tfinal=steps // 3,
-            deltaT=max(steps // 20, 1), total_step=steps, target_modules=targets,
-        ))  # fmt: skip
-
-    return adapt
-
-
-def shrinking(model: nn.Module, steps: int, seed: int) -> Steering:
-    """AdaLoRA's allocation, due after every step."""
-    adapted: Any = model.encoder
-    return Steering(lambda model, step: adapted.base_model.update_and_allocate(step))
-
-
-def orthogonal(model: nn.Module) -> Tensor:
-    """AdaLoRA's penalty, with which PEFT has the singular vectors kept orthogonal where the model computes the loss."""
-    adapted: Any = model.encoder
-    terms = []
-    for name, weight in adapted.named_parameters():
-        if "lora_A" in name or "lora_B" in name:
-            products = weight @ weight.mT if "lora_A" in name else weight.mT @ weight
-            terms.append(torch.linalg.matrix_norm(products - torch.eye(len(products))))
-    return adapted.peft_config["default"].orth_reg_weight * torch.stack(terms).mean()
+def used_parameters(model: nn.Module, weights: Sequence[nn.Parameter]) -> int:
+    """Trained parameters, less the room that growing adapters keep and have not used."""
+    total = sum(parameter.numel() for parameter in weights)
+    for module in model.modules():
+        if isinstance(module, TriangularPair):
+            R = module.rank
+            used = R * (module.in_features + module.out_features) + R * (R + 1)
+            total += used - sum(parameter.numel() for parameter in module.parameters())
+    return total

@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from linmap.experiment.result import Picture
+from linmap.experiment import Metric, Picture, Run, Runs
 from linmap.pictures import BASELINE, INK, MUTED, PAPER, SEQUENTIAL, SERIES, SYSTEM, figure, save_svg
-from linmap.recipes.finetuning.experiments import Run
-from linmap.recipes.finetuning.study import Study
+from linmap.recipes.finetuning.tasks import CHOOSING, Task
 
 REFERENCE = "LoRA"
 PLAIN = {"head only": ":", "frozen": ":", "full tuning": "--"}  # arms without an adapter are grey
 
 
-def styles(study: Study) -> dict[str, dict[str, Any]]:
+def styles(runs: Runs) -> dict[str, dict[str, Any]]:
     """Colour and dashes of every arm; the system is the first series."""
-    adapted = [arm.name for arm in study.arms if arm.name not in PLAIN]
+    adapted = [arm.name for arm in runs.arms if arm.name not in PLAIN]
     found: dict[str, dict[str, Any]] = {
         name: {"color": SERIES[i % 7], "linestyle": "-" if i < 7 else "-."} for i, name in enumerate(adapted)
     }
     return found | {name: {"color": MUTED, "linestyle": dashes} for name, dashes in PLAIN.items()}
 
 
-def smoothed(run: Run, window: int) -> np.ndarray:
+def smoothed(losses: Sequence[float], window: int) -> np.ndarray:
     """Mean of the losses of the last `window` steps, for every step from the first whole window on."""
-    sums = np.cumsum(np.concatenate([[0.0], run.losses]))
+    sums = np.cumsum(np.concatenate([[0.0], losses]))
     return (sums[window:] - sums[:-window]) / window
 
 
-def draw_losses(study: Study, path: Path) -> Picture:
+def draw_losses(task: Task, runs: Runs, path: Path) -> Picture:
     """Training loss of every arm, and what it differs from LoRA's with the same seed, which means the same batches."""
-    window = study.task.window
+    window = max(task.steps // 8, 1)
     curves = {
-        name: np.stack([smoothed(run, window) for run in runs])
-        for name, runs in study.runs.items()
-        if all(run.steps and math.isfinite(run.final) for run in runs)
+        arm.name: np.stack([smoothed(run.details["losses"], window) for run in runs.of(arm.name)])
+        for arm in runs.arms
+        if all(run.details.get("losses") and math.isfinite(run.values[CHOOSING]) for run in runs.of(arm.name))
     }
-    steps = np.arange(window, study.task.steps + 1)
+    steps = np.arange(window, task.steps + 1)
     with figure(7.2, 4.0, ncols=2) as (fig, (left, right)):
-        for name, style in styles(study).items():
+        for name, style in styles(runs).items():
             if name not in curves:
                 continue
             left.plot(steps, curves[name].mean(0), label=name, **style)
@@ -55,79 +55,52 @@ def draw_losses(study: Study, path: Path) -> Picture:
         fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5)
         save_svg(fig, path)
     return Picture(
-        path.name, f"Training loss on {study.task.name}",
+        path.name, f"Training loss on {task.name}",
         f"Left: the loss of the last {window} steps, mean over the seeds. Right: its difference to {REFERENCE}'s with "
         "the same seed, and so the same batches in the same order; the bands go from the lowest to the highest seed.",
     )  # fmt: skip
 
 
-def draw_validation(study: Study, path: Path) -> Picture:
-    """Validation loss at fixed steps: the curves and, enlarged, where they end."""
-    start = next((runs[0].final for name, runs in study.runs.items() if name == "frozen"), None)
-    with figure(7.2, 3.8, ncols=2, width_ratios=(3, 2)) as (fig, (left, right)):
-        names = [name for name, runs in study.runs.items() if runs[0].steps and math.isfinite(runs[0].final)]
-        for row, name in enumerate(names):
-            style, runs = styles(study)[name], [run for run in study.runs[name] if math.isfinite(run.final)]
-            steps = [step for step, _ in runs[0].validation]
-            values = np.array([[loss for _, loss in run.validation] for run in runs])
-            if start is not None:
-                steps, values = [0, *steps], np.column_stack([np.full(len(runs), start), values])
-            left.plot(steps, values.mean(0), marker="o", markersize=3.5, label=name, **style)
-            right.plot(values[:, -1], [row] * len(runs), "o", color=style["color"], alpha=0.8, markersize=5)
-            right.plot(values[:, -1].mean(), row, "|", color=INK, markersize=14)
-        left.set(xlabel="step", ylabel="validation loss per answer token", title="mean over the seeds")
-        left.legend(fontsize=8.5)
-        right.set(xlabel="validation loss", title=f"after {study.task.steps} steps, each seed")
-        right.set_yticks(range(len(names)), names)
-        right.locator_params(axis="x", nbins=4)
-        right.invert_yaxis()
-        save_svg(fig, path)
-    return Picture(
-        path.name, f"Validation loss on {study.task.name}",
-        "Left: loss on held-out problems by step, mean over the seeds. Right: every seed at the end (dots) and their "
-        "mean (bar).",
-    )  # fmt: skip
-
-
-def draw_scores(study: Study, metric: str, path: Path) -> Picture:
+def draw_scores(task: Task, runs: Runs, metric: Metric, path: Path) -> Picture:
     """A bar for every arm, a dot for every seed."""
-    with figure(7.2, 0.34 * len(study.arms) + 1.2) as (fig, ax):
-        for row, arm in enumerate(study.arms):
-            values = [run.scores[metric] for run in study.runs[arm.name] if metric in run.scores]
+    colours = {"system": SYSTEM, "ablation": SERIES[5]}
+    with figure(7.2, 0.34 * len(runs.arms) + 1.2) as (fig, ax):
+        for row, arm in enumerate(runs.arms):
+            values = [value for value in runs.values(arm.name, metric.name) if math.isfinite(value)]
             if not values:
                 continue
             mean = sum(values) / len(values)
-            colour = SYSTEM if arm.kind == "system" else SERIES[5] if arm.kind == "ablation" else BASELINE
-            ax.barh(row, mean, color=colour)
+            ax.barh(row, mean, color=colours.get(arm.kind, BASELINE))
             ax.plot(values, [row] * len(values), "o", color=INK, markersize=3)
-            ax.text(0.01, row, f"{mean:.3f}", va="center", color=PAPER, fontsize=9)
-        ax.set_yticks(range(len(study.arms)), [arm.name for arm in study.arms])
-        ax.set(xlabel=metric, title=study.task.name, xlim=(0, 1))
+            ax.text(0.01, row, f"{mean:.3f}", va="center", color=PAPER, fontsize=9, transform=ax.get_yaxis_transform())
+        ax.set_yticks(range(len(runs.arms)), [arm.name for arm in runs.arms])
+        ax.set(xlabel=metric.name, title=task.name, xlim=(0, 1) if task.classes else None)
         ax.invert_yaxis()
         ax.grid(False, axis="y")
         save_svg(fig, path)
     return Picture(
-        path.name, f"{metric.capitalize()} on {study.task.name}",
+        path.name, f"{metric.name.capitalize()} on {task.name}",
         "Bars: mean over the seeds; dots: each seed. Blue: the system; light blue: its other settings and controls; "
         "grey: baselines.",
     )  # fmt: skip
 
 
-def draw_ranks(study: Study, names: list[str], path: Path) -> Picture:
+def draw_ranks(runs: Runs, names: Sequence[str], path: Path) -> Picture:
     """The rank of every layer at every step, for some arms with the first seed."""
-    drawn = [(name, study.runs[name][0]) for name in names if name in study.runs and study.runs[name][0].ranks]
-    grids = [rank_grid(run) for _, run in drawn]
-    top = max(grid.max() for grid in grids)
-    layers = [short(name) for name in drawn[0][1].ranks[0][1]]
+    drawn = {name: runs.of(name)[0] for name in names}
+    grids = {name: rank_grid(run) for name, run in drawn.items()}
+    layers = [short(name) for name in next(iter(drawn.values())).details["ranks"][0][1]]
+    top = max(grid.max() for grid in grids.values())
     with figure(7.2, 0.2 * len(layers) + 1.6, ncols=len(drawn), sharey=True, squeeze=False) as (fig, axes):
-        for ax, (name, run), grid in zip(axes[0], drawn, grids, strict=True):
+        for ax, (name, grid) in zip(axes[0], grids.items(), strict=True):
+            steps = grid.shape[1]
             image = ax.imshow(grid, aspect="auto", interpolation="nearest", cmap=SEQUENTIAL, vmin=0, vmax=top,
-                              extent=(0, run.steps, len(layers) - 0.5, -0.5))  # fmt: skip
+                              extent=(0, steps, len(layers) - 0.5, -0.5))  # fmt: skip
             ax.grid(False)
             ax.set_yticks(range(len(layers)), layers, fontsize=8.5)
             ax.set(title=name, xlabel="step")
             for row, rank in enumerate(grid[:, -1]):
-                ax.text(run.steps * 1.02, row, str(rank), va="center", fontsize=8, clip_on=False)
+                ax.text(steps * 1.02, row, str(rank), va="center", fontsize=8, clip_on=False)
         fig.colorbar(image, ax=axes[0, -1], label="rank", pad=0.12)
         save_svg(fig, path)
     return Picture(
@@ -138,9 +111,9 @@ def draw_ranks(study: Study, names: list[str], path: Path) -> Picture:
 
 def rank_grid(run: Run) -> np.ndarray:
     """(layer, step) -> rank."""
-    changes = [step for step, _ in run.ranks]
-    at = np.searchsorted(changes, np.arange(run.steps), side="right") - 1
-    values = np.array([list(ranks.values()) for _, ranks in run.ranks])
+    changes = [step for step, _ in run.details["ranks"]]
+    at = np.searchsorted(changes, np.arange(len(run.details["losses"])), side="right") - 1
+    values = np.array([list(ranks.values()) for _, ranks in run.details["ranks"]])
     return values[at].T
 
 
