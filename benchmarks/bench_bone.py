@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Measurement, compare
 from linmap.adapt.bone import BoneConfig
+from linmap.training.memory import KeptForBackward
 
 N, R = 768, 64
 
@@ -92,16 +93,8 @@ def both_ways(layer: nn.Module, x: Tensor) -> Callable[[], None]:
 
 
 def kept_for_backward(layer: nn.Module, x: Tensor) -> int:
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
-    storages: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    """Bytes that autograd keeps, each storage once, beside the layer's own parameters and buffers."""
+    with KeptForBackward(layer) as kept:
         y = layer(x.clone().requires_grad_())
-    y.sum().backward()
-    return sum(storages.values())
+    assert y.requires_grad
+    return kept.total

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.measure import Measurement, compare
 from linmap.adapt import TriAdaptLinear, triadapt_delta
+from linmap.training.memory import KeptForBackward
 
 N, R = 768, 8
 SLOWER = 1.15  # how much slower than LoRA it may be
@@ -100,14 +100,7 @@ def both_ways(
 
 def kept_for_backward(layer: nn.Module, x: Tensor) -> int:
     """Bytes that autograd keeps, each storage once, beside the layer's own parameters and buffers."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*layer.parameters(), *layer.buffers())}
-    kept: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
+    with KeptForBackward(layer) as kept:
         y = layer(x.clone().requires_grad_())
-    del y
-    return sum(t.untyped_storage().nbytes() for address, t in kept.items() if address not in own)
+    assert y.requires_grad
+    return kept.total

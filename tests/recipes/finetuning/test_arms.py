@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from linmap.maps import TriangularPair
-from linmap.recipes.finetuning.arms import KeptForBackward, Steering, Way, frozen, trained, used_parameters
+from linmap.recipes.finetuning.arms import Steering, Way, frozen, trained, used_parameters
 from linmap.recipes.finetuning.tasks import CHOOSING, TRAINING, BatchesByLength
 from recipes.finetuning.line import PLAIN, Line
 
@@ -41,18 +41,6 @@ def test_every_sample_is_in_one_batch_and_neighbours_in_length_meet(count: int, 
 def test_the_seed_changes_which_samples_meet() -> None:
     lengths = [1] * 40
     assert BatchesByLength(Rows(), lengths, 4, 0).batches != BatchesByLength(Rows(), lengths, 4, 1).batches
-
-
-def test_what_is_kept_for_backward_is_counted_once_and_without_the_weights() -> None:
-    first, second = nn.Linear(5, 3, bias=False), nn.Linear(5, 3, bias=False)
-    model = nn.ModuleList([first, second])
-    x = torch.randn(7, 5)
-    with KeptForBackward(model) as kept:
-        (first(x) + second(x)).sum()
-    assert kept.total == x.nbytes  # x, for both weights; the weights themselves are the model's
-    with KeptForBackward(model) as kept, torch.no_grad():
-        (first(x) + second(x)).sum()
-    assert kept.total == 0
 
 
 def test_a_run_is_validated_at_its_checkpoints_and_learns() -> None:

@@ -23,7 +23,7 @@ from linmap.recipes.finetuning.apply import apply
 from linmap.recipes.finetuning.fit import Method, fine_tune
 from linmap.recipes.finetuning.flags import Answering, FineTuning
 from linmap.recipes.finetuning.saving import load_adapter
-from linmap.recipes.job import ApplyJob, FitJob
+from linmap.recipes.job import FitJob, FittedJob
 from recipes.finetuning.tiny import moods, save_encoder, save_llama, sums, write_jsonl
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -120,7 +120,7 @@ def test_a_classifier_learns_and_names_the_classes(
     assert summary["task"] == "classification"
     assert summary["classes"] == 2
     out = tmp_path / "answers.jsonl"
-    found = apply(Answering(batch_size=3), ApplyJob(artifact=tmp_path, data=data["classification"], out=out))
+    found = apply(Answering(batch_size=3), FittedJob(artifact=tmp_path, data=data["classification"], out=out))
     answers = [json.loads(line) for line in out.read_text().splitlines()]
     assert [{name: answer[name] for name in ("text", "label")} for answer in answers] == moods(20)
     assert found["accuracy"] == sum(answer["predicted"] == answer["label"] for answer in answers) / 20 > 0.75
@@ -273,7 +273,7 @@ def test_merged_models_load_without_linmap_and_give_the_same(
 def test_an_adapter_is_merged_later_too(models: dict[str, Path], data: dict[str, Path], tmp_path: Path) -> None:
     fit("bone", settings_of("bone", models["language"], merge=True), data=data["language"], out=tmp_path)
     out = tmp_path / "later"
-    apply(Answering(merge=True), ApplyJob(artifact=tmp_path, out=out))
+    apply(Answering(merge=True), FittedJob(artifact=tmp_path, out=out))
     one, other = (load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", out))
     assert all(torch.equal(one[name], other[name]) for name in one | other)
 
@@ -293,7 +293,7 @@ def test_prompts_answered_together_get_the_answers_that_they_get_alone(adapter: 
         tmp_path / "prompts.jsonl", [{"id": i, "prompt": "ab c"[: i + 1] * (i + 1)} for i in range(4)]
     )
     out = tmp_path / "answers.jsonl"
-    apply(Answering(max_new_tokens=6, batch_size=3), ApplyJob(artifact=adapter, data=prompts, out=out))
+    apply(Answering(max_new_tokens=6, batch_size=3), FittedJob(artifact=adapter, data=prompts, out=out))
     answers = [json.loads(line) for line in out.read_text().splitlines()]
     saved = load_adapter(adapter, "bone")
     for record, answer in zip(read_prompts(prompts, "language"), answers, strict=True):
@@ -310,7 +310,7 @@ def test_answers_are_repeatable_and_written_as_csv_too(adapter: Path, data: dict
     settings = Answering(max_new_tokens=4, temperature=1.0, limit=3)
     rows = []
     for name in ("a.csv", "b.csv"):
-        job = ApplyJob(artifact=adapter, data=data["language"], out=tmp_path / name, seed=3)
+        job = FittedJob(artifact=adapter, data=data["language"], out=tmp_path / name, seed=3)
         apply(settings, job)
         with open(tmp_path / name, newline="", encoding="utf-8") as file:
             rows.append(list(csv.DictReader(file)))
@@ -326,7 +326,7 @@ def test_what_cannot_be_answered_is_named(adapter: Path, data: dict[str, Path], 
         ({"max_new_tokens": 200}, data["language"], "a.jsonl", "exceed the 128 positions"),
         ({}, data["language"], "a.txt", "answers are written as .jsonl or .csv"),
     ):
-        job = ApplyJob(artifact=adapter, data=data_file, out=tmp_path / out)
+        job = FittedJob(artifact=adapter, data=data_file, out=tmp_path / out)
         with pytest.raises((UsageError, ValueError), match=message):
             apply(Answering(**options), job)
     assert [path.name for path in tmp_path.iterdir()] == ["empty.jsonl"]
@@ -356,7 +356,7 @@ def test_a_strangers_folder_downloads_nothing_unasked(
     folder = shutil.copytree(adapter, tmp_path / "stranger")
     config = json.loads((folder / "linmap.json").read_text())["config"]
     edited(folder / "linmap.json", config=config | {"model": "stranger/model"})
-    job = ApplyJob(artifact=folder, data=data["language"], out=tmp_path / "a.jsonl")
+    job = FittedJob(artifact=folder, data=data["language"], out=tmp_path / "a.jsonl")
     for settings in (Answering(), Answering(merge=True)):
         with pytest.raises(ArtifactError, match=r"'stranger/model', which is not on this machine.*--allow-download"):
             apply(settings, job)
@@ -418,7 +418,7 @@ def test_a_target_that_fits_no_layer_is_named(
 def test_fields_that_no_utf8_has_come_back_as_they_were(adapter: Path, tmp_path: Path) -> None:
     records = write_jsonl(tmp_path / "a.jsonl", [{"id": "a\ud800b", "prompt": "ab"}, {"id": "é", "prompt": "ab"}])
     for name in ("b.jsonl", "b.csv"):
-        job = ApplyJob(artifact=adapter, data=records, out=tmp_path / name)
+        job = FittedJob(artifact=adapter, data=records, out=tmp_path / name)
         apply(Answering(max_new_tokens=2), job)
     answers = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
     assert [answer["id"] for answer in answers] == ["a\ud800b", "é"]

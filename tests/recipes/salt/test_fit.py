@@ -12,7 +12,7 @@ from torch import nn
 from linmap.adapt import SaltConv2d
 from linmap.data.pretrained import efficientnet_lite0
 from linmap.errors import ArtifactError, UsageError
-from linmap.recipes.job import ApplyJob, FitJob
+from linmap.recipes.job import FitJob, FittedJob
 from linmap.recipes.salt.apply import apply, load_segmenter
 from linmap.recipes.salt.fit import adapt, build, fit, trained
 from linmap.recipes.salt.flags import CompareImages, FitImages, Segmenting
@@ -101,7 +101,7 @@ def test_what_was_fitted_loads_and_gives_the_same_masks(fitted, tmp_path):
 
 def test_apply_writes_masks_at_the_size_of_the_images(fitted, folder, tmp_path):
     out, _ = fitted
-    summary = apply(Segmenting(), ApplyJob(artifact=out, data=folder, out=tmp_path / "found"))
+    summary = apply(Segmenting(), FittedJob(artifact=out, data=folder, out=tmp_path / "found"))
     assert summary["images"] == 6
     masks = [np.asarray(Image.open(tmp_path / f"found/{i}.png")) for i in range(6)]
     assert {mask.shape for mask in masks} == {(40, 50)}
@@ -119,7 +119,7 @@ def test_a_finished_fit_resumes_to_the_same_weights(fitted, folder, tmp_path):
 def test_wrong_use_is_refused(fitted, tmp_path):
     out, _ = fitted
     with pytest.raises(UsageError, match="masks are written into a folder"):
-        apply(Segmenting(), ApplyJob(artifact=out, out=tmp_path / "masks.png"))
+        apply(Segmenting(), FittedJob(artifact=out, out=tmp_path / "masks.png"))
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / "model.safetensors").write_bytes((out / "model.safetensors").read_bytes())

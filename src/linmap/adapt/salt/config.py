@@ -25,13 +25,16 @@ class SaltConfig(AdapterConfig):
 
     Parameters
     ----------
-    ratio, k
-        How many of the q singular values of a weight are scaled and shifted: max(1, int(ratio * q)), or k in every
-        layer. ratio=0.1 when neither is given.
+    ratio
+        Share of the singular values of a weight that are scaled and shifted, at least one of them; 0.1 where neither
+        it nor k is given.
+    k
+        How many are, the same in every layer; in place of ratio.
     r
-        Rank of the update of the others.
+        Rank of the update of the other singular values.
     relu
-        "all" (the paper), "diag" (the update keeps its low rank; cheaper) or "none".
+        What keeps singular values from turning negative: "all" (the paper) acts on the whole core, "diag" on its
+        diagonal alone, so that the update keeps its low rank, which is several times faster; "none" lets them.
     init
         "zero" (no change at the start) or "gauss".
     save_basis

@@ -11,7 +11,7 @@ from linmap.recipes.job import FitJob
 
 
 def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
-    """Fine-tune on a file of texts; on GSM8K without one."""
+    """Fine-tune a pretrained model on your texts; on the problems of GSM8K without --data."""
     return fine_tune(settings, job, method(settings))
 
 

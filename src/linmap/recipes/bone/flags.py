@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from linmap.recipes.derived import flags
-from linmap.recipes.finetuning.flags import FineTuning
+from linmap.recipes.finetuning.flags import PEFT_FIELDS, FineTuning
 
 
 @flags
@@ -13,5 +13,5 @@ class Fit(FineTuning):
     __doc__ = FineTuning.__doc__
 
     OF = "linmap.adapt.bone.config:BoneConfig"
-    LEAVE = ("init_weights",)
+    LEAVE = (*PEFT_FIELDS, "init_weights")
     OTHER: ClassVar = {}

@@ -14,7 +14,7 @@ from linmap.data.tokens import ClassificationData
 from linmap.errors import UsageError
 from linmap.recipes.finetuning.flags import Answering
 from linmap.recipes.finetuning.saving import Saved, load_adapter, write_merged
-from linmap.recipes.job import ApplyJob
+from linmap.recipes.job import FittedJob
 from linmap.recipes.language.answering import batches, check_answers, generated, write_answers
 
 ADDED = {"language": ["generated"], "classification": ["predicted", "probability"]}
@@ -22,9 +22,8 @@ EMBEDDED = {"language": "bone/gsm8k_test.jsonl.gz", "classification": "triadaptl
 SHOWN = 8  # embedded records that are answered without --data
 
 
-def apply(settings: Answering, job: ApplyJob) -> dict[str, Any]:
+def apply(settings: Answering, job: FittedJob) -> dict[str, Any]:
     """Answer the records of a file (some embedded ones without --data), or write the merged model."""
-    assert job.artifact is not None  # the command line refuses it
     system = read_config(job.artifact)["system"]
     if settings.merge:
         out = job.out or job.artifact / "merged"

@@ -22,11 +22,11 @@ from linmap.recipes.finetuning.fit import parameter_groups
 from linmap.recipes.finetuning.models import TextClassifier
 from linmap.recipes.finetuning.tasks import CHOOSING, TRAINING, Task
 from linmap.training import TrainingConfig, train
+from linmap.training.memory import KeptForBackward
 
 FULL_TUNING_SCALE = 1 / 50  # of the adapters' learning rates
 WARM_STEPS = 3  # left out of the time of a step
 ADAM_COPIES = 4  # a trained weight, its gradient and its two moments
-WINDOWS = 8  # a reported training loss is the mean over the last eighth of the steps
 
 
 class Steering(NamedTuple):
@@ -169,7 +169,7 @@ class Recorder:
 
     def training_loss(self, steps: int) -> float:
         """The mean over the last steps; NaN where training did not get there."""
-        return statistics.fmean(self.losses[-max(steps // WINDOWS, 1) :]) if len(self.losses) >= steps else math.nan
+        return statistics.fmean(self.losses[-self.task.window :]) if len(self.losses) >= steps else math.nan
 
     def details(self, weights: Sequence[nn.Parameter]) -> dict[str, Any]:
         """What tables and pictures need. `memory` is of what is trained with its gradients and moments, and of what
@@ -180,26 +180,6 @@ class Recorder:
             "step_seconds": statistics.median(self.times[WARM_STEPS:] or self.times or [0.0]),
             "memory": self.kept + ADAM_COPIES * trained_bytes,
         }  # fmt: skip
-
-
-class KeptForBackward(torch.autograd.graph.saved_tensors_hooks):
-    """Sums the bytes of the storages that a forward pass keeps for its backward pass, the model's own not counted."""
-
-    def __init__(self, model: nn.Module) -> None:
-        own = [*model.parameters(), *model.buffers()]
-        self.seen, self.total = {tensor.untyped_storage().data_ptr() for tensor in own}, 0
-        super().__init__(self.pack, lambda tensor: tensor)
-
-    def __enter__(self) -> KeptForBackward:
-        super().__enter__()
-        return self
-
-    def pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.seen:  # what is kept stays alive, so an address stands for one storage
-            self.seen.add(storage.data_ptr())
-            self.total += storage.nbytes()
-        return tensor
 
 
 def used_parameters(model: nn.Module, weights: Sequence[nn.Parameter]) -> int:

@@ -70,15 +70,14 @@ def choice_of(task: Task) -> Choice:
 def losses(task: Task, runs: Runs) -> Table:
     """The training loss of every arm at fixed steps."""
     steps = [max(task.steps * part // 4, 1) for part in QUARTERS]
-    window = max(task.steps // 8, 1)
     rows: list[list[str | float | int]] = []
     for arm in runs.arms:
         curves = [run.details["losses"] for run in runs.of(arm.name) if run.details.get("losses")]
-        means = ([statistics.fmean(curve[max(step - window, 0) : step]) for curve in curves if len(curve) >= step]
+        means = ([statistics.fmean(curve[max(step - task.window, 0) : step]) for curve in curves if len(curve) >= step]
                  for step in steps)  # fmt: skip
         rows.append([arm.name, *(mean_std(values, 4) for values in means)])
     columns = ["method", *(f"step {step}" for step in steps)]
-    note = f"Mean of the last {window} steps, ± standard deviation over the seeds."
+    note = f"Mean of the last {task.window} steps, ± standard deviation over the seeds."
     return Table(f"{TRAINING.capitalize()} at fixed steps", columns, rows, note)
 
 

@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 
 DEFAULT_MODELS = {"language": "smollm2-135m", "classification": "minilm-l6"}
 """The model of a task where none is named."""
+PEFT_FIELDS = (
+    "target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern", "bias",
+)  # fmt: skip
+"""Parameters of every adapter's configuration, of which fine-tuning has the first as a flag of its own."""
 EMBEDDED = {"language": "bone/gsm8k_train2000.jsonl.gz", "classification": "triadaptlora/banking77_train.csv.gz"}
 """The data of a task where the user gives none."""
 
 
 @flags
 class FineTuning(Derived):
-    """Fine-tune a pretrained language model, or a text encoder, on your texts.
+    """--data is a .jsonl, .json, .csv or .txt file (a text a line), perhaps with .gz behind, of records with
 
-    --data is a .jsonl, .json, .csv or .txt file (a text a line), perhaps with .gz behind, of records with
     - "text", all of which is learnt;
     - "prompt" and "completion", "question" and "answer", or "instruction" (and "input") and "output";
     - "messages", the turns of a chat, of which the assistant's are learnt;

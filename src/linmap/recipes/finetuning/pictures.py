@@ -34,7 +34,7 @@ def smoothed(losses: Sequence[float], window: int) -> np.ndarray:
 
 def draw_losses(task: Task, runs: Runs, path: Path) -> Picture:
     """Training loss of every arm, and what it differs from LoRA's with the same seed, which means the same batches."""
-    window = max(task.steps // 8, 1)
+    window = task.window
     curves = {
         arm.name: np.stack([smoothed(run.details["losses"], window) for run in runs.of(arm.name)])
         for arm in runs.arms

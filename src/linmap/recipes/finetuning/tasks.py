@@ -58,6 +58,11 @@ class Task:
         return [Metric(ACCURACY, "higher", digits=3), *losses] if self.classes else losses
 
     @property
+    def window(self) -> int:
+        """Steps over which a training loss is averaged before it is shown: the last eighth of all."""
+        return max(self.steps // 8, 1)
+
+    @property
     def kind(self) -> str:
         """What the records are for: "classification" or "language"."""
         return "classification" if self.classes else "language"

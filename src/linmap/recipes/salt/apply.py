@@ -15,20 +15,19 @@ from linmap.data.masks import load_images, resized
 from linmap.errors import ArtifactError, UsageError
 from linmap.recipes.finetuning import apply as texts
 from linmap.recipes.finetuning.flags import Answering
-from linmap.recipes.job import ApplyJob
+from linmap.recipes.job import FittedJob
 from linmap.recipes.salt.fit import adapt, build, trained_state
 from linmap.recipes.salt.flags import Segmenting
 from linmap.recipes.salt.segmenter import Segmenter, probabilities
 
 
-def apply(settings: Answering | Segmenting, job: ApplyJob) -> dict[str, Any]:
+def apply(settings: Answering | Segmenting, job: FittedJob) -> dict[str, Any]:
     """Segment images, or complete or classify the records of a file."""
     return texts.apply(settings, job) if isinstance(settings, Answering) else segment(job)
 
 
-def segment(job: ApplyJob) -> dict[str, Any]:
+def segment(job: FittedJob) -> dict[str, Any]:
     """Write the mask of every image as a PNG of 0 and 255 at the image's size."""
-    assert job.artifact is not None  # the command line refuses it
     model, config = load_segmenter(job.artifact)
     out = job.out or job.artifact / "masks"
     if out.suffix or out.is_file():

@@ -27,7 +27,10 @@ Adapt = Callable[[nn.Module], None]
 
 
 def fit(settings: FitImages | Texts, job: FitJob) -> dict[str, Any]:
-    """Adapt a segmenter to images and masks, or a pretrained model to texts."""
+    """Adapt a segmenter to a folder of images and masks, or an .npz of them; to ultrasound images without either.
+
+    For texts, and their flags: linmap fit salt --data train.jsonl --help
+    """
     if isinstance(settings, Texts):
         return fine_tune(settings, job, method(settings))
     return fit_segmenter(settings, job)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from linmap.errors import ArgumentError
+from linmap.errors import ArgumentError, ArtifactError
 from linmap.recipes.derived import Derived, Other, flags
-from linmap.recipes.finetuning.flags import Answering, FineTuning
+from linmap.recipes.finetuning.flags import PEFT_FIELDS, Answering, FineTuning
 
 if TYPE_CHECKING:
     from linmap.training import TrainingConfig
@@ -31,7 +31,7 @@ class Texts(FineTuning):
     __doc__ = FineTuning.__doc__
 
     OF = SALT
-    LEAVE = ("k", "init", "save_basis", "save")
+    LEAVE = (*PEFT_FIELDS, "k", "init", "save_basis", "save")
     OTHER: ClassVar = {
         "ratio": SHARE,
         "relu": Other("diag", "all builds every weight at each step, several times slower in a language model"),
@@ -51,7 +51,7 @@ class Images(Derived):
     """What fitting and comparing on images with masks share."""
 
     OF = SALT
-    LEAVE = ("k", "r", "relu", "init", "save_basis", "save", "also_train")
+    LEAVE = (*PEFT_FIELDS, "k", "r", "relu", "init", "save_basis", "save", "also_train")
     OTHER: ClassVar = {"ratio": SHARE}
 
     label: int | None = None
@@ -171,4 +171,8 @@ def applying(path: Path | None) -> type:
         return Answering
     from linmap.artifacts import read_config
 
-    return Segmenting if read_config(path)["config"].get("task") == "segmentation" else Answering
+    try:
+        task = read_config(path)["config"].get("task")
+    except ArtifactError:  # loading it says what is wrong with it
+        task = None
+    return Segmenting if task == "segmentation" else Answering

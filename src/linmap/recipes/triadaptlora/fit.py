@@ -17,7 +17,7 @@ ROOM = 2  # times the reference rank: the highest rank of a layer
 
 
 def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
-    """Fine-tune on a file of texts; on Banking77 without one."""
+    """Fine-tune a pretrained model on your texts; on the intents of Banking77 without --data."""
     return fine_tune(settings, job, method(settings))
 
 

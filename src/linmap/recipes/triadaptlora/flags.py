@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from linmap.errors import ArgumentError
 from linmap.recipes.derived import flags
-from linmap.recipes.finetuning.flags import Completions, FineTuning, Labelled, form_of
+from linmap.recipes.finetuning.flags import PEFT_FIELDS, Completions, FineTuning, Labelled, form_of
 
 
 @flags
@@ -17,6 +17,7 @@ class Fit(FineTuning):
 
     OF = "linmap.adapt.triadaptlora.config:TriAdaptLoraConfig"
     LEAVE = (
+        *PEFT_FIELDS,
         "init_warmup", "incre_interval", "incre_rank_num", "total_step", "target_total_rank", "r_max", "grow_init",
         "init_c", "storage", "rank_pattern",
     )  # fmt: skip
@@ -40,7 +41,7 @@ class Fit(FineTuning):
 
 @dataclass(frozen=True)
 class LabelledTexts(Labelled):
-    __doc__ = Labelled.__doc__
+    """Texts with labels, with settings that suit growing ranks."""
 
     batch_size: int = 8
     """Records of a step."""
