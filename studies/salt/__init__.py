@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from linmap.adapt.segmentation import Segmenter, segmentation_loss
 from linmap.data.masks import embedded_ultrasound
 from linmap.experiment import Arm, Check, Runs, Table, draw_all
 from linmap.recipes.job import CompareJob
@@ -30,9 +31,7 @@ from linmap.recipes.salt.compare import (
 )
 from linmap.recipes.salt.fit import Adapt, adapt, build
 from linmap.recipes.salt.flags import CompareImages
-from linmap.recipes.salt.metrics import segmentation_loss
 from linmap.recipes.salt.pictures import draw_losses, draw_masks
-from linmap.recipes.salt.segmenter import Segmenter
 from studies.study import Findings, Job, Protocol, table_of
 
 SETTINGS = CompareImages(size=192, epochs=15, lr=3e-3, images=(20, 60, 120), rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2))

@@ -10,7 +10,7 @@ from studies.triadaptlora import PROTOCOLS, RandomGrowth, UniformGrowth
 from transformers import BertConfig, BertModel
 
 from linmap.adapt import RankAllocator
-from linmap.recipes.finetuning.models import TextClassifier
+from linmap.adapt.texts import TextClassifier
 from linmap.recipes.triadaptlora.compare import triadapt
 from recipes.finetuning.line import bare_task
 

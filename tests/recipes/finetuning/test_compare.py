@@ -10,6 +10,7 @@ from peft import AdaLoraConfig, get_peft_model
 from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
+from linmap.adapt.texts import TextClassifier
 from linmap.data import find
 from linmap.data.text import read_training_texts
 from linmap.data.tokens import UNLEARNT
@@ -20,7 +21,6 @@ from linmap.recipes.bone.compare import compare as compare_bone
 from linmap.recipes.finetuning import arms, tasks
 from linmap.recipes.finetuning.arms import lora, untouched_model
 from linmap.recipes.finetuning.flags import EMBEDDED, Comparison, Completions, Labelled, comparing
-from linmap.recipes.finetuning.models import TextClassifier
 from linmap.recipes.finetuning.tasks import ACCURACY, LOSS, TRAINING, split, task_of
 from linmap.recipes.job import CompareJob
 from linmap.recipes.triadaptlora.compare import compare as compare_triadaptlora

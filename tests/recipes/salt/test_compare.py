@@ -12,9 +12,8 @@ from linmap.experiment import Result, Trial
 from linmap.recipes.job import CompareJob
 from linmap.recipes.salt import compare as module
 from linmap.recipes.salt.compare import CHOOSING, DICE, Images, adapter_parameters, arms_of, compare, train_arm
-from linmap.recipes.salt.fit import Adapt
+from linmap.recipes.salt.fit import Adapt, load
 from linmap.recipes.salt.flags import CompareImages
-from linmap.recipes.salt.segmenter import load
 
 TINY = CompareImages(size=32, epochs=1, images=(4, 6), seeds=2, rates=(1e-3, 1e-2))
 

@@ -10,13 +10,13 @@ from PIL import Image
 from torch import nn
 
 from linmap.adapt import SaltConv2d
+from linmap.adapt.segmentation import Segmenter, probabilities
 from linmap.data.pretrained import efficientnet_lite0
 from linmap.errors import ArtifactError, UsageError
 from linmap.recipes.job import FitJob, FittedJob
 from linmap.recipes.salt.apply import apply, load_segmenter
-from linmap.recipes.salt.fit import adapt, build, fit, trained
+from linmap.recipes.salt.fit import adapt, build, fit, load, trained
 from linmap.recipes.salt.flags import CompareImages, FitImages, Segmenting
-from linmap.recipes.salt.segmenter import Segmenter, load, probabilities
 
 SETTINGS = FitImages(size=32, epochs=2, r=2)
 

@@ -14,19 +14,19 @@ from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from linmap.adapt.layer import AdapterLayer
-from linmap.data import find
-from linmap.data.pretrained import BUNDLED
-from linmap.data.text import Task, TextFile, TextRecord, labels_of, read_training_texts
-from linmap.data.tokens import ClassificationData, LanguageData, Tokenizer, document_of
-from linmap.errors import ArgumentError, DataError, UsageError
-from linmap.recipes.finetuning.flags import DEFAULT_MODELS, EMBEDDED, FineTuning
-from linmap.recipes.finetuning.models import (
+from linmap.adapt.texts import (
     TextClassifier,
     check_packing,
     classification_loss,
     language_loss,
     row_length,
 )
+from linmap.data import find
+from linmap.data.pretrained import BUNDLED
+from linmap.data.text import Task, TextFile, TextRecord, labels_of, read_training_texts
+from linmap.data.tokens import ClassificationData, LanguageData, Tokenizer, document_of
+from linmap.errors import ArgumentError, DataError, UsageError
+from linmap.recipes.finetuning.flags import DEFAULT_MODELS, EMBEDDED, FineTuning
 from linmap.recipes.finetuning.saving import save_adapter, write_merged
 from linmap.recipes.job import FitJob
 from linmap.recipes.language.folders import check_free

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import linmap.adapt  # noqa: F401  # makes its methods known to PEFT
+from linmap.adapt.texts import TextClassifier
 from linmap.artifacts import SHARED, read_config, write_config, write_json
 from linmap.data.text import Task
 from linmap.data.tokens import Side, Tokenizer
 from linmap.errors import ArtifactError
-from linmap.recipes.finetuning.models import TextClassifier
 from linmap.recipes.language.folders import check_free, staged
 from linmap.recipes.language.models import (
     base_folder,

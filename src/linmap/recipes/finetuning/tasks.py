@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from linmap.adapt.texts import TextClassifier, classification_loss, language_loss
 from linmap.data.pretrained import bundled_model
 from linmap.data.text import TextRecord, labels_of, read_training_texts
 from linmap.data.tokens import ClassificationData, Document, LanguageData, document_of
@@ -20,7 +21,6 @@ from linmap.errors import DataError
 from linmap.experiment import Metric
 from linmap.recipes.finetuning.fit import Data, accuracy
 from linmap.recipes.finetuning.flags import DEFAULT_MODELS, Completions, Labelled
-from linmap.recipes.finetuning.models import TextClassifier, classification_loss, language_loss
 from linmap.recipes.language.models import load_pretrained, load_tokenizer
 from linmap.training import mean_loss
 

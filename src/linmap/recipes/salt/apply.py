@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from linmap import artifacts
+from linmap.adapt.segmentation import Segmenter, probabilities
 from linmap.data import find
 from linmap.data.masks import load_images, resized
 from linmap.errors import ArtifactError, UsageError
@@ -18,7 +19,6 @@ from linmap.recipes.finetuning.flags import Answering
 from linmap.recipes.job import FittedJob
 from linmap.recipes.salt.fit import adapt, build, trained_state
 from linmap.recipes.salt.flags import Segmenting
-from linmap.recipes.salt.segmenter import Segmenter, probabilities
 
 
 def apply(settings: Answering | Segmenting, job: FittedJob) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
+from linmap.adapt.segmentation import TARGETS, probabilities
 from linmap.data.masks import MaskedImages
 from linmap.errors import ArgumentError
 from linmap.experiment import (
@@ -35,10 +36,9 @@ from linmap.experiment import (
     with_pictures,
 )
 from linmap.recipes.job import CompareJob
-from linmap.recipes.salt.fit import Adapt, adapt, build, measure, train_segmenter, trained
+from linmap.recipes.salt.fit import Adapt, adapt, build, load, measure, train_segmenter, trained
 from linmap.recipes.salt.flags import CompareImages
 from linmap.recipes.salt.pictures import draw_losses, draw_masks
-from linmap.recipes.salt.segmenter import TARGETS, load, probabilities
 
 DICE, HD95, CHOOSING = "Dice", "HD95", "validation Dice"
 DRAWN = 3  # test images in the picture

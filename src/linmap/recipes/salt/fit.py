@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,12 @@ from torch.utils.data import TensorDataset
 
 from linmap import artifacts
 from linmap.adapt import SaltConfig, salt_regularization
-from linmap.data.masks import Augmented, MaskedImages
+from linmap.adapt.segmentation import TARGETS, Segmenter, dice, hd95, probabilities, segmentation_loss
+from linmap.data.masks import Augmented, MaskedImages, embedded_ultrasound, load_masked_images
 from linmap.errors import DataError
 from linmap.recipes.finetuning.fit import Method, fine_tune
 from linmap.recipes.job import FitJob
 from linmap.recipes.salt.flags import FitImages, Texts
-from linmap.recipes.salt.metrics import dice, hd95, segmentation_loss
-from linmap.recipes.salt.segmenter import TARGETS, Segmenter, load, probabilities
 from linmap.training import TrainingConfig, TrainingHistory, train
 
 Adapt = Callable[[nn.Module], None]
@@ -69,6 +69,13 @@ def fit_segmenter(settings: FitImages, job: FitJob) -> dict[str, Any]:
         "epochs": len(history.epochs), "best_epoch": history.best_epoch,
         "validation_dice": round(float(np.mean(measured["dice"])), 4), "seconds": round(history.seconds, 1),
     }  # fmt: skip
+
+
+def load(path: Path | None, size: int, label: int | None) -> MaskedImages:
+    """The user's images and masks, or the embedded ultrasound, of which the vessels (2) are to be found."""
+    if path is None:
+        return embedded_ultrasound("train", size, 2 if label is None else label)
+    return load_masked_images(path, size, label)
 
 
 # -- the model -------------------------------------------------------------------------------------------------------

@@ -9,11 +9,11 @@ from peft import AdaLoraConfig
 from torch import Tensor, nn
 
 from linmap.adapt import RankAllocator, TriAdaptLoraConfig
+from linmap.adapt.texts import TextClassifier
 from linmap.experiment import Kind, Result
 from linmap.recipes.finetuning.arms import FULL, Steering, Way, attach, lora, untouched_model
 from linmap.recipes.finetuning.compare import compare_ways, data_of
 from linmap.recipes.finetuning.flags import Completions, Labelled
-from linmap.recipes.finetuning.models import TextClassifier
 from linmap.recipes.finetuning.tasks import Task, task_of
 from linmap.recipes.job import CompareJob
 

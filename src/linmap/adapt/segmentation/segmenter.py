@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linmap.data.masks import MaskedImages, embedded_ultrasound, load_masked_images
 from linmap.data.pretrained import efficientnet_lite0
 
 TARGETS = r".*(_expand_conv|_project_conv|_conv_head)"  # the 32 ungrouped 1 x 1 convolutions
@@ -94,10 +92,3 @@ def probabilities(
     model.eval()
     device = next(model.parameters()).device
     return torch.cat([model(part.to(device)).sigmoid().cpu() for part in images.split(8)])
-
-
-def load(path: Path | None, size: int, label: int | None) -> MaskedImages:
-    """The user's images and masks, or the embedded ultrasound, of which the vessels (2) are to be found."""
-    if path is None:
-        return embedded_ultrasound("train", size, 2 if label is None else label)
-    return load_masked_images(path, size, label)

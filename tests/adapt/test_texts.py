@@ -6,9 +6,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModel
 
+from linmap.adapt.texts import TextClassifier, check_packing, language_loss, row_length
 from linmap.data.tokens import UNLEARNT, Document, LanguageData
-from linmap.errors import UsageError
-from linmap.recipes.finetuning.models import TextClassifier, check_packing, language_loss, row_length
+from linmap.errors import ArgumentError
 from linmap.recipes.language.models import load_pretrained, model_folder
 from recipes.finetuning.tiny import llama, save_encoder
 
@@ -56,7 +56,7 @@ def test_packing_is_refused_where_documents_would_see_each_other() -> None:
             return type("Output", (), {"logits": self.embedding(input_ids).cumsum(1) / counts})
 
     check_packing(llama())
-    with pytest.raises(UsageError, match="Means does not keep packed records apart"):
+    with pytest.raises(ArgumentError, match="Means does not keep packed records apart"):
         check_packing(Means())
 
 
@@ -89,7 +89,7 @@ def test_a_classifier_trains_its_head_and_the_adapters(encoder_folder: Path) -> 
 def test_rows_are_as_long_as_the_model_allows(encoder_folder: Path) -> None:
     assert row_length(encoder_folder, None) == 64
     assert row_length(encoder_folder, 10) == 10
-    with pytest.raises(UsageError, match="--max-length 65 exceeds the 64 positions"):
+    with pytest.raises(ArgumentError, match="max_length=65 exceeds the 64 positions"):
         row_length(encoder_folder, 65)
 
 

@@ -1,4 +1,4 @@
-"""A classifier on an encoder, the two losses, and how long rows may be."""
+"""Models to adapt to texts: a classifier on an encoder, the losses of both kinds, and how long rows may be."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from linmap.data.tokens import UNLEARNT
-from linmap.errors import UsageError
+from linmap.errors import ArgumentError
 
 ROW = 512  # tokens, where nothing else is said
 SHARPNESS = 4.0  # of the logits, which stand on vectors of length 1
@@ -22,7 +22,7 @@ def row_length(folder: Path, wanted: int | None) -> int:
 
     Raises
     ------
-    UsageError
+    ArgumentError
         If more are wanted than the model has positions.
     """
     from transformers import AutoConfig
@@ -32,7 +32,7 @@ def row_length(folder: Path, wanted: int | None) -> int:
     if not isinstance(positions, int) or positions < 1:
         return wanted or ROW
     if wanted is not None and wanted > positions:
-        raise UsageError(f"--max-length {wanted} exceeds the {positions} positions of the model; lower it.")
+        raise ArgumentError(f"max_length={wanted} exceeds the {positions} positions of the model; lower it.")
     return wanted or min(ROW, positions)
 
 
@@ -46,7 +46,7 @@ def check_packing(model: nn.Module) -> None:
     positions = torch.tensor([[0, 1, 2, 0, 1, 2]], device=device)
     both = model(input_ids=ids, position_ids=positions, use_cache=False).logits[:, 3:]
     if not torch.allclose(alone, both, rtol=1e-2, atol=1e-2 * float(alone.abs().max())):
-        raise UsageError(f"a {type(model).__name__} does not keep packed records apart; leave --packing out.")
+        raise ArgumentError(f"a {type(model).__name__} does not keep packed records apart; leave packing=True out.")
 
 
 class TextClassifier(nn.Module):

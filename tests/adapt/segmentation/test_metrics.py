@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
 
-from linmap.recipes.salt.metrics import dice, dice_loss, focal_loss, hd95, segmentation_loss
+from linmap.adapt.segmentation import dice, dice_loss, focal_loss, hd95, segmentation_loss
 
 masks = st.integers(0, 10**6).map(lambda seed: np.random.default_rng(seed).random((9, 7)) < 0.3)
 
