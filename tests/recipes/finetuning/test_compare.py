@@ -190,12 +190,11 @@ def test_a_language_task_is_compared_by_its_test_loss(
 ) -> None:
     monkeypatch.setitem(SIZES, "language", {"lora": 4, "bat": 8, "bat-row": 8, "add": 8})
     data = write_jsonl(tmp_path / "sums.jsonl", sums(30))
-    settings = Completions(steps=20, pilot_steps=3, seeds=2, rates=(1e-3, 1e-2))
+    settings = Completions(steps=20, pilot_steps=3, seeds=1, rates=(1e-3, 1e-2))
     result = compare(settings, CompareJob(data=data, out=tmp_path / "out"))
     assert [metric.name for metric in result.metrics] == [LOSS, TRAINING]
     rows = {row.name: row for row in result.rows}
     frozen, adapted = rows["frozen"], rows["LoRA"]
-    assert frozen.values[LOSS][0] == pytest.approx(frozen.values[LOSS][1])
     assert adapted.mean(LOSS) < frozen.mean(LOSS)
     assert result.tables[0].columns == ["method", "step 5", "step 10", "step 15", "step 20"]
     assert "test-loss.svg" in [picture.file for picture in result.pictures]

@@ -124,7 +124,6 @@ class CompareImages(Images):
 
     OF, LEAVE = TRAINING, TRAINED_ELSEWHERE
     OTHER: ClassVar = SMALL | {
-        "epochs": Other(10, "every method trains several times, and the answer should come in two minutes"),
         "lr": Other(1e-2, "of the decoder, which has only --epochs to learn"),
     }
 

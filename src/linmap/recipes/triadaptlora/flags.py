@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from linmap.errors import ArgumentError
-from linmap.recipes.derived import flags
+from linmap.recipes.derived import Other, flags
 from linmap.recipes.finetuning.flags import PEFT_FIELDS, Completions, FineTuning, Labelled, form_of
 
 
@@ -21,7 +21,7 @@ class Fit(FineTuning):
         "init_warmup", "incre_interval", "incre_rank_num", "total_step", "target_total_rank", "r_max", "grow_init",
         "init_c", "storage", "rank_pattern",
     )  # fmt: skip
-    OTHER: ClassVar = {}
+    OTHER: ClassVar = {"lr": Other(2e-3, "ranks that start at 1 need larger steps to change a model")}
     NAMES: ClassVar = {"orth_reg_weight": "orthogonality"}
 
     lr: float = 2e-3
