@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -51,7 +51,7 @@ class AdapterConfig(PeftConfig):
     modules_to_save: list[str] | None = None
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
-    bias: Literal["none", "all"] = field(default="none")
+    bias: Literal["none", "all"] = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,7 +18,7 @@ class Line(Task):
     def __init__(self) -> None:  # its data are no texts
         self.x = torch.linspace(-1, 1, 12)[:, None]
         self.name, self.base, self.checkpoints = "line", nn.Linear(1, 1, bias=False), (10,)
-        nn.init.constant_(self.base.weight, -0.5)
+        nn.init.constant_(self.base.weight, 0.5)
         self.train = self.validation = self.test = self
         self.batch_size, self.steps, self.pilot_steps = 4, 20, 7
 
