@@ -20,7 +20,7 @@ EACH_DOOR = """
 import contextlib, io, json, os, sys
 from linmap.cli import main
 heavy, doors = json.loads(sys.argv[1])
-imported = {}
+answers = {}
 for words in doors:
     reading, writing = os.pipe()
     if os.fork() == 0:
@@ -29,9 +29,8 @@ for words in doors:
         os.write(writing, " ".join(sorted(set(heavy) & set(sys.modules))).encode())
         os._exit(0)
     os.close(writing)
-    imported[" ".join(words)] = os.read(reading, 1000).decode()
-    os.wait()
-print(json.dumps(imported))
+    answers[" ".join(words)] = reading
+print(json.dumps({door: os.read(answer, 1000).decode() for door, answer in answers.items()}))
 """
 
 
