@@ -65,6 +65,7 @@ def compare(settings: Compare, job: CompareJob) -> Result:
         checks=[_check(runs, ACM, PLAIN), _check(runs, ACM_MDM, PLAIN_MDM)],
         tables=[table_by_part(f"By {over[:-1]}", runs)],
         verdict=verdict(rows, ACCURACY, over, overlap),
+        overlap=overlap,
         seeds=[job.seed],
         settings=asdict(settings),
     )

@@ -68,6 +68,7 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     if not trained:
         raise DataError(f"{samples.name}: no network could be trained: {networks[0][0].details['failure']}")
     rows = runs.rows([ACCURACY, CHOSEN])
+    overlap = statistics.fmean(part.data.overlap for part in parts)
     result = Result(
         system="gbwbn",
         task=_task(samples, parts, settings, trained[0].details["dims"]),
@@ -77,7 +78,8 @@ def compare(settings: Compare, job: CompareJob) -> Result:
         limits=_limits(runs),
         checks=training_checks([run for of in networks for run in of]),
         tables=[training_table("Every power of the metric", by_power, "mean ± std over the folds")],
-        verdict=verdict(rows, ACCURACY, "folds", statistics.fmean(part.data.overlap for part in parts)),
+        verdict=verdict(rows, ACCURACY, "folds", overlap),
+        overlap=overlap,
         seeds=[job.seed],
         settings=asdict(settings),
     )

@@ -53,12 +53,14 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     runs = experiment.run(arms, [Part(name, data)], seeds, Choice(ACCURACY.name, "higher"))
     rows, system = runs.rows([ACCURACY]), arms[0].name
     task = f"{name} ({len(data):,} series of {_lengths(data)} samples)"
+    overlap = settings.held_out / (1 - settings.held_out)
     result = Result(
         system="hippo",
         task=f"classes of {task}; each of {len(seeds)} seeds holds {settings.held_out:.0%} out to test on",
         metrics=[ACCURACY],
         rows=rows,
-        verdict=verdict(rows, ACCURACY, overlap=settings.held_out / (1 - settings.held_out)),
+        verdict=verdict(rows, ACCURACY, overlap=overlap),
+        overlap=overlap,
         shows=f"{name}: {', '.join(f'{row.name} {row.mean(ACCURACY.name):.3f}' for row in rows)}.",
         limits=_limits(settings, len(data), name),
         checks=[*_checks(runs, system), *stream_checks(runs)],
