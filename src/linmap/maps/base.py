@@ -9,7 +9,7 @@ two-dimensional and turns whole numbers into floating ones: the hooks see (..., 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from jaxtyping import Float, Shaped
@@ -44,8 +44,9 @@ class LinearMap(nn.Module):
         Relative Frobenius error of the map that `from_matrix` returned; None for a map built otherwise.
     """
 
-    orthogonal: ClassVar[bool] = False  # True: M^-1 = M^T by construction
-    real: ClassVar[bool] = False  # True: the structure has real entries only
+    orthogonal: bool = False  # True: M^-1 = M^T by construction
+    real: bool = False  # True: the structure has real entries only
+    _reference: Tensor
 
     def __init__(
         self,
@@ -69,11 +70,11 @@ class LinearMap(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._reference.dtype  # pyright: ignore[reportReturnType]
+        return self._reference.dtype
 
     @property
     def device(self) -> torch.device:
-        return self._reference.device  # pyright: ignore[reportReturnType]
+        return self._reference.device
 
     @property
     def square(self) -> bool:
@@ -245,7 +246,7 @@ class View(LinearMap):
     def __init__(self, base: LinearMap, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features, batch_shape=base.batch_shape, dtype=base.dtype, device=base.device)
         self.base = base
-        self.orthogonal = base.orthogonal  # pyright: ignore[reportAttributeAccessIssue]
+        self.orthogonal = base.orthogonal
 
     @property
     def dtype(self) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, no_type_check
+from typing import Any, cast, no_type_check
 
 import torch
 from jaxtyping import Float
@@ -38,7 +38,7 @@ class Cayley(SkewOrthogonal):
             return x @ cayley_transform(skew_matrix(lower.double(), self._below, self.in_features)).to(x.dtype).mT
         A = skew_matrix(lower.detach().double(), self._below, self.in_features)
         Q = cayley_transform(A).to(x.dtype)
-        return CayleyProduct.apply(lower, x, Q, self._below)  # pyright: ignore[reportReturnType]
+        return cast(Tensor, CayleyProduct.apply(lower, x, Q, self._below))
 
 
 def cayley_transform(A: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:

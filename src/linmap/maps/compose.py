@@ -43,7 +43,7 @@ class Compose(LinearMap):
             batch_shape=torch.broadcast_shapes(*(m.batch_shape for m in flat)),
         )
         self.maps = nn.ModuleList(flat)
-        self.orthogonal = all(m.orthogonal for m in flat)  # pyright: ignore[reportAttributeAccessIssue]
+        self.orthogonal = all(m.orthogonal for m in flat)
 
     @property
     def parts(self) -> list[LinearMap]:

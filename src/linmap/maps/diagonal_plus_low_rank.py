@@ -95,7 +95,7 @@ class DiagonalPlusLowRank(LinearMap):
 
     @property
     def dtype(self) -> torch.dtype:
-        stored: torch.dtype = self._reference.dtype  # pyright: ignore  # Dynamo does not trace super()
+        stored = self._reference.dtype  # Dynamo does not trace super()
         return torch.promote_types(stored, torch.float32).to_complex() if self.complex else stored
 
     @property

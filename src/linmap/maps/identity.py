@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ class Identity(LinearMap):
         Those of `matrix()`.
     """
 
-    orthogonal: ClassVar[bool] = True
+    orthogonal = True
 
     def __init__(self, n: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> None:
         super().__init__(n, n, dtype=dtype, device=device)

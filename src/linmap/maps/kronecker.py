@@ -62,7 +62,7 @@ class Kronecker(LinearMap):
             device=maps[0].device,
         )
         self.factors = nn.ModuleList(maps)
-        self.orthogonal = all(f.orthogonal for f in maps)  # pyright: ignore[reportAttributeAccessIssue]
+        self.orthogonal = all(f.orthogonal for f in maps)
 
     @property
     def parts(self) -> list[LinearMap]:
@@ -230,7 +230,7 @@ def along_middle(W: Shaped[Tensor, "out in_"], x: Shaped[Tensor, "left in_ right
         dtype = torch.get_autocast_dtype(x.device.type)
         W, x = W.to(dtype), x.to(dtype)
     plain = not (torch.is_grad_enabled() and (W.requires_grad or x.requires_grad)) or transformed()
-    return middle_product(W, x) if plain else MiddleProduct.apply(W, x)  # pyright: ignore[reportReturnType]
+    return middle_product(W, x) if plain else cast(Tensor, MiddleProduct.apply(W, x))
 
 
 def middle_product(W: Tensor, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from jaxtyping import Int
@@ -35,7 +35,7 @@ class Permutation(LinearMap):
         If `order` is not a permutation of 0..n-1.
     """
 
-    orthogonal: ClassVar[bool] = True
+    orthogonal = True
     order: Tensor
 
     def __init__(

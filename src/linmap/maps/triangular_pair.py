@@ -209,13 +209,10 @@ class TriangularPair(LinearMap):
         self.make_room(rank)
         A, B, L, U = wholes = [_whole(p) for p in (self.A, self.B, self.lower, self.upper)]
         for i in range(self.rank, rank):
-            a, b, l, u = new_piece(
-                i, self.in_features, self.out_features, init=init, core=core, batch_shape=self.batch_shape,
-                generator=generator,
-            )  # fmt: skip
-            A[..., i, :], B[..., i], L[..., i, : i + 1], U[..., : i + 1, i] = (
-                part.to(A.device, A.dtype) for part in (a, b, l, u)
-            )
+            options: Any = {"init": init, "core": core, "batch_shape": self.batch_shape, "generator": generator}
+            piece = new_piece(i, self.in_features, self.out_features, **options)
+            parts = [part.to(A.device, A.dtype) for part in piece]
+            A[..., i, :], B[..., i], L[..., i, : i + 1], U[..., : i + 1, i] = parts
         for parameter, whole in zip((self.A, self.B, self.lower, self.upper), wholes, strict=True):
             if sharded(parameter):
                 parameter.copy_(_as_sharded(whole, parameter))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Inexact
@@ -46,7 +46,7 @@ SHOOT = Kernel(lambda x: (2 * x).rsqrt(), lambda K, L: -2 * _inverse_quotient(K,
 
 def apply_kernel(kernel: Kernel, eigen: SymmetricEigen, V: Matrices) -> Matrices:
     """k(L_B)[V], given the eigendecomposition of B."""
-    return _SumKernel.apply(eigen.matrix, V, eigen.positive, eigen.vectors, kernel)  # pyright: ignore
+    return cast(Tensor, _SumKernel.apply(eigen.matrix, V, eigen.positive, eigen.vectors, kernel))
 
 
 class _SumKernel(Function):

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Inexact
@@ -35,7 +35,7 @@ def symmetric_part(A: Matrices) -> Matrices:
 
 def congruence(A: Inexact[Tensor, "... m n"], X: Matrices) -> Inexact[Tensor, "... m m"]:
     """A X A^T for symmetric X: one shared matrix A, or one for each X."""
-    return A @ X @ A.mH if A.ndim > 2 or X.ndim == 2 else _Congruence.apply(A, X)  # pyright: ignore
+    return A @ X @ A.mH if A.ndim > 2 or X.ndim == 2 else cast(Tensor, _Congruence.apply(A, X))
 
 
 class _Congruence(Function):
@@ -117,7 +117,8 @@ class SymmetricEigen:
         """f(A), symmetric up to rounding."""
         floor = self.floor if function.positive and bool(self.raised.any()) else None
         values = self.positive if function.positive else self.values
-        return _Spectral.apply(self.matrix, values, self.values, self.vectors, floor, function)  # pyright: ignore
+        parts = self.matrix, values, self.values, self.vectors, floor, function
+        return cast(Tensor, _Spectral.apply(*parts))
 
     def sqrt(self) -> Matrices:
         """A^(1/2)."""
@@ -137,7 +138,8 @@ def _eigh(A: Tensor) -> tuple[Tensor, Tensor]:
     may use."""
     threads = torch.get_num_threads()
     if A.ndim < 3 or threads == 1 or A.device.type != "cpu" or A.numel() * A.shape[-1] < SPLIT:
-        return torch.linalg.eigh(A)  # pyright: ignore[reportReturnType]
+        values, vectors = torch.linalg.eigh(A)
+        return values, vectors
     parts = _pool(threads).map(torch.linalg.eigh, A.flatten(0, -3).tensor_split(threads))
     values, vectors = (torch.cat(part) for part in zip(*parts, strict=True))
     return values.reshape(A.shape[:-1]), vectors.reshape(A.shape)

@@ -255,4 +255,5 @@ def comb(interp: AffineInterpreter, batch_size: int = 16, max_elements: float = 
 def _image_shape(tensor: Tensor, side: str) -> tuple[int, int, int]:
     if tensor.ndim != 4:
         raise ArgumentError(f"the {side} must be an image (1, channels, height, width), got {tuple(tensor.shape)}.")
-    return tuple(tensor.shape[1:])  # pyright: ignore[reportReturnType]
+    channels, height, width = tensor.shape[1:]
+    return channels, height, width

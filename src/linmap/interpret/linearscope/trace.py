@@ -302,9 +302,8 @@ def _is_complex(leaf: Any) -> bool:
     return leaf.is_complex() if isinstance(leaf, Tensor) else isinstance(leaf, complex)
 
 
-_SHAPES = {"view", "_unsafe_view", "select", "slice", "squeeze", "unsqueeze", "transpose", "permute", "t", "expand"} | {
-    "clone", "alias", "detach", "_to_copy"
-}  # fmt: skip
+_VIEWS = {"view", "_unsafe_view", "select", "slice", "squeeze", "unsqueeze", "transpose", "permute", "t", "expand"}
+_SHAPES = _VIEWS | {"clone", "alias", "detach", "_to_copy"}
 """What may still happen to a softmax at the end, and then happens to its logits."""
 
 

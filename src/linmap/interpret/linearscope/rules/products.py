@@ -100,7 +100,8 @@ def plus_product(product: Callable[[Any, Any], Tensor]) -> Rule:
         shape = call.output.shape
 
         def replay(*probes: Tensor) -> Tensor:
-            return sum(form(p) for form, p in zip(forms, probes, strict=True)).expand(shape)  # pyright: ignore
+            terms = [form(p) for form, p in zip(forms, probes, strict=True)]
+            return sum(terms[1:], terms[0]).expand(shape)
 
         constants = offset if isinstance(offset, Tensor) else None
         return Frozen(tuple(inputs), replay, constants, None, unit=held is not None)
