@@ -128,7 +128,7 @@ SYSTEMS = {
             "arXiv 1908.05168",
             True,
             fitted=False,
-            seconds=16,
+            seconds=12,
         ),
         System(
             "householder_projector", "interpret", "Householder Projector", "find a GAN's directions", "arXiv 2307.08012"
