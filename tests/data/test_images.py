@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from linmap.data.images import embedded_image, luminance, read_image, square, window
+from linmap.data.images import embedded_image, image_files, luminance, read_image, square, window
 from linmap.errors import DataError
 
 
@@ -66,6 +66,17 @@ def test_luminance_is_studio_range():
     assert luminance(black)[0, 0] * 255 == pytest.approx(16)
     assert luminance(white)[0, 0] * 255 == pytest.approx(235)
     assert luminance(white[..., 0])[0, 0] == luminance(white)[0, 0]
+
+
+def test_the_images_of_a_folder_are_those_below_it_by_name(tmp_path: Path):
+    with pytest.raises(DataError, match="this folder holds no images"):
+        image_files(tmp_path)
+    for name in ("b.PNG", "a/c.jpg", "a/b.webp", "note.txt", "png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert [str(file.relative_to(tmp_path)) for file in image_files(tmp_path)] == ["a/b.webp", "a/c.jpg", "b.PNG"]
+    assert image_files(tmp_path / "note.txt") == [tmp_path / "note.txt"]
 
 
 def test_bad_files(tmp_path: Path):
