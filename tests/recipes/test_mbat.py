@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linmap.data.records import read_records
-from linmap.errors import ArtifactError, DataError, UsageError
+from linmap.errors import ArgumentError, ArtifactError, DataError, LinmapError, UsageError
 from linmap.recipes.job import ApplyJob, CompareJob
+from linmap.recipes.matches import path_and_value
 from linmap.recipes.mbat import PRESETS, ApplySettings, Settings, apply, compare, files
 from linmap.recipes.mbat.experiments import depth_experiment
-from linmap.recipes.mbat.searching import value_at
 from linmap.recipes.search import IndexSettings, SearchSettings, search
 from linmap.recipes.search import index as store_vectors
 from linmap.retrieve.mbat import JSONVectorizer, VectorFile, VectorFileWriter, parse_path
@@ -105,7 +105,7 @@ def test_wrong_use_is_told(index: Path, tmp_path: Path) -> None:
         (SearchSettings(str(index), like="{"), "neither JSON text nor the path"),
         (SearchSettings(str(index), id="ada", top=0), "--top must be at least 1"),
     ]:
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(LinmapError, match=message):
             search(wrong)
     with pytest.raises(UsageError, match="PATTERN=FACTOR"):
         apply(ApplySettings(weights=("name",)), ApplyJob(out=tmp_path / "v.npy"))
@@ -187,7 +187,7 @@ def test_search_for_values_at_paths(index: Path) -> None:
     for wrong in ("topics", "a[=1"):
         with pytest.raises(UsageError, match="--at takes PATH=VALUE"):
             search(SearchSettings(str(index), at=(wrong,)))
-    with pytest.raises(UsageError, match="all of it is ignored"):
+    with pytest.raises(ArgumentError, match="ignore all of the paths"):
         search(SearchSettings(str(index), at=("id=ada",)))
 
 
@@ -199,7 +199,7 @@ def test_a_store_answers_as_the_file_that_filled_it(index: Path, tmp_path: Path,
         for question in ({"id": "ada"}, {"like": json.dumps(RECORDS[1])}, {"at": ("name=Emmy Noether",)}):
             ours, theirs = (search(SearchSettings(place, top=2, **question)) for place in (where, str(index)))
             assert ours["matches"] == theirs["matches"]
-    with pytest.raises(UsageError, match="no record with the id 'bob'"):
+    with pytest.raises(DataError, match="no record with the id 'bob'"):
         search(SearchSettings(into, id="bob"))
 
 
@@ -264,13 +264,13 @@ def test_vectors_are_searched_with_vectors(index: Path, tmp_path: Path) -> None:
     ],
 )
 def test_at_is_split_where_its_path_ends(text: str, path: str, value: object) -> None:
-    assert value_at(text) == (path, value)
+    assert path_and_value(text) == (path, value)
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=3), st.integers())
 def test_at_takes_any_quoted_key(keys: list[str], value: int) -> None:
     quoted = "".join(f"[{json.dumps(key)}]" for key in keys)
-    path, read = value_at(f"{quoted}={value}")
+    path, read = path_and_value(f"{quoted}={value}")
     assert (parse_path(path), read) == (parse_path(keys), value)
 
 
@@ -297,21 +297,21 @@ def test_a_record_that_is_no_longer_at_its_place_is_told(tmp_path: Path) -> None
         search(SearchSettings(str(tmp_path / "v.npy"), at=("x=1",), top=1))
 
 
-def test_records_inside_of_a_file_are_offered_and_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_records_inside_of_a_file_are_offered_and_read(tmp_path: Path) -> None:
     trail, out = tmp_path / "trail.json", tmp_path / "v.parquet"
     trail.write_text(json.dumps({"Records": [{"eventID": f"e{i}", "name": "Put"} for i in range(20)]}))
     job = ApplyJob(data=trail, out=out)
-    assert apply(ApplySettings(dim=64, n_jobs=1), job)["records"] == 1
-    assert "each of the 20 objects at Records in it as one, give --records-at Records" in capsys.readouterr().err
+    offered = "each of the 20 objects at Records in it as one, give records_at='Records'"
+    with pytest.warns(UserWarning, match=offered):
+        assert apply(ApplySettings(dim=64, n_jobs=1), job)["records"] == 1
     assert apply(ApplySettings(dim=64, n_jobs=1, records_at="$.Records"), job)["records"] == 20
     for where, place in ((trail, "Records"), (out, None)):
         answer = search(SearchSettings(str(where), at=("eventID=e7",), top=1, records_at=place))
         assert answer["matches"][0]["because"][0]["match"] == "e7"
         assert answer["records"] == 20
-    assert "note" not in capsys.readouterr().err
-    search(SearchSettings(str(trail), at=("Records[0].name=Put",), top=1))
-    assert "--records-at Records" in capsys.readouterr().err
-    with pytest.raises(UsageError, match="--records-at goes with a file of records"):
+    with pytest.warns(UserWarning, match=offered):
+        search(SearchSettings(str(trail), at=("Records[0].name=Put",), top=1))
+    with pytest.raises(ArgumentError, match="records_at='Records' goes with a file of records"):
         search(SearchSettings(str(out), id="0", records_at="Records"))
     with pytest.raises(UsageError, match=r"--records-at 'a\[': path"):
         apply(ApplySettings(records_at="a["), job)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from linmap.errors import UsageError
-
-if TYPE_CHECKING:
-    from linmap.data.vectors import VectorStore
 
 FIELD = "vector"
 """`linmap.data.vectors.store.FIELD`, which is not imported for the sake of help."""
@@ -78,58 +75,17 @@ def index(settings: IndexSettings) -> dict[str, Any]:
 
 def search(settings: SearchSettings) -> dict[str, Any]:
     """The nearest of an index."""
-    if settings.query is not None:
-        return _search_vectors(settings, settings.query)
-    if settings.through is not None:
-        raise UsageError("--through takes vectors to another model's; give them with --query vectors.npy.")
-    from linmap.recipes.mbat.searching import search_records
-
-    return search_records(
-        str(settings.index), settings.like, settings.id, settings.at, settings.records, settings.top, settings.reasons,
-        settings.field, settings.records_at,
-    )  # fmt: skip
-
-
-def _search_vectors(settings: SearchSettings, path: Path) -> dict[str, Any]:
-    import numpy as np
-
-    from linmap.data.arrays import open_rows
-
-    if settings.like is not None or settings.id is not None or settings.at:
+    asked = sum((settings.like is not None, settings.id is not None, bool(settings.at)))
+    if settings.query is not None and asked:
         raise UsageError("--query looks for vectors; leave --like, --id and --at out.")
+    if settings.query is None and settings.through is not None:
+        raise UsageError("--through takes vectors to another model's; give them with --query vectors.npy.")
+    if settings.query is None and asked != 1:
+        raise UsageError("give what to look for: one of --like JSON, --id ID and --at PATH=VALUE.")
     if settings.top < 1:
         raise UsageError(f"--top must be at least 1, got {settings.top}.")
-    queries = np.asarray(open_rows(path), np.float32)
-    if settings.through is not None:
-        from linmap.retrieve.bt2 import EmbeddingUpgrade
+    from linmap.recipes.matches import matching_records, nearest_vectors
 
-        queries = np.asarray(EmbeddingUpgrade.load(settings.through).transform_query(queries))
-    where = str(settings.index)
-    with _opened(where, settings.field) as store:
-        hits = store.search(queries, settings.top, settings.field)
-        matches = [
-            {"query": row, "matches": [{"id": hit.id, "score": round(hit.score, 4)} for hit in line]}
-            for row, line in enumerate(hits)
-        ]
-        return {"index": where, "vectors": store.count(settings.field), "queries": matches}
-
-
-def _opened(where: str, field: str) -> VectorStore:
-    """A store; a file of vectors goes into one that is never written."""
-    from linmap.data.vectors import fill, open_store
-    from linmap.data.vectors.array_store import ArrayStore
-    from linmap.data.vectors.opening import length_of
-
-    class InMemory(ArrayStore):
-        def flush(self) -> None:
-            return
-
-        def _begin(self) -> None:
-            return
-
-    path = Path(where)
-    if path.suffix not in (".npy", ".parquet"):
-        return open_store(where)
-    store = InMemory(path.with_suffix(".none"), {field: length_of(path)})
-    fill(store, path, field)
-    return store
+    if settings.query is not None:
+        return nearest_vectors(settings, settings.query)
+    return matching_records(settings)

@@ -27,7 +27,19 @@ def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
     assert file.metadata["fingerprint"] == "f00"
     for rows in (1, 2, 100):
         np.testing.assert_array_equal(np.concatenate(list(file.blocks(rows))), VECTORS)
-    np.testing.assert_array_equal(file.vector(3), VECTORS[3])
+    np.testing.assert_array_equal([file.vector(row) for row in range(5)], VECTORS)
+    for row in (-1, 5):
+        with pytest.raises(IndexError, match="has 5 vectors, and none at row"):
+            file.vector(row)
+
+
+def test_files_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """Their metadata had another name."""
+    write(tmp_path / "v.parquet")
+    table = pyarrow.parquet.read_table(tmp_path / "v.parquet")
+    kept = {b"linmap.mbat": table.schema.metadata[b"linmap.vectors"]}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(kept), tmp_path / "old.parquet")
+    assert VectorFile(tmp_path / "old.parquet").metadata == VectorFile(tmp_path / "v.parquet").metadata
 
 
 def test_other_programs_read_the_files(tmp_path: Path) -> None:

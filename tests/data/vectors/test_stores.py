@@ -106,6 +106,25 @@ def test_an_upsert_replaces_the_vector_and_leaves_the_other_field(place: Place) 
         np.testing.assert_allclose(new[IDS[7]], NEW[2], rtol=1e-6)
 
 
+def test_get_gives_the_vectors_that_were_put(place: Place) -> None:
+    with filled(place) as store:
+        store.upsert([IDS[7], "fresh"], np.stack([OLD[8] * 3, OLD[9] * 5]), "old")
+        for _ in range(2):  # before and after a flush
+            wanted = [IDS[31], "fresh", IDS[7], IDS[0], IDS[31]]
+            np.testing.assert_allclose(store.get(wanted, "old"), changed()[[31, 40, 7, 0, 31]], rtol=1e-6)
+            np.testing.assert_allclose(store.get(IDS[5:30], "new"), NEW, rtol=1e-6)
+            store.flush()
+        assert store.get([], "old").shape == (0, 6)
+    with place.open() as store:
+        np.testing.assert_allclose(store.get([*IDS, "fresh"], "old"), changed(), rtol=1e-6)
+        with pytest.raises(DataError, match=r"the field 'new' has no record with the id 'fresh', 'nobody'\."):
+            store.get([IDS[6], "fresh", "nobody", "fresh"], "new")
+        with pytest.raises(DataError, match="has no record with the id '0', '1', '2', '3', '4' and 3 more"):
+            store.get(list(map(str, range(8))), "old")
+        with pytest.raises(ValueError, match="no field 'other'"):
+            store.get(IDS[:1], "other")
+
+
 def changed() -> np.ndarray:
     vectors = np.concatenate([OLD, OLD[9:10] * 5])
     vectors[7] = OLD[8] * 3
@@ -214,6 +233,7 @@ def test_signs_estimate_cosines(tmp_path: Path) -> None:
         np.testing.assert_allclose([line[0].score for line in hits], 2**-0.5, atol=0.08)
         kept = np.concatenate([block for _, block in store.iterate()])
         np.testing.assert_array_equal(kept > 0, vectors > 0)
+        np.testing.assert_array_equal(store.get(["7", "3"]), kept[[7, 3]])
         np.testing.assert_allclose(np.linalg.norm(kept, axis=1), 1, rtol=1e-5)
     size = (
         (tmp_path / "s" / json.loads((tmp_path / "s/store.json").read_text())["fields"]["vector"]["index"])
@@ -348,6 +368,7 @@ def test_postgres_columns_by_length(postgres: str, dim: int, kind: str) -> None:
         store.upsert([str(i) for i in range(30)], vectors)
         kept = np.concatenate([block for _, block in store.iterate()])
         assert kept.shape == vectors.shape
+        np.testing.assert_array_equal(store.get([str(i) for i in range(30)])[[3]], store.get(["3"]))
         for _ in range(2):  # exact, then by the graph
             hits = store.search(vectors + 0.01 * vectors[::-1], 3)
             assert [line[0].id for line in hits] == [str(i) for i in range(30)]

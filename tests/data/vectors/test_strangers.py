@@ -58,6 +58,10 @@ def test_scores_are_inner_products_whatever_a_collection_compares_by(tmp_path: P
     unit = X / np.linalg.norm(X, axis=1, keepdims=True)
     with open_store(collection(tmp_path, {"vector": params(distance)})) as store:
         check(store, unit if distance == "Cosine" else X)
+        kept = unit if distance == "Cosine" else X
+        np.testing.assert_allclose(store.get(["i7", "i2"]), kept[[7, 2]], rtol=1e-5)
+        with pytest.raises(DataError, match="no record with the id '7'"):
+            store.get(["7"])
         with pytest.raises(DataError, match="was filled by another program, whose points have other ids"):
             store.upsert(["i0"], X[:1])
 
@@ -121,6 +125,7 @@ def test_tables_of_others_stand_beside_or_are_searched(tmp_path: Path) -> None:
         assert store.fields == {"docs": 8, "vector": 8}
         assert store.count("docs") == 30
         check(store, X, "docs")
+        np.testing.assert_allclose(store.get(["i7", "i2"], "docs"), X[[7, 2]], rtol=1e-6)
         assert [name for names, _ in store.iterate("docs") for name in names] == IDS
         store.upsert(["i0"], 2 * X[:1], "docs")
         store.upsert(["i0"], X[:1], "docs")
@@ -149,6 +154,7 @@ def test_tables_with_other_columns(postgres: str) -> None:
     connection.execute("INSERT INTO numbered VALUES (7, '[1,0,0,0,0,0,0,0]'), (NULL, '[1,0,0,0,0,0,0,0]')")
     with open_store(postgres, table="numbered") as store:
         assert store.search(np.eye(8, dtype=np.float32)[:1], 5) == [[("7", 1.0)]]
+        np.testing.assert_array_equal(store.get(["7"]), np.eye(8)[:1])
         assert store.count() == 1
     connection.execute("CREATE TABLE plain (id text, body text)")
     connection.execute("CREATE TABLE nameless (key text, vector vector(8))")

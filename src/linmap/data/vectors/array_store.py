@@ -45,8 +45,8 @@ class ArrayIndex(FieldIndex):
         order = np.lexsort((rows, -found), axis=1)
         return np.take_along_axis(rows, order, 1), np.take_along_axis(found, order, 1)
 
-    def get(self, first: int, last: int) -> np.ndarray:
-        return self._store[first:last].copy()
+    def get(self, rows: np.ndarray) -> np.ndarray:
+        return self._store[rows]
 
     def save(self, path: Path) -> None:
         np.save(path, self._store[: self._n])
@@ -63,3 +63,16 @@ class ArrayStore(FolderStore):
             new=lambda dim: ArrayIndex(np.empty((0, dim), np.float32)),
             load=lambda path, dim: ArrayIndex(np.load(path, allow_pickle=False)),
         )
+
+
+class MemoryStore(ArrayStore):
+    """Exact search in memory, of vectors that no folder keeps."""
+
+    def __init__(self, fields: Mapping[str, int] | int) -> None:
+        super().__init__(Path("(memory)"), fields)
+
+    def flush(self) -> None:
+        return
+
+    def _begin(self) -> None:
+        return

@@ -109,8 +109,8 @@ class FaissIndex(FieldIndex):
         rows = np.where(places >= 0, self._row[places], -1)
         return _first(rows, scores, k)
 
-    def get(self, first: int, last: int) -> np.ndarray:
-        vectors = self._kept(first, last)
+    def get(self, rows: np.ndarray) -> np.ndarray:
+        vectors = self._kept(rows)
         try:
             for transform in self._transforms[::-1]:
                 vectors = transform.reverse_transform(np.ascontiguousarray(vectors))
@@ -118,17 +118,25 @@ class FaissIndex(FieldIndex):
             raise DataError(f"this index does not give its vectors back ({_reason(error)}).") from None
         return vectors
 
-    def _kept(self, first: int, last: int) -> np.ndarray:
+    def _kept(self, rows: np.ndarray) -> np.ndarray:
         """Rows as the core keeps them."""
         self._require_voice()
-        places = np.flatnonzero((self._row >= first) & (self._row < last))
-        found = np.empty((last - first, self._core.d), np.float32)
+        found = np.empty((len(rows), self._core.d), np.float32)
         try:
-            for place in places:
-                found[self._row[place] - first] = self._core.reconstruct(int(place))
+            for i, place in enumerate(self._places(rows).tolist()):
+                found[i] = self._core.reconstruct(place)
         except RuntimeError as error:
             raise DataError(f"this kind of index does not give its vectors back ({_reason(error)}).") from None
         return found
+
+    def _places(self, rows: np.ndarray) -> np.ndarray:
+        """Where rows are in the core: each at its own number, as long as none was replaced."""
+        there = np.flatnonzero(self._row >= 0)
+        if len(there) == len(self._row):
+            return rows
+        places = np.empty(len(there), np.int64)
+        places[self._row[there]] = there
+        return places[rows]
 
     def _require_voice(self) -> None:
         if self._mute:
@@ -142,7 +150,7 @@ class FaissIndex(FieldIndex):
         n = self._rows
         if (len(self._row) == n) and (self._row == np.arange(n)).all():
             return
-        vectors = self._kept(0, n)
+        vectors = self._kept(np.arange(n))
         self._core.reset()
         self._put(vectors)
         self._row = np.arange(n)
@@ -202,7 +210,7 @@ class FaissBinaryIndex(FieldIndex):
         self._index.add(packed_signs(vectors))
 
     def replace(self, rows: np.ndarray, vectors: np.ndarray) -> None:
-        codes = self._codes(0, self._index.ntotal)
+        codes = self._codes(np.arange(self._index.ntotal))
         codes[rows] = packed_signs(vectors)
         self._index.reset()
         self._index.add(codes)
@@ -211,14 +219,13 @@ class FaissBinaryIndex(FieldIndex):
         distances, rows = self._index.search(packed_signs(queries), k)
         return rows, np.cos(np.pi * distances / self.query_dim)
 
-    def get(self, first: int, last: int) -> np.ndarray:
-        bits = np.unpackbits(self._codes(first, last), axis=1, bitorder="little")[:, : self.query_dim]
+    def get(self, rows: np.ndarray) -> np.ndarray:
+        bits = np.unpackbits(self._codes(rows), axis=1, bitorder="little")[:, : self.query_dim]
         return (1 - 2 * bits.astype(np.float32)) / np.float32(np.sqrt(self.query_dim))
 
-    def _codes(self, first: int, last: int) -> np.ndarray:
-        faiss = faiss_module()
-        width = self._index.code_size
-        return faiss.vector_to_array(self._index.xb).reshape(-1, width)[first:last].copy()
+    def _codes(self, rows: np.ndarray) -> np.ndarray:
+        codes = self._index.xb
+        return faiss_module().rev_swig_ptr(codes.data(), codes.size()).reshape(-1, self._index.code_size)[rows]
 
     def save(self, path: Path) -> None:
         faiss_module().write_index_binary(self._index, str(path))
@@ -264,8 +271,7 @@ class FaissStore(FolderStore):
     ) -> None:
         """From now on, also after a flush and in FAISS itself, take queries q as q matrix + bias.
 
-        So the index of an old model's vectors is asked with a new model's (BT²'s `query_matrix`), and the vectors in it
-        stay as they are.
+        So the index of an old model's vectors can be asked with a new model's, and the vectors in it stay as they are.
 
         Raises
         ------

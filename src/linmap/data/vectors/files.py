@@ -13,9 +13,10 @@ from jaxtyping import Float
 
 from linmap.artifacts import atomic_path, write_json
 from linmap.data import require_content
-from linmap.errors import ArtifactError, DataError
+from linmap.errors import ArtifactError, DataError, OutOfRangeError
 
-METADATA = b"linmap.mbat"
+METADATA, BEFORE = b"linmap.vectors", b"linmap.mbat"
+"""Under which name a Parquet file keeps its metadata, and under which files of earlier versions do."""
 FORMAT = 1
 
 
@@ -95,7 +96,7 @@ class VectorFile:
     Raises
     ------
     ArtifactError
-        If the file is missing, damaged, or was not written by `linmap apply mbat`.
+        If the file is missing, damaged, or was not written by `VectorFileWriter`.
     DataError
         If it is empty.
     """
@@ -103,9 +104,7 @@ class VectorFile:
     def __init__(self, path: Path | str) -> None:
         self.path = check_suffix(path)
         if not self.path.exists():
-            raise ArtifactError(
-                f"{path} does not exist; `linmap apply mbat --data records.jsonl --out {path}` writes it."
-            )
+            raise ArtifactError(f"{path} does not exist; `linmap apply SYSTEM --out {path}` writes files of vectors.")
         require_content(self.path)
         self.metadata: dict[str, Any]
         self.ids: list[str]
@@ -130,19 +129,31 @@ class VectorFile:
                 yield numbers.reshape(len(batch), column.type.list_size)
 
     def vector(self, row: int) -> Float[np.ndarray, " dim"]:
-        """One vector."""
-        for block in self.blocks():
-            if row < len(block):
-                return block[row]
-            row -= len(block)
-        raise IndexError(row)
+        """One vector, without the others.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row.
+        """
+        if not 0 <= row < len(self.ids):
+            raise OutOfRangeError(f"{self.path} has {len(self.ids)} vectors, and none at row {row}.")
+        if self.path.suffix == ".npy":
+            return np.array(np.load(self.path, mmap_mode="r", allow_pickle=False)[row], np.float32)
+        _, pq = _pyarrow()
+        with pq.ParquetFile(self.path) as file:
+            group = 0
+            while row >= (rows := file.metadata.row_group(group).num_rows):
+                group, row = group + 1, row - rows
+            column = file.read_row_group(group, columns=["vector"]).column(0)
+            return column[row].values.to_numpy().astype(np.float32)
 
     def _read_npy(self) -> tuple[dict[str, Any], list[str], int]:
         sidecar = _sidecar(self.path)
         if not is_sidecar(sidecar):
             raise ArtifactError(
                 f"{self.path} has no {sidecar.name} beside it with its ids and fingerprint; write both with `linmap "
-                "apply mbat`."
+                "apply`."
             )
         metadata = json.loads(sidecar.read_text(encoding="utf-8"))
         ids = list(map(str, metadata.pop("ids")))
@@ -161,7 +172,8 @@ class VectorFile:
         pa, pq = _pyarrow()
         try:
             with pq.ParquetFile(self.path) as file:
-                metadata = json.loads((file.schema_arrow.metadata or {})[METADATA])
+                kept = file.schema_arrow.metadata or {}
+                metadata = json.loads(kept[METADATA] if METADATA in kept else kept[BEFORE])
                 ids = file.read(columns=["id"]).column("id").to_pylist()
                 return metadata, ids, file.schema_arrow.field("vector").type.list_size
         except pa.ArrowInvalid as error:
@@ -170,7 +182,7 @@ class VectorFile:
             ) from None
         except KeyError:
             raise ArtifactError(
-                f"{self.path} was not written by `linmap apply mbat`: it carries no fingerprint; write it again."
+                f"{self.path} was not written by `linmap apply`: it carries no fingerprint; write it again."
             ) from None
 
 

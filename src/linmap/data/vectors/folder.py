@@ -44,8 +44,8 @@ class FieldIndex(ABC):
         """(queries, k) rows and scores, best first; -1 where nothing was found."""
 
     @abstractmethod
-    def get(self, first: int, last: int) -> np.ndarray:
-        """Rows first..last - 1."""
+    def get(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors of rows."""
 
     @abstractmethod
     def save(self, path: Path) -> None: ...
@@ -145,11 +145,17 @@ class FolderStore(VectorStore):
             for pair in zip(rows, scores, strict=True)
         ]
 
+    def _get(self, ids: list[str], field: str) -> dict[str, np.ndarray]:
+        rows = {name: row for name in ids if (row := self._rows[field].get(name)) is not None}
+        if not rows:
+            return {}
+        return dict(zip(rows, self._indexes[field].get(np.array(list(rows.values()))), strict=True))
+
     def _iterate(self, field: str, batch: int) -> Iterator[tuple[list[str], np.ndarray]]:
         ids, index = self._ids[field], self._indexes[field]
         for first in range(0, len(ids), batch):
             part = ids[first : first + batch]
-            yield part, index.get(first, first + len(part))
+            yield part, index.get(np.arange(first, first + len(part)))
 
     def _query_dim(self, field: str) -> int:
         self._dim(field)

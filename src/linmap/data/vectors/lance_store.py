@@ -12,6 +12,7 @@ from linmap.data.vectors.store import FIELD, DatabaseStore, Hit, agreed_fields, 
 from linmap.errors import DataError
 
 METADATA = "linmap_metadata"
+AT_ONCE = 1000  # ids of one request
 WHOLE = "id IS NOT NULL AND vector IS NOT NULL"
 
 
@@ -108,12 +109,21 @@ class LanceStore(DatabaseStore):
         distances = found.column("_distance").to_pylist()  # 1 - inner product
         return [Hit(name, 1 - d) for name, d in zip(found.column("id").to_pylist(), distances, strict=True)]
 
+    def _get(self, ids: list[str], field: str) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+        for first in range(0, len(ids), AT_ONCE):
+            names = ", ".join("'" + name.replace("'", "''") + "'" for name in ids[first : first + AT_ONCE])
+            condition = f"id IN ({names}) AND vector IS NOT NULL"
+            query = self._tables[field].search().where(condition).select(["id", "vector"])
+            for names_, vectors in map(_block, query.to_batches()):
+                found |= zip(names_, vectors, strict=True)
+        return found
+
     def _iterate(self, field: str, batch: int) -> Iterator[tuple[list[str], np.ndarray]]:
         query = self._whole(self._tables[field].search().select(["id", "vector"]), field)
         for part in query.to_batches(batch_size=batch):
             if len(part):
-                vectors = part.column("vector").flatten().to_numpy().reshape(len(part), -1)
-                yield part.column("id").to_pylist(), vectors.astype(np.float32)
+                yield _block(part)
 
     def count(self, field: str = FIELD) -> int:
         self._dim(field)
@@ -125,6 +135,12 @@ class LanceStore(DatabaseStore):
 
     def close(self) -> None:
         self._tables.clear()
+
+
+def _block(batch: Any) -> tuple[list[str], np.ndarray]:
+    """Ids and vectors of some rows."""
+    vectors = batch.column("vector").flatten().to_numpy().reshape(len(batch), -1)
+    return batch.column("id").to_pylist(), vectors.astype(np.float32)
 
 
 def _dim(schema: Any) -> int:

@@ -48,6 +48,21 @@ def open_store(address: str, fields: Mapping[str, int] | int | None = None, **op
     return _store_class(kind)(place, fields, **options)
 
 
+def in_memory(path: Path | str, field: str = FIELD) -> VectorStore:
+    """A store that holds what a file of vectors holds, is searched exactly and is never written.
+
+    Parameters
+    ----------
+    path
+        As in `fill`.
+    """
+    from linmap.data.vectors.array_store import MemoryStore
+
+    store = MemoryStore({field: length_of(path)})
+    fill(store, path, field)
+    return store
+
+
 def _store_class(kind: str) -> Any:
     if kind == "array":
         from linmap.data.vectors.array_store import ArrayStore as Store

@@ -186,6 +186,10 @@ class PostgresStore(DatabaseStore):
                 )
         return hits
 
+    def _get(self, ids: list[str], field: str) -> dict[str, np.ndarray]:
+        statement = f"SELECT id, {field} FROM {self.table} WHERE id::text = ANY(%s) AND {field} IS NOT NULL"
+        return {str(name): _numbers(vector) for name, vector in self._execute(statement, (ids,)).fetchall()}
+
     def _iterate(self, field: str, batch: int) -> Iterator[tuple[list[str], np.ndarray]]:
         with self.connection.transaction(), self.connection.cursor(name="linmap_iterate") as cursor:
             statement: Any = (

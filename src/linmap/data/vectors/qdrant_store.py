@@ -174,6 +174,30 @@ class QdrantStore(DatabaseStore):
                 del line[k:]
         return best
 
+    def _get(self, ids: list[str], field: str) -> dict[str, np.ndarray]:
+        """By the points' own ids, and in collections of other programs by the payload's."""
+        points: list[Any] = []
+        for first in range(0, len(ids), AT_ONCE):
+            part = ids[first : first + AT_ONCE]
+            there = self.client.retrieve(self.collection, list(map(_key, part)), with_vectors=[field])
+            points += there
+            rest = sorted(set(part) - set(map(self._name, there)))
+            if rest:
+                points += self._named(rest, field)
+        vectors = {self._name(point): (point.vector or {}).get(field) for point in points}
+        return {name: np.array(vector, np.float32) for name, vector in vectors.items() if vector is not None}
+
+    def _named(self, names: list[str], field: str) -> list[Any]:
+        """Points whose payload has one of the names as a text or a number."""
+        models = self._models
+        numbers = [int(name) for name in names if name.isascii() and name.removeprefix("-").isdigit()]
+        texts = models.FieldCondition(key="id", match=models.MatchAny(any=names))
+        wanted = [texts, models.FieldCondition(key="id", match=models.MatchAny(any=numbers))] if numbers else [texts]
+        points, _ = self.client.scroll(
+            self.collection, scroll_filter=models.Filter(should=wanted), limit=2 * len(names), with_vectors=[field]
+        )
+        return points
+
     def _iterate(self, field: str, batch: int) -> Iterator[tuple[list[str], np.ndarray]]:
         offset: Any = None
         while True:

@@ -15,6 +15,7 @@ from linmap.errors import ArgumentError, DataError
 FIELD = "vector"
 """The name of the only field of a store, where nobody gave another."""
 NAME = re.compile(r"[a-z_][a-z0-9_]*")
+NAMED = 5  # unknown ids in a message
 
 
 class Hit(NamedTuple):
@@ -79,6 +80,26 @@ class VectorStore(ABC):
         k = min(k, self.count(field))
         return self._search(_finite(queries, "queries"), k, field) if k and len(queries) else [[] for _ in queries]
 
+    def get(self, ids: Sequence[str], field: str = FIELD) -> Float[np.ndarray, "ids dim"]:
+        """The vectors of records, in the order of their ids, as far as the store keeps their precision.
+
+        Raises
+        ------
+        ValueError
+            If there is no such field.
+        DataError
+            If the store has no vector of a record; the message names the records.
+        """
+        dim, wanted = self._dim(field), [str(name) for name in ids]
+        found = self._get(list(dict.fromkeys(wanted)), field) if wanted else {}
+        unknown = [name for name in dict.fromkeys(wanted) if name not in found]
+        if unknown:
+            more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+            raise DataError(
+                f"the field {field!r} has no record with the id {', '.join(map(repr, unknown[:NAMED]))}{more}."
+            )
+        return np.array([found[name] for name in wanted], np.float32).reshape(len(wanted), dim)
+
     def iterate(
         self, field: str = FIELD, batch: int = 4096
     ) -> Iterator[tuple[list[str], Float[np.ndarray, "batch dim"]]]:
@@ -113,6 +134,10 @@ class VectorStore(ABC):
 
     @abstractmethod
     def _search(self, queries: np.ndarray, k: int, field: str) -> list[list[Hit]]: ...
+
+    @abstractmethod
+    def _get(self, ids: list[str], field: str) -> dict[str, np.ndarray]:
+        """The vectors of those of the ids that are there."""
 
     @abstractmethod
     def _iterate(self, field: str, batch: int) -> Iterator[tuple[list[str], np.ndarray]]: ...

@@ -54,8 +54,8 @@ class UsearchIndex(FieldIndex):
                 f"{lengths[other[0]]:.4g}; divide each by its length, or take dtype='f16'."
             )
 
-    def get(self, first: int, last: int) -> np.ndarray:
-        return np.asarray(self._index.get(np.arange(first, last, dtype=np.uint64), dtype="f32"))
+    def get(self, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(self._index.get(rows.astype(np.uint64), dtype="f32"))
 
     def save(self, path: Path) -> None:
         self._index.save(str(path))

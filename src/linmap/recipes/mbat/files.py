@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from linmap.data import EMBEDDED
 from linmap.data.compressed import is_compressed
 from linmap.data.engines import Engine, map_records
-from linmap.data.records import READERS, Layout, Record, files_of, inner_records, read_records
+from linmap.data.records import READERS, Layout, Record, files_of, read_records
 from linmap.data.vectors.files import check_output
 from linmap.errors import DataError, UsageError
 from linmap.recipes.job import ApplyJob
-from linmap.retrieve.mbat import JSONVectorizer, VectorFileWriter, format_path, parse_path
+from linmap.retrieve.mbat import JSONVectorizer, VectorFileWriter, parse_path
+from linmap.retrieve.mbat.record_index import warn_of_inner_records
 
 PATIENTS = EMBEDDED / "fhir_patients.jsonl"
 EMBEDDED_OUT = Path("runs/mbat/vectors.parquet")  # so that the embedded records never replace a file of the user's
@@ -138,18 +137,6 @@ def place_of_records(text: str | None) -> tuple[str | int, ...] | None:
         raise UsageError(f"--records-at {text!r}: {error}") from None
 
 
-def note_inner_records(path: Path, document: Any) -> None:
-    """Say of a file of one record that it may have been meant as many."""
-    inner = inner_records(document)
-    if inner is not None:
-        place = format_path(inner[0])
-        print(
-            f"linmap: note: {path} is taken as one record; to take each of the {inner[1]} objects at {place} in it as "
-            f"one, give --records-at {shlex.quote(place)}.",
-            file=sys.stderr,
-        )
-
-
 def _check_source(source: Path, layout: Layout, decompress: bool) -> None:
     """There is a record in it, and compressed files are meant to be read."""
     compressed = next((path for path in files_of(source, READERS) if is_compressed(path)), None)
@@ -162,7 +149,7 @@ def _check_source(source: Path, layout: Layout, decompress: bool) -> None:
     if not records:
         raise DataError(f"{source} holds no records; there is nothing to encode.")
     if len(records) == 1 and layout.at is None:
-        note_inner_records(source, records[0].document)
+        warn_of_inner_records(source, records[0].document)
 
 
 def _weight(text: str) -> tuple[str, float]:

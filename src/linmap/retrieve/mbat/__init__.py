@@ -7,6 +7,7 @@ from linmap.retrieve.mbat.decoding import Breakdown, Contribution, Decoded
 from linmap.retrieve.mbat.module import JSONEncoder
 from linmap.retrieve.mbat.operators import DenseOrthogonal, HadamardDiagonal, SignedPermutation
 from linmap.retrieve.mbat.paths import format_path, parse_path
+from linmap.retrieve.mbat.record_index import RecordIndex, RecordMatch, ValueAt
 from linmap.retrieve.mbat.search import nearest, pack_signs, sign_cosine
 from linmap.retrieve.mbat.vectorizer import MISSING, JSONVectorizer
 
@@ -21,7 +22,10 @@ __all__ = [
     "HadamardDiagonal",
     "JSONEncoder",
     "JSONVectorizer",
+    "RecordIndex",
+    "RecordMatch",
     "SignedPermutation",
+    "ValueAt",
     "VectorFile",
     "VectorFileWriter",
     "capacity",

@@ -1,0 +1,117 @@
+"""What `linmap search` answers: the nearest vectors or records, as JSON."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linmap.data.arrays import open_rows
+from linmap.data.records import parse_json
+from linmap.data.vectors import in_memory, open_store
+from linmap.errors import DataError, UsageError
+from linmap.recipes.search import SearchSettings
+from linmap.retrieve.bt2 import EmbeddingUpgrade
+from linmap.retrieve.mbat import MISSING, RecordIndex, RecordMatch, parse_path
+
+SHOWN_VALUES = 3  # of one path, in the reasons of a match
+
+
+def nearest_vectors(settings: SearchSettings, path: Path) -> dict[str, Any]:
+    """The vectors nearest to those in a file."""
+    queries = np.asarray(open_rows(path), np.float32)
+    if settings.through is not None:
+        queries = np.asarray(EmbeddingUpgrade.load(settings.through).transform_query(queries))
+    where = str(settings.index)
+    of_file = Path(where).suffix in (".npy", ".parquet")
+    with in_memory(where, settings.field) if of_file else open_store(where) as store:
+        hits = store.search(queries, settings.top, settings.field)
+        matches = [
+            {"query": row, "matches": [{"id": hit.id, "score": round(hit.score, 4)} for hit in line]}
+            for row, line in enumerate(hits)
+        ]
+        return {"index": where, "vectors": store.count(settings.field), "queries": matches}
+
+
+def matching_records(settings: SearchSettings) -> dict[str, Any]:
+    """The records nearest to what was asked for, and why."""
+    where = str(settings.index)
+    values = [path_and_value(text) for text in settings.at]
+    document = None if settings.like is None else _document(settings.like)
+    with RecordIndex(where, settings.field, settings.records, settings.records_at) as index:
+        if values:
+            found = index.with_values(values, settings.top)
+        elif settings.id is not None:
+            found = index.like_record(settings.id, settings.top)
+        else:
+            found = index.like(document, settings.top)
+        matches = [
+            {"id": match.id, "cosine": round(match.cosine, 4)} | _because(match, settings.reasons) for match in found
+        ]
+        answer: dict[str, Any] = {"index": where, "records": len(index), "matches": matches}
+        if any(match.document is MISSING for match in found):
+            answer["note"] = ("the records' file is not where the index was made from: --records FILE says why they "
+                              "match")  # fmt: skip
+        return answer
+
+
+def _because(match: RecordMatch, reasons: int) -> dict[str, Any]:
+    """Why it was found, as JSON."""
+    if match.document is MISSING:
+        return {}
+    if match.values:
+        return {"because": [{"path": value.path, "query": value.asked,
+                             "match": "(not there)" if value.found is MISSING else value.found}
+                            for value in match.values]}  # fmt: skip
+    if match.breakdown is None:
+        return {"because": "level_norm=unit is not linear in the leaves: its cosines have no exact breakdown"}
+    cosine, parts, crosstalk = match.breakdown
+    because = [
+        {"path": part.path, "share": round(part.share, 4), "query": _short(part.left), "match": _short(part.right)}
+        for part in parts[:reasons]
+    ]
+    rest = cosine - crosstalk - sum(part.share for part in parts[:reasons])
+    return {"because": because, "other_paths": round(rest, 4), "crosstalk": round(crosstalk, 4)}
+
+
+def _short(values: list[Any]) -> Any:
+    if len(values) == 1:
+        return values[0]
+    return [*values[:SHOWN_VALUES], "..."] if len(values) > SHOWN_VALUES else values
+
+
+def path_and_value(text: str) -> tuple[str, Any]:
+    """PATH=VALUE; the value is JSON where it can be read so, and else text.
+
+    The path ends at the first = before which it can be read, for quoted keys may hold one.
+    """
+    parts = text.split("=")
+    for end in range(1, len(parts)):
+        path, value = "=".join(parts[:end]), "=".join(parts[end:])
+        with suppress(ValueError):
+            parse_path(path)
+            return path, _json_or_text(value)
+    try:
+        parse_path(parts[0])
+        problem = "there is no ="
+    except ValueError as error:
+        problem = str(error)
+    raise UsageError(f"--at takes PATH=VALUE, e.g. address[0].state=Texas, got {text!r}: {problem}")
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return parse_json(value)
+    except DataError:
+        return value
+
+
+def _document(like: str) -> Any:
+    path = Path(like)
+    is_file = like.endswith(".json") and path.is_file()
+    try:
+        return parse_json(path.read_bytes() if is_file else like)
+    except DataError as error:
+        raise UsageError(f"--like {like[:60]!r} is neither JSON text nor the path of a .json file: {error}") from None
