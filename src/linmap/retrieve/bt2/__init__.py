@@ -1,5 +1,6 @@
 """BT²: change the embedding model, keep the index (arXiv 2211.03989)."""
 
+from linmap.retrieve.bt2.backfill import BackfillCurve, backfill_curve, verdict
 from linmap.retrieve.bt2.choosing import Method
 from linmap.retrieve.bt2.evaluation import (
     RetrievalScores,
@@ -10,15 +11,7 @@ from linmap.retrieve.bt2.evaluation import (
 )
 from linmap.retrieve.bt2.frozen import FittedMap, closed_bases, procrustes
 from linmap.retrieve.bt2.head import BasisTransformHead, ExportedHead, HeadOutput, basis_transform, fold
-from linmap.retrieve.bt2.mixed import (
-    BackfillCurve,
-    Calibration,
-    backfill_curve,
-    calibrate,
-    mixed_scores,
-    search_mixed,
-    verdict,
-)
+from linmap.retrieve.bt2.mixed import Calibration, calibrate, mixed_scores, search_mixed
 from linmap.retrieve.bt2.training import PAPER, BT2Loss, parameter_groups, pseudo_classifier
 from linmap.retrieve.bt2.upgrade import EmbeddingUpgrade
 
