@@ -13,7 +13,11 @@ from linmap.errors import ArgumentError, DataError
 
 
 def read_npz(
-    path: Path | str, names: Sequence[str] = (), ignore: Sequence[str] = (), only: Sequence[str] | None = None
+    path: Path | str,
+    names: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    only: Sequence[str] | None = None,
+    texts: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """The arrays of an archive, by name.
 
@@ -27,6 +31,8 @@ def read_npz(
         Arrays to leave out, such as names.
     only
         Arrays to look at; all that are there when None.
+    texts
+        Arrays that may hold texts in place of numbers, such as classes.
 
     Raises
     ------
@@ -50,6 +56,8 @@ def read_npz(
     if missing:
         raise DataError(f"{path} has no array {missing[0]!r}; it holds {', '.join(sorted(arrays)) or 'nothing'}.")
     for name, array in arrays.items():
+        if array.dtype.kind == "U" and name in texts:
+            continue
         if array.dtype.kind not in "biufc" or (array.dtype.kind in "fc" and not np.isfinite(array).all()):
             raise DataError(f"{path}: the array {name!r} holds something other than finite numbers ({array.dtype}).")
     return arrays

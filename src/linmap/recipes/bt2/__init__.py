@@ -1,8 +1,10 @@
 """BT² on files: fit an upgrade to pairs of vectors, apply it, and compare it with what one would do otherwise."""
 
-from linmap.recipes.bt2.comparison import PRESETS, Comparison, compare
-from linmap.recipes.bt2.files import ApplySettings, Settings, apply, fit
+from linmap.recipes.bt2.flags import Apply, Compare, Fit
+from linmap.recipes.recipe import Recipe, Verb
 
-__all__ = ["PRESETS", "ApplySettings", "Comparison", "Settings", "apply", "compare", "fit"]
-
-RESUMES = ()  # verbs that honour --resume
+RECIPE = Recipe(
+    compare=Verb(Compare, "linmap.recipes.bt2.compare:compare", resumes=True),
+    apply=Verb(Apply, "linmap.recipes.bt2.apply:apply"),
+    fit=Verb(Fit, "linmap.recipes.bt2.fit:fit"),
+)

@@ -29,6 +29,7 @@ from linmap.training.batches import Loss
 
 TRAIN, CLASSES = 1000, 10
 EXTRA = 4  # dimensions that BT² adds
+MEASURES = ("CMC top-1", "CMC top-5", "mAP")
 BATCH, LR, DECAY, WARMUP = 64, 3e-3, 3e-5, 2
 INFLUENCE = 10.0  # weight of the loss of BCT
 Start = Literal["closed form", "random"]
@@ -179,8 +180,8 @@ def embed(model: nn.Module, x: Tensor) -> Tensor:
     return F.normalize(found.phi_new if isinstance(found, HeadOutput) else found[0], dim=-1)
 
 
-def image_scores(old_network: Network, new_network: Network, seed: int, epochs: int) -> dict[str, RetrievalScores]:
-    """Every method's search of the test images among themselves; "queries/gallery" as in the paper."""
+def image_scores(old_network: Network, new_network: Network, seed: int, epochs: int) -> dict[str, float]:
+    """Every method's search of the test images among themselves, by "queries/gallery" as in the paper, and measure."""
     torch.manual_seed(seed)
     lab = Lab.of(seed, epochs)
     old, new = lab.independent(old_network), lab.independent(new_network)
@@ -203,11 +204,20 @@ def image_scores(old_network: Network, new_network: Network, seed: int, epochs: 
     for name, model in models.items():
         q = embed(model, lab.x_test)
         found[f"{name}/old"], found[f"{name}/{name}"] = lab.scores(q, gallery), lab.scores(q, q)
-    return found
+    return {
+        f"{name}, {measure}": value
+        for name, scores in found.items()
+        for measure, value in zip(MEASURES, (scores.cmc[1], scores.cmc[5], scores.mAP), strict=True)
+    }
 
 
-def series_scores(seed: int, epochs: int) -> dict[str, Float[np.ndarray, "steps steps"]]:
-    """mAP of the queries of each step on the gallery of each step up to it; NaN above the diagonal.
+def cell(name: str, queries: int, gallery: int) -> str:
+    """The measure of the queries of a step on the gallery of another, from 0."""
+    return f"{name}, queries {queries + 1}, gallery {gallery + 1}"
+
+
+def series_scores(seed: int, epochs: int) -> dict[str, float]:
+    """mAP of the queries of each step on the gallery of each step up to it, by `cell`.
 
     Each step's vectors are the old ones of the next. BT² grows by the added dimensions, BCT keeps its width, and
     independent models are compared by the coordinates that both have.
@@ -229,8 +239,7 @@ def series_scores(seed: int, epochs: int) -> dict[str, Float[np.ndarray, "steps 
         for name, model in models.items():
             vectors[name] = embed(model, lab.x)
             galleries[name].append(embed(model, lab.x_test))
-    steps = range(len(SERIES))
     return {
-        name: np.array([[lab.scores(found[q], found[g]).mAP if g <= q else np.nan for g in steps] for q in steps])
-        for name, found in galleries.items()
-    }
+        cell(name, q, g): lab.scores(vectors[q], vectors[g]).mAP
+        for name, vectors in galleries.items() for q in range(len(SERIES)) for g in range(q + 1)
+    }  # fmt: skip

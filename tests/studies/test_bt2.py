@@ -1,0 +1,24 @@
+"""Every protocol of BT² runs at a tiny size; those whose data are not there are skipped by name."""
+
+from pathlib import Path
+
+import pytest
+from studies.bt2 import PROTOCOLS
+from studies.study import Job, Protocol
+
+CHECKS = {"cranfield": 10, "banking77": 4, "backfill": 1, "images": 3, "series": 2}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
+def test_a_protocol_runs_and_goes_on_from_what_is_done(protocol: Protocol, tmp_path: Path) -> None:
+    job = Job(tmp_path, seeds=(0,), tiny=True)
+    try:
+        first = protocol.run(job)
+    except FileNotFoundError as missing:
+        pytest.skip(f"{protocol.name} needs {protocol.needs}: {missing}")
+    assert len(first.checks) >= CHECKS[protocol.name]
+    assert first.tables or first.pictures
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    again = protocol.run(job)
+    assert (again.tables, again.checks) == (first.tables, first.checks)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == before
