@@ -16,8 +16,13 @@ import ray
 
 from benchmarks.measure import Measurement
 from linmap.data import EMBEDDED
-from linmap.recipes import bt2, mbat
-from linmap.recipes.job import ApplyJob, FitJob
+from linmap.recipes.bt2 import apply as bt2
+from linmap.recipes.bt2.fit import fit
+from linmap.recipes.bt2.flags import Apply as ApplyUpgrade
+from linmap.recipes.bt2.flags import Fit
+from linmap.recipes.job import ApplyJob, FitJob, FittedJob
+from linmap.recipes.mbat import apply as mbat
+from linmap.recipes.mbat.flags import Apply
 
 COPIES, FILES = 48, 4  # 80,256 records
 ROWS, DIM = 400_000, 384
@@ -41,7 +46,7 @@ def records(folder: Path, copies: int) -> list[Measurement]:
     for engine in ("local", "ray"):
         for workers in (1, 2):
             out = folder / f"{engine}{workers}.parquet"
-            settings = mbat.ApplySettings(engine=engine, n_jobs=workers)
+            settings = Apply(engine=engine, n_jobs=workers)
             seconds, summary = timed(lambda s=settings, o=out: mbat.apply(s, ApplyJob(data=source, out=o)))
             note = f"{out.stat().st_size / summary['records']:,.0f} B a document"
             found.append(
@@ -57,12 +62,12 @@ def records(folder: Path, copies: int) -> list[Measurement]:
 
 
 def vectors(folder: Path, rows: int) -> list[Measurement]:
-    bt2.fit(bt2.Settings(method="procrustes"), FitJob(out=folder / "upgrade"))
+    fit(Fit(method="procrustes"), FitJob(out=folder / "upgrade"))
     np.save(folder / "new.npy", np.random.default_rng(0).standard_normal((rows, DIM), np.float32))
     found = []
     for engine in ("local", "ray"):
-        job = ApplyJob(folder / "upgrade", folder / "new.npy", folder / f"{engine}.npy")
-        seconds, _ = timed(lambda e=engine, j=job: bt2.apply(bt2.ApplySettings(engine=e), j))
+        job = FittedJob(folder / "new.npy", folder / f"{engine}.npy", artifact=folder / "upgrade")
+        seconds, _ = timed(lambda e=engine, j=job: bt2.apply(ApplyUpgrade(engine=e), j))
         found.append(
             Measurement(
                 f"apply bt2 to {rows:,} x {DIM} float32, {engine}, 1 worker", seconds, items=rows, unit="vectors"

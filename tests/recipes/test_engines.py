@@ -14,8 +14,13 @@ from linmap.cli import main
 from linmap.data.engines import map_records
 from linmap.data.records import read_records
 from linmap.errors import DataError
-from linmap.recipes import bt2, mbat
-from linmap.recipes.job import ApplyJob, FitJob
+from linmap.recipes.bt2 import apply as bt2
+from linmap.recipes.bt2.fit import fit
+from linmap.recipes.bt2.flags import Apply as ApplyUpgrade
+from linmap.recipes.bt2.flags import Fit
+from linmap.recipes.job import ApplyJob, FitJob, FittedJob
+from linmap.recipes.mbat import apply as mbat
+from linmap.recipes.mbat.flags import Apply
 from linmap.retrieve.bt2 import EmbeddingUpgrade
 from linmap.retrieve.mbat import JSONVectorizer, VectorFile, VectorFileWriter
 
@@ -24,7 +29,7 @@ from linmap.retrieve.mbat import JSONVectorizer, VectorFile, VectorFileWriter
 def records(tmp_path: Path) -> Path:
     folder = tmp_path / "records"
     folder.mkdir()
-    lines = mbat.files.PATIENTS.read_bytes().splitlines(keepends=True)
+    lines = mbat.PATIENTS.read_bytes().splitlines(keepends=True)
     for name, part in (("a.jsonl", lines[:13]), ("b.jsonl", lines[13:20])):
         (folder / name).write_bytes(b"".join(part))
     return folder
@@ -34,7 +39,7 @@ def records(tmp_path: Path) -> Path:
 def gallery(tmp_path: Path) -> Path:
     folder = tmp_path / "gallery"
     folder.mkdir()
-    with np.load(bt2.files.BANKING) as arrays:
+    with np.load(bt2.BANKING) as arrays:
         X = arrays["new"][700:1000]
     for name, part in (("a", X[:170]), ("b", X[170:])):
         np.save(folder / f"{name}.npy", part)
@@ -44,7 +49,7 @@ def gallery(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def upgrade(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fitted") / "upgrade"
-    bt2.fit(bt2.Settings(method="procrustes"), FitJob(out=folder))
+    fit(Fit(method="procrustes"), FitJob(out=folder))
     return folder
 
 
@@ -61,13 +66,13 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
             return map_records(*args, shard_records=7, batch=4, progress=report, **options)
 
         for recipe in (mbat, bt2):
-            monkeypatch.setattr(recipe.files, "map_records", mapped)
+            monkeypatch.setattr(recipe, "map_records", mapped)
 
     return install
 
 
 def test_a_folder_of_records_is_encoded_in_its_order(records, tmp_path):
-    summary = mbat.apply(mbat.ApplySettings(dim=64), ApplyJob(data=records, out=tmp_path / "v.parquet"))
+    summary = mbat.apply(Apply(dim=64), ApplyJob(data=records, out=tmp_path / "v.parquet"))
     file, expected = VectorFile(tmp_path / "v.parquet"), list(read_records(records))
     assert (summary["records"], summary["resumed"]) == (20, 0)
     assert file.ids == [record.id for record in expected]
@@ -77,13 +82,13 @@ def test_a_folder_of_records_is_encoded_in_its_order(records, tmp_path):
 
 def test_vectors_are_no_records(records, gallery, tmp_path):
     with pytest.raises(DataError, match=r"a\.npy must end in \.jsonl"):
-        mbat.apply(mbat.ApplySettings(), ApplyJob(data=gallery / "a.npy", out=tmp_path / "v.npy"))
+        mbat.apply(Apply(), ApplyJob(data=gallery / "a.npy", out=tmp_path / "v.npy"))
     with pytest.raises(DataError, match=r"records holds no file that ends in \.npy, \.parquet"):
         map_records(records, tmp_path / "v.npy", np.copy, of="vectors")
 
 
 def test_a_folder_of_vectors_is_upgraded_in_its_order(gallery, upgrade, tmp_path):
-    summary = bt2.apply(bt2.ApplySettings(), ApplyJob(upgrade, gallery, tmp_path / "v.npy"))
+    summary = bt2.apply(ApplyUpgrade(), FittedJob(gallery, tmp_path / "v.npy", artifact=upgrade))
     assert (summary["vectors"], summary["dim"]) == (300, 384)
     X = np.concatenate([np.load(gallery / name) for name in ("a.npy", "b.npy")])
     np.testing.assert_allclose(np.load(tmp_path / "v.npy"), EmbeddingUpgrade.load(upgrade).transform(X), atol=1e-6)
@@ -99,7 +104,7 @@ def test_vectors_with_ids_keep_them(gallery, upgrade, tmp_path, small_shards, ke
         with VectorFileWriter(folder / f"{name}.{kept}", 384, {"source": "elsewhere"}) as file:
             file.write(names[rows], X[rows])
     out = tmp_path / f"v.{wanted}"
-    summary = bt2.apply(bt2.ApplySettings(), ApplyJob(upgrade, folder, out))
+    summary = bt2.apply(ApplyUpgrade(), FittedJob(folder, out, artifact=upgrade))
     file = VectorFile(out)
     assert (summary["vectors"], file.ids) == (300, names)
     expected = EmbeddingUpgrade.load(upgrade).transform(X)
@@ -109,13 +114,13 @@ def test_vectors_with_ids_keep_them(gallery, upgrade, tmp_path, small_shards, ke
 def test_parquet_without_vectors_is_refused(upgrade, tmp_path):
     pq.write_table(pa.table({"id": ["a"], "text": ["b"]}), tmp_path / "t.parquet")
     with pytest.raises(ValueError, match=r"t\.parquet must hold vectors: a column id, and a column vector"):
-        bt2.apply(bt2.ApplySettings(), ApplyJob(upgrade, tmp_path / "t.parquet", tmp_path / "v.npy"))
+        bt2.apply(ApplyUpgrade(), FittedJob(tmp_path / "t.parquet", tmp_path / "v.npy", artifact=upgrade))
 
 
 def test_ids_that_are_not_those_of_the_rows_are_refused(gallery, upgrade, tmp_path):
     (gallery / "a.json").write_text('{"ids": ["one", "two"]}')
     with pytest.raises(ValueError, match=r"a\.npy has 170 rows, but a\.json beside it 2 ids"):
-        bt2.apply(bt2.ApplySettings(), ApplyJob(upgrade, gallery, tmp_path / "v.npy"))
+        bt2.apply(ApplyUpgrade(), FittedJob(gallery, tmp_path / "v.npy", artifact=upgrade))
 
 
 def test_the_row_that_cannot_be_upgraded_is_named(gallery, upgrade, tmp_path):
@@ -123,7 +128,7 @@ def test_the_row_that_cannot_be_upgraded_is_named(gallery, upgrade, tmp_path):
     X[57] = 0
     np.save(gallery / "b.npy", X)
     with pytest.raises(ValueError, match=r"b\.npy: row 57, the vector is zero"):
-        bt2.apply(bt2.ApplySettings(), ApplyJob(upgrade, gallery, tmp_path / "v.npy"))
+        bt2.apply(ApplyUpgrade(), FittedJob(gallery, tmp_path / "v.npy", artifact=upgrade))
 
 
 def test_ctrl_c_names_the_command_that_goes_on(records, tmp_path, small_shards, capsys):
@@ -144,11 +149,11 @@ def test_ctrl_c_names_the_command_that_goes_on(records, tmp_path, small_shards, 
 def test_another_upgrade_does_not_go_on_with_the_shards_of_one(gallery, upgrade, tmp_path, small_shards):
     small_shards(stop_at=100)
     with pytest.raises(KeyboardInterrupt, match="of 300 records"):
-        bt2.apply(bt2.ApplySettings(), ApplyJob(upgrade, gallery, tmp_path / "v.npy"))
+        bt2.apply(ApplyUpgrade(), FittedJob(gallery, tmp_path / "v.npy", artifact=upgrade))
     with pytest.raises(ValueError, match="a run with another function"):
-        bt2.apply(bt2.ApplySettings("query", resume=True), ApplyJob(upgrade, gallery, tmp_path / "v.npy"))
+        bt2.apply(ApplyUpgrade(output="query", resume=True), FittedJob(gallery, tmp_path / "v.npy", artifact=upgrade))
     small_shards()
-    summary = bt2.apply(bt2.ApplySettings(resume=True), ApplyJob(upgrade, gallery, tmp_path / "v.npy"))
+    summary = bt2.apply(ApplyUpgrade(resume=True), FittedJob(gallery, tmp_path / "v.npy", artifact=upgrade))
     assert summary["resumed"] >= 100
 
 
@@ -166,11 +171,11 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_ray_writes_the_bytes_of_this_process(records, gallery, upgrade, tmp_path, small_shards, ray):
     small_shards()
     for engine in ("local", "ray"):
-        settings = mbat.ApplySettings(dim=256, engine=engine, n_jobs=2 if engine == "ray" else 1)
+        settings = Apply(dim=256, engine=engine, n_jobs=2 if engine == "ray" else 1)
         mbat.apply(settings, ApplyJob(data=records, out=tmp_path / engine / "v.parquet"))
         for output in ("gallery", "query"):
             out = tmp_path / engine / f"{output}.npy"
-            bt2.apply(bt2.ApplySettings(output, 2, engine), ApplyJob(upgrade, gallery, out))
+            bt2.apply(ApplyUpgrade(output=output, n_jobs=2, engine=engine), FittedJob(gallery, out, artifact=upgrade))
     names = ["v.parquet", "gallery.npy", "query.npy"]
     local, on_ray = ([(tmp_path / engine / name).read_bytes() for name in names] for engine in ("local", "ray"))
     assert local == on_ray

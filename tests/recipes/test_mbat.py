@@ -1,6 +1,5 @@
 import gzip
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,13 @@ from hypothesis import strategies as st
 
 from linmap.data.records import read_records
 from linmap.errors import ArgumentError, ArtifactError, DataError, LinmapError, UsageError
+from linmap.experiment import Result
 from linmap.recipes.job import ApplyJob, CompareJob
 from linmap.recipes.matches import path_and_value
-from linmap.recipes.mbat import PRESETS, ApplySettings, Settings, apply, compare, files
-from linmap.recipes.mbat.experiments import depth_experiment
+from linmap.recipes.mbat import apply as applying
+from linmap.recipes.mbat.apply import apply
+from linmap.recipes.mbat.compare import compare
+from linmap.recipes.mbat.flags import Apply, Compare
 from linmap.recipes.search import IndexSettings, SearchSettings, search
 from linmap.recipes.search import index as store_vectors
 from linmap.retrieve.mbat import JSONVectorizer, VectorFile, VectorFileWriter, parse_path
@@ -31,7 +33,7 @@ def index(tmp_path: Path) -> Path:
     source = tmp_path / "people.jsonl"
     source.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
     out = tmp_path / "vectors.parquet"
-    apply(ApplySettings(ignore=("id",)), ApplyJob(data=source, out=out))
+    apply(Apply(ignore=("id",)), ApplyJob(data=source, out=out))
     return out
 
 
@@ -44,11 +46,11 @@ def test_apply_writes_a_vector_for_each_record(index: Path) -> None:
 
 
 def test_apply_takes_the_embedded_patients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "few.jsonl").write_bytes(b"".join(files.PATIENTS.read_bytes().splitlines(keepends=True)[:20]))
-    monkeypatch.setattr(files, "PATIENTS", tmp_path / "few.jsonl")
-    summary = apply(ApplySettings(dim=64, numbers="quantile", weights=("patient=2",)), ApplyJob(out=tmp_path / "v.npy"))
+    (tmp_path / "few.jsonl").write_bytes(b"".join(applying.PATIENTS.read_bytes().splitlines(keepends=True)[:20]))
+    monkeypatch.setattr(applying, "PATIENTS", tmp_path / "few.jsonl")
+    summary = apply(Apply(dim=64, numbers="quantile", weights=("patient=2",)), ApplyJob(out=tmp_path / "v.npy"))
     assert summary["records"] == 20
-    documents = [record.document for record in read_records(files.PATIENTS)]
+    documents = [record.document for record in read_records(applying.PATIENTS)]
     expected = JSONVectorizer(64, numbers="quantile", weights={"patient": 2.0}).fit_transform(documents)
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), expected)
 
@@ -108,9 +110,9 @@ def test_wrong_use_is_told(index: Path, tmp_path: Path) -> None:
         with pytest.raises(LinmapError, match=message):
             search(wrong)
     with pytest.raises(UsageError, match="PATTERN=FACTOR"):
-        apply(ApplySettings(weights=("name",)), ApplyJob(out=tmp_path / "v.npy"))
-    with pytest.raises(UsageError, match="dim must be an integer"):
-        apply(ApplySettings(dim=5), ApplyJob(out=tmp_path / "v.npy"))
+        apply(Apply(weights=("name",)), ApplyJob(out=tmp_path / "v.npy"))
+    with pytest.raises(ArgumentError, match="dim must be an integer"):
+        apply(Apply(dim=5), ApplyJob(out=tmp_path / "v.npy"))
     (tmp_path / "people.jsonl").write_text('{"id": "new"}\n')
     with pytest.raises(ArtifactError, match="has changed since"):
         search(SearchSettings(str(index), id="ada"))
@@ -120,59 +122,63 @@ def test_a_broken_record_leaves_no_index(tmp_path: Path) -> None:
     source = tmp_path / "broken.jsonl"
     source.write_text('{"a": 1}\n{"a": NaN}\n')
     with pytest.raises(DataError, match=f"^{source}, line 2: NaN is not JSON"):
-        apply(ApplySettings(dim=64), ApplyJob(data=source, out=tmp_path / "v.parquet"))
+        apply(Apply(dim=64), ApplyJob(data=source, out=tmp_path / "v.parquet"))
     source.write_text('{"a": 1}\n{"a": "\\ud800"}\n')
     with pytest.raises(DataError, match=f"^{source}: document 1, at a: .*lone surrogate"):
-        apply(ApplySettings(dim=64), ApplyJob(data=source, out=tmp_path / "v.parquet"))
+        apply(Apply(dim=64), ApplyJob(data=source, out=tmp_path / "v.parquet"))
     assert not (tmp_path / "v.parquet").exists()
 
 
-def test_gaussian_binding_loses_what_orthogonal_binding_keeps() -> None:
-    depths = depth_experiment(256, 8, trials=8, seed=0)
-    for kind in ("signed permutation", "Haar orthogonal"):
-        np.testing.assert_allclose(depths.norms[kind], 1, atol=1e-12)
-        np.testing.assert_allclose(depths.cosines[kind], 1, atol=1e-12)
-    k = np.arange(1, 9)
-    np.testing.assert_allclose(depths.cosines["Gaussian"].mean(0), 1 / np.sqrt(1 + k), atol=0.06)
-    np.testing.assert_allclose(depths.norms["Gaussian"].std(0, ddof=1), np.sqrt(k / 512), rtol=0.8)
-
-
-def test_compare_on_the_users_own_labelled_records(tmp_path: Path) -> None:
+def labelled(path: Path, records: int = 30) -> Path:
+    """Two classes whose numbers are near to each other and never equal."""
     rng = np.random.default_rng(0)
     lines = [
         {"id": i, "label": ["low", "high"][i % 2], "doc": {"level": 10.0 ** (3 * (i % 2)) * rng.uniform(0.8, 1.2)}}
-        for i in range(30)
+        for i in range(records)
     ]
-    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    settings = replace(
-        PRESETS["quick"], dim=256, decoding_dims=(256,), decoding_records=10, depth=2, capacity_records=1
-    )
-    result = compare(settings, CompareJob(data=tmp_path / "own.jsonl", out=tmp_path))
-    scores = {row.name: row.mean("kNN-5") for row in result.rows}
-    assert scores["MBAT soft (words, levels)"] == 1.0  # near numbers are similar,
-    assert scores["MBAT exact"] < 0.9  # equal ones never occur
-    for picture in result.pictures:
-        assert (tmp_path / picture.file).read_text().startswith("<?xml")
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+def test_compare_on_the_users_own_labelled_records(tmp_path: Path) -> None:
+    job = CompareJob(data=labelled(tmp_path / "own.jsonl"), out=tmp_path)
+    result = compare(Compare(dim=256), job)
+    scores = {row.name: row for row in result.rows}
+    assert scores["MBAT soft (words, levels)"].mean("kNN-5") == 1.0  # near numbers are similar,
+    assert scores["MBAT exact"].mean("kNN-5") < 0.9  # equal ones never occur
+    assert {len(values) for row in result.rows for values in row.values.values()} == {5}
+    assert (tmp_path / "accuracy.svg").read_text().startswith("<?xml")
+    assert result.verdict.startswith("With kNN-5: Take MBAT mixed (default)")
     result.save(tmp_path)
+
+
+def test_finished_folds_are_kept_and_a_changed_file_is_measured_again(tmp_path: Path) -> None:
+    data = labelled(tmp_path / "own.jsonl")
+
+    def compared(resume: bool) -> tuple[Result, set[str]]:
+        before = set(tmp_path.rglob("runs/*.json"))
+        result = compare(Compare(dim=64, folds=2), CompareJob(data=data, out=tmp_path, resume=resume))
+        return result, {path.name for path in set(tmp_path.rglob("runs/*.json")) - before}
+
+    first, runs = compared(resume=False)
+    assert len(runs) == 2 * len(first.rows)
+    again, new = compared(resume=True)
+    assert (again.rows, new) == (first.rows, set())
+    labelled(data, records=28)
+    _, new = compared(resume=True)
+    assert len(new) == len(runs)
 
 
 def test_data_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     (tmp_path / "plain.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
     with pytest.raises(DataError, match="needs records"):
-        compare(Settings(), CompareJob(data=tmp_path / "plain.jsonl", out=tmp_path))
+        compare(Compare(), CompareJob(data=tmp_path / "plain.jsonl", out=tmp_path))
     few = [{"id": i, "label": str(i), "doc": i} for i in range(5)]
     (tmp_path / "few.jsonl").write_text("\n".join(map(json.dumps, few)))
     with pytest.raises(DataError, match="fewer than the 5 folds"):
-        compare(Settings(), CompareJob(data=tmp_path / "few.jsonl", out=tmp_path))
-    with pytest.raises(DataError, match="datasets holds 'planets'"):
-        compare(Settings(datasets=("planets",)), CompareJob(out=tmp_path))
-
-
-@pytest.mark.slow
-def test_the_reference_table_of_the_patients_is_reproduced(tmp_path: Path) -> None:
-    settings = replace(PRESETS["quick"], decoding_records=40, capacity_records=4)
-    result = compare(settings, CompareJob(out=tmp_path))
-    assert all(check.passed for check in result.checks), [check for check in result.checks if not check.passed]
+        compare(Compare(), CompareJob(data=tmp_path / "few.jsonl", out=tmp_path))
+    with pytest.raises(UsageError, match="--folds must be at least 2 and --seeds at least 1"):
+        compare(Compare(folds=1), CompareJob(out=tmp_path))
 
 
 def test_search_for_values_at_paths(index: Path) -> None:
@@ -278,7 +284,7 @@ def test_a_hit_is_explained_by_the_record_that_was_found(tmp_path: Path) -> None
     source = tmp_path / "r.jsonl"
     source.write_text('{"id": "a", "x": "first"}\n{"id": "b", "x": "other"}\n{"id": "a", "x": "second"}\n')
     with pytest.warns(UserWarning, match="'a' is that of the records 0 and 2"):
-        apply(ApplySettings(dim=512, n_jobs=1), ApplyJob(data=source, out=tmp_path / "v.npy"))
+        apply(Apply(dim=512, n_jobs=1), ApplyJob(data=source, out=tmp_path / "v.npy"))
     for where in (source, tmp_path / "v.npy"):
         (best,) = search(SearchSettings(str(where), at=("x=second",), top=1))["matches"]
         assert best["because"] == [{"path": "x", "query": "second", "match": "second"}]
@@ -291,7 +297,7 @@ def test_a_hit_is_explained_by_the_record_that_was_found(tmp_path: Path) -> None
 def test_a_record_that_is_no_longer_at_its_place_is_told(tmp_path: Path) -> None:
     source = tmp_path / "r.jsonl"
     source.write_text('{"id": "a", "x": 1}\n{"id": "b", "x": 2}\n')
-    apply(ApplySettings(dim=64, n_jobs=1), ApplyJob(data=source, out=tmp_path / "v.npy"))
+    apply(Apply(dim=64, n_jobs=1), ApplyJob(data=source, out=tmp_path / "v.npy"))
     source.write_text('{"id": "b", "x": 2}\n{"id": "a", "x": 1}\n')
     with pytest.raises(ArtifactError, match="has no record 'a' at its place 0"):
         search(SearchSettings(str(tmp_path / "v.npy"), at=("x=1",), top=1))
@@ -303,8 +309,8 @@ def test_records_inside_of_a_file_are_offered_and_read(tmp_path: Path) -> None:
     job = ApplyJob(data=trail, out=out)
     offered = "each of the 20 objects at Records in it as one, give records_at='Records'"
     with pytest.warns(UserWarning, match=offered):
-        assert apply(ApplySettings(dim=64, n_jobs=1), job)["records"] == 1
-    assert apply(ApplySettings(dim=64, n_jobs=1, records_at="$.Records"), job)["records"] == 20
+        assert apply(Apply(dim=64, n_jobs=1), job)["records"] == 1
+    assert apply(Apply(dim=64, n_jobs=1, records_at="$.Records"), job)["records"] == 20
     for where, place in ((trail, "Records"), (out, None)):
         answer = search(SearchSettings(str(where), at=("eventID=e7",), top=1, records_at=place))
         assert answer["matches"][0]["because"][0]["match"] == "e7"
@@ -314,15 +320,15 @@ def test_records_inside_of_a_file_are_offered_and_read(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="records_at='Records' goes with a file of records"):
         search(SearchSettings(str(out), id="0", records_at="Records"))
     with pytest.raises(UsageError, match=r"--records-at 'a\[': path"):
-        apply(ApplySettings(records_at="a["), job)
+        apply(Apply(records_at="a["), job)
 
 
 def test_compressed_records_are_read_where_that_is_said(tmp_path: Path) -> None:
     source, out = tmp_path / "r.jsonl.gz", tmp_path / "v.npy"
     source.write_bytes(gzip.compress(b'{"id": "a", "x": 1}\n'))
     with pytest.raises(DataError, match=r"r\.jsonl\.gz is compressed.*by one worker with --decompress"):
-        apply(ApplySettings(dim=64), ApplyJob(data=source, out=out))
-    assert apply(ApplySettings(dim=64, decompress=True), ApplyJob(data=source, out=out))["records"] == 1
+        apply(Apply(dim=64), ApplyJob(data=source, out=out))
+    assert apply(Apply(dim=64, decompress=True), ApplyJob(data=source, out=out))["records"] == 1
     assert search(SearchSettings(str(source), at=("x=1",)))["matches"][0]["id"] == "a"
 
 
@@ -331,7 +337,7 @@ def test_nothing_to_encode_is_told(tmp_path: Path, content: str) -> None:
     source, out = tmp_path / "empty.jsonl", tmp_path / "v.npy"
     source.write_text(content)
     for use in (
-        lambda: apply(ApplySettings(dim=64), ApplyJob(data=source, out=out)),
+        lambda: apply(Apply(dim=64), ApplyJob(data=source, out=out)),
         lambda: search(SearchSettings(str(source), like="{}")),
     ):
         with pytest.raises(DataError, match=r"empty\.jsonl is empty; there is nothing to read\."):
@@ -339,7 +345,7 @@ def test_nothing_to_encode_is_told(tmp_path: Path, content: str) -> None:
     assert list(tmp_path.iterdir()) == [source]
     (tmp_path / "none.json").write_text("[]")
     with pytest.raises(DataError, match=r"none\.json holds no records; there is nothing to encode"):
-        apply(ApplySettings(dim=64), ApplyJob(data=tmp_path / "none.json", out=out))
+        apply(Apply(dim=64), ApplyJob(data=tmp_path / "none.json", out=out))
 
 
 @pytest.mark.parametrize("name", ["v.npy", "v.parquet"])
@@ -358,9 +364,9 @@ def test_a_file_of_no_vectors_is_neither_searched_nor_indexed(tmp_path: Path, na
 def test_embedded_records_never_go_where_a_user_keeps_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("r.jsonl").write_text('{"id": "a"}')
-    monkeypatch.setattr(files, "PATIENTS", Path("r.jsonl"))
+    monkeypatch.setattr(applying, "PATIENTS", Path("r.jsonl"))
     Path("vectors.parquet").write_bytes(b"mine")
-    assert apply(ApplySettings(dim=64, n_jobs=1), ApplyJob())["out"] == "runs/mbat/vectors.parquet"
+    assert apply(Apply(dim=64, n_jobs=1), ApplyJob())["out"] == "runs/mbat/vectors.parquet"
     assert Path("vectors.parquet").read_bytes() == b"mine"
 
 
@@ -368,5 +374,5 @@ def test_ids_never_take_the_place_of_another_file(tmp_path: Path) -> None:
     source = tmp_path / "v.json"
     source.write_text('[{"id": "a"}]')
     with pytest.raises(DataError, match=r"v\.json is in the way: linmap did not write it"):
-        apply(ApplySettings(dim=64, n_jobs=1), ApplyJob(data=source, out=tmp_path / "v.npy"))
+        apply(Apply(dim=64, n_jobs=1), ApplyJob(data=source, out=tmp_path / "v.npy"))
     assert source.read_text() == '[{"id": "a"}]'

@@ -10,7 +10,7 @@ from linmap.recipes.bt2.compare import AUTO, CENTRED, FULL, OLD, PROCRUSTES, RAW
 from linmap.recipes.bt2.fit import fit
 from linmap.recipes.bt2.flags import Apply, Compare, Fit
 from linmap.recipes.bt2.pairs import BANKING, NDCG, Gallery, read_pairs
-from linmap.recipes.job import ApplyJob, CompareJob, FitJob
+from linmap.recipes.job import CompareJob, FitJob, FittedJob
 from linmap.retrieve.bt2 import EmbeddingUpgrade
 
 
@@ -30,7 +30,7 @@ def test_what_is_fitted_to_files_is_applied_to_files(files: tuple[Path, Path], t
     upgrade = EmbeddingUpgrade().fit(np.load(new), np.load(old))
     for output, function in (("gallery", upgrade.transform), ("query", upgrade.transform_query)):
         out = tmp_path / f"{output}.npy"
-        found = apply(Apply(output=output), ApplyJob(tmp_path / "run", new, out))
+        found = apply(Apply(output=output), FittedJob(new, out, artifact=tmp_path / "run"))
         assert (found["vectors"], found["dtype"]) == (200, "float32")
         np.testing.assert_allclose(np.load(out), function(np.load(new)), atol=1e-6)
 
@@ -38,7 +38,7 @@ def test_what_is_fitted_to_files_is_applied_to_files(files: tuple[Path, Path], t
 def test_without_files_the_embedded_vectors_are_taken(tmp_path: Path) -> None:
     summary = fit(Fit(), FitJob(out=tmp_path))
     assert (summary["pairs"], summary["d_new"], summary["d_old"]) == (700, 384, 128)
-    assert apply(Apply(), ApplyJob(tmp_path))["dim"] == 384
+    assert apply(Apply(), FittedJob(artifact=tmp_path))["dim"] == 384
     assert np.load(tmp_path / "gallery.npy").shape == (1500, 384)
 
 
@@ -54,13 +54,11 @@ def test_wrong_files_are_named(files: tuple[Path, Path], tmp_path: Path) -> None
     np.save(tmp_path / "flat.npy", np.ones(3))
     with pytest.raises(DataError, match="must hold one matrix"):
         fit(Fit(new=new, old=tmp_path / "flat.npy"), FitJob(out=tmp_path / "run"))
-    with pytest.raises(UsageError, match="needs a fitted run"):
-        apply(Apply(), ApplyJob())
     fit(Fit(), FitJob(out=tmp_path / "run"))
     with pytest.raises(DataError, match="384 columns"):
-        apply(Apply(), ApplyJob(tmp_path / "run", new, tmp_path / "out.npy"))
+        apply(Apply(), FittedJob(new, tmp_path / "out.npy", artifact=tmp_path / "run"))
     with pytest.raises(UsageError, match=r"written as \.npy or \.parquet"):
-        apply(Apply(), ApplyJob(tmp_path / "run", None, tmp_path / "out.csv"))
+        apply(Apply(), FittedJob(None, tmp_path / "out.csv", artifact=tmp_path / "run"))
 
 
 def test_pairs_that_do_not_fit_are_spoken_of_as_files(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -18,20 +18,18 @@ from linmap.data.vectors.files import check_output
 from linmap.errors import DataError, UsageError
 from linmap.recipes.bt2.flags import Apply
 from linmap.recipes.bt2.pairs import BANKING
-from linmap.recipes.job import ApplyJob
+from linmap.recipes.job import FittedJob
 from linmap.retrieve.bt2 import EmbeddingUpgrade
 
 ROWS = 65_536
 ROW = re.compile(r"^X: row \d+ is ")
 
 
-def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
+def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     """Transform new vectors, block by block: a .npy file, a file of vectors with ids, or a folder of these.
 
     What has ids keeps them: the result is a file of vectors too.
     """
-    if job.artifact is None:
-        raise UsageError("bt2 needs a fitted run: `linmap fit bt2 --new FILE --old FILE --out DIR`, then apply DIR.")
     function = Upgrade(job.artifact, settings.output)
     source, out = job.data or BANKING, job.out or job.artifact / f"{settings.output}.npy"
     if out.suffix not in VECTORS:

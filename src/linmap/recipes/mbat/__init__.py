@@ -1,8 +1,9 @@
-"""MBAT on files: records to vectors, search among them, and a comparison with what one would pick otherwise."""
+"""MBAT on files: records to vectors, and a comparison with what one would pick otherwise."""
 
-from linmap.recipes.mbat.comparison import PRESETS, Settings, compare
-from linmap.recipes.mbat.files import ApplySettings, apply
+from linmap.recipes.mbat.flags import Apply, Compare
+from linmap.recipes.recipe import Recipe, Verb
 
-__all__ = ["PRESETS", "ApplySettings", "Settings", "apply", "compare"]
-
-RESUMES = ()  # verbs that honour --resume
+RECIPE = Recipe(
+    compare=Verb(Compare, "linmap.recipes.mbat.compare:compare", resumes=True),
+    apply=Verb(Apply, "linmap.recipes.mbat.apply:apply"),
+)

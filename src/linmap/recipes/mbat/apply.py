@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -14,71 +13,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from linmap.data import EMBEDDED
 from linmap.data.compressed import is_compressed
-from linmap.data.engines import Engine, map_records
+from linmap.data.engines import map_records
 from linmap.data.records import READERS, Layout, Record, files_of, read_records
 from linmap.data.vectors.files import check_output
 from linmap.errors import DataError, UsageError
 from linmap.recipes.job import ApplyJob
+from linmap.recipes.mbat.flags import Apply
 from linmap.retrieve.mbat import JSONVectorizer, VectorFileWriter, parse_path
 from linmap.retrieve.mbat.record_index import warn_of_inner_records
 
 PATIENTS = EMBEDDED / "fhir_patients.jsonl"
 EMBEDDED_OUT = Path("runs/mbat/vectors.parquet")  # so that the embedded records never replace a file of the user's
 DOCUMENT = re.compile(r"^document \d+, ")
-
-
-@dataclass(frozen=True)
-class ApplySettings:
-    """Flags of `linmap apply mbat`."""
-
-    dim: int = 2048
-    """Length of the vectors."""
-    strings: Literal["mixed", "words", "exact", "ngrams"] = "mixed"
-    """mixed: equal strings and common words; ngrams: forgives typos."""
-    numbers: Literal["level", "quantile", "exact", "thermometer"] = "level"
-    """level: near on a logarithmic scale; quantile: near in the distribution of the file."""
-    arrays: Literal["sequence", "bag", "both"] = "sequence"
-    """Whether the items of an array count with their index, in any order, or half and half."""
-    level_norm: Literal["none", "unit"] = "none"
-    """unit: a long array weighs no more than a short one."""
-    normalize: Literal["l2", "none"] = "l2"
-    """l2: unit vectors; none: the raw sums, from which values are read back."""
-    ignore: tuple[str, ...] = ()
-    """Path patterns to leave out, e.g. '**.id' 'meta'."""
-    weights: tuple[str, ...] = ()
-    """Factors by path pattern, e.g. 'patient.name=3'."""
-    dates: bool = False
-    """Take ISO-8601 dates as points in time."""
-    key_presence: float = 0.0
-    """Weight of having a key, whatever its value."""
-    path_backoff: float = 0.0
-    """Weight of values without their path."""
-    soft_keys: float = 0.0
-    """Share of a key's words in what --key-presence adds: birth_date is similar to dateOfBirth."""
-    idf: float = 0.0
-    """Power of the weights by rarity in the file: 0 none, 1 as in TF-IDF, 0.5 their root."""
-    dtype: Literal["float32", "float16"] = "float32"
-    """float16: files of half the size."""
-    seed: str = ""
-    """Vectors of different seeds are unrelated."""
-    n_jobs: int = 2
-    """Worker processes; -1 for all cores."""
-    engine: Engine = "local"
-    """local: processes of this machine; ray: Ray Data, also on a cluster. The result is the same, byte for byte."""
-    resume: bool = False
-    """Keep what an interrupted run with the same flags has finished."""
-    records_at: str | None = None
-    """Where a file holds its records, e.g. Records, features or data.items, if it is not one array of them."""
-    ids: Literal["given", "number"] = "given"
-    """given: a record goes by its "id", or by its number where it has none; number: by its number in the file."""
-    decompress: bool = False
-    """Read .gz, .bz2, .xz and .zst, each file as one shard, by one worker."""
-
-    def vectorizer(self) -> JSONVectorizer:
-        names = ("dim", "strings", "numbers", "arrays", "level_norm", "normalize", "ignore", "dates", "key_presence",
-                 "path_backoff", "soft_keys", "idf", "dtype", "seed")  # fmt: skip
-        options = {name: getattr(self, name) for name in names}
-        return JSONVectorizer(**options, weights=dict(map(_weight, self.weights)) or None)
 
 
 class Encode:
@@ -94,14 +40,11 @@ class Encode:
             raise DataError(DOCUMENT.sub("", str(error))) from None
 
 
-def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
+def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
     """Encode every record of a file or a folder; one row of the result for each, in the same order."""
     source, out = job.data or PATIENTS, check_output(job.out or (Path("vectors.parquet") if job.data else EMBEDDED_OUT))
-    try:
-        vectorizer = settings.vectorizer()
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    layout = Layout(place_of_records(settings.records_at), settings.ids)
+    vectorizer = vectorizer_of(settings)
+    layout = Layout(_place_of_records(settings.records_at), settings.ids)
     _check_source(source, layout, settings.decompress)
     vectorizer.fit((record.document for record in read_records(source, layout)), parse=False)
     metadata = {
@@ -129,7 +72,12 @@ def apply(settings: ApplySettings, job: ApplyJob) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def place_of_records(text: str | None) -> tuple[str | int, ...] | None:
+def vectorizer_of(settings: Apply) -> JSONVectorizer:
+    """What the flags ask for; its own workers stay idle, for whole files are shared out among processes."""
+    return JSONVectorizer(**settings.options(weights=dict(map(_weight, settings.weights)) or None, n_jobs=1))
+
+
+def _place_of_records(text: str | None) -> tuple[str | int, ...] | None:
     """The steps of --records-at; `$` is the value of the file itself."""
     try:
         return None if text is None else parse_path(text)
