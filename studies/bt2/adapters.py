@@ -45,7 +45,14 @@ def residual_adapter(X: np.ndarray, Y: np.ndarray, objective: Objective, seed: i
     config = TrainingConfig(epochs=EPOCHS, batch_size=BATCH, schedule="cosine", patience=PATIENCE, seed=seed)
     with private(seed):
         adapter = ResidualAdapter(X.shape[1], Y.shape[1])
-    train(adapter, to_own_vector(objective), data, config=config, validate=validate,
-          description="bt2: residual adapter", seed_globally=False)  # fmt: skip
+    train(
+        adapter,
+        to_own_vector(objective),
+        data,
+        config=config,
+        validate=validate,
+        description="bt2: residual adapter",
+        seed_globally=False,
+    )
     adapter.cpu()
     return adapter

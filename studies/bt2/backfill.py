@@ -28,16 +28,21 @@ CAPTION = (
 
 def backfill(job: Job) -> Findings:
     """On Banking77, and on Cranfield where its data are there."""
-    findings = Findings("new queries on galleries of which a share has new vectors, scores of both kinds calibrated; "
-                        "the draws of the pairs as in the tables above")  # fmt: skip
+    findings = Findings(
+        "new queries on galleries of which a share has new vectors, scores of both kinds calibrated; "
+        "the draws of the pairs as in the tables above"
+    )
     for name, folds in _data(job).items():
         runs = _measured(job, name, folds)
         lost = {order: _largest_loss(runs, order) for order in ORDERS}
         findings.checks.append(
-            Check(f"{name}: no partial backfill is worse than a smaller one ({DIP}, mean of the draws)",
-                  max(lost.values()) <= DIP, ", ".join(f"{order}: {loss:.3f}" for order, loss in lost.items()),
-                  "stopping a backfill half way can cost quality")
-        )  # fmt: skip
+            Check(
+                f"{name}: no partial backfill is worse than a smaller one ({DIP}, mean of the draws)",
+                max(lost.values()) <= DIP,
+                ", ".join(f"{order}: {loss:.3f}" for order, loss in lost.items()),
+                "stopping a backfill half way can cost quality",
+            )
+        )
         file = job.out / f"backfill-{name}.svg"
         pictures, notes = draw_all([(file, lambda path, name=name, runs=runs: _drawn(path, name, runs))])
         findings.pictures += pictures
@@ -77,8 +82,9 @@ def _curve(order: Order, fractions: tuple[float, ...]) -> Callable[[Trial], Outc
         def ndcg(ranked: Any) -> float:
             return text_scores(ranked, names, answers).ndcg_10
 
-        curve = backfill_curve(fold.upgrade, fold.new, fold.gallery.new, fold.gallery.old, ndcg, fractions, order,
-                               random_state=fold.seed)  # fmt: skip
+        curve = backfill_curve(
+            fold.upgrade, fold.new, fold.gallery.new, fold.gallery.old, ndcg, fractions, order, random_state=fold.seed
+        )
         return Outcome({NDCG: curve.values[0]}, details={"fractions": curve.fractions, "values": curve.values})
 
     return run

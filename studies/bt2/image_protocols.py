@@ -41,8 +41,10 @@ def series(job: Job) -> Findings:
 
 
 def _budget(job: Job) -> str:
-    return (f"8 x 8 digits of scikit-learn, {TRAIN} to train, the others searched among themselves; "
-            f"{1 if job.tiny else EPOCHS} passes for every method, {len(job.seeds)} seeds")  # fmt: skip
+    return (
+        f"8 x 8 digits of scikit-learn, {TRAIN} to train, the others searched among themselves; "
+        f"{1 if job.tiny else EPOCHS} passes for every method, {len(job.seeds)} seeds"
+    )
 
 
 def _runs(job: Job, name: str, measure: Callable[[int, int], dict[str, float]]) -> Runs:
@@ -60,10 +62,13 @@ def setting_table(setting: str, runs: Runs) -> Table:
     rows: list[list[str | float | int]] = [
         [name, *(mean_std(runs.values(METHODS, f"{name}, {measure}")) for measure in MEASURES)] for name in names
     ]
-    return Table(f"Digits, {setting} ({old.features} to {new.features} dimensions; query/gallery): {SAID[setting]}",
-                 ["setting", *MEASURES], rows,
-                 "mean ± std over the seeds; the same schedule for all methods; the whole backfill is "
-                 f"{BT2}/{BT2}, or independent/independent where nothing need be compatible")  # fmt: skip
+    return Table(
+        f"Digits, {setting} ({old.features} to {new.features} dimensions; query/gallery): {SAID[setting]}",
+        ["setting", *MEASURES],
+        rows,
+        "mean ± std over the seeds; the same schedule for all methods; the whole backfill is "
+        f"{BT2}/{BT2}, or independent/independent where nothing need be compatible",
+    )
 
 
 def setting_checks(setting: str, runs: Runs) -> list[Check]:
@@ -74,32 +79,46 @@ def setting_checks(setting: str, runs: Runs) -> list[Check]:
 
     said, gap = f"digits, {setting}", mAP(f"{BT2}/old") - mAP(f"{BCT}/old")
     return [
-        Check(f"{said}: independent training is not comparable with the old gallery (mAP at most 0.3)",
-              mAP("independent/old") <= 0.3, f"{mAP('independent/old'):.3f}",
-              "there would be nothing to solve: independent models would already agree"),
-        Check(f"{said}: BT²/old is above old/old by 0.05 mAP", mAP(f"{BT2}/old") >= mAP("old/old") + 0.05,
-              f"{mAP(f'{BT2}/old'):.3f} against {mAP('old/old'):.3f}",
-              "new queries gain nothing on an old gallery; recompute it instead"),
-        Check(f"{said}: no less compatible than BCT (0.02), BT²/BT² is above BCT/BCT in mAP",
-              gap >= -0.02 and mAP(f"{BT2}/{BT2}") > mAP(f"{BCT}/{BCT}"),
-              f"old gallery {mAP(f'{BT2}/old'):.3f} and {mAP(f'{BCT}/old'):.3f}, own {mAP(f'{BT2}/{BT2}'):.3f} and "
-              f"{mAP(f'{BCT}/{BCT}'):.3f}; {NAIVE} {mAP(f'{NAIVE}/{NAIVE}'):.3f}",
-              "the simpler compatible training is the better choice"),
-    ]  # fmt: skip
+        Check(
+            f"{said}: independent training is not comparable with the old gallery (mAP at most 0.3)",
+            mAP("independent/old") <= 0.3,
+            f"{mAP('independent/old'):.3f}",
+            "there would be nothing to solve: independent models would already agree",
+        ),
+        Check(
+            f"{said}: BT²/old is above old/old by 0.05 mAP",
+            mAP(f"{BT2}/old") >= mAP("old/old") + 0.05,
+            f"{mAP(f'{BT2}/old'):.3f} against {mAP('old/old'):.3f}",
+            "new queries gain nothing on an old gallery; recompute it instead",
+        ),
+        Check(
+            f"{said}: no less compatible than BCT (0.02), BT²/BT² is above BCT/BCT in mAP",
+            gap >= -0.02 and mAP(f"{BT2}/{BT2}") > mAP(f"{BCT}/{BCT}"),
+            f"old gallery {mAP(f'{BT2}/old'):.3f} and {mAP(f'{BCT}/old'):.3f}, own {mAP(f'{BT2}/{BT2}'):.3f} and "
+            f"{mAP(f'{BCT}/{BCT}'):.3f}; {NAIVE} {mAP(f'{NAIVE}/{NAIVE}'):.3f}",
+            "the simpler compatible training is the better choice",
+        ),
+    ]
 
 
 def series_table(runs: Runs) -> Table:
     """A row for each method and step."""
     steps = range(len(SERIES))
     rows: list[list[str | float | int]] = [
-        [f"{name}, queries of step {q + 1}",
-         *(mean_std(runs.values(METHODS, cell(name, q, g))) if g <= q else "" for g in steps)]
-        for name in ("independent", BCT, BT2) for q in steps
-    ]  # fmt: skip
+        [
+            f"{name}, queries of step {q + 1}",
+            *(mean_std(runs.values(METHODS, cell(name, q, g))) if g <= q else "" for g in steps),
+        ]
+        for name in ("independent", BCT, BT2)
+        for q in steps
+    ]
     said = ", ".join(f"{network.classes} digits by {network.width} channels" for network in SERIES)
-    return Table(f"Digits, a series of upgrades: {said}; mAP on the galleries of all steps",
-                 ["queries", *(f"gallery of step {g + 1}" for g in steps)], rows,
-                 f"mean ± std over the seeds; BT² grows from 8 dimensions by {EXTRA} a step")  # fmt: skip
+    return Table(
+        f"Digits, a series of upgrades: {said}; mAP on the galleries of all steps",
+        ["queries", *(f"gallery of step {g + 1}" for g in steps)],
+        rows,
+        f"mean ± std over the seeds; BT² grows from 8 dimensions by {EXTRA} a step",
+    )
 
 
 def series_checks(runs: Runs) -> list[Check]:
@@ -109,9 +128,16 @@ def series_checks(runs: Runs) -> list[Check]:
     own, ours = (runs.mean(METHODS, cell(BT2, step, step)) for step in (0, last))
     theirs = runs.mean(METHODS, cell(BCT, last, last))
     return [
-        Check("digits, series: every later step of BT² finds more in the first gallery than the first model does",
-              min(first) > own, ", ".join(f"{value:.3f}" for value in first) + f" against {own:.3f}",
-              "a chain of upgrades loses what the first step gained"),
-        Check("digits, series: the last step of BT² is above BCT's in its own gallery", ours > theirs,
-              f"{ours:.3f} against {theirs:.3f}", "after several upgrades the simpler training is ahead"),
-    ]  # fmt: skip
+        Check(
+            "digits, series: every later step of BT² finds more in the first gallery than the first model does",
+            min(first) > own,
+            ", ".join(f"{value:.3f}" for value in first) + f" against {own:.3f}",
+            "a chain of upgrades loses what the first step gained",
+        ),
+        Check(
+            "digits, series: the last step of BT² is above BCT's in its own gallery",
+            ours > theirs,
+            f"{ours:.3f} against {theirs:.3f}",
+            "after several upgrades the simpler training is ahead",
+        ),
+    ]

@@ -49,14 +49,25 @@ class Network:
 
     def backbone(self, features: int) -> nn.Sequential:
         if self.sees == "ink sums":
-            layers = (InkSums(), nn.Linear(16, 8 * self.width), nn.BatchNorm1d(8 * self.width), nn.ReLU(),
-                      nn.Linear(8 * self.width, features))  # fmt: skip
+            layers = (
+                InkSums(),
+                nn.Linear(16, 8 * self.width),
+                nn.BatchNorm1d(8 * self.width),
+                nn.ReLU(),
+                nn.Linear(8 * self.width, features),
+            )
         else:
             layers = (
-                nn.Conv2d(1, self.width, 3, padding=1), nn.BatchNorm2d(self.width), nn.ReLU(), nn.MaxPool2d(2),
-                nn.Conv2d(self.width, 2 * self.width, 3, padding=1), nn.BatchNorm2d(2 * self.width), nn.ReLU(),
-                nn.Flatten(), nn.Linear(2 * self.width * 16, features),
-            )  # fmt: skip
+                nn.Conv2d(1, self.width, 3, padding=1),
+                nn.BatchNorm2d(self.width),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+                nn.Conv2d(self.width, 2 * self.width, 3, padding=1),
+                nn.BatchNorm2d(2 * self.width),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Linear(2 * self.width * 16, features),
+            )
         return nn.Sequential(*layers)
 
 
@@ -97,12 +108,25 @@ class Lab:
 
     def train(self, what: str, model: nn.Module, loss: Loss, *arrays: Tensor) -> nn.Module:
         """Minimise `loss(model, batch)` on the rows of the arrays."""
-        config = TrainingConfig(epochs=self.epochs, batch_size=BATCH, lr=LR, weight_decay=DECAY, schedule="cosine",
-                                warmup_epochs=min(WARMUP, self.epochs - 1), seed=self.seed)  # fmt: skip
+        config = TrainingConfig(
+            epochs=self.epochs,
+            batch_size=BATCH,
+            lr=LR,
+            weight_decay=DECAY,
+            schedule="cosine",
+            warmup_epochs=min(WARMUP, self.epochs - 1),
+            seed=self.seed,
+        )
         items = len(arrays[0]) - (len(arrays[0]) % BATCH == 1)  # batch normalisation has no variance of one item
         data = TensorDataset(*(array[:items] for array in arrays))
-        train(model, loss, data, config=config, description=f"bt2: {what}, seed {self.seed}",
-              parameter_groups=parameter_groups)  # fmt: skip
+        train(
+            model,
+            loss,
+            data,
+            config=config,
+            description=f"bt2: {what}, seed {self.seed}",
+            parameter_groups=parameter_groups,
+        )
         return model.cpu()
 
     def scores(self, q: Tensor, g: Tensor) -> RetrievalScores:
@@ -241,5 +265,7 @@ def series_scores(seed: int, epochs: int) -> dict[str, float]:
             galleries[name].append(embed(model, lab.x_test))
     return {
         cell(name, q, g): lab.scores(vectors[q], vectors[g]).mAP
-        for name, vectors in galleries.items() for q in range(len(SERIES)) for g in range(q + 1)
-    }  # fmt: skip
+        for name, vectors in galleries.items()
+        for q in range(len(SERIES))
+        for g in range(q + 1)
+    }

@@ -40,9 +40,16 @@ COSINE_EPOCHS = 100  # of three steps
 TOLERANCE, NAIVE = 0.02, 0.05
 REFERENCE: dict[str, dict[str, tuple[float, float]]] = {
     "wl256": {OLD: (0.322, 0.677), RAW: (0.395, 0.776), PROCRUSTES: (0.329, 0.726)},
-    "tl64": {OLD: (0.134, 0.391), RAW: (0.395, 0.776), TRUNCATED: (0.002, 0.069), PROCRUSTES: (0.193, 0.581),
-             CENTRED: (0.178, 0.534), RIDGE: (0.107, 0.335), GALLERY: (0.201, 0.629)},
-}  # fmt: skip
+    "tl64": {
+        OLD: (0.134, 0.391),
+        RAW: (0.395, 0.776),
+        TRUNCATED: (0.002, 0.069),
+        PROCRUSTES: (0.193, 0.581),
+        CENTRED: (0.178, 0.534),
+        RIDGE: (0.107, 0.335),
+        GALLERY: (0.201, 0.629),
+    },
+}
 """nDCG@10 and Recall@100 measured before, with one draw of 700 pairs."""
 
 
@@ -63,8 +70,10 @@ def cranfield(job: Job) -> Findings:
 def banking77(job: Job) -> Findings:
     """Questions of bank customers; one of the same intent is relevant."""
     gallery, X, Y = banking_gallery()
-    findings = Findings(f"Banking77: {QUERIES} queries, {len(gallery.new)} texts, up to {PAIRS} pairs of {POOL}; "
-                        "SmolLM2 word vectors (128) to MiniLM (384)")  # fmt: skip
+    findings = Findings(
+        f"Banking77: {QUERIES} queries, {len(gallery.new)} texts, up to {PAIRS} pairs of {POOL}; "
+        "SmolLM2 word vectors (128) to MiniLM (384)"
+    )
     _add(findings, "Banking77", _measured(job, "banking77", draws(gallery, X, Y, job)))
     return findings
 
@@ -91,8 +100,9 @@ def banking_gallery() -> tuple[Gallery, np.ndarray, np.ndarray]:
     new, old = (unit(arrays[name].astype(np.float64)) for name in ("new", "old"))
     queries, rest = slice(POOL, POOL + QUERIES), slice(POOL + QUERIES, None)
     label = arrays["label"]
-    qrels = {i: dict.fromkeys(np.flatnonzero(label[rest] == intent).tolist(), 1.0)
-             for i, intent in enumerate(label[queries])}  # fmt: skip
+    qrels = {
+        i: dict.fromkeys(np.flatnonzero(label[rest] == intent).tolist(), 1.0) for i, intent in enumerate(label[queries])
+    }
     return Gallery(new[rest], old[rest], new[queries], old[queries], qrels=qrels), new[:POOL], old[:POOL]
 
 
@@ -144,10 +154,13 @@ def _trained(tiny: bool) -> list[Arm]:
 
     found = [
         Arm(f"BT² trained, {n} added, {where}", "ablation", upgraded(n, whole))
-        for n in ADDED for where, whole in (("old gallery", False), ("whole backfill", True))
-    ]  # fmt: skip
-    found += [Arm(f"residual network, {said}, old gallery", "baseline", adapted(objective))
-              for objective, said in OBJECTIVES.items()]  # fmt: skip
+        for n in ADDED
+        for where, whole in (("old gallery", False), ("whole backfill", True))
+    ]
+    found += [
+        Arm(f"residual network, {said}, old gallery", "baseline", adapted(objective))
+        for objective, said in OBJECTIVES.items()
+    ]
     found.append(Arm("BT² trained for the cosine alone, old gallery", "ablation", cosine_alone))
     return found[:1] if tiny else found
 
@@ -157,17 +170,31 @@ def _add(findings: Findings, title: str, runs: Runs) -> None:
     auto, closed = runs.values(AUTO, NDCG), runs.values(PROCRUSTES, NDCG)
     old, new, raw, cut = (runs.mean(name, NDCG) for name in (OLD, FULL, RAW, TRUNCATED))
     findings.checks += [
-        Check(f"{title}: auto is at or above Procrustes in every draw",
-              all(a >= p - 1e-9 for a, p in zip(auto, closed, strict=True)),
-              ", ".join(f"{a:.3f} / {p:.3f}" for a, p in zip(auto, closed, strict=True)),
-              "the choice by held-out pairs picks badly"),
-        Check(f"{title}: new queries on the old gallery are no worse than old ones", float(np.mean(auto)) >= old,
-              f"{np.mean(auto):.3f} against {old:.3f}", "the old model serves better until the gallery is recomputed"),
-        Check(f"{title}: after the whole backfill the new model's quality is intact", abs(new - raw) < 1e-5,
-              f"{new:.5f} against {raw:.5f}", "the upgrade damages the new model's own space"),
-        Check(f"{title}: without a map, new queries find nothing in the old gallery", cut < NAIVE, f"{cut:.3f}",
-              "the two spaces agree already, and no map is needed"),
-    ]  # fmt: skip
+        Check(
+            f"{title}: auto is at or above Procrustes in every draw",
+            all(a >= p - 1e-9 for a, p in zip(auto, closed, strict=True)),
+            ", ".join(f"{a:.3f} / {p:.3f}" for a, p in zip(auto, closed, strict=True)),
+            "the choice by held-out pairs picks badly",
+        ),
+        Check(
+            f"{title}: new queries on the old gallery are no worse than old ones",
+            float(np.mean(auto)) >= old,
+            f"{np.mean(auto):.3f} against {old:.3f}",
+            "the old model serves better until the gallery is recomputed",
+        ),
+        Check(
+            f"{title}: after the whole backfill the new model's quality is intact",
+            abs(new - raw) < 1e-5,
+            f"{new:.5f} against {raw:.5f}",
+            "the upgrade damages the new model's own space",
+        ),
+        Check(
+            f"{title}: without a map, new queries find nothing in the old gallery",
+            cut < NAIVE,
+            f"{cut:.3f}",
+            "the two spaces agree already, and no map is needed",
+        ),
+    ]
 
 
 def _reference(title: str, runs: Runs, reference: dict[str, tuple[float, float]]) -> Sequence[Check]:
@@ -177,6 +204,11 @@ def _reference(title: str, runs: Runs, reference: dict[str, tuple[float, float]]
         for measure, expected in zip((NDCG, RECALL), pair, strict=True)
     }
     worst = max(differences, key=lambda name: abs(differences[name]))
-    return [Check(f"{title}: every figure of the reference table is reproduced within {TOLERANCE}",
-                  abs(differences[worst]) <= TOLERANCE, f"largest difference {differences[worst]:+.3f} ({worst})",
-                  "something differs from the setting of the reference: data, version or code")]  # fmt: skip
+    return [
+        Check(
+            f"{title}: every figure of the reference table is reproduced within {TOLERANCE}",
+            abs(differences[worst]) <= TOLERANCE,
+            f"largest difference {differences[worst]:+.3f} ({worst})",
+            "something differs from the setting of the reference: data, version or code",
+        )
+    ]

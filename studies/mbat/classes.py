@@ -73,14 +73,25 @@ def _classified(job: Job, name: str, path: Path, records: Labelled) -> Findings:
     runs = experiment.run(arms(dim, choose=not job.tiny), parts(records, folds), list(job.seeds))
     reference, rows = REFERENCE[name], list[list[Any]]()
     for arm in runs.arms:
-        first = {metric: _mean([run.values[metric] for run in runs.of(arm.name) if run.seed == job.seeds[0]])
-                 for metric in (KNN, LOGISTIC)}  # fmt: skip
+        first = {
+            metric: _mean([run.values[metric] for run in runs.of(arm.name) if run.seed == job.seeds[0]])
+            for metric in (KNN, LOGISTIC)
+        }
         expected = reference.get(arm.name)
-        rows.append([arm.name, *(mean_std(runs.values(arm.name, metric)) for metric in (KNN, LOGISTIC)),
-                     " / ".join(f"{value:.3f}" for value in first.values()),
-                     " / ".join(f"{value:.3f}" for value in expected) if expected else "—"])  # fmt: skip
-    table = Table(f"{name}: balanced accuracy", ["method", KNN, LOGISTIC, "first split", "measured before"], rows,
-                  f"mean ± std over {folds} folds of {len(job.seeds)} splits")  # fmt: skip
+        rows.append(
+            [
+                arm.name,
+                *(mean_std(runs.values(arm.name, metric)) for metric in (KNN, LOGISTIC)),
+                " / ".join(f"{value:.3f}" for value in first.values()),
+                " / ".join(f"{value:.3f}" for value in expected) if expected else "—",
+            ]
+        )
+    table = Table(
+        f"{name}: balanced accuracy",
+        ["method", KNN, LOGISTIC, "first split", "measured before"],
+        rows,
+        f"mean ± std over {folds} folds of {len(job.seeds)} splits",
+    )
     findings = Findings(f"{records.said()}; {folds}-fold stratified cross-validation, D = {dim}", [table])
     findings.checks = [_reproduced(name, rows), *checks(name, runs)]
     return findings
@@ -99,6 +110,9 @@ def _reproduced(name: str, rows: list[list[Any]]) -> Check:
         for metric, value, expected in zip((KNN, LOGISTIC), found[arm], pair, strict=True)
     }
     worst = max(differences, key=lambda key: abs(differences[key]))
-    return Check(f"{name}: every figure of the reference table is reproduced within {TOLERANCE}",
-                 abs(differences[worst]) <= TOLERANCE, f"largest difference {differences[worst]:+.3f} ({worst})",
-                 "something differs from the setting of the reference: data, version or code")  # fmt: skip
+    return Check(
+        f"{name}: every figure of the reference table is reproduced within {TOLERANCE}",
+        abs(differences[worst]) <= TOLERANCE,
+        f"largest difference {differences[worst]:+.3f} ({worst})",
+        "something differs from the setting of the reference: data, version or code",
+    )

@@ -42,31 +42,39 @@ def depth(job: Job) -> Findings:
     runs = Experiment("mbat depth", job.out / "runs", {"dim": dim, "deepest": deepest}, job.resume).run(
         arms, [Part("", None)], range(2 if job.tiny else TRIALS)
     )
-    norms, cosines = ({kind: np.array([run.details[what] for run in runs.of(kind)]) for kind in KINDS}
-                      for what in ("norms", "cosines"))  # fmt: skip
+    norms, cosines = (
+        {kind: np.array([run.details[what] for run in runs.of(kind)]) for kind in KINDS}
+        for what in ("norms", "cosines")
+    )
     theory = 1 / np.sqrt(1 + np.arange(1, deepest + 1))
     found = cosines["Gaussian"].mean(0)
     findings = Findings(f"D = {dim}, {len(runs.of(KINDS[0]))} trials", [_depth_table(norms, cosines)])
-    findings.checks.append(Check(
-        "unbinding by the transpose is exact at every depth; with Gaussian matrices it leaves 1/sqrt(1 + k)",
-        bool(np.allclose(cosines[KINDS[0]], 1) and np.allclose(found, theory, atol=0.05)),
-        f"depth {deepest}: {cosines[KINDS[0]][:, -1].mean():.3f} and {found[-1]:.3f} (theory {theory[-1]:.3f})",
-        "the algebra is wrong, and nothing else here can be trusted",
-    ))  # fmt: skip
+    findings.checks.append(
+        Check(
+            "unbinding by the transpose is exact at every depth; with Gaussian matrices it leaves 1/sqrt(1 + k)",
+            bool(np.allclose(cosines[KINDS[0]], 1) and np.allclose(found, theory, atol=0.05)),
+            f"depth {deepest}: {cosines[KINDS[0]][:, -1].mean():.3f} and {found[-1]:.3f} (theory {theory[-1]:.3f})",
+            "the algebra is wrong, and nothing else here can be trusted",
+        )
+    )
     return _with(findings, job.out / "depth.svg", lambda path: draw_depths(path, norms, cosines))
 
 
 def capacity(job: Job) -> Findings:
     """Flat random records, against the formula."""
     dims, leaves, records = ((256,), (5, 30), 3) if job.tiny else (DIMS, LEAVES, RECORDS)
-    arms = [Arm(f"D = {dim}, {n} leaves", "system", _random_recall(dim, n, records))
-            for dim, n in itertools.product(dims, leaves)]  # fmt: skip
+    arms = [
+        Arm(f"D = {dim}, {n} leaves", "system", _random_recall(dim, n, records))
+        for dim, n in itertools.product(dims, leaves)
+    ]
     runs = Experiment("mbat capacity", job.out / "runs", {"records": records}, job.resume).run(
         arms, [Part("", None)], [0]
     )
     recalls = _recalls(runs)
-    findings = Findings(f"{records} random records for each setting, {QUESTIONS} questions of each, {CANDIDATES} "
-                        "candidates", [_recall_table("Values of random records read back", recalls)])  # fmt: skip
+    findings = Findings(
+        f"{records} random records for each setting, {QUESTIONS} questions of each, {CANDIDATES} candidates",
+        [_recall_table("Values of random records read back", recalls)],
+    )
     findings.checks.append(_predicted("random records", recalls))
     return _with(findings, job.out / "capacity.svg", lambda path: draw_capacity(path, recalls))
 
@@ -81,15 +89,22 @@ def decoding(job: Job) -> Findings:
     )
     recalls = _recalls(runs)
     findings = Findings(f"{number} patients, {ASKED} questions of each; candidates are all values seen at the path")
-    findings.tables.append(_recall_table("Values of fhir_patients read back", recalls, "Quarters of the questions by "
-                                         "the number of leaves of their record."))  # fmt: skip
+    findings.tables.append(
+        _recall_table(
+            "Values of fhir_patients read back",
+            recalls,
+            "Quarters of the questions by the number of leaves of their record.",
+        )
+    )
     findings.checks.append(_predicted("real records", recalls))
     for dim in dims:
         found = [recall for recall in recalls if recall.dim == dim]
         asked = sum(recall.asked for recall in found)
         right, predicted = (sum(getattr(r, name) * r.asked for r in found) / asked for name in ("right", "predicted"))
-        findings.sentences.append(f"Of {asked} values asked of vectors of length {dim} alone, {right:.1%} came back "
-                                  f"right (the formula says {predicted:.1%}).")  # fmt: skip
+        findings.sentences.append(
+            f"Of {asked} values asked of vectors of length {dim} alone, {right:.1%} came back "
+            f"right (the formula says {predicted:.1%})."
+        )
     return _with(findings, job.out / "decoding.svg", lambda path: draw_decoding(path, recalls))
 
 
@@ -164,8 +179,10 @@ def _real_recall(dim: int, number: int) -> Callable[[Trial], Outcome]:
 
 
 def _outcome(recalls: list[Recall]) -> Outcome:
-    return Outcome({"right": float(np.mean([r.right for r in recalls]))},
-                   details={"recalls": [asdict(recall) for recall in recalls]})  # fmt: skip
+    return Outcome(
+        {"right": float(np.mean([r.right for r in recalls]))},
+        details={"recalls": [asdict(recall) for recall in recalls]},
+    )
 
 
 def _recalls(runs: Runs) -> list[Recall]:
@@ -209,10 +226,12 @@ def _predicted(what: str, recalls: list[Recall]) -> Check:
         abs(r.right - r.predicted) / max(np.sqrt(r.predicted * (1 - r.predicted) / r.asked), 0.5 / r.asked)
         for r in recalls
     ]
-    return Check(f"the capacity formula predicts what is read back from {what} (within {SURE} standard errors)",
-                 bool(max(off) < SURE),
-                 f"largest deviation {max(off):.1f} standard errors over {len(off)} settings",
-                 "dim cannot be chosen by the formula; measure on your records")  # fmt: skip
+    return Check(
+        f"the capacity formula predicts what is read back from {what} (within {SURE} standard errors)",
+        bool(max(off) < SURE),
+        f"largest deviation {max(off):.1f} standard errors over {len(off)} settings",
+        "dim cannot be chosen by the formula; measure on your records",
+    )
 
 
 def _recall_table(title: str, recalls: list[Recall], note: str = "") -> Table:
@@ -252,8 +271,12 @@ def draw_depths(path: Path, norms: dict[str, np.ndarray], cosines: dict[str, np.
         right.set(title="cosine after unbinding", xlabel="levels of nesting", ylim=(0, 1.05))
         right.legend()
         save_svg(fig, path)
-    return Picture(path.name, "Binding through many levels", "Length of a bound vector, and what unbinding gives "
-                   "back, by depth: orthogonal matrices stay at 1, Gaussian ones lose the value.")  # fmt: skip
+    return Picture(
+        path.name,
+        "Binding through many levels",
+        "Length of a bound vector, and what unbinding gives "
+        "back, by depth: orthogonal matrices stay at 1, Gaussian ones lose the value.",
+    )
 
 
 def draw_capacity(path: Path, recalls: list[Recall]) -> Picture:
@@ -264,12 +287,19 @@ def draw_capacity(path: Path, recalls: list[Recall]) -> Picture:
             ax.plot(grid, [formula(dim, int(n), CANDIDATES) for n in grid], color=colour)
             points = [r for r in recalls if r.dim == dim]
             ax.plot([r.leaves for r in points], [r.right for r in points], "o", color=colour, label=f"D = {dim}")
-        ax.set(xscale="log", xlabel="leaves of the record", ylabel="share of values read back",
-               title=f"random records, {CANDIDATES} candidates")  # fmt: skip
+        ax.set(
+            xscale="log",
+            xlabel="leaves of the record",
+            ylabel="share of values read back",
+            title=f"random records, {CANDIDATES} candidates",
+        )
         ax.legend()
         save_svg(fig, path)
-    return Picture(path.name, "How much one vector holds", f"Share of values read back among {CANDIDATES} candidates; "
-                   "lines are the formula, dots are measured.")  # fmt: skip
+    return Picture(
+        path.name,
+        "How much one vector holds",
+        f"Share of values read back among {CANDIDATES} candidates; lines are the formula, dots are measured.",
+    )
 
 
 def draw_decoding(path: Path, recalls: list[Recall]) -> Picture:
@@ -280,9 +310,16 @@ def draw_decoding(path: Path, recalls: list[Recall]) -> Picture:
             x, errors = [r.leaves for r in found], [np.sqrt(r.right * (1 - r.right) / r.asked) for r in found]
             ax.errorbar(x, [r.right for r in found], errors, fmt="o", color=colour, label=f"D = {dim:,}")
             ax.plot(x, [r.predicted for r in found], "-", color=colour)
-        ax.set(title="real records", xlabel="leaves (means of quarters)", ylabel="share of values read back",
-               ylim=(min(min(r.right, r.predicted) for r in recalls) - 0.05, 1.02))  # fmt: skip
+        ax.set(
+            title="real records",
+            xlabel="leaves (means of quarters)",
+            ylabel="share of values read back",
+            ylim=(min(min(r.right, r.predicted) for r in recalls) - 0.05, 1.02),
+        )
         ax.legend(loc="lower left")
         save_svg(fig, path)
-    return Picture(path.name, "Patients read back from their vectors", "Share of five values of each that came back "
-                   "right; lines are the formula, dots are measured.")  # fmt: skip
+    return Picture(
+        path.name,
+        "Patients read back from their vectors",
+        "Share of five values of each that came back right; lines are the formula, dots are measured.",
+    )

@@ -55,8 +55,12 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
             writer=(lambda path, dim, dtype: VectorFileWriter(path, dim, metadata)) if named else None,
         )
     return {
-        "out": str(out), "vectors": done.records, "resumed": done.resumed, "dim": done.dim, "dtype": str(done.dtype),
-    }  # fmt: skip
+        "out": str(out),
+        "vectors": done.records,
+        "resumed": done.resumed,
+        "dim": done.dim,
+        "dtype": str(done.dtype),
+    }
 
 
 class Upgrade:

@@ -29,10 +29,15 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     report = upgrade.report_
     candidates = {name: figures["mrr"] for name, figures in report["candidates"].items()}
     return {
-        "artifact": str(job.out), "pairs": report["pairs"], "d_new": report["d_new"], "d_old": report["d_old"],
-        "width": report["width"], "held_out_mrr": candidates, "chosen": report["chosen"],
+        "artifact": str(job.out),
+        "pairs": report["pairs"],
+        "d_new": report["d_new"],
+        "d_old": report["d_old"],
+        "width": report["width"],
+        "held_out_mrr": candidates,
+        "chosen": report["chosen"],
         "verdict": report["verdict"],
-    }  # fmt: skip
+    }
 
 
 @contextmanager

@@ -67,8 +67,10 @@ class Gallery:
         if given:
             queries = [_vectors(where, name, arrays[name]) for name in JUDGED[:2]]
             if [q.shape for q in queries] != [(len(queries[0]), new.shape[1]), (len(queries[0]), old.shape[1])]:
-                raise DataError(f"{where}: queries_new and queries_old must have the columns of new and old, and a row "
-                                "for each query.")  # fmt: skip
+                raise DataError(
+                    f"{where}: queries_new and queries_old must have the columns of new and old, and a row "
+                    "for each query."
+                )
             return cls(new, old, *queries, qrels=_qrels(where, arrays["qrels"], len(queries[0]), len(new)))
         label = arrays.get("label")
         if label is not None and label.shape != (len(new),):
@@ -161,8 +163,10 @@ def _qrels(where: str, rows: np.ndarray, queries: int, items: int) -> dict[int, 
     found: dict[int, dict[int, float]] = {}
     for number, (query, item, *gain) in enumerate(rows.tolist()):
         if query not in range(queries) or item not in range(items):
-            raise DataError(f"{where}: row {number} of qrels names query {query:g} and item {item:g}; there are "
-                            f"{queries} queries and {items} items, counted from 0.")  # fmt: skip
+            raise DataError(
+                f"{where}: row {number} of qrels names query {query:g} and item {item:g}; there are "
+                f"{queries} queries and {items} items, counted from 0."
+            )
         if not gain or gain[0] > 0:
             found.setdefault(int(query), {})[int(item)] = float(gain[0]) if gain else 1.0
     return found

@@ -101,9 +101,12 @@ class RecordIndex:
     """
 
     def __init__(
-        self, where: Path | str, field: str = FIELD, records: Path | str | None = None,
+        self,
+        where: Path | str,
+        field: str = FIELD,
+        records: Path | str | None = None,
         records_at: PathLike | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         path, at = Path(where), None if records_at is None else parse_path(records_at)
         if suffix_of(path) in RECORDS or (path.is_dir() and read_header(path) is None):
             self.vectorizer, self._vectors = _encoded(path, Layout(at))
@@ -184,8 +187,9 @@ class RecordIndex:
 
     def _partial(self, pairs: Sequence[tuple[PathLike, Any]]) -> Query:
         if self.vectorizer.level_norm != "none":
-            raise ArgumentError("values at paths are added up, which level_norm='unit' does not; encode with "
-                                "level_norm='none'.")  # fmt: skip
+            raise ArgumentError(
+                "values at paths are added up, which level_norm='unit' does not; encode with level_norm='none'."
+            )
         raw = JSONVectorizer.from_json(self.vectorizer.as_json() | {"normalize": "none"})
         query = np.zeros(raw.dim, np.float32)
         for path, value in pairs:
@@ -281,8 +285,10 @@ class _Rows(_Vectors):
             known = ", ".join(self.ids[:3])
             raise DataError(f"{self.where} has no record with the id {name!r}; its ids are {known}, ...")
         if len(rows) > 1:
-            warnings.warn(f"{len(rows)} records of {self.where} have the id {name!r}; the first of them is asked for.",
-                          stacklevel=3)  # fmt: skip
+            warnings.warn(
+                f"{len(rows)} records of {self.where} have the id {name!r}; the first of them is asked for.",
+                stacklevel=3,
+            )
         return self.row(rows[0]), Found(name, 1.0, rows[0])
 
 
