@@ -25,14 +25,15 @@ def draw_bars(
     title, caption
         Of the picture; the caption says in which order and colours methods come.
     least
-        Where the axis begins, such as what chance gives.
+        Where the axis begins unless a method lies below it, such as what chance gives; it ends at 1.
     """
     with figure(7.2, 0.9 + 0.28 * len(rows), ncols=len(metrics), sharey=True, squeeze=False) as (fig, axes):
         for ax, metric in zip(axes[0], metrics, strict=True):
-            for i, row in enumerate(rows):
-                mean = row.mean(metric.name)
-                ax.barh(i, mean - least, left=least, xerr=row.std(metric.name), color=COLOURS[row.kind], ecolor=MUTED)
-            ax.set(xlim=(least, max(1.0, least)), xlabel=metric.name)
+            means = [row.mean(metric.name) for row in rows]
+            start = min([least, *means])
+            for i, (row, mean) in enumerate(zip(rows, means, strict=True)):
+                ax.barh(i, mean - start, left=start, xerr=row.std(metric.name), color=COLOURS[row.kind], ecolor=MUTED)
+            ax.set(xlim=(start, 1.0), xlabel=metric.name)
             ax.grid(False, axis="y")
         axes[0][0].set_yticks(range(len(rows)), [row.name for row in rows])
         axes[0][0].invert_yaxis()

@@ -96,8 +96,8 @@ def compare(settings: Compare, job: CompareJob) -> Result:
         seeds=seeds,
         settings=asdict(settings),
     )
-    title = "Classifying records by their vectors"
-    bars = (job.out / "accuracy.svg", lambda path: draw_bars(path, rows, METRICS, title, BARS, least=0.5))
+    title, chance = "Classifying records by their vectors", 1 / len(set(records.labels))
+    bars = (job.out / "accuracy.svg", lambda path: draw_bars(path, rows, METRICS, title, BARS, least=chance))
     return with_pictures(result, [bars])
 
 
