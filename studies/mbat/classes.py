@@ -66,8 +66,8 @@ def _first(records: Labelled, number: int) -> Labelled:
 
 def _classified(job: Job, name: str, path: Path, records: Labelled) -> Findings:
     if job.tiny:
-        records = Labelled(records.documents[::6], records.labels[::6])
-    dim, folds = (256, 2) if job.tiny else (DIM, FOLDS)
+        records = Labelled(records.documents[::10], records.labels[::10])
+    dim, folds = (128, 2) if job.tiny else (DIM, FOLDS)
     settings = {"data": {"fingerprint": fingerprint(path)}, "dim": dim, "folds": folds, "records": len(records.labels)}
     experiment = Experiment(f"mbat {name}", job.out / "runs", settings, job.resume)
     runs = experiment.run(arms(dim, choose=not job.tiny), parts(records, folds), list(job.seeds))
