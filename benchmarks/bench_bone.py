@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Measurement, compare
 from linmap.adapt.bone import BoneConfig
+from linmap.adapt.bone.transform import Mode
 from linmap.training.memory import KeptForBackward
 
 N, R = 768, 64
@@ -32,7 +33,7 @@ def run() -> list[Measurement]:
     ]
 
 
-def against_lora(mode: str, tokens: int, bar: float | None = None) -> Measurement:
+def against_lora(mode: Mode, tokens: int, bar: float | None = None) -> Measurement:
     """At equal parameters: r * N against 2 * rank * N. What is kept for the backward pass is compared too."""
     ours, theirs, x = bone(mode), lora(), torch.randn(tokens, N)
     with torch.no_grad():  # a D of zeros takes a shorter way
@@ -43,7 +44,7 @@ def against_lora(mode: str, tokens: int, bar: float | None = None) -> Measuremen
     return timed(mode, x, ours, f"PEFT LoRA r={R // 2}", theirs, bar=bar, memory=memory, note=note)
 
 
-def against_miss(mode: str, tokens: int, bar: float) -> Measurement:
+def against_miss(mode: Mode, tokens: int, bar: float) -> Measurement:
     """With the same trained block, after a check that both compute the same."""
     ours, theirs, x = bone(mode), miss(mode), torch.randn(tokens, N)
     with torch.no_grad():
@@ -58,26 +59,27 @@ def timed(mode: str, x: Tensor, ours: nn.Module, peer: str, theirs: nn.Module, *
     return compare(what, both_ways(ours, x), peer, both_ways(theirs, x), repeats=41, warm_up=5, **options)
 
 
-def bone(mode: str) -> nn.Module:
+def bone(mode: Mode) -> Any:
     return adapted(BoneConfig(target_modules=["0"], r=R, mode=mode))
 
 
-def lora() -> nn.Module:
+def lora() -> Any:
     return adapted(LoraConfig(target_modules=["0"], r=R // 2, lora_alpha=R // 2))
 
 
-def miss(mode: str) -> nn.Module:
+def miss(mode: Mode) -> Any:
     return adapted(MissConfig(target_modules=["0"], r=R, init_weights="bat" if mode == "bat" else True))
 
 
-def adapted(config: PeftConfig) -> nn.Module:
+def adapted(config: PeftConfig) -> Any:
     """The layer that PEFT puts in the place of a linear one; the linear layers all have the same weight."""
     generator = torch.Generator().manual_seed(0)
     linear = nn.Linear(N, N)
     with torch.no_grad():
         linear.weight.normal_(0, N**-0.5, generator=generator)
         linear.bias.zero_()
-    return get_peft_model(nn.Sequential(linear), config).base_model.model[0]
+    model: Any = get_peft_model(nn.Sequential(linear), config)
+    return model.base_model.model[0]
 
 
 def both_ways(layer: nn.Module, x: Tensor) -> Callable[[], None]:

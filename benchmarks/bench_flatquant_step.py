@@ -8,7 +8,7 @@ Both train from the same start; the note says how far their losses are apart ove
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ from linmap.compress.flatquant.transforms import Pair, SiteTransform, SVDFactor
 BAR = 3.0
 CURVE = 8
 BATCH, LENGTH = 4, 128
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 576,
     "intermediate_size": 1536,
@@ -140,12 +140,11 @@ class PlainLinear(CalibratedLinear):
 
 
 class PlainCache(TrainedCacheTransform):
-    def _quantised(self, x: Tensor, P: Tensor | None, i: int, name: str) -> Tensor:
-        if P is not None:
-            x = x @ P
-        if self.bits[i] == 16:
-            return x
-        return plain_quantize(x, self.symmetric[i], getattr(self, f"{name}_max"), getattr(self, f"{name}_min"))
+    def quantizer(self, name: str) -> Any:
+        if self.bits[name] == 16:
+            return lambda x: x
+        logits = getattr(self, f"{name}_max"), getattr(self, f"{name}_min")
+        return lambda x: plain_quantize(x, self.symmetric[name], *logits)
 
 
 def plain_quantize(

@@ -6,27 +6,16 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from benchmarks.measure import Measurement, compare, compare_with_fastest, peak_memory
+from benchmarks.measure import Measurement, compare, compare_with_fastest, optional, peak_memory
 from linmap import maps
 
-try:
-    import geotorch
-except ImportError:
-    geotorch = None
-try:
-    from torch_householder import torch_householder_orgqr
-except ImportError:
-    torch_householder_orgqr = None
-try:
-    from linear_operator.operators import DenseLinearOperator, KroneckerProductLinearOperator
-except ImportError:
-    KroneckerProductLinearOperator = None
-
+geotorch, householder_library, operators = map(optional, ("geotorch", "torch_householder", "linear_operator.operators"))
 BATCH = 256
 Apply = Callable[[Tensor], Tensor]
 
@@ -65,7 +54,7 @@ def householder(n: int) -> Iterable[Measurement]:
         return x @ torch.linalg.householder_product(v, 2 / (1 + v.square().sum(0))).mT
 
     def torch_householder(x: Tensor) -> Tensor:
-        return x @ torch_householder_orgqr(V).mT
+        return x @ householder_library.torch_householder_orgqr(V).mT
 
     x = torch.randn(BATCH, n)
     ours = both_ways(map, x, map.parameters())
@@ -81,7 +70,7 @@ def householder(n: int) -> Iterable[Measurement]:
         memory=memory,
         note=f"the vectors alone take {mebibytes(n * n)}",
     )
-    if torch_householder_orgqr is None:
+    if householder_library is None:
         yield compare(what, ours, "torch-householder", None, bar=1)
     else:
         agree(map, torch_householder, x)
@@ -120,7 +109,7 @@ def skew(name: str, n: int) -> Measurement:
     x = torch.randn(BATCH, n)
     peers = {}
     for trivialised in (False, True):
-        layer = nn.Linear(n, n, bias=False)
+        layer: Any = nn.Linear(n, n, bias=False)
         orthogonal(layer, "weight", name, use_trivialization=trivialised)
         with torch.no_grad():
             layer.parametrizations.weight.original.copy_(map.skew_matrix().tril(-1))
@@ -160,9 +149,10 @@ def kronecker(n_1: int, n_2: int, batch: int) -> Iterable[Measurement]:
     yield compare(what, ours, "torch.kron, then the dense product", built, repeats=9)
 
     def linear_operator(x: Tensor) -> Tensor:
-        return (KroneckerProductLinearOperator(DenseLinearOperator(A), DenseLinearOperator(B)) @ x.mT).mT
+        dense = operators.DenseLinearOperator
+        return (operators.KroneckerProductLinearOperator(dense(A), dense(B)) @ x.mT).mT
 
-    installed = KroneckerProductLinearOperator is not None
+    installed = operators is not None
     if installed:
         agree(map, linear_operator, x)
     theirs = both_ways(linear_operator, x, map.parameters()) if installed else None

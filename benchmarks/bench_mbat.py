@@ -17,20 +17,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 import torch
 
-from benchmarks.measure import THREADS, Measurement, compare, medians
+from benchmarks.measure import THREADS, Measurement, compare, medians, optional
 from linmap.data import EMBEDDED
 from linmap.data.records import parse_json, read_records
 from linmap.retrieve.mbat import Codebook, JSONVectorizer
 
-try:
-    import torchhd
-except ImportError:
-    torchhd = None
+torchhd: Any = optional("torchhd")
 
 REPEAT = 10  # passes over the patients in one run
 LINES = 1_000_000

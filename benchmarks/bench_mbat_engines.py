@@ -7,6 +7,7 @@ Parquet file. Ray itself runs beforehand, as on a cluster; its actors do not. A 
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ import ray
 
 from benchmarks.measure import Measurement
 from linmap.data import EMBEDDED
+from linmap.data.engines import Engine
 from linmap.recipes.bt2 import apply as bt2
 from linmap.recipes.bt2.fit import fit
 from linmap.recipes.bt2.flags import Apply as ApplyUpgrade
@@ -29,7 +31,7 @@ ROWS, DIM = 400_000, 384
 
 
 def run(copies: int = COPIES, rows: int = ROWS) -> list[Measurement]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         with tempfile.TemporaryDirectory() as folder:
             return [*records(Path(folder), copies), *vectors(Path(folder), rows)]
@@ -65,7 +67,8 @@ def vectors(folder: Path, rows: int) -> list[Measurement]:
     fit(Fit(method="procrustes"), FitJob(out=folder / "upgrade"))
     np.save(folder / "new.npy", np.random.default_rng(0).standard_normal((rows, DIM), np.float32))
     found = []
-    for engine in ("local", "ray"):
+    engines: tuple[Engine, ...] = ("local", "ray")
+    for engine in engines:
         job = FittedJob(folder / "new.npy", folder / f"{engine}.npy", artifact=folder / "upgrade")
         seconds, _ = timed(lambda e=engine, j=job: bt2.apply(ApplyUpgrade(engine=e), j))
         found.append(

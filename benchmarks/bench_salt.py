@@ -7,6 +7,7 @@ a forward leaves behind for its backward pass, with x and y; the frozen basis (U
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +81,8 @@ def kept(call: Callable[[Tensor], Tensor], x: Tensor) -> int:
     call(x)
     with torch.autograd.profiler.profile(profile_memory=True) as profile:
         y = call(x)
-    events = profile.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
+    results: Any = profile.kineto_results
+    events = results.events()
     held = sum(event.nbytes() for event in events if event.name() == "[memory]")
     assert y.requires_grad
     return held + x.nbytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -26,7 +27,8 @@ def run() -> list[Measurement]:
 
 def against_lora(tokens: int, room: int) -> Measurement:
     """At rank 8, when it has grown to its limit and when there is as much room again, as there is in training."""
-    ours, theirs, x = triadapt(room), lora(), torch.randn(tokens, N)
+    ours: Any = triadapt(room)
+    theirs, x = lora(), torch.randn(tokens, N)
     with torch.no_grad():  # C = I and the same A and B: the same function
         adapter = ours.adapters["default"]
         theirs.lora_A["default"].weight.copy_(adapter.map.A[:R])
@@ -50,7 +52,8 @@ def against_lora(tokens: int, room: int) -> Measurement:
 
 def against_dense_delta(tokens: int) -> Measurement:
     """The authors' order: B C A as a matrix first."""
-    ours, x = triadapt(R), torch.randn(tokens, N)
+    ours: Any = triadapt(R)
+    x = torch.randn(tokens, N)
     adapter = ours.adapters["default"]
 
     def dense(x: Tensor) -> Tensor:
@@ -71,7 +74,7 @@ def linear() -> nn.Linear:
     layer = nn.Linear(N, N)
     with torch.no_grad():
         layer.weight.normal_(0, N**-0.5, generator=generator)
-        layer.bias.zero_()  # pyright: ignore[reportOptionalMemberAccess]
+        layer.bias.zero_()
     return layer
 
 
@@ -79,9 +82,10 @@ def triadapt(room: int) -> TriAdaptLinear:
     return TriAdaptLinear(linear(), init_rank=R, r_max=room, reference_rank=R, alpha=16, init_c="identity")
 
 
-def lora() -> nn.Module:
+def lora() -> Any:
     config = LoraConfig(r=R, lora_alpha=16, target_modules=["0"])
-    return get_peft_model(nn.Sequential(linear()), config).base_model.model[0]
+    model: Any = get_peft_model(nn.Sequential(linear()), config)
+    return model.base_model.model[0]
 
 
 def both_ways(

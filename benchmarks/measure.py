@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
 import statistics
 import time
@@ -109,12 +110,21 @@ def peak_memory(function: Callable[[], object]) -> int:
     function()  # caches and lazy buffers are not the forward's
     with torch.autograd.profiler.profile(profile_memory=True) as profile:
         function()
-    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]  # pyright: ignore
+    results: Any = profile.kineto_results
+    events = [event for event in results.events() if event.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+def optional(module: str) -> Any:
+    """A peer's module; None where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None
 
 
 def machine() -> str:
