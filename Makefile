@@ -35,10 +35,10 @@ demo: .venv/.ready  ## install, run every system on embedded real data, write th
 	@LINMAP_GO_ON='make demo' $(BIN)/linmap tour --out runs/demo $(if $(wildcard runs/demo/unfinished),--resume)
 
 test: .venv/.ready  ## the default test suite (about 9 minutes on two cores)
-	@$(BIN)/pytest -n 2
+	@$(BIN)/pytest -n 2 --dist worksteal
 
 test-all: .venv/.ready  ## the default suite and the slow tests
-	@$(BIN)/pytest -n 2 -m 'slow or not slow'
+	@$(BIN)/pytest -n 2 --dist worksteal -m 'slow or not slow'
 
 study: .venv/.ready  ## the protocols of a system's paper: make study NAME=gbwbn; writes studies/RESULTS/NAME.md
 	@$(BIN)/python -m studies $(NAME)

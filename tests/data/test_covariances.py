@@ -22,7 +22,7 @@ def test_full_matrices_and_triangles_are_read_alike(tmp_path: Path) -> None:
     assert full.domain is not None
     assert triangles.domain is None
     part = full.take(np.array([3, 1]))
-    assert (len(part), part.y.tolist(), part.domain.tolist()) == (2, ["b", "a"], [3, 1])
+    assert (len(part), part.labels().tolist(), np.asarray(part.domain).tolist()) == (2, ["b", "a"], [3, 1])
 
 
 def test_rounding_to_float32_leaves_no_negative_eigenvalue() -> None:
@@ -38,7 +38,7 @@ def test_hdm05_is_what_its_description_says() -> None:
     data = hdm05(subset=True)
     assert data.X.shape == (110, 93, 93)
     np.testing.assert_allclose(np.trace(data.X, axis1=1, axis2=2), 1, atol=1e-5)
-    assert sorted(set(data.domain)) == ["bd", "bk", "dg", "mm", "tr"]
+    assert sorted(set(np.asarray(data.domain))) == ["bd", "bk", "dg", "mm", "tr"]
     assert len(set(data.labels())) == 11
     condition = np.linalg.cond(data.X + 1e-6 * np.eye(93))
     assert (condition > 1e5).all()

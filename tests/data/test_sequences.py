@@ -55,7 +55,7 @@ def test_archives_of_equal_padded_and_joined_series_hold_the_same(tmp_path: Path
         ({"X": np.ones((2, 3)), "y": np.array([1, {}], object)}, "y holds Python objects"),
     ],
 )
-def test_bad_archives(arrays: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
+def test_bad_archives(arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(DataError, match=message):
         read_archive(tmp_path / "bad.npz")

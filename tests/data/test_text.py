@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linmap.data import EMBEDDED
@@ -26,6 +26,7 @@ def jsonl(*records: object) -> str:
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r"), min_size=1).filter(str.strip)
 
 
+@settings(max_examples=10)
 @given(pairs=st.lists(st.tuples(texts, texts), min_size=1, max_size=5), packed=st.booleans())
 def test_json_jsonl_and_csv_hold_the_same_records(
     tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]], packed: bool

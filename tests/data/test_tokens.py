@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_chats_need_a_template_that_only_adds() -> None:
     with pytest.raises(DataError, match="no chat template"):
         document_of(record, language_tokenizer(chat=False))
     tokenizer = language_tokenizer()
-    tokenizer.chat_template = "{{ messages | length }}" + tokenizer.chat_template
+    tokenizer.chat_template = f"{{{{ messages | length }}}}{tokenizer.chat_template}"
     with pytest.raises(DataError, match="rewrites earlier turns"):
         document_of(record, tokenizer)
     tokenizer.chat_template = "{{ raise_exception('no systems') }}"
@@ -86,7 +87,9 @@ def test_chats_need_a_template_that_only_adds() -> None:
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.sampled_from(["left", "right"]))
-def test_a_cut_document_is_a_part_whose_first_token_is_not_learnt(n: int, length: int, side: str) -> None:
+def test_a_cut_document_is_a_part_whose_first_token_is_not_learnt(
+    n: int, length: int, side: Literal["left", "right"]
+) -> None:
     whole = Document(list(range(n)), [UNLEARNT, *range(1, n)])
     part = cut(whole, length, side)
     expected = whole.ids[-length:] if side == "left" else whole.ids[:length]

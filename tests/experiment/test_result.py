@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -51,7 +52,8 @@ def of_rows(*found: Row) -> Result:
 
 @given(results, parts)
 def test_what_is_saved_is_what_is_read(tmp_path_factory, plain, parts):
-    result = Result(**plain, **{name: [KINDS[name](*item) for item in items] for name, items in parts.items()})
+    found: dict[str, Any] = {name: [KINDS[name](*item) for item in items] for name, items in parts.items()}
+    result = Result(**plain, **found)
     folder = tmp_path_factory.mktemp("result")
     path = result.save(folder)
     again = Result.load(folder)

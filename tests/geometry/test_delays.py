@@ -1,5 +1,7 @@
 """Delay embeddings: blocks, windows, and the covariance in PyTorch."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ admissible = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 4), 
 
 
 @given(admissible, st.sampled_from(["official", "tight"]))
-def test_every_block_is_the_signal_delayed(sizes: tuple[int, int, int, int], drop: str) -> None:
+def test_every_block_is_the_signal_delayed(sizes: tuple[int, int, int, int], drop: Any) -> None:
     order, lag, channels, n_times = sizes
     x = rng.standard_normal((2, channels, n_times))
     z = embed(x, order, lag, drop=drop)
@@ -41,7 +43,7 @@ def test_order_one_is_the_signal_itself() -> None:
 
 
 @pytest.mark.parametrize(("delays", "drop", "length"), [((0, 3, 7), "official", 12), ((0, 3, 7), "tight", 13)])
-def test_delays_need_not_be_uniform(delays: tuple[int, ...], drop: str, length: int) -> None:
+def test_delays_need_not_be_uniform(delays: tuple[int, ...], drop: Any, length: int) -> None:
     x = rng.standard_normal((2, 3, 20))
     z = embed(x, delays=delays, drop=drop)
     assert z.shape == (2, 9, length)
@@ -55,7 +57,7 @@ def test_tensors_and_arrays_have_one_embedding() -> None:
 
 
 @pytest.mark.parametrize("estimator", ["cov", "oas"])
-def test_the_tensor_covariance_is_pyriemanns(estimator: str) -> None:
+def test_the_tensor_covariance_is_pyriemanns(estimator: Any) -> None:
     x = rng.standard_normal((4, 3, 60))
     ours = augmented_covariance(torch.from_numpy(x), 3, 2, estimator=estimator).numpy()
     np.testing.assert_allclose(ours, covariances(embed(x, 3, 2), estimator), rtol=1e-10, atol=1e-12)
@@ -64,7 +66,7 @@ def test_the_tensor_covariance_is_pyriemanns(estimator: str) -> None:
 
 
 @pytest.mark.parametrize("estimator", ["cov", "oas"])
-def test_gradients_are_those_of_finite_differences(estimator: str) -> None:
+def test_gradients_are_those_of_finite_differences(estimator: Any) -> None:
     x = torch.from_numpy(rng.standard_normal((2, 2, 12))).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: augmented_covariance(x, 2, 2, 1e-3, estimator=estimator), x)
 

@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch.utils.data import TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from linmap.training import TrainingConfig, TrainingHistory, mean_loss, train
+from linmap.training import TrainingConfig, TrainingHistory, checkpoint, mean_loss, train
 from two_processes import end
 
 
@@ -31,18 +32,18 @@ def make_data(samples: int = 53) -> TensorDataset:
     return TensorDataset(x, x.sin().sum(1, keepdim=True))
 
 
-def make_model(dropout: float = 0.3) -> nn.Module:
+def make_model(dropout: float = 0.3) -> nn.Sequential:
     torch.manual_seed(2)
     norm = nn.BatchNorm1d(8) if dropout else nn.Identity()
     return nn.Sequential(nn.Linear(5, 8), norm, nn.Dropout(dropout), nn.Tanh(), nn.Linear(8, 1)).double()
 
 
-def squared_error(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+def squared_error(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
     x, y = batch
     return (model(x) - y).square().mean()
 
 
-def noisy_squared_error(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+def noisy_squared_error(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
     """Draws from all three global generators; from Python's only in the script, for beartype draws from it in tests."""
     noise = 0.01 * np.random.normal()  # noqa: NPY002
     if __name__ == "__main__":
@@ -55,8 +56,8 @@ def validation(model: nn.Module) -> dict[str, float]:
 
 
 def run(
-    out: Path | None, *, resume: bool = False, callbacks: tuple = (), **config
-) -> tuple[nn.Module, TrainingHistory]:
+    out: Path | None, *, resume: bool = False, callbacks: tuple = (), **config: Any
+) -> tuple[nn.Sequential, TrainingHistory]:
     model = make_model()
     settings = TrainingConfig(**({"epochs": 3, "batch_size": 8, "lr": 0.01, "checkpoint_every": 4} | config))
     history = train(
@@ -70,6 +71,13 @@ def run(
         callbacks=callbacks,
     )
     return model, history
+
+
+def newest(out: Path) -> Path:
+    """The checkpoint of a run, which must have one."""
+    found = checkpoint.latest(out)
+    assert found is not None
+    return found
 
 
 def main(out: Path, config: dict) -> None:
@@ -100,7 +108,7 @@ def compute_cases(out: Path, cases: list[dict]) -> None:
 
 
 def train_case(
-    out: Path, *, samples: int = 53, resume: bool = False, interrupt: tuple[int, int] | None = None, **config
+    out: Path, *, samples: int = 53, resume: bool = False, interrupt: tuple[int, int] | None = None, **config: Any
 ) -> tuple[nn.Module, TrainingHistory] | None:
     """`interrupt` is the process and the step that get Ctrl-C; why a run stopped is written beside its folder."""
 

@@ -93,7 +93,7 @@ def test_random_generators_go_on_where_they_were(draws) -> None:
         return python, numpy, torch.randn(20)
 
     for _ in range(draws):
-        random.gauss(0, 1), np.random.normal(), torch.randn(3)  # noqa: NPY002
+        _ = random.gauss(0, 1), np.random.normal(), torch.randn(3)  # noqa: NPY002
     state = checkpoint.random_state(torch.device("cpu"))
     python, numpy, pytorch = draw()
     stacked = {name: torch.stack([value, value])[1] for name, value in state.items()}  # as rows of several processes
@@ -115,7 +115,7 @@ def test_random_generators_go_on_where_they_were(draws) -> None:
     ids=["adam", "adamw", "momentum", "sgd", "rprop"],
 )
 def test_the_optimiser_goes_on_where_it_was(make) -> None:
-    def trained(steps: int, saved=None) -> tuple[nn.Module, tuple]:
+    def trained(steps: int, saved=None) -> tuple[nn.Linear, tuple]:
         model = nn.Linear(3, 2)
         with torch.no_grad():
             for i, parameter in enumerate(model.parameters()):

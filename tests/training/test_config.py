@@ -1,5 +1,6 @@
 import math
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from linmap.training.config import check_resumable, learning_rate, total_steps
 SCHEDULES = ("constant", "halving", "type3", "cosine", "linear")
 
 
-def by_epoch(schedule: str, epochs: int) -> list[float]:
+def by_epoch(schedule: Any, epochs: int) -> list[float]:
     config = TrainingConfig(epochs=epochs, lr=1.0, schedule=schedule)
     return [learning_rate(config, 10 * epoch, epoch, 10) for epoch in range(epochs)]
 

@@ -16,7 +16,7 @@ def in_two_groups(model: nn.Module) -> list[dict[str, Any]]:
     return [{"params": last.parameters(), "lr": 0.5, "weight_decay": 0.2}, {"params": first.parameters()}]
 
 
-def plain_model() -> nn.Module:
+def plain_model() -> nn.Sequential:
     return make_model(dropout=0.0)
 
 
@@ -48,7 +48,7 @@ def test_groups_that_do_not_fit_are_refused(groups, message) -> None:
         train(plain_model(), squared_error, make_data(), config=TrainingConfig(), parameter_groups=groups)
 
 
-def with_frozen_start(value: float | None = None) -> nn.Module:
+def with_frozen_start(value: float | None = None) -> nn.Sequential:
     model = make_model()
     model[0].requires_grad_(False)
     if value is not None:

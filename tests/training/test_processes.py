@@ -8,8 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from linmap.training import checkpoint
-from training.problem import train_case
+from training.problem import newest, train_case
 from two_processes import launch
 
 PROBLEM = Path(__file__).with_name("problem.py")
@@ -48,7 +47,7 @@ def two(tmp_path_factory, request) -> Path:
     out = tmp_path_factory.mktemp("two")
     train_case(out / "resumed", max_steps=9)
     cases = json.dumps({"script": {"cases": CASES + INTERRUPTED + RESUMED + ODD}})
-    launch(PROBLEM, str(out), cases, environment=request.param)
+    launch(PROBLEM, str(out), cases, environment=request.param, torchrun=not request.param)
     return out
 
 
@@ -61,8 +60,8 @@ def losses(out: Path) -> dict[tuple, float]:
 
 def assert_same_state(out: Path, expected: Path) -> None:
     for name in ("model", "optimizer", "best"):
-        ours = load_file(checkpoint.latest(out) / f"{name}.safetensors")
-        theirs = load_file(checkpoint.latest(expected) / f"{name}.safetensors")
+        ours = load_file(newest(out) / f"{name}.safetensors")
+        theirs = load_file(newest(expected) / f"{name}.safetensors")
         assert ours.keys() == theirs.keys()
         for key in theirs:
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-9, atol=1e-12)
@@ -79,7 +78,7 @@ def test_the_processes_stop_together_at_a_control_c_in_one(two) -> None:
         message = (two / f"interrupted {process}.txt").read_text()
         assert message == f"training stopped after step 7; resume=True goes on from {two / 'interrupted'}."
     # an epoch before, two after; a run begun anew would have numbered its three from 2 on
-    assert checkpoint.latest(two / "interrupted").name == "checkpoint-000003"
+    assert newest(two / "interrupted").name == "checkpoint-000003"
 
 
 def test_two_processes_go_on_with_the_run_of_one(one, two) -> None:
@@ -92,8 +91,9 @@ def test_two_processes_go_on_with_the_run_of_one(one, two) -> None:
 def test_one_process_goes_on_with_the_run_of_two(one, two, tmp_path) -> None:
     for name, folder in (("one", one), ("two", two)):
         shutil.copytree(folder / "accumulated", tmp_path / name)
-        _, history = train_case(tmp_path / name, accumulation=4, clip_norm=0.05, epochs=4, resume=True)
-        assert history.steps == 28
+        done = train_case(tmp_path / name, accumulation=4, clip_norm=0.05, epochs=4, resume=True)
+        assert done is not None
+        assert done[1].steps == 28
     assert_same_state(tmp_path / "two", tmp_path / "one")
 
 

@@ -3,6 +3,7 @@
 import copy
 import random
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from linmap.training import Dropout, TrainingConfig, checkpoint, private, train
-from training.problem import make_data, squared_error
+from linmap.training import Dropout, TrainingConfig, private, train
+from training.problem import make_data, newest, squared_error
 from training.test_resume import Killed, stop_at, untimed
 
 
@@ -39,7 +40,8 @@ def drawn() -> list[Tensor]:
 
 
 def global_state() -> tuple:
-    return (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    numpy = cast("dict[str, Any]", np.random.get_state(legacy=False))  # noqa: NPY002
+    return torch.get_rng_state().tolist(), numpy["state"]["key"].tolist()
 
 
 def trained(out=None, *, last: int = -1, resume: bool = False, seed: int = 3) -> nn.Module:
@@ -106,7 +108,7 @@ def test_a_run_with_a_private_generator_resumes_bit_for_bit(tmp_path, step) -> N
         trained(tmp_path / "killed", last=step)
     torch.rand(step)
     assert_same_weights(trained(tmp_path / "killed", resume=True), whole)
-    ours, theirs = (checkpoint.latest(tmp_path / name) for name in ("killed", "whole"))
+    ours, theirs = (newest(tmp_path / name) for name in ("killed", "whole"))
     assert untimed(ours / "state.json") == untimed(theirs / "state.json")
     assert (ours / "random.safetensors").read_bytes() == (theirs / "random.safetensors").read_bytes()
 
@@ -150,7 +152,8 @@ def test_a_copy_of_a_network_holds_nothing_that_was_lent() -> None:
         model = network()
     config = TrainingConfig(epochs=1, max_steps=2)
     train(model, squared_error, make_data(), config=config, callbacks=(keep,), seed_globally=False)
-    assert all(module.source is None for part in (*copies, model) for module in part if isinstance(module, Dropout))
+    dropouts = [module for part in (*copies, model) for module in part.children() if isinstance(module, Dropout)]
+    assert all(module.source is None for module in dropouts)
 
 
 def test_pythons_generator_is_left_alone_too(monkeypatch) -> None:

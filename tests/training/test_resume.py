@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 
 from linmap.training import TrainingConfig, checkpoint, train
 from linmap.training.metrics import MetricsLog
-from training.problem import make_data, make_model, run, squared_error
+from training.problem import make_data, make_model, newest, run, squared_error
 
 PROBLEM = Path(__file__).with_name("problem.py")
 STEPS = 21  # 3 epochs of 7
@@ -45,9 +46,7 @@ def assert_same_run(out: Path, expected: Path, *, beartype: bool = True) -> None
 
     `beartype`: the run was checked by it, which draws from Python's generator.
     """
-    ours, theirs = checkpoint.latest(out), checkpoint.latest(expected)
-    assert ours is not None
-    assert theirs is not None
+    ours, theirs = newest(out), newest(expected)
     for name in ("model", "optimizer", "random", "best"):
         found, wanted = load_file(ours / f"{name}.safetensors"), load_file(theirs / f"{name}.safetensors")
         assert found.keys() == wanted.keys()
@@ -82,13 +81,13 @@ def test_a_run_that_stops_after_any_step_resumes_bit_for_bit(tmp_path, whole, st
     model, history = run(tmp_path, resume=True)
     assert_same_run(tmp_path, whole)
     assert history.steps == STEPS
-    best = load_file(checkpoint.latest(whole) / "best.safetensors")
+    best = load_file(newest(whole) / "best.safetensors")
     assert all(torch.equal(best[name], value) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_weights_that_lie_in_memory_by_columns_resume_bit_for_bit(tmp_path, optimizer) -> None:
-    def trained(out: Path, last: int, resume: bool = False) -> torch.nn.Module:
+    def trained(out: Path, last: int, resume: bool = False) -> torch.nn.Sequential:
         model = make_model(dropout=0.0)
         weight = model[0].weight
         weight.data = weight.data.mT.contiguous().mT
@@ -107,7 +106,7 @@ def test_weights_that_lie_in_memory_by_columns_resume_bit_for_bit(tmp_path, opti
 def test_a_killed_process_resumes_bit_for_bit(tmp_path) -> None:
     step = random.SystemRandom().choice((9, 10, 11))  # in the second epoch, between two checkpoints
     assert start(tmp_path, script={"kill_at": step}).wait(60) == -signal.SIGKILL
-    assert untimed(checkpoint.latest(tmp_path / "killed") / "state.json")["position"]["step"] == 8
+    assert untimed(newest(tmp_path / "killed") / "state.json")["position"]["step"] == 8
     assert start(tmp_path / "killed", script={"resume": True}).wait(60) == 0
     assert_same_run(tmp_path / "killed", tmp_path / "whole", beartype=False)
 
@@ -143,7 +142,7 @@ def test_control_c_ends_the_step_and_saves_it(tmp_path, whole) -> None:
 
     with pytest.raises(KeyboardInterrupt, match=f"after step 9; resume=True goes on from {tmp_path}"):
         run(tmp_path, callbacks=(interrupt,), checkpoint_every=None)
-    assert untimed(checkpoint.latest(tmp_path) / "state.json")["position"]["step"] == 9
+    assert untimed(newest(tmp_path) / "state.json")["position"]["step"] == 9
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     run(tmp_path, resume=True)
     assert_same_run(tmp_path, whole)
@@ -163,7 +162,7 @@ def test_control_c_during_validation_saves_the_epoch(tmp_path, whole) -> None:
             validate=validate,
             out=tmp_path,
         )
-    assert untimed(checkpoint.latest(tmp_path) / "state.json")["position"]["epoch"] == 1
+    assert untimed(newest(tmp_path) / "state.json")["position"]["epoch"] == 1
 
 
 def test_a_second_control_c_does_not_wait(tmp_path) -> None:
@@ -175,7 +174,7 @@ def test_a_second_control_c_does_not_wait(tmp_path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, callbacks=(interrupt_twice,))
-    assert untimed(checkpoint.latest(tmp_path) / "state.json")["position"]["step"] == 8
+    assert untimed(newest(tmp_path) / "state.json")["position"]["step"] == 8
 
 
 def test_control_c_without_a_folder_says_that_nothing_was_saved() -> None:
@@ -236,7 +235,7 @@ def test_other_settings_than_the_checkpoint_are_named(whole, change) -> None:
 def test_the_length_is_fixed_where_the_schedule_depends_on_it(tmp_path, schedule, fixed) -> None:
     run(tmp_path, schedule=schedule, epochs=2, max_steps=9)
     for name, value in (("epochs", 3), ("max_steps", 10)):
-        settings = {"schedule": schedule, "epochs": 2, "max_steps": 9} | {name: value}
+        settings: dict[str, Any] = {"schedule": schedule, "epochs": 2, "max_steps": 9, name: value}
         if name in fixed:
             with pytest.raises(ValueError, match=f"started with {name}="):
                 run(tmp_path, resume=True, **settings)

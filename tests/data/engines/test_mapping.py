@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,7 @@ class Collected:
 
     def __exit__(self, *error: object) -> None: ...
 
-    def write(self, ids: list[str], vectors: np.ndarray) -> None:
+    def write(self, ids: Sequence[str], vectors: np.ndarray) -> None:
         self.ids += ids
         self.vectors.append(np.array(vectors))
 
@@ -131,13 +131,14 @@ def test_processes_give_the_bytes_of_one(tmp_path):
     assert (tmp_path / "1.npy").read_bytes() == (tmp_path / "2.npy").read_bytes()
 
 
-def test_ray_gives_the_bytes_of_this_process_and_a_killed_worker_loses_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kill", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_ray_gives_the_bytes_of_this_process_and_a_killed_worker_loses_nothing(tmp_path, monkeypatch, kill):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     source = lines(tmp_path / "r.jsonl", RECORDS)
     map_records(source, tmp_path / "local.npy", summary(), shard_records=5, batch=2)
-    killed = killed_at(5, tmp_path / "marker", summary())
-    done = map_records(source, tmp_path / "ray.npy", killed, engine="ray", shard_records=5, batch=2)
-    assert (tmp_path / "marker").exists()
+    function = killed_at(5, tmp_path / "marker", summary()) if kill else summary()
+    done = map_records(source, tmp_path / "ray.npy", function, engine="ray", shard_records=5, batch=2)
+    assert (tmp_path / "marker").exists() == kill
     assert done.records == 23
     assert (tmp_path / "ray.npy").read_bytes() == (tmp_path / "local.npy").read_bytes()
 

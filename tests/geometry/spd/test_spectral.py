@@ -99,7 +99,7 @@ def test_at_condition_1e12_the_gradient_of_the_root_is_the_solution_of_its_sylve
     A = spd(condition=1e12).requires_grad_()
     R = spd(seed=5)
     (gradient,) = torch.autograd.grad(sym_sqrt(A), A, R)
-    root = scipy.linalg.sqrtm(A.detach().numpy()).real
+    root = np.real(scipy.linalg.sqrtm(A.detach().numpy()))
     expected = scipy.linalg.solve_continuous_lyapunov(root, R.numpy())
     np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
 
