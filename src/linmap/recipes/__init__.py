@@ -98,9 +98,9 @@ SYSTEMS = {
             "model long sequences with state spaces",
             "arXiv 2206.12037",
             True,
-            seconds=33,
+            seconds=90,
         ),
-        System("olinear", "sequence", "OLinear", "forecast many series at once", "arXiv 2505.08550", True, seconds=37),
+        System("olinear", "sequence", "OLinear", "forecast many series at once", "arXiv 2505.08550", True, seconds=45),
         System("acm", "signals", "Augmented covariance", "classify EEG trials", "arXiv 2302.04508", True, seconds=57),
         System(
             "gbwbn",
