@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from linmap.data.listops import generate_listops, one_hot, split_listops
 from linmap.data.sequences import LabelledSeries, named_series
 from linmap.errors import DataError
 from linmap.experiment import Part
+from studies.hippo.listops import generate_listops, one_hot, split_listops
 
 LISTOPS = 20_000  # trees, of 10 < length < 128
 VALIDATION = {"mnist-small": 250, "mnist": 1000, "mnist-784": 1000}

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from linmap.data.listops import (
+from studies.hippo.listops import (
     DIGITS,
     END,
     OPERATORS,
