@@ -55,7 +55,7 @@ class Way:
     def arm(self, rates: Sequence[float]) -> experiment.Arm:
         """The arm of an experiment whose data are a `Task`."""
         grid = [float(f"{rate * self.rate_scale:.6g}") for rate in rates] if self.rate_scale else []
-        return experiment.Arm(self.name, self.kind, partial(trained, self), rates=grid, note=self.note)
+        return experiment.Arm(self.name, self.kind, partial(trained, self), {"note": self.note}, grid, note=self.note)
 
 
 # -- what users take otherwise -----------------------------------------------------------------------------------------

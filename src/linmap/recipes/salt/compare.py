@@ -57,6 +57,7 @@ class Images:
 
 def compare(settings: CompareImages, job: CompareJob) -> Result:
     """SALT, its parts alone (LoRA, scale and shift), the decoder alone and full tuning."""
+    settings.training(job.seed)  # refuses what does not go together before any work
     data = load(job.data, settings.size, settings.label)
     rows = range(len(data))
     test = data[[i for i in rows if i % EVERY == EVERY - 1]]
