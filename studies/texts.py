@@ -55,12 +55,14 @@ def compared(
     first = task.metrics[0]
     table = table_of(task.name, runs.rows(task.metrics), task.metrics)
     growing = [arm.name for arm in runs.arms if runs.of(arm.name)[0].details.get("ranks")]
-    pictures, notes = draw_all([
-        (job.out / "training.svg", partial(draw_losses, task, runs)),
-        (job.out / "scores.svg", partial(draw_scores, task, runs, first)),
-        *([] if task.classes else [(job.out / "validation.svg", partial(draw_validation, task, runs))]),
-        *([(job.out / "ranks.svg", partial(draw_ranks, runs, growing[:3]))] if growing else []),
-    ])  # fmt: skip
+    pictures, notes = draw_all(
+        [
+            (job.out / "training.svg", partial(draw_losses, task, runs)),
+            (job.out / "scores.svg", partial(draw_scores, task, runs, first)),
+            *([] if task.classes else [(job.out / "validation.svg", partial(draw_validation, task, runs))]),
+            *([(job.out / "ranks.svg", partial(draw_ranks, runs, growing[:3]))] if growing else []),
+        ]
+    )
     tables = [table, *further(runs), losses(task, runs), costs(task, runs)]
     return Findings(task.described, tables, checks(runs), [limits(task, runs), *notes], pictures)
 
@@ -124,7 +126,8 @@ def draw_validation(task: Task, runs: Runs, path: Path) -> Picture:
         right.invert_yaxis()
         save_svg(fig, path)
     return Picture(
-        path.name, f"Validation loss on {task.name}",
+        path.name,
+        f"Validation loss on {task.name}",
         "Left: loss on held-out problems by step, mean over the seeds. Right: every seed at the end (dots) and their "
         "mean (bar).",
-    )  # fmt: skip
+    )

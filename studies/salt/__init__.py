@@ -47,10 +47,12 @@ def structure(name: str, job: Job) -> Findings:
     arms = [*arms_of(settings), diagonal(settings)]
     seeded = CompareJob(out=job.out, seed=job.seeds[0], resume=job.resume)
     runs = run_arms(settings, seeded, train, test, {"test": "its own file"}, arms)
-    pictures, notes = draw_all([
-        (job.out / "losses.svg", partial(draw_losses, runs, settings.epochs)),
-        (job.out / "segmentations.svg", partial(draw_masks, runs, test[:DRAWN])),
-    ])  # fmt: skip
+    pictures, notes = draw_all(
+        [
+            (job.out / "losses.svg", partial(draw_losses, runs, settings.epochs)),
+            (job.out / "segmentations.svg", partial(draw_masks, runs, test[:DRAWN])),
+        ]
+    )
     tables = [table_of(name, runs.rows(columns_of(settings)), list(metrics_of(settings))), differences(runs),
               costs(runs, settings)]  # fmt: skip
     sentences = [limits(settings, test), *notes]

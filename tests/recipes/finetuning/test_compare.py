@@ -58,8 +58,9 @@ def trained(model: nn.Module, inside: str = "") -> int:
 def real_size(kind: str) -> nn.Module:
     """MiniLM-L6 or a block of SmolLM2, as large as they are where adapters go."""
     if kind == "classification":
-        config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=8,
-                            vocab_size=9)  # fmt: skip
+        config = BertConfig(
+            hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=8, vocab_size=9
+        )
         return TextClassifier(BertModel(config, add_pooling_layer=False), 3)
     return LlamaForCausalLM(LlamaConfig(hidden_size=576, num_hidden_layers=1, num_attention_heads=9,
                                         num_key_value_heads=3, intermediate_size=8, vocab_size=9))  # fmt: skip
@@ -85,8 +86,9 @@ def test_head_only_and_frozen_train_nothing_else() -> None:
 
 def test_the_penalty_of_adalora_is_what_peft_adds_to_the_loss_of_a_model() -> None:
     torch.manual_seed(0)
-    config = AdaLoraConfig(init_r=4, target_r=2, total_step=10, target_modules=["q_proj", "v_proj"],
-                           task_type="CAUSAL_LM")  # fmt: skip
+    config = AdaLoraConfig(
+        init_r=4, target_r=2, total_step=10, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+    )
     adapted = get_peft_model(llama(), config)
     ids = torch.arange(12)[None]
     found = adapted(input_ids=ids, labels=ids)

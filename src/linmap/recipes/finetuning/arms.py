@@ -176,10 +176,12 @@ class Recorder:
         the first batch keeps for its backward pass."""
         trained_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
         return {
-            "losses": [round(loss, 6) for loss in self.losses], "validation": self.validation, "ranks": self.ranks,
+            "losses": [round(loss, 6) for loss in self.losses],
+            "validation": self.validation,
+            "ranks": self.ranks,
             "step_seconds": statistics.median(self.times[WARM_STEPS:] or self.times or [0.0]),
             "memory": self.kept + ADAM_COPIES * trained_bytes,
-        }  # fmt: skip
+        }
 
 
 def used_parameters(model: nn.Module, weights: Sequence[nn.Parameter]) -> int:

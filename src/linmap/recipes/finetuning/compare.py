@@ -73,8 +73,10 @@ def losses(task: Task, runs: Runs) -> Table:
     rows: list[list[str | float | int]] = []
     for arm in runs.arms:
         curves = [run.details["losses"] for run in runs.of(arm.name) if run.details.get("losses")]
-        means = ([statistics.fmean(curve[max(step - task.window, 0) : step]) for curve in curves if len(curve) >= step]
-                 for step in steps)  # fmt: skip
+        means = (
+            [statistics.fmean(curve[max(step - task.window, 0) : step]) for curve in curves if len(curve) >= step]
+            for step in steps
+        )
         rows.append([arm.name, *(mean_std(values, 4) for values in means)])
     columns = ["method", *(f"step {step}" for step in steps)]
     note = f"Mean of the last {task.window} steps, ± standard deviation over the seeds."

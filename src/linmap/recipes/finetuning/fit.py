@@ -127,8 +127,10 @@ def language_data(records: list[TextRecord], tokenizer: Tokenizer, length: int, 
     if data.counts.dropped:
         log.warning(
             "%d of %d records have no token to learn among their first %d, and are left out.",
-            data.counts.dropped, data.counts.records, length,
-        )  # fmt: skip
+            data.counts.dropped,
+            data.counts.records,
+            length,
+        )
     return data
 
 

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODELS = {"language": "smollm2-135m", "classification": "minilm-l6"}
 """The model of a task where none is named."""
-PEFT_FIELDS = (
-    "target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern", "bias",
-)  # fmt: skip
+PEFT_FIELDS = ("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern", "bias")
 """Parameters of every adapter's configuration, of which fine-tuning has the first as a flag of its own."""
 EMBEDDED = {"language": "bone/gsm8k_train2000.jsonl.gz", "classification": "triadaptlora/banking77_train.csv.gz"}
 """The data of a task where the user gives none."""

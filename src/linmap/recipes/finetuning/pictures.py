@@ -55,10 +55,11 @@ def draw_losses(task: Task, runs: Runs, path: Path) -> Picture:
         fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5)
         save_svg(fig, path)
     return Picture(
-        path.name, f"Training loss on {task.name}",
+        path.name,
+        f"Training loss on {task.name}",
         f"Left: the loss of the last {window} steps, mean over the seeds. Right: its difference to {REFERENCE}'s with "
         "the same seed, and so the same batches in the same order; the bands go from the lowest to the highest seed.",
-    )  # fmt: skip
+    )
 
 
 def draw_scores(task: Task, runs: Runs, metric: Metric, path: Path) -> Picture:
@@ -79,10 +80,11 @@ def draw_scores(task: Task, runs: Runs, metric: Metric, path: Path) -> Picture:
         ax.grid(False, axis="y")
         save_svg(fig, path)
     return Picture(
-        path.name, f"{metric.name.capitalize()} on {task.name}",
+        path.name,
+        f"{metric.name.capitalize()} on {task.name}",
         "Bars: mean over the seeds; dots: each seed. Blue: the system; light blue: its other settings and controls; "
         "grey: baselines.",
-    )  # fmt: skip
+    )
 
 
 def draw_ranks(runs: Runs, names: Sequence[str], path: Path) -> Picture:
@@ -104,9 +106,10 @@ def draw_ranks(runs: Runs, names: Sequence[str], path: Path) -> Picture:
         fig.colorbar(image, ax=axes[0, -1], label="rank", pad=0.12)
         save_svg(fig, path)
     return Picture(
-        path.name, "Ranks over time",
+        path.name,
+        "Ranks over time",
         "The rank of every adapted layer at every step with the first seed; beside, the ranks at the end.",
-    )  # fmt: skip
+    )
 
 
 def rank_grid(run: Run) -> np.ndarray:

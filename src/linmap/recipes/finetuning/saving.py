@@ -68,8 +68,9 @@ def save_adapter(
         tokenizer.save_pretrained(partial)
         (partial / "README.md").unlink(missing_ok=True)  # PEFT's, a form with nothing filled in
         if isinstance(model, TextClassifier):
-            save_file({name.removeprefix("head."): w for name, w in state.items() if name.startswith("head.")},
-                      partial / HEAD)  # fmt: skip
+            save_file(
+                {name.removeprefix("head."): w for name, w in state.items() if name.startswith("head.")}, partial / HEAD
+            )
     write_config(folder, system, header, seed, SHARED)
 
 

@@ -166,8 +166,9 @@ def labelled_task(name: str, parts: Sequence[Sequence[TextRecord]], settings: La
         f"{name}: MiniLM-L6, adapters on query and value, a linear head, {settings.shots} texts for each of "
         f"{len(classes)} classes, {settings.steps} steps of {settings.batch_size}; {len(data[2]):,} test texts"
     )
-    return Task(name, encoder, *data, settings.batch_size, settings.steps, settings.steps, described, classes,
-                settings.head_lr)  # fmt: skip
+    return Task(
+        name, encoder, *data, settings.batch_size, settings.steps, settings.steps, described, classes, settings.head_lr
+    )
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
@@ -206,8 +207,9 @@ def completion_task(
             "give more records."
         )
     left_out = sum(map(len, parts)) - sum(map(len, kept))
-    data = [LanguageData(part if i == 0 else sorted(part, key=lambda d: len(d.ids)), longest)
-            for i, part in enumerate(kept)]  # fmt: skip
+    data = [
+        LanguageData(part if i == 0 else sorted(part, key=lambda d: len(d.ids)), longest) for i, part in enumerate(kept)
+    ]
     described = (
         f"{name}: SmolLM2-135M, adapters on q_proj and v_proj, {len(data[0])} records of at most {longest} tokens "
         f"({left_out} longer ones left out), {settings.steps} steps of {settings.batch_size}; loss on "

@@ -25,9 +25,8 @@ def draw_losses(runs: Runs, epochs: int, path: Path) -> Picture:
         fig.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8.5)
         save_svg(fig, path)
     return Picture(
-        path.name, "Training loss",
-        "Mean over the seeds, by epoch; the bands go from the lowest to the highest seed.",
-    )  # fmt: skip
+        path.name, "Training loss", "Mean over the seeds, by epoch; the bands go from the lowest to the highest seed."
+    )
 
 
 def draw_masks(runs: Runs, images: MaskedImages, path: Path) -> Picture:
@@ -53,9 +52,10 @@ def draw_masks(runs: Runs, images: MaskedImages, path: Path) -> Picture:
                     ax.set_title(name.replace(", relu", ",\nrelu").replace(" and ", "\nand "), fontsize=8)
         save_svg(fig, path)
     return Picture(
-        path.name, "What each method finds",
+        path.name,
+        "What each method finds",
         "Test images, the truth (amber) and the predictions (blue) of the first seed.",
-    )  # fmt: skip
+    )
 
 
 def unpacked(mask: str, shape: tuple[int, ...]) -> np.ndarray:

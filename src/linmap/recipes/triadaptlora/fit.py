@@ -34,8 +34,9 @@ def method(settings: Fit) -> Method:
     def penalty(model: nn.Module) -> Tensor:
         return settings.orthogonality * triadapt_orthogonality(model)
 
-    return Method("triadaptlora", "classification", config, allocators, penalty if settings.orthogonality else None,
-                  ranks)  # fmt: skip
+    return Method(
+        "triadaptlora", "classification", config, allocators, penalty if settings.orthogonality else None, ranks
+    )
 
 
 def allocators(adapted: Any) -> list[RankAllocator]:
