@@ -2,18 +2,20 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from studies.salt import PROTOCOLS, peak
 from studies.study import Job
 
 
+@pytest.mark.slow
 def test_a_structure_is_found_by_every_method(tmp_path: Path) -> None:
     (vessels, _) = PROTOCOLS
     found = vessels.run(Job(tmp_path, seeds=[0], tiny=True))
     names = ["SALT", "decoder only", "LoRA", "full tuning", "scale and shift", "SALT, relu on the diagonal"]
     assert [row[0] for row in found.tables[0].rows] == names
     assert [row[0] for row in found.tables[-1].rows] == names
-    assert "HD95 on 40 test images" in found.setting
+    assert "HD95 on 6 test images" in found.setting
     assert found.checks[-1].passed  # SALT has no more parameters than LoRA
     assert len(found.pictures) == 2
 
