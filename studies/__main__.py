@@ -25,8 +25,8 @@ def main(words: list[str]) -> int:
     protocols: list[Protocol] = importlib.import_module(f"studies.{given.name}").PROTOCOLS
     unknown = sorted(set(given.protocols) - {protocol.name for protocol in protocols})
     if unknown:
-        print(f"studies: {given.name} has no protocol {', '.join(unknown)}; there are "
-              f"{', '.join(protocol.name for protocol in protocols)}.", file=sys.stderr)  # fmt: skip
+        known = ", ".join(protocol.name for protocol in protocols)
+        print(f"studies: {given.name} has no protocol {', '.join(unknown)}; there are {known}.", file=sys.stderr)
         return 2
     command = shlex.join(["python", "-m", "studies", *words])
     results = given.results / f"{given.name}.md"
@@ -34,8 +34,8 @@ def main(words: list[str]) -> int:
         if given.protocols and protocol.name not in given.protocols:
             continue
         print(f"{given.name} {protocol.name}: {protocol.question}", file=sys.stderr)
-        job = Job(given.out / given.name / protocol.name, range(1 if given.tiny else given.seeds), given.tiny,
-                  not given.again)  # fmt: skip
+        seeds = range(1 if given.tiny else given.seeds)
+        job = Job(given.out / given.name / protocol.name, seeds, given.tiny, not given.again)
         try:
             findings = protocol.run(job)
         except Stopped as stop:

@@ -17,8 +17,8 @@ def section(protocol: Protocol, findings: Findings, made: str, folder: Path) -> 
     parts = [protocol.question, findings.setting, *findings.sentences, *map(_table, findings.tables)]
     marks = {True: "holds", False: "does not hold"}
     if findings.checks:
-        parts.append("\n".join(f"- {check.statement}: **{marks[check.passed]}** ({check.figures})"
-                               for check in findings.checks))  # fmt: skip
+        lines = (f"- {check.statement}: **{marks[check.passed]}** ({check.figures})" for check in findings.checks)
+        parts.append("\n".join(lines))
     parts += [f"Picture: {p.title} (`{folder / p.file}`). {p.caption}" for p in findings.pictures]
     return "\n\n".join([*parts, f"_{made}_"]) + "\n"
 

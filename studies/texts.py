@@ -45,9 +45,14 @@ def _records(name: str, tiny: bool) -> list[TextRecord]:
 
 
 def compared(
-    job: Job, task: Task, ways: Sequence[Way], settings: Comparison, data: str,
-    checks: Callable[[Runs], list[Check]], further: Callable[[Runs], list[Table]] = lambda runs: [],
-) -> Findings:  # fmt: skip
+    job: Job,
+    task: Task,
+    ways: Sequence[Way],
+    settings: Comparison,
+    data: str,
+    checks: Callable[[Runs], list[Check]],
+    further: Callable[[Runs], list[Table]] = lambda runs: [],
+) -> Findings:
     """All arms on a task, with what is made of them."""
     key = settings.key() | {"data": fingerprint(find(data, "Reinstall linmap."))}
     experiment = Experiment(task.name, job.out / "runs", key, job.resume)
@@ -97,10 +102,22 @@ def validation_at_steps(runs: Runs) -> list[Table]:
     """The validation loss at fixed steps."""
     steps = sorted({step for arm in runs.arms for run in runs.of(arm.name) for step, _ in run.details["validation"]})
     rows: list[list[str | float | int]] = [
-        [arm.name, *(mean_std([dict(run.details["validation"])[step] for run in runs.of(arm.name)
-                               if step in dict(run.details["validation"])], 4) for step in steps)]
+        [
+            arm.name,
+            *(
+                mean_std(
+                    [
+                        dict(run.details["validation"])[step]
+                        for run in runs.of(arm.name)
+                        if step in dict(run.details["validation"])
+                    ],
+                    4,
+                )
+                for step in steps
+            ),
+        ]
         for arm in runs.arms
-    ]  # fmt: skip
+    ]
     return [Table(f"{CHOOSING.capitalize()} by step", ["method", *map(str, steps)], rows)]
 
 

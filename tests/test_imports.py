@@ -4,8 +4,15 @@ import json
 import subprocess
 import sys
 
-DOORS = ("linmap.maps", "linmap.geometry.spd", "linmap.geometry.delays", "linmap.artifacts", "linmap.pictures",
-         "linmap.experiment", "linmap.interpret.linearscope")  # fmt: skip
+DOORS = (
+    "linmap.maps",
+    "linmap.geometry.spd",
+    "linmap.geometry.delays",
+    "linmap.artifacts",
+    "linmap.pictures",
+    "linmap.experiment",
+    "linmap.interpret.linearscope",
+)
 HEAVY = {"torch.distributed.tensor", "sympy", "scipy", "sklearn", "pandas", "transformers", "matplotlib", "accelerate"}
 PROGRAM = """
 import importlib, json, sys

@@ -30,8 +30,15 @@ class Counted:
         return Outcome({"error": self.error(trial)}, parameters=3, details={"curve": [1.0, math.nan]})
 
 
-def run(folder: Path, arms: list[Arm], resume: bool = False, seeds: int = 2, said: list[str] | None = None,
-        choice: Choice | None = None, **settings: object):  # fmt: skip
+def run(
+    folder: Path,
+    arms: list[Arm],
+    resume: bool = False,
+    seeds: int = 2,
+    said: list[str] | None = None,
+    choice: Choice | None = None,
+    **settings: object,
+):
     said = [] if said is None else said
     experiment = Experiment("trial", folder, settings, resume, said.append)
     return experiment.run(arms, [Part("a", 0.0), Part("b", 10.0)], range(seeds), choice)

@@ -15,8 +15,13 @@ def test_a_new_section_takes_the_place_of_its_old_one_and_no_other() -> None:
     second = merged(first, "x", {"c": "new c\n", "a": "new a\n"}, ["a", "b", "c"])
     third = merged(second, "x", {"b": "new b\n"}, ["a", "b", "c"])
     assert [line for line in third.splitlines() if line.startswith(("##", "new", "old"))] == [
-        "## a", "new a", "## b", "new b", "## c", "new c",
-    ]  # fmt: skip
+        "## a",
+        "new a",
+        "## b",
+        "new b",
+        "## c",
+        "new c",
+    ]
     assert merged(third, "x", {}, ["a", "b", "c"]) == third
 
 

@@ -122,9 +122,9 @@ class Runs:
         self, ours: str, theirs: str, measure: str, part: str | None = None, overlap: float = 0
     ) -> Difference:
         """`paired` over the runs of two arms that share part and seed."""
-        pairs = [(a.values[measure], b.values[measure])
-                 for a in self.of(ours, part) for b in self.of(theirs, part)
-                 if (a.part, a.seed) == (b.part, b.seed) and measure in a.values and measure in b.values]  # fmt: skip
+        first, second = ([run for run in self.of(arm, part) if measure in run.values] for arm in (ours, theirs))
+        together = [(a, b) for a in first for b in second if (a.part, a.seed) == (b.part, b.seed)]
+        pairs = [(a.values[measure], b.values[measure]) for a, b in together]
         return paired([a for a, _ in pairs], [b for _, b in pairs], overlap)
 
     def best(self, names: Iterable[str], measure: str, better: str, part: str | None = None) -> str:
@@ -138,10 +138,12 @@ class Runs:
 
     def at_edge(self) -> list[str]:
         """Arms whose rate is the smallest or the largest of three or more, so that a better one may lie beyond."""
-        return sorted({arm for (arm, part), tried in self.tried.items()
-                       if len({run.rate for run in tried}) > 2
-                       and self.runs[arm, part][0].rate in (min(r := [t.rate for t in tried if t.rate is not None]),
-                                                            max(r))})  # fmt: skip
+        found = set()
+        for (arm, part), tried in self.tried.items():
+            rates = sorted({run.rate for run in tried if run.rate is not None})
+            if len(rates) > 2 and self.runs[arm, part][0].rate in (rates[0], rates[-1]):
+                found.add(arm)
+        return sorted(found)
 
     def row(self, arm: Arm | str, metrics: Mapping[str, tuple[str, str | None]] | Sequence[Metric]) -> Row:
         """The line of an arm in the table of a result.
@@ -157,8 +159,8 @@ class Runs:
         arm = arm if isinstance(arm, Arm) else next(a for a in self.arms if a.name == arm)
         columns = metrics if isinstance(metrics, Mapping) else {metric.name: (metric.name, None) for metric in metrics}
         runs = self.of(arm.name)
-        values = {column: found for column, (measure, part) in columns.items()
-                  if (found := self.values(arm.name, measure, part))}  # fmt: skip
+        found = {column: self.values(arm.name, measure, part) for column, (measure, part) in columns.items()}
+        values = {column: numbers for column, numbers in found.items() if numbers}
         rates = self.rates(arm.name) if arm.rates or arm.rate_of else []
         note = "; ".join(
             [*filter(None, [arm.note]), *([f"{arm.rate_name} {', '.join(f'{r:g}' for r in rates)}"] if rates else [])]
@@ -191,9 +193,13 @@ class Experiment:
     """
 
     def __init__(
-        self, name: str, folder: Path, settings: Mapping[str, Any], resume: bool = False,
+        self,
+        name: str,
+        folder: Path,
+        settings: Mapping[str, Any],
+        resume: bool = False,
         say: Callable[[str], None] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.name, self.settings, self.files = name, settings, RunFiles(folder, resume)
         console = Console(stderr=True)
         self._say = say or (
@@ -252,10 +258,11 @@ class Experiment:
 
     def _one(self, arm: Arm, part: Part, seed: int, rate: float | None, choosing: bool = False) -> Run:
         """A run from disk, or a new one."""
-        name = "-".join(filter(None, [part.name, arm.name, f"rate{rate:g}" if rate is not None else "", f"seed{seed}",
-                                      "choosing" if choosing else ""]))  # fmt: skip
-        key = {"settings": self.settings, "arm": {"name": arm.name, **arm.settings}, "part": {"name": part.name,
-               **part.settings}, "seed": seed, "rate": rate, "choosing": choosing, "versions": versions()}  # fmt: skip
+        rated, chosen = f"rate{rate:g}" if rate is not None else "", "choosing" if choosing else ""
+        name = "-".join(filter(None, [part.name, arm.name, rated, f"seed{seed}", chosen]))
+        this = {"arm": {"name": arm.name, **arm.settings}, "part": {"name": part.name, **part.settings}}
+        key = {"settings": self.settings, **this, "seed": seed, "rate": rate, "choosing": choosing}
+        key["versions"] = versions()
         kept = self.files.load(name, key)
         if kept is None:
             if self.files.resume:
@@ -264,9 +271,9 @@ class Experiment:
             start = time.perf_counter()
             outcome = arm.run(Trial(part.data, seed, rate, choosing, folder))
             seconds = time.perf_counter() - start
-            run = Run(arm.name, part.name, seed, rate, {n: float(v) for n, v in outcome.values.items()},
-                      seconds if outcome.seconds is None else outcome.seconds, outcome.parameters,
-                      dict(outcome.details))  # fmt: skip
+            values = {name: float(value) for name, value in outcome.values.items()}
+            own = seconds if outcome.seconds is None else outcome.seconds
+            run = Run(arm.name, part.name, seed, rate, values, own, outcome.parameters, dict(outcome.details))
             kept = self.files.save(name, key, run)
             _remove(folder)
             if seconds > 1:  # collecting takes a part of a second itself
@@ -286,10 +293,8 @@ class Experiment:
 
     def _tell(self, run: Run, seconds: float, choosing: bool) -> None:
         measures = ", ".join(f"{name} {value:.4g}" for name, value in list(run.values.items())[:2])
-        what = ", ".join(filter(None, [
-            self.name, run.part, run.arm, f"rate {run.rate:g}" if run.rate is not None else "", f"seed {run.seed}",
-            "to choose the rate" if choosing else "",
-        ]))  # fmt: skip
+        rate, why = f"rate {run.rate:g}" if run.rate is not None else "", "to choose the rate" if choosing else ""
+        what = ", ".join(filter(None, [self.name, run.part, run.arm, rate, f"seed {run.seed}", why]))
         self._say(f"{what}: {measures} ({_duration(seconds)}; {self._done} of {self._total}{self._left()})")
 
     def _left(self) -> str:

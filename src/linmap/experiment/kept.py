@@ -103,8 +103,8 @@ class RunFiles:
                 then = _flat(json.loads(path.read_text(encoding="utf-8"))["key"])
             except (ValueError, KeyError, TypeError):
                 continue
-            before.append([_change(k, then.get(k), now.get(k)) for k in sorted(now.keys() | then.keys())
-                           if now.get(k) != then.get(k)])  # fmt: skip
+            changed = [k for k in sorted(now.keys() | then.keys()) if now.get(k) != then.get(k)]
+            before.append([_change(k, then.get(k), now.get(k)) for k in changed])
         return min(before, key=len, default=[])
 
 

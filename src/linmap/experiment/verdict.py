@@ -32,25 +32,24 @@ def verdict(rows: Sequence[Row], metric: Metric, over: str = "seeds", overlap: f
     baselines = {row.name: row for row in rows if row.kind == "baseline" and math.isfinite(row.mean(metric.name))}
     if system is None or not baselines:
         return ""
-    if not math.isfinite(system.mean(metric.name)):
-        return f"Take {ranking({n: r.mean(metric.name) for n, r in baselines.items()}, metric.better)[0]}: " \
-               f"{system.name} gave no finite {metric.name}."  # fmt: skip
     name = ranking({n: row.mean(metric.name) for n, row in baselines.items()}, metric.better)[0]
+    if not math.isfinite(system.mean(metric.name)):
+        return f"Take {name}: {system.name} gave no finite {metric.name}."
     ours, theirs = system.values[metric.name], baselines[name].values[metric.name]
     unit, digits = f" {metric.unit}" if metric.unit else "", metric.digits
-    figures = (f"{metric.name} {system.mean(metric.name):.{digits}f}{unit} against "
-               f"{baselines[name].mean(metric.name):.{digits}f}{unit}")  # fmt: skip
+    means = [f"{row.mean(metric.name):.{digits}f}{unit}" for row in (system, baselines[name])]
+    figures = f"{metric.name} {means[0]} against {means[1]}"
     sign = 1 if metric.better == "higher" else -1
     if len(ours) != len(theirs) or len(ours) < 2:
         ahead = sign * (system.mean(metric.name) - baselines[name].mean(metric.name)) > 0
         best, other = (system.name, name) if ahead else (name, system.name)
-        return f"{best} is ahead of {other} ({figures}), from one value each, which tells nothing about chance: " \
-               f"compare with more {over} before you choose."  # fmt: skip
+        ahead_by_one = f"{best} is ahead of {other} ({figures}), from one value each, which tells nothing about chance"
+        return f"{ahead_by_one}: compare with more {over} before you choose."
     gap = paired([sign * value for value in ours], [sign * value for value in theirs], overlap)
     sure = f"{gap.wins} of {gap.n} {over}, difference {gap.text(digits)}, 95 % interval"
     if not gap.certain:
-        return (f"No difference between {system.name} and {name} shows beyond chance ({figures}; {sure}): take the "
-                "one that is cheaper to run.")  # fmt: skip
+        none = f"No difference between {system.name} and {name} shows beyond chance"
+        return f"{none} ({figures}; {sure}): take the one that is cheaper to run."
     if gap.mean > 0:
         return f"Take {system.name}: better than {name}, the best of the others ({figures}; better in {sure})."
     return f"Take {name}: {system.name} is worse here ({figures}; better in {sure})."
