@@ -286,6 +286,8 @@ def test_what_is_finished_is_not_run_again_unless_the_image_or_the_weights_chang
     Image.fromarray(np.zeros((20, 24, 3), np.uint8)).save(photographs / "b.png")
     compared(photographs, resume=True)
     assert read[4:] == ["b.png"]
+    compared(photographs, random_masks=3, resume=True)
+    assert read[5:] == []
     compared(photographs, "gated:other", resume=True)
     assert read[5:] == ["a.png", "b.png", "c.png"]
 

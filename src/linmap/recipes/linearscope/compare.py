@@ -38,8 +38,9 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     test = Deletion(model, settings, grey or settings.grey)
     parts = _images(job.data)
     classes = test.classes(parts[0].data)
-    shared = asdict(settings) | {"weights": weights_digest(model)}
-    del shared["random_masks"]
+    own = {"random_masks", *settings.options()}  # of single arms
+    shared = {name: value for name, value in asdict(settings).items() if name not in own}
+    shared["weights"] = weights_digest(model)
     experiment = Experiment("linearscope", out / "runs", shared, job.resume)
     runs = experiment.run(test.arms(), parts, [job.seed])
     names = output_names(model, settings.model, classes)
