@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from linmap.experiment import Metric, Row, mean_std, paired, ranking, verdict
+from linmap.experiment import Metric, Row, beats, mean_std, paired, ranking, verdict
 
 
 @pytest.fixture
@@ -73,3 +73,15 @@ def test_the_verdict_says_what_to_take() -> None:
     assert verdict(rows(better, worse)[:1], ACCURACY) == ""
     lower = Metric("accuracy", "lower")
     assert verdict(rows(better, worse)[::2], lower).startswith("Take theirs")
+
+
+def test_a_check_for_each_baseline_says_whether_the_system_beats_it() -> None:
+    weak, theirs = beats(rows([0.9, 0.8], [0.8, 0.95]), ACCURACY)
+    assert weak.passed
+    assert not theirs.passed
+    assert theirs.statement == "ours has a higher accuracy than theirs"
+    assert theirs.figures.split(" against ") == [
+        f"{value:.{ACCURACY.digits}f}{ACCURACY.unit}" for value in (0.85, 0.875)
+    ]
+    assert theirs.otherwise == "take theirs on data like these"
+    assert beats(rows([1.0], [2.0]), Metric("accuracy", "lower"))[1].passed

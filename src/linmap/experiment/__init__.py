@@ -16,10 +16,10 @@ from linmap.experiment.engine import Arm, Choice, Experiment, Outcome, Part, Run
 from linmap.experiment.figures import Difference, mean_std, paired, ranking
 from linmap.experiment.kept import Run, fingerprint
 from linmap.experiment.result import Check, Failure, Kind, Metric, Picture, Result, Row, Table
-from linmap.experiment.verdict import verdict
+from linmap.experiment.verdict import beats, verdict
 
 __all__ = [
     "Arm", "Check", "Choice", "Difference", "Experiment", "Failure", "Kind", "Metric", "Outcome", "Part", "Picture",
-    "Result", "Row", "Run", "Runs", "Table", "Trial", "draw_all", "fingerprint", "mean_std", "paired", "ranking",
-    "untouched", "verdict", "with_pictures",
+    "Result", "Row", "Run", "Runs", "Table", "Trial", "beats", "draw_all", "fingerprint", "mean_std", "paired",
+    "ranking", "untouched", "verdict", "with_pictures",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from linmap.experiment.figures import paired, ranking
-from linmap.experiment.result import Metric, Row
+from linmap.experiment.result import Check, Metric, Row
 
 
 def verdict(rows: Sequence[Row], metric: Metric, over: str = "seeds", overlap: float = 0.0) -> str:
@@ -53,3 +53,20 @@ def verdict(rows: Sequence[Row], metric: Metric, over: str = "seeds", overlap: f
     if gap.mean > 0:
         return f"Take {system.name}: better than {name}, the best of the others ({figures}; better in {sure})."
     return f"Take {name}: {system.name} is worse here ({figures}; better in {sure})."
+
+
+def beats(rows: Sequence[Row], metric: Metric) -> list[Check]:
+    """For each baseline, whether the system (the first row of that kind) has the better mean."""
+    system = next(row for row in rows if row.kind == "system")
+    ours, digits, unit = system.mean(metric.name), metric.digits, f" {metric.unit}" if metric.unit else ""
+    sign = 1 if metric.better == "higher" else -1
+    return [
+        Check(
+            f"{system.name} has a {metric.better} {metric.name} than {row.name}",
+            sign * (ours - (theirs := row.mean(metric.name))) > 0,
+            f"{ours:.{digits}f}{unit} against {theirs:.{digits}f}{unit}",
+            f"take {row.name} on data like these",
+        )
+        for row in rows
+        if row.kind == "baseline"
+    ]

@@ -40,7 +40,7 @@ def test_the_result_has_all_methods_a_verdict_and_checks(compared) -> None:
     stated = {check.statement: check.passed for check in result.checks}
     assert stated["sample by sample, the trained models answer as at once (1e-3)"]
     ours, theirs = (row.mean("accuracy") for row in result.rows[:2])
-    assert stated["S4D-Lin is above GRU"] == (ours > theirs)
+    assert stated["S4D-Lin has a higher accuracy than GRU"] == (ours > theirs)
 
 
 def test_a_comparison_that_was_killed_trains_only_what_is_missing(compared) -> None:

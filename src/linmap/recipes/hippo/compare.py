@@ -22,6 +22,7 @@ from linmap.experiment import (
     Result,
     Runs,
     Trial,
+    beats,
     fingerprint,
     verdict,
     with_pictures,
@@ -51,7 +52,7 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     arms = methods(settings, len(data), job.resume)
     experiment = Experiment("hippo", job.out / "runs", depends, job.resume)
     runs = experiment.run(arms, [Part(name, data)], seeds, Choice(ACCURACY.name, "higher"))
-    rows, system = runs.rows([ACCURACY]), arms[0].name
+    rows = runs.rows([ACCURACY])
     task = f"{name} ({len(data):,} series of {_lengths(data)} samples)"
     overlap = settings.held_out / (1 - settings.held_out)
     result = Result(
@@ -63,7 +64,7 @@ def compare(settings: Compare, job: CompareJob) -> Result:
         overlap=overlap,
         shows=f"{name}: {', '.join(f'{row.name} {row.mean(ACCURACY.name):.3f}' for row in rows)}.",
         limits=_limits(settings, len(data), name),
-        checks=[*_checks(runs, system), *stream_checks(runs)],
+        checks=[*beats(rows, ACCURACY), *stream_checks(runs)],
         seeds=list(seeds),
         settings=asdict(settings),
     )
@@ -177,20 +178,6 @@ def stream_gap(estimator: S4Classifier, series: np.ndarray) -> float:
 
 
 # -- what it says ------------------------------------------------------------------------------------------------------
-
-
-def _checks(runs: Runs, system: str) -> list[Check]:
-    ours = runs.mean(system, ACCURACY.name)
-    return [
-        Check(
-            f"{system} is above {arm.name}",
-            ours > (theirs := runs.mean(arm.name, ACCURACY.name)),
-            f"{ours:.4f} against {theirs:.4f}",
-            f"take {arm.name} on series like these",
-        )
-        for arm in runs.arms
-        if arm.kind == "baseline"
-    ]
 
 
 def stream_checks(runs: Runs) -> list[Check]:

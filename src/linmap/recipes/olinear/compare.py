@@ -8,7 +8,6 @@ import numpy as np
 
 from linmap.data.timeseries import load_time_series
 from linmap.experiment import (
-    Check,
     Choice,
     Experiment,
     Metric,
@@ -17,6 +16,7 @@ from linmap.experiment import (
     Row,
     Runs,
     Table,
+    beats,
     fingerprint,
     verdict,
     with_pictures,
@@ -58,7 +58,7 @@ def compare(settings: Compare, job: CompareJob) -> Result:
         verdict=verdict(rows, MSE, "blocks of test windows" if blocks else "seeds"),
         shows=_shows(rows),
         limits=_limits(settings, task, blocks),
-        checks=_checks(rows),
+        checks=beats(rows, MSE),
         tables=[_units(runs, task), _by_step(runs)],
         seeds=list(seeds),
         settings=asdict(settings),
@@ -115,20 +115,6 @@ def _by_step(runs: Runs) -> Table:
 
 
 # -- what it says ------------------------------------------------------------------------------------------------------
-
-
-def _checks(rows: list[Row]) -> list[Check]:
-    ours = rows[0].mean(MSE.name)
-    return [
-        Check(
-            f"OLinear has a lower MSE than {row.name}",
-            ours < row.mean(MSE.name),
-            f"{ours:.4f} against {row.mean(MSE.name):.4f}",
-            f"take {row.name} on data like these",
-        )
-        for row in rows
-        if row.kind == "baseline"
-    ]
 
 
 def _shows(rows: list[Row]) -> str:
