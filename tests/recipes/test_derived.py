@@ -127,8 +127,8 @@ class Estimator:
     Parameters
     ----------
     n, m
-        How many,
-        and of what.
+        How many `m`,
+        and of `what`.
     mode : Mode
         Which way.
 
@@ -198,8 +198,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
 def test_parameters_have_the_names_defaults_types_and_words_of_the_source(module: str) -> None:
     found = {p.name: (p.type, p.default, p.help) for p in parameters(f"{module}:Estimator")}
     assert found == {
-        "n": (int, 3, "How many, and of what."),
-        "m": (int | None, None, "How many, and of what."),
+        "n": (int, 3, "How many `m`, and of `what`."),
+        "m": (int | None, None, "How many `m`, and of `what`."),
         "mode": (Literal["fast", "slow"], "fast", "Which way."),
         "rate": (float, 0.25, ""),
         "policy": (Literal["zero", "drop"] | None, None, ""),
@@ -296,7 +296,7 @@ def test_flags_are_the_parameters_that_a_command_line_can_write_and_the_fields_o
     assert given == taken | {"n": 1, "rate": 2.0, "m": None, "random_state": 3}
     assert differences(kind) == {"n": (9, 3), "rate": (0.5, 0.25)}
     hint = get_type_hints(kind, include_extras=True)["n"]
-    assert (get_args(hint)[0], get_args(hint)[1].help) == (int, "How many, and of what.")
+    assert (get_args(hint)[0], get_args(hint)[1].help) == (int, "How many --many, and of `what`.")
 
 
 @pytest.mark.parametrize("where", ["LEAVE", "OTHER"])

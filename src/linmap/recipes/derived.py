@@ -11,9 +11,10 @@ import builtins
 import collections.abc
 import inspect
 import pathlib
+import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -112,7 +113,7 @@ class Derived:
         def __getattr__(self, name: str) -> Any: ...
 
 
-def flags(kind: type) -> Any:
+def flags(kind: type[Derived]) -> Any:
     """Make a dataclass of a subclass of `Derived`: the estimator's parameters first, then its own fields.
 
     Raises
@@ -137,11 +138,21 @@ def flags(kind: type) -> Any:
         hint = (
             parameter.type if default is not None or type(None) in get_args(parameter.type) else parameter.type | None
         )
-        annotations[flag] = Annotated[hint, tyro.conf.arg(help=parameter.help)]
+        annotations[flag] = Annotated[hint, tyro.conf.arg(help=_spoken(parameter.help, kind, found))]
         if default is not MISSING:
             setattr(kind, flag, field(default=_frozen(default)))
     kind.__annotations__ = annotations | own
     return dataclass(frozen=True, kw_only=True)(kind)
+
+
+def _spoken(help: str, kind: type[Derived], known: Collection[str]) -> str:
+    """A parameter's words with `other_parameter` as --other-parameter where that is a flag."""
+
+    def flag(word: re.Match[str]) -> str:
+        name = kind.NAMES.get(word[1], word[1])
+        return f"--{name.replace('_', '-')}" if word[1] in known and word[1] not in kind.LEAVE else word[0]
+
+    return re.sub(r"`(\w+)`", flag, help)
 
 
 def named(of: str) -> Any:
