@@ -1,5 +1,6 @@
 """The estimator: tables in, tables out, nothing learned from rows it must not see."""
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from linmap.data.timeseries import Split, TimeSeries
 from linmap.errors import ArtifactError, DataError
 from linmap.sequence.olinear import OLinear_C, OLinearForecaster, OrthoTrans, backtest, basis, variate_correlation
+from linmap.sequence.olinear.forecaster import READING
 
 SMALL: dict[str, Any] = {
     "d_model": 16,
@@ -307,3 +309,10 @@ def test_the_prior_of_normlin_is_the_softmax_of_the_correlation(tmp_path) -> Non
 def test_exogenous_columns_are_refused() -> None:
     with pytest.raises(DataError, match="a long table holds unique_id, ds, y alone; got also 'price': exogenous"):
         OLinearForecaster(7, **SMALL).fit(long(wide()).assign(price=1.0))
+
+
+def test_tables_are_read_with_the_parameters_and_defaults_of_time_series() -> None:
+    read = inspect.signature(TimeSeries.from_frame).parameters
+    assert set(read) - {"table", "like"} == set(READING)
+    defaults = OLinearForecaster(1).reading()
+    assert defaults == {name: read[name].default for name in READING}
