@@ -60,6 +60,7 @@ def compare(settings: Compare, job: CompareJob) -> Result:
         runs = _experiment(settings, job, data).run(arms(gallery.judged), parts, [job.seed])
     rows = runs.rows(METRICS)
     chosen = runs.of(AUTO)[0].details
+    overlap = 1 / (settings.folds - 1)
     result = Result(
         system="bt2",
         task=_task(gallery, folds, "banking77" if data is BANKING else Path(str(data or settings.new)).stem),
@@ -68,7 +69,8 @@ def compare(settings: Compare, job: CompareJob) -> Result:
         shows=f"{_worth(runs, gallery)} Chosen by held-out pairs: {chosen['chosen']} ({chosen['reason']}).",
         limits=_limits(runs, gallery),
         checks=_checks(runs, gallery),
-        verdict=verdict(rows, METRICS[0], "folds", overlap=1 / (settings.folds - 1)),
+        verdict=verdict(rows, METRICS[0], "folds", overlap=overlap),
+        overlap=overlap,
         seeds=[job.seed],
         settings=asdict(settings),
     )

@@ -79,7 +79,7 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     depends = {"dim": settings.dim, "folds": settings.folds, "data": {"fingerprint": fingerprint(data)}}
     experiment = Experiment("mbat", job.out / "runs", depends, job.resume)
     runs = experiment.run(arms(settings.dim, settings.choose), parts(records, settings.folds), seeds)
-    rows = runs.rows(METRICS)
+    rows, overlap = runs.rows(METRICS), 1 / (settings.folds - 1)
     result = Result(
         system="mbat",
         task=(
@@ -92,7 +92,8 @@ def compare(settings: Compare, job: CompareJob) -> Result:
         limits="Small labelled sets: the differences between the methods are of the size of one to a few records."
         + (" One split into folds." if settings.seeds == 1 else ""),
         checks=checks(data.stem, runs),
-        verdict=_verdict(rows, settings.folds),
+        verdict=_verdict(rows, overlap),
+        overlap=overlap,
         seeds=seeds,
         settings=asdict(settings),
     )
@@ -258,8 +259,6 @@ def _shows(runs: Runs) -> str:
     return " ".join(sentences)
 
 
-def _verdict(rows: Sequence[Row], folds: int) -> str:
+def _verdict(rows: Sequence[Row], overlap: float) -> str:
     """For each classifier, since one may be at home with vectors that the other is not."""
-    return " ".join(
-        f"With {metric.name}: {verdict(rows, metric, 'folds', overlap=1 / (folds - 1))}" for metric in METRICS
-    )
+    return " ".join(f"With {metric.name}: {verdict(rows, metric, 'folds', overlap)}" for metric in METRICS)
