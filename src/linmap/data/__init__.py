@@ -8,6 +8,8 @@ from pathlib import Path
 from linmap.data.compressed import open_bytes
 from linmap.errors import DataError
 
+__all__ = ["EMBEDDED", "find", "require_content", "require_file"]
+
 EMBEDDED = Path(__file__).parent / "files"
 
 

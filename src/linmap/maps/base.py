@@ -111,11 +111,11 @@ class LinearMap(nn.Module):
 
     def _inverse(self, y: Tensor) -> Tensor:
         """M^-1 y on the last dimension."""
-        return self._transpose(y) if self.orthogonal else _solve(self.matrix(), y)
+        return self._transpose(y) if self.orthogonal else solved(self.matrix(), y)
 
     def _inverse_transpose(self, x: Tensor) -> Tensor:
         """M^-T x on the last dimension."""
-        return self(x) if self.orthogonal else _solve(self.matrix().mT, x)
+        return self(x) if self.orthogonal else solved(self.matrix().mT, x)
 
     def _check_invertible(self) -> None:
         """Raise `SingularMapError` if this square map has no inverse; on the meta device structure decides."""
@@ -125,7 +125,7 @@ class LinearMap(nn.Module):
             raise SingularMapError(f"{self} has no inverse: its structure allows rank {self.rank_bound} at most.")
         if self.device.type == "meta":
             return
-        M = _at_least_float32(self.matrix().detach())
+        M = at_least_float32(self.matrix().detach())
         singular_values = torch.linalg.svdvals(M)
         # the usual numerical rank: sigma_min > n * eps * sigma_max
         tolerance = self.in_features * torch.finfo(M.dtype).eps * singular_values[..., 0]
@@ -173,7 +173,7 @@ class LinearMap(nn.Module):
         if self.rank_bound < self.in_features:
             return torch.full(self.batch_shape, -torch.inf, dtype=self.dtype.to_real(), device=self.device)
         M = self.matrix()
-        return torch.linalg.slogdet(_at_least_float32(M)).logabsdet.to(M.real.dtype)
+        return torch.linalg.slogdet(at_least_float32(M)).logabsdet.to(M.real.dtype)
 
     def __matmul__(self, other: LinearMap) -> LinearMap:
         """(A @ B)(x) equals A(B(x))."""
@@ -329,13 +329,13 @@ class Inverse(View):
         return f"{self.base!r}.inverse()"
 
 
-def _at_least_float32(M: Tensor) -> Tensor:
+def at_least_float32(M: Tensor) -> Tensor:
     """LAPACK knows no half precision."""
     return M.float() if M.dtype in (torch.bfloat16, torch.float16) else M
 
 
-def _solve(M: Tensor, y: Tensor) -> Tensor:
+def solved(M: Tensor, y: Tensor) -> Tensor:
     """x with M x = y on the last dimension of y (..., rows, n), broadcast as `torch.matmul` does."""
-    A, columns = _at_least_float32(M), _at_least_float32(y).mT
+    A, columns = at_least_float32(M), at_least_float32(y).mT
     batch = torch.broadcast_shapes(A.shape[:-2], columns.shape[:-2])  # spelled out: solve may read columns as vectors
     return torch.linalg.solve(A, columns.expand(*batch, *columns.shape[-2:])).mT.to(y.dtype)

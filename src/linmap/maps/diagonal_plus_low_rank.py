@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from linmap.errors import ArgumentError
-from linmap.maps.base import LinearMap, _at_least_float32, _solve
+from linmap.maps.base import LinearMap, at_least_float32, solved
 from linmap.maps.low_rank import balanced_factors, check_rank
 
 
@@ -147,7 +147,7 @@ class DiagonalPlusLowRank(LinearMap):
             return
         if not self._woodbury_is_safe():
             return super()._check_invertible()
-        diagonal, P, Q = (_at_least_float32(part.detach()) for part in (self.diagonal, self.P, self.Q))
+        diagonal, P, Q = (at_least_float32(part.detach()) for part in (self.diagonal, self.P, self.Q))
         smallest = torch.linalg.svdvals(_capacitance(P, Q, diagonal))[..., -1]
         scaled_P = P / diagonal.unsqueeze(-1)
         terms = torch.linalg.matrix_norm(Q) * torch.linalg.matrix_norm(scaled_P)
@@ -174,7 +174,7 @@ class DiagonalPlusLowRank(LinearMap):
         if M.shape[-1] != M.shape[-2]:
             raise ArgumentError(f"DiagonalPlusLowRank.from_matrix: M must be square, got shape {tuple(M.shape)}.")
         unit = float(M.abs().amax()) or 1.0  # so that no square over- or underflows
-        target = _at_least_float32(M) / unit
+        target = at_least_float32(M) / unit
         diagonal, previous = target.diagonal(dim1=-2, dim2=-1), math.inf
         for _ in range(max_steps):
             P, Qh = balanced_factors(torch.diag_embed(diagonal) - target, rank)
@@ -197,13 +197,13 @@ def dplr_solve(diagonal: Tensor, P: Tensor, Q: Tensor, y: Tensor) -> Tensor:
     """(Λ - P Q*)^-1 y = Λ^-1 y + Λ^-1 P (I - Q* Λ^-1 P)^-1 Q* Λ^-1 y (Woodbury)."""
     scaled = y / diagonal.unsqueeze(-2)
     scaled_P = P / diagonal.unsqueeze(-1)
-    return scaled + _solve(_capacitance(P, Q, diagonal), scaled @ Q.conj()) @ scaled_P.mT
+    return scaled + solved(_capacitance(P, Q, diagonal), scaled @ Q.conj()) @ scaled_P.mT
 
 
 def dplr_logabsdet(diagonal: Tensor, P: Tensor, Q: Tensor) -> Tensor:
     """log |det(Λ - P Q*)| = sum log |Λ| + log |det(I - Q* Λ^-1 P)| (matrix determinant lemma)."""
     size = diagonal.abs()
-    lemma = torch.linalg.slogdet(_at_least_float32(_capacitance(P, Q, diagonal))).logabsdet
+    lemma = torch.linalg.slogdet(at_least_float32(_capacitance(P, Q, diagonal))).logabsdet
     return size.log().sum(-1) + lemma.to(size.dtype)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from linmap.errors import ArgumentError
-from linmap.maps.base import Inverse, LinearMap, _at_least_float32
+from linmap.maps.base import Inverse, LinearMap, at_least_float32
 from linmap.maps.numbers import readable
 
 
@@ -69,7 +69,7 @@ class Rigid(LinearMap):
     @property
     def rotation(self) -> Float[Tensor, "*batch dim dim"]:
         """R, for column vectors."""
-        return rotation_from_frame(_at_least_float32(self.frame)).to(self.frame.dtype)
+        return rotation_from_frame(at_least_float32(self.frame)).to(self.frame.dtype)
 
     def act(self, points: Shaped[Tensor, "*batch dim"]) -> Float[Tensor, "*out_batch dim"]:
         """R p + t for points of shape (..., dim); whole numbers are read as the map does."""
