@@ -5,6 +5,6 @@ from linmap.recipes.recipe import Recipe, Verb
 
 RECIPE = Recipe(
     compare=Verb(Compare, "linmap.recipes.bt2.compare:compare", resumes=True),
-    apply=Verb(Apply, "linmap.recipes.bt2.apply:apply"),
+    apply=Verb(Apply, "linmap.recipes.bt2.apply:apply", resumes=True),
     fit=Verb(Fit, "linmap.recipes.bt2.fit:fit"),
 )

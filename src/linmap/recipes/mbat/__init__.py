@@ -5,5 +5,5 @@ from linmap.recipes.recipe import Recipe, Verb
 
 RECIPE = Recipe(
     compare=Verb(Compare, "linmap.recipes.mbat.compare:compare", resumes=True),
-    apply=Verb(Apply, "linmap.recipes.mbat.apply:apply"),
+    apply=Verb(Apply, "linmap.recipes.mbat.apply:apply", resumes=True),
 )
