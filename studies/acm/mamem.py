@@ -108,7 +108,7 @@ def _sentence(band: str, runs: Runs) -> str:
 
 
 def _gains(band: str, runs: Runs, path: Path) -> Picture:
-    draw_gains(path, *(np.array(runs.values(name, ACCURACY.name)) for name in (PLAIN, ACM)), runs.parts)
+    draw_gains(path, runs.values(PLAIN, ACCURACY.name), runs.values(ACM, ACCURACY.name), runs.parts)
     return Picture(
         path.name,
         f"Order 1 and the chosen order and lag, {band}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
@@ -52,7 +53,7 @@ def s001(job: Job) -> Findings:
 
 
 def _areas(pair: tuple[int, int], head: Head, repeats: int, trial: Trial) -> Outcome:
-    svm = {"kernel": "linear", "C": 1.0} if head == "tgsp+svm" else {}
+    svm: dict[str, Any] = {"kernel": "linear", "C": 1.0} if head == "tgsp+svm" else {}
     splits = RepeatedStratifiedKFold(n_splits=FOLDS, n_repeats=repeats, random_state=trial.seed)
     scores = cross_val_score(
         ACMClassifier(pair, head, **svm), trial.data.X, trial.data.labels(), cv=splits, scoring="roc_auc"

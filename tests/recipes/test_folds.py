@@ -47,11 +47,12 @@ def test_groups_are_never_on_two_sides() -> None:
 
 
 def test_samples_that_cannot_be_split_are_refused() -> None:
-    epochs = Epochs(np.zeros((12, 1, 4)), np.arange(12) % 2, None, ("C3",), np.arange(12) // 4, name="mine")
+    y = np.arange(12) % 2
+    epochs = Epochs(np.zeros((12, 1, 4)), y, None, ("C3",), np.arange(12) // 4, name="mine")
     with pytest.raises(
         DataError, match="mine: where session 0 tests and session 2 chooses, no sample of class 2 is left"
     ):
-        folds(Epochs(epochs.X, np.where(np.arange(12) < 4, 2, epochs.y), None, ("C3",), epochs.session, name="mine"), 0)
+        folds(Epochs(epochs.X, np.where(np.arange(12) < 4, 2, y), None, ("C3",), epochs.session, name="mine"), 0)
     with pytest.raises(DataError, match="few: the samples cannot be split into five parts"):
         folds(Covariances(np.zeros((4, 1, 1)), np.arange(4) % 2, name="few"), 0)
     with pytest.raises(DataError, match="mine: session is missing for epoch 0"):

@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mne
 import numpy as np
@@ -150,7 +151,7 @@ def test_wrong_use_is_explained(archive: Path, tmp_path: Path) -> None:
         ({"ch_names": ["C4", "Cz", "Pz"]}, "lacks the channel C3 of the fit"),
         ({"X": X[:, :2], "ch_names": ["channel 1", "x"]}, "expected 3 channels"),
     ):
-        arrays = {"X": X, "sfreq": 100.0, "ch_names": ["C3", "Cz", "C4"]} | changes
+        arrays: dict[str, Any] = {"X": X, "sfreq": 100.0, "ch_names": ["C3", "Cz", "C4"]} | changes
         np.savez(tmp_path / "other.npz", **arrays)
         with pytest.raises(DataError, match=message):
             apply(Apply(), FittedJob(tmp_path / "other.npz", artifact=tmp_path / "run"))
@@ -171,7 +172,7 @@ def test_answers_are_written_whatever_the_labels_of_the_file_are(
 ) -> None:
     fit(replace(TINY, order=2, lag=1), FitJob(archive, tmp_path / "run"))
     with np.load(archive) as arrays:
-        given = {"X": arrays["X"], "sfreq": 100.0} | ({} if labels is None else {"y": labels})
+        given: dict[str, Any] = {"X": arrays["X"], "sfreq": 100.0} | ({} if labels is None else {"y": labels})
     np.savez(tmp_path / "new.npz", **given)
     summary = apply(Apply(), FittedJob(tmp_path / "new.npz", tmp_path / "out.csv", artifact=tmp_path / "run"))
     assert set(pd.read_csv(tmp_path / "out.csv")["class"]) == {"idle", "move"}
@@ -225,7 +226,8 @@ def test_a_run_saved_in_python_is_applied_to_the_file_of_the_same_epochs(archive
     epochs = load_epochs(archive)
     codes = 1 + (epochs.labels() == "move")
     events = np.column_stack([np.arange(80), np.zeros(80, int), codes])
-    info = mne.create_info([*epochs.ch_names, "STI"], 100.0, ["eeg"] * 3 + ["stim"])
+    types: Any = ["eeg"] * 3 + ["stim"]
+    info = mne.create_info([*epochs.ch_names, "STI"], 100.0, types)
     data = np.concatenate([1e-6 * epochs.X, np.ones((80, 1, 120)) * codes[:, None, None]], 1)
     made = mne.EpochsArray(data, info, events, event_id={"idle": 1, "move": 2}, verbose="error")
     made.save(tmp_path / "e-epo.fif", fmt="double", verbose="error")

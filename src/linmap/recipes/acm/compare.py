@@ -194,7 +194,7 @@ def _drawings(runs: Runs, parts: Sequence[Part], out: Path) -> list[Drawing]:
     svm = runs.of(ACM)
 
     def gains(path: Path) -> Picture:
-        draw_gains(path, *(np.array(runs.values(name, ACCURACY.name)) for name in (PLAIN, ACM)), runs.parts)
+        draw_gains(path, runs.values(PLAIN, ACCURACY.name), runs.values(ACM, ACCURACY.name), runs.parts)
         return Picture(
             path.name,
             "Order 1 and the chosen order and lag",

@@ -88,13 +88,14 @@ def _places(names: Sequence[str]) -> Any:
     return mne.create_info([known[name.lower()] for name in names], 100.0, "eeg").set_montage(montage)
 
 
-def draw_gains(path: Path, plain: np.ndarray, chosen: np.ndarray, names: Sequence[str]) -> Path:
+def draw_gains(path: Path, plain: Sequence[float], chosen: Sequence[float], names: Sequence[str]) -> Path:
     """Accuracy of each subject or fold, from order 1 to the chosen order and lag."""
+    before, after = 100 * np.array(plain), 100 * np.array(chosen)
     with figure(5.4, 1.1 + 0.27 * len(names)) as (fig, ax):
         rows = np.arange(len(names))
-        ax.hlines(rows, 100 * plain, 100 * chosen, color=GRID, linewidth=3)
-        ax.plot(100 * plain, rows, "o", color=BASELINE, label="order 1")
-        ax.plot(100 * chosen, rows, "o", color=SYSTEM, label="chosen order and lag")
+        ax.hlines(rows, before, after, color=GRID, linewidth=3)
+        ax.plot(before, rows, "o", color=BASELINE, label="order 1")
+        ax.plot(after, rows, "o", color=SYSTEM, label="chosen order and lag")
         ax.set(yticks=rows, yticklabels=names, xlabel="test accuracy (%)", ylim=(len(names) - 0.5, -0.5))
         fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2)
         return save_svg(fig, path)

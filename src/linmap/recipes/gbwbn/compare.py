@@ -111,7 +111,7 @@ def network(
 def train_network(options: Mapping[str, Any], trial: Trial) -> Outcome:
     """Train on the first part of a fold, keep the epoch that is best on the second (where there is one), measure."""
     fold: Fold[Samples] = trial.data
-    power = {} if trial.rate is None else {"theta": trial.rate}
+    power: dict[str, Any] = {} if trial.rate is None else {"theta": trial.rate}
     classifier = SPDNetClassifier(**dict(options) | power, random_state=trial.seed)
     held = (given(fold.validation), fold.validation.labels()) if len(fold.validation) else None
     with warnings.catch_warnings():

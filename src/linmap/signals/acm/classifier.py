@@ -29,7 +29,8 @@ from linmap.signals.acm.tangent import one_thread
 from linmap.signals.layout import Layout, labelled, read_epochs
 
 SYSTEM = "acm"
-COSTS, KERNELS = (0.5, 1.0, 1.5), ("linear", "rbf")  # the published grid
+COSTS = (0.5, 1.0, 1.5)  # the published grid, with both kernels
+KERNELS: tuple[Kernel, ...] = ("linear", "rbf")
 FIXED = (1.0, "rbf")  # scikit-learn's default, which is used without a search
 Method = Literal["grid", "mdop", "afnn", "aic", "aicc", "bic", "hq"]
 Head = Literal["tgsp+svm", "mdm"]
@@ -217,7 +218,7 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
         return MDM(metric="riemann") if isinstance(self.classifier, str) else clone(self.classifier)
 
     def _splits(self, X: np.ndarray, y: np.ndarray, groups: Any) -> list[Split]:
-        inner = self.inner_cv if self.cv is None else self.cv
+        inner: Any = self.inner_cv if self.cv is None else self.cv
         if isinstance(inner, int | np.integer):
             least = int(np.unique(y, return_counts=True)[1].min())
             if inner > least:

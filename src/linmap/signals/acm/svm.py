@@ -120,9 +120,10 @@ def _sigmoids(K: Float64[np.ndarray, "n n"], y: np.ndarray, C: float) -> Float64
     folds = min(CALIBRATION_FOLDS, int(np.unique(y, return_counts=True)[1].min()))
     if folds < 2:
         return np.zeros((0, 2))
-    splits: Any = StratifiedKFold(folds, shuffle=True, random_state=0)
+    splits = StratifiedKFold(folds, shuffle=True, random_state=0)
+    options: dict[str, Any] = {"method": "sigmoid", "ensemble": False, "cv": splits}
     svc: Any = SVC(C=C, kernel="precomputed", random_state=0)
-    calibrated: Any = CalibratedClassifierCV(svc, method="sigmoid", ensemble=False, cv=splits)
+    calibrated: Any = CalibratedClassifierCV(svc, **options)
     calibrated.fit(K, y)
     return np.array([[sigmoid.a_, sigmoid.b_] for sigmoid in calibrated.calibrated_classifiers_[0].calibrators])
 

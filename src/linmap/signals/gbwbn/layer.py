@@ -152,8 +152,8 @@ class GBWBatchNorm(Pickled):
 
     def _register(self, name: str, value: Matrix, parametrization: Parametrization, trained: bool) -> None:
         if parametrization == "manifold" and trained:
-            parameter: Any = geoopt.ManifoldParameter(value.clone(), manifold=geoopt.SymmetricPositiveDefinite())
-            self.register_parameter(name, parameter)
+            kind: Any = geoopt.ManifoldParameter
+            self.register_parameter(name, kind(value.clone(), manifold=geoopt.SymmetricPositiveDefinite()))
         else:
             self.register_parameter(name, nn.Parameter(value.clone(), requires_grad=trained))
             if trained:
