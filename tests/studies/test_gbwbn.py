@@ -12,7 +12,10 @@ from studies.study import Job, Protocol
 from linmap.data.covariances import hdm05
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
+SLOW = {"mamem": [pytest.mark.slow]}
+
+
+@pytest.mark.parametrize("protocol", [pytest.param(p, marks=SLOW.get(p.name, []), id=p.name) for p in PROTOCOLS])
 def test_a_protocol_runs_and_names_its_methods(protocol: Protocol, tmp_path: Path) -> None:
     found = protocol.run(Job(tmp_path, seeds=(0,), tiny=True))
     for table in found.tables:
