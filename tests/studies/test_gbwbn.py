@@ -11,7 +11,6 @@ from studies.study import Job, Protocol
 
 from linmap.data.covariances import hdm05
 
-
 SLOW = {"mamem": [pytest.mark.slow]}
 
 
