@@ -26,7 +26,7 @@ PROGRAM = """
 import re, resource, sys
 from pathlib import Path
 import transformers.models.llama.modeling_llama
-import linmap.compress.flatquant, linmap.recipes.flatquant
+import linmap.compress.flatquant, linmap.recipes.flatquant.fit
 from linmap.cli import main
 def peak():
     if sys.platform == "linux":  # getrusage counts what the parent held when it started this process

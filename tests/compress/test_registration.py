@@ -14,9 +14,9 @@ from transformers.quantizers.auto import AutoQuantizationConfig
 settings = {"quant_method": "linmap_flatquant", "w_bits": 3, "linmap_format": 1}
 config = AutoQuantizationConfig.from_dict(settings)
 quantizer = AutoHfQuantizer.from_config(settings)
-from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.config import ProvenConfig
 from linmap.compress.flatquant.pretrained import FlatQuantizer
-assert type(config) is FlatQuantConfig and config.w_bits == 3
+assert type(config) is ProvenConfig and config.w_bits == 3
 assert type(quantizer) is FlatQuantizer and quantizer.quantization_config == config
 """
 

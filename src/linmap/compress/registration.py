@@ -52,7 +52,7 @@ def add_quantizer(tables: Any) -> None:
         @classmethod
         def from_dict(cls, config_dict: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
             config = import_module("linmap.compress.flatquant.config")
-            return config.FlatQuantConfig.from_dict(config_dict, *args, **kwargs)
+            return config.ProvenConfig.from_dict(config_dict, *args, **kwargs)
 
     class Quantizer(tables.HfQuantizer):
         def __new__(cls, *args: Any, **kwargs: Any) -> Any:

@@ -13,13 +13,13 @@ from linmap.compress.flatquant.architecture import decoder_blocks
 from linmap.compress.flatquant.attention import CacheTransform
 from linmap.compress.flatquant.block import StudentBlock
 from linmap.compress.flatquant.calibration import merge_model
-from linmap.compress.flatquant.config import FlatQuantConfig
-from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits
+from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear
+from linmap.compress.flatquant.transforms import CalibratedLinear, LinearBits
 
 
-def config_for(model: PreTrainedModel, **kwargs: Any) -> FlatQuantConfig:
-    return FlatQuantConfig(**kwargs, module_map=MODULE_MAP if isinstance(model, RenamedModel) else None)
+def config_for(model: PreTrainedModel, **kwargs: Any) -> ProvenConfig:
+    return ProvenConfig(**kwargs, module_map=MODULE_MAP if isinstance(model, RenamedModel) else None)
 
 
 def with_students(model: PreTrainedModel, config: FlatQuantConfig, seed: int = 0) -> PreTrainedModel:

@@ -13,9 +13,9 @@ from transformers import DynamicCache, PreTrainedModel
 from compress.flatquant.models import CONFIGS, FAMILIES, RenamedModel, randomised, tiny, tokens
 from compress.flatquant.students import config_for, exact, merged, with_students
 from linmap.compress.flatquant.architecture import block_paths, decoder_blocks
+from linmap.compress.flatquant.attention import PackedLayer, PackedSlidingWindowLayer
 from linmap.compress.flatquant.block import StudentBlock, scaled_norm
-from linmap.compress.flatquant.cache import PackedLayer, PackedSlidingWindowLayer
-from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 from linmap.compress.flatquant.quantizer import fake_quantize
 
@@ -87,7 +87,7 @@ def test_every_parametrization_keeps_the_function(parametrization: str) -> None:
 def test_every_transform_acts() -> None:
     """A transform that is left out of the online path, or of the weights, changes the function."""
     model, ids = model_of("llama", torch.float64), tokens()
-    config = FlatQuantConfig(**PLACES, online_scales=ONLINE)
+    config = ProvenConfig(**PLACES, online_scales=ONLINE)
     quantised = exact(merged(with_students(model, config)))
     expected = logits(model, ids)
     buffers = [n for n, _ in quantised.named_buffers() if n.endswith(("factor_0", "factor_1", "scale", "matrix"))]

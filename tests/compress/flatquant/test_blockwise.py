@@ -20,7 +20,7 @@ from linmap.compress.flatquant.blockwise import (
     train_block,
 )
 from linmap.compress.flatquant.config import FlatQuantConfig
-from linmap.compress.flatquant.flatness import smooth_scale
+from linmap.compress.flatquant.measures import smooth_scale
 from linmap.compress.flatquant.teacher import BlockArguments, embedded, teacher_outputs
 
 SYMMETRIC = {"k_symmetric": True, "v_symmetric": True}  # a zero point is rounded without a gradient

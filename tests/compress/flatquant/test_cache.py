@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from compress.flatquant.models import CONFIGS, tiny, tokens
 from compress.flatquant.students import merged, with_students
-from linmap.compress.flatquant.cache import (
+from linmap.compress.flatquant.attention import (
     PackedLayer,
     PackedSlidingWindowLayer,
     TokenQuantizer,

@@ -1,11 +1,13 @@
 """Calibration of whole models: the comparison that the method must win, determinism, resumption, bad input."""
 
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from compress.flatquant.outliers import planted, sequences
 from linmap.compress.flatquant import blockwise
 from linmap.compress.flatquant.block import StudentBlock
 from linmap.compress.flatquant.calibration import calibrate, merge_model, student_model
-from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 from linmap.compress.flatquant.quantizer import fake_quantize
 from two_processes import launch
@@ -220,6 +222,26 @@ def test_resuming_needs_a_folder() -> None:
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_config_stays_what_was_asked() -> None:
+    asked = config(weights="gptq")
+    model = calibrate(tiny(), IDS, asked)
+    assert type(asked) is FlatQuantConfig
+    assert asked == config(weights="gptq")
+    saved = model.config.quantization_config.to_dict()
+    assert FlatQuantConfig.from_dict(saved) == dataclasses.replace(asked, compile=False)
+    assert ProvenConfig.from_dict(saved) == model.config.quantization_config
+
+
+def test_a_trained_student_is_not_drawn(monkeypatch) -> None:
+    model = student_model(tiny(), IDS, config())
+    student: Any = model.model.layers[0]
+    kept = blockwise.TrainedBlock({name: p.detach() for name, p in student.trained().items()}, blockwise.BlockReport())
+    monkeypatch.setattr("linmap.compress.flatquant.transforms.haar_orthogonal", None)
+    again = blockwise.trained_student(student.original[0], student.config, kept)
+    for name, p in again.trained().items():
+        assert torch.equal(p, kept.tensors[name])
 
 
 def test_a_quantised_model_is_refused() -> None:

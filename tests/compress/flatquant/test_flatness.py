@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linmap.compress.flatquant.factors import kronecker_apply
-from linmap.compress.flatquant.flatness import flatness, smooth_scale
+from linmap.compress.flatquant.measures import flatness, smooth_scale
 from linmap.compress.flatquant.quantizer import fake_quantize
 from linmap.maps.hadamard import hadamard_factors
 

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linmap.compress.flatquant.gptq import Hessian, gptq, inverse_factor
 from linmap.compress.flatquant.quantizer import dequantize, fake_quantize, quantize
+from linmap.compress.flatquant.rounding import Hessian, gptq, inverse_factor
 
 seeds = st.integers(0, 2**16)
 

@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 
 from compress.flatquant.models import FAMILIES, RenamedModel, randomised, tiny, tokens
 from compress.flatquant.students import config_for, merged, with_students
-from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
 from linmap.compress.flatquant.pretrained import finish, install, is_quantised
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 
@@ -76,7 +76,7 @@ def test_round_trip_of_every_setting(options: dict[str, Any], tmp_path: Path) ->
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(logits(loaded), logits(model))
-    assert isinstance(loaded.config.quantization_config, FlatQuantConfig)
+    assert isinstance(loaded.config.quantization_config, ProvenConfig)
     assert loaded.config.quantization_config == model.config.quantization_config
 
 
@@ -102,7 +102,7 @@ def test_round_trip_of_some_blocks_in_shards(tmp_path: Path) -> None:
 def test_the_config_holds_every_setting(tmp_path: Path) -> None:
     quantised().save_pretrained(tmp_path)
     found = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
-    assert set(found) >= set(FlatQuantConfig.__dataclass_fields__) | {"quant_method", "linmap_format"}
+    assert set(found) >= set(ProvenConfig.__dataclass_fields__) | {"quant_method", "linmap_format"}
     assert found["quant_method"] == "linmap_flatquant"
 
 
@@ -133,7 +133,13 @@ save_file(result, sys.argv[2])
 """
 
 
-@pytest.mark.parametrize("order", [("import linmap", "import transformers"), ("import transformers", "import linmap")])
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("import linmap", "import transformers"),
+        pytest.param(("import transformers", "import linmap"), marks=pytest.mark.slow),  # as in test_registration.py
+    ],
+)
 def test_a_fresh_process_gives_the_same(order: tuple[str, str], tmp_path: Path) -> None:
     model, ids = quantised("qwen3"), torch.tensor([[3, 4, 5, 6, 7]])
     model.save_pretrained(tmp_path / "model")

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from linmap.compress.flatquant.kernels import integer_linear, products
-from linmap.compress.flatquant.linear import LinearBits
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear, fingerprint
 from linmap.compress.flatquant.quantizer import quantize, unpack_int4
-from linmap.compress.flatquant.transforms import OnlineTransform
+from linmap.compress.flatquant.transforms import LinearBits, OnlineTransform
 from linmap.maps.orthogonal import haar_orthogonal
 
 FEW = [2, 3, 4, 5, 8]

@@ -10,8 +10,8 @@ import torch
 
 from compress.flatquant.models import tiny
 from linmap.compress.flatquant.config import FlatQuantConfig
-from linmap.compress.flatquant.perplexity import perplexity
-from linmap.compress.flatquant.windows import calibration_windows
+from linmap.compress.flatquant.measures import perplexity
+from linmap.compress.flatquant.teacher import calibration_windows
 from linmap.errors import DataError
 
 CONFIG = FlatQuantConfig(n_samples=8, sequence_length=5)

@@ -83,7 +83,7 @@ BAD = [
      "--blocks 3", "--blocks 3: the model has 2"),
     ("compare flatquant --bits W5A5", "--bits"),
     ("compare flatquant --methods magic", "--methods"),
-    ("compare flatquant --seeds 0", "--seeds 0 must be 1 or more"),
+    ("compare flatquant --test-windows 0", "--test-windows 0 must be 1 or more"),
     ("compare flatquant --test-length 1", "leaves nothing to predict"),
 ]  # fmt: skip
 

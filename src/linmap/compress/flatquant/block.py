@@ -22,11 +22,17 @@ from linmap.compress.flatquant.attention import (
     attach_cache_transform,
     configs_of,
 )
-from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
 from linmap.compress.flatquant.factors import check_sizes, kronecker_apply, kronecker_factors
-from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear
-from linmap.compress.flatquant.transforms import FixedFactor, OnlineTransform, SiteTransform, factor
+from linmap.compress.flatquant.transforms import (
+    CalibratedLinear,
+    FixedFactor,
+    LinearBits,
+    OnlineTransform,
+    SiteTransform,
+    factor,
+)
 from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.maps.hadamard import hadamard_factors
 
@@ -45,7 +51,7 @@ def site_lengths(sizes: BlockSizes) -> dict[str, int]:
     return {"attention": sizes.hidden, "mlp": sizes.hidden, "down": sizes.intermediate, "output": width}
 
 
-def factor_sizes(config: FlatQuantConfig, sizes: BlockSizes) -> dict[str, tuple[int, ...]]:
+def factor_sizes(config: ProvenConfig, sizes: BlockSizes) -> dict[str, tuple[int, ...]]:
     """Sizes of the small matrices at each place; a place without matrices is left out."""
     found: dict[str, tuple[int, ...]] = {}
     if config.transform == "none":
@@ -67,7 +73,7 @@ def factor_sizes(config: FlatQuantConfig, sizes: BlockSizes) -> dict[str, tuple[
     return found
 
 
-def _output_sizes(config: FlatQuantConfig, sizes: BlockSizes) -> dict[str, tuple[int, ...]]:
+def _output_sizes(config: ProvenConfig, sizes: BlockSizes) -> dict[str, tuple[int, ...]]:
     """P_o across the heads, which meets P_v within them; a matrix of all channels where no P_v passes."""
     n = site_lengths(sizes)["output"] if "value" in config.left_out else sizes.heads
     if config.transform == "flat":
@@ -75,13 +81,15 @@ def _output_sizes(config: FlatQuantConfig, sizes: BlockSizes) -> dict[str, tuple
     return {"output": tuple(len(H) for H in hadamard_factors(n))} if has_hadamard(n) else {}
 
 
-def small_matrices(config: FlatQuantConfig, site_sizes: tuple[int, ...], generator: torch.Generator) -> list[nn.Module]:
+def small_matrices(
+    config: FlatQuantConfig, site_sizes: tuple[int, ...], generator: torch.Generator | None
+) -> list[nn.Module]:
     if config.transform in ("hadamard", "quarot"):
         return [FixedFactor(H) for H in hadamard_factors(math.prod(site_sizes))] if site_sizes else []
     return [factor(n, config.parametrization, generator) for n in site_sizes]
 
 
-def head_matrix(config: FlatQuantConfig, head_dim: int, generator: torch.Generator) -> nn.Module:
+def head_matrix(config: FlatQuantConfig, head_dim: int, generator: torch.Generator | None) -> nn.Module:
     """The one matrix that acts on each head."""
     if config.transform in ("hadamard", "quarot"):
         return FixedFactor(kronecker_apply(torch.eye(head_dim, dtype=torch.float64), hadamard_factors(head_dim)))
@@ -103,7 +111,7 @@ class StudentBlock(nn.Module):
     config
         Bits and transforms.
     generator
-        Source of the initial matrices.
+        Source of the initial matrices; None where `load_trained` will set them.
 
     Attributes
     ----------
@@ -111,9 +119,9 @@ class StudentBlock(nn.Module):
         The transforms by place.
     """
 
-    def __init__(self, block: nn.Module, config: FlatQuantConfig, generator: torch.Generator) -> None:
+    def __init__(self, block: nn.Module, config: FlatQuantConfig, generator: torch.Generator | None) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = ProvenConfig.of(config)
         self.paths = block_paths(block, config.module_map)
         self.sizes = block_sizes(block, self.paths)
         self.original = [block]  # in a list: not a submodule
@@ -136,7 +144,8 @@ class StudentBlock(nn.Module):
         self.requires_grad_(False)
         for parameter in self.trained().values():
             parameter.requires_grad_()
-        self.refresh()
+        if generator is not None:
+            self.refresh()
 
     def _install_linears(self) -> None:
         config, values = self.config, self._site("value")
@@ -239,7 +248,7 @@ def shared_copy(block: nn.Module) -> nn.Module:
     return copy.deepcopy(block, {id(part): part for part in shared})
 
 
-def readers_of(block: nn.Module, config: FlatQuantConfig) -> Iterator[tuple[str, str]]:
+def readers_of(block: nn.Module, config: ProvenConfig) -> Iterator[tuple[str, str]]:
     """Place and path of each further layer of this block that reads what a transform changes."""
     there = dict(block.named_modules())
     for site, paths in (config.readers or {}).items():
@@ -294,10 +303,10 @@ def quantised_block(block: nn.Module, config: FlatQuantConfig) -> nn.Module:
     paths = block_paths(block, config.module_map)
     weight = cast(nn.Linear, block.get_submodule(paths.q)).weight
     with weight.device:
-        return _structure(block, paths, config, torch.promote_types(weight.dtype, torch.float32))
+        return _structure(block, paths, ProvenConfig.of(config), torch.promote_types(weight.dtype, torch.float32))
 
 
-def _structure(block: nn.Module, paths: BlockPaths, config: FlatQuantConfig, dtype: torch.dtype) -> nn.Module:
+def _structure(block: nn.Module, paths: BlockPaths, config: ProvenConfig, dtype: torch.dtype) -> nn.Module:
     sizes = block_sizes(block, paths)
     new = shared_copy(block)
     matrices = factor_sizes(config, sizes)
@@ -322,7 +331,7 @@ def _structure(block: nn.Module, paths: BlockPaths, config: FlatQuantConfig, dty
 
 
 def _online(
-    config: FlatQuantConfig, site: str, n: int, matrices: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+    config: ProvenConfig, site: str, n: int, matrices: Mapping[str, tuple[int, ...]], dtype: torch.dtype
 ) -> OnlineTransform | None:
     scale = config.scale and config.quantises_linears and site in config.online_scales
     return OnlineTransform(matrices.get(site, ()), n, scale, dtype) if scale or site in matrices else None

@@ -7,6 +7,7 @@ once, or divided among the processes of a launcher, with the same result; then t
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -19,17 +20,15 @@ from transformers import PreTrainedModel
 
 from linmap.compress.flatquant.architecture import LINEARS, BlockPaths, block_paths, decoder_blocks
 from linmap.compress.flatquant.block import StudentBlock
-from linmap.compress.flatquant.blockwise import BlockReport, TrainedBlock, is_trained, start_student
-from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.blockwise import BlockReport, TrainedBlock, is_trained, trained_student
+from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
 from linmap.compress.flatquant.distillation import distil, teacher_of
-from linmap.compress.flatquant.parallel import processes, trained_blocks
+from linmap.compress.flatquant.parallel import LoadBlock, WorkFolder, processes, trained_blocks
 from linmap.compress.flatquant.passes import can_compile
 from linmap.compress.flatquant.pretrained import finish, is_quantised, quantised_numbers
 from linmap.compress.flatquant.proof import prove
 from linmap.compress.flatquant.rounding import rounded_blocks
-from linmap.compress.flatquant.teacher import BlockArguments, embedded
-from linmap.compress.flatquant.windows import calibration_windows, distillation_windows
-from linmap.compress.flatquant.work_folder import WorkFolder
+from linmap.compress.flatquant.teacher import BlockArguments, calibration_windows, distillation_windows, embedded
 from linmap.errors import ArgumentError, ArgumentTypeError
 
 DRAWN = 32  # tokens of a window that only shows what a block computes
@@ -89,8 +88,10 @@ def calibrate(
     RuntimeError
         If the model is quantised already, or its activations are not finite.
     """
-    student_model(model, tokens, config, text=text, work=work, n_jobs=n_jobs, resume=resume)
-    return merge_model(model, tokens, text=text)
+    blocks, trained = _with_students(model, tokens, config, text, work, n_jobs, resume)
+    for number, block in enumerate(trained.rounded(blocks)):
+        blocks[number] = block
+    return finish(model, trained.config)
 
 
 def student_model(
@@ -108,26 +109,32 @@ def student_model(
     With `config.distil_steps` they are then trained together. Whoever wants yet another objective trains the students
     further, and calls `merge_model`.
     """
+    _with_students(model, tokens, config, text, work, n_jobs, resume)
+    return model
+
+
+def _with_students(
+    model: PreTrainedModel, tokens: Any, config: FlatQuantConfig | None, text: str | Path | None,
+    work: Path | str | None, n_jobs: int, resume: bool,
+) -> tuple[nn.ModuleList, TrainedBlocks]:  # fmt: skip
+    """Put the calibrated students into a model; its list of blocks, and what their rounding needs."""
     config = checked_config(model, config, n_jobs)
     model.eval()
-    path, blocks = decoder_blocks(model, config.module_map)
-    numbers = quantised_numbers(len(blocks), config)
-    ids = needed_windows(model, tokens, config, text)
-    inputs, arguments = (None, None) if ids is None else embedded(model, ids, path)
-    embedding = cast(nn.Embedding, model.get_input_embeddings())
-    prove(lambda number: blocks[number], *first_window(model, inputs, arguments, path), config, numbers)
-    folder = WorkFolder(work, config, ids, embedding.weight, resume)
-    trained = trained_blocks(lambda number: blocks[number], inputs, arguments, config, numbers, folder, n_jobs)
+    _, blocks = decoder_blocks(model, config.module_map)
+    load: LoadBlock = blocks.__getitem__  # pyright: ignore[reportAssignmentType]
+    trained = train_blocks(model, load, tokens, config, text, work, n_jobs, resume)
     model.requires_grad_(False)
     teacher = teacher_of(model) if config.distil_steps else None
-    for number in numbers:
-        blocks[number] = trained_student(blocks[number], config, trained[number])
-    report = CalibrationReport({number: trained[number].report for number in numbers})
+    for number, block in enumerate(trained.students()):
+        blocks[number] = block
+    report = trained.report()
     if teacher is not None:
-        windows = distillation_windows(tokens, config, len(embedding.weight), text).to(embedding.weight.device)
-        report.distillation = distil(model, teacher, windows, config, folder.distillation(windows, config), resume)
+        weight = cast(nn.Embedding, model.get_input_embeddings()).weight
+        windows = distillation_windows(tokens, config, len(weight), text).to(weight.device)
+        folder = trained.folder.distillation(windows, config)
+        report.distillation = distil(model, teacher, windows, trained.config, folder, resume)
     model.flatquant = report  # pyright: ignore[reportArgumentType]
-    return model
+    return blocks, trained
 
 
 def merge_model(model: PreTrainedModel, tokens: Any = None, *, text: str | Path | None = None) -> PreTrainedModel:
@@ -144,6 +151,52 @@ def merge_model(model: PreTrainedModel, tokens: Any = None, *, text: str | Path 
     for number, block in enumerate(rounded_blocks(blocks, inputs, arguments, config.batch_size)):
         blocks[number] = from_main_process(block)
     return finish(model, config)
+
+
+# -- the one path of a model in memory and of one that is read block by block ------------------------------------------
+
+
+@dataclass
+class TrainedBlocks:
+    """What was trained for the blocks of a model, and what their rounding needs."""
+
+    config: ProvenConfig
+    load: LoadBlock
+    inputs: Float[Tensor, "n length d"] | None
+    """Of the first block, for GPTQ."""
+    arguments: list[BlockArguments] | None
+    total: int
+    found: dict[int, TrainedBlock]
+    """By the number of the block; the others are not quantised."""
+    folder: WorkFolder
+
+    def students(self) -> Iterator[nn.Module]:
+        """All blocks of the model one after the other: the student of each that is quantised."""
+        for number in range(self.total):
+            block = self.load(number)
+            yield trained_student(block, self.config, self.found[number]) if number in self.found else block
+
+    def rounded(self, students: Iterable[nn.Module]) -> Iterator[nn.Module]:
+        """The blocks of the quantised model, one after the other."""
+        return map(from_main_process, rounded_blocks(students, self.inputs, self.arguments, self.config.batch_size))
+
+    def report(self) -> CalibrationReport:
+        return CalibrationReport({number: block.report for number, block in self.found.items()})
+
+
+def train_blocks(
+    model: PreTrainedModel, load: LoadBlock, tokens: Any, config: FlatQuantConfig, text: str | Path | None,
+    work: Path | str | None, n_jobs: int, resume: bool,
+) -> TrainedBlocks:  # fmt: skip
+    """Calibrate the blocks of a model that embeds its tokens, and whose blocks `load` gives by their numbers."""
+    path, blocks = decoder_blocks(model, config.module_map)
+    numbers, ids = quantised_numbers(len(blocks), config), needed_windows(model, tokens, config, text)
+    inputs, arguments = (None, None) if ids is None else embedded(model, ids, path)
+    proven = prove(load, *first_window(model, inputs, arguments, path), config, numbers)
+    folder = WorkFolder(work, proven, ids, cast(nn.Embedding, model.get_input_embeddings()).weight, resume)
+    found = trained_blocks(load, inputs, arguments, proven, numbers, folder, n_jobs)
+    kept = inputs if rounds_by_inputs(proven) else None
+    return TrainedBlocks(proven, load, kept, arguments, len(blocks), found, folder)
 
 
 # -- what is asked for, and whether the model has it -------------------------------------------------------------------
@@ -243,7 +296,7 @@ def first_window(
     return embedded(model, ids.to(embedding.weight.device), path)
 
 
-def students_of(model: nn.Module) -> tuple[str, nn.ModuleList, FlatQuantConfig]:
+def students_of(model: nn.Module) -> tuple[str, nn.ModuleList, ProvenConfig]:
     """Path and list of the blocks of a model with students, and their config."""
     for path, module in model.named_modules():
         if isinstance(module, nn.ModuleList):
@@ -254,13 +307,6 @@ def students_of(model: nn.Module) -> tuple[str, nn.ModuleList, FlatQuantConfig]:
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------
-
-
-def trained_student(block: nn.Module, config: FlatQuantConfig, trained: TrainedBlock) -> StudentBlock:
-    """The student of a block with the parameters that it was trained to."""
-    student = start_student(block, config, seed=0)
-    student.load_trained(trained.tensors)
-    return student
 
 
 def from_main_process(block: nn.Module) -> nn.Module:

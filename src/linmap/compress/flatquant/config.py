@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -17,67 +18,77 @@ SITES = ("attention", "output", "value", "cache", "mlp", "down")
 
 @dataclass(kw_only=True)
 class FlatQuantConfig(QuantizationConfigMixin):
-    """Bits, transforms and calibration of FlatQuant; also the `quantization_config` of a saved model.
+    """Bits, transforms and calibration of FlatQuant: what is asked for.
 
     Parameters
     ----------
-    w_bits, a_bits
-        Bits of the weights of the seven linear layers of a block and of their inputs: 2 to 8, or 16 for none.
-    q_bits, k_bits, v_bits
-        Bits of the queries, and of the keys and values in the cache, one scale a token and head.
+    w_bits
+        Bits of the weights of the seven linear layers of a block: 2 to 8, or 16 for none.
+    a_bits
+        Bits of the inputs of these layers.
+    q_bits
+        Bits of the queries, with a scale for each token and head, as the keys and values.
+    k_bits
+        Bits of the keys in the cache; 4 is common, together with 4 for the values.
+    v_bits
+        Bits of the values in the cache.
     w_symmetric, a_symmetric, q_symmetric, k_symmetric, v_symmetric
         Symmetric codes, without a zero point.
     weights
-        "rtn" rounds the transformed weights to the nearest code, "gptq" by the inputs that they meet.
+        rtn rounds each transformed weight to its nearest code; gptq lets later weights make up for the error of earlier
+        ones, by the inputs that they meet.
     group_size
-        Columns that share a scale of a weight, with "gptq"; None: the whole row.
+        Columns of a weight that share a scale, with gptq; a whole row when left out.
     transform
         "flat" learns the matrices; "hadamard" takes orthonormal Hadamard matrices at the places of linear layers and
         the cache; "quarot" those of QuaRot, for a model that `linmap.compress.flatquant.rotated` has prepared; "none":
         no matrices.
     parametrization
-        Of a learnt matrix: "svd" (U diag(s) V^T), "exponential" (the same with s = exp(t), never zero) or "inverse"
-        (any matrix, inverted in float64).
+        Of a learnt matrix: svd (U diag(s) V^T), exponential (the same with s = exp(t), never zero) or inverse (any
+        matrix, inverted in float64).
     scale
-        Per-channel scales in front of the matrices.
+        Scales of the channels in front of the matrices.
     alpha
-        Where the scales start: max|W|^(1 - alpha) / max|x|^alpha of a channel.
+        Where the scales of the channels start: max|W|^(1 - alpha) / max|x|^alpha of a channel.
     clip
         Learnt clipping of weights, inputs, keys and values.
     clip_start
-        Where the clipping of weights and inputs starts: "search" looks for the shares of their ranges that round them
-        best, and gains more than anything else in a short calibration; "wide" is the paper's .982 for all.
+        Where the clipping of weights and inputs starts: search looks for the shares of their ranges that round them
+        best, and gains more than anything else in a short calibration; wide is the paper's .982 for all.
     factors
         Sizes of the Kronecker factors by place ("attention", "mlp", "down"); the balanced pair where left out.
-    n_samples, sequence_length, batch_size
-        Calibration windows, tokens in each, and windows of a step.
+    n_samples
+        Random pieces of the text that the transforms are calibrated on, the windows.
+    sequence_length
+        Tokens of a window.
+    batch_size
+        Windows of a step.
     epochs
-        Passes over the windows a block; 0 leaves the transforms as they start.
-    lr, clip_lr
-        Learning rate of matrices and scales, and of the clipping.
+        Passes over the windows for each block; 0 leaves the transforms as they start.
+    lr
+        Learning rate of matrices and scales.
+    clip_lr
+        Learning rate of the clipping.
     warmup_steps
         Steps in which the learning rates rise linearly from a hundredth.
-    distil_steps, distil_length
-        Steps, of one window each, in which all blocks are then trained together on the original's next-token
-        distribution (see `linmap.compress.flatquant.distillation`), and tokens of a window; 0 steps: not at all.
-    distil_lr, distil_clip_lr, distil_weight_lr
-        Its learning rates: of matrices, scales and gains of norms, of the clipping, and of the weights.
+    distil_steps
+        Steps in which all blocks are then trained together, weights and all, to give the original's distribution of the
+        next token; 200 take half an hour for 135 million parameters on two cores, and gain most; 0: not at all.
+    distil_length
+        Tokens of the one window of such a step.
+    distil_lr
+        Its learning rate of matrices, scales and gains of norms.
+    distil_clip_lr
+        Its learning rate of the clipping.
+    distil_weight_lr
+        Its learning rate of the weights; 0: they stay.
     blocks
         Numbers of the decoder blocks to quantise; None: all.
     module_map
         Where a block keeps its parts, for models that are not known (see `linmap.compress.flatquant.architecture`).
     compile
-        Compile what the training does to all numbers of a matrix, which makes a step on a CPU a third shorter after
-        some seconds; None: where the training is long enough and a C++ compiler is there.
-    online_scales
-        Places whose scale stays in front of the matrices, because the module before cannot take it.
-    readers
-        Further linear layers of a block, by what they read beside the seven: "attention" and "mlp" (the inputs of these
-        modules) or "value" (the values). They keep their format, and take part in the transforms.
-    left_out
-        ("value",) where more than an average lies between the values and the output projection (a norm, a gate), so
-        that P_v does not pass; the output projection then has a matrix of its whole input. `calibrate` finds this, and
-        the two above, before it begins.
+        Compile what the training does on a CPU, which makes a step a third shorter after some seconds; chosen by the
+        length of the training when left out. Needs a C++ compiler.
     seed
         Of every random draw.
 
@@ -126,9 +137,6 @@ class FlatQuantConfig(QuantizationConfigMixin):
     blocks: list[int] | None = None
     module_map: dict[str, str] | None = None
     compile: bool | None = None
-    online_scales: tuple[str, ...] = ()
-    readers: dict[str, tuple[str, ...]] | None = None
-    left_out: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -169,9 +177,7 @@ class FlatQuantConfig(QuantizationConfigMixin):
             raise ArgumentError(f"factors has {', '.join(sorted(unknown))}; the places are attention, mlp and down.")
         if self.blocks is not None:
             self.blocks = sorted(set(self.blocks))
-        self.online_scales, self.left_out = tuple(self.online_scales), tuple(self.left_out)
         self.factors = {site: tuple(n) for site, n in self.factors.items()} if self.factors else None
-        self.readers = {site: tuple(paths) for site, paths in self.readers.items()} if self.readers else None
 
     @property
     def quantises_linears(self) -> bool:
@@ -186,10 +192,48 @@ class FlatQuantConfig(QuantizationConfigMixin):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        known = {name: value for name, value in config_dict.items() if name != "linmap_format"}
-        for name in ("online_scales", "left_out"):  # JSON has lists
-            known[name] = tuple(known.get(name, ()))
+        others = {"linmap_format"} | FOUND - {field.name for field in fields(cls)}
+        known = {name: value for name, value in config_dict.items() if name not in others}
+        for name in known.keys() & {"online_scales", "left_out"}:  # JSON has lists
+            known[name] = tuple(known[name])
         for name in ("factors", "readers"):
             if known.get(name):
                 known[name] = {site: tuple(values) for site, values in known[name].items()}
         return super().from_dict(known, return_unused_kwargs=return_unused_kwargs, **kwargs)
+
+
+@dataclass(kw_only=True)
+class ProvenConfig(FlatQuantConfig):
+    """What was asked, and what was found for one model before its calibration began; saved with the quantised model.
+
+    Parameters
+    ----------
+    online_scales
+        Places whose scale stays in front of the matrices, because the module before cannot take it.
+    readers
+        Further linear layers of a block, by what they read beside the seven: "attention" and "mlp" (the inputs of these
+        modules) or "value" (the values). They keep their format, and take part in the transforms.
+    left_out
+        ("value",) where more than an average lies between the values and the output projection (a norm, a gate), so
+        that P_v does not pass; the output projection then has a matrix of its whole input.
+    """
+
+    online_scales: tuple[str, ...] = ()
+    readers: dict[str, tuple[str, ...]] | None = None
+    left_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.online_scales, self.left_out = tuple(self.online_scales), tuple(self.left_out)
+        self.readers = {site: tuple(paths) for site, paths in self.readers.items()} if self.readers else None
+
+    @classmethod
+    def of(cls, config: FlatQuantConfig) -> ProvenConfig:
+        """The config itself if it is proven, else one of which nothing was found."""
+        if isinstance(config, ProvenConfig):
+            return config
+        return cls(**{field.name: copy.deepcopy(getattr(config, field.name)) for field in fields(config)})
+
+
+FOUND = {field.name for field in fields(ProvenConfig)} - {field.name for field in fields(FlatQuantConfig)}
+"""What a saved model says beside what was asked."""

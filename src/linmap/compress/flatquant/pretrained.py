@@ -15,7 +15,7 @@ from transformers.quantizers.base import HfQuantizer
 from linmap.compress.flatquant.architecture import decoder_blocks
 from linmap.compress.flatquant.attention import CacheTransform
 from linmap.compress.flatquant.block import quantised_block
-from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 from linmap.compress.flatquant.transforms import OnlineTransform
 from linmap.errors import ArgumentError
@@ -118,7 +118,7 @@ class FlatQuantizer(HfQuantizer):
         return False
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
-        config = cast(FlatQuantConfig, self.quantization_config)
+        config = cast(ProvenConfig, self.quantization_config)
         path, _ = decoder_blocks(model, config.module_map)
         install(model, config)
         adjust = model._adjust_missing_and_unexpected_keys  # the last step that sees what was loaded

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from linmap.compress.flatquant.architecture import LINEARS, BlockPaths, block_paths, replace
 from linmap.compress.flatquant.block import SCALED, SITES_OF, StudentBlock, merged_block, readers_of, scaled_norm
-from linmap.compress.flatquant.config import FlatQuantConfig
-from linmap.compress.flatquant.linear import LinearBits
+from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 from linmap.compress.flatquant.teacher import BlockArguments, as_float32, hidden_states, in_float32
-from linmap.compress.flatquant.transforms import FixedFactor, InverseFactor, SiteTransform, SVDFactor
+from linmap.compress.flatquant.transforms import FixedFactor, InverseFactor, LinearBits, SiteTransform, SVDFactor
 from linmap.errors import ArgumentTypeError
 
 TOLERANCE = 1e-3  # of what a block adds to its inputs; rounding in float32 makes 1e-5 of it
@@ -38,8 +37,8 @@ def prove(
     arguments: list[BlockArguments],
     config: FlatQuantConfig,
     numbers: list[int],
-) -> None:
-    """Fill in `readers`, `left_out` and `online_scales` of a config, so that all its blocks keep their function.
+) -> ProvenConfig:
+    """The config with its `readers`, `left_out` and `online_scales`, so that all blocks keep their function.
 
     Parameters
     ----------
@@ -57,7 +56,7 @@ def prove(
     RuntimeError
         If the outputs of a block are not finite.
     """
-    x = inputs
+    x, proven = inputs, copy.copy(ProvenConfig.of(config))
     for number in range(numbers[-1] + 1):
         block = in_float32(load(number))
         x, into = as_float32(x), as_float32(arguments[number])
@@ -68,8 +67,9 @@ def prove(
                 f"block {number}: {_first_infinite(seen)} holds NaN or infinite numbers; look at its weights."
             )
         if number in numbers:
-            _prove_block(block, number, config, x, into, y, seen)
+            _prove_block(block, number, proven, x, into, y, seen)
         x = y
+    return proven
 
 
 @contextmanager
@@ -87,8 +87,9 @@ def named(number: int, block: nn.Module) -> Iterator[None]:
 
 
 def _prove_block(
-    block: nn.Module, number: int, config: FlatQuantConfig, x: Tensor, arguments: BlockArguments, y: Tensor, seen: Seen
-) -> None:  # fmt: skip
+    block: nn.Module, number: int, config: ProvenConfig, x: Tensor, arguments: BlockArguments, y: Tensor, seen: Seen
+) -> None:
+    """Note in the config what this block needs."""
     paths = block_paths(block, config.module_map)
     add_readers(config, block, number, further_readers(block, paths, seen))
 
@@ -187,7 +188,7 @@ def _same(x: Tensor, source: Tensor) -> bool:
     return x.shape[-1] == source.shape[-1] and torch.equal(x.flatten(0, -2), source.flatten(0, -2))
 
 
-def add_readers(config: FlatQuantConfig, block: nn.Module, number: int, found: dict[str, list[str]]) -> None:
+def add_readers(config: ProvenConfig, block: nn.Module, number: int, found: dict[str, list[str]]) -> None:
     """Note the layers of a block in the config, which has one list for all blocks.
 
     Raises
@@ -210,7 +211,7 @@ def add_readers(config: FlatQuantConfig, block: nn.Module, number: int, found: d
 # -- students that do not round ----------------------------------------------------------------------------------------
 
 
-def exact_student(block: nn.Module, config: FlatQuantConfig, sites: tuple[str, ...] | None = None) -> StudentBlock:
+def exact_student(block: nn.Module, config: ProvenConfig, sites: tuple[str, ...] | None = None) -> StudentBlock:
     """A student in 16 bits whose transforms are far from orthogonal; only those at `sites`, if they are named."""
     config = copy.copy(config)
     config.clip = False
@@ -287,7 +288,7 @@ def unmergeable(block: nn.Module, paths: BlockPaths) -> set[str]:
 
 
 def refusal(
-    block: nn.Module, number: int, config: FlatQuantConfig, paths: BlockPaths, site: str | None, x: Tensor,
+    block: nn.Module, number: int, config: ProvenConfig, paths: BlockPaths, site: str | None, x: Tensor,
     arguments: BlockArguments, seen: Seen,
 ) -> TypeError:  # fmt: skip
     """That this block cannot be transformed, with the part that reads what it should not."""

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from linmap.compress.flatquant.kernels import int4_linear, integer_linear, quantize_pack, transform_quantize_pack
 from linmap.compress.flatquant.kernels.activations import TRITON
 from linmap.compress.flatquant.kernels.products import code_products
-from linmap.compress.flatquant.linear import LinearBits
 from linmap.compress.flatquant.quantizer import CLIP_LOGIT, dequantize, fake_quantize, pack_int4, quantize, unpack_int4
-from linmap.compress.flatquant.transforms import OnlineTransform
+from linmap.compress.flatquant.transforms import LinearBits, OnlineTransform
 
 
 class Unpacked:

@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -22,22 +22,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from linmap.artifacts import atomic_path, write_json, write_text
 from linmap.compress.flatquant.architecture import decoder_blocks
-from linmap.compress.flatquant.calibration import (
-    CalibrationReport,
-    checked_config,
-    first_window,
-    from_main_process,
-    needed_windows,
-    rounds_by_inputs,
-    trained_student,
-)
+from linmap.compress.flatquant.calibration import CalibrationReport, checked_config, train_blocks
 from linmap.compress.flatquant.config import FlatQuantConfig
-from linmap.compress.flatquant.parallel import processes, trained_blocks
-from linmap.compress.flatquant.pretrained import kept_names, quantised_numbers
-from linmap.compress.flatquant.proof import prove
-from linmap.compress.flatquant.rounding import rounded_blocks
-from linmap.compress.flatquant.teacher import embedded
-from linmap.compress.flatquant.work_folder import WorkFolder
+from linmap.compress.flatquant.parallel import processes
+from linmap.compress.flatquant.pretrained import kept_names
 from linmap.errors import ArgumentError
 
 INDEX = "model.safetensors.index.json"
@@ -90,26 +78,14 @@ def calibrate_folder(
             "the model and use calibrate, or set distil_steps=0."
         )
     path, blocks = decoder_blocks(model, config.module_map)
-    numbers = quantised_numbers(len(blocks), config)
     shards.fill_embedding(model, path)
-    ids = needed_windows(model, tokens, config, text)
-    inputs, arguments = (None, None) if ids is None else embedded(model, ids, path)
-    folder = WorkFolder(work, config, ids, cast(nn.Embedding, model.get_input_embeddings()).weight, resume)
 
     def load(number: int) -> nn.Module:
         return shards.filled(copy.deepcopy(blocks[number]), f"{path}.{number}.")
 
-    prove(load, *first_window(model, inputs, arguments, path), config, numbers)
-    trained = trained_blocks(load, inputs, arguments, config, numbers, folder, n_jobs)
-    students = (
-        trained_student(load(number), config, trained[number]) if number in numbers
-        else load(number)
-        for number in range(len(blocks))
-    )  # fmt: skip
-    inputs = inputs if rounds_by_inputs(config) else None
-    quantised = rounded_blocks(students, inputs, arguments, config.batch_size)
-    write(target, source, model, shards, path, (from_main_process(block) for block in quantised), config, dtype)
-    return CalibrationReport({number: trained[number].report for number in numbers})
+    trained = train_blocks(model, load, tokens, config, text, work, n_jobs, resume)
+    write(target, source, model, shards, path, trained.rounded(trained.students()), trained.config, dtype)
+    return trained.report()
 
 
 def skeleton(source: Path) -> PreTrainedModel:

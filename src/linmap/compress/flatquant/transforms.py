@@ -1,20 +1,25 @@
 """The transforms of FlatQuant: x -> (x * c) P of an activation, W -> (W / c) P^-T of the weights that it meets.
 
 P is a Kronecker product of small matrices (section 3.1), each trained as U diag(s) V^T with U and V from Cayley's
-map, or as any matrix with its inverse. Row vectors, as in the paper.
+map, or as any matrix with its inverse. Row vectors, as in the paper. `CalibratedLinear` is a linear layer between its
+transforms while they are trained.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast, no_type_check
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from linmap.compress.flatquant.factors import cayley, check_factors, kronecker_apply
+from linmap.compress.flatquant.passes import RoundedProduct, multiplies_codes
+from linmap.compress.flatquant.quantizer import CLIP_LOGIT, fake_quantize
 from linmap.maps.kronecker import along_middle
 from linmap.maps.orthogonal import haar_orthogonal
 
@@ -29,11 +34,11 @@ class Pair(NamedTuple):
 class SVDFactor(nn.Module):
     """P = U diag(s) V^T, so that P^-T = U diag(1/s) V^T needs no inverse; s = exp(t) if `exponential`."""
 
-    def __init__(self, n: int, generator: torch.Generator, exponential: bool = False) -> None:
+    def __init__(self, n: int, generator: torch.Generator | None, exponential: bool = False) -> None:
         super().__init__()
         self.exponential = exponential
-        self.left = nn.Parameter(haar_orthogonal(n, generator).float())
-        self.right = nn.Parameter(haar_orthogonal(n, generator).float())
+        self.left = nn.Parameter(drawn(n, generator))
+        self.right = nn.Parameter(drawn(n, generator))
         self.diagonal = nn.Parameter(torch.zeros(n) if exponential else torch.ones(n))
 
     def forward(self) -> Pair:
@@ -45,9 +50,9 @@ class SVDFactor(nn.Module):
 class InverseFactor(nn.Module):
     """Any P; its inverse is taken in float64."""
 
-    def __init__(self, n: int, generator: torch.Generator) -> None:
+    def __init__(self, n: int, generator: torch.Generator | None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(haar_orthogonal(n, generator).float())
+        self.weight = nn.Parameter(drawn(n, generator))
 
     def forward(self) -> Pair:
         return Pair(self.weight, torch.linalg.inv(self.weight.double()).mT.to(self.weight.dtype))
@@ -66,8 +71,13 @@ class FixedFactor(nn.Module):
         return Pair(self.matrix, self.matrix)
 
 
-def factor(n: int, parametrization: str, generator: torch.Generator) -> SVDFactor | InverseFactor:
-    """A trainable n x n matrix that starts orthogonal."""
+def drawn(n: int, generator: torch.Generator | None) -> Float[Tensor, "n n"]:
+    """A random orthogonal matrix; without a generator, one that waits to be set."""
+    return torch.empty(n, n) if generator is None else haar_orthogonal(n, generator).float()
+
+
+def factor(n: int, parametrization: str, generator: torch.Generator | None) -> SVDFactor | InverseFactor:
+    """A trainable n x n matrix that starts orthogonal, if it is drawn."""
     if parametrization == "inverse":
         return InverseFactor(n, generator)
     return SVDFactor(n, generator, exponential=parametrization == "exponential")
@@ -181,3 +191,113 @@ def transformed(x: Float[Tensor, "*batch n"], matrices: Sequence[Tensor]) -> Flo
         return kronecker_apply(x, list(matrices))
     x = x.unflatten(-1, (n, -1)).transpose(-1, -2)
     return kronecker_apply(x, list(matrices)).transpose(-1, -2).flatten(-2)
+
+
+# -- the linear layer --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LinearBits:
+    """Bits of a linear layer's weights and inputs, and whether their codes are symmetric."""
+
+    weight: int
+    input: int
+    weight_symmetric: bool = True
+    input_symmetric: bool = True
+
+
+class CalibratedLinear(nn.Module):
+    """y = Q(x) Q(W~)^T, with the transformed weight W~ computed anew at every step (section 3.2, figure 2).
+
+    Parameters
+    ----------
+    linear
+        The layer; its weights are shared and stay as they are.
+    site
+        Transform of its input; None for none.
+    transforms_input
+        Whether x comes untransformed (the only layer at its site) or was transformed for several layers at once.
+    values
+        P_v: what the output heads are multiplied with (of the value projection) or the input heads were (of the
+        output projection).
+    bits, clip
+        Quantisers, and whether they clip.
+    """
+
+    weight_max: Tensor | None
+    weight_min: Tensor | None
+    input_max: Tensor | None
+    input_min: Tensor | None
+
+    def __init__(
+        self, linear: nn.Linear, bits: LinearBits, clip: bool, site: SiteTransform | None, transforms_input: bool,
+        values: SiteTransform | None = None, is_value: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.linear = linear.requires_grad_(False)
+        self.bits = bits
+        self.site = site
+        self.values = values
+        self.transforms_input = transforms_input
+        self.is_value = is_value
+        rows = linear.out_features
+        for name, shape, there in (
+            ("weight_max", (rows, 1), clip and bits.weight < 16), ("weight_min", (rows, 1), clip and bits.weight < 16),
+            ("input_max", (), clip and bits.input < 16), ("input_min", (), clip and bits.input < 16),
+        ):  # fmt: skip
+            self.register_parameter(name, nn.Parameter(torch.full(shape, CLIP_LOGIT)) if there else None)
+
+    def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+        x = self.transformed_input(x)
+        W, bias, W_logits = self._transformed()
+        x_logits = self.input_max, self.input_min
+        bits = self.bits
+        if max(bits.input, bits.weight) < 8 and multiplies_codes(x):
+            kinds = (bits.input, bits.input_symmetric, "token"), (bits.weight, bits.weight_symmetric, "row")
+            rows = x.flatten(0, -2)
+            y = RoundedProduct.apply(rows, *x_logits, kinds[0], W, *W_logits, kinds[1])  # pyright: ignore
+            y = y.unflatten(0, x.shape[:-1])
+            return y if bias is None else y + bias
+        x = fake_quantize(x, bits.input, bits.input_symmetric, *x_logits, per="token")[0]
+        W = fake_quantize(W, bits.weight, bits.weight_symmetric, *W_logits, per="row")[0]
+        return F.linear(x, W.to(x.dtype), bias)
+
+    def transformed_input(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        """What is rounded of an input."""
+        return self.site(x) if self.transforms_input and self.site is not None else x
+
+    def unclipped_weight(self) -> Tensor:
+        """What the clipping of the weight acts on."""
+        return self._transformed()[0]
+
+    def transformed_weight(self) -> tuple[Tensor, Tensor | None]:
+        """W~, clipped, with its bias."""
+        W, bias, logits = self._transformed()
+        return clipped(W, *logits), bias
+
+    def _transformed(self) -> tuple[Tensor, Tensor | None, tuple[Tensor | None, Tensor | None]]:
+        """W~, its bias, and the logits by which it is still to be clipped."""
+        W, bias = self.linear.weight, self.linear.bias
+        if self.site is not None:
+            W = self.site.weight(W)
+        if self.values is None:
+            return W, bias, (self.weight_max, self.weight_min)
+        if not self.is_value:  # (P_o ⊗ P_v)^-T = (P_o^-T ⊗ I)(I ⊗ P_v^-T)
+            return by_heads(W, self.values.pairs[0].P_inv_T), bias, (self.weight_max, self.weight_min)
+        P = self.values.pairs[0].P
+        W = by_heads(clipped(W, self.weight_max, self.weight_min).mT, P).mT
+        return W, None if bias is None else by_heads(bias, P), (None, None)
+
+
+def by_heads(x: Tensor, P: Tensor) -> Tensor:
+    """Each head of the last dimension times P."""
+    return (x.unflatten(-1, (-1, len(P))) @ P.to(x.dtype)).flatten(-2)
+
+
+def clipped(W: Tensor, max_logit: Tensor | None, min_logit: Tensor | None) -> Tensor:
+    """Rows clamped to the learnt share of their range (section 3.1, learnable clipping)."""
+    if max_logit is None or min_logit is None:
+        return W
+    high = max_logit.to(W.dtype).sigmoid() * W.amax(-1, keepdim=True)
+    low = min_logit.to(W.dtype).sigmoid() * W.amin(-1, keepdim=True)
+    return W.clamp(low, high)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from linmap.artifacts import read_config
-from linmap.compress.flatquant.work_folder import remove_leftovers
+from linmap.compress.flatquant.parallel import remove_leftovers
 from linmap.errors import ArtifactError, UsageError
 
 

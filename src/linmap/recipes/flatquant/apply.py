@@ -13,9 +13,10 @@ from linmap.artifacts import read_config
 from linmap.data import find
 from linmap.data.text import read_prompts
 from linmap.errors import ArtifactError, UsageError
-from linmap.recipes.flatquant.fitting import SYSTEM
+from linmap.recipes.flatquant.fit import SYSTEM
 from linmap.recipes.job import ApplyJob
-from linmap.recipes.language.answering import Generation, check_answers, generated, write_answers
+from linmap.recipes.language.answering import check_answers, generated, write_answers
+from linmap.recipes.language.flags import Generation
 from linmap.recipes.language.models import load_pretrained, load_tokenizer, on_accelerator
 
 PROBLEMS = "flatquant/gsm8k_test.jsonl.gz"

@@ -16,14 +16,16 @@ from torch import Tensor
 
 from linmap.artifacts import SHARED, read_config, write_config
 from linmap.compress.flatquant.calibration import calibrate
+from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.measures import folder_tensors, sizes
 from linmap.compress.flatquant.pretrained import in_format
 from linmap.compress.flatquant.streaming import calibrate_folder
 from linmap.data import find
+from linmap.data.pretrained import BUNDLED
 from linmap.data.text import read_text
 from linmap.data.tokens import Tokenizer, plain_tokens
-from linmap.errors import DataError, UsageError
-from linmap.recipes.flatquant.settings import Calibration, Settings
-from linmap.recipes.flatquant.sizes import folder_tensors, sizes
+from linmap.errors import ArgumentError, DataError, UsageError
+from linmap.recipes.flatquant.flags import Fit
 from linmap.recipes.job import FitJob
 from linmap.recipes.language.folders import check_free, staged
 from linmap.recipes.language.models import (
@@ -38,14 +40,19 @@ SYSTEM = "flatquant"
 NOVEL = "text/austen_calib.txt.gz"
 
 
-def fit(settings: Settings, job: FitJob) -> dict[str, Any]:
-    """Quantise a language model and save it as a folder that Transformers loads after `import linmap`."""
+def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
+    """Quantise a language model and save it as a folder that Transformers loads after `import linmap`.
+
+    --data is a .txt or .md file, perhaps with .gz behind: a few hundred kilobytes of what the model will read.
+    """
+    config = settings.config(job.seed)
     check_out(job.out)
     folder = original_folder(settings.model)
     tokenizer, data = load_tokenizer(folder), job.data or find(NOVEL, "Reinstall linmap.")
-    ids = calibration_tokens(data, tokenizer, settings)
+    needed = config.n_samples, config.sequence_length, "--windows or --length"
+    ids = tokens_of(read_text(data), tokenizer, str(data), needed)
     start = time.perf_counter()
-    quantise(folder, ids, tokenizer, settings, job)
+    quantise(folder, ids, tokenizer, config, settings, job)
     seconds, found = time.perf_counter() - start, sizes(folder_tensors(folder), folder_tensors(job.out))
     base = str(folder.resolve()) if Path(settings.model).is_dir() else settings.model
     summary = {
@@ -73,9 +80,11 @@ def remarks(config: dict[str, Any]) -> list[str]:
     return found
 
 
-def quantise(folder: Path, ids: Tensor, tokenizer: Tokenizer, settings: Settings, job: FitJob) -> None:
+def quantise(
+    folder: Path, ids: Tensor, tokenizer: Tokenizer, config: FlatQuantConfig, settings: Fit, job: FitJob
+) -> None:
     """Calibrate the model of a folder, and put the quantised one into --out; `linmap.json` is still to come."""
-    config, out, main = settings.config(job.seed), job.out, PartialState().is_main_process
+    out, main = job.out, PartialState().is_main_process
     rest = rest_dtype(folder, settings)
     options: dict[str, Any] = {"work": out / "calibration", "n_jobs": settings.n_jobs, "resume": job.resume}
     out.mkdir(parents=True, exist_ok=True)
@@ -113,7 +122,7 @@ def clear(out: Path) -> None:
         path.unlink()
 
 
-def rest_dtype(folder: Path, settings: Settings) -> torch.dtype:
+def rest_dtype(folder: Path, settings: Fit) -> torch.dtype:
     """The number format of what is not quantised."""
     if settings.rest_dtype != "auto":
         return getattr(torch, settings.rest_dtype)
@@ -133,7 +142,11 @@ def original_folder(name: str) -> Path:
     ------
     UsageError
         If there is none, or it is quantised.
+    ValueError
+        If it is a bundled one that generates no text.
     """
+    if name in BUNDLED and name != "smollm2-135m":
+        raise ArgumentError(f"--model {name} is no language model that generates; smollm2-135m is.")
     folder = model_folder(name)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("quantization_config"):
@@ -141,26 +154,21 @@ def original_folder(name: str) -> Path:
     return folder
 
 
-def calibration_tokens(path: Path, tokenizer: Tokenizer, settings: Calibration) -> Tensor:
-    """The tokens of a text file.
+def tokens_of(text: str, tokenizer: Tokenizer, name: str, needed: tuple[int, int, str]) -> Tensor:
+    """The tokens of a text, with nothing in front.
 
     Raises
     ------
     DataError
-        If they do not fill the windows.
+        If they do not fill the windows of `needed`: how many, of what length, and the flags that say so.
     """
-    ids, needed = stream_of(path, tokenizer), settings.windows * settings.length
-    if len(ids) < needed:
+    ids, (count, length, flags) = torch.tensor(plain_tokens(text, tokenizer), dtype=torch.long), needed
+    if len(ids) < count * length:
         raise DataError(
-            f"{path} has {len(ids)} tokens, and {settings.windows} windows of {settings.length} need {needed}; give "
-            "more text, or lower --windows or --length."
+            f"{name} has {len(ids)} tokens, and {count} windows of {length} need {count * length}; give more text, or "
+            f"lower {flags}."
         )
     return ids
-
-
-def stream_of(path: Path, tokenizer: Tokenizer) -> Tensor:
-    """The tokens of a text file, with nothing in front."""
-    return torch.tensor(plain_tokens(read_text(path), tokenizer), dtype=torch.long)
 
 
 def check_out(out: Path) -> None:

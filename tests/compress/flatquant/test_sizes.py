@@ -7,7 +7,7 @@ from torch import nn
 from compress.flatquant.models import tiny
 from linmap.compress.flatquant.calibration import calibrate
 from linmap.compress.flatquant.config import FlatQuantConfig
-from linmap.recipes.flatquant.sizes import folder_tensors, model_tensors, sizes
+from linmap.compress.flatquant.measures import folder_tensors, model_tensors, sizes
 
 
 def test_tensors_of_a_folder_are_those_of_the_model(tmp_path: Path) -> None:
