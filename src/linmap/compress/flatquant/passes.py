@@ -72,59 +72,76 @@ def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
     return at_least_float32(x.amax(-1, keepdim=True)), at_least_float32(x.amin(-1, keepdim=True))
 
 
-# -- block by block ----------------------------------------------------------------------------------------------------
+# -- forwards and backwards --------------------------------------------------------------------------------------------
+
+Found = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Gradients = tuple[Tensor, Tensor | None, Tensor | None]
 
 
-@no_type_check  # Dynamo traces the methods, but no run-time checks around them
-class Blocks:
-    """The passes as operations of PyTorch on blocks of rows that stay in the cache."""
+@no_type_check  # no run-time checks in what is compiled
+def forwards(
+    x: Tensor, max_logit: Tensor | None, min_logit: Tensor | None, bits: int, symmetric: bool, per: Per
+) -> Found:
+    """s (q - z), s, z, and the extremes of the rows."""
+    largest, smallest = extremes(x)
+    grid = grid_of(largest, smallest, max_logit, min_logit, bits, symmetric, per)
+    y = torch.empty_like(x)
+    for block in blocks(x):
+        part = part_of(grid, block)
+        y[block] = steps(x[block], part).mul_(part.scale)
+    return y, grid.scale, grid.zero, largest, smallest
 
-    @staticmethod
-    def forward(
-        x: Tensor, max_logit: Tensor | None, min_logit: Tensor | None, bits: int, symmetric: bool, per: Per
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """s (q - z), s, z, and the extremes of the rows."""
-        largest, smallest = extremes(x)
-        grid = grid_of(largest, smallest, max_logit, min_logit, bits, symmetric, per)
-        y = torch.empty_like(x)
+
+@no_type_check
+def backwards(
+    grad: Tensor, grad_scale: Tensor | None, x: Tensor, largest: Tensor, smallest: Tensor,
+    max_logit: Tensor | None, min_logit: Tensor | None, bits: int, symmetric: bool, per: Per,
+) -> Gradients:  # fmt: skip
+    """Gradients of x and of the logits."""
+    grid = grid_of(largest, smallest, max_logit, min_logit, bits, symmetric, per)
+    grad_x = torch.empty_like(x, dtype=grid.scale.dtype)
+    found = [_gradients(grad[block], x[block], part_of(grid, block), grad_x[block]) for block in blocks(x)]
+    grads = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*found, strict=True)]
+    if grad_scale is not None:
+        grads[0] = grads[0] + grad_scale
+    of_extremes, *of_logits = _of_scalars(grads, largest, smallest, max_logit, min_logit, bits, symmetric, per)
+    for extreme, g in zip((largest, smallest), of_extremes, strict=True):
         for block in blocks(x):
-            part = part_of(grid, block)
-            y[block] = steps(x[block], part).mul_(part.scale)
-        return y, grid.scale, grid.zero, largest, smallest
-
-    @staticmethod
-    def backward(
-        grad: Tensor, grad_scale: Tensor | None, x: Tensor, largest: Tensor, smallest: Tensor,
-        max_logit: Tensor | None, min_logit: Tensor | None, bits: int, symmetric: bool, per: Per,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-        """Gradients of x and of the logits."""
-        given = [largest, smallest, max_logit, min_logit]
-        scalars: list[Any] = [None if scalar is None else scalar.detach().requires_grad_() for scalar in given]
-        with torch.enable_grad():
-            grid = grid_of(scalars[0], scalars[1], scalars[2], scalars[3], bits, symmetric, per)
-        grad_x = torch.empty_like(x, dtype=grid.scale.dtype)
-        with torch.no_grad():
-            found = [_gradients(grad[block], x[block], part_of(grid, block), grad_x[block]) for block in blocks(x)]
-        grads: list[Any] = [None if parts[0] is None else torch.cat(parts) for parts in zip(*found, strict=True)]
-        if grad_scale is not None:
-            grads[0] += grad_scale
-        of_scalars: list[Any] = _backward([grid.scale, grid.high, grid.low], grads, scalars)
-        with torch.no_grad():
-            for extreme, g in zip(scalars[:2], of_scalars[:2], strict=True):
-                for block in blocks(x):
-                    places = _equal(at_least_float32(x[block]), extreme[block])
-                    grad_x[block].addcmul_(places, g[block] / places.sum(-1, keepdim=True))
-        return grad_x, of_scalars[2], of_scalars[3]
+            places = _equal(at_least_float32(x[block]), extreme[block])
+            grad_x[block].addcmul_(places, g[block] / places.sum(-1, keepdim=True))
+    return grad_x, *of_logits
 
 
-def blocks(x: Tensor) -> list[slice]:
-    """Rows of x that stay in the cache of a CPU together."""
-    whole = x.device.type != "cpu" or torch.compiler.is_compiling()
-    rows = len(x) if whole else BLOCK // x.shape[-1]
-    return [slice(i, i + max(1, rows)) for i in range(0, max(1, len(x)), max(1, rows))]
+@no_type_check
+def _of_scalars(
+    grads: list[Tensor], largest: Tensor, smallest: Tensor, max_logit: Tensor | None, min_logit: Tensor | None,
+    bits: int, symmetric: bool, per: Per,
+) -> tuple[tuple[Tensor, Tensor], Tensor | None, Tensor | None]:  # fmt: skip
+    """Gradients of the extremes and the logits, given those of scale, high and low."""
+
+    def bounds(*scalars: Tensor) -> tuple[Tensor, ...]:
+        rest = iter(scalars[2:])
+        a, b = (None if logit is None else next(rest) for logit in (max_logit, min_logit))
+        grid = grid_of(scalars[0], scalars[1], a, b, bits, symmetric, per)
+        return tuple(bound for bound in (grid.scale, grid.high, grid.low) if bound is not None)
+
+    given = [scalar for scalar in (largest, smallest, max_logit, min_logit) if scalar is not None]
+    _, pull = torch.func.vjp(bounds, *given)
+    of_largest, of_smallest, *of_logits = pull(tuple(grads))
+    found = iter(of_logits)
+    of_max, of_min = (None if logit is None else next(found) for logit in (max_logit, min_logit))
+    return (of_largest, of_smallest), of_max, of_min
 
 
-def part_of(grid: Grid, block: slice) -> Grid:
+def blocks(x: Tensor) -> list[Any]:
+    """Rows of x that stay in the cache of a CPU together, as indices."""
+    rows = max(1, BLOCK // max(1, x.shape[-1]))
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or len(x) <= rows:
+        return [...]
+    return [slice(i, i + rows) for i in range(0, len(x), rows)]
+
+
+def part_of(grid: Grid, block: Any) -> Grid:
     high, low = (None if bound is None else bound[block] for bound in (grid.high, grid.low))
     return Grid(grid.scale[block], grid.zero[block], high, low, grid.codes)
 
@@ -148,7 +165,7 @@ def _kept(rounded: Tensor, grid: Grid) -> Tensor:
     return rounded.add_(grid.zero).clamp_(*grid.codes).sub_(grid.zero)
 
 
-def _gradients(grad: Tensor, x: Tensor, grid: Grid, grad_x: Tensor) -> tuple[Any, Any, Any]:
+def _gradients(grad: Tensor, x: Tensor, grid: Grid, grad_x: Tensor) -> tuple[Tensor, ...]:
     """Those of scale, high and low; that of x with these fixed goes into `grad_x`."""
     grad, x = at_least_float32(grad), at_least_float32(x)
     inner = _clamped(x, grid)
@@ -162,7 +179,7 @@ def _gradients(grad: Tensor, x: Tensor, grid: Grid, grad_x: Tensor) -> tuple[Any
         u.mul_(K)
     grad_scale = steps.sub_(u).mul_(grad).sum(-1, keepdim=True)
     if grid.high is None or grid.low is None:
-        return grad_scale, None, None
+        return (grad_scale,)
     outside = torch.ne(inner, x, out=u).mul_(grad_inner)
     grad_x.sub_(outside)
     total = outside.sum(-1, keepdim=True)
@@ -180,77 +197,7 @@ def _equal(a: Tensor, b: Tensor) -> Tensor:
     return torch.eq(a, b, out=torch.empty_like(a))
 
 
-def _backward(
-    ends: list[Tensor | None], grads: list[Tensor | None], starts: list[Tensor | None]
-) -> list[Tensor | None]:
-    """Gradients of `starts`, where those are tensors."""
-    pairs = [(end, g) for end, g in zip(ends, grads, strict=True) if end is not None and g is not None]
-    wanted = [start for start in starts if start is not None]
-    found = iter(torch.autograd.grad([end for end, _ in pairs], wanted, [g for _, g in pairs]))
-    return [None if start is None else next(found) for start in starts]
-
-
 # -- compiled ----------------------------------------------------------------------------------------------------------
-
-
-class Loops:
-    """The same, each compiled into loops over the whole matrix."""
-
-    @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        return _loop(_loop_forward)(*arguments)
-
-    @staticmethod
-    def backward(*arguments: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        return _loop(_loop_backward)(*arguments)
-
-
-@no_type_check  # no run-time checks in what is compiled
-def _loop_forward(
-    x: Tensor, max_logit: Tensor | None, min_logit: Tensor | None, bits: int, symmetric: bool, per: Per
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    largest, smallest = extremes(x)
-    grid = grid_of(largest, smallest, max_logit, min_logit, bits, symmetric, per)
-    return (steps(x, grid) * grid.scale).to(x.dtype), grid.scale, grid.zero, largest, smallest
-
-
-@no_type_check
-def _loop_backward(
-    grad: Tensor, grad_scale: Tensor | None, x: Tensor, largest: Tensor, smallest: Tensor,
-    max_logit: Tensor | None, min_logit: Tensor | None, bits: int, symmetric: bool, per: Per,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    given = [scalar for scalar in (largest, smallest, max_logit, min_logit) if scalar is not None]
-
-    def bounds(*scalars: Tensor) -> tuple[Tensor, ...]:
-        rest = iter(scalars[2:])
-        a, b = (None if logit is None else next(rest) for logit in (max_logit, min_logit))
-        grid = grid_of(scalars[0], scalars[1], a, b, bits, symmetric, per)
-        return tuple(bound for bound in (grid.scale, grid.high, grid.low) if bound is not None)
-
-    grid = grid_of(largest, smallest, max_logit, min_logit, bits, symmetric, per)
-    grad, x = at_least_float32(grad), at_least_float32(x)
-    inner = _clamped(x, grid)
-    u = inner / grid.scale
-    rounded = u.round()
-    steps = _kept(rounded.clone(), grid)
-    inside = rounded == steps
-    grad_x = torch.where(inside, grad, 0.0)
-    grads = [((steps - torch.where(inside, u, 0.0)) * grad).sum(-1, keepdim=True)]
-    if grad_scale is not None:
-        grads[0] = grads[0] + grad_scale
-    if grid.high is not None and grid.low is not None:
-        outside = torch.where(inner == x, 0.0, grad_x)
-        above = torch.where(x > grid.high, outside, 0.0).sum(-1, keepdim=True)
-        grads += _of_bounds(outside.sum(-1, keepdim=True), above, grid.high, grid.low)
-        grad_x = grad_x - outside
-    _, pull = torch.func.vjp(bounds, *given)
-    of_largest, of_smallest, *of_logits = pull(tuple(grads))
-    for extreme, g in ((largest, of_largest), (smallest, of_smallest)):
-        places = (x == extreme).to(x.dtype)
-        grad_x = grad_x + places * (g / places.sum(-1, keepdim=True))
-    found = iter(of_logits)
-    of_max, of_min = (None if logit is None else next(found) for logit in (max_logit, min_logit))
-    return grad_x, of_max, of_min
 
 
 @functools.cache
@@ -301,8 +248,8 @@ class RoundedProduct(torch.autograd.Function):
         x, W = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
         grad_x = grad @ _loop(_loop_values)(*W[5:])
         grad_W = grad.mT @ _loop(_loop_values)(*x[5:])
-        of_x = Loops.backward(grad_x, None, *x[:5], *ctx.kinds[0])
-        of_W = Loops.backward(grad_W, None, *W[:5], *ctx.kinds[1])
+        of_x = _loop(backwards)(grad_x, None, *x[:5], *ctx.kinds[0])
+        of_W = _loop(backwards)(grad_W, None, *W[:5], *ctx.kinds[1])
         return *of_x, None, *of_W, None
 
 
@@ -329,8 +276,9 @@ def multiplies_codes(x: Tensor) -> bool:
     return compiles(x) and INT8_DOT and x.dtype == torch.float32 and x.shape[-1] > 1
 
 
-def passes_for(x: Tensor) -> type[Blocks] | type[Loops]:
-    return Loops if compiles(x) else Blocks
+def passes_for(x: Tensor) -> tuple[Callable[..., Found], Callable[..., Gradients]]:
+    """Forwards and backwards, compiled or not."""
+    return (_loop(forwards), _loop(backwards)) if compiles(x) else (forwards, backwards)
 
 
 @functools.cache

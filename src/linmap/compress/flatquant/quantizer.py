@@ -182,8 +182,8 @@ class FakeQuantize(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, max_logit: Tensor | None, min_logit: Tensor | None, bits: int, symmetric: bool, per: Per
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.passes, ctx.kind = passes_for(x), (bits, symmetric, per)
-        y, scale, zero, largest, smallest = ctx.passes.forward(x, max_logit, min_logit, bits, symmetric, per)
+        (forwards, ctx.backwards), ctx.kind = passes_for(x), (bits, symmetric, per)
+        y, scale, zero, largest, smallest = forwards(x, max_logit, min_logit, bits, symmetric, per)
         ctx.save_for_backward(x, largest, smallest, max_logit, min_logit)
         ctx.mark_non_differentiable(zero)
         ctx.set_materialize_grads(False)
@@ -193,7 +193,7 @@ class FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, grad: Any, grad_scale: Any, _: None) -> tuple[Any, ...]:
         x, *scalars = ctx.saved_tensors
         grad = torch.zeros_like(x) if grad is None else grad
-        grad_x, *of_logits = ctx.passes.backward(grad, grad_scale, x, *scalars, *ctx.kind)
+        grad_x, *of_logits = ctx.backwards(grad, grad_scale, x, *scalars, *ctx.kind)
         return grad_x.to(x.dtype), *of_logits, None, None, None
 
 
