@@ -15,7 +15,6 @@ from linmap.compress.flatquant.baselines import BASELINES
 from linmap.compress.flatquant.measures import perplexity
 from linmap.errors import UsageError
 from linmap.experiment import Arm, Metric, Result, Row, Run, Runs
-from linmap.recipes.derived import differences
 from linmap.recipes.flatquant import compare as comparison
 from linmap.recipes.flatquant.compare import (
     ORIGINAL,
@@ -52,11 +51,6 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # -- flags -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", [Fit, Compare])
-def test_what_is_no_default_of_the_config_has_its_reason(kind: Any) -> None:
-    assert differences(kind).keys() == kind.OTHER.keys()
 
 
 def test_flags_reach_the_config_by_its_own_names() -> None:
