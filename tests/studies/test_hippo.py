@@ -40,7 +40,7 @@ def test_every_protocol_runs(protocol: Protocol, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*.json")} == before
 
 
-def test_the_digits_are_parted_as_published() -> None:
+def test_the_digits_are_divided_as_published() -> None:
     task = part("mnist-small", tiny=False).data
     assert (len(task.train), len(task.validation), len(task.test)) == (2250, 250, 500)
 
