@@ -8,6 +8,7 @@ from linmap.maps.dense import Dense
 from linmap.maps.diagonal import Diagonal
 from linmap.maps.diagonal_plus_low_rank import DiagonalPlusLowRank
 from linmap.maps.exponential import Exponential
+from linmap.maps.hadamard import hadamard_factors, hadamard_transform
 from linmap.maps.householder import Householder
 from linmap.maps.identity import Identity
 from linmap.maps.implicit import Implicit
@@ -40,4 +41,6 @@ __all__ = [
     "SignedHadamard",
     "Spectral",
     "TriangularPair",
+    "hadamard_factors",
+    "hadamard_transform",
 ]
