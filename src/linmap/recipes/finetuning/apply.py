@@ -43,8 +43,8 @@ def apply(settings: Answering, job: FittedJob) -> dict[str, Any]:
         answers = [{"generated": text} for text in texts]
         found = {"task": saved.task, "records": len(records)}
     else:
-        answers = classified(saved, records, settings.batch_size)
-        found = {"task": saved.task, "records": len(records), **agreement(records, answers)}
+        answers = _classified(saved, records, settings.batch_size)
+        found = {"task": saved.task, "records": len(records), **_agreement(records, answers)}
     write_answers(out, [record.fields | answer for record, answer in zip(records, answers, strict=True)])
     return {"answers": str(out), **found, "added": ADDED[saved.task]}
 
@@ -53,7 +53,7 @@ def apply(settings: Answering, job: FittedJob) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def classified(saved: Saved, records: list[TextRecord], batch_size: int) -> list[dict[str, Any]]:
+def _classified(saved: Saved, records: list[TextRecord], batch_size: int) -> list[dict[str, Any]]:
     """The likeliest class of each text, and its probability."""
     unlabelled = [replace(record, answer=None) for record in records]
     data = ClassificationData(unlabelled, saved.tokenizer, saved.labels, saved.max_length, saved.truncation)
@@ -69,7 +69,7 @@ def classified(saved: Saved, records: list[TextRecord], batch_size: int) -> list
     return answers
 
 
-def agreement(records: list[TextRecord], answers: list[dict[str, Any]]) -> dict[str, float]:
+def _agreement(records: list[TextRecord], answers: list[dict[str, Any]]) -> dict[str, float]:
     """The share of right answers, where all records say which is right."""
     if not all(record.answer is not None for record in records):
         return {}

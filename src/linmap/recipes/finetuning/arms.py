@@ -21,6 +21,7 @@ from linmap.experiment import Kind, Outcome, Trial
 from linmap.maps import TriangularPair
 from linmap.recipes.finetuning.fit import parameter_groups
 from linmap.recipes.finetuning.tasks import CHOOSING, TRAINING, Task
+from linmap.recipes.language.models import quiet_libraries
 from linmap.training import TrainingConfig, train
 from linmap.training.memory import KeptForBackward
 
@@ -64,10 +65,11 @@ class Way:
 def attach(model: nn.Module, config: PeftConfig) -> nn.Module:
     """The model with adapters; a classifier's head stays trainable."""
     whole: Any = model
-    if isinstance(model, TextClassifier):
-        whole.encoder = get_peft_model(whole.encoder, config)
-        return model
-    return get_peft_model(whole, config)
+    with quiet_libraries():
+        if isinstance(model, TextClassifier):
+            whole.encoder = get_peft_model(whole.encoder, config)
+            return model
+        return get_peft_model(whole, config)
 
 
 def adapters(name: str, kind: Kind, make: Callable[[], PeftConfig], note: str) -> Way:

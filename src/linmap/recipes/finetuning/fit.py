@@ -82,17 +82,17 @@ def fine_tune(settings: FineTuning, job: FitJob, method: Method) -> dict[str, An
     check_adaptable(folder, name)
     tokenizer = load_tokenizer(folder)
     length = row_length(folder, settings.max_length)
-    split = split_of(texts, tokenizer, length, settings, job.seed)
+    split = _split_of(texts, tokenizer, length, settings, job.seed)
     config = method.config(settings.steps(len(split.train)))
     torch.manual_seed(job.seed)
-    adapted = adapted_model(folder, texts.task, config, settings)
+    adapted = _adapted_model(folder, texts.task, config, settings)
     model = adapted if texts.task == "language" else TextClassifier(adapted, len(split.labels))
     callbacks = list(method.callbacks(adapted))
-    history = train_adapter(model, split, settings, job, method, callbacks)
+    history = _train_adapter(model, split, settings, job, method, callbacks)
     base = str(Path(name).resolve()) if Path(name).is_dir() else name
     if base not in BUNDLED:
         config.base_model_name_or_path = base  # not the folder of the Hub's cache
-    summary = summary_of(adapted, split, history, texts, base)
+    summary = _summary_of(adapted, split, history, texts, base)
     header = {"task": texts.task, "model": base, "labels": split.labels, "max_length": length}
     header |= {"settings": asdict(settings), "result": summary, **method.outcome(adapted, callbacks)}
     save_adapter(job.out, method.slug, header, model, tokenizer, job.seed)
@@ -101,7 +101,7 @@ def fine_tune(settings: FineTuning, job: FitJob, method: Method) -> dict[str, An
     return {"artifact": str(job.out), **summary}
 
 
-def split_of(texts: TextFile, tokenizer: Tokenizer, length: int, settings: FineTuning, seed: int) -> Split:
+def _split_of(texts: TextFile, tokenizer: Tokenizer, length: int, settings: FineTuning, seed: int) -> Split:
     """Training and validation data; which records are held out depends on the seed alone."""
     n = len(texts.records)
     held_out = max(1, round(settings.validation * n)) if settings.validation else 0
@@ -114,13 +114,13 @@ def split_of(texts: TextFile, tokenizer: Tokenizer, length: int, settings: FineT
         records = [texts.records[i] for i in sorted(indices)]
         if texts.task == "classification":
             return ClassificationData(records, tokenizer, labels, length, settings.truncation)
-        return language_data(records, tokenizer, length, settings)
+        return _language_data(records, tokenizer, length, settings)
 
     validation = data(order[:held_out]) if held_out else None
     return Split(data(order[held_out:]), validation, labels)
 
 
-def language_data(records: list[TextRecord], tokenizer: Tokenizer, length: int, settings: FineTuning) -> LanguageData:
+def _language_data(records: list[TextRecord], tokenizer: Tokenizer, length: int, settings: FineTuning) -> LanguageData:
     """Records as rows for a language model, with a warning where the cut leaves nothing of some."""
     documents = (document_of(record, tokenizer) for record in records)
     data = LanguageData(documents, length, settings.packing, settings.truncation)
@@ -134,7 +134,7 @@ def language_data(records: list[TextRecord], tokenizer: Tokenizer, length: int, 
     return data
 
 
-def adapted_model(folder: Path, task: Task, config: PeftConfig, settings: FineTuning) -> nn.Module:
+def _adapted_model(folder: Path, task: Task, config: PeftConfig, settings: FineTuning) -> nn.Module:
     """The pretrained model of a folder with fresh adapters in it."""
     base: Any = load_pretrained(folder, "language" if task == "language" else "encoder", settings.base_dtype)
     if settings.packing and task == "language":
@@ -150,20 +150,20 @@ def adapted_model(folder: Path, task: Task, config: PeftConfig, settings: FineTu
         raise
     except ValueError as error:  # PEFT's own
         if "not found in the base model" in str(error):
-            raise UsageError(no_such_layers(base, settings.target_modules)) from error
+            raise UsageError(_no_such_layers(base, settings.target_modules)) from error
         raise UsageError(str(error)) from error
-    warn_of_unmatched(adapted, config.target_modules)  # pyright: ignore[reportAttributeAccessIssue]
+    _warn_of_unmatched(adapted, config.target_modules)  # pyright: ignore[reportAttributeAccessIssue]
     return adapted
 
 
-def no_such_layers(base: nn.Module, targets: Collection[str]) -> str:
+def _no_such_layers(base: nn.Module, targets: Collection[str]) -> str:
     """That --target-modules fits nothing, and what would."""
     names = {path.rpartition(".")[2] for path, layer in base.named_modules() if isinstance(layer, nn.Linear)}
     there = f"its linear layers are called {', '.join(sorted(names))}" if names else "it has no linear layers"
     return f"--target-modules {' '.join(targets)} fits no layer of the model; {there}."
 
 
-def warn_of_unmatched(adapted: nn.Module, targets: Collection[str] | str) -> None:
+def _warn_of_unmatched(adapted: nn.Module, targets: Collection[str] | str) -> None:
     """Say which names of --target-modules fit no layer; PEFT is content if one of them fits."""
     if isinstance(targets, str):
         return
@@ -173,7 +173,7 @@ def warn_of_unmatched(adapted: nn.Module, targets: Collection[str] | str) -> Non
             log.warning("--target-modules %s fits no layer of the model.", name)
 
 
-def train_adapter(
+def _train_adapter(
     model: nn.Module,
     split: Split,
     settings: FineTuning,
@@ -227,7 +227,7 @@ def accuracy(model: nn.Module, data: Data, batch_size: int) -> float:
     return right / len(data)
 
 
-def summary_of(adapted: Any, split: Split, history: TrainingHistory, texts: TextFile, base: str) -> dict[str, Any]:
+def _summary_of(adapted: Any, split: Split, history: TrainingHistory, texts: TextFile, base: str) -> dict[str, Any]:
     """What a run did, in a few numbers."""
     counts, state = split.train.counts, get_peft_model_state_dict(adapted, save_embedding_layers=False)
     last = history.epochs[-1]

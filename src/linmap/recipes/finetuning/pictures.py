@@ -26,7 +26,7 @@ def styles(runs: Runs) -> dict[str, dict[str, Any]]:
     return found | {name: {"color": MUTED, "linestyle": dashes} for name, dashes in PLAIN.items()}
 
 
-def smoothed(losses: Sequence[float], window: int) -> np.ndarray:
+def _smoothed(losses: Sequence[float], window: int) -> np.ndarray:
     """Mean of the losses of the last `window` steps, for every step from the first whole window on."""
     sums = np.cumsum(np.concatenate([[0.0], losses]))
     return (sums[window:] - sums[:-window]) / window
@@ -36,7 +36,7 @@ def draw_losses(task: Task, runs: Runs, path: Path) -> Picture:
     """Training loss of every arm, and what it differs from LoRA's with the same seed, which means the same batches."""
     window = task.window
     curves = {
-        arm.name: np.stack([smoothed(run.details["losses"], window) for run in runs.of(arm.name)])
+        arm.name: np.stack([_smoothed(run.details["losses"], window) for run in runs.of(arm.name)])
         for arm in runs.arms
         if all(run.details.get("losses") and math.isfinite(run.values[CHOOSING]) for run in runs.of(arm.name))
     }
@@ -90,7 +90,7 @@ def draw_scores(task: Task, runs: Runs, metric: Metric, path: Path) -> Picture:
 def draw_ranks(runs: Runs, names: Sequence[str], path: Path) -> Picture:
     """The rank of every layer at every step, for some arms with the first seed."""
     drawn = {name: runs.of(name)[0] for name in names}
-    grids = {name: rank_grid(run) for name, run in drawn.items()}
+    grids = {name: _rank_grid(run) for name, run in drawn.items()}
     layers = [short(name) for name in next(iter(drawn.values())).details["ranks"][0][1]]
     top = max(grid.max() for grid in grids.values())
     with figure(7.2, 0.2 * len(layers) + 1.6, ncols=len(drawn), sharey=True, squeeze=False) as (fig, axes):
@@ -112,7 +112,7 @@ def draw_ranks(runs: Runs, names: Sequence[str], path: Path) -> Picture:
     )
 
 
-def rank_grid(run: Run) -> np.ndarray:
+def _rank_grid(run: Run) -> np.ndarray:
     """(layer, step) -> rank."""
     changes = [step for step, _ in run.details["ranks"]]
     at = np.searchsorted(changes, np.arange(len(run.details["losses"])), side="right") - 1

@@ -98,7 +98,7 @@ def load_adapter(folder: Path | str, system: str, allow_download: bool = False) 
     needed = [*ADAPTER, *([HEAD] if config["task"] == "classification" else [])]
     if lacking := [name for name in needed if not (folder / name).exists()]:
         raise ArtifactError(f"{folder} is incomplete: it lacks {', '.join(lacking)}.")
-    check_method(folder, system)
+    _check_method(folder, system)
     kind = "language" if config["task"] == "language" else "encoder"
     base = load_pretrained(base_folder(folder, config["model"], allow_download), kind, config["settings"]["base_dtype"])
     try:
@@ -114,7 +114,7 @@ def load_adapter(folder: Path | str, system: str, allow_download: bool = False) 
     return Saved(config["task"], model.eval(), tokenizer, config["labels"], config["max_length"], cut)
 
 
-def check_method(folder: Path, system: str) -> None:
+def _check_method(folder: Path, system: str) -> None:
     """Refuse an adapter of another method of PEFT: some load further models by what their configuration names.
 
     Raises

@@ -161,7 +161,7 @@ def labelled_task(name: str, parts: Sequence[Sequence[TextRecord]], settings: La
     train, *others = parts
     parts = [train, *(sorted(part, key=lambda record: len(record.text)) for part in others)]
     data = [ClassificationData(list(part), tokenizer, classes, settings.max_length) for part in parts]
-    encoder = without_dropout(load_pretrained(folder, "encoder", "float32"))
+    encoder = _without_dropout(load_pretrained(folder, "encoder", "float32"))
     described = (
         f"{name}: MiniLM-L6, adapters on query and value, a linear head, {settings.shots} texts for each of "
         f"{len(classes)} classes, {settings.steps} steps of {settings.batch_size}; {len(data[2]):,} test texts"
@@ -171,7 +171,7 @@ def labelled_task(name: str, parts: Sequence[Sequence[TextRecord]], settings: La
     )
 
 
-def without_dropout(model: nn.Module) -> nn.Module:
+def _without_dropout(model: nn.Module) -> nn.Module:
     """So that arms differ in what they train and in nothing else."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):

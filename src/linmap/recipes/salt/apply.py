@@ -23,10 +23,10 @@ from linmap.recipes.salt.flags import Segmenting
 
 def apply(settings: Answering | Segmenting, job: FittedJob) -> dict[str, Any]:
     """Segment images, or complete or classify the records of a file."""
-    return texts.apply(settings, job) if isinstance(settings, Answering) else segment(job)
+    return texts.apply(settings, job) if isinstance(settings, Answering) else _segment(job)
 
 
-def segment(job: FittedJob) -> dict[str, Any]:
+def _segment(job: FittedJob) -> dict[str, Any]:
     """Write the mask of every image as a PNG of 0 and 255 at the image's size."""
     model, config = load_segmenter(job.artifact)
     out = job.out or job.artifact / "masks"

@@ -67,7 +67,7 @@ def compare(settings: CompareImages, job: CompareJob) -> Result:
     found = Result(
         system="salt", task=described(name, settings, test), metrics=list(metrics_of(settings)),
         rows=runs.rows(columns_of(settings)), shows=shows(runs, settings), limits=limits(settings, test),
-        tables=[differences(runs)], verdict=verdict(by_image(runs), Metric(DICE, "higher", digits=3), over="images"),
+        tables=[differences(runs)], verdict=verdict(_by_image(runs), Metric(DICE, "higher", digits=3), over="images"),
         seeds=list(range(job.seed, job.seed + settings.seeds)), settings=asdict(settings),
     )  # fmt: skip
     return with_pictures(found, [
@@ -92,13 +92,13 @@ def run_arms(
             f"images={settings.images}: there are {len(train)} training images; choose at most as many."
         )
     key = {k: v for k, v in asdict(settings).items() if k not in ("images", "seeds", "rates")} | data
-    parts = [Part(part_name(n), Images(train, test, n), {"images": n}) for n in settings.images]
+    parts = [Part(_part_name(n), Images(train, test, n), {"images": n}) for n in settings.images]
     seeds = range(job.seed, job.seed + settings.seeds)
     arms = list(arms_of(settings)) if arms is None else arms
     return Experiment("salt", job.out / "runs", key, job.resume).run(arms, parts, seeds, Choice(CHOOSING, "higher"))
 
 
-def part_name(n: int) -> str:
+def _part_name(n: int) -> str:
     """Of so many training images."""
     return f"{n} images"
 
@@ -119,12 +119,12 @@ def arms_of(settings: CompareImages) -> Iterator[Arm]:
     yield arm("SALT", "system", partial(adapt, relu="all", **options), f"{about}, relu on the whole core", r=r)
     yield arm("decoder only", "baseline", None, "encoder frozen")
     yield arm("LoRA", "baseline", lora, f"PEFT, r = {settings.lora_rank} on the same convolutions")
-    yield arm("full tuning", "baseline", unfreeze, "every weight")
+    yield arm("full tuning", "baseline", _unfreeze, "every weight")
     shift = partial(adapt, ratio=1.0, relu="all")
     yield arm("scale and shift", "baseline", shift, "all singular values, as in S-SAM")
 
 
-def unfreeze(encoder: nn.Module) -> None:
+def _unfreeze(encoder: nn.Module) -> None:
     """Train every weight."""
     encoder.requires_grad_(True)
 
@@ -180,7 +180,7 @@ def train_arm(settings: CompareImages, name: str, how: Adapt | None, trial: Tria
 
 def columns_of(settings: CompareImages) -> dict[str, tuple[str, str | None]]:
     """By the name of a metric, the measure and the number of images."""
-    return {f"{name}, {part_name(n)}": (name, part_name(n)) for n in settings.images for name in (DICE, HD95)}
+    return {f"{name}, {_part_name(n)}": (name, _part_name(n)) for n in settings.images for name in (DICE, HD95)}
 
 
 def metrics_of(settings: CompareImages) -> Iterator[Metric]:
@@ -189,22 +189,22 @@ def metrics_of(settings: CompareImages) -> Iterator[Metric]:
         yield Metric(name, "higher") if kind == DICE else Metric(name, unit="pixels", digits=1)
 
 
-def image_means(runs: Runs, arm: str, part: str) -> np.ndarray:
+def _image_means(runs: Runs, arm: str, part: str) -> np.ndarray:
     """Dice of every test image, seeds averaged, (n,)."""
     return np.mean([run.details["dice"] for run in runs.of(arm, part)], 0)
 
 
-def by_image(runs: Runs) -> list[Row]:
+def _by_image(runs: Runs) -> list[Row]:
     """The rows with a Dice for every test image, after training on the most images."""
     rows = runs.rows({DICE: (DICE, runs.parts[-1])})
-    return [replace(row, values={DICE: image_means(runs, row.name, runs.parts[-1]).tolist()}) for row in rows]
+    return [replace(row, values={DICE: _image_means(runs, row.name, runs.parts[-1]).tolist()}) for row in rows]
 
 
 def differences(runs: Runs) -> Table:
     """What SALT gains over every other, with an interval over the test images."""
     first, *others = runs.arms
     rows: list[list[str | float | int]] = [
-        [arm.name, *(paired(image_means(runs, first.name, part), image_means(runs, arm.name, part)).text()
+        [arm.name, *(paired(_image_means(runs, first.name, part), _image_means(runs, arm.name, part)).text()
                      for part in runs.parts)]
         for arm in others
     ]  # fmt: skip
@@ -225,7 +225,7 @@ def shows(runs: Runs, settings: CompareImages) -> str:
     """The arms in the order of Dice."""
     sentences = []
     for n in settings.images:
-        means = {arm.name: runs.mean(arm.name, DICE, part_name(n)) for arm in runs.arms}
+        means = {arm.name: runs.mean(arm.name, DICE, _part_name(n)) for arm in runs.arms}
         order = ", ".join(f"{name} {means[name]:.3f}" for name in ranking(means, "higher"))
         sentences.append(f"With {n} images, Dice: {order}.")
     return " ".join(sentences)

@@ -33,7 +33,7 @@ def fit(settings: FitImages | Texts, job: FitJob) -> dict[str, Any]:
     """
     if isinstance(settings, Texts):
         return fine_tune(settings, job, method(settings))
-    return fit_segmenter(settings, job)
+    return _fit_segmenter(settings, job)
 
 
 def method(settings: Texts) -> Method:
@@ -46,7 +46,7 @@ def method(settings: Texts) -> Method:
                   penalty=penalty if settings.regularization else None)  # fmt: skip
 
 
-def fit_segmenter(settings: FitImages, job: FitJob) -> dict[str, Any]:
+def _fit_segmenter(settings: FitImages, job: FitJob) -> dict[str, Any]:
     """Adapt EfficientNet-lite0 to a folder of images and masks (or an .npz), and save what was trained."""
     config = settings.training(job.seed)  # refuses what does not go together before any work
     data = load(job.data, settings.size, settings.label)

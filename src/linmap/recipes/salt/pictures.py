@@ -39,7 +39,7 @@ def draw_masks(runs: Runs, images: MaskedImages, path: Path) -> Picture:
     with figure(*inches, nrows=len(images), ncols=len(columns), squeeze=False) as (fig, axes):
         for row in range(len(images)):
             picture, truth = images.images[row, 0].numpy(), images.masks[row, 0].numpy()
-            found = [unpacked(bits[row], tuple(size)) for bits in masks.values()]
+            found = [_unpacked(bits[row], tuple(size)) for bits in masks.values()]
             for ax, name, mask in zip(axes[row], columns, [None, truth, *found], strict=True):
                 ax.imshow(picture[::step, ::step], cmap="gray", vmin=0, vmax=1, extent=(0, size[1], size[0], 0))
                 if mask is not None and mask.any():
@@ -58,7 +58,7 @@ def draw_masks(runs: Runs, images: MaskedImages, path: Path) -> Picture:
     )
 
 
-def unpacked(mask: str, shape: tuple[int, ...]) -> np.ndarray:
+def _unpacked(mask: str, shape: tuple[int, ...]) -> np.ndarray:
     """A mask from its bits in hexadecimal."""
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(mask), np.uint8))
     return bits[: shape[0] * shape[1]].reshape(shape)

@@ -41,7 +41,7 @@ def triadapt(
         ))  # fmt: skip
 
     def steer(model: nn.Module) -> Steering:
-        adapted = adapted_part(model)
+        adapted = _adapted_part(model)
         growing = allocator(adapted, adapted.peft_config["default"])
         return Steering(growing, growing.ranks)
 
@@ -58,7 +58,7 @@ def adalora(task: Task) -> Way:
         ))  # fmt: skip
 
     def steer(model: nn.Module) -> Steering:
-        tuner = adapted_part(model).base_model
+        tuner = _adapted_part(model).base_model
         return Steering(lambda _, step: tuner.update_and_allocate(step))
 
     return Way("AdaLoRA", "baseline", adapt, "PEFT, from rank 12 down to 8", steer=steer, penalty=orthogonal)
@@ -66,7 +66,7 @@ def adalora(task: Task) -> Way:
 
 def orthogonal(model: nn.Module) -> Tensor:
     """AdaLoRA's penalty, with which PEFT has the singular vectors kept orthogonal where the model computes the loss."""
-    adapted = adapted_part(model)
+    adapted = _adapted_part(model)
     terms = []
     for name, weight in adapted.named_parameters():
         if "lora_A" in name or "lora_B" in name:
@@ -75,6 +75,6 @@ def orthogonal(model: nn.Module) -> Tensor:
     return adapted.peft_config["default"].orth_reg_weight * torch.stack(terms).mean()
 
 
-def adapted_part(model: Any) -> Any:
+def _adapted_part(model: Any) -> Any:
     """The model of PEFT."""
     return model.encoder if isinstance(model, TextClassifier) else model

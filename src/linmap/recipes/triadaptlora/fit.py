@@ -35,16 +35,16 @@ def method(settings: Fit) -> Method:
         return settings.orthogonality * triadapt_orthogonality(model)
 
     return Method(
-        "triadaptlora", "classification", config, allocators, penalty if settings.orthogonality else None, ranks
+        "triadaptlora", "classification", config, _allocators, penalty if settings.orthogonality else None, _ranks
     )
 
 
-def allocators(adapted: Any) -> list[RankAllocator]:
+def _allocators(adapted: Any) -> list[RankAllocator]:
     """What lets the ranks of an adapted model grow."""
     return [RankAllocator(adapted, adapted.peft_config["default"])]
 
 
-def ranks(adapted: Any, callbacks: Sequence[Any]) -> Mapping[str, Any]:
+def _ranks(adapted: Any, callbacks: Sequence[Any]) -> Mapping[str, Any]:
     """The ranks of the weights that are kept, which the saved configuration takes, and how they came about."""
     (allocator,) = callbacks
     adapted.peft_config["default"].rank_pattern = allocator.ranks()
