@@ -12,7 +12,7 @@ import torch
 from linmap import artifacts, recipes
 from linmap.errors import DataError
 from linmap.experiment.result import Check, Metric, Result, Row
-from linmap.recipes.job import ApplyJob, CompareJob, FitJob
+from linmap.recipes.job import ApplyJob, CompareJob, FitJob, FittedJob
 from linmap.recipes.recipe import Recipe, Verb
 
 
@@ -56,7 +56,8 @@ def fit(settings: Settings, job: FitJob) -> dict:
 
 
 def apply(settings: ApplySettings | CompassSettings, job: ApplyJob) -> dict:
-    return {"artifact": job.artifact, "dim": getattr(settings, "dim", None), "data": job.data}
+    artifact = job.artifact if isinstance(job, FittedJob) else None
+    return {"artifact": artifact, "dim": getattr(settings, "dim", None), "data": job.data}
 
 
 def compare(settings: Settings, job: CompareJob) -> Result:

@@ -53,7 +53,7 @@ WRONG = {
     "fit ruler --data broken.csv": "broken.csv, line 1: 'broken' is not a number; correct it.",
     "fit ruler --out broken.csv": "--out broken.csv is a file; name a folder.",
     "fit compass": "compass has nothing to train; use `linmap apply compass`.",
-    "apply ruler": "ruler is fitted first: `linmap fit ruler --out runs/fit-ruler`",
+    "apply ruler": "ruler must be fitted first: `linmap fit ruler --out runs/fit-ruler`",
     "apply no/such": "no/such is neither a folder nor a system; `linmap fit SYSTEM --out",
     "apply broken.csv": "broken.csv is not a saved run: it has no config.json;",
     "apply compas": "compas is neither a folder nor a system; did you mean 'compass'?",

@@ -111,6 +111,14 @@ def test_mean_and_sample_deviation_over_seeds():
     assert all(row.std(name) is None for name in ("lost", "none", "absent"))
 
 
+def test_results_of_earlier_versions_name_a_preset(tmp_path):
+    for outcome, name in ((of_rows(Row("s", "system", {"a": [1.0]})), "result"), (Failure("x", "e", "c"), "failure")):
+        outcome.save(tmp_path)
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"preset": "full"}))
+        assert type(outcome).load(tmp_path) == outcome
+
+
 def test_a_failure_is_read_as_it_was_saved(tmp_path):
     failure = Failure("mbat", "RuntimeError: no", "linmap compare mbat", "full", 1.5)
     failure.save(tmp_path)

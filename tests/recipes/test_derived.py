@@ -12,16 +12,12 @@ import pytest
 
 import linmap
 from linmap.errors import ArgumentTypeError
-from linmap.recipes import SYSTEMS, derived
+from linmap.recipes import SYSTEMS, derived, load
 from linmap.recipes.derived import Derived, Other, documentation, flags, parameters, writable
 
-RECIPES = {
-    slug: module.RECIPE
-    for slug, system in SYSTEMS.items()
-    if system.ready and hasattr(module := importlib.import_module(f"linmap.recipes.{slug}"), "RECIPE")
-}
+RECIPES = [load(slug) for slug, system in SYSTEMS.items() if system.ready]
 FILES = [None, *(Path("x") / f"x{suffix}" for suffix in (".csv", ".jsonl", ".npz", ".npy", ".txt"))]
-VERBS = [verb for recipe in RECIPES.values() for verb in (recipe.fit, recipe.apply, recipe.compare) if verb is not None]
+VERBS = [verb for recipe in RECIPES for verb in (recipe.fit, recipe.apply, recipe.compare) if verb is not None]
 
 
 def inherited(estimator: Any) -> set[str]:

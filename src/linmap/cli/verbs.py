@@ -94,7 +94,7 @@ def apply(words: list[str]) -> Answer:
     verb, fitted_first = recipe.apply, artifact is None and recipe.fit is not None
     if fitted_first and not {"-h", "--help"} & set(words):
         run = f"runs/fit-{slug}"
-        raise UsageError(f"{slug} is fitted first: `linmap fit {slug} --out {run}`, then `linmap apply {run}`.")
+        raise UsageError(f"{slug} must be fitted first: `linmap fit {slug} --out {run}`, then `linmap apply {run}`.")
     note = f"Fit it first, then give the --out of `linmap fit {slug}` instead of {target}." if fitted_first else ""
     job = ApplyJob() if recipe.fit is None else FittedJob(artifact=artifact or Path(target))
     flags = _flags(recipe, verb, f"apply {target}", words, artifact, job, note)
@@ -305,7 +305,7 @@ def _flags(
     recipe: Recipe, verb: Verb, command: str, words: list[str], path: Path | None, job: Any, note: str = ""
 ) -> Mapping[str, Any]:
     """The flags of a verb that meets a system, where `path` is the file or the artifact that they may depend on."""
-    hidden = ["artifact", "preset", *([] if verb.resumes else ["resume"])]
+    hidden = ["artifact", *([] if verb.resumes else ["resume"])]
     flag_of = {**recipe.flag_of, "random_state": "seed"}
     purpose, settings = "\n\n".join(filter(None, [verb.purpose(), note])), verb.settings(path)
     return parse(words, f"linmap {command}", purpose, hidden, flag_of, settings=settings, job=job, writing=Writing)

@@ -118,7 +118,6 @@ class Result:
     """What to take, by how much and how sure, in plain words."""
     overlap: float = 0.0
     """Test samples over training samples where the runs are folds of one cross-validation, as in `paired`."""
-    preset: str = "quick"
     command: str = ""
     seeds: list[int] = field(default_factory=list)
     seconds: float | None = None
@@ -163,6 +162,7 @@ class Result:
             If there is none, or it cannot be read.
         """
         raw = _read(Path(folder) / RESULT)
+        raw.pop("preset", None)  # of earlier versions
         parts = {"metrics": Metric, "rows": Row, "checks": Check, "tables": Table, "pictures": Picture}
         try:
             for check in raw["checks"]:
@@ -185,7 +185,6 @@ class Failure:
     error: str
     """The error in one line."""
     command: str
-    preset: str = "quick"
     seconds: float | None = None
     versions: dict[str, str] = field(default_factory=versions)
     machine: str = field(default_factory=machine)
@@ -201,7 +200,9 @@ class Failure:
     @classmethod
     def load(cls, folder: Path | str) -> Failure:
         """Read `folder/failure.json`; raises ArtifactError where it cannot."""
-        return _construct(cls, Path(folder) / FAILURE, _read(Path(folder) / FAILURE))
+        raw = _read(Path(folder) / FAILURE)
+        raw.pop("preset", None)  # of earlier versions
+        return _construct(cls, Path(folder) / FAILURE, raw)
 
 
 Outcome = TypeVar("Outcome", Result, Failure)

@@ -164,13 +164,8 @@ def load(slug: str) -> Recipe:
     if not system.ready:
         raise UsageError(f"{slug} is planned, not built yet; `linmap list` shows what is ready.")
     try:
-        module = importlib.import_module(f"linmap.recipes.{slug}")
+        return importlib.import_module(f"linmap.recipes.{slug}").RECIPE
     except ModuleNotFoundError as error:
         if error.name and not error.name.startswith("linmap"):
             raise UsageError(f"{slug} needs {error.name}: pip install 'linmap[{system.room}]'.") from error
         raise
-    if hasattr(module, "RECIPE"):
-        return module.RECIPE
-    from linmap.recipes.former import adapted
-
-    return adapted(module)

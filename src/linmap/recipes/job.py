@@ -24,8 +24,6 @@ class FitJob:
 class ApplyJob:
     """Data, result and seed of `linmap apply`, of a system with nothing to train."""
 
-    artifact: Path | None = None
-    """Folder written by `linmap fit`; None when a system is applied that needs no training."""
     data: Path | None = None
     """Your file; embedded data when left out."""
     out: Path | None = None
@@ -46,7 +44,6 @@ class FittedJob(ApplyJob):
 class CompareJob:
     """Data, result and seed of `linmap compare`."""
 
-    preset: str = "quick"  # no flag any more; goes when no recipe reads it
     data: Path | None = None
     """Your file; embedded data when left out."""
     out: Path = Path("runs/compare")

@@ -106,7 +106,7 @@ def test_texts_are_fitted_and_answered(
         ),
         (["apply", "run", "--data", str(here / "sums.jsonl"), "--out", "a.parquet"], ".jsonl or .csv"),
         (["apply", "run/merged", "--data", str(here / "sums.jsonl")], "was not written by `linmap fit`"),
-        (["apply", "bone"], "bone is fitted first"),
+        (["apply", "bone"], "bone must be fitted first"),
     ):
         assert main(bad) == 2
         assert message in capsys.readouterr().err

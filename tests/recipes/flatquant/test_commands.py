@@ -191,7 +191,7 @@ def test_what_is_no_whole_run_is_not_applied(
     assert main(["apply", str(out), "--data", "sums.jsonl"]) == 2
     assert "is incomplete" in capsys.readouterr().err
     assert main(["apply", "flatquant"]) == 2
-    assert "flatquant is fitted first" in capsys.readouterr().err
+    assert "flatquant must be fitted first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

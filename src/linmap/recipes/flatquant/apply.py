@@ -12,9 +12,9 @@ from torch import nn
 from linmap.artifacts import read_config
 from linmap.data import find
 from linmap.data.text import read_prompts
-from linmap.errors import ArtifactError, UsageError
+from linmap.errors import ArtifactError
 from linmap.recipes.flatquant.fit import SYSTEM
-from linmap.recipes.job import ApplyJob
+from linmap.recipes.job import FittedJob
 from linmap.recipes.language.answering import check_answers, generated, write_answers
 from linmap.recipes.language.flags import Generation
 from linmap.recipes.language.models import load_pretrained, load_tokenizer, on_accelerator
@@ -23,10 +23,8 @@ PROBLEMS = "flatquant/gsm8k_test.jsonl.gz"
 SHOWN = 4  # embedded problems that are answered without --data
 
 
-def apply(settings: Generation, job: ApplyJob) -> dict[str, Any]:
+def apply(settings: Generation, job: FittedJob) -> dict[str, Any]:
     """Complete the prompts of a file (some embedded problems without --data) with a quantised model."""
-    if job.artifact is None:
-        raise UsageError("flatquant needs a fitted run: `linmap fit flatquant --data FILE --out DIR`, then apply DIR.")
     out = job.out or job.artifact / "answers.jsonl"
     check_answers(out)
     if job.data is None:
