@@ -82,6 +82,21 @@ def test_a_verb_that_cannot_go_on_has_no_such_flag(ruler, compass, capsys):
     assert main(["compare", ruler, "--resume"]) == 0
 
 
+@dataclass(frozen=True)
+class Going:
+    """Of an `apply` that goes on by itself."""
+
+    resume: bool = False
+    """Keep what is done."""
+
+
+def test_a_flag_of_the_systems_own_with_that_name_stays(compass, monkeypatch, capsys):
+    recipe = recipes.load(compass)
+    changed = replace(recipe, apply=replace(recipe.apply, flags=Going))
+    monkeypatch.setattr(f"linmap.recipes.{compass}.RECIPE", changed)
+    assert main(["apply", compass, "--resume"]) == 0
+
+
 def test_what_was_fitted_comes_with_its_folder(ruler, compass, capsys, monkeypatch):
     jobs = []
     for slug in (ruler, compass):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -305,7 +305,8 @@ def _flags(
     recipe: Recipe, verb: Verb, command: str, words: list[str], path: Path | None, job: Any, note: str = ""
 ) -> Mapping[str, Any]:
     """The flags of a verb that meets a system, where `path` is the file or the artifact that they may depend on."""
-    hidden = ["artifact", *([] if verb.resumes else ["resume"])]
+    never = {"artifact"} if verb.resumes else {"artifact", "resume"}
+    hidden = never & {field.name for field in fields(job)}
     flag_of = {**recipe.flag_of, "random_state": "seed"}
     purpose, settings = "\n\n".join(filter(None, [verb.purpose(), note])), verb.settings(path)
     return parse(words, f"linmap {command}", purpose, hidden, flag_of, settings=settings, job=job, writing=Writing)
