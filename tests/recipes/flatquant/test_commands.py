@@ -125,6 +125,7 @@ def test_a_text_and_a_model_give_a_folder_that_generates(
         assert record["generated"] == tokenizer.decode(written, skip_special_tokens=True)
 
 
+@pytest.mark.slow  # tests/compress/flatquant/test_streaming.py holds it for every family
 def test_streaming_gives_the_same_model(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(here)
     found = []
@@ -247,6 +248,7 @@ def test_only_the_first_blocks_are_quantised(here: Path, tmp_path: Path, monkeyp
     assert kinds == [True, False]
 
 
+@pytest.mark.slow  # test_calibration.py holds it for the library
 def test_the_answers_of_a_run_depend_on_nothing_but_the_run(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
