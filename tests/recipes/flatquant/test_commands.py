@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def test_a_text_and_a_model_give_a_folder_that_generates(
     assert summary["megabytes"] == pytest.approx(on_disk / 1e6, abs=0.05)  # the headers are not counted
     assert 0.25 < summary["linears_share_of_float16"] < 0.6  # scales and matrices weigh much in so small a model
 
-    model = AutoModelForCausalLM.from_pretrained(out).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(out).eval()
     assert isinstance(model.model.layers[1].mlp.down_proj, QuantizedLinear)
     tokenizer = AutoTokenizer.from_pretrained(out)
     prompts = [record["prompt"] for record in sums(3)]
@@ -210,7 +211,7 @@ def test_a_folder_is_not_larger_than_the_model_in_float16(
     assert main(command + (["--stream"] if stream else [])) == 0
     size = sum(tensor.nbytes for path in (tmp_path / "q").glob("*.safetensors") for tensor in load_file(path).values())
     assert size < 2 * original.num_parameters()
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "q")
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "q")
     assert model.dtype == getattr(torch, stored)
     assert model.model.layers[0].mlp.down_proj.weight_scale.dtype == torch.float32
     assert model(torch.arange(12)[None]).logits.isfinite().all()
@@ -221,8 +222,8 @@ def test_the_rest_keeps_float32_where_it_is_asked_for(
 ) -> None:
     monkeypatch.chdir(here)
     assert main([*FIT.split(), "--rest-dtype", "float32", "--out", str(tmp_path / "q")]) == 0
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "q")
-    original = AutoModelForCausalLM.from_pretrained("llama")
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "q")
+    original: Any = AutoModelForCausalLM.from_pretrained("llama")
     assert torch.equal(model.get_input_embeddings().weight, original.get_input_embeddings().weight)
     assert model.dtype == torch.float32
 
@@ -243,7 +244,7 @@ def test_what_a_killed_run_left_is_gone(here: Path, tmp_path: Path, monkeypatch:
 def test_only_the_first_blocks_are_quantised(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(here)
     assert main([*FIT.split(), "--blocks", "1", "--out", str(tmp_path / "q")]) == 0
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "q")
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "q")
     kinds = [isinstance(block.mlp.down_proj, QuantizedLinear) for block in model.model.layers]
     assert kinds == [True, False]
 
