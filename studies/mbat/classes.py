@@ -66,7 +66,8 @@ def _first(records: Labelled, number: int) -> Labelled:
 
 def _classified(job: Job, name: str, path: Path, records: Labelled) -> Findings:
     if job.tiny:
-        records = Labelled(records.documents[::10], records.labels[::10])
+        step = len(records.labels) // 24
+        records = Labelled(records.documents[::step], records.labels[::step])
     dim, folds = (128, 2) if job.tiny else (DIM, FOLDS)
     settings = {"data": {"fingerprint": fingerprint(path)}, "dim": dim, "folds": folds, "records": len(records.labels)}
     experiment = Experiment(f"mbat {name}", job.out / "runs", settings, job.resume)

@@ -12,8 +12,13 @@ from linmap.experiment import Trial
 
 CHECKS = {"patients": 3, "resources": 3, "countries": 3, "depth": 1, "capacity": 1, "decoding": 1}
 
+SLOW = {"patients"}  # whose documents are large
 
-@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
+
+@pytest.mark.parametrize(
+    "protocol",
+    [pytest.param(p, id=p.name, marks=[pytest.mark.slow] if p.name in SLOW else []) for p in PROTOCOLS],
+)
 def test_a_protocol_runs_and_goes_on_from_what_is_done(protocol: Protocol, tmp_path: Path) -> None:
     job = Job(tmp_path, seeds=(0,), tiny=True)
     try:
