@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -111,9 +112,10 @@ def step_memory(how: Adapt | None, settings: CompareImages) -> int:
 
 def peak(function: Callable[[], None]) -> int:
     """Most bytes that PyTorch holds at once while a function runs, beyond those of before."""
-    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+    profile: Any = torch.autograd.profiler.profile(profile_memory=True)
+    with profile:
         function()
-    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]  # pyright: ignore
+    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
     held = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()

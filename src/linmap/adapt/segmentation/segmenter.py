@@ -68,7 +68,8 @@ class Segmenter(nn.Module):
 
     def trainable(self) -> tuple[list[Tensor], list[Tensor]]:
         """The trainable parameters of the encoder and of the decoder."""
-        encoder, decoder = ([p for p in part.parameters() if p.requires_grad] for part in (self.encoder, self.decoder))
+        encoder: list[Tensor] = [p for p in self.encoder.parameters() if p.requires_grad]
+        decoder: list[Tensor] = [p for p in self.decoder.parameters() if p.requires_grad]
         return encoder, decoder
 
 

@@ -167,8 +167,9 @@ def labelled_task(name: str, parts: Sequence[Sequence[TextRecord]], settings: La
         f"{len(classes)} classes, {settings.steps} steps of {settings.batch_size}; {len(data[2]):,} test texts"
     )
     return Task(
-        name, encoder, *data, settings.batch_size, settings.steps, settings.steps, described, classes, settings.head_lr
-    )
+        name, encoder, data[0], data[1], data[2], settings.batch_size, settings.steps, settings.steps, described,
+        classes, settings.head_lr,
+    )  # fmt: skip
 
 
 def _without_dropout(model: nn.Module) -> nn.Module:
@@ -217,8 +218,10 @@ def completion_task(
     )
     base = load_pretrained(bundled_model(DEFAULT_MODELS["language"]), "language", dtype)
     thirds = [round(settings.steps * part / 3) for part in (1, 2)]
-    return Task(name, base, *data, settings.batch_size, settings.steps, min(settings.pilot_steps, settings.steps),
-                described, checkpoints=thirds, together=8)  # fmt: skip
+    return Task(
+        name, base, data[0], data[1], data[2], settings.batch_size, settings.steps,
+        min(settings.pilot_steps, settings.steps), described, checkpoints=thirds, together=8,
+    )  # fmt: skip
 
 
 # -- batches -----------------------------------------------------------------------------------------------------------
