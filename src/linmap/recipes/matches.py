@@ -38,7 +38,7 @@ def nearest_vectors(settings: SearchSettings, path: Path) -> dict[str, Any]:
 def matching_records(settings: SearchSettings) -> dict[str, Any]:
     """The records nearest to what was asked for, and why."""
     where = str(settings.index)
-    values = [path_and_value(text) for text in settings.at]
+    values = dict(map(path_and_value, settings.at))
     document = None if settings.like is None else _document(settings.like)
     with RecordIndex(where, settings.field, settings.records, settings.records_at) as index:
         if values:

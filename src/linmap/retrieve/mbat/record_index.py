@@ -153,17 +153,22 @@ class RecordIndex:
         documents = self._documents([*found, asked])
         return [self._explained(hit, documents.get(asked.key, MISSING), documents) for hit in found]
 
-    def with_values(
-        self, values: Mapping[PathLike, Any] | Iterable[tuple[PathLike, Any]], top: int = 5
-    ) -> list[RecordMatch]:
+    def with_values(self, values: Mapping[Any, Any], top: int = 5) -> list[RecordMatch]:
         """The records nearest to one of which only the values at some paths are known: the sum of their bound leaves.
+
+        Parameters
+        ----------
+        values
+            By path, in any of the notations of `linmap.retrieve.mbat.parse_path`.
+        top
+            How many, at most.
 
         Raises
         ------
         ValueError
             If the vectors are no sums of leaves (level_norm="unit"), or the options ignore all of the paths.
         """
-        pairs = list(values.items() if isinstance(values, Mapping) else values)
+        pairs: list[tuple[PathLike, Any]] = list(values.items())
         found = self._vectors.nearest(self._partial(pairs), top)
         documents = self._documents(found)
         if not documents:
