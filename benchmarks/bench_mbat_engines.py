@@ -70,7 +70,8 @@ def vectors(folder: Path, rows: int) -> list[Measurement]:
     engines: tuple[Engine, ...] = ("local", "ray")
     for engine in engines:
         job = FittedJob(folder / "new.npy", folder / f"{engine}.npy", artifact=folder / "upgrade")
-        seconds, _ = timed(lambda e=engine, j=job: bt2.apply(ApplyUpgrade(engine=e), j))
+        settings = ApplyUpgrade(engine=engine)
+        seconds, _ = timed(lambda s=settings, j=job: bt2.apply(s, j))
         found.append(
             Measurement(
                 f"apply bt2 to {rows:,} x {DIM} float32, {engine}, 1 worker", seconds, items=rows, unit="vectors"

@@ -7,7 +7,7 @@ a forward leaves behind for its backward pass, with x and y; the frozen basis (U
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +81,7 @@ def kept(call: Callable[[Tensor], Tensor], x: Tensor) -> int:
     call(x)
     with torch.autograd.profiler.profile(profile_memory=True) as profile:
         y = call(x)
-    results: Any = profile.kineto_results
+    results = cast("Any", profile).kineto_results
     events = results.events()
     held = sum(event.nbytes() for event in events if event.name() == "[memory]")
     assert y.requires_grad

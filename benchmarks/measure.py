@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -110,7 +110,7 @@ def peak_memory(function: Callable[[], object]) -> int:
     function()  # caches and lazy buffers are not the forward's
     with torch.autograd.profiler.profile(profile_memory=True) as profile:
         function()
-    results: Any = profile.kineto_results
+    results = cast("Any", profile).kineto_results
     events = [event for event in results.events() if event.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):

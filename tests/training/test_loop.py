@@ -159,7 +159,7 @@ def test_callbacks_see_every_step_with_its_gradients() -> None:
     seen = []
 
     def callback(model: nn.Module, step: int) -> None:
-        assert all(float(parameter.grad.abs().max()) > 0 for parameter in model.parameters())
+        assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in model.parameters())
         seen.append(step)
 
     train(make_model(), squared_error, make_data(), config=TrainingConfig(epochs=2, batch_size=8), callbacks=[callback])
@@ -168,11 +168,11 @@ def test_callbacks_see_every_step_with_its_gradients() -> None:
 
 def test_frozen_weights_stay() -> None:
     model = make_model()
-    model[0].weight.requires_grad_(False)
-    before = model[0].weight.clone()
+    weight = next(model.parameters()).requires_grad_(False)
+    before = weight.clone()
     train(model, squared_error, make_data(), config=TrainingConfig(epochs=1, weight_decay=0.1))
-    assert torch.equal(model[0].weight, before)
-    assert model[0].weight.grad is None
+    assert torch.equal(weight, before)
+    assert weight.grad is None
 
 
 def test_bf16_computes_in_bf16_and_leaves_the_model_as_it_was(tmp_path) -> None:

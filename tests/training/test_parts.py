@@ -52,7 +52,7 @@ def with_frozen_start(value: float | None = None) -> nn.Sequential:
     model = make_model()
     model[0].requires_grad_(False)
     if value is not None:
-        model[0].weight.data[0, 0] = value
+        next(model.parameters()).data[0, 0] = value
     return model
 
 

@@ -89,7 +89,7 @@ def test_a_run_that_stops_after_any_step_resumes_bit_for_bit(tmp_path, whole, st
 def test_weights_that_lie_in_memory_by_columns_resume_bit_for_bit(tmp_path, optimizer) -> None:
     def trained(out: Path, last: int, resume: bool = False) -> torch.nn.Sequential:
         model = make_model(dropout=0.0)
-        weight = model[0].weight
+        weight = next(model.parameters())
         weight.data = weight.data.mT.contiguous().mT
         assert not weight.is_contiguous()
         config = TrainingConfig(epochs=2, batch_size=8, lr=0.1, optimizer=optimizer, checkpoint_every=1)
