@@ -120,7 +120,7 @@ def test_results_of_earlier_versions_name_a_preset(tmp_path):
 
 
 def test_a_failure_is_read_as_it_was_saved(tmp_path):
-    failure = Failure("mbat", "RuntimeError: no", "linmap compare mbat", "full", 1.5)
+    failure = Failure("mbat", "RuntimeError: no", "linmap compare mbat", seconds=1.5)
     failure.save(tmp_path)
     assert Failure.load(tmp_path) == failure
 
