@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from linmap.data.images import embedded_image, luminance, square, window
 from linmap.data.pretrained import efficientnet_lite0, fsrcnn
+from linmap.experiment import Trial
 from linmap.interpret.linearscope import LinearScope
-from linmap.recipes.linearscope import Settings
-from linmap.recipes.linearscope.classifier import deletion_test
-from linmap.recipes.linearscope.reading import normalised
+from linmap.recipes.linearscope.compare import CHANCE, NORM, PRODUCT, VOTES, Deletion
+from linmap.recipes.linearscope.flags import Compare
+from linmap.recipes.linearscope.loading import normalised
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +63,15 @@ def test_singular_pairs_of_an_enlargement():
     ("name", "before", "by_votes", "by_gradient"),
     [("chelsea", 0.385, 0.105, 0.297), ("coffee", 0.940, 0.008, 0.153), ("china", 0.301, 0.135, 0.305)],
 )
-def test_deletion_table(name: str, before: float, by_votes: float, by_gradient: float):
-    net = efficientnet_lite0()
-    test = deletion_test(net, name, normalised(square(embedded_image(name), 224)), Settings(random_masks=3), seed=0)
-    assert test.before == pytest.approx(before, abs=0.005)
-    assert test.after["votes"][0] == pytest.approx(by_votes, abs=0.01)
-    assert test.after["gradient norm"][0] == pytest.approx(by_gradient, abs=0.01)
-    assert test.after["gradient × input"] == pytest.approx(test.after["votes"], abs=1e-4)
-    assert test.after["votes"][0] < min(*test.after["random pixels"], test.after["gradient norm"][0])
+def test_deletion_table(name: str, before: float, by_votes: float, by_gradient: float, tmp_path: Path):
+    test = Deletion(efficientnet_lite0(), Compare(random_masks=3), grey=False)
+    found = {arm.name: arm.run(Trial(name, 0, None, False, tmp_path)).values for arm in test.arms()}
+    after = {method: values["after"] for method, values in found.items()}
+    assert found[VOTES]["before"] == pytest.approx(before, abs=0.005)
+    assert after[VOTES] == pytest.approx(by_votes, abs=0.01)
+    assert after[NORM] == pytest.approx(by_gradient, abs=0.01)
+    assert after[PRODUCT] == pytest.approx(after[VOTES], abs=1e-4)
+    assert after[VOTES] < min(after[CHANCE], after[NORM])
 
 
 def test_votes_are_gradient_times_input(photo: Tensor):
