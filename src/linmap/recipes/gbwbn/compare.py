@@ -214,7 +214,10 @@ def _shows(runs: Runs) -> str:
 def _limits(runs: Runs) -> str:
     edge = " The chosen power is the smallest or the largest of --thetas in some fold; a better one may lie beyond." \
         if GBWBN in runs.at_edge() else ""  # fmt: skip
-    return f"One training a fold: seeds differ by as much as small sets of samples do.{edge}"
+    return (
+        "One training a fold, of few passes: a network whose loss still falls may get better with more --epochs, and "
+        f"another seed may give another order.{edge}"
+    )
 
 
 def _drawings(runs: Runs, parts: Sequence[Part], out: Path) -> list[Drawing]:

@@ -9,7 +9,9 @@ from linmap.recipes.derived import Derived, Other, flags
 
 Front = Literal["matrices", "augmented", "convolution"]
 FITTED = {"front": Other(None, "the file says whether it holds matrices or epochs")}
-COMPARED = FITTED | {"epochs": Other(25, "thirty networks are trained, and their losses are flat by then")}
+COMPARED = FITTED | {
+    "epochs": Other(25, "thirty networks are trained where fit trains one; give 100 for what fit does")
+}
 
 
 @flags
