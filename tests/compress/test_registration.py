@@ -38,7 +38,7 @@ def run(program: str) -> None:
     "first",
     [
         "import linmap, transformers",
-        "import transformers, linmap",
+        pytest.param("import transformers, linmap", marks=pytest.mark.slow),
         pytest.param("import transformers.quantizers.auto, linmap", marks=pytest.mark.slow),
         pytest.param("import linmap\nfrom transformers import AutoModelForCausalLM", marks=pytest.mark.slow),
         pytest.param("from transformers import AutoModelForCausalLM\nimport linmap", marks=pytest.mark.slow),

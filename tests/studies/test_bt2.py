@@ -9,7 +9,13 @@ from studies.study import Job, Protocol
 CHECKS = {"cranfield": 10, "banking77": 4, "backfill": 1, "images": 3, "series": 2}
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
+FAST = {"backfill"}  # the others train for seconds even so
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [pytest.param(p, id=p.name, marks=[] if p.name in FAST else [pytest.mark.slow]) for p in PROTOCOLS],
+)
 def test_a_protocol_runs_and_goes_on_from_what_is_done(protocol: Protocol, tmp_path: Path) -> None:
     job = Job(tmp_path, seeds=(0,), tiny=True)
     try:

@@ -12,7 +12,7 @@ from linmap.experiment import Trial
 
 CHECKS = {"patients": 3, "resources": 3, "countries": 3, "depth": 1, "capacity": 1, "decoding": 1}
 
-SLOW = {"patients"}  # whose documents are large
+SLOW = {"patients", "resources", "countries"}  # whose documents are large
 
 
 @pytest.mark.parametrize(

@@ -302,7 +302,7 @@ def test_the_layer_is_named_in_errors():
     model.proj.weight.data[0, 0] = torch.nan
     with pytest.raises(ValueError, match="proj: its weight holds NaN"):
         get_peft_model(model, SaltConfig(target_modules=["conv", "proj"], r=2))
-    with pytest.raises(ValueError, match="proj: k = 9 exceeds the 8 singular values"):
+    with pytest.raises(ValueError, match="proj: k=9 exceeds the 8 singular values"):
         get_peft_model(network(), SaltConfig(target_modules=["proj"], k=9, r=2))
     with pytest.raises(ValueError, match="No modules were targeted"):
         get_peft_model(network(), SaltConfig(target_modules=["nothing_like_it"]))

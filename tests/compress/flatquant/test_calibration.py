@@ -134,6 +134,7 @@ def test_the_global_random_state_is_not_touched() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.slow  # two processes that share a folder, below, are several jobs too
 def test_several_jobs_give_the_bytes_of_one(tmp_path) -> None:
     one = calibrate(tiny(), IDS, config())
     two = calibrate(tiny(), IDS, config(), n_jobs=2, work=tmp_path)

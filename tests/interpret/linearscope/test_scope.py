@@ -77,7 +77,9 @@ def test_what_was_left_in_new_memory_does_not_matter(unit: Unit, mode: str, pois
     interp = LinearScope(unit.network(), mode=mode, **unit.options).at(picture())
     assert torch.empty(1).isnan().all()
     assert interp.exactness() < 1e-12
-    assert interp.dense().isfinite().all()
+    with torch.no_grad():
+        assert interp(picture(1)).isfinite().all()
+    assert interp.rmatvec(torch.ones(1, interp.out_features, dtype=torch.float64)).isfinite().all()
 
 
 @every_unit

@@ -74,6 +74,7 @@ def test_pairs_that_do_not_fit_are_spoken_of_as_files(files: tuple[Path, Path], 
 # -- comparisons -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # on files of the test, below, the same in a second
 def test_compare_measures_every_way_on_the_same_queries(tmp_path: Path) -> None:
     result = compare(Compare(folds=2, calibration=300), CompareJob(out=tmp_path))
     result.save(tmp_path)
