@@ -43,7 +43,10 @@ def run(program: str) -> None:
         pytest.param("import linmap\nfrom transformers import AutoModelForCausalLM", marks=pytest.mark.slow),
         pytest.param("from transformers import AutoModelForCausalLM\nimport linmap", marks=pytest.mark.slow),
         pytest.param("from linmap.compress.registration import register\nregister()", marks=pytest.mark.slow),
-        "import transformers as t\nfrom linmap.compress.registration import register\n_ = t.AutoModel\nregister()",
+        pytest.param(
+            "import transformers as t\nfrom linmap.compress.registration import register\n_ = t.AutoModel\nregister()",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_quantizer_is_known(first: str) -> None:

@@ -8,11 +8,15 @@ from studies.linearscope import PROTOCOLS
 from studies.linearscope.edges import sobel
 from studies.study import Job, Protocol
 
+SLOW = ("deletion", "edges")  # which read whole networks, or train one
+
 
 @pytest.mark.parametrize(
     "protocol",
     [
-        pytest.param(protocol, id=protocol.name, marks=pytest.mark.slow if protocol.name == "deletion" else ())
+        pytest.param(
+            protocol, id=protocol.name, marks=pytest.mark.slow if protocol.name in ("deletion", "edges") else ()
+        )
         for protocol in PROTOCOLS
     ],
 )

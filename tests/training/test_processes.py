@@ -41,7 +41,7 @@ def one(tmp_path_factory) -> Path:
     return out
 
 
-@pytest.fixture(scope="module", params=[{}, FSDP2], ids=["ddp", "fsdp2"])
+@pytest.fixture(scope="module", params=[{}, pytest.param(FSDP2, marks=pytest.mark.slow)], ids=["ddp", "fsdp2"])
 def two(tmp_path_factory, request) -> Path:
     """The runs of two processes; "resumed" was begun by one."""
     out = tmp_path_factory.mktemp("two")

@@ -174,6 +174,7 @@ def half_turned(W):
     return U * s, S, s[:, None] * Vt
 
 
+@pytest.mark.slow  # the contract of all methods holds it for the defaults
 def test_an_adapter_loads_in_a_fresh_process(tmp_path):
     model = adapted().eval()
     model.save_pretrained(tmp_path)

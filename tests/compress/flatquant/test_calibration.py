@@ -117,7 +117,7 @@ def test_training_lowers_the_error_of_every_block() -> None:
 # -- the same result, however it is computed ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weights", ["rtn", "gptq"])
+@pytest.mark.parametrize("weights", [pytest.param("rtn", marks=pytest.mark.slow), "gptq"])
 def test_same_seed_same_bytes_and_other_seed_other_bytes(weights) -> None:
     one, two = (state(calibrate(tiny(), IDS, config(weights=weights))) for _ in range(2))
     assert_same(one, two)

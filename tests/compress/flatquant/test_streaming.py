@@ -36,7 +36,8 @@ def assert_same_state(ours: PreTrainedModel, theirs: PreTrainedModel) -> None:
     ("family", "options"),
     [
         ("llama", {}), ("llama", {"weights": "gptq", "w_symmetric": False}), ("llama_biased", {"blocks": [1]}),
-        ("llama", {"transform": "none", "scale": False, "clip": False}), ("qwen3", {}), ("gemma2", {}), ("gemma3", {}),
+        ("llama", {"transform": "none", "scale": False, "clip": False}), ("gemma2", {}),
+        pytest.param("qwen3", {}, marks=pytest.mark.slow), pytest.param("gemma3", {}, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_streaming_gives_the_bytes_of_calibrate(tmp_path, family, options) -> None:

@@ -141,6 +141,7 @@ def test_streaming_gives_the_same_model(here: Path, tmp_path: Path, monkeypatch:
         torch.testing.assert_close(found[1][name], tensor, rtol=0, atol=0)
 
 
+@pytest.mark.slow  # a kill of the calibration itself is a test of the library
 def test_a_calibration_that_was_killed_goes_on_and_ends_with_the_same_bytes(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

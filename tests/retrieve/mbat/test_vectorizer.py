@@ -57,7 +57,7 @@ def test_batches_threads_and_parsing_change_no_bit(patients: list) -> None:
         assert np.array_equal(np.concatenate(blocks), expected)
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_small_cache_gives_the_same_vectors(patients: list, n_jobs: int) -> None:
     # the table has 192 rows here: it is emptied within documents as well as between them
     roomy = JSONVectorizer(1024, **EXACT)
@@ -69,7 +69,7 @@ def test_a_small_cache_gives_the_same_vectors(patients: list, n_jobs: int) -> No
     assert len(roomy._state().bound_leaves) > 1500
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_bytes_of_soft_values_do_not_depend_on_what_was_met_before(n_jobs: int) -> None:
     numbers = np.random.default_rng(0).uniform(0, 100, (60, 40)).tolist()
     documents = [{"x": row, "t": f"word{i % 5} and {i}"} for i, row in enumerate(numbers)]

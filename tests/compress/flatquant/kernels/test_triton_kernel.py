@@ -23,7 +23,8 @@ LONG = 2500  # more than a block of the kernel without a transform
 
 def inputs() -> dict[str, dict[str, Tensor]]:
     named = {}
-    for (n1, n2), dtype, (i, clips) in product(SIZES, DTYPES, enumerate(CLIPS)):
+    for case, ((n1, n2), dtype) in enumerate(product(SIZES, DTYPES)):
+        i, clips = case % 2, CLIPS[case % 2]  # in turns, so that every size and every type meets both
         for kind, make in (("exact", exact), ("any", any_numbers)):
             named[f"{kind}/{n1}x{n2}/{dtype}/{i}"] = {**make(n1, n2, dtype), "clips": torch.tensor(clips)}
     named["none/0"] = {"x": torch.zeros(0, 6), "left": torch.eye(2), "right": torch.eye(3), "clips": torch.ones(2)}
@@ -54,7 +55,7 @@ def expected(case: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 def test_same_bits_where_sums_are_exact(results):
     cases = {name: case for name, case in inputs().items() if not name.startswith("any")}
-    assert len(cases) == len(SIZES) * len(DTYPES) * len(CLIPS) + 6
+    assert len(cases) == len(SIZES) * len(DTYPES) + 6
     for name, case in cases.items():
         packed, scale = expected(case)
         assert torch.equal(results[f"{name}/scale"], scale), name
