@@ -14,9 +14,7 @@ SLOW = ("deletion", "edges")  # which read whole networks, or train one
 @pytest.mark.parametrize(
     "protocol",
     [
-        pytest.param(
-            protocol, id=protocol.name, marks=pytest.mark.slow if protocol.name in ("deletion", "edges") else ()
-        )
+        pytest.param(protocol, id=protocol.name, marks=pytest.mark.slow if protocol.name in SLOW else ())
         for protocol in PROTOCOLS
     ],
 )
