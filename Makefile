@@ -34,7 +34,7 @@ help:  ## this list
 demo: .venv/.ready  ## install, run every system on embedded real data, write the report; goes on where it was stopped
 	@LINMAP_GO_ON='make demo' $(BIN)/linmap tour --out runs/demo $(if $(wildcard runs/demo/unfinished),--resume)
 
-test: .venv/.ready  ## the default test suite (about 9 minutes on two cores)
+test: .venv/.ready  ## the default test suite (about 8 minutes on two cores)
 	@$(BIN)/pytest -n 2 --dist worksteal
 
 test-all: .venv/.ready  ## the default suite and the slow tests

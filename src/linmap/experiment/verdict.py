@@ -46,13 +46,13 @@ def verdict(rows: Sequence[Row], metric: Metric, over: str = "seeds", overlap: f
         ahead_by_one = f"{best} is ahead of {other} ({figures}), from one value each, which tells nothing about chance"
         return f"{ahead_by_one}: compare with more {over} before you choose."
     gap = paired([sign * value for value in ours], [sign * value for value in theirs], overlap)
-    sure = f"{gap.wins} of {gap.n} {over}, difference {gap.text(digits)}, 95 % interval"
+    sure = f"better in {gap.wins} of {gap.n} {over}, difference {gap.text(digits)}, 95 % interval"
     if not gap.certain:
         none = f"No difference between {system.name} and {name} shows beyond chance"
         return f"{none} ({figures}; {sure}): take the one that is cheaper to run."
     if gap.mean > 0:
-        return f"Take {system.name}: better than {name}, the best of the others ({figures}; better in {sure})."
-    return f"Take {name}: {system.name} is worse here ({figures}; better in {sure})."
+        return f"Take {system.name}: better than {name}, the best of the others ({figures}; {sure})."
+    return f"Take {name}: {system.name} is worse here ({figures}; {sure})."
 
 
 def beats(rows: Sequence[Row], metric: Metric) -> list[Check]:

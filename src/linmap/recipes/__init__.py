@@ -41,7 +41,7 @@ SYSTEMS = {
             "fine-tune with one trainable block shared across a weight",
             "arXiv 2409.15371",
             True,
-            seconds=122,
+            seconds=204,
         ),
         System(
             "triadaptlora",
@@ -50,7 +50,7 @@ SYSTEMS = {
             "fine-tune with ranks that grow where they help",
             "arXiv 2501.08008",
             True,
-            seconds=107,
+            seconds=141,
         ),
         System(
             "salt",
@@ -59,7 +59,7 @@ SYSTEMS = {
             "adapt a segmenter through its singular values",
             "arXiv 2503.16055",
             True,
-            seconds=82,
+            seconds=98,
         ),
         System(
             "flatquant",
@@ -68,7 +68,7 @@ SYSTEMS = {
             "4-bit weights, activations and cache",
             "arXiv 2410.09426",
             True,
-            seconds=147,
+            seconds=210,
         ),
         System(
             "token_transforming",
@@ -80,7 +80,7 @@ SYSTEMS = {
         System(
             "learngene_pool", "compress", "Learngene Pool", "one model in, a family of sizes out", "arXiv 2312.05743"
         ),
-        System("bt2", "retrieve", "BT²", "change the embedder, keep the index", "arXiv 2211.03989", True, seconds=5),
+        System("bt2", "retrieve", "BT²", "change the embedder, keep the index", "arXiv 2211.03989", True, seconds=9),
         System(
             "mbat",
             "retrieve",
@@ -89,7 +89,7 @@ SYSTEMS = {
             "arXiv 2202.04771",
             True,
             fitted=False,
-            seconds=31,
+            seconds=36,
         ),
         System(
             "hippo",
@@ -98,10 +98,10 @@ SYSTEMS = {
             "model long sequences with state spaces",
             "arXiv 2206.12037",
             True,
-            seconds=90,
+            seconds=103,
         ),
-        System("olinear", "sequence", "OLinear", "forecast many series at once", "arXiv 2505.08550", True, seconds=45),
-        System("acm", "signals", "Augmented covariance", "classify EEG trials", "arXiv 2302.04508", True, seconds=57),
+        System("olinear", "sequence", "OLinear", "forecast many series at once", "arXiv 2505.08550", True, seconds=68),
+        System("acm", "signals", "Augmented covariance", "classify EEG trials", "arXiv 2302.04508", True, seconds=65),
         System(
             "gbwbn",
             "signals",
@@ -109,7 +109,7 @@ SYSTEMS = {
             "normalise covariance features",
             "arXiv 2504.00660",
             True,
-            seconds=138,
+            seconds=128,
         ),
         System(
             "lie_decomposition",
@@ -128,7 +128,7 @@ SYSTEMS = {
             "arXiv 1908.05168",
             True,
             fitted=False,
-            seconds=12,
+            seconds=5,
         ),
         System(
             "householder_projector", "interpret", "Householder Projector", "find a GAN's directions", "arXiv 2307.08012"
