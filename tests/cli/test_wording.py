@@ -75,3 +75,14 @@ def test_an_error_and_a_warning_of_a_verb_speak_its_flags(ruler, monkeypatch, ca
     assert capsys.readouterr().err == (
         "linmap: note: --loss l2 is slow\nlinmap: --loss l1 needs --horizon 3; --seed 4 does not.\n"
     )
+
+
+def test_a_note_to_the_user_is_shown_whatever_python_is_told_to_ignore(tmp_path, capsys):
+    records = tmp_path / "trail.json"
+    records.write_text('{"Records": [{"id": 1}, {"id": 2}]}')
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert main(["apply", "mbat", "--data", str(records), "--dim", "64", "--out", str(tmp_path / "v.npy")]) == 0
+    assert (
+        "to take each of the 2 objects at Records in it as one, give --records-at Records." in capsys.readouterr().err
+    )

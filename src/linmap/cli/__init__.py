@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            warnings.simplefilter("default", UserWarning)  # notes are for the user, whatever Python was told to ignore
             return _run(verb_first, as_json)
     except HelpShown:
         return DONE
