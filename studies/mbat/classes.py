@@ -69,7 +69,7 @@ def _classified(job: Job, name: str, path: Path, records: Labelled) -> Findings:
         step = len(records.labels) // 24
         records = Labelled(records.documents[::step], records.labels[::step])
     dim, folds = (128, 2) if job.tiny else (DIM, FOLDS)
-    settings = {"data": {"fingerprint": fingerprint(path)}, "dim": dim, "folds": folds, "records": len(records.labels)}
+    settings = {"data": fingerprint(path), "dim": dim, "folds": folds, "records": len(records.labels)}
     experiment = Experiment(f"mbat {name}", job.out / "runs", settings, job.resume)
     runs = experiment.run(arms(dim, choose=not job.tiny), parts(records, folds), list(job.seeds))
     reference, rows = REFERENCE[name], list[list[Any]]()

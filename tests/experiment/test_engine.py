@@ -73,7 +73,8 @@ def test_a_resumed_experiment_runs_only_what_is_missing(tmp_path: Path) -> None:
     [
         ({"settings": {"epochs": 4}}, "epochs was 3, now 4"),
         ({"arm": {"rank": 2}}, "rank was None, now 2"),
-        ({"settings": {"epochs": 3, "fingerprint": "x"}}, "fingerprint has other content"),
+        ({"settings": {"epochs": 3, "fingerprint": "0" * 64}}, "fingerprint has other content"),
+        ({"settings": {"epochs": 3, "files": {"data": "f" * 64}}}, "data has other content"),
     ],
 )
 def test_what_has_changed_is_measured_again_and_said(change: dict, words: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import random
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from rich.console import Console
 
 from linmap.artifacts import versions
 from linmap.errors import ArgumentError, Stopped
-from linmap.experiment.figures import Difference, paired
+from linmap.experiment.figures import Difference, paired, ranking
 from linmap.experiment.kept import Run, RunFiles
 from linmap.experiment.result import Kind, Metric, Row
 
@@ -129,8 +130,7 @@ class Runs:
 
     def best(self, names: Iterable[str], measure: str, better: str, part: str | None = None) -> str:
         """The arm with the best mean; for a choice among arms, give a measure of validation data."""
-        sign = 1 if better == "lower" else -1
-        return min(names, key=lambda name: (math.isnan(m := self.mean(name, measure, part)), sign * m))
+        return ranking({name: self.mean(name, measure, part) for name in names}, better)[0]
 
     def rates(self, arm: str) -> list[float]:
         """The rates of an arm, of all parts."""
@@ -161,10 +161,8 @@ class Runs:
         runs = self.of(arm.name)
         found = {column: self.values(arm.name, measure, part) for column, (measure, part) in columns.items()}
         values = {column: numbers for column, numbers in found.items() if numbers}
-        rates = self.rates(arm.name) if arm.rates or arm.rate_of else []
-        note = "; ".join(
-            [*filter(None, [arm.note]), *([f"{arm.rate_name} {', '.join(f'{r:g}' for r in rates)}"] if rates else [])]
-        )
+        rates = ", ".join(f"{rate:g}" for rate in self.rates(arm.name))
+        note = "; ".join(filter(None, [arm.note, f"{arm.rate_name} {rates}" if rates else ""]))
         seconds = statistics.fmean(run.seconds for run in runs) if runs else None
         return Row(arm.name, arm.kind, values, runs[0].parameters if runs else None, seconds=seconds, note=note)
 
@@ -206,7 +204,8 @@ class Experiment:
             lambda line: console.print(line, style="dim", highlight=False, soft_wrap=True, markup=False)
         )
         self._told: set[str] = set()
-        self._done, self._total, self._taken = 0, 0, dict[str, list[float]]()
+        self._done, self._total = 0, 0
+        self._taken: list[float] = []
 
     def run(
         self, arms: Sequence[Arm], parts: Sequence[Part], seeds: Sequence[int], choice: Choice | None = None
@@ -264,25 +263,25 @@ class Experiment:
         key = {"settings": self.settings, **this, "seed": seed, "rate": rate, "choosing": choosing}
         key["versions"] = versions()
         kept = self.files.load(name, key)
-        if kept is None:
-            if self.files.resume:
-                self._tell_change(self.files.changed(name, key))
-            folder = self.files.path(name, key).with_suffix("")
-            start = time.perf_counter()
-            outcome = arm.run(Trial(part.data, seed, rate, choosing, folder))
-            seconds = time.perf_counter() - start
-            values = {name: float(value) for name, value in outcome.values.items()}
-            own = seconds if outcome.seconds is None else outcome.seconds
-            run = Run(arm.name, part.name, seed, rate, values, own, outcome.parameters, dict(outcome.details))
-            kept = self.files.save(name, key, run)
-            _remove(folder)
-            if seconds > 1:  # collecting takes a part of a second itself
-                gc.collect()
-            self._taken.setdefault(arm.name, []).append(seconds)
+        if kept is not None:
             self._done += 1
-            self._tell(kept, seconds, choosing)
-        else:
-            self._done += 1
+            return kept
+        if self.files.resume:
+            self._tell_change(self.files.changed(name, key))
+        folder = self.files.path(name, key).with_suffix("")
+        start = time.perf_counter()
+        outcome = arm.run(Trial(part.data, seed, rate, choosing, folder))
+        seconds = time.perf_counter() - start
+        values = {name: float(value) for name, value in outcome.values.items()}
+        own = seconds if outcome.seconds is None else outcome.seconds
+        run = Run(arm.name, part.name, seed, rate, values, own, outcome.parameters, dict(outcome.details))
+        kept = self.files.save(name, key, run)
+        shutil.rmtree(folder, ignore_errors=True)  # what a finished run no longer needs
+        if seconds > 1:  # collecting takes a part of a second itself
+            gc.collect()
+        self._taken.append(seconds)
+        self._done += 1
+        self._tell(kept, seconds, choosing)
         return kept
 
     def _tell_change(self, changes: list[str]) -> None:
@@ -299,8 +298,7 @@ class Experiment:
 
     def _left(self) -> str:
         """The time that the rest takes if it goes on as so far."""
-        taken = [seconds for of_arm in self._taken.values() for seconds in of_arm]
-        left = (self._total - self._done) * statistics.fmean(taken)
+        left = (self._total - self._done) * statistics.fmean(self._taken)
         return f", about {_duration(left)} left" if left >= 1 else ""
 
 
@@ -325,14 +323,6 @@ def _count(arm: Arm, seeds: Sequence[int], choice: Choice | None) -> int:
     """The runs of an arm on one part; whole runs that chose are not run again."""
     runs = len(seeds) if arm.seeded else 1
     return runs + (len(arm.rates) if len(arm.rates) > 1 and choice is not None and arm.rate_of is None else 0)
-
-
-def _remove(folder: Path) -> None:
-    """What a finished run no longer needs."""
-    import shutil
-
-    if folder.is_dir():
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _duration(seconds: float) -> str:

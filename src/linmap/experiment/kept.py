@@ -14,6 +14,8 @@ from typing import Any
 from linmap.artifacts import plain, write_json
 
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+DIGEST = re.compile("[0-9a-f]{64}")
+"""What `fingerprint` gives; a reader of a change is told that the content differs, not how its digests do."""
 
 
 @dataclass
@@ -122,4 +124,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _change(name: str, before: Any, now: Any) -> str:
     last = name.rpartition(".")[2]
-    return f"{last} has other content" if last == "fingerprint" else f"{last} was {before!r}, now {now!r}"
+    if any(isinstance(value, str) and DIGEST.fullmatch(value) for value in (before, now)):
+        return f"{last} has other content"
+    return f"{last} was {before!r}, now {now!r}"

@@ -51,7 +51,7 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     """Every method on every subject or fold; the validation epochs alone choose."""
     loaded = _recordings(job.data)
     parts = parts_of([e if settings.band is None else e.filtered(*settings.band) for e in loaded], job.seed)
-    key = {"band": settings.band, "estimator": settings.estimator, "data": {"fingerprint": fingerprint(job.data)}}
+    key = {"band": settings.band, "estimator": settings.estimator, "data": fingerprint(job.data)}
     runs = Experiment("acm", job.out / "runs", key, job.resume).run(arms(settings), parts, [job.seed])
     rows = runs.rows([ACCURACY])
     over, overlap = ("subjects", 0.0) if len(loaded) > 1 else ("folds", statistics.fmean(p.data.overlap for p in parts))

@@ -11,7 +11,7 @@ import numpy as np
 from linmap.data.epochs import Epochs
 from linmap.pictures import BASELINE, DIVERGING, GRID, SEQUENTIAL, SYSTEM, figure, save_svg
 
-SHOWN_CLASSES, MOST_CELLS = 6, 20
+SHOWN_CLASSES = 6
 
 
 def draw_order_lag(path: Path, results: Mapping[str, Any], title: str = "Inner accuracy") -> Path:

@@ -79,10 +79,9 @@ def compare(settings: Compare, job: CompareJob) -> Result:
 
 
 def _experiment(settings: Compare, job: CompareJob, data: Path | None) -> Experiment:
-    files = {name: fingerprint(path) for name, path in
-             (("data", data), ("new", settings.new), ("old", settings.old)) if path is not None}  # fmt: skip
+    files = {"data": data, "new": settings.new, "old": settings.old}
     depends = {"folds": settings.folds, "calibration": settings.calibration}
-    depends |= {name: {"fingerprint": digest} for name, digest in files.items()}
+    depends |= {name: fingerprint(path) for name, path in files.items()}
     return Experiment("bt2", job.out / "runs", depends, job.resume)
 
 

@@ -130,8 +130,8 @@ class Task:
         flags = {field.name: getattr(self.settings, field.name) for field in fields(self.settings)}
         content = f"{self.given.calibration}\0{self.given.test}".encode()
         files = {
-            "text": {"fingerprint": hashlib.sha256(content).hexdigest()},
-            "weights": {path.name: {"fingerprint": fingerprint(path)} for path in self.folder.glob("*.safetensors")},
+            "text": hashlib.sha256(content).hexdigest(),
+            "weights": {path.name: fingerprint(path) for path in self.folder.glob("*.safetensors")},
         }
         return {name: value for name, value in flags.items() if name not in FREE} | self.more | files
 

@@ -59,7 +59,7 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     samples = load_samples(job.data, settings.front)
     options = settings.options(front=front_of(samples, settings.front))
     parts = [Part(fold.name, fold) for fold in folds(samples, job.seed)]
-    key = options | {"data": {"fingerprint": fingerprint(job.data)}}
+    key = options | {"data": fingerprint(job.data)}
     experiment = Experiment("gbwbn", job.out / "runs", key, job.resume)
     runs = experiment.run(arms(options, settings.thetas), parts, [job.seed], BY_VALIDATION)
     by_power = powers(runs)

@@ -76,7 +76,7 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     data = job.data or PATIENTS
     records = labelled(data, settings.folds, str if job.data else diabetic)
     seeds = [job.seed + i for i in range(settings.seeds)]
-    depends = {"dim": settings.dim, "folds": settings.folds, "data": {"fingerprint": fingerprint(data)}}
+    depends = {"dim": settings.dim, "folds": settings.folds, "data": fingerprint(data)}
     experiment = Experiment("mbat", job.out / "runs", depends, job.resume)
     runs = experiment.run(arms(settings.dim, settings.choose), parts(records, settings.folds), seeds)
     rows, overlap = runs.rows(METRICS), 1 / (settings.folds - 1)
