@@ -38,3 +38,11 @@ def test_defaults_alone_are_settings_and_other_names_are_flags(slug: str) -> Non
 
 def test_a_system_is_found_by_its_name_alone() -> None:
     assert {recipes.find(slug).slug for slug in recipes.SYSTEMS} == set(recipes.SYSTEMS)
+
+
+def test_the_name_of_the_vectors_is_that_of_the_stores() -> None:
+    """It is written twice, because the flags of `linmap search` import nothing heavy."""
+    from linmap.data.vectors.store import FIELD
+    from linmap.recipes import search
+
+    assert search.FIELD == FIELD
