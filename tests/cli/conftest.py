@@ -83,7 +83,7 @@ def _register(monkeypatch: pytest.MonkeyPatch, slug: str, **contents: object) ->
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(recipes, slug, module, raising=False)
     fitted = "fit" in contents
-    system = recipes.System(slug, "sequence", slug.title(), "measures", "no paper", ready=True, fitted=fitted)
+    system = recipes.System(slug, "sequence", slug.title(), "measures", "0000.00000", 1.0, fitted)
     monkeypatch.setitem(recipes.SYSTEMS, slug, system)
 
 

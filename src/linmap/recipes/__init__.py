@@ -23,118 +23,58 @@ class System:
     room: str
     title: str
     purpose: str
-    paper: str
-    ready: bool = False
+    arxiv: str
+    """Number of the paper on arXiv."""
+    seconds: float = 0.0
+    """What its comparison takes on two cores, as measured; 0 while it is only planned."""
     fitted: bool = True
     """Whether it is fitted before it is applied."""
-    seconds: float = 0.0
-    """What its comparison takes on two cores, as measured."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be used."""
+        return self.seconds > 0
+
+    @property
+    def paper(self) -> str:
+        """Where the method was published."""
+        return f"arXiv {self.arxiv}"
 
 
-SYSTEMS = {
-    system.slug: system
-    for system in (
-        System(
-            "bone",
-            "adapt",
-            "Bone",
-            "fine-tune with one trainable block shared across a weight",
-            "arXiv 2409.15371",
-            True,
-            seconds=204,
-        ),
-        System(
-            "triadaptlora",
-            "adapt",
-            "TriAdaptLoRA",
-            "fine-tune with ranks that grow where they help",
-            "arXiv 2501.08008",
-            True,
-            seconds=141,
-        ),
-        System(
-            "salt",
-            "adapt",
-            "SALT",
-            "adapt a segmenter through its singular values",
-            "arXiv 2503.16055",
-            True,
-            seconds=98,
-        ),
-        System(
-            "flatquant",
-            "compress",
-            "FlatQuant",
-            "4-bit weights, activations and cache",
-            "arXiv 2410.09426",
-            True,
-            seconds=210,
-        ),
-        System(
-            "token_transforming",
-            "compress",
-            "Token Transforming",
-            "fewer tokens in a ViT, no training",
-            "arXiv 2506.05709",
-        ),
-        System(
-            "learngene_pool", "compress", "Learngene Pool", "one model in, a family of sizes out", "arXiv 2312.05743"
-        ),
-        System("bt2", "retrieve", "BT²", "change the embedder, keep the index", "arXiv 2211.03989", True, seconds=9),
-        System(
-            "mbat",
-            "retrieve",
-            "MBAT for JSON",
-            "one vector per JSON record, no schema, no training",
-            "arXiv 2202.04771",
-            True,
-            fitted=False,
-            seconds=36,
-        ),
-        System(
-            "hippo",
-            "sequence",
-            "HiPPO and S4",
-            "model long sequences with state spaces",
-            "arXiv 2206.12037",
-            True,
-            seconds=103,
-        ),
-        System("olinear", "sequence", "OLinear", "forecast many series at once", "arXiv 2505.08550", True, seconds=68),
-        System("acm", "signals", "Augmented covariance", "classify EEG trials", "arXiv 2302.04508", True, seconds=65),
-        System(
-            "gbwbn",
-            "signals",
-            "Bures-Wasserstein batch norm",
-            "normalise covariance features",
-            "arXiv 2504.00660",
-            True,
-            seconds=128,
-        ),
-        System(
-            "lie_decomposition",
-            "shapes",
-            "Lie group decompositions",
-            "see shapes whatever the affine warp",
-            "arXiv 2310.11366",
-        ),
-        System("tinvnn", "shapes", "TinvNN", "make any network blind to rigid motion", "arXiv 2112.12345"),
-        System("tooth_arrangement", "shapes", "Tooth arrangement", "plan where teeth go", "arXiv 2312.15139"),
-        System(
-            "linearscope",
-            "interpret",
-            "LinearScope",
-            "read a network as one affine map",
-            "arXiv 1908.05168",
-            True,
-            fitted=False,
-            seconds=5,
-        ),
-        System(
-            "householder_projector", "interpret", "Householder Projector", "find a GAN's directions", "arXiv 2307.08012"
-        ),
-    )
-}
+_CATALOGUE = (
+    System("bone", "adapt", "Bone", "fine-tune with one trainable block shared across a weight", "2409.15371", 204),
+    System(
+        "triadaptlora", "adapt", "TriAdaptLoRA", "fine-tune with ranks that grow where they help", "2501.08008", 141
+    ),
+    System("salt", "adapt", "SALT", "adapt a segmenter through its singular values", "2503.16055", 98),
+    System("flatquant", "compress", "FlatQuant", "4-bit weights, activations and cache", "2410.09426", 210),
+    System("token_transforming", "compress", "Token Transforming", "fewer tokens in a ViT, no training", "2506.05709"),
+    System("learngene_pool", "compress", "Learngene Pool", "one model in, a family of sizes out", "2312.05743"),
+    System("bt2", "retrieve", "BT²", "change the embedder, keep the index", "2211.03989", 9),
+    System(
+        "mbat",
+        "retrieve",
+        "MBAT for JSON",
+        "one vector per JSON record, no schema, no training",
+        "2202.04771",
+        36,
+        fitted=False,
+    ),
+    System("hippo", "sequence", "HiPPO and S4", "model long sequences with state spaces", "2206.12037", 103),
+    System("olinear", "sequence", "OLinear", "forecast many series at once", "2505.08550", 68),
+    System("acm", "signals", "Augmented covariance", "classify EEG trials", "2302.04508", 65),
+    System("gbwbn", "signals", "Bures-Wasserstein batch norm", "normalise covariance features", "2504.00660", 128),
+    System(
+        "lie_decomposition", "shapes", "Lie group decompositions", "see shapes whatever the affine warp", "2310.11366"
+    ),
+    System("tinvnn", "shapes", "TinvNN", "make any network blind to rigid motion", "2112.12345"),
+    System("tooth_arrangement", "shapes", "Tooth arrangement", "plan where teeth go", "2312.15139"),
+    System(
+        "linearscope", "interpret", "LinearScope", "read a network as one affine map", "1908.05168", 5, fitted=False
+    ),
+    System("householder_projector", "interpret", "Householder Projector", "find a GAN's directions", "2307.08012"),
+)
+SYSTEMS = {system.slug: system for system in _CATALOGUE}
 
 
 def find(slug: str) -> System:
