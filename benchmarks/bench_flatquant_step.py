@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.measure import Measurement, compare
-from linmap.compress.flatquant.architecture import block_paths
+from linmap.compress.architecture import block_paths
 from linmap.compress.flatquant.attention import TrainedCacheTransform
 from linmap.compress.flatquant.block import StudentBlock
 from linmap.compress.flatquant.blockwise import backward, start_student

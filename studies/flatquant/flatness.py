@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from linmap.compress.flatquant.architecture import BlockPaths, block_paths
+from linmap.compress.architecture import BlockPaths, block_paths
 from linmap.compress.flatquant.baselines import BASELINES
 from linmap.compress.flatquant.block import SITES_OF, StudentBlock
 from linmap.compress.flatquant.calibration import student_model

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from compress.flatquant.models import MODULE_MAP, RenamedModel
-from linmap.compress.flatquant.architecture import decoder_blocks
+from linmap.compress.architecture import decoder_blocks
 from linmap.compress.flatquant.attention import CacheTransform
 from linmap.compress.flatquant.block import StudentBlock
 from linmap.compress.flatquant.calibration import merge_model

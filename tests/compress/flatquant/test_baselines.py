@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from compress.flatquant.models import FAMILIES, tiny
-from linmap.compress.flatquant.architecture import block_paths, decoder_blocks
+from linmap.compress.architecture import block_paths, decoder_blocks
 from linmap.compress.flatquant.baselines import BASELINES, SETTINGS, RandomHadamard, rotated, torchao_schemes
 from linmap.compress.flatquant.block import StudentBlock, has_hadamard
 from linmap.compress.flatquant.config import FlatQuantConfig

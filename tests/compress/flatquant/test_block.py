@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from compress.flatquant.models import CONFIGS, FAMILIES, RenamedModel, randomised, tiny, tokens
 from compress.flatquant.students import config_for, exact, merged, with_students
-from linmap.compress.flatquant.architecture import block_paths, decoder_blocks
+from linmap.compress.architecture import block_paths, decoder_blocks
 from linmap.compress.flatquant.attention import PackedLayer, PackedSlidingWindowLayer
 from linmap.compress.flatquant.block import StudentBlock, scaled_norm
 from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.flatquant.models import tiny, tokens
-from linmap.compress.flatquant.architecture import block_paths, replace
+from linmap.compress.architecture import block_paths, replace
 from linmap.compress.flatquant.block import SCALED, SITES_OF, StudentBlock
 from linmap.compress.flatquant.blockwise import (
     ETA_MIN,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from compress.flatquant.models import tiny, tokens
-from linmap.compress.flatquant.architecture import block_paths
+from linmap.compress.architecture import block_paths
 from linmap.compress.flatquant.block import SITES_OF, StudentBlock
 from linmap.compress.flatquant.blockwise import calibrated_block, row_logits, start_clipping, start_student, token_logit
 from linmap.compress.flatquant.config import FlatQuantConfig

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from compress.flatquant.models import tiny, tokens
-from linmap.compress.flatquant.architecture import block_paths
+from linmap.compress.architecture import block_paths
 from linmap.compress.flatquant.blockwise import start_student, train_block
 from linmap.compress.flatquant.calibration import checked_config, pays_to_compile
 from linmap.compress.flatquant.config import FlatQuantConfig

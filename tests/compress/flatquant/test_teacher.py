@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress.flatquant.models import FAMILIES, tiny, tokens
-from linmap.compress.flatquant.architecture import BlockPaths, block_paths
+from linmap.compress.architecture import BlockPaths, block_paths
 from linmap.compress.flatquant.teacher import block_outputs, embedded, hidden_states, observed, teacher_outputs
 
 PATH = "model.layers"

@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from linmap.compress.flatquant.architecture import BlockPaths, block_paths, decoder_blocks
+from linmap.compress.architecture import BlockPaths, block_paths, decoder_blocks
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.transforms import transformed
 from linmap.maps.hadamard import hadamard_factors
@@ -116,7 +116,7 @@ def rotated(model: nn.Module, seed: int = 0, module_map: dict[str, str] | None =
     seed
         Of the signs.
     module_map
-        Of models that are not known (see `linmap.compress.flatquant.architecture`).
+        Of models that are not known (see `linmap.compress.architecture`).
 
     Raises
     ------

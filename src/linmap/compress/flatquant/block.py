@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from linmap.compress.flatquant.architecture import BlockPaths, BlockSizes, block_paths, block_sizes, replace
+from linmap.compress.architecture import BlockPaths, BlockSizes, block_paths, block_sizes, replace
 from linmap.compress.flatquant.attention import (
     OnlineCacheTransform,
     TrainedCacheTransform,

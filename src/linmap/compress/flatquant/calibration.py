@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from linmap.compress.flatquant.architecture import LINEARS, BlockPaths, block_paths, decoder_blocks
+from linmap.compress.architecture import LINEARS, BlockPaths, block_paths, decoder_blocks
 from linmap.compress.flatquant.block import StudentBlock
 from linmap.compress.flatquant.blockwise import BlockReport, TrainedBlock, is_trained, trained_student
 from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig

@@ -85,7 +85,7 @@ class FlatQuantConfig(QuantizationConfigMixin):
     blocks
         Numbers of the decoder blocks to quantise; None: all.
     module_map
-        Where a block keeps its parts, for models that are not known (see `linmap.compress.flatquant.architecture`).
+        Where a block keeps its parts, for models that are not known (see `linmap.compress.architecture`).
     compile
         Compile what the training does on a CPU, which makes a step a third shorter after some seconds; chosen by the
         length of the training when left out. Needs a C++ compiler.

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from linmap.artifacts import atomic_path
-from linmap.compress.flatquant.architecture import block_paths
+from linmap.compress.architecture import block_paths
 from linmap.compress.flatquant.blockwise import BlockReport, TrainedBlock, calibrated_block
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.teacher import FLOAT16, BlockArguments, as_float32, in_float32, teacher_outputs

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linmap.compress.flatquant.architecture import LINEARS, BlockPaths, block_paths, replace
+from linmap.compress.architecture import LINEARS, BlockPaths, block_paths, replace
 from linmap.compress.flatquant.block import SCALED, SITES_OF, StudentBlock, merged_block, readers_of, scaled_norm
 from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
 from linmap.compress.flatquant.quantized_linear import QuantizedLinear

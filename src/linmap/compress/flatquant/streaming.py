@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from linmap.artifacts import atomic_path, write_json, write_text
-from linmap.compress.flatquant.architecture import decoder_blocks
+from linmap.compress.architecture import decoder_blocks
 from linmap.compress.flatquant.calibration import CalibrationReport, checked_config, train_blocks
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.parallel import processes

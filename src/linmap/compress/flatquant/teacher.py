@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from linmap.compress.flatquant.architecture import BlockPaths
+from linmap.compress.architecture import BlockPaths
 from linmap.compress.flatquant.attention import configs_of
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.data import require_content

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from linmap.compress.flatquant.architecture import decoder_blocks
+from linmap.compress.architecture import decoder_blocks
 from linmap.compress.flatquant.baselines import BASELINES, rotated
 from linmap.compress.flatquant.calibration import calibrate
 from linmap.compress.flatquant.config import FlatQuantConfig

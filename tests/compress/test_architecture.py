@@ -7,7 +7,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from compress.flatquant.models import FAMILIES, MODULE_MAP, RenamedModel, tiny
-from linmap.compress.flatquant.architecture import BlockSizes, block_paths, block_sizes, decoder_blocks, replace
+from linmap.compress.architecture import BlockSizes, block_paths, block_sizes, decoder_blocks, replace
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,4 +1,4 @@
-"""Where a decoder keeps its blocks, and a block its linear layers and norms, whatever the model.
+"""Where a transformer keeps its blocks, and a block its linear layers and norms, whatever the model.
 
 A `module_map` names the parts of a block by their paths inside it, for models whose names are not known here:
 `{"q": "attn.query", "k": ..., "v": ..., "o": ..., "gate": ..., "up": ..., "down": ...}`, and optionally
