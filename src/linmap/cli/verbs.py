@@ -59,7 +59,7 @@ def list_systems(words: list[str]) -> Answer:
     """`linmap list`."""
     parse(words, "linmap list", "List the 17 systems by room, and which are ready.")
     systems = list(recipes.SYSTEMS.values())
-    document = {"systems": [asdict(system) for system in systems]}
+    document = {"systems": [asdict(system) | {"ready": system.ready, "paper": system.paper} for system in systems]}
     return Answer(document, lambda console: printing.print_systems(console, systems))
 
 
