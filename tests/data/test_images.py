@@ -95,3 +95,30 @@ def test_bad_files(tmp_path: Path):
         embedded_image("lena")
     with pytest.raises(ValueError, match="side must be a positive"):
         square(embedded_image("camera"), 0)
+
+
+def test_transparency_shows_white_and_notes_of_the_camera_are_followed(tmp_path: Path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 4), dtype=np.uint8)
+    pixels[0, :, 3], pixels[1, :, 3] = 0, 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    found = read_image(tmp_path / "a.png")
+    assert (found[0] == 255).all()
+    assert (found[1] == pixels[1, :, :3]).all()
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), mode="P")
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.save(tmp_path / "b.png", transparency=0)
+    assert read_image(tmp_path / "b.png").tolist() == [[[255, 255, 255], [40, 50, 60]]]
+    upright = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+    turned = Image.fromarray(np.rot90(upright))  # lies as a camera on its side saves it
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "c.png", exif=exif)
+    assert (read_image(tmp_path / "c.png", channels=1) == upright).all()
+
+
+def test_animations_and_pages_are_refused(tmp_path: Path):
+    frames = [Image.fromarray(np.full((4, 4), value, np.uint8)) for value in (0, 90, 200)]
+    for name in ("a.gif", "a.tif", "a.webp", "a.png"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        with pytest.raises(DataError, match=rf"{name}: it holds 3 images"):
+            read_image(tmp_path / name)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from linmap.data import find, require_file
 from linmap.errors import ArgumentError, DataError
@@ -25,26 +25,30 @@ DEEP = ("I;16", "I;16B", "I;16L", "I", "F")
 def read_image(path: Path | str, channels: int = 3) -> UInt8[np.ndarray, "height width *channels"]:
     """An image file as 8-bit values: (height, width, 3) RGB, or (height, width) grey for `channels=1`.
 
-    Of 16 bits the upper 8 are taken, rounded.
+    Of 16 bits the upper 8 are taken, rounded; what is transparent shows white; the turn that a camera notes is made.
 
     Raises
     ------
     DataError
-        If the file is missing or empty, is not an image, is truncated, or holds numbers that are no brightnesses.
+        If the file is missing or empty, is not an image, is truncated, holds several, or numbers that are no
+        brightnesses.
     ValueError
         If `channels` is neither 1 nor 3.
     """
     if channels not in (1, 3):
         raise ArgumentError(f"channels must be 1 (grey) or 3 (RGB), got {channels}.")
     with opened(path) as image:
-        if image.mode in DEEP:
-            grey = _eight_bits(np.asarray(image), path)
+        if (frames := getattr(image, "n_frames", 1)) > 1:
+            raise DataError(f"{path}: it holds {frames} images (an animation or pages); save the one that you want.")
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in DEEP:
+            grey = _eight_bits(np.asarray(upright), path)
             return grey if channels == 1 else np.repeat(grey[..., None], 3, axis=2)
-        return np.asarray(image.convert("RGB" if channels == 3 else "L")).copy()
+        return np.asarray(over_white(upright).convert("RGB" if channels == 3 else "L")).copy()
 
 
 def image_files(path: Path | str) -> list[Path]:
-    """An image file as it is, or the images in a folder and below, by name.
+    """An image file as it is, or the images in a folder and below, by name; hidden files and folders are skipped.
 
     Raises
     ------
@@ -54,10 +58,24 @@ def image_files(path: Path | str) -> list[Path]:
     path = Path(path)
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    found = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and not hidden(file, path))
+    files = sorted(file for file in found if file.is_file())
     if not files:
         raise DataError(f"{path}: this folder holds no images ({', '.join(SUFFIXES)}).")
     return files
+
+
+def hidden(path: Path, folder: Path) -> bool:
+    """Whether a path is hidden below a folder: a part of its name there begins with a dot, or macOS made it."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
+
+
+def over_white(image: Image.Image) -> Image.Image:
+    """An image as it looks on white paper, where it has transparency."""
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image
+    with_alpha = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), with_alpha).convert("RGB")
 
 
 def read_grey(path: Path | str) -> Shaped[np.ndarray, "height width"]:
