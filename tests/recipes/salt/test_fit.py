@@ -10,12 +10,12 @@ from PIL import Image
 from torch import nn
 
 from linmap.adapt import SaltConv2d
-from linmap.adapt.segmentation import Segmenter, probabilities
+from linmap.adapt.segmentation import Segmenter, load_segmenter, probabilities
 from linmap.data.pretrained import efficientnet_lite0
 from linmap.errors import ArtifactError, UsageError
 from linmap.recipes.job import FitJob, FittedJob
-from linmap.recipes.salt.apply import apply, load_segmenter
-from linmap.recipes.salt.fit import adapt, build, fit, load, trained
+from linmap.recipes.salt.apply import apply
+from linmap.recipes.salt.fit import adapt, build, fit, load, trained_parameters
 from linmap.recipes.salt.flags import CompareImages, FitImages, Segmenting
 
 SETTINGS = FitImages(size=32, epochs=2, r=2)
@@ -68,7 +68,7 @@ def test_salt_adapts_the_pointwise_convolutions_and_nothing_else():
     )
     norms = build(partial(adapt, ratio=0.1, r=2, train_norms=True), seed=0)
     weights = sum(m.weight.numel() for m in Segmenter().encoder.modules() if isinstance(m, nn.BatchNorm2d))
-    assert sum(p.numel() for p in trained(norms)) == sum(p.numel() for p in trained(model)) + 2 * weights
+    assert trained_parameters(norms) == trained_parameters(model) + 2 * weights
 
 
 def test_running_statistics_stay():

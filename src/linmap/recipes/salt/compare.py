@@ -36,7 +36,7 @@ from linmap.experiment import (
     with_pictures,
 )
 from linmap.recipes.job import CompareJob
-from linmap.recipes.salt.fit import Adapt, adapt, build, load, measure, train_segmenter, trained
+from linmap.recipes.salt.fit import Adapt, adapt, build, load, measure, train_segmenter, trained_parameters
 from linmap.recipes.salt.flags import CompareImages
 from linmap.recipes.salt.pictures import draw_losses, draw_masks
 
@@ -172,7 +172,7 @@ def train_arm(settings: CompareImages, name: str, how: Adapt | None, trial: Tria
         "masks": [np.packbits(mask).tobytes().hex() for mask in bits],
     }
     values = {DICE: float(np.mean(found["dice"])), HD95: float(np.mean(found["hd95"]))}
-    return Outcome(values, sum(p.numel() for p in trained(model)), details, seconds)
+    return Outcome(values, trained_parameters(model), details, seconds)
 
 
 # -- what they say -----------------------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ class FitImages(Images):
 
     def adapter(self) -> dict[str, Any]:
         """The arguments of SaltConfig that a fitted run remembers."""
-        return self.options(Images, r=self.r, relu=self.relu)
+        return self.options(Images, r=self.r, relu=self.relu, train_norms=self.train_norms)
 
 
 @flags
