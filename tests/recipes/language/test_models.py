@@ -11,7 +11,14 @@ import torch
 from linmap.artifacts import SHARED, write_config
 from linmap.compress.registration import METHOD
 from linmap.errors import ArtifactError, UsageError
-from linmap.recipes.language.models import base_folder, check_adaptable, load_pretrained, load_tokenizer, model_folder
+from linmap.recipes.language.models import (
+    base_folder,
+    check_adaptable,
+    load_pretrained,
+    load_tokenizer,
+    model_folder,
+    reads_of,
+)
 from recipes.finetuning.tiny import save_llama
 
 
@@ -54,6 +61,22 @@ def test_what_is_no_model_is_named(tmp_path: Path, llama_folder: Path) -> None:
 def test_a_vision_transformer_is_no_model_of_texts() -> None:
     with pytest.raises(UsageError, match="--model dinov2-small reads images, not text"):
         model_folder("dinov2-small")
+    with pytest.raises(UsageError, match="--model minilm-l6 reads text, not images"):
+        model_folder("minilm-l6", reads="images")
+
+
+def test_a_model_reads_with_what_lies_beside_it(tmp_path: Path, llama_folder: Path) -> None:
+    assert model_folder(str(llama_folder), reads=None) == llama_folder
+    assert reads_of(llama_folder) == "text"
+    with pytest.raises(UsageError, match="has no preprocessor_config.json, which says"):
+        model_folder(str(llama_folder), reads="images")
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).write_bytes((llama_folder / file).read_bytes())
+    with pytest.raises(UsageError, match="has no tokenizer"):
+        model_folder(str(tmp_path), reads=None)
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    assert model_folder(str(tmp_path), reads="images") == model_folder(str(tmp_path), reads=None) == tmp_path
+    assert reads_of(tmp_path) == "images"
 
 
 def test_the_cache_of_the_hub_comes_before_the_network(llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from linmap.artifacts import read_config
 from linmap.compress.registration import METHOD
+from linmap.data.image_preparation import FILE as PREPARATION_FILE
 from linmap.data.pretrained import BUNDLED, BUNDLED_VISION, bundled_model
 from linmap.data.tokens import Tokenizer
 from linmap.errors import ArtifactError, UsageError
@@ -23,23 +24,32 @@ log = logging.getLogger(__name__)
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # of a repository on the Hub
+Reads = Literal["text", "images"]
 DTYPES: dict[str, Any] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}  # auto: as it is saved
 
 
-def model_folder(name: Path | str) -> Path:
+def model_folder(name: Path | str, reads: Reads | None = "text") -> Path:
     """The folder of a model that the user names: bundled, in a folder of his, or on the Hugging Face Hub.
 
     What the Hub's cache on this machine has is taken from there; the network is asked only for what is missing.
 
+    Parameters
+    ----------
+    name
+        A folder, an id or one of `BUNDLED`.
+    reads
+        What the model must read: a tokenizer belongs to a model of text, a `preprocessor_config.json` to one of images.
+        When None, either will do; `reads_of` tells which.
+
     Raises
     ------
     UsageError
-        If there is no such model, the Hub cannot be reached, or the folder lacks a model or its tokenizer.
+        If there is no such model, the Hub cannot be reached, or the folder lacks a model or what it reads with.
     """
     name = str(name)
-    if name in BUNDLED_VISION:
-        raise UsageError(f"--model {name} reads images, not text.")
     if name in BUNDLED:
+        if reads is not None and reads != reads_of_bundled(name):
+            raise UsageError(f"--model {name} reads {reads_of_bundled(name)}, not {reads}.")
         return bundled_model(name)
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -47,7 +57,7 @@ def model_folder(name: Path | str) -> Path:
             raise UsageError(f"--model {name} is a file; give the folder that config.json lies in.")
         if is_path(name):
             raise UsageError(f"--model {name}: there is no such folder.")
-        folder = _from_hub(name)
+        folder = _from_hub(name, reads)
     if not (folder / "config.json").exists():
         if (folder / "adapter_config.json").exists():
             raise UsageError(
@@ -57,12 +67,30 @@ def model_folder(name: Path | str) -> Path:
         raise UsageError(f"--model {name} holds no model: it has no config.json.")
     if not any(folder.glob("*.safetensors")):
         raise UsageError(f"--model {name} has no weights as safetensors; save the model again with save_pretrained.")
-    if not any((folder / file).exists() for file in TOKENIZER_FILES):
+    has = {
+        "text": any((folder / file).exists() for file in TOKENIZER_FILES),
+        "images": (folder / PREPARATION_FILE).exists(),
+    }
+    if not has["text"] and (reads == "text" or (not has["images"] and reads is None)):
         raise UsageError(
             f"--model {name} has no tokenizer ({', '.join(TOKENIZER_FILES[:3])}); save it there with "
             "tokenizer.save_pretrained."
         )
+    if reads == "images" and not has["images"]:
+        raise UsageError(
+            f"--model {name} has no {PREPARATION_FILE}, which says how the model takes images; copy it there."
+        )
     return folder
+
+
+def reads_of_bundled(name: str) -> Reads:
+    """What one of `BUNDLED` reads."""
+    return "images" if name in BUNDLED_VISION else "text"
+
+
+def reads_of(folder: Path) -> Reads:
+    """What the model of a folder reads; images where the folder says how it takes them."""
+    return "images" if (folder / PREPARATION_FILE).exists() else "text"
 
 
 def base_folder(run: Path, name: str, allow_download: bool) -> Path:
@@ -128,14 +156,14 @@ def check_adaptable(folder: Path, name: str) -> None:
     raise UsageError(f"--model {name} is quantised by flatquant, and only the original can be adapted{original}.")
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, reads: Reads | None) -> Path:
     """The cached snapshot of a repository, downloaded where it is not whole."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     if (cached := cached_snapshot(name)) is not None:
         return cached
-    known = ", ".join(sorted(BUNDLED.keys() - BUNDLED_VISION))
+    known = ", ".join(sorted(one for one in BUNDLED if reads in (None, reads_of_bundled(one))))
     try:
         return Path(snapshot_download(name, allow_patterns=NEEDED))
     except HFValidationError:
