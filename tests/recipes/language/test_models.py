@@ -68,7 +68,7 @@ def test_a_vision_transformer_is_no_model_of_texts() -> None:
 def test_a_model_reads_with_what_lies_beside_it(tmp_path: Path, llama_folder: Path) -> None:
     assert model_folder(str(llama_folder), reads=None) == llama_folder
     assert reads_of(llama_folder) == "text"
-    with pytest.raises(UsageError, match="has no preprocessor_config.json, which says"):
+    with pytest.raises(UsageError, match=r"has no preprocessor_config\.json, which says"):
         model_folder(str(llama_folder), reads="images")
     for file in ("config.json", "model.safetensors"):
         (tmp_path / file).write_bytes((llama_folder / file).read_bytes())
