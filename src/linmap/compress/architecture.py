@@ -1,9 +1,9 @@
-"""Where a transformer keeps its blocks, and a block its linear layers and norms, whatever the model.
+"""Where a decoder keeps its blocks, and a block its linear layers and norms, whatever the model.
 
 A `module_map` names the parts of a block by their paths inside it, for models whose names are not known here:
 `{"q": "attn.query", "k": ..., "v": ..., "o": ..., "gate": ..., "up": ..., "down": ...}`, and optionally
 "attention_norm" and "mlp_norm" (norms whose output is the input of the attention and of the MLP), and "blocks", the
-path of the list of blocks in the model.
+path of the list of blocks in the model. (Encoders, of images and of text: `linmap.compress.encoders`.)
 """
 
 from __future__ import annotations
