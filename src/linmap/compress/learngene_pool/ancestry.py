@@ -1,0 +1,189 @@
+"""The ancestry model: what its blocks and their attention give, recorded while it runs, or once for a data set."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from linmap.compress.learngene_pool.members import as_member, first
+from linmap.errors import ArgumentError
+from linmap.training.batches import reader, samples_of
+
+
+class Features(NamedTuple):
+    """What a model gives, and what it gives inside."""
+
+    logits: Float[Tensor, "batch classes"]
+    attention: Sequence[Tensor] | Mapping[int, Tensor]
+    """(batch, tokens, d) for each block: the attention after its projection, before the residual is added."""
+    blocks: Sequence[Tensor] | Mapping[int, Tensor]
+    """(batch, tokens, d): the output of each block."""
+
+
+def record(model: Any, x: Tensor) -> Features:
+    """Run a member and keep what its blocks and their attention give, with gradients where they are on.
+
+    Parameters
+    ----------
+    model
+        A member, or what `as_member` makes one of.
+    x
+        What it embeds.
+    """
+    member = as_member(model)
+    with _attention_outputs(member.blocks) as attention:
+        h, outputs = member.embed(x), []
+        for block in member.blocks:
+            h = block(h)
+            outputs.append(h)
+    return Features(member.head(member.norm(h)[:, 0]), attention, outputs)
+
+
+@contextmanager
+def _attention_outputs(blocks: nn.ModuleList) -> Iterator[list[Tensor]]:
+    outputs: list[Tensor] = []
+    hooks = [block.attn.register_forward_hook(lambda m, i, out: outputs.append(first(out))) for block in blocks]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class Ancestry:
+    """A teacher, which is asked without gradients, in evaluation mode, on the device of the question.
+
+    Parameters
+    ----------
+    model
+        A member, or what `as_member` makes one of.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = as_member(model)
+        self.blocks, self.width = self.model.blocks, self.model.embed_dim
+
+    def prepare(self) -> None:
+        """Put it into evaluation mode, with a warning where any part of it was not."""
+        if any(module.training for module in self.model.modules()):
+            warnings.warn(
+                "the teacher is in training mode; it is switched to evaluation mode, where drop path and dropout are "
+                "off. Call teacher.eval() before.",
+                UserWarning,
+                stacklevel=4,
+            )
+            self.model.eval()
+
+    def features(self, x: Tensor) -> Features:
+        with torch.no_grad():
+            return record(self.model.to(x.device), x)
+
+    def logits(self, x: Tensor) -> Float[Tensor, "batch classes"]:
+        model = self.model.to(x.device)
+        with torch.no_grad():
+            h = model.embed(x)
+            for block in model.blocks:
+                h = block(h)
+            return model.head(model.norm(h)[:, 0])
+
+
+def ancestry(model: Any) -> Ancestry:
+    """A model as a teacher."""
+    return model if isinstance(model, Ancestry) else Ancestry(model)
+
+
+class RecordedTeacher(Dataset):
+    """Samples (x, y), each with what a teacher made of it; made by `record_teacher`."""
+
+    def __init__(
+        self, x: Tensor, y: Tensor, logits: Tensor, attention: dict[int, Tensor], blocks: dict[int, Tensor]
+    ) -> None:
+        self.x, self.y, self.logits, self.attention, self.blocks = x, y, logits, attention, blocks
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.x[index], self.y[index]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Features]:
+        at = torch.as_tensor(indices)
+        dtype = self.logits.dtype
+        attention, blocks = (
+            {j: values[at].to(dtype) for j, values in kept.items()} for kept in (self.attention, self.blocks)
+        )
+        return self.x[at], self.y[at], Features(self.logits[at], attention, blocks)
+
+    def check(self, needed: Sequence[int]) -> None:
+        """Refuse to be used for other blocks than those that were recorded."""
+        if missing := sorted(set(needed) - set(self.blocks)):
+            raise ArgumentError(
+                f"the recorded teacher has blocks {sorted(self.blocks)}, and the points need block {missing[0]}; "
+                "record it too."
+            )
+
+
+def record_teacher(
+    teacher: Any,
+    data: Dataset,
+    blocks: Sequence[int] = (),
+    *,
+    batch_size: int = 64,
+    dtype: torch.dtype = torch.float16,
+) -> RecordedTeacher:
+    """Run a teacher over a data set once, for several students and epochs; for data that no augmentation changes.
+
+    Parameters
+    ----------
+    teacher
+        The ancestry model.
+    data
+        Samples (x, y).
+    blocks
+        The teacher's blocks that `points` of `distill` name; none for the logits alone.
+    batch_size
+        Samples of a forward pass.
+    dtype
+        Of the kept features: two numbers a token, channel and block. Logits keep theirs.
+
+    Raises
+    ------
+    ValueError
+        If the data are empty, a block is not there, or a feature does not fit into `dtype`.
+    """
+    source = ancestry(teacher)
+    source.prepare()
+    if bad := [j for j in blocks if not 0 <= j < len(source.blocks)]:
+        raise ArgumentError(f"blocks names {bad[0]}; the teacher has blocks 0..{len(source.blocks) - 1}.")
+    read = reader(data, next(source.model.parameters()).device)
+    xs, ys, logits = [], [], []
+    attention: dict[int, list[Tensor]] = {j: [] for j in blocks}
+    outputs: dict[int, list[Tensor]] = {j: [] for j in blocks}
+    for indices in torch.arange(samples_of(data)).split(batch_size):
+        x, y = read(indices)
+        found = source.features(x)
+        xs.append(x.cpu())
+        ys.append(y.cpu())
+        logits.append(found.logits.cpu())
+        for kept, new in ((attention, found.attention), (outputs, found.blocks)):
+            for j in blocks:
+                kept[j].append(_converted(new[j], dtype))
+    joined = ({j: torch.cat(parts) for j, parts in kept.items()} for kept in (attention, outputs))
+    return RecordedTeacher(torch.cat(xs), torch.cat(ys), torch.cat(logits), *joined)
+
+
+def _converted(features: Tensor, dtype: torch.dtype) -> Tensor:
+    kept = features.to("cpu", dtype)
+    if not bool(torch.isfinite(kept).all()):
+        raise ArgumentError(
+            f"features of the teacher are not finite in {dtype} (largest {float(features.abs().max()):.3g}); record "
+            "them with dtype=torch.float32."
+        )
+    return kept

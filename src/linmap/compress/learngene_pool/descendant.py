@@ -1,0 +1,143 @@
+"""Descendants: models that run, train, save and export without the pool they come from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from linmap import artifacts
+from linmap.compress.learngene_pool.cost import Cost
+from linmap.compress.learngene_pool.enumeration import Config
+from linmap.compress.learngene_pool.paths import Route, embedding_of
+from linmap.compress.learngene_pool.stitches import StitchLayer
+from linmap.compress.vision_transformer import Block, VisionTransformer
+from linmap.errors import ArgumentTypeError, ArtifactError
+
+SYSTEM = "learngene_pool_descendant"
+
+
+class Descendant(nn.Module):
+    """One configuration of a pool as a model of its own, in evaluation mode; made by `LearngenePool.build`.
+
+    Parameters
+    ----------
+    route
+        What the configuration runs.
+    config
+        The configuration.
+    share
+        Use the modules of the pool instead of copies: what trains one trains the other.
+
+    Attributes
+    ----------
+    config, cost
+        The configuration, and its parameters and MACs; `sum(p.numel() for p in parameters())` is `cost.params`.
+    """
+
+    def __init__(self, route: Route, config: Config, *, share: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.cost: Cost = route.cost()
+        self.sizes = [sizes_of(member) for member in route.members]
+        self.embedding = embedding_of(route.front)
+        self.parts = nn.ModuleList(nn.ModuleList(part) for part in route.parts)
+        self.stitches = nn.ModuleList(route.stitches)
+        self.norm, self.head = route.back.norm, route.back.head
+        if not share:
+            for name, module in copy.deepcopy(self._modules).items():  # in one go: what two parts share stays shared
+                setattr(self, name, module)
+            self.eval()
+
+    def forward(self, x: Tensor) -> Float[Tensor, "batch classes"]:
+        x = cast(Any, self.embedding).embed(x)
+        for number, part in enumerate(self.parts):
+            if number:
+                x = self.stitches[number - 1](x)
+            for block in cast(nn.ModuleList, part):
+                x = block(x)
+        return self.head(self.norm(x)[:, 0])
+
+    def save(self, folder: Path | str) -> None:
+        """Write it to a folder that `load` reads.
+
+        Raises
+        ------
+        TypeError
+            If a member is no `VisionTransformer` of linmap; save its `state_dict()` then, and load it into what `build`
+            of the same pool makes.
+        """
+        if None in self.sizes:
+            raise ArgumentTypeError(
+                "save writes descendants of linmap's VisionTransformer; save the state_dict() of this one, and load it "
+                "into what its pool builds."
+            )
+        parts = cast("list[list[Block]]", self.parts)
+        stored = {
+            "config": artifacts.plain(self.config),
+            "members": self.sizes,
+            "drop_path": [[block.drop_path1.p for block in part] for part in parts],
+        }
+        artifacts.save(folder, SYSTEM, stored, unshared(self.state_dict()))
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Read what `save` wrote; no pool is needed. It is in evaluation mode.
+
+        Raises
+        ------
+        ArtifactError
+            If the folder holds no readable descendant.
+        """
+        stored, tensors = artifacts.load(folder, SYSTEM)
+        try:
+            members = [
+                empty_member(sizes | {"depth": len(rates)})
+                for sizes, rates in zip(stored["members"], stored["drop_path"], strict=True)
+            ]
+            stitches = tuple(
+                StitchLayer(a.embed_dim, b.embed_dim, generator=torch.Generator()) for a, b in pairwise(members)
+            )
+            route = Route(tuple(members), tuple(list(member.blocks) for member in members), stitches)
+            for part, rates in zip(route.parts, stored["drop_path"], strict=True):
+                for block, rate in zip(part, rates, strict=True):
+                    cast(Block, block).drop_path1.p = cast(Block, block).drop_path2.p = rate
+            descendant = cls(route, config_from(stored["config"]), share=True)
+            descendant.load_state_dict(tensors, assign=True)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ArtifactError(f"{folder} holds no readable descendant ({error}); build it again.") from None
+        return descendant.requires_grad_().eval()
+
+
+# -- what a folder says of a model -------------------------------------------------------------------------------------
+
+
+def sizes_of(member: Any) -> dict[str, Any] | None:
+    """The arguments that build a `VisionTransformer` of these sizes; None for another model."""
+    if type(member) is not VisionTransformer:
+        return None
+    same = ("image_size", "patch_size", "in_channels", "n_classes", "mlp_ratio", "drop_path", "eps")
+    sizes = {name: getattr(member, name) for name in same}
+    return sizes | {"dim": member.embed_dim, "depth": len(member.blocks), "heads": member.num_heads}
+
+
+def empty_member(sizes: Mapping[str, Any]) -> VisionTransformer:
+    """A vision transformer of these sizes, to be filled."""
+    return VisionTransformer(**sizes, generator=torch.Generator())
+
+
+def config_from(stored: Mapping[str, Any]) -> Config:
+    """A configuration out of JSON."""
+    points = tuple((int(e), int(f)) for e, f in stored["points"])
+    return Config(tuple(stored["members"]), points, tuple(stored["layers"]))
+
+
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of their own for a file, though two names be one parameter."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
