@@ -13,10 +13,9 @@ import torch
 
 from linmap.adapt.segmentation import Segmenter, segmentation_loss
 from linmap.data.masks import embedded_ultrasound
-from linmap.experiment import Arm, Check, Runs, Table, draw_all
+from linmap.experiment import Arm, Runs, Table, draw_all
 from linmap.recipes.job import CompareJob
 from linmap.recipes.salt.compare import (
-    DICE,
     DRAWN,
     adapter_parameters,
     arms_of,
@@ -33,6 +32,8 @@ from linmap.recipes.salt.compare import (
 from linmap.recipes.salt.fit import Adapt, adapt, build
 from linmap.recipes.salt.flags import CompareImages
 from linmap.recipes.salt.pictures import draw_losses, draw_masks
+from studies.salt.checks import checks
+from studies.salt.dinov2 import vessels as dinov2_vessels
 from studies.study import Findings, Job, Protocol, table_of
 
 SETTINGS = CompareImages(size=192, epochs=15, lr=3e-3, images=(20, 60, 120), rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2))
@@ -66,19 +67,6 @@ def diagonal(settings: CompareImages) -> Arm:
     r = salt_rank(settings.ratio, adapter_parameters(partial(put_lora, rank=settings.lora_rank)))
     how, name = partial(adapt, ratio=settings.ratio, r=r, relu="diag"), "SALT, relu on the diagonal"
     return Arm(name, "ablation", partial(train_arm, settings, name, how), {"r": r}, settings.rates)
-
-
-def checks(runs: Runs) -> list[Check]:
-    """What the paper says of SALT beside its parts, with no more parameters."""
-    found = []
-    for part in runs.parts:
-        for peer in ("LoRA", "scale and shift", "decoder only"):
-            ours, theirs = runs.mean("SALT", DICE, part), runs.mean(peer, DICE, part)
-            found.append(Check(f"with {part}, SALT's Dice is at least that of {peer}", ours >= theirs,
-                               f"{ours:.4f} against {theirs:.4f}", f"take {peer} for so few images"))  # fmt: skip
-    ours, theirs = (runs.of(name)[0].parameters or 0 for name in ("SALT", "LoRA"))
-    return [*found, Check("SALT has no more parameters than LoRA", ours <= theirs, f"{ours:,} and {theirs:,}",
-                          "SALT would buy its Dice with more parameters")]  # fmt: skip
 
 
 # -- costs -------------------------------------------------------------------------------------------------------------
@@ -127,4 +115,6 @@ PROTOCOLS = [
     Protocol(name, f"Does SALT find {name} better than LoRA, its parts alone, and a frozen encoder?",
              partial(structure, name))
     for name in ("vessels", "nerves")
+] + [
+    Protocol("dinov2", "Does SALT adapt a vision transformer to ultrasound better than the others?", dinov2_vessels),
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from studies.study import Job
 
 @pytest.mark.slow
 def test_a_structure_is_found_by_every_method(tmp_path: Path) -> None:
-    (vessels, _) = PROTOCOLS
+    (vessels, _, _) = PROTOCOLS
     found = vessels.run(Job(tmp_path, seeds=[0], tiny=True))
     names = ["SALT", "decoder only", "LoRA", "full tuning", "scale and shift", "SALT, relu on the diagonal"]
     assert [row[0] for row in found.tables[0].rows] == names
@@ -18,6 +18,20 @@ def test_a_structure_is_found_by_every_method(tmp_path: Path) -> None:
     assert "HD95 on 6 test images" in found.setting
     assert found.checks[-1].passed  # SALT has no more parameters than LoRA
     assert len(found.pictures) == 2
+
+
+@pytest.mark.slow
+def test_a_vision_transformer_is_adapted_by_every_method(tmp_path: Path) -> None:
+    found = PROTOCOLS[2].run(Job(tmp_path, seeds=[0], tiny=True))
+    assert [row[0] for row in found.tables[0].rows] == [
+        "SALT",
+        "decoder only",
+        "LoRA",
+        "full tuning",
+        "scale and shift",
+    ]
+    assert "SALT 51,648, decoder only 0, LoRA 55,296, full tuning 7,100,928" in found.sentences[0]
+    assert found.checks[-1].passed  # SALT has no more parameters than LoRA
 
 
 def test_the_peak_is_what_is_held_at_once() -> None:
