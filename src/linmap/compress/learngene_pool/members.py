@@ -7,6 +7,7 @@ nothing in them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
@@ -15,10 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from linmap.compress.encoders import Encoder, find_encoder
 from linmap.errors import ArgumentTypeError
 
 PARTS = ("embed", "blocks", "norm", "head", "embed_dim", "num_heads", "n_tokens", "n_classes", "patch_features")
-TIMM_PARTS = ("patch_embed", "cls_token", "pos_embed", "blocks", "norm", "head")
 
 
 class Member(Protocol):
@@ -67,16 +68,16 @@ def as_member(model: Any, *, head: nn.Module | None = None, n_tokens: int | None
     """
     if is_member(model):
         return model
-    if isinstance(model, nn.Module):
-        if all(hasattr(model, part) for part in TIMM_PARTS) and hasattr(model.patch_embed, "proj"):
-            return _from_timm(model)
-        if _backbone(model) is not None:
-            return _from_transformers(model, head, n_tokens)
-    raise ArgumentTypeError(
-        f"{type(model).__name__} is no member of a pool. Looked for: {', '.join(PARTS)} (a member); or "
-        f"{', '.join(TIMM_PARTS)}, with patch_embed.proj (a timm vision transformer); or embeddings, a list of layers, "
-        "layernorm and classifier (Transformers' ViTForImageClassification and its like)."
-    )
+    looked = f"{type(model).__name__} is no member of a pool: it lacks some of {', '.join(PARTS)}"
+    if not isinstance(model, nn.Module):
+        raise ArgumentTypeError(f"{looked}, and is no nn.Module.")
+    try:
+        encoder = find_encoder(model)
+    except TypeError as error:
+        raise ArgumentTypeError(f"{looked}; and it is no encoder that is known. {error}") from None
+    if encoder.family.qkv:
+        return _from_timm(model, encoder)
+    return _from_transformers(model, encoder, head, n_tokens)
 
 
 class AdaptedMember(nn.Module):
@@ -148,36 +149,32 @@ class TimmEmbedding(nn.Module):
         return self.after(torch.cat([cls, patches], 1) + self.pos_embed)
 
 
-def _from_timm(model: Any) -> AdaptedMember:
-    name, proj = type(model).__name__, model.patch_embed.proj
-    unlike = {
-        "dist_token": "a distillation token",
-        "reg_token": "register tokens",
-        "attn_pool": "attention pooling",
-    }
-    for part, what in unlike.items():
-        if getattr(model, part, None) is not None:
-            raise ArgumentTypeError(f"{name} has {what} ({part}); a member has one CLS token whose features are read.")
+def _from_timm(model: Any, encoder: Encoder) -> AdaptedMember:
+    name, projection = type(model).__name__, cast(nn.Conv2d, encoder.patches)
+    missing = [part for part in ("cls_token", "pos_embed", "norm", "head") if getattr(model, part, None) is None]
+    if missing or not isinstance(model.head, nn.Linear):
+        raise ArgumentTypeError(f"{name} needs {', '.join(missing) or 'a linear head'} to be a member of a pool.")
+    if encoder.prefix_tokens != 1 or getattr(model, "attn_pool", None) is not None:
+        raise ArgumentTypeError(
+            f"{name} has {encoder.prefix_tokens} tokens before its patches, or attention pooling; a member has one CLS "
+            "token, whose features its head reads."
+        )
     if (pooling := getattr(model, "global_pool", "token")) != "token":
         raise ArgumentTypeError(f"{name} has global_pool={pooling!r}; a member's head reads the CLS token ('token').")
     if not isinstance(getattr(model, "fc_norm", nn.Identity()), nn.Identity):
         raise ArgumentTypeError(f"{name} has a norm after pooling (fc_norm); a member has one norm, before.")
-    if not isinstance(model.head, nn.Linear) or not isinstance(model.cls_token, Tensor):
-        raise ArgumentTypeError(f"{name} needs a cls_token and a linear head; got {type(model.head).__name__}.")
-    attention = model.blocks[0].attn
-    n_positions = model.pos_embed.shape[1]
-    patches = getattr(model.patch_embed, "num_patches", n_positions - 1)
+    patches = getattr(model.patch_embed, "num_patches", model.pos_embed.shape[1] - 1)
     return AdaptedMember(
         model,
         TimmEmbedding(model),
-        nn.ModuleList(model.blocks),
+        nn.ModuleList(encoder.blocks),
         model.norm,
         model.head,
-        embed_dim=proj.out_channels,
-        num_heads=attention.num_heads,
+        embed_dim=encoder.dim,
+        num_heads=encoder.heads,
         n_tokens=patches + 1,
         n_classes=model.head.out_features,
-        patch_features=proj.weight[0].numel(),
+        patch_features=projection.weight[0].numel(),
     )
 
 
@@ -185,81 +182,75 @@ def _from_timm(model: Any) -> AdaptedMember:
 
 
 class TransformersBlock(nn.Module):
-    """A layer of Transformers as a block: tokens to tokens, whatever else the layer returns."""
+    """A layer of Transformers as a block: tokens to tokens, whatever else the layer returns.
 
-    def __init__(self, layer: nn.Module) -> None:
+    Parameters
+    ----------
+    layer
+        The layer.
+    attention
+        The path in it of what gives the attention after its projection, before the residual is added.
+    """
+
+    def __init__(self, layer: nn.Module, attention: str) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.attention = layer, attention
 
     @property
     def attn(self) -> nn.Module:
-        """What gives the output of the attention before the residual: the sub-layer, or the projection inside it."""
-        attention = cast(Any, self.layer).attention
-        output = getattr(attention, "output", None)
-        return output.dense if isinstance(getattr(output, "LayerNorm", None), nn.Module) else attention
+        return self.layer.get_submodule(self.attention)
 
     def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
         return first(self.layer(x))
 
 
-def _from_transformers(model: Any, head: nn.Module | None, n_tokens: int | None) -> AdaptedMember:
-    backbone, name = _backbone(model), type(model).__name__
-    layers = _layers(backbone)
-    is_text = hasattr(backbone.embeddings, "word_embeddings")
-    norm = nn.Identity() if is_text else backbone.layernorm
-    head = _head(model, backbone, is_text) if head is None else head
-    d = model.config.hidden_size
-    linear = [part for part in head.modules() if isinstance(part, nn.Linear)]
-    if not linear or linear[0].in_features != d:
+def _from_transformers(model: Any, encoder: Encoder, head: nn.Module | None, n_tokens: int | None) -> AdaptedMember:
+    name, d, config, family = type(model).__name__, encoder.dim, cast(Any, encoder.module).config, encoder.family
+    post = family.order == "post"
+    norm = nn.Identity() if post else encoder.final_norm
+    if encoder.embeddings is None or norm is None or not (post or encoder.class_token):
+        raise ArgumentTypeError(f"{name} ({family.name}) has no CLS token that a final norm and a head read.")
+    head = _head(model, encoder) if head is None else head
+    linear = [part for part in head.modules() if isinstance(part, nn.Linear)] if head is not None else []
+    if head is None or not linear or linear[0].in_features != d:
         raise ArgumentTypeError(
-            f"{name} has no head that reads the CLS token of width {d}; give one: as_member(model.base_model, "
-            f"head=nn.Linear({d}, n_classes))."
+            f"{name} has no head that reads the CLS token of width {d} alone; give its backbone one: as_member("
+            f"backbone, head=nn.Linear({d}, n_classes))."
         )
-    patch_features = 0
-    if is_text:
-        n_tokens = model.config.max_position_embeddings if n_tokens is None else n_tokens
-    else:
-        projection = backbone.embeddings.patch_embeddings.projection
-        patch_features = projection.weight[0].numel()
-        patches = backbone.embeddings.position_embeddings.shape[1]
-        n_tokens = patches + getattr(model.config, "num_register_tokens", 0) if n_tokens is None else n_tokens
+    patches = encoder.patches
+    if n_tokens is None:
+        sizes = 2 * (config.image_size,) if not post and isinstance(config.image_size, int) else None
+        n_tokens = (
+            config.max_position_embeddings
+            if patches is None
+            else encoder.prefix_tokens
+            + math.prod(
+                side // kernel for side, kernel in zip(sizes or config.image_size, patches.kernel_size, strict=True)
+            )
+        )
     return AdaptedMember(
         model,
-        backbone.embeddings,
-        nn.ModuleList(TransformersBlock(layer) for layer in layers),
+        encoder.embeddings,
+        nn.ModuleList(
+            TransformersBlock(layer, family.output if post else family.attention) for layer in encoder.blocks
+        ),
         norm,
         head,
         embed_dim=d,
-        num_heads=model.config.num_attention_heads,
+        num_heads=encoder.heads,
         n_tokens=n_tokens,
         n_classes=linear[-1].out_features,
-        patch_features=patch_features,
+        patch_features=0 if patches is None else patches.weight[0].numel(),
     )
 
 
-def _backbone(model: Any) -> Any:
-    """The part of a model of Transformers that has the embeddings; None if it is no such encoder."""
-    for part in (model, getattr(model, "base_model", None)):
-        if hasattr(part, "embeddings") and hasattr(part, "config") and _layers(part) is not None:
-            is_text = hasattr(part.embeddings, "word_embeddings")
-            if is_text or (hasattr(part, "layernorm") and hasattr(part.embeddings, "patch_embeddings")):
-                return part
-    return None
-
-
-def _layers(backbone: Any) -> nn.ModuleList | None:
-    encoder = getattr(backbone, "encoder", None)
-    found = (getattr(backbone, "layers", None), getattr(encoder, "layer", None), getattr(encoder, "layers", None))
-    return next((layers for layers in found if isinstance(layers, nn.ModuleList) and len(layers)), None)
-
-
-def _head(model: Any, backbone: Any, is_text: bool) -> nn.Module:
-    """The classifier on the CLS token, after BERT's pooler where it has one."""
+def _head(model: Any, encoder: Encoder) -> nn.Module | None:
+    """The linear classifier, after BERT's pooler where there is one; None for another head."""
     classifier = getattr(model, "classifier", None)
-    if not isinstance(classifier, nn.Module):
-        return nn.Identity()
-    pooler = getattr(backbone, "pooler", None)
-    if not is_text or pooler is None:
+    if not isinstance(classifier, nn.Linear):
+        return None
+    pooler = getattr(encoder.module, "pooler", None)
+    if encoder.family.order == "pre" or pooler is None:
         return classifier
     return nn.Sequential(pooler.dense, pooler.activation, getattr(model, "dropout", nn.Identity()), classifier)
 
