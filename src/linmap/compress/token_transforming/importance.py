@@ -1,0 +1,185 @@
+"""Which tokens matter, which of them say something new, and the centres that follow.
+
+Importance is attention: of the class token to each token, or received from all tokens. A token is *informative* when no
+more important token already says the same: the rule of density peaks (Rodriguez and Laio, Science 2014) with attention
+in the place of density,
+
+    c_n = s_n (1 - max { f_n . f_j : a_j > a_n, s_j > 0 }),
+
+with importances a, masses s and features f of length 1. This formula, and attention as the importance, are ours; the
+paper speaks of informative tokens without either.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from linmap.compress.token_transforming.matching import rows, unit_rows
+from linmap.compress.token_transforming.precision import (
+    check_count,
+    check_floating,
+    full_precision,
+    masses,
+    working_dtype,
+)
+from linmap.errors import ArgumentError
+
+BLOCK = 256  # rows of similarities that are held at once
+AT_ONCE = 2**22  # attention weights that are held at once
+
+
+@full_precision
+def importance(
+    q: Float[Tensor, "batch heads queries width"],
+    k: Float[Tensor, "batch heads tokens width"],
+    *,
+    kind: Literal["cls", "received"] = "cls",
+    mass: Float[Tensor, "batch tokens"] | None = None,
+    scale: float | None = None,
+) -> Float[Tensor, "batch tokens"]:
+    """Mean of the heads of A_h = softmax(scale q k^T + log s): the row of token 0, or the mean of all rows by mass.
+
+    Parameters
+    ----------
+    q, k
+        (B, H, N, d); of q, "cls" reads the first token only.
+    kind
+        "cls": a_n = mean_h A_h[0, n]. "received": a_n = sum_i s_i mean_h A_h[i, n] / sum_i s_i.
+    mass
+        (B, N), None for ones. Padding (0) neither gives nor gets attention.
+    scale
+        None for d^-0.5.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a tensor is not as above, or the kind is unknown.
+    """
+    if kind not in ("cls", "received"):
+        raise ArgumentError(f"kind={kind!r} must be 'cls' or 'received'.")
+    check_floating("q", q, "(B, H, N, d)")
+    check_floating("k", k, "(B, H, N, d)")
+    rows_fit = kind == "cls" or q.shape[2] == k.shape[2]
+    if (*q.shape[:2], q.shape[3]) != (*k.shape[:2], k.shape[3]) or not rows_fit:
+        raise ArgumentError(f"q and k must have one shape (B, H, N, d), got {tuple(q.shape)} and {tuple(k.shape)}.")
+    s = masses(mass, k[:, 0, :, 0], k.shape[2])
+    dtype = working_dtype(q, k, s)
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    real = s > 0
+    bias = torch.where(real | ~real.any(-1, keepdim=True), s, torch.ones_like(s)).log()
+    bias = bias.masked_fill(~real & real.any(-1, keepdim=True), -math.inf)[:, None, None]
+    if kind == "cls":
+        A = ((q[:, :, :1].to(dtype) * scale) @ k.to(dtype).mT + bias).softmax(-1)
+        return A.mean(1).squeeze(1) * real
+    weights = (s / s.sum(-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny))[:, None, None].to(dtype)
+    return _received(q, k, weights, bias, scale, dtype) * real
+
+
+def _received(q: Tensor, k: Tensor, weights: Tensor, bias: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """The weighted mean of the rows of A, a few heads at once."""
+    B, H, N, _ = k.shape
+    heads = max(1, AT_ONCE // (B * N * N))
+    total = weights.new_zeros(B, N)
+    for first in range(0, H, heads):
+        some = slice(first, first + heads)
+        A = ((q[:, some].to(dtype) * scale) @ k[:, some].to(dtype).mT + bias).softmax(-1)
+        total = total + (weights @ A).squeeze(2).sum(1)
+    return total / H
+
+
+@full_precision
+def informativeness(
+    features: Float[Tensor, "batch tokens channels"],
+    importance: Float[Tensor, "batch tokens"],
+    *,
+    mass: Float[Tensor, "batch tokens"] | None = None,
+    protect: int = 1,
+) -> Float[Tensor, "batch tokens"]:
+    """c_n = s_n (1 - the largest cosine to a more important token).
+
+    Only tokens with mass that are not protected count as more important; of equal importances the lower index is the
+    more important.
+
+    Parameters
+    ----------
+    features
+        (B, N, c); divided by their norms here.
+    importance
+        (B, N).
+    mass
+        (B, N), None for ones.
+    protect
+        How many first tokens are protected.
+
+    Returns
+    -------
+    c
+        (B, N); +inf for protected tokens and for the most important other one, -inf for padding.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a tensor is not as above.
+    """
+    check_floating("features", features, "(B, N, c)")
+    check_floating("importance", importance, "(B, N)")
+    if features.shape[:2] != importance.shape:
+        raise ArgumentError(
+            f"features (B, N, c) and importance (B, N) do not fit: {tuple(features.shape)} and "
+            f"{tuple(importance.shape)}."
+        )
+    protect = check_count("protect", protect, 0)
+    s = masses(mass, features, features.shape[1])
+    return novelty(unit_rows(features, s.dtype), importance, s, protect)
+
+
+def novelty(unit: Tensor, importance: Tensor, s: Tensor, protect: int) -> Float[Tensor, "batch tokens"]:
+    """`informativeness` of features whose norms are 1.
+
+    In the order of importance "more important" means "before", so that only one triangle of the similarities is
+    computed, in blocks of rows that are never held together, and only the blocks on the diagonal are masked.
+    """
+    c = torch.full_like(s, math.inf)
+    if protect >= s.shape[1]:
+        return c
+    real = s[:, protect:] > 0
+    order = importance[:, protect:].masked_fill(~real, -math.inf).argsort(dim=-1, descending=True, stable=True)
+    before = _largest_before(rows(unit, order + protect))
+    mass = s[:, protect:].gather(1, order)
+    values = torch.where(before == -math.inf, math.inf, mass * (1 - before)).masked_fill(mass <= 0, -math.inf)
+    return c.scatter(1, order + protect, values)
+
+
+def _largest_before(unit: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens"]:
+    """The largest cosine of each token to one that stands before it; -inf for the first."""
+    N = unit.shape[1]
+    later = torch.ones(min(BLOCK, N), min(BLOCK, N), dtype=torch.bool, device=unit.device).triu()
+    largest = []
+    for first in range(0, N, BLOCK):
+        block = unit[:, first : first + BLOCK]
+        size = block.shape[1]
+        best = (block @ block.mT).masked_fill(later[:size, :size], -math.inf).amax(-1)
+        if first:
+            best = torch.maximum(best, (block @ unit[:, :first].mT).amax(-1))
+        largest.append(best)
+    return torch.cat(largest, dim=-1)
+
+
+def select_centres(c: Float[Tensor, "batch tokens"], M: int) -> Int[Tensor, "batch outputs"]:
+    """The M tokens of largest c, ties to the lower index, in their original order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If c is not a floating-point tensor (B, N), or M is not in 1 ... N.
+    """
+    check_floating("c", c, "(B, N)")
+    M = check_count("M", M, 1)
+    if c.shape[1] < M:
+        raise ArgumentError(f"M = {M} centres cannot be chosen from N = {c.shape[1]} tokens.")
+    return c.argsort(dim=-1, descending=True, stable=True)[:, :M].sort(dim=-1).values
