@@ -1,15 +1,18 @@
 """SALT in a vision transformer: vessels in ultrasound with DINOv2-small, whose last four blocks are adapted.
 
-The first eight blocks stay as they are in every method, so their output, for each image and its mirror image, is
-computed once. What is trained is the adapter and a small convolutional decoder, which is the same for all.
+What is trained is the adapter and a small convolutional decoder, which is the same for all and learns first, on the
+features as they are, so that its first steps do not spoil the encoder (Kumar et al., "Fine-Tuning can Distort
+Pretrained Features and Underperform Out-of-Distribution", ICLR 2022). What the frozen blocks make of each image, and of
+its mirror image, is computed once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,8 +35,9 @@ from linmap.training import TrainingConfig, train
 from studies.salt.checks import checks
 from studies.study import Findings, Job, table_of
 
-PATCH, DIM, FROZEN, WIDTH = 14, 384, 8, 24
-TARGETS = r".*(\.|^)(attention\.[qkvo]_proj|mlp\.fc[12])"
+PATCH, DIM, WIDTH = 14, 384, 24
+DEPTHS = (8, 10, 12)  # the decoder reads the output of these blocks; those behind the first are adapted
+TARGETS = r".*attention\.[qkvo]_proj"  # 384 x 384 each
 HELD_OUT = 36  # of the training images, the last ones, on which rates are chosen
 
 
@@ -43,25 +47,28 @@ class Setting:
 
     size: int = 98
     images: tuple[int, ...] = (20, 60, 120)
-    steps: int = 90
+    decoder_steps: int = 150
+    """Of the decoder alone, before."""
+    steps: int = 48
     batch_size: int = 8
     decoder_lr: float = 3e-3
+    """Of the decoder alone; afterwards a third of it."""
     lora_rank: int = 2
     ratio: float = 0.1
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     full_rates: tuple[float, ...] = (3e-5, 1e-4, 3e-4)
 
 
-TINY = Setting(size=28, images=(4,), steps=1, batch_size=2, rates=(3e-3,), full_rates=(1e-4,))
+TINY = Setting(size=28, images=(4,), decoder_steps=1, steps=1, batch_size=2, rates=(3e-3,), full_rates=(1e-4,))
 
 
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
 class Tokens(Dataset):
-    """What the frozen blocks make of images, and their masks; each half of the time mirrored."""
+    """The output of blocks 8, 10 and 12, as they are, and masks; each half of the time mirrored."""
 
-    def __init__(self, tokens: Float[Tensor, "2 samples tokens 384"], masks: Float[Tensor, "samples 1 h w"]) -> None:
+    def __init__(self, tokens: Float[Tensor, "2 samples 3 tokens d"], masks: Float[Tensor, "samples 1 h w"]) -> None:
         self.tokens, self.masks = tokens, masks
 
     def __len__(self) -> int:
@@ -82,15 +89,16 @@ class Tokens(Dataset):
 
 @torch.no_grad()
 def frozen_part(images: MaskedImages) -> Tokens:
-    """The output of the first blocks for every image and its mirror image."""
+    """The tokens of every image and its mirror image."""
     model = Dinov2Model.from_pretrained(bundled_model("dinov2-small")).eval()
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
 
     def output(grey: Tensor) -> Tensor:
-        x = model.embeddings((grey.expand(-1, 3, -1, -1) - mean) / std)
-        for layer in model.encoder.layer[:FROZEN]:
+        x, found = model.embeddings((grey.expand(-1, 3, -1, -1) - mean) / std), []
+        for layer in model.encoder.layer:
             x = layer(x)
-        return x
+            found.append(x)
+        return torch.stack([found[number - 1] for number in DEPTHS], 1)
 
     both = [torch.cat([output(part) for part in x.split(8)]) for x in (images.images, images.images.flip(-1))]
     return Tokens(torch.stack(both), images.masks)
@@ -112,9 +120,9 @@ class Decoder(nn.Module):
         )
         self.logit = nn.Conv2d(WIDTH, 1, 1)
 
-    def forward(self, depths: list[Tensor]) -> Tensor:
+    def forward(self, depths: Float[Tensor, "batch 3 tokens 384"]) -> Float[Tensor, "batch 1 size size"]:
         side = self.size // PATCH
-        maps = [F.layer_norm(x, (DIM,))[:, 1:].transpose(1, 2).unflatten(2, (side, side)) for x in depths]
+        maps = F.layer_norm(depths, (DIM,))[:, :, 1:].transpose(2, 3).unflatten(3, (side, side)).unbind(1)
         y = torch.stack([lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]).sum(0)
         y = self.steps[0](y)
         for step in self.steps[1:]:
@@ -123,19 +131,22 @@ class Decoder(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """Logits of the mask from the tokens of the frozen part: the last four blocks, and the decoder."""
+    """Logits of the mask from the cached tokens: the last four blocks, where something in them changes, and a decoder."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        layers = Dinov2Model.from_pretrained(bundled_model("dinov2-small")).encoder.layer[FROZEN:]
+        layers = Dinov2Model.from_pretrained(bundled_model("dinov2-small")).encoder.layer[DEPTHS[0] :]
         self.encoder = layers.requires_grad_(False)
         self.decoder = Decoder(size)
 
-    def forward(self, tokens: Float[Tensor, "batch tokens 384"]) -> Float[Tensor, "batch 1 size size"]:
-        depths = [tokens]
+    def forward(self, tokens: Float[Tensor, "batch 3 tokens 384"]) -> Float[Tensor, "batch 1 size size"]:
+        if not in_encoder(self):
+            return self.decoder(tokens)
+        x, found = tokens[:, 0], []
         for layer in self.encoder:
-            depths.append(layer(depths[-1]))
-        return self.decoder([depths[0], depths[2], depths[4]])
+            x = layer(x)
+            found.append(x)
+        return self.decoder(torch.stack([tokens[:, 0], found[1], found[3]], 1))
 
 
 def build(how: Adapt | None, size: int, seed: int) -> Segmenter:
@@ -166,7 +177,7 @@ def in_encoder(model: Segmenter) -> list[Tensor]:
 def salt_rank(setting: Setting) -> int:
     """The largest rank with which SALT has no more parameters than LoRA: 2 k + 2 r (384 - k) in each weight."""
     lora = sum(p.numel() for p in in_encoder(build(partial(put_lora, rank=setting.lora_rank), setting.size, 0)))
-    k, weights = int(setting.ratio * DIM), 6 * (12 - FROZEN)
+    k, weights = int(setting.ratio * DIM), 4 * (DEPTHS[-1] - DEPTHS[0])
     return (lora // weights - 2 * k) // (2 * (DIM - k))
 
 
@@ -180,6 +191,8 @@ class Images:
     train: Tokens
     test: Tokens
     n: int
+    decoders: dict[tuple[int, int], dict[str, Tensor]] = field(default_factory=dict)
+    """Trained alone, by the number of images and the seed."""
 
 
 def arms_of(setting: Setting) -> Iterator[Arm]:
@@ -203,19 +216,35 @@ def train_arm(setting: Setting, how: Adapt | None, trial: Trial) -> Outcome:
     images: Images = trial.data
     held = min(HELD_OUT, len(images.train) // 2)
     n = min(images.n, len(images.train) - held) if trial.choosing else images.n
-    model = build(how, setting.size, trial.seed)
-    groups = [{"params": list(model.decoder.parameters())}, {"params": in_encoder(model), "lr": trial.rate}]
-    config = TrainingConfig(
-        epochs=math.ceil(setting.steps / math.ceil(n / setting.batch_size)), max_steps=setting.steps,
-        batch_size=setting.batch_size, lr=setting.decoder_lr, optimizer="adamw", weight_decay=1e-2, schedule="linear",
-        seed=trial.seed,
-    )  # fmt: skip
     data = images.train.rows(slice(0, n))
-    train(model, _loss, data, config=config, parameter_groups=lambda _: groups[: 2 if how else 1])
+    model = build(how, setting.size, trial.seed)
+    key = n, trial.seed
+    if key not in images.decoders:
+        learn(model.decoder, data, setting, setting.decoder_steps, setting.decoder_lr, trial.seed)
+        images.decoders[key] = {name: value.clone() for name, value in model.decoder.state_dict().items()}
+    model.decoder.load_state_dict(images.decoders[key])
+    learn(model, data, setting, setting.steps, setting.decoder_lr / 3, trial.seed, trial.rate)
     if trial.choosing:
         return Outcome({CHOOSING: float(np.mean(dices(model, images.train.rows(slice(-held, None)))))})
     found = dices(model, images.test)
     return Outcome({DICE: float(np.mean(found))}, sum(p.numel() for p in in_encoder(model)), {"dice": found})
+
+
+def learn(
+    model: nn.Module, data: Tokens, setting: Setting, steps: int, lr: float, seed: int, rate: float | None = None
+) -> None:
+    """Some steps on Dice plus focal loss; what is trained of the encoder has its own rate."""
+    config = TrainingConfig(
+        epochs=math.ceil(steps / math.ceil(len(data) / setting.batch_size)), max_steps=steps, lr=lr, seed=seed,
+        batch_size=setting.batch_size, optimizer="adamw", weight_decay=1e-2, schedule="linear",
+    )  # fmt: skip
+
+    def groups(model: nn.Module) -> list[dict[str, Any]]:
+        if not isinstance(model, Segmenter) or rate is None:
+            return [{"params": [p for p in model.parameters() if p.requires_grad]}]
+        return [{"params": list(model.decoder.parameters())}, {"params": in_encoder(model), "lr": rate}]
+
+    train(model, _loss, data, config=config, parameter_groups=groups)
 
 
 def _loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -259,7 +288,7 @@ def vessels(job: Job) -> Findings:
 def described(setting: Setting, test: int) -> str:
     images = ", ".join(map(str, setting.images))
     return (
-        f"ultrasound, vessels, {setting.size} x {setting.size} pixels: {setting.steps} steps of {setting.batch_size} "
-        f"on the first {images} training images, Dice on {test} test images; the last four of DINOv2-small's twelve "
-        "blocks are adapted, one decoder for all"
+        f"ultrasound, vessels, {setting.size} x {setting.size} pixels: {setting.decoder_steps} steps of the "
+        f"decoder, then {setting.steps} of both, of {setting.batch_size} of the first {images} training images, Dice on "
+        f"{test} test images; adapters on the attention of the last four of DINOv2-small's twelve blocks"
     )
