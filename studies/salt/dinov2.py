@@ -131,7 +131,7 @@ class Decoder(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """Logits of the mask from the cached tokens: the last four blocks, where something in them changes, and a decoder."""
+    """Logits of the mask from the cached tokens; the last four blocks run where something in them changes."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -288,7 +288,7 @@ def vessels(job: Job) -> Findings:
 def described(setting: Setting, test: int) -> str:
     images = ", ".join(map(str, setting.images))
     return (
-        f"ultrasound, vessels, {setting.size} x {setting.size} pixels: {setting.decoder_steps} steps of the "
-        f"decoder, then {setting.steps} of both, of {setting.batch_size} of the first {images} training images, Dice on "
+        f"ultrasound, vessels, {setting.size} x {setting.size} pixels: {setting.decoder_steps} steps of the decoder, "
+        f"then {setting.steps} of both, of {setting.batch_size} of the first {images} training images, Dice on "
         f"{test} test images; adapters on the attention of the last four of DINOv2-small's twelve blocks"
     )
