@@ -6,7 +6,9 @@ method), `token_transform` (its settings), `attention` (what later layers must k
 
 from linmap.compress.token_transforming.assignment import assignment
 from linmap.compress.token_transforming.attention import mass_channel, mass_pool, proportional_attention
+from linmap.compress.token_transforming.compressing import compress
 from linmap.compress.token_transforming.cost import solve_removals, transformer_macs
+from linmap.compress.token_transforming.handle import Compressed, compressed
 from linmap.compress.token_transforming.importance import importance, informativeness, select_centres
 from linmap.compress.token_transforming.schedules import (
     ratio_schedule,
@@ -28,6 +30,7 @@ from linmap.compress.token_transforming.token_transform import TokenTransform
 from linmap.compress.token_transforming.transform import Transform, compose
 
 __all__ = [
+    "Compressed",
     "TokenTransform",
     "Transform",
     "assignment",
@@ -35,6 +38,8 @@ __all__ = [
     "average_pool",
     "clusters",
     "compose",
+    "compress",
+    "compressed",
     "evit",
     "importance",
     "informativeness",

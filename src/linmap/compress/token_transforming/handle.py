@@ -1,0 +1,274 @@
+"""`Compressed`: what `compress` gives back. It holds the model's replaced methods, and what the last pass did."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from linmap.compress.encoders import Encoder
+from linmap.compress.token_transforming.attention import mass_pool
+from linmap.compress.token_transforming.blocks import BlockForward, Capture
+from linmap.compress.token_transforming.budget import Budget, ModelSize
+from linmap.compress.token_transforming.flow import Flow
+from linmap.compress.token_transforming.patches import Hook, Patch
+from linmap.compress.token_transforming.readers import Reading
+from linmap.compress.token_transforming.token_transform import TokenTransform
+from linmap.compress.token_transforming.transform import Transform, compose
+from linmap.errors import ArgumentError
+
+Restore = Literal["end", "block"] | None
+Pruned = Literal["error", "zero", "nearest"]
+
+
+class Compressed:
+    """A compressed model; also a context manager that undoes the compression when it is left.
+
+    Attributes
+    ----------
+    model
+        The model that was given, of its own class, with its own state_dict.
+    encoder
+        Where its blocks were found.
+    transform, restores, hard_restore, pruned, debug
+        As given to `compress`.
+    measured
+        With a target of speed: what was measured (see `latency`); else None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        encoder: Encoder,
+        budget: Budget,
+        size: ModelSize,
+        transform: TokenTransform,
+        score: str,
+        *,
+        restores: Restore,
+        hard_restore: bool,
+        pruned: Pruned,
+        reading: Reading,
+        debug: bool,
+    ) -> None:
+        self.model, self.encoder, self.budget, self.size = model, encoder, budget, size
+        self.transform, self.score = transform, score
+        self.restores, self.hard_restore, self.pruned, self.reading = restores, hard_restore, pruned, reading
+        self.debug = debug
+        self.measured: Any = None
+        self._patches: list[Patch | Hook] = []
+        self._last: Flow | None = None
+        self._padding: Tensor | None = None
+        self._thread = threading.local()
+
+    @property
+    def transforms(self) -> dict[int, Transform]:
+        """{layer: transformation} of the last forward pass, of those layers that left fewer tokens."""
+        return dict(self._ran().transforms)
+
+    @property
+    def mass(self) -> Float[Tensor, "batch outputs"]:
+        """What each token stood for at the end of the last forward pass."""
+        return self._ran().masses()
+
+    def matrix(self) -> Float[Tensor, "batch outputs tokens"]:
+        """W_L ... W_1 of the last forward pass: how each final token is made of the original ones."""
+        return self._composed()[0]
+
+    def recovery(self, hard: bool = False) -> Float[Tensor, "batch tokens outputs"]:
+        """R_1 ... R_L of the last forward pass; with `hard`, one 1 per row at its largest entry."""
+        R = self._composed()[1]
+        if not hard:
+            return R
+        rows = torch.nn.functional.one_hot(R.argmax(-1), R.shape[-1]).to(R.dtype)
+        return rows * (R.sum(-1, keepdim=True) > 0)
+
+    def pool(self, y: Float[Tensor, "batch outputs channels"], *, skip: int = 0) -> Float[Tensor, "batch channels"]:
+        """The mean of tokens by what they stand for, without the first `skip`: of the last pass's final tokens, or of
+        all N.
+        """
+        flow = self._ran()
+        masses = flow.masses_first() if y.shape[1] == flow.n_first else flow.masses()
+        return mass_pool(y, masses.to(y.device), skip=skip)
+
+    def restore(
+        self, y: Float[Tensor, "batch outputs channels"], *, hard: bool | None = None, pruned: Pruned | None = None
+    ) -> Float[Tensor, "batch tokens channels"]:
+        """R y: the tokens after any layer of the last forward pass, for all N tokens of the plain model.
+
+        Decoders of several layers read taps: each is restored with the transformations that lie behind it, which the
+        number of its tokens tells.
+
+        Parameters
+        ----------
+        y
+            Tokens after a layer, (B, M, C).
+        hard
+            Give each token its one main output. None for `hard_restore`.
+        pruned
+            What dropped tokens get: "error", "zero" or "nearest". None for `pruned` of `compress`.
+
+        Raises
+        ------
+        ValueError
+            If y has a number of tokens that no layer gave, or tokens were dropped and pruned="error".
+        """
+        hard = self.hard_restore if hard is None else hard
+        return self._ran().restore(y, hard=hard, pruned=self.pruned if pruned is None else pruned)
+
+    def schedule(self, n_tokens: int) -> dict[int, int]:
+        """{layer: M} for so many tokens."""
+        return self.budget.schedule(n_tokens, self.size, self.transform.protect)
+
+    def macs(self, n_tokens: int) -> int:
+        """MACs of one sample of so many tokens, the transformations included."""
+        return self.size.macs(n_tokens, self.schedule(n_tokens))
+
+    def remove(self) -> None:
+        """Make the model what it was, bit for bit; a second call does nothing.
+
+        Raises
+        ------
+        ValueError
+            If another library has replaced a method of the model since.
+        """
+        for patch in reversed(self._patches):
+            patch.remove()
+        self._patches = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        passing = {"_thread": None, "_last": None, "_padding": None}
+        return self.__dict__ | passing
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._thread = threading.local()
+
+    # What follows is for the replaced methods.
+
+    def install(self, patches: Sequence[Patch | Hook]) -> None:
+        """Put methods and hooks in place."""
+        for patch in patches:
+            patch.install()
+        self._patches = list(patches)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The plain model for a while."""
+        patches = self._patches
+        self.remove()
+        try:
+            yield
+        finally:
+            self.install(patches)
+
+    def flow(self) -> Flow | None:
+        """The forward pass that runs, in this thread; under torch.compile the one that is traced."""
+        return self._last if torch.compiler.is_compiling() else getattr(self._thread, "flow", None)
+
+    def expect_padding(self, mask: Tensor | None, tokens: Any) -> None:
+        """Keep the attention mask for the pass that begins."""
+        padding = None if mask is None else _padding(mask, tokens)
+        if torch.compiler.is_compiling():
+            self._padding = padding
+        else:
+            self._thread.padding = padding
+
+    def enter(self, layer: int, x: Tensor) -> Flow:
+        """The pass that a block's input belongs to; the first block begins one."""
+        if layer == 0:
+            return self._begin(x)
+        flow = self.flow()
+        if flow is None or flow.count != x.shape[1] or flow.batch != x.shape[0]:
+            here = f"(B, N) = {tuple(x.shape[:2])}"
+            raise ArgumentError(
+                f"layer {layer} got tokens {here} that do not come from the layer before; run a compressed model from "
+                "its first block on."
+            )
+        return flow
+
+    def _begin(self, x: Tensor) -> Flow:
+        compiling = torch.compiler.is_compiling()
+        padding = self._padding if compiling else getattr(self._thread, "padding", None)
+        if padding is not None and padding.shape != x.shape[:2]:
+            raise ArgumentError(
+                f"attention_mask must have the shape (B, N) = {tuple(x.shape[:2])}, got {tuple(padding.shape)}."
+            )
+        if self.debug:
+            self.check_numbers(x, "layer 0 gets")
+        flow = Flow(x, padding, self.schedule(x.shape[1]), self.transform)
+        self._last = flow
+        if compiling:
+            self._padding = None
+        else:
+            self._thread.flow, self._thread.padding = flow, None
+        return flow
+
+    def check_numbers(self, x: Tensor, where: str) -> None:
+        """That there are no NaNs."""
+        if bool(x.isnan().any()):
+            raise ArgumentError(f"{where} NaN tokens (sample {int(x.isnan().flatten(1).any(1).nonzero()[0])} first).")
+
+    def _ran(self) -> Flow:
+        if self._last is None:
+            raise ArgumentError("the compressed model has not run yet; call it once.")
+        return self._last
+
+    def _composed(self) -> tuple[Tensor, Tensor]:
+        flow = self._ran()
+        if self.restores == "block":
+            raise ArgumentError("with restore='block' each block is restored by itself; see handle.transforms.")
+        return compose(list(flow.transforms.values()) or [Transform.identity(flow.masses())])
+
+
+def compressed(model: nn.Module) -> Compressed | None:
+    """The handle of a compressed model, or of a copy of one; None for a plain model."""
+    for module in model.modules():
+        forward = module.__dict__.get("forward")
+        if isinstance(forward, BlockForward):
+            return forward.handle
+    return None
+
+
+def captures(handle: Compressed, roles: tuple[str, ...]) -> list[Hook]:
+    """Hooks that keep the projections of the blocks."""
+    if handle.restores == "block" or handle.encoder.family.qkv:
+        return []
+    hooks = []
+    for block in handle.encoder.blocks:
+        for role in roles:
+            part = handle.encoder.part(block, role)
+            assert part is not None
+            hooks.append(Hook(part, Capture(handle, role)))
+    return hooks
+
+
+def _padding(mask: Tensor, tokens: Any) -> Tensor:
+    """An attention mask as masses.
+
+    Raises
+    ------
+    ValueError
+        If it is not (B, N), or a sample is all padding.
+    """
+    expected = tuple(tokens.shape[:2]) if isinstance(tokens, Tensor) and tokens.ndim < 4 else None
+    if mask.ndim != 2 or (expected is not None and tuple(mask.shape) != expected):
+        raise ArgumentError(
+            f"attention_mask must have the shape (B, N){'' if expected is None else f' = {expected}'}, 1 for tokens "
+            f"and 0 for padding; got {tuple(mask.shape)}."
+        )
+    real = mask != 0
+    if not torch.compiler.is_compiling() and not bool(real.any(-1).all()):
+        raise ArgumentError(f"sample {int((~real.any(-1)).nonzero()[0])} of attention_mask is all padding.")
+    return real.to(torch.float32)
