@@ -9,14 +9,17 @@ import json
 import math
 import os
 import platform
+import shutil
+import tempfile
+import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linmap.errors import ArtifactError
+from linmap.errors import ArgumentError, ArtifactError
 from linmap.ownership import claim, make_folder, record
 from linmap.version import __version__
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 SHARED = "linmap.json"  # in folders that are another library's too
+STARTED = time.time()  # of this process: what is older and half written is of one that was killed
 
 
 @contextmanager
@@ -47,6 +51,42 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         record(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged(folder: Path, whole: bool = False) -> Iterator[Path]:
+    """A temporary folder, whose synced files replace those of `folder` in the end, or, if `whole`, all of it.
+
+    What a killed process left of its own is removed.
+    """
+    parent, prefix = folder.parent if whole else folder, f".{folder.name}.partial-"
+    for left in parent.glob(f"{prefix}*"):
+        with suppress(FileNotFoundError):
+            if left.stat().st_mtime < STARTED:
+                shutil.rmtree(left, ignore_errors=True)
+    umask = os.umask(0o022)  # it can only be read by setting it
+    os.umask(umask)
+    partial = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+    try:
+        yield partial
+        for path in partial.rglob("*"):
+            if path.is_file():
+                path.chmod(0o666 & ~umask)
+                descriptor = os.open(path, os.O_RDONLY)
+                os.fsync(descriptor)
+                os.close(descriptor)
+        if whole:
+            partial.chmod(0o777 & ~umask)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.rename(partial, folder)
+            return
+        for path in partial.iterdir():
+            target = folder / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(path, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_table(path: Path | str, table: Any) -> None:
@@ -93,6 +133,32 @@ def _inert_table(table: Any, path: Path) -> Any:
         if any(a is not b for a, b in zip(old, new, strict=True)):
             table.isetitem(place, new)
     return table
+
+
+def write_records(path: Path | str, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write records by name, atomically: as JSON Lines where the name ends in .jsonl, else as CSV or Parquet.
+
+    In a table, lists and objects are JSON text. Halves of surrogate pairs, which no UTF-8 has, are escaped.
+    """
+    path = Path(path)
+    if path.suffix == ".jsonl":
+        write_text(path, "".join(_line(record) + "\n" for record in records))
+        return
+    import pandas as pd
+
+    rows = [{_cell(name): _cell(value) for name, value in record.items()} for record in records]
+    write_table(path, pd.DataFrame(rows, dtype=object))  # object: a whole number stays one where others are missing
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    line = json.dumps(record, ensure_ascii=False)
+    return json.dumps(record) if line != _cell(line) else line
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, dict | list):
+        return json.dumps(value)
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -208,6 +274,21 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     if header["format"] > FORMAT:
         raise ArtifactError(f"{path} has format {header['format']}, this linmap reads up to {FORMAT}; upgrade linmap.")
     return header
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that belongs to something else, such as the pretrained model.
+
+    Raises
+    ------
+    ValueError
+        If its `config.json` is not linmap's.
+    """
+    if (folder / "config.json").exists():
+        try:
+            read_config(folder)
+        except ArtifactError:
+            raise ArgumentError(f"{folder} holds a model or something else of yours; name another folder.") from None
 
 
 def load(folder: Path | str, system: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

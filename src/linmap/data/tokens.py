@@ -210,6 +210,11 @@ class LanguageData(Dataset):
         self.counts = Counts(len(whole), len(rows), sum(lengths), learnt, truncated, len(whole) - len(kept))
         self.learnt_per_row = learnt / len(rows)
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return [sum(len(document.ids) for document in row) for row in self.rows]
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -279,6 +284,11 @@ class ClassificationData(Dataset):
         tokens = sum(map(len, self.ids))
         self.counts = Counts(len(texts), len(texts), tokens, 0, len(too_long), 0)
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each text."""
+        return [len(ids) for ids in self.ids]
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -293,3 +303,37 @@ class ClassificationData(Dataset):
             "attention_mask": padded([[1] * len(row) for row in rows], length, 0),
             "labels": torch.tensor([self.classes[i] for i in indices]),
         }
+
+
+class BatchesByLength(Dataset):
+    """Batches of samples of about the same length, so that little is padded; which ones meet is drawn with a seed.
+
+    Parameters
+    ----------
+    data
+        Its `__getitems__(indices)` is a batch that is ready.
+    lengths
+        Of its samples.
+    batch_size
+        Samples of a batch; those that are left over make a smaller one.
+    seed
+        Of the draw.
+    """
+
+    POOL = 8  # batches that are sorted together
+
+    def __init__(self, data: Any, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed))
+        pools = [sorted(pool.tolist(), key=lambda i: lengths[i]) for pool in order.split(batch_size * self.POOL)]
+        self.data = data
+        self.batches = [pool[i : i + batch_size] for pool in pools for i in range(0, len(pool), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.data.__getitems__(self.batches[index])
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        (index,) = indices
+        return self[index]

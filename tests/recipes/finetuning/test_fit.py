@@ -16,13 +16,16 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 from linmap import artifacts
+from linmap.adapt.finetuning import FineTuned, fine_tune
+from linmap.artifacts import SHARED, write_config
+from linmap.compress.registration import METHOD
 from linmap.data.text import read_prompts
 from linmap.data.tokens import prompt_tokens
-from linmap.errors import ArtifactError, UsageError
+from linmap.errors import ArgumentError, ArtifactError, UsageError
+from linmap.recipes.finetuning import fit as fitting
 from linmap.recipes.finetuning.apply import apply
-from linmap.recipes.finetuning.fit import Method, fine_tune
+from linmap.recipes.finetuning.fit import check_adaptable
 from linmap.recipes.finetuning.flags import Answering, FineTuning
-from linmap.recipes.finetuning.saving import load_adapter
 from linmap.recipes.job import FitJob, FittedJob
 from recipes.finetuning.tiny import moods, save_encoder, save_llama, sums, write_jsonl
 
@@ -67,10 +70,6 @@ def fit(slug: str, settings: FineTuning, **job: Any) -> dict[str, Any]:
     return import_module(f"linmap.recipes.{slug}.fit").fit(settings, FitJob(**job))
 
 
-def method_of(slug: str, settings: FineTuning) -> Method:
-    return import_module(f"linmap.recipes.{slug}.fit").method(settings)
-
-
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     head = load_file(folder / "head.safetensors") if (folder / "head.safetensors").exists() else {}
     return load_file(folder / "adapter_model.safetensors") | head
@@ -101,14 +100,12 @@ def test_a_language_model_learns_and_its_folder_is_a_peft_adapter(
     torch.manual_seed(1)
     ids = torch.randint(2, 250, (2, 7))
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(models["language"]), str(tmp_path))
-    saved = load_adapter(tmp_path, slug)
+    saved = FineTuned.load(tmp_path)
     base = AutoModelForCausalLM.from_pretrained(models["language"])
     with torch.no_grad():
         assert torch.equal(plain(input_ids=ids).logits, saved.model(input_ids=ids).logits)
         assert (plain(input_ids=ids).logits - base(input_ids=ids).logits).abs().max() > 1e-3
     assert summary["adapter_parameters"] == sum(tensor.numel() for tensor in weights(tmp_path).values())
-    with pytest.raises(ArtifactError, match=f"holds a run of '{slug}'"):
-        load_adapter(tmp_path, "other")
 
 
 @pytest.mark.parametrize("slug", METHODS)
@@ -124,7 +121,7 @@ def test_a_classifier_learns_and_names_the_classes(
     answers = [json.loads(line) for line in out.read_text().splitlines()]
     assert [{name: answer[name] for name in ("text", "label")} for answer in answers] == moods(20)
     assert found["accuracy"] == sum(answer["predicted"] == answer["label"] for answer in answers) / 20 > 0.75
-    saved = load_adapter(tmp_path, slug)
+    saved = FineTuned.load(tmp_path)
     for answer in answers[:4]:
         ids = saved.tokenizer(answer["text"], return_tensors="pt")["input_ids"]
         with torch.no_grad():
@@ -156,7 +153,7 @@ def test_packed_rows_train_on_half_precision_bases(
     summary = fit("bone", settings, data=data["language"], out=tmp_path)
     assert summary["rows"] < summary["records"]
     assert {tensor.dtype for tensor in weights(tmp_path).values()} == {torch.float32}
-    assert {weight.dtype for weight in load_adapter(tmp_path, "bone").model.base_model.model.lm_head.parameters()} == {
+    assert {weight.dtype for weight in FineTuned.load(tmp_path).model.base_model.model.lm_head.parameters()} == {
         torch.bfloat16
     }
 
@@ -167,18 +164,20 @@ def test_packed_rows_train_on_half_precision_bases(
 @pytest.mark.parametrize("task", ["language", "classification"])
 @pytest.mark.parametrize("slug", METHODS)
 def test_a_run_that_breaks_off_resumes_to_the_same_weights(
-    slug: str, task: str, models: dict[str, Path], data: dict[str, Path], tmp_path: Path
+    slug: str, task: str, models: dict[str, Path], data: dict[str, Path], tmp_path: Path, monkeypatch
 ) -> None:
     settings = settings_of(slug, models[task], checkpoint_every=3)
     fit(slug, settings, data=data[task], out=tmp_path / "whole")
-    job = FitJob(data=data[task], out=tmp_path / "broken")
-    method = method_of(slug, settings)
 
-    def breaking(adapted: Any) -> list[Any]:
-        return [*method.callbacks(adapted), lambda model, step: (_ for _ in ()).throw(Killed) if step == 5 else None]
+    def broken(*args: Any, **options: Any) -> FineTuned:
+        return fine_tune(
+            *args, **options, callbacks=[lambda _, step: (_ for _ in ()).throw(Killed) if step == 5 else None]
+        )
 
+    monkeypatch.setattr(fitting, "fine_tune", broken)
     with pytest.raises(Killed):
-        fine_tune(settings, job, replace(method, callbacks=breaking))
+        fit(slug, settings, data=data[task], out=tmp_path / "broken")
+    monkeypatch.undo()
     assert not (tmp_path / "broken" / "linmap.json").exists()
     torch.rand(3)
     fit(slug, settings, data=data[task], out=tmp_path / "broken", resume=True)
@@ -189,20 +188,18 @@ def test_a_run_that_breaks_off_resumes_to_the_same_weights(
 
 
 KILLED = """
-import os, signal, sys
+import os, signal
+from functools import partial
 from pathlib import Path
-from linmap.recipes.{slug}.fit import method
+from linmap.recipes.finetuning import fit as fitting
+from linmap.recipes.{slug}.fit import fit
 from linmap.recipes.{slug}.flags import Fit
-from linmap.recipes.finetuning.fit import fine_tune
 from linmap.recipes.job import FitJob
-from dataclasses import replace
-settings = Fit(**{settings!r})
-method = method(settings)
 def kill(model, step):
     if step == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-method = replace(method, callbacks=lambda adapted, own=method.callbacks: [*own(adapted), kill])
-fine_tune(settings, FitJob(data=Path({data!r}), out=Path({out!r})), method)
+fitting.fine_tune = partial(fitting.fine_tune, callbacks=[kill])
+fit(Fit(**{settings!r}), FitJob(data=Path({data!r}), out=Path({out!r})))
 """
 
 
@@ -258,7 +255,7 @@ def test_merged_models_load_without_linmap_and_give_the_same(
         path = tmp_path / f"{name}-{'encoder' if task == 'classification' else 'model'}"
         (out / "merged").rename(path)
         paths.append(str(path))
-        model: Any = load_adapter(out, slug).model
+        model: Any = FineTuned.load(out).model
         with torch.no_grad():
             output = model.encoder(input_ids=ids) if task == "classification" else model(input_ids=ids)
         expected[str(path)] = output.last_hidden_state if task == "classification" else output.logits
@@ -295,7 +292,7 @@ def test_prompts_answered_together_get_the_answers_that_they_get_alone(adapter: 
     out = tmp_path / "answers.jsonl"
     apply(Answering(max_new_tokens=6, batch_size=3), FittedJob(artifact=adapter, data=prompts, out=out))
     answers = [json.loads(line) for line in out.read_text().splitlines()]
-    saved = load_adapter(adapter, "bone")
+    saved = FineTuned.load(adapter)
     for record, answer in zip(read_prompts(prompts, "language"), answers, strict=True):
         ids = prompt_tokens(record, saved.tokenizer)
         written: list[int] = []
@@ -333,7 +330,7 @@ def test_what_cannot_be_answered_is_named(adapter: Path, data: dict[str, Path], 
     (broken := tmp_path / "broken").mkdir()
     (broken / "linmap.json").write_bytes((adapter / "linmap.json").read_bytes())
     with pytest.raises(ArtifactError, match="incomplete"):
-        load_adapter(broken, "bone")
+        FineTuned.load(broken)
 
 
 def edited(path: Path, **fields: Any) -> None:
@@ -358,10 +355,10 @@ def test_a_strangers_folder_downloads_nothing_unasked(
     edited(folder / "linmap.json", config=config | {"model": "stranger/model"})
     job = FittedJob(artifact=folder, data=data["language"], out=tmp_path / "a.jsonl")
     for settings in (Answering(), Answering(merge=True)):
-        with pytest.raises(ArtifactError, match=r"'stranger/model', which is not on this machine.*--allow-download"):
+        with pytest.raises(ArtifactError, match=r"'stranger/model', which is not on this machine.*allow_download=True"):
             apply(settings, job)
     assert all(local for _, local in asked)
-    with pytest.raises(UsageError, match="the Hub cannot be reached"):
+    with pytest.raises(ArgumentError, match="the Hub cannot be reached"):
         apply(Answering(allow_download=True), job)
     assert asked[-1] == ("stranger/model", False)
 
@@ -372,23 +369,19 @@ def test_an_adapter_of_another_method_is_refused_before_anything_is_loaded(
 ) -> None:
     folder = shutil.copytree(adapter, tmp_path / "stranger")
     edited(folder / "adapter_config.json", peft_type=kind)
-    monkeypatch.setattr("linmap.recipes.finetuning.saving.load_pretrained", None)
+    monkeypatch.setattr("linmap.adapt.finetuning.tuned.load_pretrained", None)
     with pytest.raises(ArtifactError, match=r"says peft_type .*'LINMAP_BONE'"):
-        load_adapter(folder, "bone")
+        FineTuned.load(folder)
 
 
 def test_settings_are_checked_before_any_work() -> None:
     for options, message in (
-        ({"max_length": 1}, "max_length=1"),
-        ({"validation": 1.0}, "validation=1.0"),
-        ({"warmup": -0.1}, "warmup=-0.1"),
-        ({"head_lr": 0.0}, "head_lr=0.0 must be positive"),
         ({"lr": 0.0}, "lr=0.0 must be positive"),
         ({"batch_size": 3, "accumulation": 2}, "batch_size=3 cannot be split"),
         ({"target_modules": ()}, "target_modules=\\(\\) is empty"),
     ):
         with pytest.raises(ValueError, match=message):
-            FineTuning(**options).training(0, 0)
+            FineTuning(**options).training(0)
     with pytest.raises(ValueError, match="temperature=-1"):
         Answering(temperature=-1.0)
     with pytest.raises(ValueError, match="limit=0"):
@@ -407,11 +400,13 @@ def test_a_target_that_fits_no_layer_is_named(
 ) -> None:
     settings = settings_of("bone", models["language"], max_steps=1, target_modules=("q_proj", "k_prj"))
     fit("bone", settings, data=data["language"], out=tmp_path)
-    assert [record.getMessage() for record in caplog.records if "target-modules" in record.getMessage()] == [
-        "--target-modules k_prj fits no layer of the model."
+    assert [record.getMessage() for record in caplog.records if "target_modules" in record.getMessage()] == [
+        "target_modules=('k_prj',) fits no layer of the model."
     ]
     none = settings_of("bone", models["language"], max_steps=1, target_modules=("k_prj",))
-    with pytest.raises(UsageError, match=r"^--target-modules k_prj fits no layer of the model; .* called .*k_proj"):
+    with pytest.raises(
+        ArgumentError, match=r"^target_modules=\('k_prj',\) fits no layer of the model; .* called .*k_proj"
+    ):
         fit("bone", none, data=data["language"], out=tmp_path)
 
 
@@ -426,11 +421,13 @@ def test_fields_that_no_utf8_has_come_back_as_they_were(adapter: Path, tmp_path:
         assert [row["id"] for row in csv.DictReader(file)] == ["a\\ud800b", "é"]
 
 
-def test_a_method_is_told_the_steps_of_the_run(models: dict[str, Path], data: dict[str, Path], tmp_path: Path) -> None:
-    told: list[int] = []
-    settings = settings_of("bone", models["language"], max_steps=3)
-    own = method_of("bone", settings)
-    method = Method("bone", "language", lambda steps: told.append(steps) or own.config(steps))
-    summary = fine_tune(settings, FitJob(data=data["language"], out=tmp_path), method)
-    assert told == [3] == [summary["steps"]]
-    assert FineTuning(epochs=2, batch_size=4).steps(9) == 6
+def test_a_quantised_model_is_not_adapted_and_its_original_is_named(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(models["language"], tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    check_adaptable(folder, "model")
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": METHOD}}))
+    with pytest.raises(UsageError, match=r"--model m is quantised by flatquant, .* original can be adapted\.$"):
+        check_adaptable(folder, "m")
+    write_config(folder, "flatquant", {"result": {"model": "/models/llama"}}, 0, SHARED)
+    with pytest.raises(UsageError, match=r"can be adapted: /models/llama\.$"):
+        check_adaptable(folder, "m")

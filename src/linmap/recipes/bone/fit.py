@@ -6,15 +6,11 @@ from typing import Any
 
 from linmap.adapt import BoneConfig
 from linmap.recipes.bone.flags import Fit
-from linmap.recipes.finetuning.fit import Method, fine_tune
+from linmap.recipes.finetuning.fit import fit_texts
 from linmap.recipes.job import FitJob
 
 
 def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     """Fine-tune a pretrained model on your texts; on the problems of GSM8K without --data."""
-    return fine_tune(settings, job, method(settings))
-
-
-def method(settings: Fit) -> Method:
-    """What Bone brings to fine-tuning."""
-    return Method("bone", "language", lambda steps: BoneConfig(**settings.options()))
+    options = settings.options(target_modules=settings.targets())
+    return fit_texts(settings, job, "language", lambda steps: BoneConfig(**options))

@@ -15,13 +15,13 @@ from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import Tensor, nn
 
 from linmap import experiment
+from linmap.adapt.finetuning.training import parameter_groups
 from linmap.adapt.texts import TextClassifier
+from linmap.data.language_models import quiet_libraries
 from linmap.errors import DivergenceError
 from linmap.experiment import Kind, Outcome, Trial
 from linmap.maps import TriangularPair
-from linmap.recipes.finetuning.fit import parameter_groups
 from linmap.recipes.finetuning.tasks import CHOOSING, TRAINING, Task
-from linmap.recipes.language.models import quiet_libraries
 from linmap.training import TrainingConfig, train
 from linmap.training.memory import KeptForBackward
 

@@ -14,8 +14,6 @@ from linmap.recipes.language.flags import Generation
 if TYPE_CHECKING:
     from linmap.training import TrainingConfig
 
-DEFAULT_MODELS = {"language": "smollm2-135m", "classification": "minilm-l6"}
-"""The model of a task where none is named."""
 PEFT_FIELDS = ("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern", "bias")
 """Parameters of every adapter's configuration, of which fine-tuning has the first as a flag of its own."""
 EMBEDDED = {"language": "bone/gsm8k_train2000.jsonl.gz", "classification": "triadaptlora/banking77_train.csv.gz"}
@@ -23,7 +21,15 @@ EMBEDDED = {"language": "bone/gsm8k_train2000.jsonl.gz", "classification": "tria
 
 
 @flags
-class FineTuning(Derived):
+class Tuning(Derived):
+    """What fine-tuning takes beside its training."""
+
+    OF = "linmap.adapt.finetuning.training:fine_tune"
+    LEAVE = ("texts", "adapter", "training", "penalty", "callbacks", "checkpoints", "resume")
+
+
+@flags
+class FineTuning(Tuning):
     """--data is a .jsonl, .json, .csv or .txt file (a text a line), perhaps with .gz behind, of records with
 
     - "text", all of which is learnt;
@@ -42,56 +48,24 @@ class FineTuning(Derived):
         "checkpoint_every": Other(100, "steps take seconds, and --resume should not lose many"),
     }
 
-    model: str | None = None
-    """Pretrained model: a folder that Transformers loads, an id on the Hugging Face Hub, smollm2-135m, or minilm-l6;
-    smollm2-135m for language and minilm-l6 for classification when left out."""
     task: Literal["auto", "language", "classification"] = "auto"
     """auto: classification if the records have labels."""
-    max_length: int | None = None
-    """Tokens of a row; longer records are cut, and counted. 512, or what the model takes, when left out."""
-    truncation: Literal["right", "left"] = "right"
-    """The side on which they are cut."""
-    packing: bool = False
-    """Language: several records in one row; they do not see each other."""
-    validation: float = 0.1
-    """Share of the records that is held out; the weights of the epoch with the lowest loss on it are kept."""
     lr: float = 5e-4
     """Learning rate of the adapters."""
-    head_lr: float = 5e-3
-    """Learning rate of the classification head."""
-    warmup: float = 0.03
-    """Share of the steps over which the learning rates rise."""
-    base_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the frozen weights."""
-    gradient_checkpointing: bool = False
-    """Compute activations twice to save memory."""
     target_modules: tuple[str, ...] = ("all-linear",)
     """Layers to adapt: ends of their names (q_proj v_proj), one regular expression, or all-linear."""
     merge: bool = False
     """Also write the model with the adapter in its weights to the folder `merged` in --out."""
 
     def __post_init__(self) -> None:
-        if self.max_length is not None and self.max_length < 2:
-            raise ArgumentError(f"max_length={self.max_length} leaves no token to predict; give 2 or more.")
-        for name in ("validation", "warmup"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ArgumentError(f"{name}={getattr(self, name)} must be a share in [0, 1).")
-        if not (self.head_lr > 0 and math.isfinite(self.head_lr)):
-            raise ArgumentError(f"head_lr={self.head_lr} must be positive.")
         if not self.target_modules:
             raise ArgumentError("target_modules=() is empty; name layers, or give all-linear.")
 
-    def training(self, steps: int, seed: int) -> TrainingConfig:
-        """The training of a run of this many steps."""
+    def training(self, seed: int) -> TrainingConfig:
+        """The training that the flags ask for."""
         from linmap.training import TrainingConfig
 
-        options = self.options(FineTuning, optimizer="adamw", warmup_steps=round(self.warmup * steps), seed=seed)
-        return TrainingConfig(**options)
-
-    def steps(self, rows: int) -> int:
-        """Steps of a run over this many rows."""
-        steps = self.epochs * math.ceil(rows / self.batch_size)
-        return steps if self.max_steps is None else min(steps, self.max_steps)
+        return TrainingConfig(**self.options(FineTuning, optimizer="adamw", seed=seed))
 
     def targets(self) -> list[str] | str:
         """`target_modules` as PEFT has it: a list of names, or a text that is "all-linear" or a regular expression."""

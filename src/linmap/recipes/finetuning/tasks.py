@@ -11,17 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
+from linmap.adapt.finetuning.training import DEFAULT_MODELS, Data, accuracy
 from linmap.adapt.texts import TextClassifier, classification_loss, language_loss
+from linmap.data.language_models import load_pretrained, load_tokenizer
 from linmap.data.pretrained import bundled_model
 from linmap.data.text import TextRecord, labels_of, read_training_texts
-from linmap.data.tokens import ClassificationData, Document, LanguageData, document_of
+from linmap.data.tokens import BatchesByLength, ClassificationData, Document, LanguageData, document_of
 from linmap.errors import DataError
 from linmap.experiment import Metric
-from linmap.recipes.finetuning.fit import Data, accuracy
-from linmap.recipes.finetuning.flags import DEFAULT_MODELS, Completions, Labelled
-from linmap.recipes.language.models import load_pretrained, load_tokenizer
+from linmap.recipes.finetuning.flags import Completions, Labelled
 from linmap.training import mean_loss
 
 ACCURACY, LOSS, TRAINING, CHOOSING = "test accuracy", "test loss", "training loss", "validation loss"
@@ -79,10 +78,7 @@ class Task:
 
     def batches(self, seed: int) -> BatchesByLength:
         """The training batches, the same for every arm."""
-        data = self.train
-        lengths = [sum(len(d.ids) for d in row) for row in data.rows] if isinstance(data, LanguageData) else [
-            len(ids) for ids in data.ids]  # fmt: skip
-        return BatchesByLength(data, lengths, self.batch_size, seed)
+        return BatchesByLength(self.train, self.train.lengths, self.batch_size, seed)
 
     @property
     def loss(self) -> Callable[[nn.Module, Any], Tensor]:
@@ -222,40 +218,3 @@ def completion_task(
         name, base, data[0], data[1], data[2], settings.batch_size, settings.steps,
         min(settings.pilot_steps, settings.steps), described, checkpoints=thirds, together=8,
     )  # fmt: skip
-
-
-# -- batches -----------------------------------------------------------------------------------------------------------
-
-
-class BatchesByLength(Dataset):
-    """Batches of samples of about the same length, so that little is padded; which ones meet is drawn with a seed.
-
-    Parameters
-    ----------
-    data
-        Its `__getitems__(indices)` is a batch that is ready.
-    lengths
-        Of its samples.
-    batch_size
-        Samples of a batch; those that are left over make a smaller one.
-    seed
-        Of the draw.
-    """
-
-    POOL = 8  # batches that are sorted together
-
-    def __init__(self, data: Any, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed))
-        pools = [sorted(pool.tolist(), key=lambda i: lengths[i]) for pool in order.split(batch_size * self.POOL)]
-        self.data = data
-        self.batches = [pool[i : i + batch_size] for pool in pools for i in range(0, len(pool), batch_size)]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.data.__getitems__(self.batches[index])
-
-    def __getitems__(self, indices: list[int]) -> Any:
-        (index,) = indices
-        return self[index]

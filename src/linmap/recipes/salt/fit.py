@@ -17,7 +17,7 @@ from linmap.adapt.segmentation import put_salt as adapt
 from linmap.adapt.segmentation.training import Adapt as Adapt
 from linmap.data.masks import MaskedImages, embedded_ultrasound, load_masked_images
 from linmap.errors import DataError
-from linmap.recipes.finetuning.fit import Method, fine_tune
+from linmap.recipes.finetuning.fit import fit_texts
 from linmap.recipes.job import FitJob
 from linmap.recipes.salt.flags import FitImages, Texts
 
@@ -27,19 +27,18 @@ def fit(settings: FitImages | Texts, job: FitJob) -> dict[str, Any]:
 
     For texts, and their flags: linmap fit salt --data train.jsonl --help
     """
-    if isinstance(settings, Texts):
-        return fine_tune(settings, job, method(settings))
-    return _fit_segmenter(settings, job)
+    return _fit_texts(settings, job) if isinstance(settings, Texts) else _fit_segmenter(settings, job)
 
 
-def method(settings: Texts) -> Method:
-    """What SALT brings to fine-tuning on texts."""
+def _fit_texts(settings: Texts, job: FitJob) -> dict[str, Any]:
+    """Fine-tune a language model or a classifier."""
 
     def penalty(model: nn.Module) -> Tensor:
         return settings.regularization * salt_regularization(model)
 
-    return Method("salt", "language", lambda steps: SaltConfig(**settings.options()),
-                  penalty=penalty if settings.regularization else None)  # fmt: skip
+    options = settings.options(target_modules=settings.targets())
+    return fit_texts(settings, job, "language", lambda steps: SaltConfig(**options),
+                     penalty if settings.regularization else None)  # fmt: skip
 
 
 def _fit_segmenter(settings: FitImages, job: FitJob) -> dict[str, Any]:

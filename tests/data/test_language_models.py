@@ -8,17 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from linmap.artifacts import SHARED, write_config
-from linmap.compress.registration import METHOD
-from linmap.errors import ArtifactError, UsageError
-from linmap.recipes.language.models import (
-    base_folder,
-    check_adaptable,
-    load_pretrained,
-    load_tokenizer,
-    model_folder,
-    reads_of,
-)
+from linmap.data.language_models import base_folder, load_pretrained, load_tokenizer, model_folder, reads_of
+from linmap.errors import ArgumentError, ArtifactError
 from recipes.finetuning.tiny import save_llama
 
 
@@ -33,7 +24,7 @@ def test_folders_are_loaded_without_news(llama_folder: Path, capsys: pytest.Capt
     assert {weight.dtype for weight in loaded.parameters()} == {torch.bfloat16}
     assert load_tokenizer(llama_folder)("a")["input_ids"] == [66]
     assert capsys.readouterr().err == ""
-    with pytest.raises(UsageError, match="cannot be loaded as a causal language model"):
+    with pytest.raises(ArgumentError, match="cannot be loaded as a causal language model"):
         load_pretrained(llama_folder.parent, "language", "float32")
 
 
@@ -48,31 +39,31 @@ def test_what_is_no_model_is_named(tmp_path: Path, llama_folder: Path) -> None:
         ("./none", "there is no such folder"),
         (str(empty), "has no config.json"),
     ):
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(ArgumentError, match=message):
             model_folder(name)
     (bare / "config.json").write_bytes((llama_folder / "config.json").read_bytes())
-    with pytest.raises(UsageError, match="no weights as safetensors"):
+    with pytest.raises(ArgumentError, match="no weights as safetensors"):
         model_folder(str(bare))
     (bare / "model.safetensors").write_bytes((llama_folder / "model.safetensors").read_bytes())
-    with pytest.raises(UsageError, match="has no tokenizer"):
+    with pytest.raises(ArgumentError, match="has no tokenizer"):
         model_folder(str(bare))
 
 
 def test_a_vision_transformer_is_no_model_of_texts() -> None:
-    with pytest.raises(UsageError, match="--model dinov2-small reads images, not text"):
+    with pytest.raises(ArgumentError, match="model='dinov2-small' reads images, not text"):
         model_folder("dinov2-small")
-    with pytest.raises(UsageError, match="--model minilm-l6 reads text, not images"):
+    with pytest.raises(ArgumentError, match="model='minilm-l6' reads text, not images"):
         model_folder("minilm-l6", reads="images")
 
 
 def test_a_model_reads_with_what_lies_beside_it(tmp_path: Path, llama_folder: Path) -> None:
     assert model_folder(str(llama_folder), reads=None) == llama_folder
     assert reads_of(llama_folder) == "text"
-    with pytest.raises(UsageError, match=r"has no preprocessor_config\.json, which says"):
+    with pytest.raises(ArgumentError, match=r"has no preprocessor_config\.json, which says"):
         model_folder(str(llama_folder), reads="images")
     for file in ("config.json", "model.safetensors"):
         (tmp_path / file).write_bytes((llama_folder / file).read_bytes())
-    with pytest.raises(UsageError, match="has no tokenizer"):
+    with pytest.raises(ArgumentError, match="has no tokenizer"):
         model_folder(str(tmp_path), reads=None)
     (tmp_path / "preprocessor_config.json").write_text("{}")
     assert model_folder(str(tmp_path), reads="images") == model_folder(str(tmp_path), reads=None) == tmp_path
@@ -94,7 +85,7 @@ def test_the_cache_of_the_hub_comes_before_the_network(llama_folder: Path, monke
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert model_folder("some/cached") == llama_folder
     assert asked == [("some/cached", True)]
-    with pytest.raises(UsageError, match="not in the cache of the Hugging Face Hub, and the Hub cannot"):
+    with pytest.raises(ArgumentError, match="not in the cache of the Hugging Face Hub, and the Hub cannot"):
         model_folder("some/unknown")
     assert asked[1:] == [("some/unknown", True), ("some/unknown", False)]
 
@@ -122,7 +113,7 @@ def test_what_a_run_names_is_downloaded_only_with_leave(
     assert base_folder(run, "some/cached", allow_download=False) == llama_folder
     assert base_folder(run, str(llama_folder), allow_download=False) == llama_folder
     assert asked == [("some/cached", True)]
-    with pytest.raises(ArtifactError, match=r"fitted on 'stranger/model', which is not .* --allow-download"):
+    with pytest.raises(ArtifactError, match=r"fitted on 'stranger/model', which is not .* allow_download=True"):
         base_folder(run, "stranger/model", allow_download=False)
     for gone in ("/home/stranger/model", "./model", r"\\server\share", "a/b/c"):
         with pytest.raises(ArtifactError, match="there is no such folder"):
@@ -145,7 +136,7 @@ def test_a_model_that_asks_for_code_on_the_hub_is_refused(entry: dict, tmp_path:
     folder = shutil.copytree(llama_folder, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | entry))
-    with pytest.raises(UsageError, match="asks for the kernel 'stranger/kernel' of the Hugging Face Hub"):
+    with pytest.raises(ArgumentError, match="asks for the kernel 'stranger/kernel' of the Hugging Face Hub"):
         load_pretrained(folder, "language", "float32")
 
 
@@ -156,19 +147,7 @@ def test_local_folders_never_reach_the_network(llama_folder: Path, monkeypatch: 
     load_pretrained(llama_folder, "language", "float32")
 
 
-def test_a_quantised_model_is_not_adapted_and_its_original_is_named(tmp_path: Path, llama_folder: Path) -> None:
-    folder = shutil.copytree(llama_folder, tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    check_adaptable(folder, "model")
-    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": METHOD}}))
-    with pytest.raises(UsageError, match=r"--model m is quantised by flatquant, .* original can be adapted\.$"):
-        check_adaptable(folder, "m")
-    write_config(folder, "flatquant", {"result": {"model": "/models/llama"}}, 0, SHARED)
-    with pytest.raises(UsageError, match=r"can be adapted: /models/llama\.$"):
-        check_adaptable(folder, "m")
-
-
 def test_an_adapter_given_as_a_model_is_told_from_one(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"holds an adapter, not a model; .* --merge --out MODEL"):
+    with pytest.raises(ArgumentError, match=r"holds an adapter, not a model; .* --merge --out MODEL"):
         model_folder(str(tmp_path))

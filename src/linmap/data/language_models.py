@@ -1,0 +1,319 @@
+"""Pretrained models of Transformers: found by folder, Hub id or bundled name, loaded, and used."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from linmap.data.image_preparation import FILE as PREPARATION_FILE
+from linmap.data.pretrained import BUNDLED, BUNDLED_VISION, bundled_model
+from linmap.data.text import TextRecord
+from linmap.data.tokens import Tokenizer, padded, prompt_tokens
+from linmap.errors import ArgumentError, ArtifactError, DataError
+
+log = logging.getLogger(__name__)
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
+NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # of a repository on the Hub
+Reads = Literal["text", "images"]
+DTYPES: dict[str, Any] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}  # auto: as it is saved
+
+
+def model_folder(name: Path | str, reads: Reads | None = "text") -> Path:
+    """The folder of a model that the user names: bundled, in a folder of his, or on the Hugging Face Hub.
+
+    What the Hub's cache on this machine has is taken from there; the network is asked only for what is missing.
+
+    Parameters
+    ----------
+    name
+        A folder, an id or one of `BUNDLED`.
+    reads
+        What the model must read: a tokenizer belongs to a model of text, a `preprocessor_config.json` to one of images.
+        When None, either will do; `reads_of` tells which.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such model, the Hub cannot be reached, or the folder lacks a model or what it reads with.
+    """
+    name = str(name)
+    if name in BUNDLED:
+        if reads is not None and reads != reads_of_bundled(name):
+            raise ArgumentError(f"model={name!r} reads {reads_of_bundled(name)}, not {reads}.")
+        return bundled_model(name)
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if folder.exists():
+            raise ArgumentError(f"model={name!r} is a file; give the folder that config.json lies in.")
+        if is_path(name):
+            raise ArgumentError(f"model={name!r}: there is no such folder.")
+        folder = _from_hub(name, reads)
+    if not (folder / "config.json").exists():
+        if (folder / "adapter_config.json").exists():
+            raise ArgumentError(
+                f"model={name!r} holds an adapter, not a model; put it into its model first: linmap apply {name} "
+                f"--merge --out MODEL, then model=MODEL."
+            )
+        raise ArgumentError(f"model={name!r} holds no model: it has no config.json.")
+    if not any(folder.glob("*.safetensors")):
+        raise ArgumentError(f"model={name!r} has no weights as safetensors; save the model again with save_pretrained.")
+    has = {
+        "text": any((folder / file).exists() for file in TOKENIZER_FILES),
+        "images": (folder / PREPARATION_FILE).exists(),
+    }
+    if not has["text"] and (reads == "text" or (not has["images"] and reads is None)):
+        raise ArgumentError(
+            f"model={name!r} has no tokenizer ({', '.join(TOKENIZER_FILES[:3])}); save it there with "
+            "tokenizer.save_pretrained."
+        )
+    if reads == "images" and not has["images"]:
+        raise ArgumentError(
+            f"model={name!r} has no {PREPARATION_FILE}, which says how the model takes images; copy it there."
+        )
+    return folder
+
+
+def reads_of_bundled(name: str) -> Reads:
+    """What one of `BUNDLED` reads."""
+    return "images" if name in BUNDLED_VISION else "text"
+
+
+def reads_of(folder: Path) -> Reads:
+    """What the model of a folder reads; images where the folder says how it takes them."""
+    return "images" if (folder / PREPARATION_FILE).exists() else "text"
+
+
+def base_folder(run: Path, name: str, allow_download: bool) -> Path:
+    """The folder of the model that a run was fitted on, by what the run says of it.
+
+    A run may come from a stranger, and so may the name in it: nothing is downloaded for it unless the user allows it.
+
+    Raises
+    ------
+    ArtifactError
+        If the model is not on this machine and may not be downloaded.
+    ArgumentError
+        As of `model_folder`.
+    """
+    if name in BUNDLED or Path(name).expanduser().is_dir():
+        return model_folder(name)
+    if (cached := cached_snapshot(name)) is not None:
+        return cached
+    if is_path(name):
+        raise ArtifactError(f"{run} was fitted on the model in {name!r}, and there is no such folder; put it back.")
+    if not allow_download:
+        raise ArtifactError(
+            f"{run} was fitted on {name!r}, which is not on this machine; if you trust that name, download the model "
+            "from the Hugging Face Hub with allow_download=True."
+        )
+    log.warning("downloading %r, which %s was fitted on, from the Hugging Face Hub", name, run)
+    return model_folder(name)
+
+
+def is_path(name: str) -> bool:
+    """Whether a name can only be a folder's, not a repository's on the Hub."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+
+
+def cached_snapshot(name: str) -> Path | None:
+    """The whole snapshot of a repository in the Hub's cache on this machine; the network is not asked."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        cached = Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    return cached if (cached / "config.json").exists() and any(cached.glob("*.safetensors")) else None
+
+
+def _from_hub(name: str, reads: Reads | None) -> Path:
+    """The cached snapshot of a repository, downloaded where it is not whole."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if (cached := cached_snapshot(name)) is not None:
+        return cached
+    known = ", ".join(sorted(one for one in BUNDLED if reads in (None, reads_of_bundled(one))))
+    try:
+        return Path(snapshot_download(name, allow_patterns=NEEDED))
+    except HFValidationError:
+        raise ArgumentError(f"model={name!r} is neither a folder, nor an id on the Hub, nor one of {known}.") from None
+    except HfHubHTTPError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ArgumentError(f"model={name!r}: no such folder, and the Hugging Face Hub refuses it: {reason}") from None
+    except (LocalEntryNotFoundError, OSError):
+        raise ArgumentError(
+            f"model={name!r}: no such folder, not in the cache of the Hugging Face Hub, and the Hub cannot be reached; "
+            f"give a folder, or one of {known}."
+        ) from None
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder; nothing is fetched, and no code of the folder runs."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def check_kernels(folder: Path) -> None:
+    """Refuse a configuration that names code on the Hub, which Transformers would download and run.
+
+    Raises
+    ------
+    ArgumentError
+        With the name.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # Transformers says what is wrong with it
+    if kernel := _kernel_in(config):
+        raise ArgumentError(
+            f"{folder}/config.json asks for the kernel {kernel!r} of the Hugging Face Hub, whose code would be run; "
+            "remove that entry if you trust the model."
+        )
+
+
+def _kernel_in(config: Any) -> str:
+    """The repository of a kernel that a configuration, or one in it, names; "" if none."""
+    if not isinstance(config, dict):
+        return ""
+    for key, value in config.items():
+        if key.endswith(("attn_implementation", "attn_implementation_internal")):
+            names = value.values() if isinstance(value, dict) else [value]
+            if found := next((name for name in names if isinstance(name, str) and "/" in name), None):
+                return found
+        elif found := _kernel_in(value):
+            return found
+    return ""
+
+
+def load_pretrained(folder: Path, kind: Literal["language", "encoder"], dtype: str) -> nn.Module:
+    """The model of a folder, a causal language model or one without any head, its weights in one of `DTYPES`.
+
+    Raises
+    ------
+    ArgumentError
+        If the folder's model is not made for this, its weights cannot be read, or it asks for code on the Hub.
+    """
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    check_kernels(folder)
+
+    auto = AutoModelForCausalLM if kind == "language" else AutoModel
+    try:
+        with quiet_libraries():
+            return auto.from_pretrained(
+                folder, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True, trust_remote_code=False
+            )
+    except (OSError, ValueError) as error:
+        what = "a causal language model" if kind == "language" else "a model"
+        first = str(error).strip().splitlines()[0]
+        raise ArgumentError(f"{folder} cannot be loaded as {what}: {first}") from error
+
+
+def on_accelerator(model: nn.Module) -> nn.Module:
+    """The model where it computes fastest: on the accelerator, if there is one."""
+    return model.to(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else model
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Without bars for half a second of reading, and without news for the programmers of PEFT and Transformers."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # a head that is left out on purpose is no news either
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+
+
+# -- completions -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def complete(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    records: Sequence[TextRecord],
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    batch_size: int = 16,
+) -> list[str]:
+    """What a language model writes after each prompt, up to the end-of-text token.
+
+    Parameters
+    ----------
+    model, tokenizer
+        Of Transformers.
+    records
+        From `linmap.data.text.read_prompts`.
+    max_new_tokens
+        Tokens of a completion at most.
+    temperature
+        0 takes the likeliest token; more draws from the softened distribution, by PyTorch's global generator.
+    batch_size
+        Records that are answered together, the longest first; what is answered does not depend on it.
+
+    Raises
+    ------
+    DataError
+        If a prompt is empty, or exceeds with its completion the positions of the model; the message has its place.
+    """
+    prompts = [prompt_tokens(record, tokenizer) for record in records]
+    for record, ids in zip(records, prompts, strict=True):
+        _check_prompt(record, ids, model, max_new_tokens)
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {
+        "do_sample": False, "temperature": None, "top_p": None, "top_k": None
+    }  # fmt: skip
+    device, end = next(model.parameters()).device, tokenizer.eos_token_id
+    answers = [""] * len(prompts)
+    for part in by_length([len(ids) for ids in prompts], batch_size, "answering"):
+        rows = [prompts[i] for i in part]
+        length = max(map(len, rows))
+        ids = padded(rows, length, 0, side="left").to(device)
+        mask = padded([[1] * len(row) for row in rows], length, 0, side="left").to(device)
+        written = model.generate(  # pyright: ignore[reportCallIssue]
+            input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=end or 0,
+            eos_token_id=end, **sampling,
+        )  # fmt: skip
+        for i, row in zip(part, written[:, length:].tolist(), strict=True):
+            row = row[: row.index(end)] if end in row else row
+            answers[i] = tokenizer.decode(row, skip_special_tokens=True)
+    return answers
+
+
+def by_length(lengths: Sequence[int], size: int, description: str) -> Iterable[list[int]]:
+    """The indices of items in batches, the longest items first, with a progress bar where a person watches."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    parts = [order[i : i + size] for i in range(0, len(order), size)]
+    console = Console(stderr=True)
+    return track(parts, description, console=console, disable=not console.is_terminal)
+
+
+def _check_prompt(record: TextRecord, ids: list[int], model: nn.Module, max_new_tokens: int) -> None:
+    if not ids:
+        raise DataError(f"{record.place}: the prompt is empty; there is nothing to continue.")
+    positions = getattr(model.config, "max_position_embeddings", None)  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(positions, int) and len(ids) + max_new_tokens > positions:
+        raise DataError(
+            f"{record.place}: {len(ids)} tokens and {max_new_tokens} new ones exceed the {positions} positions of the "
+            f"model; shorten the prompt, or lower max_new_tokens={max_new_tokens}."
+        )
