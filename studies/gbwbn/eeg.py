@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from linmap.data.epochs import EMBEDDED_SUBJECTS, TEST, TRAIN, VALIDATION, Epochs, mamem
+from linmap.data.folds import Fold
 from linmap.experiment import Experiment, Part
-from linmap.recipes.folds import Fold
 from linmap.recipes.gbwbn.compare import training_table
 from studies.gbwbn.methods import arms, chosen, methods, summary
 from studies.study import Findings, Job

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from linmap.data.covariances import Covariances, hdm05
+from linmap.data.folds import Fold
 from linmap.experiment import Arm, Check, Experiment, Outcome, Part, Picture, Runs, Table, Trial, draw_all
-from linmap.recipes.confusion import draw_confusions
-from linmap.recipes.folds import Fold
+from linmap.experiment.charts import draw_confusions, draw_curves
 from linmap.recipes.gbwbn.compare import ACCURACY, train_network, training_checks, training_table
-from linmap.recipes.gbwbn.pictures import draw_training
 from studies.gbwbn.methods import THETAS, arms, chosen, methods, summary
 from studies.gbwbn.pictures import draw_conditioning
 from studies.study import Findings, Job
@@ -46,8 +45,10 @@ def by_actor(job: Job) -> Findings:
     def losses(path: Path) -> Picture:
         ordered = sorted(named, key=lambda name: not name.startswith("GBWBN"))
         curves = {name: [run.details["losses"] for run in runs.of(name) if run.details["losses"]] for name in ordered}
-        draw_training(path, {name: np.mean(of, 0).tolist() for name, of in curves.items() if of})
-        return Picture(path.name, "Training loss on HDM05", "Mean over the seeds.")
+        draw_curves(path, {name: of for name, of in curves.items() if of}, "epoch", "training loss", log=True)
+        return Picture(
+            path.name, "Training loss on HDM05", "Mean over the seeds; bands from the lowest to the highest."
+        )
 
     def confusions(path: Path) -> Picture:
         true = np.concatenate([parts[0].data.test.labels() for _ in runs.of(best)])

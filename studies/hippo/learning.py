@@ -14,10 +14,10 @@ from linmap.recipes.hippo.compare import (
     MAJORITY,
     ROCKET,
     classified,
+    draw_training,
     stream_checks,
     title,
 )
-from linmap.recipes.hippo.pictures import draw_training
 from linmap.sequence.s4 import GRUClassifier, S4Classifier
 from linmap.sequence.s4.baselines import MiniRocket, MostFrequent
 from studies.hippo.tasks import ARCHIVE, Task, part

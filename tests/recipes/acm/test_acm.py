@@ -9,9 +9,9 @@ import mne
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from linmap.data.epochs import load_epochs, mamem
+from linmap.data.folds import folds
 from linmap.errors import ArtifactError, DataError, UsageError
 from linmap.experiment.result import Result
 from linmap.recipes import answers
@@ -21,8 +21,6 @@ from linmap.recipes.acm.apply import apply
 from linmap.recipes.acm.compare import ACM, ACM_MDM, NETWORK, PLAIN, PLAIN_MDM, compare
 from linmap.recipes.acm.fit import fit
 from linmap.recipes.acm.flags import Apply, Compare, Fit
-from linmap.recipes.acm.network import ShallowNet
-from linmap.recipes.folds import folds
 from linmap.recipes.job import CompareJob, FitJob, FittedJob
 from linmap.signals.acm import ACMClassifier
 from signals.acm.paths import opposite_memories
@@ -114,12 +112,6 @@ def test_a_folder_of_subjects_is_compared_as_the_embedded_ones_are(archive: Path
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: the folder holds no file of epochs"):
         compare(SMALL, CompareJob(data=tmp_path / "empty", out=tmp_path / "compare"))
-
-
-def test_the_network_is_the_published_architecture() -> None:
-    network = ShallowNet(22, 1125, 4)
-    assert sum(p.numel() for p in network.parameters()) == (40 * 25 + 40) + 40 * 40 * 22 + 2 * 40 + (40 * 69 * 4 + 4)
-    assert network(torch.randn(2, 22, 1125)).shape == (2, 4)
 
 
 def test_the_gain_on_real_epochs() -> None:

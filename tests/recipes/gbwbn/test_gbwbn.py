@@ -149,7 +149,7 @@ def test_answers_are_written_before_pictures_and_whatever_the_labels_are(
     def broken(*_: object) -> None:
         raise RuntimeError("no font")
 
-    for module, name in ((fitting, "draw_losses"), (fitting, "draw_confusions"), (answers, "draw_confusions")):
+    for module, name in ((fitting, "draw_curves"), (fitting, "draw_confusions"), (answers, "draw_confusions")):
         monkeypatch.setattr(module, name, broken)
     summary = fit(replace(FAST, epochs=1), FitJob(matrices, tmp_path / "run"))
     assert summary["held_out_accuracy"] >= 0

@@ -9,10 +9,11 @@ import pandas as pd
 
 from linmap.artifacts import read_config
 from linmap.data.epochs import load_epochs
+from linmap.data.labels import judged
 from linmap.errors import DataError
 from linmap.recipes.acm.fit import embedded
 from linmap.recipes.acm.flags import Apply
-from linmap.recipes.answers import judged, say_channels, table_path, write_answers
+from linmap.recipes.answers import say_channels, table_path, write_answers
 from linmap.recipes.job import FittedJob
 from linmap.signals.acm import ACMClassifier
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from linmap.data.epochs import EMBEDDED_SUBJECTS, Epochs, load_epochs, mamem
+from linmap.data.folds import Fold, folds
 from linmap.errors import DataError
 from linmap.experiment import (
     Arm,
@@ -30,15 +31,15 @@ from linmap.experiment import (
     verdict,
     with_pictures,
 )
+from linmap.experiment.charts import draw_confusions
 from linmap.experiment.drawing import Drawing
 from linmap.recipes.acm.flags import Compare
-from linmap.recipes.acm.network import train_network
-from linmap.recipes.acm.pictures import draw_gains, draw_order_lag, draw_patterns
-from linmap.recipes.confusion import draw_confusions
-from linmap.recipes.folds import Fold, folds
+from linmap.recipes.acm.pictures import draw_gains
 from linmap.recipes.job import CompareJob
 from linmap.signals.acm import ACMClassifier, class_patterns
 from linmap.signals.acm.classifier import KERNELS, Head
+from linmap.signals.acm.pictures import draw_order_lag, draw_patterns
+from linmap.signals.acm.shallow import ShallowNetClassifier
 
 ACM, ACM_MDM = "ACM, tangent space + SVM", "ACM, MDM"
 PLAIN, PLAIN_MDM = "covariance, tangent space + SVM", "covariance, MDM"
@@ -144,8 +145,9 @@ def _searched(settings: Compare, head: Head, orders: Sequence[int], trial: Trial
 
 def _network(epochs: int, trial: Trial) -> Outcome:
     fold: Fold[Epochs] = trial.data
-    trained = train_network(fold.train, fold.validation, epochs, trial.seed, trial.folder)
-    return answered(fold.test, trained.predict(fold.test), trained.parameters)
+    network, held = ShallowNetClassifier(epochs, trial.seed), fold.validation
+    network.fit(fold.train.X, fold.train.labels(), (held.X, held.labels()), trial.folder)
+    return answered(fold.test, network.predict(fold.test.X), sum(p.numel() for p in network.model_.parameters()))
 
 
 # -- what was found --------------------------------------------------------------------------------------------------

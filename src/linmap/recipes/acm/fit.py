@@ -11,10 +11,10 @@ from linmap.data.epochs import TEST, Epochs, load_epochs, mamem
 from linmap.errors import DataError, UsageError
 from linmap.pictures import illustrated
 from linmap.recipes.acm.flags import Fit
-from linmap.recipes.acm.pictures import draw_order_lag, draw_patterns
 from linmap.recipes.answers import say_channels
 from linmap.recipes.job import FitJob
 from linmap.signals.acm import ACMClassifier, class_patterns
+from linmap.signals.acm.pictures import draw_order_lag, draw_patterns
 
 SUBJECT = 0  # of MAMEM, stands in for --data
 

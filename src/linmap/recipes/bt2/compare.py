@@ -26,7 +26,7 @@ from linmap.experiment import (
     verdict,
     with_pictures,
 )
-from linmap.recipes.bars import draw_bars
+from linmap.experiment.charts import draw_bars
 from linmap.recipes.bt2.fit import words_of_files
 from linmap.recipes.bt2.flags import Compare
 from linmap.recipes.bt2.pairs import BANKING, MRR, NDCG, RECALL, Fold, Gallery, read_pairs

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from linmap.experiment import Metric, Picture, Run, Runs
-from linmap.pictures import BASELINE, INK, MUTED, PAPER, SEQUENTIAL, SERIES, SYSTEM, figure, save_svg
+from linmap.experiment.charts import draw_bars, plot_curves
+from linmap.pictures import MUTED, SEQUENTIAL, SERIES, figure, save_svg
 from linmap.recipes.finetuning.tasks import CHOOSING, Task
 
 REFERENCE = "LoRA"
@@ -40,16 +41,11 @@ def draw_losses(task: Task, runs: Runs, path: Path) -> Picture:
         for arm in runs.arms
         if all(run.details.get("losses") and math.isfinite(run.values[CHOOSING]) for run in runs.of(arm.name))
     }
-    steps = np.arange(window, task.steps + 1)
+    shown = {name: style for name, style in styles(runs).items() if name in curves}
     with figure(7.2, 4.0, ncols=2) as (fig, (left, right)):
-        for name, style in styles(runs).items():
-            if name not in curves:
-                continue
-            left.plot(steps, curves[name].mean(0), label=name, **style)
-            if REFERENCE in curves:
-                difference = curves[name] - curves[REFERENCE]
-                right.plot(steps, difference.mean(0), **style)
-                right.fill_between(steps, difference.min(0), difference.max(0), color=style["color"], alpha=0.15, lw=0)
+        plot_curves(left, {name: curves[name].mean(0)[None] for name in shown}, window, shown)
+        if REFERENCE in curves:
+            plot_curves(right, {name: curves[name] - curves[REFERENCE] for name in shown}, window, shown)
         left.set(xlabel="step", ylabel=f"training loss, mean of {window} steps", title="mean over the seeds")
         right.set(xlabel="step", title=f"difference to {REFERENCE} with the same seed")
         fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5)
@@ -63,28 +59,10 @@ def draw_losses(task: Task, runs: Runs, path: Path) -> Picture:
 
 
 def draw_scores(task: Task, runs: Runs, metric: Metric, path: Path) -> Picture:
-    """A bar for every arm, a dot for every seed."""
-    colours = {"system": SYSTEM, "ablation": SERIES[5]}
-    with figure(7.2, 0.34 * len(runs.arms) + 1.2) as (fig, ax):
-        for row, arm in enumerate(runs.arms):
-            values = [value for value in runs.values(arm.name, metric.name) if math.isfinite(value)]
-            if not values:
-                continue
-            mean = sum(values) / len(values)
-            ax.barh(row, mean, color=colours.get(arm.kind, BASELINE))
-            ax.plot(values, [row] * len(values), "o", color=INK, markersize=3)
-            ax.text(0.01, row, f"{mean:.3f}", va="center", color=PAPER, fontsize=9, transform=ax.get_yaxis_transform())
-        ax.set_yticks(range(len(runs.arms)), [arm.name for arm in runs.arms])
-        ax.set(xlabel=metric.name, title=task.name, xlim=(0, 1) if task.classes else None)
-        ax.invert_yaxis()
-        ax.grid(False, axis="y")
-        save_svg(fig, path)
-    return Picture(
-        path.name,
-        f"{metric.name.capitalize()} on {task.name}",
-        "Bars: mean over the seeds; dots: each seed. Blue: the system; light blue: its other settings and controls; "
-        "grey: baselines.",
-    )
+    """A bar for every arm."""
+    title = f"{metric.name.capitalize()} on {task.name}"
+    caption = "Mean over the seeds ± standard deviation."
+    return draw_bars(path, runs.rows([metric]), [metric], title, caption, most=1.0 if task.classes else None)
 
 
 def draw_ranks(runs: Runs, names: Sequence[str], path: Path) -> Picture:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from linmap.data.covariances import Covariances
+from linmap.data.folds import Fold, folds
 from linmap.errors import DataError, DivergenceError, UsageError
 from linmap.experiment import (
     Arm,
@@ -35,12 +36,10 @@ from linmap.experiment import (
     verdict,
     with_pictures,
 )
+from linmap.experiment.charts import draw_confusions, draw_curves
 from linmap.experiment.drawing import Drawing
-from linmap.recipes.confusion import draw_confusions
-from linmap.recipes.folds import Fold, folds
 from linmap.recipes.gbwbn.fit import Samples, front_of, given, load_samples
 from linmap.recipes.gbwbn.flags import Compare, Front
-from linmap.recipes.gbwbn.pictures import draw_training
 from linmap.recipes.job import CompareJob
 from linmap.signals.acm import AugmentedCovariance, TangentSpaceSVM
 from linmap.signals.acm.classifier import KERNELS
@@ -224,8 +223,8 @@ def _drawings(runs: Runs, parts: Sequence[Part], out: Path) -> list[Drawing]:
     def losses(path: Path) -> Picture:
         curves = {name: [run.details["losses"] for run in runs.of(name) if run.details["losses"]]
                   for name in (GBWBN, NONE, AIM, LEM)}  # fmt: skip
-        draw_training(path, {name: np.mean(of, 0).tolist() for name, of in curves.items() if of})
-        return Picture(path.name, "Training loss", "Mean over the folds.")
+        draw_curves(path, {name: of for name, of in curves.items() if of}, "epoch", "training loss", log=True)
+        return Picture(path.name, "Training loss", "Mean over the folds; bands from the lowest to the highest.")
 
     def confusions(path: Path) -> Picture:
         done = [(part.data.test.labels(), runs.of(GBWBN, part.name)[0].details["answers"]) for part in parts]

@@ -11,11 +11,10 @@ from sklearn.metrics import accuracy_score
 from linmap.data.covariances import Covariances, hdm05, load_covariances
 from linmap.data.epochs import Epochs, load_epochs
 from linmap.errors import DataError, UsageError
+from linmap.experiment.charts import draw_confusions, draw_curves
 from linmap.pictures import illustrated
 from linmap.recipes.answers import say_channels
-from linmap.recipes.confusion import draw_confusions
 from linmap.recipes.gbwbn.flags import Fit, Front
-from linmap.recipes.gbwbn.pictures import draw_losses
 from linmap.recipes.job import FitJob
 from linmap.signals.gbwbn import SPDNetClassifier
 
@@ -48,7 +47,11 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     if isinstance(samples, Epochs):
         say_channels(summary, samples)
     with illustrated(summary, job.out / "loss.svg") as path:
-        draw_losses(path, history)
+        curves = {"training": [[record.loss for record in history.epochs]]}
+        if history.best_epoch is not None:
+            curves["held out"] = [[np.nan if record.val is None else record.val for record in history.epochs]]
+        title = f"weights of epoch {history.best_epoch} are kept" if history.best_epoch else ""
+        draw_curves(path, curves, "epoch", "cross-entropy", title, log=True)
     if held.any():
         predicted = classifier.predict(given(rest))
         summary |= {

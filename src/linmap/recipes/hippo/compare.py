@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from linmap.experiment import (
     Metric,
     Outcome,
     Part,
+    Picture,
     Result,
     Runs,
     Trial,
@@ -27,8 +29,8 @@ from linmap.experiment import (
     verdict,
     with_pictures,
 )
+from linmap.experiment.charts import draw_curves
 from linmap.recipes.hippo.flags import Compare
-from linmap.recipes.hippo.pictures import draw_training
 from linmap.recipes.job import CompareJob
 from linmap.sequence.s4 import GRUClassifier, S4Classifier
 from linmap.sequence.s4.baselines import MiniRocket, MostFrequent
@@ -213,3 +215,17 @@ def _limits(settings: Compare, series: int, name: str) -> str:
     if not MiniRocket.installed():
         said.append(f"{ROCKET} is left out, for numba is not installed (pip install 'linmap[sequence]').")
     return " ".join(said)
+
+
+def draw_training(runs: Runs, part: str, task: str, path: Path) -> Picture:
+    """Accuracy on the validation series (training loss where there are none) by epoch, and the test accuracy."""
+    trained = {arm.name: own for arm in runs.arms if (own := runs.of(arm.name, part)) and "losses" in own[0].details}
+    scored = all("scores" in run.details for own in trained.values() for run in own)
+    shown = "scores" if scored else "losses"
+    curves = {f"{name}: {runs.mean(name, ACCURACY.name, part):.3f}": [run.details[shown] for run in own]
+              for name, own in trained.items()}  # fmt: skip
+    what = "accuracy on validation series" if scored else "training loss"
+    draw_curves(path, curves, "epoch", what, task, "test accuracy")
+    caption = f"{what.capitalize()} after each epoch; bands from the lowest to the highest seed. In the legend, the " \
+              "accuracy on the test series."  # fmt: skip
+    return Picture(path.name, f"Learning {task}", caption)

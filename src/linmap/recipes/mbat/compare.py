@@ -37,7 +37,7 @@ from linmap.experiment import (
     verdict,
     with_pictures,
 )
-from linmap.recipes.bars import draw_bars
+from linmap.experiment.charts import draw_bars
 from linmap.recipes.job import CompareJob
 from linmap.recipes.mbat.apply import PATIENTS
 from linmap.recipes.mbat.flags import Compare

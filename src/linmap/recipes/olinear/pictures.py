@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 
 from linmap.data.timeseries import TimeSeries
 from linmap.experiment import Picture, Runs
+from linmap.experiment.charts import draw_curves
 from linmap.experiment.drawing import Drawing
 from linmap.pictures import INK, MUTED, SERIES, SYSTEM, figure, save_svg
 from linmap.recipes.olinear.methods import PERCENTILES, Task
@@ -117,14 +118,7 @@ def draw_examples(runs: Runs, task: Task, path: Path) -> Picture:
 
 def draw_errors(runs: Runs, path: Path) -> Picture:
     """MSE of each step ahead."""
-    with figure(7.2, 3.8) as (fig, ax):
-        trained = [arm.name for arm in runs.arms if runs.of(arm.name)[0].parameters]
-        for name, colour in zip(trained, SERIES, strict=False):
-            squared = np.mean([run.details["by step"] for run in runs.of(name)], 0)
-            ax.plot(np.arange(1, len(squared) + 1), squared, color=colour, label=name, zorder=3 - (name != "OLinear"))
-        ax.set_xlabel("step of the forecast")
-        ax.set_ylabel("MSE (standardised)")
-        ax.set_title("Error by step of the forecast")
-        ax.legend(loc="lower right", fontsize=8.5)
-        save_svg(fig, path)
+    trained = [arm.name for arm in runs.arms if runs.of(arm.name)[0].parameters]
+    curves = {name: [run.details["by step"] for run in runs.of(name)] for name in trained}
+    draw_curves(path, curves, "step of the forecast", "MSE (standardised)", "Error by step of the forecast")
     return Picture(path.name, "Error by step", "MSE of each step ahead over all test windows, of what is trained.")

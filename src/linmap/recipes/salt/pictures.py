@@ -8,25 +8,21 @@ import numpy as np
 
 from linmap.data.masks import MaskedImages
 from linmap.experiment import Picture, Runs
+from linmap.experiment.charts import draw_curves
 from linmap.pictures import MUTED, SERIES, SYSTEM, figure, save_svg
 
 
 def draw_losses(runs: Runs, epochs: int, path: Path) -> Picture:
     """Training loss by epoch with the fewest images, mean over the seeds."""
+
+    def by_epoch(losses: list[float]) -> np.ndarray:
+        return np.array(losses).reshape(epochs, -1).mean(1)
+
     part = runs.parts[0]
-    with figure(7.2, 3.8) as (fig, ax):
-        for i, arm in enumerate(runs.arms):
-            done = runs.of(arm.name, part)
-            curves = np.stack([np.array(run.details["losses"]).reshape(epochs, -1).mean(1) for run in done])
-            steps, colour = np.arange(1, epochs + 1), SERIES[i % len(SERIES)]
-            ax.plot(steps, curves.mean(0), color=colour, label=arm.name)
-            ax.fill_between(steps, curves.min(0), curves.max(0), color=colour, alpha=0.12, linewidth=0)
-        ax.set(xlabel="epoch", ylabel="training loss (Dice + focal)", title=part)
-        fig.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8.5)
-        save_svg(fig, path)
-    return Picture(
-        path.name, "Training loss", "Mean over the seeds, by epoch; the bands go from the lowest to the highest seed."
-    )
+    curves = {arm.name: [by_epoch(run.details["losses"]) for run in runs.of(arm.name, part)] for arm in runs.arms}
+    draw_curves(path, curves, "epoch", "training loss (Dice + focal)", part)
+    caption = "Mean over the seeds, by epoch; the bands go from the lowest to the highest seed."
+    return Picture(path.name, "Training loss", caption)
 
 
 def draw_masks(runs: Runs, images: MaskedImages, path: Path) -> Picture:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from linmap.recipes.answers import judged, say_accuracy
+from linmap.data.labels import judged
+from linmap.recipes.answers import say_accuracy
 
 
 @pytest.mark.parametrize(("given", "classes", "codes"), [

@@ -5,8 +5,8 @@ import pytest
 
 from linmap.data.covariances import Covariances, hdm05
 from linmap.data.epochs import Epochs, mamem
+from linmap.data.folds import folds
 from linmap.errors import DataError
-from linmap.recipes.folds import folds
 
 
 def test_every_sample_tests_once_chooses_once_and_trains_otherwise() -> None:

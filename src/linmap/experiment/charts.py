@@ -1,0 +1,137 @@
+"""Charts that comparisons share: methods as bars, curves with a band over the runs, and confusions of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linmap.experiment.result import Metric, Picture, Row
+from linmap.pictures import BASELINE, MUTED, SEQUENTIAL, SERIES, SYSTEM, figure, save_svg
+
+COLOURS = {"system": SYSTEM, "ablation": SERIES[5], "baseline": BASELINE, "reference": SERIES[3]}
+LONGEST_NAME = 14
+Curves = Mapping[str, Any]
+"""By the name of a method, its values as (runs, points)."""
+
+
+def draw_bars(
+    path: Path,
+    rows: Sequence[Row],
+    metrics: Sequence[Metric],
+    title: str,
+    caption: str,
+    least: float = 0.0,
+    most: float | None = 1.0,
+) -> Picture:
+    """A bar for each method and metric, mean ± std, coloured by the kind of method.
+
+    Parameters
+    ----------
+    path
+        Of the SVG.
+    rows, metrics
+        Of a result.
+    title, caption
+        Of the picture; the caption says in which order and colours methods come.
+    least, most
+        Where the axis begins unless a method lies below it, such as what chance gives, and where it ends.
+    """
+    with figure(7.2, 0.9 + 0.28 * len(rows), ncols=len(metrics), sharey=True, squeeze=False) as (fig, axes):
+        for ax, metric in zip(axes[0], metrics, strict=True):
+            means = [row.mean(metric.name) for row in rows]
+            start = min([least, *(mean for mean in means if np.isfinite(mean))])
+            for i, (row, mean) in enumerate(zip(rows, means, strict=True)):
+                ax.barh(i, mean - start, left=start, xerr=row.std(metric.name), color=COLOURS[row.kind], ecolor=MUTED)
+            ax.set(xlim=(start, most), xlabel=metric.name)
+            ax.grid(False, axis="y")
+        axes[0][0].set_yticks(range(len(rows)), [row.name for row in rows])
+        axes[0][0].invert_yaxis()
+        save_svg(fig, path)
+    legend = " Blue: the system; light blue: variants of it; grey: baselines; pink: references."
+    return Picture(path.name, title, caption + legend)
+
+
+def draw_curves(
+    path: Path, curves: Curves, xlabel: str, ylabel: str, title: str = "", legend: str = "", log: bool = False
+) -> Path:
+    """A line for each method, the mean over its runs, in a band from the lowest to the highest run.
+
+    Parameters
+    ----------
+    path
+        Of the SVG.
+    curves
+        Values at 1, 2, 3, ... on the axis.
+    xlabel, ylabel, title
+        Of the axes.
+    legend
+        What stands above the names of the methods.
+    log
+        Whether the values are on a logarithmic axis.
+    """
+    with figure(7.2, 3.7) as (fig, ax):
+        plot_curves(ax, curves)
+        ax.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale="log" if log else "linear")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        fig.legend(*ax.get_legend_handles_labels(), loc="outside right upper", title=legend or None, fontsize=8.5)
+        return save_svg(fig, path)
+
+
+def plot_curves(ax: Any, curves: Curves, start: int = 1, styles: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """The lines and bands of `draw_curves` in axes of Matplotlib.
+
+    Parameters
+    ----------
+    ax, curves
+        The axes, and what is drawn there.
+    start
+        The first place on the axis.
+    styles
+        What else Matplotlib is told of a method's line.
+    """
+    for i, (name, runs) in enumerate(curves.items()):
+        values = np.asarray(runs, float)
+        style = {"color": SERIES[i % len(SERIES)], "label": name, **(styles or {}).get(name, {})}
+        places = np.arange(start, start + values.shape[1])
+        ax.plot(places, values.mean(0), zorder=3 - (i > 0), **style)
+        if len(values) > 1:
+            ax.fill_between(places, values.min(0), values.max(0), color=style["color"], alpha=0.14, linewidth=0)
+
+
+def draw_confusions(path: Path, answers: Mapping[str, tuple[np.ndarray, np.ndarray]], classes: np.ndarray) -> Path:
+    """A confusion matrix for each method, rows normalised, in per cent.
+
+    Parameters
+    ----------
+    path
+        The SVG file.
+    answers
+        By the method's name, the true and the predicted classes, (n,) each.
+    classes
+        All classes, in the order of rows and columns.
+    """
+    from sklearn.metrics import confusion_matrix
+
+    n, names = len(classes), [str(name)[:LONGEST_NAME] for name in classes]
+    upright = n <= 5 and max(map(len, names)) <= 3
+    side = max(2.4, 1.3 + 0.42 * n)
+    with figure(side * len(answers) + 0.8, side + 0.5, ncols=len(answers), squeeze=False) as (fig, axes):
+        image = None
+        for ax, (name, (true, found)) in zip(axes[0], answers.items(), strict=True):
+            shares = confusion_matrix(true, found, labels=classes, normalize="true")
+            image = ax.imshow(shares, cmap=SEQUENTIAL, vmin=0, vmax=1)
+            for i, j in zip(*np.nonzero(shares), strict=True):
+                # fixed colours, as the cells have them: those of the theme would follow the page
+                ax.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", fontsize=8,
+                        color="white" if shares[i, j] < 0.6 else "black")  # fmt: skip
+            ax.set(xticks=range(n), yticks=range(n), xlabel="predicted")
+            ax.set_xticklabels(names, rotation=0 if upright else 90)
+            ax.set_yticklabels(names)
+            ax.set_title(f"{name}\n{100 * np.mean(np.asarray(true) == np.asarray(found)):.1f} % right", fontsize=9.5)
+            ax.grid(False)
+        axes[0, 0].set_ylabel("class")
+        fig.colorbar(image, ax=axes[0].tolist(), label="share of the class", shrink=0.8)
+        return save_svg(fig, path)
