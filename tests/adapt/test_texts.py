@@ -7,7 +7,7 @@ from torch import nn
 from transformers import AutoModel
 
 from linmap.adapt.texts import TextClassifier, check_packing, language_loss, row_length
-from linmap.data.language_models import load_pretrained, model_folder
+from linmap.data.models import load_pretrained, model_folder
 from linmap.data.tokens import UNLEARNT, Document, LanguageData
 from linmap.errors import ArgumentError
 from recipes.finetuning.tiny import llama, save_encoder

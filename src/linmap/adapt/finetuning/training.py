@@ -18,7 +18,7 @@ from linmap.adapt.finetuning.tuned import METHODS, FineTuned
 from linmap.adapt.layer import AdapterLayer
 from linmap.adapt.texts import TextClassifier, check_packing, classification_loss, language_loss, row_length
 from linmap.adapt.triadaptlora import RankAllocator, TriAdaptLoraConfig
-from linmap.data.language_models import load_pretrained, load_tokenizer, model_folder, quiet_libraries
+from linmap.data.models import load_pretrained, load_tokenizer, model_folder, quiet_libraries
 from linmap.data.pretrained import BUNDLED
 from linmap.data.text import Task, TextFile, TextRecord, labels_of, read_training_texts
 from linmap.data.tokens import ClassificationData, LanguageData, Side, Tokenizer, document_of

@@ -21,10 +21,9 @@ from linmap.adapt.salt import SaltConfig
 from linmap.adapt.texts import TextClassifier
 from linmap.adapt.triadaptlora import TriAdaptLoraConfig
 from linmap.artifacts import SHARED, check_free, read_config, staged, write_config, write_json
-from linmap.data.language_models import (
+from linmap.data.completions import by_length, complete
+from linmap.data.models import (
     base_folder,
-    by_length,
-    complete,
     load_pretrained,
     load_tokenizer,
     on_accelerator,
@@ -85,7 +84,7 @@ class FineTuned:
         temperature: float = 0.0,
         batch_size: int = 16,
     ) -> list[str]:
-        """What a language model writes after each prompt; see `linmap.data.language_models.complete`."""
+        """What a language model writes after each prompt; see `linmap.data.completions.complete`."""
         if self.task != "language":
             raise ArgumentError("this model classifies texts and completes none; call classify(records).")
         return complete(self.model, self.tokenizer, records, max_new_tokens, temperature, batch_size)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from linmap import experiment
 from linmap.adapt.finetuning.training import parameter_groups
 from linmap.adapt.texts import TextClassifier
-from linmap.data.language_models import quiet_libraries
+from linmap.data.models import quiet_libraries
 from linmap.errors import DivergenceError
 from linmap.experiment import Kind, Outcome, Trial
 from linmap.maps import TriangularPair

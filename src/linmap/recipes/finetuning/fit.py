@@ -15,7 +15,7 @@ from linmap.adapt.finetuning.training import Penalty
 from linmap.artifacts import check_free, read_config
 from linmap.compress.registration import METHOD
 from linmap.data import find
-from linmap.data.language_models import model_folder
+from linmap.data.models import model_folder
 from linmap.data.text import Task, read_training_texts
 from linmap.errors import ArtifactError, UsageError
 from linmap.recipes.finetuning.flags import EMBEDDED, FineTuning, Tuning

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from linmap.adapt.finetuning.training import DEFAULT_MODELS, Data, accuracy
 from linmap.adapt.texts import TextClassifier, classification_loss, language_loss
-from linmap.data.language_models import load_pretrained, load_tokenizer
+from linmap.data.models import load_pretrained, load_tokenizer
 from linmap.data.pretrained import bundled_model
 from linmap.data.text import TextRecord, labels_of, read_training_texts
 from linmap.data.tokens import BatchesByLength, ClassificationData, Document, LanguageData, document_of

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from linmap.artifacts import write_records as write_answers
-from linmap.data.language_models import complete
+from linmap.data.completions import complete
 from linmap.data.text import TextRecord
 from linmap.data.tokens import Tokenizer
 from linmap.errors import UsageError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from linmap.data.language_models import base_folder, load_pretrained, load_tokenizer, model_folder, reads_of
+from linmap.data.models import base_folder, load_pretrained, load_tokenizer, model_folder, reads_of
 from linmap.errors import ArgumentError, ArtifactError
 from recipes.finetuning.tiny import save_llama
 
