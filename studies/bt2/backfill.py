@@ -11,9 +11,9 @@ import numpy as np
 
 from linmap.experiment import Arm, Check, Experiment, Outcome, Part, Picture, Runs, Trial, draw_all
 from linmap.pictures import BASELINE, SERIES, SYSTEM, figure, save_svg
-from linmap.recipes.bt2.pairs import NDCG, Fold
 from linmap.retrieve.bt2 import backfill_curve, text_scores
 from linmap.retrieve.bt2.backfill import Order
+from linmap.retrieve.bt2.gallery import NDCG, Fold
 from studies.bt2.texts import banking_gallery, cranfield_gallery, draws
 from studies.study import Findings, Job
 

@@ -24,9 +24,10 @@ from linmap.recipes.bt2.compare import (
     TRUNCATED,
     arms,
 )
-from linmap.recipes.bt2.pairs import BANKING, NDCG, RECALL, Fold, Gallery
+from linmap.recipes.bt2.fit import BANKING
 from linmap.retrieve.bt2 import EmbeddingUpgrade
 from linmap.retrieve.bt2.frozen import Objective, trained
+from linmap.retrieve.bt2.gallery import NDCG, RECALL, Fold, Gallery
 from linmap.retrieve.bt2.pairs import unit
 from studies.bt2.adapters import residual_adapter
 from studies.study import Findings, Job, table_of

@@ -65,8 +65,8 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
             return map_records(*args, shard_records=7, batch=4, progress=report, **options)
 
-        for recipe in (mbat, bt2):
-            monkeypatch.setattr(recipe, "map_records", mapped)
+        for system in ("mbat", "bt2"):
+            monkeypatch.setattr(f"linmap.retrieve.{system}.files.map_records", mapped)
 
     return install
 

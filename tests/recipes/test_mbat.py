@@ -326,7 +326,7 @@ def test_records_inside_of_a_file_are_offered_and_read(tmp_path: Path) -> None:
 def test_compressed_records_are_read_where_that_is_said(tmp_path: Path) -> None:
     source, out = tmp_path / "r.jsonl.gz", tmp_path / "v.npy"
     source.write_bytes(gzip.compress(b'{"id": "a", "x": 1}\n'))
-    with pytest.raises(DataError, match=r"r\.jsonl\.gz is compressed.*by one worker with --decompress"):
+    with pytest.raises(DataError, match=r"r\.jsonl\.gz is compressed.*by one worker \(decompress=True\)"):
         apply(Apply(dim=64), ApplyJob(data=source, out=out))
     assert apply(Apply(dim=64, decompress=True), ApplyJob(data=source, out=out))["records"] == 1
     assert search(SearchSettings(str(source), at=("x=1",)))["matches"][0]["id"] == "a"

@@ -7,11 +7,11 @@ from linmap.errors import DataError, UsageError
 from linmap.experiment.result import Result
 from linmap.recipes.bt2.apply import apply
 from linmap.recipes.bt2.compare import AUTO, CENTRED, FULL, OLD, PROCRUSTES, RAW, TRUNCATED, compare
-from linmap.recipes.bt2.fit import fit
+from linmap.recipes.bt2.fit import BANKING, fit, read_pairs
 from linmap.recipes.bt2.flags import Apply, Compare, Fit
-from linmap.recipes.bt2.pairs import BANKING, NDCG, Gallery, read_pairs
 from linmap.recipes.job import CompareJob, FitJob, FittedJob
-from linmap.retrieve.bt2 import EmbeddingUpgrade
+from linmap.retrieve.bt2 import EmbeddingUpgrade, Gallery
+from linmap.retrieve.bt2.gallery import NDCG
 
 
 @pytest.fixture

@@ -27,12 +27,12 @@ from linmap.experiment import (
     with_pictures,
 )
 from linmap.experiment.charts import draw_bars
-from linmap.recipes.bt2.fit import words_of_files
+from linmap.recipes.bt2.fit import BANKING, read_pairs, words_of_files
 from linmap.recipes.bt2.flags import Compare
-from linmap.recipes.bt2.pairs import BANKING, MRR, NDCG, RECALL, Fold, Gallery, read_pairs
 from linmap.recipes.job import CompareJob
-from linmap.retrieve.bt2 import procrustes
+from linmap.retrieve.bt2 import Gallery, procrustes
 from linmap.retrieve.bt2 import verdict as worth
+from linmap.retrieve.bt2.gallery import MRR, NDCG, RECALL, Fold
 from linmap.retrieve.bt2.pairs import unit
 
 METRICS = [Metric(name, "higher", digits=3) for name in (NDCG, RECALL, MRR)]

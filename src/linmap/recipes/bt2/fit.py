@@ -5,14 +5,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from linmap.errors import DataError
+import numpy as np
+
+from linmap.data import EMBEDDED
+from linmap.data.arrays import open_rows, read_npz
+from linmap.errors import DataError, UsageError
 from linmap.recipes.bt2.flags import Fit
-from linmap.recipes.bt2.pairs import read_pairs
 from linmap.recipes.job import FitJob
 from linmap.retrieve.bt2 import EmbeddingUpgrade
+from linmap.retrieve.bt2.gallery import JUDGED
 
+BANKING = EMBEDDED / "banking77_embeddings.npz"
 CALIBRATION = 700  # first rows of the embedded data, so that the others are new to what is fitted
 BY_IDS = "ids=(ids_new, ids_old) pairs them by id."
 
@@ -38,6 +44,15 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
         "chosen": report["chosen"],
         "verdict": report["verdict"],
     }
+
+
+def read_pairs(new: Path | None, old: Path | None, data: Path | None) -> dict[str, np.ndarray]:
+    """`new` and `old`, from --new and --old or from --data, with what that says of relevance."""
+    if new is not None and old is not None:
+        return {"new": open_rows(new), "old": open_rows(old)}
+    if new is not None or old is not None:
+        raise UsageError("--new and --old go together: the vectors of the same items by both models.")
+    return read_npz(data or BANKING, ("new", "old"), only=("new", "old", "label", *JUDGED), texts=("label",))
 
 
 @contextmanager

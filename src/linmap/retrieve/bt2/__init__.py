@@ -9,7 +9,9 @@ from linmap.retrieve.bt2.evaluation import (
     nearest_rows,
     text_scores,
 )
+from linmap.retrieve.bt2.files import transform_files
 from linmap.retrieve.bt2.frozen import FittedMap, closed_bases, procrustes
+from linmap.retrieve.bt2.gallery import Gallery
 from linmap.retrieve.bt2.head import BasisTransformHead, ExportedHead, HeadOutput, basis_transform, fold
 from linmap.retrieve.bt2.mixed import Calibration, calibrate, mixed_scores, search_mixed
 from linmap.retrieve.bt2.training import PAPER, BT2Loss, parameter_groups, pseudo_classifier
@@ -24,6 +26,7 @@ __all__ = [
     "EmbeddingUpgrade",
     "ExportedHead",
     "FittedMap",
+    "Gallery",
     "HeadOutput",
     "Method",
     "RetrievalScores",
@@ -41,5 +44,6 @@ __all__ = [
     "pseudo_classifier",
     "search_mixed",
     "text_scores",
+    "transform_files",
     "verdict",
 ]

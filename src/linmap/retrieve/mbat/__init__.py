@@ -4,6 +4,7 @@ from linmap.data.vectors import VectorFile, VectorFileWriter
 from linmap.retrieve.mbat.capacity import capacity, dimension_for
 from linmap.retrieve.mbat.codebook import FORMAT, Codebook
 from linmap.retrieve.mbat.decoding import Breakdown, Contribution, Decoded
+from linmap.retrieve.mbat.files import encode_files
 from linmap.retrieve.mbat.module import JSONEncoder
 from linmap.retrieve.mbat.operators import DenseOrthogonal, HadamardDiagonal, SignedPermutation
 from linmap.retrieve.mbat.paths import format_path, parse_path
@@ -30,6 +31,7 @@ __all__ = [
     "VectorFileWriter",
     "capacity",
     "dimension_for",
+    "encode_files",
     "format_path",
     "nearest",
     "pack_signs",

@@ -1,21 +1,19 @@
-"""Pairs of vectors in files, which of them answer which query, and the folds of a comparison."""
+"""An upgrade measured on a gallery: items by both models, queries, and which items answer a query."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from linmap.data import EMBEDDED
-from linmap.data.arrays import open_rows, read_npz
-from linmap.errors import DataError, UsageError
-from linmap.retrieve.bt2 import EmbeddingUpgrade, nearest_rows, text_scores
+from linmap.errors import DataError
+from linmap.retrieve.bt2.evaluation import nearest_rows, text_scores
 from linmap.retrieve.bt2.pairs import check_vectors, unit
+from linmap.retrieve.bt2.upgrade import EmbeddingUpgrade
 
-BANKING = EMBEDDED / "banking77_embeddings.npz"
 NDCG, RECALL, MRR = "nDCG@10", "Recall@100", "MRR@10"
 DEEP = 100  # items of a ranking that count
 QUERIES = 500  # of a fold, at most
@@ -23,18 +21,14 @@ JUDGED = ("queries_new", "queries_old", "qrels")
 LEAST = 40  # pairs
 
 
-def read_pairs(new: Path | None, old: Path | None, data: Path | None) -> dict[str, np.ndarray]:
-    """`new` and `old`, from --new and --old or from --data, with what that says of relevance."""
-    if new is not None and old is not None:
-        return {"new": open_rows(new), "old": open_rows(old)}
-    if new is not None or old is not None:
-        raise UsageError("--new and --old go together: the vectors of the same items by both models.")
-    return read_npz(data or BANKING, ("new", "old"), only=("new", "old", "label", *JUDGED), texts=("label",))
-
-
 @dataclass(frozen=True)
 class Gallery:
-    """Items by both models, the queries, and which items answer a query."""
+    """Items by both models, the queries, and which items answer a query.
+
+    >>> gallery = Gallery.of({"new": new, "old": old, "label": label}, "my pairs")  # doctest: +SKIP
+    >>> for fold in gallery.folds(5, calibration=500, seed=0):  # doctest: +SKIP
+    ...     print(fold.scores(fold.upgrade.transform_query(fold.new), gallery.old))
+    """
 
     new: Float[np.ndarray, "items d_new"]
     old: Float[np.ndarray, "items d_old"]
@@ -46,8 +40,16 @@ class Gallery:
     """Classes of the items, (items,): those of one class answer each other."""
 
     @classmethod
-    def of(cls, arrays: dict[str, np.ndarray], where: str) -> Gallery:
-        """What a file holds, as unit vectors.
+    def of(cls, arrays: Mapping[str, np.ndarray], where: str) -> Gallery:
+        """Arrays by name, as unit vectors.
+
+        Parameters
+        ----------
+        arrays
+            `new` and `old`, (items, dims) each; perhaps `label`, a class for each item; or `queries_new`,
+            `queries_old` and `qrels`, lines (query, item) or (query, item, gain) by row numbers from 0.
+        where
+            Where they come from, for messages.
 
         Raises
         ------
@@ -96,7 +98,7 @@ class Gallery:
         rng, items = np.random.default_rng(seed), np.arange(len(self.new))
         parts = np.array_split(rng.permutation(self._answered()), number)
         if min(map(len, parts)) < 1:
-            raise DataError(f"there are fewer queries with an answer than the {number} folds; lower --folds.")
+            raise DataError(f"there are fewer queries with an answer than the {number} folds; lower folds={number}.")
         found = []
         for part in parts:
             others = items if self.qrels is not None else np.setdiff1d(items, part)
