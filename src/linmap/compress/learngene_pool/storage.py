@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -22,8 +22,6 @@ CHECKED = {
     "patch_features": "numbers in a patch",
 }  # fmt: skip
 """What a member must have in common with the stored one, and its words."""
-
-Pool = TypeVar("Pool", bound="LearngenePool")
 
 
 def save(pool: LearngenePool, folder: Path | str) -> None:
@@ -43,7 +41,7 @@ def measures(member: Any) -> dict[str, int]:
     return {name: len(member.blocks) if name == "depth" else int(getattr(member, name)) for name in CHECKED}
 
 
-def load(cls: type[Pool], folder: Path | str, members: Sequence[Any] | None) -> Pool:
+def load(cls: type, folder: Path | str, members: Sequence[Any] | None) -> Any:
     """As of `LearngenePool.load`."""
     config, tensors = artifacts.load(folder, SYSTEM)
     try:
