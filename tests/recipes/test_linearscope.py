@@ -14,9 +14,9 @@ from torch import nn
 
 from linmap.errors import DataError, Stopped, UsageError
 from linmap.experiment import Result
+from linmap.interpret.linearscope import pictures
 from linmap.recipes.job import ApplyJob, CompareJob
 from linmap.recipes.linearscope import compare as comparing
-from linmap.recipes.linearscope import pictures
 from linmap.recipes.linearscope.apply import apply
 from linmap.recipes.linearscope.compare import compare, weights_digest
 from linmap.recipes.linearscope.flags import Apply, Compare

@@ -3,7 +3,7 @@
 `scope` checks the model and the input, `trace` watches one pass (`aliasing` keeps track of writes in place, `watch` of
 what comes from outside), `rules` says what every operation becomes, `tape` replays it, `interpreter` is the map,
 `proof` holds it against the network, `receptive` proves how far a pixel reaches, `analyses` reads the paper's findings
-off the map, `words` and `pictures` show a reading.
+off the map, `words` and `pictures` show a reading, `deletion` tests whether its votes name what decides.
 """
 
 from linmap.interpret.linearscope.analyses import (
@@ -19,14 +19,15 @@ from linmap.interpret.linearscope.analyses import (
     fit_gabor,
     template_share,
 )
+from linmap.interpret.linearscope.deletion import class_probabilities, gradient_of_top, probability_left
 from linmap.interpret.linearscope.interpreter import AffineInterpreter
-from linmap.interpret.linearscope.pictures import draw_outputs, draw_signed, draw_votes
+from linmap.interpret.linearscope.pictures import draw_outputs, draw_reading, draw_signed, draw_votes
 from linmap.interpret.linearscope.proof import InexactReadingError
 from linmap.interpret.linearscope.receptive import Reach, ReceptiveFieldError, projective_field
 from linmap.interpret.linearscope.rules import register_rule
 from linmap.interpret.linearscope.scope import LinearScope
 from linmap.interpret.linearscope.trace import UnknownOperationError
-from linmap.interpret.linearscope.words import bias_share_in_words, class_names, output_in_words
+from linmap.interpret.linearscope.words import bias_share_in_words, class_names, explained, output_in_words
 
 __all__ = [
     "AffineInterpreter",
@@ -43,14 +44,19 @@ __all__ = [
     "bias_share_in_words",
     "bias_split",
     "class_names",
+    "class_probabilities",
     "comb",
     "copy_map",
     "draw_outputs",
+    "draw_reading",
     "draw_signed",
     "draw_votes",
+    "explained",
     "filter_bank",
     "fit_gabor",
+    "gradient_of_top",
     "output_in_words",
+    "probability_left",
     "projective_field",
     "register_rule",
     "template_share",

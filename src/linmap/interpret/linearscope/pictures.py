@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from linmap.interpret.linearscope.interpreter import AffineInterpreter
-from linmap.pictures import DIVERGING, SYSTEM, figure, save_svg
+from linmap.pictures import DIVERGING, SYSTEM, figure, illustrated, save_svg
 
 
 def show(ax: Any, image: np.ndarray, title: str = "", **options: Any) -> None:
@@ -119,3 +120,80 @@ def _save(fig: Any, path: Path | str, dots: int) -> None:
 
     with matplotlib.rc_context({"savefig.dpi": dots}):
         save_svg(fig, path)
+
+
+# -- a whole reading ---------------------------------------------------------------------------------------------------
+
+
+def draw_reading(
+    interp: AffineInterpreter, target: int, k: int, names: Mapping[int, str], out: Path, summary: dict[str, Any]
+) -> list[str]:
+    """Draw votes, rows, columns, eigen-inputs and eigen-outputs of a reading.
+
+    Parameters
+    ----------
+    interp, target
+        The reading, and the flat index of the output to explain.
+    k
+        How many singular triplets.
+    names
+        Names of the outputs by index.
+    out
+        Folder of the SVG files.
+    summary
+        Receives as `notes` why a picture could not be drawn.
+
+    Returns
+    -------
+    list[str]
+        The files that could be drawn.
+    """
+    found = cache(lambda: interp.svd(min(k, interp.in_features, interp.out_features)))
+    drawings: dict[str, Callable[[Path], None]] = {
+        "votes.svg": lambda path: draw_votes(
+            [(f"{_title('output', target, names)}: votes", interp.input, interp.votes(target))], path
+        ),
+        "rows.svg": lambda path: _draw_rows(interp, target, names, path),
+        "columns.svg": lambda path: _draw_column(interp, target, names, path),
+        "eigen_inputs.svg": lambda path: draw_signed(
+            [(f"σ = {s:.3g}", interp.as_input(v)) for s, v in zip(found().S.tolist(), found().Vh, strict=True)],
+            path,
+            "Eigen-inputs (right singular vectors)",
+        ),
+        "eigen_outputs.svg": lambda path: draw_outputs(
+            interp,
+            [(f"σ = {s:.3g}", u) for s, u in zip(found().S.tolist(), found().U.mT, strict=True)],
+            path,
+            "Eigen-outputs (left singular vectors)",
+            names,
+        ),
+    }
+    drawn = []
+    for name, draw in drawings.items():
+        with illustrated(summary, out / name) as path:
+            draw(path)
+            drawn.append(name)
+    return drawn
+
+
+def _title(what: str, index: int, names: Mapping[int, str]) -> str:
+    return f"{what} {index} ({names[index]})" if index in names else f"{what} {index}"
+
+
+def _draw_rows(interp: AffineInterpreter, target: int, names: Mapping[int, str], path: Path) -> None:
+    """What the target and the strongest other outputs look at; in an image, the sub-pixel phases beside the target."""
+    strongest = interp.output.flatten().topk(min(4, interp.out_features)).indices.tolist()
+    rows = [target, *(i for i in strongest if i != target)][:4]
+    if interp.output.ndim == 4:
+        width = interp.output.shape[-1]
+        rows = [i for i in (target, target + 1, target + width, target + width + 1) if i < interp.out_features]
+    images = interp.as_input(interp.rows(rows))
+    draw_signed(
+        [(_title("row", i, names), image) for i, image in zip(rows, images, strict=True)], path, "What outputs look at"
+    )
+
+
+def _draw_column(interp: AffineInterpreter, target: int, names: Mapping[int, str], path: Path) -> None:
+    strongest = int(interp.votes(target).abs().flatten().argmax())
+    column = interp.columns([strongest]).mT[0]
+    draw_outputs(interp, [(f"column {strongest}", column)], path, "What the strongest voter writes", names)

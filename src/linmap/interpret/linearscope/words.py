@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 
 from torch import nn
 
+from linmap.interpret.linearscope.analyses import bias_split
 from linmap.interpret.linearscope.interpreter import AffineInterpreter
 
 
@@ -72,3 +75,26 @@ def bias_share_in_words(share: float) -> str:
         f"the constant part r of y = F x + r is {share:.2f} times as long as the output y: what the input adds, F x, "
         "points against it and takes some of it away again"
     )
+
+
+def explained(interp: AffineInterpreter, target: int, names: Mapping[int, str]) -> dict[str, Any]:
+    """What one output is made of, as plain JSON values: in words, its value, votes and residual, the largest biases."""
+    terms = sorted(bias_split(interp, target), key=lambda term: -abs(term.contribution))
+    report = interp.report()
+    return report | {
+        "answer": output_in_words(interp, target, names.get(target, "")),
+        "biases": bias_share_in_words(report["bias_share"]),
+        "target": target,
+        "target_name": names.get(target),
+        "target_value": float(interp.output.flatten()[target]),
+        "target_residual": float(interp.residual.flatten()[target]),
+        "target_votes": float(interp.votes(target).sum()),
+        "largest_bias_terms": [asdict(term) for term in terms[:10]],
+    }
+
+
+def default_target(interp: AffineInterpreter) -> int:
+    """The output that a user most likely asks about: the largest logit, or the middle pixel."""
+    if interp.output.ndim == 4:
+        return interp.output_index((0, interp.output.shape[2] // 2, interp.output.shape[3] // 2))
+    return int(interp.output.flatten().argmax())

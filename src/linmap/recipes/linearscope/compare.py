@@ -15,10 +15,11 @@ from linmap.data.images import embedded_image, image_files, read_image
 from linmap.errors import UsageError
 from linmap.experiment import Arm, Experiment, Outcome, Part, Runs, Trial, fingerprint, verdict, with_pictures
 from linmap.experiment.result import Check, Metric, Picture, Result, Row, Table
-from linmap.interpret.linearscope import draw_votes
+from linmap.interpret.linearscope import class_probabilities, draw_votes, gradient_of_top, probability_left
+from linmap.interpret.linearscope.deletion import logits
 from linmap.recipes.job import CompareJob
 from linmap.recipes.linearscope.flags import Compare
-from linmap.recipes.linearscope.loading import load_model, logits, model_input, output_names, scope
+from linmap.recipes.linearscope.loading import load_model, model_input, output_names, scope
 from linmap.recipes.linearscope.pictures import draw_deletion
 
 PHOTOS = ("chelsea", "coffee", "china", "flower")
@@ -128,12 +129,6 @@ class Deletion:
         return model_input(self.settings, pixels, self.grey).to(dtype)
 
     @torch.no_grad()
-    def probabilities(self, x: Tensor) -> Tensor:
-        """(classes,): the softmax of the output, or the output where it is one."""
-        y = logits(self.model(x))[0]
-        return y if bool((y >= 0).all()) and abs(float(y.sum()) - 1) < 1e-3 else y.softmax(0)
-
-    @torch.no_grad()
     def classes(self, image: Path | str) -> int:
         """How many classes there are; what is no classifier is refused."""
         y = logits(self.model(self.input(image)))
@@ -147,13 +142,11 @@ class Deletion:
 
     def left(self, x: Tensor, score: Tensor, target: int) -> float:
         """The probability of the target without the pixels that have the highest scores (height, width)."""
-        deleted = torch.zeros(score.numel(), dtype=torch.bool, device=x.device)
-        deleted[score.flatten().topk(round(self.settings.deleted * score.numel())).indices] = True
-        return float(self.probabilities(x.masked_fill(deleted.reshape(score.shape), 0))[target])
+        return probability_left(self.model, x, score, target, self.settings.deleted)
 
     def _votes(self, trial: Trial) -> Outcome:
         x = self.input(trial.data)
-        p = self.probabilities(x)
+        p = class_probabilities(self.model, x)
         target = int(p.argmax())
         interp = scope(self.model, self.settings).at(x)
         found = {"before": float(p[target]), "after": self.left(x, interp.votes(target).sum(0), target)}
@@ -162,19 +155,15 @@ class Deletion:
 
     def _by_gradient(self, score: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Trial], Outcome]:
         def run(trial: Trial) -> Outcome:
-            x = self.input(trial.data).requires_grad_()
-            with torch.enable_grad():
-                y = logits(self.model(x))
-                target = int(y.argmax())
-                (gradient,) = torch.autograd.grad(y[0, target], x)
-            x = x.detach()
-            return Outcome({"after": self.left(x, score(gradient[0], x[0]), target)})
+            x = self.input(trial.data)
+            target, gradient = gradient_of_top(self.model, x)
+            return Outcome({"after": self.left(x, score(gradient, x[0]), target)})
 
         return run
 
     def _random(self, trial: Trial) -> Outcome:
         x, generator = self.input(trial.data), torch.Generator().manual_seed(trial.seed)
-        target = int(self.probabilities(x).argmax())
+        target = int(class_probabilities(self.model, x).argmax())
         scores = [torch.rand(x.shape[-2:], generator=generator) for _ in range(self.settings.random_masks)]
         return Outcome({"after": fmean(self.left(x, score, target) for score in scores)})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from linmap.data.images import embedded_image, luminance, square, window
 from linmap.data.pretrained import efficientnet_lite0, fsrcnn
 from linmap.errors import UsageError
 from linmap.interpret.linearscope import LinearScope, class_names
+from linmap.interpret.linearscope.deletion import logits
 from linmap.recipes.linearscope.flags import Reading
 from linmap.recipes.networks import PICKLED, imported_network, is_import_path
 
@@ -26,11 +26,6 @@ LABELS = {285: "Egyptian cat", 967: "espresso", 698: "palace", 985: "daisy", 281
 def scope(model: nn.Module, settings: Reading) -> LinearScope:
     """What reads the network; of an answer with `logits`, as Transformers gives them, these."""
     return LinearScope(model, output=logits, **settings.options())
-
-
-def logits(answer: Any) -> Tensor:
-    """The tensor of a network's answer."""
-    return getattr(answer, "logits", answer)
 
 
 def output_names(model: nn.Module, name: str, count: int) -> dict[int, str]:

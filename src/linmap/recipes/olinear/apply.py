@@ -15,8 +15,7 @@ from linmap.pictures import illustrated
 from linmap.recipes.job import FittedJob
 from linmap.recipes.olinear.fit import FILE, say_time
 from linmap.recipes.olinear.flags import Apply
-from linmap.recipes.olinear.pictures import draw_backtest, draw_forecast
-from linmap.sequence.olinear import Backtest, OLinearForecaster, backtest
+from linmap.sequence.olinear import Backtest, OLinearForecaster, backtest, draw_backtest, draw_forecast
 
 
 def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:

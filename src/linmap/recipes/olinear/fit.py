@@ -8,11 +8,10 @@ import numpy as np
 from rich.console import Console
 
 from linmap.artifacts import write_json
-from linmap.data.timeseries import TimeSeries, Windows, load_time_series
-from linmap.data.timeseries.steps import season
+from linmap.data.timeseries import TimeSeries, load_time_series
 from linmap.recipes.job import FitJob
 from linmap.recipes.olinear.flags import Fit
-from linmap.sequence.olinear import OLinearForecaster, RepeatLast, RepeatSeason, forecast_errors
+from linmap.sequence.olinear import OLinearForecaster, held_out_errors
 
 FILE = "file.json"
 """In a run: how the file of the fit was read."""
@@ -51,28 +50,15 @@ def say_time(series: TimeSeries) -> None:
 
 
 def beside_naive(forecaster: OLinearForecaster, series: TimeSeries) -> dict[str, Any]:
-    """Mean absolute errors of all forecasts inside the rows that the fit held out, for its summary.
-
-    They are those that calibrate the intervals or, without any, those that chose the epoch: then OLinear's error is a
-    little flattered, and the summary says so.
-    """
-    split, h, lookback = forecaster.split_of(len(series)), forecaster.h, forecaster.lookback
-    first, last = (split.validation, split.test) if split.test > split.validation else (split.train, split.validation)
-    values = forecaster.standardised(series)
-    methods = {"OLinear": (forecaster.model_, lookback), "last value": (RepeatLast(h), lookback)}
-    if (rows := season(series.step) if series.timed else None) is not None and rows <= first:
-        methods[f"last season ({rows} rows)"] = (RepeatSeason(rows, h), max(rows, lookback))
-    errors, count = {}, 0
-    for name, (model, seen) in methods.items():
-        windows = Windows(values[max(first - seen, 0) : last], seen, h)
-        errors[name], count = forecast_errors(model, windows).absolute_by_variate, len(windows)
-    ahead = int((errors["OLinear"] < np.min([e for name, e in errors.items() if name != "OLinear"], 0)).sum())
-    written = series.notation.write(series.time[[first, last - 1]])
-    chose = "" if split.test > split.validation else ", which also chose the epoch"
+    """Errors in the rows that the fit held out, for its summary."""
+    held = held_out_errors(forecaster, series)
+    ahead = int((held.errors["OLinear"] < np.min([e for name, e in held.errors.items() if name != "OLinear"], 0)).sum())
+    written = series.notation.write(series.time[[held.first, held.last - 1]])
+    chose = ", which also chose the epoch" if held.chose else ""
     return {
-        "held_out": f"{count} forecasts in rows {written[0]} to {written[1]}{chose}",
+        "held_out": f"{held.forecasts} forecasts in rows {written[0]} to {written[1]}{chose}",
         "better_than_repeating": f"in {ahead} of {len(series.variates)} series",
-        "mean_absolute_error": by_series(errors, series.variates, forecaster.scale_),
+        "mean_absolute_error": by_series(held.errors, series.variates, forecaster.scale_),
     }
 
 

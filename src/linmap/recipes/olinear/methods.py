@@ -198,8 +198,8 @@ def measured(method: Method, resume: bool, trial: Trial) -> Outcome:
     details: dict[str, Any] = {
         "by step": errors.squared.tolist(),
         "by series": errors.absolute_by_variate.tolist(),
-        "MSE by block": by_block(errors.squared_by_window, task.horizon),
-        "MAE by block": by_block(errors.absolute_by_window, task.horizon),
+        "MSE by block": errors.in_blocks("squared", BLOCKS),
+        "MAE by block": errors.in_blocks("absolute", BLOCKS),
         "flops": flops(light, seen, len(task.series.variates)),
         "drawn": _drawn(light, test, task),
     }
@@ -207,12 +207,6 @@ def measured(method: Method, resume: bool, trial: Trial) -> Outcome:
         details |= method.further(model, task)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Outcome({"MSE": errors.mse, "MAE": errors.mae, **values}, parameters, details, seconds)
-
-
-def by_block(errors: np.ndarray, horizon: int) -> list[float]:
-    """Mean errors of consecutive test windows, in blocks of at least a horizon; their mean is that of all windows."""
-    count = max(min(BLOCKS, len(errors) // horizon), 1)
-    return [float(part.sum() * count / len(errors)) for part in np.array_split(errors, count)]
 
 
 def flops(model: nn.Module, seen: int, variates: int) -> int:

@@ -12,9 +12,11 @@ from linmap.sequence.olinear.correlation import temporal_correlation, temporal_c
 from linmap.sequence.olinear.fitting import ForecastErrors, forecast_errors, train_forecaster
 from linmap.sequence.olinear.folded import FoldedOLinear, fold
 from linmap.sequence.olinear.forecaster import OLinearForecaster
+from linmap.sequence.olinear.held_out import HeldOutErrors, held_out_errors
 from linmap.sequence.olinear.model import OLinear, OLinear_C, load_official, weighted_loss
 from linmap.sequence.olinear.normlin import CorrelationMixing, NormLin, NormLinAttention, replace_attention
 from linmap.sequence.olinear.orthotrans import OrthoTrans, OrthoTransWrapper
+from linmap.sequence.olinear.pictures import draw_backtest, draw_forecast
 
 __all__ = [
     "BASES",
@@ -24,6 +26,7 @@ __all__ = [
     "DLinear",
     "FoldedOLinear",
     "ForecastErrors",
+    "HeldOutErrors",
     "NLinear",
     "NormLin",
     "NormLinAttention",
@@ -40,8 +43,11 @@ __all__ = [
     "calibration_scores",
     "conformal_quantile",
     "coverage",
+    "draw_backtest",
+    "draw_forecast",
     "fold",
     "forecast_errors",
+    "held_out_errors",
     "load_official",
     "replace_attention",
     "temporal_correlation",

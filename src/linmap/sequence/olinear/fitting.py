@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -41,6 +42,13 @@ class ForecastErrors:
     def mae(self) -> float:
         """Mean absolute error."""
         return float(self.absolute.mean())
+
+    def in_blocks(self, kind: Literal["squared", "absolute"], most: int) -> list[float]:
+        """Mean errors of consecutive windows, in at most so many blocks of at least a horizon; their mean is that of
+        all windows. The errors of windows further apart depend less on each other, so that blocks tell of chance."""
+        errors = self.squared_by_window if kind == "squared" else self.absolute_by_window
+        count = max(min(most, len(errors) // len(self.squared)), 1)
+        return [float(part.sum() * count / len(errors)) for part in np.array_split(errors, count)]
 
 
 def train_forecaster(
