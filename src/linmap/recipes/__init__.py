@@ -48,7 +48,15 @@ _CATALOGUE = (
     ),
     System("salt", "adapt", "SALT", "adapt a segmenter through its singular values", "2503.16055", 98),
     System("flatquant", "compress", "FlatQuant", "4-bit weights, activations and cache", "2410.09426", 210),
-    System("token_transforming", "compress", "Token Transforming", "fewer tokens in a ViT, no training", "2506.05709"),
+    System(
+        "token_transforming",
+        "compress",
+        "Token Transforming",
+        "fewer tokens in a transformer, no training",
+        "2506.05709",
+        140,
+        fitted=False,
+    ),
     System("learngene_pool", "compress", "Learngene Pool", "one model in, a family of sizes out", "2312.05743"),
     System("bt2", "retrieve", "BT²", "change the embedder, keep the index", "2211.03989", 9),
     System(

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from linmap.compress.token_transforming.gathering import rows, unit_rows
+from linmap.compress.token_transforming.matching import rows, unit_rows
 from linmap.compress.token_transforming.precision import check_count, check_floating, full_precision, masses
 from linmap.errors import ArgumentError, ArgumentTypeError
 
@@ -91,11 +91,10 @@ def shares(
     keep_self: bool,
     min_sim: float | None,
     causal: bool,
-    cosines: Float[Tensor, "batch tokens outputs"] | None = None,
 ) -> Float[Tensor, "batch outputs tokens"]:
-    """`assignment` for features whose norms are 1, soft; `cosines` of tokens to centres where they are known."""
+    """`assignment` for features whose norms are 1, soft."""
     scale = 1 / max(tau, LEAST_TAU)
-    logits = _allowed(unit, centres, s, protect, causal, scale, cosines)
+    logits = _allowed(unit, centres, s, protect, causal, scale)
     if topk is None or topk >= centres.shape[1]:
         R = logits.softmax(-1)
     else:
@@ -119,27 +118,15 @@ def nearest_output(
     keep_self: bool,
     min_sim: float | None,
     causal: bool,
-    cosines: Float[Tensor, "batch tokens outputs"] | None = None,
 ) -> Int[Tensor, "batch tokens"]:
     """The output of each token in a hard `assignment` of features whose norms are 1; -1 where it goes nowhere."""
-    cosines = _allowed(unit, centres, s, protect, causal, 1.0, cosines)
+    cosines = _allowed(unit, centres, s, protect, causal)
     own = _own_outputs(centres, s.shape[1])
     targets = cosines.argmax(-1).masked_fill(~_live(cosines, s, own, min_sim), -1)
     fixed = (own >= 0) & (s > 0)
     if not keep_self:
         fixed = fixed & (torch.arange(s.shape[1], device=s.device) < protect)
     return torch.where(fixed, own, targets)
-
-
-def nearest_centres(
-    cosines: Float[Tensor, "batch tokens outputs"],
-    centres: Int[Tensor, "batch outputs"],
-    s: Float[Tensor, "batch tokens"],
-) -> Int[Tensor, "batch tokens"]:
-    """The output whose centre, with mass, is most similar to each token; a centre is nearest to itself."""
-    padding = (s.gather(1, centres) <= 0).unsqueeze(-2)
-    own = _own_outputs(centres, s.shape[1])
-    return torch.where(own >= 0, own, cosines.masked_fill(padding, -math.inf).argmax(-1))
 
 
 def check_centres(centres: Tensor, features: Tensor) -> None:
@@ -179,16 +166,13 @@ def check_protected(centres: Tensor, protect: int) -> None:
 
 
 def _allowed(
-    unit: Tensor, centres: Tensor, s: Tensor, protect: int, causal: bool, scale: float, cosines: Tensor | None
+    unit: Tensor, centres: Tensor, s: Tensor, protect: int, causal: bool, scale: float = 1.0
 ) -> Float[Tensor, "batch tokens outputs"]:
     """scale * cosine of each token to each centre; the least number where the centre is not for it."""
     least = torch.finfo(s.dtype).min
     closed = (centres < protect) | (s.gather(1, centres) <= 0)
     bias = torch.zeros_like(s[:, : centres.shape[1]]).masked_fill(closed, least).unsqueeze(-2)
-    if cosines is None:
-        logits = torch.baddbmm(bias, unit, rows(unit, centres).mT, alpha=scale)
-    else:
-        logits = torch.add(bias, cosines, alpha=scale)
+    logits = torch.baddbmm(bias, unit, rows(unit, centres).mT, alpha=scale)
     if causal:
         places = torch.arange(s.shape[1], device=s.device).unsqueeze(-1)
         logits = logits.masked_fill(centres.unsqueeze(-2) < places, least)

@@ -1,0 +1,166 @@
+"""`linmap apply token_transforming`: the features of somebody's images or texts, with fewer tokens inside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import track
+
+from linmap.artifacts import atomic_path, plain, write_json
+from linmap.compress.token_transforming import Compressed, TokenTransform, compress
+from linmap.data.vectors import VectorFileWriter
+from linmap.data.vectors.files import check_output
+from linmap.errors import DataError, Stopped, UsageError
+from linmap.recipes.job import ApplyJob
+from linmap.recipes.token_transforming.flags import Apply, Transforming
+from linmap.recipes.token_transforming.images import Images
+from linmap.recipes.token_transforming.loading import model_of, subject_of
+from linmap.recipes.token_transforming.subject import Subject
+from linmap.recipes.token_transforming.timing import in_turn
+
+OUT = Path("runs/token_transforming/features.parquet")  # so that embedded images never replace a file of the user's
+KEEP = 0.65
+BLOCK = 16
+"""Batches that are kept together; as many are lost when a run is interrupted."""
+ROWS = 4096
+"""Vectors that are written together."""
+TURNS = 3
+
+
+def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
+    """Write a vector for every image or text, with the tokens of the model merged to the budget."""
+    model = model_of(settings, job.data)
+    if model.reads == "text" and model.generates:
+        raise UsageError(
+            f"--model {model.name} is a language model, whose answers are no features; compress its prompts in Python "
+            "with linmap.compress.token_transforming.compress_prefill."
+        )
+    out = check_output(job.out or (Path("features.parquet") if job.data else OUT))
+    if job.data is not None and out.resolve().is_relative_to(job.data.resolve()):
+        raise UsageError(f"--out {out} must not lie in {job.data}, which is read; write elsewhere.")
+    subject = subject_of(settings, model, job.data, None)
+    work = out.with_name(f"{out.name}.work")
+    asked = plain(asdict(settings)) | {"weights": model.weights(), "data": listed(subject, job.data)}
+    asked.pop("resume")
+    begin(work, asked, settings.resume)
+    transform = TokenTransform(**settings.options(Transforming))
+    budget = budget_of(subject, settings, transform, work)
+    with compress(subject.model, **budget, transform=transform) as handle:
+        resumed = run(subject, handle, settings, work)
+        subject.forward(0)
+        left = handle.matrix().shape[1]
+    seconds = in_turn(subject, lambda: compress(subject.model, **budget, transform=transform), TURNS)
+    found = {subject.what: len(subject.names), "resumed": resumed, "budget": plain(budget), "tokens_left": left}
+    found["speed_up"] = round(seconds.speed_up, 2)
+    metadata = {"options": asked, "fingerprint": digest(asked), "source": str(job.data or "embedded photographs")}
+    dim = join(subject, work, out, metadata)
+    shutil.rmtree(work)
+    return {"out": str(out), **found, "dim": dim, "fingerprint": metadata["fingerprint"]}
+
+
+# -- the budget --------------------------------------------------------------------------------------------------------
+
+
+def budget_of(subject: Subject, settings: Apply, transform: TokenTransform, work: Path) -> dict[str, Any]:
+    """What `compress` is given; a target of speed is measured once, so that a resumed run goes on with the same."""
+    if settings.target_flops is not None:
+        return {"target_flops": settings.target_flops}
+    if settings.target_speedup is None:
+        return subject.budget(transform, settings.keep or KEEP, settings.at)
+    path = work / "budget.json"
+    if not path.exists():
+        target = settings.target_speedup
+        with compress(subject.model, target_speedup=target, example=subject.example(0), transform=transform) as handle:
+            write_json(path, {"stages": [handle.measured.keep, list(handle.measured.layers)]})
+    keep, layers = json.loads(path.read_text(encoding="utf-8"))["stages"]
+    return {"stages": (keep, tuple(layers))}
+
+
+# -- block by block ----------------------------------------------------------------------------------------------------
+
+
+def listed(subject: Subject, data: Path | None) -> str | None:
+    """What tells one set of inputs from another without reading large files again: names, sizes and times."""
+    if data is None:
+        return None
+    files = sorted(file for file in data.rglob("*") if file.is_file()) if data.is_dir() else [data]
+    stats = [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+    return digest([stats, len(subject.names)])
+
+
+def digest(value: Any) -> str:
+    """Sixteen characters that stand for a value."""
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def begin(work: Path, asked: dict[str, Any], resume: bool) -> None:
+    """A folder for what is done: that of the run that is resumed, or an empty one.
+
+    Raises
+    ------
+    DataError
+        If it belongs to something else.
+    """
+    plan = work / "plan.json"
+    if work.exists() and any(work.iterdir()) and not plan.exists():
+        raise DataError(f"{work} is in the way and no folder of an interrupted run; move it, or write elsewhere.")
+    if plan.exists() and resume:
+        before = json.loads(plan.read_text(encoding="utf-8"))
+        if differ := sorted(name for name in asked.keys() | before.keys() if asked.get(name) != before.get(name)):
+            raise DataError(
+                f"{work} belongs to a run with another {', '.join(differ)}; start again without --resume, or write "
+                "elsewhere."
+            )
+        return
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    write_json(plan, asked)
+
+
+def run(subject: Subject, handle: Compressed, settings: Apply, work: Path) -> int:
+    """Write the vectors of every block that is not there yet; how many inputs were there already."""
+    console, resumed, done = Console(stderr=True), 0, 0
+    blocks = [range(first, min(first + BLOCK, len(subject))) for first in range(0, len(subject), BLOCK)]
+    try:
+        for block in track(blocks, "features", console=console, disable=not console.is_terminal):
+            path = work / f"{block.start:08d}.npy"
+            if path.exists():
+                resumed += len(np.load(path, mmap_mode="r"))
+                continue
+            vectors = np.concatenate([vectors_of(subject, handle, settings, batch) for batch in block])
+            with atomic_path(path) as partial, open(partial, "wb") as file:
+                np.save(file, vectors)
+            done += len(vectors)
+    except KeyboardInterrupt:
+        raise Stopped(f"{resumed + done} of {len(subject.names)} {subject.what} are done and kept") from None
+    return resumed
+
+
+def vectors_of(subject: Subject, handle: Compressed, settings: Apply, batch: int) -> Float[np.ndarray, "inputs width"]:
+    """What a batch is described by."""
+    if isinstance(subject, Images):
+        return subject.vectors(batch, handle, settings.features).float().cpu().numpy()
+    return subject.features(batch, handle)["pooled"].float().cpu().numpy()
+
+
+def join(subject: Subject, work: Path, out: Path, metadata: dict[str, Any]) -> int:
+    """All blocks as one file, in the order of the inputs; the length of a vector."""
+    blocks = [np.load(path, mmap_mode="r") for path in sorted(work.glob("*.npy"))]
+    ends = np.cumsum([len(block) for block in blocks])
+    names, places = subject.in_order()
+    with VectorFileWriter(out, blocks[0].shape[1], metadata) as file:
+        for first in range(0, len(names), ROWS):
+            chosen = np.asarray(places[first : first + ROWS])
+            numbers = np.searchsorted(ends, chosen, side="right")
+            lines = chosen - np.concatenate([[0], ends])[numbers]
+            rows = [blocks[number][line] for number, line in zip(numbers, lines, strict=True)]
+            file.write(names[first : first + ROWS], np.stack(rows))
+    return blocks[0].shape[1]
