@@ -1,0 +1,91 @@
+"""What the protocols share: further ways, and the tables and checks that are made of their runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from linmap.compress.token_transforming import TokenTransform
+from linmap.experiment import Check, Experiment, Part, Runs, Table, paired
+from linmap.recipes.token_transforming.measuring import ORIGINAL, SAVED, SPEED, Task
+from linmap.recipes.token_transforming.ways import Way, encoder_ways
+from studies.study import Job
+
+OURS = "Token Transforming"
+CPU = time.process_time
+"""One thread's own seconds, which do not count what else the machine does."""
+
+
+def all_ways(ours: TokenTransform | None = None) -> Iterator[Way]:
+    """Those of the recipe, the method's parts alone, and PiToMe as published."""
+    ours = TokenTransform() if ours is None else ours
+    named = {way.name: way for way in encoder_ways(ours)}
+    yield from named.values()
+    yield Way("PiToMe on keys", "baseline", replace(named["PiToMe on x"].transform, feature="k"), "as published")
+    yield Way("hard", "ablation", replace(ours, assign="hard"), "many to one")
+    yield Way("important centres", "ablation", replace(ours, select="importance", assign="hard"), "without novelty")
+
+
+def ran(job: Job, task: Task, settings: dict[str, Any], parts: Sequence[Part] | None = None) -> Runs:
+    """All ways at all budgets, once: nothing of it is random but one draw of centres."""
+    key = settings | {"at": task.at, "repeats": task.repeats, "inputs": len(task.subject.names)}
+    experiment = Experiment(f"token transforming {job.out.name}", job.out / "runs", key, job.resume)
+    return experiment.run(task.arms(), task.parts() if parts is None else list(parts), [0])
+
+
+def kept(task: Task, runs: Runs, timed: str) -> Table:
+    """Every way at every budget: cost, time, and the mean of every measure."""
+    rows: list[list[str | float | int]] = []
+    for part in runs.parts:
+        for arm in runs.arms:
+            if arm.name == ORIGINAL and part != runs.parts[0]:
+                continue
+            (run,) = runs.of(arm.name, part)
+            scores = [f"{run.values[one.name]:.{one.digits}f}" for one in task.subject.measures]
+            plain = arm.name == ORIGINAL
+            saved = "-" if plain else f"-{run.values[SAVED]:.1%}"
+            speed = f"{run.values[SPEED]:.2f}" if SPEED in run.values else "-"
+            seconds = run.details.get("seconds")
+            spent = f"{min(seconds['compressed']):.2f} of {min(seconds['plain']):.2f}" if seconds else "-"
+            rows.append(["-" if plain else part, arm.name, saved, spent, speed, *scores])
+    measures = [f"{one.name} ({one.unit})" if one.unit else one.name for one in task.subject.measures]
+    columns = ["budget", "way", "MACs", "seconds", "times as fast", *measures]
+    return Table(f"Kept and saved, means over {len(task.subject.names)} {task.subject.what}", columns, rows, timed)
+
+
+def differences(task: Task, runs: Runs, measures: Sequence[str]) -> Table:
+    """What the method gains over every other way, paired over the inputs."""
+    rows: list[list[str | float | int]] = []
+    digits = {one.name: one.digits for one in task.subject.measures}
+    for part in runs.parts:
+        (ours,) = runs.of(OURS, part)
+        for arm in runs.arms[1:]:
+            if arm.name != ORIGINAL:
+                (theirs,) = runs.of(arm.name, part)
+                gaps = [paired(ours.details[name], theirs.details[name]).text(digits[name]) for name in measures]
+                rows.append([part, arm.name, *gaps])
+    note = f"With the 95 % interval over the {task.subject.what}."
+    return Table(f"{OURS} less the others", ["budget", "way", *measures], rows, note)
+
+
+def ahead(runs: Runs, measure: str, better: str, within: float, above: float) -> list[Check]:
+    """At strong compression ahead of every peer, at mild compression within a little of the best."""
+    found, sign = [], 1 if better == "higher" else -1
+    for part in runs.parts:
+        strong = runs.values(OURS, SAVED, part)[0] >= above
+        peers = {arm.name: runs.mean(arm.name, measure, part) for arm in runs.arms if arm.kind == "baseline"}
+        best = max(peers, key=lambda name: sign * peers[name])
+        ours = runs.mean(OURS, measure, part)
+        gap = sign * (ours - peers[best])
+        statement = "is ahead of every peer" if strong else f"is within {within:g} of the best peer"
+        found.append(
+            Check(
+                f"{part}: the {measure} of {OURS} {statement}",
+                gap > 0 if strong else gap >= -within,
+                f"{ours:.4f} against {peers[best]:.4f} ({best})",
+                f"{best} is the better choice there",
+            )
+        )
+    return found

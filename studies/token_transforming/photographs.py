@@ -1,0 +1,116 @@
+"""DINOv2-small on photographs: patch features and a saliency map, restored from merged tokens."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from linmap.compress.token_transforming import Compressed, TokenTransform
+from linmap.data.image_preparation import ImagePreparation, read_preparation
+from linmap.data.image_sets import ImageSet, embedded_photographs
+from linmap.data.images import read_image
+from linmap.data.models import load_pretrained
+from linmap.data.pretrained import bundled_model, dinov2_saliency
+from linmap.experiment import Check, Runs, draw_all
+from linmap.recipes.token_transforming.compare import curves
+from linmap.recipes.token_transforming.images import PATCHES, POOLED, Images
+from linmap.recipes.token_transforming.measuring import Task
+from linmap.recipes.token_transforming.pictures import draw_curves, draw_flows
+from linmap.recipes.token_transforming.subject import Measure
+from studies.study import Findings, Job
+from studies.token_transforming.common import CPU, OURS, ahead, all_ways, differences, kept, ran
+
+CORRELATION = Measure("saliency correlation", "higher", 1.0, 0.015)
+RMSE = Measure("saliency RMSE", "lower", 0.0, 0.04)
+KEEPS = (0.75, 0.65, 0.5, 0.35)
+FURTHER = {
+    "matplotlib": ("mpl-data/sample_data", ("grace_hopper.jpg",)),
+    "skimage": ("data", ("astronaut.png", "rocket.jpg", "motorcycle_left.png", "coins.png", "clock_motion.png",
+                         "moon.png", "hubble_deep_field.jpg", "retina.jpg", "ihc.png", "grass.png", "gravel.png",
+                         "brick.png")),
+}  # fmt: skip
+"""Photographs that other packages carry, by package."""
+BARS = {224: {0.65: 0.985, 0.5: 0.975}, 518: {0.65: 0.99}}
+"""Least correlation of the saliency map, by side and budget."""
+
+
+class Saliency(Images):
+    """With the saliency head of the same file on the restored patches."""
+
+    def __init__(self, model: nn.Module, images: ImageSet, preparation: ImagePreparation, batch_size: int) -> None:
+        super().__init__(model, images, preparation, batch_size)
+        self.measures = (CORRELATION, RMSE, PATCHES, POOLED)
+        self.head = dinov2_saliency()
+
+    @torch.no_grad()
+    def features(self, batch: int, handle: Compressed | None = None) -> dict[str, Tensor]:
+        found = super().features(batch, handle)
+        return found | {"map": self.head(found["patches"], tuple(self.inputs(batch).shape[-2:]))}
+
+    def scores(self, before: dict[str, Tensor], after: dict[str, Tensor], batch: int) -> dict[str, list[float]]:
+        a, b = before["map"].flatten(1), after["map"].flatten(1)
+        correlation = F.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True))
+        error = (a - b).square().mean(1).sqrt()
+        return super().scores(before, after, batch) | {
+            CORRELATION.name: correlation.tolist(),
+            RMSE.name: error.tolist(),
+        }
+
+
+def run(job: Job, side: int) -> Findings:
+    """All ways at all budgets on every photograph that is there."""
+    images = photographs()
+    if job.tiny:
+        images, side = images.subset([0, 1]), 42
+    batch = 2 if side > 300 or job.tiny else 8
+    folder = bundled_model("dinov2-small")
+    model = load_pretrained(folder, "encoder", "float32").eval()
+    subject = Saliency(model, images, read_preparation(folder).at(side), batch)
+    keeps, repeats = ((0.5,), 1) if job.tiny else (KEEPS, 3)
+    task = Task(subject, list(all_ways()), keeps, repeats=repeats, clock=CPU)
+    runs = ran(job, task, {"side": side, "images": images.names})
+    timed = (
+        f"Seconds: of the processor, for a batch of {batch} with {torch.get_num_threads()} thread(s), least of "
+        f"{repeats} turns; times as fast: median over the turns, each beside a pass of the model as it is."
+    )
+    tables = [kept(task, runs, timed), differences(task, runs, [one.name for one in subject.measures])]
+    pictures, notes = draw_all(
+        [
+            (job.out / "curves.svg", partial(draw_curves, curves(task, runs), CORRELATION, 0.985)),
+            (job.out / "flows.svg", partial(draw_flows, subject, TokenTransform(), None)),
+        ]
+    )
+    setting = (
+        f"DINOv2-small at {side} x {side} ({subject.patches + 1} tokens), float32, blocks 3, 6 and 9 keep .75 to .35 "
+        f"of the patches; restored at the end by R, dropped patches by their nearest; beside every token. Photographs: "
+        f"{', '.join(images.names)}."
+    )
+    return Findings(setting, tables, [*bars(runs, side), *ahead(runs, CORRELATION.name, "higher", 0.003, 0.495)], notes,
+                    pictures)  # fmt: skip
+
+
+def bars(runs: Runs, side: int) -> list[Check]:
+    """Whether the saliency map is as near as it should be."""
+    found = []
+    for keep, bar in BARS.get(side, {}).items():
+        value = runs.mean(OURS, CORRELATION.name, f"keep {keep:g}")
+        statement = f"keep {keep:g}: the saliency map correlates with that of every token by {bar} or more"
+        found.append(Check(statement, value >= bar, f"{value:.4f}", "the map changes more than it should"))
+    return found
+
+
+def photographs() -> ImageSet:
+    """Those of linmap and scikit-learn, and those of Matplotlib and scikit-image where these are installed."""
+    own, found = embedded_photographs(), list[Path]()
+    for package, (folder, names) in FURTHER.items():
+        spec = importlib.util.find_spec(package)  # not imported
+        places = list(spec.submodule_search_locations or []) if spec else []
+        files = [Path(place) / folder / name for place in places for name in names]
+        found += [file for file in files if file.exists()]
+    names = (*own.names, *(file.stem for file in found))
+    return ImageSet(names, lambda index: own[index] if index < len(own) else read_image(found[index - len(own)]))
