@@ -214,7 +214,7 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take most of the time of a small comparison."""
-    monkeypatch.setattr(comparing, "with_pictures", lambda result, drawings: result)
+    monkeypatch.setattr("linmap.experiment.conclusion.with_pictures", lambda result, drawings: result)
 
 
 def compared(data: Path | None, model: str = "gated:net", resume: bool = False, **settings: object) -> Result:

@@ -1,13 +1,14 @@
 """The table of a comparison: all that was measured, the best marked, no empty budget columns."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from linmap.experiment import conclude
 from linmap.experiment.result import Check, Metric, Result, Row, Table
 from linmap.report.comparison import Comparison, Further, Summary
 
@@ -29,6 +30,11 @@ rows = st.lists(
 
 def result(found: list[Row], better: Side = "lower", checks: list[Check] | None = None) -> Result:
     return Result("x", "", [Metric("a", better, "ms")], found, "", "", checks or [])
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Of no system."""
 
 
 @given(rows)
@@ -122,3 +128,17 @@ def test_a_further_table_is_rectangular_whatever_came(columns, found):
         assert [text == "—" for text in texts[len(row) :]] == [True] * (len(texts) - len(row))
     for i, figure in enumerate(table.figures):
         assert figure == (i > 0 and found != [] and not any(isinstance(row[i], str) for row in found if i < len(row)))
+
+
+def test_the_summary_counts_the_same_chances_as_the_verdict():
+    """Seeds that agree say nothing where the verdict is about the draw of the test images."""
+    rows = [Row("s", "system", {"a": [0.50, 0.51, 0.52]}), Row("b", "baseline", {"a": [0.60, 0.62, 0.62]})]
+    pairs = {"s": [0.1, 0.9, 0.2, 0.8], "b": [0.8, 0.3, 0.9, 0.4]}
+    fields = {"task": "", "shows": "", "limits": "", "seeds": [0, 1, 2]}
+    by_images = conclude("s", rows, [Metric("a")], Flags(), over="images", pairs=pairs, **fields)
+    summary = Summary.of(by_images)
+    assert (summary.ahead, summary.certainty) == (None, "within chance in 4 images")
+    assert "beyond chance" in by_images.verdict
+    assert "of 4 images" in by_images.verdict
+    by_seeds = Summary.of(conclude("s", rows, [Metric("a")], Flags(), **fields))
+    assert (by_seeds.ahead, by_seeds.certainty) == (True, "beyond chance in 3 seeds")

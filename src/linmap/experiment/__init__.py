@@ -11,6 +11,7 @@ differences and a verdict.
 >>> verdict(rows, Metric("Dice", "higher"))  # doctest: +SKIP
 """
 
+from linmap.experiment.conclusion import conclude
 from linmap.experiment.drawing import draw_all, with_pictures
 from linmap.experiment.engine import Arm, Choice, Experiment, Outcome, Part, Runs, Trial, untouched
 from linmap.experiment.figures import Difference, mean_std, paired, ranking
@@ -20,6 +21,7 @@ from linmap.experiment.verdict import beats, verdict
 
 __all__ = [
     "Arm", "Check", "Choice", "Difference", "Experiment", "Failure", "Kind", "Metric", "Outcome", "Part", "Picture",
-    "Result", "Row", "Run", "Runs", "Table", "Trial", "beats", "draw_all", "fingerprint", "mean_std", "paired",
+    "Result", "Row", "Run", "Runs", "Table", "Trial", "beats", "conclude", "draw_all",
+    "fingerprint", "mean_std", "paired",
     "ranking", "untouched", "verdict", "with_pictures",
 ]  # fmt: skip

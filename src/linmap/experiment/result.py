@@ -118,6 +118,11 @@ class Result:
     """What to take, by how much and how sure, in plain words."""
     overlap: float = 0.0
     """Test samples over training samples where the runs are folds of one cross-validation, as in `paired`."""
+    over: str = "runs"
+    """What chance is counted over: what the values of a row are, or those of `pairs`."""
+    pairs: dict[str, list[float]] = field(default_factory=dict)
+    """By method, the first metric for each test image or the like, where chance is counted over these and not over the
+    values of a row."""
     command: str = ""
     seeds: list[int] = field(default_factory=list)
     seconds: float | None = None
@@ -145,6 +150,10 @@ class Result:
             if systems := self.best(metric, "system"):
                 return Headline(metric, systems[0], next(iter(self.best(metric, "baseline")), None))
         return None
+
+    def paired_values(self, row: Row, metric: Metric) -> list[float]:
+        """The values of a method by which it is compared with another, pair by pair."""
+        return self.pairs.get(row.name, []) if self.pairs and metric == self.metrics[0] else row.values[metric.name]
 
     def save(self, folder: Path | str) -> Path:
         """Write `result.json` into `folder`, atomically; a measurement that is not finite is written as null."""

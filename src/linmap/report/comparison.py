@@ -136,25 +136,26 @@ class Summary:
         ahead = None if gap == 0 else (gap < 0) == (metric.better == "lower")
         there = mean_and_spread(baseline, metric)
         difference = _difference(gap, baseline.mean(metric.name))
-        sure, certainty = _certainty(system.values[metric.name], baseline.values[metric.name], result.overlap)
+        ours, theirs = (result.paired_values(row, metric) for row in (system, baseline))
+        sure, certainty = _certainty(ours, theirs, result.overlap, result.over)
         ahead = ahead if sure else None
         return cls(_column(metric), here, there, baseline.name, difference, ahead, certainty, passed, checks)
 
 
-def _certainty(system: list[float], baseline: list[float], overlap: float) -> tuple[bool, str]:
+def _certainty(system: list[float], baseline: list[float], overlap: float, over: str) -> tuple[bool, str]:
     """Whether two means differ by more than chance, as `paired` says, and the words for it.
 
     Without pairs (one run, or unequal numbers of runs) nothing tells of chance: the difference stands, with a word of
     warning.
     """
     if len(system) != len(baseline):
-        return True, f"{len(system)} runs against {len(baseline)}; chance unknown"
+        return True, f"{len(system)} {over} against {len(baseline)}; chance unknown"
     if len(system) < 2:
         return True, "one run; chance unknown"
     gap = paired(system, baseline, overlap)
     if gap.low == gap.high:
-        return True, f"the same in all {gap.n} runs"
-    return gap.certain, f"{'beyond' if gap.certain else 'within'} chance in {gap.n} runs"
+        return True, f"the same in all {gap.n} {over}"
+    return gap.certain, f"{'beyond' if gap.certain else 'within'} chance in {gap.n} {over}"
 
 
 def _difference(gap: float, reference: float) -> str:

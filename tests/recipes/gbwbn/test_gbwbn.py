@@ -12,7 +12,7 @@ from linmap.experiment.result import Result
 from linmap.recipes import answers
 from linmap.recipes.gbwbn import fit as fitting
 from linmap.recipes.gbwbn.apply import apply
-from linmap.recipes.gbwbn.compare import AIM, GBWBN, LEM, NONE, SVM, compare
+from linmap.recipes.gbwbn.compare import AIM, GBWBN, LEM, NONE, SVM, compare, epochs_for
 from linmap.recipes.gbwbn.fit import fit
 from linmap.recipes.gbwbn.flags import Apply, Compare, Fit
 from linmap.recipes.job import CompareJob, FitJob, FittedJob
@@ -184,3 +184,9 @@ def test_channels_of_epochs_are_compared_with_those_of_the_fit(tmp_path: Path) -
     np.savez(tmp_path / "new.npz", X=X, ch_names=["C3", "Cz", "Pz"])
     with pytest.raises(DataError, match="lacks the channel C4 of the fit"):
         apply(Apply(), FittedJob(tmp_path / "new.npz", artifact=tmp_path / "run"))
+
+
+@pytest.mark.parametrize(("samples", "epochs"), [(6, 75), (30, 75), (31, 38), (61, 25), (5000, 25)])
+def test_small_files_get_more_passes(samples: int, epochs: int) -> None:
+    assert epochs_for(samples, 30) == epochs
+    assert epochs_for(samples, 1) == max(25, min(-(-75 // samples), 100))

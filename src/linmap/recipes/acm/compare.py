@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,8 @@ from linmap.experiment import (
     Runs,
     Table,
     Trial,
+    conclude,
     fingerprint,
-    verdict,
-    with_pictures,
 )
 from linmap.experiment.charts import draw_confusions
 from linmap.experiment.drawing import Drawing
@@ -56,21 +54,12 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     runs = Experiment("acm", job.out / "runs", key, job.resume).run(arms(settings), parts, [job.seed])
     rows = runs.rows([ACCURACY])
     over, overlap = ("subjects", 0.0) if len(loaded) > 1 else ("folds", statistics.fmean(p.data.overlap for p in parts))
-    result = Result(
-        system="acm",
-        task=_task(loaded, parts),
-        metrics=[ACCURACY],
-        rows=rows,
-        shows=_shows(runs, over),
-        limits="Order, lag and kernel are chosen on one part of the epochs, so the choice is noisy.",
-        checks=[_check(runs, ACM, PLAIN), _check(runs, ACM_MDM, PLAIN_MDM)],
-        tables=[table_by_part(f"By {over[:-1]}", runs)],
-        verdict=verdict(rows, ACCURACY, over, overlap),
-        overlap=overlap,
-        seeds=[job.seed],
-        settings=asdict(settings),
-    )
-    return with_pictures(result, _drawings(runs, parts, job.out))
+    return conclude(
+        "acm", rows, [ACCURACY], settings, over=over, overlap=overlap, task=_task(loaded, parts),
+        shows=_shows(runs, over), limits="Order, lag and kernel are chosen on one part of the epochs, so the choice is "
+        "noisy.", checks=[_check(runs, ACM, PLAIN), _check(runs, ACM_MDM, PLAIN_MDM)],
+        tables=[table_by_part(f"By {over[:-1]}", runs)], seeds=[job.seed], drawings=_drawings(runs, parts, job.out),
+    )  # fmt: skip
 
 
 # -- data ------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,8 @@ from linmap.experiment import (
     Result,
     Runs,
     Trial,
+    conclude,
     fingerprint,
-    verdict,
-    with_pictures,
 )
 from linmap.experiment.charts import draw_bars
 from linmap.recipes.bt2.fit import BANKING, read_pairs, words_of_files
@@ -60,22 +58,13 @@ def compare(settings: Compare, job: CompareJob) -> Result:
         runs = _experiment(settings, job, data).run(arms(gallery.judged), parts, [job.seed])
     rows = runs.rows(METRICS)
     chosen = runs.of(AUTO)[0].details
-    overlap = 1 / (settings.folds - 1)
-    result = Result(
-        system="bt2",
+    bars = (job.out / "ways.svg", lambda path: draw_bars(path, rows, METRICS, "Ways to search an old gallery", WAYS))
+    return conclude(
+        "bt2", rows, METRICS, settings, over="folds", overlap=1 / (settings.folds - 1),
         task=_task(gallery, folds, "banking77" if data is BANKING else Path(str(data or settings.new)).stem),
-        metrics=METRICS,
-        rows=rows,
         shows=f"{_worth(runs, gallery)} Chosen by held-out pairs: {chosen['chosen']} ({chosen['reason']}).",
-        limits=_limits(runs, gallery),
-        checks=_checks(runs, gallery),
-        verdict=verdict(rows, METRICS[0], "folds", overlap=overlap),
-        overlap=overlap,
-        seeds=[job.seed],
-        settings=asdict(settings),
-    )
-    picture = (job.out / "ways.svg", lambda path: draw_bars(path, rows, METRICS, "Ways to search an old gallery", WAYS))
-    return with_pictures(result, [picture])
+        limits=_limits(runs, gallery), checks=_checks(runs, gallery), seeds=[job.seed], drawings=[bars],
+    )  # fmt: skip
 
 
 def _experiment(settings: Compare, job: CompareJob, data: Path | None) -> Experiment:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -18,11 +17,10 @@ from linmap.experiment import (
     Result,
     Runs,
     Table,
+    conclude,
     fingerprint,
     mean_std,
     ranking,
-    verdict,
-    with_pictures,
 )
 from linmap.recipes.finetuning.arms import Way
 from linmap.recipes.finetuning.flags import EMBEDDED, Completions, Labelled
@@ -41,17 +39,14 @@ def compare_ways(
     arms, seeds = [way.arm(settings.rates) for way in ways], range(job.seed, job.seed + settings.seeds)
     runs = experiment.run(arms, [Part("", task)], seeds, choice_of(task))
     rows, first = runs.rows(task.metrics), task.metrics[0]
-    found = Result(
-        system=system, task=task.described, metrics=task.metrics, rows=rows, shows=shows(task, runs),
-        limits=limits(task, runs), tables=[losses(task, runs), costs(task, runs)], verdict=verdict(rows, first),
-        seeds=list(seeds), settings=asdict(settings),
-    )  # fmt: skip
     growing = [arm.name for arm in arms if runs.of(arm.name)[0].details.get("ranks")]
-    return with_pictures(found, [
-        (job.out / "training.svg", partial(draw_losses, task, runs)),
-        (job.out / f"{first.name.replace(' ', '-')}.svg", partial(draw_scores, task, runs, first)),
-        *([(job.out / "ranks.svg", partial(draw_ranks, runs, growing))] if growing else []),
-    ])  # fmt: skip
+    return conclude(
+        system, rows, task.metrics, settings, task=task.described, shows=shows(task, runs), limits=limits(task, runs),
+        tables=[losses(task, runs), costs(task, runs)], seeds=list(seeds),
+        drawings=[(job.out / "training.svg", partial(draw_losses, task, runs)),
+                  (job.out / f"{first.name.replace(' ', '-')}.svg", partial(draw_scores, task, runs, first)),
+                  *([(job.out / "ranks.svg", partial(draw_ranks, runs, growing))] if growing else [])],
+    )  # fmt: skip
 
 
 def data_of(job: CompareJob) -> Path:

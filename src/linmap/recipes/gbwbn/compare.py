@@ -3,10 +3,10 @@ space, fold by fold."""
 
 from __future__ import annotations
 
+import math
 import statistics
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,9 @@ from linmap.experiment import (
     Runs,
     Table,
     Trial,
+    conclude,
     fingerprint,
     mean_std,
-    verdict,
-    with_pictures,
 )
 from linmap.experiment.charts import draw_confusions, draw_curves
 from linmap.experiment.drawing import Drawing
@@ -48,6 +47,7 @@ from linmap.signals.gbwbn import GBWBatchNorm, SPDNetClassifier
 GBWBN, NONE, SVM = "GBWBN", "no normalisation", "tangent space + SVM"
 AIM, LEM = "affine-invariant (spd_learn)", "log-Euclidean (spd_learn)"
 ACCURACY, CHOSEN = Metric("test accuracy", "higher", digits=3), Metric("validation accuracy", "neither", digits=3)
+EPOCHS, STEPS, MOST = 25, 75, 100
 BY_VALIDATION = Choice(CHOSEN.name, "higher", pilots=False)
 
 
@@ -56,8 +56,10 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     if not settings.thetas or min(settings.thetas) <= 0:
         raise UsageError("--thetas must be positive numbers.")
     samples = load_samples(job.data, settings.front)
-    options = settings.options(front=front_of(samples, settings.front))
+    front = front_of(samples, settings.front)
     parts = [Part(fold.name, fold) for fold in folds(samples, job.seed)]
+    epochs = settings.epochs or epochs_for(min(len(part.data.train) for part in parts), settings.batch_size)
+    options = settings.options(front=front, epochs=epochs)
     key = options | {"data": fingerprint(job.data)}
     experiment = Experiment("gbwbn", job.out / "runs", key, job.resume)
     runs = experiment.run(arms(options, settings.thetas), parts, [job.seed], BY_VALIDATION)
@@ -68,21 +70,18 @@ def compare(settings: Compare, job: CompareJob) -> Result:
         raise DataError(f"{samples.name}: no network could be trained: {networks[0][0].details['failure']}")
     rows = runs.rows([ACCURACY, CHOSEN])
     overlap = statistics.fmean(part.data.overlap for part in parts)
-    result = Result(
-        system="gbwbn",
-        task=_task(samples, parts, settings, trained[0].details["dims"]),
-        metrics=[ACCURACY, CHOSEN],
-        rows=rows,
-        shows=_shows(runs),
-        limits=_limits(runs),
+    return conclude(
+        "gbwbn", rows, [ACCURACY, CHOSEN], settings, over="folds", overlap=overlap,
+        task=_task(samples, parts, options, trained[0].details["dims"]), shows=_shows(runs), limits=_limits(runs),
         checks=training_checks([run for of in networks for run in of]),
         tables=[training_table("Every power of the metric", by_power, "mean ± std over the folds")],
-        verdict=verdict(rows, ACCURACY, "folds", overlap),
-        overlap=overlap,
-        seeds=[job.seed],
-        settings=asdict(settings),
-    )
-    return with_pictures(result, _drawings(runs, parts, job.out))
+        seeds=[job.seed], drawings=_drawings(runs, parts, job.out),
+    )  # fmt: skip
+
+
+def epochs_for(samples: int, batch_size: int) -> int:
+    """Passes over so many samples: `EPOCHS`, or what makes `STEPS` steps of training, up to `MOST`."""
+    return min(max(EPOCHS, math.ceil(STEPS / math.ceil(samples / batch_size))), MOST)
 
 
 # -- methods ---------------------------------------------------------------------------------------------------------
@@ -192,13 +191,13 @@ def training_checks(runs: Sequence[Run]) -> list[Check]:
     ]  # fmt: skip
 
 
-def _task(samples: Samples, parts: Sequence[Part], settings: Compare, dims: Sequence[int]) -> str:
+def _task(samples: Samples, parts: Sequence[Part], options: Mapping[str, Any], dims: Sequence[int]) -> str:
     size = " x ".join(map(str, samples.X.shape[1:]))
     kind = "matrices" if isinstance(samples, Covariances) else "epochs"
     return (
         f"{samples.name}: {len(samples)} {kind} of {size}, {len(np.unique(samples.labels()))} classes; {len(parts)} "
         f"folds ({parts[0].name}, ...): one part tests, one chooses epoch and power, the rest train; SPDNet "
-        f"{'-'.join(map(str, dims))}, Adam {settings.lr:g}, batches of {settings.batch_size}, {settings.epochs} "
+        f"{'-'.join(map(str, dims))}, Adam {options['lr']:g}, batches of {options['batch_size']}, {options['epochs']} "
         "epochs; values are folds"
     )
 

@@ -10,7 +10,7 @@ from linmap.recipes.derived import Derived, Other, flags
 Front = Literal["matrices", "augmented", "convolution"]
 FITTED = {"front": Other(None, "the file says whether it holds matrices or epochs")}
 COMPARED = FITTED | {
-    "epochs": Other(25, "thirty networks are trained where fit trains one; give 100 for what fit does")
+    "epochs": Other(None, "25, or more of a small file: thirty networks are trained where fit trains one, with 100")
 }
 
 
@@ -48,6 +48,8 @@ class Compare(Derived):
     LEAVE = ("norm", "theta", "recalibrate", "random_state")
     OTHER = COMPARED
 
+    epochs: int | None = None
+    """Passes of every network; 25 when left out, and on small files as many as make 75 steps, up to 100."""
     thetas: tuple[float, ...] = (0.25, 0.5, 1.0)
     """Powers of the metric, of which the validation part chooses one."""
     front: Front | None = None

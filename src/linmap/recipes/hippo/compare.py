@@ -25,9 +25,8 @@ from linmap.experiment import (
     Runs,
     Trial,
     beats,
+    conclude,
     fingerprint,
-    verdict,
-    with_pictures,
 )
 from linmap.experiment.charts import draw_curves
 from linmap.recipes.hippo.flags import Compare
@@ -57,20 +56,13 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     rows = runs.rows([ACCURACY])
     task = f"{name} ({len(data):,} series of {_lengths(data)} samples)"
     overlap = settings.held_out / (1 - settings.held_out)
-    result = Result(
-        system="hippo",
+    return conclude(
+        "hippo", rows, [ACCURACY], settings, overlap=overlap,
         task=f"classes of {task}; each of {len(seeds)} seeds holds {settings.held_out:.0%} out to test on",
-        metrics=[ACCURACY],
-        rows=rows,
-        verdict=verdict(rows, ACCURACY, overlap=overlap),
-        overlap=overlap,
         shows=f"{name}: {', '.join(f'{row.name} {row.mean(ACCURACY.name):.3f}' for row in rows)}.",
-        limits=_limits(settings, len(data), name),
-        checks=[*beats(rows, ACCURACY), *stream_checks(runs)],
-        seeds=list(seeds),
-        settings=asdict(settings),
-    )
-    return with_pictures(result, [(job.out / "training.svg", partial(draw_training, runs, name, task))])
+        limits=_limits(settings, len(data), name), checks=[*beats(rows, ACCURACY), *stream_checks(runs)],
+        seeds=list(seeds), drawings=[(job.out / "training.svg", partial(draw_training, runs, name, task))],
+    )  # fmt: skip
 
 
 def _read(settings: Compare, job: CompareJob) -> tuple[LabelledSeries, str]:

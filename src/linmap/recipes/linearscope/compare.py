@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from linmap.data.images import embedded_image, image_files, read_image
 from linmap.errors import UsageError
-from linmap.experiment import Arm, Experiment, Outcome, Part, Runs, Trial, fingerprint, verdict, with_pictures
+from linmap.experiment import Arm, Experiment, Outcome, Part, Runs, Trial, conclude, fingerprint
 from linmap.experiment.result import Check, Metric, Picture, Result, Row, Table
 from linmap.interpret.linearscope import class_probabilities, draw_votes, gradient_of_top, probability_left
 from linmap.interpret.linearscope.deletion import logits
@@ -46,33 +46,18 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     runs = experiment.run(test.arms(), parts, [job.seed])
     names = output_names(model, settings.model, classes)
     rows = _rows(runs)
-    result = Result(
-        system="linearscope",
-        task=(
-            f"{settings.model} on {len(parts)} image{'s' * (len(parts) > 1)}: probability of the top class after the "
-            f"{settings.deleted:.0%} of the pixels with the highest scores are set to zero, by score."
-        ),
-        metrics=[METRIC],
-        rows=rows,
+    return conclude(
+        "linearscope", rows, [METRIC], settings, over="images",
+        task=f"{settings.model} on {len(parts)} image{'s' * (len(parts) > 1)}: probability of the top class after the "
+        f"{settings.deleted:.0%} of the pixels with the highest scores are set to zero, by score.",
         shows=_shows(runs),
-        limits=(
-            "On a piecewise-linear network votes equal gradient × input, so they rank pixels no better than it; what "
-            "the reading adds there is the residual, the columns, the singular pairs and exactness. Pixels at zero are "
-            "an unusual input, and where the class falls whatever is deleted, the test says nothing. One classifier."
-        ),
-        checks=_checks(runs),
-        tables=_tables(runs, names),
-        verdict=verdict(rows, METRIC, over="images"),
-        seeds=[job.seed],
-        settings=asdict(settings),
-    )
-    return with_pictures(
-        result,
-        [
-            (out / "votes.svg", lambda path: _draw_votes(test, parts, names, path)),
-            (out / "deletion.svg", lambda path: _draw_deletion(runs, names, path)),
-        ],
-    )
+        limits="On a piecewise-linear network votes equal gradient × input, so they rank pixels no better than it; "
+        "what the reading adds there is the residual, the columns, the singular pairs and exactness. Pixels at zero "
+        "are an unusual input, and where the class falls whatever is deleted, the test says nothing. One classifier.",
+        checks=_checks(runs), tables=_tables(runs, names), seeds=[job.seed],
+        drawings=[(out / "votes.svg", lambda path: _draw_votes(test, parts, names, path)),
+                  (out / "deletion.svg", lambda path: _draw_deletion(runs, names, path))],
+    )  # fmt: skip
 
 
 def _images(path: Path | None) -> list[Part]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,10 @@ from linmap.experiment import (
     Row,
     Runs,
     Trial,
+    conclude,
     fingerprint,
     ranking,
     verdict,
-    with_pictures,
 )
 from linmap.experiment.charts import draw_bars
 from linmap.recipes.job import CompareJob
@@ -80,26 +80,16 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     experiment = Experiment("mbat", job.out / "runs", depends, job.resume)
     runs = experiment.run(arms(settings.dim, settings.choose), parts(records, settings.folds), seeds)
     rows, overlap = runs.rows(METRICS), 1 / (settings.folds - 1)
-    result = Result(
-        system="mbat",
-        task=(
-            f"{data.stem}: {records.said()}; {settings.folds}-fold stratified cross-validation, balanced accuracy, "
-            f"every method with up to {settings.dim} features and the same two classifiers"
-        ),
-        metrics=METRICS,
-        rows=rows,
-        shows=_shows(runs),
+    title, chance = "Classifying records by their vectors", 1 / len(set(records.labels))
+    return conclude(
+        "mbat", rows, METRICS, settings, over="folds", overlap=overlap, verdict=_verdict(rows, overlap),
+        task=f"{data.stem}: {records.said()}; {settings.folds}-fold stratified cross-validation, balanced accuracy, "
+        f"every method with up to {settings.dim} features and the same two classifiers",
+        shows=_shows(runs), checks=checks(data.stem, runs), seeds=seeds,
         limits="Small labelled sets: the differences between the methods are of the size of one to a few records."
         + (" One split into folds." if settings.seeds == 1 else ""),
-        checks=checks(data.stem, runs),
-        verdict=_verdict(rows, overlap),
-        overlap=overlap,
-        seeds=seeds,
-        settings=asdict(settings),
-    )
-    title, chance = "Classifying records by their vectors", 1 / len(set(records.labels))
-    bars = (job.out / "accuracy.svg", lambda path: draw_bars(path, rows, METRICS, title, BARS, least=chance))
-    return with_pictures(result, [bars])
+        drawings=[(job.out / "accuracy.svg", lambda path: draw_bars(path, rows, METRICS, title, BARS, least=chance))],
+    )  # fmt: skip
 
 
 def diabetic(label: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,9 +17,8 @@ from linmap.experiment import (
     Runs,
     Table,
     beats,
+    conclude,
     fingerprint,
-    verdict,
-    with_pictures,
 )
 from linmap.recipes.job import CompareJob
 from linmap.recipes.olinear.fit import NAMED, by_series, say_time
@@ -48,22 +47,14 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     runs = experiment.run(arms, [Part(task.name, task)], seeds, Choice(VALIDATION, pilots=False))
     rows = rows_of(runs)
     blocks = blocks_of(runs)
-    result = Result(
-        system="olinear",
+    return conclude(
+        "olinear", rows, METRICS, settings, over="blocks of test windows" if blocks else "seeds",
         task=f"{task.name}: the next {task.horizon} steps of {len(task.series.variates)} series from the last "
         f"{task.lookback}; errors on standardised values over all {len(task.windows('test')):,} test windows"
         + (f", ± over {blocks} blocks of them" if blocks else ""),
-        metrics=list(METRICS),
-        rows=rows,
-        verdict=verdict(rows, MSE, "blocks of test windows" if blocks else "seeds"),
-        shows=_shows(rows),
-        limits=_limits(settings, task, blocks),
-        checks=beats(rows, MSE),
-        tables=[_units(runs, task), _by_step(runs)],
-        seeds=list(seeds),
-        settings=asdict(settings),
-    )
-    return with_pictures(result, drawings(runs, task, job.out))
+        shows=_shows(rows), limits=_limits(settings, task, blocks), checks=beats(rows, MSE),
+        tables=[_units(runs, task), _by_step(runs)], seeds=list(seeds), drawings=drawings(runs, task, job.out),
+    )  # fmt: skip
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

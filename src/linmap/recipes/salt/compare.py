@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -25,15 +25,13 @@ from linmap.experiment import (
     Outcome,
     Part,
     Result,
-    Row,
     Runs,
     Table,
     Trial,
+    conclude,
     fingerprint,
     paired,
     ranking,
-    verdict,
-    with_pictures,
 )
 from linmap.recipes.job import CompareJob
 from linmap.recipes.salt.fit import Adapt, adapt, build, load, measure, train_segmenter, trained_parameters
@@ -64,16 +62,15 @@ def compare(settings: CompareImages, job: CompareJob) -> Result:
     train = data[[i for i in rows if i % EVERY != EVERY - 1]]
     runs = run_arms(settings, job, train, test, {"data": fingerprint(job.data)})
     name = job.data.stem if job.data else "ultrasound"
-    found = Result(
-        system="salt", task=described(name, settings, test), metrics=list(metrics_of(settings)),
-        rows=runs.rows(columns_of(settings)), shows=shows(runs, settings), limits=limits(settings, test),
-        tables=[differences(runs)], verdict=verdict(_by_image(runs), Metric(DICE, "higher", digits=3), over="images"),
-        seeds=list(range(job.seed, job.seed + settings.seeds)), settings=asdict(settings),
+    part = runs.parts[0]  # of the first metric
+    return conclude(
+        "salt", runs.rows(columns_of(settings)), list(metrics_of(settings)), settings, over="images",
+        pairs={arm.name: _image_means(runs, arm.name, part).tolist() for arm in runs.arms},
+        task=described(name, settings, test), shows=shows(runs, settings), limits=limits(settings, test),
+        tables=[differences(runs)], seeds=list(range(job.seed, job.seed + settings.seeds)),
+        drawings=[(job.out / "losses.svg", partial(draw_losses, runs, settings.epochs)),
+                  (job.out / "segmentations.svg", partial(draw_masks, runs, test[:DRAWN]))],
     )  # fmt: skip
-    return with_pictures(found, [
-        (job.out / "losses.svg", partial(draw_losses, runs, settings.epochs)),
-        (job.out / "segmentations.svg", partial(draw_masks, runs, test[:DRAWN])),
-    ])  # fmt: skip
 
 
 def run_arms(
@@ -192,12 +189,6 @@ def metrics_of(settings: CompareImages) -> Iterator[Metric]:
 def _image_means(runs: Runs, arm: str, part: str) -> np.ndarray:
     """Dice of every test image, seeds averaged, (n,)."""
     return np.mean([run.details["dice"] for run in runs.of(arm, part)], 0)
-
-
-def _by_image(runs: Runs) -> list[Row]:
-    """The rows with a Dice for every test image, after training on the most images."""
-    rows = runs.rows({DICE: (DICE, runs.parts[-1])})
-    return [replace(row, values={DICE: _image_means(runs, row.name, runs.parts[-1]).tolist()}) for row in rows]
 
 
 def differences(runs: Runs) -> Table:
