@@ -1,6 +1,5 @@
 """Distillation: supervision points, losses against a second implementation, and the training."""
 
-import math
 import warnings
 from itertools import product
 
@@ -22,7 +21,6 @@ from linmap.compress.learngene_pool import (
     record,
     record_teacher,
     supervision_points,
-    teacher_blocks,
 )
 from linmap.compress.vision_transformer import DropPath
 from linmap.training import TrainingConfig
@@ -326,37 +324,6 @@ def test_bad_arguments_are_refused(arguments, words):
 def test_what_is_no_transformer_is_refused():
     with pytest.raises(TypeError, match="no member of a pool"):
         distill(nn.Linear(2, 2), vit(8), labelled(), config=ADAMW)
-
-
-# -- the teacher's blocks as a start -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("depth", "source", "expected"), [(3, 6, [1, 3, 5]), (3, 12, [3, 7, 11]), (4, 6, [1, 2, 4, 5])]
-)
-def test_a_student_starts_from_evenly_spaced_blocks(depth, source, expected):
-    teacher, student = vit(8, source), vit(8, depth, seed=1)
-    assert teacher_blocks(student, teacher) is student
-    for i, j in enumerate(expected):
-        assert j == math.ceil((i + 1) * source / depth) - 1
-        for p, q in zip(student.blocks[i].parameters(), teacher.blocks[j].parameters(), strict=True):
-            assert torch.equal(p, q)
-            assert p.data_ptr() != q.data_ptr()
-    assert torch.equal(student.pos_embed, teacher.pos_embed)
-    assert torch.equal(student.head.weight, teacher.head.weight)
-
-
-def test_a_student_as_deep_as_the_teacher_is_the_teacher():
-    teacher, x = vit(8, 4), images(3)
-    assert torch.equal(teacher_blocks(vit(8, 4, seed=1), teacher)(x), teacher(x))
-
-
-@pytest.mark.parametrize(
-    ("student", "words"), [(vit(12), "embed_dim is 12"), (vit(8, heads=4), "num_heads is 4"), (vit(8, 5), "5 blocks")]
-)
-def test_other_sizes_cannot_take_the_teachers_blocks(student, words):
-    with pytest.raises(ValueError, match=words):
-        teacher_blocks(student, vit(8, 3))
 
 
 def test_drop_path_of_the_student_is_on_in_training():

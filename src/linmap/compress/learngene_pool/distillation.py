@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from linmap.compress.learngene_pool.ancestry import Features, RecordedTeacher, ancestry, record
 from linmap.compress.learngene_pool.members import as_member
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.errors import ArgumentError
 from linmap.training import TrainingConfig, train
 
 KINDS = ("logits", "logits+rep", "all")
@@ -339,7 +339,7 @@ def distill(
     model = Distillation(member, transforms, options)
     if isinstance(data, RecordedTeacher):
         data.check([j for _, j in pairs] if kind != "logits" else [])
-    before = [float(map.weight.detach().norm()) for map in transforms.T_map]
+    before = [float(cast(nn.Linear, map).weight.detach().norm()) for map in transforms.T_map]
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
         x, y, *recorded = batch
@@ -358,7 +358,7 @@ def distill(
 def _warn_of_collapse(transforms: Transforms, before: Sequence[float]) -> None:
     """T is on the side of the target: T = 0 and H_s = 0 match perfectly."""
     for k, (map, start) in enumerate(zip(transforms.T_map, before, strict=True)):
-        now = float(map.weight.detach().norm())
+        now = float(cast(nn.Linear, map).weight.detach().norm())
         if now < 0.1 * start:
             warnings.warn(
                 f"T_map[{k}] shrank from norm {start:.3g} to {now:.3g}: features of teacher and student are matched by "
@@ -366,46 +366,3 @@ def _warn_of_collapse(transforms: Transforms, before: Sequence[float]) -> None:
                 UserWarning,
                 stacklevel=3,
             )
-
-
-def teacher_blocks(student: Any, teacher: Any) -> Any:
-    """Start a student of the teacher's width from its blocks, evenly spaced, and its embedding, norm and head; ours.
-
-    Block i of D gets block ceil((i + 1) L / D) - 1 of the teacher's L, so that the last is the last.
-
-    Parameters
-    ----------
-    student, teacher
-        Members, or what `as_member` makes one of, alike but for their depths.
-
-    Returns
-    -------
-    student
-        The student itself.
-
-    Raises
-    ------
-    ValueError
-        If widths or other sizes differ, or the student is deeper.
-    """
-    ours, theirs = as_member(student), as_member(teacher)
-    for name in ("embed_dim", "num_heads", "n_tokens", "n_classes", "patch_features"):
-        if getattr(ours, name) != getattr(theirs, name):
-            raise ArgumentError(
-                f"blocks of the teacher fit a student of its sizes; {name} is {getattr(ours, name)} of the student and "
-                f"{getattr(theirs, name)} of the teacher."
-            )
-    depth, source_depth = len(ours.blocks), len(theirs.blocks)
-    if depth > source_depth:
-        raise ArgumentError(f"the student has {depth} blocks, the teacher {source_depth}; it cannot be deeper.")
-    if type(ours) is not type(theirs):
-        raise ArgumentTypeError(
-            f"student and teacher are a {type(ours).__name__} and a {type(theirs).__name__}; weights go from one class "
-            "to the same."
-        )
-    state = {name: value for name, value in theirs.state_dict().items() if not name.startswith("blocks.")}
-    for i in range(depth):
-        block = theirs.blocks[math.ceil((i + 1) * source_depth / depth) - 1]
-        state |= {f"blocks.{i}.{name}": value for name, value in block.state_dict().items()}
-    ours.load_state_dict(state)
-    return student

@@ -7,7 +7,6 @@ nothing in them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
@@ -16,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linmap.compress.encoders import Encoder, find_encoder
+from linmap.compress.encoders import Encoder, EncoderFamily, find_encoder
 from linmap.errors import ArgumentTypeError
 
 PARTS = ("embed", "blocks", "norm", "head", "embed_dim", "num_heads", "n_tokens", "n_classes", "patch_features")
@@ -188,24 +187,27 @@ class TransformersBlock(nn.Module):
     ----------
     layer
         The layer.
-    attention
-        The path in it of what gives the attention after its projection, before the residual is added.
+    family
+        Where its parts are.
     """
 
-    def __init__(self, layer: nn.Module, attention: str) -> None:
+    def __init__(self, layer: nn.Module, family: EncoderFamily) -> None:
         super().__init__()
-        self.layer, self.attention = layer, attention
+        self.layer, self.family = layer, family
 
     @property
     def attn(self) -> nn.Module:
-        return self.layer.get_submodule(self.attention)
+        """What gives the attention after its projection, before the residual is added."""
+        family = self.family  # BERT's attention adds the residual itself
+        return self.layer.get_submodule(family.output if family.order == "post" else family.attention)
 
     def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
         return first(self.layer(x))
 
 
 def _from_transformers(model: Any, encoder: Encoder, head: nn.Module | None, n_tokens: int | None) -> AdaptedMember:
-    name, d, config, family = type(model).__name__, encoder.dim, cast(Any, encoder.module).config, encoder.family
+    name, d, family = type(model).__name__, encoder.dim, encoder.family
+    config = cast(Any, encoder.module).config
     post = family.order == "post"
     norm = nn.Identity() if post else encoder.final_norm
     if encoder.embeddings is None or norm is None or not (post or encoder.class_token):
@@ -218,30 +220,27 @@ def _from_transformers(model: Any, encoder: Encoder, head: nn.Module | None, n_t
             f"backbone, head=nn.Linear({d}, n_classes))."
         )
     patches = encoder.patches
-    if n_tokens is None:
-        sizes = 2 * (config.image_size,) if not post and isinstance(config.image_size, int) else None
-        n_tokens = (
-            config.max_position_embeddings
-            if patches is None
-            else encoder.prefix_tokens
-            + math.prod(
-                side // kernel for side, kernel in zip(sizes or config.image_size, patches.kernel_size, strict=True)
-            )
-        )
     return AdaptedMember(
         model,
         encoder.embeddings,
-        nn.ModuleList(
-            TransformersBlock(layer, family.output if post else family.attention) for layer in encoder.blocks
-        ),
+        nn.ModuleList(TransformersBlock(layer, family) for layer in encoder.blocks),
         norm,
         head,
         embed_dim=d,
         num_heads=encoder.heads,
-        n_tokens=n_tokens,
+        n_tokens=_tokens(encoder, config) if n_tokens is None else n_tokens,
         n_classes=linear[-1].out_features,
         patch_features=0 if patches is None else patches.weight[0].numel(),
     )
+
+
+def _tokens(encoder: Encoder, config: Any) -> int:
+    """Tokens of an input of the size that the configuration names."""
+    if encoder.patches is None:
+        return config.max_position_embeddings
+    sides = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
+    kernel = cast("tuple[int, ...]", encoder.patches.kernel_size)
+    return encoder.prefix_tokens + (sides[0] // kernel[0]) * (sides[1] // kernel[1])
 
 
 def _head(model: Any, encoder: Encoder) -> nn.Module | None:

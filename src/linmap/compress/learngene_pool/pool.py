@@ -20,7 +20,7 @@ from linmap.compress.learngene_pool.enumeration import Config, enumerate_configs
 from linmap.compress.learngene_pool.members import as_member
 from linmap.compress.learngene_pool.paths import Route
 from linmap.compress.learngene_pool.stitches import StitchLayer
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.errors import ArgumentError
 from linmap.training import TrainingConfig, TrainingHistory
 
 if TYPE_CHECKING:
@@ -366,8 +366,6 @@ def check_members(members: Sequence[Any], unequal: bool) -> None:
     first = members[0]
     alike = {"n_tokens": "token counts", "patch_features": "patch sizes (numbers in a patch)", "n_classes": "classes"}
     for number, member in enumerate(members):
-        if not isinstance(member, nn.Module):
-            raise ArgumentTypeError(f"member {number} must be an nn.Module, got {type(member).__name__}.")
         if not len(member.blocks):
             raise ArgumentError(f"member {number} has no blocks.")
         for name, words in alike.items():

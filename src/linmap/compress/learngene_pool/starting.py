@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -95,8 +95,8 @@ def _tokens(pool: LearngenePool, x: Tensor) -> list[list[Tensor]]:
     """For each member, the embedding and the output of each block."""
     found = []
     with evaluating(*pool.members):
-        for member in pool.members:
-            h: Any = member.embed(x.to(next(member.parameters()).device))
+        for member in cast("list[Any]", pool.members):
+            h = member.embed(x.to(next(member.parameters()).device))
             outputs = [h]
             for block in member.blocks:
                 h = block(h)
@@ -113,7 +113,7 @@ def _over_batches(
     for pair, layers in joined.items():
         for e, f in (point for points in layers.values() for point in points):
             backs.setdefault((pair, e), []).append(f)
-    dims = [member.embed_dim for member in pool.members]
+    dims = [member.embed_dim for member in cast("list[Any]", pool.members)]
     sums = {key: NormalEquations(dims[key[0][0]], len(fs) * dims[key[0][1]]) for key, fs in backs.items()}
     identity = _fingerprint(pool)
     done = _restore(out, sums, identity) if resume and out is not None else 0
