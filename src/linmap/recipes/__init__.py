@@ -57,7 +57,7 @@ _CATALOGUE = (
         140,
         fitted=False,
     ),
-    System("learngene_pool", "compress", "Learngene Pool", "one model in, a family of sizes out", "2312.05743"),
+    System("learngene_pool", "compress", "Learngene Pool", "one model in, a family of sizes out", "2312.05743", 150),
     System("bt2", "retrieve", "BT²", "change the embedder, keep the index", "2211.03989", 9),
     System(
         "mbat",

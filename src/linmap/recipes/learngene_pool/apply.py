@@ -1,0 +1,103 @@
+"""One model of a pool, for a budget, as a folder of its own."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from linmap import artifacts
+from linmap.compress.learngene_pool import Descendant, LearngenePool
+from linmap.data.image_sets import read_image_set
+from linmap.errors import UsageError
+from linmap.recipes.job import FittedJob
+from linmap.recipes.learngene_pool import images
+from linmap.recipes.learngene_pool.flags import Apply
+
+BATCH = 64
+
+
+def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
+    """Build one model of a fitted pool; with --data (a folder of images, or an .npz), also let it classify them."""
+    out = job.out or job.artifact / "model"
+    if out.suffix or out.is_file():
+        raise UsageError(f"--out {out}: the model is written into a folder; give one.")
+    if out.resolve() == job.artifact.resolve():
+        raise UsageError(f"--out {out} is the pool itself; give another folder.")
+    pool = LearngenePool.load(job.artifact)
+    about, preparation = images.saved(job.artifact)
+    example = torch.zeros(1, pool.members[0].in_channels, *[pool.members[0].image_size] * 2)
+    model = pool.build(
+        settings.id, max_params=settings.max_params, max_macs=settings.max_macs,
+        max_latency_ms=settings.max_latency_ms, objective=settings.objective, example=example,
+    )  # fmt: skip
+    number = pool.configs.index(model.config)
+    model.save(out)
+    artifacts.write_json(out / images.FILE, about)
+    summary = {
+        "model": str(out), "id": number, "parameters": model.cost.params, "macs": model.cost.macs,
+        "widths": [pool.members[m].embed_dim for m in model.config.members], "blocks": [len(p) for p in model.parts],
+    }  # fmt: skip
+    if number in pool.accuracy:
+        summary["held_out_accuracy"] = round(pool.accuracy[number], 4)
+    if settings.onnx:
+        summary["onnx"] = str(exported(model, example, out / "model.onnx"))
+    if job.data is not None:
+        summary |= classified(model, job.data, about, preparation, out / "classes.csv")
+    return summary
+
+
+def exported(model: Descendant, example: torch.Tensor, path: Path) -> Path:
+    """Write ONNX, of any number of images.
+
+    Raises
+    ------
+    UsageError
+        If a package that this needs is not installed.
+    """
+    try:
+        import onnxscript  # noqa: F401 (torch.onnx needs it)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--onnx needs the package {error.name}: pip install onnx onnxscript.") from None
+    batch, news = torch.export.Dim("batch", min=1), logging.getLogger("torch.onnx")
+    level = news.level
+    news.setLevel(logging.ERROR)  # about packages that are not there, and not needed
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                model, (example.repeat(2, 1, 1, 1),), dynamo=True, dynamic_shapes=({0: batch},),
+                input_names=["images"], output_names=["logits"], verbose=False,
+            )  # fmt: skip
+    finally:
+        news.setLevel(level)
+    assert program is not None
+    with artifacts.atomic_path(path) as partial:
+        program.save(str(partial))
+    return path
+
+
+def classified(
+    model: Descendant, data: Path, about: dict[str, Any], preparation: Any, path: Path
+) -> dict[str, Any]:  # fmt: skip
+    """A line for every image: its name, its class and how probable that is."""
+    found = read_image_set(data)
+    classes, rows = about["classes"], []
+    with torch.no_grad():
+        for first in range(0, len(found), BATCH):
+            x = preparation.batch(found.subset(range(first, min(first + BATCH, len(found)))))
+            rows.append(model(x[:, :1] if about["grey"] else x).softmax(-1))
+    probabilities = torch.cat(rows)
+    best = probabilities.argmax(-1)
+    named = [classes[int(k)] for k in best]
+    table = {"image": found.names, "class": named, "probability": probabilities.amax(-1).numpy()}
+    artifacts.write_table(path, pd.DataFrame(table))
+    summary: dict[str, Any] = {"classes": str(path), "images": len(found)}
+    if found.labels is not None:
+        truth = [found.classes[k] for k in found.labels]
+        summary["accuracy"] = round(sum(a == b for a, b in zip(named, truth, strict=True)) / len(truth), 4)
+    return summary

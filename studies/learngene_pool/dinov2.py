@@ -1,0 +1,32 @@
+"""DINOv2-small with a linear head as the ancestry model: digits of 98 x 98, auxiliaries of widths 96, 192 and 384."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch.utils.data import TensorDataset
+
+from linmap.recipes.learngene_pool import images
+from linmap.recipes.learngene_pool.flags import Compare
+from studies.learngene_pool.protocol import findings
+from studies.study import Findings, Job
+
+SETTINGS = Compare(
+    model="dinov2-small", size=98, widths=(96, 192, 384), heads=(2, 3, 6), depth=3, epochs=3, tune_epochs=3, images=600,
+)  # fmt: skip
+TINY = replace(SETTINGS, size=28, widths=(12, 384), heads=(2, 6), depth=1, epochs=1, tune_epochs=1, images=40)
+TESTED = 300
+
+
+def dinov2(job: Job) -> Findings:
+    """The widest auxiliary starts from the ancestry's blocks."""
+    settings = replace(TINY if job.tiny else SETTINGS, seeds=len(job.seeds))
+    data = images.load(settings, None, 0, settings.images)
+    kept = 20 if job.tiny else TESTED
+    data = replace(data, test=TensorDataset(*(part[:kept] for part in data.test.tensors)))
+    setting = (
+        f"{len(data.train)} digits of {settings.size} x {settings.size}; auxiliaries of {settings.depth} blocks, "
+        f"distilled for {settings.epochs} passes, the widest from the ancestry's blocks, {settings.tune_epochs} passes "
+        "of tuning"
+    )
+    return findings(settings, data, job, ("lstsq", "pinv", "transform"), setting)

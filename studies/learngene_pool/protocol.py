@@ -1,0 +1,123 @@
+"""Pools of two origins of their auxiliaries and several starts of their stitches, before and after tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from linmap.experiment import Arm, Check, Metric, Outcome, Row, Runs, Trial
+from linmap.experiment.result import Table
+from linmap.recipes.job import CompareJob
+from linmap.recipes.learngene_pool.compare import (
+    ALONE,
+    LARGEST,
+    ONE,
+    SIZES,
+    UNTUNED,
+    Task,
+    alone,
+    costs,
+    families_of,
+    in_pool,
+    one_size,
+    run_arms,
+    sizes,
+)
+from linmap.recipes.learngene_pool.flags import Compare
+from linmap.recipes.learngene_pool.images import Labelled
+from linmap.recipes.learngene_pool.making import accuracy
+from linmap.recipes.learngene_pool.pictures import draw_families
+from studies.study import Findings, Job, table_of
+
+STARTS = ("lstsq", "pinv", "transform", "random")
+BEFORE, MEMBERS = Metric("stitched, before tuning", "higher"), Metric("auxiliaries, before", "higher")
+AFTER = Metric("stitched, after", "higher")
+
+
+@dataclass(frozen=True)
+class Named:
+    """An arm of a pool."""
+
+    origin: str
+    start: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.origin}, {self.start}"
+
+
+def arms(starts: Sequence[str]) -> list[Arm]:
+    """Distilled auxiliaries with every start; from scratch with two; each size alone; one size."""
+    found = []
+    for origin, its in (("distilled", starts), ("scratch", [s for s in starts if s in ("lstsq", "random")])):
+        for start in its:
+            named = Named(origin, start)
+            kind = "system" if named.name == "distilled, lstsq" else "baseline" if origin == "scratch" else "ablation"
+            found.append(Arm(named.name, kind, partial(pooled, origin == "distilled", start)))
+    return [*found, Arm(ALONE, "baseline", alone), Arm(ONE, "baseline", one_size)]
+
+
+def pooled(from_teacher: bool, start: str, trial: Trial) -> Outcome:
+    """As in the comparison, with the means of the stitched models before and after, and those of the auxiliaries."""
+    task: Task = trial.data
+    done, m = in_pool(from_teacher, start, trial), len(task.shapes.widths)
+    before, after = done.details[UNTUNED], done.details["accuracy"]
+    more = {BEFORE.name: np.mean(before[m:]), AFTER.name: np.mean(after[m:])}
+    return replace(done, values={**done.values, **{name: float(value) for name, value in more.items()}})
+
+
+def findings(settings: Compare, data: Labelled, job: Job, starts: Sequence[str], setting: str) -> Findings:
+    """Run the arms, and say what they show."""
+    compare_job = CompareJob(out=job.out, seed=job.seeds[0], resume=job.resume)
+    task = Task(settings, data, job.seeds[0], job.out / "ancestry", job.resume)
+    runs = run_arms(task, compare_job, {"setting": setting}, arms(starts))
+    metrics = [BEFORE, AFTER, SIZES, LARGEST]
+    rows: list[Row] = runs.rows(metrics)
+    pictures = [
+        (job.out / "sizes.svg", partial(draw_families, families_of(runs), ancestry=accuracy(task.teacher, data)))
+    ]
+    drawn, notes = drawn_of(pictures)
+    said = f"{setting}; the ancestry model finds {accuracy(task.teacher, data):.3f} of {len(data.test)} test images"
+    tables = [table_of("Accuracy", rows, metrics), auxiliaries(runs, task), sizes(runs), costs(runs, task)]
+    return Findings(said, tables, checks(runs, starts), notes, drawn)
+
+
+def drawn_of(pictures: Any) -> Any:
+    from linmap.experiment import draw_all
+
+    return draw_all(pictures)
+
+
+def auxiliaries(runs: Runs, task: Task) -> Table:
+    """The auxiliaries by themselves before tuning, of both origins."""
+    rows: list[list[str | float | int]] = []
+    for origin in ("distilled", "scratch"):
+        kept = [run.details[UNTUNED][: len(task.shapes.widths)] for run in runs.of(f"{origin}, lstsq")]
+        cells = [
+            f"{np.mean(part):.3f} ± {np.std(part, ddof=min(1, len(part) - 1)):.3f}" for part in zip(*kept, strict=True)
+        ]
+        rows.append([origin, *cells])
+    return Table("Auxiliaries alone, before tuning", ["origin", *(f"width {d}" for d in task.shapes.widths)], rows)
+
+
+def checks(runs: Runs, starts: Sequence[str]) -> list[Check]:
+    """The order that the method promises, before and after tuning."""
+    pairs = [("distilled, lstsq", "scratch, lstsq", AFTER, 0.10, "distilling buys less than 10 points here")]
+    for metric in (BEFORE, AFTER):
+        for better, worse in (("lstsq", "pinv"), ("pinv", "transform")):
+            if better in starts and worse in starts:
+                pair = f"distilled, {better}", f"distilled, {worse}"
+                pairs.append((*pair, metric, 0.0, f"start stitches with {worse}"))
+    pairs += [("distilled, lstsq", ALONE, SIZES, 0.0, "train the sizes that you need alone"),
+              ("distilled, lstsq", ONE, LARGEST, 0.0, "for one size, distil that one")]  # fmt: skip
+    found = []
+    for better, worse, metric, margin, otherwise in pairs:
+        ours, theirs = runs.mean(better, metric.name), runs.mean(worse, metric.name)
+        ahead = f" by at least {100 * margin:.0f} points" if margin else ""
+        found.append(Check(f"{metric.name}: {better} is ahead of {worse}{ahead}", ours - theirs >= margin,
+                           f"{ours:.3f} against {theirs:.3f}", otherwise))  # fmt: skip
+    return found
