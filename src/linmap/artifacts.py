@@ -5,6 +5,7 @@ PyTorch is imported where tensors are read or written, so that help on a saved r
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -274,6 +275,12 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     if header["format"] > FORMAT:
         raise ArtifactError(f"{path} has format {header['format']}, this linmap reads up to {FORMAT}; upgrade linmap.")
     return header
+
+
+def run_fingerprint(folder: Path | str) -> str:
+    """A digest of what the answers of a run depend on: its weights and its configuration, not who fitted it when."""
+    config = json.dumps(read_config(folder)["config"], sort_keys=True)
+    return hashlib.sha256(config.encode() + (Path(folder) / "model.safetensors").read_bytes()).hexdigest()
 
 
 def check_free(folder: Path) -> None:

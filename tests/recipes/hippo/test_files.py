@@ -47,6 +47,23 @@ def test_numbers_of_a_folder_of_csv(tmp_path, capsys) -> None:
     assert isinstance(load_estimator(tmp_path / "run"), S4Regressor)
 
 
+def test_columns_that_the_fit_left_out_are_left_out_again(tmp_path, capsys) -> None:
+    series, labels = waves(12)
+    for name in ("timed", "bare"):
+        (tmp_path / name).mkdir()
+        pd.DataFrame({"file": [f"{i:02}.csv" for i in range(12)], "label": labels}).to_csv(
+            tmp_path / name / "labels.csv", index=False
+        )
+    for i, one in enumerate(series):
+        table = pd.DataFrame(one, columns=[f"c{k}" for k in range(one.shape[1])])
+        table.to_csv(tmp_path / "bare" / f"{i:02}.csv", index=False)
+        table.assign(t=range(len(table))).to_csv(tmp_path / "timed" / f"{i:02}.csv", index=False)
+    answer(capsys, "fit", "hippo", "--data", tmp_path / "timed", "--drop", "t", "--out", tmp_path / "run", *SMALL)
+    for name in ("timed", "bare"):
+        answer(capsys, "apply", tmp_path / "run", "--data", tmp_path / name, "--out", tmp_path / f"{name}.csv")
+    assert (tmp_path / "timed.csv").read_bytes() == (tmp_path / "bare.csv").read_bytes()
+
+
 def test_a_fit_goes_on_to_the_same_bytes(archive: Path, fitted: Path, tmp_path, capsys, monkeypatch) -> None:
     from linmap.training import loop
 

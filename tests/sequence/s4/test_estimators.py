@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -170,3 +172,20 @@ def test_bad_series(fitted: S4Classifier) -> None:
     both = S4Classifier(**SMALL | {"epochs": 1}, bidirectional=True).fit(*waves(8))
     with pytest.raises(ValueError, match="a stream has no future to read"):
         both.stream()
+
+
+def test_a_stream_goes_on_from_its_file_to_the_same_bits(fitted: S4Classifier, tmp_path: Path) -> None:
+    series = waves(1, seed=3)[0][0]
+    whole, first, second = fitted.stream(), fitted.stream(), fitted.stream()
+    expected = [whole.update(sample) for sample in series]
+    for sample in series[:7]:
+        first.update(sample)
+    first.save(tmp_path / "state", "mine")
+    second.load(tmp_path / "state", "mine")
+    assert second.count == 7
+    assert all(np.array_equal(second.update(x), y) for x, y in zip(series[7:], expected[7:], strict=True))
+    with pytest.raises(ArtifactError, match="of another model's stream"):
+        second.load(tmp_path / "state", "other")
+    (tmp_path / "text").write_text("no state")
+    with pytest.raises(ArtifactError, match="is not the state of a stream"):
+        second.load(tmp_path / "text", "mine")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pandas as pd
 from linmap.artifacts import write_table
 from linmap.data.sequences import LabelledSeries, load_series, named_series
 from linmap.errors import DataError, UsageError
+from linmap.recipes.hippo.fit import FILE
 from linmap.recipes.hippo.flags import Apply
 from linmap.recipes.hippo.streaming import follow
 from linmap.recipes.job import FittedJob
@@ -48,7 +51,18 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
 def _read(settings: Apply, job: FittedJob) -> LabelledSeries:
     if job.data is None:
         return named_series(settings.dataset, "test")
+    if not settings.drop and (dropped := _dropped(job.artifact)):
+        with suppress(DataError):  # files that lack these columns are read as they are
+            return load_series(job.data, "test", dropped)
     return load_series(job.data, "test", settings.drop)
+
+
+def _dropped(artifact: Path) -> tuple[str, ...]:
+    """The columns that the fit left out; none of a run from elsewhere."""
+    try:
+        return tuple(json.loads((artifact / FILE).read_text(encoding="utf-8"))["drop"])
+    except (OSError, ValueError, KeyError):
+        return ()
 
 
 def answers(estimator: S4Classifier | S4Regressor, data: LabelledSeries, rate: float = 1.0) -> pd.DataFrame:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from linmap.artifacts import write_json
 from linmap.data.sequences import LabelledSeries, load_series, named_series
 from linmap.errors import UsageError
 from linmap.recipes.hippo.flags import Fit
 from linmap.recipes.job import FitJob
 from linmap.sequence.s4 import S4Classifier, S4Regressor
+
+FILE = "file.json"
+"""In a run: how the files of the fit were read."""
 
 
 def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
@@ -22,6 +26,8 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     estimator = kind(**settings.options(), random_state=job.seed)
     estimator.fit(train.series, train.require_labels(), checkpoints=job.out / "training", resume=job.resume)
     estimator.save(job.out)
+    if job.data is not None:
+        write_json(job.out / FILE, {"drop": settings.drop})
     assert estimator.history_ is not None
     summary = {
         "artifact": str(job.out),

@@ -44,7 +44,7 @@ class Apply:
     dataset: Dataset = "mnist-small"
     """Data that stand in for --data; its test part is used."""
     drop: tuple[str, ...] = ()
-    """Columns of CSV files to leave out, such as the time."""
+    """Columns of CSV files to leave out; those that the fit left out when none are named."""
     rate: float = 1.0
     """Sampling step of your series in units of that in training: 2 for every other sample. Not for streams."""
     state: Path | None = None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,14 +10,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from linmap.artifacts import inert, write_tensors, write_text
+from linmap.artifacts import inert, run_fingerprint, write_text
 from linmap.data.samples import read_samples
-from linmap.errors import ArtifactError, UsageError
+from linmap.errors import UsageError
 from linmap.ownership import record, replacing
 from linmap.sequence.s4 import S4Classifier, load_estimator
-from linmap.sequence.s4.stream import Stream
 
 
 def follow(artifact: Path, out: Path | None, state: Path | None, save_every: int) -> dict[str, Any]:
@@ -41,9 +37,9 @@ def follow(artifact: Path, out: Path | None, state: Path | None, save_every: int
         raise UsageError("--save-every needs --state FILE and a number of samples.")
     estimator = load_estimator(artifact)
     classes = estimator.classes_.tolist() if isinstance(estimator, S4Classifier) else None
-    stream, model = estimator.stream(), _fingerprint(artifact)
+    stream, model = estimator.stream(), run_fingerprint(artifact)
     if state is not None and state.exists():
-        _restore(stream, state, model)
+        stream.load(state, model)
     first = stream.count
     with _answers_to(out, first) as file:
         answers = csv.writer(file, lineterminator="\n")
@@ -54,10 +50,10 @@ def follow(artifact: Path, out: Path | None, state: Path | None, save_every: int
                 answers.writerow(map(inert, [stream.count + 1, *_cells(stream.update(values), classes)]))
                 file.flush()
                 if save_every and state is not None and stream.count % save_every == 0:
-                    _save(stream, state, model)
+                    stream.save(state, model)
         finally:
             if state is not None:
-                _save(stream, state, model)
+                stream.save(state, model)
     summary: dict[str, Any] = {"samples": stream.count - first, "samples_in_all": stream.count}
     return summary | ({} if out is None else {"answers": str(out)}) | ({} if state is None else {"state": str(state)})
 
@@ -89,30 +85,3 @@ def _cells(answer: np.ndarray, classes: list[Any] | None) -> list[Any]:
     if classes is None:
         return [float(answer[0])]
     return [classes[int(answer.argmax())], *(f"{float(p):.9g}" for p in answer)]
-
-
-# -- the state ---------------------------------------------------------------------------------------------------------
-
-
-def _fingerprint(artifact: Path) -> str:
-    """Of what the answers depend on: the weights and the configuration, not who fitted them when."""
-    config = json.loads((artifact / "config.json").read_text(encoding="utf-8"))["config"]
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    digest.update((artifact / "model.safetensors").read_bytes())
-    return digest.hexdigest()
-
-
-def _save(stream: Stream, path: Path, model: str) -> None:
-    write_tensors(path, stream.state(), {"model": model})
-
-
-def _restore(stream: Stream, path: Path, model: str) -> None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            of = (file.metadata() or {}).get("model")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ArtifactError(f"{path} is not the state of a stream ({error}); name another file.") from None
-    if of != model:
-        raise ArtifactError(f"{path} is the state of another model's stream; name another file, or remove this one.")
-    stream.restore(tensors)

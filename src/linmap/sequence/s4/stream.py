@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from linmap.errors import ArgumentError
+from linmap.artifacts import write_tensors
+from linmap.errors import ArgumentError, ArtifactError
 from linmap.sequence.s4.model import SequenceModel
 
 
@@ -69,3 +72,33 @@ class Stream:
                 raise ArgumentError(f"state: {name} must have shape {shape}, got {got}; it is of another model.")
             restored[name] = torch.view_as_complex(found.contiguous()) if like.is_complex() else found.clone()
         self._state, self.count = restored, int(state["samples"])
+
+    def save(self, path: Path, model: str) -> None:
+        """Write the state as safetensors, atomically.
+
+        Parameters
+        ----------
+        path
+            Of the file.
+        model
+            What names the weights that it belongs to, such as `linmap.artifacts.run_fingerprint` of their folder.
+        """
+        write_tensors(path, self.state(), {"model": model})
+
+    def load(self, path: Path, model: str) -> None:
+        """Continue from what `save` has written with the same weights: to the same answers, byte for byte.
+
+        Raises
+        ------
+        ArtifactError
+            If the file is no state, or one of another model.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                of = (file.metadata() or {}).get("model")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ArtifactError(f"{path} is not the state of a stream ({error}); name another file.") from None
+        if of != model:
+            raise ArtifactError(f"{path} is the state of another model's stream; name another file, or remove it.")
+        self.restore(tensors)
