@@ -14,7 +14,7 @@ from linmap.compress.token_transforming import (
     informativeness,
     select_centres,
 )
-from linmap.compress.token_transforming.importance import _largest_before
+from linmap.compress.token_transforming.similarity import Similarities
 
 seeds = st.integers(0, 2**16)
 
@@ -55,7 +55,8 @@ def test_informativeness_is_its_definition(N, protect, seed):
 def test_blocks_of_rows_are_the_whole():
     f = torch.nn.functional.normalize(normal(1, 600, 5), dim=-1)
     whole = (f @ f.mT).masked_fill(torch.ones(600, 600, dtype=torch.bool).triu(), -torch.inf).amax(-1)
-    torch.testing.assert_close(_largest_before(f), whole)
+    order = torch.arange(600).expand(1, -1)
+    torch.testing.assert_close(Similarities(f, order).largest_before(), whole)
 
 
 def test_centres_are_the_largest_in_their_order_ties_to_the_lower():

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from linmap.compress.token_transforming.matching import rows, unit_rows
+from linmap.compress.token_transforming.gathering import rows, unit_rows
 from linmap.compress.token_transforming.precision import check_count, check_floating, full_precision, masses
 from linmap.errors import ArgumentError, ArgumentTypeError
 
@@ -91,17 +91,19 @@ def shares(
     keep_self: bool,
     min_sim: float | None,
     causal: bool,
+    cosines: Float[Tensor, "batch tokens outputs"] | None = None,
 ) -> Float[Tensor, "batch outputs tokens"]:
-    """`assignment` for features whose norms are 1, soft."""
+    """`assignment` for features whose norms are 1, soft; `cosines` to the centres, where known, are written over."""
     scale = 1 / max(tau, LEAST_TAU)
-    logits = _allowed(unit, centres, s, protect, causal, scale)
+    logits = _allowed(unit, centres, s, protect, causal, scale, cosines)
     if topk is None or topk >= centres.shape[1]:
         R = logits.softmax(-1)
     else:
         largest, places = logits.sort(dim=-1, descending=True, stable=True)
         R = torch.zeros_like(logits).scatter(-1, places[..., :topk], largest[..., :topk].softmax(-1))
     own = _own_outputs(centres, s.shape[1])
-    R = R * _live(logits, s, own, min_sim, scale).unsqueeze(-1)
+    live = _live(logits, s, own, min_sim, scale).to(R.dtype).unsqueeze(-1)
+    R = R * live if R.requires_grad else R.mul_(live)
     n_fixed = s.shape[1] if keep_self else protect
     fixed = own[:, :n_fixed, None]
     one_hot = (fixed == torch.arange(centres.shape[1], device=s.device)) & (s[:, :n_fixed, None] > 0)
@@ -118,15 +120,27 @@ def nearest_output(
     keep_self: bool,
     min_sim: float | None,
     causal: bool,
+    cosines: Float[Tensor, "batch tokens outputs"] | None = None,
 ) -> Int[Tensor, "batch tokens"]:
     """The output of each token in a hard `assignment` of features whose norms are 1; -1 where it goes nowhere."""
-    cosines = _allowed(unit, centres, s, protect, causal)
+    cosines = _allowed(unit, centres, s, protect, causal, 1.0, cosines)
     own = _own_outputs(centres, s.shape[1])
     targets = cosines.argmax(-1).masked_fill(~_live(cosines, s, own, min_sim), -1)
     fixed = (own >= 0) & (s > 0)
     if not keep_self:
         fixed = fixed & (torch.arange(s.shape[1], device=s.device) < protect)
     return torch.where(fixed, own, targets)
+
+
+def nearest_centres(
+    cosines: Float[Tensor, "batch tokens outputs"],
+    centres: Int[Tensor, "batch outputs"],
+    s: Float[Tensor, "batch tokens"],
+) -> Int[Tensor, "batch tokens"]:
+    """The output whose centre, with mass, is most similar to each token; a centre is nearest to itself."""
+    padding = (s.gather(1, centres) <= 0).unsqueeze(-2)
+    own = _own_outputs(centres, s.shape[1])
+    return torch.where(own >= 0, own, cosines.masked_fill(padding, -math.inf).argmax(-1))
 
 
 def check_centres(centres: Tensor, features: Tensor) -> None:
@@ -166,13 +180,16 @@ def check_protected(centres: Tensor, protect: int) -> None:
 
 
 def _allowed(
-    unit: Tensor, centres: Tensor, s: Tensor, protect: int, causal: bool, scale: float = 1.0
+    unit: Tensor, centres: Tensor, s: Tensor, protect: int, causal: bool, scale: float, cosines: Tensor | None
 ) -> Float[Tensor, "batch tokens outputs"]:
     """scale * cosine of each token to each centre; the least number where the centre is not for it."""
     least = torch.finfo(s.dtype).min
     closed = (centres < protect) | (s.gather(1, centres) <= 0)
     bias = torch.zeros_like(s[:, : centres.shape[1]]).masked_fill(closed, least).unsqueeze(-2)
-    logits = torch.baddbmm(bias, unit, rows(unit, centres).mT, alpha=scale)
+    if cosines is None:
+        logits = torch.baddbmm(bias, unit, rows(unit, centres).mT, alpha=scale)
+    else:
+        logits = cosines.mul_(scale).add_(bias)
     if causal:
         places = torch.arange(s.shape[1], device=s.device).unsqueeze(-1)
         logits = logits.masked_fill(centres.unsqueeze(-2) < places, least)

@@ -81,10 +81,10 @@ def mass_channel(
     """
     _check(q, k, v)
     d = q.shape[-1]
-    scale = d**-0.5 if scale is None else float(scale)
+    factor = d**-0.5 if scale is None else float(scale)
     bias = log_mass(mass, k)[:, None, :, None].to(k.dtype).expand(*k.shape[:3], 1)
     room = -(d + 1) % MULTIPLE
-    with_one = torch.cat([q * scale, torch.ones_like(q[..., :1])], dim=-1)
+    with_one = torch.cat([q * factor, torch.ones_like(q[..., :1])], dim=-1)
     wider = -(v.shape[-1] + 1) % MULTIPLE + 1
     return F.pad(with_one, (0, room)), F.pad(torch.cat([k, bias], dim=-1), (0, room)), F.pad(v, (0, wider))
 

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from linmap.compress.token_transforming.matching import rows, unit_rows
+from linmap.compress.token_transforming.gathering import unit_rows
 from linmap.compress.token_transforming.precision import (
     check_count,
     check_floating,
@@ -27,9 +27,9 @@ from linmap.compress.token_transforming.precision import (
     masses,
     working_dtype,
 )
+from linmap.compress.token_transforming.similarity import Similarities, importance_order, informative
 from linmap.errors import ArgumentError
 
-BLOCK = 256  # rows of similarities that are held at once
 AT_ONCE = 2**22  # attention weights that are held at once
 
 
@@ -69,15 +69,15 @@ def importance(
         raise ArgumentError(f"q and k must have one shape (B, H, N, d), got {tuple(q.shape)} and {tuple(k.shape)}.")
     s = masses(mass, k[:, 0, :, 0], k.shape[2])
     dtype = working_dtype(q, k, s)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
     real = s > 0
     bias = torch.where(real | ~real.any(-1, keepdim=True), s, torch.ones_like(s)).log()
     bias = bias.masked_fill(~real & real.any(-1, keepdim=True), -math.inf)[:, None, None]
     if kind == "cls":
-        A = ((q[:, :, :1].to(dtype) * scale) @ k.to(dtype).mT + bias).softmax(-1)
+        A = ((q[:, :, :1].to(dtype) * factor) @ k.to(dtype).mT + bias).softmax(-1)
         return A.mean(1).squeeze(1) * real
     weights = (s / s.sum(-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny))[:, None, None].to(dtype)
-    return _received(q, k, weights, bias, scale, dtype) * real
+    return _received(q, k, weights, bias, factor, dtype) * real
 
 
 def _received(q: Tensor, k: Tensor, weights: Tensor, bias: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
@@ -135,39 +135,8 @@ def informativeness(
         )
     protect = check_count("protect", protect, 0)
     s = masses(mass, features, features.shape[1])
-    return novelty(unit_rows(features, s.dtype), importance, s, protect)
-
-
-def novelty(unit: Tensor, importance: Tensor, s: Tensor, protect: int) -> Float[Tensor, "batch tokens"]:
-    """`informativeness` of features whose norms are 1.
-
-    In the order of importance "more important" means "before", so that only one triangle of the similarities is
-    computed, in blocks of rows that are never held together, and only the blocks on the diagonal are masked.
-    """
-    c = torch.full_like(s, math.inf)
-    if protect >= s.shape[1]:
-        return c
-    real = s[:, protect:] > 0
-    order = importance[:, protect:].masked_fill(~real, -math.inf).argsort(dim=-1, descending=True, stable=True)
-    before = _largest_before(rows(unit, order + protect))
-    mass = s[:, protect:].gather(1, order)
-    values = torch.where(before == -math.inf, math.inf, mass * (1 - before)).masked_fill(mass <= 0, -math.inf)
-    return c.scatter(1, order + protect, values)
-
-
-def _largest_before(unit: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens"]:
-    """The largest cosine of each token to one that stands before it; -inf for the first."""
-    N = unit.shape[1]
-    later = torch.ones(min(BLOCK, N), min(BLOCK, N), dtype=torch.bool, device=unit.device).triu()
-    largest = []
-    for first in range(0, N, BLOCK):
-        block = unit[:, first : first + BLOCK]
-        size = block.shape[1]
-        best = (block @ block.mT).masked_fill(later[:size, :size], -math.inf).amax(-1)
-        if first:
-            best = torch.maximum(best, (block @ unit[:, :first].mT).amax(-1))
-        largest.append(best)
-    return torch.cat(largest, dim=-1)
+    similarities = Similarities(unit_rows(features, s.dtype), importance_order(importance, s, protect), keep=False)
+    return informative(similarities.largest_before(), s, protect)
 
 
 def select_centres(c: Float[Tensor, "batch tokens"], M: int) -> Int[Tensor, "batch outputs"]:

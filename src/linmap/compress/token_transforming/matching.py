@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-EPS = 1e-6  # of the norms: rows of zeros stay zero
-PADDING, ONLY_PADDING, NEVER = -2.0, -3.0, -float("inf")  # below any cosine, in the order in which edges are taken
+from linmap.compress.token_transforming.gathering import rows
+
+PADDING, ONTO_PADDING, NEVER = -5.0, -10.0, -float("inf")  # below any cosine, in the order in which edges are taken
 
 
 class Match(NamedTuple):
@@ -22,11 +23,6 @@ class Match(NamedTuple):
     """The output of each token."""
     similarity: Float[Tensor, "batch tokens"]
     """Of each token to the centre of its output; 1 for a centre."""
-
-
-def unit_rows(features: Float[Tensor, "*batch channels"], dtype: torch.dtype) -> Float[Tensor, "*batch channels"]:
-    """Features divided by their norms, in a type that cosines are computed in."""
-    return F.normalize(features.to(dtype), dim=-1, eps=EPS)
 
 
 def clamp_removals(r: int, n_tokens: int, n_protected: int, stacklevel: int = 3) -> int:
@@ -57,7 +53,7 @@ def match_even_odd(
     N = unit.shape[1]
     places = torch.arange(N, device=unit.device)
     even, odd = places[::2].expand(len(unit), -1), places[1::2].expand(len(unit), -1)
-    similarity, best = _edges(unit, mass, even, odd, protected)
+    similarity, best = _edges(mass, protected, even, odd, unit[:, ::2], unit[:, 1::2])
     order = similarity.argsort(dim=-1, descending=True, stable=True)[:, :r]
     sources, similarity = even.gather(1, order), similarity.gather(1, order)
     return _merged(N, sources, odd.gather(1, best.gather(1, order)), similarity)
@@ -83,21 +79,17 @@ def match_by_energy(
     order = energy.masked_fill(~real, NEVER).argsort(dim=-1, descending=True, stable=True)[:, : 2 * r] + protect
     sources, others = order[:, ::2], order[:, 1::2]
     nobody = torch.zeros(unit.shape[1], dtype=torch.bool, device=unit.device)
-    similarity, best = _edges(unit, mass, sources, others, nobody)
+    similarity, best = _edges(mass, nobody, sources, others, rows(unit, sources), rows(unit, others))
     return _merged(unit.shape[1], sources, others.gather(1, best), similarity)
 
 
-def rows(values: Tensor, index: Int[Tensor, "batch chosen"]) -> Tensor:
-    """The rows (B, chosen, C) of values (B, N, C)."""
-    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
-
-
-def _edges(unit: Tensor, mass: Tensor, sources: Tensor, others: Tensor, protected: Tensor) -> tuple[Tensor, Tensor]:
+def _edges(
+    mass: Tensor, protected: Tensor, sources: Tensor, others: Tensor, unit_sources: Tensor, unit_others: Tensor
+) -> tuple[Tensor, Tensor]:
     """The most similar of the others for each source, the lower one of equals, and how similar it is."""
-    scores = rows(unit, sources) @ rows(unit, others).mT
-    scores = scores.masked_fill((mass.gather(1, others) <= 0).unsqueeze(-2), ONLY_PADDING)
-    scores = scores.masked_fill(protected[others].unsqueeze(-2), NEVER)
-    similarity, best = scores.max(-1)
+    padding = torch.where(mass.gather(1, others) > 0, 0.0, ONTO_PADDING).to(mass.dtype)
+    bias = padding.masked_fill(protected[others], NEVER).unsqueeze(-2)
+    similarity, best = torch.baddbmm(bias, unit_sources, unit_others.mT).max(-1)
     similarity = similarity.masked_fill(mass.gather(1, sources) <= 0, PADDING)
     return similarity.masked_fill(protected[sources], NEVER), best
 

@@ -109,7 +109,7 @@ def check_share(name: str, value: Any) -> float:
     """
     if not isinstance(value, Real) or isinstance(value, bool):
         raise ArgumentTypeError(f"{name} must be a number in (0, 1], got {value!r}.")
-    if not 0 < value <= 1:
+    if not 0 < float(value) <= 1:
         raise ArgumentError(f"{name} must lie in (0, 1], got {value}.")
     return float(value)
 

@@ -13,14 +13,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from linmap.compress.token_transforming.gathering import unit_rows
 from linmap.compress.token_transforming.importance import select_centres
 from linmap.compress.token_transforming.matching import (
     Match,
     clamp_removals,
     match_by_energy,
     match_even_odd,
-    rows,
-    unit_rows,
 )
 from linmap.compress.token_transforming.precision import (
     check_budget,
@@ -381,11 +380,7 @@ def selected(
     """The transformation that keeps some tokens and drops the others; `unit` features tell the nearest kept ones."""
     places = torch.arange(centres.shape[1], device=centres.device).expand_as(centres)
     targets = torch.full(s.shape, -1, dtype=torch.int64, device=s.device).scatter(1, centres, places)
-    nearest = None
-    if unit is not None:
-        cosines = (unit @ rows(unit, centres).mT).masked_fill((s.gather(1, centres) <= 0).unsqueeze(-2), -math.inf)
-        nearest = torch.where(targets >= 0, targets, cosines.argmax(-1))
-    return Transform.from_targets(targets, centres.shape[1], s, centres=centres, nearest=nearest, drops=True)
+    return Transform.from_targets(targets, centres.shape[1], s, centres=centres, features=unit, drops=True)
 
 
 def check_margin(margin: float) -> None:

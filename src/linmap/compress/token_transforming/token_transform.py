@@ -5,21 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from linmap.compress.token_transforming.assignment import check_options, nearest_output, shares
-from linmap.compress.token_transforming.importance import novelty, select_centres
-from linmap.compress.token_transforming.matching import (
-    Match,
-    clamp_removals,
-    match_by_energy,
-    match_even_odd,
-    unit_rows,
-)
+from linmap.compress.token_transforming.assignment import check_options, nearest_centres, nearest_output, shares
+from linmap.compress.token_transforming.gathering import rows, unit_rows
+from linmap.compress.token_transforming.importance import select_centres
+from linmap.compress.token_transforming.matching import Match, clamp_removals, match_by_energy, match_even_odd
 from linmap.compress.token_transforming.precision import (
     check_budget,
     check_count,
@@ -27,6 +22,7 @@ from linmap.compress.token_transforming.precision import (
     full_precision,
     masses,
 )
+from linmap.compress.token_transforming.similarity import Similarities, importance_order, informative
 from linmap.compress.token_transforming.special import keep_first, merged, selected
 from linmap.compress.token_transforming.transform import Transform
 from linmap.errors import ArgumentError, ArgumentTypeError
@@ -36,6 +32,16 @@ Assign: TypeAlias = Literal["soft", "hard", "prune"]
 Score: TypeAlias = Literal["auto", "cls", "received", "key_norm", "value_norm"]
 Feature: TypeAlias = Literal["x", "k"]
 MARGIN = 0.5  # of PiToMe's energy
+AT_ONCE = 2**21  # similarities
+MOST_TOKENS = 2048  # whose similarities are kept for a moment
+
+
+class _Part(NamedTuple):
+    """What is found for some samples: centres, and shares (tokens, outputs) or outputs of the tokens."""
+
+    centres: Tensor
+    assigned: Tensor | None = None
+    nearest: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -142,25 +148,32 @@ class TokenTransform:
             If a tensor is missing or not as above, or M leaves no token beside the protected ones.
         """
         check_floating("x", x, "(B, N, C)")
-        M, protect = check_budget(M, self.protect)
+        M, _ = check_budget(M, self.protect)
         N = x.shape[1]
         s = masses(mass, x, N)
         if M >= N:
             return Transform.identity(s)
         unit = unit_rows(self._features(x, k), s.dtype)
-        with torch.no_grad():
-            match = self._matching(unit, s, N - M)
-            centres = match.centres if match is not None else self._centres(unit, s, M, importance, generator)
-        if centres.shape[1] == N:
-            return Transform.identity(s)
-        if self.assign == "prune":
-            return selected(centres, s, unit.detach())
-        if self.assign == "hard":
-            return self._hard(unit.detach(), centres, s, match)
-        options = {"topk": self.topk, "keep_self": self.keep_self, "min_sim": self.min_sim, "causal": self.causal}
-        P = shares(unit, centres, s, protect, tau=self.tau, **options)
-        nearest = None if self.min_sim is None else self._nearest(unit.detach(), centres, s)
-        return Transform(P, s, centres, None, nearest)
+        match, scores = None, None
+        if self.select in ("bipartite", "energy"):
+            match = self._matching(unit.detach(), s, N - M)
+            if match.centres.shape[1] == N:
+                return Transform.identity(s)
+            if self.assign == "hard" and self.min_sim is None:
+                return merged(match, s)
+        else:
+            scores = self._scores(s, importance, generator)
+        parts = [
+            self._part(
+                unit[i],
+                s[i],
+                M,
+                scores=None if scores is None else scores[i],
+                match=None if match is None else Match(*(some[i] for some in match)),
+            )
+            for i in samples_at_once(unit)
+        ]
+        return self._transform(parts, s, unit.detach())
 
     def _features(self, x: Tensor, k: Tensor | None) -> Tensor:
         if self.feature == "x":
@@ -172,32 +185,22 @@ class TokenTransform:
             raise ArgumentError(f"k must have the shape {(*x.shape[:2], 'c')}, got {tuple(k.shape)}.")
         return k
 
-    def _matching(self, unit: Tensor, s: Tensor, r: int) -> Match | None:
-        if self.select not in ("bipartite", "energy"):
-            return None
+    def _matching(self, unit: Tensor, s: Tensor, r: int) -> Match:
         N = unit.shape[1]
         r = clamp_removals(r, N, self.protect, stacklevel=6)
         if self.select == "energy":
             return match_by_energy(unit, s, r, self.protect, MARGIN)
         return match_even_odd(unit, s, r, torch.arange(N, device=unit.device) < self.protect)
 
-    def _centres(
-        self, unit: Tensor, s: Tensor, M: int, importance: Tensor | None, generator: torch.Generator | None
-    ) -> Int[Tensor, "batch outputs"]:
-        N = unit.shape[1]
-        if self.select == "random":
-            generator = torch.Generator(unit.device).manual_seed(0) if generator is None else generator
-            draw = torch.rand(N, generator=generator, device=generator.device, dtype=s.dtype)
-            scores = keep_first(draw.to(unit.device).expand_as(s), s, self.protect)
-        else:
-            importance = self._importance(importance, s)
-            if self.select == "importance":
-                scores = keep_first(importance, s, self.protect)
-            else:
-                scores = novelty(unit, importance, s, self.protect)
-        if self.causal:
-            scores = scores.masked_fill(torch.arange(N, device=s.device) == N - 1, math.inf)
-        return select_centres(scores, M)
+    def _scores(
+        self, s: Tensor, importance: Tensor | None, generator: torch.Generator | None
+    ) -> Float[Tensor, "batch tokens"]:
+        """What centres are chosen by: the importance, or random numbers."""
+        if self.select != "random":
+            return self._importance(importance, s)
+        N = s.shape[1]
+        draw = _first_draw(N) if generator is None else torch.rand(N, generator=generator, device=generator.device)
+        return draw.to(s).expand_as(s)
 
     def _importance(self, importance: Tensor | None, s: Tensor) -> Tensor:
         if importance is None:
@@ -205,22 +208,73 @@ class TokenTransform:
         check_floating("importance", importance, "(B, N)")
         if importance.shape != s.shape:
             raise ArgumentError(f"importance must have the shape {tuple(s.shape)}, got {tuple(importance.shape)}.")
-        return importance.to(s.dtype)
+        return importance.detach().to(s.dtype)
 
-    def _hard(self, unit: Tensor, centres: Tensor, s: Tensor, match: Match | None) -> Transform:
-        if match is None:
-            options = {"keep_self": self.keep_self, "min_sim": self.min_sim, "causal": self.causal}
-            targets = nearest_output(unit, centres, s, self.protect, **options)
-        elif self.min_sim is None:
-            return merged(match, s)
+    def _part(self, unit: Tensor, s: Tensor, M: int, *, scores: Tensor | None, match: Match | None) -> _Part:
+        """The outcome for some samples."""
+        if match is not None:
+            centres, cosines = match.centres, None
         else:
-            targets = match.targets.masked_fill(match.similarity < self.min_sim, -1)
-        nearest = targets if self.min_sim is None else self._nearest(unit, centres, s)
-        return Transform.from_targets(
-            targets, centres.shape[1], s, centres=centres, nearest=nearest, drops=self.min_sim is not None
-        )
+            assert scores is not None
+            centres, cosines = self._centres(unit, s, M, scores)
+        if self.assign == "prune":
+            return _Part(centres)
+        nearest = None
+        if self.min_sim is not None:
+            cosines = unit @ rows(unit, centres).mT if cosines is None else cosines
+            nearest = nearest_centres(cosines.detach(), centres, s)
+        options = {"keep_self": self.keep_self, "min_sim": self.min_sim, "causal": self.causal, "cosines": cosines}
+        if self.assign == "soft":
+            P = shares(unit, centres, s, self.protect, tau=self.tau, topk=self.topk, **options)
+            return _Part(centres, P.mT, nearest)
+        if match is not None:
+            assert self.min_sim is not None
+            return _Part(centres, match.targets.masked_fill(match.similarity < self.min_sim, -1), nearest)
+        return _Part(centres, nearest_output(unit.detach(), centres, s, self.protect, **options), nearest)
 
-    def _nearest(self, unit: Tensor, centres: Tensor, s: Tensor) -> Int[Tensor, "batch tokens"]:
-        nearest = selected(centres, s, unit).nearest
-        assert nearest is not None
-        return nearest
+    def _centres(
+        self, unit: Tensor, s: Tensor, M: int, scores: Tensor
+    ) -> tuple[Int[Tensor, "batch outputs"], Float[Tensor, "batch tokens outputs"] | None]:
+        """The centres, and the cosines of all tokens to them where they were computed on the way."""
+        similarities = None
+        if self.select != "informative":
+            c = keep_first(scores, s, self.protect)
+        else:
+            differentiable = self.assign == "soft" and torch.is_grad_enabled() and unit.requires_grad
+            keep = self.assign != "prune" and not differentiable and unit.shape[1] <= MOST_TOKENS
+            similarities = Similarities(unit.detach(), importance_order(scores, s, self.protect), keep)
+            c = informative(similarities.largest_before(), s, self.protect)
+            similarities = similarities if keep else None
+        if self.causal:
+            c = c.masked_fill(torch.arange(s.shape[1], device=s.device) == s.shape[1] - 1, math.inf)
+        centres = select_centres(c, M)
+        return centres, None if similarities is None else similarities.to(centres)
+
+    def _transform(self, parts: list[_Part], s: Tensor, unit: Tensor) -> Transform:
+        centres = _joined([part.centres for part in parts])
+        if self.assign == "prune":
+            return selected(centres, s, unit)
+        assigned = _joined([part.assigned for part in parts if part.assigned is not None])
+        found = [part.nearest for part in parts if part.nearest is not None]
+        if self.assign == "soft":
+            return Transform(assigned.mT, s, centres, None, _joined(found) if found else None)
+        nearest = _joined(found) if found else assigned
+        return Transform.from_targets(assigned, centres.shape[1], s, centres=centres, nearest=nearest, drops=self.drops)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@torch.compiler.assume_constant_result
+def _first_draw(n_tokens: int) -> Float[Tensor, " tokens"]:
+    return torch.rand(n_tokens, generator=torch.Generator().manual_seed(0))
+
+
+def samples_at_once(unit: Float[Tensor, "batch tokens channels"]) -> list[slice]:
+    """Parts of a batch whose matrices stay in the cache of a CPU; the whole batch elsewhere."""
+    B, N = unit.shape[:2]
+    if unit.device.type != "cpu" or torch.compiler.is_compiling():
+        return [slice(None)]
+    size = max(1, AT_ONCE // (N * N))
+    return [slice(first, first + size) for first in range(0, B, size)]

@@ -1,0 +1,134 @@
+"""Schedules and the cost of a compressed encoder."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from linmap.compress.token_transforming import (
+    ratio_schedule,
+    removals_to_schedule,
+    solve_removals,
+    stage_schedule,
+    tome_removals,
+    transformer_macs,
+)
+
+
+def test_removals_of_tome():
+    """Values of the official parse_r."""
+    assert tome_removals(12, 13) == [13] * 12
+    assert tome_removals(4, 8, 1.0) == [0, 5, 10, 16]
+    assert tome_removals(4, 8, -1.0) == [16, 10, 5, 0]
+    assert tome_removals(3, 5, 0.5) == [2, 5, 8]
+    assert tome_removals(1, 5, 0.5) == [2]
+
+
+@given(st.integers(1, 12), st.integers(0, 20), st.floats(-1, 1))
+def test_removals_are_r_on_average(depth, r, inflection):
+    removals = tome_removals(depth, r, inflection)
+    assert all(0 <= n <= 2 * r for n in removals)
+    if depth > 1:
+        assert abs(sum(removals) - r * depth) <= depth
+
+
+def test_schedules():
+    assert removals_to_schedule([13, 0, 200, 5], 197) == {0: 184, 1: 184, 2: 2, 3: 2}
+    assert removals_to_schedule([9], 10, protect=0) == {0: 1}
+    assert stage_schedule(197, 0.65, (3, 6, 9)) == {3: 129, 6: 85, 9: 56}
+    assert stage_schedule(197, 0.65, (9, 3, 6)) == {3: 129, 6: 85, 9: 56}
+    assert stage_schedule(6, 0.01, (0, 1), protect=5) == {0: 6, 1: 6}
+    assert ratio_schedule(10, 3, 0.5) == {0: 6, 1: 4, 2: 3}
+
+
+@given(st.integers(2, 300), st.floats(0.01, 1), st.integers(1, 12), st.integers(0, 1))
+def test_a_ratio_is_a_stage_at_every_layer_and_never_empties(n, keep, depth, protect):
+    schedule = ratio_schedule(n, depth, keep, protect=protect)
+    assert schedule == stage_schedule(n, keep, range(depth), protect=protect)
+    left = n - protect
+    for M in schedule.values():
+        left = math.ceil(keep * left)
+        assert M == left + protect > protect
+
+
+def test_published_costs():
+    """GMACs of DeiT-S at 224 x 224, as in the papers' tables."""
+    deit = {"patch_features": 768, "n_classes": 1000}
+    assert round(transformer_macs(197, 384, 12, **deit) / 1e9, 3) == 4.599
+    thirteen = removals_to_schedule(tome_removals(12, 13), 197)
+    assert round(transformer_macs(197, 384, 12, schedule=thirteen, **deit) / 1e9, 3) == 2.703
+    stages = stage_schedule(197, 0.65, (3, 6, 9))
+    assert round(transformer_macs(197, 384, 12, schedule=stages, **deit) / 1e9, 3) == 2.799
+
+
+@given(st.integers(3, 9), st.integers(1, 3), st.integers(1, 6), st.data())
+def test_costs_are_what_pytorch_counts(n, depth, hidden, data):
+    C, c, classes, patch = 6, 4, 5, 7
+    schedule = {layer: data.draw(st.integers(2, 12)) for layer in range(depth)}
+    options = {"hidden": hidden, "patch_features": patch, "n_classes": classes, "feature_dim": c}
+
+    def forward():
+        torch.ones(n - 1, patch) @ torch.ones(patch, C)
+        count = n
+        for layer in range(depth):
+            x, m = torch.ones(count, C), min(schedule[layer], count)
+            for _ in range(4):
+                x @ torch.ones(C, C)
+            (x @ x.T) @ x
+            if m < count:
+                torch.ones(count, c) @ torch.ones(c, count)
+                x = torch.ones(m, count) @ x
+            (x @ torch.ones(C, hidden)) @ torch.ones(hidden, C)
+            count = m
+        torch.ones(1, C) @ torch.ones(C, classes)
+
+    with FlopCounterMode(display=False) as counter:
+        forward()
+    assert transformer_macs(n, C, depth, schedule=schedule, **options) * 2 == counter.get_total_flops()
+
+
+@given(st.floats(0.3, 1.0), st.booleans())
+def test_the_solved_r_is_the_smallest(target, with_transforms):
+    cost = {"feature_dim": 64} if with_transforms else {}
+
+    def share(r):
+        schedule = removals_to_schedule(tome_removals(6, r), 50)
+        return transformer_macs(50, 64, 6, schedule=schedule, **cost) / transformer_macs(50, 64, 6)
+
+    r = solve_removals(target, 50, 64, 6, **cost)
+    assert share(r) <= target
+    assert all(share(less) > target for less in range(r))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: tome_removals(0, 3), "depth must be at least 1"),
+        (lambda: tome_removals(3, -1), "r must be at least 0"),
+        (lambda: tome_removals(3, 3, 1.5), "inflection"),
+        (lambda: removals_to_schedule([3], 1), "n_tokens = 1 holds no token"),
+        (lambda: removals_to_schedule([-3], 9), r"removals\[0\] must be at least 0"),
+        (lambda: stage_schedule(9, 0.0, (1,)), r"keep must lie in \(0, 1\]"),
+        (lambda: stage_schedule(9, 1.1, (1,)), r"keep must lie in \(0, 1\]"),
+        (lambda: stage_schedule(9, 0.5, (1, 1)), "twice"),
+        (lambda: stage_schedule(9, 0.5, (-1,)), "at must be at least 0"),
+        (lambda: transformer_macs(9, 4, 3, schedule={3: 2}), "layer 3 of a model with depth 3"),
+        (lambda: transformer_macs(9, 4, 3, schedule={1: 0}), "M must be at least 1"),
+        (lambda: solve_removals(0.01, 50, 64, 6), r"smallest share .* is 0\.\d+"),
+        (lambda: solve_removals(1.5, 50, 64, 6), r"target must lie in \(0, 1\]"),
+    ],
+)
+def test_what_cannot_be_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+def test_wrong_kinds_are_refused():
+    with pytest.raises(TypeError, match="takes none"):
+        solve_removals(0.5, 50, 64, 6, schedule={})
+    with pytest.raises(TypeError, match="whole number"):
+        stage_schedule(9, 0.5, (1.5,))
