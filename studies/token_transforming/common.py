@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from linmap.compress.token_transforming import TokenTransform
-from linmap.experiment import Check, Experiment, Part, Runs, Table, paired
-from linmap.recipes.token_transforming.measuring import ORIGINAL, SAVED, SPEED, Task
+from linmap.experiment import Check, Experiment, Part, Picture, Runs, Table, paired
+from linmap.recipes.token_transforming.measuring import ORIGINAL, SAVED, Task
+from linmap.recipes.token_transforming.pictures import draw_curves
+from linmap.recipes.token_transforming.subject import Measure
 from linmap.recipes.token_transforming.ways import Way, encoder_ways
 from studies.study import Job
 
 OURS = "Token Transforming"
-CPU = time.process_time
-"""One thread's own seconds, which do not count what else the machine does."""
+COST = "MACs: multiply-adds of the model and of what merges its tokens, less than those of the model as it is."
 
 
 def all_ways(ours: TokenTransform | None = None) -> Iterator[Way]:
@@ -30,13 +31,13 @@ def all_ways(ours: TokenTransform | None = None) -> Iterator[Way]:
 
 def ran(job: Job, task: Task, settings: dict[str, Any], parts: Sequence[Part] | None = None) -> Runs:
     """All ways at all budgets, once: nothing of it is random but one draw of centres."""
-    key = settings | {"at": task.at, "repeats": task.repeats, "inputs": len(task.subject.names)}
+    key = settings | {"at": task.at, "inputs": len(task.subject.names)}
     experiment = Experiment(f"token transforming {job.out.name}", job.out / "runs", key, job.resume)
     return experiment.run(task.arms(), task.parts() if parts is None else list(parts), [0])
 
 
-def kept(task: Task, runs: Runs, timed: str) -> Table:
-    """Every way at every budget: cost, time, and the mean of every measure."""
+def kept(task: Task, runs: Runs) -> Table:
+    """Every way at every budget: cost, and the mean of every measure."""
     rows: list[list[str | float | int]] = []
     for part in runs.parts:
         for arm in runs.arms:
@@ -46,13 +47,10 @@ def kept(task: Task, runs: Runs, timed: str) -> Table:
             scores = [f"{run.values[one.name]:.{one.digits}f}" for one in task.subject.measures]
             plain = arm.name == ORIGINAL
             saved = "-" if plain else f"-{run.values[SAVED]:.1%}"
-            speed = f"{run.values[SPEED]:.2f}" if SPEED in run.values else "-"
-            seconds = run.details.get("seconds")
-            spent = f"{min(seconds['compressed']):.2f} of {min(seconds['plain']):.2f}" if seconds else "-"
-            rows.append(["-" if plain else part, arm.name, saved, spent, speed, *scores])
+            rows.append(["-" if plain else part, arm.name, saved, *scores])
     measures = [f"{one.name} ({one.unit})" if one.unit else one.name for one in task.subject.measures]
-    columns = ["budget", "way", "MACs", "seconds", "times as fast", *measures]
-    return Table(f"Kept and saved, means over {len(task.subject.names)} {task.subject.what}", columns, rows, timed)
+    title = f"Kept and saved, means over {len(task.subject.names)} {task.subject.what}"
+    return Table(title, ["budget", "way", "MACs", *measures], rows, COST)
 
 
 def differences(task: Task, runs: Runs, measures: Sequence[str]) -> Table:
@@ -89,3 +87,14 @@ def ahead(runs: Runs, measure: str, better: str, within: float, above: float) ->
             )
         )
     return found
+
+
+def curves(runs: Runs, measure: str) -> dict[str, list[tuple[float, float]]]:
+    """By way, the share of the multiply-adds that is saved, and the measure, at each budget."""
+    names = [arm.name for arm in runs.arms if arm.kind in ("system", "baseline")]
+    return {name: [(run.values[SAVED], run.values[measure]) for run in runs.of(name)] for name in names}
+
+
+def drawn(runs: Runs, measure: Measure, bound: float, path: Path) -> Picture:
+    """The curves of quality against cost."""
+    return draw_curves(curves(runs, measure.name), measure, bound, path, "share of the multiply-adds saved")

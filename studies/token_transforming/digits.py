@@ -20,15 +20,13 @@ from linmap.compress.vision_transformer import VisionTransformer
 from linmap.data import find
 from linmap.data.arrays import read_npz
 from linmap.experiment import Part, draw_all
-from linmap.recipes.token_transforming.compare import curves
 from linmap.recipes.token_transforming.images import ACCURACY
 from linmap.recipes.token_transforming.measuring import Task
-from linmap.recipes.token_transforming.pictures import draw_curves
 from linmap.recipes.token_transforming.subject import Subject, plain_macs
 from linmap.recipes.token_transforming.ways import PAIRS
 from linmap.training import TrainingConfig, train
 from studies.study import Findings, Job
-from studies.token_transforming.common import CPU, ahead, all_ways, differences, kept, ran
+from studies.token_transforming.common import ahead, all_ways, differences, drawn, kept, ran
 
 BATCH = 500
 FILES = ("mnist/mnist_12k.npz", "mnist/mnist_3k.npz")
@@ -111,21 +109,17 @@ def run(job: Job) -> Findings:
     rows = min(rows, len(train_labels))
     model = trained(train_images[:rows], train_labels[:rows], epochs, job.out)
     subject = Digits(model, test[0][:held], test[1][:held])
-    ways, repeats = (list(all_ways())[:3], 1) if job.tiny else (list(all_ways()), 3)
-    task = Task(subject, ways, [1.0], repeats=repeats, clock=CPU)
+    ways = list(all_ways())[: 3 if job.tiny else None]
+    task = Task(subject, ways, [1.0], repeats=0)
     parts = [Part(name, budget) for name, budget in BUDGETS.items()]
     runs = ran(job, task, {"epochs": epochs, "rows": rows}, parts)
-    some, threads = min(BATCH, len(subject.names)), torch.get_num_threads()
-    timed = f"Seconds: of the processor, for {some} digits with {threads} thread(s)."
-    tables = [kept(task, runs, timed), differences(task, runs, [ACCURACY.name])]
+    tables = [kept(task, runs), differences(task, runs, [ACCURACY.name])]
     setting = (
         f"A ViT of patches of 4 (50 tokens), width 64, 6 blocks, 4 heads, trained {epochs} epochs on {rows:,} digits "
         f"of MNIST; accuracy on {len(subject.names):,} others, nothing trained again. Pairs (of {' and '.join(PAIRS)} "
         "matching) halve the tokens as well."
     )
-    pictures, notes = draw_all(
-        [(job.out / "curves.svg", partial(draw_curves, curves(task, runs), ACCURACY, task.bound(runs)))]
-    )
+    pictures, notes = draw_all([(job.out / "curves.svg", partial(drawn, runs, ACCURACY, task.bound(runs)))])
     return Findings(setting, tables, ahead(runs, ACCURACY.name, "higher", 0.01, 0.495), notes, pictures)
 
 

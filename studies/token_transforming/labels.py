@@ -18,22 +18,17 @@ from linmap.data.masks import MaskedImages, embedded_ultrasound
 from linmap.data.models import load_pretrained
 from linmap.data.pretrained import bundled_model
 from linmap.experiment import draw_all
-from linmap.recipes.token_transforming.compare import curves
 from linmap.recipes.token_transforming.images import ACCURACY, PATCHES, POOLED, Images, LabelledImages
 from linmap.recipes.token_transforming.measuring import ORIGINAL, Task
-from linmap.recipes.token_transforming.pictures import draw_curves
 from linmap.recipes.token_transforming.subject import Measure
 from linmap.training import TrainingConfig, train
 from studies.study import Findings, Job
-from studies.token_transforming.common import CPU, ahead, all_ways, differences, kept, ran
+from studies.token_transforming.common import ahead, all_ways, differences, drawn, kept, ran
 
 KEEPS = (0.65, 0.5, 0.35)
 DICE = Measure("Dice", "higher", math.nan, 0.01)
 SIDE, PATCH, WIDTH = 196, 14, 384
 """Of the ultrasound images: 14 x 14 patches."""
-TIMED = (
-    "Seconds: of the processor, for a batch of {} with {} thread(s), least of {} turns; times as fast: their median."
-)
 
 
 def dinov2() -> tuple[nn.Module, ImagePreparation]:
@@ -50,10 +45,10 @@ def classified(job: Job, side: int) -> Findings:
     batch = 2 if job.tiny else 20
     subject = LabelledImages(model, test_set.subset(range(n_test)), preparation.at(side), batch,
                              train_set.subset(range(n_train)))  # fmt: skip
-    keeps, repeats = ((0.5,), 1) if job.tiny else (KEEPS, 5)
-    task = Task(subject, list(all_ways()), keeps, repeats=repeats, clock=CPU)
+    keeps = (0.5,) if job.tiny else KEEPS
+    task = Task(subject, list(all_ways()), keeps, repeats=0)
     runs = ran(job, task, {"side": side, "train": n_train})
-    tables = [kept(task, runs, TIMED.format(batch, torch.get_num_threads(), repeats)),
+    tables = [kept(task, runs),
               differences(task, runs, [ACCURACY.name, PATCHES.name, POOLED.name])]  # fmt: skip
     error = math.sqrt(0.87 * 0.13 / n_test)
     setting = (
@@ -61,9 +56,7 @@ def classified(job: Job, side: int) -> Findings:
         f"and the mean patch of {n_train} digits, every token; accuracy on {n_test} others (standard error about "
         f"{error:.3f}), blocks 3, 6 and 9 keep .65 to .35."
     )
-    pictures, notes = draw_all(
-        [(job.out / "curves.svg", partial(draw_curves, curves(task, runs), ACCURACY, task.bound(runs)))]
-    )
+    pictures, notes = draw_all([(job.out / "curves.svg", partial(drawn, runs, ACCURACY, task.bound(runs)))])
     return Findings(setting, tables, ahead(runs, ACCURACY.name, "higher", 0.02, 0.495), notes, pictures)
 
 
@@ -121,10 +114,10 @@ def segmented(job: Job) -> Findings:
     patches = torch.cat([seen.features(number)["patches"] for number in range(len(seen))])
     head = trained(patches, train_images.masks, side, steps, batch)
     subject = Ultrasound(model, as_set(test_images), preparation, batch, test_images.masks, head)
-    keeps, repeats = ((0.5,), 1) if job.tiny else (KEEPS, 5)
-    task = Task(subject, list(all_ways()), keeps, repeats=repeats, clock=CPU)
+    keeps = (0.5,) if job.tiny else KEEPS
+    task = Task(subject, list(all_ways()), keeps, repeats=0)
     runs = ran(job, task, {"side": side, "steps": steps})
-    tables = [kept(task, runs, TIMED.format(batch, torch.get_num_threads(), repeats)),
+    tables = [kept(task, runs),
               differences(task, runs, [DICE.name, PATCHES.name])]  # fmt: skip
     whole = np.std(runs.of(ORIGINAL)[0].details[DICE.name], ddof=1) / math.sqrt(len(test_images))
     setting = (
@@ -133,9 +126,7 @@ def segmented(job: Job) -> Findings:
         f"token, Dice on {len(test_images)} others "
         f"(standard error {whole:.3f}) from patches that are restored at the end."
     )
-    pictures, notes = draw_all(
-        [(job.out / "curves.svg", partial(draw_curves, curves(task, runs), DICE, task.bound(runs)))]
-    )
+    pictures, notes = draw_all([(job.out / "curves.svg", partial(drawn, runs, DICE, task.bound(runs)))])
     return Findings(setting, tables, ahead(runs, DICE.name, "higher", 0.01, 0.495), notes, pictures)
 
 

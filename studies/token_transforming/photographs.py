@@ -17,13 +17,12 @@ from linmap.data.images import read_image
 from linmap.data.models import load_pretrained
 from linmap.data.pretrained import bundled_model, dinov2_saliency
 from linmap.experiment import Check, Runs, draw_all
-from linmap.recipes.token_transforming.compare import curves
 from linmap.recipes.token_transforming.images import PATCHES, POOLED, Images
 from linmap.recipes.token_transforming.measuring import Task
-from linmap.recipes.token_transforming.pictures import draw_curves, draw_flows
+from linmap.recipes.token_transforming.pictures import draw_flows
 from linmap.recipes.token_transforming.subject import Measure
 from studies.study import Findings, Job
-from studies.token_transforming.common import CPU, OURS, ahead, all_ways, differences, kept, ran
+from studies.token_transforming.common import OURS, ahead, all_ways, differences, drawn, kept, ran
 
 CORRELATION = Measure("saliency correlation", "higher", 1.0, 0.015)
 RMSE = Measure("saliency RMSE", "lower", 0.0, 0.04)
@@ -71,17 +70,13 @@ def run(job: Job, side: int) -> Findings:
     folder = bundled_model("dinov2-small")
     model = load_pretrained(folder, "encoder", "float32").eval()
     subject = Saliency(model, images, read_preparation(folder).at(side), batch)
-    keeps, repeats = ((0.5,), 1) if job.tiny else (KEEPS, 3)
-    task = Task(subject, list(all_ways()), keeps, repeats=repeats, clock=CPU)
+    keeps = (0.5,) if job.tiny else KEEPS
+    task = Task(subject, list(all_ways()), keeps, repeats=0)
     runs = ran(job, task, {"side": side, "images": images.names})
-    timed = (
-        f"Seconds: of the processor, for a batch of {batch} with {torch.get_num_threads()} thread(s), least of "
-        f"{repeats} turns; times as fast: median over the turns, each beside a pass of the model as it is."
-    )
-    tables = [kept(task, runs, timed), differences(task, runs, [one.name for one in subject.measures])]
+    tables = [kept(task, runs), differences(task, runs, [one.name for one in subject.measures])]
     pictures, notes = draw_all(
         [
-            (job.out / "curves.svg", partial(draw_curves, curves(task, runs), CORRELATION, 0.985)),
+            (job.out / "curves.svg", partial(drawn, runs, CORRELATION, 0.985)),
             (job.out / "flows.svg", partial(draw_flows, subject, TokenTransform(), None)),
         ]
     )

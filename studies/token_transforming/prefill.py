@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-import torch
-
 from linmap.compress.token_transforming import Compressed, TokenTransform
 from linmap.data import find
 from linmap.data.models import load_pretrained, load_tokenizer
 from linmap.data.pretrained import bundled_model
 from linmap.data.text import read_text
 from linmap.experiment import Check, Part, Runs, draw_all, paired
-from linmap.recipes.token_transforming.compare import PREFILL, curves
+from linmap.recipes.token_transforming.compare import PREFILL
 from linmap.recipes.token_transforming.measuring import Task
-from linmap.recipes.token_transforming.pictures import draw_curves
 from linmap.recipes.token_transforming.texts import KL, PREFILL_BLOCK, Prompts
 from linmap.recipes.token_transforming.ways import Way, decoder_ways
 from studies.study import Findings, Job
-from studies.token_transforming.common import CPU, OURS, differences, kept, ran
+from studies.token_transforming.common import OURS, differences, drawn, kept, ran
 
 LENGTH, PROMPTS = 256, 64
 LEFT = (192, 144, 96)
@@ -51,22 +48,18 @@ def run(job: Job) -> Findings:
     folder = bundled_model("smollm2-135m")
     model, name = load_pretrained(folder, "language", "float32").eval(), source()
     stream = load_tokenizer(folder)(read_text(find(name, "Reinstall linmap.")))["input_ids"]
-    count, length, left, repeats = (2, 64, (50,), 1) if job.tiny else (PROMPTS, LENGTH, LEFT, 3)
+    count, length, left = (2, 64, (50,)) if job.tiny else (PROMPTS, LENGTH, LEFT)
     step = (len(stream) - length) // count
     subject = Shortened(model, [stream[first : first + length] for first in range(0, step * count, step)])
-    task = Task(subject, list(ways()), left, repeats=repeats, clock=CPU)
+    task = Task(subject, list(ways()), left, repeats=0)
     runs = ran(job, task, {"length": length, "text": name}, [Part(f"{M} tokens", M) for M in left])
-    timed = (
-        f"MACs: the tokens that go through blocks, in their place. Seconds: of the processor, for the prefill of one "
-        f"prompt with {torch.get_num_threads()} thread(s)."
-    )
-    tables = [kept(task, runs, timed), differences(task, runs, [KL.name])]
+    tables = [kept(task, runs), differences(task, runs, [KL.name])]
     setting = (
         f"SmolLM2-135M-Instruct, {count} windows of {length} tokens spread over {name}; in block {PREFILL_BLOCK} the "
         f"prompt is shortened to {', '.join(map(str, left))} tokens, the first 4 and the last 32 stay; KL of the next "
         "token's distribution from that after the whole prompt."
     )
-    pictures, notes = draw_all([(job.out / "curves.svg", partial(draw_curves, curves(task, runs), KL, 0.2))])
+    pictures, notes = draw_all([(job.out / "curves.svg", partial(drawn, runs, KL, 0.2))])
     return Findings(setting, tables, checks(runs), notes, pictures)
 
 

@@ -15,13 +15,11 @@ from linmap.data import find
 from linmap.data.models import load_pretrained, load_tokenizer
 from linmap.data.pretrained import bundled_model
 from linmap.experiment import Check, Metric, Outcome, Runs, Table, Trial, draw_all, paired
-from linmap.recipes.token_transforming.compare import curves
 from linmap.recipes.token_transforming.measuring import ORIGINAL, Task
-from linmap.recipes.token_transforming.pictures import draw_curves
 from linmap.recipes.token_transforming.texts import SENTENCE, Sentences
 from linmap.recipes.token_transforming.ways import Way
 from studies.study import Findings, Job
-from studies.token_transforming.common import CPU, OURS, ahead, all_ways, differences, kept, ran
+from studies.token_transforming.common import OURS, ahead, all_ways, differences, drawn, kept, ran
 
 LENGTH, BATCH = 160, 32
 NDCG = Metric("nDCG@10", "higher", digits=4)
@@ -71,16 +69,15 @@ def run(job: Job) -> Findings:
     ways = [*all_ways(), soft, by_class]
     if job.tiny:
         ways = ways[:2]
-    keeps, repeats = ((0.7,), 1) if job.tiny else ((0.85, 0.7), 3)
-    task = Searched(subject, ways, keeps, repeats=repeats, clock=CPU)
+    keeps = (0.7,) if job.tiny else (0.85, 0.7)
+    task = Searched(subject, ways, keeps, repeats=0)
     runs = ran(job, task, {"length": LENGTH})
-    timed = f"Seconds: of the processor, for {BATCH} documents with {torch.get_num_threads()} thread(s)."
-    tables = [searched(task, runs), kept(task, runs, timed), differences(task, runs, [SENTENCE.name])]
+    tables = [searched(task, runs), kept(task, runs), differences(task, runs, [SENTENCE.name])]
     setting = (
         f"all-MiniLM-L6-v2, {len(tokens)} documents of {LENGTH} tokens or more cut to {LENGTH}, {len(relevant)} "
         "queries with every token; the share .85 or .7 of the tokens stays in each of the six blocks."
     )
-    pictures, notes = draw_all([(job.out / "curves.svg", partial(draw_curves, curves(task, runs), SENTENCE, 0.98))])
+    pictures, notes = draw_all([(job.out / "curves.svg", partial(drawn, runs, SENTENCE, 0.98))])
     return Findings(setting, tables, checks(runs) if not job.tiny else [], notes, pictures)
 
 

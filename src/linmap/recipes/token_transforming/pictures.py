@@ -17,15 +17,19 @@ from linmap.recipes.token_transforming.subject import Measure
 
 DRAWN, KEEP = 3, 0.5
 """Photographs in the picture of flows, and the share of the tokens that stays at each of its depths."""
-MARKERS = "osDv^P*X"
+MARKERS, FASTER = "osDv^P*X", "times as fast as the model as it is"
 DARK = 0.3
 """Brightness below which borders are drawn light."""
 
 
 def draw_curves(
-    curves: Mapping[str, Sequence[tuple[float, float]]], measure: Measure, bound: float, path: Path
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    measure: Measure,
+    bound: float,
+    path: Path,
+    across: str = FASTER,
 ) -> Picture:
-    """A line for each way, a point for each budget."""
+    """A line for each way, a point for each budget; `across` is what the first of its two numbers is."""
     names = list(curves)
     with figure(7.2, 4.2) as (fig, ax):
         for row, name in enumerate(reversed(names)):
@@ -35,7 +39,7 @@ def draw_curves(
                     linewidth=2.4 if number == 0 else 1.2, zorder=3 + (number == 0), label=name)  # fmt: skip
         ax.axhline(bound, color=INK, linestyle=":", linewidth=1.2)
         unit = f" ({measure.unit})" if measure.unit else ""
-        ax.set(xlabel="times as fast as the model as it is", ylabel=f"{measure.name}{unit}")
+        ax.set(xlabel=across, ylabel=f"{measure.name}{unit}")
         if measure.better == "lower":
             ax.invert_yaxis()
         handles, labels = ax.get_legend_handles_labels()
@@ -43,9 +47,9 @@ def draw_curves(
         save_svg(fig, path)
     return Picture(
         path.name,
-        "Quality against speed",
-        "A line for each way, a point for each budget; further right is faster, further up is nearer to the model as "
-        "it is. Dotted: what is good enough for the verdict.",
+        "Quality against cost",
+        "A line for each way, a point for each budget; further right is cheaper, further up is nearer to the model as "
+        "it is. Dotted: what is good enough.",
     )
 
 
