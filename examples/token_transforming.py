@@ -7,8 +7,8 @@ from transformers import Dinov2Config, Dinov2Model
 
 from linmap.compress.token_transforming import TokenTransform, compress
 
-# Any ViT, DeiT, DINOv2, CLIP or SigLIP tower, or a BERT-like encoder; here a small one with random weights, which has the
-# speed of a trained one, but not its tokens: what merging keeps of yours, `linmap compare token_transforming` tells.
+# Any ViT, DINOv2, tower of CLIP or SigLIP, or BERT-like encoder; here a small one with random weights. It has the speed
+# of a trained one but not its tokens: what merging keeps of yours, `linmap compare token_transforming` tells.
 torch.manual_seed(0)
 model = Dinov2Model(Dinov2Config(hidden_size=192, num_hidden_layers=6, num_attention_heads=3, image_size=224)).eval()
 rough = torch.randn(4, 3, 8, 8)
