@@ -10,6 +10,7 @@ from linmap.compress.token_transforming.compressing import compress
 from linmap.compress.token_transforming.cost import solve_removals, transformer_macs
 from linmap.compress.token_transforming.handle import Compressed, compressed
 from linmap.compress.token_transforming.importance import importance, informativeness, select_centres
+from linmap.compress.token_transforming.prefill import compress_prefill
 from linmap.compress.token_transforming.schedules import (
     ratio_schedule,
     removals_to_schedule,
@@ -39,6 +40,7 @@ __all__ = [
     "clusters",
     "compose",
     "compress",
+    "compress_prefill",
     "compressed",
     "evit",
     "importance",

@@ -20,7 +20,7 @@ from linmap.compress.token_transforming.patches import Patch
 from linmap.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from linmap.compress.token_transforming.handle import Compressed
+    from linmap.compress.token_transforming.encoder_handle import CompressedEncoder
 
 IMPLEMENTATIONS = ("eager", "sdpa")
 
@@ -28,7 +28,7 @@ IMPLEMENTATIONS = ("eager", "sdpa")
 class Capture:
     """A forward hook that keeps what a projection gives, for the block that is running."""
 
-    def __init__(self, handle: Compressed, role: str) -> None:
+    def __init__(self, handle: CompressedEncoder, role: str) -> None:
         self.handle, self.role = handle, role
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> None:
@@ -40,7 +40,7 @@ class Capture:
 class BlockForward(Patch):
     """The forward of one block of a compressed encoder."""
 
-    def __init__(self, handle: Compressed, layer: int, block: nn.Module) -> None:
+    def __init__(self, handle: CompressedEncoder, layer: int, block: nn.Module) -> None:
         super().__init__(block)
         self.handle, self.layer = handle, layer
         encoder = self.encoder = handle.encoder

@@ -10,10 +10,11 @@ from typing import Any
 from torch import nn
 
 from linmap.compress.encoders import Encoder, find_encoder
-from linmap.compress.token_transforming.blocks import BlockForward
+from linmap.compress.token_transforming.blocks import BlockForward, Capture
 from linmap.compress.token_transforming.budget import Budget, model_size, read_budget
+from linmap.compress.token_transforming.encoder_handle import CompressedEncoder
 from linmap.compress.token_transforming.flow import needs
-from linmap.compress.token_transforming.handle import Compressed, Pruned, Restore, captures, compressed
+from linmap.compress.token_transforming.handle import Pruned, Restore, compressed
 from linmap.compress.token_transforming.latency import solve_latency
 from linmap.compress.token_transforming.patches import Hook, Patch
 from linmap.compress.token_transforming.readers import (
@@ -45,7 +46,7 @@ def compress(
     hard_restore: bool = False,
     pruned: Pruned = "error",
     debug: bool = False,
-) -> Compressed:
+) -> CompressedEncoder:
     """Make a trained encoder run on fewer tokens.
 
     The model stays the object that it is: its class, its parameters and the keys of its state_dict do not change, and
@@ -88,8 +89,8 @@ def compress(
 
     Returns
     -------
-    Compressed
-        The handle.
+    CompressedEncoder
+        The handle, a `Compressed`.
 
     Warns
     -----
@@ -123,7 +124,7 @@ def compress(
         raise ArgumentError("target_speedup is a budget; give no other one beside it.")
     else:
         budget = Budget("stages", (1.0, ()))
-    handle = Compressed(
+    handle = CompressedEncoder(
         model,
         encoder,
         budget,
@@ -137,7 +138,7 @@ def compress(
         debug=debug,
     )
     blocks = [BlockForward(handle, layer, block) for layer, block in enumerate(encoder.blocks)]
-    handle.install([*blocks, *captures(handle, needs(transform, handle.score)), *_around(handle, model)])
+    handle.install([*blocks, *_captures(handle, needs(transform, handle.score)), *_around(handle, model)])
     if target_speedup is not None:
         solve_latency(handle, target_speedup, example)
     return handle
@@ -219,7 +220,20 @@ def _poolings(model: nn.Module) -> list[nn.Module]:
     ]
 
 
-def _around(handle: Compressed, model: nn.Module) -> list[Patch | Hook]:
+def _captures(handle: CompressedEncoder, roles: tuple[str, ...]) -> list[Hook]:
+    """Hooks that keep the projections of the blocks."""
+    if handle.restores == "block" or handle.encoder.family.qkv:
+        return []
+    hooks = []
+    for block in handle.encoder.blocks:
+        for role in roles:
+            part = handle.encoder.part(block, role)
+            assert part is not None
+            hooks.append(Hook(part, Capture(handle, role)))
+    return hooks
+
+
+def _around(handle: CompressedEncoder, model: nn.Module) -> list[Patch | Hook]:
     """Methods and hooks around the blocks."""
     encoder, module = handle.encoder, handle.encoder.module
     if encoder.family.qkv:
@@ -235,7 +249,7 @@ def _around(handle: Compressed, model: nn.Module) -> list[Patch | Hook]:
     return around
 
 
-def _around_timm(handle: Compressed, module: nn.Module) -> list[Patch | Hook]:
+def _around_timm(handle: CompressedEncoder, module: nn.Module) -> list[Patch | Hook]:
     patches: list[Patch | Hook] = []
     kind = getattr(module, "global_pool", None)
     unknown = kind is None and not handle.encoder.class_token and isinstance(getattr(module, "head", None), nn.Linear)

@@ -11,13 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linmap.compress.encoders import Encoder
 from linmap.compress.token_transforming.attention import mass_pool
-from linmap.compress.token_transforming.blocks import BlockForward, Capture
-from linmap.compress.token_transforming.budget import Budget, ModelSize
 from linmap.compress.token_transforming.flow import Flow
 from linmap.compress.token_transforming.patches import Hook, Patch
-from linmap.compress.token_transforming.readers import Reading
 from linmap.compress.token_transforming.token_transform import TokenTransform
 from linmap.compress.token_transforming.transform import Transform, compose
 from linmap.errors import ArgumentError
@@ -33,37 +29,25 @@ class Compressed:
     ----------
     model
         The model that was given, of its own class, with its own state_dict.
-    encoder
-        Where its blocks were found.
-    transform, restores, hard_restore, pruned, debug
+    transform
+        How its tokens are transformed.
+    restores, hard_restore, pruned
         As given to `compress`.
-    measured
-        With a target of speed: what was measured (see `latency`); else None.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        encoder: Encoder,
-        budget: Budget,
-        size: ModelSize,
         transform: TokenTransform,
-        score: str,
         *,
-        restores: Restore,
-        hard_restore: bool,
-        pruned: Pruned,
-        reading: Reading,
-        debug: bool,
+        restores: Restore = None,
+        hard_restore: bool = False,
+        pruned: Pruned = "error",
     ) -> None:
-        self.model, self.encoder, self.budget, self.size = model, encoder, budget, size
-        self.transform, self.score = transform, score
-        self.restores, self.hard_restore, self.pruned, self.reading = restores, hard_restore, pruned, reading
-        self.debug = debug
-        self.measured: Any = None
+        self.model, self.transform = model, transform
+        self.restores, self.hard_restore, self.pruned = restores, hard_restore, pruned
         self._patches: list[Patch | Hook] = []
         self._last: Flow | None = None
-        self._padding: Tensor | None = None
         self._thread = threading.local()
 
     @property
@@ -123,11 +107,11 @@ class Compressed:
 
     def schedule(self, n_tokens: int) -> dict[int, int]:
         """{layer: M} for so many tokens."""
-        return self.budget.schedule(n_tokens, self.size, self.transform.protect)
+        raise NotImplementedError
 
     def macs(self, n_tokens: int) -> int:
         """MACs of one sample of so many tokens, the transformations included."""
-        return self.size.macs(n_tokens, self.schedule(n_tokens))
+        raise NotImplementedError
 
     def remove(self) -> None:
         """Make the model what it was, bit for bit; a second call does nothing.
@@ -137,6 +121,8 @@ class Compressed:
         ValueError
             If another library has replaced a method of the model since.
         """
+        for patch in self._patches:
+            patch.check()
         for patch in reversed(self._patches):
             patch.remove()
         self._patches = []
@@ -148,7 +134,7 @@ class Compressed:
         self.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        passing = {"_thread": None, "_last": None, "_padding": None}
+        passing = {"_thread": None, "_last": None}
         return self.__dict__ | passing
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -177,49 +163,6 @@ class Compressed:
         """The forward pass that runs, in this thread; under torch.compile the one that is traced."""
         return self._last if torch.compiler.is_compiling() else getattr(self._thread, "flow", None)
 
-    def expect_padding(self, mask: Tensor | None, tokens: Any) -> None:
-        """Keep the attention mask for the pass that begins."""
-        padding = None if mask is None else _padding(mask, tokens)
-        if torch.compiler.is_compiling():
-            self._padding = padding
-        else:
-            self._thread.padding = padding
-
-    def enter(self, layer: int, x: Tensor) -> Flow:
-        """The pass that a block's input belongs to; the first block begins one."""
-        if layer == 0:
-            return self._begin(x)
-        flow = self.flow()
-        if flow is None or flow.count != x.shape[1] or flow.batch != x.shape[0]:
-            here = f"(B, N) = {tuple(x.shape[:2])}"
-            raise ArgumentError(
-                f"layer {layer} got tokens {here} that do not come from the layer before; run a compressed model from "
-                "its first block on."
-            )
-        return flow
-
-    def _begin(self, x: Tensor) -> Flow:
-        compiling = torch.compiler.is_compiling()
-        padding = self._padding if compiling else getattr(self._thread, "padding", None)
-        if padding is not None and padding.shape != x.shape[:2]:
-            raise ArgumentError(
-                f"attention_mask must have the shape (B, N) = {tuple(x.shape[:2])}, got {tuple(padding.shape)}."
-            )
-        if self.debug:
-            self.check_numbers(x, "layer 0 gets")
-        flow = Flow(x, padding, self.schedule(x.shape[1]), self.transform)
-        self._last = flow
-        if compiling:
-            self._padding = None
-        else:
-            self._thread.flow, self._thread.padding = flow, None
-        return flow
-
-    def check_numbers(self, x: Tensor, where: str) -> None:
-        """That there are no NaNs."""
-        if bool(x.isnan().any()):
-            raise ArgumentError(f"{where} NaN tokens (sample {int(x.isnan().flatten(1).any(1).nonzero()[0])} first).")
-
     def _ran(self) -> Flow:
         if self._last is None:
             raise ArgumentError("the compressed model has not run yet; call it once.")
@@ -236,39 +179,7 @@ def compressed(model: nn.Module) -> Compressed | None:
     """The handle of a compressed model, or of a copy of one; None for a plain model."""
     for module in model.modules():
         forward = module.__dict__.get("forward")
-        if isinstance(forward, BlockForward):
-            return forward.handle
+        handle = getattr(forward, "handle", None)
+        if isinstance(forward, Patch) and isinstance(handle, Compressed):
+            return handle
     return None
-
-
-def captures(handle: Compressed, roles: tuple[str, ...]) -> list[Hook]:
-    """Hooks that keep the projections of the blocks."""
-    if handle.restores == "block" or handle.encoder.family.qkv:
-        return []
-    hooks = []
-    for block in handle.encoder.blocks:
-        for role in roles:
-            part = handle.encoder.part(block, role)
-            assert part is not None
-            hooks.append(Hook(part, Capture(handle, role)))
-    return hooks
-
-
-def _padding(mask: Tensor, tokens: Any) -> Tensor:
-    """An attention mask as masses.
-
-    Raises
-    ------
-    ValueError
-        If it is not (B, N), or a sample is all padding.
-    """
-    expected = tuple(tokens.shape[:2]) if isinstance(tokens, Tensor) and tokens.ndim < 4 else None
-    if mask.ndim != 2 or (expected is not None and tuple(mask.shape) != expected):
-        raise ArgumentError(
-            f"attention_mask must have the shape (B, N){'' if expected is None else f' = {expected}'}, 1 for tokens "
-            f"and 0 for padding; got {tuple(mask.shape)}."
-        )
-    real = mask != 0
-    if not torch.compiler.is_compiling() and not bool(real.any(-1).all()):
-        raise ArgumentError(f"sample {int((~real.any(-1)).nonzero()[0])} of attention_mask is all padding.")
-    return real.to(torch.float32)

@@ -16,7 +16,7 @@ from linmap.compress.token_transforming.budget import Budget
 from linmap.errors import ArgumentError, ArgumentTypeError
 
 if TYPE_CHECKING:
-    from linmap.compress.token_transforming.handle import Compressed
+    from linmap.compress.token_transforming.encoder_handle import CompressedEncoder
 
 STEPS = 7  # of the bisection: the share that is kept is found to 1 %
 SECONDS, PAIRS = 0.4, (5, 25)  # of plain runs in a measurement; at least and at most so many pairs
@@ -47,7 +47,7 @@ class Measured:
     probes: tuple[tuple[float, float], ...]
 
 
-def solve_latency(handle: Compressed, target: float, example: Any) -> None:
+def solve_latency(handle: CompressedEncoder, target: float, example: Any) -> None:
     """Set the budget of a handle to the mildest one that is fast enough, and note what was measured.
 
     The share of tokens kept at three layers is found by bisection, each step measured by alternating runs of the plain
@@ -76,7 +76,7 @@ def _check(target: Any, example: Any) -> None:
         raise ArgumentError("target_speedup is measured on an input of the model: give it as example=...")
 
 
-def _solve(handle: Compressed, target: float, example: Any) -> Measured:
+def _solve(handle: CompressedEncoder, target: float, example: Any) -> Measured:
     layers = _layers(handle.size.depth)
     probes: list[tuple[float, float]] = []
 
@@ -109,7 +109,7 @@ def _layers(depth: int) -> tuple[int, ...]:
     return tuple(sorted({max(0, round(depth * quarter / 4) - (depth < 4)) for quarter in (1, 2, 3)}))
 
 
-def _alternate(handle: Compressed, example: Any) -> tuple[float, float]:
+def _alternate(handle: CompressedEncoder, example: Any) -> tuple[float, float]:
     """Median seconds of the plain and of the compressed model, which take turns."""
     devices = [tensor.device for tensor in handle.model.parameters() if tensor.is_cuda][:1]
     with torch.no_grad(), torch.random.fork_rng(devices):
@@ -125,7 +125,7 @@ def _alternate(handle: Compressed, example: Any) -> tuple[float, float]:
     return median(plain), median(fast)
 
 
-def _seconds(handle: Compressed, example: Any) -> float:
+def _seconds(handle: CompressedEncoder, example: Any) -> float:
     _wait()
     start = time.perf_counter()
     call(handle.model, example)

@@ -22,8 +22,8 @@ class Patch:
     def install(self) -> None:
         setattr(self.module, self.name, self)
 
-    def remove(self) -> None:
-        """Put back what was there.
+    def check(self) -> None:
+        """That it still stands there.
 
         Raises
         ------
@@ -35,6 +35,9 @@ class Patch:
                 f"{type(self.module).__name__}.{self.name} was replaced after the model was compressed; undo that "
                 "first."
             )
+
+    def remove(self) -> None:
+        """Put back what was there."""
         if self.previous is None:
             delattr(self.module, self.name)
         else:
@@ -68,6 +71,9 @@ class Hook:
     def install(self) -> None:
         register = self.module.register_forward_pre_hook if self.before else self.module.register_forward_hook
         self.registered = register(self.hook, with_kwargs=self.keywords)
+
+    def check(self) -> None:
+        """Hooks stay where they are."""
 
     def remove(self) -> None:
         if self.registered is not None:

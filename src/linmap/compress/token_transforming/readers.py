@@ -17,7 +17,7 @@ from linmap.compress.token_transforming.patches import Patch
 from linmap.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from linmap.compress.token_transforming.handle import Compressed
+    from linmap.compress.token_transforming.encoder_handle import CompressedEncoder
 
 Reading = Literal["as they are", "mean", "restored"]
 MEAN_HEADS = (
@@ -46,7 +46,7 @@ CLASS_TOKEN_HEADS = (
 class EncoderForward(Patch):
     """The forward of an encoder of Transformers: takes the padding, and hands out the tokens as they will be read."""
 
-    def __init__(self, handle: Compressed, module: nn.Module) -> None:
+    def __init__(self, handle: CompressedEncoder, module: nn.Module) -> None:
         super().__init__(module)
         self.handle = handle
         names = list(self.__signature__.parameters)
@@ -88,7 +88,7 @@ class EncoderForward(Patch):
 class FeaturesForward(Patch):
     """`forward_features` of a ViT of timm's form, or its `forward` where that gives tokens: restored to N of them."""
 
-    def __init__(self, handle: Compressed, module: nn.Module, name: str) -> None:
+    def __init__(self, handle: CompressedEncoder, module: nn.Module, name: str) -> None:
         super().__init__(module, name)
         self.handle = handle
 
@@ -108,7 +108,7 @@ class FeaturesForward(Patch):
 class PoolForward(Patch):
     """`pool` of a ViT of timm's form that averages: the mass-weighted mean of the tokens after the prefix."""
 
-    def __init__(self, handle: Compressed, module: nn.Module) -> None:
+    def __init__(self, handle: CompressedEncoder, module: nn.Module) -> None:
         super().__init__(module, "pool")
         self.handle = handle
 
@@ -125,7 +125,7 @@ class PoolForward(Patch):
 class AttentionPoolMask:
     """A hook before the attention of SigLIP's pooling head: the probe attends to tokens by what they stand for."""
 
-    def __init__(self, handle: Compressed) -> None:
+    def __init__(self, handle: CompressedEncoder) -> None:
         self.handle = handle
 
     def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -143,7 +143,7 @@ class AttentionPoolMask:
 class SentencePooling:
     """A hook before SentenceTransformers' pooling where tokens were dropped: the masses are the weights of its mean."""
 
-    def __init__(self, handle: Compressed) -> None:
+    def __init__(self, handle: CompressedEncoder) -> None:
         self.handle = handle
 
     def __call__(self, module: Any, args: tuple[Any, ...]) -> Any:
