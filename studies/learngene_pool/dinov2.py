@@ -12,10 +12,11 @@ from studies.learngene_pool.protocol import findings
 from studies.study import Findings, Job
 
 SETTINGS = Compare(
-    model="dinov2-small", size=98, widths=(96, 192, 384), heads=(2, 3, 6), depth=3, epochs=3, tune_epochs=3, images=600,
+    model="dinov2-small", size=98, widths=(96, 192, 384), heads=(2, 3, 6), depth=3, epochs=3, tune_epochs=3, images=400,
+    nearest=True,
 )  # fmt: skip
 TINY = replace(SETTINGS, size=28, widths=(12, 384), heads=(2, 6), depth=1, epochs=1, tune_epochs=1, images=40)
-TESTED = 300
+TESTED = 200
 
 
 def dinov2(job: Job) -> Findings:
@@ -29,4 +30,4 @@ def dinov2(job: Job) -> Findings:
         f"distilled for {settings.epochs} passes, the widest from the ancestry's blocks, {settings.tune_epochs} passes "
         "of tuning"
     )
-    return findings(settings, data, job, ("lstsq", "pinv", "transform"), setting)
+    return findings(settings, data, job, ("lstsq", "pinv", "transform"), setting, each_alone=False)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from linmap.experiment import Arm, Check, Metric, Outcome, Row, Runs, Trial
+from linmap.experiment import Arm, Check, Metric, Outcome, Row, Runs, Trial, draw_all
 from linmap.experiment.result import Table
 from linmap.recipes.job import CompareJob
 from linmap.recipes.learngene_pool.compare import (
@@ -34,8 +33,7 @@ from linmap.recipes.learngene_pool.pictures import draw_families
 from studies.study import Findings, Job, table_of
 
 STARTS = ("lstsq", "pinv", "transform", "random")
-BEFORE, MEMBERS = Metric("stitched, before tuning", "higher"), Metric("auxiliaries, before", "higher")
-AFTER = Metric("stitched, after", "higher")
+BEFORE, AFTER = Metric("stitched, before tuning", "higher"), Metric("stitched, after", "higher")
 
 
 @dataclass(frozen=True)
@@ -50,15 +48,16 @@ class Named:
         return f"{self.origin}, {self.start}"
 
 
-def arms(starts: Sequence[str]) -> list[Arm]:
-    """Distilled auxiliaries with every start; from scratch with two; each size alone; one size."""
+def arms(starts: Sequence[str], each_alone: bool) -> list[Arm]:
+    """Distilled auxiliaries with every start; from scratch with two; each size alone where asked for; one size."""
     found = []
     for origin, its in (("distilled", starts), ("scratch", [s for s in starts if s in ("lstsq", "random")])):
         for start in its:
             named = Named(origin, start)
             kind = "system" if named.name == "distilled, lstsq" else "baseline" if origin == "scratch" else "ablation"
             found.append(Arm(named.name, kind, partial(pooled, origin == "distilled", start)))
-    return [*found, Arm(ALONE, "baseline", alone), Arm(ONE, "baseline", one_size)]
+    others = [Arm(ALONE, "baseline", alone)] if each_alone else []
+    return [*found, *others, Arm(ONE, "baseline", one_size)]
 
 
 def pooled(from_teacher: bool, start: str, trial: Trial) -> Outcome:
@@ -70,26 +69,22 @@ def pooled(from_teacher: bool, start: str, trial: Trial) -> Outcome:
     return replace(done, values={**done.values, **{name: float(value) for name, value in more.items()}})
 
 
-def findings(settings: Compare, data: Labelled, job: Job, starts: Sequence[str], setting: str) -> Findings:
+def findings(
+    settings: Compare, data: Labelled, job: Job, starts: Sequence[str], setting: str, each_alone: bool = True
+) -> Findings:
     """Run the arms, and say what they show."""
     compare_job = CompareJob(out=job.out, seed=job.seeds[0], resume=job.resume)
     task = Task(settings, data, job.seeds[0], job.out / "ancestry", job.resume)
-    runs = run_arms(task, compare_job, {"setting": setting}, arms(starts))
+    runs = run_arms(task, compare_job, {"setting": setting}, arms(starts, each_alone))
     metrics = [BEFORE, AFTER, SIZES, LARGEST]
     rows: list[Row] = runs.rows(metrics)
     pictures = [
         (job.out / "sizes.svg", partial(draw_families, families_of(runs), ancestry=accuracy(task.teacher, data)))
     ]
-    drawn, notes = drawn_of(pictures)
+    drawn, notes = draw_all(pictures)
     said = f"{setting}; the ancestry model finds {accuracy(task.teacher, data):.3f} of {len(data.test)} test images"
     tables = [table_of("Accuracy", rows, metrics), auxiliaries(runs, task), sizes(runs), costs(runs, task)]
     return Findings(said, tables, checks(runs, starts), notes, drawn)
-
-
-def drawn_of(pictures: Any) -> Any:
-    from linmap.experiment import draw_all
-
-    return draw_all(pictures)
 
 
 def auxiliaries(runs: Runs, task: Task) -> Table:
@@ -112,8 +107,9 @@ def checks(runs: Runs, starts: Sequence[str]) -> list[Check]:
             if better in starts and worse in starts:
                 pair = f"distilled, {better}", f"distilled, {worse}"
                 pairs.append((*pair, metric, 0.0, f"start stitches with {worse}"))
-    pairs += [("distilled, lstsq", ALONE, SIZES, 0.0, "train the sizes that you need alone"),
-              ("distilled, lstsq", ONE, LARGEST, 0.0, "for one size, distil that one")]  # fmt: skip
+    if runs.of(ALONE):
+        pairs.append(("distilled, lstsq", ALONE, SIZES, 0.0, "train the sizes that you need alone"))
+    pairs.append(("distilled, lstsq", ONE, LARGEST, 0.0, "for one size, distil that one"))
     found = []
     for better, worse, metric, margin, otherwise in pairs:
         ours, theirs = runs.mean(better, metric.name), runs.mean(worse, metric.name)

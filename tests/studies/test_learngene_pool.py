@@ -17,6 +17,6 @@ def test_a_protocol_runs_and_goes_on(protocol, tmp_path: Path) -> None:
     starts = ["lstsq", "pinv", "transform", "random"] if protocol.name == "digits" else ["lstsq", "pinv", "transform"]
     assert [row[0] for row in found.tables[0].rows][: len(starts)] == [f"distilled, {start}" for start in starts]
     assert [table.title for table in found.tables][:2] == ["Accuracy", "Auxiliaries alone, before tuning"]
-    assert len(found.checks) == 7
+    assert len(found.checks) == (7 if protocol.name == "digits" else 6)
     assert found.pictures
     check_goes_on(protocol, job, found)

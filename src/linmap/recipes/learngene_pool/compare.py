@@ -116,7 +116,10 @@ class Task:
     @cached_property
     def empty(self) -> LearngenePool:
         """A pool of these sizes, for its configurations and costs."""
-        return LearngenePool(new_members(self.teacher, self.shapes, 0, False))
+        return self.pool_of(new_members(self.teacher, self.shapes, 0, False))
+
+    def pool_of(self, members: Sequence[VisionTransformer]) -> LearngenePool:
+        return LearngenePool(members, nearest=self.settings.nearest)
 
     @property
     def passes(self) -> int:
@@ -173,7 +176,7 @@ def in_pool(from_teacher: bool, method: str, trial: Trial) -> Outcome:
     """Auxiliaries, stitches, and the tuning of the pool."""
     task: Task = trial.data
     members, transforms = task.members(trial.seed, from_teacher)
-    pool = stitched(members, method, task.answers, transforms, trial.seed)
+    pool = stitched(task.pool_of(members), method, task.answers, transforms, trial.seed)
     before = [float(right(pool, task.data, config=id).float().mean()) for id in range(len(pool.configs))]
     tuned(task.settings, task.teacher, pool, task.answers, trial.seed)
     found = torch.stack([right(pool, task.data, config=id) for id in range(len(pool.configs))])
@@ -189,7 +192,7 @@ def alone(trial: Trial) -> Outcome:
     n, rights, costs = len(task.empty.configs), [], []
     steps = max(1, round(task.passes * -(-len(task.answers) // task.settings.batch_size) / n))
     for id in range(n):
-        pool = LearngenePool(new_members(task.teacher, task.shapes, trial.seed, False))
+        pool = task.pool_of(new_members(task.teacher, task.shapes, trial.seed, False))
         config = training(task.settings, len(task.answers), task.passes, task.settings.lr, trial.seed)
         config = replace(config, max_steps=steps, warmup_steps=steps // 10)
         pool.fit(task.answers, config=config, ids=[id], teacher=task.teacher, kd_weight=task.settings.kd_weight)

@@ -41,7 +41,8 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     answers = recorded(teacher, found, data)
     members = new_members(teacher, found, job.seed, settings.teacher_blocks)
     transforms = distilled(settings, teacher, members, answers, job.seed, work, resume)
-    pool = stitched(members, settings.stitches, answers, transforms, job.seed, work, resume)
+    pool = LearngenePool(members, nearest=settings.nearest)
+    stitched(pool, settings.stitches, answers, transforms, job.seed, work, resume)
     tuned(settings, teacher, pool, answers, job.seed, work, resume)
     table = described(pool, pool.evaluate(data.test))
     about = {"ancestry": settings.model or "trained on the images", "ancestry_accuracy": accuracy(teacher, data)}

@@ -39,6 +39,8 @@ class Images(Derived):
     """Attention heads of each. When left out: of the size of the ancestry's, or a little smaller."""
     depth: int | None = None
     """Blocks of each auxiliary. When left out: half of those of --model, or 3."""
+    nearest: bool = False
+    """Stitch only auxiliaries of neighbouring widths, and two at most, as in SN-Net."""
     teacher_blocks: bool = True
     """Start an auxiliary of the ancestry's width and heads from its blocks, not from nothing."""
     ancestry_epochs: int = 20

@@ -174,11 +174,10 @@ def distilled(
 
 
 def stitched(
-    members: Sequence[Any], method: str, answers: RecordedTeacher, transforms: dict[int, Transforms], seed: int,
+    pool: LearngenePool, method: str, answers: RecordedTeacher, transforms: dict[int, Transforms], seed: int,
     out: Path | None = None, resume: bool = False,
 ) -> LearngenePool:  # fmt: skip
     """The pool, with its stitches at their start."""
-    pool = LearngenePool(members)
     options: dict[str, Any] = {"transforms": transforms}
     if method == "lstsq":
         options = {"data": list(answers.x.split(BATCH)), "out": out and out / "stitches", "resume": resume}
