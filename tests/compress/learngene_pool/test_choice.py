@@ -146,6 +146,16 @@ def test_milliseconds_are_those_of_the_clock():
     assert 19 < took < 60
 
 
+def test_ids_may_be_numpys():
+    pool = pool_of((8, 12))
+    best = pool.evaluate(labelled()).sort_values("accuracy")["id"].iloc[-1]
+    pool.set_config(best)
+    assert type(pool.active) is int
+    assert pool.build(best).config == pool.configs[best]
+    assert pool.cost(best) == pool.cost(int(best))
+    assert torch.equal(pool(images(2), config=best), pool(images(2)))
+
+
 # -- descendants -------------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from linmap.compress.learngene_pool import (
     record_teacher,
     supervision_points,
 )
+from linmap.compress.learngene_pool.ancestry import Ancestry
 from linmap.compress.vision_transformer import DropPath
 from linmap.training import TrainingConfig
 
@@ -277,6 +278,28 @@ def test_a_recorded_teacher_gives_the_same_student():
         distill(teacher, vit(8), record_teacher(teacher, data, [5]), config=ADAMW)
     with pytest.raises(ValueError, match=r"blocks 0\.\.5"):
         record_teacher(teacher, data, [6])
+
+
+def test_a_teacher_whose_head_reads_more_than_the_cls_token():
+    from transformers import Dinov2Config, Dinov2ForImageClassification
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "num_labels": 3}
+    config = Dinov2Config(**sizes, mlp_ratio=2, image_size=8, patch_size=4, num_channels=1)
+    teacher, x = Dinov2ForImageClassification(config).eval(), images(4)
+    seen = Ancestry(teacher).features(x)
+    output = teacher(x, output_hidden_states=True)
+    torch.testing.assert_close(seen.logits, output.logits)
+    torch.testing.assert_close(Ancestry(teacher).logits(x), output.logits)
+    for found, expected in zip(seen.blocks, output.hidden_states[1:], strict=True):
+        torch.testing.assert_close(found, expected)
+    layer = teacher.dinov2.encoder.layer[1]
+    expected = layer.attention(layer.norm1(output.hidden_states[1]))
+    torch.testing.assert_close(seen.attention[1], expected[0] if isinstance(expected, tuple) else expected)
+    student, _ = distill(teacher, vit(8, seed=1), labelled(), config=ADAMW)
+    assert not torch.equal(student.head.weight, vit(8, seed=1).head.weight)
+    with pytest.raises(TypeError, match="gives no logits"):
+        Ancestry(teacher.dinov2).logits(x)
 
 
 def test_recorded_features_that_half_precision_cannot_hold_are_refused():

@@ -174,6 +174,12 @@ def test_bad_arguments_are_refused(options, words):
     assert all(p.requires_grad for p in pool.parameters())
 
 
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="in one process"):
+        pool_of().fit(labelled(), config=ONE_STEP)
+
+
 # -- runs that broke off -----------------------------------------------------------------------------------------------
 
 KILLED = """

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from linmap.compress.encoders import find_encoder
 from linmap.compress.learngene_pool.members import as_member, first
-from linmap.errors import ArgumentError
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.training.batches import reader, samples_of
 
 
@@ -38,7 +39,7 @@ def record(model: Any, x: Tensor) -> Features:
         What it embeds.
     """
     member = as_member(model)
-    with _attention_outputs(member.blocks) as attention:
+    with outputs_of([block.attn for block in member.blocks]) as attention:
         h, outputs = member.embed(x), []
         for block in member.blocks:
             h = block(h)
@@ -47,9 +48,10 @@ def record(model: Any, x: Tensor) -> Features:
 
 
 @contextmanager
-def _attention_outputs(blocks: nn.ModuleList) -> Iterator[list[Tensor]]:
+def outputs_of(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collect what modules give, in the order in which they run."""
     outputs: list[Tensor] = []
-    hooks = [block.attn.register_forward_hook(lambda m, i, out: outputs.append(first(out))) for block in blocks]
+    hooks = [module.register_forward_hook(lambda m, i, out: outputs.append(first(out))) for module in modules]
     try:
         yield outputs
     finally:
@@ -63,12 +65,28 @@ class Ancestry:
     Parameters
     ----------
     model
-        A member, or what `as_member` makes one of.
+        A member, what `as_member` makes one of, or another model that `find_encoder` knows and whose output has
+        `logits`, such as `Dinov2ForImageClassification`, whose head reads more than the CLS token.
+
+    Raises
+    ------
+    TypeError
+        If it is none of these.
     """
 
     def __init__(self, model: Any) -> None:
-        self.model = as_member(model)
-        self.blocks, self.width = self.model.blocks, self.model.embed_dim
+        self.attention: list[nn.Module] | None = None
+        """Of a model that is no member: what gives the attention of each block."""
+        try:
+            self.model = as_member(model)
+            self.blocks, self.width = self.model.blocks, self.model.embed_dim
+        except TypeError as error:
+            try:
+                encoder = find_encoder(model)
+            except TypeError:
+                raise error from None
+            self.model, self.blocks, self.width = model, encoder.blocks, encoder.dim
+            self.attention = [cast(nn.Module, encoder.part(block, "output")) for block in encoder.blocks]
 
     def prepare(self) -> None:
         """Put it into evaluation mode, with a warning where any part of it was not."""
@@ -81,17 +99,33 @@ class Ancestry:
             )
             self.model.eval()
 
+    @torch.no_grad()
     def features(self, x: Tensor) -> Features:
-        with torch.no_grad():
-            return record(self.model.to(x.device), x)
+        """What it gives, inside too."""
+        model = self.model.to(x.device)
+        if self.attention is None:
+            return record(model, x)
+        with outputs_of(self.attention) as attention, outputs_of(self.blocks) as blocks:
+            return Features(self._logits(model(x)), attention, blocks)
 
+    @torch.no_grad()
     def logits(self, x: Tensor) -> Float[Tensor, "batch classes"]:
         model = self.model.to(x.device)
-        with torch.no_grad():
-            h = model.embed(x)
-            for block in model.blocks:
-                h = block(h)
-            return model.head(model.norm(h)[:, 0])
+        if self.attention is not None:
+            return self._logits(model(x))
+        h = model.embed(x)
+        for block in model.blocks:
+            h = block(h)
+        return model.head(model.norm(h)[:, 0])
+
+    def _logits(self, output: Any) -> Tensor:
+        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+        if not isinstance(logits, Tensor):
+            raise ArgumentTypeError(
+                f"{type(self.model).__name__} gives no logits; give the backbone a head: as_member(model, "
+                f"head=nn.Linear({self.width}, n_classes))."
+            )
+        return logits
 
 
 def ancestry(model: Any) -> Ancestry:

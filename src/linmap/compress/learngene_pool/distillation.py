@@ -300,8 +300,9 @@ def distill(
     Parameters
     ----------
     teacher
-        The ancestry model: a member, or what `as_member` makes one of. It is put into evaluation mode (with a warning,
-        where it is not), gets no gradient and does not change.
+        The ancestry model: a member, what `as_member` makes one of, or another vision transformer or BERT encoder whose
+        output has logits. It is put into evaluation mode (with a warning, where it is not), gets no gradient and does
+        not change.
     student
         A member, or what `as_member` makes one of.
     data

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 
 import torch
 from jaxtyping import Float
@@ -82,6 +83,7 @@ class LearngenePool(nn.Module):
         self._ids = {config: number for number, config in enumerate(self.configs)}
         self.active = 0
         self.accuracy: dict[int, float] = {}
+        self._costs: dict[int, Cost] = {}
         self.stitches = nn.ModuleDict()
         generator = torch.Generator().manual_seed(0)
         for (a, b), count in self._layers_of_pairs().items():
@@ -116,12 +118,12 @@ class LearngenePool(nn.Module):
             raise ArgumentError(f"layer={layer} must lie in 0..{len(layers) - 1}.")
         return layers[layer]
 
-    def set_config(self, id: int) -> None:
+    def set_config(self, id: SupportsIndex) -> None:
         """Let `forward` run a configuration from now on; with threads, name it in each call instead."""
         self.config(id)
-        self.active = int(id)
+        self.active = index(id)
 
-    def config(self, id: int) -> Config:
+    def config(self, id: SupportsIndex) -> Config:
         """The configuration of an id.
 
         Raises
@@ -129,11 +131,12 @@ class LearngenePool(nn.Module):
         ValueError
             If there is none such.
         """
-        if not 0 <= id < len(self.configs):
-            raise ArgumentError(f"config id {id} is out of range: the pool has ids 0..{len(self.configs) - 1}.")
-        return self.configs[id]
+        number = index(id)
+        if not 0 <= number < len(self.configs):
+            raise ArgumentError(f"config id {number} is out of range: the pool has ids 0..{len(self.configs) - 1}.")
+        return self.configs[number]
 
-    def route(self, config: int | Config) -> Route:
+    def route(self, config: SupportsIndex | Config) -> Route:
         """The modules that a configuration runs.
 
         Raises
@@ -151,7 +154,7 @@ class LearngenePool(nn.Module):
         stitches = tuple(self.stitch(a, b, n) for (a, b), n in zip(pairs_of(config), config.layers, strict=True))
         return Route(members, parts, stitches)
 
-    def forward(self, x: Tensor, config: int | Config | None = None) -> Float[Tensor, "batch classes"]:
+    def forward(self, x: Tensor, config: SupportsIndex | Config | None = None) -> Float[Tensor, "batch classes"]:
         """Logits of a configuration.
 
         Parameters
@@ -215,7 +218,7 @@ class LearngenePool(nn.Module):
         *,
         config: TrainingConfig,
         sampler: str = "uniform",
-        ids: Sequence[int] | None = None,
+        ids: Sequence[SupportsIndex] | None = None,
         teacher: Any = None,
         kd_weight: float = 0.5,
         T: float = 1.0,
@@ -249,18 +252,24 @@ class LearngenePool(nn.Module):
         ValueError
             If an argument is out of its range, or an id has nothing to train.
         """
+        chosen = None if ids is None else [index(id) for id in ids]
         return tuning.tune(
-            self, data, config=config, sampler=sampler, ids=ids, teacher=teacher, kd_weight=kd_weight, T=T,
+            self, data, config=config, sampler=sampler, ids=chosen, teacher=teacher, kd_weight=kd_weight, T=T,
             freeze=freeze, out=out, resume=resume,
         )  # fmt: skip
 
     # -- choosing ------------------------------------------------------------------------------------------------------
 
-    def cost(self, id: int) -> Cost:
+    def cost(self, id: SupportsIndex) -> Cost:
         """Parameters, and MACs for one input, of a configuration."""
-        return self.route(id).cost()
+        number = index(id)
+        if number not in self._costs:
+            self._costs[number] = self.route(number).cost()
+        return self._costs[number]
 
-    def evaluate(self, data: Dataset, *, ids: Sequence[int] | None = None, batch_size: int = 256) -> pd.DataFrame:
+    def evaluate(
+        self, data: Dataset, *, ids: Sequence[SupportsIndex] | None = None, batch_size: int = 256
+    ) -> pd.DataFrame:
         """The accuracy of configurations, in evaluation mode; it is kept in `accuracy`.
 
         Members and their first blocks run once a batch, whatever the number of configurations that go on from them.
@@ -279,7 +288,7 @@ class LearngenePool(nn.Module):
         table
             Columns id, params, macs, and accuracy in [0, 1].
         """
-        return choice.evaluate(self, data, ids, batch_size)
+        return choice.evaluate(self, data, None if ids is None else [index(id) for id in ids], batch_size)
 
     def frontier(self) -> list[int]:
         """The evaluated ids that no other dominates, by MACs.
@@ -291,7 +300,7 @@ class LearngenePool(nn.Module):
 
     def build(
         self,
-        id: int | None = None,
+        id: SupportsIndex | None = None,
         *,
         max_params: float | None = None,
         max_macs: float | None = None,
@@ -322,7 +331,7 @@ class LearngenePool(nn.Module):
             If nothing fits, with the smallest figure there is; or the arguments do not go together.
         """
         budgets = {"max_params": max_params, "max_macs": max_macs, "max_latency_ms": max_latency_ms}
-        chosen = choice.choose(self, id, budgets, objective, example)
+        chosen = choice.choose(self, None if id is None else index(id), budgets, objective, example)
         return Descendant(self.route(chosen), self.configs[chosen], share=share)
 
     # -- keeping -------------------------------------------------------------------------------------------------------

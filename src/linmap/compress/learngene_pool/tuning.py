@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,7 @@ class Draws:
     Parameters
     ----------
     ids, macs
-        The configurations to draw from, and the MACs of each.
+        The configurations to draw from, and the MACs of each where the sampler needs them.
     sampler, seed
         As of `draw`.
     """
@@ -76,12 +77,18 @@ def tune(
     """As of `LearngenePool.fit`."""
     if not kd_weight >= 0:
         raise ArgumentError(f"kd_weight={kd_weight} must not be negative.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ArgumentError(
+            "pool tuning runs in one process: each step trains a part of the pool, and several processes wait for all "
+            "of it. Start it without accelerate launch or torchrun."
+        )
     source = None if teacher is None else ancestry(teacher)
     if source is not None:
         source.prepare()
     with frozen(pool, freeze):
         allowed = trainable(pool, ids)
-        draws = Draws(allowed, [pool.cost(id).macs for id in allowed], sampler, config.seed)
+        macs = [] if sampler == "uniform" else [pool.cost(id).macs for id in allowed]
+        draws = Draws(allowed, macs, sampler, config.seed)
         still = [pool.members[m] for m in freeze]
 
         def loss(model: nn.Module, batch: Any) -> Tensor:
@@ -133,7 +140,11 @@ def trainable(pool: LearngenePool, ids: Sequence[int] | None) -> list[int]:
     asked = range(len(pool.configs)) if ids is None else list(ids)
     if not len(asked):
         raise ArgumentError("ids is empty; name the configurations to train, or leave it out.")
-    able = [id for id in asked if any(p.requires_grad for p in pool.route(id).parameters())]
+    for id in asked:
+        pool.config(id)  # refuses what is not there
+    able = list(asked)
+    if not all(p.requires_grad for p in pool.parameters()):
+        able = [id for id in asked if any(p.requires_grad for p in pool.route(id).parameters())]
     if ids is not None and len(able) < len(asked):
         raise ArgumentError(f"config {min(set(asked) - set(able))} has nothing to train: all its members are frozen.")
     if not able:
