@@ -4,24 +4,24 @@ Shi, Xia, Yang, Chen, Kou, Geng, "Building Variable-Sized Models via Learngene P
 the stitches of Pan, Cai, Zhuang, "Stitchable Neural Networks", CVPR 2023.
 
 Read in this order. What is put together: `members`, and `enumeration`, which models there are. Step 1: `ancestry`, what
-the large model gives, `inheritance`, a start from its blocks, and `distillation`. Steps 2 to 5: `pool`, with `stitches`
-and how they start (`starting`), `sampling` and `tuning`, `cost`, `choice`; `paths`, what a model of the pool runs,
-`descendant`, the model without the pool, `storage`.
+the large model gives, `inheritance`, a start from its blocks, `losses` and `distillation`. Steps 2 to 5: `pool`, with
+`stitches` and how they start (`starting`), `sampling` and `tuning`, `cost`, `choice`; `paths`, what a model of the pool
+runs, `descendant`, the model without the pool, `storage`.
 """
 
 from linmap.compress.learngene_pool.ancestry import Features, RecordedTeacher, record, record_teacher
 from linmap.compress.learngene_pool.cost import Cost, descendant_cost
 from linmap.compress.learngene_pool.descendant import Descendant
-from linmap.compress.learngene_pool.distillation import (
+from linmap.compress.learngene_pool.distillation import distill
+from linmap.compress.learngene_pool.enumeration import Config, enumerate_configs, paired_windows, unpaired_pairs
+from linmap.compress.learngene_pool.inheritance import teacher_blocks
+from linmap.compress.learngene_pool.losses import (
     DistillationLoss,
     Transforms,
-    distill,
     distillation_loss,
     kd_loss,
     supervision_points,
 )
-from linmap.compress.learngene_pool.enumeration import Config, enumerate_configs, paired_windows, unpaired_pairs
-from linmap.compress.learngene_pool.inheritance import teacher_blocks
 from linmap.compress.learngene_pool.members import Member, as_member
 from linmap.compress.learngene_pool.pool import LearngenePool
 from linmap.compress.learngene_pool.sampling import draw

@@ -7,7 +7,7 @@ nothing in them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from linmap.compress.encoders import Encoder, EncoderFamily, find_encoder
-from linmap.errors import ArgumentTypeError
+from linmap.errors import ArgumentError, ArgumentTypeError
 
 PARTS = ("embed", "blocks", "norm", "head", "embed_dim", "num_heads", "n_tokens", "n_classes", "patch_features")
 
@@ -125,6 +125,28 @@ class AdaptedMember(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x)[:, 0])
+
+
+def check_members(members: Sequence[Any], unequal: bool) -> None:
+    """Refuse members that cannot be stitched."""
+    if not members:
+        raise ArgumentError("members is empty; a pool needs one auxiliary or more.")
+    first = members[0]
+    alike = {"n_tokens": "token counts", "patch_features": "patch sizes (numbers in a patch)", "n_classes": "classes"}
+    for number, member in enumerate(members):
+        if not len(member.blocks):
+            raise ArgumentError(f"member {number} has no blocks.")
+        for name, words in alike.items():
+            if getattr(member, name) != getattr(first, name):
+                raise ArgumentError(
+                    f"{words} of members differ: {getattr(first, name)} of member 0 and {getattr(member, name)} of "
+                    f"member {number} ({name}); members of a pool share them."
+                )
+    widths, depths = [member.embed_dim for member in members], [len(member.blocks) for member in members]
+    if widths != sorted(widths):
+        raise ArgumentError(f"members must not get narrower; their widths are {widths}. Order them by width.")
+    if len(set(depths)) > 1 and not unequal:
+        raise ArgumentError(f"members have depths {depths}; give them one depth, or pass unequal=True.")
 
 
 # -- timm --------------------------------------------------------------------------------------------------------------

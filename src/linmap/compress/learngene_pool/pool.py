@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 from linmap.compress.learngene_pool import choice, starting, storage, tuning
 from linmap.compress.learngene_pool.cost import Cost, segments
 from linmap.compress.learngene_pool.descendant import Descendant
-from linmap.compress.learngene_pool.distillation import Transforms
 from linmap.compress.learngene_pool.enumeration import Config, enumerate_configs, paired_windows
-from linmap.compress.learngene_pool.members import as_member
+from linmap.compress.learngene_pool.losses import Transforms
+from linmap.compress.learngene_pool.members import as_member, check_members
 from linmap.compress.learngene_pool.paths import Route
 from linmap.compress.learngene_pool.stitches import StitchLayer
 from linmap.errors import ArgumentError
@@ -366,25 +366,3 @@ class LearngenePool(nn.Module):
 def pairs_of(config: Config) -> list[tuple[int, int]]:
     """The members that each stitch of a configuration joins."""
     return list(pairwise(config.members))
-
-
-def check_members(members: Sequence[Any], unequal: bool) -> None:
-    """Refuse members that cannot be stitched."""
-    if not members:
-        raise ArgumentError("members is empty; a pool needs one auxiliary or more.")
-    first = members[0]
-    alike = {"n_tokens": "token counts", "patch_features": "patch sizes (numbers in a patch)", "n_classes": "classes"}
-    for number, member in enumerate(members):
-        if not len(member.blocks):
-            raise ArgumentError(f"member {number} has no blocks.")
-        for name, words in alike.items():
-            if getattr(member, name) != getattr(first, name):
-                raise ArgumentError(
-                    f"{words} of members differ: {getattr(first, name)} of member 0 and {getattr(member, name)} of "
-                    f"member {number} ({name}); members of a pool share them."
-                )
-    widths, depths = [member.embed_dim for member in members], [len(member.blocks) for member in members]
-    if widths != sorted(widths):
-        raise ArgumentError(f"members must not get narrower; their widths are {widths}. Order them by width.")
-    if len(set(depths)) > 1 and not unequal:
-        raise ArgumentError(f"members have depths {depths}; give them one depth, or pass unequal=True.")

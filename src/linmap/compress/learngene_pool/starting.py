@@ -17,7 +17,7 @@ from linmap.compress.learngene_pool.stitches import NormalEquations, lstsq_stitc
 from linmap.errors import ArgumentError, ArtifactError
 
 if TYPE_CHECKING:
-    from linmap.compress.learngene_pool.distillation import Transforms
+    from linmap.compress.learngene_pool.losses import Transforms
     from linmap.compress.learngene_pool.pool import LearngenePool
 
 METHODS = ("lstsq", "transform", "pinv", "composed", "identity", "random")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from linmap.compress.learngene_pool.ancestry import Ancestry, ancestry
-from linmap.compress.learngene_pool.distillation import kd_loss
+from linmap.compress.learngene_pool.losses import kd_loss
 from linmap.compress.learngene_pool.sampling import draw
 from linmap.errors import ArgumentError
 from linmap.training import TrainingConfig, TrainingHistory, train
