@@ -5,7 +5,7 @@ import pytest
 
 from linmap.data.covariances import Covariances, hdm05
 from linmap.data.epochs import Epochs, mamem
-from linmap.data.folds import folds
+from linmap.data.folds import folds, hold_out
 from linmap.errors import DataError
 
 
@@ -57,3 +57,12 @@ def test_samples_that_cannot_be_split_are_refused() -> None:
         folds(Covariances(np.zeros((4, 1, 1)), np.arange(4) % 2, name="few"), 0)
     with pytest.raises(DataError, match="mine: session is missing for epoch 0"):
         folds(Epochs(epochs.X, epochs.y, None, ("C3",), np.where(np.arange(12) < 1, np.nan, 1.0), name="mine"), 0)
+
+
+def test_named_domains_are_held_out_or_the_last_one() -> None:
+    domains = np.array([2, 1, 3, 1])
+    assert hold_out(domains, ("1", "2")).tolist() == [True, True, False, True]
+    assert hold_out(domains).tolist() == [False, False, True, False]
+    assert not hold_out(np.array([7, 7])).any()
+    with pytest.raises(ValueError, match="held_out=5: the file has 1, 2, 3"):
+        hold_out(domains, ("5",))

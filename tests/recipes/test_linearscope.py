@@ -13,12 +13,12 @@ from PIL import Image
 from torch import nn
 
 from linmap.errors import DataError, Stopped, UsageError
-from linmap.experiment import Result
+from linmap.experiment import Result, weights_digest
 from linmap.interpret.linearscope import pictures
 from linmap.recipes.job import ApplyJob, CompareJob
 from linmap.recipes.linearscope import compare as comparing
 from linmap.recipes.linearscope.apply import apply
-from linmap.recipes.linearscope.compare import compare, weights_digest
+from linmap.recipes.linearscope.compare import compare
 from linmap.recipes.linearscope.flags import Apply, Compare
 from linmap.recipes.linearscope.loading import load_model, output_names
 

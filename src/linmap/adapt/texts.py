@@ -8,8 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from peft import PeftConfig, get_peft_model
 from torch import Tensor, nn
 
+from linmap.data.models import quiet_libraries
 from linmap.data.tokens import UNLEARNT
 from linmap.errors import ArgumentError
 
@@ -73,6 +75,21 @@ class TextClassifier(nn.Module):
         present = attention_mask[..., None].to(hidden.dtype)
         mean = (hidden * present).sum(1) / present.sum(1).clamp(min=1)
         return SHARPNESS * self.head(F.normalize(mean.to(self.head.weight.dtype), dim=-1))
+
+
+def attach(model: nn.Module, config: PeftConfig) -> nn.Module:
+    """A model of texts with adapters of any method; a classifier's encoder gets them, and its head stays trainable."""
+    whole: Any = model
+    with quiet_libraries():
+        if isinstance(model, TextClassifier):
+            whole.encoder = get_peft_model(whole.encoder, config)
+            return model
+        return get_peft_model(whole, config)
+
+
+def adapted_part(model: nn.Module) -> Any:
+    """PEFT's model in a model of texts with adapters."""
+    return model.encoder if isinstance(model, TextClassifier) else model
 
 
 def language_loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:

@@ -10,6 +10,7 @@ from jaxtyping import Float64, Shaped
 
 from linmap.data import EMBEDDED, find, require_content
 from linmap.data.arrays import read_npz
+from linmap.data.epochs import Epochs, load_epochs
 from linmap.data.labels import one_for_each
 from linmap.errors import DataError
 
@@ -141,3 +142,30 @@ def hdm05(subset: bool = False) -> Covariances:
         actions, actors = (archive[name] for name in names)
     X = semidefinite(unpacked(arrays["cov_triu"]), str(path))
     return Covariances(X, actions[arrays["y"]], actors[arrays["subject"]], "HDM05, 11 actions")
+
+
+def load_matrices_or_epochs(path: Path, signals: bool = False) -> Covariances | Epochs:
+    """Matrices or epochs: an `.npz` with X (n, c, c) or cov_triu, or with X (n, channels, time), or a `.fif`.
+
+    Parameters
+    ----------
+    path
+        The file.
+    signals
+        Whether epochs are meant where X has as many samples as channels and is not symmetric.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be used.
+    """
+    if path.suffix == ".npz" and path.exists():
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                X: np.ndarray = archive["X"] if "X" in archive.files else np.array(0)
+        except (ValueError, OSError, EOFError):
+            X = np.array(0)
+        square = X.ndim != 3 or X.shape[1] == X.shape[2]
+        if square and not (signals and X.ndim == 3 and not np.allclose(X, X.mT)):
+            return load_covariances(path)
+    return load_epochs(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -10,7 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from linmap.data.covariances import Covariances
 from linmap.data.epochs import Epochs
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, DataError
 
 FOLDS = 5
 Samples = TypeVar("Samples", Covariances, Epochs, Covariances | Epochs)
@@ -45,7 +46,7 @@ def folds(samples: Samples, seed: int) -> list[Fold[Samples]]:
     """
     labels = samples.labels()
     word = "domain" if isinstance(samples, Covariances) else "session"
-    sessions = samples.domain if isinstance(samples, Covariances) else samples.known("session")
+    sessions = domains_of(samples)
     names, part = _by_session(word, sessions) if sessions is not None and len(np.unique(sessions)) >= 3 else \
         _stratified(samples, labels, seed)  # fmt: skip
     found = []
@@ -59,6 +60,31 @@ def folds(samples: Samples, seed: int) -> list[Fold[Samples]]:
             )
         found.append(Fold(name, samples.take(train), samples.take(validation), samples.take(test)))
     return found
+
+
+def domains_of(samples: Covariances | Epochs) -> np.ndarray | None:
+    """The domain of each matrix, or the session of each epoch, (n,); None where the file does not say it.
+
+    Raises
+    ------
+    DataError
+        If some have one and others do not.
+    """
+    return samples.domain if isinstance(samples, Covariances) else samples.known("session")
+
+
+def hold_out(domains: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
+    """A mask of the samples of these domains, (n,); of the last one without names, and of none where it is the only.
+
+    Raises
+    ------
+    ValueError
+        If there is no such domain.
+    """
+    distinct, written = np.unique(domains), domains.astype(str)
+    if unknown := set(names) - set(written):
+        raise ArgumentError(f"held_out={sorted(unknown)[0]}: the file has {', '.join(np.unique(written))}.")
+    return np.isin(written, list(names)) if names else (domains == distinct[-1]) & (len(distinct) > 1)
 
 
 def _by_session(word: str, sessions: np.ndarray) -> tuple[list[str], np.ndarray]:

@@ -15,7 +15,7 @@ from linmap.experiment.conclusion import conclude
 from linmap.experiment.drawing import draw_all, with_pictures
 from linmap.experiment.engine import Arm, Choice, Experiment, Outcome, Part, Runs, Trial, untouched
 from linmap.experiment.figures import Difference, mean_std, paired, ranking
-from linmap.experiment.kept import Run, fingerprint
+from linmap.experiment.kept import Run, fingerprint, weights_digest
 from linmap.experiment.result import Check, Failure, Kind, Metric, Picture, Result, Row, Table
 from linmap.experiment.verdict import beats, verdict
 
@@ -23,5 +23,5 @@ __all__ = [
     "Arm", "Check", "Choice", "Difference", "Experiment", "Failure", "Kind", "Metric", "Outcome", "Part", "Picture",
     "Result", "Row", "Run", "Runs", "Table", "Trial", "beats", "conclude", "draw_all",
     "fingerprint", "mean_std", "paired",
-    "ranking", "untouched", "verdict", "with_pictures",
+    "ranking", "untouched", "verdict", "weights_digest", "with_pictures",
 ]  # fmt: skip

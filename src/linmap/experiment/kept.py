@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from linmap.artifacts import plain, write_json
 
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -127,3 +130,12 @@ def _change(name: str, before: Any, now: Any) -> str:
     if any(isinstance(value, str) and DIGEST.fullmatch(value) for value in (before, now)):
         return f"{last} has other content"
     return f"{last} was {before!r}, now {now!r}"
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A name for the weights of a network, all parameters and buffers, so that other ones are measured again."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -14,9 +14,7 @@ from linmap.data.vectors import in_memory, open_store
 from linmap.errors import DataError, UsageError
 from linmap.recipes.search import SearchSettings
 from linmap.retrieve.bt2 import EmbeddingUpgrade
-from linmap.retrieve.mbat import MISSING, RecordIndex, RecordMatch, parse_path
-
-SHOWN_VALUES = 3  # of one path, in the reasons of a match
+from linmap.retrieve.mbat import MISSING, RecordIndex, explanation, parse_path
 
 
 def nearest_vectors(settings: SearchSettings, path: Path) -> dict[str, Any]:
@@ -48,38 +46,13 @@ def matching_records(settings: SearchSettings) -> dict[str, Any]:
         else:
             found = index.like(document, settings.top)
         matches = [
-            {"id": match.id, "cosine": round(match.cosine, 4)} | _because(match, settings.reasons) for match in found
+            {"id": match.id, "cosine": round(match.cosine, 4)} | explanation(match, settings.reasons) for match in found
         ]
         answer: dict[str, Any] = {"index": where, "records": len(index), "matches": matches}
         if any(match.document is MISSING for match in found):
             answer["note"] = ("the records' file is not where the index was made from: --records FILE says why they "
                               "match")  # fmt: skip
         return answer
-
-
-def _because(match: RecordMatch, reasons: int) -> dict[str, Any]:
-    """Why it was found, as JSON."""
-    if match.document is MISSING:
-        return {}
-    if match.values:
-        return {"because": [{"path": value.path, "query": value.asked,
-                             "match": "(not there)" if value.found is MISSING else value.found}
-                            for value in match.values]}  # fmt: skip
-    if match.breakdown is None:
-        return {"because": "level_norm=unit is not linear in the leaves: its cosines have no exact breakdown"}
-    cosine, parts, crosstalk = match.breakdown
-    because = [
-        {"path": part.path, "share": round(part.share, 4), "query": _short(part.left), "match": _short(part.right)}
-        for part in parts[:reasons]
-    ]
-    rest = cosine - crosstalk - sum(part.share for part in parts[:reasons])
-    return {"because": because, "other_paths": round(rest, 4), "crosstalk": round(crosstalk, 4)}
-
-
-def _short(values: list[Any]) -> Any:
-    if len(values) == 1:
-        return values[0]
-    return [*values[:SHOWN_VALUES], "..."] if len(values) > SHOWN_VALUES else values
 
 
 def path_and_value(text: str) -> tuple[str, Any]:

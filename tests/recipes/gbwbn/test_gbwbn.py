@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from linmap.errors import DataError, UsageError
+from linmap.errors import ArgumentError, DataError, UsageError
 from linmap.experiment.result import Result
 from linmap.recipes import answers
 from linmap.recipes.gbwbn import fit as fitting
@@ -74,7 +74,7 @@ def test_wrong_use_is_named(matrices: Path, epochs: Path, tmp_path: Path) -> Non
     job = FitJob(matrices, tmp_path / "run")
     with pytest.raises(UsageError, match="--front augmented does not go with a file of matrices"):
         fit(replace(FAST, front="augmented"), job)
-    with pytest.raises(UsageError, match="--held-out 7: the file has 0, 1, 2, 3"):
+    with pytest.raises(ArgumentError, match="held_out=7: the file has 0, 1, 2, 3"):
         fit(replace(FAST, held_out=("7",)), job)
     with pytest.raises(UsageError, match="--domains cannot choose"):
         fit(replace(FAST, domains=True, held_out=("3",)), job)

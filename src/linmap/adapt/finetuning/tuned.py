@@ -18,7 +18,7 @@ from torch import nn
 
 from linmap.adapt.bone import BoneConfig
 from linmap.adapt.salt import SaltConfig
-from linmap.adapt.texts import TextClassifier
+from linmap.adapt.texts import TextClassifier, adapted_part
 from linmap.adapt.triadaptlora import TriAdaptLoraConfig
 from linmap.artifacts import SHARED, check_free, read_config, staged, write_config, write_json
 from linmap.data.completions import by_length, complete
@@ -68,7 +68,7 @@ class FineTuned:
     @property
     def adapted(self) -> Any:
         """PEFT's model."""
-        return self.model.encoder if isinstance(self.model, TextClassifier) else self.model
+        return adapted_part(self.model)
 
     @property
     def method(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,22 @@ def build_segmenter(adapt: Adapt | None, seed: int) -> Segmenter:
     if adapt is not None:
         adapt(model.encoder)
     return model
+
+
+def adapter_parameters(adapt: Adapt | None) -> int:
+    """Trainable parameters of the encoder."""
+    return sum(p.numel() for p in build_segmenter(adapt, 0).trainable()[0])
+
+
+def salt_rank(ratio: float, budget: int) -> int:
+    """The largest rank with which SALT has no more parameters: 2 k + 2 r (q - k) in each weight."""
+    layers = [m for name, m in build_segmenter(None, 0).encoder.named_modules() if re.fullmatch(TARGETS, f".{name}")]
+    sizes = [min(m.out_channels, m.in_channels) for m in layers if isinstance(m, nn.Conv2d)]
+    tuned = [(q, max(1, int(ratio * q))) for q in sizes]
+    r = 1
+    while sum(2 * k + 2 * min(r + 1, q - k) * (q - k) for q, k in tuned) <= budget and r < max(sizes):
+        r += 1
+    return r
 
 
 def train_segmenter(

@@ -11,13 +11,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, PeftConfig, get_peft_model
+from peft import LoraConfig, PeftConfig
 from torch import Tensor, nn
 
 from linmap import experiment
 from linmap.adapt.finetuning.training import parameter_groups
-from linmap.adapt.texts import TextClassifier
-from linmap.data.models import quiet_libraries
+from linmap.adapt.texts import TextClassifier, attach
 from linmap.errors import DivergenceError
 from linmap.experiment import Kind, Outcome, Trial
 from linmap.maps import TriangularPair
@@ -60,16 +59,6 @@ class Way:
 
 
 # -- what users take otherwise -----------------------------------------------------------------------------------------
-
-
-def attach(model: nn.Module, config: PeftConfig) -> nn.Module:
-    """The model with adapters; a classifier's head stays trainable."""
-    whole: Any = model
-    with quiet_libraries():
-        if isinstance(model, TextClassifier):
-            whole.encoder = get_peft_model(whole.encoder, config)
-            return model
-        return get_peft_model(whole, config)
 
 
 def adapters(name: str, kind: Kind, make: Callable[[], PeftConfig], note: str) -> Way:

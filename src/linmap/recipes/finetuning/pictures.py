@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from linmap.experiment import Metric, Picture, Run, Runs
+from linmap.adapt.triadaptlora import pictures as growth
+from linmap.experiment import Metric, Picture, Runs
 from linmap.experiment.charts import draw_bars, plot_curves
-from linmap.pictures import MUTED, SEQUENTIAL, SERIES, figure, save_svg
+from linmap.pictures import MUTED, SERIES, figure, save_svg
 from linmap.recipes.finetuning.tasks import CHOOSING, Task
 
 REFERENCE = "LoRA"
@@ -67,39 +68,8 @@ def draw_scores(task: Task, runs: Runs, metric: Metric, path: Path) -> Picture:
 
 def draw_ranks(runs: Runs, names: Sequence[str], path: Path) -> Picture:
     """The rank of every layer at every step, for some arms with the first seed."""
-    drawn = {name: runs.of(name)[0] for name in names}
-    grids = {name: _rank_grid(run) for name, run in drawn.items()}
-    layers = [short(name) for name in next(iter(drawn.values())).details["ranks"][0][1]]
-    top = max(grid.max() for grid in grids.values())
-    with figure(7.2, 0.2 * len(layers) + 1.6, ncols=len(drawn), sharey=True, squeeze=False) as (fig, axes):
-        for ax, (name, grid) in zip(axes[0], grids.items(), strict=True):
-            steps = grid.shape[1]
-            image = ax.imshow(grid, aspect="auto", interpolation="nearest", cmap=SEQUENTIAL, vmin=0, vmax=top,
-                              extent=(0, steps, len(layers) - 0.5, -0.5))  # fmt: skip
-            ax.grid(False)
-            ax.set_yticks(range(len(layers)), layers, fontsize=8.5)
-            ax.set(title=name, xlabel="step")
-            for row, rank in enumerate(grid[:, -1]):
-                ax.text(steps * 1.02, row, str(rank), va="center", fontsize=8, clip_on=False)
-        fig.colorbar(image, ax=axes[0, -1], label="rank", pad=0.12)
-        save_svg(fig, path)
-    return Picture(
-        path.name,
-        "Ranks over time",
-        "The rank of every adapted layer at every step with the first seed; beside, the ranks at the end.",
-    )
-
-
-def _rank_grid(run: Run) -> np.ndarray:
-    """(layer, step) -> rank."""
-    changes = [step for step, _ in run.details["ranks"]]
-    at = np.searchsorted(changes, np.arange(len(run.details["losses"])), side="right") - 1
-    values = np.array([list(ranks.values()) for _, ranks in run.details["ranks"]])
-    return values[at].T
-
-
-def short(layer: str) -> str:
-    """encoder.layer.0.attention.self.query -> 0 query."""
-    parts = layer.split(".")
-    number = next((part for part in parts if part.isdecimal()), "")
-    return f"{number} {parts[-1]}".strip()
+    details = [runs.of(name)[0].details for name in names]
+    growth.draw_ranks(path, {name: own["ranks"] for name, own in zip(names, details, strict=True)},
+                      len(details[0]["losses"]))  # fmt: skip
+    caption = "The rank of every adapted layer at every step with the first seed; beside, the ranks at the end."
+    return Picture(path.name, "Ranks over time", caption)

@@ -11,10 +11,11 @@ from sklearn.metrics import recall_score
 from linmap.artifacts import read_config
 from linmap.data.covariances import Covariances
 from linmap.data.epochs import Epochs
+from linmap.data.folds import domains_of
 from linmap.data.labels import judged
 from linmap.errors import DataError, UsageError
 from linmap.recipes.answers import say_channels, table_path, write_answers
-from linmap.recipes.gbwbn.fit import domains_of, given, load_samples
+from linmap.recipes.gbwbn.fit import given, load_samples
 from linmap.recipes.gbwbn.flags import Apply
 from linmap.recipes.job import FittedJob
 from linmap.signals.gbwbn import SPDNetClassifier

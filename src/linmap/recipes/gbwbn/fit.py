@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import accuracy_score
 
-from linmap.data.covariances import Covariances, hdm05, load_covariances
-from linmap.data.epochs import Epochs, load_epochs
+from linmap.data.covariances import Covariances, hdm05, load_matrices_or_epochs
+from linmap.data.epochs import Epochs
+from linmap.data.folds import domains_of, hold_out
 from linmap.errors import DataError, UsageError
 from linmap.experiment.charts import draw_confusions, draw_curves
 from linmap.pictures import illustrated
@@ -64,33 +65,8 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
 
 
 def load_samples(path: Path | None, front: Front | None = None) -> Samples:
-    """Matrices or epochs: an `.npz` with X (n, c, c) or cov_triu, or with X (n, channels, time), or a `.fif`.
-
-    Parameters
-    ----------
-    path
-        The file; embedded matrices (HDM05) when None.
-    front
-        What the network begins with, where that is known: it tells epochs of as many samples as channels from matrices.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be used.
-    """
-    if path is None:
-        return hdm05(subset=True)
-    if path.suffix == ".npz" and path.exists():
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                X: np.ndarray = archive["X"] if "X" in archive.files else np.array(0)
-        except (ValueError, OSError, EOFError):
-            X = np.array(0)
-        square = X.ndim != 3 or X.shape[1] == X.shape[2]
-        signals = front in ("augmented", "convolution") and X.ndim == 3 and not (square and np.allclose(X, X.mT))
-        if square and not signals:
-            return load_covariances(path)
-    return load_epochs(path)
+    """The user's matrices or epochs, or embedded matrices (HDM05)."""
+    return hdm05(subset=True) if path is None else load_matrices_or_epochs(path, front in ("augmented", "convolution"))
 
 
 def front_of(samples: Samples, asked: Front | None) -> Front:
@@ -100,11 +76,6 @@ def front_of(samples: Samples, asked: Front | None) -> Front:
     if (kind == "matrices") != matrices:
         raise UsageError(f"--front {kind} does not go with a file of {'matrices' if matrices else 'epochs'}.")
     return kind
-
-
-def domains_of(samples: Samples) -> np.ndarray | None:
-    """The domain of each matrix, or the session of each epoch, where the file says it; DataError where one has none."""
-    return samples.domain if isinstance(samples, Covariances) else samples.known("session")
 
 
 def given(samples: Samples) -> Any:
@@ -124,13 +95,7 @@ def _held_out(settings: Fit, samples: Samples) -> np.ndarray:
         if settings.held_out:
             raise DataError("--held-out needs an array domain (matrices) or session (epochs) in the file.")
         return nothing
-    names = domains.astype(str)
-    if unknown := set(settings.held_out) - set(names):
-        raise UsageError(f"--held-out {sorted(unknown)[0]}: the file has {', '.join(np.unique(names))}.")
-    if settings.held_out:
-        held = np.isin(names, settings.held_out)
-    else:
-        held = (domains == np.unique(domains)[-1]) & (len(np.unique(domains)) > 1)
+    held = hold_out(domains, settings.held_out)
     if held.all():
         raise UsageError("--held-out names all of the file; nothing is left to train on.")
     return held

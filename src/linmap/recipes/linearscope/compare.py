@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from linmap.data.images import embedded_image, image_files, read_image
 from linmap.errors import UsageError
-from linmap.experiment import Arm, Experiment, Outcome, Part, Runs, Trial, conclude, fingerprint
+from linmap.experiment import Arm, Experiment, Outcome, Part, Runs, Trial, conclude, fingerprint, weights_digest
 from linmap.experiment.result import Check, Metric, Picture, Result, Row, Table
 from linmap.interpret.linearscope import class_probabilities, draw_votes, gradient_of_top, probability_left
 from linmap.interpret.linearscope.deletion import logits
@@ -69,15 +68,6 @@ def _images(path: Path | None) -> list[Part]:
         read_image(file)
     names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
     return [Part(name, file, {"fingerprint": fingerprint(file)}) for name, file in zip(names, files, strict=True)]
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Of all parameters and buffers, so that other weights are measured again."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 # -- the test ------------------------------------------------------------------------------------------------------

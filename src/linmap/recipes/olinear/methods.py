@@ -1,19 +1,17 @@
-"""A forecasting task, and how OLinear and what one would take otherwise are trained and measured on it."""
+"""How OLinear and what one would take otherwise are trained and measured on a task."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from linmap.data.timeseries import Split, TimeSeries, Windows, literature_split
-from linmap.data.timeseries.steps import season
+from linmap.data.timeseries import Windows
 from linmap.experiment import Arm, Kind, Outcome, Trial
 from linmap.sequence.olinear import (
     DLinear,
@@ -26,6 +24,7 @@ from linmap.sequence.olinear import (
     train_forecaster,
     weighted_loss,
 )
+from linmap.sequence.olinear import ForecastTask as Task
 from linmap.sequence.olinear.fitting import Loss, for_inference
 from linmap.training import TrainingConfig
 
@@ -33,67 +32,6 @@ RATES = (5e-4, 2e-3, 5e-3)  # of the linear baselines, chosen by validation
 VALIDATION = "validation loss"
 BLOCKS = 10  # of consecutive origins, at least a horizon long, that the errors are also given for
 PERCENTILES = (10, 50, 90)  # of repeating the last value: the windows that are drawn
-
-
-@dataclass(frozen=True)
-class Task:
-    """A table, split as the literature does and standardised by its training rows, and OLinear's parameters for it."""
-
-    name: str
-    series: TimeSeries
-    split: Split
-    values: torch.Tensor
-    """Standardised, (rows, variates)."""
-    scale: np.ndarray
-    """Standard deviation of the training rows, by variate."""
-    options: Mapping[str, Any]
-    """Of `OLinearForecaster`: lookback, horizon h, and all else."""
-
-    @classmethod
-    def of(cls, name: str, series: TimeSeries, options: Mapping[str, Any]) -> Task:
-        """The task on a table; refuses one that is too short, before anything is trained."""
-        forecaster = OLinearForecaster(**options)
-        split = literature_split(len(series), name)
-        values = forecaster.standardise(series, split)
-        task = cls(name, series, split, values, forecaster.scale_, options)
-        for part in split.spans(task.lookback):
-            task.windows(part)
-        return task
-
-    @property
-    def horizon(self) -> int:
-        """Steps to forecast."""
-        return self.options["h"]
-
-    @property
-    def lookback(self) -> int:
-        """Steps that a forecast is made from."""
-        return self.options["lookback"]
-
-    @property
-    def training_rows(self) -> np.ndarray:
-        """As they stand in the table."""
-        return self.series.values[: self.split.train]
-
-    @property
-    def season(self) -> int | None:
-        """Rows of the season that such times usually have, where a test window has as many rows before it."""
-        rows = season(self.series.step) if self.series.timed else None
-        return rows if rows is not None and rows <= self.split.validation else None
-
-    def windows(self, part: str, seen: int | None = None) -> Windows:
-        """Of "train", "validation" or "test"; `seen` rows are the input, the lookback when left out."""
-        seen = self.lookback if seen is None else seen
-        return Windows(self.values[self.split.spans(seen)[part]], seen, self.horizon)
-
-    @cached_property
-    def drawn(self) -> list[tuple[int, int]]:
-        """Positions of a test window and a variate: easy, middling and hard ones for repeating the last value."""
-        windows = self.windows("test")
-        x, y = windows.__getitems__(list(range(len(windows))))
-        order = (y - x[:, -1:]).square().mean(1).flatten().argsort()
-        chosen = [int(order[int(percentile / 100 * (len(order) - 1))]) for percentile in PERCENTILES]
-        return [divmod(place, x.shape[2]) for place in chosen]
 
 
 # -- the methods -------------------------------------------------------------------------------------------------------
@@ -219,6 +157,7 @@ def flops(model: nn.Module, seen: int, variates: int) -> int:
 @torch.inference_mode()
 def _drawn(model: nn.Module, test: Windows, task: Task) -> list[list[float]]:
     """The forecasts of the windows and variates that are drawn."""
-    x, _ = test.__getitems__([window for window, _ in task.drawn])
+    drawn = task.examples(PERCENTILES)
+    x, _ = test.__getitems__([window for window, _ in drawn])
     forecast = model(x)
-    return [forecast[i, :, variate].tolist() for i, (_, variate) in enumerate(task.drawn)]
+    return [forecast[i, :, variate].tolist() for i, (_, variate) in enumerate(drawn)]

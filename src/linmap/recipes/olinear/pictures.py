@@ -26,10 +26,11 @@ def drawings(runs: Runs, task: Task, out: Path) -> list[Drawing]:
 
 def draw_examples(runs: Runs, task: Task, path: Path) -> Picture:
     """Windows that are easy, middling and hard for repeating the last value, with two forecasts."""
-    x, y = task.windows("test").__getitems__([window for window, _ in task.drawn])
+    drawn = task.examples(PERCENTILES)
+    x, y = task.windows("test").__getitems__([window for window, _ in drawn])
     steps = np.arange(1, task.horizon + 1)
     with figure(7.2, 6.6, nrows=len(PERCENTILES), sharex=True) as (fig, axes):
-        for i, (ax, percentile, (_, variate)) in enumerate(zip(axes, PERCENTILES, task.drawn, strict=True)):
+        for i, (ax, percentile, (_, variate)) in enumerate(zip(axes, PERCENTILES, drawn, strict=True)):
             ax.plot(np.arange(1 - task.lookback, 1), x[i, :, variate], color=MUTED, label="past")
             ax.plot(steps, y[i, :, variate], color=INK, label="what came")
             for name, colour in ((PEER, SERIES[1]), ("OLinear", SYSTEM)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from linmap.adapt.segmentation import TARGETS, probabilities
+from linmap.adapt.segmentation.training import adapter_parameters, salt_rank
 from linmap.data.masks import MaskedImages
 from linmap.errors import ArgumentError
 from linmap.experiment import (
@@ -129,22 +129,6 @@ def _unfreeze(encoder: nn.Module) -> None:
 def put_lora(encoder: nn.Module, rank: int) -> None:
     """Put PEFT's LoRA on the 1 x 1 convolutions."""
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS), encoder)
-
-
-def adapter_parameters(how: Adapt | None) -> int:
-    """Trainable parameters of the encoder."""
-    return sum(p.numel() for p in build(how, 0).trainable()[0])
-
-
-def salt_rank(ratio: float, budget: int) -> int:
-    """The largest rank with which SALT has no more parameters: 2 k + 2 r (q - k) in each weight."""
-    layers = [m for name, m in build(None, 0).encoder.named_modules() if re.fullmatch(TARGETS, f".{name}")]
-    sizes = [min(m.out_channels, m.in_channels) for m in layers if isinstance(m, nn.Conv2d)]
-    tuned = [(q, max(1, int(ratio * q))) for q in sizes]
-    r = 1
-    while sum(2 * k + 2 * min(r + 1, q - k) * (q - k) for q, k in tuned) <= budget and r < max(sizes):
-        r += 1
-    return r
 
 
 def train_arm(settings: CompareImages, name: str, how: Adapt | None, trial: Trial) -> Outcome:

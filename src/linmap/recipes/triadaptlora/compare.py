@@ -9,9 +9,9 @@ from peft import AdaLoraConfig
 from torch import Tensor, nn
 
 from linmap.adapt import RankAllocator, TriAdaptLoraConfig
-from linmap.adapt.texts import TextClassifier
+from linmap.adapt.texts import adapted_part, attach
 from linmap.experiment import Kind, Result
-from linmap.recipes.finetuning.arms import FULL, Steering, Way, attach, lora, untouched_model
+from linmap.recipes.finetuning.arms import FULL, Steering, Way, lora, untouched_model
 from linmap.recipes.finetuning.compare import compare_ways, data_of
 from linmap.recipes.finetuning.flags import Completions, Labelled
 from linmap.recipes.finetuning.tasks import Task, task_of
@@ -41,7 +41,7 @@ def triadapt(
         ))  # fmt: skip
 
     def steer(model: nn.Module) -> Steering:
-        adapted = _adapted_part(model)
+        adapted = adapted_part(model)
         growing = allocator(adapted, adapted.peft_config["default"])
         return Steering(growing, growing.ranks)
 
@@ -58,7 +58,7 @@ def adalora(task: Task) -> Way:
         ))  # fmt: skip
 
     def steer(model: nn.Module) -> Steering:
-        tuner = _adapted_part(model).base_model
+        tuner = adapted_part(model).base_model
         return Steering(lambda _, step: tuner.update_and_allocate(step))
 
     return Way("AdaLoRA", "baseline", adapt, "PEFT, from rank 12 down to 8", steer=steer, penalty=orthogonal)
@@ -66,15 +66,10 @@ def adalora(task: Task) -> Way:
 
 def orthogonal(model: nn.Module) -> Tensor:
     """AdaLoRA's penalty, with which PEFT has the singular vectors kept orthogonal where the model computes the loss."""
-    adapted = _adapted_part(model)
+    adapted = adapted_part(model)
     terms = []
     for name, weight in adapted.named_parameters():
         if "lora_A" in name or "lora_B" in name:
             products = weight @ weight.mT if "lora_A" in name else weight.mT @ weight
             terms.append(torch.linalg.matrix_norm(products - torch.eye(len(products))))
     return adapted.peft_config["default"].orth_reg_weight * torch.stack(terms).mean()
-
-
-def _adapted_part(model: Any) -> Any:
-    """The model of PEFT."""
-    return model.encoder if isinstance(model, TextClassifier) else model

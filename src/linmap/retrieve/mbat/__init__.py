@@ -8,6 +8,7 @@ from linmap.retrieve.mbat.files import encode_files
 from linmap.retrieve.mbat.module import JSONEncoder
 from linmap.retrieve.mbat.operators import DenseOrthogonal, HadamardDiagonal, SignedPermutation
 from linmap.retrieve.mbat.paths import format_path, parse_path
+from linmap.retrieve.mbat.reasons import explanation
 from linmap.retrieve.mbat.record_index import RecordIndex, RecordMatch, ValueAt
 from linmap.retrieve.mbat.search import nearest, pack_signs, sign_cosine
 from linmap.retrieve.mbat.vectorizer import MISSING, JSONVectorizer
@@ -32,6 +33,7 @@ __all__ = [
     "capacity",
     "dimension_for",
     "encode_files",
+    "explanation",
     "format_path",
     "nearest",
     "pack_signs",

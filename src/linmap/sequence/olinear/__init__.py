@@ -17,6 +17,7 @@ from linmap.sequence.olinear.model import OLinear, OLinear_C, load_official, wei
 from linmap.sequence.olinear.normlin import CorrelationMixing, NormLin, NormLinAttention, replace_attention
 from linmap.sequence.olinear.orthotrans import OrthoTrans, OrthoTransWrapper
 from linmap.sequence.olinear.pictures import draw_backtest, draw_forecast
+from linmap.sequence.olinear.task import ForecastTask
 
 __all__ = [
     "BASES",
@@ -26,6 +27,7 @@ __all__ = [
     "DLinear",
     "FoldedOLinear",
     "ForecastErrors",
+    "ForecastTask",
     "HeldOutErrors",
     "NLinear",
     "NormLin",
