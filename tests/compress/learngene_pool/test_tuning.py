@@ -174,6 +174,17 @@ def test_bad_arguments_are_refused(options, words):
     assert all(p.requires_grad for p in pool.parameters())
 
 
+def test_the_parts_of_a_batch_train_one_draw():
+    from dataclasses import replace
+
+    one, two = pool_of(), pool_of()
+    config = TrainingConfig(epochs=3, batch_size=24, lr=1e-2, optimizer="sgd")
+    one.fit(labelled(), config=config)
+    two.fit(labelled(), config=replace(config, accumulation=3))
+    for p, q in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
 def test_several_processes_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="in one process"):

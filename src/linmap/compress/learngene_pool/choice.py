@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,9 +41,8 @@ def evaluate(pool: LearngenePool, data: Dataset, ids: Sequence[int] | None, batc
     with evaluating(pool):
         for indices in torch.arange(samples_of(data)).split(batch_size):
             x, y, *_ = read(indices)
-            begun: dict[int, list[Tensor]] = {}
-            for id, route in routes.items():
-                right[id] += int((_logits(pool, id, route, x, begun).argmax(-1) == y).sum())
+            for id, logits in _all_logits(pool, routes, x):
+                right[id] += int((logits.argmax(-1) == y).sum())
     pool.accuracy |= {id: count / samples_of(data) for id, count in right.items()}
     costs = [pool.cost(id) for id in chosen]
     return pd.DataFrame(
@@ -56,15 +55,18 @@ def evaluate(pool: LearngenePool, data: Dataset, ids: Sequence[int] | None, batc
     )
 
 
-def _logits(pool: LearngenePool, id: int, route: Route, x: Tensor, begun: dict[int, list[Tensor]]) -> Tensor:
-    """Logits that go on from what the first member has computed for this batch; `begun` keeps its tokens by member."""
-    done = len(route.parts[0])
-    tokens = begun.setdefault(pool.configs[id].members[0], [])
-    if not tokens:
-        tokens.append(route.front.embed(x))
-    for block in route.parts[0][len(tokens) - 1 :]:
-        tokens.append(block(tokens[-1]))
-    return route.after_embedding(tokens[done], block=done)
+def _all_logits(pool: LearngenePool, routes: Mapping[int, Route], x: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The logits of each id; each first member runs once, and all that leave it after a block go on from there."""
+    leaving: dict[int, dict[int, list[int]]] = {}  # by first member, then by how many of its blocks run
+    for id, route in routes.items():
+        leaving.setdefault(pool.configs[id].members[0], {}).setdefault(len(route.parts[0]), []).append(id)
+    for member, after in leaving.items():
+        front: Any = pool.members[member]
+        tokens = front.embed(x)
+        for done, block in enumerate(list(front.blocks)[: max(after)], 1):
+            tokens = block(tokens)
+            for id in after.get(done, ()):
+                yield id, routes[id].after_embedding(tokens, block=done)
 
 
 def frontier(pool: LearngenePool) -> list[int]:

@@ -31,12 +31,12 @@ class Route(NamedTuple):
         """The member of norm and head."""
         return self.members[-1]
 
-    def after_embedding(self, x: Tensor, part: int = 0, block: int = 0) -> Float[Tensor, "batch classes"]:
-        """Logits from the tokens before a block of a part."""
-        for number in range(part, len(self.parts)):
-            if number > part:
+    def after_embedding(self, x: Tensor, block: int = 0) -> Float[Tensor, "batch classes"]:
+        """Logits from the tokens before a block of the first part; from the embedding, before block 0."""
+        for number, part in enumerate(self.parts):
+            if number:
                 x = self.stitches[number - 1](x)
-            for layer in self.parts[number][block if number == part else 0 :]:
+            for layer in part[0 if number else block :]:
                 x = layer(x)
         return self.back.head(self.back.norm(x)[:, 0])
 
