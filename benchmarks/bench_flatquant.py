@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.measure import Measurement, compare, medians
-from linmap.compress.flatquant.factors import kronecker_apply
 from linmap.compress.flatquant.kernels import int4_linear, quantize_pack, transform_quantize_pack, weight_only_linear
-from linmap.compress.flatquant.quantized_linear import QuantizedLinear
-from linmap.compress.flatquant.transforms import LinearBits
+from linmap.compress.flatquant.linear import LinearBits, QuantizedLinear
+from linmap.compress.flatquant.transforms import kronecker_apply
 
 SITES = ((24, 24), (32, 48), (64, 64))  # SmolLM2-135M's hidden and intermediate sizes, and 4096
 PEER = "one operation of PyTorch after another"

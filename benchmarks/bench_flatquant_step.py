@@ -21,9 +21,10 @@ from linmap.compress.flatquant.attention import TrainedCacheTransform
 from linmap.compress.flatquant.block import StudentBlock
 from linmap.compress.flatquant.blockwise import backward, start_student
 from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.linear import CalibratedLinear
 from linmap.compress.flatquant.passes import compiled_passes
 from linmap.compress.flatquant.teacher import embedded, teacher_outputs
-from linmap.compress.flatquant.transforms import CalibratedLinear, Pair, SiteTransform, SVDFactor
+from linmap.compress.flatquant.transforms import Pair, SiteTransform, SVDFactor
 
 BAR = 3.0
 CURVE = 8

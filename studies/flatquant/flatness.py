@@ -18,9 +18,9 @@ from linmap.compress.architecture import BlockPaths, block_paths
 from linmap.compress.flatquant.baselines import BASELINES
 from linmap.compress.flatquant.block import SITES_OF, StudentBlock
 from linmap.compress.flatquant.calibration import student_model
+from linmap.compress.flatquant.linear import by_heads
 from linmap.compress.flatquant.measures import flatness
 from linmap.compress.flatquant.teacher import block_outputs, embedded
-from linmap.compress.flatquant.transforms import by_heads
 from linmap.experiment import Arm, Outcome, Picture, Runs, Table, Trial, draw_all
 from linmap.pictures import MUTED, figure, save_svg
 from linmap.recipes.flatquant.compare import Task, experiment_of, parts

@@ -19,27 +19,12 @@ from linmap.experiment import Arm, Run, Runs
 from linmap.recipes.flatquant.compare import Task, quantised, texts
 from linmap.recipes.flatquant.flags import Compare
 from protocols import check_goes_on
-from recipes.finetuning.tiny import save_llama
-
-FEW: dict[str, Any] = {"windows": 8, "length": 16, "epochs": 2, "test_windows": 3, "test_length": 32}
-TEXT = "".join(f"Line {i} of a text that is long enough, {i * i} times.\n" for i in range(80))
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_llama(tmp_path_factory.mktemp("models") / "llama"))
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(TEXT)
-    return path
+from recipes.flatquant.tiny import FEW, tiny_llama, tiny_text  # noqa: F401  (fixtures)
 
 
 @pytest.fixture
 def task(llama: str, text: Path) -> Task:
-    return Task(Compare(model=llama, blocks=None, **FEW), texts(text))
+    return Task(Compare(model=llama, **FEW), texts(text))
 
 
 # -- protocols ---------------------------------------------------------------------------------------------------------
@@ -128,7 +113,7 @@ def test_the_first_block_accumulates_what_it_errs_alone(task: Task, tmp_path: Pa
 
 
 def test_blocks_that_are_not_quantised_pass_the_error_on(llama: str, text: Path, tmp_path: Path) -> None:
-    task = Task(Compare(model=llama, blocks=1, **FEW), texts(text))
+    task = Task(Compare(model=llama, **FEW | {"blocks": 1}), texts(text))
     model, _ = quantised(task, "rtn", "W4A4", 0, tmp_path)
     alone, accumulated, _ = block_errors(task, model, teacher(task), None)
     assert len(alone) == len(accumulated) == 1

@@ -14,8 +14,7 @@ from linmap.compress.flatquant.attention import CacheTransform
 from linmap.compress.flatquant.block import StudentBlock
 from linmap.compress.flatquant.calibration import merge_model
 from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
-from linmap.compress.flatquant.quantized_linear import QuantizedLinear
-from linmap.compress.flatquant.transforms import CalibratedLinear, LinearBits
+from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits, QuantizedLinear
 
 
 def config_for(model: PreTrainedModel, **kwargs: Any) -> ProvenConfig:

@@ -15,7 +15,7 @@ from linmap.compress.architecture import block_paths, decoder_blocks
 from linmap.compress.flatquant.baselines import BASELINES, SETTINGS, RandomHadamard, rotated, torchao_schemes
 from linmap.compress.flatquant.block import StudentBlock, has_hadamard
 from linmap.compress.flatquant.config import FlatQuantConfig
-from linmap.compress.flatquant.transforms import CalibratedLinear, LinearBits
+from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits
 
 ROTATABLE = [family for family in FAMILIES if family not in ("gemma2", "gemma3")]
 IDS = torch.randint(0, 64, (2, 20), generator=torch.Generator().manual_seed(1))

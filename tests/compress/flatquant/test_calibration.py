@@ -21,7 +21,7 @@ from linmap.compress.flatquant import blockwise
 from linmap.compress.flatquant.block import StudentBlock
 from linmap.compress.flatquant.calibration import calibrate, merge_model, student_model
 from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
-from linmap.compress.flatquant.quantized_linear import QuantizedLinear
+from linmap.compress.flatquant.linear import QuantizedLinear
 from linmap.compress.flatquant.quantizer import fake_quantize
 from two_processes import launch
 

@@ -11,9 +11,9 @@ from linmap.compress.architecture import block_paths
 from linmap.compress.flatquant.block import SITES_OF, StudentBlock
 from linmap.compress.flatquant.blockwise import calibrated_block, row_logits, start_clipping, start_student, token_logit
 from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits
 from linmap.compress.flatquant.quantizer import CLIP_LOGIT, fake_quantize
 from linmap.compress.flatquant.teacher import embedded, teacher_outputs
-from linmap.compress.flatquant.transforms import CalibratedLinear, LinearBits
 
 
 def layer(bits: int = 4, symmetric: bool = True) -> CalibratedLinear:

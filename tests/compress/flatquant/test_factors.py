@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linmap.compress.flatquant.factors import (
+from linmap.compress.flatquant.transforms import (
     cayley,
     factor_pairs,
     kronecker_apply,

@@ -3,9 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linmap.compress.flatquant.factors import kronecker_apply
 from linmap.compress.flatquant.measures import flatness, smooth_scale
 from linmap.compress.flatquant.quantizer import fake_quantize
+from linmap.compress.flatquant.transforms import kronecker_apply
 from linmap.maps.hadamard import hadamard_factors
 
 seeds = st.integers(0, 2**16)

@@ -11,7 +11,7 @@ from linmap.compress.architecture import block_paths
 from linmap.compress.flatquant.blockwise import start_student, train_block
 from linmap.compress.flatquant.calibration import checked_config, pays_to_compile
 from linmap.compress.flatquant.config import FlatQuantConfig
-from linmap.compress.flatquant.kernels.products import INT8_DOT
+from linmap.compress.flatquant.kernels import INT8_DOT
 from linmap.compress.flatquant.passes import RoundedProduct, can_compile, compiled_passes, multiplies_codes
 from linmap.compress.flatquant.quantizer import fake_quantize
 from linmap.compress.flatquant.teacher import embedded, teacher_outputs

@@ -18,8 +18,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 from compress.flatquant.models import FAMILIES, RenamedModel, randomised, tiny, tokens
 from compress.flatquant.students import config_for, merged, with_students
 from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
+from linmap.compress.flatquant.linear import QuantizedLinear
 from linmap.compress.flatquant.pretrained import finish, install, is_quantised
-from linmap.compress.flatquant.quantized_linear import QuantizedLinear
 
 FOUR: dict[str, Any] = {"w_bits": 4, "a_bits": 4, "k_bits": 4, "v_bits": 4}
 

@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 
 from compress.flatquant.models import SIZES, randomised, tiny, tokens
 from linmap.compress.flatquant import FlatQuantConfig, calibrate, calibrate_folder
-from linmap.compress.flatquant.quantized_linear import QuantizedLinear
+from linmap.compress.flatquant.linear import QuantizedLinear
 
 MORE_PARTS: dict[str, dict[str, Any]] = {
     "afmoe": {"num_dense_layers": 2, "head_dim": 6, "moe_intermediate_size": 8, "num_experts": 2},

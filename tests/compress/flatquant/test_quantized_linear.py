@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from linmap.compress.flatquant.kernels import integer_linear, products
-from linmap.compress.flatquant.quantized_linear import QuantizedLinear, fingerprint
+from linmap.compress.flatquant import kernels
+from linmap.compress.flatquant.kernels import integer_linear
+from linmap.compress.flatquant.linear import LinearBits, QuantizedLinear, fingerprint
 from linmap.compress.flatquant.quantizer import quantize, unpack_int4
-from linmap.compress.flatquant.transforms import LinearBits, OnlineTransform
+from linmap.compress.flatquant.transforms import OnlineTransform
 from linmap.maps.orthogonal import haar_orthogonal
 
 FEW = [2, 3, 4, 5, 8]
@@ -79,14 +80,14 @@ def test_the_same_numbers_for_any_batch_and_processor(a_bits, monkeypatch):
     new, x = layer(600, 7, LinearBits(8, a_bits)), inputs(9, 600)
     whole = new(x)
     assert torch.equal(torch.cat([new(token[None]) for token in x]), whole)
-    monkeypatch.setattr(products, "EXACT_COLUMNS", 128)
-    monkeypatch.setattr(products, "INT8_DOT", False)
+    monkeypatch.setattr(kernels, "EXACT_COLUMNS", 128)
+    monkeypatch.setattr(kernels, "INT8_DOT", False)
     assert torch.equal(new(x), whole)
 
 
 @pytest.mark.parametrize("int8_dot", [True, False])
 def test_the_largest_sums_are_exact(int8_dot, monkeypatch):
-    monkeypatch.setattr(products, "INT8_DOT", int8_dot)
+    monkeypatch.setattr(kernels, "INT8_DOT", int8_dot)
     x, w = torch.full((2, 5000), -128, dtype=torch.int8), torch.full((3, 5000), -128, dtype=torch.int8)
     w[1, ::7] = 3
     one = torch.ones(2, 1, dtype=torch.float64)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from linmap.cli import main
-from linmap.compress.flatquant.quantized_linear import QuantizedLinear
+from linmap.compress.flatquant.linear import QuantizedLinear
 from recipes.finetuning.tiny import save_encoder, save_llama, sums, write_jsonl
 
 TEXT = "".join(f"Line {i} of a text that is long enough, {i * i} times.\n" for i in range(60))

@@ -30,25 +30,7 @@ from linmap.recipes.flatquant.compare import (
 )  # fmt: skip
 from linmap.recipes.flatquant.flags import Compare, Fit
 from linmap.recipes.job import CompareJob
-from recipes.finetuning.tiny import save_llama
-
-FEW: dict[str, Any] = {
-    "windows": 8, "length": 16, "epochs": 2, "test_windows": 3, "test_length": 32, "blocks": None,
-}  # fmt: skip
-TEXT = "".join(f"Line {i} of a text that is long enough, {i * i} times.\n" for i in range(80))
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_llama(tmp_path_factory.mktemp("models") / "llama"))
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(TEXT)
-    return path
-
+from recipes.flatquant.tiny import FEW, TEXT, tiny_llama, tiny_text  # noqa: F401  (fixtures)
 
 # -- flags -------------------------------------------------------------------------------------------------------------
 

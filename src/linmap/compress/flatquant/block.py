@@ -23,15 +23,15 @@ from linmap.compress.flatquant.attention import (
     configs_of,
 )
 from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
-from linmap.compress.flatquant.factors import check_sizes, kronecker_apply, kronecker_factors
-from linmap.compress.flatquant.quantized_linear import QuantizedLinear
+from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits, QuantizedLinear
 from linmap.compress.flatquant.transforms import (
-    CalibratedLinear,
     FixedFactor,
-    LinearBits,
     OnlineTransform,
     SiteTransform,
+    check_sizes,
     factor,
+    kronecker_apply,
+    kronecker_factors,
 )
 from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.maps.hadamard import hadamard_factors

@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, Linear
 
 from linmap.compress.flatquant.block import SCALED, SITES_OF, StudentBlock
 from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.linear import CalibratedLinear
 from linmap.compress.flatquant.measures import smooth_scale
 from linmap.compress.flatquant.passes import compiled_passes, extremes
 from linmap.compress.flatquant.quantizer import CLIP_LOGIT, fake_quantize
@@ -31,7 +32,7 @@ from linmap.compress.flatquant.teacher import (
     in_float32,
     in_half_precision,
 )
-from linmap.compress.flatquant.transforms import CalibratedLinear, SiteTransform
+from linmap.compress.flatquant.transforms import SiteTransform
 from linmap.errors import ArgumentError
 
 ETA_MIN = 5e-6  # where the cosine ends, for all learning rates

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, no_type_check
 import torch
 from torch import Tensor
 
-from linmap.compress.flatquant.kernels.products import INT8_DOT, code_products
+from linmap.compress.flatquant.kernels import INT8_DOT, code_products
 
 Per = Literal["token", "row"]
 SMALLEST_RANGE = 1e-5  # of a row of weights

@@ -16,7 +16,7 @@ from linmap.compress.architecture import decoder_blocks
 from linmap.compress.flatquant.attention import CacheTransform
 from linmap.compress.flatquant.block import quantised_block
 from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
-from linmap.compress.flatquant.quantized_linear import QuantizedLinear
+from linmap.compress.flatquant.linear import QuantizedLinear
 from linmap.compress.flatquant.transforms import OnlineTransform
 from linmap.errors import ArgumentError
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from linmap.compress.architecture import LINEARS, BlockPaths, block_paths, replace
 from linmap.compress.flatquant.block import SCALED, SITES_OF, StudentBlock, merged_block, readers_of, scaled_norm
 from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
-from linmap.compress.flatquant.quantized_linear import QuantizedLinear
+from linmap.compress.flatquant.linear import LinearBits, QuantizedLinear
 from linmap.compress.flatquant.teacher import BlockArguments, as_float32, hidden_states, in_float32
-from linmap.compress.flatquant.transforms import FixedFactor, InverseFactor, LinearBits, SiteTransform, SVDFactor
+from linmap.compress.flatquant.transforms import FixedFactor, InverseFactor, SiteTransform, SVDFactor
 from linmap.errors import ArgumentTypeError
 
 TOLERANCE = 1e-3  # of what a block adds to its inputs; rounding in float32 makes 1e-5 of it

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from linmap.compress.flatquant.block import StudentBlock, merged_block
 from linmap.compress.flatquant.blockwise import check_transforms
-from linmap.compress.flatquant.quantized_linear import QuantizedLinear
+from linmap.compress.flatquant.linear import QuantizedLinear
 from linmap.compress.flatquant.quantizer import check_bits, dequantize, quantize
 from linmap.compress.flatquant.teacher import FLOAT16, BlockArguments, as_float32, block_outputs, in_float32
 from linmap.errors import ArgumentError

@@ -1,27 +1,149 @@
 """The transforms of FlatQuant: x -> (x * c) P of an activation, W -> (W / c) P^-T of the weights that it meets.
 
 P is a Kronecker product of small matrices (section 3.1), each trained as U diag(s) V^T with U and V from Cayley's
-map, or as any matrix with its inverse. Row vectors, as in the paper. `CalibratedLinear` is a linear layer between its
-transforms while they are trained.
+map, or as any matrix with its inverse. Row vectors, as in the paper.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, cast, no_type_check
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linmap.compress.flatquant.factors import cayley, check_factors, kronecker_apply
-from linmap.compress.flatquant.passes import RoundedProduct, multiplies_codes
-from linmap.compress.flatquant.quantizer import CLIP_LOGIT, fake_quantize
-from linmap.maps.kronecker import along_middle
+from linmap.errors import ArgumentError
+from linmap.maps.cayley import cayley_transform
+from linmap.maps.kronecker import along_middle, kronecker_product
 from linmap.maps.orthogonal import haar_orthogonal
+
+# -- sizes -------------------------------------------------------------------------------------------------------------
+
+
+def kronecker_factors(n: int) -> tuple[int, int]:
+    """(n1, n2) with n1 <= n2, n1 n2 = n and the smallest n1 + n2: n1 is the largest divisor up to sqrt(n).
+
+    Raises
+    ------
+    ValueError
+        If n is no positive integer.
+
+    Warns
+    -----
+    UserWarning
+        If n is prime or twice a prime, so that the larger factor is (nearly) dense.
+    """
+    n1, n2 = factor_pairs(n)[-1]
+    if n1 <= 2 and n > 4 and (n1 == 1 or len(factor_pairs(n2)) == 1):
+        warnings.warn(
+            f"a Kronecker product of size {n} degenerates to the factors ({n1}, {n2}), which cost about as much as a "
+            "dense matrix; pad the dimension to a size with divisors near its square root.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return n1, n2
+
+
+def factor_pairs(n: int) -> list[tuple[int, int]]:
+    """All (n1, n2) with n1 <= n2 and n1 n2 = n, n1 = 1 first.
+
+    Raises
+    ------
+    ValueError
+        If n is no positive integer.
+    """
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise ArgumentError(f"n must be a positive integer, got {n!r}.")
+    return [(d, n // d) for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+
+
+# -- orthogonal matrices -----------------------------------------------------------------------------------------------
+
+
+def cayley(raw: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
+    """U = (I - A/2)^-1 (I + A/2) with A = tril(raw) - tril(raw)^T: orthogonal, of determinant +1, for every raw.
+
+    Computed in at least float32, whatever the dtype of raw and under autocast too; only the entries below the
+    diagonal count.
+
+    Raises
+    ------
+    ValueError
+        If raw is not square.
+    """
+    if raw.ndim < 2 or raw.shape[-1] != raw.shape[-2]:
+        raise ArgumentError(f"raw must hold square matrices, got the shape {tuple(raw.shape)}.")
+    return CayleyMatrix.apply(raw.to(torch.promote_types(raw.dtype, torch.float32)))  # pyright: ignore
+
+
+@no_type_check  # Dynamo traces the methods, but no run-time checks around them
+class CayleyMatrix(torch.autograd.Function):
+    """`cayley`. With Z = (I - A/2)^-1 = (U + I) / 2: dU = Z dA Z, so that no gradient needs to solve again."""
+
+    @staticmethod
+    def forward(ctx: Any, raw: Tensor) -> Tensor:
+        L = raw.tril(-1)
+        with torch.autocast(raw.device.type, enabled=False):
+            U = cayley_transform(L - L.mT)
+        ctx.save_for_backward(U)
+        return U
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (U,) = ctx.saved_tensors
+        with torch.autocast(grad.device.type, enabled=False):
+            Z_T = U.mT.clone()
+            Z_T.diagonal(dim1=-2, dim2=-1).add_(1)
+            grad_A = Z_T @ grad @ Z_T
+        return (grad_A - grad_A.mT).tril(-1) / 4
+
+
+# -- application -------------------------------------------------------------------------------------------------------
+
+
+def kronecker_apply(x: Float[Tensor, "*batch n"], factors: Sequence[Tensor]) -> Float[Tensor, "*batch n"]:
+    """x (P_1 ⊗ P_2 ⊗ ...) for rows x, never building the product; for two factors, L^T X R of X = x as n1 x n2.
+
+    Raises
+    ------
+    ValueError
+        If the factors are not square, or their sizes do not multiply to n.
+    """
+    check_factors(factors, x.shape[-1])
+    return kronecker_product([P.mT for P in factors], x)
+
+
+def check_factors(factors: Sequence[Tensor], n: int) -> None:
+    """Whether square factors multiply to n.
+
+    Raises
+    ------
+    ValueError
+        If they do not, with the pairs of sizes that do.
+    """
+    shapes = [tuple(P.shape) for P in factors]
+    if any(len(shape) != 2 or shape[0] != shape[1] for shape in shapes):
+        raise ArgumentError(f"the factors must be square matrices, got {', '.join(map(str, shapes))}.")
+    check_sizes([shape[0] for shape in shapes], n)
+
+
+def check_sizes(sizes: Sequence[int], n: int) -> None:
+    """Whether sizes of factors multiply to n.
+
+    Raises
+    ------
+    ValueError
+        If they do not, with the pairs of sizes that do.
+    """
+    if math.prod(sizes) != n:
+        given, pairs = ", ".join(map(str, sizes)), ", ".join(map(str, factor_pairs(n)))
+        raise ArgumentError(f"factors of sizes ({given}) do not multiply to n = {n}; pairs that do: {pairs}.")
+
+
+# -- matrices that are trained -----------------------------------------------------------------------------------------
 
 
 class Pair(NamedTuple):
@@ -191,113 +313,3 @@ def transformed(x: Float[Tensor, "*batch n"], matrices: Sequence[Tensor]) -> Flo
         return kronecker_apply(x, list(matrices))
     x = x.unflatten(-1, (n, -1)).transpose(-1, -2)
     return kronecker_apply(x, list(matrices)).transpose(-1, -2).flatten(-2)
-
-
-# -- the linear layer --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LinearBits:
-    """Bits of a linear layer's weights and inputs, and whether their codes are symmetric."""
-
-    weight: int
-    input: int
-    weight_symmetric: bool = True
-    input_symmetric: bool = True
-
-
-class CalibratedLinear(nn.Module):
-    """y = Q(x) Q(W~)^T, with the transformed weight W~ computed anew at every step (section 3.2, figure 2).
-
-    Parameters
-    ----------
-    linear
-        The layer; its weights are shared and stay as they are.
-    site
-        Transform of its input; None for none.
-    transforms_input
-        Whether x comes untransformed (the only layer at its site) or was transformed for several layers at once.
-    values
-        P_v: what the output heads are multiplied with (of the value projection) or the input heads were (of the
-        output projection).
-    bits, clip
-        Quantisers, and whether they clip.
-    """
-
-    weight_max: Tensor | None
-    weight_min: Tensor | None
-    input_max: Tensor | None
-    input_min: Tensor | None
-
-    def __init__(
-        self, linear: nn.Linear, bits: LinearBits, clip: bool, site: SiteTransform | None, transforms_input: bool,
-        values: SiteTransform | None = None, is_value: bool = False,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.linear = linear.requires_grad_(False)
-        self.bits = bits
-        self.site = site
-        self.values = values
-        self.transforms_input = transforms_input
-        self.is_value = is_value
-        rows = linear.out_features
-        for name, shape, there in (
-            ("weight_max", (rows, 1), clip and bits.weight < 16), ("weight_min", (rows, 1), clip and bits.weight < 16),
-            ("input_max", (), clip and bits.input < 16), ("input_min", (), clip and bits.input < 16),
-        ):  # fmt: skip
-            self.register_parameter(name, nn.Parameter(torch.full(shape, CLIP_LOGIT)) if there else None)
-
-    def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
-        x = self.transformed_input(x)
-        W, bias, W_logits = self._transformed()
-        x_logits = self.input_max, self.input_min
-        bits = self.bits
-        if max(bits.input, bits.weight) < 8 and multiplies_codes(x):
-            kinds = (bits.input, bits.input_symmetric, "token"), (bits.weight, bits.weight_symmetric, "row")
-            rows = x.flatten(0, -2)
-            y = RoundedProduct.apply(rows, *x_logits, kinds[0], W, *W_logits, kinds[1])  # pyright: ignore
-            y = y.unflatten(0, x.shape[:-1])
-            return y if bias is None else y + bias
-        x = fake_quantize(x, bits.input, bits.input_symmetric, *x_logits, per="token")[0]
-        W = fake_quantize(W, bits.weight, bits.weight_symmetric, *W_logits, per="row")[0]
-        return F.linear(x, W.to(x.dtype), bias)
-
-    def transformed_input(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
-        """What is rounded of an input."""
-        return self.site(x) if self.transforms_input and self.site is not None else x
-
-    def unclipped_weight(self) -> Tensor:
-        """What the clipping of the weight acts on."""
-        return self._transformed()[0]
-
-    def transformed_weight(self) -> tuple[Tensor, Tensor | None]:
-        """W~, clipped, with its bias."""
-        W, bias, logits = self._transformed()
-        return clipped(W, *logits), bias
-
-    def _transformed(self) -> tuple[Tensor, Tensor | None, tuple[Tensor | None, Tensor | None]]:
-        """W~, its bias, and the logits by which it is still to be clipped."""
-        W, bias = self.linear.weight, self.linear.bias
-        if self.site is not None:
-            W = self.site.weight(W)
-        if self.values is None:
-            return W, bias, (self.weight_max, self.weight_min)
-        if not self.is_value:  # (P_o ⊗ P_v)^-T = (P_o^-T ⊗ I)(I ⊗ P_v^-T)
-            return by_heads(W, self.values.pairs[0].P_inv_T), bias, (self.weight_max, self.weight_min)
-        P = self.values.pairs[0].P
-        W = by_heads(clipped(W, self.weight_max, self.weight_min).mT, P).mT
-        return W, None if bias is None else by_heads(bias, P), (None, None)
-
-
-def by_heads(x: Tensor, P: Tensor) -> Tensor:
-    """Each head of the last dimension times P."""
-    return (x.unflatten(-1, (-1, len(P))) @ P.to(x.dtype)).flatten(-2)
-
-
-def clipped(W: Tensor, max_logit: Tensor | None, min_logit: Tensor | None) -> Tensor:
-    """Rows clamped to the learnt share of their range (section 3.1, learnable clipping)."""
-    if max_logit is None or min_logit is None:
-        return W
-    high = max_logit.to(W.dtype).sigmoid() * W.amax(-1, keepdim=True)
-    low = min_logit.to(W.dtype).sigmoid() * W.amin(-1, keepdim=True)
-    return W.clamp(low, high)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Num, UInt8
 
 from linmap.data.vectors.folder import FieldIndex, FolderStore
 from linmap.errors import ArgumentError, ArtifactError, DataError
@@ -207,16 +207,16 @@ class FaissBinaryIndex(FieldIndex):
         self.query_dim = dim
 
     def add(self, vectors: np.ndarray) -> None:
-        self._index.add(packed_signs(vectors))
+        self._index.add(pack_signs(vectors))
 
     def replace(self, rows: np.ndarray, vectors: np.ndarray) -> None:
         codes = self._codes(np.arange(self._index.ntotal))
-        codes[rows] = packed_signs(vectors)
+        codes[rows] = pack_signs(vectors)
         self._index.reset()
         self._index.add(codes)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        distances, rows = self._index.search(packed_signs(queries), k)
+        distances, rows = self._index.search(pack_signs(queries), k)
         return rows, np.cos(np.pi * distances / self.query_dim)
 
     def get(self, rows: np.ndarray) -> np.ndarray:
@@ -337,8 +337,8 @@ def signs_first(index: Any) -> Any:
     return faiss.deserialize_index(faiss.serialize_index(refined))  # which owns its parts
 
 
-def packed_signs(vectors: np.ndarray) -> np.ndarray:
-    """One bit a number, 1 for negative ones, little-endian in each byte."""
+def pack_signs(vectors: Num[np.ndarray, "documents dim"]) -> UInt8[np.ndarray, "documents bytes"]:
+    """One bit per coordinate (1 for negative), little-endian in each byte, as FAISS's binary indexes take them."""
     return np.packbits(vectors < 0, axis=1, bitorder="little")
 
 

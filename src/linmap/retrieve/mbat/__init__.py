@@ -1,6 +1,7 @@
 """MBAT for JSON: one vector per document by orthogonal binding, read back by path, the same on every machine."""
 
 from linmap.data.vectors import VectorFile, VectorFileWriter
+from linmap.data.vectors.faiss_store import pack_signs
 from linmap.retrieve.mbat.capacity import capacity, dimension_for
 from linmap.retrieve.mbat.codebook import FORMAT, Codebook
 from linmap.retrieve.mbat.decoding import Breakdown, Contribution, Decoded
@@ -10,7 +11,7 @@ from linmap.retrieve.mbat.operators import DenseOrthogonal, HadamardDiagonal, Si
 from linmap.retrieve.mbat.paths import format_path, parse_path
 from linmap.retrieve.mbat.reasons import explanation
 from linmap.retrieve.mbat.record_index import RecordIndex, RecordMatch, ValueAt
-from linmap.retrieve.mbat.search import nearest, pack_signs, sign_cosine
+from linmap.retrieve.mbat.search import nearest, sign_cosine
 from linmap.retrieve.mbat.vectorizer import MISSING, JSONVectorizer
 
 __all__ = [

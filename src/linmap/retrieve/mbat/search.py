@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Num, UInt8
+from jaxtyping import Float, UInt8
 
 from linmap.errors import ArgumentError
 
@@ -49,11 +49,6 @@ def nearest(query: Num[np.ndarray, " dim"], blocks: Iterable[Num[np.ndarray, "_ 
         best = np.argsort(-cosines, kind="stable")[:top]
         rows, cosines, first = rows[best], cosines[best], first + len(block)
     return [Match(int(row), float(cosine)) for row, cosine in zip(rows, cosines, strict=True)]
-
-
-def pack_signs(vectors: Num[np.ndarray, "documents dim"]) -> UInt8[np.ndarray, "documents bytes"]:
-    """One bit per coordinate (1 for negative), little-endian in each byte, as FAISS's binary indexes take them."""
-    return np.packbits(vectors < 0, axis=1, bitorder="little")
 
 
 def sign_cosine(

@@ -10,7 +10,7 @@ import sys
 import torch
 from safetensors.torch import load_file, save_file
 
-from linmap.compress.flatquant.kernels import triton_kernel
+from linmap.compress.flatquant import triton_kernel
 
 DEVICE, INPUTS, OUTPUTS = sys.argv[1:]
 

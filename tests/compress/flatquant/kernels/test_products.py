@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linmap.compress.flatquant.kernels import int4_linear, products, weight_only_linear
+from linmap.compress.flatquant import kernels
+from linmap.compress.flatquant.kernels import int4_linear, weight_only_linear
 from linmap.compress.flatquant.quantizer import pack_int4
 
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
@@ -20,7 +21,7 @@ def codes(generator: torch.Generator, *shape: int) -> torch.Tensor:
 @pytest.fixture(params=["int8", "float32"])
 def arithmetic(request, monkeypatch):
     """What multiplies codes on processors with and without int8 dot products."""
-    monkeypatch.setattr(products, "INT8_DOT", request.param == "int8")
+    monkeypatch.setattr(kernels, "INT8_DOT", request.param == "int8")
     return request.param
 
 
@@ -34,7 +35,7 @@ def test_sums_of_codes_are_exact(size, seed):
 
 
 def test_exact_for_long_rows(arithmetic, monkeypatch):
-    monkeypatch.setattr(products, "EXACT_COLUMNS", 512)  # several sums of float32 products
+    monkeypatch.setattr(kernels, "EXACT_COLUMNS", 512)  # several sums of float32 products
     n = 3000
     for x, w in ((-8, -8), (7, -8), (-8, 7)):
         x, w = torch.full((2, n), x, dtype=torch.int8), torch.full((3, n), w, dtype=torch.int8)
@@ -47,7 +48,7 @@ def test_rows_taken_some_at_a_time_change_nothing(generator, arithmetic, monkeyp
     x, w = codes(generator, 5, 24), codes(generator, 50, 24)
     args = pack_int4(x), torch.rand(5, 1), pack_int4(w), torch.rand(50, 1)
     whole = int4_linear(*args)
-    monkeypatch.setattr(products, "CPU_CODES", 1)  # 16 rows at a time
+    monkeypatch.setattr(kernels, "CPU_CODES", 1)  # 16 rows at a time
     assert torch.equal(int4_linear(*args), whole)
 
 
@@ -71,7 +72,7 @@ def test_padding_for_tensor_cores_changes_nothing(size, seed):
         seen = []
         int_mm = torch._int_mm
         patch.setattr(torch, "_int_mm", lambda a, b: seen.append((*a.shape, *b.shape)) or int_mm(a, b))
-        y = products._padded_products(x, w)
+        y = kernels._padded_products(x, w)
     assert torch.equal(y.double(), x.double() @ w.double().T)
     [(rows, columns, _, outputs)] = seen
     assert rows > 16

@@ -1,4 +1,4 @@
-"""Products with weights in integer codes: packed ones of 4 bits, which stay packed in memory, and unpacked ones.
+"""What the quantised model runs: transform, quantise and pack in one pass, and products with weights in integer codes.
 
 A sum over channels does not ask for their order, so the low and the high nibbles are multiplied apart, each with the
 channels that it belongs to, and never interleaved. On the CPU weights are taken some rows at a time, so that what is
@@ -10,9 +10,15 @@ What multiplies codes, by the machine:
   token through 576 x 576 takes three times as long, most of it in starting the operations.
 - other devices: float32 products of the codes, which are exact too.
 PyTorch reaches no 4-bit tensor cores, so on GPUs 4-bit codes run on the 8-bit ones.
+
+References
+----------
+Sun et al., "FlatQuant: Flatness Matters for LLM Quantization", ICML 2025, section 3.3 and appendix B.
 """
 
 from __future__ import annotations
+
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +27,113 @@ from torch import Tensor
 
 from linmap.errors import ArgumentError
 
+TRITON = find_spec("triton") is not None and torch.version.hip is None
 INT8_DOT = torch.cpu._is_vnni_supported()
 CPU_CODES = 2**20  # codes of a weight that are unpacked at once on the CPU
 EXACT_COLUMNS = 2**10  # products of at most 128 * 128 each that float32 sums exactly
 MOST_COLUMNS = 2**21  # sums of products of at most 128 * 8 in int32
 MOST_WIDE_COLUMNS = 2**17 - 1  # of at most 128 * 128
+Clip = float | Float[Tensor, ""]
+
+
+# -- activations -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def transform_quantize_pack(
+    x: Float[Tensor, "*batch n"],
+    left: Float[Tensor, "n1 n1"],
+    right: Float[Tensor, "n2 n2"],
+    clip_max: Clip | None = None,
+    clip_min: Clip | None = None,
+) -> tuple[UInt8[Tensor, "*batch bytes"], Float[Tensor, "*batch 1"]]:
+    """Q(x (L ⊗ R)) in symmetric 4-bit codes, two to a byte, with one scale a token.
+
+    Y = L^T X R of each token as an n1 x n2 matrix, accumulated in float32 whatever the dtype of x; s =
+    max(clip_max * max Y, -clip_min * min Y) / 7, or 1 for a token of zeros; codes clamp(round(Y / s), -8, 7), rounded
+    half to even. On CUDA with Triton all of it is one kernel, which reads x and writes codes and nothing between; see
+    `linmap.compress.flatquant.triton_kernel` for the sizes that take two. Elsewhere it is PyTorch, which
+    `torch.compile` fuses.
+
+    Parameters
+    ----------
+    x : (..., n)
+        Activations in any floating dtype, n = n1 n2.
+    left, right : (n1, n1), (n2, n2)
+        L and R.
+    clip_max, clip_min
+        Shares of the largest and the smallest value that are kept, after the sigmoid; None: all.
+
+    Returns
+    -------
+    packed : (..., ceil(n / 2)), uint8
+        Even index in the low nibble; a last code of 0 fills up an odd n.
+    scale : (..., 1), float32
+        float16 would underflow for small activations.
+
+    Raises
+    ------
+    ValueError
+        If the factors are not square, or their sizes do not multiply to n.
+    """
+    sizes = tuple(left.shape), tuple(right.shape)
+    if any(len(size) != 2 or size[0] != size[1] for size in sizes) or len(left) * len(right) != x.shape[-1]:
+        raise ArgumentError(
+            f"left {sizes[0]} and right {sizes[1]} must be square and their sizes multiply to the {x.shape[-1]} "
+            "channels of x; `kronecker_factors(n)` gives a pair of sizes."
+        )
+    clips = _clip(clip_max), _clip(clip_min)
+    if x.is_cuda and TRITON:
+        from linmap.compress.flatquant import triton_kernel
+
+        return triton_kernel.transform_quantize_pack(x, left, right, *clips)
+    return _transformed_codes(x, left, right, *clips)
+
+
+@torch.no_grad()
+def quantize_pack(
+    x: Float[Tensor, "*batch n"], clip_max: Clip | None = None, clip_min: Clip | None = None
+) -> tuple[UInt8[Tensor, "*batch bytes"], Float[Tensor, "*batch 1"]]:
+    """`transform_quantize_pack` without a transform."""
+    if x.is_cuda and TRITON:
+        from linmap.compress.flatquant import triton_kernel
+
+        return triton_kernel.quantize_pack(x, _clip(clip_max), _clip(clip_min))
+    return _codes(x.to(torch.float32, copy=True), _clip(clip_max), _clip(clip_min))
+
+
+def _clip(share: Clip | None) -> Clip:
+    return 1.0 if share is None else share
+
+
+def _transformed_codes(
+    x: Float[Tensor, "*batch n"],
+    left: Float[Tensor, "n1 n1"],
+    right: Float[Tensor, "n2 n2"],
+    clip_max: Clip,
+    clip_min: Clip,
+) -> tuple[UInt8[Tensor, "*batch bytes"], Float[Tensor, "*batch 1"]]:
+    """Two products of small matrices a token, L^T (X R) in float32, and then elementwise work."""
+    X = x.float().unflatten(-1, (len(left), len(right)))
+    Y = torch.matmul(left.float().mT, torch.matmul(X, right.float()))
+    return _codes(Y.flatten(-2), clip_max, clip_min)
+
+
+def _codes(
+    y: Float[Tensor, "*batch n"], clip_max: Clip, clip_min: Clip
+) -> tuple[UInt8[Tensor, "*batch bytes"], Float[Tensor, "*batch 1"]]:
+    """Codes and scale of each row; y is overwritten."""
+    high, low = y.amax(-1, keepdim=True), y.amin(-1, keepdim=True)
+    scale = torch.maximum(high.clamp(min=0) * clip_max, -low.clamp(max=0) * clip_min) / 7
+    scale = torch.where(scale == 0, 1.0, scale)
+    codes = y.div_(scale).round_().clamp_(-8, 7).to(torch.int8)
+    if codes.shape[-1] % 2:
+        codes = F.pad(codes, (0, 1))
+    pairs = codes.contiguous().view(torch.int16)  # the even code is the low byte, as processors keep it
+    return ((pairs & 0x0F) | ((pairs >> 4) & 0xF0)).to(torch.uint8), scale
+
+
+# -- products ----------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

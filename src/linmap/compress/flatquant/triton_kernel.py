@@ -20,7 +20,7 @@ import triton.language as tl
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from linmap.compress.flatquant.kernels.reference import Clip
+from linmap.compress.flatquant.kernels import Clip
 
 TILE = 32  # columns of X taken at once
 BLOCK = 1024  # bytes written at once by the kernel without a transform
