@@ -1,5 +1,6 @@
 """Shared settings of the test run."""
 
+import gc
 import signal
 from collections.abc import Iterator
 
@@ -8,11 +9,25 @@ import jaxtyping
 import pytest
 import torch
 
+import typechecker
+
+jaxtyping.jaxtyped = typechecker.jaxtyped
+gc.disable()  # until everything is imported: there is little to collect, and much to look through
 hypothesis.settings.register_profile("linmap", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("linmap")
 torch.set_num_threads(1)  # two pytest workers share two cores
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays, and is not looked through at each collection of garbage."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

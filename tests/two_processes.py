@@ -6,12 +6,13 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+
+from fresh import Fresh
 
 
 def launch(
@@ -25,28 +26,22 @@ def launch(
 
     They are started by torchrun, or with the variables that it sets, which spares a third process.
     """
-    variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"} | dict(environment or {})
-    command = [sys.executable, str(script), *arguments]
+    variables = {"OMP_NUM_THREADS": "1", **(environment or {})}
     if torchrun:
-        run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *command[1:]]
-        done = subprocess.run(run, timeout=timeout, env=variables, capture_output=True, text=True, check=False)
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        words, variables = [*launcher, str(script), *arguments], os.environ | variables
+        done = subprocess.run(words, timeout=timeout, env=variables, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return
     variables |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
-    with tempfile.TemporaryFile() as printed:
-        ranks = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-        both = [subprocess.Popen(command, env=variables | rank, stdout=printed, stderr=printed) for rank in ranks]
-        end = time.monotonic() + timeout
-        while (
-            time.monotonic() < end and any(one.poll() is None for one in both) and not any(one.poll() for one in both)
-        ):
-            time.sleep(0.02)
-        codes = [one.poll() for one in both]
-        for one in both:
-            one.kill()
-            one.wait()
-        printed.seek(0)
-        assert codes == [0, 0], printed.read().decode(errors="replace")
+    both = [Fresh(script, *arguments, environment=variables | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    end = time.monotonic() + timeout
+    while time.monotonic() < end and any(one.poll() is None for one in both) and not any(one.poll() for one in both):
+        time.sleep(0.02)
+    codes = [one.poll() for one in both]
+    for one in both:
+        one.kill()
+    assert codes == [0, 0], "\n".join(one.stderr for one in both)
 
 
 def _free_port() -> str:

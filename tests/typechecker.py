@@ -1,9 +1,90 @@
-"""The checker of shape annotations in the test run: beartype, with `Self` left to pyright."""
+"""The checker of annotations in the test run: beartype for types, jaxtyping for shapes.
 
-from typing import Any, Self
+jaxtyping's import hook writes `@jaxtyping.jaxtyped(typechecker=...)` above every function and class of the package.
+The suite calls such functions millions of times, most of them without a shape in their annotations, so `jaxtyped` here
+stands in for jaxtyping's own: it keeps track of shapes only where there are some, checks every call once, and prepares
+the checks of a function when it is first called, not when its module is imported.
+"""
 
+import dataclasses
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, Self, get_args, get_type_hints
+
+import jaxtyping
 from beartype import BeartypeConf, FrozenDict, beartype
 
-# An int is a float, as in PEP 484. jaxtyping decorates methods one by one, and beartype knows what `Self` is only when
-# it decorates the class.
-check = beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({Self: Any})))
+# An int is a float, as in PEP 484. Methods are decorated one by one, and beartype knows what `Self` is only when it
+# decorates the class.
+check = beartype(
+    conf=BeartypeConf(
+        is_pep484_tower=True, hint_overrides=FrozenDict({Self: Any}), violation_type=jaxtyping.TypeCheckError
+    )
+)
+_with_shapes = jaxtyping.jaxtyped
+
+
+def jaxtyped(*, typechecker: object) -> Callable[[Any], Any]:
+    """The decorator that jaxtyping's import hook puts on functions, and on classes, whose constructors it checks."""
+    return lambda decorated: _class(decorated) if inspect.isclass(decorated) else _function(decorated)
+
+
+def _class(cls: type) -> type:
+    # a constructor that is written out has been decorated where it stands
+    if dataclasses.is_dataclass(cls) and not hasattr(cls.__init__, "__wrapped__"):
+        cls.__init__ = _function(cls.__init__)
+    return cls
+
+
+def _function(function: Callable) -> Callable:
+    checked: Callable | None = None
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        nonlocal checked
+        if jaxtyping.config.jaxtyping_disable:
+            return function(*args, **kwargs)
+        if checked is None:
+            checked = _checked(function)
+        return checked(*args, **kwargs)
+
+    return wrapper
+
+
+def _checked(function: Any) -> Callable:
+    """The function with its checks; annotations that mean something to pyright only are left to it."""
+    annotations = {
+        name: _resolved(annotation, function.__globals__) for name, annotation in function.__annotations__.items()
+    }
+    code, namespace = function.__code__, function.__globals__
+    twin = types.FunctionType(code, namespace, function.__name__, function.__defaults__, function.__closure__)
+    functools.update_wrapper(twin, function)
+    del twin.__wrapped__
+    twin.__kwdefaults__, twin.__annotations__ = function.__kwdefaults__, annotations
+    if not any(issubclass(part, jaxtyping.AbstractArray) for hint in annotations.values() for part in _classes(hint)):
+        return check(twin)
+    return (
+        _with_shapes(twin, typechecker=check)
+        if inspect.isgeneratorfunction(function)
+        else _with_shapes(check(twin), typechecker=None)
+    )
+
+
+def _resolved(annotation: Any, namespace: dict[str, Any]) -> Any:
+    def holder(value: Any) -> None: ...
+
+    holder.__annotations__ = {"value": annotation}
+    try:
+        return get_type_hints(holder, namespace, include_extras=True)["value"]
+    except Exception:  # a name that is imported for checkers of types only
+        return Any
+
+
+def _classes(hint: Any) -> Iterator[type]:
+    if inspect.isclass(hint):
+        yield hint
+    for part in get_args(hint):
+        yield from _classes(part)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +10,7 @@ from peft import PeftModel, get_peft_model
 from safetensors import safe_open
 from torch import nn
 
+import fresh
 from adapt.cases import METHODS, adapted, gpt2, llama, logits, move, tokens
 from linmap.adapt.layer import AdapterLayer
 from linmap.adapt.tuner import register_with_peft
@@ -125,10 +123,9 @@ import json, sys, torch
 from peft import PeftModel
 import linmap.adapt
 from linmap.adapt import BoneConfig
-sys.path.insert(0, sys.argv[2])
 from adapt.cases import llama, logits, tokens
 folder = sys.argv[1]
-for name in json.loads(sys.argv[3]):
+for name in json.loads(sys.argv[2]):
     for low in (False, True):
         model = PeftModel.from_pretrained(llama(), f"{folder}/{name}", low_cpu_mem_usage=low).eval()
         from safetensors.torch import load_file
@@ -148,11 +145,7 @@ def test_a_saved_adapter_gives_the_same_output_in_a_fresh_process(tmp_path) -> N
         assert sorted(file.suffix for file in (tmp_path / name).iterdir()) == [".json", ".md", ".safetensors"]
         with safe_open(tmp_path / name / "adapter_model.safetensors", "pt") as file:
             assert all("linmap_" in key and "base_layer" not in key for key in file.keys())  # noqa: SIM118
-    tests = str(Path(__file__).parents[1])
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path), tests, json.dumps(names)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = fresh.run(SCRIPT, str(tmp_path), json.dumps(names)).splitlines()
     assert len(lines) == 2 * len(METHODS)
     for line in lines:
         assert float(line.rsplit(" ", 1)[1]) <= 1e-12, line

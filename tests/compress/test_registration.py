@@ -37,7 +37,7 @@ def run(program: str) -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        "import linmap, transformers",
+        pytest.param("import linmap, transformers", marks=pytest.mark.slow),
         pytest.param("import transformers, linmap", marks=pytest.mark.slow),
         pytest.param("import transformers.quantizers.auto, linmap", marks=pytest.mark.slow),
         pytest.param("import linmap\nfrom transformers import AutoModelForCausalLM", marks=pytest.mark.slow),
@@ -50,6 +50,7 @@ def run(program: str) -> None:
     ],
 )
 def test_the_quantizer_is_known(first: str) -> None:
+    """The one order that is not slow, linmap first, is in test_a_fresh_process_gives_the_same."""
     run(first + KNOWN + (KEEPS_ITS_LOADER if first.startswith("import linmap, transformers") else ""))
 
 

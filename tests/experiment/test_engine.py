@@ -3,8 +3,6 @@
 import math
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+import fresh
+from fresh import Fresh
 from linmap.errors import Stopped
 from linmap.experiment import Arm, Choice, Experiment, Metric, Outcome, Part, Trial, fingerprint, untouched
 
@@ -176,14 +176,11 @@ print(runs.values("ours", "error"))
 
 
 def test_a_killed_experiment_goes_on_to_the_same_result(tmp_path: Path) -> None:
-    def start(folder: str, how: str) -> subprocess.CompletedProcess[str]:
-        (tmp_path / folder).mkdir(exist_ok=True)
-        words = [sys.executable, "-c", KILLED, str(tmp_path / folder), how]
-        return subprocess.run(words, capture_output=True, text=True, check=False)
-
-    assert start("killed", "die").returncode == -signal.SIGKILL
-    resumed, whole = start("killed", "resume"), start("whole", "once")
-    assert resumed.stdout == whole.stdout != ""
+    for folder in ("killed", "whole"):
+        (tmp_path / folder).mkdir()
+    assert Fresh(KILLED, str(tmp_path / "killed"), "die").wait() == -signal.SIGKILL
+    resumed = fresh.run(KILLED, str(tmp_path / "killed"), "resume")
+    assert resumed == fresh.run(KILLED, str(tmp_path / "whole"), "once") != ""
     assert (tmp_path / "killed/log").read_text() == "x" * 6
 
 

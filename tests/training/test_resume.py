@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fresh import Fresh
 from linmap.training import TrainingConfig, checkpoint, train
 from linmap.training.metrics import MetricsLog
 from training.problem import make_data, make_model, newest, run, squared_error
@@ -69,8 +68,8 @@ def untimed_lines(path: Path) -> list[dict]:
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
 
 
-def start(out: Path, **config) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, str(PROBLEM), str(out), json.dumps(config)])
+def start(out: Path, **config) -> Fresh:
+    return Fresh(PROBLEM, str(out), json.dumps(config))
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))

@@ -1,7 +1,6 @@
 """Additive adapters as LoRA: the same function from plain PEFT, without linmap."""
 
-import subprocess
-import sys
+import json
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+import fresh
 from linmap.adapt.bone import BoneConfig, BoneLinear, save_as_lora, to_lora
 
 OPTIONS = {"add": {"mode": "add"}, "mini": {"mode": "mini", "mini_r": 2}}
@@ -85,8 +85,8 @@ model = PeftModel.from_pretrained(nn.Sequential(nn.Linear(6, 8)), {str(tmp_path)
 assert "linmap" not in sys.modules
 print(model(torch.ones(6)).tolist())
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    torch.testing.assert_close(torch.tensor(eval(done.stdout.splitlines()[-1])), model(x).detach())
+    found = fresh.run(script).splitlines()[-1]
+    torch.testing.assert_close(torch.tensor(json.loads(found)), model(x).detach())
 
 
 def test_what_cannot_be_converted_is_refused(tmp_path):

@@ -1,16 +1,13 @@
 """The PEFT method: ranks by module, and adapters that come back with the ranks that they had."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
+import fresh
 from adapt.triadaptlora.problem import Net, adapted, batch, configured, train, trainable
 from linmap.adapt import RankAllocator, TriAdaptLinear
 
@@ -56,12 +53,9 @@ def test_uneven_ranks_come_back_from_the_file(tmp_path, storage):
 def test_uneven_ranks_come_back_in_a_fresh_process(tmp_path):
     model, _ = grown()
     model.save_pretrained(tmp_path)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-c", FRESH, str(tmp_path)], capture_output=True, text=True, env=environment, check=True
-    )
+    found = json.loads(fresh.run(FRESH, str(tmp_path)))
     x, _ = batch(99)
-    torch.testing.assert_close(torch.tensor(json.loads(done.stdout), dtype=torch.float64), model(x).flatten())
+    torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), model(x).flatten())
 
 
 def test_an_adapter_without_ranks_of_its_own_takes_those_of_the_file(tmp_path):

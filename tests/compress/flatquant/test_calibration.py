@@ -1,10 +1,8 @@
 """Calibration of whole models: the comparison that the method must win, determinism, resumption, bad input."""
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
+import functools
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from transformers import PreTrainedModel
 
 from compress.flatquant.models import tiny, tokens
 from compress.flatquant.outliers import planted, sequences
+from fresh import Fresh
 from linmap.compress.flatquant import blockwise
 from linmap.compress.flatquant.block import StudentBlock
 from linmap.compress.flatquant.calibration import calibrate, merge_model, student_model
@@ -41,6 +40,12 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
+
+
+@functools.cache
+def calibrated(weights: str = "rtn") -> dict[str, Tensor]:
+    """What one process makes of the tiny model in one go."""
+    return state(calibrate(tiny(), IDS, config(weights=weights)))
 
 
 @torch.no_grad()
@@ -119,8 +124,8 @@ def test_training_lowers_the_error_of_every_block() -> None:
 
 @pytest.mark.parametrize("weights", [pytest.param("rtn", marks=pytest.mark.slow), "gptq"])
 def test_same_seed_same_bytes_and_other_seed_other_bytes(weights) -> None:
-    one, two = (state(calibrate(tiny(), IDS, config(weights=weights))) for _ in range(2))
-    assert_same(one, two)
+    one = calibrated(weights)
+    assert_same(one, state(calibrate(tiny(), IDS, config(weights=weights))))
     other = state(calibrate(tiny(), IDS, config(weights=weights, seed=1)))
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
@@ -145,9 +150,8 @@ def test_several_jobs_give_the_bytes_of_one(tmp_path) -> None:
 
 def test_two_processes_give_the_bytes_of_one(tmp_path) -> None:
     launch(Path(__file__).with_name("distributed.py"), str(tmp_path))
-    expected = state(calibrate(tiny(), IDS, config(weights="gptq")))
     for rank in range(2):
-        assert_same(load_file(tmp_path / f"rank{rank}.safetensors"), expected)
+        assert_same(load_file(tmp_path / f"rank{rank}.safetensors"), calibrated("gptq"))
 
 
 def test_blocks_that_are_left_out_stay_as_they_are() -> None:
@@ -164,30 +168,36 @@ def test_blocks_that_are_left_out_stay_as_they_are() -> None:
 
 def test_a_killed_run_resumes_at_its_block_with_the_same_bytes(tmp_path) -> None:
     work = tmp_path / "work"
-    command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(work)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = Fresh(Path(__file__).with_name("killed.py"), str(work))
     try:
         deadline = time.monotonic() + 240
         while not (work / "in_block_1").exists():
-            assert process.poll() is None, process.stderr and process.stderr.read().decode()
+            assert process.poll() is None, process.stderr
             assert time.monotonic() < deadline
             time.sleep(0.02)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
     (work / "in_block_1").unlink()
     assert [path.name for path in work.iterdir()] == ["block_00000.safetensors"]
     first = (work / "block_00000.safetensors").stat()
     resumed = calibrate(tiny(), IDS, config(), work=work, resume=True)
-    assert_same(state(resumed), state(calibrate(tiny(), IDS, config())))
+    assert_same(state(resumed), calibrated())
     assert (work / "block_00000.safetensors").stat().st_mtime_ns == first.st_mtime_ns
     assert (work / "block_00001.safetensors").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The work of a calibration of one epoch; nothing is added to it by runs that are refused."""
+    work = tmp_path_factory.mktemp("work")
+    calibrate(tiny(), IDS, config(epochs=1), work=work)
+    return work
 
 
 def test_a_new_run_does_not_take_the_blocks_of_an_old_one(tmp_path) -> None:
     calibrate(tiny(), IDS, config(seed=1), work=tmp_path)
     again = calibrate(tiny(), IDS, config(), work=tmp_path)
-    assert_same(state(again), state(calibrate(tiny(), IDS, config())))
+    assert_same(state(again), calibrated())
 
 
 @pytest.mark.parametrize(
@@ -195,20 +205,19 @@ def test_a_new_run_does_not_take_the_blocks_of_an_old_one(tmp_path) -> None:
     [(1, IDS, {}), (0, IDS.flip(0), {}), (0, IDS, {"lr": 1e-3}), (0, IDS, {"k_bits": 16})],
     ids=["model", "tokens", "learning rate", "bits"],
 )
-def test_the_work_of_another_calibration_is_refused(tmp_path, seed, ids, options) -> None:
-    calibrate(tiny(), IDS, config(epochs=1), work=tmp_path)
+def test_the_work_of_another_calibration_is_refused(finished, seed, ids, options) -> None:
     with pytest.raises(ValueError, match="was calibrated with another model, text or config"):
-        calibrate(tiny(seed=seed), ids, config(epochs=1, **options), work=tmp_path, resume=True)
+        calibrate(tiny(seed=seed), ids, config(epochs=1, **options), work=finished, resume=True)
 
 
 def test_transforms_serve_nearest_rounding_and_gptq(tmp_path) -> None:
     calibrate(tiny(), IDS, config(), work=tmp_path)
     model = calibrate(tiny(), IDS, config(weights="gptq"), work=tmp_path, resume=True)
-    assert_same(state(model), state(calibrate(tiny(), IDS, config(weights="gptq"))))
+    assert_same(state(model), calibrated("gptq"))
 
 
-def test_damaged_work_is_refused(tmp_path) -> None:
-    calibrate(tiny(), IDS, config(epochs=1), work=tmp_path)
+def test_damaged_work_is_refused(tmp_path, finished) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     (tmp_path / "block_00001.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"block_00001.safetensors is damaged"):
         calibrate(tiny(), IDS, config(epochs=1), work=tmp_path, resume=True)

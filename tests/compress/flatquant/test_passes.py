@@ -16,13 +16,16 @@ from linmap.compress.flatquant.passes import RoundedProduct, can_compile, compil
 from linmap.compress.flatquant.quantizer import fake_quantize
 from linmap.compress.flatquant.teacher import embedded, teacher_outputs
 
-pytestmark = [
-    pytest.mark.skipif(not can_compile(), reason="no C++ compiler"), pytest.mark.usefixtures("annotations_unchecked")
-]  # fmt: skip
 WAYS = [
     pytest.param(*way, marks=[] if way in (("row", True, True), ("token", False, True)) else pytest.mark.slow)
     for way in itertools.product(("token", "row"), (True, False), (True, False))
 ]
+
+
+@pytest.fixture(autouse=True)
+def _compiler(annotations_unchecked: None) -> None:
+    if not can_compile():
+        pytest.skip("no C++ compiler")
 
 
 def logits(rows: int, per: str, clips: bool) -> list[torch.Tensor | None]:

@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import faiss
 import numpy as np
 import pytest
 
+from fresh import Fresh
 from linmap.data.vectors import VectorFileWriter, VectorStore, fill, open_store
 from linmap.data.vectors.faiss_store import FaissStore
 from linmap.data.vectors.postgres_store import PostgresStore, column_type, index_statement, statements
@@ -289,12 +287,12 @@ def test_a_writer_that_is_killed_leaves_whole_stores(tmp_path: Path) -> None:
     for address in addresses:
         with open_store(address, 32) as store:
             store.upsert(["kept", "0"], np.ones((2, 32), np.float32))
-    writer = subprocess.Popen([sys.executable, "-c", KILLED, *addresses], stdout=subprocess.PIPE)
-    assert writer.stdout is not None
-    writer.stdout.readline()
+    writer = Fresh(KILLED, *addresses)
+    while "ready" not in writer.stdout:
+        assert writer.poll() is None, writer.stderr
+        time.sleep(0.02)
     time.sleep(1.5)
-    writer.send_signal(signal.SIGKILL)
-    writer.wait()
+    writer.kill()
     for address in addresses:
         with open_store(address) as store:
             assert store.search(np.ones((1, 32), np.float32), 3000)[0]

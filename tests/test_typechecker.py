@@ -1,0 +1,98 @@
+"""What is annotated is checked in the test run: types and, over all arguments and the result, shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pytest
+from jaxtyping import Float
+
+import typechecker
+
+if TYPE_CHECKING:
+    from somewhere import Unknown
+
+checked: Callable[[Any], Any] = typechecker.jaxtyped(typechecker=None)
+
+
+@checked
+def half(n: int, *, factor: float = 0.5) -> float:
+    return factor * n if n >= 0 else str(n)  # pyright: ignore[reportReturnType]
+
+
+@checked
+def product(A: Float[np.ndarray, "n m"], x: Float[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
+    return A @ x if A[0, 0] > 0 else x
+
+
+@checked
+def rows(A: Float[np.ndarray, "n m"]) -> Iterator[Float[np.ndarray, " m"]]:
+    yield from A
+
+
+@checked
+def unknown(x: Unknown, n: int) -> int:
+    return n
+
+
+@checked
+@dataclass
+class Pair:
+    x: Float[np.ndarray, " n"]
+    y: Float[np.ndarray, " n"]
+
+    @checked
+    def swapped(self, times: int = 1) -> Self:
+        return self if times % 2 == 0 else type(self)(self.y, self.x)
+
+
+def test_types_of_arguments_and_results() -> None:
+    assert half(4) == half(4, factor=0.5) == 2
+    assert half(4, factor=1) == 4  # an int is a float
+    for wrong in (lambda: half("4"), lambda: half(4, factor="1"), lambda: half(-1), lambda: half()):
+        with pytest.raises(TypeError):
+            wrong()
+
+
+def test_shapes_belong_together_over_arguments_and_result() -> None:
+    A, x = np.ones((2, 3)), np.ones(3)
+    assert product(A, x).tolist() == [3, 3]
+    for wrong in ((A, np.ones(2)), (-A, x), (A, np.ones((3, 1))), (A.astype(int), x)):
+        with pytest.raises(TypeError):
+            product(*wrong)
+    assert product(np.ones((4, 1)), np.ones(1)).shape == (4,)  # each call has sizes of its own
+    assert len(list(rows(A))) == 2
+    with pytest.raises(TypeError):
+        rows(x)
+
+
+def test_dataclasses_and_their_methods() -> None:
+    pair = Pair(np.zeros(2), np.ones(2))
+    assert pair.swapped().x.tolist() == [1, 1]
+    for wrong in (lambda: Pair(np.zeros(2), np.ones(3)), lambda: pair.swapped(1.5)):
+        with pytest.raises(TypeError):
+            wrong()
+
+
+def test_what_only_pyright_knows_is_left_to_it() -> None:
+    assert unknown("anything", 1) == 1
+    with pytest.raises(TypeError):
+        unknown("anything", "1")
+
+
+def test_a_user_has_no_such_checks(annotations_unchecked: None) -> None:
+    assert half(-1) == "-1"
+    assert product(np.ones((2, 3)), np.ones(3, int)).tolist() == [3, 3]
+
+
+def test_the_package_is_checked() -> None:
+    from linmap.maps import Dense
+    from linmap.training import TrainingConfig
+
+    with pytest.raises(TypeError):
+        Dense("3", 3)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError):
+        TrainingConfig(epochs="3")  # pyright: ignore[reportArgumentType]
