@@ -158,9 +158,10 @@ def test_the_status_says_what_is_the_case(method, kind) -> None:
 def test_every_number_format_of_the_base_is_taken(method, kind, dtype, autocast_adapter_dtype) -> None:
     exact, tolerance = adapted(method, kind), 1e-5 if dtype == torch.float32 else 0.1
     model: Any = get_peft_model(
-        base(kind, dtype), config(method, kind),  # pyright: ignore
+        base(kind, dtype),
+        config(method, kind),  # pyright: ignore
         autocast_adapter_dtype=autocast_adapter_dtype,
-    )  # fmt: skip
+    )
     with torch.no_grad():
         for ours, theirs in zip(layers(model), layers(exact), strict=True):
             for one, other in zip(ours.adapters.parameters(), theirs.adapters.parameters(), strict=True):

@@ -34,8 +34,12 @@ def test_sessions_are_parts_in_their_order() -> None:
     assert [fold.name for fold in actors] == [f"domain {name}" for name in ("bd", "bk", "dg", "mm", "tr")]
     X, y = np.zeros((28, 1, 1)), np.arange(28) % 2
     assert [fold.name for fold in folds(Covariances(X, y, np.arange(28) // 4), 0)] == [
-        "domain 0, domain 1", "domain 2", "domain 3, domain 4", "domain 5", "domain 6",
-    ]  # fmt: skip
+        "domain 0, domain 1",
+        "domain 2",
+        "domain 3, domain 4",
+        "domain 5",
+        "domain 6",
+    ]
 
 
 def test_groups_are_never_on_two_sides() -> None:

@@ -7,13 +7,16 @@ from linmap.data.labels import judged
 from linmap.recipes.answers import say_accuracy
 
 
-@pytest.mark.parametrize(("given", "classes", "codes"), [
-    (np.array(["a", "b"]), np.array(["a", "b"]), None),
-    (np.array([1, 2]), np.array(["1", "2"]), None),
-    (np.array([1.0, 2.0]), np.array([1, 2]), None),
-    (np.array(["1", "2"]), np.array([1, 2]), None),
-    (np.array(["left", "right"]), np.array([1, 2]), np.array([1, 2])),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "classes", "codes"),
+    [
+        (np.array(["a", "b"]), np.array(["a", "b"]), None),
+        (np.array([1, 2]), np.array(["1", "2"]), None),
+        (np.array([1.0, 2.0]), np.array([1, 2]), None),
+        (np.array(["1", "2"]), np.array([1, 2]), None),
+        (np.array(["left", "right"]), np.array([1, 2]), np.array([1, 2])),
+    ],
+)
 def test_one_class_in_two_writings_is_one_class(given, classes, codes) -> None:
     answers = judged(given, classes, codes)
     assert answers.rows.all()

@@ -116,8 +116,11 @@ def test_growth_beyond_the_reserve_keeps_the_parameters_in_kind():
     assert map.B.grad.shape == (N_OUT, 4)
     assert map.max_rank == 4
     assert {name: p.requires_grad for name, p in map.named_parameters()} == {
-        "A": False, "B": True, "lower": True, "upper": True
-    }  # fmt: skip
+        "A": False,
+        "B": True,
+        "lower": True,
+        "upper": True,
+    }
 
 
 def test_the_rank_travels_in_the_state_dict(tmp_path):

@@ -242,8 +242,9 @@ def test_vectors_are_searched_with_vectors(index: Path, tmp_path: Path) -> None:
     for where, field in ((str(index), "vector"), (str(tmp_path / "s"), "new")):
         answer = search(SearchSettings(where, query=tmp_path / "q.npy", top=1, field=field))
         assert [query["matches"][0] for query in answer["queries"]] == [
-            {"id": "emmy", "score": 1.0}, {"id": "grace", "score": 1.0},
-        ]  # fmt: skip
+            {"id": "emmy", "score": 1.0},
+            {"id": "grace", "score": 1.0},
+        ]
     for wrong, message in (
         (SearchSettings(str(index), query=tmp_path / "q.npy", id="ada"), "leave --like, --id and --at out"),
         (SearchSettings(str(index), query=tmp_path / "q.npy", top=0), "--top must be at least 1"),

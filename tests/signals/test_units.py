@@ -33,10 +33,16 @@ def test_order_and_lag_are_chosen_alike_in_every_unit(method: str, power: int) -
 
 @FEW
 @given(powers)
-@pytest.mark.parametrize("options", [
-    {"method": (2, 1)}, {"method": (2, 1), "classifier": "mdm"}, {"orders": (1, 2), "lags": (1, 2), "inner_cv": 2},
-    {"method": (2, 1), "estimator": "lwf"},
-], ids=["svm", "mdm", "grid", "lwf"])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": (2, 1)},
+        {"method": (2, 1), "classifier": "mdm"},
+        {"orders": (1, 2), "lags": (1, 2), "inner_cv": 2},
+        {"method": (2, 1), "estimator": "lwf"},
+    ],
+    ids=["svm", "mdm", "grid", "lwf"],
+)
 def test_classifiers_of_epochs_answer_alike_bit_for_bit(options: dict, power: int) -> None:
     one, other = (ACMClassifier(**options).fit(a * X, Y).predict_proba(a * X) for a in (1.0, 2.0**power))
     assert np.array_equal(one, other)

@@ -14,8 +14,11 @@ def test_mamem_measures_both_bands_and_resumes(tmp_path: Path) -> None:
     job = Job(tmp_path, seeds=(0,), tiny=True)
     found = PROTOCOLS[0].run(job)
     assert [table.title for table in found.tables] == [
-        "4-35 Hz", "unfiltered", "By subject: 4-35 Hz", "By subject: unfiltered",
-    ]  # fmt: skip
+        "4-35 Hz",
+        "unfiltered",
+        "By subject: 4-35 Hz",
+        "By subject: unfiltered",
+    ]
     assert [row[0] for row in found.tables[2].rows] == ["MAMEM subject 1", "MAMEM subject 3"]
     assert len(found.tables[0].rows) == 6
     assert len(found.checks) == 6

@@ -45,8 +45,10 @@ def test_synthetic_matrices_have_their_condition_number_and_classes_that_differ(
 
 
 def test_steps_are_finite_and_gradients_smaller_than_without_a_normalisation() -> None:
-    ours, none = (synthetic.some_steps(options, 1e7, torch.float32, 0, 5).values
-                  for options in ({"norm": "gbw", "theta": 0.5}, {"norm": None}))  # fmt: skip
+    ours, none = (
+        synthetic.some_steps(options, 1e7, torch.float32, 0, 5).values
+        for options in ({"norm": "gbw", "theta": 0.5}, {"norm": None})
+    )
     assert np.isfinite(list(ours.values())).all()
     assert none["gradient"] > ours["gradient"]
     assert len(methods(fixed=True)) == 9

@@ -21,9 +21,15 @@ def test_every_growth_runs(protocol: Any, tmp_path: Path) -> None:
         pytest.skip("the same code with other settings, which tiny replaces")
     found = protocol.run(Job(tmp_path, seeds=[0], tiny=True))
     assert [row[0] for row in found.tables[0].rows] == [
-        "TriAdaptLoRA", "TriAdaptLoRA, nonlinear", "random growth", "uniform growth", "head only", "LoRA", "AdaLoRA",
+        "TriAdaptLoRA",
+        "TriAdaptLoRA, nonlinear",
+        "random growth",
+        "uniform growth",
+        "head only",
+        "LoRA",
+        "AdaLoRA",
         "full tuning",
-    ]  # fmt: skip
+    ]
     assert "8 x 12 = 96 ranks" in found.checks[-1].statement
 
 

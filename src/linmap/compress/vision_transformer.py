@@ -153,8 +153,11 @@ class VisionTransformer(nn.Module):
         if round(mlp_ratio * dim) < 1:
             raise ArgumentError(f"mlp_ratio={mlp_ratio} leaves no hidden unit of dim={dim}.")
         self.image_size, self.patch_size, self.in_channels, self.n_classes = (
-            image_size, patch_size, in_channels, n_classes,
-        )  # fmt: skip
+            image_size,
+            patch_size,
+            in_channels,
+            n_classes,
+        )
         self.embed_dim, self.num_heads, self.mlp_ratio, self.drop_path, self.eps = dim, heads, mlp_ratio, drop_path, eps
         self.n_tokens = 1 + (image_size // patch_size) ** 2
         self.patch_features = in_channels * patch_size**2

@@ -40,8 +40,9 @@ def test_a_language_model_completes_the_same_before_and_after_it_was_saved(
     models: dict[str, str], data: dict[str, Path], tmp_path: Path
 ) -> None:
     steps: list[int] = []
-    tuned = fine_tune(data["language"], bone(), TRAINING, model=models["language"],
-                      callbacks=[lambda _, step: steps.append(step)])  # fmt: skip
+    tuned = fine_tune(
+        data["language"], bone(), TRAINING, model=models["language"], callbacks=[lambda _, step: steps.append(step)]
+    )
     assert steps == list(range(1, tuned.report["steps"] + 1))
     assert tuned.method == "bone"
     records = read_prompts(data["language"], "language")[:3]

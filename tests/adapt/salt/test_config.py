@@ -79,8 +79,11 @@ def trained(model):
 
 def test_norms_are_trained_saved_and_loaded(tmp_path):
     model = adapted()
-    names = {f"base_model.model.{norm}.modules_to_save.default.{part}" for norm in ("norm1", "ln_f")
-             for part in ("weight", "bias")}  # fmt: skip
+    names = {
+        f"base_model.model.{norm}.modules_to_save.default.{part}"
+        for norm in ("norm1", "ln_f")
+        for part in ("weight", "bias")
+    }
     assert trained(model) == names
     model.train()(images()).square().sum().backward()  # moves the running mean of norm1
     model.save_pretrained(tmp_path)
@@ -182,8 +185,13 @@ def test_an_adapter_loads_in_a_fresh_process(tmp_path):
         "import torch, linmap.adapt; from adapt.salt.test_config import *; "
         f"m = PeftModel.from_pretrained(network(), {str(tmp_path)!r}).eval(); print(json.dumps(m(images()).tolist()))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          env={"PYTHONPATH": "tests", "OMP_NUM_THREADS": "2"})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": "tests", "OMP_NUM_THREADS": "2"},
+    )
     y = torch.tensor(json.loads(done.stdout.splitlines()[-1]), dtype=torch.float64)
     torch.testing.assert_close(y, model(images()), rtol=0, atol=1e-9)
 
@@ -229,8 +237,14 @@ def test_what_is_in_the_file(tmp_path):
         adapted(also_train=(), **options).save_pretrained(tmp_path)
         file = load_file(tmp_path / "adapter_model.safetensors")
         names = {name.rpartition("linmap_salt_adapters.")[2] for name in file}
-        plain = {"spectral.scale_minus_one", "spectral.shift", "core.A", "core.B", "fingerprint_values",
-                 "fingerprint_vectors"}  # fmt: skip
+        plain = {
+            "spectral.scale_minus_one",
+            "spectral.shift",
+            "core.A",
+            "core.B",
+            "fingerprint_values",
+            "fingerprint_vectors",
+        }
         basis = {"spectral.U", "spectral.S", "spectral.Vt"}
         assert names == ({"change"} if "save" in options else plain | basis if options else plain)
 

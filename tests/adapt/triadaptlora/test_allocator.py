@@ -114,14 +114,24 @@ def test_scores_follow_the_norm_of_c_and_the_rank():
 
 
 @given(
-    st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(0, 3),
-    st.sampled_from(["linear", "nonlinear"]), st.sampled_from(["prealloc", "append"]),
-)  # fmt: skip
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 3),
+    st.sampled_from(["linear", "nonlinear"]),
+    st.sampled_from(["prealloc", "append"]),
+)
 def test_the_budget_is_spent_and_never_passed(n_layers, reference, add, interval, warmup, growth, storage):
     config = configured(
-        reference_rank=reference, incre_rank_num=add, incre_interval=interval, init_warmup=warmup, growth=growth,
-        total_step=warmup + 10, storage=storage,
-    )  # fmt: skip
+        reference_rank=reference,
+        incre_rank_num=add,
+        incre_interval=interval,
+        init_warmup=warmup,
+        growth=growth,
+        total_step=warmup + 10,
+        storage=storage,
+    )
     model = torch.nn.Sequential(
         *(TriAdaptLinear(torch.nn.Linear(6, 6), reference_rank=reference, storage=storage) for _ in range(n_layers))
     )
@@ -244,9 +254,14 @@ def test_the_best_weights_come_back_with_the_rank_that_they_had(tmp_path):
         ranks.append(allocator.ranks())
         return next(values)
 
-    run(model, lambda model, samples: (model(samples[0]) - samples[1]).square().mean(),
-        TensorDataset(*batch(0, torch.float32, 12, 12)), validate=validate, callbacks=[allocator],
-        config=TrainingConfig(epochs=4, batch_size=4))  # fmt: skip
+    run(
+        model,
+        lambda model, samples: (model(samples[0]) - samples[1]).square().mean(),
+        TensorDataset(*batch(0, torch.float32, 12, 12)),
+        validate=validate,
+        callbacks=[allocator],
+        config=TrainingConfig(epochs=4, batch_size=4),
+    )
     assert allocator.ranks() == ranks[0]
     assert max(ranks[-1].values()) > 8 > max(ranks[0].values())
     model.save_pretrained(tmp_path)

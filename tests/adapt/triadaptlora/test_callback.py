@@ -15,17 +15,24 @@ from linmap.adapt import RankAllocator, TriAdaptCallback, TriAdaptLoraConfig
 def base():
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
         num_key_value_heads=2,
-    )  # fmt: skip
+    )
     return LlamaForCausalLM(config)
 
 
 def trained(out, resume=None, storage="prealloc", **arguments):
     growth = TriAdaptLoraConfig(
-        target_modules=["q_proj", "v_proj", "up_proj"], reference_rank=3, incre_rank_num=1, total_step=10,
+        target_modules=["q_proj", "v_proj", "up_proj"],
+        reference_rank=3,
+        incre_rank_num=1,
+        total_step=10,
         storage=storage,
-    )  # fmt: skip
+    )
     model = get_peft_model(base(), growth)
     allocator = RankAllocator(model, growth)
     tokens = torch.randint(0, 32, (32, 8), generator=torch.Generator().manual_seed(0))

@@ -108,9 +108,15 @@ def test_rank_pattern_is_read_by_the_longest_ending():
 
 
 PATTERNS = [
-    {"layer1": 2}, {r"layer[12]": 2}, {".*1": 2}, {"^layer1": 2}, {"layer": 2}, {r"inner\.layer.": 2, "layer1": 3},
-    {"inner.layer0": 2}, {r"(layer0|inner\.layer2)": 2},
-]  # fmt: skip
+    {"layer1": 2},
+    {r"layer[12]": 2},
+    {".*1": 2},
+    {"^layer1": 2},
+    {"layer": 2},
+    {r"inner\.layer.": 2, "layer1": 3},
+    {"inner.layer0": 2},
+    {r"(layer0|inner\.layer2)": 2},
+]
 
 
 class Nested(Net):

@@ -37,10 +37,8 @@ CONFIGS: dict[str, Any] = {
     "gemma2": lambda: Gemma2Config(
         **SIZES, **WIDE, sliding_window=6, layer_types=LAYERS, attn_logit_softcapping=2.0, query_pre_attn_scalar=8
     ),
-    "gemma3": lambda: Gemma3TextConfig(
-        **SIZES, **WIDE, sliding_window=6, layer_types=LAYERS, query_pre_attn_scalar=8
-    ),
-}  # fmt: skip
+    "gemma3": lambda: Gemma3TextConfig(**SIZES, **WIDE, sliding_window=6, layer_types=LAYERS, query_pre_attn_scalar=8),
+}
 FAMILIES = list(CONFIGS)
 
 

@@ -11,9 +11,14 @@ VOCABULARY = 64
 def planted(seed: int = 0) -> LlamaForCausalLM:
     """Outliers in a channel of the embedding, in two gains of the norms, and in a row of the up projection."""
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+    )
     model = LlamaForCausalLM(config).eval()
     generator = torch.Generator().manual_seed(seed)
     for weight in model.parameters():

@@ -139,8 +139,12 @@ def test_quarot_transforms_where_the_paper_does() -> None:
     config = BASELINES["quarot"].config("W4A4KV4")
     student = students(tiny("qwen3"), config)[0]  # heads of 8
     assert {site: len(student.sites[site].pairs) > 0 for site in student.sites} == {
-        "attention": False, "mlp": False, "down": True, "output": True, "value": True,
-    }  # fmt: skip
+        "attention": False,
+        "mlp": False,
+        "down": True,
+        "output": True,
+        "value": True,
+    }
     assert [len(pair.P) for pair in student.sites["output"].pairs] == [4]  # across the heads
     assert student.cache is not None
     H = student.cache.pair[0]

@@ -171,11 +171,15 @@ def test_what_is_left_of_an_epoch_is_its_mean_loss() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, True), ({"epochs": 0}, False), ({"transform": "none", "scale": True, "clip": False}, False),
-        ({"transform": "none", "clip": True}, True), ({"transform": "hadamard", "clip": False}, False),
-        ({"w_bits": 16, "a_bits": 16}, False), ({"w_bits": 16, "a_bits": 16, "v_bits": 4}, True),
+        ({}, True),
+        ({"epochs": 0}, False),
+        ({"transform": "none", "scale": True, "clip": False}, False),
+        ({"transform": "none", "clip": True}, True),
+        ({"transform": "hadamard", "clip": False}, False),
+        ({"w_bits": 16, "a_bits": 16}, False),
+        ({"w_bits": 16, "a_bits": 16, "v_bits": 4}, True),
     ],
-)  # fmt: skip
+)
 def test_what_is_trained(options, expected) -> None:
     assert is_trained(FlatQuantConfig(**options)) is expected
 
@@ -233,9 +237,7 @@ def test_a_block_depends_on_its_own_seed_only() -> None:
 def test_the_original_block_stays_as_it_is() -> None:
     case = Case()
     before = {name: t.clone() for name, t in case.block.state_dict().items()}
-    calibrated_block(
-        case.block, case.config, 0, case.channels, case.x, case.y, case.arguments
-    )  # fmt: skip
+    calibrated_block(case.block, case.config, 0, case.channels, case.x, case.y, case.arguments)
     after = case.block.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -70,9 +70,13 @@ def update_both(ours: Any, theirs: Any, length: int, seed: int = 0) -> None:
 
 
 @given(
-    bits=st.sampled_from([2, 3, 4, 5, 8, 16]), symmetric=st.booleans(), clip=st.booleans(), e=st.integers(1, 9),
-    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]), seed=st.integers(0, 99),
-)  # fmt: skip
+    bits=st.sampled_from([2, 3, 4, 5, 8, 16]),
+    symmetric=st.booleans(),
+    clip=st.booleans(),
+    e=st.integers(1, 9),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    seed=st.integers(0, 99),
+)
 def test_decoding_gives_the_rounded_numbers_bit_for_bit(
     bits: int, symmetric: bool, clip: bool, e: int, dtype: torch.dtype, seed: int
 ) -> None:

@@ -60,9 +60,7 @@ def test_the_product_of_codes_is_that_of_the_rounded_values(generator) -> None:
     x_ends, W_ends = logits(20, "token", True), logits(16, "row", True)
     weights = torch.randn(20, 16, generator=generator)
     given = [x, *x_ends, W, *W_ends]
-    expected = F.linear(
-        fake_quantize(x, 4, False, *x_ends)[0], fake_quantize(W, 4, True, *W_ends, per="row")[0]
-    )  # fmt: skip
+    expected = F.linear(fake_quantize(x, 4, False, *x_ends)[0], fake_quantize(W, 4, True, *W_ends, per="row")[0])
     with compiled_passes():
         assert multiplies_codes(x)
         assert not multiplies_codes(x.double())

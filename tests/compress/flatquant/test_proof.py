@@ -67,7 +67,7 @@ def test_blocks_with_more_parts_keep_their_function(name: str) -> None:
         ("diffllama", None, ("value",), ()),
         ("cohere", None, (), ("attention", "mlp")),
     ],
-)  # fmt: skip
+)
 def test_what_takes_part_is_found(name: str, readers: Any, left_out: Any, online: Any) -> None:
     model = family(name)
     calibrate(model, tokens(6, 12), FlatQuantConfig(epochs=0, clip=False, batch_size=3))

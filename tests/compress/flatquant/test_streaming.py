@@ -35,11 +35,15 @@ def assert_same_state(ours: PreTrainedModel, theirs: PreTrainedModel) -> None:
 @pytest.mark.parametrize(
     ("family", "options"),
     [
-        ("llama", {}), ("llama", {"weights": "gptq", "w_symmetric": False}), ("llama_biased", {"blocks": [1]}),
-        ("llama", {"transform": "none", "scale": False, "clip": False}), ("gemma2", {}),
-        pytest.param("qwen3", {}, marks=pytest.mark.slow), pytest.param("gemma3", {}, marks=pytest.mark.slow),
+        ("llama", {}),
+        ("llama", {"weights": "gptq", "w_symmetric": False}),
+        ("llama_biased", {"blocks": [1]}),
+        ("llama", {"transform": "none", "scale": False, "clip": False}),
+        ("gemma2", {}),
+        pytest.param("qwen3", {}, marks=pytest.mark.slow),
+        pytest.param("gemma3", {}, marks=pytest.mark.slow),
     ],
-)  # fmt: skip
+)
 def test_streaming_gives_the_bytes_of_calibrate(tmp_path, family, options) -> None:
     model = saved(tmp_path / "source", family, max_shard_size="4KB")
     report = calibrate_folder(tmp_path / "source", tmp_path / "target", IDS, config(**options))

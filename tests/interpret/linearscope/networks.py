@@ -229,7 +229,7 @@ LINEAR = [
         "cast": lambda x: x.float().double() if x.dtype == torch.float32 else x.to(torch.float64),
         "division by a constant": lambda x: x / 3 - x / torch.arange(1, 9, dtype=x.dtype) + torch.ones_like(x) * 2,
     }.items()
-]  # fmt: skip
+]
 
 aten = torch.ops.aten
 

@@ -154,9 +154,14 @@ def test_secants_of_a_dead_unit_are_zero(function: Callable[[Tensor], Tensor]):
 
 
 @pytest.mark.parametrize(
-    "end", [lambda z: F.log_softmax(z, 1), lambda z: F.softmax(z, 1), lambda z: F.log_softmax(z, 1)[0],
-            lambda z: F.softmax(z.unsqueeze(0), 2).squeeze(0)]
-)  # fmt: skip
+    "end",
+    [
+        lambda z: F.log_softmax(z, 1),
+        lambda z: F.softmax(z, 1),
+        lambda z: F.log_softmax(z, 1)[0],
+        lambda z: F.softmax(z.unsqueeze(0), 2).squeeze(0),
+    ],
+)
 @pytest.mark.parametrize("mode", ["record", "parallel"])
 def test_softmaxes_at_the_end_are_cut_off(end: Callable[[Tensor], Tensor], mode: str):
     net = network(lambda f, x: end(f(x)), f=nn.Linear(4, 3))
@@ -193,14 +198,19 @@ def test_infinite_outputs_are_exact_where_they_are_equal():
 @pytest.mark.parametrize(
     "function",
     [
-        lambda x: torch.fft.rfft(x).real, lambda x: torch.fft.rfft(x).abs(),
+        lambda x: torch.fft.rfft(x).real,
+        lambda x: torch.fft.rfft(x).abs(),
         lambda x: torch.fft.irfft(torch.fft.rfft(x)),
         lambda x: torch.stft(x, 4, window=torch.ones(4).double(), return_complex=True).abs(),
-        lambda x: torch.fft.fft(x).angle(), lambda x: torch.complex(x, x).abs(), lambda x: (x * 1j).imag,
-        lambda x: (x + 1j).real, lambda x: torch.view_as_complex(x.view(1, 4, 2)).abs(),
-        lambda x: torch.polar(x, x).real, lambda x: x.to(torch.complex128).abs(),
+        lambda x: torch.fft.fft(x).angle(),
+        lambda x: torch.complex(x, x).abs(),
+        lambda x: (x * 1j).imag,
+        lambda x: (x + 1j).real,
+        lambda x: torch.view_as_complex(x.view(1, 4, 2)).abs(),
+        lambda x: torch.polar(x, x).real,
+        lambda x: x.to(torch.complex128).abs(),
     ],
-)  # fmt: skip
+)
 def test_complex_numbers_are_refused_by_name(function: Callable[[Tensor], Tensor]):
     with pytest.raises(UnknownOperationError, match=r"in the model \(.*\): complex numbers are not followed"):
         LinearScope(network(function)).at(random(1, 8))
@@ -221,9 +231,10 @@ def small_models() -> dict[str, Callable[[], tuple[nn.Module, Tensor]]]:
             torch.randn(1, 3, 16, 16),
         ),
         "wav2vec2": lambda: (
-            transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**sizes, **audio)), torch.randn(1, 200)
+            transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**sizes, **audio)),
+            torch.randn(1, 200),
         ),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", ["swin", "wav2vec2"])

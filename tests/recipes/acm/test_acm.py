@@ -31,8 +31,14 @@ TINY = Fit(orders=(1, 2), lags=(1, 2), folds=2)
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     X, y = opposite_memories(80, 120)
-    np.savez(tmp_path / "my.npz", X=X, y=np.array(["idle", "move"])[y], sfreq=100.0, ch_names=["C3", "Cz", "C4"],
-             session=np.arange(80) // 20)  # fmt: skip
+    np.savez(
+        tmp_path / "my.npz",
+        X=X,
+        y=np.array(["idle", "move"])[y],
+        sfreq=100.0,
+        ch_names=["C3", "Cz", "C4"],
+        session=np.arange(80) // 20,
+    )
     return tmp_path / "my.npz"
 
 
@@ -52,8 +58,13 @@ def test_fit_then_apply_names_the_classes(archive: Path, tmp_path: Path) -> None
 def test_mne_files_mdm_and_parquet(archive: Path, tmp_path: Path) -> None:
     epochs = load_epochs(archive)
     events = np.column_stack([np.arange(80), np.zeros(80, int), np.unique(epochs.labels(), return_inverse=True)[1] + 1])
-    saved = mne.EpochsArray(epochs.X, mne.create_info(list(epochs.ch_names), 100.0, "eeg"), events,
-                            event_id={"idle": 1, "move": 2}, verbose="error")  # fmt: skip
+    saved = mne.EpochsArray(
+        epochs.X,
+        mne.create_info(list(epochs.ch_names), 100.0, "eeg"),
+        events,
+        event_id={"idle": 1, "move": 2},
+        verbose="error",
+    )
     saved.save(tmp_path / "my-epo.fif", verbose="error")
     settings = replace(TINY, order=2, lag=1, classifier="mdm", band=(1.0, 45.0))
     assert fit(settings, FitJob(tmp_path / "my-epo.fif", tmp_path / "run"))["inner_accuracy"] is None
@@ -203,8 +214,13 @@ def test_channels_are_put_in_order_and_other_units_brought_back(archive: Path, t
     fit(replace(TINY, order=2, lag=1), FitJob(archive, tmp_path / "run"))
     answers = []
     with np.load(archive) as arrays:
-        for i, (X, names) in enumerate(((arrays["X"], ["C3", "Cz", "C4"]), (arrays["X"][:, ::-1], ["c4", "CZ", "C3."]),
-                                        (1e-6 * arrays["X"], ["C3", "Cz", "C4"]))):  # fmt: skip
+        for i, (X, names) in enumerate(
+            (
+                (arrays["X"], ["C3", "Cz", "C4"]),
+                (arrays["X"][:, ::-1], ["c4", "CZ", "C3."]),
+                (1e-6 * arrays["X"], ["C3", "Cz", "C4"]),
+            )
+        ):
             np.savez(tmp_path / "new.npz", X=X, ch_names=names)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")

@@ -169,10 +169,12 @@ def test_finished_runs_are_kept_and_a_changed_file_is_measured_again(tmp_path: P
         ({"queries_new": np.ones((5, 12))}, r"queries_new, queries_old and qrels go together"),
         ({"queries_new": np.ones((5, 12)), "queries_old": np.ones((5, 9)), "qrels": np.ones((1, 2))}, "the columns of"),
         ({"queries_new": np.ones((5, 12)), "queries_old": np.ones((5, 8)), "qrels": np.ones((1, 4))}, "must have the"),
-        ({"queries_new": np.ones((5, 12)), "queries_old": np.ones((5, 8)), "qrels": np.array([[0, 3], [4, 120]])},
-         "row 1 of qrels names query 4 and item 120; there are 5 queries and 120 items"),
+        (
+            {"queries_new": np.ones((5, 12)), "queries_old": np.ones((5, 8)), "qrels": np.array([[0, 3], [4, 120]])},
+            "row 1 of qrels names query 4 and item 120; there are 5 queries and 120 items",
+        ),
     ],
-)  # fmt: skip
+)
 def test_pairs_that_cannot_be_compared_are_refused(tmp_path: Path, change: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         compared(tmp_path, **rotated() | change)

@@ -30,9 +30,14 @@ from recipes.finetuning.line import bare_task
 from recipes.finetuning.tiny import llama, moods, save_encoder, save_llama, sums, write_jsonl
 
 FEW: dict[str, Any] = {
-    "shots": 6, "steps": 20, "batch_size": 4, "validation_per_class": 2, "test_per_class": 4, "seeds": 2,
+    "shots": 6,
+    "steps": 20,
+    "batch_size": 4,
+    "validation_per_class": 2,
+    "test_per_class": 4,
+    "seeds": 2,
     "rates": (5e-3, 2e-2),
-}  # fmt: skip
+}
 BUDGETS = {"classification": 73_728, "language": 36_864}
 
 
@@ -152,9 +157,13 @@ def test_compare_bone_on_own_labels_and_again_from_its_runs(
     settings, job = Labelled(**FEW), CompareJob(data=labelled, out=tmp_path / "out")
     result = compare_bone(settings, job)
     assert {row.name: row.kind for row in result.rows} == {
-        "Bone bat": "system", "head only": "baseline", "LoRA": "baseline", "full tuning": "baseline",
-        "Bone bat-row": "ablation", "Bone add": "ablation",
-    }  # fmt: skip
+        "Bone bat": "system",
+        "head only": "baseline",
+        "LoRA": "baseline",
+        "full tuning": "baseline",
+        "Bone bat-row": "ablation",
+        "Bone add": "ablation",
+    }
     assert [metric.name for metric in result.metrics] == [ACCURACY, LOSS, TRAINING]
     rows = {row.name: row for row in result.rows}
     assert all(len(row.values[TRAINING]) == 2 for row in result.rows)

@@ -65,9 +65,13 @@ def save_llama(folder: Path, tied: bool = False) -> Path:
 def save_encoder(folder: Path) -> Path:
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=259, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=259,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
         max_position_embeddings=64,
-    )  # fmt: skip
+    )
     with contextlib.redirect_stderr(io.StringIO()):
         BertModel(config).save_pretrained(folder)
         encoder_tokenizer().save_pretrained(folder)

@@ -78,15 +78,20 @@ BAD = [
     # the comparison
     ("compare flatquant --model llama --data short.txt", "give more text, or lower --windows or --length"),
     ("compare flatquant --model llama --data text.txt --windows 8 --length 16", "lower --test-windows or --test"),
-    ("compare flatquant --model encoder --data text.txt --windows 4 --length 8 --test-windows 1 --test-length 8",
-     "decoder blocks are not recognised"),
-    ("compare flatquant --model llama --data text.txt --windows 8 --length 8 --test-windows 2 --test-length 16 "
-     "--blocks 3", "--blocks 3: the model has 2"),
+    (
+        "compare flatquant --model encoder --data text.txt --windows 4 --length 8 --test-windows 1 --test-length 8",
+        "decoder blocks are not recognised",
+    ),
+    (
+        "compare flatquant --model llama --data text.txt --windows 8 --length 8 --test-windows 2 --test-length 16 "
+        "--blocks 3",
+        "--blocks 3: the model has 2",
+    ),
     ("compare flatquant --bits W5A5", "--bits"),
     ("compare flatquant --methods magic", "--methods"),
     ("compare flatquant --test-windows 0", "--test-windows 0 must be 1 or more"),
     ("compare flatquant --test-length 1", "leaves nothing to predict"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("command", "message"), BAD)

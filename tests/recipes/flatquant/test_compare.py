@@ -27,7 +27,7 @@ from linmap.recipes.flatquant.compare import (
     shows,
     spread,
     texts,
-)  # fmt: skip
+)
 from linmap.recipes.flatquant.flags import Compare, Fit
 from linmap.recipes.job import CompareJob
 from recipes.flatquant.tiny import FEW, TEXT, tiny_llama, tiny_text  # noqa: F401  (fixtures)
@@ -104,19 +104,29 @@ def test_both_roundings_of_flatquant_share_one_calibration(llama: str, text: Pat
 def test_compare_measures_every_row_and_goes_on_from_its_runs(
     llama: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Compare(model=llama, bits=("W4A4", "W4A16"), methods=("rtn", "hadamard", "quarot", "flatquant-rtn",
-                       "flatquant-gptq"), **FEW)  # fmt: skip
+    settings = Compare(
+        model=llama,
+        bits=("W4A4", "W4A16"),
+        methods=("rtn", "hadamard", "quarot", "flatquant-rtn", "flatquant-gptq"),
+        **FEW,
+    )
     job = CompareJob(data=text, out=tmp_path / "out")
     result = compare(settings, job)
     rows = {row.name: row for row in result.rows}
     assert list(rows) == ["FlatQuant GPTQ", "FlatQuant RTN", ORIGINAL, "Hadamard RTN", "QuaRot RTN", "RTN"]
     assert [metric.name for metric in result.metrics] == [
-        "perplexity W4A4", "perplexity W4A16", "loss W4A4", "loss W4A16",
-    ]  # fmt: skip
+        "perplexity W4A4",
+        "perplexity W4A16",
+        "loss W4A4",
+        "loss W4A16",
+    ]
     for row in result.rows:
         assert {name: len(values) for name, values in row.values.items()} == {
-            "perplexity W4A4": 1, "perplexity W4A16": 1, "loss W4A4": 3, "loss W4A16": 3,
-        }  # fmt: skip
+            "perplexity W4A4": 1,
+            "perplexity W4A16": 1,
+            "loss W4A4": 3,
+            "loss W4A16": 3,
+        }
         assert math.exp(statistics.fmean(row.values["loss W4A4"])) == pytest.approx(row.mean("perplexity W4A4"))
     assert rows[ORIGINAL].kind == "reference"
     assert rows[ORIGINAL].values["perplexity W4A4"] == rows[ORIGINAL].values["perplexity W4A16"]
@@ -176,8 +186,11 @@ def test_a_quantised_model_is_refused(llama: str, text: Path, tmp_path: Path) ->
 def test_rows_without_seeds_run_once(llama: str, text: Path, tmp_path: Path) -> None:
     found = arms(Task(Compare(model=llama, **FEW), texts(text)), ("rtn", "flatquant-rtn", "hadamard"), tmp_path)
     assert [(arm.name, arm.seeded) for arm in found] == [
-        ("FlatQuant RTN", True), (ORIGINAL, False), ("Hadamard RTN", False), ("RTN", False),
-    ]  # fmt: skip
+        ("FlatQuant RTN", True),
+        (ORIGINAL, False),
+        ("Hadamard RTN", False),
+        ("RTN", False),
+    ]
 
 
 def test_a_few_blocks_are_spread_over_the_depth() -> None:
@@ -216,10 +229,11 @@ def test_checks_take_the_best_baseline_of_each_rounding() -> None:
     assert statements == {
         "W4A4: FlatQuant GPTQ is below every baseline": (True, "70.00 against 75.00 (GPTQ); unquantised 32.00"),
         "W4A4: FlatQuant RTN is below every baseline that rounds to nearest": (
-            False, "85.00 against 80.00 (Hadamard RTN); unquantised 32.00",
+            False,
+            "85.00 against 80.00 (Hadamard RTN); unquantised 32.00",
         ),
         "W4A4: training gains on its start, rounded in the same way": (False, "70.00 against 69.00"),
-    }  # fmt: skip
+    }
     assert shows(found).startswith(
         "Perplexity, 32.0 unquantised. W4A4: c + Hadamard GPTQ, clipped 69.0, FlatQuant GPTQ 70.0, GPTQ 75.0, Hadamard"
     )
@@ -227,8 +241,11 @@ def test_checks_take_the_best_baseline_of_each_rounding() -> None:
 
 def test_a_reference_wins_nothing() -> None:
     metric = Metric("perplexity")
-    rows = [Row("a", "system", {"perplexity": [5.0]}), Row("original", "reference", {"perplexity": [1.0]}),
-            Row("b", "baseline", {"perplexity": [6.0]})]  # fmt: skip
+    rows = [
+        Row("a", "system", {"perplexity": [5.0]}),
+        Row("original", "reference", {"perplexity": [1.0]}),
+        Row("b", "baseline", {"perplexity": [6.0]}),
+    ]
     result = Result("s", "t", [metric], rows, "", "")
     assert [row.name for row in result.best(metric)] == ["a"]
     assert [row.name for row in result.best(metric, "reference")] == ["original"]

@@ -71,9 +71,12 @@ def test_own_images_are_compared_and_a_finished_comparison_runs_nothing_again(
     result.save(job.out)
     assert Result.load(job.out).rows[0].name == "SALT"
     assert {row.name: row.kind for row in result.rows} == {
-        "SALT": "system", "decoder only": "baseline", "LoRA": "baseline", "full tuning": "baseline",
+        "SALT": "system",
+        "decoder only": "baseline",
+        "LoRA": "baseline",
+        "full tuning": "baseline",
         "scale and shift": "baseline",
-    }  # fmt: skip
+    }
     assert all(len(row.values["Dice, 4 images"]) == 1 for row in result.rows)
     assert "of 4 images" in result.verdict
     assert all((job.out / picture.file).exists() for picture in result.pictures)
@@ -95,6 +98,9 @@ def test_own_images_are_compared_and_a_finished_comparison_runs_nothing_again(
 def test_the_embedded_comparison_from_end_to_end(tmp_path: Path) -> None:
     result = compare(TINY, CompareJob(out=tmp_path))
     assert [metric.name for metric in result.metrics] == [
-        "Dice, 4 images", "HD95, 4 images", "Dice, 6 images", "HD95, 6 images"
-    ]  # fmt: skip
+        "Dice, 4 images",
+        "HD95, 4 images",
+        "Dice, 6 images",
+        "HD95, 6 images",
+    ]
     assert [len(row) for row in result.tables[0].rows] == [3] * 4

@@ -44,10 +44,16 @@ def test_estimators_keep_the_contract_of_scikit_learn(estimator: Any, check: Any
 def test_nothing_can_be_asked_before_fit() -> None:
     upgrade, X = EmbeddingUpgrade(), np.eye(3)
     for ask in (
-        lambda: upgrade.transform_query(X), lambda: upgrade.transform(X), lambda: list(upgrade.transform_batches([X])),
-        lambda: upgrade.predicted_similarity(X), upgrade.query_matrix, upgrade.query_offset, upgrade.faiss_transform,
-        upgrade.get_feature_names_out, lambda: upgrade.save("nowhere"),
-    ):  # fmt: skip
+        lambda: upgrade.transform_query(X),
+        lambda: upgrade.transform(X),
+        lambda: list(upgrade.transform_batches([X])),
+        lambda: upgrade.predicted_similarity(X),
+        upgrade.query_matrix,
+        upgrade.query_offset,
+        upgrade.faiss_transform,
+        upgrade.get_feature_names_out,
+        lambda: upgrade.save("nowhere"),
+    ):
         with pytest.raises(NotFittedError):
             ask()
 

@@ -374,8 +374,10 @@ def test_scores_in_log_odds_keep_a_small_backfill_from_losing() -> None:
     rng = np.random.default_rng(0)
     classes = rng.integers(30, size=900)
     cause = rng.normal(size=(30, 12))[classes] + 0.7 * rng.normal(size=(900, 12))
-    X, Y = (unit(cause @ rng.normal(size=(12, d)) + noise * rng.normal(size=(900, d)))
-            for d, noise in ((24, 0.5), (16, 3.0)))  # fmt: skip
+    X, Y = (
+        unit(cause @ rng.normal(size=(12, d)) + noise * rng.normal(size=(900, d)))
+        for d, noise in ((24, 0.5), (16, 3.0))
+    )
     upgrade = EmbeddingUpgrade(method="procrustes").fit(X[:300], Y[:300])
 
     def precision(rows: np.ndarray) -> float:

@@ -22,9 +22,12 @@ def test_estimators_keep_the_contract_of_scikit_learn(estimator: Any, check: Any
 def test_what_is_learnt_cannot_be_asked_for_before(estimator: JSONVectorizer) -> None:
     vectorizer = clone(estimator)
     for ask in (
-        lambda: vectorizer.transform([{"a": 1}]), lambda: vectorizer.fingerprint_, vectorizer.as_json,
-        lambda: vectorizer.describe({"a": 1}), lambda: vectorizer.get_feature_paths([{"a": 1}]),
-    ):  # fmt: skip
+        lambda: vectorizer.transform([{"a": 1}]),
+        lambda: vectorizer.fingerprint_,
+        vectorizer.as_json,
+        lambda: vectorizer.describe({"a": 1}),
+        lambda: vectorizer.get_feature_paths([{"a": 1}]),
+    ):
         with pytest.raises(NotFittedError, match="call fit on documents first"):
             ask()
     assert vectorizer.fit_transform([{"a": 1}, {"a": 2}]).shape == (2, 64)

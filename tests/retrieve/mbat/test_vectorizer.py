@@ -250,8 +250,12 @@ def test_describe_warns_of_documents_that_are_too_full() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert vectorizer.describe({"a": [{"b": 1}]}, candidates=100) | {"probability": 1} == {
-            "dim": 512, "leaves": 1, "depth": 3, "candidates": 100, "probability": 1,
-        }  # fmt: skip
+            "dim": 512,
+            "leaves": 1,
+            "depth": 3,
+            "candidates": 100,
+            "probability": 1,
+        }
         assert vectorizer.describe(vectorizer.transform([[1, 2, 3]])[0], candidates=2)["leaves"] == 3
 
 

@@ -11,9 +11,11 @@ from linmap.sequence.hippo.online import legs_step
 
 
 @given(
-    st.sampled_from(["legs", "legt", "lagt", "foud"]), st.sampled_from(["bilinear", "zoh", "forward", "backward", 0.3]),
-    st.floats(1e-3, 0.5), st.sampled_from([2, 6, 10]),
-)  # fmt: skip
+    st.sampled_from(["legs", "legt", "lagt", "foud"]),
+    st.sampled_from(["bilinear", "zoh", "forward", "backward", 0.3]),
+    st.floats(1e-3, 0.5),
+    st.sampled_from([2, 6, 10]),
+)
 def test_discretisation_is_that_of_scipy(measure, method, dt, N) -> None:
     A, B = hippo_matrices(measure, N)
     dA, dB = discretize(A, B, dt, method)

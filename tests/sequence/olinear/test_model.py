@@ -233,9 +233,12 @@ def official_state(model: OLinear) -> dict[str, Tensor]:
         "delta2": ours["delta2"][None, :, None],
     }
     pairs = {
-        "ortho_trans.0": "encoder", "ortho_trans.2": "decoder", "fc.0": "head1", "fc.2": "head2",
+        "ortho_trans.0": "encoder",
+        "ortho_trans.2": "decoder",
+        "fc.0": "head1",
+        "fc.2": "head2",
         "ortho_trans.1.norm": "norm",
-    }  # fmt: skip
+    }
     for i in range(len(model.blocks)):
         theirs = f"ortho_trans.1.attn_layers.{i}"
         state[f"{theirs}.weight_mat"] = ours[f"blocks.{i}.mixing.mix.weight"][None]

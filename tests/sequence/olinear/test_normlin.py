@@ -71,13 +71,18 @@ def test_permuting_tokens_and_weights_permutes_the_output(order: list[int]) -> N
 
 
 TRANSFORMS = {
-    "softplus": F.softplus, "softmax": lambda W: W.softmax(-1), "sigmoid": torch.sigmoid, "relu": F.relu,
+    "softplus": F.softplus,
+    "softmax": lambda W: W.softmax(-1),
+    "sigmoid": torch.sigmoid,
+    "relu": F.relu,
     "identity": lambda W: W,
-}  # fmt: skip
+}
 NORMS = {
-    "l1": lambda A: A / A.abs().sum(-1, keepdim=True), "l2": lambda A: A / A.norm(dim=-1, keepdim=True),
-    "softmax": lambda A: A.softmax(-1), "none": lambda A: A,
-}  # fmt: skip
+    "l1": lambda A: A / A.abs().sum(-1, keepdim=True),
+    "l2": lambda A: A / A.norm(dim=-1, keepdim=True),
+    "softmax": lambda A: A.softmax(-1),
+    "none": lambda A: A,
+}
 
 
 @pytest.mark.parametrize(("weight", "norm", "prior"), list(itertools.product(TRANSFORMS, NORMS, [False, True])))

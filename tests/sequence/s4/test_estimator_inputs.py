@@ -129,10 +129,15 @@ def test_nothing_answers_before_it_is_fitted(tmp_path) -> None:
 # -- labels ------------------------------------------------------------------------------------------------------------
 
 LABELS = [
-    np.array(["2020-01-31", "1969-12-31"], "datetime64[D]"), np.array([3, 5], "timedelta64[h]"),
-    np.array(["2020-01-31T12:00:00.123456789", "1969-01-01"], "datetime64[ns]"), np.array([True, False]),
-    np.array([1, 3], np.int8), np.array([0.0, 2.0]), np.array(["a", "b"], object), np.array(["ä", "="]),
-]  # fmt: skip
+    np.array(["2020-01-31", "1969-12-31"], "datetime64[D]"),
+    np.array([3, 5], "timedelta64[h]"),
+    np.array(["2020-01-31T12:00:00.123456789", "1969-01-01"], "datetime64[ns]"),
+    np.array([True, False]),
+    np.array([1, 3], np.int8),
+    np.array([0.0, 2.0]),
+    np.array(["a", "b"], object),
+    np.array(["ä", "="]),
+]
 
 
 @pytest.mark.parametrize("labels", LABELS, ids=lambda labels: f"{labels.dtype} {type(labels[0]).__name__}")

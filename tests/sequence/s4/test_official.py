@@ -27,10 +27,14 @@ def convolved(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
 def test_the_stand_alone_s4d() -> None:
     H, n, L = 3, 4, 9
     state = {
-        "kernel.log_dt": -2 + draw(H), "kernel.log_A_real": draw(H, n, seed=1),
-        "kernel.A_imag": draw(H, n, seed=2).abs(), "kernel.C": draw(H, n, 2, seed=3), "D": draw(H, seed=4),
-        "output_linear.0.weight": draw(2 * H, H, 1, seed=5), "output_linear.0.bias": draw(2 * H, seed=6),
-    }  # fmt: skip
+        "kernel.log_dt": -2 + draw(H),
+        "kernel.log_A_real": draw(H, n, seed=1),
+        "kernel.A_imag": draw(H, n, seed=2).abs(),
+        "kernel.C": draw(H, n, 2, seed=3),
+        "D": draw(H, seed=4),
+        "output_linear.0.weight": draw(2 * H, H, 1, seed=5),
+        "output_linear.0.bias": draw(2 * H, seed=6),
+    }
     A = torch.complex(-state["kernel.log_A_real"].exp(), state["kernel.A_imag"])
     z = A * state["kernel.log_dt"].exp().unsqueeze(-1)
     C = torch.view_as_complex(state["kernel.C"]) * (z.exp() - 1) / A
@@ -44,12 +48,16 @@ def test_the_stand_alone_s4d() -> None:
 def test_diagonal_plus_low_rank_of_version_4(length: int) -> None:
     H, n, L = 3, 4, 9
     state = {
-        "layer.D": draw(1, H), "layer.kernel.inv_dt": -3 + draw(H, 1, seed=1),
+        "layer.D": draw(1, H),
+        "layer.kernel.inv_dt": -3 + draw(H, 1, seed=1),
         "layer.kernel.A_real": draw(1, n, seed=2),
-        "layer.kernel.A_imag": draw(1, n, seed=3).abs(), "layer.kernel.B": draw(1, 1, n, 2, seed=4),
-        "layer.kernel.P": draw(1, 1, n, 2, seed=5), "layer.kernel.C": draw(1, H, n, 2, seed=6),
-        "output_linear.0.weight": draw(2 * H, H, seed=7), "output_linear.0.bias": draw(2 * H, seed=8),
-    }  # fmt: skip
+        "layer.kernel.A_imag": draw(1, n, seed=3).abs(),
+        "layer.kernel.B": draw(1, 1, n, 2, seed=4),
+        "layer.kernel.P": draw(1, 1, n, 2, seed=5),
+        "layer.kernel.C": draw(1, H, n, 2, seed=6),
+        "output_linear.0.weight": draw(2 * H, H, seed=7),
+        "output_linear.0.bias": draw(2 * H, seed=8),
+    }
     diagonal = torch.complex(-state["layer.kernel.A_real"][0].exp(), -state["layer.kernel.A_imag"][0])
     P, B, C = (torch.view_as_complex(state[f"layer.kernel.{x}"])[0] for x in "PBC")
     both = torch.cat([P[0], P[0].conj()]).unsqueeze(-1)

@@ -177,10 +177,16 @@ def test_without_shrinkage_the_grid_keeps_to_what_the_samples_carry() -> None:
 # -- manners ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parameters", [
-    {"method": (2, 3)}, {"method": (2, 3), "classifier": "mdm"}, {"method": "grid", "orders": (1, 2), "lags": (3,)},
-    {"method": (2, 3), "classifier": make_pipeline(TangentSpace(), SVC())},
-], ids=["svm", "mdm", "grid", "own"])  # fmt: skip
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"method": (2, 3)},
+        {"method": (2, 3), "classifier": "mdm"},
+        {"method": "grid", "orders": (1, 2), "lags": (3,)},
+        {"method": (2, 3), "classifier": make_pipeline(TangentSpace(), SVC())},
+    ],
+    ids=["svm", "mdm", "grid", "own"],
+)
 def test_scikit_learns_manners(parameters: dict, epochs: tuple[np.ndarray, np.ndarray]) -> None:
     X, y = epochs
     names = np.array(["left", "right", "feet"])[y]

@@ -53,9 +53,15 @@ def test_a_fitted_classifier_answers_the_same_and_can_be_trained_on(way: str, no
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("make", [
-    lambda: GBWBatchNorm(4), lambda: GBWBatchNorm(4, parametrization="logm"), lambda: SPDNet((4, 3, 2), 2),
-], ids=["manifold", "logm", "network"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GBWBatchNorm(4),
+        lambda: GBWBatchNorm(4, parametrization="logm"),
+        lambda: SPDNet((4, 3, 2), 2),
+    ],
+    ids=["manifold", "logm", "network"],
+)
 def test_modules_keep_their_parameters_and_go_on_learning(way: str, make: Callable[[], nn.Module]) -> None:
     module = make()
     again = WAYS[way](module)

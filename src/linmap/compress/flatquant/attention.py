@@ -208,9 +208,14 @@ class OnlineCacheTransform(CacheTransform):
     """P_h and P_h^-T as buffers, of the quantised model."""
 
     def __init__(
-        self, bits: tuple[int, int, int], symmetric: tuple[bool, bool, bool], head_dim: int, matrix: bool, clip: bool,
+        self,
+        bits: tuple[int, int, int],
+        symmetric: tuple[bool, bool, bool],
+        head_dim: int,
+        matrix: bool,
+        clip: bool,
         dtype: torch.dtype = torch.float32,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(bits, symmetric)
         for name in ("key_matrix", "query_matrix"):
             self.register_buffer(name, torch.eye(head_dim, dtype=dtype) if matrix else None)

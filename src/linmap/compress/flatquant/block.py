@@ -41,8 +41,14 @@ SCALED = ("attention", "mlp", "down")
 CLIPPING = ("_max", "_min")
 """How the names of clipping logits end."""
 SITES_OF = {
-    "q": "attention", "k": "attention", "v": "attention", "o": "output", "gate": "mlp", "up": "mlp", "down": "down",
-}  # fmt: skip
+    "q": "attention",
+    "k": "attention",
+    "v": "attention",
+    "o": "output",
+    "gate": "mlp",
+    "up": "mlp",
+    "down": "down",
+}
 
 
 def site_lengths(sizes: BlockSizes) -> dict[str, int]:
@@ -154,9 +160,14 @@ class StudentBlock(nn.Module):
             linear = cast(nn.Linear, self.block.get_submodule(path))
             own = part in ("o", "down")
             calibrated = CalibratedLinear(
-                linear, linear_bits(config), config.clip, self._site(site), transforms_input=own,
-                values=values if part in ("v", "o") else None, is_value=part == "v",
-            )  # fmt: skip
+                linear,
+                linear_bits(config),
+                config.clip,
+                self._site(site),
+                transforms_input=own,
+                values=values if part in ("v", "o") else None,
+                is_value=part == "v",
+            )
             replace(self.block, path, calibrated)
         for site, path in readers_of(self.block, config):
             given = {"values": values} if site == "value" else {"site": self._site(site)}
@@ -315,10 +326,15 @@ def _structure(block: nn.Module, paths: BlockPaths, config: ProvenConfig, dtype:
         path = getattr(paths, part)
         linear = cast(nn.Linear, block.get_submodule(path))
         layer = QuantizedLinear(
-            linear.in_features, linear.out_features, linear.bias is not None, linear_bits(config), config.clip,
-            transform=online[site] if part in ("o", "down") else None, group_size=config.group_size,
+            linear.in_features,
+            linear.out_features,
+            linear.bias is not None,
+            linear_bits(config),
+            config.clip,
+            transform=online[site] if part in ("o", "down") else None,
+            group_size=config.group_size,
             dtype=linear.weight.dtype,
-        )  # fmt: skip
+        )
         replace(new, path, layer)
     for site, path in (("attention", paths.attention), ("mlp", paths.mlp)):
         transform = online[site]
@@ -368,8 +384,9 @@ def merged_block(student: StudentBlock) -> tuple[nn.Module, dict[str, Tensor]]:
     for _, path in readers_of(new, config):
         replace(new, path, _followed(student.block.get_submodule(path), wide.block.get_submodule(path)))
     for site, path, norm in (
-        ("attention", paths.attention, paths.attention_norm), ("mlp", paths.mlp, paths.mlp_norm),
-    ):  # fmt: skip
+        ("attention", paths.attention, paths.attention_norm),
+        ("mlp", paths.mlp, paths.mlp_norm),
+    ):
         module = new.get_submodule(path)
         if hasattr(module, "input_transform"):
             _fill(cast(OnlineTransform, module.input_transform), wide.sites[site])

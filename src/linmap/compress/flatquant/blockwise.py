@@ -154,9 +154,12 @@ def train_block(
 
 
 def _train_block(
-    student: StudentBlock, inputs: Tensor, targets: Tensor, arguments: BlockArguments,
+    student: StudentBlock,
+    inputs: Tensor,
+    targets: Tensor,
+    arguments: BlockArguments,
     on_step: Callable[[float], None] | None,
-) -> BlockReport:  # fmt: skip
+) -> BlockReport:
     config, parameters = student.config, list(student.trained().values())
     n = len(inputs) // config.batch_size * config.batch_size  # the rest fills no batch
     optimizer = torch.optim.AdamW(student.parameter_groups(), fused=True)

@@ -114,9 +114,14 @@ def student_model(
 
 
 def _with_students(
-    model: PreTrainedModel, tokens: Any, config: FlatQuantConfig | None, text: str | Path | None,
-    work: Path | str | None, n_jobs: int, resume: bool,
-) -> tuple[nn.ModuleList, TrainedBlocks]:  # fmt: skip
+    model: PreTrainedModel,
+    tokens: Any,
+    config: FlatQuantConfig | None,
+    text: str | Path | None,
+    work: Path | str | None,
+    n_jobs: int,
+    resume: bool,
+) -> tuple[nn.ModuleList, TrainedBlocks]:
     """Put the calibrated students into a model; its list of blocks, and what their rounding needs."""
     config = checked_config(model, config, n_jobs)
     model.eval()
@@ -185,9 +190,15 @@ class TrainedBlocks:
 
 
 def train_blocks(
-    model: PreTrainedModel, load: LoadBlock, tokens: Any, config: FlatQuantConfig, text: str | Path | None,
-    work: Path | str | None, n_jobs: int, resume: bool,
-) -> TrainedBlocks:  # fmt: skip
+    model: PreTrainedModel,
+    load: LoadBlock,
+    tokens: Any,
+    config: FlatQuantConfig,
+    text: str | Path | None,
+    work: Path | str | None,
+    n_jobs: int,
+    resume: bool,
+) -> TrainedBlocks:
     """Calibrate the blocks of a model that embeds its tokens, and whose blocks `load` gives by their numbers."""
     path, blocks = decoder_blocks(model, config.module_map)
     numbers, ids = quantised_numbers(len(blocks), config), needed_windows(model, tokens, config, text)

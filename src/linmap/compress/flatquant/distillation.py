@@ -97,9 +97,15 @@ def distil(
     try:
         with torch.enable_grad(), compiled_passes(bool(config.compile)):
             train(
-                model, loss, TensorDataset(windows), config=settings, out=out, resume=resume,
-                description="distillation", parameter_groups=lambda model: groups,
-            )  # fmt: skip
+                model,
+                loss,
+                TensorDataset(windows),
+                config=settings,
+                out=out,
+                resume=resume,
+                description="distillation",
+                parameter_groups=lambda model: groups,
+            )
     finally:
         set_random_state(state, weight.device)
         model.requires_grad_(False)

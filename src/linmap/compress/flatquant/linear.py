@@ -60,9 +60,15 @@ class CalibratedLinear(nn.Module):
     input_min: Tensor | None
 
     def __init__(
-        self, linear: nn.Linear, bits: LinearBits, clip: bool, site: SiteTransform | None, transforms_input: bool,
-        values: SiteTransform | None = None, is_value: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        linear: nn.Linear,
+        bits: LinearBits,
+        clip: bool,
+        site: SiteTransform | None,
+        transforms_input: bool,
+        values: SiteTransform | None = None,
+        is_value: bool = False,
+    ) -> None:
         super().__init__()
         self.linear = linear.requires_grad_(False)
         self.bits = bits
@@ -72,9 +78,11 @@ class CalibratedLinear(nn.Module):
         self.is_value = is_value
         rows = linear.out_features
         for name, shape, there in (
-            ("weight_max", (rows, 1), clip and bits.weight < 16), ("weight_min", (rows, 1), clip and bits.weight < 16),
-            ("input_max", (), clip and bits.input < 16), ("input_min", (), clip and bits.input < 16),
-        ):  # fmt: skip
+            ("weight_max", (rows, 1), clip and bits.weight < 16),
+            ("weight_min", (rows, 1), clip and bits.weight < 16),
+            ("input_max", (), clip and bits.input < 16),
+            ("input_min", (), clip and bits.input < 16),
+        ):
             self.register_parameter(name, nn.Parameter(torch.full(shape, CLIP_LOGIT)) if there else None)
 
     def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:

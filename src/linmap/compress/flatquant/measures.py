@@ -210,8 +210,10 @@ def _layer(name: str, layers: set[str]) -> bool:
 
 def model_tensors(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Of a model in memory; what is tied counts once."""
-    tensors = {tensor.data_ptr() if tensor.numel() > 1 else name: (name, tensor)
-               for name, tensor in reversed(model.state_dict().items())}  # fmt: skip
+    tensors = {
+        tensor.data_ptr() if tensor.numel() > 1 else name: (name, tensor)
+        for name, tensor in reversed(model.state_dict().items())
+    }
     return {name: (tensor.numel(), tensor.nbytes) for name, tensor in tensors.values()}
 
 

@@ -155,8 +155,9 @@ def progress_bar(total: int) -> Iterator[Callable[[int, BlockReport], None]]:
             if report.stopped:
                 warnings.warn(
                     f"block {number}: {report.stopped}; its best state until then was kept. Lower lr, or load the "
-                    "model in float32.", stacklevel=2,
-                )  # fmt: skip
+                    "model in float32.",
+                    stacklevel=2,
+                )
 
         yield advance
 

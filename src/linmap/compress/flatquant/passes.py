@@ -40,9 +40,14 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def grid_of(
-    largest: Tensor, smallest: Tensor, max_logit: Tensor | None, min_logit: Tensor | None,
-    bits: int, symmetric: bool, per: Per,
-) -> Grid:  # fmt: skip
+    largest: Tensor,
+    smallest: Tensor,
+    max_logit: Tensor | None,
+    min_logit: Tensor | None,
+    bits: int,
+    symmetric: bool,
+    per: Per,
+) -> Grid:
     """From the extremes of each row and the logits."""
     nothing = torch.zeros_like(largest)
     clips = max_logit is not None or min_logit is not None
@@ -114,9 +119,15 @@ def backwards(
 
 @no_type_check
 def _of_scalars(
-    grads: list[Tensor], largest: Tensor, smallest: Tensor, max_logit: Tensor | None, min_logit: Tensor | None,
-    bits: int, symmetric: bool, per: Per,
-) -> tuple[tuple[Tensor, Tensor], Tensor | None, Tensor | None]:  # fmt: skip
+    grads: list[Tensor],
+    largest: Tensor,
+    smallest: Tensor,
+    max_logit: Tensor | None,
+    min_logit: Tensor | None,
+    bits: int,
+    symmetric: bool,
+    per: Per,
+) -> tuple[tuple[Tensor, Tensor], Tensor | None, Tensor | None]:
     """Gradients of the extremes and the logits, given those of scale, high and low."""
 
     def bounds(*scalars: Tensor) -> tuple[Tensor, ...]:

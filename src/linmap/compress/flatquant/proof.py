@@ -288,9 +288,15 @@ def unmergeable(block: nn.Module, paths: BlockPaths) -> set[str]:
 
 
 def refusal(
-    block: nn.Module, number: int, config: ProvenConfig, paths: BlockPaths, site: str | None, x: Tensor,
-    arguments: BlockArguments, seen: Seen,
-) -> TypeError:  # fmt: skip
+    block: nn.Module,
+    number: int,
+    config: ProvenConfig,
+    paths: BlockPaths,
+    site: str | None,
+    x: Tensor,
+    arguments: BlockArguments,
+    seen: Seen,
+) -> TypeError:
     """That this block cannot be transformed, with the part that reads what it should not."""
     student = exact_student(block, config, None if site is None else (site,))
     with recorded(student.block) as ours:
@@ -303,8 +309,10 @@ def refusal(
             break
     kind = type(block.get_submodule(part)).__name__
     what = {
-        "attention": "the inputs of the attention", "mlp": "the inputs of the MLP", "cache": "queries and keys",
-    }.get(site or "", "transformed numbers")  # fmt: skip
+        "attention": "the inputs of the attention",
+        "mlp": "the inputs of the MLP",
+        "cache": "queries and keys",
+    }.get(site or "", "transformed numbers")
     advice = "set q_bits=16 and k_bits=16" if site == "cache" else "take transform='none' with scale=False"
     return TypeError(
         f"block {number}: {part or 'the block'} ({kind}) uses {what} otherwise than through the linear layers that are "

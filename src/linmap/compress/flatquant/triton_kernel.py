@@ -54,11 +54,10 @@ def _transform_quantize_pack(
         k = start + tl.arange(0, TILE)
         X = tl.load(
             x_ptr + token * (n1 * n2) + i[:, None] * n2 + k[None, :],
-            mask=(i[:, None] < n1) & (k[None, :] < n2), other=0.0,
-        )  # fmt: skip
-        R = tl.load(
-            right_ptr + k[:, None] * n2 + j[None, :], mask=(k[:, None] < n2) & (j[None, :] < n2), other=0.0
-        )  # fmt: skip
+            mask=(i[:, None] < n1) & (k[None, :] < n2),
+            other=0.0,
+        )
+        R = tl.load(right_ptr + k[:, None] * n2 + j[None, :], mask=(k[:, None] < n2) & (j[None, :] < n2), other=0.0)
         T = tl.dot(LT, X.to(tl.float32), input_precision="tf32x3")
         Y = tl.dot(T, R, acc=Y, input_precision="tf32x3")
     scale = _scale(tl.max(tl.maximum(Y, 0.0)), tl.min(tl.minimum(Y, 0.0)), clip_ptr)
@@ -66,8 +65,9 @@ def _transform_quantize_pack(
     b = tl.arange(0, N2 // 2)
     tl.store(
         packed_ptr + token * (n1 * n2 // 2) + i[:, None] * (n2 // 2) + b[None, :],
-        ((even & 15) | ((odd & 15) << 4)).to(tl.uint8), mask=(i[:, None] < n1) & (b[None, :] < n2 // 2),
-    )  # fmt: skip
+        ((even & 15) | ((odd & 15) << 4)).to(tl.uint8),
+        mask=(i[:, None] < n1) & (b[None, :] < n2 // 2),
+    )
     tl.store(scale_ptr + token, scale)
 
 

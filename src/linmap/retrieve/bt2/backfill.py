@@ -60,9 +60,7 @@ def backfill_curve(
             raise ArgumentError(f"fractions must lie in [0, 1], got {fraction}.")
         upgraded = np.zeros(len(old), bool)
         upgraded[ranking[: round(fraction * len(old))]] = True
-        found = search_mixed(
-            q, old, new, upgraded, len(old), fuse, upgrade.calibration_, upgrade.query_offset()
-        )  # fmt: skip
+        found = search_mixed(q, old, new, upgraded, len(old), fuse, upgrade.calibration_, upgrade.query_offset())
         values.append(metric(found[0]))
     return BackfillCurve(order, list(fractions), values)
 

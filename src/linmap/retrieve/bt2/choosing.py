@@ -90,9 +90,14 @@ class Candidate:
                 fitted = recipe.fit(fold.train)
             else:
                 fitted, epochs = trained(
-                    *fold.train, recipe.n_extra, recipe.C, recipe.objective, recipe.seed,
-                    lambda fitted, fold=fold: float(fold.reciprocal_ranks(fitted).mean()), centred=recipe.centred,
-                )  # fmt: skip
+                    *fold.train,
+                    recipe.n_extra,
+                    recipe.C,
+                    recipe.objective,
+                    recipe.seed,
+                    lambda fitted, fold=fold: float(fold.reciprocal_ranks(fitted).mean()),
+                    centred=recipe.centred,
+                )
                 recipe = replace(recipe, epochs=epochs)
             queries.append(fitted.compatible(fold.held_out[0]))
             reciprocal.append(fold.reciprocal_ranks(fitted))
@@ -146,8 +151,11 @@ def choose(
 
 def _unseen(plain: Recipe, method: Method, n: int) -> tuple[Recipe, None, dict[str, Any]]:
     """What is fitted where too few pairs are there to hold any out."""
-    warnings.warn(f"{n} pairs are too few to hold any out: nothing tells how well the fit generalises, or whether the "
-                  "pairs belong together.", stacklevel=4)  # fmt: skip
+    warnings.warn(
+        f"{n} pairs are too few to hold any out: nothing tells how well the fit generalises, or whether the "
+        "pairs belong together.",
+        stacklevel=4,
+    )
     recipe = replace(plain, centred=method == "centred", objective="contrast" if method == "trained" else None)
     return recipe, None, {"held_out": 0, "candidates": {}, "chosen": recipe.name, "reason": "too few pairs"}
 

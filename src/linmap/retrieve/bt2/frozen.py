@@ -24,8 +24,10 @@ TEMPERATURE = 0.05
 EPOCHS, BATCH, PATIENCE = 40, 256, 6
 Objective = Literal["cosine and contrast", "contrast", "cosine"]
 WEIGHTS: dict[Objective, tuple[float, float]] = {
-    "cosine and contrast": (5.0, 10.0), "contrast": (0.0, 10.0), "cosine": (5.0, 0.0),
-}  # fmt: skip
+    "cosine and contrast": (5.0, 10.0),
+    "contrast": (0.0, 10.0),
+    "cosine": (5.0, 0.0),
+}
 
 
 def procrustes(
@@ -81,8 +83,13 @@ def means(
     return X.mean(0) * centred, Y.mean(0) * centred
 
 
-def closed_form(X: Float[np.ndarray, "pairs d_new"], Y: Float[np.ndarray, "pairs d_old"], n_extra: int, C: float,
-                centred: bool = False) -> FittedMap:  # fmt: skip
+def closed_form(
+    X: Float[np.ndarray, "pairs d_new"],
+    Y: Float[np.ndarray, "pairs d_old"],
+    n_extra: int,
+    C: float,
+    centred: bool = False,
+) -> FittedMap:
     """Orthogonal Procrustes as phi_bc, the orthogonal complement as the other coordinates: nothing of f is lost.
 
     The complement is followed by zeros, n_extra of them where d_new >= d_old, up to the width d_new + n_extra. Where
@@ -170,12 +177,24 @@ def trained(
     The loss is that of BT² with every item as its own class: cosine to the own old vector, and cross-entropy of the
     own old vector among those of the batch.
     """
-    config = TrainingConfig(epochs=epochs, batch_size=BATCH, schedule="cosine", warmup_epochs=min(2, epochs - 1),
-                            patience=None if score is None else PATIENCE, seed=seed)  # fmt: skip
+    config = TrainingConfig(
+        epochs=epochs,
+        batch_size=BATCH,
+        schedule="cosine",
+        warmup_epochs=min(2, epochs - 1),
+        patience=None if score is None else PATIENCE,
+        seed=seed,
+    )
     data = TensorDataset(*(torch.from_numpy(part.astype(np.float32)) for part in (X, Y)))
     with private(seed):
         model = FrozenPair(X, Y, n_extra, C, centred)
-    history = train(model, to_own_vector(objective), data, config=config, description="bt2: training the bases",
-                    validate=None if score is None else lambda _: -score(model.fitted()),
-                    seed_globally=False)  # fmt: skip
+    history = train(
+        model,
+        to_own_vector(objective),
+        data,
+        config=config,
+        description="bt2: training the bases",
+        validate=None if score is None else lambda _: -score(model.fitted()),
+        seed_globally=False,
+    )
     return model.fitted(), history.best_epoch or epochs

@@ -114,9 +114,10 @@ def alignment_p_value(
 
 
 def self_retrieval_ranks(
-    phi: Float[np.ndarray, "queries d_old"], own: Float[np.ndarray, "queries d_old"],
+    phi: Float[np.ndarray, "queries d_old"],
+    own: Float[np.ndarray, "queries d_old"],
     others: Float[np.ndarray, "gallery d_old"],
-) -> Float[np.ndarray, " queries"]:  # fmt: skip
+) -> Float[np.ndarray, " queries"]:
     """The rank of each query's own old vector among `others` and itself."""
     scores = (phi * own).sum(1)
     ranks = np.ones(len(phi))

@@ -14,10 +14,11 @@ from linmap.retrieve.bt2.head import BasisTransformHead, HeadOutput
 from linmap.training import TrainingConfig
 
 PAPER: dict[Literal["cifar-100", "imagenet"], TrainingConfig] = {
-    "cifar-100": TrainingConfig(epochs=100, batch_size=128, lr=1e-3, weight_decay=2.0**-15, schedule="cosine",
-                                warmup_epochs=5),
+    "cifar-100": TrainingConfig(
+        epochs=100, batch_size=128, lr=1e-3, weight_decay=2.0**-15, schedule="cosine", warmup_epochs=5
+    ),
     "imagenet": TrainingConfig(epochs=100, batch_size=256, lr=1e-3, schedule="cosine", warmup_epochs=20),
-}  # fmt: skip
+}
 """What the paper trains with: Adam, a learning rate that rises by epochs and falls by a cosine."""
 
 

@@ -119,9 +119,14 @@ class EmbeddingUpgrade(TransformerMixin, BaseEstimator):
         X, Y = unit(X), unit(Y)
         self.d_new_, self.d_old_ = self.n_features_in_, _ = X.shape[1], Y.shape[1]
         report: dict[str, Any] = {
-            "pairs": len(X), "d_new": self.d_new_, "d_old": self.d_old_, "n_extra": self.n_extra,
-            "width": self.d_new_ + self.n_extra, "rank": _rank(X, Y), "old_lengths": list(norms),
-        }  # fmt: skip
+            "pairs": len(X),
+            "d_new": self.d_new_,
+            "d_old": self.d_old_,
+            "n_extra": self.n_extra,
+            "width": self.d_new_ + self.n_extra,
+            "rank": _rank(X, Y),
+            "old_lengths": list(norms),
+        }
         val = None if val is None else self._checked(*val)
         recipe, unseen, reasons = choose((X, Y), val, self.method, self.n_extra, self.C, self.random_state)
         self.map_ = recipe.fit((X, Y))
@@ -234,9 +239,13 @@ class EmbeddingUpgrade(TransformerMixin, BaseEstimator):
         if self.map_.network is not None:
             arrays |= dict(zip(("W1", "b1", "W2", "b2"), self.map_.network, strict=True))
         config = {
-            "parameters": self.get_params(), "d_new": self.d_new_, "d_old": self.d_old_, "report": self.report_,
-            "calibration": asdict(self.calibration_), "sha256": _digest(arrays),
-        }  # fmt: skip
+            "parameters": self.get_params(),
+            "d_new": self.d_new_,
+            "d_old": self.d_old_,
+            "report": self.report_,
+            "calibration": asdict(self.calibration_),
+            "sha256": _digest(arrays),
+        }
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         artifacts.save(folder, "bt2", artifacts.plain(config), tensors, self.random_state)
 

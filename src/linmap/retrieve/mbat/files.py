@@ -59,9 +59,11 @@ def encode_files(
     _check_source(source, layout, decompress)
     vectorizer.fit((record.document for record in read_records(source, layout)), parse=False)
     metadata = {
-        "fingerprint": vectorizer.fingerprint_, "options": vectorizer.as_json(), "source": str(Path(source).resolve()),
+        "fingerprint": vectorizer.fingerprint_,
+        "options": vectorizer.as_json(),
+        "source": str(Path(source).resolve()),
         "layout": layout.as_json(),
-    }  # fmt: skip
+    }
     return map_records(source, out, Encode(vectorizer), engine=engine, n_jobs=n_jobs, resume=resume, of="records",
                        layout=layout, progress=progress,
                        writer=lambda path, dim, dtype: VectorFileWriter(path, dim, metadata, dtype))  # fmt: skip

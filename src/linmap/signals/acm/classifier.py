@@ -336,8 +336,14 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
         config, tensors = artifacts.load(folder, SYSTEM)
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         order, lag, head = config["order"], config["lag"], config["head"]
-        self = cls((order, lag), config["classifier"], estimator=config["estimator"], drop=config["drop"],
-                   C=head.get("C"), kernel=head.get("kernel"))  # fmt: skip
+        self = cls(
+            (order, lag),
+            config["classifier"],
+            estimator=config["estimator"],
+            drop=config["drop"],
+            C=head.get("C"),
+            kernel=head.get("kernel"),
+        )
         self.order_, self.lag_, self.n_channels_in_ = order, lag, config["channels"]
         self.layout_ = Layout.kept(config, config["channels"])
         self.classes_ = np.array(config["classes"])

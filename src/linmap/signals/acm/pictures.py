@@ -34,8 +34,14 @@ def draw_order_lag(path: Path, results: Mapping[str, Any], title: str = "Inner a
                 )
         i, j = np.unravel_index(np.nanargmax(table), table.shape)
         ax.add_patch(_frame(float(j) - 0.5, float(i) - 0.5))
-        ax.set(xticks=range(len(lags)), yticks=range(len(orders)), xticklabels=lags, yticklabels=orders,
-               xlabel="lag (samples)", ylabel="order")  # fmt: skip
+        ax.set(
+            xticks=range(len(lags)),
+            yticks=range(len(orders)),
+            xticklabels=lags,
+            yticklabels=orders,
+            xlabel="lag (samples)",
+            ylabel="order",
+        )
         ax.set_title(f"{title} (%)")
         ax.grid(False)
         fig.colorbar(image, ax=ax, shrink=0.85)

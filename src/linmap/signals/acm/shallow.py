@@ -76,9 +76,14 @@ class ShallowNetClassifier:
             self.model_ = ShallowNet(X.shape[1], X.shape[2], len(self.classes_))
         (x, target), (x_held, held) = ((self._inputs(X), self._index(y)) for X, y in ((X, y), validation))
         config = TrainingConfig(
-            epochs=self.epochs, batch_size=32, lr=1e-3, optimizer="adamw", weight_decay=1e-2,
-            patience=max(self.epochs // 4, 10), seed=self.random_state,
-        )  # fmt: skip
+            epochs=self.epochs,
+            batch_size=32,
+            lr=1e-3,
+            optimizer="adamw",
+            weight_decay=1e-2,
+            patience=max(self.epochs // 4, 10),
+            seed=self.random_state,
+        )
         train(self.model_, lambda m, batch: F.cross_entropy(m(batch[0]), batch[1]), TensorDataset(x, target),
               config=config, validate=lambda m: float(F.cross_entropy(m(x_held), held)), out=checkpoints,
               resume=checkpoints is not None, description="ShallowNet", seed_globally=False)  # fmt: skip

@@ -244,9 +244,14 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
     def save(self, folder: Path | str, **more: Any) -> None:
         """Write parameters and weights into `folder`; `more` goes into the configuration."""
         check_is_fitted(self, "model_")
-        config = {"parameters": self.get_params(), "classes": self.classes_.tolist(), "domains": self.domains_.tolist(),
-                  "shape": list(self._shape), "scale": self.scale_,
-                  "layout": self.layout_.to_dict()} | more  # fmt: skip
+        config = {
+            "parameters": self.get_params(),
+            "classes": self.classes_.tolist(),
+            "domains": self.domains_.tolist(),
+            "shape": list(self._shape),
+            "scale": self.scale_,
+            "layout": self.layout_.to_dict(),
+        } | more
         artifacts.save(folder, SYSTEM, artifacts.plain(config), dict(self.model_.state_dict()), seed=self.random_state)
 
     @classmethod
