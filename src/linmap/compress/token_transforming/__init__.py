@@ -27,11 +27,14 @@ from linmap.compress.token_transforming.special import (
     prune,
     tome,
 )
+from linmap.compress.token_transforming.thresholds import AdaptiveMerging, LocalGlobalMerging
 from linmap.compress.token_transforming.token_transform import TokenTransform
 from linmap.compress.token_transforming.transform import Transform, compose
 
 __all__ = [
+    "AdaptiveMerging",
     "Compressed",
+    "LocalGlobalMerging",
     "TokenTransform",
     "Transform",
     "assignment",

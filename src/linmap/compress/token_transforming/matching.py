@@ -53,7 +53,7 @@ def match_even_odd(
     N = unit.shape[1]
     places = torch.arange(N, device=unit.device)
     even, odd = places[::2].expand(len(unit), -1), places[1::2].expand(len(unit), -1)
-    similarity, best = _edges(mass, protected, even, odd, unit[:, ::2], unit[:, 1::2])
+    similarity, best = edges(mass, protected, even, odd, unit[:, ::2], unit[:, 1::2])
     order = similarity.argsort(dim=-1, descending=True, stable=True)[:, :r]
     sources, similarity = even.gather(1, order), similarity.gather(1, order)
     return _merged(N, sources, odd.gather(1, best.gather(1, order)), similarity)
@@ -79,11 +79,11 @@ def match_by_energy(
     order = energy.masked_fill(~real, NEVER).argsort(dim=-1, descending=True, stable=True)[:, : 2 * r] + protect
     sources, others = order[:, ::2], order[:, 1::2]
     nobody = torch.zeros(unit.shape[1], dtype=torch.bool, device=unit.device)
-    similarity, best = _edges(mass, nobody, sources, others, rows(unit, sources), rows(unit, others))
+    similarity, best = edges(mass, nobody, sources, others, rows(unit, sources), rows(unit, others))
     return _merged(unit.shape[1], sources, others.gather(1, best), similarity)
 
 
-def _edges(
+def edges(
     mass: Tensor, protected: Tensor, sources: Tensor, others: Tensor, unit_sources: Tensor, unit_others: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The most similar of the others for each source, the lower one of equals, and how similar it is."""
