@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from linmap.compress.token_transforming import Compressed, TokenTransform
+from linmap.compress.token_transforming import Compressed, TokenTransform, compress_prefill
 from linmap.data import find
 from linmap.data.models import load_pretrained, load_tokenizer
 from linmap.data.pretrained import bundled_model
@@ -28,8 +28,6 @@ class Shortened(Prompts):
     """With budgets in tokens."""
 
     def compressed(self, transform: TokenTransform, keep: float, at: object = None) -> Compressed:
-        from linmap.compress.token_transforming import compress_prefill
-
         return compress_prefill(self.model, M=int(keep), layer=PREFILL_BLOCK, transform=transform)
 
 

@@ -84,7 +84,7 @@ class ImagePreparation:
             target = (self.size, longer) if height <= width else (longer, self.size)
         else:
             target = self.size
-        turned = Image.fromarray(image).resize(target[::-1], Image.Resampling(self.resample))
+        turned = Image.fromarray(image).resize((target[1], target[0]), Image.Resampling(self.resample))
         return np.asarray(turned)
 
     def cropped(self, image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "new_height new_width 3"]:

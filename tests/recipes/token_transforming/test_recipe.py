@@ -16,7 +16,6 @@ from PIL import Image
 from transformers import AutoModel, Dinov2Config, Dinov2Model
 
 from linmap.cli import main
-from linmap.compress import token_transforming
 from linmap.compress.token_transforming import compress
 from linmap.data.image_preparation import read_preparation
 from linmap.data.images import read_image
@@ -122,7 +121,6 @@ def test_texts(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert all(0 < value <= 1.00001 for value in found.rows[0].values["cosine, keep 0.6"])
 
 
-@pytest.mark.skipif(not hasattr(token_transforming, "compress_prefill"), reason="not there yet")
 def test_prompts(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = f"--model llama --data prompts.jsonl --keep .5 --at 0 --length 100 --out {tmp_path}"
     found = compared(here, command, monkeypatch)

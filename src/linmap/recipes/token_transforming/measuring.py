@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from statistics import fmean
+from typing import Any
 
 from torch import Tensor
 
@@ -104,7 +105,7 @@ class Task:
             saved = 1 - self.subject.macs(handle) / self._macs
             left = handle.transforms[max(handle.transforms)].shape[1] if handle.transforms else None
         values = {name: fmean(numbers) for name, numbers in found.items()} | {SAVED: saved}
-        details = found | {"left": left}
+        details: dict[str, Any] = {**found, "left": left}
         if self.repeats:
             seconds = in_turn(self.subject, compressed, self.repeats, clock=self.clock)
             values[SPEED] = seconds.speed_up

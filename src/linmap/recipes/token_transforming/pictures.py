@@ -111,7 +111,7 @@ def draw_regions(
     dropped = recovery.sum(1) < 1e-6
     seen = recovery @ (shares @ colours)
     ax.imshow(seen.clip(0, 1).reshape(height, width, 3), extent=(0, width, height, 0), interpolation="nearest")
-    for place in np.flatnonzero(dropped):
+    for place in np.flatnonzero(dropped).tolist():
         corner = place % width, place // width
         ax.add_patch(Rectangle(corner, 1, 1, facecolor=PAPER, edgecolor=BASELINE, hatch="////", linewidth=0))
     for (light, opacity), lines in borders(recovery.reshape(height, width, -1), seen.reshape(height, width, 3)).items():
@@ -133,7 +133,7 @@ def borders(
     """
     found: dict[tuple[bool, float], list[Line]] = {}
     height, width = recovery.shape[:2]
-    brightness, kept = colours @ np.array([0.299, 0.587, 0.114]), recovery.any(-1)
+    brightness, kept = colours @ np.array([0.299, 0.587, 0.114]), recovery.sum(-1) > 0
     for down, right in ((0, 1), (1, 0)):
         one = np.s_[: height - down, : width - right]
         other = np.s_[down:, right:]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class Measure:
     """How near an outcome is to that of the model as it is."""
 
     name: str
-    better: str
+    better: Literal["lower", "higher"]
     perfect: float
     """Its value where nothing is lost; of an accuracy it is measured."""
     lost: float

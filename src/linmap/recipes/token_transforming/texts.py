@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linmap.compress.token_transforming import Compressed, TokenTransform
+from linmap.compress.token_transforming import Compressed, TokenTransform, compress_prefill
 from linmap.data.tokens import Tokenizer, padded
 from linmap.errors import DataError, UsageError
 from linmap.recipes.token_transforming.subject import Measure, Subject, blocks_of, plain_macs
@@ -143,8 +143,6 @@ class Prompts(Subject):
         return {"keep": keep, "layer": at[0] if at else PREFILL_BLOCK}
 
     def compressed(self, transform: TokenTransform, keep: float, at: Sequence[int] | None) -> Compressed:
-        from linmap.compress.token_transforming import compress_prefill
-
         return compress_prefill(self.model, **self.budget(transform, keep, at), transform=transform)
 
     def scores(self, before: dict[str, Tensor], after: dict[str, Tensor], batch: int) -> dict[str, list[float]]:
