@@ -49,15 +49,20 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     images.save(job.out, data, about)
     write_table(job.out / DESCENDANTS, table)
     stored = sum(p.numel() for p in pool.parameters())
-    family = Family("pool", table, stored, "system", pool.frontier())
-    draw_families([family], job.out / "descendants.svg", about["ancestry_accuracy"])
+    others = {
+        "ancestry model": sum(p.numel() for p in teacher.parameters()),
+        "a file for each": int(table["params"].sum()),
+    }
+    draw_families(
+        [Family("pool", table, stored, "system")], job.out / "descendants.svg", about["ancestry_accuracy"], others
+    )
     pool.save(job.out)  # last: its config.json says that the folder is whole
     best = table.loc[table["accuracy"].idxmax()]
     return {
         "artifact": str(job.out), "images": len(data.train), "held_out": len(data.test), "classes": len(data.classes),
         "ancestry_accuracy": round(about["ancestry_accuracy"], 4), "models": len(table),
         "frontier": len(pool.frontier()), "stored_parameters": stored,
-        "stored_by_one_file_each": int(table["params"].sum()),
+        "in_a_file_for_each": others["a file for each"],
         "macs": f"{table['macs'].min():,} to {table['macs'].max():,}",
         "accuracy": f"{table['accuracy'].min():.4f} to {best['accuracy']:.4f}",
         "seconds": round(time.perf_counter() - start, 1),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -21,15 +22,19 @@ class Family:
 
     name: str
     table: pd.DataFrame
-    """Columns macs, params and accuracy; for a frontier, id."""
+    """Columns macs, params and accuracy."""
     stored: int
     """Parameters in all files together."""
     kind: str = "baseline"
-    frontier: Sequence[int] = field(default=())
 
 
-def draw_families(families: Sequence[Family], path: Path, ancestry: float | None = None) -> Picture:
-    """Two panels of points, a line along the frontier where there is one, and bars of what is stored."""
+def draw_families(
+    families: Sequence[Family],
+    path: Path,
+    ancestry: float | None = None,
+    others: Mapping[str, int] = MappingProxyType({}),
+) -> Picture:
+    """Two panels of points, each with a line along the best, and bars of what is stored; `others` are bars alone."""
     with figure(11.5, 4.2, ncols=3, width_ratios=(3, 3, 2)) as (fig, axes):
         for ax, (column, words) in zip(axes, AXES.items(), strict=False):
             for number, family in enumerate(families):
@@ -43,7 +48,7 @@ def draw_families(families: Sequence[Family], path: Path, ancestry: float | None
             ax.set(xlabel=words, ylabel="accuracy on held-out images, %")
             ax.set_xlim(left=0)
             ax.xaxis.set_major_formatter(_short)
-        _draw_stored(axes[2], families)
+        _draw_stored(axes[2], {family.name: family.stored for family in families} | dict(others))
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8.5)
         save_svg(fig, path)
     return Picture(
@@ -59,13 +64,13 @@ def _best_so_far(ax: Any, table: pd.DataFrame, column: str, colour: str) -> None
         ax.step(table[column], 100 * table["accuracy"].cummax(), where="post", color=colour, linewidth=1.2, alpha=0.7)
 
 
-def _draw_stored(ax: Any, families: Sequence[Family]) -> None:
-    for number, family in enumerate(families):
-        ax.barh(number, family.stored, color=SERIES[number % len(SERIES)], height=0.6)
-        ax.text(family.stored, number, f" {_short(family.stored, None)}", va="center", fontsize=8.5)
-    ax.set_yticks(range(len(families)), [family.name.replace(", ", ",\n") for family in families], fontsize=8.5)
+def _draw_stored(ax: Any, stored: Mapping[str, int]) -> None:
+    for number, count in enumerate(stored.values()):
+        ax.barh(number, count, color=SERIES[number % len(SERIES)], height=0.6)
+        ax.text(count, number, f" {_short(count, None)}", va="center", fontsize=8.5)
+    ax.set_yticks(range(len(stored)), [name.replace(", ", ",\n") for name in stored], fontsize=8.5)
     ax.invert_yaxis()
-    ax.set(xlabel="parameters stored", xlim=(0, 1.25 * max(family.stored for family in families)))
+    ax.set(xlabel="parameters stored", xlim=(0, 1.25 * max(stored.values())))
     ax.xaxis.set_major_formatter(_short)
     ax.locator_params(axis="x", nbins=4)
     ax.grid(False, axis="y")
