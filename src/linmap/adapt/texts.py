@@ -105,3 +105,11 @@ def language_loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
 def classification_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Mean cross-entropy of a batch of `ClassificationData`."""
     return F.cross_entropy(model(batch["input_ids"], batch["attention_mask"]).float(), batch["labels"])
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """The model with every dropout at 0, so that trainings differ in nothing else than what they train."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model

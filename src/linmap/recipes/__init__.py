@@ -66,7 +66,7 @@ _CATALOGUE = (
         "one vector per JSON record, no schema, no training",
         "2202.04771",
         36,
-        fitted=False,
+        False,
     ),
     System("hippo", "sequence", "HiPPO and S4", "model long sequences with state spaces", "2206.12037", 103),
     System("olinear", "sequence", "OLinear", "forecast many series at once", "2505.08550", 68),

@@ -1,9 +1,10 @@
-"""What a forward pass keeps in memory for its backward pass."""
+"""What a forward pass costs: memory for its backward pass, operations."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 
 class KeptForBackward(torch.autograd.graph.saved_tensors_hooks):
@@ -31,3 +32,14 @@ class KeptForBackward(torch.autograd.graph.saved_tensors_hooks):
             self.seen.add(storage.data_ptr())
             self.total += storage.nbytes()
         return tensor
+
+
+def flops(model: nn.Module, *inputs: Tensor) -> int:
+    """Floating-point operations of one forward pass.
+
+    >>> flops(nn.Linear(5, 3), torch.zeros(7, 5)) == 2 * 7 * 5 * 3
+    True
+    """
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(*inputs)
+    return counter.get_total_flops()

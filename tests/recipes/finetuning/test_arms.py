@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from linmap.adapt.triadaptlora.layer import used_parameters
 from linmap.maps import TriangularPair
-from linmap.recipes.finetuning.arms import Steering, Way, frozen, trained, used_parameters
+from linmap.recipes.finetuning.arms import Steering, Way, frozen, trained
 from linmap.recipes.finetuning.tasks import CHOOSING, TRAINING, BatchesByLength
 from recipes.finetuning.line import PLAIN, Line
 

@@ -226,3 +226,14 @@ def triadapt_orthogonality(model: nn.Module) -> Float[Tensor, ""]:
             "TriAdaptLoraConfig(...)), or activate it by set_adapter."
         )
     return torch.stack(terms).mean()
+
+
+def used_parameters(model: nn.Module, weights: Sequence[nn.Parameter]) -> int:
+    """Trained parameters, less the room that growing adapters keep and have not used."""
+    total = sum(parameter.numel() for parameter in weights)
+    for module in model.modules():
+        if isinstance(module, TriangularPair):
+            R = module.rank
+            used = R * (module.in_features + module.out_features) + R * (R + 1)
+            total += used - sum(parameter.numel() for parameter in module.parameters())
+    return total

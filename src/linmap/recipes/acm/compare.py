@@ -14,23 +14,11 @@ import numpy as np
 from linmap.data.epochs import EMBEDDED_SUBJECTS, Epochs, load_epochs, mamem
 from linmap.data.folds import Fold, folds
 from linmap.errors import DataError
-from linmap.experiment import (
-    Arm,
-    Check,
-    Experiment,
-    Metric,
-    Outcome,
-    Part,
-    Picture,
-    Result,
-    Runs,
-    Table,
-    Trial,
-    conclude,
-    fingerprint,
-)
+from linmap.experiment import conclude, fingerprint
 from linmap.experiment.charts import draw_confusions
 from linmap.experiment.drawing import Drawing
+from linmap.experiment.engine import Arm, Experiment, Outcome, Part, Runs, Trial
+from linmap.experiment.result import Check, Metric, Picture, Result, Table
 from linmap.recipes.acm.flags import Compare
 from linmap.recipes.acm.pictures import draw_gains
 from linmap.recipes.job import CompareJob

@@ -7,24 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from sklearn.linear_model import Ridge
 
 from linmap.errors import UsageError
-from linmap.experiment import (
-    Arm,
-    Check,
-    Experiment,
-    Kind,
-    Metric,
-    Outcome,
-    Part,
-    Result,
-    Runs,
-    Trial,
-    conclude,
-    fingerprint,
-)
+from linmap.experiment import conclude, fingerprint
 from linmap.experiment.charts import draw_bars
+from linmap.experiment.engine import Arm, Experiment, Outcome, Part, Runs, Trial
+from linmap.experiment.result import Check, Kind, Metric, Result
 from linmap.recipes.bt2.fit import BANKING, read_pairs, words_of_files
 from linmap.recipes.bt2.flags import Compare
 from linmap.recipes.job import CompareJob
@@ -32,6 +20,7 @@ from linmap.retrieve.bt2 import Gallery, procrustes
 from linmap.retrieve.bt2 import verdict as worth
 from linmap.retrieve.bt2.gallery import MRR, NDCG, RECALL, Fold
 from linmap.retrieve.bt2.pairs import unit
+from linmap.retrieve.bt2.ridge import fitted_ridge
 
 METRICS = [Metric(name, "higher", digits=3) for name in (NDCG, RECALL, MRR)]
 AUTO, FULL = "BT² auto, old gallery", "BT² auto, whole backfill"
@@ -39,7 +28,6 @@ OLD, RAW = "old queries, old gallery", "new queries, new gallery"
 TRUNCATED, RIDGE = "new queries cut to length, old gallery", "ridge, old gallery"
 PROCRUSTES, CENTRED = "orthogonal Procrustes, old gallery", "Procrustes, centred, old gallery"
 GALLERY = "new queries, gallery rewritten by ridge"
-HOLD_OUT = 5  # every fifth pair chooses the strength of the ridge
 NAIVE = 0.05  # of nDCG@10, that cutting the new vectors to length does not pass
 WAYS = "nDCG@10, Recall@100 and MRR@10 of the same queries by each way, mean ± std over the folds; right is better."
 Way = Callable[[Fold], tuple[np.ndarray, np.ndarray]]
@@ -131,17 +119,6 @@ def _rewritten(fold: Fold) -> tuple[np.ndarray, np.ndarray]:
 
 def _backfilled(fold: Fold) -> tuple[np.ndarray, np.ndarray]:
     return fold.upgrade.transform(fold.new), fold.upgrade.transform(fold.gallery.new)
-
-
-def fitted_ridge(X: np.ndarray, Y: np.ndarray, intercept: bool) -> Ridge:
-    """The strength is chosen by the cosine of held-out pairs; for queries an intercept only costs."""
-    held = np.arange(len(X)) % HOLD_OUT == 0
-
-    def cosine(alpha: float) -> float:
-        predicted = unit(Ridge(alpha, fit_intercept=intercept).fit(X[~held], Y[~held]).predict(X[held]))
-        return float((predicted * Y[held]).sum(1).mean())
-
-    return Ridge(max((0.01, 0.1, 1.0, 10.0), key=cosine), fit_intercept=intercept).fit(X, Y)
 
 
 # -- what was found ----------------------------------------------------------------------------------------------------

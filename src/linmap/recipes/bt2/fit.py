@@ -33,17 +33,9 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
         )
     upgrade.save(job.out)
     report = upgrade.report_
+    summary = {name: report[name] for name in ("pairs", "d_new", "d_old", "width", "chosen", "verdict")}
     candidates = {name: figures["mrr"] for name, figures in report["candidates"].items()}
-    return {
-        "artifact": str(job.out),
-        "pairs": report["pairs"],
-        "d_new": report["d_new"],
-        "d_old": report["d_old"],
-        "width": report["width"],
-        "held_out_mrr": candidates,
-        "chosen": report["chosen"],
-        "verdict": report["verdict"],
-    }
+    return {"artifact": str(job.out), **summary, "held_out_mrr": candidates}
 
 
 def read_pairs(new: Path | None, old: Path | None, data: Path | None) -> dict[str, np.ndarray]:

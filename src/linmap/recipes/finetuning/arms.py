@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from linmap import experiment
 from linmap.adapt.finetuning.training import parameter_groups
 from linmap.adapt.texts import TextClassifier, attach
+from linmap.adapt.triadaptlora.layer import used_parameters
 from linmap.errors import DivergenceError
 from linmap.experiment import Kind, Outcome, Trial
-from linmap.maps import TriangularPair
 from linmap.recipes.finetuning.tasks import CHOOSING, TRAINING, Task
 from linmap.training import TrainingConfig, train
 from linmap.training.memory import KeptForBackward
@@ -173,14 +173,3 @@ class Recorder:
             "step_seconds": statistics.median(self.times[WARM_STEPS:] or self.times or [0.0]),
             "memory": self.kept + ADAM_COPIES * trained_bytes,
         }
-
-
-def used_parameters(model: nn.Module, weights: Sequence[nn.Parameter]) -> int:
-    """Trained parameters, less the room that growing adapters keep and have not used."""
-    total = sum(parameter.numel() for parameter in weights)
-    for module in model.modules():
-        if isinstance(module, TriangularPair):
-            R = module.rank
-            used = R * (module.in_features + module.out_features) + R * (R + 1)
-            total += used - sum(parameter.numel() for parameter in module.parameters())
-    return total

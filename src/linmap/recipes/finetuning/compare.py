@@ -9,19 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from linmap.data import find
-from linmap.experiment import (
-    Choice,
-    Experiment,
-    Metric,
-    Part,
-    Result,
-    Runs,
-    Table,
-    conclude,
-    fingerprint,
-    mean_std,
-    ranking,
-)
+from linmap.experiment import conclude, fingerprint, mean_std, ranking
+from linmap.experiment.engine import Choice, Experiment, Part, Runs
+from linmap.experiment.result import Metric, Result, Table
 from linmap.recipes.finetuning.arms import Way
 from linmap.recipes.finetuning.flags import EMBEDDED, Completions, Labelled
 from linmap.recipes.finetuning.pictures import draw_losses, draw_ranks, draw_scores

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from linmap.adapt.finetuning.training import DEFAULT_MODELS, Data, accuracy
-from linmap.adapt.texts import TextClassifier, classification_loss, language_loss
+from linmap.adapt.texts import TextClassifier, classification_loss, language_loss, without_dropout
 from linmap.data.models import load_pretrained, load_tokenizer
 from linmap.data.pretrained import bundled_model
 from linmap.data.text import TextRecord, labels_of, read_training_texts
@@ -157,7 +157,7 @@ def labelled_task(name: str, parts: Sequence[Sequence[TextRecord]], settings: La
     train, *others = parts
     parts = [train, *(sorted(part, key=lambda record: len(record.text)) for part in others)]
     data = [ClassificationData(list(part), tokenizer, classes, settings.max_length) for part in parts]
-    encoder = _without_dropout(load_pretrained(folder, "encoder", "float32"))
+    encoder = without_dropout(load_pretrained(folder, "encoder", "float32"))
     described = (
         f"{name}: MiniLM-L6, adapters on query and value, a linear head, {settings.shots} texts for each of "
         f"{len(classes)} classes, {settings.steps} steps of {settings.batch_size}; {len(data[2]):,} test texts"
@@ -166,14 +166,6 @@ def labelled_task(name: str, parts: Sequence[Sequence[TextRecord]], settings: La
         name, encoder, data[0], data[1], data[2], settings.batch_size, settings.steps, settings.steps, described,
         classes, settings.head_lr,
     )  # fmt: skip
-
-
-def _without_dropout(model: nn.Module) -> nn.Module:
-    """So that arms differ in what they train and in nothing else."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    return model
 
 
 # -- texts to learn and prompts with completions -----------------------------------------------------------------------

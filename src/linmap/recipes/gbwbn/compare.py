@@ -16,27 +16,11 @@ import numpy as np
 from linmap.data.covariances import Covariances
 from linmap.data.folds import Fold, folds
 from linmap.errors import DataError, DivergenceError, UsageError
-from linmap.experiment import (
-    Arm,
-    Check,
-    Choice,
-    Experiment,
-    Kind,
-    Metric,
-    Outcome,
-    Part,
-    Picture,
-    Result,
-    Run,
-    Runs,
-    Table,
-    Trial,
-    conclude,
-    fingerprint,
-    mean_std,
-)
+from linmap.experiment import Run, conclude, fingerprint, mean_std
 from linmap.experiment.charts import draw_confusions, draw_curves
 from linmap.experiment.drawing import Drawing
+from linmap.experiment.engine import Arm, Choice, Experiment, Outcome, Part, Runs, Trial
+from linmap.experiment.result import Check, Kind, Metric, Picture, Result, Table
 from linmap.recipes.gbwbn.fit import Samples, front_of, given, load_samples
 from linmap.recipes.gbwbn.flags import Compare, Front
 from linmap.recipes.job import CompareJob

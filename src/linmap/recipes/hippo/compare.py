@@ -12,23 +12,10 @@ import numpy as np
 
 from linmap.data.sequences import LabelledSeries, load_series, whole_series
 from linmap.errors import UsageError
-from linmap.experiment import (
-    Arm,
-    Check,
-    Choice,
-    Experiment,
-    Metric,
-    Outcome,
-    Part,
-    Picture,
-    Result,
-    Runs,
-    Trial,
-    beats,
-    conclude,
-    fingerprint,
-)
+from linmap.experiment import beats, conclude, fingerprint
 from linmap.experiment.charts import draw_curves
+from linmap.experiment.engine import Arm, Choice, Experiment, Outcome, Part, Runs, Trial
+from linmap.experiment.result import Check, Metric, Picture, Result
 from linmap.recipes.hippo.flags import Compare
 from linmap.recipes.job import CompareJob
 from linmap.sequence.s4 import GRUClassifier, S4Classifier
@@ -132,19 +119,8 @@ def classified(
     resume: bool,
     trial: Trial,
 ) -> Outcome:
-    """Train a method, with a rate where it has one, and score it.
-
-    Parameters
-    ----------
-    build
-        `build(random_state=)`, and `lr=` where there is a rate: an estimator without a fit.
-    train, validation, test
-        With labels; on the second, where it is there, the epoch is chosen.
-    resume
-        Go on from a checkpoint of the trial.
-    trial
-        Its seed, rate and folder.
-    """
+    """Train `build(random_state=)`, with `lr=` where the trial has a rate, and score it; on `validation`, where it is
+    there, the epoch is chosen."""
     rate = {} if trial.rate is None else {"lr": trial.rate}
     estimator = build(random_state=trial.seed, **rate)
     labels, expected = train.require_labels(), test.require_labels()

@@ -20,24 +20,10 @@ from sklearn.pipeline import Pipeline
 
 from linmap.data.records import read_records
 from linmap.errors import DataError, UsageError
-from linmap.experiment import (
-    Arm,
-    Check,
-    Experiment,
-    Kind,
-    Metric,
-    Outcome,
-    Part,
-    Result,
-    Row,
-    Runs,
-    Trial,
-    conclude,
-    fingerprint,
-    ranking,
-    verdict,
-)
+from linmap.experiment import conclude, fingerprint, ranking, verdict
 from linmap.experiment.charts import draw_bars
+from linmap.experiment.engine import Arm, Experiment, Outcome, Part, Runs, Trial
+from linmap.experiment.result import Check, Kind, Metric, Result, Row
 from linmap.recipes.job import CompareJob
 from linmap.recipes.mbat.apply import PATIENTS
 from linmap.recipes.mbat.flags import Compare
@@ -179,12 +165,21 @@ def _neighbours() -> KNeighborsClassifier:
     return KNeighborsClassifier(5, metric="cosine")
 
 
-def _mbat(dim: int, **options: Any) -> Features:
+def _fitted(
+    make: Callable[[], Any], read: Callable[[Any], Any] = lambda document: document, **options: Any
+) -> Features:
+    """A vectorizer fitted to the training documents, as `read` gives them."""
+
     def features(train: list[Any], test: list[Any], y: np.ndarray) -> tuple[Any, Any]:
-        vectorizer = JSONVectorizer(dim, **options).fit(train, parse=False)
-        return vectorizer.transform(train, parse=False), vectorizer.transform(test, parse=False)
+        known, asked = list(map(read, train)), list(map(read, test))
+        vectorizer = make().fit(known, **options)
+        return vectorizer.transform(known, **options), vectorizer.transform(asked, **options)
 
     return features
+
+
+def _mbat(dim: int, **options: Any) -> Features:
+    return _fitted(lambda: JSONVectorizer(dim, **options), parse=False)
 
 
 def _chosen(dim: int) -> Features:
@@ -201,19 +196,11 @@ def _chosen(dim: int) -> Features:
 
 
 def _hashed(dim: int) -> Features:
-    def features(train: list[Any], test: list[Any], y: np.ndarray) -> tuple[Any, Any]:
-        hasher = FeatureHasher(dim, input_type="string")
-        return hasher.transform(map(_path_values, train)), hasher.transform(map(_path_values, test))
-
-    return features
+    return _fitted(lambda: FeatureHasher(dim, input_type="string"), _path_values)
 
 
 def _tfidf(dim: int, **options: Any) -> Features:
-    def features(train: list[Any], test: list[Any], y: np.ndarray) -> tuple[Any, Any]:
-        vectorizer = TfidfVectorizer(max_features=dim, **options)
-        return vectorizer.fit_transform(map(_text, train)), vectorizer.transform(map(_text, test))
-
-    return features
+    return _fitted(lambda: TfidfVectorizer(max_features=dim, **options), _text)
 
 
 def _path_values(document: Any) -> list[str]:

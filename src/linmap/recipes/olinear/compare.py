@@ -7,19 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from linmap.data.timeseries import load_time_series
-from linmap.experiment import (
-    Choice,
-    Experiment,
-    Metric,
-    Part,
-    Result,
-    Row,
-    Runs,
-    Table,
-    beats,
-    conclude,
-    fingerprint,
-)
+from linmap.experiment import beats, conclude, fingerprint
+from linmap.experiment.engine import Choice, Experiment, Part, Runs
+from linmap.experiment.result import Metric, Result, Row, Table
 from linmap.recipes.job import CompareJob
 from linmap.recipes.olinear.fit import NAMED, by_series, say_time
 from linmap.recipes.olinear.flags import Compare

@@ -9,24 +9,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from linmap.data.timeseries import Windows
 from linmap.experiment import Arm, Kind, Outcome, Trial
-from linmap.sequence.olinear import (
-    DLinear,
-    NLinear,
-    OLinearForecaster,
-    RepeatLast,
-    RepeatSeason,
-    RLinear,
-    forecast_errors,
-    train_forecaster,
-    weighted_loss,
-)
 from linmap.sequence.olinear import ForecastTask as Task
+from linmap.sequence.olinear import OLinearForecaster, forecast_errors, train_forecaster, weighted_loss
+from linmap.sequence.olinear.baselines import DLinear, NLinear, RepeatLast, RepeatSeason, RLinear
 from linmap.sequence.olinear.fitting import Loss, for_inference
 from linmap.training import TrainingConfig
+from linmap.training.memory import flops
 
 RATES = (5e-4, 2e-3, 5e-3)  # of the linear baselines, chosen by validation
 VALIDATION = "validation loss"
@@ -138,20 +129,13 @@ def measured(method: Method, resume: bool, trial: Trial) -> Outcome:
         "by series": errors.absolute_by_variate.tolist(),
         "MSE by block": errors.in_blocks("squared", BLOCKS),
         "MAE by block": errors.in_blocks("absolute", BLOCKS),
-        "flops": flops(light, seen, len(task.series.variates)),
+        "flops": flops(light, torch.zeros(1, seen, len(task.series.variates))),
         "drawn": _drawn(light, test, task),
     }
     if method.further is not None:
         details |= method.further(model, task)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Outcome({"MSE": errors.mse, "MAE": errors.mae, **values}, parameters, details, seconds)
-
-
-def flops(model: nn.Module, seen: int, variates: int) -> int:
-    """Floating-point operations of one forecast."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, seen, variates))
-    return counter.get_total_flops()
 
 
 @torch.inference_mode()

@@ -16,23 +16,9 @@ from linmap.adapt.segmentation import TARGETS, probabilities
 from linmap.adapt.segmentation.training import adapter_parameters, salt_rank
 from linmap.data.masks import MaskedImages
 from linmap.errors import ArgumentError
-from linmap.experiment import (
-    Arm,
-    Choice,
-    Experiment,
-    Kind,
-    Metric,
-    Outcome,
-    Part,
-    Result,
-    Runs,
-    Table,
-    Trial,
-    conclude,
-    fingerprint,
-    paired,
-    ranking,
-)
+from linmap.experiment import conclude, fingerprint, paired, ranking
+from linmap.experiment.engine import Arm, Choice, Experiment, Outcome, Part, Runs, Trial
+from linmap.experiment.result import Kind, Metric, Result, Table
 from linmap.recipes.job import CompareJob
 from linmap.recipes.salt.fit import Adapt, adapt, build, load, measure, train_segmenter, trained_parameters
 from linmap.recipes.salt.flags import CompareImages

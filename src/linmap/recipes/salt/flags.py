@@ -123,9 +123,7 @@ class CompareImages(Images):
     """
 
     OF, LEAVE = TRAINING, TRAINED_ELSEWHERE
-    OTHER: ClassVar = SMALL | {
-        "lr": Other(1e-2, "of the decoder, which has only --epochs to learn"),
-    }
+    OTHER: ClassVar = SMALL | {"lr": Other(1e-2, "of the decoder, which has only --epochs to learn")}
 
     lr: float = 1e-2
     """Learning rate of the decoder, before it falls linearly."""
