@@ -76,8 +76,10 @@ class BlockForward(Patch):
         block, rest = self.module, {name: value for name, value in kwargs.items() if value is not None}
         if args:
             rest["attention_mask"] = args[0]
+        if any(value is not None for value in args[1:]):
+            raise ArgumentError(f"a compressed {type(block).__name__} takes tokens and their mask by place, no more.")
         for name in ("attn_mask", "encoder_hidden_states", "encoder_attention_mask", "past_key_values", "head_mask"):
-            if rest.pop(name, None) is not None or any(value is not None for value in args[1:]):
+            if rest.pop(name, None) is not None:
                 raise ArgumentError(f"a compressed {type(block).__name__} takes no {name}.")
         if rest.pop("is_causal", False):
             raise ArgumentError(f"a compressed {type(block).__name__} cannot be causal.")

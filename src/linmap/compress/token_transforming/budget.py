@@ -155,7 +155,8 @@ def read_budget(depth: int, protect: int, **given: Any) -> Budget:
 
 
 def _removals(value: Any, depth: int) -> tuple[int, float]:
-    r, inflection = value if isinstance(value, tuple | list) and len(value) == 2 else (value, 0.0)
+    pair: Any = value if isinstance(value, tuple | list) and len(value) == 2 else (value, 0.0)
+    r, inflection = pair
     tome_removals(depth, r, inflection)
     return int(r), float(inflection)
 

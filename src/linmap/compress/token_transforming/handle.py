@@ -45,7 +45,9 @@ class Compressed:
         pruned: Pruned = "error",
     ) -> None:
         self.model, self.transform = model, transform
-        self.restores, self.hard_restore, self.pruned = restores, hard_restore, pruned
+        self.restores: Restore = restores
+        self.hard_restore = hard_restore
+        self.pruned: Pruned = pruned
         self._patches: list[Patch | Hook] = []
         self._last: Flow | None = None
         self._thread = threading.local()

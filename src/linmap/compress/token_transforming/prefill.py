@@ -324,7 +324,7 @@ class LaterBlock(_Arguments):
             )
             if given.get("position_ids") is not None:
                 given["position_ids"] = flow.kept("ids", lambda: flow.at_centres(given["position_ids"]))
-        else:
+        elif after is not None:
             state, mask, past = after
             self._check_cache(given["past_key_values"], state, past, x)
             given["attention_mask"] = continued_bias(state, mask, past, x.shape[1], x)

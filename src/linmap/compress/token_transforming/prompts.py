@@ -49,7 +49,7 @@ class Prefilled:
     mass: Float[Tensor, "batch outputs"]
     proportional: bool
 
-    def reorder(self, order: Int[Tensor, batch]) -> None:
+    def reorder(self, order: Int[Tensor, "*batch"]) -> None:
         """The samples in another order, as beams need it."""
         self.mass = self.mass.index_select(0, order.to(self.mass.device))
 
