@@ -21,7 +21,7 @@ from linmap.training import TrainingConfig
 BAR = 0.91
 POOLS = {
     "digits: 17 tokens, widths 32 and 96, 3 blocks": (28, 7, 1, (32, 96), 3, 48, 32),
-    "98 x 98 images: 50 tokens, widths 96, 192 and 384, 3 blocks": (98, 14, 3, (96, 192, 384), 3, 12, 8),
+    "98 x 98 images: 50 tokens, widths 96, 192 and 384, 3 blocks": (98, 14, 3, (96, 192, 384), 3, 8, 16),
 }
 """Image size, patch size, channels, widths, depth, steps, and images of a step."""
 
@@ -60,7 +60,7 @@ def tuning(
 
     return compare(
         f"{steps} steps, {what}", lambda: pool.fit(data, config=config), "the models alone", alone, bar=BAR,
-        repeats=5, warm_up=1,
+        repeats=7, warm_up=1,
     )  # fmt: skip
 
 
