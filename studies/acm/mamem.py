@@ -9,10 +9,12 @@ import numpy as np
 
 from linmap.data.epochs import MAMEM_SUBJECTS, Epochs, mamem
 from linmap.experiment import Arm, Check, Experiment, Metric, Outcome, Picture, Runs, Trial, draw_all
+from linmap.experiment.charts import draw_gains
 from linmap.recipes.acm.compare import (
     ACCURACY,
     ACM,
     ACM_MDM,
+    GAINS,
     NETWORK,
     PLAIN,
     PLAIN_MDM,
@@ -22,7 +24,6 @@ from linmap.recipes.acm.compare import (
     table_by_part,
 )
 from linmap.recipes.acm.flags import Compare
-from linmap.recipes.acm.pictures import draw_gains
 from linmap.signals.acm import ACMClassifier
 from studies.study import Findings, Job, table_of
 
@@ -108,7 +109,9 @@ def _sentence(band: str, runs: Runs) -> str:
 
 
 def _gains(band: str, runs: Runs, path: Path) -> Picture:
-    draw_gains(path, runs.values(PLAIN, ACCURACY.name), runs.values(ACM, ACCURACY.name), runs.parts)
+    draw_gains(
+        path, runs.parts, runs.values(PLAIN, ACCURACY.name), runs.values(ACM, ACCURACY.name), GAINS, "test accuracy"
+    )
     return Picture(
         path.name,
         f"Order 1 and the chosen order and lag, {band}",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from linmap.experiment.result import Metric, Picture, Row
-from linmap.pictures import BASELINE, MUTED, SEQUENTIAL, SERIES, SYSTEM, figure, save_svg
+from linmap.pictures import BASELINE, GRID, MUTED, SEQUENTIAL, SERIES, SYSTEM, figure, save_svg
 
 COLOURS = {"system": SYSTEM, "ablation": SERIES[5], "baseline": BASELINE, "reference": SERIES[3]}
 LONGEST_NAME = 14
@@ -99,6 +99,40 @@ def plot_curves(ax: Any, curves: Curves, start: int = 1, styles: Mapping[str, Ma
         ax.plot(places, values.mean(0), zorder=3 - (i > 0), **style)
         if len(values) > 1:
             ax.fill_between(places, values.min(0), values.max(0), color=style["color"], alpha=0.14, linewidth=0)
+
+
+def draw_gains(
+    path: Path,
+    names: Sequence[str],
+    before: Sequence[float],
+    after: Sequence[float],
+    labels: tuple[str, str],
+    what: str,
+) -> Path:
+    """A share for each subject or fold by one method and by another, joined by a line, in per cent.
+
+    Parameters
+    ----------
+    path
+        Of the SVG.
+    names
+        Of subjects or folds.
+    before, after
+        Shares from 0 to 1, (n,) each.
+    labels
+        Of the two methods.
+    what
+        The share is of.
+    """
+    rows = np.arange(len(names))
+    old, new = 100 * np.array(before), 100 * np.array(after)
+    with figure(5.4, 1.1 + 0.27 * len(names)) as (fig, ax):
+        ax.hlines(rows, old, new, color=GRID, linewidth=3)
+        ax.plot(old, rows, "o", color=BASELINE, label=labels[0])
+        ax.plot(new, rows, "o", color=SYSTEM, label=labels[1])
+        ax.set(yticks=rows, yticklabels=names, xlabel=f"{what} (%)", ylim=(len(names) - 0.5, -0.5))
+        fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+        return save_svg(fig, path)
 
 
 def draw_confusions(path: Path, answers: Mapping[str, tuple[np.ndarray, np.ndarray]], classes: np.ndarray) -> Path:

@@ -1,9 +1,10 @@
-"""The flags that every verb of the command line has, whatever the system."""
+"""The flags that every verb of the command line has, whatever the system, and those of work file by file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -52,3 +53,15 @@ class CompareJob:
     """First seed; a comparison that uses several counts up from it."""
     resume: bool = False
     """Keep the runs that an interrupted comparison has finished in --out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Who goes through files part by part (`linmap.data.engines.map_records`), and whether it begins anew."""
+
+    n_jobs: int = 1
+    """Worker processes; -1 for all cores."""
+    engine: Literal["local", "ray"] = "local"
+    """local: processes of this machine; ray: Ray Data, also on a cluster. The result is the same, byte for byte."""
+    resume: bool = False
+    """Keep what an interrupted run with the same flags has finished."""

@@ -7,6 +7,7 @@
 """
 
 from linmap.adapt.segmentation.metrics import dice, dice_loss, focal_loss, hd95, segmentation_loss
+from linmap.adapt.segmentation.pictures import draw_masks
 from linmap.adapt.segmentation.segmenter import TARGETS, Segmenter, probabilities
 from linmap.adapt.segmentation.training import (
     build_segmenter,
@@ -24,6 +25,7 @@ __all__ = [
     "build_segmenter",
     "dice",
     "dice_loss",
+    "draw_masks",
     "focal_loss",
     "hd95",
     "load_segmenter",

@@ -15,12 +15,11 @@ from linmap.data.epochs import EMBEDDED_SUBJECTS, Epochs, load_epochs, mamem
 from linmap.data.folds import Fold, folds
 from linmap.errors import DataError
 from linmap.experiment import conclude, fingerprint
-from linmap.experiment.charts import draw_confusions
+from linmap.experiment.charts import draw_confusions, draw_gains
 from linmap.experiment.drawing import Drawing
 from linmap.experiment.engine import Arm, Experiment, Outcome, Part, Runs, Trial
 from linmap.experiment.result import Check, Metric, Picture, Result, Table
 from linmap.recipes.acm.flags import Compare
-from linmap.recipes.acm.pictures import draw_gains
 from linmap.recipes.job import CompareJob
 from linmap.signals.acm import ACMClassifier, class_patterns
 from linmap.signals.acm.classifier import KERNELS, Head
@@ -31,6 +30,7 @@ ACM, ACM_MDM = "ACM, tangent space + SVM", "ACM, MDM"
 PLAIN, PLAIN_MDM = "covariance, tangent space + SVM", "covariance, MDM"
 NETWORK = "ShallowFBCSPNet, rewritten"
 ACCURACY = Metric("accuracy", "higher", digits=3)
+GAINS = ("order 1", "chosen order and lag")
 ENDINGS = (".npz", ".fif", ".fif.gz")
 
 
@@ -173,7 +173,9 @@ def _drawings(runs: Runs, parts: Sequence[Part], out: Path) -> list[Drawing]:
     svm = runs.of(ACM)
 
     def gains(path: Path) -> Picture:
-        draw_gains(path, runs.values(PLAIN, ACCURACY.name), runs.values(ACM, ACCURACY.name), runs.parts)
+        draw_gains(
+            path, runs.parts, runs.values(PLAIN, ACCURACY.name), runs.values(ACM, ACCURACY.name), GAINS, "test accuracy"
+        )
         return Picture(
             path.name,
             "Order 1 and the chosen order and lag",

@@ -13,8 +13,18 @@ FOLDS = {"inner_cv": "folds"}
 GRID = {"orders": Other((1, 2, 3, 4, 6), WHY), "lags": Other((1, 2, 4, 8), WHY)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Epochs(Derived):
+    """What becomes of epochs."""
+
+    estimator: Literal["oas", "lwf", "cov", "scm"] = "oas"
+    """Estimator of the covariances; oas and lwf shrink them."""
+    band: tuple[float, float] | None = None
+    """Band-pass each epoch (Hz, Hz); better filter the continuous recording before."""
+
+
 @flags
-class Fit(Derived):
+class Fit(Epochs):
     """Flags of `linmap fit acm`."""
 
     OF = "linmap.signals.acm.classifier:ACMClassifier"
@@ -32,10 +42,6 @@ class Fit(Derived):
     """tgsp+svm: tangent space and support vector machine; mdm: minimum distance to the class means."""
     folds: int = 3
     """Inner folds of the search; epochs of one group, where the file names groups, stay together."""
-    estimator: Literal["oas", "lwf", "cov", "scm"] = "oas"
-    """Estimator of the covariances; oas and lwf shrink them."""
-    band: tuple[float, float] | None = None
-    """Band-pass each epoch (Hz, Hz); better filter the continuous recording before."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +50,12 @@ class Apply:
 
 
 @flags
-class Compare(Derived):
+class Compare(Epochs):
     """Flags of `linmap compare acm`; --data is a file of epochs, or a folder with one for each subject."""
 
     OF = "linmap.signals.acm.classifier:ACMClassifier"
     LEAVE = (*NO_FLAGS, "method", "classifier", "inner_cv")
     OTHER = GRID
 
-    estimator: Literal["oas", "lwf", "cov", "scm"] = "oas"
-    """Estimator of the covariances; oas and lwf shrink them."""
-    band: tuple[float, float] | None = None
-    """Band-pass each epoch (Hz, Hz); better filter the continuous recording before."""
     network_epochs: int = 30
     """Passes of the network over the training epochs; 0 leaves it out."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from linmap.recipes.derived import Derived, flags
-from linmap.recipes.workers import Workers
+from linmap.recipes.job import Workers
 
 
 @flags

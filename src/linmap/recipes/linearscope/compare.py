@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,10 +17,10 @@ from linmap.experiment import Arm, Experiment, Outcome, Part, Runs, Trial, concl
 from linmap.experiment.result import Check, Metric, Picture, Result, Row, Table
 from linmap.interpret.linearscope import class_probabilities, draw_votes, gradient_of_top, probability_left
 from linmap.interpret.linearscope.deletion import logits
+from linmap.pictures import BASELINE, SERIES, SYSTEM, figure, save_svg
 from linmap.recipes.job import CompareJob
 from linmap.recipes.linearscope.flags import Compare
 from linmap.recipes.linearscope.loading import load_model, model_input, output_names, scope
-from linmap.recipes.linearscope.pictures import draw_deletion
 
 PHOTOS = ("chelsea", "coffee", "china", "flower")
 METRIC = Metric("probability left", "lower", digits=3)
@@ -222,5 +223,16 @@ def _draw_deletion(runs: Runs, names: dict[int, str], path: Path) -> Picture:
     methods = {"before": [run.values["before"] for run in shown]}
     methods |= {arm.name: runs.values(arm.name, "after")[:SHOWN] for arm in runs.arms}
     images = [f"{run.part}\n{names.get(run.details['target'], run.details['target'])}" for run in shown]
-    draw_deletion(methods, images, path)
+    with figure(7.2, 3.2) as (fig, ax):
+        for m, ((method, values), colour) in enumerate(
+            zip(methods.items(), (BASELINE, SYSTEM, *SERIES[1:]), strict=False)
+        ):
+            ax.bar(
+                np.arange(len(images)) + (m - (len(methods) - 1) / 2) * 0.16, values, 0.15, label=method, color=colour
+            )
+        ax.set_xticks(range(len(images)), images)
+        ax.set_ylabel("probability of the top class")
+        ax.set_title("Deleting the pixels with the highest scores (lower: the score found what mattered)")
+        ax.legend(ncols=3, fontsize=8)
+        save_svg(fig, path)
     return Picture(path.name, "Deletion test", "Probability of the top class before and after deleting pixels.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from linmap.recipes.derived import Derived, Other, flags
-from linmap.recipes.workers import Workers
+from linmap.recipes.job import Workers
 
 
 @flags

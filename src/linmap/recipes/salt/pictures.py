@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from linmap.adapt import segmentation
 from linmap.data.masks import MaskedImages
 from linmap.experiment import Picture, Runs
 from linmap.experiment.charts import draw_curves
-from linmap.pictures import MUTED, SERIES, SYSTEM, figure, save_svg
 
 
 def draw_losses(runs: Runs, epochs: int, path: Path) -> Picture:
@@ -27,34 +27,12 @@ def draw_losses(runs: Runs, epochs: int, path: Path) -> Picture:
 
 def draw_masks(runs: Runs, images: MaskedImages, path: Path) -> Picture:
     """The first test images, the truth, and what each arm finds after training on the most images."""
-    masks = {arm.name: runs.of(arm.name, runs.parts[-1])[0].details["masks"] for arm in runs.arms}
-    columns = ["image", "truth", *masks]
-    size = images.images.shape[-2:]
-    step = max(1, size[0] // 96)  # every picture holds the image again, and the file with it
-    inches = (1.25 * len(columns), 1.35 * len(images) + 0.5)
-    with figure(*inches, nrows=len(images), ncols=len(columns), squeeze=False) as (fig, axes):
-        for row in range(len(images)):
-            picture, truth = images.images[row, 0].numpy(), images.masks[row, 0].numpy()
-            found = [_unpacked(bits[row], tuple(size)) for bits in masks.values()]
-            for ax, name, mask in zip(axes[row], columns, [None, truth, *found], strict=True):
-                ax.imshow(picture[::step, ::step], cmap="gray", vmin=0, vmax=1, extent=(0, size[1], size[0], 0))
-                if mask is not None and mask.any():
-                    ax.contour(mask, levels=[0.5], colors=[MUTED if name == "truth" else SYSTEM], linewidths=1.2)
-                if mask is not None:
-                    ax.contourf(mask, levels=[0.5, 1.5], colors=[SERIES[4] if name == "truth" else SYSTEM], alpha=0.35)
-                ax.set(xticks=[], yticks=[])
-                ax.grid(False)
-                if row == 0:
-                    ax.set_title(name.replace(", relu", ",\nrelu").replace(" and ", "\nand "), fontsize=8)
-        save_svg(fig, path)
-    return Picture(
-        path.name,
-        "What each method finds",
-        "Test images, the truth (amber) and the predictions (blue) of the first seed.",
-    )
+    shape = tuple(images.images.shape[-2:])
 
+    def unpacked(mask: str) -> np.ndarray:
+        return np.unpackbits(np.frombuffer(bytes.fromhex(mask), np.uint8))[: shape[0] * shape[1]].reshape(shape)
 
-def _unpacked(mask: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A mask from its bits in hexadecimal."""
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(mask), np.uint8))
-    return bits[: shape[0] * shape[1]].reshape(shape)
+    bits = {arm.name: runs.of(arm.name, runs.parts[-1])[0].details["masks"] for arm in runs.arms}
+    segmentation.draw_masks(path, images, {name: list(map(unpacked, one)) for name, one in bits.items()})
+    caption = "Test images, the truth (amber) and the predictions (blue) of the first seed."
+    return Picture(path.name, "What each method finds", caption)
