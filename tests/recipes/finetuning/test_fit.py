@@ -15,6 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM
 
+from fresh import Fresh
 from linmap import artifacts
 from linmap.adapt.finetuning import FineTuned, fine_tune
 from linmap.artifacts import SHARED, write_config
@@ -209,8 +210,8 @@ def test_a_killed_process_resumes_to_the_same_weights(
 ) -> None:
     options = FIXED | METHODS[slug] | {"model": str(models["language"]), "checkpoint_every": 2}
     script = KILLED.format(slug=slug, settings=options, data=str(data["language"]), out=str(tmp_path / "killed"))
-    process = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, timeout=120)
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()[-2000:]
+    process = Fresh(script)
+    assert process.wait(120) == -signal.SIGKILL, process.stderr[-2000:]
     settings = settings_of(slug, models["language"], checkpoint_every=2)
     fit(slug, settings, data=data["language"], out=tmp_path / "killed", resume=True)
     fit(slug, settings, data=data["language"], out=tmp_path / "whole")

@@ -284,7 +284,7 @@ class Trace(Watch):
             if module is None and isinstance(owner, nn.Module) and id(owner) in self.module_paths:
                 module = self.module_paths[id(owner)]
                 fallback = f"{file}:{frame.f_lineno}"
-            if not line and not file.startswith(_NOT_THE_USERS):
+            if not line and not file.startswith(_NOT_THE_USERS) and "__tracebackhide__" not in frame.f_code.co_varnames:
                 line = f"{file}:{frame.f_lineno}"
             frame = frame.f_back
         name = func if isinstance(func, str) else func.name().removeprefix("aten::")
@@ -326,8 +326,9 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor
     return None
 
 
-# Frames of PyTorch, of this package and of wrappers that check annotations are not where a user looks for an operation.
-_NOT_THE_USERS = tuple(str(Path(file).parent) for file in (torch.__file__, jaxtyping.__file__, __file__))
+# Frames of PyTorch, of this package and of checkers of annotations are not where a user looks for an operation; nor are
+# those that hide from tracebacks.
+_NOT_THE_USERS = (*(str(Path(file).parent) for file in (torch.__file__, jaxtyping.__file__, __file__)), "<@beartype")
 
 
 def run(
