@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,11 +20,9 @@ from linmap.errors import DivergenceError
 from linmap.experiment import Kind, Outcome, Trial
 from linmap.recipes.finetuning.tasks import CHOOSING, TRAINING, Task
 from linmap.training import TrainingConfig, train
-from linmap.training.memory import KeptForBackward
+from linmap.training.recorder import Recorder
 
 FULL_TUNING_SCALE = 1 / 50  # of the adapters' learning rates
-WARM_STEPS = 3  # left out of the time of a step
-ADAM_COPIES = 4  # a trained weight, its gradient and its two moments
 
 
 class Steering(NamedTuple):
@@ -105,7 +101,11 @@ def trained(way: Way, trial: Trial) -> Outcome:
         return Outcome({CHOOSING: loss, **task.scores(model)}, 0, {"validation": [[0, loss]]})
     torch.manual_seed(trial.seed)
     steering = way.steer(model) if way.steer else None
-    recorder, data = Recorder(task, way, steps, steering), task.batches(trial.seed)
+    recorder = Recorder(
+        task.loss, lambda model: task.loss_on(model, task.validation), {*filter(steps.__gt__, task.checkpoints), steps},
+        way.penalty, steering.ranks if steering else None,
+    )  # fmt: skip
+    data = task.batches(trial.seed)
     config = TrainingConfig(
         epochs=math.ceil(steps / len(data)), max_steps=steps, batch_size=1, lr=trial.rate or 1.0, optimizer="adamw",
         schedule="linear", warmup_steps=steps // 10, seed=trial.seed,
@@ -118,58 +118,5 @@ def trained(way: Way, trial: Trial) -> Outcome:
     except DivergenceError:
         recorder.validation.append((steps, math.nan))
         scores = {metric.name: math.nan for metric in task.metrics}
-    values = {CHOOSING: recorder.validation[-1][1], TRAINING: recorder.training_loss(steps), **scores}
+    values = {CHOOSING: recorder.validation[-1][1], TRAINING: recorder.last_loss(steps, task.window), **scores}
     return Outcome(values, used_parameters(model, weights), recorder.details(weights), sum(recorder.times))
-
-
-class Recorder:
-    """A task's loss, with its value, its time and its memory noted; as a callback, the validation at fixed steps."""
-
-    def __init__(self, task: Task, way: Way, steps: int, steering: Steering | None) -> None:
-        self.task, self.way, self.steering = task, way, steering
-        self.checkpoints = {step for step in task.checkpoints if step < steps} | {steps}
-        self.losses: list[float] = []
-        self.times: list[float] = []
-        self.validation: list[tuple[int, float]] = []
-        self.ranks: list[tuple[int, dict[str, int]]] = []
-        self.kept = 0
-        self.note_ranks(0)
-
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        self.start = time.perf_counter()
-        if self.losses:
-            loss = self.task.loss(model, batch)
-        else:
-            with KeptForBackward(model) as kept:
-                loss = self.task.loss(model, batch)
-            self.kept = kept.total
-        self.losses.append(float(loss.detach()))
-        return loss if self.way.penalty is None else loss + self.way.penalty(model)
-
-    def __call__(self, model: nn.Module, step: int) -> None:
-        self.times.append(time.perf_counter() - self.start)
-        self.note_ranks(step)
-        if step in self.checkpoints:
-            self.validation.append((step, self.task.loss_on(model, self.task.validation)))
-
-    def note_ranks(self, step: int) -> None:
-        if self.steering and self.steering.ranks:
-            ranks = dict(self.steering.ranks())
-            if not self.ranks or self.ranks[-1][1] != ranks:
-                self.ranks.append((step, ranks))
-
-    def training_loss(self, steps: int) -> float:
-        """The mean over the last steps; NaN where training did not get there."""
-        return statistics.fmean(self.losses[-self.task.window :]) if len(self.losses) >= steps else math.nan
-
-    def details(self, weights: Sequence[nn.Parameter]) -> dict[str, Any]:
-        """What tables and pictures need. `memory` is of what is trained with its gradients and moments, and of what
-        the first batch keeps for its backward pass."""
-        trained_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
-        return {
-            "losses": [round(loss, 6) for loss in self.losses],
-            "validation": self.validation,
-            "ranks": self.ranks,
-            "step_seconds": statistics.median(self.times[WARM_STEPS:] or self.times or [0.0]),
-            "memory": self.kept + ADAM_COPIES * trained_bytes,
-        }
