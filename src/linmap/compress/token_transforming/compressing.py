@@ -60,7 +60,8 @@ def compress(
         of CLIP or SigLIP, or a BERT-like encoder of Transformers; or a model that holds one, such as a classifier, a
         segmenter or a SentenceTransformer. (Decoders: `compress_prefill`.)
     keep
-        Share of the unprotected tokens that each layer keeps.
+        Share of the unprotected tokens that each layer keeps. In a padded batch all counts follow the padded length, so
+        that shorter samples lose less.
     r
         Tokens that each layer removes, or (r, inflection) as of `tome_removals`.
     stages
