@@ -42,7 +42,7 @@ def conclude(
     """
     counted = [replace(row, values={metrics[0].name: list(pairs[row.name])}) for row in rows if row.name in pairs] \
         if pairs else rows  # fmt: skip
-    said = {"verdict": verdict(counted, metrics[0], over, overlap)} | fields
+    said: dict[str, Any] = {"verdict": verdict(counted, metrics[0], over, overlap)} | fields
     found = Result(
         system=system, rows=list(rows), metrics=list(metrics), settings=asdict(settings), over=over, overlap=overlap,
         pairs={name: list(values) for name, values in (pairs or {}).items()}, **said,
