@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.compress.token_transforming import references
 
-from linmap.compress.token_transforming import AdaptiveMerging, LocalGlobalMerging, compose
+from linmap.compress.token_transforming import AdaptiveMerging, LocalGlobalMerging, compose, compress
+from linmap.compress.vision_transformer import VisionTransformer
 
 seeds = st.integers(0, 2**16)
 
@@ -56,9 +57,8 @@ def test_adaptive_merging_is_its_rule(N, threshold, by_size, seed):
     merges = [pairs_above(x[b].numpy(), s[b].numpy(), threshold, by_size) for b in range(2)]
     fewest = min(len(each) for each in merges)
     assert transform.P.shape == (2, N - fewest, N)
-    if fewest:
-        for b in range(2):
-            assert groups_of(transform, b) == all_groups(N, merges[b])
+    for b in range(2):
+        assert groups_of(transform, b) == all_groups(N, merges[b])
 
 
 def windows_alike(f, side, threshold):
@@ -81,9 +81,8 @@ def test_windows_merge_first(side, threshold, seed):
     merges = [windows_alike(x[b].numpy(), side, threshold) for b in range(2)]
     fewest = min(len(each) for each in merges)
     assert transform.P.shape == (2, N - fewest, N)
-    if fewest:
-        for b in range(2):
-            assert groups_of(transform, b) == all_groups(N, merges[b])
+    for b in range(2):
+        assert groups_of(transform, b) == all_groups(N, merges[b])
 
 
 @given(st.integers(6, 14), st.integers(1, 9), seeds)
@@ -156,3 +155,26 @@ def test_what_means_nothing_here_is_refused():
     with pytest.raises(ValueError, match="does not fit"):
         LocalGlobalMerging(window=(3, 3)).build(torch.ones(1, 5, 2), M=2)
     assert math.isfinite(LocalGlobalMerging(grid=(1, 7), window=(1, 2)).build(torch.ones(1, 8, 2), M=2).P.sum())
+
+
+WITHIN = [
+    AdaptiveMerging(threshold=0.5),
+    AdaptiveMerging(threshold=0.5, by_size=False),
+    LocalGlobalMerging(threshold=0.1, layer=3),
+]
+
+
+@pytest.mark.parametrize("way", WITHIN)
+def test_a_model_does_not_see_outputs_without_mass(way):
+    """Samples that merge more than others in their batch come out as they do alone."""
+    torch.manual_seed(0)
+    model = VisionTransformer(24, 4, 1, 3, dim=16, depth=4, heads=2).eval()
+    images = torch.randn(3, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    images[0] = 0.1 * images[0] + 1
+    with torch.no_grad(), compress(model, schedule={0: 2, 2: 2}, transform=way) as handle:
+        together = model(images)
+        counts = (handle.mass > 0).sum(-1)
+        assert counts.max() == handle.mass.shape[1] < 37
+        assert counts.min() < counts.max()
+        alone = torch.cat([model(image) for image in images.split(1)])
+    torch.testing.assert_close(together, alone)

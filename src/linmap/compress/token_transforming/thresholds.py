@@ -4,7 +4,8 @@ How many tokens merge depends on the sample. In a batch the number of outputs is
 the others get outputs without mass, which no attention and no pool sees. What merges is a `Transform` like any other.
 The M that a schedule asks for is the least that is left; a budget is met only by choosing the threshold.
 
-The count is read back from the device, so that `torch.compile` breaks the graph here.
+`compress` leaves a layer alone where a sample of the batch merges nothing in it. The count is read back from the
+device, so that `torch.compile` breaks the graph here.
 """
 
 from __future__ import annotations
@@ -126,15 +127,25 @@ class AdaptiveMerging(ThresholdTransform):
     by_size: bool = True
 
     def _merge(self, unit: Tensor, s: Tensor, most: int, first: bool) -> Transform:
-        N = unit.shape[1]
-        places = torch.arange(N, device=unit.device)
-        order = torch.cat([places[::2], places[1::2]]).expand(len(unit), -1)
-        if self.by_size:
-            order = order.gather(1, s.gather(1, order).argsort(dim=-1, stable=True))
-        sources, others = order[:, : (N + 1) // 2], order[:, (N + 1) // 2 :]
-        protected = places < self.protect
-        similarity, best = edges(s, protected, sources, others, rows(unit, sources), rows(unit, others))
-        return merge_where(similarity >= self.threshold, similarity, sources, others.gather(1, best), s, most)
+        if not self.by_size:
+            return merge_where(*even_odd_pairs(unit, s, self.protect, self.threshold), s, most, self.protect)
+        places = torch.arange(unit.shape[1], device=unit.device)
+        real, free = s > 0, places >= self.protect
+        light = real & self._lighter(s, real)
+        cosines = (unit @ unit.mT).masked_fill(~(real & ~light & free).unsqueeze(-2), -math.inf)
+        similarity, best = cosines.max(-1)
+        similarity = similarity.masked_fill(~(light & free), -math.inf)
+        return merge_where(
+            similarity >= self.threshold, similarity, places.expand_as(best), best, s, most, self.protect
+        )
+
+    @staticmethod
+    def _lighter(s: Tensor, real: Tensor) -> Bool[Tensor, "batch tokens"]:
+        """The half of the tokens with mass that has less of it; of equals those at even places first."""
+        places = torch.arange(s.shape[1], device=s.device)
+        order = torch.cat([places[::2], places[1::2]]).expand_as(s)
+        order = order.gather(1, s.masked_fill(~real, math.inf).gather(1, order).argsort(dim=-1, stable=True))
+        return order.argsort(dim=-1) < (real.sum(-1, keepdim=True) + 1) // 2
 
 
 @dataclass(frozen=True)
@@ -199,19 +210,17 @@ class LocalGlobalMerging(ThresholdTransform):
         merges, similarity = (each.unsqueeze(-1).expand(-1, -1, size - 1).flatten(1) for each in (chosen, alike))
         sources = expanded[..., :-1].flatten(1)
         destinations = expanded[..., -1:].expand(-1, -1, size - 1).flatten(1)
-        return merge_where(merges, similarity, sources, destinations, s, most)
+        return merge_where(merges, similarity, sources, destinations, s, most, self.protect)
 
     def _merge_pairs(self, unit: Tensor, s: Tensor, most: int) -> Transform:
-        places = torch.arange(unit.shape[1], device=unit.device)
-        sources, others = (places[start::2].expand(len(unit), -1) for start in (0, 1))
-        similarity, best = edges(s, places < self.protect, sources, others, unit[:, ::2], unit[:, 1::2])
+        _, similarity, sources, destinations = even_odd_pairs(unit, s, self.protect, -1.0)
         real = similarity >= -1
         n = real.sum(-1, keepdim=True).to(s.dtype)
         values = torch.where(real, similarity, 0)
         mean = values.sum(-1, keepdim=True) / n.clamp(min=1)
         deviation = (torch.where(real, values - mean, 0).square().sum(-1, keepdim=True) / (n - 1).clamp(min=1)).sqrt()
         merges = real & (similarity >= mean + deviation / self.layer)
-        return merge_where(merges, similarity, sources, others.gather(1, best), s, most)
+        return merge_where(merges, similarity, sources, destinations, s, most, self.protect)
 
     def _windows(self, n_tokens: int) -> Int[Tensor, "windows size"]:
         """The tokens of each whole window of the grid."""
@@ -230,6 +239,14 @@ class LocalGlobalMerging(ThresholdTransform):
         return places.unflatten(0, (-1, h)).unflatten(-1, (-1, w)).transpose(1, 2).reshape(-1, h * w)
 
 
+def even_odd_pairs(unit: Tensor, s: Tensor, protect: int, threshold: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tokens at even places whose best match at an odd one reaches a threshold; similarities, sources, destinations."""
+    places = torch.arange(unit.shape[1], device=unit.device)
+    sources, others = (places[start::2].expand(len(unit), -1) for start in (0, 1))
+    similarity, best = edges(s, places < protect, sources, others, unit[:, ::2], unit[:, 1::2])
+    return similarity >= threshold, similarity, sources, others.gather(1, best)
+
+
 def merge_where(
     merges: Bool[Tensor, "batch sources"],
     similarity: Float[Tensor, "batch sources"],
@@ -237,20 +254,22 @@ def merge_where(
     destinations: Int[Tensor, "batch sources"],
     s: Float[Tensor, "batch tokens"],
     most: int,
+    protect: int,
 ) -> Transform:
     """Sources go to their destinations where they merge, at most the `most` most similar of a sample.
 
-    The outputs are as many as the sample that merges fewest has left; others fill up with outputs without mass, which
-    stand at the places of the least similar tokens that merged. The identity where a sample merges nothing.
+    There are as many outputs as the sample with most tokens needs; others fill up with outputs without mass, which come
+    last, so that even and odd places are what they would be without the rest of the batch. The identity where no sample
+    merges anything.
     """
     merges = _strongest(merges, similarity, most)
-    n_merges = int(merges.sum(-1).min())
-    if n_merges == 0:
+    if not bool(merges.any()):
         return Transform.identity(s)
-    M = s.shape[1] - n_merges
-    score = torch.full_like(s, -math.inf)  # of tokens that stay
-    score = score.scatter(1, sources, torch.where(merges, similarity.to(s.dtype), -math.inf))
-    centres = score.argsort(dim=-1, stable=True)[:, :M].sort(dim=-1).values
+    score = torch.full_like(s, -math.inf).masked_fill(s <= 0, math.inf)  # -inf for tokens that stay
+    score = score.scatter(1, sources, torch.where(merges, similarity.to(s.dtype), score.gather(1, sources)))
+    score[:, :protect] = -math.inf
+    M = max(int((score == -math.inf).sum(-1).max()), s.shape[1] - most)
+    centres = score.argsort(dim=-1, stable=True)[:, :M]  # in their order, and then those without mass
     slots = torch.arange(M, device=s.device).expand_as(centres)
     own = torch.full(s.shape, -1, dtype=torch.int64, device=s.device).scatter(1, centres, slots)
     to = torch.where(merges, own.gather(1, destinations), own.gather(1, sources))
