@@ -40,7 +40,7 @@ def plain_vision_transformer(
     ValueError
         If it has parts that a `VisionTransformer` has not, or the image size does not fit.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", None) not in TYPES:
         raise ArgumentTypeError(f"{type(model).__name__} is neither a ViT nor a DINOv2 of Transformers.")
     backbone = getattr(model, "base_model", model)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from linmap.errors import DataError
 from linmap.recipes.job import CompareJob
 from linmap.recipes.learngene_pool import compare as module
 from linmap.recipes.learngene_pool.compare import ALONE, ONE, POOL, RANDOM, SNNET, compare
@@ -34,6 +35,12 @@ def test_every_way_is_measured_and_a_verdict_given(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(module, "outcome", never)
     again = compare(settings, CompareJob(data, tmp_path / "out", resume=True))
     assert [row.values for row in again.rows] == [row.values for row in found.rows]
+
+
+def test_a_class_that_the_cap_leaves_out_is_named(tmp_path: Path) -> None:
+    data = write_archive(tmp_path / "images.npz")
+    with pytest.raises(DataError, match="has none of the images=2 to train on"):
+        compare(Compare(**TINY, seeds=1, images=2), CompareJob(data, tmp_path / "out"))
 
 
 def test_members_are_shared_between_arms_and_not_spoilt_by_tuning(tmp_path: Path) -> None:

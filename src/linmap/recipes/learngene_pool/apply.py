@@ -30,7 +30,8 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
         raise UsageError(f"--out {out} is the pool itself; give another folder.")
     pool = LearngenePool.load(job.artifact)
     about, preparation = images.saved(job.artifact)
-    example = torch.zeros(1, pool.members[0].in_channels, *[pool.members[0].image_size] * 2)
+    front: Any = pool.members[0]
+    example = torch.zeros(1, front.in_channels, front.image_size, front.image_size)
     model = pool.build(
         settings.id, max_params=settings.max_params, max_macs=settings.max_macs,
         max_latency_ms=settings.max_latency_ms, objective=settings.objective, example=example,
@@ -40,7 +41,8 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     artifacts.write_json(out / images.FILE, about)
     summary = {
         "model": str(out), "id": number, "parameters": model.cost.params, "macs": model.cost.macs,
-        "widths": [pool.members[m].embed_dim for m in model.config.members], "blocks": [len(p) for p in model.parts],
+        "widths": [pool.members[m].embed_dim for m in model.config.members],
+        "blocks": [len(list(part.children())) for part in model.parts],
     }  # fmt: skip
     if number in pool.accuracy:
         summary["held_out_accuracy"] = round(pool.accuracy[number], 4)

@@ -267,9 +267,10 @@ def sizes(runs: Runs) -> Table:
     families = {family.name: family.table for family in families_of(runs) if len(family.table) > 1}
     first = next(iter(families.values()))
     rows: list[list[str | float | int]] = []
-    for id in first.sort_values("macs").index:
-        cells = [f"{table['accuracy'][id]:.3f}" for table in families.values()]
-        rows.append([int(id), f"{first['macs'][id] / 1e6:.2f}", f"{int(first['params'][id]):,}", *cells])
+    macs, params = first["macs"].tolist(), first["params"].tolist()
+    for id in sorted(range(len(macs)), key=macs.__getitem__):
+        cells = [f"{table['accuracy'].iloc[id]:.3f}" for table in families.values()]
+        rows.append([id, f"{macs[id] / 1e6:.2f}", f"{params[id]:,}", *cells])
     columns = ["id", "millions of MACs", "parameters", *families]
     return Table("Accuracy of each size", columns, rows, "Seeds averaged, on the images held out.")
 

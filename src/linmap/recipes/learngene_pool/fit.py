@@ -51,7 +51,7 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     stored = sum(p.numel() for p in pool.parameters())
     others = {
         "ancestry model": sum(p.numel() for p in teacher.parameters()),
-        "a file for each": int(table["params"].sum()),
+        "a file for each": sum(map(int, table["params"])),
     }
     draw_families(
         [Family("pool", table, stored, "system")], job.out / "descendants.svg", about["ancestry_accuracy"], others

@@ -82,6 +82,8 @@ def load(settings: Images, data: Path | None, seed: int, most: int | None = None
         train, test = divided(read_image_set(data, labelled=True), settings.held_out, seed, str(data))
     if most is not None and most < len(train):
         train = train.subset(np.sort(np.random.default_rng(seed).permutation(len(train))[:most]))
+        if lost := sorted(set(range(len(train.classes))) - set(np.asarray(train.labels).tolist())):
+            raise DataError(f"class {train.classes[lost[0]]!r} has none of the images={most} to train on; raise it.")
     x, x_test = (preparation.batch(part) for part in (train, test))
     if x.shape[-1] != x.shape[-2]:
         raise DataError(f"the model takes images of {x.shape[-2]} x {x.shape[-1]}; give a square with size=224.")
@@ -110,9 +112,8 @@ def divided(images: ImageSet, share: float, seed: int, source: str) -> tuple[Ima
             raise DataError(f"{source}: class {name!r} has {len(rows)} image; two are needed, to train and to test.")
         held[random.permutation(rows)[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
     if len(images.classes) < 2:
-        raise DataError(
-            f"{source}: all images are of one class, {images.classes[0]!r}; there is nothing to tell apart."
-        )
+        named = " and ".join(images.classes)
+        raise DataError(f"{source}: all images are of one class, {named!r}; there is nothing to tell apart.")
     return images.subset(np.flatnonzero(~held)), images.subset(np.flatnonzero(held))
 
 
@@ -135,7 +136,7 @@ def saved(folder: Path) -> tuple[dict[str, Any], ImagePreparation]:
     """
     try:
         about = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        stated = {name: tuple(v) if isinstance(v, list) else v for name, v in about["preparation"].items()}
+        stated: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["preparation"].items()}
         return about, ImagePreparation(**stated)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{folder / FILE} cannot be read ({error}); fit the pool again.") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +85,7 @@ def pretrained(name: str, data: Labelled) -> VisionTransformer:
     x, y = data.train.tensors
     with torch.no_grad():
         features = torch.cat([plain.forward_features(part)[:, 0] for part in x.split(BATCH)])
-    fit_head(plain.head, features, y)
+    fit_head(cast(nn.Linear, plain.head), features, y)
     return plain
 
 
