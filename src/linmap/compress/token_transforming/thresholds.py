@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,7 +31,14 @@ from linmap.compress.token_transforming.token_transform import Assign, Select, T
 from linmap.compress.token_transforming.transform import Transform
 from linmap.errors import ArgumentError, ArgumentTypeError
 
-UNUSED = {"tau": 0.02, "min_sim": None, "topk": None, "keep_self": False, "causal": False, "proportional": True}
+UNUSED: dict[str, Any] = {
+    "tau": 0.02,
+    "min_sim": None,
+    "topk": None,
+    "keep_self": False,
+    "causal": False,
+    "proportional": True,
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class ThresholdTransform(TokenTransform):
     assign: Assign = "hard"
     threshold: float = 0.9
 
-    fixed: ClassVar[dict[str, object]] = {"select": "bipartite", "assign": "hard"} | UNUSED
+    fixed: ClassVar[dict[str, Any]] = {"select": "bipartite", "assign": "hard"} | UNUSED
 
     def __post_init__(self) -> None:
         super().__post_init__()
