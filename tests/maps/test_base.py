@@ -68,7 +68,7 @@ def test_near_singularity_is_judged_in_the_maps_own_precision():
         Dense.from_matrix(M.float()).inverse()
 
 
-def test_a_map_multiplies_maps_only():
+def test_a_map_multiplies_maps_only(annotations_unchecked):
     with pytest.raises(TypeError, match="unsupported operand"):
         Dense(3) @ torch.eye(3)
 
