@@ -14,7 +14,7 @@ BLOCK = re.compile(r"(?<=<!-- systems -->\n\n).*?(?=\n<!-- /systems -->)", re.DO
 
 READERS = {
     "adapt": "fine-tune a pretrained model",
-    "compress": "run a language model in four bits",
+    "compress": "want a model smaller or faster",
     "retrieve": "search vectors, or records without a schema",
     "sequence": "classify, stream or forecast series",
     "signals": "classify EEG or covariance matrices",
