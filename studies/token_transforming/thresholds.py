@@ -9,11 +9,11 @@ from typing import Any
 
 from linmap.compress.token_transforming import (
     AdaptiveMerging,
-    Compressed,
     LocalGlobalMerging,
     TokenTransform,
     compress,
 )
+from linmap.compress.token_transforming.encoder_handle import CompressedEncoder
 from linmap.data.image_preparation import read_preparation
 from linmap.data.models import load_pretrained
 from linmap.data.pretrained import bundled_model
@@ -69,7 +69,7 @@ def beside(subject: Saliency, before: list[dict[str, Any]], name: str, trial: Tr
 
 
 def scored(
-    subject: Saliency, before: list[dict[str, Any]], handle: Compressed
+    subject: Saliency, before: list[dict[str, Any]], handle: CompressedEncoder
 ) -> tuple[dict[str, list[float]], list[int]]:
     """The scores of every photograph, and its multiply-adds by the tokens that were left."""
     found: dict[str, list[float]] = {}

@@ -45,7 +45,7 @@ def test_a_crop_larger_than_the_image_is_black_outside_as_in_transformers():
 
 def test_steps_that_are_off_and_sizes_of_old_files():
     image = embedded_image("chelsea")
-    off = dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), False)
+    off: dict[str, Any] = dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), False)
     assert torch.equal(preparation_of(off, "x")(image), torch.from_numpy(image).permute(2, 0, 1).float())
     sized = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 30}
     assert preparation_of(sized, "x").shown(image).shape == (30, 30, 3)

@@ -12,12 +12,12 @@ from linmap.training.recorder import Recorder
 
 def test_every_loss_is_noted_without_the_penalty_and_what_changes_when_it_does() -> None:
     model, states = nn.Linear(1, 1, bias=False), iter([{"a": 1}, {"a": 1}, {"a": 1}, {"a": 2}, {"a": 2}])
-    nn.init.constant_(model.weight, 1.0)
+    weight = nn.init.constant_(model.weight, 1.0)
     recorder = Recorder(
         lambda m, batch: (m(batch[0]) - 3).square().mean(),
-        lambda m: float(m.weight.detach()),
+        lambda m: float(weight.detach()),
         at={2, 4},
-        penalty=lambda m: 5 + 0 * m.weight.sum(),
+        penalty=lambda m: 5 + 0 * weight.sum(),
         state=lambda: next(states),
     )
     config = TrainingConfig(epochs=4, batch_size=4, lr=0.5, optimizer="sgd")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
@@ -125,8 +125,8 @@ def fine_tune(
     if source not in BUNDLED:
         config.base_model_name_or_path = source  # not the folder of the Hub's cache
     report = _report(adapted, split, history, texts, source)
-    return FineTuned(texts.task, whole, tokenizer, split.labels, length, truncation, source, base_dtype, report,
-                     {} if allocator is None else _ranks(config, allocator))  # fmt: skip
+    ranks = {} if allocator is None else _ranks(cast(TriAdaptLoraConfig, config), allocator)
+    return FineTuned(texts.task, whole, tokenizer, split.labels, length, truncation, source, base_dtype, report, ranks)
 
 
 def _check(max_length: int | None, validation: float, warmup: float, head_lr: float) -> None:

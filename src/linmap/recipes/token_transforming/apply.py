@@ -79,6 +79,7 @@ def budget_of(subject: Subject, settings: Apply, transform: TokenTransform, work
     if not path.exists():
         target = settings.target_speedup
         with compress(subject.model, target_speedup=target, example=subject.example(0), transform=transform) as handle:
+            assert handle.measured is not None  # the target was of speed
             write_json(path, {"stages": [handle.measured.keep, list(handle.measured.layers)]})
     keep, layers = json.loads(path.read_text(encoding="utf-8"))["stages"]
     return {"stages": (keep, tuple(layers))}
