@@ -1,6 +1,7 @@
 """Merging by thresholds, against loops written from the rules, and the laws of transformations."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.compress.token_transforming import references
 
+from compress.tiny_encoders import tiny, tiny_timm
 from linmap.compress.token_transforming import AdaptiveMerging, LocalGlobalMerging, compose, compress
 from linmap.compress.vision_transformer import VisionTransformer
 
@@ -178,3 +180,47 @@ def test_a_model_does_not_see_outputs_without_mass(way):
         assert counts.min() < counts.max()
         alone = torch.cat([model(image) for image in images.split(1)])
     torch.testing.assert_close(together, alone)
+
+
+ALIKE = [
+    AdaptiveMerging(threshold=0.96),
+    AdaptiveMerging(threshold=0.96, by_size=False),
+    LocalGlobalMerging(threshold=0.9, layer=3),
+]
+
+
+def one_plain_image(name):
+    """A model, three images of which the first is one colour, and what the model gives, a row for each image."""
+    images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    images[0] = 1
+    if name == "timm":
+        model = tiny_timm(global_pool="avg")
+        model.pos_embed.data *= 0.2
+        return model, images, model
+    model = tiny(name)
+    for key, parameter in model.named_parameters():
+        if "position_embedding" in key:
+            parameter.data *= 0.2
+
+    def given(x):
+        found = model(pixel_values=x, output_hidden_states=True)
+        states = [found.last_hidden_state, *found.hidden_states] if name == "dinov2" else []
+        return torch.cat([state.flatten(1) for state in [found.pooler_output, *states]], 1)
+
+    return model, images, given
+
+
+@pytest.mark.parametrize("way", ALIKE)
+@pytest.mark.parametrize("name", ["timm", "dinov2", "siglip"])
+def test_a_sample_that_merges_nothing_does_not_keep_others_from_it(name, way):
+    """A sample gives the same alone and in its batch, whatever the others merge."""
+    model, images, given = one_plain_image(name)
+    way = replace(way, protect=int(name == "dinov2"))
+    restore = "end" if name == "dinov2" else None
+    with torch.no_grad(), compress(model, schedule={0: 2, 1: 2}, transform=way, restore=restore) as handle:
+        together = given(images)
+        first = handle.transforms[0]
+        left = (first.mass_out > 0).sum(-1).tolist()
+        assert left[0] < left[1] == first.shape[1] == first.shape[2]
+        alone = torch.cat([given(image) for image in images.split(1)])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)

@@ -130,7 +130,7 @@ class BlockForward(Patch):
             return x
         projections = {role: self._heads(captured[role]) for role in self.needs}
         transform = flow.build(x, M, projections, self.scale, self.handle.score)
-        if transform.shape[1] == flow.count:
+        if transform.is_identity:
             return x
         flow.record(self.layer, transform)
         return transform.apply(x)

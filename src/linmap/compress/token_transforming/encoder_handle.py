@@ -59,6 +59,11 @@ class CompressedEncoder(Compressed):
         """MACs of one sample of so many tokens, the transformations included."""
         return self.size.macs(n_tokens, self.schedule(n_tokens))
 
+    @property
+    def gives_all(self) -> bool:
+        """Whether the model hands out its tokens restored already."""
+        return self.reading == "restored"
+
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_padding": None}
 

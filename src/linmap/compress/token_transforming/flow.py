@@ -56,6 +56,7 @@ class Flow:
         self.transforms: dict[int, Transform] = {}
         self.captured: Roles = {}
         self._bias: Tensor | None = None
+        self._built = False
 
     def wanted(self, layer: int) -> int:
         """M after a layer."""
@@ -72,8 +73,9 @@ class Flow:
         return None if self._bias is None else self._bias.to(dtype)
 
     def build(self, x: Tensor, M: int, projections: Roles, scale: float | None, score: str) -> Transform:
-        """The transformation of the tokens x into M."""
-        mass = self.mass
+        """The transformation of the tokens x into M; masses of None tell it that it is the first one."""
+        mass = self.masses() if self._built else self.mass
+        self._built = True
         k = projections["key"].mean(1) if self.transform.feature == "k" else None
         a = token_importance(self.transform, score, projections, mass, scale)
         return self.transform.build(x, M=M, k=k, importance=a, mass=mass)
@@ -90,21 +92,12 @@ class Flow:
         *,
         hard: bool,
         pruned: Literal["error", "zero", "nearest"],
+        layer: int | None = None,
     ) -> Float[Tensor, "batch tokens channels"]:
-        """R y for the tokens after any layer: their number says which transformations lie behind them."""
-        n = y.shape[1]
-        if n == self.n_first:
+        """R y for the tokens after a layer (-1: before the first), or after the last one that gave so many."""
+        behind = self._behind(y.shape[1], layer)
+        if not behind:
             return y
-        behind: list[Transform] = []
-        for transform in self.transforms.values():
-            behind.append(transform)
-            if transform.shape[1] == n:
-                break
-        else:
-            counts = [self.n_first, *(transform.shape[1] for transform in self.transforms.values())]
-            raise ArgumentError(
-                f"y holds {n} tokens, and in the last forward pass there were {', '.join(map(str, counts))}."
-            )
         if hard and len(behind) > 1 and not self.transform.drops:
             index = compose(behind)[1].argmax(-1)
             real = self.masses_first().unsqueeze(-1) > 0
@@ -112,6 +105,20 @@ class Flow:
         for transform in reversed(behind):
             y = transform.restore(y, hard=hard, pruned=pruned)
         return y
+
+    def _behind(self, n_tokens: int, layer: int | None) -> list[Transform]:
+        """The transformations that lie behind so many tokens, the first one first."""
+        layers = list(self.transforms)
+        counts = [self.n_first, *(self.transforms[each].shape[1] for each in layers)]
+        number = max((i for i, n in enumerate(counts) if n == n_tokens), default=None)
+        if layer is not None:
+            number = sum(each <= layer for each in layers)
+        if number is None or counts[number] != n_tokens:
+            where = "" if layer is None else f" after layer {layer}"
+            given = counts if layer is None or number is None else counts[number : number + 1]
+            there = ", ".join(map(str, given))
+            raise ArgumentError(f"y holds {n_tokens} tokens, and in the last forward pass there were {there}{where}.")
+        return [self.transforms[each] for each in layers[:number]]
 
     def masses_first(self) -> Float[Tensor, "batch tokens"]:
         """What each token stood for before the first block."""

@@ -79,16 +79,23 @@ class Compressed:
         all N.
         """
         flow = self._ran()
-        masses = flow.masses_first() if y.shape[1] == flow.n_first else flow.masses()
+        whole = y.shape[1] == flow.n_first and (self.gives_all or flow.count < flow.n_first)
+        masses = flow.masses_first() if whole else flow.masses()
         return mass_pool(y, masses.to(y.device), skip=skip)
 
     def restore(
-        self, y: Float[Tensor, "batch outputs channels"], *, hard: bool | None = None, pruned: Pruned | None = None
+        self,
+        y: Float[Tensor, "batch outputs channels"],
+        *,
+        hard: bool | None = None,
+        pruned: Pruned | None = None,
+        layer: int | None = None,
     ) -> Float[Tensor, "batch tokens channels"]:
         """R y: the tokens after any layer of the last forward pass, for all N tokens of the plain model.
 
         Decoders of several layers read taps: each is restored with the transformations that lie behind it, which the
-        number of its tokens tells.
+        number of its tokens tells. Where several layers gave as many (merging by thresholds, in a batch of which one
+        sample merges nothing), the last of them is meant, unless `layer` is given.
 
         Parameters
         ----------
@@ -98,14 +105,25 @@ class Compressed:
             Give each token its one main output. None for `hard_restore`.
         pruned
             What dropped tokens get: "error", "zero" or "nearest". None for `pruned` of `compress`.
+        layer
+            After which layer y was taken, from 0 on; -1 for what entered the first one.
 
         Raises
         ------
         ValueError
-            If y has a number of tokens that no layer gave, or tokens were dropped and pruned="error".
+            If y has a number of tokens that no layer gave, or not that of `layer`; if tokens were dropped and
+            pruned="error".
         """
+        flow = self._ran()
+        if layer is None and self.gives_all and y.shape[1] == flow.n_first:
+            return y
         hard = self.hard_restore if hard is None else hard
-        return self._ran().restore(y, hard=hard, pruned=self.pruned if pruned is None else pruned)
+        return flow.restore(y, hard=hard, pruned=self.pruned if pruned is None else pruned, layer=layer)
+
+    @property
+    def gives_all(self) -> bool:
+        """Whether the model hands out its tokens restored already."""
+        return False
 
     def schedule(self, n_tokens: int) -> dict[int, int]:
         """{layer: M} for so many tokens."""

@@ -73,10 +73,14 @@ class EncoderForward(Patch):
         if reading == "mean":
             output["last_hidden_state"] = self._pooled(output.last_hidden_state)
             return output
-        output["last_hidden_state"] = self.handle.restore(output.last_hidden_state)
+        last = len(self.handle.encoder.blocks) - 1
+        output["last_hidden_state"] = self.handle.restore(output.last_hidden_state, layer=last)
         states = getattr(output, "hidden_states", None)
         if states is not None:
-            output["hidden_states"] = tuple(None if state is None else self.handle.restore(state) for state in states)
+            output["hidden_states"] = tuple(
+                None if state is None else self.handle.restore(state, layer=layer)
+                for layer, state in enumerate(states, -1)
+            )
         return output
 
     def _pooled(self, x: Tensor) -> Tensor:
@@ -102,7 +106,7 @@ class FeaturesForward(Patch):
                 f"restore='end' needs a model that gives tokens, and {type(self.module).__name__}.{self.name} gives "
                 f"{tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__}; use restore=None."
             )
-        return self.handle.restore(y)
+        return self.handle.restore(y, layer=len(self.handle.encoder.blocks) - 1)
 
 
 class PoolForward(Patch):

@@ -4,8 +4,8 @@ How many tokens merge depends on the sample. In a batch the number of outputs is
 the others get outputs without mass, which no attention and no pool sees. What merges is a `Transform` like any other.
 The M that a schedule asks for is the least that is left; a budget is met only by choosing the threshold.
 
-`compress` leaves a layer alone where a sample of the batch merges nothing in it. The count is read back from the
-device, so that `torch.compile` breaks the graph here.
+Where one sample merges nothing the others keep as many outputs, some without mass; a layer in which no sample merges is
+left alone. The count is read back from the device, so that `torch.compile` breaks the graph here.
 """
 
 from __future__ import annotations

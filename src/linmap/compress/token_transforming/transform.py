@@ -134,6 +134,11 @@ class Transform:
         return B, M, N
 
     @property
+    def is_identity(self) -> bool:
+        """Whether it was made by `identity`; as many outputs as tokens do not say so."""
+        return False
+
+    @property
     def mass_out(self) -> Float[Tensor, "batch outputs"]:
         """s' = P s: what each output stands for."""
         return self._mass_out  # type: ignore[attr-defined]
@@ -343,6 +348,10 @@ class _Identity(_Hard):
         order = torch.arange(mass.shape[1], device=mass.device).expand(mass.shape)
         super().__init__(order, mass.shape[1], mass, order, order, None, False)
         object.__setattr__(self, "_mass_out", self.mass)
+
+    @property
+    def is_identity(self) -> bool:
+        return True
 
     def apply(self, x: Tensor) -> Tensor:
         self._check("x", x, self.shape[2])
