@@ -1,6 +1,7 @@
 """Which model to take, and descendants without their pool."""
 
 import copy
+import json
 import time
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import TensorDataset
 
 from compress.learngene_pool.models import images, labelled, pool_of, vit
 from linmap.compress.learngene_pool import Config, Descendant, LearngenePool, VisionTransformer, choice
@@ -323,6 +325,48 @@ def test_other_folders_are_refused(tmp_path):
     with pytest.raises(ArtifactError, match="not a saved run"):
         LearngenePool.load(tmp_path)
     POOL.build(3).save(tmp_path)
-    with pytest.raises(ArtifactError, match="learngene_pool_descendant"):
+    with pytest.raises(ArtifactError, match=r"one model of a pool; Descendant\.load reads it"):
         LearngenePool.load(tmp_path)
+    POOL.save(tmp_path / "pool")
+    with pytest.raises(ArtifactError, match="holds a whole pool"):
+        Descendant.load(tmp_path / "pool")
     assert VisionTransformer is type(POOL.members[0])
+
+
+def edited(folder, *place, to):
+    """Change one entry of a saved configuration."""
+    path = folder / "config.json"
+    header = json.loads(path.read_text())
+    at = header["config"]
+    for name in place[:-1]:
+        at = at[name]
+    at[place[-1]] = to
+    path.write_text(json.dumps(header))
+
+
+@pytest.mark.parametrize(
+    ("place", "to"),
+    [
+        (("active",), 77), (("accuracy",), {"77": 0.5}), (("options", "other"), 3), (("sizes",), [1, 2]),
+        (("members",), None), (("sizes", 0), {"heads": 2}),
+    ],
+)  # fmt: skip
+def test_edited_pools_are_refused(place, to, tmp_path):
+    POOL.save(tmp_path)
+    edited(tmp_path, *place, to=to)
+    with pytest.raises(ArtifactError):
+        LearngenePool.load(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "to"), [("points", [[9, 9]]), ("members", [0]), ("points", [])])
+def test_a_descendant_whose_configuration_was_edited_is_refused(name, to, tmp_path):
+    POOL.build(3).save(tmp_path)
+    edited(tmp_path, "config", name, to=to)
+    with pytest.raises(ArtifactError, match="no readable descendant"):
+        Descendant.load(tmp_path)
+
+
+@pytest.mark.parametrize("y", [torch.zeros(4, 1, dtype=torch.long), torch.full((4, 3), 1 / 3)])
+def test_accuracy_needs_a_class_for_each_sample(y):
+    with pytest.raises(ValueError, match=r"y of the data has shape \(4, "):
+        POOL.evaluate(TensorDataset(images(4), y))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from compress.learngene_pool.models import images, labelled, vit
 from linmap.compress.learngene_pool import (
@@ -23,6 +24,7 @@ from linmap.compress.learngene_pool import (
     supervision_points,
 )
 from linmap.compress.learngene_pool.ancestry import Ancestry
+from linmap.compress.learngene_pool.losses import checked_points, class_loss
 from linmap.compress.vision_transformer import DropPath
 from linmap.training import TrainingConfig
 
@@ -357,3 +359,44 @@ def test_drop_path_of_the_student_is_on_in_training():
     assert isinstance(student.blocks[2].drop_path1, DropPath)
     assert all(seen)
     assert len(seen) == 6
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (4, 6), (4, 1)])
+def test_logits_of_other_samples_or_classes_are_refused(shape):
+    with pytest.raises(ValueError, match="logits of student and teacher have shapes"):
+        kd_loss(torch.randn(4, 7), torch.randn(shape))
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        (torch.tensor([0, 7]), "classes from 0 to 7; the model has 3"),
+        (torch.tensor([0.0, 1.0]), "expected 2 classes"),
+        (torch.tensor([[0], [1]]), "expected 2 classes"),
+        (torch.full((2, 4), 0.25), r"probabilities of shape \(2, 3\)"),
+    ],
+)
+def test_labels_that_are_no_classes_of_the_model_are_named(y, words):
+    with pytest.raises(ValueError, match=words):
+        class_loss(torch.randn(2, 3), y)
+
+
+@pytest.mark.parametrize("points", [[(0, 1, 2)], [1, 2], None, [(0.5, 1)]])
+def test_points_that_are_no_pairs_are_refused(points):
+    with pytest.raises(ValueError, match="must be pairs of ids"):
+        checked_points(points, 3, 3)
+
+
+@pytest.mark.parametrize("points", [[(3, 0)], [(0, -1)], [(-1, 0)]])
+def test_the_loss_refuses_points_that_are_not_there(points):
+    features = record(vit(8), images(2))
+    with pytest.raises(ValueError, match="whose depth is 3"):
+        distillation_loss(features, features, torch.tensor([0, 1]), Transforms(8, 8, 1), points=points)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_models_of_other_precision_are_distilled_in_it(dtype):
+    teacher, student = vit(12, 3).to(dtype).eval(), vit(8, 3).to(dtype)
+    data = TensorDataset(images(4).to(dtype), torch.tensor([0, 1, 0, 1]))
+    _, transforms = distill(teacher, student, data, config=TrainingConfig(epochs=1, batch_size=4), points="end")
+    assert {p.dtype for p in transforms.parameters()} == {p.dtype for p in student.parameters()} == {dtype}

@@ -188,3 +188,8 @@ def test_timm_models_that_compute_otherwise_are_refused(change, words):
 def test_other_things_are_refused_with_what_was_looked_for(thing):
     with pytest.raises(TypeError, match="embed, blocks, norm, head, embed_dim, num_heads"):
         as_member(thing)
+
+
+def test_members_of_two_precisions_are_refused():
+    with pytest.raises(ValueError, match=r"weights of types .*float32.*float64"):
+        LearngenePool([vit(8), vit(12).double()])

@@ -18,6 +18,7 @@ from linmap.compress.learngene_pool import (
     pinv_stitch,
     transform_stitch,
 )
+from linmap.compress.learngene_pool.stitches import rows
 
 sizes = st.tuples(st.integers(1, 6), st.integers(0, 6), st.integers(0, 5), st.integers(0, 99))
 
@@ -421,3 +422,14 @@ def test_sums_that_broke_off_go_on_to_the_same_stitches(tmp_path, monkeypatch):
         LearngenePool([vit(8, seed=7), vit(12), vit(16)]).init_stitches(
             "lstsq", data=Batches(1), out=tmp_path, resume=True
         )
+
+
+@pytest.mark.parametrize("X", [torch.ones(9, 2, dtype=torch.long), torch.ones(9, 2) * 1j])
+def test_least_squares_takes_real_tensors_only(X):
+    with pytest.raises(TypeError, match="X must be a tensor of floating-point numbers"):
+        rows(X, torch.randn(9, 3))
+
+
+def test_a_negative_rcond_is_refused():
+    with pytest.raises(ValueError, match="rcond=-1 must not be negative"):
+        lstsq_stitch(torch.randn(9, 2), torch.randn(9, 3), rcond=-1)

@@ -84,6 +84,26 @@ def test_a_model_for_a_budget_stands_alone(data: Path, pool: Path, tmp_path: Pat
     assert quick["held_out_accuracy"] == round(max(whole.accuracy.values()), 4)
 
 
+def test_a_built_model_classifies_by_itself(data: Path, pool: Path, tmp_path: Path) -> None:
+    model, table = tmp_path / "model", tmp_path / "classes.csv"
+    of_pool = apply(Apply(id=3), FittedJob(data, model, artifact=pool))
+    alone = apply(Apply(), FittedJob(data, table, artifact=model))
+    assert alone["accuracy"] == of_pool["accuracy"]
+    assert table.read_text() == (model / "classes.csv").read_text()
+    for name, kept in (("macs", alone["macs"]), ("parameters", alone["parameters"])):
+        assert of_pool[name] == kept
+    with pytest.raises(LinmapError, match="--max-macs chooses from a pool"):
+        apply(Apply(max_macs=1e9), FittedJob(data, table, artifact=model))
+    with pytest.raises(LinmapError, match="give it images: --data"):
+        apply(Apply(), FittedJob(None, table, artifact=model))
+    (model / "images.json").write_text((model / "images.json").read_text().replace('"0",', "", 1))
+    with pytest.raises(LinmapError, match="names 2 classes, and the model has 3"):
+        apply(Apply(), FittedJob(data, table, artifact=model))
+    (model / "images.json").unlink()
+    with pytest.raises(LinmapError, match=r"has no images\.json"):
+        apply(Apply(), FittedJob(data, table, artifact=model))
+
+
 @pytest.mark.slow
 def test_onnx_gives_the_models_logits_for_any_number_of_images(pool: Path, tmp_path: Path) -> None:
     import onnxruntime

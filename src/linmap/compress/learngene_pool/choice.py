@@ -41,6 +41,11 @@ def evaluate(pool: LearngenePool, data: Dataset, ids: Sequence[int] | None, batc
     with evaluating(pool):
         for indices in torch.arange(samples_of(data)).split(batch_size):
             x, y, *_ = read(indices)
+            if y.ndim != 1 or y.is_floating_point():
+                raise ArgumentError(
+                    f"y of the data has shape {tuple(y.shape)} and type {y.dtype}; expected a class (an integer) for "
+                    "each sample."
+                )
             for id, logits in _all_logits(pool, routes, x):
                 right[id] += int((logits.argmax(-1) == y).sum())
     pool.accuracy |= {id: count / samples_of(data) for id, count in right.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self, cast
@@ -18,9 +18,9 @@ from linmap.compress.learngene_pool.enumeration import Config
 from linmap.compress.learngene_pool.paths import Route, embedding_of
 from linmap.compress.learngene_pool.stitches import StitchLayer
 from linmap.compress.vision_transformer import Block, VisionTransformer
-from linmap.errors import ArgumentTypeError, ArtifactError
+from linmap.errors import ArgumentError, ArgumentTypeError, ArtifactError
 
-SYSTEM = "learngene_pool_descendant"
+SYSTEM, KIND = "learngene_pool", "descendant"
 
 
 class Descendant(nn.Module):
@@ -80,6 +80,7 @@ class Descendant(nn.Module):
             )
         parts = cast("list[list[Block]]", self.parts)
         stored = {
+            "kind": KIND,
             "config": artifacts.plain(self.config),
             "members": self.sizes,
             "drop_path": [[block.drop_path1.p for block in part] for part in parts],
@@ -96,6 +97,10 @@ class Descendant(nn.Module):
             If the folder holds no readable descendant.
         """
         stored, tensors = artifacts.load(folder, SYSTEM)
+        if not is_descendant(stored):
+            raise ArtifactError(
+                f"{folder} holds a whole pool; LearngenePool.load reads it, and its build makes a model."
+            )
         try:
             members = [
                 empty_member(sizes | {"depth": len(rates)})
@@ -108,7 +113,9 @@ class Descendant(nn.Module):
             for part, rates in zip(route.parts, stored["drop_path"], strict=True):
                 for block, rate in zip(part, rates, strict=True):
                     cast(Block, block).drop_path1.p = cast(Block, block).drop_path2.p = rate
-            descendant = cls(route, config_from(stored["config"]), share=True)
+            config = config_from(stored["config"])
+            check_parts(config, [len(part) for part in route.parts])
+            descendant = cls(route, config, share=True)
             descendant.load_state_dict(tensors, assign=True)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ArtifactError(f"{folder} holds no readable descendant ({error}); build it again.") from None
@@ -116,6 +123,11 @@ class Descendant(nn.Module):
 
 
 # -- what a folder says of a model -------------------------------------------------------------------------------------
+
+
+def is_descendant(stored: Mapping[str, Any]) -> bool:
+    """Whether a saved configuration is that of one model, not of a pool."""
+    return stored.get("kind") == KIND
 
 
 def sizes_of(member: Any) -> dict[str, Any] | None:
@@ -136,6 +148,14 @@ def config_from(stored: Mapping[str, Any]) -> Config:
     """A configuration out of JSON."""
     points = tuple((int(e), int(f)) for e, f in stored["points"])
     return Config(tuple(stored["members"]), points, tuple(stored["layers"]))
+
+
+def check_parts(config: Config, lengths: Sequence[int]) -> None:
+    """Refuse a configuration that runs other numbers of blocks than these; that of the last member is not told."""
+    starts, stops = [0, *(f for _, f in config.points)], [e + 1 for e, _ in config.points]
+    told = [stop - start for start, stop in zip(starts, stops, strict=False)]
+    if len(config.members) != len(lengths) or told != list(lengths)[: len(told)] or len(told) != len(lengths) - 1:
+        raise ArgumentError(f"{config} does not run parts of {list(lengths)} blocks")
 
 
 def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

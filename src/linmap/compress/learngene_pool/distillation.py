@@ -102,7 +102,8 @@ def distill(
     source.prepare()
     if transforms is None:
         generator = torch.Generator().manual_seed(config.seed)
-        transforms = Transforms(source.width, member.embed_dim, len(pairs), generator=generator)
+        dtype = next(p.dtype for p in member.parameters())
+        transforms = Transforms(source.width, member.embed_dim, len(pairs), generator=generator, dtype=dtype)
     options = {"points": pairs, "alpha": alpha, "T": T, "kind": kind, "kd_reduction": kd_reduction}
     model = Distillation(member, transforms, options)
     if isinstance(data, RecordedTeacher):

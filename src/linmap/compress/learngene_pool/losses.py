@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any, NamedTuple
 
 import torch
@@ -55,15 +56,15 @@ def supervision_points(
         if depth < 1:
             raise ArgumentError(f"{name}={depth} must be at least 1.")
     if not isinstance(points, str):
-        return _checked_points(points, student_depth, teacher_depth)
+        return checked_points(points, student_depth, teacher_depth)
     if points not in NAMED_POINTS:
         raise ArgumentError(f"points={points!r} must be one of {', '.join(map(repr, NAMED_POINTS))}, or pairs of ids.")
     thirds = NAMED_POINTS[points]
     pairs = [tuple(math.ceil(k * depth / 3) - 1 for depth in depths.values()) for k in thirds]
-    odd = [f"{name}={depth}" for name, depth in depths.items() if depth % 3]
+    odd = [f"{name}={depth} is no multiple of 3" for name, depth in depths.items() if depth % 3]
     if odd and thirds != (3,):
         warnings.warn(
-            f"points={points!r} are at thirds of the depth, and {' and '.join(odd)} is no multiple of 3: the rule "
+            f"points={points!r} are at thirds of the depth, and {' and '.join(odd)}: the rule "
             f"ceil(k * depth / 3) - 1 gives the pairs {pairs} (student block, teacher block).",
             UserWarning,
             stacklevel=2,
@@ -71,8 +72,12 @@ def supervision_points(
     return [(student, teacher) for student, teacher in pairs]
 
 
-def _checked_points(points: Sequence[tuple[int, int]], student_depth: int, teacher_depth: int) -> list[tuple[int, int]]:
-    pairs = [(int(i), int(j)) for i, j in points]
+def checked_points(points: Any, student_depth: int, teacher_depth: int) -> list[tuple[int, int]]:
+    """Pairs of blocks that are there."""
+    try:
+        pairs = [(index(i), index(j)) for i, j in points]
+    except (TypeError, ValueError):
+        raise ArgumentError(f"points={points!r} must be pairs of ids: [(student block, teacher block), ...].") from None
     if not pairs:
         raise ArgumentError("points is empty; name a pair (student block, teacher block) or more.")
     for i, j in pairs:
@@ -141,7 +146,7 @@ class DistillationLoss(NamedTuple):
 
 def kd_loss(
     student_logits: Float[Tensor, "batch classes"],
-    teacher_logits: Float[Tensor, "batch classes"],
+    teacher_logits: Tensor,
     T: float = 1.0,
     reduction: str = "batchmean",
 ) -> Float[Tensor, ""]:
@@ -160,14 +165,43 @@ def kd_loss(
     Raises
     ------
     ValueError
-        If T is not positive, or the reduction is another.
+        If T is not positive, the reduction is another, or the logits are not of the same samples and classes.
     """
     if not (T > 0 and math.isfinite(T)):
         raise ArgumentError(f"T={T} must be positive.")
     if reduction not in ("batchmean", "mean"):
         raise ArgumentError(f"reduction={reduction!r} must be 'batchmean' or 'mean'.")
+    if student_logits.shape != teacher_logits.shape:
+        raise ArgumentError(
+            f"logits of student and teacher have shapes {tuple(student_logits.shape)} and "
+            f"{tuple(teacher_logits.shape)}; give both the same samples and classes."
+        )
     terms = -(teacher_logits / T).softmax(-1) * (student_logits / T).log_softmax(-1)
     return terms.mean() if reduction == "mean" else terms.sum(-1).mean() * T**2
+
+
+def class_loss(logits: Float[Tensor, "batch classes"], y: Tensor) -> Float[Tensor, ""]:
+    """Cross-entropy to classes (batch,) or probabilities (batch, classes).
+
+    Raises
+    ------
+    ValueError
+        If y is neither, or names a class that is not there.
+    """
+    if y.shape == logits.shape and y.is_floating_point():
+        return F.cross_entropy(logits, y.to(logits.dtype))
+    if y.shape != logits.shape[:1] or y.is_floating_point():
+        raise ArgumentError(
+            f"y has shape {tuple(y.shape)} and type {y.dtype}; expected {len(logits)} classes (integers), or "
+            f"probabilities of shape {tuple(logits.shape)}."
+        )
+    try:
+        return F.cross_entropy(logits, y.long())
+    except IndexError:
+        n = logits.shape[1]
+        raise ArgumentError(
+            f"y has classes from {int(y.min())} to {int(y.max())}; the model has {n}, numbered 0 to {n - 1}."
+        ) from None
 
 
 def distillation_loss(
@@ -211,12 +245,13 @@ def distillation_loss(
         If an argument is out of its range, or shapes do not fit.
     """
     weight = check_weights(kind, alpha)
-    ce = F.cross_entropy(student.logits, y)
+    ce = class_loss(student.logits, y)
     kd = kd_loss(student.logits, teacher.logits, T, kd_reduction)
     rep = att = ce.new_zeros(())
     if transforms is not None:
         if len(points) != len(transforms.T_map):
             raise ArgumentError(f"points has {len(points)} pairs, and transforms maps for {len(transforms.T_map)}.")
+        points = checked_points(points, len(student.blocks), _depth(teacher.blocks))
         rep = _matching(student.blocks, teacher.blocks, transforms.T_map, points)
         att = _matching(student.attention, teacher.attention, transforms.T_att, points)
     elif kind != "logits":
@@ -238,19 +273,24 @@ def check_weights(kind: str, alpha: float) -> float:
     return ABLATION_ALPHA
 
 
+def _depth(blocks: Sequence[Tensor] | Mapping[int, Tensor]) -> int:
+    """Blocks up to the last that is known."""
+    return max(blocks, default=-1) + 1 if isinstance(blocks, Mapping) else len(blocks)
+
+
 def _matching(student: Any, teacher: Any, maps: nn.ModuleList, points: Sequence[tuple[int, int]]) -> Tensor:
     terms = []
     for T, (i, j) in zip(maps, points, strict=True):
         h_s, h_t = student[i], teacher[j]
         if h_s.shape[:-1] != h_t.shape[:-1]:
             raise ArgumentError(
-                f"student and teacher have {h_s.shape[-2]} and {h_t.shape[-2]} tokens; their blocks are compared token "
-                "by token, so give both one number of patches."
+                f"student and teacher have {h_s.shape[-2]} and {h_t.shape[-2]} tokens, of {len(h_s)} and {len(h_t)} "
+                "samples; their blocks are compared token by token, so give both one number of patches."
             )
         if (T.in_features, T.out_features) != (h_t.shape[-1], h_s.shape[-1]):
             raise ArgumentError(
                 f"transforms map widths {T.in_features} -> {T.out_features}; teacher and student have widths "
                 f"{h_t.shape[-1]} and {h_s.shape[-1]}."
             )
-        terms.append(F.mse_loss(h_s, T(h_t.to(h_s.dtype))))
+        terms.append(F.mse_loss(h_s, T(h_t.to(T.weight.dtype)).to(h_s.dtype)))
     return torch.stack(terms).sum()

@@ -142,6 +142,9 @@ def check_members(members: Sequence[Any], unequal: bool) -> None:
                     f"{words} of members differ: {getattr(first, name)} of member 0 and {getattr(member, name)} of "
                     f"member {number} ({name}); members of a pool share them."
                 )
+    dtypes = [next((p.dtype for p in member.parameters()), None) for member in members]
+    if len(set(dtypes)) > 1:
+        raise ArgumentError(f"members have weights of types {dtypes}; give them one, such as with member.float().")
     widths, depths = [member.embed_dim for member in members], [len(member.blocks) for member in members]
     if widths != sorted(widths):
         raise ArgumentError(f"members must not get narrower; their widths are {widths}. Order them by width.")

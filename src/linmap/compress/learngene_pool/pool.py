@@ -112,7 +112,8 @@ class LearngenePool(nn.Module):
         """
         key = f"{a}-{b}"
         if key not in self.stitches:
-            raise ArgumentError(f"no stitch leads from member {a} to member {b}; there are {', '.join(self.stitches)}.")
+            there = ", ".join(self.stitches) or "none"
+            raise ArgumentError(f"no stitch leads from member {a} to member {b}; there are {there}.")
         layers = cast("Sequence[StitchLayer]", self.stitches[key])
         if not 0 <= layer < len(layers):
             raise ArgumentError(f"layer={layer} must lie in 0..{len(layers) - 1}.")

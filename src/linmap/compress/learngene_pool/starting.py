@@ -14,7 +14,7 @@ from torch import Tensor
 from linmap import artifacts
 from linmap.compress.learngene_pool.members import evaluating
 from linmap.compress.learngene_pool.stitches import NormalEquations, lstsq_stitch, pinv_stitch, transform_stitch
-from linmap.errors import ArgumentError, ArtifactError
+from linmap.errors import ArgumentError, ArgumentTypeError, ArtifactError
 
 if TYPE_CHECKING:
     from linmap.compress.learngene_pool.losses import Transforms
@@ -182,6 +182,8 @@ def _fingerprint(pool: LearngenePool) -> int:
 @torch.no_grad()
 def from_transforms(pool: LearngenePool, method: str, transforms: Mapping[int, Transforms] | None) -> None:
     """All layers between two members start alike, from the matrices of their distillation."""
+    if transforms and not (isinstance(transforms, Mapping) and all(hasattr(T, "T_map") for T in transforms.values())):
+        raise ArgumentTypeError("transforms must be a mapping: {member: what distill returned for it}.")
     if not transforms:
         raise ArgumentError(f"method={method!r} needs transforms: {{member: what distill returned for it}}.")
     for (a, b), layers in groups(pool).items():

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linmap.errors import ArgumentError
+from linmap.errors import ArgumentError, ArgumentTypeError
 
 
 class StitchLayer(nn.Module):
@@ -98,8 +98,12 @@ def lstsq_stitch(
     Raises
     ------
     ValueError
-        If the leading shapes differ, there is no row, or a value is not finite.
+        If the leading shapes differ, there is no row, a value is not finite, or rcond is negative.
+    TypeError
+        If X and Y are not tensors of real floating-point numbers.
     """
+    if rcond is not None and not rcond >= 0:
+        raise ArgumentError(f"rcond={rcond} must not be negative.")
     X, Y = rows(X, Y)
     n, d = X.shape[0], X.shape[1] + 1
     if n < d:
@@ -200,6 +204,10 @@ class NormalEquations:
 
 def rows(X: Tensor, Y: Tensor) -> tuple[Tensor, Tensor]:
     """X and Y as matrices, checked."""
+    for name, value in (("X", X), ("Y", Y)):
+        if not (isinstance(value, Tensor) and value.is_floating_point()):
+            found = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise ArgumentTypeError(f"{name} must be a tensor of floating-point numbers, got {found}.")
     if X.ndim < 1 or Y.ndim < 1 or X.shape[:-1] != Y.shape[:-1]:
         raise ArgumentError(f"X and Y must have equal leading shapes, got {tuple(X.shape)} and {tuple(Y.shape)}.")
     X, Y = X.detach().reshape(-1, X.shape[-1]), Y.detach().reshape(-1, Y.shape[-1])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from linmap import artifacts
-from linmap.compress.learngene_pool.descendant import empty_member, sizes_of, unshared
+from linmap.compress.learngene_pool.descendant import empty_member, is_descendant, sizes_of, unshared
 from linmap.compress.learngene_pool.members import as_member
 from linmap.errors import ArgumentError, ArtifactError
 
@@ -44,24 +44,32 @@ def measures(member: Any) -> dict[str, int]:
 def load(cls: type, folder: Path | str, members: Sequence[Any] | None) -> Any:
     """As of `LearngenePool.load`."""
     config, tensors = artifacts.load(folder, SYSTEM)
+    if is_descendant(config):
+        raise ArtifactError(f"{folder} holds one model of a pool; Descendant.load reads it.")
     try:
-        stored, sizes, options = config["members"], config["sizes"], config["options"]
+        stored = [{name: int(member[name]) for name in CHECKED} for member in config["members"]]
+        sizes = [None if own is None else dict(own) for own in config["sizes"]]
+        options = dict(config["options"])
         accuracy = {int(id): float(value) for id, value in config["accuracy"].items()}
         active = int(config["active"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{folder} holds no readable pool ({error}); fit it again.") from None
-    if members is None:
-        if None in sizes:
-            raise ArgumentError(
-                f"member {sizes.index(None)} of the pool in {folder} is no VisionTransformer of linmap; give members, "
-                "models of its sizes that take the stored weights."
-            )
-        found = [empty_member(own) for own in sizes]
-    else:
-        found = [as_member(member) for member in members]
-    _check(found, stored, folder)
-    pool = cls(found, **options)
+    if members is None and None in sizes:
+        raise ArgumentError(
+            f"member {sizes.index(None)} of the pool in {folder} is no VisionTransformer of linmap; give members, "
+            "models of its sizes that take the stored weights."
+        )
+    try:
+        found = [empty_member(own) for own in sizes if own] if members is None else [as_member(m) for m in members]
+        _check(found, stored, folder)
+        pool = cls(found, **options)
+    except TypeError as error:
+        if members is not None:
+            raise
+        raise ArtifactError(f"{folder} holds no readable pool ({error}); fit it again.") from None
     _fill(pool, tensors, folder, own=members is None)
+    if unknown := {active, *accuracy} - set(range(len(pool.configs))):
+        raise ArtifactError(f"{folder} names model {min(unknown)}; the pool has 0..{len(pool.configs) - 1}.")
     pool.active, pool.accuracy = active, accuracy
     return pool.eval()
 

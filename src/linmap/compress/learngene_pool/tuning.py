@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from linmap.compress.learngene_pool.ancestry import Ancestry, ancestry
-from linmap.compress.learngene_pool.losses import kd_loss
+from linmap.compress.learngene_pool.losses import class_loss, kd_loss
 from linmap.compress.learngene_pool.sampling import draw
 from linmap.errors import ArgumentError
 from linmap.training import TrainingConfig, TrainingHistory, train
@@ -77,6 +77,8 @@ def tune(
     """As of `LearngenePool.fit`."""
     if not kd_weight >= 0:
         raise ArgumentError(f"kd_weight={kd_weight} must not be negative.")
+    if not (T > 0 and math.isfinite(T)):
+        raise ArgumentError(f"T={T} must be positive.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ArgumentError(
             "pool tuning runs in one process: each step trains a part of the pool, and several processes wait for all "
@@ -99,7 +101,7 @@ def tune(
             terms = []
             for id in draws.now():
                 logits = model(x, config=id)
-                terms.append(F.cross_entropy(logits, y))
+                terms.append(class_loss(logits, y))
                 if target is not None:
                     terms[-1] = terms[-1] + kd_weight * kd_loss(logits, target, T)
             return terms[0] if len(terms) == 1 else torch.stack(terms).mean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 
 from linmap import artifacts
 from linmap.compress.learngene_pool import Descendant, LearngenePool
+from linmap.compress.learngene_pool.descendant import is_descendant
 from linmap.data.image_sets import read_image_set
-from linmap.errors import UsageError
+from linmap.errors import ArtifactError, UsageError
 from linmap.recipes.job import FittedJob
 from linmap.recipes.learngene_pool import images
 from linmap.recipes.learngene_pool.flags import Apply
@@ -22,7 +24,12 @@ BATCH = 64
 
 
 def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
-    """Build one model of a fitted pool; with --data (a folder of images, or an .npz), also let it classify them."""
+    """Build one model of a fitted pool; with --data (a folder of images, or an .npz), also let it classify them.
+
+    A model that was built before classifies --data, too: into --out, a .csv or .parquet, or a folder.
+    """
+    if is_descendant(artifacts.read_config(job.artifact)["config"]):
+        return by_one_model(settings, job)
     out = job.out or job.artifact / "model"
     if out.suffix or out.is_file():
         raise UsageError(f"--out {out}: the model is written into a folder; give one.")
@@ -50,6 +57,31 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
         summary["onnx"] = str(exported(model, example, out / "model.onnx"))
     if job.data is not None:
         summary |= classified(model, job.data, about, preparation, out / "classes.csv")
+    return summary
+
+
+def by_one_model(settings: Apply, job: FittedJob) -> dict[str, Any]:
+    """What the folder of a model gives."""
+    for flag in fields(settings):
+        if flag.name != "onnx" and getattr(settings, flag.name) != flag.default:
+            raise UsageError(
+                f"--{flag.name.replace('_', '-')} chooses from a pool; {job.artifact} is one model already."
+            )
+    if job.data is None and not settings.onnx:
+        raise UsageError(f"{job.artifact} is one model; give it images: --data, a folder of them or an .npz.")
+    out = job.out or job.artifact
+    if not out.suffix or out.is_dir():
+        out = out / "classes.csv"
+    model = Descendant.load(job.artifact)
+    about, preparation = images.saved(job.artifact)
+    summary: dict[str, Any] = {"parameters": model.cost.params, "macs": model.cost.macs}
+    if settings.onnx:
+        front = model.sizes[0]
+        assert front is not None
+        example = torch.zeros(1, front["in_channels"], front["image_size"], front["image_size"])
+        summary["onnx"] = str(exported(model, example, out.parent / "model.onnx"))
+    if job.data is not None:
+        summary |= classified(model, job.data, about, preparation, out)
     return summary
 
 
@@ -94,12 +126,14 @@ def classified(
             x = preparation.batch(found.subset(range(first, min(first + BATCH, len(found)))))
             rows.append(model(x[:, :1] if about["grey"] else x).softmax(-1))
     probabilities = torch.cat(rows)
+    if probabilities.shape[1] != len(classes):
+        raise ArtifactError(f"{images.FILE} names {len(classes)} classes, and the model has {probabilities.shape[1]}.")
     best = probabilities.argmax(-1)
     named = [classes[int(k)] for k in best]
     table = {"image": found.names, "class": named, "probability": probabilities.amax(-1).numpy()}
     artifacts.write_table(path, pd.DataFrame(table))
     summary: dict[str, Any] = {"classes": str(path), "images": len(found)}
-    if found.labels is not None:
+    if found.labels is not None and set(found.classes) & set(classes):
         truth = [found.classes[k] for k in found.labels]
         summary["accuracy"] = round(sum(a == b for a, b in zip(named, truth, strict=True)) / len(truth), 4)
     return summary

@@ -110,7 +110,10 @@ class Compare(Images):
 
 @dataclass(frozen=True)
 class Apply:
-    """Build one model of a fitted pool; with --data (a folder of images, or an .npz), also let it classify them."""
+    """Build one model of a fitted pool; with --data (a folder of images, or an .npz), also let it classify them.
+
+    The folder of such a model, in the place of the pool, classifies --data into --out: a .csv, .parquet, or folder.
+    """
 
     max_macs: float | None = None
     """Most multiply-accumulates for one image, such as 3e8."""

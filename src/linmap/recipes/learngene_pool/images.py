@@ -134,6 +134,11 @@ def saved(folder: Path) -> tuple[dict[str, Any], ImagePreparation]:
     ArtifactError
         If it cannot be read.
     """
+    if not (folder / FILE).exists():
+        raise ArtifactError(
+            f"{folder} has no {FILE}, which says the classes and how images are prepared; `linmap fit` and `linmap "
+            "apply` write it, and what was saved from Python is for Python."
+        )
     try:
         about = json.loads((folder / FILE).read_text(encoding="utf-8"))
         stated: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["preparation"].items()}
