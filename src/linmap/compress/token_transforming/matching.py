@@ -25,7 +25,7 @@ class Match(NamedTuple):
     """Of each token to the centre of its output; 1 for a centre."""
 
 
-def clamp_removals(r: int, n_tokens: int, n_protected: int, stacklevel: int = 3) -> int:
+def clamp_removals(r: int, n_tokens: int, n_protected: int, stacklevel: int) -> int:
     """At most half of the tokens that are not protected can merge away in one matching; warns where r is more."""
     most = max((n_tokens - n_protected) // 2, 0)
     if r > most:

@@ -70,7 +70,7 @@ def tome(
     r = check_count("r", r, 0)
     N = metric.shape[1]
     s = masses(mass, metric, N)
-    r = clamp_removals(r, N, int(class_token) + int(distill_token), stacklevel=4)
+    r = clamp_removals(r, N, int(class_token) + int(distill_token), stacklevel=3)
     if r == 0:
         return Transform.identity(s)
     protected = torch.zeros(N, dtype=torch.bool, device=metric.device)
@@ -156,7 +156,7 @@ def pitome(
     N, protect = metric.shape[1], int(class_token)
     s = masses(mass, metric, N)
     T = N - protect
-    r = clamp_removals(math.floor(T - T * ratio), N, protect, stacklevel=4)
+    r = clamp_removals(math.floor(T - T * ratio), N, protect, stacklevel=3)
     if r == 0:
         return Transform.identity(s)
     return merged(match_by_energy(unit_rows(metric, s.dtype), s, r, protect, float(margin)), s)

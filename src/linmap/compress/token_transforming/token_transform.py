@@ -187,7 +187,7 @@ class TokenTransform:
 
     def _matching(self, unit: Tensor, s: Tensor, r: int) -> Match:
         N = unit.shape[1]
-        r = clamp_removals(r, N, self.protect, stacklevel=6)
+        r = clamp_removals(r, N, self.protect, stacklevel=4)
         if self.select == "energy":
             return match_by_energy(unit, s, r, self.protect, MARGIN)
         return match_even_odd(unit, s, r, torch.arange(N, device=unit.device) < self.protect)
