@@ -207,18 +207,75 @@ def load_pretrained(folder: Path, kind: Literal["language", "encoder"], dtype: s
     """
     from transformers import AutoModel, AutoModelForCausalLM
 
-    check_kernels(folder)
+    if kind == "language":
+        return _loaded(AutoModelForCausalLM, folder, "a causal language model", dtype)[0]
+    return _loaded(AutoModel, folder, "a model", dtype)[0]
 
-    auto = AutoModelForCausalLM if kind == "language" else AutoModel
+
+def classifies(folder: Path) -> bool:
+    """Whether the model of a folder is a classifier of images or of texts, by its config.json."""
+    return _head(folder) is not None
+
+
+def load_trained(folder: Path) -> nn.Module:
+    """The encoder or classifier of a folder in float32, nothing in it new: a pooler that has no weights is left out.
+
+    Transformers draws what a folder lacks at random, as the pooler of a ViT that was saved with its classifier.
+
+    Raises
+    ------
+    ArgumentError
+        As of `load_pretrained`; or if weights are missing.
+    """
+    import transformers
+
+    auto = getattr(transformers, HEADS[head]) if (head := _head(folder)) else transformers.AutoModel
+    model, missing = _loaded(auto, folder, "a model" if head is None else "a classifier", "float32")
+    if missing and all("pooler" in key.split(".") for key in missing):
+        for name, module in list(model.named_modules()):
+            if getattr(module, "pooler", None) is not None and f"{name}.pooler.".lstrip(".") in "".join(missing):
+                module.pooler = None
+    elif missing:
+        raise ArgumentError(f"{folder} lacks weights of its {type(model).__name__}: {', '.join(sorted(missing)[:3])}.")
+    return model
+
+
+HEADS = {
+    "ForImageClassification": "AutoModelForImageClassification",
+    "ForImageClassificationWithTeacher": "AutoModelForImageClassification",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+}
+
+
+def _head(folder: Path) -> str | None:
+    """Which of `HEADS` the config.json of a folder names."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # Transformers says what is wrong with it
+    names = config.get("architectures") or []
+    return next((head for head in HEADS for name in names if name.endswith(head)), None)
+
+
+def _loaded(auto: Any, folder: Path, what: str, dtype: str) -> tuple[Any, set[str]]:
+    """A model, and which of its weights the folder lacks.
+
+    Raises
+    ------
+    ArgumentError
+        As of `load_pretrained`.
+    """
+    check_kernels(folder)
     try:
         with quiet_libraries():
-            return auto.from_pretrained(
-                folder, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True, trust_remote_code=False
-            )
+            model, info = auto.from_pretrained(
+                folder, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True, trust_remote_code=False,
+                output_loading_info=True,
+            )  # fmt: skip
     except (OSError, ValueError) as error:
-        what = "a causal language model" if kind == "language" else "a model"
         first = str(error).strip().splitlines()[0]
         raise ArgumentError(f"{folder} cannot be loaded as {what}: {first}") from error
+    return model, set(info["missing_keys"])
 
 
 def on_accelerator(model: nn.Module) -> nn.Module:

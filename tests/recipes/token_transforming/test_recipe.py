@@ -177,10 +177,10 @@ def test_an_interrupted_run_goes_on(here: Path, tmp_path: Path, monkeypatch: pyt
             calls.append(1)
             if len(calls) == 3:
                 raise KeyboardInterrupt
-            return vectors_of(*arguments)
+            return answers_of(*arguments)
 
-        vectors_of = applying.vectors_of
-        patch.setattr(applying, "vectors_of", interrupt)
+        answers_of = applying.answers_of
+        patch.setattr(applying, "answers_of", interrupt)
         with pytest.raises(Stopped, match="6 of 8 images are done and kept"):
             features(here, out, monkeypatch, keep=0.5)
     assert not out.exists()
@@ -202,7 +202,7 @@ def test_a_target_of_speed_is_measured_once(here: Path, tmp_path: Path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(applying, "vectors_of", stop)
+        patch.setattr(applying, "answers_of", stop)
         patch.setattr(applying, "budget_of", lambda *_: {"stages": (0.4, (1, 2))})
         with pytest.raises(Stopped):
             apply(Apply(**flags), ApplyJob(Path("photos"), tmp_path / "a.npy"))

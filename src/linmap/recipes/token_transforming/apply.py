@@ -1,4 +1,4 @@
-"""`linmap apply token_transforming`: the features of somebody's images or texts, with fewer tokens inside."""
+"""`linmap apply token_transforming`: features and predictions for images or texts, with fewer tokens inside."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from rich.console import Console
 from rich.progress import track
@@ -23,6 +24,7 @@ from linmap.recipes.job import ApplyJob
 from linmap.recipes.token_transforming.flags import Apply, Transforming
 from linmap.recipes.token_transforming.images import Images
 from linmap.recipes.token_transforming.loading import model_of, subject_of
+from linmap.recipes.token_transforming.predictions import Head, write_predictions
 from linmap.recipes.token_transforming.subject import Subject
 from linmap.recipes.token_transforming.timing import in_turn
 
@@ -36,7 +38,7 @@ TURNS = 3
 
 
 def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
-    """Write a vector for every image or text, with the tokens of the model merged to the budget."""
+    """Write a vector for every image or text, and a classifier's predictions, with tokens merged to the budget."""
     model = model_of(settings, job.data)
     if model.reads == "text" and model.generates:
         raise UsageError(
@@ -46,10 +48,11 @@ def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
     out = check_output(job.out or (Path("features.parquet") if job.data else OUT))
     if job.data is not None and out.resolve().is_relative_to(job.data.resolve()):
         raise UsageError(f"--out {out} must not lie in {job.data}, which is read; write elsewhere.")
-    subject = subject_of(settings, model, job.data, None)
+    subject = subject_of(settings, model, job.data, None, predicts=True)
     work = out.with_name(f"{out.name}.work")
     asked = plain(asdict(settings)) | {"weights": model.weights(), "data": listed(subject, job.data)}
     asked.pop("resume")
+    asked["classes"] = subject.head and len(subject.head.labels)
     begin(work, asked, settings.resume)
     transform = TokenTransform(**settings.options(Transforming))
     budget = budget_of(subject, settings, transform, work)
@@ -61,9 +64,12 @@ def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
     found = {subject.what: len(subject.names), "resumed": resumed, "budget": plain(budget), "tokens_left": left}
     found["speed_up"] = round(seconds.speed_up, 2)
     metadata = {"options": asked, "fingerprint": digest(asked), "source": str(job.data or "embedded photographs")}
+    written = {"out": str(out)}
+    if subject.head is not None:
+        written["predictions"] = str(predicted(subject, subject.head, work, out))
     dim = join(subject, work, out, metadata)
     shutil.rmtree(work)
-    return {"out": str(out), **found, "dim": dim, "fingerprint": metadata["fingerprint"]}
+    return {**written, **found, "dim": dim, "fingerprint": metadata["fingerprint"]}
 
 
 # -- the budget --------------------------------------------------------------------------------------------------------
@@ -136,7 +142,7 @@ def run(subject: Subject, handle: Compressed, settings: Apply, work: Path) -> in
             if path.exists():
                 resumed += len(np.load(path, mmap_mode="r"))
                 continue
-            vectors = np.concatenate([vectors_of(subject, handle, settings, batch) for batch in block])
+            vectors = np.concatenate([answers_of(subject, handle, settings, batch) for batch in block])
             with atomic_path(path) as partial, open(partial, "wb") as file:
                 np.save(file, vectors)
             done += len(vectors)
@@ -145,16 +151,29 @@ def run(subject: Subject, handle: Compressed, settings: Apply, work: Path) -> in
     return resumed
 
 
-def vectors_of(subject: Subject, handle: Compressed, settings: Apply, batch: int) -> Float[np.ndarray, "inputs width"]:
-    """What a batch is described by."""
+def answers_of(subject: Subject, handle: Compressed, settings: Apply, batch: int) -> Float[np.ndarray, "inputs width"]:
+    """What a batch is described by, and behind it the logits of a classifier."""
     if isinstance(subject, Images):
-        return subject.vectors(batch, handle, settings.features).float().cpu().numpy()
-    return subject.features(batch, handle)["pooled"].float().cpu().numpy()
+        vectors = subject.vectors(batch, handle, settings.features)
+    else:
+        vectors = subject.features(batch, handle)["pooled"]
+    logits = [] if subject.head is None else [subject.head.logits]
+    return torch.cat([vectors, *logits], 1).float().cpu().numpy()
+
+
+def predicted(subject: Subject, head: Head, work: Path, out: Path) -> Path:
+    """Write the predictions of all blocks beside the vectors, in the order of the inputs."""
+    path = out.with_name(f"{out.stem}.predictions.csv")
+    names, places = subject.in_order()
+    blocks = [np.load(block, mmap_mode="r")[:, -len(head.labels) :] for block in sorted(work.glob("*.npy"))]
+    write_predictions(path, head, names, np.concatenate(blocks)[places])
+    return path
 
 
 def join(subject: Subject, work: Path, out: Path, metadata: dict[str, Any]) -> int:
     """All blocks as one file, in the order of the inputs; the length of a vector."""
-    blocks = [np.load(path, mmap_mode="r") for path in sorted(work.glob("*.npy"))]
+    end = None if subject.head is None else -len(subject.head.labels)
+    blocks = [np.load(path, mmap_mode="r")[:, :end] for path in sorted(work.glob("*.npy"))]
     ends = np.cumsum([len(block) for block in blocks])
     names, places = subject.in_order()
     with VectorFileWriter(out, blocks[0].shape[1], metadata) as file:

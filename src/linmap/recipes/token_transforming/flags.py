@@ -68,7 +68,9 @@ class Compare(Transforming):
 
 @dataclass(frozen=True, kw_only=True)
 class Apply(Transforming):
-    """What `linmap apply token_transforming` writes."""
+    """What `linmap apply token_transforming` writes: a vector for each input, and beside the vectors of OUT.parquet
+    the answers of a classifier of Transformers (...ForImageClassification, ...ForSequenceClassification) in
+    OUT.predictions.csv: id, label, score."""
 
     keep: float | None = None
     """Share of the tokens that stays at each of the blocks of --at; .65 when neither this nor another budget is

@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from linmap.compress.encoders import find_encoder
 from linmap.compress.token_transforming import Compressed, TokenTransform
 from linmap.data.image_preparation import ImagePreparation
 from linmap.data.image_sets import ImageSet
 from linmap.errors import UsageError
+from linmap.recipes.token_transforming.predictions import Head
 from linmap.recipes.token_transforming.subject import Measure, Subject, blocks_of, plain_macs, restored
 from linmap.recipes.token_transforming.ways import stages
 
@@ -37,21 +39,27 @@ class Images(Subject):
         What the model wants of them.
     batch_size
         Images that go through together.
+    predicts
+        Whether a classifier runs with its head.
     """
 
     what = "images"
     keeps = (0.75, 0.65, 0.5, 0.35)
     places = "a quarter, half and three quarters of the depth"
 
-    def __init__(self, model: nn.Module, images: ImageSet, preparation: ImagePreparation, batch_size: int) -> None:
-        self.model, self.images, self.preparation, self.batch_size = (
-            vision_tower(model),
-            images,
-            preparation,
-            batch_size,
-        )
+    def __init__(
+        self,
+        model: nn.Module,
+        images: ImageSet,
+        preparation: ImagePreparation,
+        batch_size: int,
+        predicts: bool = False,
+    ) -> None:
+        self.images, self.preparation, self.batch_size = images, preparation, batch_size
+        encoder = vision_tower(model)
+        self.model, self.head = (model, Head(model, encoder)) if predicts else (encoder, None)
         self.names, self.measures = images.names, (PATCHES, POOLED)
-        self.config = self.model.config
+        self.config = encoder.config
         self.depth = int(self.config.num_hidden_layers)
         self._inputs: tuple[int, Tensor] | None = None
         self._shape: tuple[int, ...] = ()
@@ -79,7 +87,7 @@ class Images(Subject):
         return self.model(**self.example(batch))
 
     def features(self, batch: int, handle: Compressed | None = None) -> dict[str, Tensor]:
-        found = self.forward(batch)
+        found = self.encoded(batch)
         tokens = restored(handle, found.last_hidden_state)
         prefix = self.prefix
         if (pooled := getattr(found, "pooler_output", None)) is None:
@@ -88,10 +96,11 @@ class Images(Subject):
 
     def vectors(self, batch: int, handle: Compressed, kind: Literal["class", "mean", "both"]) -> Tensor:
         """One vector an image: the class token or what the model pools, the mean patch, or both."""
-        found = self.forward(batch)
+        found = self.encoded(batch)
         tokens = found.last_hidden_state
         prefix = self.prefix
-        mean = handle.pool(tokens, skip=prefix) if handle.transforms else tokens[:, prefix:].mean(1)
+        as_mean = not handle.transforms or tokens.shape[1] == prefix + 1  # a head that wants the mean has got it
+        mean = tokens[:, prefix:].mean(1) if as_mean else handle.pool(tokens, skip=prefix)
         if (pooled := getattr(found, "pooler_output", None)) is None:
             pooled = tokens[:, 0] if prefix else mean
         return {"class": pooled, "mean": mean, "both": torch.cat([pooled, mean], 1)}[kind]
@@ -197,8 +206,10 @@ def linear_classifier(features: Float[np.ndarray, "images width"], labels: np.nd
 
 
 def vision_tower(model: Any) -> Any:
-    """The part of a model that reads images: CLIP and SigLIP have another for texts beside it."""
-    return model.vision_model if hasattr(model, "vision_model") and hasattr(model, "text_model") else model
+    """The part of a model that reads images: CLIP and SigLIP have another for texts beside it, classifiers a head."""
+    if hasattr(model, "vision_model") and hasattr(model, "text_model"):
+        return model.vision_model
+    return find_encoder(model).module if "Classification" in type(model).__name__ else model
 
 
 def check_pixels(images: Tensor, config: Any) -> None:

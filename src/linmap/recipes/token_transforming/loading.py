@@ -15,8 +15,10 @@ from linmap.data.image_sets import ImageSet, embedded_photographs, read_image_se
 from linmap.data.images import SUFFIXES
 from linmap.data.models import (
     Reads,
+    classifies,
     load_pretrained,
     load_tokenizer,
+    load_trained,
     model_folder,
     on_accelerator,
     reads_of,
@@ -81,8 +83,8 @@ def kind_of(data: Path) -> Reads:
     return "images" if images else "text"
 
 
-def subject_of(settings: Inputs, model: Model, data: Path | None, limit: int | None) -> Subject:
-    """The model with at most `limit` of the inputs, spread over them.
+def subject_of(settings: Inputs, model: Model, data: Path | None, limit: int | None, predicts: bool = False) -> Subject:
+    """The model with at most `limit` of the inputs, spread over them; a classifier with its head, if it `predicts`.
 
     Raises
     ------
@@ -90,25 +92,26 @@ def subject_of(settings: Inputs, model: Model, data: Path | None, limit: int | N
         If something is missing or does not fit together.
     """
     if model.reads == "images" and (data is None or kind_of(data) == "images"):
-        return _images(settings, model, data, limit)
+        return _images(settings, model, data, limit, predicts)
     if model.generates:
         loaded = on_accelerator(load_pretrained(model.folder, "language", "float32")).eval()
         tokens = prompts(load_tokenizer(model.folder), data, settings.length)
         return Prompts(loaded, [tokens[row] for row in spread(len(tokens), limit)])
     records = texts(data)
     records = [records[row] for row in spread(len(records), limit)]
-    tokenizer, loaded = load_tokenizer(model.folder), load_pretrained(model.folder, "encoder", "float32")
+    tokenizer, loaded = load_tokenizer(model.folder), load_trained(model.folder)
     found = tokens_of([r.text for r in records], tokenizer, settings.length, [r.place for r in records])
-    return Sentences(on_accelerator(loaded).eval(), found, settings.batch_size, pools_class_token(model.folder))
+    loaded, by_class = on_accelerator(loaded).eval(), pools_class_token(model.folder)
+    return Sentences(loaded, found, settings.batch_size, by_class, predicts and classifies(model.folder))
 
 
-def _images(settings: Inputs, model: Model, data: Path | None, limit: int | None) -> Images:
+def _images(settings: Inputs, model: Model, data: Path | None, limit: int | None, predicts: bool) -> Images:
     preparation = preparation_of(settings, model)
     images = embedded_photographs() if data is None else read_image_set(data)
-    loaded = on_accelerator(load_pretrained(model.folder, "encoder", "float32")).eval()
+    loaded = on_accelerator(load_trained(model.folder)).eval()
     if limit is None or images.labels is None:
         chosen = images.subset(spread(len(images), limit))
-        return Images(loaded, chosen, preparation, settings.batch_size)
+        return Images(loaded, chosen, preparation, settings.batch_size, predicts and classifies(model.folder))
     test, train = parted(images, limit)
     return LabelledImages(loaded, test, preparation, settings.batch_size, train)
 

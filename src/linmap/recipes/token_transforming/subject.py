@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from linmap.compress.token_transforming import Compressed, TokenTransform, compress
 from linmap.errors import UsageError
+from linmap.recipes.token_transforming.predictions import Head
 
 QUARTERS = (0.25, 0.5, 0.75)
 """Of the depth, where models of images merge."""
@@ -46,6 +47,8 @@ class Subject(ABC):
         What is scored; the first decides.
     depth
         Blocks of the model.
+    head
+        With a classifier whose predictions are wanted: the head that it has; else None.
     """
 
     what: ClassVar[str] = "inputs"
@@ -57,6 +60,7 @@ class Subject(ABC):
     measures: Sequence[Measure]
     depth: int
     model: Any
+    head: Head | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -65,6 +69,11 @@ class Subject(ABC):
     @abstractmethod
     def forward(self, batch: int) -> Any:
         """What the model gives for a batch, as it comes out; this is what is timed."""
+
+    def encoded(self, batch: int) -> Any:
+        """What the encoder gives for a batch, also where a head stands around it."""
+        found = self.forward(batch)
+        return found if self.head is None else self.head.read(found)
 
     @abstractmethod
     def features(self, batch: int, handle: Compressed | None = None) -> dict[str, Tensor]:

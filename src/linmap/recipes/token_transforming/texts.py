@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linmap.compress.encoders import find_encoder
 from linmap.compress.token_transforming import Compressed, TokenTransform, compress_prefill
 from linmap.data.tokens import Tokenizer, padded
 from linmap.errors import DataError, UsageError
+from linmap.recipes.token_transforming.predictions import Head
 from linmap.recipes.token_transforming.subject import Measure, Subject, blocks_of, plain_macs
 from linmap.recipes.token_transforming.ways import stages
 
@@ -37,6 +39,8 @@ class Sentences(Subject):
         Texts that go through together, those of like length.
     class_token
         Whether the first token is the embedding; else the mean is.
+    predicts
+        Whether a classifier runs with its head.
     """
 
     what = "texts"
@@ -44,9 +48,16 @@ class Sentences(Subject):
     places = "every block"
 
     def __init__(
-        self, model: nn.Module, tokens: Sequence[list[int]], batch_size: int, class_token: bool = False
+        self,
+        model: nn.Module,
+        tokens: Sequence[list[int]],
+        batch_size: int,
+        class_token: bool = False,
+        predicts: bool = False,
     ) -> None:
-        self.model: Any = model
+        encoder = find_encoder(model).module if "Classification" in type(model).__name__ else model
+        self.model: Any = model if predicts else encoder
+        self.head = Head(model, encoder) if predicts else None
         self.class_token = class_token
         order = sorted(range(len(tokens)), key=lambda row: (len(tokens[row]), row))
         self.rows = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
@@ -76,7 +87,7 @@ class Sentences(Subject):
         return ids.to(device), mask.to(device)
 
     def features(self, batch: int, handle: Compressed | None = None) -> dict[str, Tensor]:
-        tokens = self.forward(batch).last_hidden_state
+        tokens = self.encoded(batch).last_hidden_state
         if self.class_token:
             return {"pooled": tokens[:, 0]}
         if handle is not None:
