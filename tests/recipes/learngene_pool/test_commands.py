@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from linmap.compress.learngene_pool import Descendant, LearngenePool
 from linmap.errors import DataError, LinmapError, Stopped
@@ -47,7 +46,13 @@ def test_a_fitted_folder_holds_pool_table_and_picture(data: Path, pool: Path, tm
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), again.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("at", ["distilled", "stitched", "tuned"])
+@pytest.mark.parametrize(
+    "at",
+    [
+        f"linmap.compress.learngene_pool.{step}"
+        for step in ("pipeline.distilled", "pipeline.stitched", "pool.LearngenePool.fit")
+    ],
+)
 def test_a_fit_goes_on_from_where_it_was_stopped(
     at: str, data: Path, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,7 +60,7 @@ def test_a_fit_goes_on_from_where_it_was_stopped(
         raise Stopped("as Ctrl-C does")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"linmap.recipes.learngene_pool.fit.{at}", stop)
+        patch.setattr(at, stop)
         with pytest.raises(Stopped):
             fit(Fit(**TINY), FitJob(data, tmp_path))
     log = tmp_path / "training" / "ancestry" / "metrics.jsonl"
@@ -143,7 +148,7 @@ def test_the_widest_auxiliary_starts_from_the_ancestrys_blocks(data: Path) -> No
     teacher = making.ancestry(settings, loaded, 0, None, False)
     found = making.shapes(settings, teacher)
     for from_teacher in (True, False):
-        narrow, wide = making.new_members(teacher, found, 0, from_teacher)
+        narrow, wide = found.members(teacher, 0, from_teacher)
         same = torch.equal(wide.blocks[1].mlp.fc1.weight, teacher.blocks[3].mlp.fc1.weight)
         assert same == from_teacher
         assert narrow.embed_dim == 8
@@ -179,16 +184,3 @@ def test_a_model_that_is_no_vision_transformer_is_named(data: Path, tmp_path: Pa
     ResNetModel(ResNetConfig(hidden_sizes=[8], depths=[1], embedding_size=8)).save_pretrained(folder)
     with pytest.raises(LinmapError, match="ResNetModel is neither a ViT nor a DINOv2"):
         fit(Fit(**TINY | {"model": str(folder)}), FitJob(data, tmp_path / "out"))
-
-
-def test_a_head_of_two_classes_gives_the_probabilities_of_the_regression() -> None:
-    from sklearn.linear_model import LogisticRegression
-
-    random = np.random.default_rng(0)
-    x, y = random.normal(size=(40, 3)), random.integers(2, size=40)
-    head = nn.Linear(3, 2)
-    fitted = LogisticRegression(C=making.INVERSE_PENALTY).fit((x - x.mean(0)) / x.std(0, ddof=1), y)
-    making.fit_head(head, torch.as_tensor(x), torch.as_tensor(y))
-    expected = fitted.predict_proba((x - x.mean(0)) / x.std(0, ddof=1))
-    found = head(torch.as_tensor(x).float()).softmax(-1)
-    np.testing.assert_allclose(found.detach().numpy(), expected, atol=1e-4)

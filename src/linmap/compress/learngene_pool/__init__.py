@@ -6,7 +6,7 @@ the stitches of Pan, Cai, Zhuang, "Stitchable Neural Networks", CVPR 2023.
 Read in this order. What is put together: `members`, and `enumeration`, which models there are. Step 1: `ancestry`, what
 the large model gives, `inheritance`, a start from its blocks, `losses` and `distillation`. Steps 2 to 5: `pool`, with
 `stitches` and how they start (`starting`), `sampling` and `tuning`, `cost`, `choice`; `paths`, what a model of the pool
-runs, `descendant`, the model without the pool, `storage`.
+runs, `descendant`, the model without the pool, `storage`. All steps in one: `pipeline`.
 """
 
 from linmap.compress.learngene_pool.ancestry import Features, RecordedTeacher, record, record_teacher
@@ -23,6 +23,7 @@ from linmap.compress.learngene_pool.losses import (
     supervision_points,
 )
 from linmap.compress.learngene_pool.members import Member, as_member
+from linmap.compress.learngene_pool.pipeline import auxiliaries, fit_head, make_pool
 from linmap.compress.learngene_pool.pool import LearngenePool
 from linmap.compress.learngene_pool.sampling import draw
 from linmap.compress.learngene_pool.stitches import (
@@ -48,13 +49,16 @@ __all__ = [
     "Transforms",
     "VisionTransformer",
     "as_member",
+    "auxiliaries",
     "descendant_cost",
     "distill",
     "distillation_loss",
     "draw",
     "enumerate_configs",
+    "fit_head",
     "kd_loss",
     "lstsq_stitch",
+    "make_pool",
     "paired_windows",
     "pinv_stitch",
     "record",

@@ -8,7 +8,7 @@ that is distilled alone gets all T.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,23 +19,21 @@ import pandas as pd
 import torch
 
 from linmap.compress.learngene_pool import Cost, LearngenePool, RecordedTeacher, Transforms, VisionTransformer, distill
+from linmap.compress.learngene_pool.pipeline import distilled, points_of, recorded, stitched
 from linmap.data.models import model_folder
 from linmap.experiment import (
     Arm,
     Check,
     Experiment,
-    Kind,
     Metric,
     Outcome,
     Part,
     Result,
-    Row,
     Runs,
     Table,
     Trial,
+    conclude,
     fingerprint,
-    verdict,
-    with_pictures,
 )
 from linmap.recipes.job import CompareJob
 from linmap.recipes.learngene_pool import images
@@ -46,15 +44,9 @@ from linmap.recipes.learngene_pool.making import (
     accuracy,
     ancestry,
     cross_entropy,
-    distilled,
-    new_members,
-    points_of,
-    recorded,
     right,
     shapes,
-    stitched,
     training,
-    tuned,
 )
 from linmap.recipes.learngene_pool.pictures import Family, draw_families
 from linmap.training import train
@@ -73,16 +65,13 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     data = images.load(settings, job.data, job.seed, settings.images)
     task = Task(settings, data, job.seed, job.out / "ancestry", job.resume)
     runs = run_arms(task, job, {"data": fingerprint(job.data)})
-    rows = runs.rows([SIZES, LARGEST])
-    name = job.data.stem if job.data else "digits"
-    found = Result(
-        system="learngene_pool", task=described(task, name), metrics=[SIZES, LARGEST], rows=rows,
-        shows=shows(runs), limits=limits(task), checks=checks(runs), tables=[costs(runs, task), sizes(runs)],
-        verdict=verdict(by_image(runs), SIZES, over="images"),
-        seeds=list(range(job.seed, job.seed + settings.seeds)), settings=asdict(settings),
-    )  # fmt: skip
     families = partial(draw_families, families_of(runs), ancestry=accuracy(task.teacher, data))
-    return with_pictures(found, [(job.out / "sizes.svg", families)])
+    return conclude(
+        "learngene_pool", runs.rows([SIZES, LARGEST]), [SIZES, LARGEST], settings,
+        task=described(task, job.data.stem if job.data else "digits"), shows=shows(runs), limits=limits(task),
+        checks=checks(runs), tables=[costs(runs, task), sizes(runs)], over="images", pairs=by_image(runs),
+        drawings=[(job.out / "sizes.svg", families)], seeds=list(range(job.seed, job.seed + settings.seeds)),
+    )  # fmt: skip
 
 
 # -- what the arms share -----------------------------------------------------------------------------------------------
@@ -111,12 +100,12 @@ class Task:
 
     @cached_property
     def answers(self) -> RecordedTeacher:
-        return recorded(self.teacher, self.shapes, self.data)
+        return recorded(self.teacher, self.shapes.members(self.teacher, 0, False), self.data.train)
 
     @cached_property
     def empty(self) -> LearngenePool:
         """A pool of these sizes, for its configurations and costs."""
-        return self.pool_of(new_members(self.teacher, self.shapes, 0, False))
+        return self.pool_of(self.shapes.members(self.teacher, 0, False))
 
     def pool_of(self, members: Sequence[VisionTransformer]) -> LearngenePool:
         return LearngenePool(members, nearest=self.settings.nearest)
@@ -129,13 +118,13 @@ class Task:
     def members(self, seed: int, from_teacher: bool) -> Members:
         """Auxiliaries that were distilled, or trained on the labels alone; copies, for they are tuned."""
         if (seed, from_teacher) not in self.made:
-            found = new_members(self.teacher, self.shapes, seed, from_teacher and self.settings.teacher_blocks)
+            found = self.shapes.members(self.teacher, seed, from_teacher and self.settings.teacher_blocks)
             transforms: dict[int, Transforms] = {}
+            config = training(self.settings, len(self.answers), self.settings.epochs, self.settings.lr, seed)
             if from_teacher:
-                transforms = distilled(self.settings, self.teacher, found, self.answers, seed)
+                transforms = distilled(self.teacher, found, self.answers, config)
             else:
                 for member in found:
-                    config = training(self.settings, len(self.answers), self.settings.epochs, self.settings.lr, seed)
                     train(member, cross_entropy, self.answers, config=config, seed_globally=False)
             self.made[seed, from_teacher] = found, transforms
         found, transforms = self.made[seed, from_teacher]
@@ -159,16 +148,12 @@ def run_arms(task: Task, job: CompareJob, data: dict[str, Any], arms: Sequence[A
 def arms_of(task: Task) -> list[Arm]:
     """The pool, and what one would take otherwise."""
     start = task.settings.stitches
-
-    def arm(name: str, kind: Kind, run: Callable[..., Outcome], note: str) -> Arm:
-        return Arm(name, kind, run, note=note)
-
     return [
-        arm(POOL, "system", partial(in_pool, True, start), f"distilled auxiliaries, stitches by {start}"),
-        arm(SNNET, "baseline", partial(in_pool, False, "lstsq"), "auxiliaries trained on the labels alone"),
-        arm(ALONE, "baseline", alone, "each for its share of the passes, with the ancestry's answers"),
-        arm(RANDOM, "ablation", partial(in_pool, True, "random"), "distilled auxiliaries"),
-        arm(ONE, "baseline", one_size, "all passes for the widest auxiliary; no other budget is served"),
+        Arm(POOL, "system", partial(in_pool, True, start), note=f"distilled auxiliaries, stitches by {start}"),
+        Arm(SNNET, "baseline", partial(in_pool, False, "lstsq"), note="auxiliaries trained on the labels alone"),
+        Arm(ALONE, "baseline", alone, note="each for its share of the passes, with the ancestry's answers"),
+        Arm(RANDOM, "ablation", partial(in_pool, True, "random"), note="distilled auxiliaries"),
+        Arm(ONE, "baseline", one_size, note="all passes for the widest auxiliary; no other budget is served"),
     ]
 
 
@@ -178,7 +163,9 @@ def in_pool(from_teacher: bool, method: str, trial: Trial) -> Outcome:
     members, transforms = task.members(trial.seed, from_teacher)
     pool = stitched(task.pool_of(members), method, task.answers, transforms, trial.seed)
     before = [float(right(pool, task.data, config=id).float().mean()) for id in range(len(pool.configs))]
-    tuned(task.settings, task.teacher, pool, task.answers, trial.seed)
+    own = task.settings
+    config = training(own, len(task.answers), own.tune_epochs, own.tune_lr, trial.seed)
+    pool.fit(task.answers, config=config, sampler=own.sampler, teacher=task.teacher, kd_weight=own.kd_weight)
     found = torch.stack([right(pool, task.data, config=id) for id in range(len(pool.configs))])
     stored = sum(p.numel() for p in pool.parameters())
     return outcome(
@@ -192,7 +179,7 @@ def alone(trial: Trial) -> Outcome:
     n, rights, costs = len(task.empty.configs), [], []
     steps = max(1, round(task.passes * -(-len(task.answers) // task.settings.batch_size) / n))
     for id in range(n):
-        pool = task.pool_of(new_members(task.teacher, task.shapes, trial.seed, False))
+        pool = task.pool_of(task.shapes.members(task.teacher, trial.seed, False))
         config = training(task.settings, len(task.answers), task.passes, task.settings.lr, trial.seed)
         config = replace(config, max_steps=steps, warmup_steps=steps // 10)
         pool.fit(task.answers, config=config, ids=[id], teacher=task.teacher, kd_weight=task.settings.kd_weight)
@@ -205,8 +192,7 @@ def one_size(trial: Trial) -> Outcome:
     """The widest auxiliary, distilled as in the pool."""
     task: Task = trial.data
     last = len(task.shapes.widths) - 1
-    start = task.settings.teacher_blocks
-    member = new_members(task.teacher, task.shapes, trial.seed, start)[last]
+    member = task.shapes.members(task.teacher, trial.seed, task.settings.teacher_blocks)[last]
     config = training(task.settings, len(task.answers), task.passes, task.settings.lr, trial.seed)
     distill(task.teacher, member, task.answers, config=config, points=points_of(last))
     found, cost = right(member, task.data), task.empty.cost(last)
@@ -228,13 +214,10 @@ def outcome(found: torch.Tensor, costs: Sequence[Cost], stored: int, widest: int
 # -- what was found ----------------------------------------------------------------------------------------------------
 
 
-def by_image(runs: Runs) -> list[Row]:
-    """The rows with a value for each test image: the share of sizes and seeds that find its class."""
-    rows = []
-    for row in runs.rows([SIZES]):
-        kept = [run.details["by image"] for run in runs.of(row.name) if "by image" in run.details]
-        rows.append(replace(row, values={SIZES.name: np.mean(kept, 0).tolist()} if kept else {}))
-    return rows
+def by_image(runs: Runs) -> dict[str, list[float]]:
+    """For each method of all sizes, of each test image the share of sizes and seeds that find its class."""
+    kept = {arm.name: [run.details["by image"] for run in runs.of(arm.name)] for arm in runs.arms if arm.name != ONE}
+    return {name: np.mean(shares, 0).tolist() for name, shares in kept.items()}
 
 
 def families_of(runs: Runs) -> list[Family]:

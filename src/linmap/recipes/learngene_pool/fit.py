@@ -8,20 +8,11 @@ from typing import Any
 import pandas as pd
 
 from linmap.artifacts import write_table
-from linmap.compress.learngene_pool import LearngenePool
+from linmap.compress.learngene_pool import LearngenePool, make_pool
 from linmap.recipes.job import FitJob
 from linmap.recipes.learngene_pool import images
 from linmap.recipes.learngene_pool.flags import Fit
-from linmap.recipes.learngene_pool.making import (
-    accuracy,
-    ancestry,
-    distilled,
-    new_members,
-    recorded,
-    shapes,
-    stitched,
-    tuned,
-)
+from linmap.recipes.learngene_pool.making import accuracy, ancestry, shapes, training
 from linmap.recipes.learngene_pool.pictures import Family, draw_families
 
 DESCENDANTS = "descendants.csv"
@@ -35,15 +26,15 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     """
     start = time.perf_counter()
     data = images.load(settings, job.data, job.seed)
-    work, resume = job.out / "training", job.resume
-    teacher = ancestry(settings, data, job.seed, work / "ancestry", resume)
-    found = shapes(settings, teacher)
-    answers = recorded(teacher, found, data)
-    members = new_members(teacher, found, job.seed, settings.teacher_blocks)
-    transforms = distilled(settings, teacher, members, answers, job.seed, work, resume)
-    pool = LearngenePool(members, nearest=settings.nearest)
-    stitched(pool, settings.stitches, answers, transforms, job.seed, work, resume)
-    tuned(settings, teacher, pool, answers, job.seed, work, resume)
+    work, n = job.out / "training", len(data.train)
+    teacher = ancestry(settings, data, job.seed, work / "ancestry", job.resume)
+    pool = make_pool(
+        teacher, shapes(settings, teacher).members(teacher, job.seed, settings.teacher_blocks), data.train,
+        distillation=training(settings, n, settings.epochs, settings.lr, job.seed),
+        tuning=training(settings, n, settings.tune_epochs, settings.tune_lr, job.seed),
+        stitches=settings.stitches, sampler=settings.sampler, kd_weight=settings.kd_weight, nearest=settings.nearest,
+        out=work, resume=job.resume,
+    )  # fmt: skip
     table = described(pool, pool.evaluate(data.test))
     about = {"ancestry": settings.model or "trained on the images", "ancestry_accuracy": accuracy(teacher, data)}
     images.save(job.out, data, about)
