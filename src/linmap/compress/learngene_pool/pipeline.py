@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from linmap.compress.learngene_pool.ancestry import RecordedTeacher, record_teacher
+from linmap.compress.learngene_pool.ancestry import RecordedTeacher, ancestry, record_teacher
 from linmap.compress.learngene_pool.distillation import distill
 from linmap.compress.learngene_pool.inheritance import teacher_blocks
 from linmap.compress.learngene_pool.losses import Transforms, supervision_points
@@ -214,7 +214,7 @@ def points_of(number: int) -> str:
 
 def recorded(teacher: Any, members: Sequence[Any], data: Dataset) -> RecordedTeacher:
     """What the teacher makes of the data, with the blocks that the members learn from."""
-    depth = len(as_member(teacher).blocks)
+    depth = len(ancestry(teacher).blocks)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # `distill` says it
         pairs = [supervision_points(points_of(k), len(as_member(m).blocks), depth) for k, m in enumerate(members)]
