@@ -154,6 +154,18 @@ def test_the_widest_auxiliary_starts_from_the_ancestrys_blocks(data: Path) -> No
         assert narrow.embed_dim == 8
 
 
+def test_a_grey_model_sees_the_brightness_of_coloured_images(pool: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (14, 14, 3), dtype=np.uint8)
+    luma = pixels @ np.array([0.299, 0.587, 0.114])
+    np.savez(tmp_path / "colour.npz", images=pixels[None])
+    np.savez(tmp_path / "grey.npz", images=np.round(luma).astype(np.uint8)[None])
+    found = []
+    for name in ("colour", "grey"):
+        apply(Apply(id=5), FittedJob(tmp_path / f"{name}.npz", tmp_path / name, artifact=pool))
+        found.append(float((tmp_path / name / "classes.csv").read_text().split(",")[-1]))
+    assert found[0] == pytest.approx(found[1], abs=1e-3)  # half a grey level
+
+
 def test_what_cannot_be_done_is_refused(data: Path, pool: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="size=14 must be a multiple of patch=5"):
         fit(Fit(**TINY | {"patch": 5}), FitJob(data, tmp_path / "a"))
@@ -161,6 +173,8 @@ def test_what_cannot_be_done_is_refused(data: Path, pool: Path, tmp_path: Path) 
         Fit(widths=(12, 8))
     with pytest.raises(ValueError, match=r"heads=\(2,\) must name a number for each"):
         Fit(widths=(8, 12), heads=(2,))
+    with pytest.raises(ValueError, match="heads=3 does not divide the width 8"):
+        Fit(widths=(8, 12), heads=(3, 3))
     with pytest.raises(ValueError, match=r"the smallest has .* MACs"):
         apply(Apply(max_macs=10), FittedJob(None, tmp_path / "b", artifact=pool))
     with pytest.raises(LinmapError, match="is the pool itself"):

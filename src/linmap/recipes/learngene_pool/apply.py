@@ -124,7 +124,7 @@ def classified(
     with torch.no_grad():
         for first in range(0, len(found), BATCH):
             x = preparation.batch(found.subset(range(first, min(first + BATCH, len(found)))))
-            rows.append(model(x[:, :1] if about["grey"] else x).softmax(-1))
+            rows.append(model(images.to_grey(x) if about["grey"] else x).softmax(-1))
     probabilities = torch.cat(rows)
     if probabilities.shape[1] != len(classes):
         raise ArtifactError(f"{images.FILE} names {len(classes)} classes, and the model has {probabilities.shape[1]}.")

@@ -68,6 +68,8 @@ class Images(Derived):
             raise ArgumentError(f"widths={self.widths} must go from narrow to wide.")
         if self.heads and self.widths and len(self.heads) != len(self.widths):
             raise ArgumentError(f"heads={self.heads} must name a number for each of widths={self.widths}.")
+        if odd := [pair for pair in zip(self.widths or (), self.heads or (), strict=False) if pair[0] % pair[1]]:
+            raise ArgumentError(f"heads={odd[0][1]} does not divide the width {odd[0][0]}; give each width its heads.")
         for name in ("size", "patch", "depth", "ancestry_epochs", "tune_epochs"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ArgumentError(f"{name}={value} must be at least 1.")

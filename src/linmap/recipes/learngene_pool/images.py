@@ -21,6 +21,7 @@ from linmap.recipes.learngene_pool.flags import Images
 
 FILE = "images.json"
 SIZE = 28  # of images, without a model
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 PLAIN = ImagePreparation(scale=1 / 255, mean=(0.5,), std=(0.5,))
 
 
@@ -87,11 +88,23 @@ def load(settings: Images, data: Path | None, seed: int, most: int | None = None
     x, x_test = (preparation.batch(part) for part in (train, test))
     if x.shape[-1] != x.shape[-2]:
         raise DataError(f"the model takes images of {x.shape[-2]} x {x.shape[-1]}; give a square with size=224.")
-    grey = settings.model is None and all(bool((part == part[:, :1]).all()) for part in (x, x_test))
+    grey = settings.model is None and all(colourless(part) for part in (x, x_test))
     if grey:
-        x, x_test = x[:, :1].clone(), x_test[:, :1].clone()
+        x, x_test = to_grey(x), to_grey(x_test)
     y, y_test = (torch.as_tensor(part.labels) for part in (train, test))
     return Labelled(TensorDataset(x, y), TensorDataset(x_test, y_test), train.classes, preparation, grey)
+
+
+def colourless(x: Tensor) -> bool:
+    """Whether images (n, 3, height, width) have equal channels."""
+    return bool((x == x[:, :1]).all())
+
+
+def to_grey(x: Tensor) -> Tensor:
+    """One channel of images (n, 3, height, width): any of equal ones, else their brightness."""
+    if colourless(x):
+        return x[:, :1].clone()
+    return (x * torch.tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
 
 def preparation_of(settings: Images) -> ImagePreparation:
