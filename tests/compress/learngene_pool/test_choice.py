@@ -370,3 +370,11 @@ def test_a_descendant_whose_configuration_was_edited_is_refused(name, to, tmp_pa
 def test_accuracy_needs_a_class_for_each_sample(y):
     with pytest.raises(ValueError, match=r"y of the data has shape \(4, "):
         POOL.evaluate(TensorDataset(images(4), y))
+
+
+def test_logits_that_are_not_finite_find_no_class():
+    pool = pool_of((8, 12))
+    with torch.no_grad():
+        pool.members[0].head.weight.fill_(torch.nan)
+    table = pool.evaluate(TensorDataset(images(6), torch.zeros(6, dtype=torch.long)), ids=[0])
+    assert table["accuracy"].tolist() == [0.0]

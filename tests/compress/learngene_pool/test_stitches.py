@@ -433,3 +433,8 @@ def test_least_squares_takes_real_tensors_only(X):
 def test_a_negative_rcond_is_refused():
     with pytest.raises(ValueError, match="rcond=-1 must not be negative"):
         lstsq_stitch(torch.randn(9, 2), torch.randn(9, 3), rcond=-1)
+
+
+def test_batches_that_are_no_tensors_are_refused():
+    with pytest.raises(TypeError, match="data gave a batch of type ndarray"):
+        pool_of((8, 12)).init_stitches(data=[images(2).numpy()])

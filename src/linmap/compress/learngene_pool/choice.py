@@ -47,7 +47,8 @@ def evaluate(pool: LearngenePool, data: Dataset, ids: Sequence[int] | None, batc
                     "each sample."
                 )
             for id, logits in _all_logits(pool, routes, x):
-                right[id] += int((logits.argmax(-1) == y).sum())
+                finite = torch.isfinite(logits).all(-1)  # else argmax names the place of a NaN
+                right[id] += int(((logits.argmax(-1) == y) & finite).sum())
     pool.accuracy |= {id: count / samples_of(data) for id, count in right.items()}
     costs = [pool.cost(id) for id in chosen]
     return pd.DataFrame(

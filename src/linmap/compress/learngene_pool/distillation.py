@@ -25,6 +25,7 @@ from linmap.compress.learngene_pool.losses import (
     supervision_points,
 )
 from linmap.compress.learngene_pool.members import as_member
+from linmap.errors import ArgumentTypeError
 from linmap.training import TrainingConfig, train
 
 
@@ -96,6 +97,8 @@ def distill(
     TypeError
         If one of them is not recognised.
     """
+    if not isinstance(config, TrainingConfig):
+        raise ArgumentTypeError(f"config must be a linmap.training.TrainingConfig, got {type(config).__name__}.")
     source, member = ancestry(teacher), as_member(student)
     pairs = supervision_points(points, len(member.blocks), len(source.blocks))
     check_weights(kind, alpha)

@@ -120,6 +120,8 @@ def _over_batches(
     count = 0
     for count, batch in enumerate(islice(data, done, None), done + 1):
         x = batch[0] if isinstance(batch, tuple | list) else batch
+        if not isinstance(x, Tensor):
+            raise ArgumentTypeError(f"data gave a batch of type {type(x).__name__}; expected tensors of images.")
         tokens = _tokens(pool, x)
         for ((a, b), e), fs in backs.items():
             sums[(a, b), e].add(tokens[a][e + 1], torch.cat([tokens[b][f] for f in fs], -1))

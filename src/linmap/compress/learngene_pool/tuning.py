@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from linmap.compress.learngene_pool.ancestry import Ancestry, ancestry
 from linmap.compress.learngene_pool.losses import class_loss, kd_loss
 from linmap.compress.learngene_pool.sampling import draw
-from linmap.errors import ArgumentError
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.training import TrainingConfig, TrainingHistory, train
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def tune(
     resume: bool,
 ) -> TrainingHistory:
     """As of `LearngenePool.fit`."""
+    if not isinstance(config, TrainingConfig):
+        raise ArgumentTypeError(f"config must be a linmap.training.TrainingConfig, got {type(config).__name__}.")
     if not kd_weight >= 0:
         raise ArgumentError(f"kd_weight={kd_weight} must not be negative.")
     if not (T > 0 and math.isfinite(T)):
