@@ -99,6 +99,8 @@ def test_a_built_model_classifies_by_itself(data: Path, pool: Path, tmp_path: Pa
         assert of_pool[name] == kept
     with pytest.raises(LinmapError, match="--max-macs chooses from a pool"):
         apply(Apply(max_macs=1e9), FittedJob(data, table, artifact=model))
+    with pytest.raises(LinmapError, match=r"written to a \.csv, a \.parquet or a folder"):
+        apply(Apply(), FittedJob(data, tmp_path / "classes.txt", artifact=model))
     with pytest.raises(LinmapError, match="give it images: --data"):
         apply(Apply(), FittedJob(None, table, artifact=model))
     (model / "images.json").write_text((model / "images.json").read_text().replace('"0",', "", 1))

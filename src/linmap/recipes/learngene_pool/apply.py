@@ -72,6 +72,8 @@ def by_one_model(settings: Apply, job: FittedJob) -> dict[str, Any]:
     out = job.out or job.artifact
     if not out.suffix or out.is_dir():
         out = out / "classes.csv"
+    if out.suffix not in (".csv", ".parquet"):
+        raise UsageError(f"--out {out}: classes are written to a .csv, a .parquet or a folder.")
     model = Descendant.load(job.artifact)
     about, preparation = images.saved(job.artifact)
     summary: dict[str, Any] = {"parameters": model.cost.params, "macs": model.cost.macs}
