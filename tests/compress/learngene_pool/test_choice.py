@@ -378,3 +378,26 @@ def test_logits_that_are_not_finite_find_no_class():
         pool.members[0].head.weight.fill_(torch.nan)
     table = pool.evaluate(TensorDataset(images(6), torch.zeros(6, dtype=torch.long)), ids=[0])
     assert table["accuracy"].tolist() == [0.0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [False, True])
+def test_onnx_gives_the_logits_of_a_descendant(training, tmp_path):
+    import onnxruntime
+
+    model = POOL.build(3).train(training)
+    path = model.export(tmp_path / "model.onnx")
+    assert model.training == training
+    model.eval()
+    session = onnxruntime.InferenceSession(path)
+    for n in (1, 5):
+        found = session.run(None, {"images": images(n).numpy()})[0]
+        np.testing.assert_allclose(found, model(images(n)).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_descendants_of_other_models_need_an_example_to_be_exported(tmp_path):
+    from compress.learngene_pool.test_members import TimmLike
+
+    model = LearngenePool([TimmLike(vit()), TimmLike(vit(seed=1))]).build(3)
+    with pytest.raises(ValueError, match="give an example of the inputs"):
+        model.export(tmp_path / "model.onnx")

@@ -6,7 +6,7 @@ the stitches of Pan, Cai, Zhuang, "Stitchable Neural Networks", CVPR 2023.
 Read in this order. What is put together: `members`, and `enumeration`, which models there are. Step 1: `ancestry`, what
 the large model gives, `inheritance`, a start from its blocks, `losses` and `distillation`. Steps 2 to 5: `pool`, with
 `stitches` and how they start (`starting`), `sampling` and `tuning`, `cost`, `choice`; `paths`, what a model of the pool
-runs, `descendant`, the model without the pool, `storage`. All steps in one: `pipeline`.
+runs, `descendant`, the model without the pool, `exchange`, `storage`. All steps in one: `pipeline`.
 """
 
 from linmap.compress.learngene_pool.ancestry import Features, RecordedTeacher, record, record_teacher

@@ -87,6 +87,27 @@ class Descendant(nn.Module):
         }
         artifacts.save(folder, SYSTEM, stored, unshared(self.state_dict()))
 
+    def export(self, path: Path | str, *, example: Tensor | None = None) -> Path:
+        """Write it as ONNX, of any number of inputs; `images` in, `logits` out.
+
+        Parameters
+        ----------
+        path
+            Of the file.
+        example
+            Inputs, of which the first is used; a black image if None, for vision transformers of linmap.
+
+        Raises
+        ------
+        ValueError
+            If an example is needed.
+        ImportError
+            If onnx or onnxscript is not installed.
+        """
+        from linmap.compress.learngene_pool import exchange
+
+        return exchange.export(self, path, example)
+
     @classmethod
     def load(cls, folder: Path | str) -> Self:
         """Read what `save` wrote; no pool is needed. It is in evaluation mode.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -37,11 +35,9 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
         raise UsageError(f"--out {out} is the pool itself; give another folder.")
     pool = LearngenePool.load(job.artifact)
     about, preparation = images.saved(job.artifact)
-    front: Any = pool.members[0]
-    example = torch.zeros(1, front.in_channels, front.image_size, front.image_size)
     model = pool.build(
         settings.id, max_params=settings.max_params, max_macs=settings.max_macs,
-        max_latency_ms=settings.max_latency_ms, objective=settings.objective, example=example,
+        max_latency_ms=settings.max_latency_ms, objective=settings.objective,
     )  # fmt: skip
     number = pool.configs.index(model.config)
     model.save(out)
@@ -54,7 +50,7 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     if number in pool.accuracy:
         summary["held_out_accuracy"] = round(pool.accuracy[number], 4)
     if settings.onnx:
-        summary["onnx"] = str(exported(model, example, out / "model.onnx"))
+        summary["onnx"] = str(model.export(out / "model.onnx"))
     if job.data is not None:
         summary |= classified(model, job.data, about, preparation, out / "classes.csv")
     return summary
@@ -78,43 +74,10 @@ def by_one_model(settings: Apply, job: FittedJob) -> dict[str, Any]:
     about, preparation = images.saved(job.artifact)
     summary: dict[str, Any] = {"parameters": model.cost.params, "macs": model.cost.macs}
     if settings.onnx:
-        front = model.sizes[0]
-        assert front is not None
-        example = torch.zeros(1, front["in_channels"], front["image_size"], front["image_size"])
-        summary["onnx"] = str(exported(model, example, out.parent / "model.onnx"))
+        summary["onnx"] = str(model.export(out.parent / "model.onnx"))
     if job.data is not None:
         summary |= classified(model, job.data, about, preparation, out)
     return summary
-
-
-def exported(model: Descendant, example: torch.Tensor, path: Path) -> Path:
-    """Write ONNX, of any number of images.
-
-    Raises
-    ------
-    UsageError
-        If a package that this needs is not installed.
-    """
-    try:
-        import onnxscript  # noqa: F401 (torch.onnx needs it)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"--onnx needs the package {error.name}: pip install onnx onnxscript.") from None
-    batch, news = torch.export.Dim("batch", min=1), logging.getLogger("torch.onnx")
-    level = news.level
-    news.setLevel(logging.ERROR)  # about packages that are not there, and not needed
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                model, (example.repeat(2, 1, 1, 1),), dynamo=True, dynamic_shapes=({0: batch},),
-                input_names=["images"], output_names=["logits"], verbose=False,
-            )  # fmt: skip
-    finally:
-        news.setLevel(level)
-    assert program is not None
-    with artifacts.atomic_path(path) as partial:
-        program.save(str(partial))
-    return path
 
 
 def classified(
