@@ -231,6 +231,7 @@ def load_trained(folder: Path) -> nn.Module:
 
     auto = getattr(transformers, HEADS[head]) if (head := _head(folder)) else transformers.AutoModel
     model, missing = _loaded(auto, folder, "a model" if head is None else "a classifier", "float32")
+    missing = {key for key in missing if not key.endswith("mask_token")}  # of pretraining; nobody reads it
     if missing and all("pooler" in key.split(".") for key in missing):
         for name, module in list(model.named_modules()):
             if getattr(module, "pooler", None) is not None and f"{name}.pooler.".lstrip(".") in "".join(missing):

@@ -174,3 +174,13 @@ def test_nothing_is_drawn_at_random(here: Path, tmp_path: Path) -> None:
     (tmp_path / "bare" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ArgumentError, match="lacks weights of its ViTForImageClassification: classifier"):
         load_trained(tmp_path / "bare")
+
+
+def test_models_without_blocks_are_refused_by_name(here: Path, tmp_path: Path) -> None:
+    from transformers import ResNetConfig, ResNetModel
+
+    with contextlib.redirect_stderr(io.StringIO()):
+        ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])).save_pretrained(tmp_path / "resnet")
+    (tmp_path / "resnet" / "preprocessor_config.json").write_text(json.dumps(PREPARATION))
+    with pytest.raises(TypeError, match=r"ResNetModel .* has no blocks that are recognised"):
+        apply(Apply(model=str(tmp_path / "resnet")), ApplyJob(here / "photos", tmp_path / "a.npy"))

@@ -206,10 +206,15 @@ def linear_classifier(features: Float[np.ndarray, "images width"], labels: np.nd
 
 
 def vision_tower(model: Any) -> Any:
-    """The part of a model that reads images: CLIP and SigLIP have another for texts beside it, classifiers a head."""
-    if hasattr(model, "vision_model") and hasattr(model, "text_model"):
-        return model.vision_model
-    return find_encoder(model).module if "Classification" in type(model).__name__ else model
+    """The part of a model that reads images: CLIP and SigLIP have another for texts beside it, classifiers a head.
+
+    Raises
+    ------
+    TypeError
+        If it has no blocks that are recognised.
+    """
+    both = hasattr(model, "vision_model") and hasattr(model, "text_model")
+    return find_encoder(model.vision_model if both else model).module
 
 
 def check_pixels(images: Tensor, config: Any) -> None:

@@ -55,7 +55,7 @@ class Sentences(Subject):
         class_token: bool = False,
         predicts: bool = False,
     ) -> None:
-        encoder = find_encoder(model).module if "Classification" in type(model).__name__ else model
+        encoder = find_encoder(model).module
         self.model: Any = model if predicts else encoder
         self.head = Head(model, encoder) if predicts else None
         self.class_token = class_token
