@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from linmap.recipes.learngene_pool import images
@@ -10,15 +11,26 @@ from studies.learngene_pool.protocol import STARTS, findings
 from studies.study import Findings, Job
 
 SETTINGS = Compare(epochs=5, tune_epochs=3, ancestry_epochs=15, images=None, teacher_blocks=False)
+FEW = replace(SETTINGS, epochs=3, images=2000)
 TINY = replace(SETTINGS, epochs=1, tune_epochs=1, ancestry_epochs=1, images=64, widths=(8, 12), heads=(2, 3))
 
 
 def digits(job: Job) -> Findings:
     """2,500 digits to train on, 500 to test on."""
-    settings = replace(TINY if job.tiny else SETTINGS, seeds=len(job.seeds))
+    return measured(job, SETTINGS, STARTS)
+
+
+def few_passes(job: Job) -> Findings:
+    """2,000 digits, three passes: where little training is paid for, does distilling buy ten points?"""
+    return measured(job, FEW, ("lstsq",))
+
+
+def measured(job: Job, settings: Compare, starts: Sequence[str]) -> Findings:
+    """The pools of these starts, after so many passes."""
+    settings = replace(TINY if job.tiny else settings, seeds=len(job.seeds))
     data = images.load(settings, None, 0, settings.images)
     setting = (
         f"{len(data.train)} digits of 28 x 28, patches of 7; auxiliaries of three blocks, distilled for "
         f"{settings.epochs} passes from nothing, {settings.tune_epochs} passes of tuning"
     )
-    return findings(settings, data, job, STARTS, setting)
+    return findings(settings, data, job, starts, setting)
