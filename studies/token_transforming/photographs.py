@@ -47,12 +47,12 @@ class Saliency(Images):
     def __init__(self, model: nn.Module, images: ImageSet, preparation: ImagePreparation, batch_size: int) -> None:
         super().__init__(model, images, preparation, batch_size)
         self.measures = (CORRELATION, RMSE, PATCHES, POOLED)
-        self.head = dinov2_saliency()
+        self.saliency = dinov2_saliency()
 
     @torch.no_grad()
     def features(self, batch: int, handle: Compressed | None = None) -> dict[str, Tensor]:
         found = super().features(batch, handle)
-        return found | {"map": self.head(found["patches"], tuple(self.inputs(batch).shape[-2:]))}
+        return found | {"map": self.saliency(found["patches"], tuple(self.inputs(batch).shape[-2:]))}
 
     def scores(self, before: dict[str, Tensor], after: dict[str, Tensor], batch: int) -> dict[str, list[float]]:
         a, b = before["map"].flatten(1), after["map"].flatten(1)
