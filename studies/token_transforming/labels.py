@@ -92,11 +92,11 @@ class Ultrasound(Images):
         masks: Tensor, head: nn.Module,
     ) -> None:  # fmt: skip
         super().__init__(model, images, preparation, batch_size)
-        self.measures, self.masks, self.head = (DICE, PATCHES, POOLED), masks, head
+        self.measures, self.masks, self.segmenter = (DICE, PATCHES, POOLED), masks, head
 
     @torch.no_grad()
     def scores(self, before: dict[str, Tensor], after: dict[str, Tensor], batch: int) -> dict[str, list[float]]:
-        found = (self.head(after["patches"])[:, 0] > 0).numpy()
+        found = (self.segmenter(after["patches"])[:, 0] > 0).numpy()
         truth = self.masks[batch * self.batch_size : (batch + 1) * self.batch_size, 0].numpy()
         dices = [dice(mask, true) for mask, true in zip(found, truth, strict=True)]
         return super().scores(before, after, batch) | {DICE.name: dices}
