@@ -54,10 +54,10 @@ _CATALOGUE = (
         "Token Transforming",
         "fewer tokens in a transformer, no training",
         "2506.05709",
-        140,
+        100,
         fitted=False,
     ),
-    System("learngene_pool", "compress", "Learngene Pool", "one model in, a family of sizes out", "2312.05743", 150),
+    System("learngene_pool", "compress", "Learngene Pool", "one model in, a family of sizes out", "2312.05743", 112),
     System("bt2", "retrieve", "BT²", "change the embedder, keep the index", "2211.03989", 9),
     System(
         "mbat",
