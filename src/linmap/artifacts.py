@@ -61,10 +61,7 @@ def staged(folder: Path, whole: bool = False) -> Iterator[Path]:
     What a killed process left of its own is removed.
     """
     parent, prefix = folder.parent if whole else folder, f".{folder.name}.partial-"
-    for left in parent.glob(f"{prefix}*"):
-        with suppress(FileNotFoundError):
-            if left.stat().st_mtime < STARTED:
-                shutil.rmtree(left, ignore_errors=True)
+    remove_leftovers(parent, f"{prefix}*")
     umask = os.umask(0o022)  # it can only be read by setting it
     os.umask(umask)
     partial = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
@@ -88,6 +85,21 @@ def staged(folder: Path, whole: bool = False) -> Iterator[Path]:
             os.replace(path, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """Delete what a killed process left half written: all of these names from before this process began.
+
+    What the other processes of this run are writing is younger.
+    """
+    for path in folder.glob(pattern):
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime >= STARTED:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 def write_table(path: Path | str, table: Any) -> None:

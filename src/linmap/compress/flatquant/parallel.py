@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from linmap.artifacts import atomic_path
+from linmap.artifacts import atomic_path, remove_leftovers
 from linmap.compress.architecture import block_paths
 from linmap.compress.flatquant.blockwise import BlockReport, TrainedBlock, calibrated_block
 from linmap.compress.flatquant.config import FlatQuantConfig
@@ -203,24 +201,6 @@ FREE = (
     "online_scales", "weights", "group_size", "blocks", "distil_steps", "distil_length", "distil_lr", "distil_clip_lr",
     "distil_weight_lr", "readers", "left_out",
 )  # fmt: skip  # settings that the transforms of a block do not depend on
-
-
-STARTED = time.time()
-
-
-def remove_leftovers(folder: Path, pattern: str) -> None:
-    """Delete what a killed process left half written: all of these names from before this process began.
-
-    What the other processes of this run are writing is younger.
-    """
-    for path in folder.glob(pattern):
-        with suppress(FileNotFoundError):
-            if path.stat().st_mtime >= STARTED:
-                continue
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink()
 
 
 class WorkFolder:
