@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from linmap.artifacts import read_config
+from linmap.artifacts import read_config, write_records
 from linmap.data import find
+from linmap.data.completions import complete
+from linmap.data.models import load_pretrained, load_tokenizer, on_accelerator
 from linmap.data.text import read_prompts
 from linmap.errors import ArtifactError
 from linmap.recipes.flatquant.fit import SYSTEM
 from linmap.recipes.job import FittedJob
-from linmap.recipes.language.answering import check_answers, generated, write_answers
+from linmap.recipes.language.answering import check_answers
 from linmap.recipes.language.flags import Generation
-from linmap.recipes.language.models import load_pretrained, load_tokenizer, on_accelerator
 
 PROBLEMS = "flatquant/gsm8k_test.jsonl.gz"
 SHOWN = 4  # embedded problems that are answered without --data
@@ -32,9 +33,10 @@ def apply(settings: Generation, job: FittedJob) -> dict[str, Any]:
     records = read_prompts(job.data or find(PROBLEMS, "Reinstall linmap."), "language")[: settings.limit]
     model = load_quantised(job.artifact)
     torch.manual_seed(job.seed)
-    texts = generated(model, load_tokenizer(job.artifact), records, settings)
+    how = settings.max_new_tokens, settings.temperature, settings.batch_size
+    texts = complete(model, load_tokenizer(job.artifact), records, *how)
     answers = [record.fields | {"generated": text} for record, text in zip(records, texts, strict=True)]
-    write_answers(out, answers)
+    write_records(out, answers)
     return {"answers": str(out), "records": len(records), "added": ["generated"]}
 
 

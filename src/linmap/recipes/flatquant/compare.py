@@ -21,6 +21,7 @@ from linmap.compress.flatquant.calibration import calibrate
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.measures import model_tensors, sizes, window_losses
 from linmap.data import find
+from linmap.data.models import load_pretrained, load_tokenizer, on_accelerator
 from linmap.data.text import read_text
 from linmap.errors import DataError
 from linmap.experiment import Arm, Check, Experiment, Metric, Outcome, Part, Result, Row, Runs, Table, Trial
@@ -32,7 +33,6 @@ from linmap.recipes.flatquant.fit import original_folder, tokens_of
 from linmap.recipes.flatquant.flags import Compare
 from linmap.recipes.flatquant.pictures import draw_perplexities
 from linmap.recipes.job import CompareJob
-from linmap.recipes.language.models import load_pretrained, load_tokenizer, on_accelerator
 
 ORIGINAL = "not quantised"
 NOVELS = "text/austen_{}.txt.gz"

@@ -14,27 +14,26 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from linmap.artifacts import SHARED, read_config, write_config
+from linmap.artifacts import SHARED, check_free, read_config, staged, write_config
 from linmap.compress.flatquant.calibration import calibrate
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.measures import folder_tensors, sizes
 from linmap.compress.flatquant.pretrained import in_format
 from linmap.compress.flatquant.streaming import calibrate_folder
 from linmap.data import find
-from linmap.data.pretrained import BUNDLED
-from linmap.data.text import read_text
-from linmap.data.tokens import Tokenizer, plain_tokens
-from linmap.errors import ArgumentError, DataError, UsageError
-from linmap.recipes.flatquant.flags import Fit
-from linmap.recipes.job import FitJob
-from linmap.recipes.language.folders import check_free, staged
-from linmap.recipes.language.models import (
+from linmap.data.models import (
     load_pretrained,
     load_tokenizer,
     model_folder,
     on_accelerator,
     quiet_libraries,
 )
+from linmap.data.pretrained import BUNDLED
+from linmap.data.text import read_text
+from linmap.data.tokens import Tokenizer, plain_tokens
+from linmap.errors import ArgumentError, DataError, UsageError
+from linmap.recipes.flatquant.flags import Fit
+from linmap.recipes.job import FitJob
 
 SYSTEM = "flatquant"
 NOVEL = "text/austen_calib.txt.gz"
