@@ -93,7 +93,7 @@ def lstsq_stitch(
     Returns
     -------
     weight, bias
-        The least-norm solution of [X 1] [W b]^T = Y, jointly in both, computed in float64, in the dtype of X.
+        The least-norm solution of ``[X 1] [W b]^T = Y``, jointly in both, computed in float64, in the dtype of X.
 
     Raises
     ------
