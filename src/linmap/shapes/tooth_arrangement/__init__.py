@@ -1,0 +1,1 @@
+"""Tooth arrangement: a diffusion over rigid motions of the teeth (TADPM)."""
