@@ -122,6 +122,8 @@ def test_what_fits_nothing_is_refused_with_the_least_there_is():
         ({"id": 57}, "config id 57"),
         ({"id": 1, "max_macs": 1e9}, "give the id, or budgets"),
         ({"objective": "size"}, "objective='size'"),
+        ({"id": 0, "objective": "macs"}, "an id and objective were given"),
+        ({"example": torch.zeros(1, 1, 8, 8)}, "example is what max_latency_ms is measured with"),
         ({"max_params": -1}, "max_params=-1"),
     ],
 )
@@ -348,7 +350,7 @@ def edited(folder, *place, to):
     ("place", "to"),
     [
         (("active",), 77), (("accuracy",), {"77": 0.5}), (("options", "other"), 3), (("sizes",), [1, 2]),
-        (("members",), None), (("sizes", 0), {"heads": 2}),
+        (("members",), None), (("sizes", 0), {"heads": 2}), (("sizes", 0, "eps"), 1e-3), (("options", "nearest"), True),
     ],
 )  # fmt: skip
 def test_edited_pools_are_refused(place, to, tmp_path):
@@ -363,6 +365,28 @@ def test_a_descendant_whose_configuration_was_edited_is_refused(name, to, tmp_pa
     POOL.build(3).save(tmp_path)
     edited(tmp_path, "config", name, to=to)
     with pytest.raises(ArtifactError, match="no readable descendant"):
+        Descendant.load(tmp_path)
+
+
+def test_heads_that_were_edited_everywhere_are_refused(tmp_path):
+    POOL.save(tmp_path)
+    edited(tmp_path, "sizes", 0, "heads", to=4)
+    edited(tmp_path, "members", 0, "num_heads", to=4)
+    with pytest.raises(ArtifactError, match=r"config\.json was edited"):
+        LearngenePool.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [("members", 0, "heads"), ("members", 1, "heads"), ("members", 0, "eps"), ("config", "layers"), ("drop_path", 0)],
+)
+def test_a_descendant_whose_config_computes_something_else_is_refused(place, tmp_path):
+    model = POOL.build(3)
+    model.save(tmp_path)
+    assert torch.equal(Descendant.load(tmp_path)(images(2)), model(images(2)))
+    to = {"heads": 4, "eps": 1e-3, "layers": [1], 0: [0.5]}[place[-1]]
+    edited(tmp_path, *place, to=to)
+    with pytest.raises(ArtifactError, match=r"config\.json was edited"):
         Descendant.load(tmp_path)
 
 

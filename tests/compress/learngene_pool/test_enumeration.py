@@ -121,6 +121,8 @@ def test_unequal_depths_have_a_stitch_for_each_front_block():
         ((0, 2), {}, "depth=0"),
         (([3, 4], 2), {}, "unequal=True"),
         ((3, 2), {"unequal": True}, "a depth for each"),
+        (([3, 4], 2), {"unequal": True, "kernel": 3}, "unequal=True has no windows"),
+        (([3, 4], 2), {"unequal": True, "share_stitch": False}, "unequal=True has no windows"),
         (([3, 4], 3), {"unequal": True}, "a depth for each"),
         ((3, 2), {"combos": [(0, 2)]}, r"\(0, 2\)"),
         ((3, 2), {"combos": []}, "combos is empty"),

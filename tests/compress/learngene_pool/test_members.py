@@ -190,6 +190,13 @@ def test_other_things_are_refused_with_what_was_looked_for(thing):
         as_member(thing)
 
 
+@pytest.mark.parametrize("options", [{"head": nn.Linear(16, 3)}, {"n_tokens": 5}])
+@pytest.mark.parametrize("model", [vit(), TimmLike(vit())])
+def test_what_a_model_has_of_its_own_is_not_given_to_it(model, options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} is for backbones of Transformers"):
+        as_member(model, **options)
+
+
 def test_members_of_two_precisions_are_refused():
     with pytest.raises(ValueError, match=r"weights of types .*float32.*float64"):
         LearngenePool([vit(8), vit(12).double()])

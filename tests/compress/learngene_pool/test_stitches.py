@@ -386,6 +386,11 @@ def test_flags_come_back():
         ({"method": "pinv", "transforms": {0: Transforms(16, 8, 1)}}, "transforms of member 1"),
         ({"method": "transform", "transforms": {0: Transforms(16, 9, 1)}}, r"shape \(9, 16\)"),
         ({"data": [], "resume": True}, "resume=True needs `out`"),
+        ({"method": "random", "data": torch.zeros(2, 1, 8, 8)}, "'random' does not use data, which is for lstsq"),
+        ({"method": "transform", "data": torch.zeros(2, 1, 8, 8)}, "'transform' does not use data"),
+        ({"data": [], "transforms": {}}, "'lstsq' does not use transforms, which is for transform, pinv, composed"),
+        ({"method": "identity", "out": "sums"}, "'identity' does not use out"),
+        ({"data": torch.zeros(2, 1, 8, 8), "out": "sums"}, "out keeps the sums over batches"),
     ],
 )
 def test_what_cannot_start_is_refused(options, words):

@@ -163,6 +163,8 @@ def test_accuracies_of_other_weights_are_forgotten():
         ({"freeze": [3]}, "freeze names member 3"),
         ({"freeze": [0], "ids": [0, 1]}, "config 0 has nothing to train"),
         ({"kd_weight": -1.0}, "kd_weight=-1.0"),
+        ({"kd_weight": 0.7}, "of the term to the teacher's logits"),
+        ({"T": 2.0}, "of the term to the teacher's logits"),
         ({"data": torch.utils.data.TensorDataset(images(0), torch.zeros(0))}, "data is empty"),
         ({"resume": True}, "resume=True needs `out`"),
     ],

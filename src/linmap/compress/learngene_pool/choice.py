@@ -99,9 +99,12 @@ def choose(
     for name, value in given.items():
         if not value > 0:
             raise ArgumentError(f"{name}={value} must be positive.")
+    if example is not None and "max_latency_ms" not in given:
+        raise ArgumentError("example is what max_latency_ms is measured with; give that budget, too.")
     if id is not None:
-        if given:
-            raise ArgumentError(f"an id and {next(iter(given))} were given; give the id, or budgets.")
+        if given or objective != "accuracy":
+            name = next(iter(given), "objective")
+            raise ArgumentError(f"an id and {name} were given; give the id, or budgets and an objective.")
         pool.config(id)
         return id
     costs = {id: pool.cost(id) for id in range(len(pool.configs))}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self, cast
@@ -85,7 +87,7 @@ class Descendant(nn.Module):
             "members": self.sizes,
             "drop_path": [[block.drop_path1.p for block in part] for part in parts],
         }
-        artifacts.save(folder, SYSTEM, stored, unshared(self.state_dict()))
+        artifacts.save(folder, SYSTEM, signed(stored, stored), unshared(self.state_dict()))
 
     def export(self, path: Path | str, *, example: Tensor | None = None) -> Path:
         """Write it as ONNX, of any number of inputs; `images` in, `logits` out.
@@ -123,6 +125,7 @@ class Descendant(nn.Module):
                 f"{folder} holds a whole pool; LearngenePool.load reads it, and its build makes a model."
             )
         try:
+            check_signed(stored, ("kind", "config", "members", "drop_path"))
             members = [
                 empty_member(sizes | {"depth": len(rates)})
                 for sizes, rates in zip(stored["members"], stored["drop_path"], strict=True)
@@ -177,6 +180,25 @@ def check_parts(config: Config, lengths: Sequence[int]) -> None:
     told = [stop - start for start, stop in zip(starts, stops, strict=False)]
     if len(config.members) != len(lengths) or told != list(lengths)[: len(told)] or len(told) != len(lengths) - 1:
         raise ArgumentError(f"{config} does not run parts of {list(lengths)} blocks")
+
+
+def signed(stored: Mapping[str, Any], of: Iterable[str]) -> dict[str, Any]:
+    """What is stored, with a checksum of these entries, which say what the weights compute.
+
+    Heads, and the eps of norms, change that and the shape of no weight.
+    """
+    stored = artifacts.plain(stored)
+    text = json.dumps({name: stored[name] for name in of}, sort_keys=True)
+    return {**stored, "checksum": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def check_signed(stored: Mapping[str, Any], of: Iterable[str]) -> None:
+    """Refuse entries that were edited by hand."""
+    if signed(stored, of)["checksum"] != stored["checksum"]:
+        raise ArgumentError(
+            f"its config.json was edited: {', '.join(of)} are not what was saved with the weights, which would compute "
+            "something else"
+        )
 
 
 def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

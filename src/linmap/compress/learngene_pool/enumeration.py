@@ -151,6 +151,10 @@ def enumerate_configs(
     if n_members < 1:
         raise ArgumentError(f"n_members={n_members} must be at least 1.")
     depths = _depths(depth, n_members, unequal)
+    if unequal and (kernel, stride, share_stitch) != (2, 1, True):
+        raise ArgumentError(
+            "unequal=True has no windows: kernel, stride and share_stitch are of members of one depth; leave them out."
+        )
     sizes = (1, 2) if nearest or unequal else (1, 2, 3)
     members = [combo for size in sizes for combo in combinations(range(n_members), size)]
     if nearest:

@@ -64,8 +64,12 @@ def as_member(model: Any, *, head: nn.Module | None = None, n_tokens: int | None
     ------
     TypeError
         If it is none of these; the message lists what was looked for.
+    ValueError
+        If `head` or `n_tokens` is given for a model that has its own.
     """
+    unused = [name for name, value in (("head", head), ("n_tokens", n_tokens)) if value is not None]
     if is_member(model):
+        _refuse(unused, model)
         return model
     looked = f"{type(model).__name__} is no member of a pool: it lacks some of {', '.join(PARTS)}"
     if not isinstance(model, nn.Module):
@@ -75,8 +79,16 @@ def as_member(model: Any, *, head: nn.Module | None = None, n_tokens: int | None
     except TypeError as error:
         raise ArgumentTypeError(f"{looked}; and it is no encoder that is known. {error}") from None
     if encoder.family.qkv:
+        _refuse(unused, model)
         return _from_timm(model, encoder)
     return _from_transformers(model, encoder, head, n_tokens)
+
+
+def _refuse(unused: Sequence[str], model: nn.Module) -> None:
+    if unused:
+        raise ArgumentError(
+            f"{unused[0]} is for backbones of Transformers; a {type(model).__name__} has its own. Leave it out."
+        )
 
 
 class AdaptedMember(nn.Module):

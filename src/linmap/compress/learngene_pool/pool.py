@@ -208,7 +208,8 @@ class LearngenePool(nn.Module):
         Raises
         ------
         ValueError
-            If the method is unknown, what it needs is missing or has other shapes, or there is no batch.
+            If the method is unknown, what it needs is missing or has other shapes, what it does not use is given, or
+            there is no batch.
         """
         self.accuracy.clear()  # of other stitches
         starting.start(self, method, transforms, data, generator, None if out is None else Path(out), resume)

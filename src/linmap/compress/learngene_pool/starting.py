@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from linmap.compress.learngene_pool.pool import LearngenePool
 
 METHODS = ("lstsq", "transform", "pinv", "composed", "identity", "random")
+FROM_TRANSFORMS = ("transform", "pinv", "composed")
+USED_BY = {"transforms": FROM_TRANSFORMS, "data": ("lstsq",), "out": ("lstsq",)}
 SUMS = "learngene_pool_sums"
 SAVE_EVERY = 32  # batches
 
@@ -42,13 +44,21 @@ def start(
     """As of `LearngenePool.init_stitches`."""
     if method not in METHODS:
         raise ArgumentError(f"method={method!r} must be one of {', '.join(METHODS)}.")
+    given = {"transforms": transforms, "data": data, "out": out}
+    for name, value in given.items():
+        if value is not None and method not in USED_BY[name]:
+            raise ArgumentError(
+                f"method={method!r} does not use {name}, which is for {', '.join(USED_BY[name])}; leave it out."
+            )
+    if out is not None and isinstance(data, Tensor):
+        raise ArgumentError("out keeps the sums over batches, and data is one tensor; give an iterable of batches.")
     if resume and out is None:
         raise ArgumentError("resume=True needs `out`, the folder of the sums to go on with.")
     if method == "lstsq":
         if data is None:
             raise ArgumentError("method='lstsq' needs data: images as a tensor, or an iterable of batches.")
         from_features(pool, data, out, resume)
-    elif method in ("transform", "pinv", "composed"):
+    elif method in FROM_TRANSFORMS:
         from_transforms(pool, method, transforms)
     else:
         by_shape(pool, method, generator)

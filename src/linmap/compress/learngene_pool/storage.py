@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from linmap import artifacts
-from linmap.compress.learngene_pool.descendant import empty_member, is_descendant, sizes_of, unshared
+from linmap.compress.learngene_pool.descendant import (
+    check_signed,
+    empty_member,
+    is_descendant,
+    signed,
+    sizes_of,
+    unshared,
+)
 from linmap.compress.learngene_pool.members import as_member
 from linmap.errors import ArgumentError, ArtifactError
 
@@ -22,6 +29,8 @@ CHECKED = {
     "patch_features": "numbers in a patch",
 }  # fmt: skip
 """What a member must have in common with the stored one, and its words."""
+SIGNED = ("options", "members", "sizes")
+"""What says which models there are, and what their weights compute."""
 
 
 def save(pool: LearngenePool, folder: Path | str) -> None:
@@ -33,7 +42,7 @@ def save(pool: LearngenePool, folder: Path | str) -> None:
         "active": pool.active,
         "accuracy": {str(id): value for id, value in pool.accuracy.items()},
     }
-    artifacts.save(folder, SYSTEM, config, unshared(pool.state_dict()))
+    artifacts.save(folder, SYSTEM, signed(config, SIGNED), unshared(pool.state_dict()))
 
 
 def measures(member: Any) -> dict[str, int]:
@@ -47,6 +56,7 @@ def load(cls: type, folder: Path | str, members: Sequence[Any] | None) -> Any:
     if is_descendant(config):
         raise ArtifactError(f"{folder} holds one model of a pool; Descendant.load reads it.")
     try:
+        check_signed(config, SIGNED)
         stored = [{name: int(member[name]) for name in CHECKED} for member in config["members"]]
         sizes = [None if own is None else dict(own) for own in config["sizes"]]
         options = dict(config["options"])

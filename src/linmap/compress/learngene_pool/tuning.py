@@ -81,6 +81,8 @@ def tune(
         raise ArgumentError(f"kd_weight={kd_weight} must not be negative.")
     if not (T > 0 and math.isfinite(T)):
         raise ArgumentError(f"T={T} must be positive.")
+    if teacher is None and (T != 1 or kd_weight not in (0, 0.5)):
+        raise ArgumentError(f"kd_weight={kd_weight} and T={T} are of the term to the teacher's logits; give teacher.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ArgumentError(
             "pool tuning runs in one process: each step trains a part of the pool, and several processes wait for all "
