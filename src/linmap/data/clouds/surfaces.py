@@ -1,0 +1,90 @@
+"""One cloud from a surface: `.off`, `.ply`, `.stl`, `.obj` and `.glb`, by trimesh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linmap.data import require_file
+from linmap.data.clouds.point_clouds import checked, draws
+from linmap.errors import DataError
+
+SURFACES = (".off", ".ply", ".stl", ".obj", ".glb")
+
+
+def read_surface(path: Path | str, n_points: int, seed: int = 0, name: str = "") -> tuple[np.ndarray, list[str]]:
+    """Points drawn uniformly by area from a surface, and what was guessed; the points of a `.ply` without faces.
+
+    Parameters
+    ----------
+    path
+        Of the file. Parts of a scene count as one shape.
+    n_points
+        To draw; points without faces are taken as they are.
+    seed, name
+        Of the draws; the name is that of the file when left out.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, holds no surface or one without area, or a vertex that is not finite.
+    ModuleNotFoundError
+        If trimesh is not installed.
+    """
+    path = Path(path)
+    require_file(path)
+    scene = _scene(path)
+    parts = [part for part in scene.dump() if len(getattr(part, "vertices", ()))]
+    meshes = [part for part in parts if len(getattr(part, "faces", ()))]
+    if not parts:
+        raise DataError(f"{path} holds no vertices; expected a surface.")
+    for part in parts:
+        if not np.isfinite(np.asarray(part.vertices)).all():
+            raise DataError(f"{path}: a vertex has a coordinate that is not a finite number.")
+    if not meshes:
+        if path.suffix.lower() == ".ply":
+            points = np.concatenate([np.asarray(part.vertices) for part in parts])
+            return checked(points, str(path)), [f"{path.name} has points and no faces; they are taken as they are"]
+        raise DataError(f"{path} has vertices and no faces; save points as .xyz or .ply, a surface with its triangles.")
+    notes = [f"{path.name} is a scene of {len(meshes)} parts; they count as one shape"] if len(meshes) > 1 else []
+    if len(meshes) < len(parts):
+        notes.append(f"{path.name}: points and lines beside its surfaces are left out")
+    return _sampled(meshes, n_points, draws(seed, name or path.name), path), notes
+
+
+def _scene(path: Path) -> Any:
+    try:
+        import trimesh
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("surfaces need trimesh: pip install 'linmap[shapes]'.", name="trimesh") from None
+    try:
+        return trimesh.load_scene(_separated(path), file_type=path.suffix[1:].lower(), process=False)
+    except Exception as error:  # whatever trimesh does with what is in there
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise DataError(f"{path}: this cannot be read as {path.suffix.lower()} ({reason}).") from None
+
+
+def _separated(path: Path) -> Any:
+    """The file, open; of ModelNet's .off files many have the counts in the line of the word OFF."""
+    import io
+
+    data = path.read_bytes()
+    if path.suffix.lower() == ".off" and data[:3] == b"OFF" and data[3:4].isdigit():
+        data = b"OFF\n" + data[3:]
+    return io.BytesIO(data)
+
+
+def _sampled(meshes: list[Any], n_points: int, random: np.random.Generator, path: Path) -> np.ndarray:
+    """By area: a triangle, then a point within it."""
+    corners = np.concatenate([np.asarray(mesh.triangles, np.float64) for mesh in meshes])
+    sides = corners[:, 1:] - corners[:, :1]
+    area = np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1)
+    if not area.sum() > 0:
+        raise DataError(f"{path}: its {len(area)} triangles have no area; nothing can be drawn from them.")
+    edges = np.cumsum(area)
+    chosen = np.searchsorted(edges, random.random(n_points) * edges[-1], side="right").clip(max=len(area) - 1)
+    u = random.random((n_points, 2, 1))
+    u = np.where(u.sum(1, keepdims=True) > 1, 1 - u, u)
+    return corners[chosen, 0] + (u * sides[chosen]).sum(1)
