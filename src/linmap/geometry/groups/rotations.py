@@ -1,0 +1,101 @@
+"""Rotations: of the plane by their angle, of higher dimensions by their principal logarithm."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from linmap.errors import ArgumentError, ArgumentTypeError
+
+HALF_TURN = 1e-12  # |sin| below which an angle counts as pi: no direction of turning is told any more
+CLOSE = 1e-5  # difference of cosines below which a divided difference is a derivative
+
+
+def rotation(theta: Shaped[Tensor, "*batch"] | float) -> Float[Tensor, "... 2 2"]:
+    """Rotations of the plane by angles (...): [[cos, -sin], [sin, cos]].
+
+    Parameters
+    ----------
+    theta
+        Angles in radians; numbers are read as float32, float16 and bfloat16 are computed in float32.
+
+    Raises
+    ------
+    TypeError
+        If theta is complex.
+    """
+    theta = torch.as_tensor(theta)
+    if theta.is_complex():
+        raise ArgumentTypeError(f"theta must be real, got dtype {theta.dtype}.")
+    theta = theta if theta.dtype in (torch.float32, torch.float64) else theta.float()
+    cos, sin = theta.cos(), theta.sin()
+    return torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2))
+
+
+def rotation_angle(R: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """The angles atan2(R21, R11) in (-pi, pi] of rotations (..., 2, 2).
+
+    Raises
+    ------
+    ValueError
+        If R is not of shape (..., 2, 2).
+    """
+    if R.ndim < 2 or R.shape[-2:] != (2, 2):
+        raise ArgumentError(f"R must be rotations (..., 2, 2), got shape {tuple(R.shape)}.")
+    R = R if R.dtype in (torch.float32, torch.float64) else R.float()
+    sin = R[..., 1, 0]
+    return torch.atan2(torch.where(sin == 0, 0.0, sin), R[..., 0, 0])  # -0 would make -pi of a half turn
+
+
+def rotation_log(R: Float[Tensor, "... n n"]) -> Float[Tensor, "... n n"]:
+    """The principal logarithms of rotations (..., n, n) of any dimension, skew matrices.
+
+    With C and S the symmetric and the skew part of R, which commute, log R = h(C) S for h(cos t) = t / sin t. At half
+    turns, where there are two logarithms for each plane, one of them.
+    """
+    return cast(Tensor, _RotationLog.apply(R.double())).to(R.dtype)
+
+
+class _RotationLog(Function):
+    @staticmethod
+    def forward(ctx: Any, R: Tensor) -> Tensor:
+        C, S = (R + R.mT) / 2, (R - R.mT) / 2
+        cos, U = torch.linalg.eigh(C)
+        sin = (S @ U).norm(dim=-2)  # of each eigenvector; no cancellation, close to half turns either
+        angle = torch.atan2(sin, cos)
+        h = torch.where(sin > HALF_TURN, angle / sin.clamp_min(HALF_TURN), torch.where(cos > 0, 1.0, 0.0))
+        H = (U * h.unsqueeze(-2)) @ U.mT
+        ctx.save_for_backward(S, U, H, cos, sin, h)
+        log = H @ S
+        half = (sin <= HALF_TURN) & (cos < 0)
+        for i in range(0, R.shape[-1] - 1, 2):  # eigenvalues ascend: the planes of half turns come first
+            turn = U[..., :, i, None] * U[..., None, :, i + 1]
+            log = log + torch.where(half[..., i + 1, None, None], math.pi * (turn - turn.mT), 0.0)
+        return (log - log.mT) / 2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        S, U, H, cos, sin, h = ctx.saved_tensors
+        gradient = (gradient - gradient.mT) / 2
+        of_C = gradient @ S.mT
+        K = _quotients(cos, sin, h)
+        of_C = U @ (K * (U.mT @ ((of_C + of_C.mT) / 2) @ U)) @ U.mT
+        of_S = H @ gradient
+        return of_C + (of_S - of_S.mT) / 2
+
+
+def _quotients(cos: Tensor, sin: Tensor, h: Tensor) -> Tensor:
+    """Divided differences of h(cos t) = t / sin t (Daleckii-Krein); at close cosines the derivative."""
+    safe = sin.clamp_min(1e-4)
+    slope = torch.where(sin > 1e-4, (cos * h - 1) / safe**2, torch.where(cos > 0, -1 / 3, 0.0))
+    difference = cos.unsqueeze(-1) - cos.unsqueeze(-2)
+    close = difference.abs() < CLOSE
+    quotient = (h.unsqueeze(-1) - h.unsqueeze(-2)) / torch.where(close, 1.0, difference)
+    return torch.where(close, (slope.unsqueeze(-1) + slope.unsqueeze(-2)) / 2, quotient)
