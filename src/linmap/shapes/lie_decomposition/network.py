@@ -52,6 +52,8 @@ class LieResNet(nn.Module):
         What draws the samples; None: `HaarSampler(group)`.
     mask, angle, measure_side, normalize_samples, separable
         As of `LieConv2d`.
+    early_pool
+        Halve the features after the lifting, before the block, not after it: a quarter of the block's work.
     deterministic
         Draw both sets once, now, and keep them in the state.
     eval_draws
@@ -90,6 +92,7 @@ class LieResNet(nn.Module):
         normalize_samples: bool = False,
         separable: bool = False,
         w0: float = 10.0,
+        early_pool: bool = False,
         deterministic: bool = False,
         eval_draws: int = 1,
         generator: Generator | None = None,
@@ -120,7 +123,7 @@ class LieResNet(nn.Module):
         self.pool, self.global_pool = LiePool2d(2), LieGlobalPool()
         self.head = _head(channels, head, num_classes, dropout, generator)
         self.draws = Draws(generator)
-        self.deterministic = bool(deterministic)
+        self.deterministic, self.early_pool = bool(deterministic), bool(early_pool)
         if deterministic:
             source = generator or self.draws.next(training=True)
             self.first = FixedSamples(self.sampler, num_samples, source)
@@ -178,10 +181,11 @@ class LieResNet(nn.Module):
     def _features(self, x: Tensor, first: GroupSamples, second: GroupSamples) -> Tensor:
         self._check(x)
         y = _normed(self.lift(x, first))
+        y = self.pool(y) if self.early_pool else y
         z = _normed(self.conv1(y, first, first))
         z = _normed(self.conv2(z, first, first))
         y = F.gelu(z + y)
-        y = F.gelu(self.pool(_norm(y)))
+        y = F.gelu(_norm(y) if self.early_pool else self.pool(_norm(y)))
         y = _normed(self.conv3(y, first, second))
         return self.global_pool(y)
 
