@@ -12,6 +12,7 @@ from linmap.cli import main, verbs
 from linmap.experiment.result import Failure, Result
 from linmap.recipes import search as searching
 from linmap.recipes.job import ApplyJob, FittedJob
+from linmap.recipes.recipe import Verb
 
 
 def document(capsys: pytest.CaptureFixture, *words: str, code: int = 0) -> dict:
@@ -37,6 +38,17 @@ def test_a_folder_with_the_name_of_a_system_is_the_folder_once_it_holds_a_run(ca
 def test_apply_takes_the_flags_of_a_system_without_training(compass, capsys):
     Path("compass").mkdir()  # an empty folder of that name changes nothing
     assert document(capsys, "apply", compass, "--dim", "9")["summary"] == {"artifact": None, "dim": 9, "data": None}
+
+
+def test_a_system_that_is_fitted_may_do_something_before(ruler, compass, monkeypatch, capsys):
+    assert main(["apply", ruler]) == 2
+    assert "must be fitted first" in capsys.readouterr().err
+    bare = Verb(recipes.load(compass).apply.flags, "linmap.recipes.ruler:apply")
+    monkeypatch.setattr("linmap.recipes.ruler.RECIPE", replace(recipes.load(ruler), unfitted=bare))
+    found = document(capsys, "apply", ruler, "--dim", "4")
+    assert found["summary"] == {"artifact": None, "dim": 4, "data": None}
+    document(capsys, "fit", ruler, "--out", "run")
+    assert document(capsys, "apply", "run")["summary"] == {"artifact": "run", "dim": None, "data": None}
 
 
 def test_what_a_recipe_prints_never_mixes_with_the_answer(ruler, capsys):

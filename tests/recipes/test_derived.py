@@ -16,8 +16,8 @@ from linmap.recipes import SYSTEMS, derived, load
 from linmap.recipes.derived import Derived, Other, documentation, flags, parameters, writable
 
 RECIPES = [load(slug) for slug, system in SYSTEMS.items() if system.ready]
-FILES = [None, *(Path("x") / f"x{suffix}" for suffix in (".csv", ".jsonl", ".npz", ".npy", ".txt"))]
-VERBS = [verb for recipe in RECIPES for verb in (recipe.fit, recipe.apply, recipe.compare) if verb is not None]
+FILES = [None, *(Path("x") / f"x{suffix}" for suffix in (".csv", ".jsonl", ".npz", ".npy", ".txt", ".tsp"))]
+VERBS = [verb for recipe in RECIPES for verb in (recipe.fit, recipe.apply, recipe.unfitted, recipe.compare) if verb]
 
 
 def inherited(estimator: Any) -> set[str]:

@@ -13,7 +13,7 @@ READY = [slug for slug, system in recipes.SYSTEMS.items() if system.ready]
 
 def verbs(slug: str) -> dict[str, Verb]:
     recipe = recipes.load(slug)
-    given = {"fit": recipe.fit, "apply": recipe.apply, "compare": recipe.compare}
+    given = {"fit": recipe.fit, "apply": recipe.apply, "unfitted": recipe.unfitted, "compare": recipe.compare}
     return {name: verb for name, verb in given.items() if verb is not None}
 
 

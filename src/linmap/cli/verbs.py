@@ -91,13 +91,14 @@ def apply(words: list[str]) -> Answer:
     target, words = _subject("apply", "DIR|SYSTEM", words)
     slug, artifact = _applied(target)
     recipe = recipes.load(slug)
-    verb, fitted_first = recipe.apply, artifact is None and recipe.fit is not None
+    bare = recipe.unfitted if artifact is None else None
+    verb, fitted_first = bare or recipe.apply, artifact is None and recipe.fit is not None and bare is None
     if fitted_first and not {"-h", "--help"} & set(words):
         run = f"runs/fit-{slug}"
         raise UsageError(f"{slug} must be fitted first: `linmap fit {slug} --out {run}`, then `linmap apply {run}`.")
     note = f"Fit it first, then give the --out of `linmap fit {slug}` instead of {target}." if fitted_first else ""
-    job = ApplyJob() if recipe.fit is None else FittedJob(artifact=artifact or Path(target))
-    flags = _flags(recipe, verb, f"apply {target}", words, artifact, job, note)
+    job = ApplyJob() if recipe.fit is None or bare else FittedJob(artifact=artifact or Path(target))
+    flags = _flags(recipe, verb, f"apply {target}", words, _data(words) if bare else artifact, job, note)
     settings, job = flags["settings"], flags["job"]
     streams = verb.standard_input and job.data == Path("-")
     with ownership.owner(f"apply {slug}", flags["writing"].overwrite):

@@ -18,8 +18,8 @@ class Verb:
     """What a system does for one verb."""
 
     flags: type | Callable[[Path | None], type]
-    """A dataclass whose defaults are those of the flags; or what gives one for the user's file (`fit`, `compare`) or
-    the artifact (`apply`), None where only the flags are asked for."""
+    """A dataclass whose defaults are those of the flags; or what gives one for the user's file (`fit`, `compare`,
+    `unfitted`) or the artifact (`apply`), None where only the flags are asked for."""
     work: str
     """`module:function` of `(settings, job)`. `fit` and `apply` return a summary, `compare` a `Result`."""
     resumes: bool = False
@@ -51,5 +51,7 @@ class Recipe:
     apply: Verb
     fit: Verb | None = None
     """None for a system with nothing to train, which is applied with its flags alone."""
+    unfitted: Verb | None = None
+    """What a system that is fitted can do before: `linmap apply SYSTEM`; None where it must be fitted first."""
     flag_of: Mapping[str, str] = field(default_factory=dict)
     """Flags that have other names than the arguments that the library's messages name: `{"argument": "flag"}`."""
