@@ -1,1 +1,28 @@
 """Tooth arrangement: a diffusion over rigid motions of the teeth (TADPM)."""
+
+from linmap.geometry.points import ball_query, farthest_points, square_distances
+from linmap.geometry.rigid import geodesic_angle, kabsch, rotation_from_six, six_from_rotation
+from linmap.shapes.tooth_arrangement import metrics
+from linmap.shapes.tooth_arrangement.pairs import ToothPairs, apply_motion, motion_matrices
+from linmap.shapes.tooth_arrangement.simulator import DentitionSimulator
+from linmap.shapes.tooth_arrangement.slots import FDI, MIRROR, slot_of
+from linmap.shapes.tooth_arrangement.tooth_set import ToothSet
+
+__all__ = [
+    "FDI",
+    "MIRROR",
+    "DentitionSimulator",
+    "ToothPairs",
+    "ToothSet",
+    "apply_motion",
+    "ball_query",
+    "farthest_points",
+    "geodesic_angle",
+    "kabsch",
+    "metrics",
+    "motion_matrices",
+    "rotation_from_six",
+    "six_from_rotation",
+    "slot_of",
+    "square_distances",
+]
