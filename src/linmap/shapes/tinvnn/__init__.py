@@ -1,1 +1,21 @@
-"""TinvNN: one canonical pose for every copy of a point set, so that any network on top is invariant."""
+"""TinvNN: one canonical pose for every copy of a point set, so that any network on top is invariant.
+
+After Zhang, Wang, Zhang, Cui and Zhu (arXiv 2112.12345): classical multidimensional scaling as the initial
+representation, with rules for signs and equal eigenvalues that leave no choice to the solver. `TinvEmbedding` is the
+one line before a network, `TinvWrapper` both together, `TinvFrame` the way back.
+"""
+
+from linmap.shapes.tinvnn.embedding import TinvEmbedding
+from linmap.shapes.tinvnn.frame import TinvFrame, tinv_frame
+from linmap.shapes.tinvnn.invariance import invariance_error
+from linmap.shapes.tinvnn.signs import moment_signs
+from linmap.shapes.tinvnn.wrapper import TinvWrapper
+
+__all__ = [
+    "TinvEmbedding",
+    "TinvFrame",
+    "TinvWrapper",
+    "invariance_error",
+    "moment_signs",
+    "tinv_frame",
+]
