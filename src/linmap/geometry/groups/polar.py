@@ -28,7 +28,7 @@ TERMS = 9
 Matrices = Float[Tensor, "... n n"]
 
 
-def polar(g: Shaped[Tensor, "*batch"]) -> tuple[Matrices, Matrices]:
+def polar(g: Shaped[Tensor, "*_"]) -> tuple[Matrices, Matrices]:
     """log P and R of the left polar decompositions g = exp(log_P) R, in float64 inside.
 
     Parameters
@@ -105,7 +105,7 @@ def _first(bad: Tensor, g: Tensor) -> str:
     return str([int(i) for i in index])
 
 
-def determinant(g: Matrices) -> Float[Tensor, "*batch"]:
+def determinant(g: Matrices) -> Float[Tensor, "*_"]:
     """det g; in the plane without elimination."""
     if g.shape[-1] == 2:
         return g[..., 0, 0] * g[..., 1, 1] - g[..., 0, 1] * g[..., 1, 0]

@@ -105,7 +105,7 @@ class PolarGroup:
 
     # -- the group -----------------------------------------------------------------------------------------------------
 
-    def belongs(self, g: Shaped[Tensor, "... n n"], tol: float = 1e-4) -> Bool[Tensor, "*batch"]:
+    def belongs(self, g: Shaped[Tensor, "... n n"], tol: float = 1e-4) -> Bool[Tensor, "*_"]:
         """Which matrices are elements, to an absolute tolerance `tol` of what must be 1 or the identity."""
         g = self._sized(g, "g").detach().double()
         finite = torch.isfinite(g).all(-1).all(-1)
@@ -173,7 +173,7 @@ class PolarGroup:
         R = rotation(v[..., self.angle_index].double()) if self.n == 2 else torch.linalg.matrix_exp((X - X.mT) / 2)
         return (P @ R).to(v.dtype)
 
-    def haar_density(self, log_P: Float[Tensor, "... n n"]) -> Float[Tensor, "*batch"]:
+    def haar_density(self, log_P: Float[Tensor, "... n n"]) -> Float[Tensor, "*_"]:
         """The density of the Haar measure over log_P, for Lebesgue's measure: of eigenvalues y_i of log_P the product
         of sinh(y_i - y_j) / (y_i - y_j) over i < j, up to a constant.
 
@@ -280,7 +280,7 @@ class SO2(PolarGroup):
         return g
 
 
-def full_angle(R: Float[Tensor, "... 2 2"]) -> Float[Tensor, "*batch"]:
+def full_angle(R: Float[Tensor, "... 2 2"]) -> Float[Tensor, "*_"]:
     """Angles of rotations in [0, 2 pi), 0 or pi where |sin| < 1e-6; their gradient is that of the angle everywhere."""
     angle = rotation_angle(R)
     with torch.no_grad():

@@ -17,7 +17,7 @@ HALF_TURN = 1e-12  # |sin| below which an angle counts as pi: no direction of tu
 CLOSE = 1e-5  # difference of cosines below which a divided difference is a derivative
 
 
-def rotation(theta: Shaped[Tensor, "*batch"] | float) -> Float[Tensor, "... 2 2"]:
+def rotation(theta: Shaped[Tensor, "*_"] | float) -> Float[Tensor, "... 2 2"]:
     """Rotations of the plane by angles (...): [[cos, -sin], [sin, cos]].
 
     Parameters
@@ -38,7 +38,7 @@ def rotation(theta: Shaped[Tensor, "*batch"] | float) -> Float[Tensor, "... 2 2"
     return torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2))
 
 
-def rotation_angle(R: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+def rotation_angle(R: Shaped[Tensor, "*_"]) -> Float[Tensor, "*_"]:
     """The angles atan2(R21, R11) in (-pi, pi] of rotations (..., 2, 2).
 
     Raises
@@ -49,15 +49,14 @@ def rotation_angle(R: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     if R.ndim < 2 or R.shape[-2:] != (2, 2):
         raise ArgumentError(f"R must be rotations (..., 2, 2), got shape {tuple(R.shape)}.")
     R = R if R.dtype in (torch.float32, torch.float64) else R.float()
-    sin = R[..., 1, 0]
-    return torch.atan2(torch.where(sin == 0, 0.0, sin), R[..., 0, 0])  # -0 would make -pi of a half turn
+    return torch.atan2(R[..., 1, 0] + 0.0, R[..., 0, 0])  # -0 + 0 is 0: -0 would make -pi of a half turn
 
 
 def rotation_log(R: Float[Tensor, "... n n"]) -> Float[Tensor, "... n n"]:
     """The principal logarithms of rotations (..., n, n) of any dimension, skew matrices.
 
     With C and S the symmetric and the skew part of R, which commute, log R = h(C) S for h(cos t) = t / sin t. At half
-    turns, where there are two logarithms for each plane, one of them.
+    turns, where there are two logarithms for each plane, one of them. Gradients are right along SO(n).
     """
     return cast(Tensor, _RotationLog.apply(R.double())).to(R.dtype)
 

@@ -257,11 +257,11 @@ def _frobenius(basis: Tensor) -> Tensor:
     return basis / basis.flatten(1).norm(dim=1)[:, None, None]
 
 
-def _uniform(shape: int | tuple[int, ...], generator: Generator) -> Float64[Tensor, "*batch"]:
+def _uniform(shape: int | tuple[int, ...], generator: Generator) -> Float64[Tensor, "*_"]:
     return torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device).cpu()
 
 
-def _normal(shape: tuple[int, ...], generator: Generator) -> Float64[Tensor, "*batch"]:
+def _normal(shape: tuple[int, ...], generator: Generator) -> Float64[Tensor, "*_"]:
     return torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device).cpu()
 
 

@@ -15,6 +15,7 @@ from linmap.geometry.groups import (
     rotation,
     rotation_angle,
 )
+from linmap.shapes.lie_decomposition.classifier import LieClassifier
 from linmap.shapes.lie_decomposition.convolutions import LieConv2d, LieLift2d, LieProject2d
 from linmap.shapes.lie_decomposition.coordinates import kernel_grid
 from linmap.shapes.lie_decomposition.images import equivariance_error, invariance_error, transform_image
@@ -28,6 +29,7 @@ __all__ = [
     "GLnPlus",
     "GroupSamples",
     "HaarSampler",
+    "LieClassifier",
     "LieConv2d",
     "LieGlobalPool",
     "LieLift2d",

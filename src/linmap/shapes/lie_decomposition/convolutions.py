@@ -102,7 +102,7 @@ class LieLift2d(LieLayer):
             values = values * inverse_volume(samples)[:, None, None, None]
         return self._pairs(values).permute(3, 0, 4, 1, 2)
 
-    def forward(self, x: Float[Tensor, "batch in height width"], samples: GroupSamples) -> Float[Tensor, "*batch"]:
+    def forward(self, x: Float[Tensor, "batch in height width"], samples: GroupSamples) -> Float[Tensor, "*_"]:
         """Features (batch, out, N, height', width') on the samples.
 
         Raises
@@ -213,6 +213,7 @@ class LieConv2d(LieLayer):
         weights = [kernel.to(flat.dtype) for kernel in kernels]
         if self.separable:
             of_group, of_space = (weight.flatten(0, 1) for weight in weights)
+            flat = flat.contiguous(memory_format=torch.channels_last)  # in which depthwise convolutions are fast
             y = F.conv2d(flat, of_group.flatten(1)[..., None, None])
             y = F.conv2d(y, of_space.unsqueeze(1), padding=self.padding, groups=len(of_space))
         else:
@@ -250,7 +251,7 @@ class LieConv2d(LieLayer):
         """The squared norms of the group's coordinates, as far as the mask sees them."""
         return _squared(w) if self.mask_kind == "smooth" else w.new_zeros(w.shape[:-1])
 
-    def _measure(self, samples_in: GroupSamples, samples_out: GroupSamples) -> Float[Tensor, "*batch"]:
+    def _measure(self, samples_in: GroupSamples, samples_out: GroupSamples) -> Float[Tensor, "*_"]:
         """What the kernel of each pair of samples is multiplied by, (N_out, N_in)."""
         measure = samples_in.g.new_ones(len(samples_out), len(samples_in))
         if samples_in.weight is not None:

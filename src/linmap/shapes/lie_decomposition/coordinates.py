@@ -64,7 +64,7 @@ def mask_kind(mask: Mask, group: PolarGroup) -> Mask:
     return mask if mask != "auto" else "disc" if group.volume_preserving else "smooth"
 
 
-def masked(values: Float[Tensor, "*shape"], squared: Float[Tensor, "*shape"], kind: Mask) -> Float[Tensor, "*shape"]:
+def masked(values: Float[Tensor, "*_"], squared: Float[Tensor, "*_"], kind: Mask) -> Float[Tensor, "*_"]:
     """Values times the mask, of the squared norms of their coordinates."""
     if kind == "none":
         return values

@@ -180,7 +180,10 @@ class LieResNet(nn.Module):
 
     def _features(self, x: Tensor, first: GroupSamples, second: GroupSamples) -> Tensor:
         self._check(x)
-        y = _normed(self.lift(x, first))
+        y = self.lift(x, first)
+        if self.conv1.separable:
+            y = y.flatten(1, 2).contiguous(memory_format=torch.channels_last).unflatten(1, y.shape[1:3])
+        y = _normed(y)
         y = self.pool(y) if self.early_pool else y
         z = _normed(self.conv1(y, first, first))
         z = _normed(self.conv2(z, first, first))
@@ -206,6 +209,10 @@ class LieResNet(nn.Module):
 
 
 def _norm(y: Tensor) -> Tensor:
+    """Layer norm over channels, samples and pixels, in the order in which they lie in memory."""
+    last = y.permute(0, 3, 4, 1, 2)
+    if last.is_contiguous():
+        return F.layer_norm(last, last.shape[1:]).permute(0, 3, 4, 1, 2)
     return F.layer_norm(y, y.shape[1:])
 
 

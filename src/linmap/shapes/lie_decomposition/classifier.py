@@ -1,0 +1,351 @@
+"""`LieClassifier`: a `LieResNet` with the manners of scikit-learn, trained by `linmap.training`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from linmap import artifacts
+from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.geometry.groups import SO2, GLnPlus, HaarSampler, LogNormalSampler, PolarGroup, Sampler, SLn
+from linmap.shapes.lie_decomposition.checks import check_choice
+from linmap.shapes.lie_decomposition.coordinates import Angle
+from linmap.shapes.lie_decomposition.network import LieResNet
+from linmap.training import TrainingConfig, TrainingHistory, private, train
+
+SYSTEM = "lie_decomposition"
+WARMUP = 50  # steps
+BATCH = 64  # images of one forward pass in prediction
+Group = Literal["sl2", "gl2", "so2"]
+SamplerName = Literal["haar", "lognormal"]
+
+
+class LieClassifier(ClassifierMixin, BaseEstimator):
+    """Classes of images, invariant to a group as far as the samples reach, without augmentation.
+
+    Parameters
+    ----------
+    group
+        "so2": rotations; "sl2": with shears and stretches that keep areas; "gl2": with all scales.
+    num_samples
+        Group samples of each layer.
+    channels
+        Channels of each layer.
+    hidden
+        Width of the kernel networks.
+    head
+        Width of the head.
+    kernel_size
+        Height and width of the kernels.
+    separable
+        Kernels that are products of one over the group and one over space, which are many times faster.
+    angle
+        As of `LieConv2d`.
+    sampler
+        "haar": `HaarSampler` with `radius` and `scale_range`; "lognormal": the authors' `LogNormalSampler` with `var`.
+    radius, scale_range, var
+        Of the sampler.
+    early_pool
+        As of `LieResNet`.
+    epochs
+        Passes over the training images.
+    lr
+        Learning rate of Adam, after it has risen and before it falls.
+    batch_size
+        Images of one step.
+    weight_decay
+        Weight decay of Adam.
+    dropout
+        Share of the head's features that training drops.
+    deterministic
+        Samples that are drawn once, instead of anew for each step.
+    eval_draws
+        Draws of samples whose logits are averaged in prediction, where samples are not deterministic.
+    random_state
+        Seed.
+
+    Attributes
+    ----------
+    classes_
+        The classes.
+    model_
+        The `LieResNet`.
+    history_
+        Of the training.
+    """
+
+    def __init__(
+        self,
+        group: Group = "sl2",
+        num_samples: int = 8,
+        channels: int = 24,
+        hidden: int = 32,
+        head: int = 128,
+        kernel_size: int = 5,
+        separable: bool = True,
+        angle: Angle = "cos_sin",
+        sampler: SamplerName = "haar",
+        radius: float = 0.3,
+        scale_range: float = 0.2,
+        var: float = 0.1,
+        early_pool: bool = True,
+        epochs: int = 20,
+        lr: float = 2e-3,
+        batch_size: int = 32,
+        weight_decay: float = 0.0,
+        dropout: float = 0.0,
+        deterministic: bool = True,
+        eval_draws: int = 1,
+        random_state: int = 0,
+    ) -> None:
+        self.group: Group = group
+        self.angle: Angle = angle
+        self.sampler: SamplerName = sampler
+        self.num_samples, self.channels, self.hidden, self.head = num_samples, channels, hidden, head
+        self.kernel_size, self.separable = kernel_size, separable
+        self.radius, self.scale_range, self.var = radius, scale_range, var
+        self.early_pool = early_pool
+        self.epochs, self.lr, self.batch_size, self.weight_decay = epochs, lr, batch_size, weight_decay
+        self.dropout, self.deterministic, self.eval_draws = dropout, deterministic, eval_draws
+        self.random_state = random_state
+
+    # -- fit and predict -----------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        validation: tuple[ArrayLike, ArrayLike] | None = None,
+        checkpoints: Path | str | None = None,
+        resume: bool = False,
+    ) -> Self:
+        """Train.
+
+        Parameters
+        ----------
+        X, y
+            Images (n, height, width) or (n, channels, height, width) of floating point, and the class of each.
+        validation
+            (X, y): the weights of the epoch with the smallest loss there are kept.
+        checkpoints, resume
+            Folder for checkpoints, and whether to go on from the last one.
+
+        Raises
+        ------
+        ValueError
+            If X or y are of another form, hold values that are not finite, or do not go together, or a parameter is
+            out of its range.
+        TypeError
+            If X is not of floating point.
+        """
+        images = check_images(X)
+        labels = column_or_1d(y, warn=True)
+        check_classification_targets(labels)
+        _same_length("y", labels, images)
+        self.classes_, target = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ArgumentError(f"y has one class, {self.classes_[0]}; a classifier needs two or more.")
+        self._shape = images.shape[1:]
+        self.model_ = self.build()
+        held_out = None if validation is None else self._held_out(*validation)
+        self.history_: TrainingHistory | None = train(
+            self.model_, _loss, TensorDataset(images, torch.from_numpy(target)),
+            config=self.training_config(len(images)), validate=held_out, out=checkpoints, resume=resume,
+            description="LieResNet", callbacks=[_Draws(self.model_)], seed_globally=False,
+        )  # fmt: skip
+        self.model_.cpu()
+        return self
+
+    def build(self) -> LieResNet:
+        """The untrained network, drawn with `random_state` from a generator of its own."""
+        group = self._group()
+        with private(self.random_state) as source:
+            return LieResNet(
+                group,
+                self._shape[0],
+                len(self.classes_),
+                num_samples=self.num_samples,
+                channels=self.channels,
+                kernel_size=self.kernel_size,
+                hidden=self.hidden,
+                head=self.head,
+                dropout=self.dropout,
+                sampler=self._sampler(group),
+                angle=self.angle,
+                separable=self.separable,
+                early_pool=self.early_pool,
+                deterministic=self.deterministic,
+                eval_draws=self.eval_draws,
+                generator=source.on("cpu"),
+            )
+
+    def training_config(self, samples: int) -> TrainingConfig:
+        """Adam, with a rate that rises over `WARMUP` steps and falls linearly to 0."""
+        return TrainingConfig(
+            epochs=self.epochs,
+            batch_size=min(self.batch_size, samples),
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            schedule="linear",
+            warmup_steps=WARMUP,
+            seed=self.random_state,
+        )
+
+    def predict_proba(self, X: ArrayLike) -> Float64[np.ndarray, "n classes"]:
+        """Probability of each of `classes_`; the samples of all images are the same, drawn from `random_state`."""
+        check_is_fitted(self, "model_")
+        images = self._known(X)
+        with torch.inference_mode():
+            logits = torch.cat([self._logits(self.model_, batch) for batch in images.split(BATCH)])
+        return logits.double().softmax(-1).numpy()
+
+    def predict(self, X: ArrayLike) -> np.ndarray:
+        """The class of each image."""
+        chances = self.predict_proba(X)
+        return self.classes_[chances.argmax(1)]
+
+    # -- saving --------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path | str, **more: Any) -> None:
+        """Write parameters and weights into `folder`; `more` goes into the configuration."""
+        check_is_fitted(self, "model_")
+        config = {
+            "parameters": self.get_params(),
+            "classes": self.classes_.tolist(),
+            "shape": list(self._shape),
+        } | more
+        artifacts.save(folder, SYSTEM, artifacts.plain(config), dict(self.model_.state_dict()), seed=self.random_state)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """What `save` wrote.
+
+        Raises
+        ------
+        ArtifactError
+            If the folder holds no such run.
+        """
+        config, tensors = artifacts.load(folder, SYSTEM)
+        self = cls(**config["parameters"])
+        self.classes_, self._shape, self.history_ = np.array(config["classes"]), tuple(config["shape"]), None
+        self.model_ = self.build()
+        self.model_.load_state_dict(tensors)
+        self.model_.eval()
+        return self
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _group(self) -> PolarGroup:
+        check_choice("group", self.group, Group)
+        return SO2() if self.group == "so2" else SLn(2) if self.group == "sl2" else GLnPlus(2)
+
+    def _sampler(self, group: PolarGroup) -> Sampler:
+        check_choice("sampler", self.sampler, SamplerName)
+        if self.sampler == "lognormal":
+            return LogNormalSampler(group, self.var)
+        return HaarSampler(group, self.radius, self.scale_range)
+
+    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
+        """In evaluation mode, with the draws of `random_state`."""
+        return model(images, generator=Generator().manual_seed(self.random_state))
+
+    def _known(self, X: ArrayLike) -> Tensor:
+        """Images of the size of the fit."""
+        images = check_images(X)
+        if images.shape[1:] != self._shape:
+            raise ArgumentError(
+                f"X holds images of (channels, height, width) = {tuple(images.shape[1:])}, and was fitted to "
+                f"{tuple(self._shape)}."
+            )
+        return images
+
+    def _held_out(self, X: ArrayLike, y: ArrayLike) -> Any:
+        images, labels = self._known(X), np.asarray(y)
+        _same_length("validation y", labels, images)
+        if unknown := set(labels.tolist()) - set(self.classes_.tolist()):
+            raise ArgumentError(f"validation has the class {sorted(unknown)[0]!r}, which training has not.")
+        target = torch.from_numpy(np.searchsorted(self.classes_, labels))
+
+        def validate(model: nn.Module) -> dict[str, float]:
+            device = next(model.parameters()).device
+            logits = torch.cat([self._logits(model, batch.to(device)).cpu() for batch in images.split(BATCH)])
+            right = (logits.argmax(1) == target).double().mean()
+            return {"loss": float(F.cross_entropy(logits, target)), "accuracy": float(right)}
+
+        return validate
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+
+class _Draws:
+    """Keeps the number of the next draw with the checkpoints of a run."""
+
+    def __init__(self, model: LieResNet) -> None:
+        self.draws = model.draws
+
+    def __call__(self, model: nn.Module, step: int) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, int]:
+        return {"trained": self.draws.trained, "evaluated": self.draws.evaluated}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.draws.trained, self.draws.evaluated = state["trained"], state["evaluated"]
+
+
+def check_images(X: ArrayLike) -> Tensor:
+    """Images as float32 (n, channels, height, width).
+
+    Raises
+    ------
+    ValueError
+        If X is not of the form (n, height, width) or (n, channels, height, width), is empty, or not finite.
+    TypeError
+        If X is not of floating point.
+    """
+    values = X.detach().cpu().numpy() if isinstance(X, Tensor) else np.asarray(X)
+    if values.dtype == object:
+        try:
+            values = values.astype(float)
+        except (TypeError, ValueError):
+            raise ArgumentTypeError("X must be images of one size, floating point, got objects.") from None
+    if values.ndim not in (3, 4):
+        raise ArgumentError(
+            f"X must be images (n, height, width) or (n, channels, height, width), got shape {values.shape}"
+            f"{'; reshape flat rows to images' if values.ndim == 2 else ''}."
+        )
+    if values.dtype.kind != "f":
+        raise ArgumentTypeError(f"X must be floating point, got {values.dtype}; scale images to [0, 1]: X / 255.")
+    if not values.size:
+        raise ArgumentError(f"X holds no image: its shape is {values.shape}.")
+    finite = np.isfinite(values)
+    if not finite.all():
+        first = np.argwhere(~finite)[0].tolist()
+        raise ArgumentError(f"X{first} is {values[tuple(first)]}; all values must be finite.")
+    images = torch.from_numpy(np.array(values, np.float32))
+    return images.unsqueeze(1) if images.ndim == 3 else images
+
+
+def _loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def _same_length(name: str, values: np.ndarray, images: Tensor) -> None:
+    if values.shape != (len(images),):
+        raise ArgumentError(f"{name} must have one value for each of {len(images)} images, got shape {values.shape}.")
