@@ -5,13 +5,18 @@ representation, with rules for signs and equal eigenvalues that leave no choice 
 one line before a network, `TinvWrapper` both together, `TinvFrame` the way back.
 """
 
+from linmap.shapes.tinvnn.classifier import PointCloudClassifier
 from linmap.shapes.tinvnn.embedding import TinvEmbedding
 from linmap.shapes.tinvnn.frame import TinvFrame, tinv_frame
 from linmap.shapes.tinvnn.invariance import invariance_error
+from linmap.shapes.tinvnn.networks import EdgeConvNet, PointNet
 from linmap.shapes.tinvnn.signs import moment_signs
 from linmap.shapes.tinvnn.wrapper import TinvWrapper
 
 __all__ = [
+    "EdgeConvNet",
+    "PointCloudClassifier",
+    "PointNet",
     "TinvEmbedding",
     "TinvFrame",
     "TinvWrapper",
