@@ -51,6 +51,8 @@ class BlockForward(Patch):
         scale = getattr(holder, "scaling", getattr(holder, "scale", None))
         self.scale = float(scale) if isinstance(scale, int | float) else None
         self.needs = needs(handle.transform, handle.score)
+        inside = getattr(self.attention, "self", None)
+        self.config = getattr(self.attention, "config", getattr(inside, "config", None))
 
     def __call__(self, x: Float[Tensor, "batch tokens channels"], *args: Any, **kwargs: Any) -> Tensor:
         flow = self.handle.enter(self.layer, x)
@@ -89,18 +91,22 @@ class BlockForward(Patch):
                 f"an attention_mask of shape {tuple(mask.shape)} reached a block; give the model one of shape (B, N), "
                 "1 for tokens and 0 for padding: other masks cannot be kept when tokens become fewer."
             )
+        self._check_settings()
+        return rest
+
+    def _check_settings(self) -> None:
+        """Refuse what the block may be set to and fewer tokens do not go with."""
+        block = self.module
         if getattr(block, "gradient_checkpointing", False) and block.training:
             raise ArgumentError("gradient checkpointing does not work in a compressed model; switch it off.")
         if getattr(block, "chunk_size_feed_forward", 0):
             raise ArgumentError("chunk_size_feed_forward does not work in a compressed model; set it to 0.")
-        config = getattr(self.attention, "config", getattr(getattr(self.attention, "self", None), "config", None))
-        used = getattr(config, "_attn_implementation", "sdpa")
+        used = getattr(self.config, "_attn_implementation", "sdpa")
         if used not in IMPLEMENTATIONS:
             raise ArgumentError(
                 f"attention implementation {used!r} takes no bias for the masses of tokens; load the model with "
                 "attn_implementation='sdpa' or 'eager'."
             )
-        return rest
 
     def _pre(self, flow: Flow, x: Tensor, M: int, rest: dict[str, Any]) -> Tensor:
         x = self._attended(flow, x, rest)

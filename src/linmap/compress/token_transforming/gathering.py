@@ -18,15 +18,18 @@ def unit_rows(features: Float[Tensor, "*batch channels"], dtype: torch.dtype) ->
 def rows(values: Tensor, index: Int[Tensor, "batch chosen"]) -> Tensor:
     """The rows (B, chosen, C) of values (B, N, C)."""
     B, N, C = values.shape
-    return values.reshape(B * N, C).index_select(0, _flat(index, N)).reshape(B, index.shape[1], C)
+    return values.reshape(B * N, C).index_select(0, flat(index, N)).reshape(B, index.shape[1], C)
 
 
 def row_sums(values: Tensor, index: Int[Tensor, "batch rows"], n_sums: int) -> Tensor:
     """(B, n_sums, C): sums of those rows of values (B, N, C) that have the same index."""
     B, N, C = values.shape
-    sums = values.new_zeros(B * n_sums, C).index_add(0, _flat(index, n_sums), values.reshape(B * N, C))
+    sums = values.new_zeros(B * n_sums, C).index_add(0, flat(index, n_sums), values.reshape(B * N, C))
     return sums.reshape(B, n_sums, C)
 
 
-def _flat(index: Tensor, n: int) -> Tensor:
+def flat(index: Int[Tensor, "batch rows"], n: int) -> Int[Tensor, " all_rows"]:
+    """Indices of the rows of each sample as those of all samples one behind the other, n rows each."""
+    if len(index) == 1:
+        return index.flatten()
     return (index + torch.arange(len(index), device=index.device).unsqueeze(-1) * n).flatten()

@@ -67,27 +67,48 @@ def importance(
     rows_fit = kind == "cls" or q.shape[2] == k.shape[2]
     if (*q.shape[:2], q.shape[3]) != (*k.shape[:2], k.shape[3]) or not rows_fit:
         raise ArgumentError(f"q and k must have one shape (B, H, N, d), got {tuple(q.shape)} and {tuple(k.shape)}.")
-    s = masses(mass, k[:, 0, :, 0], k.shape[2])
-    dtype = working_dtype(q, k, s)
     factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    real = s > 0
-    bias = torch.where(real | ~real.any(-1, keepdim=True), s, torch.ones_like(s)).log()
-    bias = bias.masked_fill(~real & real.any(-1, keepdim=True), -math.inf)[:, None, None]
+    dtype = working_dtype(q, k, mass)
+    if mass is None:
+        weights, bias, real = None, None, None
+    else:
+        s = masses(mass, k[:, 0, :, 0], k.shape[2])
+        weights, bias, real = _key_weights(s, dtype)
     if kind == "cls":
-        A = ((q[:, :, :1].to(dtype) * factor) @ k.to(dtype).mT + bias).softmax(-1)
-        return A.mean(1).squeeze(1) * real
-    weights = (s / s.sum(-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny))[:, None, None].to(dtype)
-    return _received(q, k, weights, bias, factor, dtype) * real
+        found = _first_row(q[:, :, :1].to(dtype) * factor, k.to(dtype), bias)
+    else:
+        if weights is None:
+            weights = k.new_full((k.shape[0], k.shape[2]), 1 / k.shape[2], dtype=dtype)
+        found = _received(q, k, weights[:, None, None], bias, factor, dtype)
+    return found if real is None else found * real
 
 
-def _received(q: Tensor, k: Tensor, weights: Tensor, bias: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+def _key_weights(s: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """s over its sum; log s for the logits of the keys; which tokens are real."""
+    real = s > 0
+    some = real.any(-1, keepdim=True)
+    bias = torch.where(real | ~some, s, torch.ones_like(s)).log().masked_fill(~real & some, -math.inf)
+    weights = s / s.sum(-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
+    return weights.to(dtype), bias[:, None, None], real
+
+
+def _first_row(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+    """Mean of the heads of the attention (B, H, 1, d) to the keys (B, H, N, d)."""
+    as_product = len(k) == 1 or k.device.type != "cpu"  # heads lie between the tokens: `@` would copy larger batches
+    logits = (q @ k.mT).squeeze(2) if as_product else (q * k).sum(-1)
+    A = (logits if bias is None else logits + bias.squeeze(2)).softmax(-1)
+    return A.mean(1)
+
+
+def _received(q: Tensor, k: Tensor, weights: Tensor, bias: Tensor | None, scale: float, dtype: torch.dtype) -> Tensor:
     """The weighted mean of the rows of A, a few heads at once."""
     B, H, N, _ = k.shape
     heads = max(1, AT_ONCE // (B * N * N))
     total = weights.new_zeros(B, N)
     for first in range(0, H, heads):
         some = slice(first, first + heads)
-        A = ((q[:, some].to(dtype) * scale) @ k[:, some].to(dtype).mT + bias).softmax(-1)
+        A = (q[:, some].to(dtype) * scale) @ k[:, some].to(dtype).mT
+        A = (A if bias is None else A.add_(bias) if not A.requires_grad else A + bias).softmax(-1)
         total = total + (weights @ A).squeeze(2).sum(1)
     return total / H
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from linmap.compress.token_transforming.gathering import rows
 
-BLOCK = 128  # rows of similarities that are computed at once, on the CPU
+BLOCK, WHOLE = 128, 320  # rows of similarities that are computed at once on the CPU; so many are not cut
 
 
 def importance_order(
@@ -42,34 +42,43 @@ class Similarities:
     def __init__(
         self, unit: Float[Tensor, "batch tokens channels"], order: Int[Tensor, "batch tokens"], keep: bool = True
     ) -> None:
-        self.rank = order.argsort(dim=-1)
+        self.order, self.rank = order, order.argsort(dim=-1)
         ordered = rows(unit, order)
         N = unit.shape[1]
-        in_blocks = unit.device.type == "cpu" and not torch.compiler.is_compiling()
-        block = math.ceil(N / max(1, N // BLOCK)) if in_blocks else N
+        in_blocks = unit.device.type == "cpu" and not torch.compiler.is_compiling() and N > WHOLE
+        block = math.ceil(N / (N // BLOCK)) if in_blocks else N
+        later = torch.ones(block, block, dtype=torch.bool, device=unit.device).triu()
+        self.cosines: Tensor | None = None
+        if not in_blocks:
+            cosines = ordered @ ordered.mT
+            self.cosines = cosines if keep else None
+            self._largest = cosines.masked_fill(later, -math.inf).amax(-1)
+            return
         self.cosines = unit.new_empty(len(unit), N, N) if keep else None
-        later = torch.ones(min(block, N), min(block, N), dtype=torch.bool, device=unit.device).triu()
         largest = []
         for first in range(0, N, block):
-            here, before = slice(first, first + block), slice(0, first)
-            G = ordered[:, here] @ ordered[:, : first + block].mT
+            here, so_far = slice(first, first + block), slice(0, first + block)
+            G = None if self.cosines is None else self.cosines[:, here, so_far]
+            G = torch.bmm(ordered[:, here], ordered[:, so_far].mT, out=G)
             size = G.shape[1]
             best = G[..., first:].masked_fill(later[:size, :size], -math.inf).amax(-1)
-            largest.append(torch.maximum(best, G[..., before].amax(-1)) if first else best)
-            if self.cosines is not None:
-                self.cosines[:, here, : first + block] = G
-                self.cosines[:, before, here] = G[..., before].mT
+            largest.append(torch.maximum(best, G[..., :first].amax(-1)) if first else best)
+            if self.cosines is not None and first:
+                self.cosines[:, :first, here] = G[..., :first].mT
         self._largest = torch.cat(largest, dim=-1)
 
     def largest_before(self) -> Float[Tensor, "batch tokens"]:
         """The largest cosine of each token to a more important one; -inf for the most important one."""
         return self._largest.gather(1, self.rank)
 
+    def of(self, centres: Int[Tensor, "batch outputs"]) -> Float[Tensor, "batch outputs tokens"]:
+        """Cosine of each centre to each token, these in the order of importance."""
+        assert self.cosines is not None
+        return rows(self.cosines, self.rank.gather(1, centres))
+
     def to(self, centres: Int[Tensor, "batch outputs"]) -> Float[Tensor, "batch tokens outputs"]:
         """Cosine of each token to each centre."""
-        assert self.cosines is not None
-        places = self.rank.gather(1, centres).unsqueeze(-2).expand(-1, self.cosines.shape[1], -1)
-        return rows(self.cosines.gather(2, places), self.rank)
+        return rows(self.of(centres).mT, self.rank)
 
 
 def informative(largest: Tensor, s: Tensor, protect: int) -> Float[Tensor, "batch tokens"]:

@@ -23,6 +23,7 @@ from linmap.compress.token_transforming.precision import (
     masses,
 )
 from linmap.compress.token_transforming.similarity import Similarities, importance_order, informative
+from linmap.compress.token_transforming.sparse import Shares, SparseTransform, joined, sparse_shares, worth_it
 from linmap.compress.token_transforming.special import keep_first, merged, selected
 from linmap.compress.token_transforming.transform import Transform
 from linmap.errors import ArgumentError, ArgumentTypeError
@@ -40,7 +41,7 @@ class _Part(NamedTuple):
     """What is found for some samples: centres, and shares (tokens, outputs) or outputs of the tokens."""
 
     centres: Tensor
-    assigned: Tensor | None = None
+    assigned: Tensor | Shares | None = None
     nearest: Tensor | None = None
 
 
@@ -216,7 +217,12 @@ class TokenTransform:
             centres, cosines = match.centres, None
         else:
             assert scores is not None
-            centres, cosines = self._centres(unit, s, M, scores)
+            centres, similarities = self._centres(unit, s, M, scores)
+            if similarities is not None and self._plain and worth_it(unit, M):
+                order, rank = similarities.order, similarities.rank
+                found = sparse_shares(similarities.of(centres), order, rank, centres, s, self.protect, self.tau)
+                return _Part(centres, found)
+            cosines = None if similarities is None else similarities.to(centres)
         if self.assign == "prune":
             return _Part(centres)
         nearest = None
@@ -234,8 +240,8 @@ class TokenTransform:
 
     def _centres(
         self, unit: Tensor, s: Tensor, M: int, scores: Tensor
-    ) -> tuple[Int[Tensor, "batch outputs"], Float[Tensor, "batch tokens outputs"] | None]:
-        """The centres, and the cosines of all tokens to them where they were computed on the way."""
+    ) -> tuple[Int[Tensor, "batch outputs"], Similarities | None]:
+        """The centres, and the cosines of all tokens where they were computed on the way."""
         similarities = None
         if self.select != "informative":
             c = keep_first(scores, s, self.protect)
@@ -247,14 +253,22 @@ class TokenTransform:
             similarities = similarities if keep else None
         if self.causal:
             c = c.masked_fill(torch.arange(s.shape[1], device=s.device) == s.shape[1] - 1, math.inf)
-        centres = select_centres(c, M)
-        return centres, None if similarities is None else similarities.to(centres)
+        return select_centres(c, M), similarities
+
+    @property
+    def _plain(self) -> bool:
+        """Whether shares are those of the softmax alone."""
+        options = (self.topk, self.min_sim, self.keep_self or None, self.causal or None)
+        return self.assign == "soft" and all(option is None for option in options)
 
     def _transform(self, parts: list[_Part], s: Tensor, unit: Tensor) -> Transform:
         centres = _joined([part.centres for part in parts])
         if self.assign == "prune":
             return selected(centres, s, unit)
-        assigned = _joined([part.assigned for part in parts if part.assigned is not None])
+        shares = [(part.assigned, len(part.centres)) for part in parts if isinstance(part.assigned, Shares)]
+        if shares:
+            return SparseTransform(joined(shares, centres.shape[1], s.shape[1]), centres.shape[1], s, centres)
+        assigned = _joined([part.assigned for part in parts if isinstance(part.assigned, Tensor)])
         found = [part.nearest for part in parts if part.nearest is not None]
         if self.assign == "soft":
             return Transform(assigned.mT, s, centres, None, _joined(found) if found else None)

@@ -170,7 +170,7 @@ class Transform:
         self._check("x", x, self.shape[2])
         if self.W is not None:
             return (self.W @ x.to(working_dtype(self.W, x))).to(x.dtype)
-        return self._mean(x.to(working_dtype(self.mass, x)) * self.mass.unsqueeze(-1)).to(x.dtype)
+        return self._averaged(x.to(working_dtype(self.mass, x))).to(x.dtype)
 
     @full_precision
     def restore(
@@ -216,8 +216,8 @@ class Transform:
         W = self.matrix().double()  # W W^T squares the condition number
         return (W.mT @ torch.linalg.pinv(W @ W.mT, hermitian=True)).to(self.mass.dtype)
 
-    def _mean(self, weighted: Tensor) -> Tensor:
-        return self.P.to(weighted.dtype) @ weighted / positive(self.mass_out).unsqueeze(-1)
+    def _averaged(self, x: Tensor) -> Tensor:
+        return self.P.to(x.dtype) @ (x * self.mass.unsqueeze(-1)) / positive(self.mass_out).unsqueeze(-1)
 
     def _spread(self, y: Tensor, hard: bool) -> Tensor:
         if not hard:
@@ -318,8 +318,8 @@ class _Hard(Transform):
             return torch.where(self.targets >= 0, self.targets, best)
         return self._nearest
 
-    def _mean(self, weighted: Tensor) -> Tensor:
-        return self._sums(weighted) / positive(self.mass_out).unsqueeze(-1)
+    def _averaged(self, x: Tensor) -> Tensor:
+        return self._sums(x * self.mass.unsqueeze(-1)) / positive(self.mass_out).unsqueeze(-1)
 
     def _sums(self, weighted: Tensor) -> Tensor:
         """Sum of the rows of each output."""
