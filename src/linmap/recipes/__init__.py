@@ -73,7 +73,12 @@ _CATALOGUE = (
     System("acm", "signals", "Augmented covariance", "classify EEG trials", "2302.04508", 65),
     System("gbwbn", "signals", "Bures-Wasserstein batch norm", "normalise covariance features", "2504.00660", 128),
     System(
-        "lie_decomposition", "shapes", "Lie group decompositions", "see shapes whatever the affine warp", "2310.11366"
+        "lie_decomposition",
+        "shapes",
+        "Lie group decompositions",
+        "see shapes whatever the affine warp",
+        "2310.11366",
+        150,
     ),
     System("tinvnn", "shapes", "TinvNN", "make any network blind to rigid motion", "2112.12345"),
     System("tooth_arrangement", "shapes", "Tooth arrangement", "plan where teeth go", "2312.15139"),
