@@ -192,14 +192,16 @@ class LieClassifier(ClassifierMixin, BaseEstimator):
             )
 
     def training_config(self, samples: int) -> TrainingConfig:
-        """Adam, with a rate that rises over `WARMUP` steps and falls linearly to 0."""
+        """Adam, with a rate that rises over `WARMUP` steps, or a tenth of a short run, and falls linearly to 0."""
+        size = min(self.batch_size, samples)
+        steps = self.epochs * -(-samples // max(size, 1))
         return TrainingConfig(
             epochs=self.epochs,
-            batch_size=min(self.batch_size, samples),
+            batch_size=size,
             lr=self.lr,
             weight_decay=self.weight_decay,
             schedule="linear",
-            warmup_steps=WARMUP,
+            warmup_steps=min(WARMUP, steps // 10),
             seed=self.random_state,
         )
 
