@@ -96,7 +96,7 @@ def inverse(h: Tensor) -> tuple[Float[Tensor, "2 2"], Float[Tensor, "2 2"]]:
     wide = wide + (whole - wide.detach()) * near
     (a, b), (c, d) = wide.unbind(0)[0].unbind(), wide.unbind(0)[1].unbind()
     det = a * d - b * c
-    if not bool(torch.isfinite(wide).all()) or float(det) == 0:
+    if not bool(torch.isfinite(wide).all()) or float(det.detach()) == 0:
         raise ArgumentError(f"h must be finite and have an inverse, got {h.tolist()}.")
     return wide, torch.stack([d, -b, -c, a]).unflatten(0, (2, 2)) / det
 
