@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,6 +42,8 @@ FIRST, LARGE = 5, 300
 """Photographs that the bars were set on; at sides above that, no others are measured."""
 BARS = {224: {0.65: 0.985, 0.5: 0.975}, 518: {0.65: 0.99}}
 """Least correlation of the saliency map, by side and budget."""
+STEADY = 0.99
+"""What a map keeps of itself under noise of one grey level, to be compared by correlation at all."""
 
 
 class Saliency(Images):
@@ -79,7 +84,8 @@ def run(job: Job, side: int) -> Findings:
     task = Task(subject, list(all_ways()), keeps, repeats=0)
     runs = ran(job, task, {"side": side, "images": images.names})
     tables = [kept(task, runs), differences(task, runs, [one.name for one in subject.measures])]
-    tables += [] if job.tiny else [by_photograph(task, runs)]
+    noise = under_noise(subject, images)
+    tables += [] if job.tiny else [by_photograph(task, runs, noise)]
     pictures, notes = draw_all(
         [
             (job.out / "curves.svg", partial(drawn, runs, CORRELATION, 0.985)),
@@ -91,36 +97,60 @@ def run(job: Job, side: int) -> Findings:
         f"of the patches; restored at the end by R, dropped patches by their nearest; beside every token. Photographs: "
         f"{', '.join(images.names)}."
     )
-    return Findings(setting, tables, [*bars(runs, side), *ahead(runs, CORRELATION.name, "higher", 0.003, 0.495)], notes,
-                    pictures)  # fmt: skip
+    checks = [*bars(runs, side, noise), *ahead(runs, CORRELATION.name, "higher", 0.003, 0.495)]
+    return Findings(setting, tables, checks, notes, pictures)
 
 
-def bars(runs: Runs, side: int) -> list[Check]:
-    """Whether the saliency map is as near as it should be."""
+def bars(runs: Runs, side: int, noise: Sequence[float]) -> list[Check]:
+    """Whether the saliency map is as near as it should be; one flat map moves a mean, and no median."""
     found = []
     for keep, bar in BARS.get(side, {}).items():
         values = runs.of(OURS, f"keep {keep:g}")[0].details[CORRELATION.name]
-        for some, which in ((values[:FIRST], f"the first {FIRST} photographs"), (values, "all photographs")):
-            statement = (
-                f"keep {keep:g}: the saliency map correlates with that of every token by {bar} or more on {which}"
-            )
-            found.append(
-                Check(statement, fmean(some) >= bar, f"{fmean(some):.4f}", "the map changes more than it should")
-            )
+        steady = [value for value, floor in zip(values, noise, strict=True) if floor >= STEADY]
+        sets = {
+            f"mean of the first {FIRST} photographs": fmean(values[:FIRST]),
+            "mean of all photographs": fmean(values),
+            "median of all photographs": median(values),
+            f"mean of the {len(steady)} whose map keeps {STEADY} under noise": fmean(steady),
+        }
+        for which, value in sets.items():
+            statement = f"keep {keep:g}: the saliency map correlates with that of every token by {bar} or more, {which}"
+            found.append(Check(statement, value >= bar, f"{value:.4f}", "the map changes more than it should"))
     return found
 
 
-def by_photograph(task: Task, runs: Runs) -> Table:
+def under_noise(subject: Saliency, images: ImageSet) -> list[float]:
+    """What a change that nobody sees costs: the correlation of each map with that of the photograph under `noisy`."""
+    other = copy(subject)
+    other._inputs = None
+    other.images = ImageSet(images.names, lambda index: noisy(images[index], index))
+    found: list[float] = []
+    for batch in range(len(subject)):
+        found += subject.scores(subject.features(batch), other.features(batch), batch)[CORRELATION.name]
+    return found
+
+
+def noisy(image: np.ndarray, seed: int) -> np.ndarray:
+    """Each value one higher or one lower."""
+    change = np.random.default_rng(seed).choice([-1, 1], size=image.shape)
+    return (image.astype(np.int16) + change).clip(0, 255).astype(np.uint8)
+
+
+def by_photograph(task: Task, runs: Runs, noise: Sequence[float]) -> Table:
     """The correlation of every photograph, beside how much its map varies at all."""
     spread = [float(one) for before in task.before() for one in before["map"].flatten(1).std(1)]
     ways = [(part, way) for part in runs.parts for way in (OURS, "ToMe on x")]
     columns = [runs.of(way, part)[0].details[CORRELATION.name] for part, way in ways]
     rows: list[list[str | float | int]] = []
     for row, name in enumerate(task.subject.names):
-        rows.append([name, f"{spread[row]:.3f}", *(f"{column[row]:.3f}" for column in columns)])
-    names = ["photograph", "spread of the map", *(f"{way}, {part}" for part, way in ways)]
+        cells = [f"{column[row]:.3f}" for column in (noise, *columns)]
+        rows.append([name, f"{spread[row]:.3f}", *cells])
+    for name, mean in (("mean", fmean), ("median", median)):
+        rows.append([name, "", f"{mean(noise):.3f}", *(f"{mean(column):.3f}" for column in columns)])
+    names = ["photograph", "spread of the map", "under noise", *(f"{way}, {part}" for part, way in ways)]
     note = (
-        "Spread: standard deviation, over the pixels, of the map from every token; little correlates with a flat one."
+        "Spread: standard deviation over the pixels of the map from every token. Under noise: how that map correlates "
+        "with that of the same file with each value one of 256 levels higher or lower, at random."
     )
     return Table(f"{CORRELATION.name.capitalize()} by photograph", names, rows, note)
 

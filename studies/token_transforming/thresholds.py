@@ -12,6 +12,7 @@ from linmap.compress.token_transforming import (
     LocalGlobalMerging,
     TokenTransform,
     compress,
+    solve_stages,
 )
 from linmap.compress.token_transforming.encoder_handle import CompressedEncoder
 from linmap.data.image_preparation import read_preparation
@@ -25,9 +26,9 @@ from studies.token_transforming.common import OURS
 from studies.token_transforming.photographs import CORRELATION, Saliency, photographs
 
 WAYS = {"ATM": AdaptiveMerging, "ALGM": LocalGlobalMerging}
-THRESHOLDS = {"ATM": (0.9, 0.8, 0.7), "ALGM": (0.88, 0.8, 0.7, 0.6)}
-LEAST, AT = 2, (3, 6, 9)
-"""Tokens that a threshold leaves at least; where fixed counts merge."""
+THRESHOLDS = {"ATM": (0.9, 0.8, 0.7, 0.6), "ALGM": (0.88, 0.8, 0.7, 0.6)}
+LEAST = 2
+"""Tokens that a threshold leaves at least."""
 
 
 def run(job: Job) -> Findings:
@@ -45,8 +46,8 @@ def run(job: Job) -> Findings:
         runs[name] = experiment.run(arms, parts, [0])
     setting = (
         f"DINOv2-small at {side} x {side}, float32, one photograph at a time: {', '.join(images.names)}. ATM merges in "
-        f"every block, ALGM in blocks 0 and 4; {OURS} in blocks {', '.join(map(str, AT))} with the share that costs as "
-        "much on average."
+        f"every block, ALGM in blocks 0 and 4; {OURS} in three blocks with the share that costs as much on average: "
+        "3, 6 and 9, or earlier where each had to keep less than a third (`solve_stages`)."
     )
     return Findings(setting, [table(subject, runs)], checks(runs))
 
@@ -58,10 +59,10 @@ def beside(subject: Saliency, before: list[dict[str, Any]], name: str, trial: Tr
     transform, full = WAYS[name](threshold=trial.data), plain_macs(subject.model, n)
     with compress(subject.model, schedule=dict.fromkeys(layers, LEAST), transform=transform) as handle:
         theirs, costs = scored(subject, before, handle)
-    keep = share_of(subject, fmean(costs))
-    with compress(subject.model, stages=(keep, AT), transform=TokenTransform()) as handle:
+    keep, at = stages_of(subject, fmean(costs) / full)
+    with compress(subject.model, stages=(keep, at), transform=TokenTransform()) as handle:
         ours, own = scored(subject, before, handle)
-    values = {SAVED: 1 - fmean(costs) / full, f"{SAVED}, {OURS}": 1 - fmean(own) / full, "keep": keep}
+    values = {SAVED: 1 - fmean(costs) / full, f"{SAVED}, {OURS}": 1 - fmean(own) / full, "keep": keep, "first": at[0]}
     values |= {measure: fmean(numbers) for measure, numbers in theirs.items()}
     values |= {f"{measure}, {OURS}": fmean(numbers) for measure, numbers in ours.items()}
     details: Mapping[str, Any] = {"theirs": theirs, "ours": ours, "saved": [1 - cost / full for cost in costs]}
@@ -81,18 +82,12 @@ def scored(
     return found, costs
 
 
-def share_of(subject: Saliency, cost: float) -> float:
-    """The share kept at each of the blocks with which a photograph costs as much."""
-
-    def macs(keep: float) -> int:
-        with compress(subject.model, stages=(keep, AT)) as handle:
-            return handle.macs(subject.tokens)
-
-    low, high = 0.01, 1.0
-    for _ in range(9):
-        middle = (low + high) / 2
-        low, high = (middle, high) if macs(middle) < cost else (low, middle)
-    return (low + high) / 2
+def stages_of(subject: Saliency, target: float) -> tuple[float, tuple[int, ...]]:
+    """Three stages that cost this part of the plain model's multiply-adds."""
+    with compress(subject.model, schedule={}) as handle:
+        size = handle.size
+    sizes = {"hidden": size.hidden, "patch_features": size.patch_features, "feature_dim": size.feature_dim}
+    return solve_stages(target, subject.tokens, size.dim, size.depth, **sizes, protect=size.prefix)
 
 
 def table(subject: Saliency, runs: Mapping[str, Runs]) -> Table:
@@ -106,9 +101,10 @@ def table(subject: Saliency, runs: Mapping[str, Runs]) -> Table:
         ]
         gap = paired(run.details["ours"][CORRELATION.name], run.details["theirs"][CORRELATION.name])
         cost = f"-{run.values[SAVED]:.1%} ({least:.0%} to {most:.0%}) / -{run.values[f'{SAVED}, {OURS}']:.1%}"
-        rows.append([name, part, cost, *pairs, gap.text()])
-    columns = ["way", "threshold", "MACs (least and most of a photograph)", *(name for name, _ in measures),
-               f"{CORRELATION.name}, difference"]  # fmt: skip
+        at = f"{run.values['keep']:.2f} from block {run.values['first']:.0f}"
+        rows.append([name, part, cost, at, *pairs, gap.text()])
+    columns = ["way", "threshold", "MACs (least and most of a photograph)", "share that stays"]
+    columns += [*(name for name, _ in measures), f"{CORRELATION.name}, difference"]
     note = f"Each cell: the way by thresholds / {OURS} at the same mean cost; the difference with its 95 % interval."
     return Table("Thresholds beside fixed counts", columns, rows, note)
 

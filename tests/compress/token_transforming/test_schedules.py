@@ -12,10 +12,13 @@ from linmap.compress.token_transforming import (
     ratio_schedule,
     removals_to_schedule,
     solve_removals,
+    solve_stages,
     stage_schedule,
     tome_removals,
     transformer_macs,
 )
+from linmap.compress.token_transforming.cost import LEAST_KEEP
+from linmap.compress.token_transforming.schedules import stage_layers
 
 
 def test_removals_of_tome():
@@ -132,3 +135,36 @@ def test_wrong_kinds_are_refused():
         solve_removals(0.5, 50, 64, 6, schedule={})
     with pytest.raises(TypeError, match="whole number"):
         stage_schedule(9, 0.5, (1.5,))
+
+
+@given(st.integers(30, 400), st.integers(2, 14), st.floats(0.05, 1))
+def test_stages_that_reach_a_target_stand_as_late_as_they_can(n, depth, target):
+    cost = {"feature_dim": 64, "patch_features": 48}
+    full = transformer_macs(n, 64, depth, patch_features=48)
+
+    def part(keep, layers):
+        return transformer_macs(n, 64, depth, schedule=stage_schedule(n, keep, layers), **cost) / full
+
+    last = tuple(layer - stage_layers(depth)[0][0] for layer in stage_layers(depth)[0])
+    if part(0.001, last) > target:
+        with pytest.raises(ValueError, match="cannot be reached by three stages"):
+            solve_stages(target, n, 64, depth, **cost)
+        return
+    keep, layers = solve_stages(target, n, 64, depth, **cost)
+    assert part(keep, layers) <= target
+    assert keep == 1 or part(keep + 0.001, layers) > target
+    if layers != stage_layers(depth)[0]:
+        assert part(LEAST_KEEP, tuple(layer + 1 for layer in layers)) > target
+    if layers[0] > 0:
+        assert keep >= LEAST_KEEP - 0.001
+
+
+def test_stages_move_forward_for_strong_compression():
+    sizes = {"hidden": 1536, "feature_dim": 384, "patch_features": 588}
+    found = {target: solve_stages(target, 257, 384, 12, **sizes) for target in (0.61, 0.5, 0.42, 0.33)}
+    assert [layers for _, layers in found.values()] == [(3, 6, 9), (3, 6, 9), (3, 6, 9), (1, 4, 7)]
+    assert all(keep >= LEAST_KEEP for keep, _ in found.values())
+    with pytest.raises(ValueError, match=r"smallest part of the \d+ MACs of the plain model is 0\.0"):
+        solve_stages(0.01, 257, 384, 12, **sizes)
+    with pytest.raises(TypeError, match="finds the schedule"):
+        solve_stages(0.5, 257, 384, 12, schedule={})

@@ -7,7 +7,7 @@ method), `token_transform` (its settings), `attention` (what later layers must k
 from linmap.compress.token_transforming.assignment import assignment
 from linmap.compress.token_transforming.attention import mass_channel, mass_pool, proportional_attention
 from linmap.compress.token_transforming.compressing import compress
-from linmap.compress.token_transforming.cost import solve_removals, transformer_macs
+from linmap.compress.token_transforming.cost import solve_removals, solve_stages, transformer_macs
 from linmap.compress.token_transforming.handle import Compressed, compressed
 from linmap.compress.token_transforming.importance import importance, informativeness, select_centres
 from linmap.compress.token_transforming.prefill import compress_prefill
@@ -58,6 +58,7 @@ __all__ = [
     "removals_to_schedule",
     "select_centres",
     "solve_removals",
+    "solve_stages",
     "stage_schedule",
     "tome",
     "tome_removals",

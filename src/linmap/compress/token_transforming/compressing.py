@@ -72,7 +72,8 @@ def compress(
         Share of the plain model's MACs, the transformations' own included: the smallest constant r.
     target_speedup, example
         How many times as fast the model shall be on `example`, its input as it is given to the model (a tensor, a tuple
-        or a mapping), measured here and now: three stages, and the largest share that is fast enough.
+        or a mapping), measured here and now: three stages where `solve_stages` puts them, and the largest
+        share that is fast enough.
     transform
         How tokens are transformed; None for `TokenTransform()`. `protect` is at least the number of prefix tokens.
     restore

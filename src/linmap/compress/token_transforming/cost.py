@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Any
 
 from linmap.compress.token_transforming.precision import check_count, check_share
-from linmap.compress.token_transforming.schedules import removals_to_schedule, tome_removals
+from linmap.compress.token_transforming.schedules import (
+    removals_to_schedule,
+    stage_layers,
+    stage_schedule,
+    tome_removals,
+)
 from linmap.errors import ArgumentError, ArgumentTypeError
+
+LEAST_KEEP = 1 / 3  # of the tokens, that a stage keeps; where it had to keep less, stages stand earlier
 
 
 def transformer_macs(
@@ -102,6 +110,53 @@ def solve_removals(target: float, n_tokens: int, dim: int, depth: int, **cost: A
         f"target = {target} cannot be reached by removing tokens: the smallest share of the {full} MACs of the plain "
         f"model is {least / full:.4f}, with one token left beside the protected ones."
     )
+
+
+def solve_stages(target: float, n_tokens: int, dim: int, depth: int, **cost: Any) -> tuple[float, tuple[int, ...]]:
+    """The share that three stages keep, and their layers, with MACs of at most `target` of the plain model's.
+
+    Stages stand a quarter, half and three quarters into the model: late, where tokens are alike. What comes before them
+    is paid in full, so that for a small target they would have to drop nearly all tokens at once; where each had to
+    keep less than `LEAST_KEEP`, all three stand earlier, by as few blocks as it takes. This rule is ours.
+
+    Parameters
+    ----------
+    target
+        In (0, 1].
+    n_tokens, dim, depth
+        As of `transformer_macs`.
+    **cost
+        Its other settings, without `schedule`.
+
+    Returns
+    -------
+    keep, layers
+        For `compress(stages=(keep, layers))`. The largest share to one part in a thousand.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `transformer_macs`; if no share reaches the target, with the smallest part that can be reached.
+    """
+    target = check_share("target", target)
+    if "schedule" in cost:
+        raise ArgumentTypeError("solve_stages finds the schedule; it takes none.")
+    full, protect = transformer_macs(n_tokens, dim, depth, **cost), cost.get("protect", 1)
+
+    def part(keep: float, layers: tuple[int, ...]) -> float:
+        schedule = stage_schedule(n_tokens, keep, layers, protect=protect)
+        return transformer_macs(n_tokens, dim, depth, schedule=schedule, **cost) / full
+
+    places = stage_layers(depth)
+    layers = next((layers for layers in places if part(LEAST_KEEP, layers) <= target), places[-1])
+    steps = range(1, 1001)
+    least = part(steps[0] / 1000, layers)
+    if least > target:
+        raise ArgumentError(
+            f"target = {target} cannot be reached by three stages: the smallest part of the {full} MACs of the plain "
+            f"model is {least:.4f}."
+        )
+    return bisect_right(steps, target, key=lambda step: part(step / 1000, layers)) / 1000, layers
 
 
 def check_schedule(schedule: Mapping[int, int], depth: int) -> dict[int, int]:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from linmap.compress.token_transforming.budget import Budget
+from linmap.compress.token_transforming.cost import LEAST_KEEP
+from linmap.compress.token_transforming.schedules import stage_layers
 from linmap.errors import ArgumentError, ArgumentTypeError
 
 if TYPE_CHECKING:
@@ -50,8 +52,9 @@ class Measured:
 def solve_latency(handle: CompressedEncoder, target: float, example: Any) -> None:
     """Set the budget of a handle to the mildest one that is fast enough, and note what was measured.
 
-    The share of tokens kept at three layers is found by bisection, each step measured by alternating runs of the plain
-    and the compressed model.
+    Three stages stand where `solve_stages` puts them: as late as keeping `LEAST_KEEP` is fast enough. The share of
+    tokens that they keep is found by bisection, each step measured by alternating runs of the plain and the compressed
+    model.
 
     Raises
     ------
@@ -77,36 +80,35 @@ def _check(target: Any, example: Any) -> None:
 
 
 def _solve(handle: CompressedEncoder, target: float, example: Any) -> Measured:
-    layers = _layers(handle.size.depth)
     probes: list[tuple[float, float]] = []
 
-    def probe(keep: float) -> tuple[float, float]:
+    def probe(keep: float, layers: tuple[int, ...]) -> tuple[float, float]:
         handle.budget = Budget("stages", (keep, layers))
         plain, fast = _alternate(handle, example)
         probes.append((keep, plain / fast))
         return plain, fast
 
-    low, high = 1e-6, 1.0
-    seconds = best = probe(low)
-    if best[0] / best[1] < target:
+    places = stage_layers(handle.size.depth)
+    for layers in places:
+        low = LEAST_KEEP if layers != places[-1] else 1e-6
+        best = probe(low, layers)
+        if best[0] / best[1] >= target:
+            break
+    else:
         raise ArgumentError(
             f"target_speedup = {target} cannot be reached on this example: with one token left after layer {layers[0]} "
             f"the model is {best[0] / best[1]:.2f} times as fast."
         )
+    high = 1.0
     for _ in range(STEPS):
         keep = (low + high) / 2
-        seconds = probe(keep)
+        seconds = probe(keep, layers)
         if seconds[0] / seconds[1] >= target:
             low, best = keep, seconds
         else:
             high = keep
     handle.budget = Budget("stages", (low, layers))
     return Measured(target, best[0] / best[1], *best, low, layers, tuple(probes))
-
-
-def _layers(depth: int) -> tuple[int, ...]:
-    """A quarter, half and three quarters into the model."""
-    return tuple(sorted({max(0, round(depth * quarter / 4) - (depth < 4)) for quarter in (1, 2, 3)}))
 
 
 def _alternate(handle: CompressedEncoder, example: Any) -> tuple[float, float]:

@@ -79,6 +79,20 @@ def ratio_schedule(n_tokens: int, depth: int, keep: float, *, protect: int = 1) 
     return stage_schedule(n_tokens, keep, range(check_count("depth", depth, 1)), protect=protect)
 
 
+def stage_layers(depth: int) -> list[tuple[int, ...]]:
+    """Where stages may stand: a quarter, half and three quarters into the model, then all of them earlier, block by
+    block, to the first.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If depth is no whole number from 1 on.
+    """
+    depth = check_count("depth", depth, 1)
+    late = sorted({max(0, round(depth * quarter / 4) - (depth < 4)) for quarter in (1, 2, 3)})
+    return [tuple(layer - earlier for layer in late) for earlier in range(late[0] + 1)]
+
+
 def _check_tokens(n_tokens: int, protect: int) -> int:
     n_tokens, protect = check_count("n_tokens", n_tokens, 1), check_count("protect", protect, 0)
     if n_tokens <= protect:

@@ -20,6 +20,7 @@ from linmap.experiment import (
     Table,
     fingerprint,
     mean_std,
+    paired,
     verdict,
     with_pictures,
 )
@@ -126,7 +127,7 @@ def table(task: Task, runs: Runs) -> Table:
         f"with {torch.get_num_threads()} threads, the model as it is and with merged tokens in turn, {task.repeats} "
         "turns after one that warms up; the speed-up is the median over the turns. Reading files and restoring are not "
         "in it."
-    )
+    ) + by_budget(task, runs)
     return Table("Kept and saved", columns, rows, note)
 
 
@@ -137,7 +138,7 @@ def curves(task: Task, runs: Runs) -> dict[str, list[tuple[float, float]]]:
 
 
 def advice(task: Task, runs: Runs) -> str:
-    """The fastest way and budget that keep enough, and at each budget whether the system beats the others."""
+    """The fastest way and budget that keep enough, and at which budgets the system beats the others."""
     first, bound = task.first, task.bound(runs)
     reached = [run for arm in runs.arms if arm.name != ORIGINAL for run in runs.of(arm.name)
                if task.enough(run.values[first.name], bound)]  # fmt: skip
@@ -148,21 +149,43 @@ def advice(task: Task, runs: Runs) -> str:
         told = [f"No way is faster than the model as it is with {enough}: leave it, or measure larger batches."]
     elif reached:
         best = max(reached, key=lambda run: run.values[SPEED])
-        told = [f"With {enough}, the fastest is {best.arm} at {described(task, best)}."]
+        told = [f"With {enough}, the fastest is {best.arm}, {best.part}: {best.values[SPEED]:.2f} times as fast."]
         own = [run for run in reached if run.arm == runs.arms[0].name]
         if own and best not in own:
-            told.append(
-                f"{runs.arms[0].name} gets there at {described(task, max(own, key=lambda r: r.values[SPEED]))}."
-            )
+            fastest = max(own, key=lambda run: run.values[SPEED])
+            told.append(f"{fastest.arm} gets there with {fastest.part}: {fastest.values[SPEED]:.2f} times as fast.")
     else:
         told = [f"No way and budget has {enough}: keep more of the tokens, or allow more to be lost (lost=)."]
-    rows = rows_of(task, runs)
+    return " ".join([*told, *standing(task, runs)])
+
+
+def standing(task: Task, runs: Runs) -> list[str]:
+    """One sentence: the budgets at which the system is ahead of the best other way, behind it, or neither."""
+    system, name = runs.arms[0].name, task.first.name
+    sign = 1 if task.first.better == "higher" else -1
+    places: dict[str, list[str]] = {"ahead": [], "behind": [], "no different beyond chance": []}
     for part in runs.parts:
-        metric = Metric(first.name, first.better, first.unit, first.digits)
-        at_part = [replace(row, values={first.name: row.values.get(f"{first.name}, {part}", [])}) for row in rows]
+        others = {arm.name: runs.mean(arm.name, name, part) for arm in runs.arms if arm.kind == "baseline"}
+        best = max(others, key=lambda other: sign * others[other])
+        ours, theirs = (runs.of(way, part)[0].details[name] for way in (system, best))
+        if len(ours) < 2:
+            return []
+        gap = paired(ours, theirs)
+        place = "no different beyond chance" if not gap.certain else "ahead" if sign * gap.mean > 0 else "behind"
+        places[place].append(part)
+    said = [f"{place} with {', '.join(parts)}" for place, parts in places.items() if parts]
+    return [f"Beside the best other way, {system} is {'; '.join(said)}."]
+
+
+def by_budget(task: Task, runs: Runs) -> str:
+    """At each budget, the system beside the best other way, with figures."""
+    rows, told = rows_of(task, runs), []
+    for part in runs.parts:
+        metric = Metric(task.first.name, task.first.better, task.first.unit, task.first.digits)
+        at_part = [replace(row, values={metric.name: row.values.get(f"{metric.name}, {part}", [])}) for row in rows]
         if said := verdict(at_part, metric, over=task.subject.what):
-            told.append(f"{part.capitalize()}: {said}")
-    return " ".join(told)
+            told.append(f" {part.capitalize()}: {said}")
+    return "".join(told)
 
 
 def described(task: Task, run: Any) -> str:

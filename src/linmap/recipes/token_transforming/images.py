@@ -19,7 +19,7 @@ from linmap.data.image_sets import ImageSet
 from linmap.errors import UsageError
 from linmap.recipes.token_transforming.predictions import Head
 from linmap.recipes.token_transforming.subject import Measure, Subject, blocks_of, plain_macs, restored
-from linmap.recipes.token_transforming.ways import stages
+from linmap.recipes.token_transforming.ways import early_enough, stages
 
 PATCHES = Measure("patch cosine", "higher", 1.0, 0.02)
 POOLED = Measure("class cosine", "higher", 1.0, 0.02)
@@ -45,7 +45,7 @@ class Images(Subject):
 
     what = "images"
     keeps = (0.75, 0.65, 0.5, 0.35)
-    places = "a quarter, half and three quarters of the depth"
+    places = "a quarter, half and three quarters of the depth, or earlier at the same cost"
 
     def __init__(
         self,
@@ -133,8 +133,11 @@ class Images(Subject):
     def budget(self, transform: TokenTransform, keep: float, at: Sequence[int] | None) -> dict[str, Any]:
         if not self._shape:
             self.inputs(0)
+        sizes = self.tokens, self.config.hidden_size, self.depth
         blocks = blocks_of(self, at)
-        return {"stages": stages(transform, keep, blocks, self.tokens, self.config.hidden_size, self.depth)}
+        if at is None:
+            keep, blocks = early_enough(keep, blocks, *sizes)
+        return {"stages": stages(transform, keep, blocks, *sizes)}
 
     def scores(self, before: dict[str, Tensor], after: dict[str, Tensor], batch: int) -> dict[str, list[float]]:
         patches = F.cosine_similarity(before["patches"], after["patches"], dim=-1).mean(-1)

@@ -9,7 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from linmap.compress.token_transforming import TokenTransform, Transform, evit, stage_schedule, transformer_macs
+from linmap.compress.token_transforming import (
+    TokenTransform,
+    Transform,
+    evit,
+    solve_stages,
+    stage_schedule,
+    transformer_macs,
+)
+from linmap.compress.token_transforming.cost import LEAST_KEEP
 from linmap.experiment import Kind
 
 
@@ -73,6 +81,14 @@ def encoder_ways(ours: TokenTransform, class_token: bool = True) -> Iterator[Way
     yield Way("random centres", "ablation", TokenTransform(select="random", score=ours.score), "merged softly")
 
 
+def early_enough(keep: float, at: Sequence[int], n_tokens: int, dim: int, depth: int) -> tuple[float, tuple[int, ...]]:
+    """The share and the blocks, or where so small a share would be left of late blocks, earlier ones at equal cost."""
+    if keep >= LEAST_KEEP:
+        return keep, tuple(at)
+    cost = macs(keep, at, n_tokens, dim, depth) / transformer_macs(n_tokens, dim, depth)
+    return solve_stages(cost, n_tokens, dim, depth, feature_dim=dim)
+
+
 def stages(
     transform: TokenTransform, keep: float, at: Sequence[int], n_tokens: int, dim: int, depth: int
 ) -> tuple[float, tuple[int, ...]]:
@@ -84,16 +100,17 @@ def stages(
     if keep >= HALF or transform.select not in PAIRS:
         return keep, tuple(at)
     twice = tuple(sorted({block for last in at for block in (max(last - 1, 0), max(last, 1))}))
-
-    def macs(share: float, blocks: Sequence[int]) -> int:
-        schedule = stage_schedule(n_tokens, share, blocks)
-        return transformer_macs(n_tokens, dim, depth, schedule=schedule, feature_dim=dim)
-
-    wanted, low, high = macs(keep, at), HALF, 1.0
+    wanted, low, high = macs(keep, at, n_tokens, dim, depth), HALF, 1.0
     for _ in range(20):
         middle = (low + high) / 2
-        low, high = (middle, high) if macs(middle, twice) < wanted else (low, middle)
+        low, high = (middle, high) if macs(middle, twice, n_tokens, dim, depth) < wanted else (low, middle)
     return low, twice
+
+
+def macs(keep: float, at: Sequence[int], n_tokens: int, dim: int, depth: int) -> int:
+    """Of an encoder whose blocks `at` keep this share."""
+    schedule = stage_schedule(n_tokens, keep, at)
+    return transformer_macs(n_tokens, dim, depth, schedule=schedule, feature_dim=dim)
 
 
 def decoder_ways(ours: TokenTransform) -> Iterator[Way]:
