@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Real
 from torch import Tensor
 
 from linmap.errors import ArgumentError
@@ -219,7 +219,7 @@ def gathered(poses: list[Pose], points: Points, d: int, q: int) -> TinvFrame:
 
 
 def poses_of(
-    X: Float[Tensor, "batch n d"] | Int[Tensor, "batch n d"],
+    X: Real[Tensor, "batch n d"],
     mask: Bool[Tensor, "batch n"] | None,
     dtype: torch.dtype,
     settings: Settings,

@@ -136,7 +136,7 @@ class TinvMDS(TransformerMixin, BaseEstimator):
         if solver == "landmark":
             return _by_landmarks(array, given, q, min(n, self.n_landmarks or max(50, q + 1)))
         D = array if given else _distances(array, array)
-        if solver == "lanczos" and q + 3 < n:
+        if solver == "lanczos" and q + 3 < n and D.any():
             return _by_lanczos(D, q, self.random_state)
         return _dense(D, q)
 

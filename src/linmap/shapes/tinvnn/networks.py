@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from linmap.errors import ArgumentError
 from linmap.training import Dropout
 
-TIE_BREAK = 1e-5
-"""Weight of the position in the order of neighbours, in squared units of the cloud's size."""
+TIE_BREAK = {torch.float64: 1e-6}
+"""Weight of the position in the order of neighbours, in squared units of the cloud's size: more than what copies of a
+cloud differ by, less than what neighbours do; 1e-3 in lower precision."""
 
 
 class PointNet(nn.Module):
@@ -173,7 +174,7 @@ def nearest(
     order = torch.arange(1, X.shape[-1] + 1, dtype=X.dtype, device=X.device)
     squares = X.square().sum(-1)
     distances = squares[:, :, None] + squares[:, None] - 2 * X @ X.mT
-    distances = distances + TIE_BREAK * (X @ torch.sin(order**1.5))[:, None]
+    distances = distances + TIE_BREAK.get(H.dtype, 1e-3) * (X @ torch.sin(order**1.5))[:, None]
     if mask is not None:
         distances = distances.masked_fill(~mask[:, None], torch.inf)
     found = distances.topk(min(k, X.shape[1]), dim=-1, largest=False)

@@ -6,7 +6,7 @@ import warnings
 from typing import Any, NamedTuple, get_args
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float64, Real
 from torch import Tensor
 
 from linmap.errors import ArgumentError, ArgumentTypeError
@@ -15,7 +15,7 @@ from linmap.errors import ArgumentError, ArgumentTypeError
 class Points(NamedTuple):
     """A batch of point sets as it came, and what is returned."""
 
-    X: Float[Tensor, "batch n d"] | Int[Tensor, "batch n d"]
+    X: Real[Tensor, "batch n d"]
     mask: Bool[Tensor, "batch n"] | None
     single: bool
     """One cloud came, and results have no batch dimension."""
@@ -110,9 +110,7 @@ def _read_mask(mask: Any, X: Tensor, single: bool, name: str) -> Bool[Tensor, "b
     return mask
 
 
-def centre(
-    X: Float[Tensor, "batch n d"], mask: Bool[Tensor, "batch n"] | None, name: str = "X", at: int = 0
-) -> Centred:
+def centre(X: Real[Tensor, "batch n d"], mask: Bool[Tensor, "batch n"] | None, name: str = "X", at: int = 0) -> Centred:
     """Subtract a point of each cloud, then the mean of these differences, in float64.
 
     Parameters
