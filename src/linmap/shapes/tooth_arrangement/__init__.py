@@ -3,9 +3,19 @@
 from linmap.geometry.points import ball_query, farthest_points, square_distances
 from linmap.geometry.rigid import geodesic_angle, kabsch, rotation_from_six, six_from_rotation
 from linmap.shapes.tooth_arrangement import metrics
+<<<<<<< HEAD
 from linmap.shapes.tooth_arrangement.cases import load_case
 from linmap.shapes.tooth_arrangement.clinical_pairs import load_pairs
 from linmap.shapes.tooth_arrangement.movements import Movement, movement_table, movements, tooth_axes
+=======
+from linmap.shapes.tooth_arrangement.denoiser import ToothDenoiser, load_official
+from linmap.shapes.tooth_arrangement.diffusion import CosineDDIM, time_embedding
+from linmap.shapes.tooth_arrangement.encoders import MeshEncoder, PointEncoder, ToothContext
+from linmap.shapes.tooth_arrangement.estimator import TADPM, Arrangement, MotionRegression
+from linmap.shapes.tooth_arrangement.features import face_features, patch_features, patch_vertices
+from linmap.shapes.tooth_arrangement.guidance import ArchForm, arch_form
+from linmap.shapes.tooth_arrangement.losses import ArrangementLoss, arrangement_loss
+>>>>>>> 5a2e746 (Tooth arrangement: diffusion, encoders, denoiser, losses, mesh autoencoder, estimators)
 from linmap.shapes.tooth_arrangement.pairs import ToothPairs, apply_motion, motion_matrices
 from linmap.shapes.tooth_arrangement.relief import relieve
 from linmap.shapes.tooth_arrangement.remeshing import remesh
@@ -17,16 +27,33 @@ from linmap.shapes.tooth_arrangement.tooth_set import ToothSet
 __all__ = [
     "FDI",
     "MIRROR",
+    "TADPM",
+    "ArchForm",
+    "Arrangement",
+    "ArrangementLoss",
+    "CosineDDIM",
     "DentitionSimulator",
+<<<<<<< HEAD
     "Movement",
     "Stages",
+=======
+    "MeshEncoder",
+    "MotionRegression",
+    "PointEncoder",
+    "ToothContext",
+    "ToothDenoiser",
+>>>>>>> 5a2e746 (Tooth arrangement: diffusion, encoders, denoiser, losses, mesh autoencoder, estimators)
     "ToothPairs",
     "ToothSet",
     "apply_motion",
+    "arch_form",
+    "arrangement_loss",
     "ball_query",
+    "face_features",
     "farthest_points",
     "geodesic_angle",
     "kabsch",
+<<<<<<< HEAD
     "load_case",
     "load_pairs",
     "metrics",
@@ -35,10 +62,21 @@ __all__ = [
     "movements",
     "relieve",
     "remesh",
+=======
+    "load_official",
+    "metrics",
+    "motion_matrices",
+    "patch_features",
+    "patch_vertices",
+>>>>>>> 5a2e746 (Tooth arrangement: diffusion, encoders, denoiser, losses, mesh autoencoder, estimators)
     "rotation_from_six",
     "six_from_rotation",
     "slot_of",
     "square_distances",
+<<<<<<< HEAD
     "stages_between",
     "tooth_axes",
+=======
+    "time_embedding",
+>>>>>>> 5a2e746 (Tooth arrangement: diffusion, encoders, denoiser, losses, mesh autoencoder, estimators)
 ]

@@ -23,3 +23,13 @@ def about_vertical(angle: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"
     return torch.stack([cosine, zero, sine, zero, torch.ones_like(angle), zero, -sine, zero, cosine], -1).unflatten(
         -1, (3, 3)
     )
+
+
+def rotation_vector(R: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
+    """The axis of a rotation by less than half a turn, times its angle in rad."""
+    twice_sine = torch.stack(
+        [R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], -1
+    )
+    sine = torch.linalg.vector_norm(twice_sine, dim=-1, keepdim=True) / 2
+    angle = torch.atan2(sine, (R.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) - 1) / 2)
+    return twice_sine / 2 * torch.where(sine > 1e-9, angle / sine.clamp_min(1e-9), 1.0)

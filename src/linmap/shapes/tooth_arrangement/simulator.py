@@ -31,6 +31,7 @@ OVERLAP_BEFORE, OVERLAP_AFTER, EASED = 2.0, 0.2, 0.1  # mm
 CROWDED, SPACED = 0.25, 0.15  # shares of the arches
 MISSING = 0.1  # share of the cases that lack premolars
 WIDER = 1.08  # of the arch of the other set-up
+SETS = 16  # choices of the points of a tooth
 CHUNK = 64  # cases at once
 MIDDLE = JAW // 2 - 1  # the contact at the midline
 ATTEMPTS = 200  # chunks in a row without a case that can be kept
@@ -66,7 +67,8 @@ class DentitionSimulator:
     path
         Of `dentition_ssm.npz`; the one in the package without.
     points
-        Points of each tooth: the farthest vertices of its mean shape, the same ones in every case.
+        Points of each tooth: the farthest vertices of its mean shape from one of 16 first ones, drawn for each tooth
+        and case, so that nothing can be learnt from which vertices they are.
 
     Raises
     ------
@@ -84,8 +86,10 @@ class DentitionSimulator:
 
     @cached_property
     def chosen(self) -> Tensor:
-        """(28, points): the vertices that are taken."""
-        return farthest_points(self.statistics.shape, self.points)
+        """(16, 28, points): the vertices that may be taken."""
+        vertices = self.statistics.shape.shape[1]
+        starts = [first * vertices // SETS for first in range(SETS)]
+        return torch.stack([farthest_points(self.statistics.shape, self.points, start) for start in starts])
 
     def sample(
         self, n: int, severity: float = 1.0, generator: Generator | None = None, ambiguous: bool = False
@@ -172,9 +176,11 @@ class DentitionSimulator:
         found, empty = 0, 0
         while found < n:
             part = self._candidates(min(CHUNK, max(n - found, 8)), float(severity), generator, missing)
+            chosen = torch.randint(SETS, part.present.shape, generator=generator)
             if not whole:
-                teeth = torch.arange(len(self.chosen))[:, None]
-                part = replace(part, shapes=part.shapes[:, teeth, self.chosen])
+                teeth = torch.arange(2 * JAW)
+                index = self.chosen[chosen, teeth][..., None].expand(-1, -1, -1, 3)
+                part = replace(part, shapes=part.shapes.gather(2, index))
             parts.append(part)
             found += len(part.shapes)
             empty = 0 if len(part.shapes) else empty + 1

@@ -42,7 +42,7 @@ class ToothSet:
         If there is one jaw only, or teeth do not follow each other in the order of their numbers.
     """
 
-    def __init__(self, meshes: Mapping[int, Mesh]) -> None:
+    def __init__(self, meshes: Mapping[int, Any]) -> None:
         if not isinstance(meshes, Mapping) or not meshes:
             raise ArgumentError("meshes is empty: give a mesh (vertices, faces) for one tooth or more, by FDI number.")
         self.meshes: dict[int, Mesh] = {}

@@ -1,0 +1,94 @@
+"""The network of the estimators: a context of each tooth from its points and its place, and a denoiser."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import gelu, relu
+
+from linmap.shapes.tooth_arrangement.blocks import Block
+from linmap.shapes.tooth_arrangement.denoiser import ToothDenoiser
+from linmap.shapes.tooth_arrangement.slots import TEETH
+from linmap.training.randomness import Dropout
+
+RADIUS, ARCH = 4.0, 20.0  # mm: of a tooth and of an arch, to bring inputs to about 1
+POINT = 64  # width of a point
+HEADS = 4
+
+
+class ToothShape(nn.Module):
+    """Unordered points of each tooth as one vector: PointNet with weights of its own for each slot in its first layer,
+    and the moments of second and third order, which tell size and form."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(TEETH, 3, POINT))
+        self.bias = nn.Parameter(torch.randn(TEETH, 1, POINT))
+        self.second, self.third = nn.Linear(POINT, POINT), nn.Linear(POINT, width)
+        self.moments = nn.Parameter(torch.randn(TEETH, 16, width) / 4)
+        self.joint = nn.Linear(3 * width, width)
+
+    def forward(self, points: Float[Tensor, "batch 32 points 3"]) -> Float[Tensor, "batch 32 width"]:
+        x = points / RADIUS
+        h = relu(torch.einsum("btpc,tcw->btpw", x, self.first) + self.bias)
+        h = self.third(relu(self.second(h)))
+        turned = torch.einsum("btm,tmw->btw", _moments(x), self.moments)
+        return self.joint(gelu(torch.cat([h.amax(2), h.mean(2), turned], -1)))
+
+
+class ArrangementNetwork(nn.Module):
+    """Predicts normalised motions.
+
+    Parameters
+    ----------
+    width
+        Of the tokens, a multiple of 4.
+    blocks
+        Of the context; the denoiser has `blocks // 2` on the way in, one between, and as many on the way out.
+    """
+
+    def __init__(self, width: int, blocks: int) -> None:
+        super().__init__()
+        self.shape = ToothShape(width)
+        self.place = nn.Linear(3, width)
+        self.slots = nn.Parameter(0.1 * torch.randn(1, TEETH, width))
+        self.blocks = nn.ModuleList(Block(width, HEADS, bias=True) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width)
+        self.denoiser = ToothDenoiser(width, width=width, depth=max(1, blocks // 2))
+        self.draws = Dropout(0.5)  # holds the generator of the run, which `train` lends it
+
+    def context(
+        self,
+        points: Float[Tensor, "batch 32 points 3"],
+        centroid: Float[Tensor, "batch 32 3"],
+        mask: Bool[Tensor, "batch 32"],
+    ) -> Float[Tensor, "batch 32 width"]:
+        """Of points about the centroid of each tooth; absent teeth are no keys."""
+        absent = ~mask[..., None]
+        points, centroid = points.masked_fill(absent[..., None], 0), centroid.masked_fill(absent, 0)
+        x = self.shape(points) + self.place(centroid / ARCH) + self.slots
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
+
+    def forward(
+        self,
+        points: Float[Tensor, "batch 32 points 3"],
+        centroid: Float[Tensor, "batch 32 3"],
+        mask: Bool[Tensor, "batch 32"],
+        y: Float[Tensor, "draws batch 32 9"],
+        t: Float[Tensor, "draws batch"],
+    ) -> Float[Tensor, "draws batch 32 9"]:
+        """Several noised motions of each case at once, for the context costs more than the denoiser."""
+        draws = len(y)
+        context = self.context(points, centroid, mask)
+        context, mask = context.repeat(draws, 1, 1), mask.repeat(draws, 1)
+        return self.denoiser(y.flatten(0, 1), t.flatten(), context, mask).unflatten(0, (draws, -1))
+
+
+def _moments(x: Tensor) -> Tensor:
+    """The means of x_i x_j and x_i x_j x_k: 6 and 10 numbers."""
+    second = (x[..., :, None] * x[..., None, :]).flatten(-2)[..., [0, 1, 2, 4, 5, 8]]
+    third = [second * x[..., :1], second[..., [3, 4, 5]] * x[..., 1:2], second[..., 5:] * x[..., 2:]]
+    return torch.cat([second, *third], -1).mean(-2)
