@@ -3,11 +3,9 @@
 from linmap.geometry.points import ball_query, farthest_points, square_distances
 from linmap.geometry.rigid import geodesic_angle, kabsch, rotation_from_six, six_from_rotation
 from linmap.shapes.tooth_arrangement import metrics
-<<<<<<< HEAD
+from linmap.shapes.tooth_arrangement.autoencoder import MeshAutoencoder, pretrain
 from linmap.shapes.tooth_arrangement.cases import load_case
 from linmap.shapes.tooth_arrangement.clinical_pairs import load_pairs
-from linmap.shapes.tooth_arrangement.movements import Movement, movement_table, movements, tooth_axes
-=======
 from linmap.shapes.tooth_arrangement.denoiser import ToothDenoiser, load_official
 from linmap.shapes.tooth_arrangement.diffusion import CosineDDIM, time_embedding
 from linmap.shapes.tooth_arrangement.encoders import MeshEncoder, PointEncoder, ToothContext
@@ -15,7 +13,7 @@ from linmap.shapes.tooth_arrangement.estimator import TADPM, Arrangement, Motion
 from linmap.shapes.tooth_arrangement.features import face_features, patch_features, patch_vertices
 from linmap.shapes.tooth_arrangement.guidance import ArchForm, arch_form
 from linmap.shapes.tooth_arrangement.losses import ArrangementLoss, arrangement_loss
->>>>>>> 5a2e746 (Tooth arrangement: diffusion, encoders, denoiser, losses, mesh autoencoder, estimators)
+from linmap.shapes.tooth_arrangement.movements import Movement, movement_table, movements, tooth_axes
 from linmap.shapes.tooth_arrangement.pairs import ToothPairs, apply_motion, motion_matrices
 from linmap.shapes.tooth_arrangement.relief import relieve
 from linmap.shapes.tooth_arrangement.remeshing import remesh
@@ -33,16 +31,14 @@ __all__ = [
     "ArrangementLoss",
     "CosineDDIM",
     "DentitionSimulator",
-<<<<<<< HEAD
-    "Movement",
-    "Stages",
-=======
+    "MeshAutoencoder",
     "MeshEncoder",
     "MotionRegression",
+    "Movement",
     "PointEncoder",
+    "Stages",
     "ToothContext",
     "ToothDenoiser",
->>>>>>> 5a2e746 (Tooth arrangement: diffusion, encoders, denoiser, losses, mesh autoencoder, estimators)
     "ToothPairs",
     "ToothSet",
     "apply_motion",
@@ -53,30 +49,23 @@ __all__ = [
     "farthest_points",
     "geodesic_angle",
     "kabsch",
-<<<<<<< HEAD
     "load_case",
+    "load_official",
     "load_pairs",
     "metrics",
     "motion_matrices",
     "movement_table",
     "movements",
-    "relieve",
-    "remesh",
-=======
-    "load_official",
-    "metrics",
-    "motion_matrices",
     "patch_features",
     "patch_vertices",
->>>>>>> 5a2e746 (Tooth arrangement: diffusion, encoders, denoiser, losses, mesh autoencoder, estimators)
+    "pretrain",
+    "relieve",
+    "remesh",
     "rotation_from_six",
     "six_from_rotation",
     "slot_of",
     "square_distances",
-<<<<<<< HEAD
     "stages_between",
-    "tooth_axes",
-=======
     "time_embedding",
->>>>>>> 5a2e746 (Tooth arrangement: diffusion, encoders, denoiser, losses, mesh autoencoder, estimators)
+    "tooth_axes",
 ]
