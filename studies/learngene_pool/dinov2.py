@@ -1,4 +1,10 @@
-"""DINOv2-small with a linear head as the ancestry model: digits of 98 x 98, auxiliaries of widths 96, 192 and 384."""
+"""DINOv2-small with a linear head as the ancestry model: digits of 98 x 98, auxiliaries of widths 96, 192 and 384.
+
+Rates, from 600 digits to train on and 200 to validate on, 10 passes in batches of 32, one seed. Width 384 from the
+ancestry's blocks: .510 at 3e-5, .530 at 1e-4, .515 at 3e-4, .474 at 1e-3; from nothing .605 at 5e-4: with three of twelve
+blocks, the start from the ancestry's is no help. Width 96: .345 at 1e-3, .455 at 3e-3; width 192: .570 and .495, so 1e-3
+serves both.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +18,11 @@ from studies.learngene_pool.protocol import findings
 from studies.study import Findings, Job
 
 SETTINGS = Compare(
-    model="dinov2-small", size=98, widths=(96, 192, 384), heads=(2, 3, 6), depth=3, epochs=3, tune_epochs=3, images=400,
-    nearest=True,
+    model="dinov2-small", size=98, widths=(96, 192, 384), heads=(2, 3, 6), depth=3, epochs=4, tune_epochs=3, images=400,
+    batch_size=16, nearest=True,
 )  # fmt: skip
 TINY = replace(SETTINGS, size=28, widths=(12, 384), heads=(2, 6), depth=1, epochs=1, tune_epochs=1, images=40)
-TESTED = 200
+TESTED = 150
 
 
 def dinov2(job: Job) -> Findings:
@@ -30,4 +36,4 @@ def dinov2(job: Job) -> Findings:
         f"distilled for {settings.epochs} passes, the widest from the ancestry's blocks, {settings.tune_epochs} passes "
         "of tuning"
     )
-    return findings(settings, data, job, ("lstsq", "pinv", "transform"), setting, each_alone=False)
+    return findings(settings, data, job, ("lstsq", "pinv", "transform"), setting, each_alone=False, widths_alone=True)

@@ -48,8 +48,11 @@ class Named:
         return f"{self.origin}, {self.start}"
 
 
-def arms(starts: Sequence[str], each_alone: bool) -> list[Arm]:
-    """Distilled auxiliaries with every start; from scratch with two; each size alone where asked for; one size."""
+def arms(starts: Sequence[str], each_alone: bool, widths: Sequence[int] = ()) -> list[Arm]:
+    """Distilled auxiliaries with every start; from scratch with two; each size alone where asked for; one size.
+
+    Of `widths`, all but the last are distilled alone, too.
+    """
     found = []
     for origin, its in (("distilled", starts), ("scratch", [s for s in starts if s in ("lstsq", "random")])):
         for start in its:
@@ -57,7 +60,13 @@ def arms(starts: Sequence[str], each_alone: bool) -> list[Arm]:
             kind = "system" if named.name == "distilled, lstsq" else "baseline" if origin == "scratch" else "ablation"
             found.append(Arm(named.name, kind, partial(pooled, origin == "distilled", start)))
     others = [Arm(ALONE, "baseline", alone)] if each_alone else []
-    return [*found, *others, Arm(ONE, "baseline", one_size)]
+    narrower = [Arm(by_itself(d), "baseline", partial(one_size, number=n)) for n, d in enumerate(widths[:-1])]
+    return [*found, *others, *narrower, Arm(ONE, "baseline", one_size)]
+
+
+def by_itself(width: int) -> str:
+    """The name of the arm of a width that is distilled alone with all passes."""
+    return f"width {width}, distilled alone"
 
 
 def pooled(from_teacher: bool, start: str, trial: Trial) -> Outcome:
@@ -70,12 +79,19 @@ def pooled(from_teacher: bool, start: str, trial: Trial) -> Outcome:
 
 
 def findings(
-    settings: Compare, data: Labelled, job: Job, starts: Sequence[str], setting: str, each_alone: bool = True
+    settings: Compare,
+    data: Labelled,
+    job: Job,
+    starts: Sequence[str],
+    setting: str,
+    each_alone: bool = True,
+    widths_alone: bool = False,
 ) -> Findings:
     """Run the arms, and say what they show."""
     compare_job = CompareJob(out=job.out, seed=job.seeds[0], resume=job.resume)
     task = Task(settings, data, job.seeds[0], job.out / "ancestry", job.resume)
-    runs = run_arms(task, compare_job, {"setting": setting}, arms(starts, each_alone))
+    widths = task.shapes.widths if widths_alone else ()
+    runs = run_arms(task, compare_job, {"setting": setting}, arms(starts, each_alone, widths))
     metrics = [BEFORE, AFTER, SIZES, LARGEST]
     rows: list[Row] = runs.rows(metrics)
     pictures = [
@@ -84,7 +100,21 @@ def findings(
     drawn, notes = draw_all(pictures)
     said = f"{setting}; the ancestry model finds {accuracy(task.teacher, data):.3f} of {len(data.test)} test images"
     tables = [table_of("Accuracy", rows, metrics), auxiliaries(runs, task), sizes(runs), costs(runs, task)]
+    if widths:
+        tables.insert(2, alone_beside_pool(runs, widths))
     return Findings(said, tables, checks(runs, starts), notes, drawn)
+
+
+def alone_beside_pool(runs: Runs, widths: Sequence[int]) -> Table:
+    """Each width distilled alone with all passes, and what the pool gives at the same cost."""
+    rows: list[list[str | float | int]] = []
+    for number, width in enumerate(widths):
+        name = ONE if number == len(widths) - 1 else by_itself(width)
+        alone = np.mean([run.details["accuracy"][0] for run in runs.of(name)])
+        pool = np.mean([run.details["accuracy"][number] for run in runs.of("distilled, lstsq")])
+        rows.append([width, f"{pool:.3f}", f"{alone:.3f}"])
+    columns = ["width", "in the pool (distilled, lstsq)", "distilled alone with all passes"]
+    return Table("Auxiliaries in the tuned pool and alone", columns, rows, "Seeds averaged.")
 
 
 def auxiliaries(runs: Runs, task: Task) -> Table:

@@ -57,6 +57,10 @@ def compose(sizes: list[int], **o: Any) -> LinearMap:
     return maps.Compose(*(maps.Dense(n, m, **o) for m, n in pairwise(sizes)))
 
 
+def row_stochastic(m: int, n: int, transform: Any, **o: Any) -> LinearMap:
+    return maps.RowStochastic(m, n, transform=transform, **o)
+
+
 def mixed_product(**o: Any) -> LinearMap:
     generator = o.pop("generator")
     scaled = maps.Permutation(5, generator=generator, **o) @ maps.Diagonal(5, **o)
@@ -106,7 +110,7 @@ CASES = [
     Case("Spectral(4, 4, 3) with a zero", spectral_relu, from_matrix={"k": 3}),
     Case("Spectral(5, 5, 4, nonnegative=False)", lambda **o: maps.Spectral(5, 5, 4, nonnegative=False, **o),
          from_matrix={"k": 4, "nonnegative": False}),
-    *(Case(f"RowStochastic({m}, {n}, {t})", lambda m=m, n=n, t=t, **o: maps.RowStochastic(m, n, transform=t, **o),
+    *(Case(f"RowStochastic({m}, {n}, {t})", lambda m=m, n=n, t=t, **o: row_stochastic(m, n, t, **o),
            from_matrix={"transform": t})
       for m, n, t in [(5, 5, "softplus"), (1, 1, "softplus"), (7, 3, "softplus"), (3, 5, "softmax")]),
     *(Case(f"DiagonalPlusLowRank({n}, {r})", lambda n=n, r=r, **o: maps.DiagonalPlusLowRank(n, r, **o),

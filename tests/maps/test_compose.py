@@ -1,8 +1,15 @@
+from typing import Any
+
 import pytest
 import torch
 
 from linmap.errors import SingularMapError
-from linmap.maps import Compose, Dense, Diagonal, Identity, LowRank, Permutation
+from linmap.maps import Compose, Dense, Diagonal, Identity, LinearMap, LowRank, Permutation
+
+
+def parts(map: LinearMap) -> list[Any]:
+    assert isinstance(map, Compose)
+    return [*map.parts]
 
 
 def test_the_last_map_acts_first():
@@ -14,12 +21,12 @@ def test_the_last_map_acts_first():
 
 def test_compositions_are_flattened():
     a, b, c = Dense(3), Dense(3), Dense(3)
-    assert [*((a @ b) @ c).parts] == [*(a @ (b @ c)).parts] == [a, b, c]
+    assert parts((a @ b) @ c) == parts(a @ (b @ c)) == [a, b, c]
 
 
 def test_the_transpose_and_inverse_reverse_the_parts():
     a, b = Dense(3, 5), Dense(5, 2)
-    assert [part.base for part in (b @ a).T.parts] == [a, b]
+    assert [part.base for part in parts((b @ a).T)] == [a, b]
     assert (b @ a).T.T.parts == [b, a]
 
 

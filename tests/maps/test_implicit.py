@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from linmap.errors import SingularMapError
 from linmap.maps import Implicit
+from typed import other
 
 
 def matrix(m: int, n: int, seed: int = 0) -> Tensor:
@@ -57,7 +60,7 @@ def test_eig_is_the_dense_one(n: int, k: int):
 
 def test_linear_operator_is_the_matrix_for_scipy():
     M = matrix(4, 7)
-    operator = implicit(M).as_linear_operator()
+    operator: Any = implicit(M).as_linear_operator()
     assert operator.shape == (4, 7)
     assert operator.dtype == np.float64
     np.testing.assert_allclose(operator @ np.eye(7), M.numpy())
@@ -92,7 +95,7 @@ def test_bad_requests():
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         map.columns([0], batch_size=0)
     with pytest.raises(TypeError, match="adjoint must be a function"):
-        Implicit(3, 3, lambda x: x, None)
+        Implicit(3, 3, lambda x: x, other(None))
     with pytest.raises(SingularMapError, match="only square maps"):
         map.inverse()
 

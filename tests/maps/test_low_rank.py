@@ -5,13 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linmap.maps import LowRank
+from typed import gradient_of, other
 
 
 def test_starts_at_zero_and_yet_learns():
     map = LowRank(5, 3, 2)
     assert not map.matrix().any()
     map(torch.ones(5)).sum().backward()
-    assert map.B.grad.any()
+    assert gradient_of(map.B).any()
     assert LowRank(5, 3, 2, init="normal").matrix().any()
 
 
@@ -40,4 +41,4 @@ def test_rank_out_of_range_is_refused(rank):
 @pytest.mark.usefixtures("annotations_unchecked")
 def test_unknown_init_is_refused():
     with pytest.raises(ValueError, match="init must be 'zero' or 'normal', got 'ones'"):
-        LowRank(5, 3, 2, init="ones")
+        LowRank(5, 3, 2, init=other("ones"))

@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from linmap.maps import Rigid
 from linmap.maps.rigid import nearest_rotation, rotation_from_frame
+from typed import present
 
 
 def drawn(dim=3, seed=0, batch_shape=()):
@@ -28,7 +29,7 @@ def test_rotations_are_proper_in_any_dimension(dim, seed):
 
 @given(st.integers(0, 1000))
 def test_the_frame_of_a_rotation_gives_it_back_and_scipy_agrees(seed):
-    R = Rotation.random(random_state=seed)
+    R = Rotation.from_quat(np.random.default_rng(seed).standard_normal(4))
     frame = torch.from_numpy(R.as_matrix()[:, :2].T.copy())  # the first two columns, as rows
     stretched = frame * torch.tensor([[2.0], [0.5]]) + torch.tensor([[0.0], [3.0]]) * frame[:1]
     for six in (frame, stretched):  # Gram-Schmidt forgets lengths and the first vector's share in the second
@@ -80,7 +81,7 @@ def test_motions_compose_as_their_matrices_do():
     a, b = drawn(seed=1), drawn(seed=2)
     points = torch.cat([draw(5, 3), torch.ones(5, 1).double()], dim=-1)
     product = Rigid.from_matrix((a @ b).matrix().detach())
-    assert product.residual < 1e-12
+    assert present(product.residual) < 1e-12
     torch.testing.assert_close(product.act(points[:, :3]), a.act(b.act(points[:, :3])))
     torch.testing.assert_close((a @ b)(points), product(points))
 
@@ -97,7 +98,7 @@ def test_from_matrix_never_reflects():
     mirror = torch.diag(torch.tensor([1.0, 1.0, -1.0, 1.0]))
     found = Rigid.from_matrix(mirror)
     assert float(torch.linalg.det(found.matrix().detach())) == pytest.approx(1)
-    assert found.residual > 0.5
+    assert present(found.residual) > 0.5
 
 
 def test_gradients_reach_every_direction_at_the_identity():

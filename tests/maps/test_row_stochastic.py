@@ -1,5 +1,7 @@
 """Against the definitions of NormLin, SciPy's softmax and a general-purpose quadratic program."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,12 @@ from scipy.special import softmax
 
 from linmap.maps import RowStochastic
 from linmap.maps.row_stochastic import log_softplus, project_rows_onto_simplex
+from typed import gradient_of, other
 
 transforms = pytest.mark.parametrize("transform", ["softplus", "softmax"])
 
 
-def with_weight(weight, transform="softplus"):
+def with_weight(weight, transform: Any = "softplus"):
     map = RowStochastic(weight.shape[-1], weight.shape[-2], transform=transform, dtype=weight.dtype)
     map.weight.data.copy_(weight)
     return map
@@ -46,8 +49,8 @@ def test_rows_far_below_zero_do_not_vanish():
     map = with_weight(torch.full((2, 4), -200.0))
     assert torch.equal(map.matrix(), torch.full((2, 4), 0.25))
     map.matrix()[0, 0].backward()
-    assert bool(torch.isfinite(map.weight.grad).all())
-    assert bool(map.weight.grad[0].all())
+    assert bool(torch.isfinite(gradient_of(map.weight)).all())
+    assert bool(gradient_of(map.weight)[0].all())
 
 
 def test_equal_weights_are_mean_pooling_and_a_heavy_diagonal_the_identity():
@@ -111,4 +114,4 @@ def test_from_matrix_keeps_zeros_and_ones(transform):
 @pytest.mark.usefixtures("annotations_unchecked")
 def test_unknown_transform_is_refused():
     with pytest.raises(ValueError, match="transform must be 'softplus' or 'softmax', got 'relu'"):
-        RowStochastic(3, transform="relu")
+        RowStochastic(3, transform=other("relu"))

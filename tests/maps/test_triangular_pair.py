@@ -1,5 +1,7 @@
 """Against the dense formula B (tril(L) + triu(U)) A of the method, and the promises about growth."""
 
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,14 @@ from safetensors.torch import load_file, save_file
 from linmap.maps import LowRank, TriangularPair
 from linmap.maps.triangular_pair import new_piece
 from maps.cases import Case
+from typed import gradient_of, other
 
 N_IN, N_OUT = 9, 7
 
 
-def drawn(rank, max_rank=None):
-    return Case("", lambda **o: TriangularPair(N_IN, N_OUT, rank, max_rank=max_rank, **o))()
+def drawn(rank, max_rank=None) -> TriangularPair:
+    case = Case("", lambda **o: TriangularPair(N_IN, N_OUT, rank, max_rank=max_rank, **o))
+    return cast(TriangularPair, case())
 
 
 def numpy_matrix(map):
@@ -50,8 +54,8 @@ def test_gradients_are_the_triangles_of_the_core_s_gradient():
     C = map.core.detach().clone().requires_grad_()
     (x @ map.A.detach().T @ C.T @ map.B.detach().T).square().sum().backward()
     map(x).square().sum().backward()
-    torch.testing.assert_close(map.lower.grad, C.grad.tril())
-    torch.testing.assert_close(map.upper.grad, C.grad.triu())
+    torch.testing.assert_close(gradient_of(map.lower), gradient_of(C).tril())
+    torch.testing.assert_close(gradient_of(map.upper), gradient_of(C).triu())
 
 
 def test_starts_at_zero_and_one_step_changes_it(generator):
@@ -93,7 +97,7 @@ def test_growth_keeps_the_function_and_the_old_entries(rank, spare, growth):
 def test_growth_within_the_reserve_is_invisible_to_the_optimiser():
     map, x, optimiser = trained(TriangularPair(N_IN, N_OUT, 2, max_rank=5, dtype=torch.float64))
     parameters = list(map.parameters())
-    assert not map.A.grad[2:].any(), "the reserve has no gradient"
+    assert not gradient_of(map.A)[2:].any(), "the reserve has no gradient"
     assert not map.B[:, 2:].any()
     map.grow(4)
     assert all(a is b for a, b in zip(parameters, map.parameters(), strict=True))
@@ -113,7 +117,7 @@ def test_growth_beyond_the_reserve_keeps_the_parameters_in_kind():
     map.grow(4)
     map(torch.ones(1, N_IN, dtype=torch.float64)).sum().backward()  # although the old graph knows the old shapes
     assert all(a is b for a, b in zip(parameters, map.parameters(), strict=True))
-    assert map.B.grad.shape == (N_OUT, 4)
+    assert gradient_of(map.B).shape == (N_OUT, 4)
     assert map.max_rank == 4
     assert {name: p.requires_grad for name, p in map.named_parameters()} == {
         "A": False,
@@ -170,9 +174,9 @@ def test_bad_ranks_are_refused():
     with pytest.raises(ValueError, match="max_rank = 1 is below rank = 2"):
         TriangularPair(5, 3, 2, max_rank=1)
     with pytest.raises(ValueError, match="init must be"):
-        TriangularPair(5, 3, 2, init="ones")
+        TriangularPair(5, 3, 2, init=other("ones"))
     with pytest.raises(ValueError, match="core must be"):
-        TriangularPair(5, 3, 2, core="ones")
+        TriangularPair(5, 3, 2, core=other("ones"))
     map = TriangularPair(5, 3, 2)
     with pytest.raises(ValueError, match="rank must be at least the present 2, got 1"):
         map.grow(1)

@@ -1,6 +1,7 @@
 """MBAT and BT² applied to folders: interrupted and resumed, here and on Ray, with the same bytes."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     import ray
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield ray
     ray.shutdown()
 

@@ -1,6 +1,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,7 +203,8 @@ def test_a_store_answers_as_the_file_that_filled_it(index: Path, tmp_path: Path,
     into = f"{address}:{tmp_path / 'store'}"
     assert store_vectors(IndexSettings(into=into, data=index))["vectors"] == 4
     for where in (into, str(tmp_path / "store")):
-        for question in ({"id": "ada"}, {"like": json.dumps(RECORDS[1])}, {"at": ("name=Emmy Noether",)}):
+        asked: list[dict[str, Any]] = [{"id": "ada"}, {"like": json.dumps(RECORDS[1])}, {"at": ("name=Emmy Noether",)}]
+        for question in asked:
             ours, theirs = (search(SearchSettings(place, top=2, **question)) for place in (where, str(index)))
             assert ours["matches"] == theirs["matches"]
     with pytest.raises(DataError, match="no record with the id 'bob'"):
@@ -226,7 +228,8 @@ def test_records_are_found_in_every_store_that_was_filled_from_their_vectors(
 ) -> None:
     address = f"{kind}:{tmp_path / kind}"
     store_vectors(IndexSettings(into=address, data=index, field="json"))
-    for question in ({"id": "ada"}, {"like": json.dumps(RECORDS[0])}):
+    asked: list[dict[str, Any]] = [{"id": "ada"}, {"like": json.dumps(RECORDS[0])}]
+    for question in asked:
         expected, found = (
             search(SearchSettings(where, field=field, top=2, **question))["matches"]
             for where, field in ((str(index), "vector"), (address, "json"))

@@ -6,10 +6,11 @@ Its own checks stop early at estimators of three-dimensional samples; what they 
 import copy
 import inspect
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.base import BaseEstimator, TransformerMixin, clone, is_classifier
+from sklearn.base import BaseEstimator, TransformerMixin, is_classifier
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -17,6 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from linmap.signals.acm import ACMClassifier, AugmentedCovariance, DelayEmbedding, TangentSpaceSVM
 from linmap.signals.gbwbn import SPDNetClassifier
 from signals.acm.paths import opposite_memories
+from typed import cloned
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:GBWBatchNorm"),
@@ -62,8 +64,8 @@ def test_defaults_are_plain_values_and_the_constructor_only_stores(estimator: Ba
 
 
 @classifiers
-def test_whatever_needs_a_fit_says_so(classifier: BaseEstimator) -> None:
-    unfitted = clone(classifier)
+def test_whatever_needs_a_fit_says_so(classifier: Any) -> None:
+    unfitted = cloned(classifier)
     for name in (name for name in (*ANSWERS, "save") if hasattr(unfitted, name)):
         with pytest.raises(NotFittedError):
             getattr(unfitted, name)(samples(classifier))
@@ -87,11 +89,11 @@ def test_tags_tell_what_is_taken(estimator: BaseEstimator) -> None:
 
 
 @classifiers
-def test_fitting_and_answering_leave_their_arguments_and_the_estimator_as_they_were(classifier: BaseEstimator) -> None:
+def test_fitting_and_answering_leave_their_arguments_and_the_estimator_as_they_were(classifier: Any) -> None:
     X, y = samples(classifier).copy(), Y.copy()
     X.setflags(write=False)
     parameters = classifier.get_params()
-    fitted = clone(classifier)
+    fitted = cloned(classifier)
     assert fitted.fit(X, y) is fitted
     assert fitted.get_params() == parameters
     before = pickle.dumps({name: value for name, value in vars(fitted).items() if name != "model_"})
@@ -100,9 +102,9 @@ def test_fitting_and_answering_leave_their_arguments_and_the_estimator_as_they_w
 
 
 @classifiers
-def test_answers_go_sample_by_sample(classifier: BaseEstimator) -> None:
+def test_answers_go_sample_by_sample(classifier: Any) -> None:
     X, order = samples(classifier), np.random.default_rng(0).permutation(24)
-    fitted = clone(classifier).fit(X, Y)
+    fitted = cloned(classifier).fit(X, Y)
     whole = answers(fitted, X)
     for name, turned in answers(fitted, X[order]).items():
         np.testing.assert_allclose(turned, whole[name][order], rtol=1e-7, atol=1e-9)
@@ -111,11 +113,11 @@ def test_answers_go_sample_by_sample(classifier: BaseEstimator) -> None:
 
 
 @classifiers
-def test_a_second_fit_forgets_the_first(classifier: BaseEstimator) -> None:
+def test_a_second_fit_forgets_the_first(classifier: Any) -> None:
     X = samples(classifier)
     fresh, again = (
-        clone(classifier).fit(X, Y),
-        clone(classifier).fit(X[::-1][:, :2, :2] if X is MATRICES else X[::-1], Y),
+        cloned(classifier).fit(X, Y),
+        cloned(classifier).fit(X[::-1][:, :2, :2] if X is MATRICES else X[::-1], Y),
     )
     again.fit(X, Y)
     for name, expected in answers(fresh, X).items():
@@ -125,17 +127,17 @@ def test_a_second_fit_forgets_the_first(classifier: BaseEstimator) -> None:
 
 
 @classifiers
-def test_lists_objects_columns_and_text_are_taken(classifier: BaseEstimator) -> None:
+def test_lists_objects_columns_and_text_are_taken(classifier: Any) -> None:
     X, names = samples(classifier), np.array(["left", "right"])[Y]
-    fitted = clone(classifier).fit(X, names)
+    fitted = cloned(classifier).fit(X, names)
     expected = fitted.predict(X)
     assert fitted.classes_.tolist() == ["left", "right"]
     for other in (X.tolist(), X.astype(object), np.asfortranarray(X)):
         assert np.array_equal(fitted.predict(other), expected)
     for labels in (names.tolist(), names.astype(object)):
-        assert np.array_equal(clone(classifier).fit(X, labels).predict(X), expected)
+        assert np.array_equal(cloned(classifier).fit(X, labels).predict(X), expected)
     with pytest.warns(DataConversionWarning, match="column-vector"):
-        clone(classifier).fit(X, names[:, None])
+        cloned(classifier).fit(X, names[:, None])
 
 
 @classifiers
@@ -154,15 +156,15 @@ def test_lists_objects_columns_and_text_are_taken(classifier: BaseEstimator) -> 
         (lambda X, y: (X, None), "y is missing"),
     ],
 )
-def test_what_cannot_be_taken_is_named(classifier: BaseEstimator, change, message: str) -> None:
+def test_what_cannot_be_taken_is_named(classifier: Any, change, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        clone(classifier).fit(*change(samples(classifier), Y))
+        cloned(classifier).fit(*change(samples(classifier), Y))
 
 
 @classifiers
-def test_samples_of_another_size_are_named(classifier: BaseEstimator) -> None:
+def test_samples_of_another_size_are_named(classifier: Any) -> None:
     X = samples(classifier)
-    fitted = clone(classifier).fit(X, Y)
+    fitted = cloned(classifier).fit(X, Y)
     other = X[:, :2, :2] if X is MATRICES else X[:, :2]
     with pytest.raises(ValueError, match=r"as in fit|fitted to"):
         fitted.predict(other)

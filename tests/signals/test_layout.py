@@ -15,6 +15,7 @@ from linmap.signals.acm import ACMClassifier, AugmentedCovariance, yule_walker
 from linmap.signals.gbwbn import SPDNetClassifier
 from linmap.signals.layout import Layout, read_epochs
 from signals.acm.paths import opposite_memories
+from typed import other
 
 pytestmark = pytest.mark.filterwarnings("ignore:GBWBatchNorm")
 NAMES = ("Fp1", "Cz", "O2")
@@ -95,7 +96,7 @@ def test_mne_epochs_and_arrays_of_their_eeg_are_one(estimator) -> None:
     trigger = np.zeros((40, 1, 80))
     trigger[:, 0, 5] = Y
     data = np.concatenate([1e-6 * X, 1e-4 * rng.standard_normal((40, 1, 80)), trigger], 1)
-    info = mne.create_info([*NAMES, "EOG", "STI"], 100.0, ["eeg"] * 3 + ["eog", "stim"])
+    info = mne.create_info([*NAMES, "EOG", "STI"], 100.0, other(["eeg"] * 3 + ["eog", "stim"]))
     events = np.column_stack([np.arange(40), np.zeros(40, int), Y])
     epochs = mne.EpochsArray(data, info, events, verbose="error")
     by_object = estimator.fit(epochs).predict(epochs)
@@ -163,12 +164,12 @@ def test_splits_of_scikit_learn_keep_mne_epochs_what_they_are() -> None:
     X[y == 2, 0] *= 3
     X[:, 2] = y[:, None]  # the trigger, which tells the class
     events = np.column_stack([np.arange(16) * 100, np.zeros(16, int), y])
-    info = mne.create_info(["Fz", "Cz", "STI"], 100.0, ["eeg", "eeg", "stim"])
+    info = mne.create_info(["Fz", "Cz", "STI"], 100.0, other(["eeg", "eeg", "stim"]))
     epochs = mne.EpochsArray(X, info, events, verbose="ERROR")
     whole, parts = read_epochs(epochs), read_epochs([epochs[i] for i in range(16)])
     assert parts.ch_names == whole.ch_names == ("Fz", "Cz")
     np.testing.assert_array_equal(parts.X, whole.X)
     folds = StratifiedKFold(2)
-    of_epochs = cross_val_score(ACMClassifier((1, 1), "mdm"), epochs, y, cv=folds, error_score="raise")
-    of_arrays = cross_val_score(ACMClassifier((1, 1), "mdm"), whole.X, y, cv=folds, error_score="raise")
+    of_epochs = cross_val_score(ACMClassifier((1, 1), "mdm"), epochs, y, cv=folds, error_score=other("raise"))
+    of_arrays = cross_val_score(ACMClassifier((1, 1), "mdm"), whole.X, y, cv=folds, error_score=other("raise"))
     np.testing.assert_array_equal(of_epochs, of_arrays)

@@ -1,6 +1,7 @@
 """Answers are free of the unit: to the last bit for powers of two, to rounding for any other factor."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def covariances(X: np.ndarray) -> np.ndarray:
 @FEW
 @given(powers)
 @pytest.mark.parametrize("method", METHODS)
-def test_order_and_lag_are_chosen_alike_in_every_unit(method: str, power: int) -> None:
+def test_order_and_lag_are_chosen_alike_in_every_unit(method: Any, power: int) -> None:
     found, again = (select_order_lag(a * X[:6, :, :40], method, max_delay=8) for a in (1.0, 2.0**power))
     assert np.array_equal(found.per_epoch, again.per_epoch)
     assert found[:2] == again[:2]
@@ -51,7 +52,7 @@ def test_classifiers_of_epochs_answer_alike_bit_for_bit(options: dict, power: in
 @FEW
 @given(powers)
 @pytest.mark.parametrize("front", ["matrices", "augmented"])
-def test_networks_answer_alike_bit_for_bit(front: str, power: int) -> None:
+def test_networks_answer_alike_bit_for_bit(front: Any, power: int) -> None:
     samples = covariances(X) if front == "matrices" else X
     one, other = (
         SPDNetClassifier((2,), front=front, epochs=1).fit(data, Y).predict_proba(data)

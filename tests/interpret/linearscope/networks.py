@@ -114,7 +114,7 @@ PIECEWISE = [
         "adaptive_max_pool1d": lambda x: F.adaptive_max_pool1d(x.flatten(2), 5),
         "adaptive_max_pool2d": lambda x: F.adaptive_max_pool2d(x, 3),
         "adaptive_max_pool3d": lambda x: F.adaptive_max_pool3d(x[:, None], 2),
-        "max_unpool": lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
+        "max_unpool": lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), [2, 2]),
         "amax": lambda x: x.amax((1, 2)),
         "amin": lambda x: x.amin(1),
         "max": lambda x: x.max() + x.min() + x.max(1).values + x.min(2, keepdim=True).values,
@@ -132,7 +132,7 @@ PIECEWISE = [
         "mode": lambda x: x.mode(1).values + x.nanmedian(1).values,
         "aminmax": lambda x: sum(torch.aminmax(x, dim=2)) + torch.aminmax(x).max,
         "rounded": lambda x: x.floor() * 0.2 + x.ceil() + x,
-        "max_unpool3d": lambda x: F.max_unpool3d(*F.max_pool3d(x[:, None], 2, return_indices=True), 2),
+        "max_unpool3d": lambda x: F.max_unpool3d(*F.max_pool3d(x[:, None], 2, return_indices=True), [2, 2, 2]),
     }.items()
 ]
 
@@ -181,8 +181,14 @@ FROZEN = [
     Unit("log_softmax", lambda x: F.log_softmax(x, 1) * 2),
     Unit("standardised", lambda x: (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 0.1)),
     Unit("standardised by the variance", lambda x: x / (x.var(1, keepdim=True) + 0.1).sqrt()),
-    Unit("standardised at once", lambda x: (lambda s, m: (x - m) / s)(*torch.std_mean(x, (2, 3), keepdim=True))),
-    Unit("var_mean", lambda x: (lambda v, m: (x - m) * torch.rsqrt(v + 0.1))(*torch.var_mean(x, 1, keepdim=True))),
+    Unit(
+        "standardised at once",
+        lambda x: (lambda sm: (x - sm[1]) / sm[0])(torch.std_mean(x, (2, 3), keepdim=True)),
+    ),
+    Unit(
+        "var_mean",
+        lambda x: (lambda vm: (x - vm[1]) * torch.rsqrt(vm[0] + 0.1))(torch.var_mean(x, 1, keepdim=True)),
+    ),
     Unit(
         "statistics of the batch",
         lambda x: torch.ops.aten._native_batch_norm_legit.no_stats(x, None, None, True, 0.1, 0.1)[0],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,8 @@ LINEAR_OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
         + F.interpolate(x[:, None, :2, :4, :4], scale_factor=2)
         + F.interpolate(x[:, None, :2, :4, :4], scale_factor=2, mode="nearest-exact")
     ),
-    "ATen's own views": lambda x: sum(
+    "ATen's own views": lambda x: reduce(
+        torch.add,
         [
             aten.alias(x),
             aten.alias_copy(x),
@@ -107,7 +109,7 @@ LINEAR_OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
             aten._lazy_clone(x),
             aten.split.Tensor(x, 1, 1)[0],
             aten.detach(x),
-        ]
+        ],
     ),
     "ATen's own operations": lambda x: (
         aten._unsafe_index(x, [None, ZERO])
@@ -124,7 +126,7 @@ LINEAR_OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "copies of views": lambda x: torch.permute_copy(x, (0, 2, 1, 3)).contiguous() + torch.transpose_copy(x, 1, 2),
     "put twice": lambda x: x.index_put((ZERO, torch.tensor([1, 1])), x[0, 2:4]),
     "unpooled twice": lambda x: F.max_unpool2d(
-        x[..., :6, :6], (torch.arange(36) // 2).expand(1, 4, 36).view(1, 4, 6, 6), 3, 1
+        x[..., :6, :6], (torch.arange(36) // 2).expand(1, 4, 36).view(1, 4, 6, 6), [3, 3], [1, 1]
     ),
     "in place": lambda x: (
         x.clone().neg_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from linmap.interpret.linearscope import (
     projective_field,
     template_share,
 )
+from typed import gradient_of
 
 
 def image(channels: int = 1, side: int = 12) -> Tensor:
@@ -104,7 +106,7 @@ def test_filter_bank_holds_the_rows_of_one_pixel():
     net = network(nn.Conv2d(1, 4, 3, padding=1), nn.PixelShuffle(2))
     interp = LinearScope(net).at(image())
     bank = filter_bank(interp, (5, 6), scale=2)
-    kernels = net[0].weight.detach()
+    kernels = net.get_parameter("0.weight").detach()
     torch.testing.assert_close(bank.filters[:, :, 4:7, 5:8], kernels)
     torch.testing.assert_close(bank.gains, kernels.sum((1, 2, 3)))
     assert float(bank.filters.square().sum() - kernels.square().sum()) == pytest.approx(0, abs=1e-12)
@@ -165,14 +167,15 @@ def test_bias_terms_of_a_relu_network_are_bias_times_gradient():
     terms = bias_split(interp, 1)
     assert [term.module for term in terms] == ["0", "2", "5"]
     net(x)[0, 1].backward()
-    expected = [float((layer.bias * layer.bias.grad).sum()) for layer in (net[0], net[2], net[5])]
+    biases = [net.get_parameter(f"{layer}.bias") for layer in (0, 2, 5)]
+    expected = [float((bias * gradient_of(bias)).sum()) for bias in biases]
     assert [term.contribution for term in terms] == pytest.approx(expected, abs=1e-12)
     assert sum(expected) == pytest.approx(float(interp.residual[0, 1]), abs=1e-12)
 
 
 @pytest.mark.parametrize("mode", ["record", "parallel"])
 @pytest.mark.parametrize("origin", [None, 0.4])
-def test_bias_terms_sum_to_the_residual(mode: str, origin: float | None):
+def test_bias_terms_sum_to_the_residual(mode: Any, origin: float | None):
     net = network(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4, affine=True), nn.Sigmoid(), nn.BatchNorm2d(4), nn.Hardtanh())
     interp = LinearScope(net, mode=mode, origin=origin).at(image())
     for output in (0, (2, 3, 4)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def check(interp: AffineInterpreter, net: nn.Module, x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_recurrent_layers_are_read_in_their_parts(kind: type[nn.RNNBase]):
+def test_recurrent_layers_are_read_in_their_parts(kind: Callable[..., nn.RNNBase]):
     net = network(lambda r, x: r(x)[0][:, -1], r=kind(3, 4, bidirectional=True, batch_first=True))
     flags = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled
     interp = LinearScope(net).at(random(1, 3, 3))
@@ -89,7 +90,9 @@ def test_channels_last_gives_the_same_map():
     expected = LinearScope(net).at(x).dense()
     last = x.to(memory_format=torch.channels_last)
     torch.testing.assert_close(LinearScope(net).at(last).dense(), expected)
-    torch.testing.assert_close(LinearScope(net.to(memory_format=torch.channels_last)).at(last).dense(), expected)
+    torch.testing.assert_close(
+        LinearScope(cast(Any, net).to(memory_format=torch.channels_last)).at(last).dense(), expected
+    )
 
 
 def test_pooling_of_a_transposed_sequence_is_read():
@@ -120,7 +123,7 @@ def test_axes_are_the_networks_affair(net: Callable[[], nn.Module], shape: tuple
         (lambda: network(lambda f, x: f(x).relu(), f=nn.Linear(8, 2)), (1, 8)),
     ],
 )
-def test_networks_without_batch_axis_are_read_whole(net: Callable[[], nn.Module], shape: tuple[int, ...], mode: str):
+def test_networks_without_batch_axis_are_read_whole(net: Callable[[], nn.Module], shape: tuple[int, ...], mode: Any):
     model, x = net(), random(*shape)
     interp = LinearScope(model, batched=False, mode=mode).at(x)
     torch.testing.assert_close(interp.dense(), jacobian(model, x))
@@ -163,13 +166,13 @@ def test_secants_of_a_dead_unit_are_zero(function: Callable[[Tensor], Tensor]):
     ],
 )
 @pytest.mark.parametrize("mode", ["record", "parallel"])
-def test_softmaxes_at_the_end_are_cut_off(end: Callable[[Tensor], Tensor], mode: str):
+def test_softmaxes_at_the_end_are_cut_off(end: Callable[[Tensor], Tensor], mode: Any):
     net = network(lambda f, x: end(f(x)), f=nn.Linear(4, 3))
     with pytest.warns(UserWarning, match="its logits are interpreted"):
         interp = LinearScope(net, mode=mode).at(random(1, 4))
     with torch.no_grad():
-        torch.testing.assert_close(interp.output.flatten(), net.f(random(1, 4)).flatten())
-        torch.testing.assert_close(interp.dense(), net.f.weight)
+        torch.testing.assert_close(interp.output.flatten(), net.get_submodule("f")(random(1, 4)).flatten())
+        torch.testing.assert_close(interp.dense(), net.get_parameter("f.weight"))
 
 
 def test_log_softmax_holds_its_normaliser_where_it_stays():
@@ -177,7 +180,7 @@ def test_log_softmax_holds_its_normaliser_where_it_stays():
     with warnings.catch_warnings(action="error"):
         interp = LinearScope(net, strip_softmax=False).at(random(1, 4))
     check(interp, net, random(1, 4))
-    torch.testing.assert_close(interp.dense(), net.f.weight.detach())
+    torch.testing.assert_close(interp.dense(), net.get_parameter("f.weight").detach())
 
 
 def test_what_is_made_of_a_softmax_is_not_its_logits():

@@ -9,6 +9,7 @@ import pickle
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ FOLLOWED = {
     "data": lambda x: x.data * 2,
     "subclass": lambda x: torch.Tensor._make_subclass(torch.Tensor, x) * 2,
     "constructor": lambda x: torch.Tensor(x) * 2,
-    "storage": lambda x: torch.empty(0).set_(x.untyped_storage(), 0, (1, 6)) * 2,
+    "storage": lambda x: cast(Any, torch.empty(0)).set_(x.untyped_storage(), 0, (1, 6)) * 2,
     "vmap": lambda x: torch.vmap(lambda row: row * 2)(x),
     "printed": lambda x: (repr(x), x * 2)[1],
 }
@@ -168,7 +169,7 @@ def test_probes_are_followed_one_by_one_where_pytorch_does_not_batch_an_operatio
     scope = LinearScope(Side(lambda x: doubled(x)).eval().requires_grad_(False))
     scope.register_rule(name, lambda z: doubled)
     interp = scope.at(torch.linspace(-1, 2, 6)[None])
-    torch.testing.assert_close(interp.dense(), scope.model.layer.weight + 2 * torch.eye(6))
+    torch.testing.assert_close(interp.dense(), scope.model.get_parameter("layer.weight") + 2 * torch.eye(6))
 
 
 def test_constants_from_python_and_numpy_are_no_exits():

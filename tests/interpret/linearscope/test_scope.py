@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from interpret.linearscope.networks import (
 )
 from linmap.interpret.linearscope import LinearScope, UnknownOperationError, register_rule
 from linmap.maps import Dense
+from typed import other
 
 every_unit = pytest.mark.parametrize("unit", UNITS, ids=unit_id)
 both_modes = pytest.mark.parametrize("mode", ["record", "parallel"])
@@ -63,17 +65,18 @@ def test_reproduces_the_network_at_x_in_single_precision(unit: Unit):
 @pytest.fixture
 def poisoned_memory() -> Iterator[None]:
     """Every tensor that is made empty holds NaN until it is written."""
-    filled, strict = torch.utils.deterministic.fill_uninitialized_memory, torch.are_deterministic_algorithms_enabled()
+    filling: Any = torch.utils.deterministic
+    filled, strict = filling.fill_uninitialized_memory, torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    filling.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(strict)
-    torch.utils.deterministic.fill_uninitialized_memory = filled
+    filling.fill_uninitialized_memory = filled
 
 
 @both_modes
 @every_unit
-def test_what_was_left_in_new_memory_does_not_matter(unit: Unit, mode: str, poisoned_memory: None):
+def test_what_was_left_in_new_memory_does_not_matter(unit: Unit, mode: Any, poisoned_memory: None):
     interp = LinearScope(unit.network(), mode=mode, **unit.options).at(picture())
     assert torch.empty(1).isnan().all()
     assert interp.exactness() < 1e-12
@@ -246,7 +249,7 @@ def test_is_affine(seed: int, a: float, b: float):
 
 
 @both_modes
-def test_parts_are_those_of_the_dense_matrix(mode: str):
+def test_parts_are_those_of_the_dense_matrix(mode: Any):
     interp = LinearScope(classifier(), mode=mode).at(picture())
     matrix = interp.dense()
     torch.testing.assert_close(interp.row(3), matrix[3])
@@ -286,7 +289,7 @@ def test_a_linear_network_is_the_product_of_its_matrices_whatever_the_input():
         column, row = [k[0], *[0] * (n - len(k))], [*k, *[0] * (n - len(k))]
         return torch.from_numpy(toeplitz(column, row))
 
-    expected = banded(net[1].weight, 10) @ banded(net[0].weight, 12)
+    expected = banded(net.get_parameter("1.weight"), 10) @ banded(net.get_parameter("0.weight"), 12)
     for seed in (0, 1):
         x = torch.randn(1, 1, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         torch.testing.assert_close(LinearScope(net).at(x).dense(), expected)
@@ -341,7 +344,7 @@ def test_inverse_undoes_the_linear_part():
 def test_modules_called_twice_in_place_and_functional_calls(act: nn.Module | None):
     torch.manual_seed(0)
     net = Twice(act).double().eval()
-    first, second = net.body[0], net.body[1][0]
+    first, second = net.get_submodule("body.0"), net.get_submodule("body.1.0")
     plain_act = nn.ReLU6 if isinstance(act, nn.ReLU6) else nn.ReLU
     plain = nn.Sequential(first, plain_act(), second, plain_act()).eval()
     x = picture()
@@ -357,13 +360,18 @@ def test_pieces_compose():
     torch.testing.assert_close(tail.input, head.output)
     torch.testing.assert_close(tail(head(x)), net(x))
     one = LinearScope(net, from_="4", to="4").at(x)
-    torch.testing.assert_close(one.matvec(tail.input) + one.residual, net[4](tail.input))
+    torch.testing.assert_close(one.matvec(tail.input) + one.residual, net.get_submodule("4")(tail.input))
 
 
 def test_nothing_stays_on_the_model_even_after_an_error():
     net, x = classifier(), picture()
     broken = Lambda(lambda z: torch.cumprod(z, 1)).double().eval()
-    for model, options in ((net, {"to": "4", "from_": "1"}), (net, {}), (broken, {"from_": "first"})):
+    runs: list[tuple[nn.Module, dict[str, Any]]] = [
+        (net, {"to": "4", "from_": "1"}),
+        (net, {}),
+        (broken, {"from_": "first"}),
+    ]
+    for model, options in runs:
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         original = x.clone()
         try:
@@ -466,13 +474,14 @@ def test_registered_rules_are_used_and_checked():
     with pytest.raises(TypeError, match="is not an operation"):
         register_rule(print, lambda z: (z, z))
     with pytest.raises(TypeError, match="must be a function"):
-        register_rule(torch.sin, 3)
+        register_rule(torch.sin, other(3))
 
 
 def test_a_model_that_overwrites_its_own_buffer_is_refused():
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            self.cache: Tensor
             self.register_buffer("cache", torch.zeros(1, 3, 8, 8).double())
 
         def forward(self, x: Tensor) -> Tensor:
@@ -513,12 +522,13 @@ def test_bad_models():
     with pytest.raises(TypeError, match="scripted"):
         LinearScope(torch.jit.script(net))
     with pytest.raises(TypeError, match=r"must be an nn\.Module"):
-        LinearScope(lambda x: x)
+        LinearScope(other(lambda x: x))
     with pytest.raises(ValueError, match="too coarse"):
         LinearScope(net.bfloat16()).at(picture().bfloat16())
     with pytest.raises(ValueError, match=r"to='body' is not a layer of Sequential"):
         LinearScope(net, to="body")
-    for option in ({"mode": "both"}, {"smooth": "jacobian"}, {"sigmoid": "x"}, {"gate": "up"}):
+    options: list[dict[str, Any]] = [{"mode": "both"}, {"smooth": "jacobian"}, {"sigmoid": "x"}, {"gate": "up"}]
+    for option in options:
         with pytest.raises(ValueError, match=f"{next(iter(option))} must be one of"):
             LinearScope(net, **option)
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from linmap.recipes.bt2.fit import BANKING, fit, read_pairs
 from linmap.recipes.bt2.flags import Apply, Compare, Fit
 from linmap.recipes.job import CompareJob, FitJob, FittedJob
 from linmap.retrieve.bt2 import EmbeddingUpgrade, Gallery
+from linmap.retrieve.bt2.files import Output
 from linmap.retrieve.bt2.gallery import NDCG
 
 
@@ -28,7 +30,8 @@ def test_what_is_fitted_to_files_is_applied_to_files(files: tuple[Path, Path], t
     summary = fit(Fit(new=new, old=old, new_model="e5"), FitJob(out=tmp_path / "run"))
     assert (summary["pairs"], summary["d_new"], summary["d_old"], summary["width"]) == (200, 40, 30, 40)
     upgrade = EmbeddingUpgrade().fit(np.load(new), np.load(old))
-    for output, function in (("gallery", upgrade.transform), ("query", upgrade.transform_query)):
+    ways: list[tuple[Output, Any]] = [("gallery", upgrade.transform), ("query", upgrade.transform_query)]
+    for output, function in ways:
         out = tmp_path / f"{output}.npy"
         found = apply(Apply(output=output), FittedJob(new, out, artifact=tmp_path / "run"))
         assert (found["vectors"], found["dtype"]) == (200, "float32")
@@ -93,7 +96,7 @@ def test_compare_measures_every_way_on_the_same_queries(tmp_path: Path) -> None:
     assert result.verdict.startswith("Take BT² auto")
 
 
-def rotated(n: int = 120, noise: float = 0.2) -> dict[str, np.ndarray]:
+def rotated(n: int = 120, noise: float = 0.2) -> dict[str, Any]:
     """New vectors, and a rotation of them with noise."""
     rng = np.random.default_rng(0)
     new = rng.normal(size=(n, 12))
@@ -104,7 +107,7 @@ def rotated(n: int = 120, noise: float = 0.2) -> dict[str, np.ndarray]:
 SMALL = Compare(folds=3, calibration=60)
 
 
-def compared(tmp_path: Path, resume: bool = False, settings: Compare = SMALL, **arrays: np.ndarray) -> Result:
+def compared(tmp_path: Path, resume: bool = False, settings: Compare = SMALL, **arrays: Any) -> Result:
     np.savez(tmp_path / "pairs.npz", **arrays)
     return compare(settings, CompareJob(data=tmp_path / "pairs.npz", out=tmp_path / "out", resume=resume))
 
@@ -128,7 +131,7 @@ def test_items_of_a_class_answer_each_other_and_never_themselves(tmp_path: Path,
     arrays = rotated() | {"label": np.arange(120) % 60}
     arrays["new"][60:] = arrays["new"][:60] + 0.1  # each item is nearly its only other of the class
     arrays["old"][60:] = arrays["old"][:60] + 0.1
-    result = compared(tmp_path, **arrays | ({"label": arrays["label"].astype(str)} if texts else {}))
+    result = compared(tmp_path, **{**arrays, "label": arrays["label"].astype(str) if texts else arrays["label"]})
     rows = {row.name: row for row in result.rows}
     assert rows[RAW].mean(NDCG) == pytest.approx(1)
     assert rows[OLD].mean(NDCG) == pytest.approx(1)

@@ -154,9 +154,8 @@ def test_packed_rows_train_on_half_precision_bases(
     summary = fit("bone", settings, data=data["language"], out=tmp_path)
     assert summary["rows"] < summary["records"]
     assert {tensor.dtype for tensor in weights(tmp_path).values()} == {torch.float32}
-    assert {weight.dtype for weight in FineTuned.load(tmp_path).model.base_model.model.lm_head.parameters()} == {
-        torch.bfloat16
-    }
+    head = FineTuned.load(tmp_path).model.get_submodule("base_model.model.lm_head")
+    assert {weight.dtype for weight in head.parameters()} == {torch.bfloat16}
 
 
 # -- interrupted runs --------------------------------------------------------------------------------------------------
@@ -319,11 +318,12 @@ def test_answers_are_repeatable_and_written_as_csv_too(adapter: Path, data: dict
 
 def test_what_cannot_be_answered_is_named(adapter: Path, data: dict[str, Path], tmp_path: Path) -> None:
     empty = write_jsonl(tmp_path / "empty.jsonl", [{"prompt": ""}])
-    for options, data_file, out, message in (
+    cases: list[tuple[dict[str, Any], Path, str, str]] = [
         ({}, empty, "a.jsonl", "line 1: the prompt is empty"),
         ({"max_new_tokens": 200}, data["language"], "a.jsonl", "exceed the 128 positions"),
         ({}, data["language"], "a.txt", "answers are written as .jsonl or .csv"),
-    ):
+    ]
+    for options, data_file, out, message in cases:
         job = FittedJob(artifact=adapter, data=data_file, out=tmp_path / out)
         with pytest.raises((UsageError, ValueError), match=message):
             apply(Answering(**options), job)

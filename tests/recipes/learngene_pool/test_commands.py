@@ -119,7 +119,7 @@ def test_onnx_gives_the_models_logits_for_any_number_of_images(pool: Path, tmp_p
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     for n in (1, 5):
         x = torch.randn(n, 1, 14, 14)
-        found = session.run(None, {"images": x.numpy()})[0]
+        found = np.asarray(session.run(None, {"images": x.numpy()})[0])
         np.testing.assert_allclose(found, Descendant.load(tmp_path)(x).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
@@ -151,7 +151,9 @@ def test_the_widest_auxiliary_starts_from_the_ancestrys_blocks(data: Path) -> No
     found = making.shapes(settings, teacher)
     for from_teacher in (True, False):
         narrow, wide = found.members(teacher, 0, from_teacher)
-        same = torch.equal(wide.blocks[1].mlp.fc1.weight, teacher.blocks[3].mlp.fc1.weight)
+        same = torch.equal(
+            wide.get_parameter("blocks.1.mlp.fc1.weight"), teacher.get_parameter("blocks.3.mlp.fc1.weight")
+        )
         assert same == from_teacher
         assert narrow.embed_dim == 8
 

@@ -82,7 +82,7 @@ def test_apply_writes_intervals(calibrated: Path, table: Path, tmp_path: Path) -
     assert forecast.columns.to_list()[3:] == [
         f"{v}-{side}-{one}" for one in (80, 90) for side in ("lo", "hi") for v in "ab"
     ]
-    assert (forecast["a-lo-90"] < forecast["a"]).all()
+    assert np.less(forecast["a-lo-90"], forecast["a"]).all()
     assert "90 % interval" in (tmp_path / "forecast.svg").read_text()
     recalibrated = Apply(level=(80,), recalibrate=60)
     apply(recalibrated, job(calibrated, table, tmp_path / "again.csv"))

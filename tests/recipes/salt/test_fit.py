@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_the_encoder_is_efficientnet_as_it_comes():
     model.encoder._conv_head.register_forward_hook(lambda module, inputs, output: seen.append(output))
     with torch.no_grad():
         model(images)
-        original = efficientnet_lite0()
+        original: Any = efficientnet_lite0()
         expected = original.extract_features(((255 * images - 127) / 128).expand(-1, 3, -1, -1))
     torch.testing.assert_close(model.encoder._swish(model.encoder._bn1(seen[0])), expected)
     assert sum(p.numel() for p in model.decoder.parameters()) == 50761

@@ -11,7 +11,7 @@ from linmap.retrieve.bt2 import cross_retrieval, evaluation, nearest_rows, text_
 def brute_force(q, g, q_labels, g_labels, q_ids=None, g_ids=None, topk=(1, 5)):
     k, cmc, ap, ndcg = min(q.shape[1], g.shape[1]), {k: [] for k in topk}, [], []
     for i in range(len(q)):
-        kept = [j for j in range(len(g)) if q_ids is None or g_ids[j] != q_ids[i]]
+        kept = [j for j in range(len(g)) if q_ids is None or g_ids is None or g_ids[j] != q_ids[i]]
         scores = np.array([q[i, :k] @ g[j, :k] for j in kept])
         relevant = np.array([q_labels[i] == g_labels[j] for j in kept])
         if not relevant.any():

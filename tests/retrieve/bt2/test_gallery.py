@@ -1,12 +1,14 @@
 """Upgrades measured on a gallery, and vectors in files transformed."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from linmap.errors import DataError
 from linmap.retrieve.bt2 import EmbeddingUpgrade, Gallery, transform_files
+from linmap.retrieve.bt2.files import Output
 from linmap.retrieve.bt2.gallery import MRR, NDCG, RECALL
 
 
@@ -45,7 +47,8 @@ def test_files_are_transformed_as_arrays_are(tmp_path: Path) -> None:
     upgrade = EmbeddingUpgrade().fit(new, old)
     upgrade.save(tmp_path / "run")
     np.save(tmp_path / "new.npy", new)
-    for output, function in (("gallery", upgrade.transform), ("query", upgrade.transform_query)):
+    ways: list[tuple[Output, Any]] = [("gallery", upgrade.transform), ("query", upgrade.transform_query)]
+    for output, function in ways:
         done = transform_files(tmp_path / "run", tmp_path / "new.npy", tmp_path / "out.npy", output)
         assert done.records == 60
         np.testing.assert_allclose(np.load(tmp_path / "out.npy"), function(new), atol=1e-6)

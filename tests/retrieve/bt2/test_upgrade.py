@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import orthogonal_procrustes
-from sklearn.base import clone
 
 from linmap.errors import ArtifactError
 from linmap.retrieve.bt2 import (
@@ -25,6 +24,7 @@ from linmap.retrieve.bt2 import (
 )
 from linmap.retrieve.bt2.frozen import FittedMap, FrozenPair, closed_bases, closed_form, trained
 from linmap.retrieve.bt2.pairs import unit
+from typed import cloned
 
 
 def views(n: int, d: int, d_old: int, noise: float = 0.3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +35,8 @@ def views(n: int, d: int, d_old: int, noise: float = 0.3, seed: int = 0) -> tupl
         cause @ np.random.default_rng(seed + i + 1).normal(size=(8, k)) + noise * rng.normal(size=(n, k))
         for i, k in enumerate((d, d_old))
     )
-    return tuple(map(unit, pair))
+    new, old = map(unit, pair)
+    return new, old
 
 
 @given(st.sampled_from([(6, 6), (9, 5), (5, 9)]), st.integers(0, 1000), st.booleans())
@@ -225,7 +226,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path, n_extra: int, method) -> None:
 
 def test_it_is_an_estimator() -> None:
     upgrade = EmbeddingUpgrade(n_extra=2, C=3.0)
-    assert clone(upgrade).get_params() == upgrade.get_params()
+    assert cloned(upgrade).get_params() == upgrade.get_params()
     assert upgrade.set_params(C=1.0).C == 1.0
 
 

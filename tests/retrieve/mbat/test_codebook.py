@@ -1,4 +1,5 @@
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from linmap.retrieve.mbat.codebook import LeastRecentlyUsed
 def test_known_answers_of_the_format() -> None:
     codebook = Codebook(10_000)
     assert "".join("+-"[int(sign < 0)] for sign in codebook.atom("str", "hello")[:16]) == "+++++++++-++--++"
-    operator = codebook.operator("key", "a")
+    operator: Any = codebook.operator("key", "a")
     assert operator.permutation[:8].tolist() == [4650, 691, 687, 5646, 568, 6153, 6297, 2532]
     assert operator.signs[:8].tolist() == [1, 1, 1, 1, 1, 1, -1, 1]
 
@@ -33,8 +34,9 @@ def test_atoms_and_operators_follow_the_format_bit_by_bit(dim: int, token: str, 
     codebook = Codebook(dim, seed)
     assert codebook.atom("word", token).dtype == np.int8
     assert codebook.atom("word", token).tolist() == signs("word")
-    assert codebook.operator("key", token).permutation.tolist() == sorted(range(dim), key=keys.__getitem__)
-    assert codebook.operator("key", token).signs.tolist() == signs("sign.key")
+    operator: Any = codebook.operator("key", token)
+    assert operator.permutation.tolist() == sorted(range(dim), key=keys.__getitem__)
+    assert operator.signs.tolist() == signs("sign.key")
 
 
 def test_atoms_of_different_kind_token_or_seed_are_nearly_orthogonal() -> None:
@@ -49,7 +51,7 @@ def test_a_cached_atom_cannot_be_changed() -> None:
 
 
 def test_caches_are_bounded_and_forget_the_longest_unused() -> None:
-    cache: LeastRecentlyUsed[int, int] = LeastRecentlyUsed(2)
+    cache: LeastRecentlyUsed[int, Any] = LeastRecentlyUsed(2)
     made = []
     for key in (1, 2, 1, 3, 1, 2):
         cache.get(key, lambda key=key: made.append(key))

@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from linmap.retrieve.mbat import JSONVectorizer
+from typed import cloned
 
 LEARNING = [JSONVectorizer(64, idf=1.0), JSONVectorizer(64, numbers="quantile")]
 
@@ -20,7 +20,7 @@ def test_estimators_keep_the_contract_of_scikit_learn(estimator: Any, check: Any
 
 @pytest.mark.parametrize("estimator", LEARNING)
 def test_what_is_learnt_cannot_be_asked_for_before(estimator: JSONVectorizer) -> None:
-    vectorizer = clone(estimator)
+    vectorizer = cloned(estimator)
     for ask in (
         lambda: vectorizer.transform([{"a": 1}]),
         lambda: vectorizer.fingerprint_,

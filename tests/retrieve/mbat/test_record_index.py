@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def index(request: pytest.FixtureRequest, tmp_path: Path) -> RecordIndex:
     return RecordIndex(made(source, request.param))
 
 
-def made(source: Path, kind: str, **options: str) -> str:
+def made(source: Path, kind: str, **options: Any) -> str:
     """Vectors of the records: none yet, in a file, or in a store."""
     vectorizer, where = JSONVectorizer(**options), source.with_name("v.npy")
     metadata = {"fingerprint": vectorizer.fingerprint_, "options": vectorizer.as_json(), "source": str(source)}

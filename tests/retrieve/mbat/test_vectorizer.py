@@ -8,13 +8,13 @@ import pickle
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import numpy as np
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -26,8 +26,9 @@ from linmap.retrieve.mbat import MISSING, JSONVectorizer
 from linmap.retrieve.mbat.encoding import Encoder
 from linmap.retrieve.mbat.options import Options
 from linmap.retrieve.mbat.paths import format_path
+from typed import cloned
 
-EXACT = {"strings": "exact", "numbers": "exact", "normalize": "none"}
+EXACT: dict[str, Any] = {"strings": "exact", "numbers": "exact", "normalize": "none"}
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +109,7 @@ def test_two_processes_give_the_same_bytes(patients: list) -> None:
     environment = os.environ | {"PYTHONHASHSEED": seed}
     command = [sys.executable, "-c", program]
     there = subprocess.run(command, input=texts, capture_output=True, check=True, env=environment).stdout.split()
-    for options in ({}, {"strings": "exact", "numbers": "exact", "normalize": "none"}):
-        here = JSONVectorizer(256, **options)
+    for here in (JSONVectorizer(256), JSONVectorizer(256, **EXACT)):
         digest = hashlib.sha256(here.transform(patients[:10]).tobytes()).hexdigest()
         assert [there.pop(0).decode(), there.pop(0).decode()] == [digest, here.fingerprint_]
 
@@ -124,8 +124,8 @@ def test_works_in_pipelines_and_searches(patients: list) -> None:
     search = GridSearchCV(pipeline, {"jsonvectorizer__strings": ["exact", "mixed"]}, cv=2).fit(documents, y)
     assert search.best_score_ > 0.9
     vectorizer = JSONVectorizer(128, ignore=("**.id",), seed="s")
-    assert clone(vectorizer).get_params() == vectorizer.get_params()
-    assert clone(vectorizer).fingerprint_ == vectorizer.fingerprint_
+    assert cloned(vectorizer).get_params() == vectorizer.get_params()
+    assert cloned(vectorizer).fingerprint_ == vectorizer.fingerprint_
     assert len(vectorizer.get_feature_names_out()) == 128
 
 
@@ -153,7 +153,7 @@ def test_quantiles_are_learnt_for_each_path() -> None:
     assert set(vectorizer.quantiles_) == {"small", "big[*]"}
     # u = rank / n, and the cosine of two levels is 1 - |u - v|, for both paths alike
     assert vectors[20] @ vectors[120] == pytest.approx(0.5, abs=5 / 64)
-    other = clone(vectorizer).fit(documents[:100])
+    other = cloned(vectorizer).fit(documents[:100])
     assert other.fingerprint_ != vectorizer.fingerprint_
     assert np.abs(vectorizer.transform([{"new": 5.0}])).max() > 0  # a path never seen falls back on asinh
 
@@ -217,15 +217,17 @@ def test_options_are_written_down_and_read_back(options: dict) -> None:
 def test_update_equals_encoding_again(old, new) -> None:
     document = {"a": {"b": [1, old, "x"]}, "c": None}
     changed = {"a": {"b": [1, new, "x"]}, "c": None}
-    for options in ({}, {"key_presence": 2.0, "path_backoff": 3.0, "weights": {"a": 2.0}}, {"arrays": "bag"}):
+    weighted = {"key_presence": 2.0, "path_backoff": 3.0, "weights": {"a": 2.0}}
+    cases: list[dict[str, Any]] = [{}, weighted, {"arrays": "bag"}]
+    for options in cases:
         vectorizer = JSONVectorizer(64, **EXACT, **options)
         before, after = vectorizer.transform([document, changed])
         assert np.array_equal(vectorizer.update(before, "a.b[1]", old, new), after)
 
 
 def test_fields_come_and_go() -> None:
-    for options in ({}, {"key_presence": 2.0}):
-        vectorizer = JSONVectorizer(64, **EXACT, **options)
+    for presence in (0.0, 2.0):
+        vectorizer = JSONVectorizer(64, **EXACT, key_presence=presence)
         without, having = vectorizer.transform([{"a": 1}, {"a": 1, "b": {"c": 2}}])
         assert np.array_equal(vectorizer.update(without, "b", MISSING, {"c": 2}), having)
         assert np.array_equal(vectorizer.update(having, "b", {"c": 2}, MISSING), without)

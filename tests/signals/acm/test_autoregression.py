@@ -1,5 +1,7 @@
 """The augmented covariance and vector autoregressive models: closed forms, least squares, statsmodels."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from linmap.signals.acm import (
 )
 from linmap.signals.acm.autoregression import regress_newest
 from signals.acm.paths import var1
+from typed import other
 
 A = np.array([[0.6, 0.2, 0.0], [-0.1, 0.5, 0.2], [0.0, -0.3, 0.4]])
 S = np.array([[1.0, 0.3, 0.0], [0.3, 1.0, -0.2], [0.0, -0.2, 0.5]])
@@ -35,7 +38,7 @@ def test_the_covariance_of_a_long_path_holds_the_lagged_covariances(toeplitz: bo
 
 
 @pytest.mark.parametrize("method", ["covariance", "toeplitz"])
-def test_yule_walker_returns_the_model(method: str) -> None:
+def test_yule_walker_returns_the_model(method: Any) -> None:
     found = yule_walker(var1(A, S, 100_000), method=method)
     np.testing.assert_allclose(found.A[0], A, atol=0.02)
     np.testing.assert_allclose(found.S, S, atol=0.02)
@@ -103,6 +106,6 @@ def test_bad_input_is_explained() -> None:
     with pytest.raises(ValueError, match="T = 30"):
         yule_walker(x, 5, 6)
     with pytest.raises(ValueError, match="'covariance' or 'toeplitz'"):
-        yule_walker(x, method="burg")
+        yule_walker(x, method=other("burg"))
     with pytest.raises(ValueError, match="Gamma up to 4, got 3"):
         block_toeplitz(exact(3), 3, 2)

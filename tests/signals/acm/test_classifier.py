@@ -1,6 +1,7 @@
 """The classifier: its parts against other libraries, the search against scikit-learn's, no leaks, saving, manners."""
 
 import pickle
+from typing import Any
 
 import mne
 import numpy as np
@@ -8,7 +9,6 @@ import pytest
 from pyriemann.classification import MDM
 from pyriemann.geometry.mean import mean_riemann
 from pyriemann.tangentspace import TangentSpace
-from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -20,6 +20,7 @@ from linmap.signals.acm.search import order_lag_grid
 from linmap.signals.acm.svm import Machine
 from linmap.signals.acm.tangent import mean_and_logarithms, vectors
 from signals.acm.paths import opposite_memories
+from typed import cloned, other
 
 rng = np.random.default_rng(0)
 
@@ -56,7 +57,7 @@ def test_a_mean_of_singular_matrices_is_refused() -> None:
 
 @pytest.mark.parametrize("n_classes", [2, 3, 5])
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
-def test_the_machine_of_arrays_is_scikit_learns(n_classes: int, kernel: str) -> None:
+def test_the_machine_of_arrays_is_scikit_learns(n_classes: int, kernel: Any) -> None:
     V, y, new = rng.standard_normal((60, 7)), np.arange(60) % n_classes, rng.standard_normal((40, 7))
     V[:, 0] += y
     theirs = SVC(C=0.7, kernel=kernel).fit(V, y)
@@ -74,7 +75,7 @@ def test_the_machine_of_arrays_is_scikit_learns(n_classes: int, kernel: str) -> 
 
 
 @pytest.mark.parametrize("classifier", ["mdm", "tgsp+svm"])
-def test_memories_of_opposite_sign_are_told_apart_by_order_two_alone(classifier: str) -> None:
+def test_memories_of_opposite_sign_are_told_apart_by_order_two_alone(classifier: Any) -> None:
     X, y = opposite_memories(120, 300)
     train, test = np.arange(80), np.arange(80, 120)
     plain, augmented = (
@@ -192,7 +193,7 @@ def test_scikit_learns_manners(parameters: dict, epochs: tuple[np.ndarray, np.nd
     names = np.array(["left", "right", "feet"])[y]
     before = X.copy()
     classifier = ACMClassifier(**parameters)
-    fitted = clone(classifier)
+    fitted = cloned(classifier)
     assert fitted.fit(X, names) is fitted
     assert (before == X).all()
     assert not hasattr(classifier, "classes_")
@@ -205,7 +206,7 @@ def test_scikit_learns_manners(parameters: dict, epochs: tuple[np.ndarray, np.nd
     assert (fitted.predict(X.astype(np.float32)) == labels).mean() > 0.95
     again = pickle.loads(pickle.dumps(fitted))
     assert (again.predict(X) == labels).all()
-    assert (clone(classifier).fit(X, names).predict(X) == labels).all()
+    assert (cloned(classifier).fit(X, names).predict(X) == labels).all()
     assert fitted.decision_function(X).shape == (60, 3)
     assert fitted.set_params(random_state=1).get_params()["random_state"] == 1
     scores = cross_val_score(make_pipeline(FunctionTransformer(), classifier), X, names, cv=2)
@@ -233,7 +234,7 @@ def test_mne_epochs_bring_their_events() -> None:
 
 
 @pytest.mark.parametrize("classifier", ["tgsp+svm", "mdm"])
-def test_what_was_saved_predicts_the_same(classifier: str, epochs: tuple[np.ndarray, np.ndarray], tmp_path) -> None:
+def test_what_was_saved_predicts_the_same(classifier: Any, epochs: tuple[np.ndarray, np.ndarray], tmp_path) -> None:
     X, y = epochs
     fitted = ACMClassifier((2, 3), classifier).fit(X, np.array(["a", "b", "c"])[y])
     fitted.save(tmp_path / "run", sfreq=100.0)
@@ -285,7 +286,7 @@ def test_bad_epochs_and_labels_are_explained(epochs: tuple[np.ndarray, np.ndarra
         with pytest.raises(ValueError, match=message):
             fitted.predict(data)
     with pytest.raises(ValueError, match="kernel must be"):
-        TangentSpaceSVM(kernel="poly").fit(X[:, :, :3] @ X[:, :, :3].mT, y)
+        TangentSpaceSVM(kernel=other("poly")).fit(X[:, :, :3] @ X[:, :, :3].mT, y)
     lonely = ACMClassifier((2, 3)).fit(X[:4], [0, 1, 1, 2])
     with pytest.raises(ValueError, match="two epochs of each class"):
         lonely.predict_proba(X)

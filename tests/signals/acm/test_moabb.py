@@ -39,7 +39,8 @@ class Mamem(BaseDataset):
         stim[GAP + step * np.arange(len(X))] = epochs.labels() + 1
         data = np.vstack([np.concatenate(list(X), -1) * 1e-6, stim])
         names = ["PO7", "PO3", "POz", "PO4", "PO8", "O1", "Oz", "O2", "stim"]
-        return mne.io.RawArray(data, mne.create_info(names, 125.0, ["eeg"] * 8 + ["stim"]), verbose="error")
+        kinds: Any = ["eeg"] * 8 + ["stim"]  # MNE declares one kind for all
+        return mne.io.RawArray(data, mne.create_info(names, 125.0, kinds), verbose="error")
 
     def data_path(self, *_: Any, **__: Any) -> None:
         raise AssertionError("the data come with linmap")

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from pyriemann.classification import MDM
 from pyriemann.geometry.covariance import covariances
 from pyriemann.geometry.distance import distance_riemann
-from sklearn.base import clone
 from sklearn.covariance import oas
 from sklearn.utils.estimator_checks import check_estimator
 
 from linmap.signals.acm import AugmentedCovariance, DelayEmbedding
+from typed import cloned
 
 rng = np.random.default_rng(0)
 
@@ -98,7 +98,7 @@ def test_toeplitz_matrices_have_equal_blocks_and_can_be_shrunk() -> None:
 def test_scikit_learns_manners(transformer: DelayEmbedding | AugmentedCovariance) -> None:
     X = rng.standard_normal((4, 2, 30))
     expected = transformer.transform(X)
-    for other in (clone(transformer), pickle.loads(pickle.dumps(transformer.fit(X)))):
+    for other in (cloned(transformer), pickle.loads(pickle.dumps(transformer.fit(X)))):
         assert np.array_equal(other.fit(X, np.zeros(4)).transform(X), expected)
     assert transformer.get_params()["lag"] == 3
     check_estimator(transformer)

@@ -1,13 +1,14 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from geometry.spd.matrices import spd
 from linmap.signals.gbwbn import SPDNetClassifier
+from typed import cloned, other, present
 
 pytestmark = pytest.mark.filterwarnings("ignore:GBWBatchNorm")
 
@@ -28,7 +29,7 @@ def signals(n: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.sin((0.3 + 0.5 * y[:, None, None]) * t + phase) + 0.5 * rng.standard_normal((n, 3, 64)), y
 
 
-FAST = {"epochs": 12, "lr": 0.02, "dims": (4,)}
+FAST: dict[str, Any] = {"epochs": 12, "lr": 0.02, "dims": (4,)}
 
 
 def test_classes_of_matrices_are_learnt_whatever_their_unit() -> None:
@@ -46,9 +47,11 @@ def test_classes_of_matrices_are_learnt_whatever_their_unit() -> None:
 def test_manners_of_scikit_learn() -> None:
     X, y = problem()
     classifier = SPDNetClassifier(**FAST)
-    assert clone(classifier).get_params() == classifier.get_params()
+    assert cloned(classifier).get_params() == classifier.get_params()
     search = GridSearchCV(
-        make_pipeline(SPDNetClassifier(**(FAST | {"epochs": 2}))), {"spdnetclassifier__theta": [0.5, 1.0]}, cv=2
+        make_pipeline(SPDNetClassifier(dims=FAST["dims"], lr=FAST["lr"], epochs=2)),
+        {"spdnetclassifier__theta": [0.5, 1.0]},
+        cv=2,
     )
     assert set(search.fit(X, y).best_params_) == {"spdnetclassifier__theta"}
     assert np.array_equal(SPDNetClassifier(**FAST).fit(X, y).predict_proba(X), classifier.fit(X, y).predict_proba(X))
@@ -71,9 +74,10 @@ def test_convolutional_front_learns_too() -> None:
 def test_validation_keeps_the_best_epoch() -> None:
     X, y = problem()
     classifier = SPDNetClassifier(**FAST).fit(X, y, validation=problem(seed=2))
-    values = [record.val for record in classifier.history_.epochs]
-    assert classifier.history_.best_epoch == 1 + int(np.argmin(values))
-    assert "accuracy" in classifier.history_.epochs[0].metrics
+    history = present(classifier.history_)
+    values = [present(record.val) for record in history.epochs]
+    assert history.best_epoch == 1 + int(np.argmin(values))
+    assert "accuracy" in history.epochs[0].metrics
 
 
 def test_a_new_domain_is_adapted_without_labels() -> None:
@@ -104,7 +108,7 @@ def test_a_saved_classifier_answers_the_same(tmp_path: Path) -> None:
 
 def test_no_batch_is_of_one_sample() -> None:
     X, y = problem(31)
-    SPDNetClassifier(**(FAST | {"epochs": 1})).fit(X, y)
+    SPDNetClassifier(dims=FAST["dims"], lr=FAST["lr"], epochs=1).fit(X, y)
     assert SPDNetClassifier().training_config(31).batch_size < 30
 
 
@@ -129,11 +133,11 @@ def test_bad_input_is_named(name: str) -> None:
 @pytest.mark.usefixtures("annotations_unchecked")
 def test_other_types_are_named() -> None:
     with pytest.raises(ValueError, match="dtype must be"):
-        SPDNetClassifier(dtype="float16").fit(X, Y)
+        SPDNetClassifier(dtype=other("float16")).fit(X, Y)
 
 
 def test_other_wrong_uses_are_named() -> None:
-    classifier = SPDNetClassifier(**(FAST | {"epochs": 1})).fit(X, Y)
+    classifier = SPDNetClassifier(dims=FAST["dims"], lr=FAST["lr"], epochs=1).fit(X, Y)
     with pytest.raises(ValueError, match=r"fitted to \(6, 6\)"):
         classifier.predict(problem(size=5)[0])
     with pytest.raises(ValueError, match="fitted without domains"):

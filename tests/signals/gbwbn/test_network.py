@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:GBWBatchNorm")
 def test_features_are_the_logarithm_of_the_rectified_projection() -> None:
     net = SPDNet((6, 4), 3, None, floor=1e-3)
     X = spd(5, n=6)
-    W = net.bimaps[0].weight.detach()[0]
+    W = net.get_parameter("bimaps.0.weight").detach()[0]
     torch.testing.assert_close(W.T @ W, torch.eye(4, dtype=X.dtype))
     logs = sym_log(ReEig(1e-3)(W.T @ X @ W))
     features = net.features(X)
@@ -60,7 +60,7 @@ def test_training_separates_classes_and_keeps_the_projection_orthogonal() -> Non
         config=TrainingConfig(epochs=30, batch_size=20, lr=0.02),
     )
     assert history.epochs[-1].loss < history.epochs[0].loss / 2
-    W = net.bimaps[0].weight.detach()[0]
+    W = net.get_parameter("bimaps.0.weight").detach()[0]
     torch.testing.assert_close(W.T @ W, torch.eye(4, dtype=X.dtype))
 
 

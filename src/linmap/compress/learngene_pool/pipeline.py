@@ -31,7 +31,7 @@ def make_pool(
     members: Sequence[Any],
     data: Dataset,
     *,
-    distillation: TrainingConfig,
+    distillation: TrainingConfig | Sequence[TrainingConfig],
     tuning: TrainingConfig,
     stitches: str = "lstsq",
     sampler: str = "uniform",
@@ -53,7 +53,7 @@ def make_pool(
     data
         Samples (x, y), y a class or a row of probabilities.
     distillation, tuning
-        The training of each auxiliary, and of the pool.
+        The training of each auxiliary (one for all, or one for each), and of the pool.
     stitches
         How they start, as of `LearngenePool.init_stitches`; "random" draws with the seed of `tuning`.
     sampler, kd_weight
@@ -130,9 +130,15 @@ def auxiliaries(
             mlp_ratio=teacher.mlp_ratio if width == d else 4.0,
             generator=torch.Generator().manual_seed(1000 * seed + number),
         )  # fmt: skip
-        same = (width, count) == (d, h) and depth <= len(teacher.blocks)
-        found.append(teacher_blocks(member, teacher) if same and from_teacher else member)
+        inherits = from_teacher and fits_blocks(member, teacher)
+        found.append(teacher_blocks(member, teacher) if inherits else member)
     return found
+
+
+def fits_blocks(member: VisionTransformer, teacher: VisionTransformer) -> bool:
+    """Whether `teacher_blocks` can start a member: it has the teacher's width and heads, and is no deeper."""
+    same = (member.embed_dim, member.num_heads) == (teacher.embed_dim, teacher.num_heads)
+    return same and len(member.blocks) <= len(teacher.blocks)
 
 
 def default_heads(width: int, per_head: int) -> int:
@@ -225,14 +231,23 @@ def distilled(
     teacher: Any,
     members: Sequence[Any],
     answers: RecordedTeacher,
-    config: TrainingConfig,
+    config: TrainingConfig | Sequence[TrainingConfig],
     out: Path | None = None,
     resume: bool = False,
 ) -> dict[int, Transforms]:
-    """Train every member on what was recorded; the transforms of each."""
+    """Train every member on what was recorded, all alike or each as its own configuration says; the transforms of each.
+
+    Raises
+    ------
+    ValueError
+        If configurations are not as many as members.
+    """
+    configs = [config] * len(members) if isinstance(config, TrainingConfig) else list(config)
+    if len(configs) != len(members):
+        raise ArgumentError(f"distillation has {len(configs)} configurations; there are {len(members)} members.")
     return {
         number: distill(
-            teacher, member, answers, config=config, points=points_of(number),
+            teacher, member, answers, config=configs[number], points=points_of(number),
             out=out and out / f"auxiliary-{number}", resume=resume,
         )[1]
         for number, member in enumerate(members)

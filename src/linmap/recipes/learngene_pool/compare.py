@@ -49,7 +49,7 @@ from linmap.recipes.learngene_pool.making import (
     training,
 )
 from linmap.recipes.learngene_pool.pictures import Family, draw_families
-from linmap.training import train
+from linmap.training import TrainingConfig, train
 
 SIZES, LARGEST = Metric("accuracy over the sizes", "higher"), Metric("accuracy of the widest", "higher")
 POOL, SNNET, RANDOM, ALONE, ONE = (
@@ -115,16 +115,21 @@ class Task:
         """Over the images in all."""
         return len(self.shapes.widths) * self.settings.epochs + self.settings.tune_epochs
 
+    def distillation(self, epochs: int, seed: int, inherits: bool) -> list[TrainingConfig]:
+        """The training of each auxiliary."""
+        return self.shapes.distillation(self.settings, self.teacher, len(self.answers), epochs, seed, inherits)
+
     def members(self, seed: int, from_teacher: bool) -> Members:
         """Auxiliaries that were distilled, or trained on the labels alone; copies, for they are tuned."""
         if (seed, from_teacher) not in self.made:
-            found = self.shapes.members(self.teacher, seed, from_teacher and self.settings.teacher_blocks)
+            inherits = from_teacher and self.settings.teacher_blocks
+            found = self.shapes.members(self.teacher, seed, inherits)
             transforms: dict[int, Transforms] = {}
-            config = training(self.settings, len(self.answers), self.settings.epochs, self.settings.lr, seed)
+            configs = self.distillation(self.settings.epochs, seed, inherits)
             if from_teacher:
-                transforms = distilled(self.teacher, found, self.answers, config)
+                transforms = distilled(self.teacher, found, self.answers, configs)
             else:
-                for member in found:
+                for member, config in zip(found, configs, strict=True):
                     train(member, cross_entropy, self.answers, config=config, seed_globally=False)
             self.made[seed, from_teacher] = found, transforms
         found, transforms = self.made[seed, from_teacher]
@@ -188,16 +193,17 @@ def alone(trial: Trial) -> Outcome:
     return outcome(torch.stack(rights), costs, sum(cost.params for cost in costs), len(task.shapes.widths) - 1, {})
 
 
-def one_size(trial: Trial) -> Outcome:
-    """The widest auxiliary, distilled as in the pool."""
+def one_size(trial: Trial, number: int | None = None) -> Outcome:
+    """An auxiliary, by default the widest, distilled as in the pool, with all passes."""
     task: Task = trial.data
-    last = len(task.shapes.widths) - 1
-    member = task.shapes.members(task.teacher, trial.seed, task.settings.teacher_blocks)[last]
-    config = training(task.settings, len(task.answers), task.passes, task.settings.lr, trial.seed)
-    distill(task.teacher, member, task.answers, config=config, points=points_of(last))
-    found, cost = right(member, task.data), task.empty.cost(last)
+    widest, inherits = len(task.shapes.widths) - 1, task.settings.teacher_blocks
+    number = widest if number is None else number
+    member = task.shapes.members(task.teacher, trial.seed, inherits)[number]
+    config = task.distillation(task.passes, trial.seed, inherits)[number]
+    distill(task.teacher, member, task.answers, config=config, points=points_of(number))
+    found, cost = right(member, task.data), task.empty.cost(number)
     details = {"macs": [cost.macs], "params": [cost.params], "accuracy": [float(found.float().mean())]}
-    return Outcome({LARGEST.name: details["accuracy"][0]}, cost.params, details)
+    return Outcome({LARGEST.name: details["accuracy"][0]} if number == widest else {}, cost.params, details)
 
 
 def outcome(found: torch.Tensor, costs: Sequence[Cost], stored: int, widest: int, more: dict[str, Any]) -> Outcome:

@@ -28,9 +28,10 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     data = images.load(settings, job.data, job.seed)
     work, n = job.out / "training", len(data.train)
     teacher = ancestry(settings, data, job.seed, work / "ancestry", job.resume)
+    sizes, inherits = shapes(settings, teacher), settings.teacher_blocks
     pool = make_pool(
-        teacher, shapes(settings, teacher).members(teacher, job.seed, settings.teacher_blocks), data.train,
-        distillation=training(settings, n, settings.epochs, settings.lr, job.seed),
+        teacher, sizes.members(teacher, job.seed, inherits), data.train,
+        distillation=sizes.distillation(settings, teacher, n, settings.epochs, job.seed, inherits),
         tuning=training(settings, n, settings.tune_epochs, settings.tune_lr, job.seed),
         stitches=settings.stitches, sampler=settings.sampler, kd_weight=settings.kd_weight, nearest=settings.nearest,
         out=work, resume=job.resume,

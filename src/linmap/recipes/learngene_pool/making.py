@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from linmap.compress.conversion import plain_vision_transformer
 from linmap.compress.learngene_pool import VisionTransformer, auxiliaries, fit_head
-from linmap.compress.learngene_pool.pipeline import default_heads
+from linmap.compress.learngene_pool.pipeline import default_heads, fits_blocks
 from linmap.data.models import load_pretrained, model_folder
 from linmap.errors import ArgumentError, UsageError
 from linmap.recipes.learngene_pool.flags import Images
@@ -33,6 +33,14 @@ class Shapes:
     def members(self, teacher: VisionTransformer, seed: int, from_teacher: bool) -> list[VisionTransformer]:
         """Auxiliaries before any training."""
         return auxiliaries(teacher, self.widths, self.depth, heads=self.heads, from_teacher=from_teacher, seed=seed)
+
+    def distillation(
+        self, settings: Images, teacher: VisionTransformer, images: int, epochs: int, seed: int, from_teacher: bool
+    ) -> list[TrainingConfig]:
+        """The training of each, as these begin."""
+        starts = self.members(teacher, seed, from_teacher)
+        rates = [settings.blocks_lr if from_teacher and fits_blocks(m, teacher) else settings.lr for m in starts]
+        return [training(settings, images, epochs, lr, seed) for lr in rates]
 
 
 def training(settings: Images, images: int, epochs: int, lr: float, seed: int) -> TrainingConfig:
