@@ -165,7 +165,8 @@ def test_texts_come_in_the_order_of_the_file(here: Path, tmp_path: Path, monkeyp
     assert one.ids == ["1", "2", "3"]
     together = features(here, tmp_path / "b.parquet", monkeypatch, "texts.jsonl", keep=1.0, length=40, batch_size=3)
     alone = features(here, tmp_path / "c.parquet", monkeypatch, "texts.jsonl", keep=1.0, length=40, batch_size=1)
-    np.testing.assert_allclose(*(np.concatenate(list(f.blocks())) for f in (together, alone)), atol=1e-5)
+    one, other = (np.concatenate(list(f.blocks())) for f in (together, alone))
+    np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_an_interrupted_run_goes_on(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
