@@ -30,9 +30,16 @@ def llama(tied: bool = False, dtype: torch.dtype = torch.float64) -> LlamaForCau
     """Two blocks; sizes that 4 divides and 5 does not, and no square projections but one."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=48, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, tie_word_embeddings=tied, max_position_embeddings=64,
-    )  # fmt: skip
+        vocab_size=48,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        tie_word_embeddings=tied,
+        max_position_embeddings=64,
+    )
     return LlamaForCausalLM(config).to(dtype).eval()
 
 

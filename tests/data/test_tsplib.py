@@ -33,8 +33,10 @@ def test_lengths_of_a_rectangle(kind: str, length: int, tmp_path: Path) -> None:
 
 def test_distances_are_rounded_as_the_type_says() -> None:
     points = np.array([[0, 0], [1, 1], [4, 1.5]])
-    between = {kind: TspInstance("x", points, kind).distances()[[0, 0], [1, 2]].tolist() for kind in
-               ("EUC_2D", "CEIL_2D", "MAN_2D", "MAX_2D", "ATT")}  # fmt: skip
+    between = {
+        kind: TspInstance("x", points, kind).distances()[[0, 0], [1, 2]].tolist()
+        for kind in ("EUC_2D", "CEIL_2D", "MAN_2D", "MAX_2D", "ATT")
+    }
     assert between == {
         "EUC_2D": [1, 4],
         "CEIL_2D": [2, 5],

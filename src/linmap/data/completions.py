@@ -46,9 +46,11 @@ def complete(
     prompts = [prompt_tokens(record, tokenizer) for record in records]
     for record, ids in zip(records, prompts, strict=True):
         _check_prompt(record, ids, model, max_new_tokens)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {
-        "do_sample": False, "temperature": None, "top_p": None, "top_k": None
-    }  # fmt: skip
+    sampling = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0}
+        if temperature
+        else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    )
     device, end = next(model.parameters()).device, tokenizer.eos_token_id
     answers = [""] * len(prompts)
     for part in by_length([len(ids) for ids in prompts], batch_size, "answering"):
@@ -57,9 +59,13 @@ def complete(
         ids = padded(rows, length, 0, side="left").to(device)
         mask = padded([[1] * len(row) for row in rows], length, 0, side="left").to(device)
         written = model.generate(  # pyright: ignore[reportCallIssue]
-            input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=end or 0,
-            eos_token_id=end, **sampling,
-        )  # fmt: skip
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=end or 0,
+            eos_token_id=end,
+            **sampling,
+        )
         for i, row in zip(part, written[:, length:].tolist(), strict=True):
             row = row[: row.index(end)] if end in row else row
             answers[i] = tokenizer.decode(row, skip_special_tokens=True)

@@ -47,8 +47,11 @@ def folds(samples: Samples, seed: int) -> list[Fold[Samples]]:
     labels = samples.labels()
     word = "domain" if isinstance(samples, Covariances) else "session"
     sessions = domains_of(samples)
-    names, part = _by_session(word, sessions) if sessions is not None and len(np.unique(sessions)) >= 3 else \
-        _stratified(samples, labels, seed)  # fmt: skip
+    names, part = (
+        _by_session(word, sessions)
+        if sessions is not None and len(np.unique(sessions)) >= 3
+        else _stratified(samples, labels, seed)
+    )
     found = []
     for i, name in enumerate(names):
         test, validation = part == i, part == (i - 1) % len(names)

@@ -89,8 +89,10 @@ def judged(given: np.ndarray, classes: np.ndarray, codes: np.ndarray | None = No
         known = ", ".join(map(str, classes.tolist()[:6]))
         note = f"no accuracy: the file has the classes {strange}, and the run knows {known}"
     else:
-        note = (f"the accuracy is over {int(rows.sum())} of {len(rows)} samples: the run does not know the "
-                f"classes {strange}")  # fmt: skip
+        note = (
+            f"the accuracy is over {int(rows.sum())} of {len(rows)} samples: the run does not know the "
+            f"classes {strange}"
+        )
     return Judged(rows, true, note)
 
 

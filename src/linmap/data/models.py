@@ -270,9 +270,13 @@ def _loaded(auto: Any, folder: Path, what: str, dtype: str) -> tuple[Any, set[st
     try:
         with quiet_libraries():
             model, info = auto.from_pretrained(
-                folder, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True, trust_remote_code=False,
+                folder,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
                 output_loading_info=True,
-            )  # fmt: skip
+            )
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise ArgumentError(f"{folder} cannot be loaded as {what}: {first}") from error

@@ -40,11 +40,20 @@ def conclude(
     **fields
         What else the result says: `task`, `shows`, `limits`, `seeds`, and perhaps checks, tables, another verdict.
     """
-    counted = [replace(row, values={metrics[0].name: list(pairs[row.name])}) for row in rows if row.name in pairs] \
-        if pairs else rows  # fmt: skip
+    counted = (
+        [replace(row, values={metrics[0].name: list(pairs[row.name])}) for row in rows if row.name in pairs]
+        if pairs
+        else rows
+    )
     said: dict[str, Any] = {"verdict": verdict(counted, metrics[0], over, overlap)} | fields
     found = Result(
-        system=system, rows=list(rows), metrics=list(metrics), settings=asdict(settings), over=over, overlap=overlap,
-        pairs={name: list(values) for name, values in (pairs or {}).items()}, **said,
-    )  # fmt: skip
+        system=system,
+        rows=list(rows),
+        metrics=list(metrics),
+        settings=asdict(settings),
+        over=over,
+        overlap=overlap,
+        pairs={name: list(values) for name, values in (pairs or {}).items()},
+        **said,
+    )
     return with_pictures(found, drawings)

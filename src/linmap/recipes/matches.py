@@ -50,8 +50,9 @@ def matching_records(settings: SearchSettings) -> dict[str, Any]:
         ]
         answer: dict[str, Any] = {"index": where, "records": len(index), "matches": matches}
         if any(match.document is MISSING for match in found):
-            answer["note"] = ("the records' file is not where the index was made from: --records FILE says why they "
-                              "match")  # fmt: skip
+            answer["note"] = (
+                "the records' file is not where the index was made from: --records FILE says why they match"
+            )
         return answer
 
 

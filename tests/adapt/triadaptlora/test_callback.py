@@ -37,9 +37,16 @@ def trained(out, resume=None, storage="prealloc", **arguments):
     allocator = RankAllocator(model, growth)
     tokens = torch.randint(0, 32, (32, 8), generator=torch.Generator().manual_seed(0))
     settings = TrainingArguments(
-        output_dir=str(out), per_device_train_batch_size=4, max_steps=12, learning_rate=0.02,
-        report_to=[], disable_tqdm=True, use_cpu=True, logging_strategy="no", **({"save_steps": 5} | arguments),
-    )  # fmt: skip
+        output_dir=str(out),
+        per_device_train_batch_size=4,
+        max_steps=12,
+        learning_rate=0.02,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        logging_strategy="no",
+        **({"save_steps": 5} | arguments),
+    )
     data = [{"input_ids": row, "labels": row} for row in tokens]
     trainer = Trainer(
         model, settings, train_dataset=data, eval_dataset=data[:4], callbacks=[TriAdaptCallback(allocator)]
@@ -68,9 +75,16 @@ def test_a_trainer_grows_the_ranks_and_resumes_exactly(storage, tmp_path):
 def test_the_best_model_comes_back_with_the_ranks_that_it_had(storage, tmp_path):
     """The metric is such that an early checkpoint is the best, and the ranks have grown since."""
     model, allocator = trained(
-        tmp_path, storage=storage, load_best_model_at_end=True, metric_for_best_model="eval_loss",
-        greater_is_better=True, eval_strategy="steps", eval_steps=2, save_steps=2, label_names=["labels"],
-    )  # fmt: skip
+        tmp_path,
+        storage=storage,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=True,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_steps=2,
+        label_names=["labels"],
+    )
     best = Path(json.loads((tmp_path / "checkpoint-12" / "trainer_state.json").read_text())["best_model_checkpoint"])
     saved = json.loads((best / "adapter_config.json").read_text())["rank_pattern"]
     assert allocator.ranks() == saved == model.peft_config["default"].rank_pattern

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from linmap.adapt.triadaptlora.pictures import draw_ranks, rank_grid
 
-CHANGES = [(0, {"encoder.layer.0.query": 1, "encoder.layer.1.value": 2}),
-           (3, {"encoder.layer.0.query": 4, "encoder.layer.1.value": 2})]  # fmt: skip
+CHANGES = [
+    (0, {"encoder.layer.0.query": 1, "encoder.layer.1.value": 2}),
+    (3, {"encoder.layer.0.query": 4, "encoder.layer.1.value": 2}),
+]
 
 
 def test_a_rank_holds_from_the_step_that_changed_it(tmp_path: Path) -> None:

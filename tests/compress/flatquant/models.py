@@ -116,6 +116,13 @@ class RenamedModel(LlamaForCausalLM):
 
 
 MODULE_MAP = {
-    "q": "attn.wq", "k": "attn.wk", "v": "attn.wv", "o": "attn.wo", "gate": "ffn.w1", "up": "ffn.w3", "down": "ffn.w2",
-    "attention_norm": "norm1", "mlp_norm": "norm2",
-}  # fmt: skip
+    "q": "attn.wq",
+    "k": "attn.wk",
+    "v": "attn.wv",
+    "o": "attn.wo",
+    "gate": "ffn.w1",
+    "up": "ffn.w3",
+    "down": "ffn.w2",
+    "attention_norm": "norm1",
+    "mlp_norm": "norm2",
+}

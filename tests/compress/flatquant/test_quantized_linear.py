@@ -23,9 +23,16 @@ FEW = [2, 3, 4, 5, 8]
 
 
 def layer(
-    n: int = 12, m: int = 10, bits: LinearBits | None = None, *, transform: bool = False, bias: bool = True,
-    clip: bool = True, seed: int = 0, **options: Any,
-) -> QuantizedLinear:  # fmt: skip
+    n: int = 12,
+    m: int = 10,
+    bits: LinearBits | None = None,
+    *,
+    transform: bool = False,
+    bias: bool = True,
+    clip: bool = True,
+    seed: int = 0,
+    **options: Any,
+) -> QuantizedLinear:
     generator = torch.Generator().manual_seed(seed)
     online = OnlineTransform((2, n // 2), n, scale=False) if transform else None
     new = QuantizedLinear(n, m, bias, bits or LinearBits(4, 4), clip, online, **options)
@@ -50,9 +57,16 @@ def dequantised_product(layer: QuantizedLinear, x: Tensor) -> Tensor:
 
 
 @given(
-    st.integers(1, 20), st.integers(1, 9), st.integers(0, 9), st.sampled_from(FEW), st.sampled_from(FEW),
-    st.booleans(), st.booleans(), st.booleans(), st.integers(0, 99),
-)  # fmt: skip
+    st.integers(1, 20),
+    st.integers(1, 9),
+    st.integers(0, 9),
+    st.sampled_from(FEW),
+    st.sampled_from(FEW),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 99),
+)
 def test_it_is_the_product_with_the_dequantised_weight(half, m, tokens, w_bits, a_bits, transform, bias, clip, seed):
     bits = LinearBits(w_bits, a_bits)
     new = layer(2 * half, m, bits, transform=transform, bias=bias, clip=clip, seed=seed)

@@ -349,10 +349,16 @@ def edited(folder, *place, to):
 @pytest.mark.parametrize(
     ("place", "to"),
     [
-        (("active",), 77), (("accuracy",), {"77": 0.5}), (("options", "other"), 3), (("sizes",), [1, 2]),
-        (("members",), None), (("sizes", 0), {"heads": 2}), (("sizes", 0, "eps"), 1e-3), (("options", "nearest"), True),
+        (("active",), 77),
+        (("accuracy",), {"77": 0.5}),
+        (("options", "other"), 3),
+        (("sizes",), [1, 2]),
+        (("members",), None),
+        (("sizes", 0), {"heads": 2}),
+        (("sizes", 0, "eps"), 1e-3),
+        (("options", "nearest"), True),
     ],
-)  # fmt: skip
+)
 def test_edited_pools_are_refused(place, to, tmp_path):
     POOL.save(tmp_path)
     edited(tmp_path, *place, to=to)

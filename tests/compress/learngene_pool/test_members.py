@@ -33,9 +33,7 @@ class TimmLike(nn.Module):
         return self.head(self.norm(self.blocks(x))[:, 0])
 
 
-SIZES = {
-    "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "num_labels": 3,
-}  # fmt: skip
+SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "num_labels": 3}
 PIXELS = {"image_size": 8, "patch_size": 4, "num_channels": 1}
 
 

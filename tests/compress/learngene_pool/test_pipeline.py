@@ -42,8 +42,15 @@ def test_one_call_does_what_the_steps_do(stitches):
 def test_an_ancestry_whose_head_reads_more_than_the_class_token_is_taken():
     from transformers import Dinov2Config, Dinov2ForImageClassification
 
-    config = Dinov2Config(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, image_size=8, patch_size=4,
-                          num_channels=1, num_labels=3)  # fmt: skip
+    config = Dinov2Config(
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+        num_channels=1,
+        num_labels=3,
+    )
     teacher, data = Dinov2ForImageClassification(config).eval(), labelled(8)
     members = [vit(8), vit(16)]
     pool = make_pool(teacher, members, data, distillation=CONFIG, tuning=CONFIG)

@@ -225,8 +225,15 @@ def test_complex_numbers_are_refused_by_name(function: Callable[[Tensor], Tensor
 def small_models() -> dict[str, Callable[[], tuple[nn.Module, Tensor]]]:
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    audio = {"conv_dim": (8, 8), "conv_stride": (5, 2), "conv_kernel": (10, 3), "num_feat_extract_layers": 2,
-             "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "vocab_size": 7}  # fmt: skip
+    audio = {
+        "conv_dim": (8, 8),
+        "conv_stride": (5, 2),
+        "conv_kernel": (10, 3),
+        "num_feat_extract_layers": 2,
+        "num_conv_pos_embeddings": 8,
+        "num_conv_pos_embedding_groups": 2,
+        "vocab_size": 7,
+    }
     swin = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [2], "num_heads": [2], "window_size": 4}
     return {
         "swin": lambda: (

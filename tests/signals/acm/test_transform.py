@@ -111,20 +111,27 @@ def test_mne_epochs_are_taken_in_microvolts() -> None:
 
 
 @pytest.mark.usefixtures("annotations_unchecked")
-@pytest.mark.parametrize(("X", "parameters", "message"), [
-    (np.zeros((4, 30)), {}, r"expected \(epochs, channels, times\), got shape \(4, 30\)"),
-    ([[[1.0, 2.0], [1.0]]], {}, "lists of unequal lengths"),
-    (np.full((1, 1, 3), "a"), {}, "real numbers"),
-    (np.zeros((0, 2, 30)), {}, "at least one epoch"),
-    (np.where(np.arange(120).reshape(2, 2, 30) == 100, np.inf, 1), {}, "epoch 1, channel 1 holds NaN"),
-    (np.ones((2, 2, 30)), {"order": 2.5}, "order must be a positive integer"),
-    (np.ones((2, 2, 30)), {"order": 2, "lag": 0}, "lag must be a positive integer"),
-    (np.ones((2, 2, 30)), {"order": 6, "lag": 5}, "T = 30; at lag 5 the largest order is 5, at order 6 the largest"),
-    (rng.standard_normal((2, 5, 30)), {"order": 5, "estimator": "cov"}, "= 25 rows from 25 samples; use est"),
-    (np.ones((2, 2, 30)), {}, "epoch 0 is constant in all channels"),
-    (np.stack([rng.standard_normal((3, 40)) * [[1], [1], [0]]]), {"estimator": "scm"}, "rank 2 of 3"),
-    (np.stack([rng.standard_normal((1, 40))[[0, 0]]]), {"order": 2, "estimator": "cov"}, "rank 2 of 4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("X", "parameters", "message"),
+    [
+        (np.zeros((4, 30)), {}, r"expected \(epochs, channels, times\), got shape \(4, 30\)"),
+        ([[[1.0, 2.0], [1.0]]], {}, "lists of unequal lengths"),
+        (np.full((1, 1, 3), "a"), {}, "real numbers"),
+        (np.zeros((0, 2, 30)), {}, "at least one epoch"),
+        (np.where(np.arange(120).reshape(2, 2, 30) == 100, np.inf, 1), {}, "epoch 1, channel 1 holds NaN"),
+        (np.ones((2, 2, 30)), {"order": 2.5}, "order must be a positive integer"),
+        (np.ones((2, 2, 30)), {"order": 2, "lag": 0}, "lag must be a positive integer"),
+        (
+            np.ones((2, 2, 30)),
+            {"order": 6, "lag": 5},
+            "T = 30; at lag 5 the largest order is 5, at order 6 the largest",
+        ),
+        (rng.standard_normal((2, 5, 30)), {"order": 5, "estimator": "cov"}, "= 25 rows from 25 samples; use est"),
+        (np.ones((2, 2, 30)), {}, "epoch 0 is constant in all channels"),
+        (np.stack([rng.standard_normal((3, 40)) * [[1], [1], [0]]]), {"estimator": "scm"}, "rank 2 of 3"),
+        (np.stack([rng.standard_normal((1, 40))[[0, 0]]]), {"order": 2, "estimator": "cov"}, "rank 2 of 4"),
+    ],
+)
 def test_bad_input_is_explained(X: object, parameters: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AugmentedCovariance(**parameters).transform(X)

@@ -203,8 +203,10 @@ def _adapted(base: Any, task: Task, config: PeftConfig) -> nn.Module:
     """The model with fresh adapters in it."""
     if not isinstance(config, METHODS):
         known = ", ".join(method.__name__ for method in METHODS)
-        raise ArgumentTypeError(f"adapter must be one of {known}, got a {type(config).__name__}; PEFT's own adapters "
-                                "are trained with the Trainer of Transformers.")  # fmt: skip
+        raise ArgumentTypeError(
+            f"adapter must be one of {known}, got a {type(config).__name__}; PEFT's own adapters "
+            "are trained with the Trainer of Transformers."
+        )
     config.target_modules = targets = config.target_modules or "all-linear"
     config.task_type = TASK_TYPES[task]
     try:

@@ -120,9 +120,14 @@ def train_segmenter(
 
     samples = Augmented(data) if augment else TensorDataset(data.images, data.masks)
     return train(
-        model, loss, samples, config=config, validate=None if validation is None else validate,
-        parameter_groups=groups, **options,
-    )  # fmt: skip
+        model,
+        loss,
+        samples,
+        config=config,
+        validate=None if validation is None else validate,
+        parameter_groups=groups,
+        **options,
+    )
 
 
 def measure(model: nn.Module, data: MaskedImages) -> dict[str, list[float]]:

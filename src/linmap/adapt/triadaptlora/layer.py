@@ -85,9 +85,15 @@ class TriAdaptAdapter(AdditiveAdapter):
     def delta_weight(self) -> Float[Tensor, "n_out n_in"]:
         map = self.map
         return triadapt_delta(
-            map.A, map.B, map.lower, map.upper, self.alpha, map.rank,
-            scaling=self.scaling, reference_rank=self.reference_rank,
-        )  # fmt: skip
+            map.A,
+            map.B,
+            map.lower,
+            map.upper,
+            self.alpha,
+            map.rank,
+            scaling=self.scaling,
+            reference_rank=self.reference_rank,
+        )
 
     def delta(self, x: Tensor) -> Tensor:
         """s ((drop(x) A^T) C^T) B^T, in this order; the scale goes to the smallest factor."""

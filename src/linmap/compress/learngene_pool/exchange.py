@@ -31,10 +31,14 @@ def export(model: Descendant, path: Path | str, example: Tensor | None) -> Path:
         with evaluating(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                model, (torch.cat([example[:1]] * 2),), dynamo=True,  # of two: one would be taken as fixed
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},), input_names=["images"],
-                output_names=["logits"], verbose=False,
-            )  # fmt: skip
+                model,
+                (torch.cat([example[:1]] * 2),),
+                dynamo=True,  # of two: one would be taken as fixed
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                input_names=["images"],
+                output_names=["logits"],
+                verbose=False,
+            )
     finally:
         news.setLevel(level)
     assert program is not None

@@ -74,9 +74,14 @@ def make_pool(
     transforms = distilled(teacher, members, answers, distillation, folder, resume)
     stitched(pool, stitches, answers, transforms, tuning.seed, folder, resume)
     pool.fit(
-        answers, config=tuning, sampler=sampler, teacher=teacher, kd_weight=kd_weight,
-        out=folder and folder / "tuning", resume=resume,
-    )  # fmt: skip
+        answers,
+        config=tuning,
+        sampler=sampler,
+        teacher=teacher,
+        kd_weight=kd_weight,
+        out=folder and folder / "tuning",
+        resume=resume,
+    )
     return pool
 
 
@@ -126,10 +131,16 @@ def auxiliaries(
     found = []
     for number, (width, count) in enumerate(zip(widths, heads, strict=True)):
         member = VisionTransformer(
-            teacher.image_size, teacher.patch_size, teacher.in_channels, teacher.n_classes, width, depth, count,
+            teacher.image_size,
+            teacher.patch_size,
+            teacher.in_channels,
+            teacher.n_classes,
+            width,
+            depth,
+            count,
             mlp_ratio=teacher.mlp_ratio if width == d else 4.0,
             generator=torch.Generator().manual_seed(1000 * seed + number),
-        )  # fmt: skip
+        )
         inherits = from_teacher and fits_blocks(member, teacher)
         found.append(teacher_blocks(member, teacher) if inherits else member)
     return found
@@ -247,11 +258,16 @@ def distilled(
         raise ArgumentError(f"distillation has {len(configs)} configurations; there are {len(members)} members.")
     return {
         number: distill(
-            teacher, member, answers, config=configs[number], points=points_of(number),
-            out=out and out / f"auxiliary-{number}", resume=resume,
+            teacher,
+            member,
+            answers,
+            config=configs[number],
+            points=points_of(number),
+            out=out and out / f"auxiliary-{number}",
+            resume=resume,
         )[1]
         for number, member in enumerate(members)
-    }  # fmt: skip
+    }
 
 
 def stitched(

@@ -74,9 +74,13 @@ class LearngenePool(nn.Module):
         check_members(found, unequal)
         self.members = nn.ModuleList(found)
         self.options: dict[str, Any] = {
-            "kernel": kernel, "stride": stride, "nearest": nearest, "share_stitch": share_stitch, "unequal": unequal,
+            "kernel": kernel,
+            "stride": stride,
+            "nearest": nearest,
+            "share_stitch": share_stitch,
+            "unequal": unequal,
             "combos": None if combos is None else [list(combo) for combo in combos],
-        }  # fmt: skip
+        }
         self.depths = [len(member.blocks) for member in found]
         depth = self.depths if unequal else self.depths[0]
         self.configs = enumerate_configs(depth, len(found), **self.options)

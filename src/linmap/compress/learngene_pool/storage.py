@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 
 SYSTEM = "learngene_pool"
 CHECKED = {
-    "num_heads": "heads", "embed_dim": "width", "depth": "depth", "n_tokens": "tokens", "n_classes": "classes",
+    "num_heads": "heads",
+    "embed_dim": "width",
+    "depth": "depth",
+    "n_tokens": "tokens",
+    "n_classes": "classes",
     "patch_features": "numbers in a patch",
-}  # fmt: skip
+}
 """What a member must have in common with the stored one, and its words."""
 SIGNED = ("options", "members", "sizes")
 """What says which models there are, and what their weights compute."""

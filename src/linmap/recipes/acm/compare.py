@@ -148,18 +148,24 @@ def _task(loaded: Sequence[Epochs], parts: Sequence[Part]) -> str:
     first, n_classes = loaded[0], len(np.unique(loaded[0].labels()))
     shape = f"epochs of {first.X.shape[1]} channels x {first.X.shape[2]} samples, {n_classes} classes"
     if len(loaded) == 1:
-        return f"{first.name}, {len(first)} {shape}: {len(parts)} folds, one part to test, one to choose, the rest " \
-               "to train; values are folds"  # fmt: skip
-    return f"{len(loaded)} subjects ({first.name}, ...), {shape}: the last part of each (its last session, where " \
-           "there are three or more) tests, the one before chooses, the rest train; values are subjects"  # fmt: skip
+        return (
+            f"{first.name}, {len(first)} {shape}: {len(parts)} folds, one part to test, one to choose, the rest "
+            "to train; values are folds"
+        )
+    return (
+        f"{len(loaded)} subjects ({first.name}, ...), {shape}: the last part of each (its last session, where "
+        "there are three or more) tests, the one before chooses, the rest train; values are subjects"
+    )
 
 
 def _shows(runs: Runs, over: str) -> str:
     gap = runs.difference(ACM, PLAIN, ACCURACY.name)
     mean = {arm.name: f"{runs.mean(arm.name, ACCURACY.name):.3f}" for arm in runs.arms}
     network = f"; the network reaches {mean[NETWORK]}" if NETWORK in mean else ""
-    return (f"Tangent space + SVM: {mean[PLAIN]} -> {mean[ACM]} with order and lag chosen (better for {gap.wins} of "
-            f"{gap.n} {over}); MDM: {mean[PLAIN_MDM]} -> {mean[ACM_MDM]}{network}.")  # fmt: skip
+    return (
+        f"Tangent space + SVM: {mean[PLAIN]} -> {mean[ACM]} with order and lag chosen (better for {gap.wins} of "
+        f"{gap.n} {over}); MDM: {mean[PLAIN_MDM]} -> {mean[ACM_MDM]}{network}."
+    )
 
 
 def _check(runs: Runs, system: str, baseline: str) -> Check:
@@ -185,8 +191,10 @@ def _drawings(runs: Runs, parts: Sequence[Part], out: Path) -> list[Drawing]:
 
     def confusions(path: Path) -> Picture:
         true = np.concatenate([part.data.test.labels() for part in parts])
-        shown = {title: (true, np.concatenate([run.details["answers"] for run in runs.of(name)]))
-                 for title, name in (("order 1", PLAIN), ("chosen order and lag", ACM))}  # fmt: skip
+        shown = {
+            title: (true, np.concatenate([run.details["answers"] for run in runs.of(name)]))
+            for title, name in (("order 1", PLAIN), ("chosen order and lag", ACM))
+        }
         draw_confusions(path, shown, np.unique(true))
         return Picture(
             path.name,

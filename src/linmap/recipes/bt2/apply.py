@@ -30,7 +30,8 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
             source = Path(folder) / "new.npy"
             np.save(source, read_npz(BANKING, ("new",))["new"])
         resume = settings.resume and job.data is not None
-        done = transform_files(job.artifact, source, out, settings.output, engine=settings.engine,
-                               n_jobs=settings.n_jobs, resume=resume)  # fmt: skip
+        done = transform_files(
+            job.artifact, source, out, settings.output, engine=settings.engine, n_jobs=settings.n_jobs, resume=resume
+        )
     return {"out": str(out), "vectors": done.records, "resumed": done.resumed, "dim": done.dim,
             "dtype": str(done.dtype)}  # fmt: skip

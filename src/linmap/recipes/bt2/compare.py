@@ -127,16 +127,20 @@ def _backfilled(fold: Fold) -> tuple[np.ndarray, np.ndarray]:
 def _task(gallery: Gallery, folds: list[Fold], name: str) -> str:
     answers = "the items of the same class" if gallery.label is not None else "the items that are judged relevant"
     answers = answers if gallery.judged else "its own old vector"
-    return (f"{name}: {sum(len(fold.queries) for fold in folds)} queries in {len(folds)} folds, {len(gallery.new)} "
-            f"items, maps fitted to {len(folds[0].X)} pairs; a query is to find {answers}")  # fmt: skip
+    return (
+        f"{name}: {sum(len(fold.queries) for fold in folds)} queries in {len(folds)} folds, {len(gallery.new)} "
+        f"items, maps fitted to {len(folds[0].X)} pairs; a query is to find {answers}"
+    )
 
 
 def _worth(runs: Runs, gallery: Gallery) -> str:
     found = runs.mean(AUTO, NDCG)
     if gallery.judged:
         return worth(runs.mean(OLD, NDCG), found, runs.mean(RAW, NDCG))
-    return (f"Of items that no map has seen, {runs.mean(AUTO, RECALL):.0%} are among the 100 nearest old vectors of "
-            f"their new one ({MRR} {runs.mean(AUTO, MRR):.3f}).")  # fmt: skip
+    return (
+        f"Of items that no map has seen, {runs.mean(AUTO, RECALL):.0%} are among the 100 nearest old vectors of "
+        f"their new one ({MRR} {runs.mean(AUTO, MRR):.3f})."
+    )
 
 
 def _limits(runs: Runs, gallery: Gallery) -> str:
@@ -144,8 +148,10 @@ def _limits(runs: Runs, gallery: Gallery) -> str:
             "Maps are fitted to items and used on queries, as in an index.",
             "Whether centring helps is seen in the pairs, not in the queries."]  # fmt: skip
     if not gallery.judged:
-        said.append("Nobody has judged which items answer a query: measured is whether an item finds its own old "
-                    "vector, not whether the new model's results are better than the old one's.")  # fmt: skip
+        said.append(
+            "Nobody has judged which items answer a query: measured is whether an item finds its own old "
+            "vector, not whether the new model's results are better than the old one's."
+        )
     rewritten, auto = runs.mean(GALLERY, NDCG), runs.mean(AUTO, NDCG)
     if rewritten > auto:
         said.append(

@@ -69,7 +69,8 @@ def draw_scores(task: Task, runs: Runs, metric: Metric, path: Path) -> Picture:
 def draw_ranks(runs: Runs, names: Sequence[str], path: Path) -> Picture:
     """The rank of every layer at every step, for some arms with the first seed."""
     details = [runs.of(name)[0].details for name in names]
-    growth.draw_ranks(path, {name: own["ranks"] for name, own in zip(names, details, strict=True)},
-                      len(details[0]["losses"]))  # fmt: skip
+    growth.draw_ranks(
+        path, {name: own["ranks"] for name, own in zip(names, details, strict=True)}, len(details[0]["losses"])
+    )
     caption = "The rank of every adapted layer at every step with the first seed; beside, the ranks at the end."
     return Picture(path.name, "Ranks over time", caption)

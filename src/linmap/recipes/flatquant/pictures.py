@@ -30,9 +30,10 @@ def draw_perplexities(runs: Runs, path: Path) -> Picture:
         axes[0, 0].invert_yaxis()
         save_svg(fig, path)
     return Picture(
-        path.name, "Perplexity on the test text",
+        path.name,
+        "Perplexity on the test text",
         "Bars: mean; dots: each seed; dotted: the model as it is, which no row can beat. The axis is logarithmic.",
-    )  # fmt: skip
+    )
 
 
 def decimal(axis: Any, span: float) -> None:

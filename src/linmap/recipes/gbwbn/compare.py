@@ -132,8 +132,10 @@ def tangent_svm(trial: Trial, front: Front, order: int, lag: int, eps: float) ->
     right = [float((machine.predict(held) == fold.validation.labels()).mean()) for machine in machines]
     best = int(np.argmax(right))
     answers = machines[best].predict(test)
-    return Outcome({ACCURACY.name: float((answers == fold.test.labels()).mean()), CHOSEN.name: right[best]},
-                   details={"answers": answers, "kernel": KERNELS[best]})  # fmt: skip
+    return Outcome(
+        {ACCURACY.name: float((answers == fold.test.labels()).mean()), CHOSEN.name: right[best]},
+        details={"answers": answers, "kernel": KERNELS[best]},
+    )
 
 
 # -- what was found --------------------------------------------------------------------------------------------------
@@ -142,8 +144,10 @@ def tangent_svm(trial: Trial, front: Front, order: int, lag: int, eps: float) ->
 def powers(runs: Runs) -> dict[str, list[Run]]:
     """The runs of GBWBN by power; those of the only one where there was nothing to choose."""
     tried = [run for part in runs.parts for run in runs.tried.get((GBWBN, part), runs.of(GBWBN, part))]
-    return {f"{GBWBN} θ = {rate:g}": [run for run in tried if run.rate == rate]
-            for rate in sorted({run.rate for run in tried if run.rate is not None})}  # fmt: skip
+    return {
+        f"{GBWBN} θ = {rate:g}": [run for run in tried if run.rate == rate]
+        for rate in sorted({run.rate for run in tried if run.rate is not None})
+    }
 
 
 def training_table(title: str, named: Mapping[str, Sequence[Run]], note: str = "") -> Table:
@@ -204,8 +208,10 @@ def _limits(runs: Runs) -> str:
 
 def _drawings(runs: Runs, parts: Sequence[Part], out: Path) -> list[Drawing]:
     def losses(path: Path) -> Picture:
-        curves = {name: [run.details["losses"] for run in runs.of(name) if run.details["losses"]]
-                  for name in (GBWBN, NONE, AIM, LEM)}  # fmt: skip
+        curves = {
+            name: [run.details["losses"] for run in runs.of(name) if run.details["losses"]]
+            for name in (GBWBN, NONE, AIM, LEM)
+        }
         draw_curves(path, {name: of for name, of in curves.items() if of}, "epoch", "training loss", log=True)
         return Picture(path.name, "Training loss", "Mean over the folds; bands from the lowest to the highest.")
 

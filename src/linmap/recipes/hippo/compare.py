@@ -190,10 +190,14 @@ def draw_training(runs: Runs, part: str, task: str, path: Path) -> Picture:
     trained = {arm.name: own for arm in runs.arms if (own := runs.of(arm.name, part)) and "losses" in own[0].details}
     scored = all("scores" in run.details for own in trained.values() for run in own)
     shown = "scores" if scored else "losses"
-    curves = {f"{name}: {runs.mean(name, ACCURACY.name, part):.3f}": [run.details[shown] for run in own]
-              for name, own in trained.items()}  # fmt: skip
+    curves = {
+        f"{name}: {runs.mean(name, ACCURACY.name, part):.3f}": [run.details[shown] for run in own]
+        for name, own in trained.items()
+    }
     what = "accuracy on validation series" if scored else "training loss"
     draw_curves(path, curves, "epoch", what, task, "test accuracy")
-    caption = f"{what.capitalize()} after each epoch; bands from the lowest to the highest seed. In the legend, the " \
-              "accuracy on the test series."  # fmt: skip
+    caption = (
+        f"{what.capitalize()} after each epoch; bands from the lowest to the highest seed. In the legend, the "
+        "accuracy on the test series."
+    )
     return Picture(path.name, f"Learning {task}", caption)

@@ -36,17 +36,23 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     pool = LearngenePool.load(job.artifact)
     about, preparation = images.saved(job.artifact)
     model = pool.build(
-        settings.id, max_params=settings.max_params, max_macs=settings.max_macs,
-        max_latency_ms=settings.max_latency_ms, objective=settings.objective,
-    )  # fmt: skip
+        settings.id,
+        max_params=settings.max_params,
+        max_macs=settings.max_macs,
+        max_latency_ms=settings.max_latency_ms,
+        objective=settings.objective,
+    )
     number = pool.configs.index(model.config)
     model.save(out)
     artifacts.write_json(out / images.FILE, about)
     summary = {
-        "model": str(out), "id": number, "parameters": model.cost.params, "macs": model.cost.macs,
+        "model": str(out),
+        "id": number,
+        "parameters": model.cost.params,
+        "macs": model.cost.macs,
         "widths": [pool.members[m].embed_dim for m in model.config.members],
         "blocks": [len(list(part.children())) for part in model.parts],
-    }  # fmt: skip
+    }
     if number in pool.accuracy:
         summary["held_out_accuracy"] = round(pool.accuracy[number], 4)
     if settings.onnx:
@@ -80,9 +86,7 @@ def by_one_model(settings: Apply, job: FittedJob) -> dict[str, Any]:
     return summary
 
 
-def classified(
-    model: Descendant, data: Path, about: dict[str, Any], preparation: Any, path: Path
-) -> dict[str, Any]:  # fmt: skip
+def classified(model: Descendant, data: Path, about: dict[str, Any], preparation: Any, path: Path) -> dict[str, Any]:
     """A line for every image: its name, its class and how probable that is."""
     found = read_image_set(data)
     classes, rows = about["classes"], []

@@ -53,8 +53,12 @@ from linmap.training import TrainingConfig, train
 
 SIZES, LARGEST = Metric("accuracy over the sizes", "higher"), Metric("accuracy of the widest", "higher")
 POOL, SNNET, RANDOM, ALONE, ONE = (
-    "Learngene Pool", "SN-Net style", "random stitches", "each size alone", "one size, distilled alone",
-)  # fmt: skip
+    "Learngene Pool",
+    "SN-Net style",
+    "random stitches",
+    "each size alone",
+    "one size, distilled alone",
+)
 UNTUNED = "before tuning"
 
 Members = tuple[list[VisionTransformer], dict[int, Transforms]]
@@ -210,9 +214,11 @@ def outcome(found: torch.Tensor, costs: Sequence[Cost], stored: int, widest: int
     """Of all sizes: (models, images) whether the class was found; `widest` is the id of the widest auxiliary."""
     accuracies = found.float().mean(1).tolist()
     details = {
-        "macs": [cost.macs for cost in costs], "params": [cost.params for cost in costs], "accuracy": accuracies,
+        "macs": [cost.macs for cost in costs],
+        "params": [cost.params for cost in costs],
+        "accuracy": accuracies,
         "by image": [round(value, 6) for value in found.float().mean(0).tolist()],
-    }  # fmt: skip
+    }
     values = {SIZES.name: float(np.mean(accuracies)), LARGEST.name: accuracies[widest]}
     return Outcome(values, stored, details | more)
 

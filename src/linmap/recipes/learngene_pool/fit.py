@@ -51,14 +51,19 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     pool.save(job.out)  # last: its config.json says that the folder is whole
     best = table.loc[table["accuracy"].idxmax()]
     return {
-        "artifact": str(job.out), "images": len(data.train), "held_out": len(data.test), "classes": len(data.classes),
-        "ancestry_accuracy": round(about["ancestry_accuracy"], 4), "models": len(table),
-        "frontier": len(pool.frontier()), "stored_parameters": stored,
+        "artifact": str(job.out),
+        "images": len(data.train),
+        "held_out": len(data.test),
+        "classes": len(data.classes),
+        "ancestry_accuracy": round(about["ancestry_accuracy"], 4),
+        "models": len(table),
+        "frontier": len(pool.frontier()),
+        "stored_parameters": stored,
         "in_a_file_for_each": others["a file for each"],
         "macs": f"{table['macs'].min():,} to {table['macs'].max():,}",
         "accuracy": f"{table['accuracy'].min():.4f} to {best['accuracy']:.4f}",
         "seconds": round(time.perf_counter() - start, 1),
-    }  # fmt: skip
+    }
 
 
 def described(pool: LearngenePool, table: pd.DataFrame) -> pd.DataFrame:

@@ -47,9 +47,12 @@ def training(settings: Images, images: int, epochs: int, lr: float, seed: int) -
     """AdamW, whose rate rises over a tenth of the steps and falls linearly."""
     warmup = epochs * -(-images // settings.batch_size) // 10
     return TrainingConfig(
-        **settings.options() | {"epochs": epochs, "lr": lr}, optimizer="adamw", schedule="linear", warmup_steps=warmup,
+        **settings.options() | {"epochs": epochs, "lr": lr},
+        optimizer="adamw",
+        schedule="linear",
+        warmup_steps=warmup,
         seed=seed,
-    )  # fmt: skip
+    )
 
 
 def ancestry(settings: Images, data: Labelled, seed: int, out: Path | None, resume: bool) -> VisionTransformer:
@@ -61,8 +64,9 @@ def ancestry(settings: Images, data: Labelled, seed: int, out: Path | None, resu
     if data.size % settings.patch:
         raise ArgumentError(f"size={data.size} must be a multiple of patch={settings.patch}.")
     generator = torch.Generator().manual_seed(seed)
-    model = VisionTransformer(data.size, settings.patch, data.channels, len(data.classes), widths[-1], 2 * depth, count,
-                              generator=generator)  # fmt: skip
+    model = VisionTransformer(
+        data.size, settings.patch, data.channels, len(data.classes), widths[-1], 2 * depth, count, generator=generator
+    )
     config = training(settings, len(data.train), settings.ancestry_epochs, settings.lr, seed)
     train(model, cross_entropy, Shifted(data.train), config=config, out=out, resume=resume, description="ancestry")
     return model

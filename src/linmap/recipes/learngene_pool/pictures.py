@@ -52,10 +52,11 @@ def draw_families(
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8.5)
         save_svg(fig, path)
     return Picture(
-        path.name, "Accuracy against cost, and what is stored",
+        path.name,
+        "Accuracy against cost, and what is stored",
         "Each point is a model; lines follow the best one up to each cost. Bars: the parameters in the files that give "
         "all models of a method.",
-    )  # fmt: skip
+    )
 
 
 def _best_so_far(ax: Any, table: pd.DataFrame, column: str, colour: str) -> None:

@@ -37,8 +37,9 @@ def _fit_texts(settings: Texts, job: FitJob) -> dict[str, Any]:
         return settings.regularization * salt_regularization(model)
 
     options = settings.options(target_modules=settings.targets())
-    return fit_texts(settings, job, "language", lambda steps: SaltConfig(**options),
-                     penalty if settings.regularization else None)  # fmt: skip
+    return fit_texts(
+        settings, job, "language", lambda steps: SaltConfig(**options), penalty if settings.regularization else None
+    )
 
 
 def _fit_segmenter(settings: FitImages, job: FitJob) -> dict[str, Any]:

@@ -49,9 +49,11 @@ class Backtest:
         naive = (self.series.values[self.cutoffs][:, None] - actual) / self.scale
         columns = {
             "step": np.arange(1, error.shape[1] + 1),
-            "MSE": np.square(error).mean((0, 2)), "MAE": np.abs(error).mean((0, 2)),
-            "naive MSE": np.square(naive).mean((0, 2)), "naive MAE": np.abs(naive).mean((0, 2)),
-        }  # fmt: skip
+            "MSE": np.square(error).mean((0, 2)),
+            "MAE": np.abs(error).mean((0, 2)),
+            "naive MSE": np.square(naive).mean((0, 2)),
+            "naive MAE": np.abs(naive).mean((0, 2)),
+        }
         for level, width in self.widths.items():
             columns[f"coverage-{level:g}"] = (np.abs(self.forecasts - actual) <= width).mean((0, 2))
             columns[f"width-{level:g}"] = (2 * width / self.scale).mean((0, 2))

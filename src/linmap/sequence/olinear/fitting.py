@@ -81,10 +81,16 @@ def train_forecaster(
     """
     judge = loss if validation_loss is None else validation_loss
     history = train(
-        model, _on_windows(loss), training, config=config, out=checkpoints, resume=resume, description=description,
+        model,
+        _on_windows(loss),
+        training,
+        config=config,
+        out=checkpoints,
+        resume=resume,
+        description=description,
         seed_globally=seed_globally,
         validate=lambda model: mean_loss(for_inference(model), _on_windows(judge), validation, EVALUATION_BATCH),
-    )  # fmt: skip
+    )
     model.cpu()
     return history
 

@@ -38,8 +38,8 @@ from linmap.training.randomness import private
 SYSTEM = "olinear"
 COLUMN = "OLinear"  # of a long forecast
 Basis = Literal[
-    "pearson", "official", "identity", "dct", "fft", "haar", "db4", "legendre", "chebyshev", "laguerre", "random",
-]  # fmt: skip
+    "pearson", "official", "identity", "dct", "fft", "haar", "db4", "legendre", "chebyshev", "laguerre", "random"
+]
 Mixing = Literal["normlin", "correlation", "prior"]
 READING = ("nan_policy", "time_column", "id_column", "drop", "dayfirst", "monthfirst", "fill_gaps")
 """Parameters that say how tables are read; see `TimeSeries.from_frame`."""
@@ -244,10 +244,16 @@ class OLinearForecaster(BaseEstimator):
         self.model_ = self.build(series.values[spans["train"]])
         training, validation = (Windows(values[spans[part]], self.lookback, self.h) for part in ("train", "validation"))
         self.history_ = train_forecaster(
-            self.model_, training, validation, self.training_config(),
+            self.model_,
+            training,
+            validation,
+            self.training_config(),
             loss=partial(weighted_loss, alpha=self.alpha, kind=self.loss),
-            checkpoints=checkpoints, resume=resume, description="OLinear", seed_globally=False,
-        )  # fmt: skip
+            checkpoints=checkpoints,
+            resume=resume,
+            description="OLinear",
+            seed_globally=False,
+        )
         self.scores_, self.seen_until_, self.clock_ = None, None, series.clock
         self._has_seen(series, split.validation)
         if calibrates:
@@ -345,9 +351,11 @@ class OLinearForecaster(BaseEstimator):
         check_is_fitted(self, "model_")
         seen = str(self.seen_until_) if isinstance(self.seen_until_, pd.Timestamp) else self.seen_until_
         config = {
-            "parameters": self.get_params() | {"drop": list(as_names(self.drop))}, "variates": list(self.variates_),
-            "seen_until": seen, "clock": None if self.clock_ is None else self.clock_.to_json(),
-        }  # fmt: skip
+            "parameters": self.get_params() | {"drop": list(as_names(self.drop))},
+            "variates": list(self.variates_),
+            "seen_until": seen,
+            "clock": None if self.clock_ is None else self.clock_.to_json(),
+        }
         scaler = {"scaler.mean": torch.from_numpy(self.mean_), "scaler.scale": torch.from_numpy(self.scale_)}
         model = {f"model.{name}": tensor for name, tensor in self.model_.state_dict().items()}
         scores = {} if self.scores_ is None else {"scores": torch.from_numpy(self.scores_)}
@@ -442,9 +450,13 @@ class OLinearForecaster(BaseEstimator):
 
     def training_config(self) -> TrainingConfig:
         return TrainingConfig(
-            epochs=self.epochs, patience=self.patience, lr=self.lr, schedule=self.schedule, batch_size=self.batch_size,
+            epochs=self.epochs,
+            patience=self.patience,
+            lr=self.lr,
+            schedule=self.schedule,
+            batch_size=self.batch_size,
             seed=self.random_state,
-        )  # fmt: skip
+        )
 
     def _network(self, Q_in: np.ndarray | Tensor, Q_out: np.ndarray | Tensor, C: np.ndarray) -> OLinear:
         options = {name: getattr(self, name) for name in ("d_model", "d_ff", "embed", "layers", "dropout")}

@@ -123,8 +123,12 @@ class OLinear(BasisHolder):
     ) -> None:
         super().__init__()
         N, T, P, D, E = self.n_variates, self.seq_len, self.pred_len, self.d_model, self.embed = (
-            n_variates, seq_len, pred_len, d_model, embed,
-        )  # fmt: skip
+            n_variates,
+            seq_len,
+            pred_len,
+            d_model,
+            embed,
+        )
         d_ff = D if d_ff is None else d_ff
         sizes = {"n_variates": N, "seq_len": T, "pred_len": P, "d_model": D, "d_ff": d_ff, "embed": E, "layers": layers}
         for name, size in sizes.items():

@@ -109,9 +109,14 @@ class _StateSpaceEstimator(BaseEstimator):
     # -- fit and predict -----------------------------------------------------------------------------------------------
 
     def fit(
-        self, X: Series, y: ArrayLike, *, validation: tuple[Series, ArrayLike] | None = None,
-        checkpoints: Path | str | None = None, resume: bool = False,
-    ) -> Self:  # fmt: skip
+        self,
+        X: Series,
+        y: ArrayLike,
+        *,
+        validation: tuple[Series, ArrayLike] | None = None,
+        checkpoints: Path | str | None = None,
+        resume: bool = False,
+    ) -> Self:
         """Train on series.
 
         Parameters
@@ -142,12 +147,17 @@ class _StateSpaceEstimator(BaseEstimator):
         data = SeriesDataset([self._scaled(s) for s in series], targets)
         self.model_ = self.build()
         self.history_: TrainingHistory | None = train(
-            self.model_, lambda model, batch: self._loss(model(batch[0], batch[1]), batch[2]), data,
-            config=self.training_config(), out=checkpoints, resume=resume, description=type(self).__name__,
+            self.model_,
+            lambda model, batch: self._loss(model(batch[0], batch[1]), batch[2]),
+            data,
+            config=self.training_config(),
+            out=checkpoints,
+            resume=resume,
+            description=type(self).__name__,
             validate=None if validation is None else self._validation(*validation),
             parameter_groups=lambda model: model.optim_groups(self.lr, self.weight_decay),  # pyright: ignore
             seed_globally=False,
-        )  # fmt: skip
+        )
         self.model_.cpu()
         return self
 
@@ -163,9 +173,14 @@ class _StateSpaceEstimator(BaseEstimator):
     def training_config(self) -> TrainingConfig:
         """AdamW and a cosine schedule."""
         return TrainingConfig(
-            epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, optimizer="adamw",
-            weight_decay=self.weight_decay, schedule="cosine", seed=self.random_state,
-        )  # fmt: skip
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            optimizer="adamw",
+            weight_decay=self.weight_decay,
+            schedule="cosine",
+            seed=self.random_state,
+        )
 
     def predict(self, X: Series, rate: float = 1.0) -> np.ndarray:
         """A class or a number for each series; `rate` is the sampling step in units of that in training."""

@@ -241,9 +241,12 @@ def _truncate(diagonal: Tensor, P: Tensor, Q: Tensor, B: Tensor, C: Tensor, dt: 
 
 
 def real_system(
-    diagonal: Complex[Tensor, "H n"], P: Complex[Tensor, "rank H n"], Q: Complex[Tensor, "rank H n"],
-    B: Complex[Tensor, "H n"], dt: Float[Tensor, " H"],
-) -> tuple[Float[Tensor, "H N N"], Float[Tensor, "H N"]]:  # fmt: skip
+    diagonal: Complex[Tensor, "H n"],
+    P: Complex[Tensor, "rank H n"],
+    Q: Complex[Tensor, "rank H n"],
+    B: Complex[Tensor, "H n"],
+    dt: Float[Tensor, " H"],
+) -> tuple[Float[Tensor, "H N N"], Float[Tensor, "H N"]]:
     """dA and dB (bilinear) on the real state [Re x; Im x], N = 2n.
 
     With the conjugate mode beside each, A x = Λ x - P 2 Re(Q* x), which is linear in (Re x, Im x) but not in x.
