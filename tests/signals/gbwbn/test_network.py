@@ -1,3 +1,5 @@
+from typing import Any, cast
+
 import pytest
 import torch
 from spd_learn.modules import SPDBatchNormLie, SPDBatchNormMeanVar
@@ -16,6 +18,7 @@ from linmap.signals.gbwbn import (
     recalibrate,
 )
 from linmap.training import TrainingConfig, train
+from typed import tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:GBWBatchNorm")
 
@@ -23,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:GBWBatchNorm")
 def test_features_are_the_logarithm_of_the_rectified_projection() -> None:
     net = SPDNet((6, 4), 3, None, floor=1e-3)
     X = spd(5, n=6)
-    W = net.get_parameter("bimaps.0.weight").detach()[0]
+    W = tensor(cast(Any, net.bimaps)[0].weight).detach()[0]
     torch.testing.assert_close(W.T @ W, torch.eye(4, dtype=X.dtype))
     logs = sym_log(ReEig(1e-3)(W.T @ X @ W))
     features = net.features(X)
@@ -60,7 +63,7 @@ def test_training_separates_classes_and_keeps_the_projection_orthogonal() -> Non
         config=TrainingConfig(epochs=30, batch_size=20, lr=0.02),
     )
     assert history.epochs[-1].loss < history.epochs[0].loss / 2
-    W = net.get_parameter("bimaps.0.weight").detach()[0]
+    W = tensor(cast(Any, net.bimaps)[0].weight).detach()[0]
     torch.testing.assert_close(W.T @ W, torch.eye(4, dtype=X.dtype))
 
 
