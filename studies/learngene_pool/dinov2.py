@@ -1,9 +1,9 @@
 """DINOv2-small with a linear head as the ancestry model: digits of 98 x 98, auxiliaries of widths 96, 192 and 384.
 
 Rates, from 600 digits to train on and 200 to validate on, 10 passes in batches of 32, one seed. Width 384 from the
-ancestry's blocks: .510 at 3e-5, .530 at 1e-4, .515 at 3e-4, .475 at 1e-3; from nothing .605 at 5e-4: with three of twelve
-blocks, the start from the ancestry's is no help. Width 96: .345 at 1e-3, .455 at 3e-3; width 192: .570 and .495, so 1e-3
-serves both.
+ancestry's blocks: .510 at 3e-5, .530 at 1e-4, .515 at 3e-4, .475 at 1e-3; from nothing .605 at 5e-4, so that with three
+of twelve blocks the start from the ancestry's is no help. Width 96: .345 at 1e-3, .455 at 3e-3; width 192: .570 and
+.495, so 1e-3 serves both.
 """
 
 from __future__ import annotations
