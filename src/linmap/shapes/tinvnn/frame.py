@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Float64, Real
 from torch import Tensor
+from torch.nn import functional as F
 
 from linmap.errors import ArgumentError
 from linmap.shapes.tinvnn.points import Centred, Points, as_tensor, centre, check_choice, read_points
@@ -19,7 +20,7 @@ from linmap.shapes.tinvnn.ties import tied_to_next
 
 Signs = Literal["moment", "frames", "random", "none"]
 Kind = Literal["point", "vector", "direction"]
-AT_ONCE = 2**17
+AT_ONCE = 2**18
 """Coordinates of clouds that are computed together: what stays in a processor's cache."""
 
 
@@ -226,52 +227,77 @@ def poses_of(
     generator: torch.Generator | None = None,
     at: int = 0,
 ) -> Pose:
-    """Frames and coordinates of some clouds.
+    """Frames and coordinates of some clouds, of which the first is cloud `at`.
 
     Classical multidimensional scaling of the distances gives U Λ^½, and Xc V for the eigenvectors V of the d x d
     matrix Xcᵀ Xc is the same up to the choices that the rules of this package make.
     """
     cloud = centre(X, mask, at=at)
-    q, d = settings.columns(X.shape[-1]), X.shape[-1]
-    inner = min(q, d)
-    tau = default_tau(dtype)
+    d = X.shape[-1]
+    inner = min(settings.columns(d), d)
     eigenvalues, V = torch.linalg.eigh(cloud.points @ cloud.points.mT)
     eigenvalues, V = eigenvalues.flip(-1).clamp(min=0), V.flip(-1)
     P = V.mT @ cloud.points
-    signs, ambiguous, variance = column_signs(P if inner == d else P[:, :inner], cloud.count, tau)
-    if inner < d:
-        signs = torch.cat([signs, torch.ones_like(eigenvalues[:, inner:])], 1)
-        variance = torch.cat([variance, P[:, inner:].square().sum(-1) / cloud.count[:, None]], 1)
-    noise = 16 * torch.finfo(dtype).eps
-    largest = variance[:, :1].sqrt()
-    kept = variance.sqrt() > noise * largest
-    offset = (cloud.first.abs().amax(1, keepdim=True) + cloud.mean.abs().amax(1, keepdim=True)) / cloud.unit[:, None]
-    nonzero = variance.sqrt() > noise * (largest + offset)
+    signs, ambiguous, variance = _signs(P, cloud.count, inner, default_tau(dtype))
+    if not settings.reflections:
+        signs[:, -1] *= torch.linalg.det(V * signs[:, None]).sign()
+        ambiguous[:, -1] = ambiguous[:, :-1].any(1)
+    kept, nonzero = _above_noise(cloud, variance, dtype)
     tied = tied_to_next(eigenvalues, nonzero, _tie_tol(settings, dtype))
-    Q, P = V * signs[:, None], P * signs.unsqueeze(-1)
-    if not settings.reflections:
-        last = torch.linalg.det(Q).sign()
-        Q[:, :, -1] *= last[:, None]
-        P[:, -1] *= last[:, None]
-    degenerate = torch.zeros_like(ambiguous)
-    fixed = kept[:, :inner].clone()
-    if not settings.reflections:
-        fixed[:, -1] = False
-        ambiguous[:, -1] = ambiguous[:, :-1].any(1) if d > 1 else False
-    hard = tied.any(1) | (ambiguous & fixed).any(1)
-    for i in hard.nonzero()[:, 0].tolist():
-        handed = None if settings.reflections else torch.linalg.det(V[i])
-        coordinates = V[i].mT @ cloud.points[i]
-        squares = coordinates.square().sum(0)
-        chosen = choose(coordinates, squares, cloud.count[i], tied[i].tolist(), kept[i], inner, tau, handed)
-        Q[i], P[i] = V[i] @ chosen.rotation, chosen.rotation.mT @ coordinates
-        ambiguous[i] = chosen.ambiguous
-        degenerate[i, [k for k in chosen.degenerate if k < inner]] = True
-        if not settings.reflections:
-            ambiguous[i, -1] = ambiguous[i, :-1].any()
-    if (flips := _flips(Q, V, settings, generator)) is not None:
-        Q, P = Q * flips[:, None], P * flips.unsqueeze(-1)
-    return _scaled(cloud, settings, Q, P, ambiguous, degenerate, kept, ~tied.any(1), q)
+    axes = Axes(V.clone(), P, signs, ambiguous, torch.zeros_like(ambiguous), kept[:, :inner])
+    _settle(axes, V, cloud, tied, default_tau(dtype), settings.reflections)
+    if (flips := _flips(axes.V * signs[:, None], V, settings, generator)) is not None:
+        axes = axes._replace(signs=signs * flips)
+    return _scaled(cloud, settings, axes, ~tied.any(1), settings.columns(d))
+
+
+class Axes(NamedTuple):
+    """Axes of some clouds, with coordinates along them whose signs are still to be applied."""
+
+    V: Float64[Tensor, "batch d d"]
+    P: Float64[Tensor, "batch d n"]
+    signs: Float64[Tensor, "batch d"]
+    ambiguous: Bool[Tensor, "batch q"]
+    degenerate: Bool[Tensor, "batch q"]
+    kept: Bool[Tensor, "batch q"]
+
+
+def _signs(
+    P: Float64[Tensor, "batch d n"], count: Float64[Tensor, " batch"], inner: int, tau: float
+) -> tuple[Float64[Tensor, "batch d"], Bool[Tensor, "batch q"], Float64[Tensor, "batch d"]]:
+    """Signs and variances of all axes, and which of the first `inner` are ambiguous; the others count for nothing."""
+    if inner == P.shape[1]:
+        return column_signs(P, count, tau)
+    signs, ambiguous, variance = column_signs(P[:, :inner], count, tau)
+    others = P[:, inner:].square().sum(-1) / count[:, None]
+    return torch.cat([signs, torch.ones_like(others)], 1), ambiguous, torch.cat([variance, others], 1)
+
+
+def _above_noise(
+    cloud: Centred, variance: Float64[Tensor, "batch d"], dtype: torch.dtype
+) -> tuple[Bool[Tensor, "batch d"], Bool[Tensor, "batch d"]]:
+    """Axes along which there is more than rounding errors of the cloud, and more than those of its offset as well."""
+    deviation, noise = variance.sqrt(), 16 * torch.finfo(dtype).eps
+    largest = deviation[:, :1]
+    offset = (cloud.first.abs() + cloud.mean.abs()).amax(1, keepdim=True) / cloud.unit[:, None]
+    return deviation > noise * largest, deviation > noise * (largest + offset)
+
+
+def _settle(axes: Axes, V: Tensor, cloud: Centred, tied: Tensor, tau: float, reflections: bool) -> None:
+    """Choose, cloud by cloud and in place, the axes of equal eigenvalues and the signs that moments do not give."""
+    inner = axes.ambiguous.shape[1]
+    open_ = axes.ambiguous & axes.kept
+    if not reflections:
+        open_[:, -1] = False  # the determinant gives it
+    for i in (tied.any(1) | open_.any(1)).nonzero()[:, 0].tolist():
+        handed = None if reflections else torch.linalg.det(V[i])
+        P = V[i].mT @ cloud.points[i]
+        chosen = choose(P, P.square().sum(0), cloud.count[i], tied[i].tolist(), axes.kept[i], inner, tau, handed)
+        axes.V[i], axes.P[i], axes.signs[i] = V[i] @ chosen.rotation, chosen.rotation.mT @ P, 1.0
+        axes.ambiguous[i] = chosen.ambiguous
+        axes.degenerate[i, [k for k in chosen.degenerate if k < inner]] = True
+        if not reflections:
+            axes.ambiguous[i, -1] = axes.ambiguous[i, :-1].any()
 
 
 def _tie_tol(settings: Settings, dtype: torch.dtype) -> float:
@@ -297,34 +323,25 @@ def _flips(
     return flips
 
 
-def _scaled(
-    cloud: Centred,
-    settings: Settings,
-    Q: Tensor,
-    P: Tensor,
-    ambiguous: Tensor,
-    degenerate: Tensor,
-    kept: Tensor,
-    simple: Tensor,
-    q: int,
-) -> Pose:
+def _scaled(cloud: Centred, settings: Settings, axes: Axes, simple: Tensor, q: int) -> Pose:
     """The pose in units of its size, with as many columns as asked for."""
-    size = size_of(cloud.points, cloud.count, settings.scale)
-    inner = ambiguous.shape[1]
-    kept = kept[:, :inner]
-    factor = torch.where(kept & (size > 0)[:, None], 1 / size.clamp(min=1e-300)[:, None], 0.0)
+    size = size_of(cloud, settings.scale)
+    inner = axes.ambiguous.shape[1]
+    factor = torch.where(axes.kept & (size > 0)[:, None], 1 / size.clamp(min=1e-300)[:, None], 0.0)
     if settings.scale == "none":
         factor = factor * cloud.unit[:, None]
-    H = P[:, :inner] * factor.unsqueeze(-1)
-    if settings.scale != "none":
+    else:
         size = size * cloud.unit
-    center = cloud.first + cloud.mean
-    Q = Q[:, :, :inner]
-    if q > inner:
-        pad = (0, q - inner)
-        Q, H = torch.nn.functional.pad(Q, pad), torch.nn.functional.pad(H, (0, 0, *pad))
-        ambiguous, degenerate, kept = (
-            torch.nn.functional.pad(flags, pad, value=value)
-            for flags, value in ((ambiguous, True), (degenerate, False), (kept, False))
-        )
-    return Pose(center, size, Q, ambiguous, degenerate, kept, H, simple)
+    H = axes.P[:, :inner] * (factor * axes.signs[:, :inner]).unsqueeze(-1)
+    Q = (axes.V * axes.signs[:, None])[:, :, :inner]
+    pad = (0, q - inner)
+    return Pose(
+        cloud.first + cloud.mean,
+        size,
+        F.pad(Q, pad),
+        F.pad(axes.ambiguous, pad, value=True),
+        F.pad(axes.degenerate, pad),
+        F.pad(axes.kept, pad),
+        F.pad(H, (0, 0, *pad)) if q > inner else H,
+        simple,
+    )

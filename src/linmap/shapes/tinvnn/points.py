@@ -34,6 +34,8 @@ class Centred(NamedTuple):
     count: Float64[Tensor, " batch"]
     unit: Float64[Tensor, " batch"]
     """What points were divided by where squares would leave the range of float64; else 1."""
+    norm: Float64[Tensor, " batch"]
+    """Root of the sum of the squared distances to the mean, in this unit."""
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:
@@ -140,7 +142,7 @@ def centre(X: Real[Tensor, "batch n d"], mask: Bool[Tensor, "batch n"] | None, n
     points.sub_(mean.unsqueeze(-1))
     if mask is not None:
         points.masked_fill_(~mask.unsqueeze(1), 0.0)
-    return Centred(points, first, mean, count, _into_range(points))
+    return Centred(points, first, mean, count, *_into_range(points))
 
 
 def _check_finite(mean: Tensor, X: Tensor, mask: Tensor | None, name: str, at: int) -> None:
@@ -155,11 +157,19 @@ def _check_finite(mean: Tensor, X: Tensor, mask: Tensor | None, name: str, at: i
     raise ArgumentError(f"{name} has numbers whose differences overflow; divide it by a power of ten.")
 
 
-def _into_range(points: Float64[Tensor, "batch d n"]) -> Float64[Tensor, " batch"]:
-    """Divide clouds whose fourth powers would overflow, or whose squares would vanish, by their largest coordinate."""
-    largest = points.abs().amax((1, 2))
-    extreme = (largest > 1e30) | ((largest < 1e-30) & (largest > 0))
-    unit = torch.where(extreme, largest, torch.ones_like(largest))
+def _into_range(
+    points: Float64[Tensor, "batch d n"],
+) -> tuple[Float64[Tensor, " batch"], Float64[Tensor, " batch"]]:
+    """Divide clouds whose fourth powers would overflow, or whose squares would vanish, by their largest coordinate.
+
+    Returns the divisors and the norms of the quotients.
+    """
+    norm = points.flatten(1).norm(dim=1)
+    unit = torch.ones_like(norm)
+    extreme = ~((norm > 1e-30) & (norm < 1e30))  # infinite where a square overflowed, 0 where all vanished
     if extreme.any():
+        largest = points[extreme].abs().amax((1, 2))
+        unit[extreme] = torch.where(largest > 0, largest, 1.0)
         points.div_(unit[:, None, None])
-    return unit
+        norm = points.flatten(1).norm(dim=1)
+    return unit, norm

@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from linmap.shapes.tinvnn.points import Centred
+
 Scale = Literal["rms", "maxdist", "maxnorm", "none"]
 AT_ONCE = 2**22
 """Distances that are held at once."""
 
 
-def size_of(
-    points: Float64[Tensor, "batch d n"], count: Float64[Tensor, " batch"], scale: Scale
-) -> Float64[Tensor, " batch"]:
-    """The size of centred clouds whose masked points are zero; a cloud without extent has 0.
+def size_of(cloud: Centred, scale: Scale) -> Float64[Tensor, " batch"]:
+    """The size of clouds in their unit; a cloud without extent has 0.
 
     Parameters
     ----------
@@ -25,13 +25,12 @@ def size_of(
         largest distance to the mean. "none": 1.
     """
     if scale == "rms":
-        return (points.square().sum((1, 2)) / count).sqrt()
-    lengths = points.norm(dim=1)
+        return cloud.norm / cloud.count.sqrt()
     if scale == "maxnorm":
-        return lengths.amax(1)
+        return cloud.points.norm(dim=1).amax(1)
     if scale == "none":
-        return (lengths.amax(1) > 0).to(points.dtype)
-    return torch.stack([(a - b).norm() for a, b in farthest_pairs(points)])
+        return (cloud.norm > 0).to(cloud.norm.dtype)
+    return torch.stack([(a - b).norm() for a, b in farthest_pairs(cloud.points)])
 
 
 def farthest_pairs(points: Float64[Tensor, "batch d n"]) -> list[tuple[Tensor, Tensor]]:
