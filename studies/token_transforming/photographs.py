@@ -25,6 +25,7 @@ from linmap.recipes.token_transforming.images import PATCHES, POOLED, Images
 from linmap.recipes.token_transforming.measuring import Task
 from linmap.recipes.token_transforming.pictures import draw_flows
 from linmap.recipes.token_transforming.subject import Measure
+from linmap.recipes.token_transforming.ways import Way
 from studies.study import Findings, Job
 from studies.token_transforming.common import OURS, ahead, all_ways, differences, drawn, kept, ran
 
@@ -44,6 +45,11 @@ BARS = {224: {0.65: 0.985, 0.5: 0.975}, 518: {0.65: 0.99}}
 """Least correlation of the saliency map, by side and budget."""
 STEADY = 0.99
 """What a map keeps of itself under noise of one grey level, to be compared by correlation at all."""
+
+SHARPER = [
+    Way("centres to themselves", "ablation", TokenTransform(keep_self=True), "only the other tokens are shared"),
+    Way("tau .01", "ablation", TokenTransform(tau=0.01), "half the temperature"),
+]
 
 
 class Saliency(Images):
@@ -81,7 +87,7 @@ def run(job: Job, side: int) -> Findings:
     model = load_pretrained(folder, "encoder", "float32").eval()
     subject = Saliency(model, images, read_preparation(folder).at(side), batch)
     keeps = (0.5,) if job.tiny else KEEPS
-    task = Task(subject, list(all_ways()), keeps, repeats=0)
+    task = Task(subject, [*all_ways(), *SHARPER], keeps, repeats=0)
     runs = ran(job, task, {"side": side, "images": images.names})
     tables = [kept(task, runs), differences(task, runs, [one.name for one in subject.measures])]
     noise = under_noise(subject, images)
