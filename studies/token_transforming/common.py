@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from linmap.compress.token_transforming import TokenTransform
+from linmap.compress.token_transforming.evaluation.measuring import ORIGINAL, SAVED, Task
+from linmap.compress.token_transforming.evaluation.pictures import draw_curves
+from linmap.compress.token_transforming.evaluation.subject import Measure
+from linmap.compress.token_transforming.evaluation.ways import Way, encoder_ways
 from linmap.experiment import Check, Experiment, Part, Picture, Runs, Table, paired
-from linmap.recipes.token_transforming.measuring import ORIGINAL, SAVED, Task
-from linmap.recipes.token_transforming.pictures import draw_curves
-from linmap.recipes.token_transforming.subject import Measure
-from linmap.recipes.token_transforming.ways import Way, encoder_ways
 from studies.study import Job
 
 OURS = "Token Transforming"

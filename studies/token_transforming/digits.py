@@ -11,19 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from linmap.artifacts import write_tensors
 from linmap.compress.token_transforming import Compressed, TokenTransform
+from linmap.compress.token_transforming.evaluation.images import ACCURACY
+from linmap.compress.token_transforming.evaluation.measuring import Task
+from linmap.compress.token_transforming.evaluation.subject import Subject, plain_macs
+from linmap.compress.token_transforming.evaluation.ways import PAIRS
 from linmap.compress.vision_transformer import VisionTransformer
 from linmap.data import find
 from linmap.data.arrays import read_npz
 from linmap.experiment import Part, draw_all
-from linmap.recipes.token_transforming.images import ACCURACY
-from linmap.recipes.token_transforming.measuring import Task
-from linmap.recipes.token_transforming.subject import Subject, plain_macs
-from linmap.recipes.token_transforming.ways import PAIRS
 from linmap.training import TrainingConfig, train
 from studies.study import Findings, Job
 from studies.token_transforming.common import ahead, all_ways, differences, drawn, kept, ran
@@ -132,6 +132,11 @@ def trained(images: Tensor, labels: Tensor, epochs: int, out: Path) -> VisionTra
     if path.exists():
         model.load_state_dict(load_file(path))
         return model.eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.reset_parameters()  # a deviation of .02, made for wide models, learns too slowly at width 64
     config = TrainingConfig(
         epochs=epochs, batch_size=64, lr=1e-3, optimizer="adamw", weight_decay=0.05, schedule="cosine",
         warmup_epochs=1 if epochs > 1 else 0,

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from linmap.adapt.segmentation import dice, segmentation_loss
+from linmap.compress.token_transforming.evaluation.images import ACCURACY, PATCHES, POOLED, Images, LabelledImages
+from linmap.compress.token_transforming.evaluation.measuring import ORIGINAL, Task
+from linmap.compress.token_transforming.evaluation.subject import Measure
 from linmap.data.image_preparation import ImagePreparation, read_preparation
 from linmap.data.image_sets import ImageSet, embedded_digits, image_set_of
 from linmap.data.masks import MaskedImages, embedded_ultrasound
 from linmap.data.models import load_pretrained
 from linmap.data.pretrained import bundled_model
 from linmap.experiment import draw_all
-from linmap.recipes.token_transforming.images import ACCURACY, PATCHES, POOLED, Images, LabelledImages
-from linmap.recipes.token_transforming.measuring import ORIGINAL, Task
-from linmap.recipes.token_transforming.subject import Measure
 from linmap.training import TrainingConfig, train
 from studies.study import Findings, Job
 from studies.token_transforming.common import ahead, all_ways, differences, drawn, kept, ran

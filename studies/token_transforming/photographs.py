@@ -15,17 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linmap.compress.token_transforming import Compressed, TokenTransform
+from linmap.compress.token_transforming.evaluation.images import PATCHES, POOLED, Images
+from linmap.compress.token_transforming.evaluation.measuring import Task
+from linmap.compress.token_transforming.evaluation.pictures import draw_flows
+from linmap.compress.token_transforming.evaluation.subject import Measure
+from linmap.compress.token_transforming.evaluation.ways import Way
 from linmap.data.image_preparation import ImagePreparation, read_preparation
 from linmap.data.image_sets import ImageSet, embedded_photographs
 from linmap.data.images import read_image
 from linmap.data.models import load_pretrained
 from linmap.data.pretrained import bundled_model, dinov2_saliency
 from linmap.experiment import Check, Runs, Table, draw_all
-from linmap.recipes.token_transforming.images import PATCHES, POOLED, Images
-from linmap.recipes.token_transforming.measuring import Task
-from linmap.recipes.token_transforming.pictures import draw_flows
-from linmap.recipes.token_transforming.subject import Measure
-from linmap.recipes.token_transforming.ways import Way
 from studies.study import Findings, Job
 from studies.token_transforming.common import OURS, ahead, all_ways, differences, drawn, kept, ran
 

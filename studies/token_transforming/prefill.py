@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from functools import partial
 
 from linmap.compress.token_transforming import Compressed, TokenTransform, compress_prefill
+from linmap.compress.token_transforming.evaluation.measuring import Task
+from linmap.compress.token_transforming.evaluation.texts import KL, PREFILL_BLOCK, Prompts
+from linmap.compress.token_transforming.evaluation.ways import Way, decoder_ways
 from linmap.data import find
 from linmap.data.models import load_pretrained, load_tokenizer
 from linmap.data.pretrained import bundled_model
 from linmap.data.text import read_text
 from linmap.experiment import Check, Part, Runs, draw_all, paired
 from linmap.recipes.token_transforming.compare import PREFILL
-from linmap.recipes.token_transforming.measuring import Task
-from linmap.recipes.token_transforming.texts import KL, PREFILL_BLOCK, Prompts
-from linmap.recipes.token_transforming.ways import Way, decoder_ways
 from studies.study import Findings, Job
 from studies.token_transforming.common import OURS, differences, drawn, kept, ran
 

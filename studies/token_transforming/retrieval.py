@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from linmap.compress.token_transforming import TokenTransform
+from linmap.compress.token_transforming.evaluation.measuring import ORIGINAL, Task
+from linmap.compress.token_transforming.evaluation.texts import SENTENCE, Sentences
+from linmap.compress.token_transforming.evaluation.ways import Way
 from linmap.data import find
 from linmap.data.models import load_pretrained, load_tokenizer
 from linmap.data.pretrained import bundled_model
 from linmap.experiment import Check, Metric, Outcome, Runs, Table, Trial, draw_all, paired
-from linmap.recipes.token_transforming.measuring import ORIGINAL, Task
-from linmap.recipes.token_transforming.texts import SENTENCE, Sentences
-from linmap.recipes.token_transforming.ways import Way
 from studies.study import Findings, Job
 from studies.token_transforming.common import OURS, ahead, all_ways, differences, drawn, kept, ran
 

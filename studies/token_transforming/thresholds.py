@@ -15,12 +15,12 @@ from linmap.compress.token_transforming import (
     solve_stages,
 )
 from linmap.compress.token_transforming.encoder_handle import CompressedEncoder
+from linmap.compress.token_transforming.evaluation.measuring import SAVED, extend
+from linmap.compress.token_transforming.evaluation.subject import plain_macs
 from linmap.data.image_preparation import read_preparation
 from linmap.data.models import load_pretrained
 from linmap.data.pretrained import bundled_model
 from linmap.experiment import Arm, Check, Experiment, Outcome, Part, Runs, Table, Trial, paired
-from linmap.recipes.token_transforming.measuring import SAVED, extend
-from linmap.recipes.token_transforming.subject import plain_macs
 from studies.study import Findings, Job
 from studies.token_transforming.common import OURS
 from studies.token_transforming.photographs import CORRELATION, Saliency, photographs

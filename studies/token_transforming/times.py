@@ -9,11 +9,11 @@ from collections.abc import Callable
 import torch
 
 from linmap.compress.token_transforming import TokenTransform
+from linmap.compress.token_transforming.evaluation.images import Images
+from linmap.compress.token_transforming.evaluation.subject import plain_macs
+from linmap.compress.token_transforming.evaluation.ways import encoder_ways
 from linmap.data.image_sets import ImageSet
 from linmap.experiment import Arm, Check, Experiment, Outcome, Part, Runs, Table, Trial
-from linmap.recipes.token_transforming.images import Images
-from linmap.recipes.token_transforming.subject import plain_macs
-from linmap.recipes.token_transforming.ways import encoder_ways
 from studies.study import Findings, Job
 from studies.token_transforming.common import OURS
 from studies.token_transforming.labels import dinov2

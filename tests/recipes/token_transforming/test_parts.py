@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from linmap.compress.token_transforming import TokenTransform, stage_schedule, transformer_macs
+from linmap.compress.token_transforming.evaluation.pictures import borders, flow
+from linmap.compress.token_transforming.evaluation.texts import pools_class_token
+from linmap.compress.token_transforming.evaluation.timing import Seconds
+from linmap.compress.token_transforming.evaluation.ways import decoder_ways, encoder_ways, stages
 from linmap.data.image_sets import image_set_of
-from linmap.errors import DataError, UsageError
+from linmap.errors import DataError
 from linmap.recipes.token_transforming.loading import parted, spread
-from linmap.recipes.token_transforming.pictures import borders, flow
-from linmap.recipes.token_transforming.texts import pools_class_token
-from linmap.recipes.token_transforming.timing import Seconds
-from linmap.recipes.token_transforming.ways import decoder_ways, encoder_ways, stages
 
 
 @pytest.mark.parametrize("M", [3, 9, 16])
@@ -97,5 +97,5 @@ def test_the_pooling_of_a_sentence_encoder_is_honoured_or_refused(tmp_path) -> N
     path.write_text('{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}')
     assert pools_class_token(tmp_path)
     path.write_text('{"pooling_mode_max_tokens": true}')
-    with pytest.raises(UsageError, match="pooling_mode_max_tokens; the mean and the class token"):
+    with pytest.raises(DataError, match="pooling_mode_max_tokens; the mean and the class token"):
         pools_class_token(tmp_path)

@@ -17,16 +17,16 @@ from rich.progress import track
 
 from linmap.artifacts import atomic_path, plain, write_json
 from linmap.compress.token_transforming import Compressed, TokenTransform, compress
+from linmap.compress.token_transforming.evaluation.images import Images
+from linmap.compress.token_transforming.evaluation.predictions import Head, write_predictions
+from linmap.compress.token_transforming.evaluation.subject import Subject
+from linmap.compress.token_transforming.evaluation.timing import in_turn
 from linmap.data.vectors import VectorFileWriter
 from linmap.data.vectors.files import check_output
 from linmap.errors import DataError, Stopped, UsageError
 from linmap.recipes.job import ApplyJob
 from linmap.recipes.token_transforming.flags import Apply, Transforming
-from linmap.recipes.token_transforming.images import Images
 from linmap.recipes.token_transforming.loading import model_of, subject_of
-from linmap.recipes.token_transforming.predictions import Head, write_predictions
-from linmap.recipes.token_transforming.subject import Subject
-from linmap.recipes.token_transforming.timing import in_turn
 
 OUT = Path("runs/token_transforming/features.parquet")  # so that embedded images never replace a file of the user's
 KEEP = 0.65

@@ -10,6 +10,12 @@ from typing import Any
 import torch
 
 from linmap.compress.token_transforming import TokenTransform
+from linmap.compress.token_transforming.evaluation.images import Images
+from linmap.compress.token_transforming.evaluation.measuring import ORIGINAL, SAVED, SPEED, Task
+from linmap.compress.token_transforming.evaluation.pictures import draw_curves, draw_flows
+from linmap.compress.token_transforming.evaluation.subject import Subject
+from linmap.compress.token_transforming.evaluation.texts import Prompts
+from linmap.compress.token_transforming.evaluation.ways import decoder_ways, encoder_ways
 from linmap.experiment import (
     Check,
     Experiment,
@@ -26,13 +32,7 @@ from linmap.experiment import (
 )
 from linmap.recipes.job import CompareJob
 from linmap.recipes.token_transforming.flags import Compare, Transforming
-from linmap.recipes.token_transforming.images import Images
 from linmap.recipes.token_transforming.loading import model_of, subject_of
-from linmap.recipes.token_transforming.measuring import ORIGINAL, SAVED, SPEED, Task
-from linmap.recipes.token_transforming.pictures import draw_curves, draw_flows
-from linmap.recipes.token_transforming.subject import Subject
-from linmap.recipes.token_transforming.texts import Prompts
-from linmap.recipes.token_transforming.ways import decoder_ways, encoder_ways
 
 PREFILL = TokenTransform(select="importance", min_sim=0.9)
 """Of language models, where the flags leave the defaults."""

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from linmap.compress.token_transforming.evaluation.images import Images, LabelledImages
+from linmap.compress.token_transforming.evaluation.subject import Subject
+from linmap.compress.token_transforming.evaluation.texts import Prompts, Sentences, pools_class_token, tokens_of
 from linmap.data import find
 from linmap.data.image_preparation import ImagePreparation, read_preparation
 from linmap.data.image_sets import ImageSet, embedded_photographs, read_image_set
@@ -28,9 +31,6 @@ from linmap.data.tokens import Tokenizer, prompt_tokens
 from linmap.errors import DataError, UsageError
 from linmap.experiment import fingerprint
 from linmap.recipes.token_transforming.flags import Inputs
-from linmap.recipes.token_transforming.images import Images, LabelledImages
-from linmap.recipes.token_transforming.subject import Subject
-from linmap.recipes.token_transforming.texts import Prompts, Sentences, pools_class_token, tokens_of
 
 DEFAULTS: dict[Reads, str] = {"images": "dinov2-small", "text": "minilm-l6"}
 NOVEL = "austen_test.txt.gz"

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from linmap.compress.encoders import find_encoder
 from linmap.compress.token_transforming import Compressed, TokenTransform
+from linmap.compress.token_transforming.evaluation.predictions import Head
+from linmap.compress.token_transforming.evaluation.subject import Measure, Subject, blocks_of, plain_macs, restored
+from linmap.compress.token_transforming.evaluation.ways import early_enough, stages
 from linmap.data.image_preparation import ImagePreparation
 from linmap.data.image_sets import ImageSet
-from linmap.errors import UsageError
-from linmap.recipes.token_transforming.predictions import Head
-from linmap.recipes.token_transforming.subject import Measure, Subject, blocks_of, plain_macs, restored
-from linmap.recipes.token_transforming.ways import early_enough, stages
+from linmap.errors import ArgumentError
 
 PATCHES = Measure("patch cosine", "higher", 1.0, 0.02)
 POOLED = Measure("class cosine", "higher", 1.0, 0.02)
@@ -224,7 +224,7 @@ def check_pixels(images: Tensor, config: Any) -> None:
     """Refuse a size that patches do not divide."""
     patch = config.patch_size
     if images.shape[2] % patch or images.shape[3] % patch:
-        raise UsageError(
-            f"--size: images of {images.shape[2]} x {images.shape[3]} pixels cannot be cut into patches of {patch} x "
+        raise ArgumentError(
+            f"images of {images.shape[2]} x {images.shape[3]} pixels cannot be cut into patches of {patch} x "
             f"{patch}; give a multiple of {patch}."
         )

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from linmap.compress.encoders import find_encoder
 from linmap.compress.token_transforming import Compressed, TokenTransform, compress_prefill
+from linmap.compress.token_transforming.evaluation.predictions import Head
+from linmap.compress.token_transforming.evaluation.subject import Measure, Subject, blocks_of, plain_macs
+from linmap.compress.token_transforming.evaluation.ways import stages
 from linmap.data.tokens import Tokenizer, padded
-from linmap.errors import DataError, UsageError
-from linmap.recipes.token_transforming.predictions import Head
-from linmap.recipes.token_transforming.subject import Measure, Subject, blocks_of, plain_macs
-from linmap.recipes.token_transforming.ways import stages
+from linmap.errors import ArgumentError, DataError
 
 PREFILL_BLOCK = 2
 """Where language models drop tokens."""
@@ -150,7 +150,7 @@ class Prompts(Subject):
 
     def budget(self, transform: TokenTransform, keep: float, at: Sequence[int] | None) -> dict[str, Any]:
         if at is not None and len(at) != 1:
-            raise UsageError(f"--at {' '.join(map(str, at))}: of a language model one block is named.")
+            raise ArgumentError(f"at = {' '.join(map(str, at))}: of a language model one block is named.")
         return {"keep": keep, "layer": at[0] if at else PREFILL_BLOCK}
 
     def compressed(self, transform: TokenTransform, keep: float, at: Sequence[int] | None) -> Compressed:
@@ -192,7 +192,7 @@ def pools_class_token(folder: Path) -> bool:
 
     Raises
     ------
-    UsageError
+    DataError
         If it says something that is neither that nor the mean.
     """
     path = folder / "1_Pooling" / "config.json"
@@ -203,5 +203,5 @@ def pools_class_token(folder: Path) -> bool:
     mode = stated.get("pooling_mode") or next(iter(modes), "pooling_mode_mean_tokens")
     if len(modes) > 1 or mode not in ("pooling_mode_mean_tokens", "pooling_mode_cls_token", "mean", "cls"):
         named = ", ".join(sorted(modes)) or mode
-        raise UsageError(f"{path}: the embedding is {named}; the mean and the class token are supported.")
+        raise DataError(f"{path}: the embedding is {named}; the mean and the class token are supported.")
     return mode in ("pooling_mode_cls_token", "cls")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from linmap.compress.token_transforming import Compressed
-from linmap.recipes.token_transforming.subject import Subject
+from linmap.compress.token_transforming.evaluation.subject import Subject
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from linmap.compress.token_transforming import TokenTransform, Transform, compose
+from linmap.compress.token_transforming.evaluation.images import Images
+from linmap.compress.token_transforming.evaluation.subject import Measure
 from linmap.experiment import Picture
 from linmap.pictures import BASELINE, INK, PAPER, SERIES, figure, save_svg
-from linmap.recipes.token_transforming.images import Images
-from linmap.recipes.token_transforming.subject import Measure
 
 DRAWN, KEEP = 3, 0.5
 """Photographs in the picture of flows, and the share of the tokens that stays at each of its depths."""

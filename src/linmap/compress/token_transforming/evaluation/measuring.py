@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
+from linmap.compress.token_transforming.evaluation.subject import Measure, Subject
+from linmap.compress.token_transforming.evaluation.timing import in_turn
+from linmap.compress.token_transforming.evaluation.ways import Way
 from linmap.experiment import Arm, Outcome, Part, Runs, Trial
-from linmap.recipes.token_transforming.subject import Measure, Subject
-from linmap.recipes.token_transforming.timing import in_turn
-from linmap.recipes.token_transforming.ways import Way
 
 ORIGINAL = "as it is"
 SPEED, SAVED = "speed-up", "saved"

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from linmap.compress.token_transforming import Compressed, TokenTransform, compress
-from linmap.errors import UsageError
-from linmap.recipes.token_transforming.predictions import Head
+from linmap.compress.token_transforming.evaluation.predictions import Head
+from linmap.errors import ArgumentError
 
 QUARTERS = (0.25, 0.5, 0.75)
 """Of the depth, where models of images merge."""
@@ -109,7 +109,7 @@ def blocks_of(subject: Subject, at: Sequence[int] | None) -> tuple[int, ...]:
 
     Raises
     ------
-    UsageError
+    ValueError
         If the model has no such block.
     """
     if at is None:
@@ -117,7 +117,7 @@ def blocks_of(subject: Subject, at: Sequence[int] | None) -> tuple[int, ...]:
             dict.fromkeys(max(1, round(share * subject.depth)) for share in QUARTERS if subject.depth > 1)
         ) or (0,)
     if wrong := [block for block in at if not 0 <= block < subject.depth]:
-        raise UsageError(f"--at {wrong[0]}: the model has {subject.depth} blocks, numbered from 0.")
+        raise ArgumentError(f"at = {wrong[0]}: the model has {subject.depth} blocks, numbered from 0.")
     return tuple(at)
 
 
