@@ -6,8 +6,7 @@ from scipy.spatial.transform import Rotation
 
 from linmap.geometry.rigid import geodesic_angle
 from linmap.shapes.tooth_arrangement import ToothSet, slot_of
-from linmap.shapes.tooth_arrangement.neighbours import Neighbours
-from linmap.shapes.tooth_arrangement.relief import collisions, relieve
+from linmap.shapes.tooth_arrangement.neighbours import NeighbourDepths
 from linmap.shapes.tooth_arrangement.stages import schedules, stages_between
 from shapes.tooth_arrangement.arches import disturbed, mean_arch, moved
 
@@ -35,7 +34,7 @@ def test_no_stage_moves_a_tooth_farther_than_allowed(seed: int) -> None:
     R = found.motions[..., :3, :3]
     assert np.degrees(np.asarray(geodesic_angle(R[:-1], R[1:]))).max() <= 2 + 1e-6
     assert (np.diff(found.progress, axis=0) >= -1e-12).all()
-    assert found.depths.shape == (found.count + 1, len(Neighbours(before).pairs))
+    assert found.depths.shape == (found.count + 1, len(NeighbourDepths(before).pairs))
 
 
 def test_as_many_stages_as_are_needed_or_asked_for() -> None:
@@ -75,7 +74,7 @@ def three() -> tuple[ToothSet, np.ndarray]:
 
 def test_a_tooth_goes_early_where_it_would_stand_in_the_way() -> None:
     teeth, plan = three()
-    neighbours = Neighbours(teeth)
+    neighbours = NeighbourDepths(teeth)
     pair = neighbours.pairs.index((slot_of(12), slot_of(11)))
     even = max(
         neighbours.depth(*neighbours.pairs[pair], *(_shifted(plan[slot], share) for slot in neighbours.pairs[pair]))
@@ -107,7 +106,7 @@ def test_schedules_reach_the_end_and_keep_the_limit(needed: int) -> None:
 
 def test_depth_of_two_balls_is_their_overlap_and_symmetric() -> None:
     teeth = ToothSet({12: ball((0, 0, 0)), 11: ball((5.5, 0, 0)), 21: ball((20, 0, 0))})
-    neighbours = Neighbours(teeth)
+    neighbours = NeighbourDepths(teeth)
     assert neighbours.pairs == [(6, 7), (6, 8), (7, 8)]
     depths = neighbours.depths(REST)
     assert depths[0] == pytest.approx(0.5, abs=0.03)
@@ -116,20 +115,3 @@ def test_depth_of_two_balls_is_their_overlap_and_symmetric() -> None:
     assert neighbours.depth(b, a, REST[b], REST[a]) == depths[0]
     apart = moved(teeth, 11, np.array([1.0, 0, 0]))
     assert neighbours.depth(a, b, apart[a], apart[b]) == 0
-
-
-def test_relief_moves_no_more_than_it_must_and_never_a_fixed_tooth() -> None:
-    teeth = ToothSet({13: ball((-11.2, 0, 0)), 12: ball((-5.5, 0, 0)), 11: ball((0, 0, 0)), 21: ball((20, 0, 0))})
-    relieved = relieve(teeth, REST, fixed=(11,), tolerance=0.1)
-    assert collisions(teeth, REST)[0][2] > 0.4
-    assert all(depth <= 0.1 for _, _, depth in collisions(teeth, relieved))
-    np.testing.assert_array_equal(relieved[slot_of(11)], np.eye(4))
-    np.testing.assert_array_equal(relieved[slot_of(21)], np.eye(4))
-    assert relieved[slot_of(12), 0, 3] < 0
-    assert relieved[slot_of(13), 0, 3] < 0
-    again = relieve(teeth, relieved, fixed=(11,), tolerance=0.1)
-    np.testing.assert_array_equal(again, relieved)
-    with pytest.raises(ValueError, match="tolerance"):
-        relieve(teeth, REST, tolerance=-1)
-    with pytest.raises(ValueError, match="19"):
-        relieve(teeth, REST, fixed=(19,))

@@ -15,7 +15,6 @@ from linmap.shapes.tooth_arrangement.guidance import ArchForm, arch_form
 from linmap.shapes.tooth_arrangement.losses import ArrangementLoss, arrangement_loss
 from linmap.shapes.tooth_arrangement.movements import Movement, movement_table, movements, tooth_axes
 from linmap.shapes.tooth_arrangement.pairs import ToothPairs, apply_motion, motion_matrices
-from linmap.shapes.tooth_arrangement.relief import relieve
 from linmap.shapes.tooth_arrangement.remeshing import remesh
 from linmap.shapes.tooth_arrangement.simulator import DentitionSimulator
 from linmap.shapes.tooth_arrangement.slots import FDI, MIRROR, slot_of
@@ -59,7 +58,6 @@ __all__ = [
     "patch_features",
     "patch_vertices",
     "pretrain",
-    "relieve",
     "remesh",
     "rotation_from_six",
     "six_from_rotation",

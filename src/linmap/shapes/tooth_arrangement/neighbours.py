@@ -18,7 +18,7 @@ MOST = 800
 """Vertices of a tooth that are looked at."""
 
 
-class Neighbours:
+class NeighbourDepths:
     """The neighbours of a tooth set, prepared for many arrangements of the same teeth.
 
     Parameters

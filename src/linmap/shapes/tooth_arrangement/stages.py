@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from linmap.errors import ArgumentError
-from linmap.shapes.tooth_arrangement.neighbours import Neighbours
+from linmap.shapes.tooth_arrangement.neighbours import NeighbourDepths
 from linmap.shapes.tooth_arrangement.slots import FDI
 from linmap.shapes.tooth_arrangement.tooth_set import ToothSet, rigid_motions
 
@@ -63,7 +63,7 @@ def stages_between(
     max_shift: float = MAX_SHIFT_MM,
     max_turn: float = MAX_TURN_DEG,
     tolerance: float = TOLERANCE_MM,
-    neighbours: Neighbours | None = None,
+    neighbours: NeighbourDepths | None = None,
 ) -> Stages:
     """Stages from a tooth set to a plan, checked for collisions.
 
@@ -101,7 +101,7 @@ def stages_between(
             f"n_stages={n_stages} is too few: {fewest} are needed for at most {max_shift:g} mm and {max_turn:g} "
             "degrees a stage and tooth."
         )
-    neighbours = neighbours or Neighbours(teeth)
+    neighbours = neighbours or NeighbourDepths(teeth)
     found = None
     for count in _counts(fewest) if n_stages is None else [n_stages]:
         order = _Order(path, neighbours, needed, count, tolerance)
@@ -170,7 +170,9 @@ def schedules(needed: int, count: int) -> list[np.ndarray]:
 class _Order:
     """The schedules of all teeth, and what they make collide."""
 
-    def __init__(self, path: _Path, neighbours: Neighbours, needed: np.ndarray, count: int, tolerance: float) -> None:
+    def __init__(
+        self, path: _Path, neighbours: NeighbourDepths, needed: np.ndarray, count: int, tolerance: float
+    ) -> None:
         self.path, self.neighbours, self.count = path, neighbours, count
         self.options = [schedules(int(need), count) for need in needed]
         self.chosen = [ways[0] for ways in self.options]
