@@ -115,7 +115,8 @@ def _case(
     """Everything the viewer draws, in the patient's axes."""
     slots, centers = [slot for slot in range(32) if teeth.mask[slot]], np.asarray(teeth.centroids())
     held = {slot_of(fdi) for fdi in fixed}
-    middle = np.mean([axes @ centers[slot] for slot in slots], axis=0)
+    corners = np.concatenate([np.asarray(vertices) @ axes.T for vertices, _ in teeth.meshes.values()])
+    low, high = corners.min(0), corners.max(0)
     drawn = [
         _mesh(*teeth.meshes[FDI[slot]], centers[slot], axes)
         | {"fdi": int(FDI[slot]), "upper": slot < JAW, "fixed": slot in held,
@@ -123,7 +124,7 @@ def _case(
         for slot in slots
     ]  # fmt: skip
     return {
-        "teeth": drawn, "middle": _rounded(middle), "apart": apart,
+        "teeth": drawn, "middle": _rounded((low + high) / 2), "size": float((high - low).max() / 2), "apart": apart,
         "proposals": [_plan(proposal, slots, centers, axes) for proposal in proposals],
     }  # fmt: skip
 

@@ -33,7 +33,7 @@
     void main() {
       vec4 p = eye * pose * vec4(at, 1.0);
       normal = mat3(eye) * mat3(pose) * up;
-      float d = 170.0, f = zoom * min(6.0, 4.6 * aspect);
+      float d = 170.0, f = zoom * min(5.4, 4.6 * aspect);
       gl_Position = vec4(f * p.x / aspect, f * p.y, -p.z * 0.4, d - p.z);
     }`;
   const FRAGMENT = `precision mediump float; varying vec3 normal; uniform vec4 colour; uniform float flat_;
@@ -129,7 +129,7 @@
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
     gl.uniformMatrix4fv(places.eye, false, eye());
     gl.uniform1f(places.aspect, width / height);
-    gl.uniform1f(places.zoom, state.zoom);
+    gl.uniform1f(places.zoom, state.zoom * 30 / data.size);
   }
 
   function paint() {
