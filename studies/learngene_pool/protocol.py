@@ -8,6 +8,8 @@ from functools import partial
 
 import numpy as np
 
+from linmap.compress.learngene_pool.pictures import draw_families
+from linmap.data.image_tensors import Labelled
 from linmap.experiment import Arm, Check, Metric, Outcome, Row, Runs, Trial, draw_all
 from linmap.experiment.result import Table
 from linmap.recipes.job import CompareJob
@@ -27,9 +29,7 @@ from linmap.recipes.learngene_pool.compare import (
     sizes,
 )
 from linmap.recipes.learngene_pool.flags import Compare
-from linmap.recipes.learngene_pool.images import Labelled
 from linmap.recipes.learngene_pool.making import accuracy
-from linmap.recipes.learngene_pool.pictures import draw_families
 from studies.study import Findings, Job, table_of
 
 STARTS = ("lstsq", "pinv", "transform", "random")

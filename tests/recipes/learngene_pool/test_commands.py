@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,22 @@ def test_the_widest_auxiliary_starts_from_the_ancestrys_blocks(data: Path) -> No
         )
         assert same == from_teacher
         assert narrow.embed_dim == 8
+
+
+def test_an_auxiliary_that_starts_from_blocks_has_its_own_rate(data: Path) -> None:
+    for chosen, model, expected in ((None, None, 2e-3), (5e-5, None, 5e-5), (None, "dinov2-small", 1e-4)):
+        settings = Fit(**{**TINY, "lr": 2e-3, "blocks_lr": chosen})
+        teacher = making.ancestry(settings, images_of(settings, data), 0, None, False)
+        sizes = making.shapes(settings, teacher)
+        settings = replace(settings, model=model)
+        assert [c.lr for c in sizes.distillation(settings, teacher, 24, 1, 0, True)] == [2e-3, expected]
+        assert [c.lr for c in sizes.distillation(settings, teacher, 24, 1, 0, False)] == [2e-3, 2e-3]
+
+
+def images_of(settings: Fit, data: Path) -> Any:
+    from linmap.recipes.learngene_pool import images
+
+    return images.load(settings, data, 0)
 
 
 def test_a_grey_model_sees_the_brightness_of_coloured_images(pool: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from linmap import artifacts
 from linmap.compress.learngene_pool import Descendant, LearngenePool
 from linmap.compress.learngene_pool.descendant import is_descendant
 from linmap.data.image_sets import read_image_set
+from linmap.data.image_tensors import to_grey
 from linmap.errors import ArtifactError, UsageError
 from linmap.recipes.job import FittedJob
 from linmap.recipes.learngene_pool import images
@@ -93,7 +94,7 @@ def classified(model: Descendant, data: Path, about: dict[str, Any], preparation
     with torch.no_grad():
         for first in range(0, len(found), BATCH):
             x = preparation.batch(found.subset(range(first, min(first + BATCH, len(found)))))
-            rows.append(model(images.to_grey(x) if about["grey"] else x).softmax(-1))
+            rows.append(model(to_grey(x) if about["grey"] else x).softmax(-1))
     probabilities = torch.cat(rows)
     if probabilities.shape[1] != len(classes):
         raise ArtifactError(f"{images.FILE} names {len(classes)} classes, and the model has {probabilities.shape[1]}.")

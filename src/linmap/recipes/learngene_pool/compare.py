@@ -19,7 +19,9 @@ import pandas as pd
 import torch
 
 from linmap.compress.learngene_pool import Cost, LearngenePool, RecordedTeacher, Transforms, VisionTransformer, distill
+from linmap.compress.learngene_pool.pictures import Family, draw_families
 from linmap.compress.learngene_pool.pipeline import distilled, points_of, recorded, stitched
+from linmap.data.image_tensors import Labelled
 from linmap.data.models import model_folder
 from linmap.experiment import (
     Arm,
@@ -38,7 +40,6 @@ from linmap.experiment import (
 from linmap.recipes.job import CompareJob
 from linmap.recipes.learngene_pool import images
 from linmap.recipes.learngene_pool.flags import Compare
-from linmap.recipes.learngene_pool.images import Labelled
 from linmap.recipes.learngene_pool.making import (
     Shapes,
     accuracy,
@@ -48,7 +49,6 @@ from linmap.recipes.learngene_pool.making import (
     shapes,
     training,
 )
-from linmap.recipes.learngene_pool.pictures import Family, draw_families
 from linmap.training import TrainingConfig, train
 
 SIZES, LARGEST = Metric("accuracy over the sizes", "higher"), Metric("accuracy of the widest", "higher")

@@ -9,11 +9,11 @@ import pandas as pd
 
 from linmap.artifacts import write_table
 from linmap.compress.learngene_pool import LearngenePool, make_pool
+from linmap.compress.learngene_pool.pictures import Family, draw_families
 from linmap.recipes.job import FitJob
 from linmap.recipes.learngene_pool import images
 from linmap.recipes.learngene_pool.flags import Fit
 from linmap.recipes.learngene_pool.making import accuracy, ancestry, shapes, training
-from linmap.recipes.learngene_pool.pictures import Family, draw_families
 
 DESCENDANTS = "descendants.csv"
 

@@ -43,8 +43,8 @@ class Images(Derived):
     """Stitch only auxiliaries of neighbouring widths, and two at most, as in SN-Net."""
     teacher_blocks: bool = True
     """Start an auxiliary of the ancestry's width and heads from its blocks, not from nothing."""
-    blocks_lr: float = 1e-4
-    """Learning rate of such an auxiliary; the others have --lr."""
+    blocks_lr: float | None = None
+    """Learning rate of such an auxiliary. When left out: 1e-4 with --model, else that of the others, --lr."""
     ancestry_epochs: int = 20
     """Passes over the images in which an ancestry model is trained, without --model."""
     tune_epochs: int = 10
@@ -78,8 +78,8 @@ class Images(Derived):
         if not 0 < self.held_out < 1:
             raise ArgumentError(f"held_out={self.held_out} must lie between 0 and 1.")
         for name in ("tune_lr", "blocks_lr"):
-            if not getattr(self, name) > 0:
-                raise ArgumentError(f"{name}={getattr(self, name)} must be positive.")
+            if (rate := getattr(self, name)) is not None and not rate > 0:
+                raise ArgumentError(f"{name}={rate} must be positive.")
         if not self.kd_weight >= 0:
             raise ArgumentError(f"kd_weight={self.kd_weight} must not be negative.")
 

@@ -13,13 +13,16 @@ from torch import Tensor, nn
 from linmap.compress.conversion import plain_vision_transformer
 from linmap.compress.learngene_pool import VisionTransformer, auxiliaries, fit_head
 from linmap.compress.learngene_pool.pipeline import default_heads, fits_blocks
+from linmap.data.image_tensors import Labelled, Shifted
 from linmap.data.models import load_pretrained, model_folder
 from linmap.errors import ArgumentError, UsageError
 from linmap.recipes.learngene_pool.flags import Images
-from linmap.recipes.learngene_pool.images import Labelled, Shifted
 from linmap.training import TrainingConfig, train
 
 WIDTHS, HEADS, DEPTH = (32, 96), (2, 3), 3  # of auxiliaries, without a model
+BLOCKS_LR = (
+    1e-4  # of an auxiliary that starts from the blocks of a pretrained model; see studies/learngene_pool/dinov2.py
+)
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,9 @@ class Shapes:
         self, settings: Images, teacher: VisionTransformer, images: int, epochs: int, seed: int, from_teacher: bool
     ) -> list[TrainingConfig]:
         """The training of each, as these begin."""
-        starts = self.members(teacher, seed, from_teacher)
-        rates = [settings.blocks_lr if from_teacher and fits_blocks(m, teacher) else settings.lr for m in starts]
+        starts, own = self.members(teacher, seed, from_teacher), settings.blocks_lr
+        inherited = own if own is not None else settings.lr if settings.model is None else BLOCKS_LR
+        rates = [inherited if from_teacher and fits_blocks(member, teacher) else settings.lr for member in starts]
         return [training(settings, images, epochs, lr, seed) for lr in rates]
 
 
