@@ -15,6 +15,7 @@ from sklearn.utils import get_tags
 from linmap.errors import ArtifactError, Stopped
 from linmap.shapes.lie_decomposition import LieClassifier
 from linmap.shapes.lie_decomposition import classifier as module
+from linmap.training.config import learning_rate
 
 SMALL = {"num_samples": 2, "channels": 3, "hidden": 4, "head": 6, "kernel_size": 3, "epochs": 2, "batch_size": 8}
 
@@ -135,3 +136,12 @@ def test_manners() -> None:
 def test_what_is_refused(call: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(("epochs", "samples"), [(1, 8), (2, 24), (20, 2000)])
+def test_the_rate_of_short_runs_too_rises_and_falls(epochs: int, samples: int) -> None:
+    config = small(epochs=epochs).training_config(samples)
+    per_epoch = -(-samples // config.batch_size)
+    rates = [learning_rate(config, step, step // per_epoch, per_epoch) for step in range(epochs * per_epoch)]
+    assert min(rates) > 0
+    assert max(rates) == config.lr

@@ -16,12 +16,14 @@ from linmap.geometry.groups import (
     rotation_angle,
 )
 from linmap.shapes.lie_decomposition.classifier import LieClassifier
-from linmap.shapes.lie_decomposition.convolutions import LieConv2d, LieLift2d, LieProject2d
+from linmap.shapes.lie_decomposition.convolutions import LieConv2d
 from linmap.shapes.lie_decomposition.coordinates import kernel_grid
 from linmap.shapes.lie_decomposition.images import equivariance_error, invariance_error, transform_image
+from linmap.shapes.lie_decomposition.lifting import LieLift2d
 from linmap.shapes.lie_decomposition.network import LieResNet
 from linmap.shapes.lie_decomposition.official import load_official
 from linmap.shapes.lie_decomposition.pooling import LieGlobalPool, LiePool2d
+from linmap.shapes.lie_decomposition.projection import LieProject2d
 from linmap.shapes.lie_decomposition.siren import Siren
 
 __all__ = [

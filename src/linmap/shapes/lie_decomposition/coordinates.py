@@ -59,18 +59,23 @@ def relative_coordinates(
     return kernel, torch.cat([before, rotation_angle(R).unsqueeze(-1), after], -1)
 
 
+def squared(v: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape"]:
+    """The squared norms of coordinates."""
+    return (v * v).sum(-1)
+
+
 def mask_kind(mask: Mask, group: PolarGroup) -> Mask:
     """What "auto" stands for: a smooth mask where the group scales, else the disc."""
     return mask if mask != "auto" else "disc" if group.volume_preserving else "smooth"
 
 
-def masked(values: Float[Tensor, "*_"], squared: Float[Tensor, "*_"], kind: Mask) -> Float[Tensor, "*_"]:
-    """Values times the mask, of the squared norms of their coordinates."""
+def mask_factor(norms: Float[Tensor, "*shape"], kind: Mask) -> Float[Tensor, "*shape"]:
+    """The mask at places with these squared norms of their coordinates."""
     if kind == "none":
-        return values
+        return torch.ones_like(norms)
     if kind == "disc":
-        return values * (squared <= 1)
-    return values * torch.sigmoid(SLOPE * (1 - _root(squared)))
+        return (norms <= 1).to(norms.dtype)
+    return torch.sigmoid(SLOPE * (1 - _root(norms)))
 
 
 def _root(squared: Tensor) -> Tensor:

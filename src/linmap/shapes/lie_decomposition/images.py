@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.geometry.groups import GroupSamples
 from linmap.shapes.lie_decomposition.checks import at_least_float32
-from linmap.shapes.lie_decomposition.convolutions import LieLift2d
+from linmap.shapes.lie_decomposition.lifting import LieLift2d
 
 
 def transform_image(

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from linmap.errors import ArgumentError
 from linmap.geometry.groups import GroupSamples, HaarSampler, PolarGroup, Sampler
 from linmap.shapes.lie_decomposition.checks import at_least_float32, check_count, check_group, check_image
-from linmap.shapes.lie_decomposition.convolutions import LieConv2d, LieLift2d, MeasureSide
+from linmap.shapes.lie_decomposition.convolutions import LieConv2d, MeasureSide
 from linmap.shapes.lie_decomposition.coordinates import Angle, Mask
 from linmap.shapes.lie_decomposition.draws import Draws, FixedSamples
+from linmap.shapes.lie_decomposition.lifting import LieLift2d
 from linmap.shapes.lie_decomposition.pooling import LieGlobalPool, LiePool2d
 from linmap.training import Dropout
 
