@@ -6,8 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from linmap.data.image_warps import WarpRanges
-from linmap.experiment import Arm, Check, Experiment, Part, Picture, Runs, draw_all
+from linmap.experiment import Arm, Check, Experiment, Part, Picture, Runs, Table, draw_all
 from linmap.recipes.lie_decomposition.compare import (
     AUGMENTED,
     CLEAN,
@@ -22,7 +24,7 @@ from linmap.recipes.lie_decomposition.compare import (
     plain,
 )
 from linmap.recipes.lie_decomposition.making import NAMES, STRENGTHS
-from linmap.recipes.lie_decomposition.pictures import draw_deformation
+from linmap.recipes.lie_decomposition.pictures import draw_deformation, orbits
 from linmap.recipes.lie_decomposition.plain import channels_of
 from linmap.shapes.lie_decomposition import LieClassifier
 from studies.lie_decomposition.digits import for_testing
@@ -94,8 +96,27 @@ def robustness(job: Job) -> Findings:
         f"clean and after one random affine map each (up to 20 degrees, shear 0.2, scales 0.8 to 1.2, 4 of 40 pixels); "
         f"{len(job.seeds)} seeds"
     )
-    tables = [table_of("Accuracy", runs.rows(metrics), metrics), by_strength(runs)]
+    tables = [table_of("Accuracy", runs.rows(metrics), metrics), by_strength(runs), changes(runs)]
     return Findings(said, tables, checks(runs), notes, drawn)
+
+
+def changes(runs: Runs) -> Table:
+    """How far the logits of each network are from invariant."""
+    (turning, (angles, _)), (stretching, (stretches, _)) = orbits().items()
+    rows: list[list[str | float | int]] = []
+    for arm in runs.arms:
+        kept = [run.details["orbits"] for run in runs.of(arm.name) if "orbits" in run.details]
+        if not kept:
+            continue
+        turned, stretched = (np.mean([one[label] for one in kept], 0) for label in (turning, stretching))
+        at = [f"{turned[np.isclose(np.abs(angles), angle)].mean():.2f}" for angle in (15, 45, 90)]
+        rows.append([arm.name, *at, f"{stretched[np.isclose(stretches, 0.2)].mean():.2f}"])
+    return Table(
+        "Change of the logits, relative to their size",
+        ["method", "15°", "45°", "90°", "stretch 0.2"],
+        rows,
+        "Test digits that are turned either way, or stretched by e^0.2 along an axis and by e^-0.2 across it.",
+    )
 
 
 def checks(runs: Runs) -> list[Check]:

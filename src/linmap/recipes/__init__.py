@@ -78,7 +78,7 @@ _CATALOGUE = (
         "Lie group decompositions",
         "see shapes whatever the affine warp",
         "2310.11366",
-        150,
+        110,
     ),
     System("tinvnn", "shapes", "TinvNN", "make any network blind to rigid motion", "2112.12345"),
     System("tooth_arrangement", "shapes", "Tooth arrangement", "plan where teeth go", "2312.15139", 150),
