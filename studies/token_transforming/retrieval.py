@@ -75,7 +75,8 @@ def run(job: Job) -> Findings:
     tables = [searched(task, runs), kept(task, runs), differences(task, runs, [SENTENCE.name])]
     setting = (
         f"all-MiniLM-L6-v2, {len(tokens)} documents of {LENGTH} tokens or more cut to {LENGTH}, {len(relevant)} "
-        "queries with every token; the share .85 or .7 of the tokens stays in each of the six blocks."
+        "queries with every token (relevant are the codes 1 to 4; -1 is no interest); the share .85 or .7 of the "
+        "tokens stays in each of the six blocks."
     )
     pictures, notes = draw_all([(job.out / "curves.svg", partial(drawn, runs, SENTENCE, 0.98))])
     return Findings(setting, tables, checks(runs) if not job.tiny else [], notes, pictures)
