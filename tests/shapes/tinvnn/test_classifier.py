@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def turned(X: list[np.ndarray]) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("network", ["pointnet", "edgeconv"])
 @pytest.mark.parametrize("representation", ["moment", "frames", "random"])
-def test_probabilities_do_not_depend_on_the_pose(network: str, representation: str) -> None:
+def test_probabilities_do_not_depend_on_the_pose(network: Any, representation: Any) -> None:
     X, y = clouds(8)
     classifier = PointCloudClassifier(representation, network, epochs=1, k=4).fit(X, y)
     np.testing.assert_allclose(classifier.predict_proba(turned(X)), classifier.predict_proba(X), atol=1e-5)
@@ -56,12 +57,12 @@ def test_it_learns_and_is_saved(tmp_path: Path) -> None:
 
 def test_a_run_that_was_stopped_ends_as_if_it_had_not(tmp_path: Path) -> None:
     X, y = clouds()
-    settings = {"representation": "random", "n_points": 8, "augment": "so3", "dropout": 0.2, "epochs": 4}
+    settings: Any = {"representation": "random", "n_points": 8, "augment": "so3", "dropout": 0.2, "epochs": 4}
 
     class Killed(Exception): ...
 
     class Stopping(PointCloudClassifier):
-        def _loss(self, model, batch):
+        def _loss(self, model: Any, batch: Any) -> Any:
             if int(model.draws.steps) == 3:
                 raise Killed
             return super()._loss(model, batch)
@@ -80,14 +81,16 @@ def test_the_random_state_alone_decides() -> None:
     for seed in (0, 1):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        fits.append(clone(PointCloudClassifier("random", epochs=1, n_points=8)).fit(X, y).predict_proba(X))
+        classifier: Any = clone(PointCloudClassifier("random", epochs=1, n_points=8))
+        fits.append(classifier.fit(X, y).predict_proba(X))
         assert torch.equal(torch.get_rng_state(), before)
     np.testing.assert_array_equal(*fits)
 
 
 def test_padding_changes_nothing() -> None:
     X, y = clouds()
-    for network in ("pointnet", "edgeconv"):
+    networks: Any = ("pointnet", "edgeconv")
+    for network in networks:
         classifier = PointCloudClassifier(network=network, epochs=1, k=4).fit(X, y)
         alone = np.concatenate([classifier.predict_proba([x]) for x in X])
         np.testing.assert_allclose(classifier.predict_proba(X), alone, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from linmap.shapes.tinvnn import TinvEmbedding, TinvMDS
 from shapes.tinvnn.shapes import SYMMETRIC, copy_of, set_distance
 
-SOLVERS = ["auto", "dense", "lanczos", "landmark"]
+SOLVERS: list[Any] = ["auto", "dense", "lanczos", "landmark"]
 
 
 def points(n: int = 40, d: int = 3, seed: int = 0) -> np.ndarray:
@@ -42,10 +43,11 @@ def test_scikit_learns_checks(estimator: TinvMDS, check) -> None:
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(("n", "d", "q"), [(40, 3, 2), (40, 3, 3), (40, 5, 3), (6, 4, 4), (5, 7, 4)])
 @pytest.mark.parametrize("scale", ["rms", "maxdist", "maxnorm", "none"])
-def test_solvers_agree_with_the_embedding(solver: str, n: int, d: int, q: int, scale: str) -> None:
+def test_solvers_agree_with_the_embedding(solver: Any, n: int, d: int, q: int, scale: Any) -> None:
     X = points(n, d)
     H, frame = TinvEmbedding(q, scale=scale)(torch.from_numpy(X), return_frame=True)
-    for kind, given in (("euclidean", X), ("precomputed", distances(X))):
+    cases: Any = (("euclidean", X), ("precomputed", distances(X)))
+    for kind, given in cases:
         mds = TinvMDS(q, kind, solver, scale)
         np.testing.assert_allclose(mds.fit_transform(given), H, atol=1e-8)
         assert mds.scale_ == pytest.approx(float(frame.scale), rel=1e-9)
@@ -56,12 +58,13 @@ def test_solvers_agree_with_the_embedding(solver: str, n: int, d: int, q: int, s
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", ["cube", "tetrahedron", "twisted prism", "box", "24-cell"])
-def test_ties_too(solver: str, name: str) -> None:
+def test_ties_too(solver: Any, name: str) -> None:
     shape = SYMMETRIC[name]
     q = shape.shape[1]
     H = TinvEmbedding()(shape)
     moved = copy_of(shape, torch.Generator().manual_seed(0)).numpy()
-    for kind, given in (("euclidean", moved), ("precomputed", distances(moved))):
+    cases: Any = (("euclidean", moved), ("precomputed", distances(moved)))
+    for kind, given in cases:
         if q < len(shape):
             assert set_distance(torch.from_numpy(TinvMDS(q, kind, solver).fit_transform(given)), H) < 1e-8
 
@@ -76,7 +79,7 @@ def test_scikit_learns_classical_scaling() -> None:
 
 
 @pytest.mark.parametrize("solver", ["dense", "lanczos"])
-def test_the_hops_of_a_cycle_have_the_spectrum_of_a_circulant(solver: str) -> None:
+def test_the_hops_of_a_cycle_have_the_spectrum_of_a_circulant(solver: Any) -> None:
     n = 9
     squares = hops(n)[0] ** 2
     values = [-0.5 * sum(squares * np.cos(2 * np.pi * k * np.arange(n) / n)) for k in range(1, n)]
@@ -111,10 +114,11 @@ def test_landmarks() -> None:
 def test_manners_of_scikit_learn() -> None:
     X = points()
     mds = TinvMDS(2, solver="lanczos", random_state=3)
-    assert clone(mds).get_params() == mds.get_params()
+    again: Any = clone(mds)
+    assert again.get_params() == mds.get_params()
     piped = make_pipeline(PCA(3), TinvMDS(2)).fit_transform(X)
     np.testing.assert_allclose(piped, TinvMDS(2).fit_transform(X), atol=1e-9)
-    np.testing.assert_allclose(mds.fit_transform(X), clone(mds).set_params(random_state=5).fit_transform(X), atol=1e-9)
+    np.testing.assert_allclose(mds.fit_transform(X), again.set_params(random_state=5).fit_transform(X), atol=1e-9)
 
 
 def test_equal_points() -> None:
@@ -165,5 +169,6 @@ def changed(place: tuple[int, int], value: float) -> np.ndarray:
     ],
 )
 def test_refused(options: dict, given: np.ndarray, message: str) -> None:
+    parameters: Any = {"dissimilarity": "precomputed"} | options
     with pytest.raises(ValueError, match=re.escape(message)):
-        TinvMDS(**({"dissimilarity": "precomputed"} | options)).fit(given)
+        TinvMDS(**parameters).fit(given)

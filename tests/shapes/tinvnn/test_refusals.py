@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from linmap.shapes.tinvnn import TinvEmbedding, TinvFrame, TinvWrapper, invariance_error, moment_signs, tinv_frame
+from linmap.shapes import tinvnn
 
+library: Any = tinvnn  # the checker would refuse these calls as well
 pytestmark = pytest.mark.usefixtures("annotations_unchecked")
 X = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
 BAD = X.clone()
@@ -19,41 +21,44 @@ FEW = MASK.clone()
 FEW[1, 1:] = False
 
 
-def frame() -> TinvFrame:
-    return tinv_frame(X)
+def frame() -> Any:
+    return library.tinv_frame(X)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: TinvEmbedding()(X[0, 0]), "X must be (B, n, d)"),
-        (lambda: TinvEmbedding()(X[None]), "X must be (B, n, d)"),
-        (lambda: TinvEmbedding()(X[:, :0]), "at least one point"),
-        (lambda: TinvEmbedding()(BAD), "X is not finite: cloud 1, point 4"),
-        (lambda: tinv_frame(INFINITE), "X is not finite: cloud 0, point 0"),
-        (lambda: TinvEmbedding()(BAD.requires_grad_()), "cloud 1"),
-        (lambda: TinvEmbedding()(X, MASK[:1]), "mask must have one value"),
-        (lambda: TinvEmbedding()(X, FEW), "mask leaves 1 points of cloud 1"),
-        (lambda: TinvEmbedding(0), "n_components=0"),
-        (lambda: TinvEmbedding(1.5), "n_components=1.5"),
-        (lambda: TinvEmbedding(scale="std"), "scale='std' must be one of 'rms', 'maxdist', 'maxnorm', 'none'"),
-        (lambda: TinvEmbedding(signs="svd"), "signs='svd' must be one of 'moment', 'frames', 'random', 'none'"),
-        (lambda: TinvEmbedding(tie_tol=-1.0), "tie_tol=-1.0"),
-        (lambda: TinvEmbedding(reflections="no"), "reflections='no'"),
-        (lambda: TinvEmbedding(detach_frame=1), "detach_frame=1"),
-        (lambda: TinvEmbedding(2, reflections=False)(X), "n_components=2"),
-        (lambda: tinv_frame(X, n_components=2, reflections=False), "reflections=False"),
-        (lambda: TinvEmbedding(9).frames(X), "n_components=9"),
-        (lambda: TinvWrapper(torch.nn.Identity(), average="mean"), "average='mean' must be one of 'prob', 'logit'"),
-        (lambda: invariance_error(torch.sum, X, "U(d)"), "group='U(d)' must be one of 'E(d)xR+'"),
-        (lambda: invariance_error(torch.sum, X, n=0), "n=0"),
+        (lambda: library.TinvEmbedding()(X[0, 0]), "X must be (B, n, d)"),
+        (lambda: library.TinvEmbedding()(X[None]), "X must be (B, n, d)"),
+        (lambda: library.TinvEmbedding()(X[:, :0]), "at least one point"),
+        (lambda: library.TinvEmbedding()(BAD), "X is not finite: cloud 1, point 4"),
+        (lambda: library.tinv_frame(INFINITE), "X is not finite: cloud 0, point 0"),
+        (lambda: library.TinvEmbedding()(BAD.requires_grad_()), "cloud 1"),
+        (lambda: library.TinvEmbedding()(X, MASK[:1]), "mask must have one value"),
+        (lambda: library.TinvEmbedding()(X, FEW), "mask leaves 1 points of cloud 1"),
+        (lambda: library.TinvEmbedding(0), "n_components=0"),
+        (lambda: library.TinvEmbedding(1.5), "n_components=1.5"),
+        (lambda: library.TinvEmbedding(scale="std"), "scale='std' must be one of 'rms', 'maxdist', 'maxnorm', 'none'"),
+        (lambda: library.TinvEmbedding(signs="svd"), "signs='svd' must be one of 'moment', 'frames', 'random', 'none'"),
+        (lambda: library.TinvEmbedding(tie_tol=-1.0), "tie_tol=-1.0"),
+        (lambda: library.TinvEmbedding(reflections="no"), "reflections='no'"),
+        (lambda: library.TinvEmbedding(detach_frame=1), "detach_frame=1"),
+        (lambda: library.TinvEmbedding(2, reflections=False)(X), "n_components=2"),
+        (lambda: library.tinv_frame(X, n_components=2, reflections=False), "reflections=False"),
+        (lambda: library.TinvEmbedding(9).frames(X), "n_components=9"),
+        (
+            lambda: library.TinvWrapper(torch.nn.Identity(), average="mean"),
+            "average='mean' must be one of 'prob', 'logit'",
+        ),
+        (lambda: library.invariance_error(torch.sum, X, "U(d)"), "group='U(d)' must be one of 'E(d)xR+'"),
+        (lambda: library.invariance_error(torch.sum, X, n=0), "n=0"),
         (lambda: frame().from_canonical(X, "tensor"), "kind='tensor' must be one of 'point', 'vector', 'direction'"),
         (lambda: frame().from_canonical(X[..., :2]), "Y must have shape (2, n, 3)"),
         (lambda: frame().to_canonical(X[0]), "X must have shape (2, n, 3)"),
-        (lambda: moment_signs(X, MASK[:1]), "mask must be boolean of shape (2, 6)"),
-        (lambda: moment_signs(BAD), "H is not finite in cloud 1"),
-        (lambda: moment_signs(X[0, 0]), "H must be (..., n, q)"),
-        (lambda: moment_signs(X, tau=-1.0), "tau=-1.0"),
+        (lambda: library.moment_signs(X, MASK[:1]), "mask must be boolean of shape (2, 6)"),
+        (lambda: library.moment_signs(BAD), "H is not finite in cloud 1"),
+        (lambda: library.moment_signs(X[0, 0]), "H must be (..., n, q)"),
+        (lambda: library.moment_signs(X, tau=-1.0), "tau=-1.0"),
     ],
 )
 def test_values(call: Callable[[], object], message: str) -> None:
@@ -64,12 +69,12 @@ def test_values(call: Callable[[], object], message: str) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: TinvEmbedding()(X.to(torch.complex64)), "X must hold real numbers, got torch.complex64"),
-        (lambda: TinvEmbedding()(X > 0), "got torch.bool"),
-        (lambda: TinvEmbedding()("cloud"), "X must be a tensor of numbers, got str"),
-        (lambda: TinvEmbedding()(X, MASK.int()), "mask must be boolean"),
-        (lambda: TinvWrapper(3), "net must be a module or a function"),
-        (lambda: TinvWrapper(torch.sum, "moment"), "embedding must be a TinvEmbedding"),
+        (lambda: library.TinvEmbedding()(X.to(torch.complex64)), "X must hold real numbers, got torch.complex64"),
+        (lambda: library.TinvEmbedding()(X > 0), "got torch.bool"),
+        (lambda: library.TinvEmbedding()("cloud"), "X must be a tensor of numbers, got str"),
+        (lambda: library.TinvEmbedding()(X, MASK.int()), "mask must be boolean"),
+        (lambda: library.TinvWrapper(3), "net must be a module or a function"),
+        (lambda: library.TinvWrapper(torch.sum, "moment"), "embedding must be a TinvEmbedding"),
     ],
 )
 def test_types(call: Callable[[], object], message: str) -> None:
@@ -81,4 +86,4 @@ def test_clouds_of_later_parts_are_named_by_their_place() -> None:
     many = torch.randn(300, 400, 3)
     many[250, 7, 1] = torch.inf
     with pytest.raises(ValueError, match="cloud 250, point 7"):
-        TinvEmbedding()(many)
+        library.TinvEmbedding()(many)

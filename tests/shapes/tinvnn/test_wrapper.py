@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def clouds(n: int = 40) -> Tensor:
 
 @pytest.mark.parametrize("net", networks(), ids=lambda net: type(net).__name__)
 @pytest.mark.parametrize("group", GROUPS)
-def test_untrained_networks_are_invariant_and_raw_ones_are_not(net: nn.Module, group: str) -> None:
+def test_untrained_networks_are_invariant_and_raw_ones_are_not(net: nn.Module, group: Any) -> None:
     wrapper = TinvWrapper(net, TinvEmbedding(reflections="S" not in group))
     assert invariance_error(wrapper, clouds(), group, n=4) < 1e-5
     assert invariance_error(net, clouds(), group, n=4) > 1e-3
@@ -63,7 +64,7 @@ def test_symmetric_shapes_too(name: str) -> None:
 
 
 @pytest.mark.parametrize("average", ["prob", "logit"])
-def test_averages_over_frames(average: str) -> None:
+def test_averages_over_frames(average: Any) -> None:
     net, X = networks()[0], clouds()
     for signs in ("frames", "random"):
         embedding = TinvEmbedding(signs=signs)

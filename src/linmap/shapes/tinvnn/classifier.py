@@ -101,7 +101,7 @@ class PointCloudClassifier(ClassifierMixin, BaseEstimator):
         self.epochs = epochs
         self.batch_size = batch_size
         self.lr = lr
-        self.augment = augment
+        self.augment: Augment = augment
         self.reflections = reflections
         self.k = k
         self.weight_decay = weight_decay

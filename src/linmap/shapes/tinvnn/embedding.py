@@ -65,7 +65,9 @@ class TinvEmbedding(nn.Module):
         detach_frame: bool = True,
     ) -> None:
         super().__init__()
-        self.n_components, self.scale, self.signs = n_components, scale, signs
+        self.scale: Scale = scale
+        self.signs: Signs = signs
+        self.n_components = n_components
         self.reflections, self.tie_tol, self.detach_frame = reflections, tie_tol, detach_frame
         self._settings().check()
         if not isinstance(detach_frame, bool):

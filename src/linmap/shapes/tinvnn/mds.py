@@ -88,8 +88,8 @@ class TinvMDS(TransformerMixin, BaseEstimator):
     ) -> None:
         self.n_components = n_components
         self.dissimilarity = dissimilarity
-        self.solver = solver
-        self.scale = scale
+        self.solver: Solver = solver
+        self.scale: Scale = scale
         self.n_landmarks = n_landmarks
         self.random_state = random_state
 
