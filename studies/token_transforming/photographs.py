@@ -43,8 +43,6 @@ FIRST, LARGE = 5, 300
 """Photographs that the bars were set on; at sides above that, no others are measured."""
 BARS = {224: {0.65: 0.985, 0.5: 0.975}, 518: {0.65: 0.99}}
 """Least correlation of the saliency map, by side and budget."""
-STEADY = 0.99
-"""What a map keeps of itself under noise of one grey level, to be compared by correlation at all."""
 
 SHARPER = [
     Way("centres to themselves", "ablation", TokenTransform(keep_self=True), "only the other tokens are shared"),
@@ -103,21 +101,19 @@ def run(job: Job, side: int) -> Findings:
         f"of the patches; restored at the end by R, dropped patches by their nearest; beside every token. Photographs: "
         f"{', '.join(images.names)}."
     )
-    checks = [*bars(runs, side, noise), *ahead(runs, CORRELATION.name, "higher", 0.003, 0.495)]
+    checks = [*bars(runs, side), *ahead(runs, CORRELATION.name, "higher", 0.003, 0.495)]
     return Findings(setting, tables, checks, notes, pictures)
 
 
-def bars(runs: Runs, side: int, noise: Sequence[float]) -> list[Check]:
+def bars(runs: Runs, side: int) -> list[Check]:
     """Whether the saliency map is as near as it should be; one flat map moves a mean, and no median."""
     found = []
     for keep, bar in BARS.get(side, {}).items():
         values = runs.of(OURS, f"keep {keep:g}")[0].details[CORRELATION.name]
-        steady = [value for value, floor in zip(values, noise, strict=True) if floor >= STEADY]
         sets = {
             f"mean of the first {FIRST} photographs": fmean(values[:FIRST]),
             "mean of all photographs": fmean(values),
             "median of all photographs": median(values),
-            f"mean of the {len(steady)} whose map keeps {STEADY} under noise": fmean(steady),
         }
         for which, value in sets.items():
             statement = f"keep {keep:g}: the saliency map correlates with that of every token by {bar} or more, {which}"
