@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -90,10 +90,10 @@ def embed(
     Nothing wraps round and nothing is padded. Parameters and errors as of `window`.
     """
     chosen = window(x.shape[-1], order, lag, delays, drop)
-    blocks = [x[..., start : start + chosen.length] for start in chosen.delays]
+    blocks: Any = [x[..., start : start + chosen.length] for start in chosen.delays]
     if len(blocks) == 1:
         return blocks[0]
-    return torch.cat(blocks, -2) if isinstance(x, Tensor) else np.concatenate(blocks, -2)  # pyright: ignore
+    return torch.cat(blocks, -2) if isinstance(x, Tensor) else np.concatenate(blocks, -2)
 
 
 def augmented_covariance(
@@ -157,5 +157,6 @@ def oas_shrinkage(dispersion: Array, size: int, length: int) -> Array:
     size, length
         Rows of the matrix, and samples that it was estimated from.
     """
-    towards, apart = dispersion + 1, (length + 1) * (dispersion - 1 / size)
-    return towards / apart.clip(min=towards)  # pyright: ignore
+    towards: Any = dispersion + 1
+    apart: Any = (length + 1) * (dispersion - 1 / size)
+    return towards / apart.clip(min=towards)

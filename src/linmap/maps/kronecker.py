@@ -258,7 +258,8 @@ class MiddleProduct(torch.autograd.Function):
         ctx.save_for_backward(W, x if ctx.needs_input_grad[0] else None)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # pyright: ignore
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (grad,) = grads
         W, x = ctx.saved_tensors
         grad_W = grad_x = None
         if ctx.needs_input_grad[0]:

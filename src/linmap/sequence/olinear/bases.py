@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -86,12 +87,13 @@ def _wavelet(name: str, t: int) -> np.ndarray:
     """The periodic wavelet transform, level by level while the coarse part is as long as the filter."""
     import pywt
 
-    known = pywt.wavelist(kind="discrete")  # pyright: ignore[reportAttributeAccessIssue]
+    library: Any = pywt  # which declares no names
+    known = library.wavelist(kind="discrete")
     if name not in known:
         raise ArgumentError(
             f"PyWavelets has no wavelet {name!r}; it has {', '.join(filter(WAVELET.fullmatch, known))}."
         )
-    wavelet, coarse, details = pywt.Wavelet(name), np.eye(t), []  # pyright: ignore[reportAttributeAccessIssue]
+    wavelet, coarse, details = library.Wavelet(name), np.eye(t), []
     while len(coarse) > 1 and len(coarse) >= wavelet.dec_len:
         even = len(coarse) - len(coarse) % 2
         approximation, detail = pywt.dwt(coarse[:even], wavelet, mode="periodization", axis=0)

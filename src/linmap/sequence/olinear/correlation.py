@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -147,7 +147,9 @@ def _lagged_products(x: np.ndarray, t: int) -> np.ndarray:
     size = fft.next_fast_len(len(x), real=True)  # no lag below t wraps around
     ahead = _ahead(x, t)
     S = np.empty((t, t))
-    S[0] = fft.irfft(fft.rfft(x, size) * np.conj(fft.rfft(x[:m], size)), size)[:t]  # pyright: ignore
+    spectra: list[Any] = [fft.rfft(rows, size) for rows in (x, x[:m])]
+    product: Any = fft.irfft(spectra[0] * np.conj(spectra[1]), size)
+    S[0] = product[:t]
     np.multiply(x[m:, None], ahead[m:], out=S[1:])
     S[1:] -= x[: t - 1, None] * ahead[: t - 1]
     for a in range(t - 1):
