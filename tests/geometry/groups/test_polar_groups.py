@@ -1,5 +1,8 @@
 """Bases and global coordinates of GL+(n), SL(n) and SO(2)."""
 
+# what is refused has the wrong type on purpose
+# pyright: reportArgumentType=false
+
 import math
 
 import numpy as np

@@ -1,5 +1,8 @@
 """Samples by the Haar measure: invariance of integrals, the law of the radius, and what depends on what."""
 
+# what is refused has the wrong type on purpose
+# pyright: reportArgumentType=false
+
 import math
 from collections.abc import Callable
 

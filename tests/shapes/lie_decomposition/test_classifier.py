@@ -1,5 +1,8 @@
 """`LieClassifier`: the manners of scikit-learn's estimators, saving, and a resumed run that is the same run."""
 
+# what is refused has the wrong type on purpose
+# pyright: reportArgumentType=false
+
 import copy
 import pickle
 from collections.abc import Callable

@@ -1,5 +1,8 @@
 """Images under linear maps, and equivariance that is exact up to the resolution."""
 
+# what is refused has the wrong type on purpose
+# pyright: reportArgumentType=false
+
 import math
 from collections.abc import Callable
 

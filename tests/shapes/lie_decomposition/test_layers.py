@@ -1,5 +1,9 @@
 """The layers against kernels written out place by place, their exact symmetries, and what they refuse."""
 
+# PyTorch declares what modules hold as Tensor | Module; what is refused has the wrong type on purpose
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportOptionalSubscript=false
+
 import copy
 import itertools
 import math

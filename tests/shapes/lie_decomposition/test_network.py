@@ -1,5 +1,8 @@
 """`LieResNet`: its size, its invariance, its draws and its state; and the weights of the authors."""
 
+# PyTorch declares what modules hold as Tensor | Module; what is refused has the wrong type on purpose
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false, reportIndexIssue=false
+
 import copy
 import math
 import pickle

@@ -101,7 +101,7 @@ class PolarGroup:
             If X is not of shape (..., n, n).
         """
         X = self._sized(X, "X")
-        return self.metric_alpha * torch.tensordot(X, self.basis.to(X), ([-2, -1], [1, 2]))
+        return self.metric_alpha * torch.einsum("...ij,dij->...d", X, self.basis.to(X))
 
     # -- the group -----------------------------------------------------------------------------------------------------
 

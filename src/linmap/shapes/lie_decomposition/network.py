@@ -117,7 +117,7 @@ class LieResNet(nn.Module):
         self.lift = LieLift2d(group, in_channels, channels, kernel_size, **shared)
         shared |= {"angle": angle, "measure_side": measure_side, "separable": separable}
         shared |= {"normalize_samples": normalize_samples}
-        padded = shared | {"padding": kernel_size // 2}
+        padded: dict[str, Any] = shared | {"padding": kernel_size // 2}
         self.conv1 = LieConv2d(group, channels, channels, kernel_size, **padded)
         self.conv2 = LieConv2d(group, channels, channels, kernel_size, **padded)
         self.conv3 = LieConv2d(group, channels, channels, kernel_size, **shared)
@@ -225,14 +225,12 @@ def _head(channels: int, width: int, num_classes: int, dropout: float, generator
     """PyTorch's initial values of linear layers, from a generator."""
     check_count("head", width)
     check_count("num_classes", num_classes)
-    layers = [
-        nn.utils.skip_init(nn.Linear, channels, width, bias=False),
-        nn.utils.skip_init(nn.Linear, width, num_classes),
-    ]
+    first: Any = nn.utils.skip_init(nn.Linear, channels, width, bias=False)
+    last: Any = nn.utils.skip_init(nn.Linear, width, num_classes)
     with torch.no_grad():
-        for tensor, inputs in _tensors(layers):
+        for tensor, inputs in _tensors([first, last]):
             tensor.uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
-    return nn.Sequential(layers[0], nn.LayerNorm(width), nn.GELU(), Dropout(dropout), layers[1])
+    return nn.Sequential(first, nn.LayerNorm(width), nn.GELU(), Dropout(dropout), last)
 
 
 def _tensors(layers: Sequence[nn.Linear]) -> list[tuple[Tensor, int]]:

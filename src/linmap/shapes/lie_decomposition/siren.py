@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -73,7 +74,7 @@ class Siren(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, fan: float, generator: Generator | None) -> None:
-        first, *middle, last = self.layers
+        first, *middle, last = cast("list[nn.Linear]", list(self.layers))
         inputs, hidden = first.in_features, last.in_features
         first.weight.uniform_(-1 / inputs, 1 / inputs, generator=generator)
         first.bias.uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
