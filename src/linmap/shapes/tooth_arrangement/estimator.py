@@ -33,7 +33,7 @@ from linmap.training import TrainingConfig, TrainingHistory, private, train
 from linmap.training.randomness import Source
 
 SYSTEM = "tooth_arrangement"
-DRAWS = 4  # noised motions of each case in a step
+DRAWS = 2  # noised motions of each case in a step
 START = 0.8  # time of the sampler's start, over the number of timesteps
 DECAY = 0.01  # weight decay of AdamW
 CASES = 100  # at once in prediction

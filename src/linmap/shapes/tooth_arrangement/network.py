@@ -13,7 +13,7 @@ from linmap.shapes.tooth_arrangement.slots import TEETH
 from linmap.training.randomness import Dropout
 
 RADIUS, ARCH = 4.0, 20.0  # mm: of a tooth and of an arch, to bring inputs to about 1
-POINT = 64  # width of a point
+POINT, POOLED = 32, 64  # widths of a point
 HEADS = 4
 
 
@@ -25,14 +25,14 @@ class ToothShape(nn.Module):
         super().__init__()
         self.first = nn.Parameter(torch.randn(TEETH, 3, POINT))
         self.bias = nn.Parameter(torch.randn(TEETH, 1, POINT))
-        self.second, self.third = nn.Linear(POINT, POINT), nn.Linear(POINT, width)
+        self.second = nn.Linear(POINT, POOLED)
         self.moments = nn.Parameter(torch.randn(TEETH, 16, width) / 4)
-        self.joint = nn.Linear(3 * width, width)
+        self.joint = nn.Linear(2 * POOLED + width, width)
 
     def forward(self, points: Float[Tensor, "batch 32 points 3"]) -> Float[Tensor, "batch 32 width"]:
         x = points / RADIUS
         h = relu(torch.einsum("btpc,tcw->btpw", x, self.first) + self.bias)
-        h = self.third(relu(self.second(h)))
+        h = relu(self.second(h))
         turned = torch.einsum("btm,tmw->btw", _moments(x), self.moments)
         return self.joint(gelu(torch.cat([h.amax(2), h.mean(2), turned], -1)))
 
