@@ -166,6 +166,8 @@ def test_depth_and_gap_of_two_balls(seed: int, apart: float):
     assert depth == metrics.collision_depth(second, first)
     assert metrics.gap(first, second) == pytest.approx(max(0.0, apart - 7.0), abs=0.08)
     assert metrics.gap(first, second) == metrics.gap(second, first)
+    inside_out = (first[0], first[1][:, ::-1])
+    assert metrics.collision_depth(inside_out, second) == pytest.approx(depth, abs=1e-9)
 
 
 @pytest.mark.parametrize("shift", [-0.5, 0.0, 0.3, 2.0])

@@ -23,7 +23,7 @@ class Surface:
     Parameters
     ----------
     V, F
-        Vertices in mm and triangles, oriented outwards; open meshes are fine, away from their boundary.
+        Vertices in mm and triangles, all oriented alike; open meshes are fine, away from their boundary.
     edge
         Triangles are divided until nine of ten edges are shorter, in mm.
     """
@@ -40,7 +40,8 @@ class Surface:
 
     @cached_property
     def normals(self) -> Float[np.ndarray, "vertices 3"]:
-        """Outward vertex normals, weighted by the angles of the faces (Baerentzen and Aanaes 2005)."""
+        """Outward vertex normals, weighted by the angles of the faces (Baerentzen and Aanaes 2005), whichever way round
+        the faces are."""
         corners = self.V[self.F]
         normal = _unit(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]))
         total = np.zeros_like(self.V)
@@ -48,7 +49,8 @@ class Surface:
             u, v = (_unit(corners[:, i - turn] - corners[:, i]) for turn in (1, 2))
             angle = np.arccos((u * v).sum(1).clip(-1, 1))
             np.add.at(total, self.F[:, i], normal * angle[:, None])
-        return _unit(total)
+        outward = np.sign(((self.V - self.V.mean(0)) * total).sum()) or 1.0
+        return _unit(total * outward)
 
     @cached_property
     def faces_of(self) -> np.ndarray:
