@@ -100,6 +100,17 @@ def test_a_turned_scan_gets_the_same_set_up(tadpm, teeth):
     assert (second.motions - expected)[0, present].abs().max() < 5e-2
 
 
+def test_teeth_that_training_never_saw_stay_and_disturb_nothing(tadpm, teeth):
+    V, F = teeth.meshes[17]
+    more = ToothSet(teeth.meshes | {18: (V + np.array([-1.0, 0, -11.0]), F)})
+    with pytest.warns(UserWarning, match="18"):
+        found = tadpm.arrange(more, n_samples=1)
+    assert torch.equal(found.motions[0, slot_of(18)], torch.eye(4).double())
+    expected = tadpm.arrange(teeth, n_samples=1).motions
+    front = [slot_of(fdi) for fdi in (11, 21, 36)]
+    assert torch.allclose(found.motions[0, front], expected[0, front], atol=1e-9)
+
+
 def test_content_of_absent_teeth_changes_no_prediction(tadpm, simulator):
     pairs = simulator.sample(4, generator=seeded(6))
     wild = type(pairs)(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from linmap.shapes.tooth_arrangement.network import ArrangementNetwork
 from linmap.shapes.tooth_arrangement.pairs import ToothPairs, motion_matrices
 from linmap.shapes.tooth_arrangement.scoring import Neighbours
 from linmap.shapes.tooth_arrangement.slots import FDI, TEETH, slots_of
-from linmap.shapes.tooth_arrangement.targets import Scales, Target
+from linmap.shapes.tooth_arrangement.targets import IDENTITY, Scales, Target
 from linmap.shapes.tooth_arrangement.tooth_set import ToothSet
 from linmap.shapes.tooth_arrangement.turns import Turns
 from linmap.training import TrainingConfig, TrainingHistory, private, train
@@ -79,7 +80,7 @@ class _Arranger(BaseEstimator):
             or a parameter is out of its range.
         """
         self._check_parameters()
-        self._check_pairs(pairs)
+        self._check_pairs(pairs, fitted=False)
         pairs = pairs.to(torch.float64)
         self.mean_arch_ = mean_arch(pairs.centroid, pairs.mask)
         R, _ = registered(pairs.centroid, pairs.mask, self.mean_arch_)
@@ -152,6 +153,11 @@ class _Arranger(BaseEstimator):
         ValueError
             If a fixed tooth is unknown or absent, `n_samples` is less than 1, an arch form cannot be had, or the
             estimator has not been fitted.
+
+        Warns
+        -----
+        UserWarning
+            If there are teeth that no training pair had, such as third molars: they stay where they are.
         """
         check_is_fitted(self, "model_")
         if not isinstance(teeth, ToothSet):
@@ -164,12 +170,18 @@ class _Arranger(BaseEstimator):
         form = ArchForm(arch_width, arch_depth, mask)
         case = _unmoved(teeth.points(self.points), teeth.centroids(), mask)
         generator = torch.Generator().manual_seed(seed)
+        self._check_pairs(case)
         y = self._predicted(case, n_samples, generator, slots, form if form else None)[:, 0]
         motions = motion_matrices(case.centroid, y).numpy()
-        still = [slot for slot in range(TEETH) if slot in slots or not mask[slot]]
-        motions[:, still] = np.eye(4)
+        held = slots + (mask & ~self._seen).nonzero()[:, 0].tolist()
+        if unseen := [FDI[slot] for slot in held if slot not in slots]:
+            warnings.warn(
+                f"no training pair has the teeth {', '.join(map(str, unseen))}; they are left where they are.",
+                stacklevel=2,
+            )
+        motions[:, [slot for slot in range(TEETH) if slot in held or not mask[slot]]] = np.eye(4)
         neighbours = Neighbours(teeth)
-        motions = np.stack([neighbours.apart(proposal, slots) for proposal in motions])
+        motions = np.stack([neighbours.apart(proposal, held) for proposal in motions])
         return _ranked(motions, neighbours)
 
     # -- saving --------------------------------------------------------------------------------------------------------
@@ -213,6 +225,11 @@ class _Arranger(BaseEstimator):
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
+    @property
+    def _seen(self) -> Tensor:
+        """(32,): the teeth that training pairs had."""
+        return self.mean_arch_.any(-1)
+
     def _build(self) -> ArrangementNetwork:
         with private(self.random_state):
             return ArrangementNetwork(self.width, self.blocks)
@@ -222,16 +239,17 @@ class _Arranger(BaseEstimator):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ArgumentError(f"{name} must be a whole number of at least 1, got {value!r}.")
-        if self.target not in get_args(Target):
-            raise ArgumentError(f"target must be one of {', '.join(get_args(Target))}, got {self.target!r}.")
+        _check_target(self.target)
 
-    def _check_pairs(self, pairs: ToothPairs) -> None:
+    def _check_pairs(self, pairs: ToothPairs, fitted: bool = True) -> None:
         if not isinstance(pairs, ToothPairs):
             raise ArgumentTypeError(f"pairs must be ToothPairs, got {type(pairs).__name__}.")
         if pairs.points != self.points:
             raise ArgumentError(f"pairs have {pairs.points} points a tooth, and points={self.points}; make them alike.")
         if not len(pairs) or not pairs.mask.any(1).all():
             raise ArgumentError("pairs have no case, or a case without teeth; leave it out.")
+        if fitted and not (pairs.mask & self._seen).any(1).all():
+            raise ArgumentError("pairs have a case none of whose teeth the training pairs had.")
         for name in ("before", "after", "centroid", "after_centroid", "rotation"):
             if not getattr(pairs, name)[pairs.mask].isfinite().all():
                 raise ArgumentError(f"pairs.{name} holds values that are not finite for a tooth that is there.")
@@ -239,7 +257,7 @@ class _Arranger(BaseEstimator):
     def _framed(self, pairs: ToothPairs) -> tuple[ToothPairs, Tensor]:
         """The pairs laid over the mean arch by their places before treatment, where each tooth is turned by the first
         guess of its rotation; and these turns (B, 32, 3, 3)."""
-        R, t = registered(pairs.centroid, pairs.mask, self.mean_arch_)
+        R, t = registered(pairs.centroid, pairs.mask & self._seen, self.mean_arch_)
         points = _about_centroids(pairs) @ R.mT[:, None]
         turn = self.turns_(points, pairs.mask)
         centroid = pairs.centroid @ R.mT + t[:, None]
@@ -277,7 +295,8 @@ class _Arranger(BaseEstimator):
         form: ArchForm | None = None,
     ) -> Float[Tensor, "samples cases 32 9"]:
         framed, turn = self._framed(pairs)
-        mask, centroid = pairs.mask, framed.centroid.masked_fill(~pairs.mask[..., None], 0)
+        mask = pairs.mask & self._seen
+        centroid = framed.centroid.masked_fill(~mask[..., None], 0)
         self.model_.eval()
         with torch.no_grad():
             context = self.model_.context(_about_centroids(framed).float(), centroid.float(), mask)
@@ -298,10 +317,11 @@ class _Arranger(BaseEstimator):
 
     def _unframed(self, y: Tensor, turn: Tensor, pairs: ToothPairs) -> Tensor:
         """Motions of the teeth as they are, in the coordinates of the pairs."""
-        R, t = registered(pairs.centroid, pairs.mask, self.mean_arch_)
+        R, t = registered(pairs.centroid, pairs.mask & self._seen, self.mean_arch_)
         place = (y[..., :3] - t[:, None]) @ R
         M = R.mT[:, None] @ turn.mT @ rotation_from_six(y[..., 3:]) @ R[:, None]
-        y = torch.cat([place, six_from_rotation(M)], -1)
+        unmoved = torch.cat([pairs.centroid, M.new_tensor(IDENTITY).expand(*pairs.mask.shape, 6)], -1)
+        y = torch.where(self._seen[:, None], torch.cat([place, six_from_rotation(M)], -1), unmoved)
         return y.masked_fill(~pairs.mask[..., None], 0)
 
     def _noised(self, z: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -365,6 +385,7 @@ class TADPM(_Arranger):
     ) -> None:
         self.points, self.width, self.blocks = points, width, blocks
         self.timesteps, self.sampling_steps, self.eta = timesteps, sampling_steps, eta
+        _check_target(target)
         self.target: Target = target
         self.epochs, self.batch_size, self.lr, self.random_state = epochs, batch_size, lr, random_state
 
@@ -424,6 +445,7 @@ class MotionRegression(_Arranger):
         random_state: int = 0,
     ) -> None:
         self.points, self.width, self.blocks = points, width, blocks
+        _check_target(target)
         self.target: Target = target
         self.epochs, self.batch_size, self.lr, self.random_state = epochs, batch_size, lr, random_state
 
@@ -455,6 +477,11 @@ def _unmoved(points: Tensor, centroid: Tensor, mask: Tensor) -> ToothPairs:
 def _about_centroids(pairs: ToothPairs) -> Tensor:
     """The points before treatment about the centroid of each tooth, zeros where there is none."""
     return torch.where(pairs.mask[..., None, None], pairs.before - pairs.centroid[:, :, None], 0)
+
+
+def _check_target(target: str) -> None:
+    if target not in get_args(Target):
+        raise ArgumentError(f"target must be one of {', '.join(get_args(Target))}, got {target!r}.")
 
 
 def _check_samples(n_samples: int) -> None:

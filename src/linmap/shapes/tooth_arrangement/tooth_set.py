@@ -67,7 +67,8 @@ class ToothSet:
     def points(self, n: int) -> Float[Tensor, "32 n 3"]:
         """The n farthest vertices of each tooth, from its first; zero where there is no tooth.
 
-        Faces of a tooth with fewer vertices are divided into four until there are enough.
+        Faces of a tooth with fewer vertices are divided into four until there are enough. Distances are compared to a
+        millionth of a mm, so that rounding does not choose between vertices that are equally far.
         """
         sets = {slot_of(fdi): torch.from_numpy(_at_least(n, V, F)) for fdi, (V, F) in self.meshes.items()}
         most = max(len(V) for V in sets.values())
@@ -77,7 +78,8 @@ class ToothSet:
         )
         for row, V in enumerate(sets.values()):
             padded[row, : len(V)], mask[row, : len(V)] = V, True
-        chosen = farthest_points(padded, n, mask=mask)
+        middle = padded.sum(1, keepdim=True) / mask.sum(1)[:, None, None]
+        chosen = farthest_points((padded - middle).round(decimals=6), n, mask=mask)
         points = torch.zeros(TEETH, n, 3, dtype=torch.float64)
         points[list(sets)] = padded.gather(1, chosen[..., None].expand(-1, -1, 3))
         return points
