@@ -41,7 +41,8 @@ class PlainResNet(nn.Module):
         y = _normed(self.lift(x))
         y = F.max_pool2d(y, 2) if self.early_pool else y
         z = _normed(self.conv2(_normed(self.conv1(y))))
-        y = F.layer_norm(z := F.gelu(z + y), z.shape[1:])
+        y = F.gelu(z + y)
+        y = F.layer_norm(y, y.shape[1:])
         y = F.gelu(y if self.early_pool else F.max_pool2d(y, 2))
         return self.head(_normed(self.conv3(y)).amax((-2, -1)))
 
