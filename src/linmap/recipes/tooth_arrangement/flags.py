@@ -88,13 +88,14 @@ class Compare(Derived):
     OF = TADPM
     LEAVE = ("random_state", "target")
     OTHER: ClassVar = {
-        "epochs": Other(10, "all methods in three minutes on two cores"),
+        "batch_size": Other(10, "more steps in the time that a quick comparison has"),
+        "lr": Other(2e-3, "few steps"),
         "points": Other(32, "all methods in three minutes on two cores"),
         "width": Other(64, "all methods in three minutes on two cores"),
         "sampling_steps": Other(25, "all methods in three minutes on two cores"),
     }
 
-    cases: int = 300
+    cases: int = 600
     """Simulated pairs to train on; of no use with --data."""
     test_cases: int = 40
     """Simulated pairs to measure on; of no use with --data."""
