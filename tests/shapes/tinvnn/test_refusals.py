@@ -1,6 +1,8 @@
 """What is refused, by name and with what came."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -87,3 +89,10 @@ def test_clouds_of_later_parts_are_named_by_their_place() -> None:
     many[250, 7, 1] = torch.inf
     with pytest.raises(ValueError, match="cloud 250, point 7"):
         library.TinvEmbedding()(many)
+
+
+def test_warnings_name_the_line_of_the_user() -> None:
+    for call in ("TinvEmbedding()(X)", "tinv_frame(X)"):
+        code = f"import torch; from linmap.shapes.tinvnn import *; X = torch.ones(4, 2)\n{call}"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stderr.startswith("<string>:2: UserWarning: all points of cloud 0 are equal"), done.stderr

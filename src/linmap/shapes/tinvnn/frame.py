@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from linmap.errors import ArgumentError
-from linmap.shapes.tinvnn.points import Centred, Points, as_tensor, centre, check_choice, read_points
+from linmap.shapes.tinvnn.points import Centred, Points, as_tensor, callers_level, centre, check_choice, read_points
 from linmap.shapes.tinvnn.scales import Scale, size_of
 from linmap.shapes.tinvnn.signs import column_signs, default_tau
 from linmap.shapes.tinvnn.symmetry import choose
@@ -205,7 +205,7 @@ def gathered(poses: list[Pose], points: Points, d: int, q: int) -> TinvFrame:
         warnings.warn(
             f"all points of {'cloud' if len(which) == 1 else 'clouds'} {', '.join(map(str, which[:5]))}"
             f"{', ...' if len(which) > 5 else ''} are equal: the representation is zero, and the scale is set to 1.",
-            stacklevel=4,
+            stacklevel=callers_level(),
         )
     scale = torch.where(flat, torch.ones_like(scale), scale)
     rounded = center.to(points.dtype)

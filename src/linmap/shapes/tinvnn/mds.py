@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
 from linmap.errors import ArgumentError, ArgumentTypeError, DataError
-from linmap.shapes.tinvnn.points import check_choice
+from linmap.shapes.tinvnn.points import callers_level, check_choice
 from linmap.shapes.tinvnn.scales import Scale
 from linmap.shapes.tinvnn.signs import column_signs
 from linmap.shapes.tinvnn.symmetry import choose
@@ -271,7 +271,9 @@ def _size(scale: Scale, array: np.ndarray, given: bool, spectrum: Spectrum) -> f
     else:
         size = max(float(_distances(part, array).max()) for part in np.array_split(array, 1 + len(array) // 1000))
     if size == 0:
-        warnings.warn("all points are equal: the embedding is zero, and scale_ is set to 1.", stacklevel=3)
+        warnings.warn(
+            "all points are equal: the embedding is zero, and scale_ is set to 1.", stacklevel=callers_level()
+        )
     return size or 1.0
 
 
@@ -356,5 +358,5 @@ def _warn_of_squares(D: np.ndarray) -> None:
     if broken > BROKEN:
         warnings.warn(
             f"{broken:.0%} of triples break the triangle inequality: are these squared distances? Pass their roots.",
-            stacklevel=5,
+            stacklevel=callers_level(),
         )

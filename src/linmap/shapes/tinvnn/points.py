@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any, NamedTuple, get_args
 
@@ -36,6 +37,15 @@ class Centred(NamedTuple):
     """What points were divided by where squares would leave the range of float64; else 1."""
     norm: Float64[Tensor, " batch"]
     """Root of the sum of the squared distances to the mean, in this unit."""
+
+
+def callers_level() -> int:
+    """The `stacklevel` with which the caller of this function warns at the line that called the library."""
+    frame, level = sys._getframe(1), 1
+    between = ("linmap", "torch")
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in between:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:
@@ -73,7 +83,7 @@ def read_points(X: Any, mask: Any = None, name: str = "X") -> Points:
         dtype = X.dtype if X.dtype == torch.float64 else torch.float32
     else:
         dtype = torch.get_default_dtype()
-        warnings.warn(f"{name} holds integers ({X.dtype}); they are cast to {dtype}.", stacklevel=4)
+        warnings.warn(f"{name} holds integers ({X.dtype}); they are cast to {dtype}.", stacklevel=callers_level())
     return Points(X, mask, single, dtype)
 
 
