@@ -113,7 +113,7 @@ def solved(solver: TourSolver, given: Given, settings: ApplyTours, out: Path) ->
         rows.append({"instance": instance.name, "cities": len(instance), "length": length, "optimum": best,
                      "gap": None if not best else round(length / best - 1, 4)})  # fmt: skip
         write_tour(out if out.suffix == ".tour" else out / f"{instance.name}.tour", instance.name, tour, length)
-        gap = f", {length / best - 1:+.1%} of the optimum" if best else ""
+        gap = f", {length / best - 1:.1%} above the optimum" if best else ""
         drawn.append((f"{instance.name}: {length:g}{gap}", instance.points, tour))
     summary = _summary(rows, given, out)
     picture = out.with_suffix(".svg") if out.suffix == ".tour" else out / PICTURE
