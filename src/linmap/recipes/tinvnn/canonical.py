@@ -75,8 +75,9 @@ def poses(clouds: PointClouds, settings: Canonical) -> tuple[list[TinvFrame], li
         frame = tinv_frame(X, **options)
         canonical = frame.to_canonical(X).numpy()
         for place, row in enumerate(rows):
-            parts = {part.name: getattr(frame, part.name) for part in fields(frame)}
-            frames[row] = TinvFrame(**{name: part if part is None else part[place] for name, part in parts.items()})
+            parts: dict[str, Any] = {part.name: getattr(frame, part.name) for part in fields(frame)}
+            one: dict[str, Any] = {name: part if part is None else part[place] for name, part in parts.items()}
+            frames[row] = TinvFrame(**one)
             H[row] = canonical[place]
     return frames, H
 
