@@ -50,6 +50,8 @@ def test_a_plan_is_meshes_motions_stages_movements_and_a_page(plan: Path, case: 
     before, after = load_case(case), load_case(plan / "after")
     motions = json.loads((plan / "motions.json").read_text())
     assert len(motions["proposals"]) == 2
+    for one in motions["proposals"]:
+        assert (one["contacts_over_tolerance"] > 0) == (one["deepest_contact_mm"] > 0.2)
     chosen = {int(fdi): np.array(motion) for fdi, motion in motions["proposals"][0]["motions"].items()}
     assert list(chosen) == list(before.meshes)
     for fdi, motion in chosen.items():

@@ -19,6 +19,7 @@ from linmap.shapes.tooth_arrangement import FDI, TADPM, ToothSet
 from linmap.shapes.tooth_arrangement.cases import load_case
 from linmap.shapes.tooth_arrangement.movements import movement_table, movements
 from linmap.shapes.tooth_arrangement.neighbours import NeighbourDepths
+from linmap.shapes.tooth_arrangement.scoring import Neighbours
 from linmap.shapes.tooth_arrangement.stages import Stages, stages_between
 
 PAGE, MOTIONS, MOVEMENTS, STAGES = "plan.html", "motions.json", "movements.csv", "stages.json"
@@ -75,9 +76,9 @@ def propose(model: TADPM, teeth: ToothSet, settings: Apply, seed: int) -> list[P
         teeth, n_samples=settings.proposals, fixed=settings.held(), seed=seed, arch_width=settings.arch_width,
         arch_depth=settings.arch_depth,
     )  # fmt: skip
-    neighbours, plans = NeighbourDepths(teeth), []
+    neighbours, contacts, plans = NeighbourDepths(teeth), Neighbours(teeth), []
     for number, motions in enumerate(found.motions.numpy()):
-        deep = int((neighbours.depths(motions) > settings.tolerance).sum())
+        deep = sum(contacts.depth(pair, motions) > settings.tolerance for pair in contacts.pairs)
         scores = {name: float(values[number]) for name, values in found.scores.items()}
         plans.append(Proposal(motions, movements(teeth, motions), staged(teeth, motions, settings, neighbours),
                               scores["collision"], deep, scores["smoothness"]))  # fmt: skip
