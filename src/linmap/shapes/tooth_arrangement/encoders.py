@@ -86,10 +86,9 @@ class PointEncoder(nn.Module):
         if not mask.any(1).all():
             raise ArgumentError(f"mask leaves case {int(mask.any(1).long().argmin())} without teeth.")
         there = mask[..., None].expand(points.shape[:3]).flatten(1)
-        xyz, features = points.flatten(1, 2).masked_fill(~there[..., None], 0), None
-        for level in self.levels:
-            xyz, features = level(xyz, features, there)
-            there = None
+        xyz = points.flatten(1, 2).masked_fill(~there[..., None], 0)
+        xyz, features = self.levels[0](xyz, None, there)
+        xyz, features = self.levels[1](xyz, features, None)
         grouped = torch.cat([xyz, features], -1).movedim(-1, 1)[..., None]
         return self.whole(grouped).amax((-2, -1))
 

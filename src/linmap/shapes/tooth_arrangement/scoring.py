@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from linmap.shapes.tooth_arrangement.slots import JAWS, slot_of
 from linmap.shapes.tooth_arrangement.surfaces import Surface
@@ -101,7 +101,7 @@ class Neighbours:
         near = points[((points > surface.V.min(0)) & (points < surface.V.max(0))).all(1)]
         if not len(near):
             return 0.0
-        tree: cKDTree = surface.tree
+        tree: KDTree = surface.tree
         nearest = tree.query(near)[1]
         return max(0.0, float(-((near - surface.V[nearest]) * surface.normals[nearest]).sum(1).min()))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from linmap.errors import ArgumentError
 from linmap.shapes.tooth_arrangement.tooth_set import subdivided
@@ -35,8 +35,8 @@ class Surface:
         self.V, self.F = np.asarray(V, np.float64)[used], F.reshape(-1, 3)
 
     @cached_property
-    def tree(self) -> cKDTree:
-        return cKDTree(self.V)
+    def tree(self) -> KDTree:
+        return KDTree(self.V)
 
     @cached_property
     def normals(self) -> Float[np.ndarray, "vertices 3"]:
