@@ -69,6 +69,21 @@ def test_the_rate_stays_within_its_bounds(schedule, epochs, per_epoch, warmup, m
             assert rate == pytest.approx(0.1 * min(1, (step + 1) / warmup if warmup else 1))
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("total", range(1, 8))
+def test_no_warm_up_makes_a_rate_negative_zero_or_too_large(schedule, total: int) -> None:
+    """Short and long warm-ups, those that a run does not live to see the end of included."""
+    for warmup in (*range(2 * total + 2), 100):
+        config = TrainingConfig(epochs=total, lr=0.1, schedule=schedule, warmup_steps=warmup)
+        plain = TrainingConfig(epochs=total, lr=0.1, schedule=schedule)
+        for step in range(total):
+            rate = learning_rate(config, step, step, 1)
+            assert 0 < rate <= 0.1
+            if step < warmup:
+                without = 0.1 if schedule == "linear" else learning_rate(plain, step, step, 1)
+                assert rate == pytest.approx(without * (step + 1) / warmup)
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [

@@ -105,6 +105,8 @@ def total_steps(config: TrainingConfig, steps_per_epoch: int) -> int:
 def learning_rate(config: TrainingConfig, step: int, epoch: int, steps_per_epoch: int) -> float:
     """The learning rate of a step; `step` and `epoch` count from 0.
 
+    It is positive in every step of a run, also in one that ends before its warm-up does, and at most `lr`.
+
     halving and type3 are the schedules "type1" and "type3" of the long-horizon forecasting literature, whose epochs
     count from 1 and which set the rate after an epoch: epochs 1 and 2 of halving both run at `lr`.
     """
@@ -119,7 +121,8 @@ def learning_rate(config: TrainingConfig, step: int, epoch: int, steps_per_epoch
             factor = 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / falling))
             factor = (epoch + 1) / warmup if epoch < warmup else factor
         case "linear":
-            factor = (total - max(step, config.warmup_steps)) / max(total - config.warmup_steps, 1)
+            falling = max(total - config.warmup_steps, 1)
+            factor = 1.0 if step < config.warmup_steps else max(total - step, 0) / falling
         case _:
             factor = 1.0
     if step < config.warmup_steps:
