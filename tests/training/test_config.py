@@ -84,6 +84,7 @@ def test_no_warm_up_makes_a_rate_negative_zero_or_too_large(schedule, total: int
                 assert rate == pytest.approx(without * (step + 1) / warmup)
 
 
+@pytest.mark.usefixtures("annotations_unchecked")
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
@@ -104,8 +105,18 @@ def test_no_warm_up_makes_a_rate_negative_zero_or_too_large(schedule, total: int
         ({"patience": 0}, "patience"),
         ({"checkpoint_every": 0}, "checkpoint_every"),
         ({"seed": -1}, "seed"),
+        ({"epochs": 1.5}, "epochs=1.5 must be a whole number"),
+        ({"warmup_steps": 0.5}, "warmup_steps=0.5 must be a whole number"),
     ],
 )
 def test_settings_out_of_range_are_named(settings, named) -> None:
     with pytest.raises(ValueError, match=named):
         TrainingConfig(**settings)
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.parametrize("name", ["epochs", "max_steps", "lr", "weight_decay", "warmup_steps", "clip_norm", "seed"])
+def test_what_is_no_number_is_named(name: str) -> None:
+    for value in ("a", *([] if name in ("max_steps", "clip_norm") else [None])):
+        with pytest.raises(TypeError, match=f"{name} must be a number, got {value!r}"):
+            TrainingConfig(**{name: value})

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
-from linmap.errors import ArgumentError
+from linmap.errors import ArgumentError, ArgumentTypeError
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class TrainingConfig:
     ------
     ValueError
         If a setting is out of its range, or two of them do not go together; the message names them.
+    TypeError
+        If a number is none.
     """
 
     epochs: int = 10
@@ -66,11 +69,20 @@ class TrainingConfig:
             "patience",
             "checkpoint_every",
         )
+        shares = ("lr", "clip_norm", "weight_decay", "momentum")
+        others = ("weight_decay", "momentum", "warmup_steps", "warmup_epochs", "seed")
+        for name in (*positive, *others):
+            value = getattr(self, name)
+            optional = name in ("max_steps", "clip_norm", "patience", "checkpoint_every")
+            if not (isinstance(value, Real) or (value is None and optional)):
+                raise ArgumentTypeError(f"{name} must be a number, got {value!r}.")
+            if value is not None and name not in shares and math.isfinite(value) and value != int(value):
+                raise ArgumentError(f"{name}={value} must be a whole number.")
         for name in positive:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ArgumentError(f"{name}={value} must be positive.")
-        for name in ("weight_decay", "momentum", "warmup_steps", "warmup_epochs", "seed"):
+        for name in others:
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise ArgumentError(f"{name}={getattr(self, name)} must not be negative.")
         if not all(0 <= beta < 1 for beta in self.betas):
