@@ -64,6 +64,13 @@ def test_class_folders_and_what_is_unclear_about_them(tmp_path: Path):
         read_image_set(tmp_path)
     with pytest.raises(DataError, match="its images have no labels"):
         read_image_set(tmp_path / "cat", labelled=True)
+    write(tmp_path / "kinds" / "cat" / "1.png")
+    write(tmp_path / "kinds" / "cat" / "2.png")
+    with pytest.raises(DataError, match="all images lie in one folder, 'cat'; expected one for each class"):
+        read_image_set(tmp_path / "kinds", labelled=True)
+    (tmp_path / "table.csv").write_text("a,b")
+    with pytest.raises(DataError, match=r"table\.csv: this is not an image"):
+        read_image_set(tmp_path / "table.csv", labelled=True)
     with pytest.raises(DataError, match="there is no such file or folder"):
         read_image_set(tmp_path / "none")
 
@@ -92,6 +99,8 @@ def test_archives_of_other_values(tmp_path: Path):
         (np.zeros((8, 8)), r"got \(8, 8\)\."),
         (np.full((1, 2, 2), 200.0), "go from 200 to 200"),
         (np.full((1, 2, 2), -1), "go from -1 to -1"),
+        (np.full((1, 2, 2), 200, np.uint16), "16 bits .uint16., and none of their values is above 255"),
+        (np.full((1, 2, 2), 0.5j), "images must be real numbers, got complex128"),
     ):
         with pytest.raises(DataError, match=message):
             image_set_of(values)
@@ -99,7 +108,7 @@ def test_archives_of_other_values(tmp_path: Path):
         image_set_of(pixels(2, 3, 3), np.array([0.5, 1]))
     assert image_set_of(pixels(2, 3, 3), np.array([1.0, 0.0])).classes == ("0", "1")
     np.savez(tmp_path / "b.npz", image=pixels(2, 3, 3))
-    with pytest.raises(DataError, match="has no array 'images'; it holds"):
+    with pytest.raises(DataError, match="has no array 'images'; it holds image\\."):
         read_image_set(tmp_path / "b.npz")
     np.savez(tmp_path / "b.npz", images=pixels(2, 3, 3))
     with pytest.raises(DataError, match="has no array 'labels'"):

@@ -47,14 +47,14 @@ def read_npz(
             raise ArgumentError("it holds a single array")
         with archive:
             wanted = [name for name in archive.files if name not in ignore and (only is None or name in only)]
-            arrays = {name: archive[name] for name in wanted}
+            arrays, held = {name: archive[name] for name in wanted}, sorted(archive.files)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file.") from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: this is not a plain .npz archive{_why(error)}; write it with numpy.savez.") from None
     missing = [name for name in names if name not in arrays]
     if missing:
-        raise DataError(f"{path} has no array {missing[0]!r}; it holds {', '.join(sorted(arrays)) or 'nothing'}.")
+        raise DataError(f"{path} has no array {missing[0]!r}; it holds {', '.join(held) or 'nothing'}.")
     for name, array in arrays.items():
         if array.dtype.kind == "U" and name in texts:
             continue

@@ -73,6 +73,11 @@ def read_image_set(path: Path | str, labelled: bool | None = None) -> ImageSet:
     path = Path(path)
     found = _archive(path, labelled) if path.suffix.lower() == ".npz" else _folder(path, labelled)
     if labelled and found.labels is None:
+        if not path.is_dir():
+            found[0]  # what is no image is told first
+        first = {Path(name).parts[0] for name in found.names}
+        if len(first) == 1 and len(found) > 1:
+            raise DataError(f"{path}: all images lie in one folder, {first.pop()!r}; expected one for each class.")
         raise DataError(f"{path}: its images have no labels; expected folders named by class, or an .npz with labels.")
     return found
 
@@ -160,11 +165,18 @@ def _folder(path: Path, labelled: bool | None) -> ImageSet:
 
 def _scale(images: np.ndarray, source: str) -> float:
     """What 8-bit values are made of these by: 1, or 1 / 257 for 16 bits, or 255 for shares."""
+    if images.dtype.kind == "c":
+        raise DataError(f"{source}: images must be real numbers, got {images.dtype}.")
     low, high = float(images.min()), float(images.max())
     if images.dtype == np.uint8:
         return 1.0
+    if images.dtype == np.uint16 and high <= 255:
+        raise DataError(
+            f"{source}: images are of 16 bits (uint16), and none of their values is above 255; write images of 8 bits "
+            "as uint8."
+        )
     if images.dtype.kind in "iu" and low >= 0 and high <= 65535:
-        return 1.0 if high <= 255 and images.dtype != np.uint16 else 1 / 257
+        return 1.0 if high <= 255 else 1 / 257
     if images.dtype.kind in "fb" and low >= 0 and high <= 1:
         return 255.0
     raise DataError(
