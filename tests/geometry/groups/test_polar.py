@@ -225,5 +225,15 @@ def test_exponentials_and_angles_refuse_by_name() -> None:
         riemannian_exp(torch.ones(2, 3))
     with pytest.raises(ValueError, match="R must be rotations"):
         rotation_angle(torch.eye(3))
+    for name, call in (
+        ("g", lambda: polar(np.eye(2))),
+        ("log_S", lambda: inverse_pair(np.eye(2), torch.eye(2))),
+        ("R", lambda: inverse_pair(torch.eye(2), torch.eye(2).int())),
+        ("V", lambda: riemannian_exp([[0.0]])),
+        ("R", lambda: rotation_angle(np.eye(2))),
+        ("R", lambda: rotation_angle(torch.eye(2) * 1j)),
+    ):
+        with pytest.raises(TypeError, match=f"^{name} must be a (floating-point|real) tensor, got"):
+            call()
     with pytest.raises(TypeError, match="theta must be real"):
         rotation(torch.ones(2) * 1j)

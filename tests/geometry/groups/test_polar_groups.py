@@ -177,6 +177,12 @@ def test_the_haar_density(n: int, seed: int) -> None:
         (lambda: SLn(3).belongs(torch.eye(2)), ValueError, "g must be matrices"),
         (lambda: SLn(3).haar_density(torch.eye(2)), ValueError, "log_P must be matrices"),
         (lambda: SLn(2).hat(torch.zeros(3).int()), TypeError, "v must be"),
+        (lambda: SLn(2).hat([1.0, 2.0, 3.0]), TypeError, "v must be a floating-point tensor, got list"),
+        (lambda: SLn(2).coords(np.eye(2)), TypeError, "g must be a floating-point tensor, got ndarray"),
+        (lambda: SLn(2).belongs(None), TypeError, "g must be a floating-point tensor, got NoneType"),
+        (lambda: SLn(2).vee(np.eye(2)), TypeError, "X must be a floating-point tensor, got ndarray"),
+        (lambda: SLn(2).haar_density(np.eye(2)), TypeError, "log_P must be a floating-point tensor, got ndarray"),
+        (lambda: SO2("1"), TypeError, "metric_alpha must be a positive number, got '1'"),
     ],
 )
 def test_what_is_refused(call, error: type[Exception], message: str) -> None:

@@ -9,7 +9,9 @@ atanh(r/m)/r is a smooth function of r^2: at rotations and at multiples of the i
 
 from __future__ import annotations
 
+import math
 import warnings
+from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -79,10 +81,26 @@ def polar_unchecked(g: Matrices, warn: bool = False) -> tuple[Matrices, Matrices
     return log_P.to(dtype), R.to(dtype)
 
 
+def check_floating(value: Any, name: str) -> None:
+    """That an argument is a tensor of floating point."""
+    if not isinstance(value, Tensor):
+        raise ArgumentTypeError(f"{name} must be a floating-point tensor, got {type(value).__name__}.")
+    if not value.is_floating_point():
+        raise ArgumentTypeError(f"{name} must be a floating-point tensor, got {value.dtype}; convert it with .to().")
+
+
+def check_positive(value: Any, name: str) -> float:
+    """A positive, finite number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ArgumentTypeError(f"{name} must be a positive number, got {value!r}.")
+    if not (value > 0 and math.isfinite(value)):
+        raise ArgumentError(f"{name} must be positive, got {value}.")
+    return float(value)
+
+
 def check_matrices(g: Tensor, name: str = "g") -> None:
     """That matrices are square, finite, and of positive determinant."""
-    if not g.is_floating_point():
-        raise ArgumentTypeError(f"{name} must be a floating-point tensor, got {g.dtype}; convert it with .to().")
+    check_floating(g, name)
     if g.ndim < 2 or g.shape[-1] != g.shape[-2] or g.shape[-1] < 2:
         raise ArgumentError(f"{name} must be square matrices (..., n, n), n >= 2, got shape {tuple(g.shape)}.")
     flat = g.detach().double().flatten(0, -3) if g.ndim > 2 else g.detach().double().unsqueeze(0)
@@ -191,13 +209,13 @@ def inverse_pair(log_S: Matrices, R: Matrices) -> tuple[Matrices, Matrices]:
     ------
     ValueError
         If the matrices are not square, or not of one size.
+    TypeError
+        If one is no tensor of floating point.
     """
     for name, value in (("log_S", log_S), ("R", R)):
-        if value.ndim < 2 or value.shape[-1] != value.shape[-2] or not value.is_floating_point():
-            raise ArgumentError(
-                f"{name} must be floating-point square matrices (..., n, n), got shape {tuple(value.shape)} of "
-                f"{value.dtype}."
-            )
+        check_floating(value, name)
+        if value.ndim < 2 or value.shape[-1] != value.shape[-2]:
+            raise ArgumentError(f"{name} must be square matrices (..., n, n), got shape {tuple(value.shape)}.")
     if log_S.shape[-1] != R.shape[-1]:
         raise ArgumentError(f"log_S and R must have one n, got {log_S.shape[-1]} and {R.shape[-1]}.")
     dtype = torch.promote_types(torch.promote_types(log_S.dtype, R.dtype), torch.float32)
@@ -212,8 +230,11 @@ def riemannian_exp(V: Matrices) -> Matrices:
     ------
     ValueError
         If V is not square.
+    TypeError
+        If V is no tensor of floating point.
     """
-    if V.ndim < 2 or V.shape[-1] != V.shape[-2] or not V.is_floating_point():
-        raise ArgumentError(f"V must be floating-point square matrices, got shape {tuple(V.shape)} of {V.dtype}.")
+    check_floating(V, "V")
+    if V.ndim < 2 or V.shape[-1] != V.shape[-2]:
+        raise ArgumentError(f"V must be square matrices (..., n, n), got shape {tuple(V.shape)}.")
     V = V if V.dtype in (torch.float32, torch.float64) else V.float()
     return torch.linalg.matrix_exp(V.mT) @ torch.linalg.matrix_exp(V - V.mT)

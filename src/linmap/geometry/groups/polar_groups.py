@@ -11,7 +11,13 @@ from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor
 
 from linmap.errors import ArgumentError, ArgumentTypeError
-from linmap.geometry.groups.polar import check_matrices, determinant, polar_unchecked
+from linmap.geometry.groups.polar import (
+    check_floating,
+    check_matrices,
+    check_positive,
+    determinant,
+    polar_unchecked,
+)
 from linmap.geometry.groups.rotations import rotation, rotation_angle, rotation_log
 from linmap.geometry.spd import sym_exp
 
@@ -62,9 +68,7 @@ class PolarGroup:
             raise ArgumentTypeError(f"n must be an integer, got {n!r}.") from None
         if isinstance(n, bool) or self.n < 2:
             raise ArgumentError(f"n must be at least 2, got {n!r}.")
-        if not (metric_alpha > 0 and math.isfinite(metric_alpha)):
-            raise ArgumentError(f"metric_alpha must be positive, got {metric_alpha}.")
-        self.metric_alpha = float(metric_alpha)
+        self.metric_alpha = check_positive(metric_alpha, "metric_alpha")
 
     @property
     def dim(self) -> int:
@@ -190,15 +194,13 @@ class PolarGroup:
     # -- checks --------------------------------------------------------------------------------------------------------
 
     def _coordinates(self, v: Tensor) -> Tensor:
-        if not v.is_floating_point():
-            raise ArgumentTypeError(f"v must be a floating-point tensor, got {v.dtype}.")
+        check_floating(v, "v")
         if v.ndim < 1 or v.shape[-1] != self.dim:
             raise ArgumentError(f"v must have {self.dim} coordinates (..., {self.dim}), got shape {tuple(v.shape)}.")
         return v if v.dtype in (torch.float32, torch.float64) else v.float()
 
     def _sized(self, g: Tensor, name: str) -> Tensor:
-        if not g.is_floating_point():
-            raise ArgumentTypeError(f"{name} must be a floating-point tensor, got {g.dtype}; convert it with .to().")
+        check_floating(g, name)
         if g.ndim < 2 or g.shape[-2:] != (self.n, self.n):
             raise ArgumentError(
                 f"{name} must be matrices (..., {self.n}, {self.n}) for {self.name}, got shape {tuple(g.shape)}."

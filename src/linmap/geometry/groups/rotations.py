@@ -45,7 +45,12 @@ def rotation_angle(R: Shaped[Tensor, "*_"]) -> Float[Tensor, "*_"]:
     ------
     ValueError
         If R is not of shape (..., 2, 2).
+    TypeError
+        If R is no real tensor.
     """
+    if not isinstance(R, Tensor) or R.is_complex():
+        got = R.dtype if isinstance(R, Tensor) else type(R).__name__
+        raise ArgumentTypeError(f"R must be a real tensor, got {got}.")
     if R.ndim < 2 or R.shape[-2:] != (2, 2):
         raise ArgumentError(f"R must be rotations (..., 2, 2), got shape {tuple(R.shape)}.")
     R = R if R.dtype in (torch.float32, torch.float64) else R.float()

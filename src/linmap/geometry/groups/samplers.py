@@ -16,12 +16,13 @@ from jaxtyping import Float64
 from torch import Generator, Tensor
 
 from linmap.errors import ArgumentError, ArgumentTypeError
-from linmap.geometry.groups.polar import inverse_pair
+from linmap.geometry.groups.polar import check_positive, inverse_pair
 from linmap.geometry.groups.polar_groups import SO2, GLnPlus, PolarGroup
 from linmap.geometry.groups.rotations import rotation
 from linmap.geometry.groups.samples import GroupSamples
 
 Rotations = Literal["auto", "stratified", "uniform", "haar", "linspace"]
+LARGEST = 40.0  # radius and scale_range, up to which exp(radius + scale_range) is a float32
 PLANAR = ("stratified", "uniform", "linspace")
 
 
@@ -78,20 +79,25 @@ class Sampler:
         Raises
         ------
         ValueError
-            If N < 1, or dtype is another.
+            If N < 1, dtype is another, or elements are too large for it.
         TypeError
-            If N is no integer.
+            If N is no integer, or generator no generator.
         """
         N = _count(N)
         if dtype not in (torch.float32, torch.float64):
             raise ArgumentError(f"dtype must be torch.float32 or torch.float64, got {dtype}.")
+        if not isinstance(generator, Generator | None):
+            raise ArgumentTypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}.")
         if generator is None:
             generator = Generator()
             generator.seed()
         log_P, weight = self._stretches(N, generator)
         R = self._turns(N, generator)
         g, g_inv = inverse_pair(2 * log_P, R)
-        return GroupSamples(g, g_inv, weight).to(dtype, "cpu" if device is None else device)
+        samples = GroupSamples(g, g_inv, weight).to(dtype, "cpu" if device is None else device)
+        if not bool(samples.g.isfinite().all() and samples.g_inv.isfinite().all()):
+            raise ArgumentError(f"{self!r} drew stretches that are too large for {dtype}; take a smaller spread.")
+        return samples
 
     def _stretches(self, N: int, generator: Generator) -> tuple[Tensor, Tensor | None]:
         """log P (N, n, n) and weights (N,)."""
@@ -136,7 +142,7 @@ class HaarSampler(Sampler):
     Raises
     ------
     ValueError
-        If radius or scale_range are not positive, rotations do not go with the group, or qmc with n > 2.
+        If radius or scale_range are not positive or above 40, rotations do not go with the group, or qmc with n > 2.
     """
 
     def __init__(
@@ -149,8 +155,10 @@ class HaarSampler(Sampler):
     ) -> None:
         super().__init__(group, rotations)
         for name, value in (("radius", radius), ("scale_range", scale_range)):
-            if not (value > 0 and math.isfinite(value)):
-                raise ArgumentError(f"{name} must be positive, got {value}.")
+            if check_positive(value, name) > LARGEST:
+                raise ArgumentError(
+                    f"{name} must be at most {LARGEST:g}, as stretches are its exponential, got {value}."
+                )
         if qmc and group.n > 2:
             raise ArgumentError(f"qmc=True is for n = 2, and {group.name} has n = {group.n}.")
         self.radius, self.scale_range, self.qmc = float(radius), float(scale_range), bool(qmc)
@@ -224,7 +232,10 @@ class LogNormalSampler(Sampler):
     ) -> None:
         super().__init__(group, rotations)
         m = len(group.symmetric_basis)
-        values = torch.as_tensor(var, dtype=torch.float64, device="cpu")
+        try:
+            values = torch.as_tensor(var, dtype=torch.float64, device="cpu")
+        except (TypeError, ValueError, RuntimeError):
+            raise ArgumentTypeError(f"var must be a number or {m} of them, got {var!r}.") from None
         if values.ndim > 1 or (values.ndim == 1 and len(values) != m):
             raise ArgumentError(
                 f"var must be a number or {m} of them, one for each symmetric coordinate of {group.name}, got {var}."

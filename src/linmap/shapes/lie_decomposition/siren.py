@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import cast
 
@@ -10,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from linmap.errors import ArgumentError
+from linmap.geometry.groups.polar import check_positive
 from linmap.shapes.lie_decomposition.checks import check_count
 
 
@@ -44,6 +43,8 @@ class Siren(nn.Module):
     ------
     ValueError
         If a size is not positive, or w0 or fan.
+    TypeError
+        If a size is no integer, or w0 or fan no number.
 
     References
     ----------
@@ -64,13 +65,11 @@ class Siren(nn.Module):
         sizes = {"in_features": in_features, "out_features": out_features, "hidden": hidden, "depth": depth}
         for name, value in sizes.items():
             check_count(name, value)
-        for name, number in (("w0", w0), ("fan", 1.0 if fan is None else fan)):
-            if not (number > 0 and math.isfinite(number)):
-                raise ArgumentError(f"{name} must be positive, got {number}.")
-        self.w0 = float(w0)
+        fan = 1.0 if fan is None else check_positive(fan, "fan")
+        self.w0 = check_positive(w0, "w0")
         ends = [in_features, *[hidden] * depth, out_features]
         self.layers = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b) for a, b in pairwise(ends))
-        self._initialise(1.0 if fan is None else fan, generator)
+        self._initialise(fan, generator)
 
     @torch.no_grad()
     def _initialise(self, fan: float, generator: Generator | None) -> None:
