@@ -15,16 +15,17 @@ from linmap.data.image_sets import embedded_digits, image_set_of
 from linmap.errors import ArgumentError, ArtifactError, DataError, UsageError
 from linmap.experiment.result import Result
 from linmap.recipes.job import CompareJob, FitJob, FittedJob
-from linmap.recipes.lie_decomposition import images
+from linmap.recipes.lie_decomposition import images, making
 from linmap.recipes.lie_decomposition.apply import apply
-from linmap.recipes.lie_decomposition.compare import AUGMENTED, CLEAN, CNN, POSED, WARPED, compare
+from linmap.recipes.lie_decomposition.compare import AUGMENTED, CLEAN, CNN, POSED, WARPED, compare, group_options
 from linmap.recipes.lie_decomposition.fit import fit
 from linmap.recipes.lie_decomposition.flags import Apply, Compare, Fit
 from linmap.recipes.lie_decomposition.images import Canvas
-from linmap.recipes.lie_decomposition.making import NAMES
+from linmap.recipes.lie_decomposition.making import NAMES, trained_plain
 from linmap.recipes.lie_decomposition.pictures import errors_along, orbits
 from linmap.recipes.lie_decomposition.plain import PlainResNet, channels_of
 from linmap.shapes.lie_decomposition import LieClassifier
+from linmap.training import TrainingConfig
 
 SMALL = {"channels": 4, "num_samples": 3, "hidden": 8, "head": 8, "batch_size": 8, "size": 14}
 FAST = Fit(**SMALL, epochs=30, lr=1e-2)
@@ -144,6 +145,20 @@ def test_a_plain_network_of_a_given_size_is_the_nearest_one() -> None:
 
     found = channels_of(80_650, 1, 10, 5, 128)
     assert abs(size(found) - 80_650) == min(abs(size(c) - 80_650) for c in range(1, 100))
+
+
+def test_the_networks_without_a_group_follow_the_flags(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Topology, decay and schedule are those of the group network."""
+    seen: list[TrainingConfig] = []
+    monkeypatch.setattr(making, "train", lambda *_, config, **__: seen.append(config))
+    settings = replace(QUICK, kernel_size=3, size=8, early_pool=False, weight_decay=0.5)
+    options = group_options(settings)
+    data = images.load(archive, 8, 0.2, 0.2, 0, None)
+    model, _ = trained_plain(data, options, 4, 0, None, None)
+    assert model.conv3.kernel_size == (3, 3)
+    assert not model.early_pool
+    assert seen == [LieClassifier(**options).training_config(len(data.x))]
+    assert seen[0].weight_decay == 0.5
 
 
 def test_wrong_use_is_named(archive: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from linmap.errors import ArgumentError
 from linmap.recipes.derived import Derived, Other, flags
 
 CLASSIFIER = "linmap.shapes.lie_decomposition.classifier:LieClassifier"
-KERNEL = 5
 
 
 @flags
@@ -20,15 +19,18 @@ class Images(Derived):
     LEAVE = ("random_state",)
 
     size: int = 20
-    """Pixels of a side that the network sees, at least 14."""
+    """Pixels of a side that the network sees, at least 3 times the kernel less 1."""
     margin: float = 0.2
     """Border that is laid around each image, so that moved images stay inside, as a share of its side."""
     held_out: float = 0.2
     """Share of the images that is only tested on."""
 
     def __post_init__(self) -> None:
-        if self.size < 3 * KERNEL - 1:
-            raise ArgumentError(f"size={self.size} must be at least {3 * KERNEL - 1}, for kernels of {KERNEL} pixels.")
+        kernel: int = self.kernel_size  # pyright: ignore[reportAttributeAccessIssue] (derived from the classifier)
+        if kernel < 1 or kernel % 2 == 0:
+            raise ArgumentError(f"kernel_size={kernel} must be odd and positive.")
+        if self.size < 3 * kernel - 1:
+            raise ArgumentError(f"size={self.size} must be at least {3 * kernel - 1}, for kernels of {kernel} pixels.")
         if not 0 <= self.margin <= 2:
             raise ArgumentError(f"margin={self.margin} must lie between 0 and 2.")
         if not 0 < self.held_out < 1:

@@ -15,13 +15,12 @@ from linmap.data.image_warps import Pose, WarpRanges, standard_pose, warp
 from linmap.recipes.lie_decomposition.images import Canvas, Labelled
 from linmap.recipes.lie_decomposition.plain import PlainResNet
 from linmap.shapes.lie_decomposition import LieClassifier
-from linmap.training import TrainingConfig, train
+from linmap.training import train
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
 """Of the warps, whose ranges are 1."""
 NAMES = {"so2": "SE(2) network", "sl2": "SL(2) network", "gl2": "GL+(2) network"}
 BATCH = 250
-WARMUP = 50  # steps of a plain network
 
 Answer = Callable[[Tensor], np.ndarray]
 """From images on their canvas to the number of the class of each."""
@@ -54,12 +53,11 @@ def trained_plain(
 
     y = torch.from_numpy(data.y)
     images = TensorDataset(seen(data.x), y) if ranges is None else Warped(data.x, y, data.canvas, ranges)
-    config = TrainingConfig(
-        epochs=options["epochs"], batch_size=min(options["batch_size"], len(y)), lr=options["lr"], schedule="linear",
-        warmup_steps=WARMUP, seed=seed,
-    )  # fmt: skip
+    own = {name: options[name] for name in ("kernel_size", "head", "dropout", "early_pool")}
+    trained = {name: options[name] for name in ("epochs", "batch_size", "lr", "weight_decay")}
+    config = LieClassifier(**trained, random_state=seed).training_config(len(y))
     torch.manual_seed(seed)
-    model = PlainResNet(data.channels, len(data.classes), channels, head=options["head"], dropout=options["dropout"])
+    model = PlainResNet(data.channels, len(data.classes), channels, **own)
     train(model, cross_entropy, images, config=config, description="CNN")
 
     def answer(laid: Tensor) -> np.ndarray:
