@@ -123,6 +123,14 @@ def test_manners() -> None:
     [
         (lambda: small(group="e2").fit(X, Y), ValueError, "group must be one of 'sl2', 'gl2', 'so2', got 'e2'"),
         (lambda: small(sampler="grid").fit(X, Y), ValueError, "sampler must be one of 'haar', 'lognormal'"),
+        (lambda: small(random_state=None).fit(X, Y), TypeError, "random_state must be an integer, got None"),
+        (lambda: small(separable="no").fit(X, Y), TypeError, "separable must be True or False, got 'no'"),
+        (lambda: small(epochs=1.5).fit(X, Y), TypeError, "epochs must be an integer, got 1.5"),
+        (lambda: small(batch_size=None).fit(X, Y), TypeError, "batch_size must be an integer"),
+        (lambda: small(lr="fast").fit(X, Y), TypeError, "lr must be a number, got 'fast'"),
+        (lambda: small().fit(X * 1e300, Y), ValueError, r"X has values up to 1.2e\+300, which float32"),
+        (lambda: small().fit(X, Y).predict_proba(X * 1e30), ValueError, r"X\[0\] gives no finite logits"),
+        (lambda: small().fit([X[0], X[0, 1:]], Y[:2]), ValueError, "X must be images of one size"),
         (lambda: small(num_samples=0).fit(X, Y), ValueError, "num_samples must be"),
         (lambda: small().fit((X * 255).astype(np.uint8), Y), TypeError, "X must be floating point, got uint8"),
         (lambda: small().fit(np.where(X > 1.19, np.nan, X), Y), ValueError, "X.*nan; all values must be finite"),
@@ -148,3 +156,13 @@ def test_the_rate_of_short_runs_too_rises_and_falls(epochs: int, samples: int) -
     rates = [learning_rate(config, step, step // per_epoch, per_epoch) for step in range(epochs * per_epoch)]
     assert min(rates) > 0
     assert max(rates) == config.lr
+
+
+@pytest.mark.parametrize("dtype", [object, str, np.int8, np.int64, bool, float])
+def test_a_saved_model_answers_with_classes_of_the_same_type(tmp_path: Path, dtype: type) -> None:
+    y = Y.astype(object) if dtype is object else Y if dtype is str else (Y == "dark").astype(dtype)
+    model = small(epochs=1).fit(torch.from_numpy(X).bfloat16(), y)  # pyright: ignore[reportArgumentType]
+    model.save(tmp_path / "run")
+    again = LieClassifier.load(tmp_path / "run")
+    assert again.predict(X).dtype == model.predict(X).dtype == y.dtype
+    assert np.array_equal(again.predict(X), model.predict(X))

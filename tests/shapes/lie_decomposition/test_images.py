@@ -172,9 +172,17 @@ class SpaceWindow(Window):
         (lambda: transform_image(torch.zeros(4, 4), torch.eye(3)), ValueError, r"h must be a matrix \(2, 2\)"),
         (lambda: transform_image(torch.zeros(4, 4), torch.ones(2, 2)), ValueError, "h must be.*inverse"),
         (lambda: transform_image(torch.zeros(4, 4), torch.eye(2), (1, 2, 3)), ValueError, "shift must be two"),
+        (lambda: transform_image(np.zeros((4, 4)), torch.eye(2)), TypeError, "x must be a tensor, got ndarray"),
+        (lambda: transform_image(torch.zeros(4, 4), "turn"), TypeError, r"h must be a matrix \(2, 2\), got 'turn'"),
+        (lambda: transform_image(torch.zeros(4, 4), torch.eye(2), "left"), TypeError, "shift must be two"),
+        (lambda: invariance_error(lambda x: x, torch.zeros(0, 4), torch.eye(2)[None]), ValueError, "one image or more"),
         (lambda: invariance_error(lambda x: x, torch.zeros(1, 4), torch.eye(2)), ValueError, "elements must be"),
     ],
 )
 def test_what_is_refused(call: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_no_images_are_moved_to_no_images() -> None:
+    assert transform_image(torch.zeros(0, 1, 4, 6), torch.eye(2)).shape == (0, 1, 4, 6)

@@ -9,6 +9,7 @@ import itertools
 import math
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -278,6 +279,20 @@ def test_float32_follows_float64_and_half_precision_comes_back(separable: bool) 
         torch.testing.assert_close(layer.kernel(s, s).double(), layer.double().kernel(s, s), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("separable", [False, True])
+def test_weights_of_half_precision_give_kernels_in_float32(dtype: torch.dtype, separable: bool) -> None:
+    layer = LieConv2d(SLn(2), 2, 3, 3, separable=separable, bias=True, generator=seeded()).to(dtype)
+    s, x = drawn(SLn(2), 4, dtype=torch.float32), images(2, 2, 4, 6, 6).to(dtype)
+    assert layer.kernel(s, s).dtype == torch.float32
+    torch.testing.assert_close(layer.kernel(s, s), copy.deepcopy(layer).float().kernel(s, s))
+    y = layer(x, s, s)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y, copy.deepcopy(layer).float()(x.float(), s, s).to(dtype))
+    y.sum().backward()
+    assert all(parameter.grad is not None for parameter in layer.parameters())
+
+
 @pytest.mark.parametrize("group", GROUPS, ids=lambda g: g.name)
 def test_gradients_reach_samples_at_the_identity(group: PolarGroup) -> None:
     v = torch.zeros(2, group.dim, dtype=torch.float64, requires_grad=True)
@@ -322,6 +337,41 @@ def test_kept_kernels_are_never_stale(separable: bool) -> None:
             assert not torch.equal(before, after)
             torch.testing.assert_close(after, fresh(bare, bare))
     pickle.loads(pickle.dumps(layer))
+
+
+def test_a_kernel_that_was_given_away_is_not_the_one_that_is_kept() -> None:
+    s, x = drawn(SLn(2), 3), images(1, 2, 3, 5, 5)
+    layers: list[tuple[Any, tuple[GroupSamples, ...], Tensor]] = [
+        (LieLift2d(SLn(2), 2, 2, 3), (s,), x[:, :, 0]),
+        (LieConv2d(SLn(2), 2, 2, 3), (s, s), x),
+        (LieConv2d(SLn(2), 2, 2, 3, separable=True), (s, s), x),
+        (LieProject2d(SLn(2), 2, 2, 3), (s,), x),
+    ]
+    for layer, samples, inputs in layers:
+        layer.double().eval()
+        with torch.inference_mode():
+            first = layer(inputs, *samples)
+        with torch.no_grad():
+            kernel = layer.kernel(*samples)
+            kernel.zero_()
+            assert torch.equal(layer(inputs, *samples), first)
+        scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+        (scale * kernel).sum().backward()  # what inference mode built, autograd could not save
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_kernels_of_networks_with_hooks_are_not_kept(before: bool) -> None:
+    layer = LieLift2d(SLn(2), 1, 2, 3, generator=seeded()).double().eval()
+    factor = [1.0]
+    inner = layer.kernel_net.layers[1]
+    if before:
+        inner.register_forward_pre_hook(lambda _, given: (factor[0] * given[0],))
+    else:
+        inner.register_forward_hook(lambda _, given, found: factor[0] * found)
+    with torch.no_grad():
+        first = layer.kernel(drawn(SLn(2), 3))
+        factor[0] = 2.0
+        assert not torch.equal(layer.kernel(drawn(SLn(2), 3)), first)
 
 
 # -- pools -------------------------------------------------------------------------------------------------------------

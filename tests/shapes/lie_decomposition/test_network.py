@@ -8,6 +8,7 @@ import math
 import pickle
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -261,3 +262,31 @@ def test_official_weights_that_do_not_fit_are_named() -> None:
 def test_samplers_of_a_subgroup_serve_a_larger_group() -> None:
     net = small(GLnPlus(2), sampler=HaarSampler(SO2()))
     assert math.isfinite(float(net(images(1, 1, 12, 12)).detach().sum()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_images_of_another_type_come_back_as_logits_of_it(dtype: torch.dtype) -> None:
+    net, x = small().float().eval(), images(2, 1, 12, 12).to(dtype)
+    wide = net(x.float(), generator=seeded())
+    for module in (net, copy.deepcopy(net).to(dtype)):
+        logits = module(x, generator=seeded())
+        assert logits.dtype == module.features(x, generator=seeded()).dtype == dtype
+        torch.testing.assert_close(logits.float(), wide, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: small(sampler="haar"), TypeError, "sampler must be a sampler such as HaarSampler"),
+        (lambda: small(dropout="half"), TypeError, "dropout must be a number"),
+        (lambda: small(w0="a"), TypeError, "w0 must be a positive number, got 'a'"),
+        (lambda: small(kernel_size="5"), TypeError, "kernel_size must be an integer"),
+        (lambda: LieResNet(SLn(2), None), TypeError, "in_channels must be an integer"),
+        (lambda: small()(np.zeros((1, 1, 12, 12))), TypeError, "x must be a tensor, got ndarray"),
+        (lambda: small(sampler=HaarSampler(SLn(3)))(images(1, 1, 12, 12)), ValueError, r"samples must be of .*3, 3"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_named(call, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()

@@ -59,6 +59,8 @@ def check_samples(name: str, samples: GroupSamples, group: PolarGroup) -> None:
     """
     if not isinstance(samples, GroupSamples):
         raise ArgumentTypeError(f"{name} must be GroupSamples, got {type(samples).__name__}; see HaarSampler.sample.")
+    if samples.g.shape[-1] != group.n:
+        raise ArgumentError(f"{name} must be of {group.name}, got matrices of shape {tuple(samples.g.shape)}.")
     inside = group.belongs(samples.g)
     if not bool(inside.all()):
         index = int((~inside).nonzero()[0])

@@ -19,13 +19,14 @@ from torch.utils.data import TensorDataset
 from linmap import artifacts
 from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.geometry.groups import SO2, GLnPlus, HaarSampler, LogNormalSampler, PolarGroup, Sampler, SLn
-from linmap.shapes.lie_decomposition.checks import check_choice
+from linmap.shapes.lie_decomposition.checks import check_choice, check_count
 from linmap.shapes.lie_decomposition.coordinates import Angle
 from linmap.shapes.lie_decomposition.network import LieResNet
 from linmap.training import TrainingConfig, TrainingHistory, private, train
 
 SYSTEM = "lie_decomposition"
 WARMUP = 50  # steps
+LARGEST = float(np.finfo(np.float32).max)
 BATCH = 64  # images of one forward pass in prediction
 Group = Literal["sl2", "gl2", "so2"]
 SamplerName = Literal["haar", "lognormal"]
@@ -49,15 +50,20 @@ class LieClassifier(ClassifierMixin, BaseEstimator):
     kernel_size
         Height and width of the kernels.
     separable
-        Kernels that are products of one over the group and one over space, which are many times faster.
+        Make kernels products of one over the group and one over space, which is many times faster.
     angle
-        As of `LieConv2d`.
+        What kernels see of a rotation: "cos_sin", its cosine and sine; "radians", its angle in [0, 2 pi), as the
+        authors' do.
     sampler
         "haar": `HaarSampler` with `radius` and `scale_range`; "lognormal": the authors' `LogNormalSampler` with `var`.
-    radius, scale_range, var
-        Of the sampler.
+    radius
+        Largest stretch of the "haar" samples: singular values from exp(-radius) to exp(radius).
+    scale_range
+        Largest logarithm of the scale of "haar" samples of "gl2".
+    var
+        Variance of the logarithms of the "lognormal" samples.
     early_pool
-        As of `LieResNet`.
+        Halve the images before the block of two convolutions, not after it: a quarter of its work.
     epochs
         Passes over the training images.
     lr
@@ -69,7 +75,7 @@ class LieClassifier(ClassifierMixin, BaseEstimator):
     dropout
         Share of the head's features that training drops.
     deterministic
-        Samples that are drawn once, instead of anew for each step.
+        Draw the samples once, instead of anew for each step.
     eval_draws
         Draws of samples whose logits are averaged in prediction, where samples are not deterministic.
     random_state
@@ -170,6 +176,10 @@ class LieClassifier(ClassifierMixin, BaseEstimator):
 
     def build(self) -> LieResNet:
         """The untrained network, drawn with `random_state` from a generator of its own."""
+        check_count("random_state", self.random_state, 0)
+        for name in ("separable", "early_pool", "deterministic"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise ArgumentTypeError(f"{name} must be True or False, got {getattr(self, name)!r}.")
         group = self._group()
         with private(self.random_state) as source:
             return LieResNet(
@@ -193,8 +203,8 @@ class LieClassifier(ClassifierMixin, BaseEstimator):
 
     def training_config(self, samples: int) -> TrainingConfig:
         """Adam, with a rate that rises over `WARMUP` steps, or a tenth of a short run, and falls linearly to 0."""
-        size = min(self.batch_size, samples)
-        steps = self.epochs * -(-samples // max(size, 1))
+        size = min(check_count("batch_size", self.batch_size), samples)
+        steps = check_count("epochs", self.epochs) * -(-samples // size)
         return TrainingConfig(
             epochs=self.epochs,
             batch_size=size,
@@ -211,6 +221,9 @@ class LieClassifier(ClassifierMixin, BaseEstimator):
         images = self._known(X)
         with torch.inference_mode():
             logits = torch.cat([self._logits(self.model_, batch) for batch in images.split(BATCH)])
+        if not bool(logits.isfinite().all()):
+            image = int((~logits.isfinite().all(1)).nonzero()[0])
+            raise ArgumentError(f"X[{image}] gives no finite logits; its values are far from those of the fit.")
         return logits.double().softmax(-1).numpy()
 
     def predict(self, X: ArrayLike) -> np.ndarray:
@@ -226,6 +239,7 @@ class LieClassifier(ClassifierMixin, BaseEstimator):
         config = {
             "parameters": self.get_params(),
             "classes": self.classes_.tolist(),
+            "dtype": self.classes_.dtype.str,
             "shape": list(self._shape),
         } | more
         artifacts.save(folder, SYSTEM, artifacts.plain(config), dict(self.model_.state_dict()), seed=self.random_state)
@@ -241,7 +255,11 @@ class LieClassifier(ClassifierMixin, BaseEstimator):
         """
         config, tensors = artifacts.load(folder, SYSTEM)
         self = cls(**config["parameters"])
-        self.classes_, self._shape, self.history_ = np.array(config["classes"]), tuple(config["shape"]), None
+        self.classes_, self._shape, self.history_ = (
+            np.array(config["classes"], config.get("dtype")),
+            tuple(config["shape"]),
+            None,
+        )
         self.model_ = self.build()
         self.model_.load_state_dict(tensors)
         self.model_.eval()
@@ -321,7 +339,13 @@ def check_images(X: ArrayLike) -> Tensor:
     TypeError
         If X is not of floating point.
     """
-    values = X.detach().cpu().numpy() if isinstance(X, Tensor) else np.asarray(X)
+    if isinstance(X, Tensor):
+        X = X.detach().cpu()
+        X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
+    try:
+        values = np.asarray(X)
+    except ValueError:
+        raise ArgumentError("X must be images of one size, floating point, got images of several sizes.") from None
     if values.dtype == object:
         try:
             values = values.astype(float)
@@ -340,6 +364,8 @@ def check_images(X: ArrayLike) -> Tensor:
     if not finite.all():
         first = np.argwhere(~finite)[0].tolist()
         raise ArgumentError(f"X{first} is {values[tuple(first)]}; all values must be finite.")
+    if (size := float(np.abs(values).max())) > LARGEST:
+        raise ArgumentError(f"X has values up to {size:.3g}, which float32 cannot hold; scale images to [0, 1].")
     images = torch.from_numpy(np.array(values, np.float32))
     return images.unsqueeze(1) if images.ndim == 3 else images
 

@@ -29,7 +29,7 @@ from linmap.shapes.lie_decomposition.coordinates import (
     relative_coordinates,
     squared,
 )
-from linmap.shapes.lie_decomposition.layer import LieLayer
+from linmap.shapes.lie_decomposition.layer import LieLayer, fan_in
 from linmap.shapes.lie_decomposition.siren import Siren
 
 MeasureSide = Literal["input", "output"]
@@ -89,7 +89,7 @@ class LieConv2d(LieLayer):
         check_choice("angle", angle, Angle)
         check_choice("measure_side", measure_side, MeasureSide)
         features = 2 + getattr(group, "dim", 0) + (angle == "cos_sin")
-        fan = in_channels if separable else in_channels * kernel_size**2
+        fan = fan_in(in_channels, 1 if separable else kernel_size)
         super().__init__(
             group, in_channels, out_channels, kernel_size, mask, padding, bias, features, fan, hidden, w0, generator
         )
@@ -105,7 +105,7 @@ class LieConv2d(LieLayer):
         self._check_samples(samples_in, samples_out)
         kernels = self._kernels(lambda: self._build(samples_in, samples_out), samples_in, samples_out)
         if not self.separable:
-            return kernels[0]
+            return kernels[0].clone()  # the caller's own: what is kept must not change
         of_group, of_space = kernels
         return of_group[..., None, None] * of_space[:, :, None, None]
 

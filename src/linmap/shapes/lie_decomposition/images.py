@@ -43,11 +43,13 @@ def transform_image(
     TypeError
         If x is not of floating point.
     """
+    if not isinstance(x, Tensor):
+        raise ArgumentTypeError(f"x must be a tensor, got {type(x).__name__}.")
     if not x.is_floating_point():
         raise ArgumentTypeError(
             f"x must be floating point, got {x.dtype}; scale images to [0, 1] with x.float() / 255."
         )
-    if x.ndim < 2 or not x.numel():
+    if x.ndim < 2 or 0 in x.shape[-2:]:
         raise ArgumentError(f"x must be images (..., height, width), got shape {tuple(x.shape)}.")
     height, width = x.shape[-2:]
     rows, columns = _places(_matrix(h), _shift(shift), height, width, x.device)
@@ -86,7 +88,10 @@ def _matrix(h: Tensor) -> Tensor:
 
 def inverse(h: Tensor) -> tuple[Float[Tensor, "2 2"], Float[Tensor, "2 2"]]:
     """h and h^-1 in float64, with entries within rounding of 0 and 1 at these."""
-    h = torch.as_tensor(h)
+    try:
+        h = torch.as_tensor(h)
+    except (TypeError, ValueError, RuntimeError):
+        raise ArgumentTypeError(f"h must be a matrix (2, 2), got {h!r}.") from None
     if h.shape != (2, 2):
         raise ArgumentError(f"h must be a matrix (2, 2), got shape {tuple(h.shape)}.")
     eps = 4 * torch.finfo(h.dtype if h.is_floating_point() else torch.float64).eps
@@ -104,7 +109,10 @@ def inverse(h: Tensor) -> tuple[Float[Tensor, "2 2"], Float[Tensor, "2 2"]]:
 def _shift(shift: Any) -> Tensor:
     if shift is None:
         return torch.zeros(2, dtype=torch.float64)
-    values = torch.as_tensor(shift, dtype=torch.float64, device="cpu")
+    try:
+        values = torch.as_tensor(shift, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        raise ArgumentTypeError(f"shift must be two finite numbers (x, y), got {shift!r}.") from None
     if values.shape != (2,) or not bool(torch.isfinite(values).all()):
         raise ArgumentError(f"shift must be two finite numbers (x, y), got {shift}.")
     return values
@@ -140,11 +148,13 @@ def invariance_error(
     Raises
     ------
     ValueError
-        If elements are not K >= 1 matrices (K, 2, 2).
+        If elements are not K >= 1 matrices (K, 2, 2), or there is no image.
     """
     elements = torch.as_tensor(elements)
     if elements.ndim != 3 or elements.shape[1:] != (2, 2) or not len(elements):
         raise ArgumentError(f"elements must be matrices (K, 2, 2), K >= 1, got shape {tuple(elements.shape)}.")
+    if not isinstance(x, Tensor) or not len(x):
+        raise ArgumentError("x must be a tensor of one image or more.")
     more = {} if samples is None else {"samples": samples}
     with _evaluation(net):
         before = net(x, **more).flatten(1)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.func import functional_call
 
 from linmap.errors import ArgumentTypeError
 from linmap.geometry.groups import GroupSamples, PolarGroup
@@ -69,10 +70,13 @@ class LieLayer(nn.Module):
     def _values(self, coordinates: Tensor, net: nn.Module | None = None) -> Tensor:
         """`kernel_net` at coordinates, in the type of its weights, never in half precision."""
         net = self.kernel_net if net is None else net
-        weight = next(net.parameters(), None)
-        dtype = coordinates.dtype if weight is None else at_least_float32(weight).dtype
+        weights = dict(net.named_parameters())
+        first = next(iter(weights.values()), coordinates)
+        x = coordinates.to(at_least_float32(first).dtype)
         with torch.autocast(coordinates.device.type, enabled=False):
-            return net(coordinates.to(dtype))
+            if x.dtype == first.dtype:
+                return net(x)
+            return functional_call(net, {name: at_least_float32(weight) for name, weight in weights.items()}, (x,))
 
     def _pairs(self, values: Tensor) -> Tensor:
         """(..., out * in) values as (..., out, in)."""
@@ -93,12 +97,12 @@ class LieLayer(nn.Module):
 
     def _settings(self) -> list:
         """What a kernel depends on besides tensors."""
-        return [self.group, self.mask]
+        return [self.group, self.mask, self.kernel_size]
 
     def _kernels(self, build: Callable[[], Kernels], *samples: GroupSamples) -> Kernels:
         """`build()`, or what it gave before."""
         nets = [module for module in self.modules() if isinstance(module, Siren)]
-        plain = all(isinstance(child, Siren) and not child._forward_hooks for child in self.children())
+        plain = all(_is_plain(child) for child in self.children())
         if self.training or torch.is_grad_enabled() or not plain:
             self._kept = None
             return build()
@@ -117,6 +121,17 @@ class LieLayer(nn.Module):
             f"{self.group!r}, {self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
             f"mask={self.mask!r}, padding={self.padding}, bias={self.bias is not None}"
         )
+
+
+def fan_in(in_channels: int, kernel_size: int = 1) -> int:
+    """The number of values that a convolution sums for each sample."""
+    return check_count("in_channels", in_channels) * check_count("kernel_size", kernel_size) ** 2
+
+
+def _is_plain(net: nn.Module) -> bool:
+    """Whether a network is a function of its inputs, `w0` and parameters alone: a `Siren` without additions."""
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+    return type(net) is Siren and all(type(layer) is nn.Linear for layer in net.layers) and not hooked
 
 
 def _same(kept: list, state: list) -> bool:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from linmap.geometry.groups import GroupSamples, PolarGroup
 from linmap.shapes.lie_decomposition.checks import at_least_float32, check_image, check_samples
 from linmap.shapes.lie_decomposition.coordinates import Mask, inverse_volume, mask_factor, offsets, squared
-from linmap.shapes.lie_decomposition.layer import LieLayer
+from linmap.shapes.lie_decomposition.layer import LieLayer, fan_in
 
 
 class LieLift2d(LieLayer):
@@ -57,13 +57,16 @@ class LieLift2d(LieLayer):
         w0: float = 10.0,
         generator: Generator | None = None,
     ) -> None:
-        fan = in_channels * kernel_size**2
+        fan = fan_in(in_channels, kernel_size)
         super().__init__(
             group, in_channels, out_channels, kernel_size, mask, padding, bias, 2, fan, hidden, w0, generator
         )
 
     def kernel(self, samples: GroupSamples) -> Float[Tensor, "out N in k k"]:
         """The kernel of samples, mask and |det g|^-1 included."""
+        return self._kernel_of(samples).clone()  # the caller's own: what is kept must not change
+
+    def _kernel_of(self, samples: GroupSamples) -> Tensor:
         check_samples("samples", samples, self.group)
         (kernel,) = self._kernels(lambda: (self._kernel(samples),), samples)
         return kernel
@@ -87,6 +90,6 @@ class LieLift2d(LieLayer):
             If x is not of floating point.
         """
         check_image(x, self.in_channels, self.kernel_size, self.padding)
-        kernel = self.kernel(samples).flatten(0, 1)
+        kernel = self._kernel_of(samples).flatten(0, 1)
         y = F.conv2d(at_least_float32(x), kernel.to(at_least_float32(x).dtype), padding=self.padding)
         return self._with_bias(y.unflatten(1, (self.out_channels, len(samples)))).to(x.dtype)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from numbers import Real
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from linmap.errors import ArgumentError
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.geometry.groups import GroupSamples, HaarSampler, PolarGroup, Sampler
 from linmap.shapes.lie_decomposition.checks import at_least_float32, check_count, check_group, check_image
 from linmap.shapes.lie_decomposition.convolutions import LieConv2d, MeasureSide
@@ -67,7 +68,7 @@ class LieResNet(nn.Module):
     ValueError
         If an argument is out of its range; the message names it.
     TypeError
-        If the group is no `PolarGroup`, or a size no integer.
+        If the group is no `PolarGroup`, a size no integer, dropout no number, or sampler no sampler.
 
     References
     ----------
@@ -104,6 +105,8 @@ class LieResNet(nn.Module):
             check_count("num_samples", num_samples),
             check_count("eval_draws", eval_draws),
         )
+        if isinstance(dropout, bool) or not isinstance(dropout, Real):
+            raise ArgumentTypeError(f"dropout must be a number in [0, 1), got {dropout!r}.")
         if not 0 <= dropout < 1:
             raise ArgumentError(f"dropout must lie in [0, 1), got {dropout}.")
         if check_count("kernel_size", kernel_size) % 2 == 0:
@@ -112,6 +115,8 @@ class LieResNet(nn.Module):
             raise ArgumentError(
                 f"eval_draws={eval_draws} needs deterministic=False: fixed samples are not drawn again."
             )
+        if sampler is not None and not callable(getattr(sampler, "sample", None)):
+            raise ArgumentTypeError(f"sampler must be a sampler such as HaarSampler(group), got {sampler!r}.")
         self.sampler = HaarSampler(group) if sampler is None else sampler
         shared: dict[str, Any] = {"mask": mask, "hidden": hidden, "w0": w0, "generator": generator}
         self.lift = LieLift2d(group, in_channels, channels, kernel_size, **shared)
@@ -154,10 +159,11 @@ class LieResNet(nn.Module):
         TypeError
             If x is not of floating point.
         """
+        self._check(x)
         if samples is not None:
-            return self.head(self._features(x, samples, samples))
+            return self._logits(x, samples, samples)
         many = 1 if self.training else self.eval_draws
-        logits = [self.head(self._features(x, *self._sets(x, generator))) for _ in range(many)]
+        logits = [self._logits(x, *self._sets(x, generator)) for _ in range(many)]
         return logits[0] if many == 1 else torch.stack(logits).mean(0)
 
     def features(
@@ -167,8 +173,14 @@ class LieResNet(nn.Module):
         generator: Generator | None = None,
     ) -> Float[Tensor, "batch channels"]:
         """What the head takes, of one draw: the maxima over samples and pixels. Arguments as of `forward`."""
+        self._check(x)
         first, second = (samples, samples) if samples is not None else self._sets(x, generator)
-        return self._features(x, first, second)
+        return self._features(x, first, second).to(x.dtype)
+
+    def _logits(self, x: Tensor, first: GroupSamples, second: GroupSamples) -> Tensor:
+        """In the type of x; the head works in that of its weights."""
+        weights = cast(nn.Linear, self.head[0]).weight
+        return self.head(self._features(x, first, second).to(weights.dtype)).to(x.dtype)
 
     def _sets(self, x: Tensor, generator: Generator | None) -> tuple[GroupSamples, GroupSamples]:
         """The samples of the lifting and the block, and those of the last convolution."""
@@ -180,8 +192,8 @@ class LieResNet(nn.Module):
         return first.to(device=x.device), second.to(device=x.device)
 
     def _features(self, x: Tensor, first: GroupSamples, second: GroupSamples) -> Tensor:
-        self._check(x)
-        y = self.lift(x, first)
+        """In at least float32."""
+        y = self.lift(at_least_float32(x), first)
         if self.conv1.separable:
             y = y.flatten(1, 2).contiguous(memory_format=torch.channels_last).unflatten(1, y.shape[1:3])
         y = _normed(y)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from linmap.geometry.groups import GroupSamples, PolarGroup
 from linmap.shapes.lie_decomposition.checks import at_least_float32, check_features, check_samples
 from linmap.shapes.lie_decomposition.coordinates import Mask, inverse_volume, mask_factor, offsets, squared
-from linmap.shapes.lie_decomposition.layer import LieLayer
+from linmap.shapes.lie_decomposition.layer import LieLayer, fan_in
 
 
 class LieProject2d(LieLayer):
@@ -45,7 +45,7 @@ class LieProject2d(LieLayer):
         w0: float = 10.0,
         generator: Generator | None = None,
     ) -> None:
-        fan = in_channels * kernel_size**2
+        fan = fan_in(in_channels, kernel_size)
         super().__init__(
             group, in_channels, out_channels, kernel_size, mask, padding, bias, 2, fan, hidden, w0, generator
         )
@@ -54,7 +54,10 @@ class LieProject2d(LieLayer):
     def kernel(self, samples_in: GroupSamples) -> Float[Tensor, "out in N_in k k"]:
         """The kernel of samples, with mask, measure and weights."""
         check_samples("samples_in", samples_in, self.group)
-        (kernel,) = self._kernels(lambda: (self._kernel(samples_in),), samples_in)
+        return self._kernel_of(samples_in).clone()  # the caller's own: what is kept must not change
+
+    def _kernel_of(self, samples: GroupSamples) -> Tensor:
+        (kernel,) = self._kernels(lambda: (self._kernel(samples),), samples)
         return kernel
 
     def _kernel(self, samples: GroupSamples) -> Tensor:
@@ -77,5 +80,5 @@ class LieProject2d(LieLayer):
         check_samples("samples_in", samples_in, self.group)
         check_features(x, self.in_channels, len(samples_in), self.kernel_size, self.padding)
         flat = at_least_float32(x).flatten(1, 2)
-        y = F.conv2d(flat, self.kernel(samples_in).to(flat.dtype).flatten(1, 2), padding=self.padding)
+        y = F.conv2d(flat, self._kernel_of(samples_in).to(flat.dtype).flatten(1, 2), padding=self.padding)
         return self._with_bias(y).to(x.dtype)
