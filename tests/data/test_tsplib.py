@@ -31,6 +31,21 @@ def test_lengths_of_a_rectangle(kind: str, length: int, tmp_path: Path) -> None:
     assert not found.distances().diagonal().any()
 
 
+def test_cities_have_the_numbers_of_the_file_in_any_order_of_lines(tmp_path: Path) -> None:
+    lines = "3 3.0 4\n1 0 0\n4 0 4\n2 3e0 0\nEOF\n"
+    found = read_tsp(write(tmp_path, HEAD.format(kind="EUC_2D") + lines))
+    np.testing.assert_array_equal(found.points, [[0, 0], [3, 0], [3, 4], [0, 4]])
+
+
+def test_a_comment_in_latin_1_and_an_empty_name(tmp_path: Path) -> None:
+    text = HEAD.format(kind="EUC_2D").replace("NAME : four", "NAME :\nCOMMENT : Zürich") + SQUARE
+    (tmp_path / "four.tsp").write_bytes(text.encode("latin-1"))
+    assert read_tsp(tmp_path / "four.tsp").name == "four"
+    (tmp_path / "b.tsp").write_bytes(bytes(range(256)))
+    with pytest.raises(DataError, match="no TSPLIB file"):
+        read_tsp(tmp_path / "b.tsp")
+
+
 def test_distances_are_rounded_as_the_type_says() -> None:
     points = np.array([[0, 0], [1, 1], [4, 1.5]])
     between = {
@@ -87,6 +102,10 @@ def test_an_optimum_is_that_of_the_table_or_of_the_tour(tmp_path: Path) -> None:
         (HEAD.format(kind="EUC_2D") + SQUARE.replace("3 3.0 4", "3 x 4"), "is not a number of a city"),
         (HEAD.format(kind="EUC_3D") + SQUARE, "EUC_3D has 3 coordinates a city"),
         (HEAD.format(kind="EUC_2D").replace("4", "2") + "1 0 0\n2 1 1\n", "2 cities; a tour needs three"),
+        (HEAD.format(kind="EUC_2D").replace("TYPE : TSP", "TYPE :") + SQUARE, r"TYPE \(empty\) is no symmetric"),
+        (HEAD.format(kind="EUC_2D") + SQUARE.replace("3 3.0 4", "2 3.0 4"), "in place of 3 there is 2"),
+        (HEAD.format(kind="EUC_2D") + "0 0 0\n1 3 0\n2 3 4\n3 0 4\n", "numbered from 1 to 4.* of 1 there is 0"),
+        (HEAD.format(kind="EUC_2D") + SQUARE.replace("3e0", "3e200"), "too far for lengths in whole units"),
     ],
 )
 def test_a_bad_instance_is_named(text: str, message: str, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from linmap.errors import DataError
 EARTH = 6378.388
 """Kilometres, as TSPLIB has it (GEO)."""
 OPTIMA = "optimal.csv"
+LARGEST = 1e12
+"""Between coordinates, up to which float64 counts lengths of tours in whole units."""
 EXPLICIT = (
     "{path}: EDGE_WEIGHT_TYPE EXPLICIT gives distances and no coordinates, and points are wanted; embed the matrix "
     "first, by multi-dimensional scaling."
@@ -56,17 +58,19 @@ class TspInstance:
 def read_tsp(path: Path | str) -> TspInstance:
     """A `.tsp` file with coordinates: EUC_2D, EUC_3D, CEIL_2D, MAN_2D, MAX_2D, ATT or GEO.
 
+    Cities are in the order of their numbers, whatever the order of the lines, so that city i of a tour is number i + 1.
+
     Raises
     ------
     DataError
-        If the file is cut off, of another kind (a vehicle routing problem, distances in place of coordinates), or a
-        coordinate is no finite number.
+        If the file is cut off, of another kind (a vehicle routing problem, distances in place of coordinates), its
+        cities are not numbered from 1 to n, or a coordinate is no finite number or too large to count with.
     """
     path = Path(path)
     head, sections = _parts(path)
     kind = head.get("EDGE_WEIGHT_TYPE", "")
-    if (problem := head.get("TYPE", "TSP").split()[0]) not in ("TSP", "STSP"):
-        raise DataError(f"{path}: TYPE {problem} is no symmetric travelling salesman problem (TSP).")
+    if (problem := head.get("TYPE", "TSP").split() or [""])[0] not in ("TSP", "STSP"):
+        raise DataError(f"{path}: TYPE {problem[0] or '(empty)'} is no symmetric travelling salesman problem (TSP).")
     if kind == "EXPLICIT":
         raise DataError(EXPLICIT.format(path=path))
     if kind not in KINDS:
@@ -81,17 +85,34 @@ def read_tsp(path: Path | str) -> TspInstance:
         raise DataError(
             f"{path}: a line below NODE_COORD_SECTION is not a number of a city and its coordinates."
         ) from None
+    points = points[_order([row[0] for row in table], path)]
     wanted = 3 if kind.endswith("3D") else 2
     if points.ndim != 2 or points.shape[1] != wanted:
         raise DataError(f"{path}: {kind} has {wanted} coordinates a city; a line below NODE_COORD_SECTION has not.")
     if not np.isfinite(points).all():
         raise DataError(f"{path}: city {int((~np.isfinite(points).all(1)).argmax()) + 1} has no finite coordinates.")
+    if np.ptp(points, axis=0).max() > LARGEST:
+        raise DataError(
+            f"{path}: its cities are over {LARGEST:g} apart, too far for lengths in whole units; rescale them."
+        )
     said = head.get("DIMENSION", "")
     if said.isdigit() and int(said) != len(points):
         raise DataError(f"{path}: DIMENSION is {said}, and {len(points)} cities are there; the file may be cut off.")
     if len(points) < 3:
         raise DataError(f"{path}: {len(points)} cities; a tour needs three at least.")
-    return TspInstance(head.get("NAME", path.stem).removesuffix(".tsp"), points, kind)
+    return TspInstance(head.get("NAME", "").removesuffix(".tsp") or path.stem, points, kind)
+
+
+def _order(numbers: Sequence[float], path: Path) -> Int64[np.ndarray, " n"]:
+    """The lines of cities 1 to n."""
+    order = np.argsort(numbers, kind="stable")
+    wrong = np.flatnonzero(np.array(numbers)[order] != np.arange(1, len(order) + 1))
+    if len(wrong):
+        raise DataError(
+            f"{path}: cities must be numbered from 1 to {len(order)}, each once, as tours name them; in place of "
+            f"{wrong[0] + 1} there is {numbers[order[wrong[0]]]:g}."
+        )
+    return order
 
 
 def read_tour(path: Path | str) -> Int64[np.ndarray, " n"]:
@@ -142,10 +163,11 @@ def _parts(path: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
     if not path.exists():
         raise DataError(f"{path}: there is no such file.")
     require_file(path)
+    data = path.read_bytes()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise DataError(f"{path}: this is no text; expected a TSPLIB file.") from None
+        text = data.decode("latin-1")  # a name with an umlaut; what is no text has no keywords either
     head: dict[str, str] = {}
     sections: dict[str, list[str]] = {}
     inside: list[str] | None = None
