@@ -119,6 +119,17 @@ TABLES = {
     "f.xyz": "1.5 2 3 255 0 0\n4 5 6.25 255 0 0\n-7 0.8 9 1 2 3\n",
     "g.pts": "3\n1.5 2 3\n4 5 6.25\n-7 0.8 9\n",
     "h.tsv": "1.5\t2\t3\n4\t5\t6.25\n-7\t0.8\t9\n",
+    "pandas.csv": ",x,y,z\n0,1.5,2,3\n1,4,5,6.25\n2,-7,0.8,9\n",
+    "unnamed.csv": ",0,1,2\n0,1.5,2,3\n1,4,5,6.25\n2,-7,0.8,9\n",
+    "counted.csv": "0,1,2\n1.5,2.0,3.0\n4.0,5.0,6.25\n-7.0,0.8,9.0\n",
+    "R.txt": "x y z\n1 1.5 2 3\n2 4 5 6.25\n3 -7 0.8 9\n",
+    "quoted.csv": '"x","y","z"\n"1.5","2","3"\n"4","5","6.25"\n"-7","0.8","9"\n',
+    "trailing.csv": "x,y,z,\n1.5,2,3,\n4,5,6.25,\n-7,0.8,9,\n",
+    "named.csv": "id,a,b,c\n1,1.5,2,3\n2,4,5,6.25\n3,-7,0.8,9\n",
+    "numbers.csv": "1,1.5,2,3\n2,4,5,6.25\n3,-7,0.8,9\n",
+    "blanks.txt": "1,5 2,0 3,0\n4,0 5,0 6,25\n-7,0 0,8 9,0\n",
+    "tabs.csv": "1,5\t2\t3\n4\t5\t6,25\n-7\t0,8\t9\n",
+    "windows.csv": "x;y;z\r\n1,5;2;3\r\n4;5;6,25\r\n-7;0,8;9\r\n",
 }
 
 
@@ -127,7 +138,16 @@ def test_a_table_is_a_cloud(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(TABLES[name], encoding="utf-8")
     found = load_clouds(tmp_path / name)
     np.testing.assert_array_equal(found.batch()[0], POINTS)
-    chosen = {"b.csv": "columns x, y, z of 4", "f.xyz": "the first three of 6 columns"}
+    chosen = {
+        "b.csv": "columns x, y, z of 4",
+        "f.xyz": "the first three of 6 columns",
+        "pandas.csv": "columns x, y, z of 4",
+        "R.txt": "columns x, y, z of 4",
+        "unnamed.csv": "all coordinates are 0, 1, 2",
+        "counted.csv": "all coordinates are 0, 1, 2",
+        "named.csv": "all coordinates are a, b, c",
+        "numbers.csv": "counts the points and is left out",
+    }
     assert [chosen[name] in note for note in found.notes] == [True] * (name in chosen)
 
 
@@ -141,6 +161,10 @@ def test_a_table_is_a_cloud(name: str, tmp_path: Path) -> None:
         ("1,2\n3,4,5\n", "line 2: 3 numbers, where the lines before have 2"),
         ("1,2\n3,nan\n", "point 1 has a coordinate that is not a finite number"),
         ("x,y,z\n1,2\n3,4\n", "line 2: 2 values, and the first line names 3"),
+        ("x,y,z\n1,2,3\n4,,6\n", "line 3: .* is no point"),
+        ("0,125,1,05\n0,25,2,5\n", "'05' looks like a part of a number with a decimal comma"),
+        ('x,y\n"1,234",5\n2,3\n', "line 2: .* is no point"),
+        ("x;y\n1.234,5;6\n2;3\n", "line 2: .* is no point"),
     ],
 )
 def test_a_bad_table_is_named(text: str, message: str, tmp_path: Path) -> None:
