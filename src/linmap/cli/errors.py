@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from linmap.errors import DivergenceError, LinmapError, SingularMapError
 
+NOT_OPENED = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -19,7 +20,7 @@ def explain(error: BaseException) -> tuple[int, str]:
     message = " ".join(str(error).split())
     if isinstance(error, LinmapError) and not isinstance(error, SingularMapError | DivergenceError):
         return WRONG_USE, message
-    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError):
+    if isinstance(error, NOT_OPENED):
         return WRONG_USE, f"{error.filename}: {str(error.strerror).lower()}" if error.filename else message
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("linmap"):
         package = error.name.partition(".")[0]

@@ -170,6 +170,36 @@ def test_a_folder_of_instances_gets_tours_and_gaps(ring: Path, tmp_path: Path) -
     assert plain["length"] == pytest.approx(12 * 200 * np.sin(np.pi / 12), rel=1e-4)
 
 
+def test_tours_are_named_by_their_files(ring: Path, tmp_path: Path) -> None:
+    """The names within files may be the same, empty, or a path."""
+    cities = tmp_path / "cities"
+    cities.mkdir()
+    for name, within in (("a.tsp", "ring"), ("b.TSP", "ring"), ("c.tsp", "../../c"), ("d.tsp", "")):
+        (cities / name).write_text(ring.read_text().replace("NAME : ring", f"NAME : {within}"))
+    options = {"n_cities": 6, "steps": 2, "batch_size": 4, "d_model": 16}
+    summary = unfitted(Tours(**options), ApplyJob(cities, tmp_path / "tours"))
+    assert summary["instances"] == 4
+    assert sorted(path.name for path in (tmp_path / "tours").glob("*.tour")) == ["a.tour", "b.tour", "c.tour", "d.tour"]
+    run = tmp_path / "run"
+    fit(FitTours(**options), FitJob(ring, run))
+    for folder in ("x", "y"):
+        (tmp_path / "tables" / folder).mkdir(parents=True)
+        np.savetxt(tmp_path / "tables" / folder / "1.xyz", read_tsp(ring).points)
+    apply(ApplyTours(), FittedJob(tmp_path / "tables", tmp_path / "both", artifact=run))
+    assert sorted(path.name for path in (tmp_path / "both").glob("*.tour")) == ["x_1.tour", "y_1.tour"]
+
+
+def test_the_picture_of_tiny_and_of_equal_points_says_nothing_false(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    np.save(tmp_path / "tiny.npy", 1e-60 * np.random.default_rng(0).random((2, 9, 3)))
+    unfitted(Canonical(), ApplyJob(tmp_path / "tiny.npy", tmp_path / "tiny.npz"))
+    assert not recwarn.list
+    np.save(tmp_path / "equal.npy", np.ones((4, 3)))
+    unfitted(Canonical(), ApplyJob(tmp_path / "equal.npy", tmp_path / "equal.csv"))
+    assert len(recwarn.list) == 1
+
+
 # -- wrong use ---------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +219,10 @@ def test_a_folder_of_instances_gets_tours_and_gaps(ring: Path, tmp_path: Path) -
         (["fit", "tinvnn", "--held-out", "2"], "--held-out 2"),
         (["fit", "tinvnn", "--data", "shapes.npz", "--representation", "odd"], "'odd' is not one of"),
         (["compare", "tinvnn", "--data", "good.csv"], "its clouds have no classes"),
+        (["fit", "tinvnn", "--data", "shapes.npz", "--batch-size", "0"], "--batch-size 0 must be at least 1"),
+        (["fit", "tinvnn", "--data", "tested.npz"], "its split leaves no cloud to train on"),
+        (["fit", "tinvnn", "--data", "lost.npz"], "class '1' has clouds to test on and none to train on"),
+        (["apply", "tinvnn", "--data", "good.csv", "--out", "one.csv/out.csv"], "one.csv"),
         (["compare", "tinvnn", "--rates", "0"], "rates"),
         (["compare", "tinvnn", "--seeds", "0"], "--seeds 0"),
         (["compare", "tinvnn", "--data", "bad.tsp"], "not read from .tsp files"),
@@ -203,6 +237,9 @@ def test_wrong_use_is_one_line(
     (folder / "good.csv").write_text("1,2\n3,4\n9,1\n")
     (folder / "bad.tsp").write_text("NAME: a\nTYPE: TSP\nEDGE_WEIGHT_TYPE: EXPLICIT\n")
     np.savez(folder / "alone.npz", points=np.random.default_rng(0).random((3, 4, 3)), label=[1, 1, 1])
+    X = np.random.default_rng(0).random((4, 4, 3))
+    np.savez(folder / "tested.npz", points=X, label=[0, 1, 0, 1], split=[1, 1, 1, 1])
+    np.savez(folder / "lost.npz", points=X, label=[0, 1, 0, 1], split=[0, 1, 0, 1])
     check_wrong_use(folder, command, message)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def unfitted(settings: Canonical | Tours, job: ApplyJob) -> dict[str, Any]:
         "ambiguous": int(flagged["ambiguous"].sum()), "degenerate": int(flagged["degenerate"].sum()),
     }  # fmt: skip
     summary["notes"] = [*clouds.notes, *said(clouds, flagged, frames)]
-    with illustrated(summary, out.with_suffix(".svg")) as path:
+    with illustrated(summary, out.with_suffix(".svg")) as path, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said above
         shown = clouds.take(range(min(3, len(clouds))))
         draw_poses(path, shown.clouds, shown.names, embedding(settings), job.seed)
         summary["picture"] = str(path)
@@ -110,13 +112,13 @@ def said(clouds: PointClouds, flagged: dict[str, np.ndarray], frames: list[TinvF
     """What the flags mean, in words."""
     notes = []
     if (rows := np.flatnonzero(flagged["ambiguous"])).size:
-        axes = "" if len(clouds) > 1 else f", on axis {_axes(frames[0].ambiguous)}"
+        axes = "" if len(clouds) > 1 else f", on {_axes(frames[0].ambiguous)}"
         notes.append(
             f"{_named(clouds, rows)} mirror-symmetric to working precision{axes}: the sign of such an axis is a "
             "convention, and copies agree as sets of points"
         )
     if (rows := np.flatnonzero(flagged["degenerate"])).size:
-        axes = "" if len(clouds) > 1 else f", on axes {_axes(frames[0].degenerate)}"
+        axes = "" if len(clouds) > 1 else f", on {_axes(frames[0].degenerate)}"
         notes.append(
             f"{_named(clouds, rows)} symmetric under turns{axes}: axes are chosen by a point, and copies agree as sets "
             "of points"
@@ -125,7 +127,8 @@ def said(clouds: PointClouds, flagged: dict[str, np.ndarray], frames: list[TinvF
 
 
 def _axes(flags: torch.Tensor) -> str:
-    return ", ".join(str(int(axis) + 1) for axis in torch.nonzero(flags).flatten())
+    numbers = [str(int(axis) + 1) for axis in torch.nonzero(flags).flatten()]
+    return f"{'axis' if len(numbers) == 1 else 'axes'} {', '.join(numbers)}"
 
 
 def _named(clouds: PointClouds, rows: np.ndarray) -> str:

@@ -11,7 +11,7 @@ from linmap.pictures import illustrated
 from linmap.recipes.job import FitJob
 from linmap.recipes.tinvnn.flags import SHAPES, Fit, FitTours
 from linmap.recipes.tinvnn.poses import rotated
-from linmap.recipes.tinvnn.shapes import Part, classed, drawn, load
+from linmap.recipes.tinvnn.shapes import Part, classed, drawn, load, separated
 from linmap.shapes.tinvnn import PointCloudClassifier
 
 
@@ -31,7 +31,7 @@ def fit(settings: Fit | FitTours, job: FitJob) -> dict[str, Any]:
     test = clouds.test
     if test is None:
         test = drawn(shapes.y, settings.held_out, job.seed, clouds.name) if settings.held_out else None
-    train, held = (shapes, None) if test is None else (shapes.take(~test), shapes.take(test))
+    train, held = (shapes, None) if test is None else separated(shapes, test, clouds.name)
     classifier = PointCloudClassifier(**settings.options(random_state=job.seed))
     classifier.fit(train.X, train.y, checkpoints=job.out / "training", resume=job.resume)
     classifier.save(job.out, task=SHAPES, points=points)

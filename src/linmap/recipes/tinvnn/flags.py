@@ -148,7 +148,12 @@ def _check_search(settings: Any) -> None:
 
 def of_cities(path: Path | None) -> bool:
     """Whether a path is a TSPLIB instance, or a folder of such."""
-    return path is not None and (path.suffix == ".tsp" or (path.is_dir() and any(path.glob("*.tsp"))))
+    return path is not None and (path.suffix.lower() == ".tsp" or (path.is_dir() and bool(tsp_files(path))))
+
+
+def tsp_files(folder: Path) -> list[Path]:
+    """The TSPLIB instances of a folder."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() == ".tsp" and file.is_file())
 
 
 def fitting(path: Path | None) -> type:

@@ -27,7 +27,7 @@ def draw_poses(
                 width_ratios=[1] * POSES + [1.5]) as (fig, axes):  # fmt: skip
         worst = 0.0
         for row, cloud, name in zip(axes, clouds, names, strict=True):
-            copies = in_poses(cloud.astype(np.float64), random)
+            copies = in_poses(_of_size_one(cloud.astype(np.float64)), random)
             found = embedding(torch.as_tensor(copies)).numpy()
             worst = max(worst, float(np.abs(found - found[:1]).max()))
             some = np.linspace(0, len(cloud) - 1, min(SHOWN, len(cloud))).astype(int)
@@ -43,6 +43,13 @@ def draw_poses(
         path.name, "The same shapes in ten poses, and in their one canonical pose",
         f"Right: the representations of all ten copies, drawn over one another; they differ by at most {worst:.1g}.",
     )  # fmt: skip
+
+
+def _of_size_one(cloud: np.ndarray) -> np.ndarray:
+    """The picture has no unit, and shifts are of this size."""
+    difference = cloud / 2 - cloud[0] / 2
+    largest = np.abs(difference).max()
+    return difference / largest if largest else difference
 
 
 def in_poses(cloud: np.ndarray, random: np.random.Generator, n: int = POSES) -> np.ndarray:

@@ -72,12 +72,24 @@ def divided(clouds: PointClouds, points: int | None, seed: int, share: float, va
     """
     found = classed(clouds, points, seed)
     test = clouds.test if clouds.test is not None else drawn(found.y, share, seed, clouds.name)
+    train, rest = separated(found, test, clouds.name)
+    return Split(train, rest, drawn(train.y, validation, seed, clouds.name))
+
+
+def separated(found: Part, test: np.ndarray, name: str) -> tuple[Part, Part]:
+    """What is trained on and what is tested on, by a mask.
+
+    Raises
+    ------
+    DataError
+        If one of them is empty, or a class of the test has no cloud to train on.
+    """
     train, rest = found.take(~test), found.take(test)
     if not len(rest) or not len(train):
-        raise DataError(f"{clouds.name}: its split leaves no cloud to {'test' if not len(rest) else 'train'} on.")
+        raise DataError(f"{name}: its split leaves no cloud to {'test' if not len(rest) else 'train'} on.")
     if lost := sorted(set(rest.y.tolist()) - set(train.y.tolist())):
-        raise DataError(f"{clouds.name}: class {lost[0]!r} has clouds to test on and none to train on.")
-    return Split(train, rest, drawn(train.y, validation, seed, clouds.name))
+        raise DataError(f"{name}: class {lost[0]!r} has clouds to test on and none to train on.")
+    return train, rest
 
 
 def drawn(y: np.ndarray, share: float, seed: int, name: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from linmap.data.tsplib import TspInstance, known_optimum, read_tsp, write_tour
 from linmap.errors import DataError, UsageError
 from linmap.pictures import illustrated
 from linmap.recipes.job import ApplyJob, FitJob, FittedJob
-from linmap.recipes.tinvnn.flags import CITIES, ApplyTours, FitTours, Tours, of_cities
+from linmap.recipes.tinvnn.flags import CITIES, ApplyTours, FitTours, Tours, of_cities, tsp_files
 from linmap.recipes.tinvnn.pictures import draw_tours
 from linmap.shapes.tinvnn import TourSolver, tour_length
 
@@ -73,12 +74,16 @@ def instances(path: Path | None) -> Given:
     if path is None:
         raise UsageError("tours need cities: --data FILE.tsp, a folder of such files, or a table of points.")
     if of_cities(path):
-        files = sorted(path.glob("*.tsp")) if path.is_dir() else [path]
+        files = tsp_files(path) if path.is_dir() else [path]
         found = [(file, read_tsp(file), True) for file in files]
     else:
         clouds = load_clouds(path)
-        found = [(path.with_name(Path(name).stem), TspInstance(Path(name).stem, cloud.astype(np.float64)), False)
-                 for cloud, name in zip(clouds.clouds, clouds.names, strict=True)]  # fmt: skip
+        names = [re.sub(r"[/.]", "_", Path(name).with_suffix("").as_posix()) for name in clouds.names]
+        found = [(path.with_name(name + path.suffix), TspInstance(name, cloud.astype(np.float64)), False)
+                 for cloud, name in zip(clouds.clouds, names, strict=True)]  # fmt: skip
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(f"{path}: several clouds are named {twice}; their tours need names of their own.")
     for file, instance, _ in found:
         if instance.points.shape[1] != 2:
             raise DataError(f"{file}: cities have {instance.points.shape[1]} coordinates; the solver takes the plane.")
@@ -90,7 +95,7 @@ def instances(path: Path | None) -> Given:
 def _target(given: Given, out: Path | None, folder: Path) -> Path:
     """A .tour file for one instance, a folder for several."""
     if len(given) == 1:
-        out = out or folder / f"{given[0][1].name}.tour"
+        out = out or folder / f"{given[0][0].stem}.tour"
         if out.suffix != ".tour":
             raise UsageError(f"--out {out}: a tour is written as .tour, in TSPLIB's form.")
     elif out is None:
@@ -112,7 +117,7 @@ def solved(solver: TourSolver, given: Given, settings: ApplyTours, out: Path) ->
         best = known_optimum(file) if rounded else None
         rows.append({"instance": instance.name, "cities": len(instance), "length": length, "optimum": best,
                      "gap": None if not best else round(length / best - 1, 4)})  # fmt: skip
-        write_tour(out if out.suffix == ".tour" else out / f"{instance.name}.tour", instance.name, tour, length)
+        write_tour(out if out.suffix == ".tour" else out / f"{file.stem}.tour", instance.name, tour, length)
         gap = f", {length / best - 1:.1%} above the optimum" if best else ""
         drawn.append((f"{instance.name}: {length:g}{gap}", instance.points, tour))
     summary = _summary(rows, given, out)
@@ -127,7 +132,7 @@ def _summary(rows: list[dict[str, Any]], given: Given, out: Path) -> dict[str, A
     summary: dict[str, Any]
     if len(rows) == 1:
         (row,) = rows
-        summary = {"tour": str(out if out.suffix == ".tour" else out / f"{row['instance']}.tour")}
+        summary = {"tour": str(out if out.suffix == ".tour" else out / f"{given[0][0].stem}.tour")}
         summary |= {key: value for key, value in row.items() if value is not None}
     else:
         artifacts.write_table(out / TABLE, pd.DataFrame(rows))
