@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 
 from linmap.errors import ArtifactError
 from linmap.shapes.tinvnn import EdgeConvNet, PointCloudClassifier
@@ -116,6 +117,9 @@ def test_neighbours_do_not_depend_on_the_order_of_the_points() -> None:
         ({"augment": "z"}, "augment='z' must be one of"),
         ({"n_points": 1}, "n_points=1 must be"),
         ({"dropout": 1.0}, "dropout=1.0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"epochs": 1.5}, "epochs=1.5"),
+        ({"random_state": None}, "random_state=None"),
     ],
 )
 def test_refused_parameters(change: dict, message: str) -> None:
@@ -123,7 +127,20 @@ def test_refused_parameters(change: dict, message: str) -> None:
         PointCloudClassifier(**change).fit(*clouds())
 
 
+def test_units_that_single_precision_does_not_hold() -> None:
+    X, y = clouds()
+    for representation in ("moment", "raw"):
+        classifier = PointCloudClassifier(representation, epochs=1).fit(X, y)
+        expected = classifier.predict_proba(X)
+        for unit in (1e-60, 1e-25, 1e25, 1e300):
+            np.testing.assert_allclose(classifier.predict_proba([unit * cloud for cloud in X]), expected, atol=1e-4)
+
+
 def test_refused_data() -> None:
+    with pytest.raises(NotFittedError):
+        PointCloudClassifier().predict(clouds()[0])
+    with pytest.raises(ValueError, match=re.escape("X[0] must be (points, d), rows of one length")):
+        PointCloudClassifier().fit([[[1, 2], [3]]] * 2, ["a", "b"])
     X, y = clouds()
     fitted = PointCloudClassifier(epochs=1).fit(X, y)
     bad = [*X[:3], np.full((4, 3), np.nan)]

@@ -2,10 +2,12 @@
 
 import itertools
 import math
+import warnings
 from typing import Any
 
 import hypothesis
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -262,6 +264,24 @@ def test_gradients_are_finite(detach_frame: bool) -> None:
     assert X.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("detach_frame", [True, False])
+def test_forward_mode_agrees_with_backward_mode(detach_frame: bool) -> None:
+    embedding, X = TinvEmbedding(detach_frame=detach_frame), clouds(3, 1, 5)[0]
+    torch.testing.assert_close(torch.func.jacfwd(embedding)(X), torch.func.jacrev(embedding)(X))
+
+
+def test_arrays_of_any_memory_are_read() -> None:
+    X = clouds(4)[0].numpy()
+    expected = TinvEmbedding()(X)
+    fixed = X.copy()
+    fixed.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for given in (X[::-1][::-1], np.asfortranarray(X), X.astype(">f8"), fixed, pd.DataFrame(X)):
+            torch.testing.assert_close(TinvEmbedding()(given), expected)
+    torch.testing.assert_close(TinvEmbedding()(X[::-1]), expected.flip(0))
+
+
 def test_moment_signs() -> None:
     h = torch.tensor([[-3.0, 1, 1, 1], [2, -1, -1, 0]]).mT
     signs, ambiguous = moment_signs(h)
@@ -303,6 +323,7 @@ def test_later_moments_decide_where_earlier_ones_vanish() -> None:
 
 
 def test_the_frame_is_frozen_and_has_its_fields() -> None:
+    assert tinv_frame(clouds(0)) != tinv_frame(clouds(0))  # by identity, as of tensors
     frame = tinv_frame(clouds(21)[0])
     assert isinstance(frame, TinvFrame)
     assert [part.shape for part in (frame.center, frame.scale, frame.Q)] == [(3,), (), (3, 3)]

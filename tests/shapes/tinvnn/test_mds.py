@@ -142,6 +142,19 @@ def test_squared_distances_are_suspected_and_others_are_not() -> None:
 D = distances(points(6))
 
 
+@pytest.mark.parametrize("solver", ["auto", "dense", "lanczos", "landmark"])
+@pytest.mark.parametrize("unit", [1e200, 1e-200])
+def test_units_whose_squares_leave_the_range_of_floats(solver: Any, unit: float) -> None:
+    X = points()
+    for given, dissimilarity in ((X, "euclidean"), (distances(X), "precomputed")):
+        here = TinvMDS(2, dissimilarity, solver).fit(given)
+        there = TinvMDS(2, dissimilarity, solver).fit(given * unit)
+        np.testing.assert_allclose(there.embedding_, here.embedding_, atol=1e-8)
+        assert there.scale_ == pytest.approx(here.scale_ * unit)
+        plain = TinvMDS(2, dissimilarity, solver, "none").fit(given * unit)
+        np.testing.assert_allclose(plain.embedding_ / unit, here.embedding_ * here.scale_, atol=1e-8)
+
+
 def changed(place: tuple[int, int], value: float) -> np.ndarray:
     new = D.copy()
     new[place] = value
@@ -158,6 +171,10 @@ def changed(place: tuple[int, int], value: float) -> np.ndarray:
         ({"n_components": 0}, D, "n_components=0"),
         ({"n_components": 6}, D, "n_components=6"),
         ({"n_landmarks": 2}, D, "n_landmarks=2 must be at least"),
+        ({"n_landmarks": 5.5}, D, "n_landmarks=5.5 must be at least"),
+        ({"random_state": "a"}, D, "random_state='a' must be"),
+        ({"random_state": -1}, D, "random_state=-1 must be"),
+        ({"dissimilarity": "euclidean"}, [[1, 2], [3]], "X must be (n, d)"),
         ({}, D[:5], "square"),
         ({}, changed((1, 2), 9.0), "not symmetric"),
         ({}, changed((3, 3), 1.0), "zero diagonal"),

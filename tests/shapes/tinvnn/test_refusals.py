@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,10 @@ INFINITE[0, 0, 2] = torch.inf
 MASK = torch.ones(2, 6, dtype=torch.bool)
 FEW = MASK.clone()
 FEW[1, 1:] = False
+
+
+def graph(position: Any, batch: Any = None) -> Any:
+    return SimpleNamespace(pos=position, batch=batch)
 
 
 def frame() -> Any:
@@ -61,6 +66,10 @@ def frame() -> Any:
         (lambda: library.moment_signs(BAD), "H is not finite in cloud 1"),
         (lambda: library.moment_signs(X[0, 0]), "H must be (..., n, q)"),
         (lambda: library.moment_signs(X, tau=-1.0), "tau=-1.0"),
+        (lambda: library.TinvWrapper(torch.sum)(X[0], torch.ones(2, 3, dtype=torch.bool)), "mask must have one value"),
+        (lambda: library.invariance_error(torch.sum, BAD), "X is not finite: cloud 1"),
+        (lambda: library.TinvTransform()(graph(X[0, :0])), "data.pos must hold at least one point"),
+        (lambda: library.TinvTransform()(graph(X[0], torch.tensor([0, 0, 7, 0, 0, 0]))), "data.batch: cloud 7 has one"),
     ],
 )
 def test_values(call: Callable[[], object], message: str) -> None:
@@ -75,6 +84,12 @@ def test_values(call: Callable[[], object], message: str) -> None:
         (lambda: library.TinvEmbedding()(X > 0), "got torch.bool"),
         (lambda: library.TinvEmbedding()("cloud"), "X must be a tensor of numbers, got str"),
         (lambda: library.TinvEmbedding()(X, MASK.int()), "mask must be boolean"),
+        (lambda: library.TinvEmbedding()(X, "all"), "mask must be a boolean tensor, got str"),
+        (lambda: library.TinvWrapper(torch.sum)(X, "all"), "mask must be a boolean tensor, got str"),
+        (lambda: library.moment_signs(X, "all"), "mask must be a boolean tensor, got str"),
+        (lambda: library.invariance_error(str, X), "net must return a tensor, got str"),
+        (lambda: library.TinvTransform("moment"), "embedding must be a TinvEmbedding"),
+        (lambda: library.TinvTransform()(graph(X[0], [0] * 6)), "data.batch must be a tensor (n,), got list"),
         (lambda: library.TinvWrapper(3), "net must be a module or a function"),
         (lambda: library.TinvWrapper(torch.sum, "moment"), "embedding must be a TinvEmbedding"),
     ],

@@ -127,7 +127,11 @@ def test_refused(solver: TourSolver) -> None:
         (lambda: solver.solve(X, polish=-1), "polish=-1"),
         (lambda: TourSolver(**TINY | {"representation": "axes"}).fit(), "representation='axes' must be one of"),
         (lambda: TourSolver(n_cities=2).fit(), "n_cities=2"),
-        (lambda: TourSolver(d_model=10, n_heads=4).fit(), "multiple of heads"),
+        (lambda: TourSolver(d_model=10, n_heads=4).fit(), "d_model=10 must be a multiple of n_heads"),
+        (lambda: TourSolver(steps=0).fit(), "steps=0"),
+        (lambda: TourSolver(batch_size=0).fit(), "batch_size=0"),
+        (lambda: TourSolver(random_state=None).fit(), "random_state=None"),
+        (lambda: solver.solve(X, n_starts=1.5), "n_starts=1.5"),
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
             call()

@@ -21,7 +21,7 @@ from linmap.errors import ArgumentError, ArtifactError
 from linmap.shapes.tinvnn.clouds import Batch, Clouds, check_clouds, padded
 from linmap.shapes.tinvnn.embedding import TinvEmbedding
 from linmap.shapes.tinvnn.networks import EdgeConvNet, PointNet
-from linmap.shapes.tinvnn.points import check_choice
+from linmap.shapes.tinvnn.points import check_choice, check_whole
 from linmap.shapes.tinvnn.training_draws import TrainingDraws, rotations, subsets
 from linmap.shapes.tinvnn.wrapper import TinvWrapper
 from linmap.training import TrainingConfig, TrainingHistory, private, train
@@ -196,7 +196,8 @@ class PointCloudClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The class of each cloud."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        chances = self.predict_proba(X)
+        return self.classes_[chances.argmax(1)]
 
     # -- saving --------------------------------------------------------------------------------------------------------
 
@@ -236,8 +237,10 @@ class PointCloudClassifier(ClassifierMixin, BaseEstimator):
         check_choice("representation", self.representation, Representation)
         check_choice("network", self.network, Network)
         check_choice("augment", self.augment, Augment)
-        if self.n_points is not None and self.n_points < 2:
-            raise ArgumentError(f"n_points={self.n_points} must be at least 2, or None for all.")
+        if self.n_points is not None:
+            check_whole("n_points", self.n_points, 2)
+        for name, least in (("epochs", 1), ("batch_size", 1), ("k", 1), ("random_state", 0)):
+            check_whole(name, getattr(self, name), least)
         for name in ("label_smoothing", "dropout", "validation_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise ArgumentError(f"{name}={getattr(self, name)} must be at least 0 and below 1.")

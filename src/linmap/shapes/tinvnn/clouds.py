@@ -43,7 +43,10 @@ def check_clouds(X: Any, dim: int | None = None) -> list[Float[np.ndarray, "n d"
 def _checked_dims(X: Any) -> list[tuple[int, np.ndarray]]:
     clouds = []
     for i, cloud in enumerate(X):
-        array = cloud.detach().cpu().numpy() if isinstance(cloud, Tensor) else np.asarray(cloud)
+        try:
+            array = cloud.detach().cpu().numpy() if isinstance(cloud, Tensor) else np.asarray(cloud)
+        except ValueError:
+            raise ArgumentError(f"X[{i}] must be (points, d), rows of one length.") from None
         if array.ndim != 2 or 0 in array.shape:
             raise ArgumentError(f"X[{i}] must be (points, d) of at least one point, got shape {array.shape}.")
         if array.shape[1] != clouds[0][1].shape[1] if clouds else False:
@@ -66,11 +69,19 @@ def _check_cloud(cloud: np.ndarray, i: int, dim: int | None) -> np.ndarray:
 def padded(
     clouds: Sequence[np.ndarray],
 ) -> tuple[Float[Tensor, "batch n d"], Bool[Tensor, "batch n"] | None]:
-    """Clouds less their first points, which keeps large offsets in float32; a mask where their sizes differ."""
+    """Clouds less their first points, which keeps large offsets in float32; a mask where their sizes differ.
+
+    Those whose coordinates float32 could not hold, or not square, are divided by the largest: what reads them here does
+    not depend on the scale.
+    """
     sizes = [len(cloud) for cloud in clouds]
     X = torch.zeros(len(clouds), max(sizes), clouds[0].shape[1])
     for i, cloud in enumerate(clouds):
-        X[i, : len(cloud)] = torch.from_numpy(cloud - cloud[0]).to(X.dtype)
+        # halves: the difference of two numbers may be larger than any number
+        difference = cloud / 2 - cloud[0] / 2
+        largest = np.abs(difference).max()
+        factor = 2.0 if largest == 0 or 1e-15 < largest < 1e15 else 1 / largest
+        X[i, : len(cloud)] = torch.from_numpy(difference * factor).to(X.dtype)
     if min(sizes) == max(sizes):
         return X, None
     return X, torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]

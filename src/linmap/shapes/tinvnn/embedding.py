@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 
 from linmap.errors import ArgumentError
 from linmap.shapes.tinvnn.frame import Settings, Signs, TinvFrame, frame_and_coordinates
@@ -156,7 +157,7 @@ class TinvEmbedding(nn.Module):
     ) -> tuple[Float[Tensor, "batch n q"], TinvFrame]:
         if settings.signs == "frames" or (settings.signs == "random" and not self.training):
             settings = settings._replace(signs="moment")
-        if points.X.requires_grad and torch.is_grad_enabled():
+        if (points.X.requires_grad and torch.is_grad_enabled()) or unpack_dual(points.X).tangent is not None:
             return with_gradient(points, settings, self.detach_frame, generator)
         frame, H = frame_and_coordinates(points, settings, generator)
         return H, frame

@@ -24,7 +24,7 @@ AT_ONCE = 2**18
 """Coordinates of clouds that are computed together: what stays in a processor's cache."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TinvFrame:
     """Centre, scale and axes of clouds: H = (X - center) Q / scale.
 
@@ -179,6 +179,7 @@ def frame_and_coordinates(
     points: Points, settings: Settings, generator: torch.Generator | None = None
 ) -> tuple[TinvFrame, Float[Tensor, "batch n q"]]:
     """The frames of a batch and H, without gradients."""
+    points = points._replace(X=points.X.detach())  # forward mode, too
     batch, n, d = points.X.shape
     q = settings.columns(d)
     H = torch.empty(batch, n, q, dtype=points.dtype, device=points.X.device)

@@ -17,7 +17,7 @@ def with_gradient(
     """H and its frame; `detach_frame` makes Q and scale constants."""
     _, _, d = points.X.shape
     with torch.no_grad():
-        pose = poses_of(points.X, points.mask, points.dtype, settings, generator)
+        pose = poses_of(points.X.detach(), points.mask, points.dtype, settings, generator)
         frame = gathered([pose], points, d, pose.Q.shape[-1])
     X = points.X.double()
     outside = None if points.mask is None else ~points.mask.unsqueeze(-1)

@@ -26,6 +26,8 @@ class TinvTransform:
     """
 
     def __init__(self, embedding: TinvEmbedding | None = None) -> None:
+        if embedding is not None and not isinstance(embedding, TinvEmbedding):
+            raise ArgumentTypeError(f"embedding must be a TinvEmbedding, got {type(embedding).__name__}.")
         self.embedding = TinvEmbedding() if embedding is None else embedding
 
     def __call__(self, data: Any) -> Any:
@@ -42,9 +44,15 @@ class TinvTransform:
         batch = getattr(data, "batch", None)
         if batch is None:
             batch = torch.zeros(len(position), dtype=torch.int64, device=position.device)
+        if not isinstance(batch, torch.Tensor):
+            raise ArgumentTypeError(f"data.batch must be a tensor (n,), got {type(batch).__name__}.")
         if batch.shape != position.shape[:1]:
             raise ArgumentError(f"data.batch must have shape ({len(position)},), got {tuple(batch.shape)}.")
-        _, cloud, sizes = batch.unique(return_inverse=True, return_counts=True)
+        if 0 in position.shape:
+            raise ArgumentError(f"data.pos must hold at least one point, got shape {tuple(position.shape)}.")
+        names, cloud, sizes = batch.unique(return_inverse=True, return_counts=True)
+        if len(sizes) > 1 and (alone := sizes < 2).any():
+            raise ArgumentError(f"data.batch: cloud {int(names[alone][0])} has one point; a pose needs two or more.")
         order = cloud.argsort(stable=True)
         place = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes)[cloud[order]]
         padded = position.new_zeros(len(sizes), int(sizes.max()), position.shape[1])

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from linmap.errors import ArgumentError
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.shapes.tinvnn.points import check_choice, read_points
 
 Group = Literal["E(d)xR+", "SE(d)xR+", "E(d)", "SE(d)", "O(d)", "SO(d)"]
@@ -53,10 +53,15 @@ def invariance_error(
     points = read_points(X)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     X64 = points.X.double()
+    if not X64.isfinite().all():
+        cloud = int((~X64.isfinite()).any(-1).any(-1).nonzero()[0])
+        raise ArgumentError(f"X is not finite: cloud {cloud} holds NaN or inf.")
     size = (X64 - X64.mean(1, keepdim=True)).square().sum(-1).mean(1).sqrt()[:, None, None]
     d = X64.shape[-1]
     given = points.X.to(points.dtype)
     reference = net(given[0] if points.single else given)
+    if not isinstance(reference, Tensor):
+        raise ArgumentTypeError(f"net must return a tensor, got {type(reference).__name__}.")
     largest = 0.0
     for _ in range(n):
         moved = X64 @ random_orthogonal(d, "S" in group, generator).to(X64).mT

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
 from linmap.errors import ArgumentError, ArgumentTypeError, DataError
-from linmap.shapes.tinvnn.points import callers_level, check_choice
+from linmap.shapes.tinvnn.points import callers_level, check_choice, check_whole
 from linmap.shapes.tinvnn.scales import Scale
 from linmap.shapes.tinvnn.signs import column_signs
 from linmap.shapes.tinvnn.symmetry import choose
@@ -61,9 +61,9 @@ class TinvMDS(TransformerMixin, BaseEstimator):
     scale
         What the embedding is divided by: "rms", "maxdist", "maxnorm", or "none" as in scikit-learn's `ClassicalMDS`.
     n_landmarks
-        50, or n_components + 1 if that is more, by default.
+        50, or n_components + 1 if that is more, by default; all points where there are fewer.
     random_state
-        Of the start of Lanczos, which changes nothing beyond rounding.
+        A seed or a generator of NumPy: the start of Lanczos, which changes nothing beyond rounding.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class TinvMDS(TransformerMixin, BaseEstimator):
         solver: Solver = "auto",
         scale: Scale = "rms",
         n_landmarks: int | None = None,
-        random_state: int | None = None,
+        random_state: int | np.random.RandomState | np.random.Generator | None = None,
     ) -> None:
         self.n_components = n_components
         self.dissimilarity = dissimilarity
@@ -107,21 +107,29 @@ class TinvMDS(TransformerMixin, BaseEstimator):
         array = _numbers(X)
         given = self.dissimilarity == "precomputed"
         array = _check_distances(array) if given else _check_points(array)
+        unit, array = _into_range(array, given)
         n, q = len(array), self.n_components
         if isinstance(q, bool) or not isinstance(q, int | np.integer) or not 1 <= q <= n - 1:
             raise ArgumentError(
                 f"n_components={q!r} must be a whole number from 1 to {n - 1}, one less than the points."
             )
-        if self.n_landmarks is not None and self.n_landmarks < q + 1:
-            raise ArgumentError(f"n_landmarks={self.n_landmarks} must be at least n_components + 1 = {q + 1}.")
+        self._check_numbers(int(q))
         spectrum = self._spectrum(array, given)
-        self.eigenvalues_ = spectrum.eigenvalues[:q]
+        with np.errstate(over="ignore"):
+            self.eigenvalues_ = spectrum.eigenvalues[:q] * unit * unit
         self.stress_ = spectrum.stress
         embedding = _canonical(spectrum, q)
-        self.scale_ = _size(self.scale, array, given, spectrum)
-        self.embedding_ = embedding / self.scale_
+        size = _size(self.scale, array, given, spectrum)
+        self.scale_ = 1.0 if self.scale == "none" else size * unit
+        self.embedding_ = embedding * unit if self.scale == "none" else embedding / size
         self.n_features_in_ = array.shape[1]
         return self
+
+    def _check_numbers(self, q: int) -> None:
+        if self.n_landmarks is not None:
+            check_whole("n_landmarks", self.n_landmarks, q + 1)
+        if not isinstance(self.random_state, np.random.RandomState | np.random.Generator | None):
+            check_whole("random_state", self.random_state, 0)
 
     def fit_transform(self, X: Any, y: None = None) -> Float64[np.ndarray, "n q"]:
         """Embed X and return the embedding."""
@@ -170,7 +178,7 @@ def _dense(D: Float64[np.ndarray, "n n"], q: int) -> Spectrum:
     return _finished(values, coordinates, B.diagonal().copy(), stress)
 
 
-def _by_lanczos(D: Float64[np.ndarray, "n n"], q: int, seed: int | None) -> Spectrum:
+def _by_lanczos(D: Float64[np.ndarray, "n n"], q: int, seed: Any) -> Spectrum:
     squares = np.square(D)
     rows = squares.mean(1)
     n, middle = len(D), rows.mean()
@@ -181,7 +189,7 @@ def _by_lanczos(D: Float64[np.ndarray, "n n"], q: int, seed: int | None) -> Spec
         return -0.5 * (w - w.mean())
 
     B = LinearOperator((n, n), matvec=product, dtype=np.float64)  # pyright: ignore[reportCallIssue]
-    start = np.random.default_rng(seed or 0).normal(size=n)
+    start = np.random.default_rng(0 if seed is None else seed).normal(size=n)
     count = min(q + 2, n - 1)
     while True:
         values, U = eigsh(B, k=count, which="LA", v0=start - start.mean(), tol=0)
@@ -288,10 +296,26 @@ def _distances(A: Float64[np.ndarray, "m d"], B: Float64[np.ndarray, "n d"]) -> 
 # -- what comes in -----------------------------------------------------------------------------------------------------
 
 
+def _into_range(array: np.ndarray, given: bool) -> tuple[float, np.ndarray]:
+    """Divide what would overflow or vanish when it is squared by its largest value; also the divisor, else 1."""
+    if not given:
+        largest = float(np.abs(array / 2 - array[0] / 2).max() * 2)
+        if largest == 0 or 1e-30 < largest < 1e30:
+            return 1.0, array
+        if not np.isfinite(largest):
+            raise DataError("X has points whose differences overflow; divide it by a power of ten.")
+        return largest, (array - array[0]) / largest
+    largest = float(array.max())
+    return (1.0, array) if largest == 0 or 1e-30 < largest < 1e30 else (largest, array / largest)
+
+
 def _numbers(X: Any) -> Float64[np.ndarray, "rows columns"]:
     if hasattr(X, "toarray"):
         raise ArgumentTypeError("X is sparse; pass X.toarray(): a missing entry is no distance of 0.")
-    array = np.asarray(X.detach().cpu() if isinstance(X, torch.Tensor) else X)
+    try:
+        array = np.asarray(X.detach().cpu() if isinstance(X, torch.Tensor) else X)
+    except ValueError as error:
+        raise ArgumentError(f"X must be (n, d) or (n, n), rows of one length: {error}") from None
     if array.dtype == object:
         try:
             array = array.astype(np.float64)

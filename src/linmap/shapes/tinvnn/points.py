@@ -6,6 +6,7 @@ import sys
 import warnings
 from typing import Any, NamedTuple, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Real
 from torch import Tensor
@@ -60,6 +61,18 @@ def check_choice(name: str, value: object, choices: Any) -> None:
         raise ArgumentError(f"{name}={value!r} must be one of {', '.join(map(repr, get_args(choices)))}.")
 
 
+def check_whole(name: str, value: object, least: int) -> None:
+    """Refuse what is no whole number of at least `least`.
+
+    Raises
+    ------
+    ValueError
+        The message names it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ArgumentError(f"{name}={value!r} must be at least {least}, and a whole number.")
+
+
 def read_points(X: Any, mask: Any = None, name: str = "X") -> Points:
     """Check shape and type of clouds; that the numbers are finite is found while they are centred.
 
@@ -82,7 +95,7 @@ def read_points(X: Any, mask: Any = None, name: str = "X") -> Points:
     if X.is_floating_point():
         dtype = X.dtype if X.dtype == torch.float64 else torch.float32
     else:
-        dtype = torch.get_default_dtype()
+        dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
         warnings.warn(f"{name} holds integers ({X.dtype}); they are cast to {dtype}.", stacklevel=callers_level())
     return Points(X, mask, single, dtype)
 
@@ -95,6 +108,10 @@ def as_tensor(X: Any, name: str = "X") -> Tensor:
     TypeError
         If it is something else.
     """
+    if not isinstance(X, Tensor) and hasattr(X, "__array__"):  # of NumPy, pandas and others, whatever their memory
+        X = np.asarray(X)
+        if X.dtype.kind in "fiu":
+            X = np.require(X, X.dtype.newbyteorder("="), ["C", "W"])
     try:
         X = torch.as_tensor(X)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -104,10 +121,25 @@ def as_tensor(X: Any, name: str = "X") -> Tensor:
     return X
 
 
-def _read_mask(mask: Any, X: Tensor, single: bool, name: str) -> Bool[Tensor, "batch n"]:
-    mask = torch.as_tensor(mask, device=X.device)
+def as_mask(mask: Any, device: torch.device | None = None) -> Bool[Tensor, ...]:
+    """A boolean tensor.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    try:
+        mask = torch.as_tensor(mask, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ArgumentTypeError(f"mask must be a boolean tensor, got {type(mask).__name__}.") from None
     if mask.dtype != torch.bool:
         raise ArgumentTypeError(f"mask must be boolean, True where there is a point, got {mask.dtype}.")
+    return mask
+
+
+def _read_mask(mask: Any, X: Tensor, single: bool, name: str) -> Bool[Tensor, "batch n"]:
+    mask = as_mask(mask, X.device)
     mask = mask[None] if single and mask.ndim == 1 else mask
     if mask.shape != X.shape[:2]:
         raise ArgumentError(

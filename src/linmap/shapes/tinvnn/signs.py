@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from linmap.errors import ArgumentError
-from linmap.shapes.tinvnn.points import as_tensor
+from linmap.shapes.tinvnn.points import as_mask, as_tensor
 
 SHARE = {torch.float64: 1e-6}
 """Share of a standard deviation below which a moment counts as zero; 1e-3 in lower precision."""
@@ -57,11 +57,10 @@ def moment_signs(
     columns = H.detach().double().mT.reshape(-1, H.shape[-1], H.shape[-2])
     count = torch.full((len(columns),), float(H.shape[-2]), dtype=torch.float64, device=H.device)
     if mask is not None:
-        mask = torch.as_tensor(mask, device=H.device)
-        if mask.shape != H.shape[:-1] or mask.dtype != torch.bool:
+        mask = as_mask(mask, H.device)
+        if mask.shape != H.shape[:-1]:
             raise ArgumentError(
-                f"mask must be boolean of shape {tuple(H.shape[:-1])}, as H has points; got {mask.dtype}, "
-                f"{tuple(mask.shape)}."
+                f"mask must be boolean of shape {tuple(H.shape[:-1])}, as H has points; got {tuple(mask.shape)}."
             )
         flat = mask.reshape(-1, 1, H.shape[-2])
         columns, count = columns.masked_fill(~flat, 0.0), flat.sum((1, 2)).double()

@@ -18,13 +18,14 @@ from linmap import artifacts
 from linmap.errors import ArgumentError, ArtifactError
 from linmap.shapes.tinvnn.attention_model import AttentionModel, lengths
 from linmap.shapes.tinvnn.embedding import TinvEmbedding
-from linmap.shapes.tinvnn.points import check_choice
+from linmap.shapes.tinvnn.points import check_choice, check_whole
 from linmap.shapes.tinvnn.tours import STEPS, check_cities, distances, improved
 from linmap.shapes.tinvnn.training_draws import TrainingDraws
 from linmap.training import TrainingConfig, TrainingHistory, private, train
 
 SYSTEM = "tinvnn"
 Representation = Literal["raw", "moment", "random"]
+SIZES = ("steps", "batch_size", "d_model", "n_heads", "n_layers", "d_hidden")
 AT_ONCE = 2**21
 """Scores of a decoding step that are held at once."""
 
@@ -99,8 +100,10 @@ class TourSolver(BaseEstimator):
             If a parameter is not as above.
         """
         check_choice("representation", self.representation, Representation)
-        if self.n_cities < 3:
-            raise ArgumentError(f"n_cities={self.n_cities} must be at least 3.")
+        for name, least in ({"n_cities": 3, "random_state": 0} | dict.fromkeys(SIZES, 1)).items():
+            check_whole(name, getattr(self, name), least)
+        if self.d_model % self.n_heads:
+            raise ArgumentError(f"d_model={self.d_model} must be a multiple of n_heads={self.n_heads}.")
         self.model_ = self.build()
         data = UniformInstances(self.steps * self.batch_size, self.n_cities, self.random_state)
         self.history_: TrainingHistory | None = train(
@@ -154,10 +157,9 @@ class TourSolver(BaseEstimator):
         cities = check_cities(X)
         if cities.shape[1] != 2:
             raise ArgumentError(f"X must hold cities of the plane (n, 2), got shape {cities.shape}.")
-        if n_starts is not None and n_starts < 1:
-            raise ArgumentError(f"n_starts={n_starts} must be at least 1.")
-        if polish < 0:
-            raise ArgumentError(f"polish={polish} must not be negative.")
+        if n_starts is not None:
+            check_whole("n_starts", n_starts, 1)
+        check_whole("polish", polish, 0)
         poses = self._poses(torch.from_numpy(cities), frames)
         tours = self._decoded(poses, n_starts)
         D = distances(poses[0].numpy())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from linmap.errors import ArgumentTypeError
 from linmap.shapes.tinvnn.embedding import TinvEmbedding
-from linmap.shapes.tinvnn.points import as_tensor, check_choice, read_points
+from linmap.shapes.tinvnn.points import as_mask, as_tensor, check_choice, read_points
 
 Average = Literal["prob", "logit"]
 
@@ -52,15 +52,14 @@ class TinvWrapper(nn.Module):
         """The network's output, without batch dimension where X is one cloud (n, d)."""
         X = as_tensor(X)
         if X.ndim == 2:
-            mask = None if mask is None else torch.as_tensor(mask).reshape(1, -1)
-            return self.forward(X[None], mask, generator)[0]
+            return self.forward(X[None], read_points(X, mask).mask, generator)[0]
         signs = self.embedding.signs
         if signs == "frames" or (signs == "random" and not self.training):
             return self._averaged(X, mask)
         return self._net(self.embedding(X, mask, generator=generator), mask)
 
     def _net(self, H: Tensor, mask: Any) -> Tensor:
-        return self.net(H) if mask is None else self.net(H, torch.as_tensor(mask, device=H.device))
+        return self.net(H) if mask is None else self.net(H, as_mask(mask, H.device))
 
     def _averaged(self, X: Tensor, mask: Any) -> Tensor:
         H = self.embedding.frames(X, mask)
