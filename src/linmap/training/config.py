@@ -76,7 +76,7 @@ class TrainingConfig:
             optional = name in ("max_steps", "clip_norm", "patience", "checkpoint_every")
             if not (isinstance(value, Real) or (value is None and optional)):
                 raise ArgumentTypeError(f"{name} must be a number, got {value!r}.")
-            if value is not None and name not in shares and math.isfinite(value) and value != int(value):
+            if value is not None and name not in shares and math.isfinite(value) and float(value) % 1:
                 raise ArgumentError(f"{name}={value} must be a whole number.")
         for name in positive:
             value = getattr(self, name)

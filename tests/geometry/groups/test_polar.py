@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -225,12 +226,13 @@ def test_exponentials_and_angles_refuse_by_name() -> None:
         riemannian_exp(torch.ones(2, 3))
     with pytest.raises(ValueError, match="R must be rotations"):
         rotation_angle(torch.eye(3))
+    array: Any = np.eye(2)
     for name, call in (
-        ("g", lambda: polar(np.eye(2))),
-        ("log_S", lambda: inverse_pair(np.eye(2), torch.eye(2))),
+        ("g", lambda: polar(array)),
+        ("log_S", lambda: inverse_pair(array, torch.eye(2))),
         ("R", lambda: inverse_pair(torch.eye(2), torch.eye(2).int())),
-        ("V", lambda: riemannian_exp([[0.0]])),
-        ("R", lambda: rotation_angle(np.eye(2))),
+        ("V", lambda: riemannian_exp(array)),
+        ("R", lambda: rotation_angle(array)),
         ("R", lambda: rotation_angle(torch.eye(2) * 1j)),
     ):
         with pytest.raises(TypeError, match=f"^{name} must be a (floating-point|real) tensor, got"):

@@ -93,9 +93,10 @@ def check_positive(value: Any, name: str) -> float:
     """A positive, finite number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ArgumentTypeError(f"{name} must be a positive number, got {value!r}.")
-    if not (value > 0 and math.isfinite(value)):
+    number = float(value)
+    if not (number > 0 and math.isfinite(number)):
         raise ArgumentError(f"{name} must be positive, got {value}.")
-    return float(value)
+    return number
 
 
 def check_matrices(g: Tensor, name: str = "g") -> None:
