@@ -26,6 +26,7 @@ from linmap.shapes.tooth_arrangement.guidance import ArchForm
 from linmap.shapes.tooth_arrangement.network import ArrangementNetwork
 from linmap.shapes.tooth_arrangement.pairs import ToothPairs, motion_matrices
 from linmap.shapes.tooth_arrangement.scoring import Neighbours
+from linmap.shapes.tooth_arrangement.shifts import Shifts
 from linmap.shapes.tooth_arrangement.slots import FDI, TEETH, slots_of
 from linmap.shapes.tooth_arrangement.targets import IDENTITY, Scales, Target
 from linmap.shapes.tooth_arrangement.tooth_set import ToothSet
@@ -87,14 +88,16 @@ class _Arranger(BaseEstimator):
         points = _about_centroids(pairs) @ R.mT[:, None]
         self.turns_ = Turns.fit(points, R[:, None] @ pairs.rotation @ R.mT[:, None], pairs.mask)
         data, _ = self._framed(pairs)
-        self.scales_ = Scales.of(self.target, data)
+        points = _about_centroids(data)
+        self.shifts_ = Shifts.fit(points, data.centroid, data.after_centroid, data.mask)
+        self.scales_ = Scales.of(self.target, data, self.shifts_(points, data.centroid, data.mask))
         self.model_ = self._build()
         steps = -(-len(pairs) // self.batch_size) * self.epochs
         config = TrainingConfig(
             epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, optimizer="adamw", weight_decay=DECAY,
             schedule="linear", warmup_steps=steps // 10, clip_norm=1.0, seed=self.random_state,
         )  # fmt: skip
-        parts = [part.float() for part in (_about_centroids(data), data.centroid, data.after_centroid, data.rotation)]
+        parts = [part.float() for part in (points, data.centroid, data.after_centroid, data.rotation)]
         self.history_: TrainingHistory | None = train(
             self.model_, self._loss, TensorDataset(*parts, pairs.mask), config=config, out=checkpoints, resume=resume,
             description=type(self).__name__, seed_globally=False,
@@ -195,7 +198,7 @@ class _Arranger(BaseEstimator):
             "scales": asdict(self.scales_),
             "mean_arch": self.mean_arch_,
         } | more
-        tensors = dict(self.model_.state_dict()) | self.turns_.tensors()
+        tensors = dict(self.model_.state_dict()) | self.turns_.tensors() | self.shifts_.tensors()
         artifacts.save(folder, SYSTEM, artifacts.plain(config), tensors, seed=self.random_state)
 
     @classmethod
@@ -217,7 +220,7 @@ class _Arranger(BaseEstimator):
             Scales(**config["scales"]),
             torch.tensor(config["mean_arch"], dtype=torch.float64),
         )
-        self.turns_ = Turns.from_tensors(tensors)
+        self.turns_, self.shifts_ = Turns.from_tensors(tensors), Shifts.from_tensors(tensors)
         self.history_, self.model_ = None, self._build()
         self.model_.load_state_dict(tensors)
         self.model_.eval()
@@ -277,10 +280,11 @@ class _Arranger(BaseEstimator):
         generator = cast(Source, network.draws.source).on(batch[0].device)
         points, centroid, after, R, mask = augmented(cast(Batch, tuple(batch)), generator)
         y = torch.cat([after, six_from_rotation(R.mT)], -1)
-        z = self.scales_.normalised(y, centroid).masked_fill(~mask[..., None], 0)
+        guess = self.shifts_(points, centroid, mask)
+        z = self.scales_.normalised(y, guess).masked_fill(~mask[..., None], 0)
         noised, t = self._noised(z, generator)
-        predicted = network(points, centroid, mask, noised, t)
-        moved = self.scales_.motions(predicted, centroid)
+        predicted = network(points, self._places(centroid, guess), mask, noised, t)
+        moved = self.scales_.motions(predicted, guess)
         turned = points @ rotation_from_six(moved[..., 3:]) + moved[..., None, :3]
         points_error = (turned - points @ R.mT - after[..., None, :]).square().mean((-1, -2))
         error = (predicted - z).square().mean(-1) + points_error / self.scales_.place**2
@@ -297,23 +301,29 @@ class _Arranger(BaseEstimator):
         framed, turn = self._framed(pairs)
         mask = pairs.mask & self._seen
         centroid = framed.centroid.masked_fill(~mask[..., None], 0)
+        points = _about_centroids(framed)
+        guess = self.shifts_(points, centroid, mask)
         self.model_.eval()
         with torch.no_grad():
-            context = self.model_.context(_about_centroids(framed).float(), centroid.float(), mask)
+            context = self.model_.context(points.float(), self._places(centroid, guess).float(), mask)
             context, masks = context.repeat(n_samples, 1, 1), mask.repeat(n_samples, 1)
-            centers = centroid.repeat(n_samples, 1, 1).float()
+            centers, guesses = (part.repeat(n_samples, 1, 1).float() for part in (centroid, guess))
             unmoved = six_from_rotation(turn).repeat(n_samples, 1, 1).float()  # M of the turn back
-            known = self.scales_.normalised(torch.cat([centers, unmoved], -1), centers)
+            known = self.scales_.normalised(torch.cat([centers, unmoved], -1), guesses)
             held = torch.zeros_like(known, dtype=torch.bool)
             held[:, list(fixed)] = True
-            guide = None if form is None else lambda z: self._guided(z, centers, form)
+            guide = None if form is None else lambda z: self._guided(z, guesses, form)
             z = self._sampled(context, masks, generator, (known, held) if fixed else None, guide)
-        y = self.scales_.motions(z, centers).double().unflatten(0, (n_samples, -1))
+        y = self.scales_.motions(z, guesses).double().unflatten(0, (n_samples, -1))
         return self._unframed(y, turn, pairs)
 
-    def _guided(self, z: Tensor, centers: Tensor, form: ArchForm) -> Tensor:
-        y = self.scales_.motions(z, centers)
-        return self.scales_.normalised(torch.cat([form(y[..., :3]), y[..., 3:]], -1), centers)
+    def _places(self, centroid: Tensor, guess: Tensor) -> Float[Tensor, "cases 32 6"]:
+        """mm from the mean arch, and to the first guess: deviations, for the places themselves would drown them."""
+        return torch.cat([centroid - self.mean_arch_.to(centroid), guess - centroid], -1)
+
+    def _guided(self, z: Tensor, guess: Tensor, form: ArchForm) -> Tensor:
+        y = self.scales_.motions(z, guess)
+        return self.scales_.normalised(torch.cat([form(y[..., :3]), y[..., 3:]], -1), guess)
 
     def _unframed(self, y: Tensor, turn: Tensor, pairs: ToothPairs) -> Tensor:
         """Motions of the teeth as they are, in the coordinates of the pairs."""
@@ -347,7 +357,7 @@ class TADPM(_Arranger):
     sampling_steps, eta
         Of the sampler; eta=0 adds no noise on the way.
     target
-        "shift": the network predicts c' - c; "absolute": c', as in the paper.
+        "shift": the network predicts what a first guess of c' - c leaves; "absolute": c', as in the paper.
     epochs, batch_size, lr
         Of the training: AdamW, whose rate rises over a tenth of the steps and then falls to zero.
     random_state
@@ -363,6 +373,8 @@ class TADPM(_Arranger):
     turns_
         A first guess of each tooth's rotation; teeth are turned by it before the network sees them, and the rest of
         the rotation is what the network predicts.
+    shifts_
+        A first guess of each tooth's shift c' - c; the network sees it.
     scales_
         What motions are divided by.
     history_
@@ -429,7 +441,7 @@ class MotionRegression(_Arranger):
 
     Attributes
     ----------
-    model_, mean_arch_, turns_, scales_, history_
+    model_, mean_arch_, turns_, shifts_, scales_, history_
         As in `TADPM`.
     """
 

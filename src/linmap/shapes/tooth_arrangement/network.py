@@ -12,7 +12,7 @@ from linmap.shapes.tooth_arrangement.denoiser import ToothDenoiser
 from linmap.shapes.tooth_arrangement.slots import TEETH
 from linmap.training.randomness import Dropout
 
-RADIUS, ARCH = 4.0, 20.0  # mm: of a tooth and of an arch, to bring inputs to about 1
+RADIUS, SHIFT = 4.0, 1.5  # mm: of a tooth, and by which teeth stand out of place, to bring inputs to about 1
 POINT, POOLED = 32, 64  # widths of a point
 HEADS = 4
 
@@ -51,7 +51,7 @@ class ArrangementNetwork(nn.Module):
     def __init__(self, width: int, blocks: int) -> None:
         super().__init__()
         self.shape = ToothShape(width)
-        self.place = nn.Linear(3, width)
+        self.place = nn.Linear(6, width)
         self.slots = nn.Parameter(0.1 * torch.randn(1, TEETH, width))
         self.blocks = nn.ModuleList(Block(width, HEADS, bias=True) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
@@ -61,13 +61,14 @@ class ArrangementNetwork(nn.Module):
     def context(
         self,
         points: Float[Tensor, "batch 32 points 3"],
-        centroid: Float[Tensor, "batch 32 3"],
+        places: Float[Tensor, "batch 32 6"],
         mask: Bool[Tensor, "batch 32"],
     ) -> Float[Tensor, "batch 32 width"]:
-        """Of points about the centroid of each tooth; absent teeth are no keys."""
+        """Of points about the centroid of each tooth, and of its distances (mm) from the mean arch and to the first guess
+        of its place; absent teeth are no keys."""
         absent = ~mask[..., None]
-        points, centroid = points.masked_fill(absent[..., None], 0), centroid.masked_fill(absent, 0)
-        x = self.shape(points) + self.place(centroid / ARCH) + self.slots
+        points, places = points.masked_fill(absent[..., None], 0), places.masked_fill(absent, 0)
+        x = self.shape(points) + self.place(places / SHIFT) + self.slots
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
@@ -75,14 +76,14 @@ class ArrangementNetwork(nn.Module):
     def forward(
         self,
         points: Float[Tensor, "batch 32 points 3"],
-        centroid: Float[Tensor, "batch 32 3"],
+        places: Float[Tensor, "batch 32 6"],
         mask: Bool[Tensor, "batch 32"],
         y: Float[Tensor, "draws batch 32 9"],
         t: Float[Tensor, "draws batch"],
     ) -> Float[Tensor, "draws batch 32 9"]:
         """Several noised motions of each case at once, for the context costs more than the denoiser."""
         draws = len(y)
-        context = self.context(points, centroid, mask)
+        context = self.context(points, places, mask)
         context, mask = context.repeat(draws, 1, 1), mask.repeat(draws, 1)
         return self.denoiser(y.flatten(0, 1), t.flatten(), context, mask).unflatten(0, (draws, -1))
 

@@ -22,25 +22,26 @@ class Scales:
 
     target: Target
     place: float
-    """mm, of c' - c ("shift") or c' ("absolute")."""
+    """mm, of c' less its first guess ("shift") or c' ("absolute")."""
     turn: float
     """Of the six numbers less those of the identity."""
 
     @classmethod
-    def of(cls, target: Target, pairs: ToothPairs) -> Scales:
-        moved = pairs.after_centroid - pairs.centroid if target == "shift" else pairs.after_centroid
+    def of(cls, target: Target, pairs: ToothPairs, guess: Float[Tensor, "cases 32 3"]) -> Scales:
+        """Of pairs whose centroids after treatment are guessed to be `guess`."""
+        moved = pairs.after_centroid - guess if target == "shift" else pairs.after_centroid
         turned = six_from_rotation(pairs.rotation.mT) - pairs.rotation.new_tensor(IDENTITY)
         return cls(target, _rms(moved[pairs.mask]), _rms(turned[pairs.mask]))
 
-    def normalised(self, y: Float[Tensor, "*batch 9"], centroid: Tensor) -> Float[Tensor, "*batch 9"]:
+    def normalised(self, y: Float[Tensor, "*batch 9"], guess: Tensor) -> Float[Tensor, "*batch 9"]:
         """Of y = [c', six numbers] in mm."""
-        place = y[..., :3] - centroid if self.target == "shift" else y[..., :3]
+        place = y[..., :3] - guess if self.target == "shift" else y[..., :3]
         return torch.cat([place / self.place, (y[..., 3:] - y.new_tensor(IDENTITY)) / self.turn], -1)
 
-    def motions(self, z: Float[Tensor, "*batch 9"], centroid: Tensor) -> Float[Tensor, "*batch 9"]:
+    def motions(self, z: Float[Tensor, "*batch 9"], guess: Tensor) -> Float[Tensor, "*batch 9"]:
         """y of normalised numbers z."""
         place = z[..., :3] * self.place
-        place = place + centroid if self.target == "shift" else place
+        place = place + guess if self.target == "shift" else place
         return torch.cat([place.expand_as(z[..., :3]), z[..., 3:] * self.turn + z.new_tensor(IDENTITY)], -1)
 
 
