@@ -64,8 +64,8 @@ class ArrangementNetwork(nn.Module):
         places: Float[Tensor, "batch 32 6"],
         mask: Bool[Tensor, "batch 32"],
     ) -> Float[Tensor, "batch 32 width"]:
-        """Of points about the centroid of each tooth, and of its distances (mm) from the mean arch and to the first guess
-        of its place; absent teeth are no keys."""
+        """Of points about the centroid of each tooth, and of its distances in mm from the mean arch and to the first
+        guess of its place; absent teeth are no keys."""
         absent = ~mask[..., None]
         points, places = points.masked_fill(absent[..., None], 0), places.masked_fill(absent, 0)
         x = self.shape(points) + self.place(places / SHIFT) + self.slots

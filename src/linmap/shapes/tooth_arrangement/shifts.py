@@ -1,8 +1,8 @@
 """A first guess of how a tooth moves, from where all teeth stand and how wide they are.
 
-The set-up of an arch all but follows, to first order, from the places of its teeth and their sizes: each tooth's place is
-noisy, the arch that all of them share is not. So a ridge regression, slot by slot, of the shift c' - c on what all
-slots show finds most of it. Its strength is the one with the smallest error on cases that are left out.
+To first order the set-up follows from the places of all teeth and their sizes: the place of one tooth is noisy, the
+arch that all of them share is not. So ridge regression of the shift c' - c, slot by slot, on what all slots show finds
+most of it. Its strength is the one with the smallest leave-one-out error.
 """
 
 from __future__ import annotations
