@@ -4,6 +4,7 @@
 # pyright: reportArgumentType=false
 
 import copy
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -166,3 +167,14 @@ def test_a_saved_model_answers_with_classes_of_the_same_type(tmp_path: Path, dty
     again = LieClassifier.load(tmp_path / "run")
     assert again.predict(X).dtype == model.predict(X).dtype == y.dtype
     assert np.array_equal(again.predict(X), model.predict(X))
+
+
+@pytest.mark.parametrize(("name", "value"), [("channels", 9), ("group", "e2"), ("colour", "red")])
+def test_a_configuration_that_was_changed_is_told(tmp_path: Path, name: str, value: object) -> None:
+    small(epochs=1).fit(X, Y).save(tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    config["config"]["parameters"][name] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match=r"run: its settings and weights do not fit \([^\n]*\); fit again"):
+        LieClassifier.load(tmp_path / "run")

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from linmap import artifacts
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.errors import ArgumentError, ArgumentTypeError, ArtifactError
 from linmap.geometry.groups import SO2, GLnPlus, HaarSampler, LogNormalSampler, PolarGroup, Sampler, SLn
 from linmap.shapes.lie_decomposition.checks import check_choice, check_count
 from linmap.shapes.lie_decomposition.coordinates import Angle
@@ -254,14 +254,18 @@ class LieClassifier(ClassifierMixin, BaseEstimator):
             If the folder holds no such run.
         """
         config, tensors = artifacts.load(folder, SYSTEM)
-        self = cls(**config["parameters"])
-        self.classes_, self._shape, self.history_ = (
-            np.array(config["classes"], config.get("dtype")),
-            tuple(config["shape"]),
-            None,
-        )
-        self.model_ = self.build()
-        self.model_.load_state_dict(tensors)
+        try:
+            self = cls(**config["parameters"])
+            self.classes_, self._shape, self.history_ = (
+                np.array(config["classes"], config.get("dtype")),
+                tuple(config["shape"]),
+                None,
+            )
+            self.model_ = self.build()
+            self.model_.load_state_dict(tensors)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # torch lists every weight, line by line
+            what = str(error).splitlines()[0]
+            raise ArtifactError(f"{folder}: its settings and weights do not fit ({what}); fit again.") from None
         self.model_.eval()
         return self
 
