@@ -150,3 +150,13 @@ def test_formulas_in_labels_and_headers_are_inert_in_csv_and_untouched_in_parque
     assert (tmp_path / "a.csv").read_text() == "'=cmd|' /C calc'!A0,y,-\n'@sum(1),-1.5,-5\nb,2.0,-\n,3.0,+1e3\n"
     artifacts.write_table(tmp_path / "a.parquet", table)
     assert pd.read_parquet(tmp_path / "a.parquet").equals(table)
+
+
+@pytest.mark.parametrize("error", [KeyError("mean"), TypeError("argument"), RuntimeError("size\nmismatch")])
+def test_what_cannot_be_built_from_a_run_is_one_line_about_the_run(error, tmp_path):
+    with (
+        pytest.raises(ArtifactError, match="is damaged, or was written by another version") as caught,
+        artifacts.reading(tmp_path),
+    ):
+        raise error
+    assert "\n" not in str(caught.value)

@@ -310,6 +310,24 @@ def check_free(folder: Path) -> None:
             raise ArgumentError(f"{folder} holds a model or something else of yours; name another folder.") from None
 
 
+@contextmanager
+def reading(folder: Path | str) -> Iterator[None]:
+    """What is built inside from a run of `folder`: a value or an array that is not as expected is told as such.
+
+    Raises
+    ------
+    ArtifactError
+        In place of errors of keys, types and shapes.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ArtifactError(
+            f"{folder} is damaged, or was written by another version of linmap ({why}); fit the run again."
+        ) from None
+
+
 def load(folder: Path | str, system: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """The configuration and the arrays of a run of `system`.
 

@@ -259,20 +259,23 @@ class EmbeddingUpgrade(TransformerMixin, BaseEstimator):
             If there is none, it is damaged, or it was fitted for other models than those named here.
         """
         config, tensors = artifacts.load(folder, "bt2")
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        new = cls(**config["parameters"])
-        for what, asked, fitted in (("new", new_model, new.new_model), ("old", old_model, new.old_model)):
-            if asked is not None and asked != fitted:
+        with artifacts.reading(folder):
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+            new = cls(**config["parameters"])
+            for what, asked, fitted in (("new", new_model, new.new_model), ("old", old_model, new.old_model)):
+                if asked is not None and asked != fitted:
+                    raise ArtifactError(
+                        f"{folder} was fitted for the {what} model {fitted!r}, not {asked!r}; fit the pair anew."
+                    )
+            if _digest(arrays) != config["sha256"]:
                 raise ArtifactError(
-                    f"{folder} was fitted for the {what} model {fitted!r}, not {asked!r}; fit the pair anew."
+                    f"{folder}: the arrays are not those that config.json speaks of; fit the run again."
                 )
-        if _digest(arrays) != config["sha256"]:
-            raise ArtifactError(f"{folder}: the arrays are not those that config.json speaks of; fit the run again.")
-        network = tuple(arrays[name] for name in ("W1", "b1", "W2", "b2")) if "W1" in arrays else None
-        new.map_ = FittedMap(arrays["A"], arrays["B"], network, arrays.get("offset"))  # pyright: ignore
-        new.d_new_, new.d_old_, new.report_ = config["d_new"], config["d_old"], config["report"]
-        new.n_features_in_, new.similarity_ = new.d_new_, arrays["similarity"]
-        new.calibration_ = Calibration(*(tuple(config["calibration"][name]) for name in ("old", "new")))
+            network = tuple(arrays[name] for name in ("W1", "b1", "W2", "b2")) if "W1" in arrays else None
+            new.map_ = FittedMap(arrays["A"], arrays["B"], network, arrays.get("offset"))  # pyright: ignore
+            new.d_new_, new.d_old_, new.report_ = config["d_new"], config["d_old"], config["report"]
+            new.n_features_in_, new.similarity_ = new.d_new_, arrays["similarity"]
+            new.calibration_ = Calibration(*(tuple(config["calibration"][name]) for name in ("old", "new")))
         return new
 
     # -- how it is fitted --------------------------------------------------------------------------------------------

@@ -371,19 +371,20 @@ class OLinearForecaster(BaseEstimator):
             If the folder holds no run of OLinear.
         """
         config, tensors = artifacts.load(folder, SYSTEM)
-        new = cls(**config["parameters"])
-        new.drop = tuple(new.drop)
-        new.clock_ = Clock.from_json(config["clock"]) if config.get("clock") else None
-        new.variates_, new.history_ = tuple(config["variates"]), None
-        seen = config.get("seen_until")
-        new.seen_until_ = pd.Timestamp(seen) if isinstance(seen, str) else seen
-        new.scores_ = tensors.pop("scores").numpy() if "scores" in tensors else None
-        new.mean_, new.scale_ = tensors.pop("scaler.mean").numpy(), tensors.pop("scaler.scale").numpy()
-        state = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
-        with private(new.random_state):
-            new.model_ = new._network(state["Q_in"], state["Q_out"], np.eye(len(new.variates_)))
-        new.model_.load_state_dict(state)
-        new.model_.eval()
+        with artifacts.reading(folder):
+            new = cls(**config["parameters"])
+            new.drop = tuple(new.drop)
+            new.clock_ = Clock.from_json(config["clock"]) if config.get("clock") else None
+            new.variates_, new.history_ = tuple(config["variates"]), None
+            seen = config.get("seen_until")
+            new.seen_until_ = pd.Timestamp(seen) if isinstance(seen, str) else seen
+            new.scores_ = tensors.pop("scores").numpy() if "scores" in tensors else None
+            new.mean_, new.scale_ = tensors.pop("scaler.mean").numpy(), tensors.pop("scaler.scale").numpy()
+            state = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+            with private(new.random_state):
+                new.model_ = new._network(state["Q_in"], state["Q_out"], np.eye(len(new.variates_)))
+            new.model_.load_state_dict(state)
+            new.model_.eval()
         return new
 
     def reading(self) -> dict[str, Any]:

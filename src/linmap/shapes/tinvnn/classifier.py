@@ -222,13 +222,14 @@ class PointCloudClassifier(ClassifierMixin, BaseEstimator):
             If the folder holds no such run.
         """
         config, tensors = artifacts.load(folder, SYSTEM)
-        if config.get("estimator") != cls.__name__:
-            raise ArtifactError(f"{folder} holds a {config.get('estimator')}, not a {cls.__name__}.")
-        self = cls(**config["parameters"])
-        self.classes_, self.n_features_in_, self.history_ = np.array(config["classes"]), config["dim"], None
-        self.model_ = self.build()
-        self.model_.load_state_dict(tensors)
-        self.model_.eval()
+        with artifacts.reading(folder):
+            if config.get("estimator") != cls.__name__:
+                raise ArtifactError(f"{folder} holds a {config.get('estimator')}, not a {cls.__name__}.")
+            self = cls(**config["parameters"])
+            self.classes_, self.n_features_in_, self.history_ = np.array(config["classes"]), config["dim"], None
+            self.model_ = self.build()
+            self.model_.load_state_dict(tensors)
+            self.model_.eval()
         return self
 
     # -- parts ---------------------------------------------------------------------------------------------------------

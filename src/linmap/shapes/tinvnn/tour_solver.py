@@ -202,12 +202,13 @@ class TourSolver(BaseEstimator):
             If the folder holds no such run.
         """
         config, tensors = artifacts.load(folder, SYSTEM)
-        if config.get("estimator") != cls.__name__:
-            raise ArtifactError(f"{folder} holds a {config.get('estimator')}, not a {cls.__name__}.")
-        self = cls(**config["parameters"])
-        self.history_, self.model_ = None, self.build()
-        self.model_.load_state_dict(tensors)
-        self.model_.eval()
+        with artifacts.reading(folder):
+            if config.get("estimator") != cls.__name__:
+                raise ArtifactError(f"{folder} holds a {config.get('estimator')}, not a {cls.__name__}.")
+            self = cls(**config["parameters"])
+            self.history_, self.model_ = None, self.build()
+            self.model_.load_state_dict(tensors)
+            self.model_.eval()
         return self
 
 

@@ -334,25 +334,26 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
             If the folder holds no readable run of acm.
         """
         config, tensors = artifacts.load(folder, SYSTEM)
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        order, lag, head = config["order"], config["lag"], config["head"]
-        self = cls(
-            (order, lag),
-            config["classifier"],
-            estimator=config["estimator"],
-            drop=config["drop"],
-            C=head.get("C"),
-            kernel=head.get("kernel"),
-        )
-        self.order_, self.lag_, self.n_channels_in_ = order, lag, config["channels"]
-        self.layout_ = Layout.kept(config, config["channels"])
-        self.classes_ = np.array(config["classes"])
-        self.classifier_ = self._head(head.get("C"), head.get("kernel"))
-        if isinstance(self.classifier_, TangentSpaceSVM):
-            self.classifier_.classes_ = self.classes_
-            parts = {name.removeprefix("svm."): value for name, value in arrays.items() if name.startswith("svm.")}
-            self.classifier_.reference_ = arrays["reference"]
-            self.classifier_.machine_ = Machine(**parts, kernel=head["kernel"], gamma=head["gamma"])
-        else:
-            self.classifier_.fit(arrays["means"], self.classes_).covmeans_ = arrays["means"]
+        with artifacts.reading(folder):
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+            order, lag, head = config["order"], config["lag"], config["head"]
+            self = cls(
+                (order, lag),
+                config["classifier"],
+                estimator=config["estimator"],
+                drop=config["drop"],
+                C=head.get("C"),
+                kernel=head.get("kernel"),
+            )
+            self.order_, self.lag_, self.n_channels_in_ = order, lag, config["channels"]
+            self.layout_ = Layout.kept(config, config["channels"])
+            self.classes_ = np.array(config["classes"])
+            self.classifier_ = self._head(head.get("C"), head.get("kernel"))
+            if isinstance(self.classifier_, TangentSpaceSVM):
+                self.classifier_.classes_ = self.classes_
+                parts = {name.removeprefix("svm."): value for name, value in arrays.items() if name.startswith("svm.")}
+                self.classifier_.reference_ = arrays["reference"]
+                self.classifier_.machine_ = Machine(**parts, kernel=head["kernel"], gamma=head["gamma"])
+            else:
+                self.classifier_.fit(arrays["means"], self.classes_).covmeans_ = arrays["means"]
         return self

@@ -264,14 +264,15 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
             If the folder holds no such run.
         """
         config, tensors = artifacts.load(folder, SYSTEM)
-        self = cls(**config["parameters"])
-        self.classes_, self.domains_ = np.array(config["classes"]), np.array(config["domains"])
-        self._shape, self.scale_, self.history_ = tuple(config["shape"]), config["scale"], None
-        self.n_features_in_ = self._shape[0]
-        self.layout_ = Layout.kept(config, self._shape[0])
-        self.model_ = self.build()
-        self.model_.load_state_dict(tensors)
-        self.model_.eval()
+        with artifacts.reading(folder):
+            self = cls(**config["parameters"])
+            self.classes_, self.domains_ = np.array(config["classes"]), np.array(config["domains"])
+            self._shape, self.scale_, self.history_ = tuple(config["shape"]), config["scale"], None
+            self.n_features_in_ = self._shape[0]
+            self.layout_ = Layout.kept(config, self._shape[0])
+            self.model_ = self.build()
+            self.model_.load_state_dict(tensors)
+            self.model_.eval()
         return self
 
     # -- parts ---------------------------------------------------------------------------------------------------------
