@@ -98,3 +98,14 @@ def test_farthest_points_of_a_mask_are_those_without_the_others():
 def test_what_does_not_fit_is_refused_by_name(call, word):
     with pytest.raises(ValueError, match=word):
         call(cloud(2, 5))
+
+
+def test_points_that_are_not_finite_have_no_neighbours():
+    P, Q = cloud(5), cloud(3)
+    P[2] = torch.nan
+    with pytest.raises(ValueError, match="P holds points that are not finite"):
+        ball_query(P, Q, 1.0, 2)
+    with pytest.raises(ValueError, match="Q holds points that are not finite"):
+        ball_query(Q, P, 1.0, 2)
+    counts = torch.tensor([True, True, False, True, True])
+    assert 2 not in ball_query(P, Q, 9.0, 4, counts)

@@ -56,7 +56,7 @@ def ball_query(P: Any, Q: Any, radius: float, k: int, mask: Any = None) -> Int64
     Raises
     ------
     ValueError
-        If a shape or number does not fit, or no point counts.
+        If a shape or number does not fit, or a value of a point that counts is not finite.
     """
     P, Q = _points("P", P), _points("Q", Q)
     if P.shape[:-2] != Q.shape[:-2]:
@@ -65,6 +65,10 @@ def ball_query(P: Any, Q: Any, radius: float, k: int, mask: Any = None) -> Int64
         raise ArgumentError(f"radius must be positive, got {radius}.")
     _check_count("k", k)
     n, m = P.shape[-2], Q.shape[-2]
+    counted = P if mask is None else P[_mask(mask, P)]
+    for name, values in (("P", counted), ("Q", Q)):
+        if not values.isfinite().all():
+            raise ArgumentError(f"{name} holds points that are not finite; leave them out.")
     distances = square_distances(Q.detach(), P.detach()).flatten(0, -3) if P.ndim > 2 else square_distances(Q, P)[None]
     if mask is not None:
         counts = _mask(mask, P).reshape(-1, 1, n)
