@@ -258,3 +258,12 @@ def test_matrices_that_are_none_are_named_with_their_line(
     path.write_text("\n".join([*rest, change(first)]))
     with pytest.raises(DataError, match=rf"target_matrix.txt, line {len(rest) + 1}.*{words}"):
         load_pairs(tmp_path)
+
+
+def test_the_order_of_vertices_does_not_change_with_the_pose(tmp_path: Path) -> None:
+    teeth, R = mean_arch(20), Rotation.random(random_state=0).as_matrix()
+    turned = ToothSet({fdi: (vertices @ R.T, faces) for fdi, (vertices, faces) in teeth.meshes.items()})
+    one, other = load_case(write(tmp_path / "one", teeth)), load_case(write(tmp_path / "other", turned))
+    for fdi, (vertices, faces) in one.meshes.items():
+        np.testing.assert_allclose(other.meshes[fdi][0], vertices @ R.T, atol=1e-5)
+        np.testing.assert_array_equal(other.meshes[fdi][1], faces)

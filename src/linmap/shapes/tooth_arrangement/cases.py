@@ -30,9 +30,14 @@ class MeshFile:
     """(f, 3)."""
 
     def merged(self) -> tuple[np.ndarray, np.ndarray]:
-        """Vertices that stand in the same place as one, and their faces."""
-        vertices, numbers = np.unique(self.vertices, axis=0, return_inverse=True)
-        return vertices, numbers.reshape(-1)[self.faces]
+        """Vertices that stand in the same place as one, and their faces.
+
+        The vertices keep the order of the file, which does not change with the pose of the model.
+        """
+        vertices, first, numbers = np.unique(self.vertices, axis=0, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        place = np.argsort(order)
+        return vertices[order], place[numbers.reshape(-1)][self.faces]
 
 
 def load_case(folder: Path | str) -> ToothSet:
