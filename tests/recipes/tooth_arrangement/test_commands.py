@@ -1,6 +1,7 @@
 """`linmap fit | apply | compare tooth_arrangement`: what is written, what is refused, what the page asks for."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -279,3 +280,30 @@ def test_fixed_teeth_stand_behind_commas_or_blanks() -> None:
     assert Apply(fixed=("16,26", "11")).held() == (16, 26, 11)
     assert Apply(fixed=("16", "16")).held() == (16,)
     assert slot_of(16) == 2
+
+
+def test_meshes_of_the_users_own_are_not_replaced(
+    run: Path, case: Path, tmp_path: Path, check_wrong_use: Refused
+) -> None:
+    mine = tmp_path / "plan" / "after" / "notes.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("of the clinic")
+    words = ["apply", str(run), "--data", str(case), "--proposals", "1", "--out", str(tmp_path / "plan")]
+    check_wrong_use(tmp_path, words, "after is there already")
+    assert mine.read_text() == "of the clinic"
+    assert [path.name for path in (tmp_path / "plan").iterdir()] == ["after"]  # and nothing half written
+
+
+def test_stages_of_the_plan_before_are_taken_away(run: Path, case: Path, tmp_path: Path) -> None:
+    words = ["apply", str(run), "--data", str(case), "--proposals", "1", "--out", str(tmp_path / "plan")]
+    assert main([*words, "--stage-meshes"]) == 0
+    assert (tmp_path / "plan" / "stages").is_dir()
+    assert main([*words, "--seed", "1"]) == 0
+    assert not (tmp_path / "plan" / "stages").exists()
+
+
+@pytest.mark.parametrize("name", ["max_shift", "max_turn", "arch_width", "tolerance"])
+@pytest.mark.parametrize("value", [math.inf, math.nan, -1.0])
+def test_lengths_and_angles_are_finite(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        Apply(**{name: value})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from linmap import artifacts
+from linmap import artifacts, ownership
 from linmap.artifacts import plain, write_json, write_table
 from linmap.errors import ArgumentError, DataError, UsageError
 from linmap.recipes.job import FittedJob
@@ -23,6 +24,7 @@ from linmap.shapes.tooth_arrangement.scoring import Neighbours
 from linmap.shapes.tooth_arrangement.stages import Stages, stages_between
 
 PAGE, MOTIONS, MOVEMENTS, STAGES = "plan.html", "motions.json", "movements.csv", "stages.json"
+AFTER, STAGE_MESHES = "after", "stages"
 SIMULATED = (
     "The model learnt from simulated pairs: the shapes are statistics of real teeth, but no tooth was treated; the "
     "malocclusions are drawn at random."
@@ -42,6 +44,8 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
         raise UsageError(f"--out {out}: a plan is several files; give a folder.")
     if out.resolve() in (job.data.resolve(), job.artifact.resolve()):
         raise UsageError(f"--out {out} is read from; give another folder.")
+    for name in (PAGE, MOTIONS, MOVEMENTS, STAGES, AFTER, STAGE_MESHES):
+        ownership.claim(out / name)
     model = TADPM.load(job.artifact)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -63,7 +67,7 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
         "stages": chosen.stages.count, "collisions_on_the_way": len(chosen.stages.collisions),
     }  # fmt: skip
     if notes:
-        summary["notes"] = [f"{note.rstrip('.')}." for note in notes]
+        summary["notes"] = [note if note.endswith((".", "?", ")")) else f"{note}." for note in notes]
     return summary
 
 
@@ -96,10 +100,15 @@ def staged(teeth: ToothSet, motions: np.ndarray, settings: Apply, neighbours: Ne
 def write_plan(out: Path, teeth: ToothSet, proposals: Sequence[Proposal], chosen: Proposal, settings: Apply) -> None:
     """Meshes of the chosen plan and of its stages where asked for, motions of all, stages and movements."""
     with artifacts.staged(out) as partial:
-        teeth.apply(chosen.motions).export(partial / "after")
+        teeth.apply(chosen.motions).export(partial / AFTER)
         if settings.stage_meshes:
             for number, motions in enumerate(chosen.stages.motions):
-                teeth.apply(motions).export(partial / "stages" / f"{number:03d}")
+                teeth.apply(motions).export(partial / STAGE_MESHES / f"{number:03d}")
+    if not settings.stage_meshes and (out / STAGE_MESHES).is_dir():
+        shutil.rmtree(out / STAGE_MESHES)  # of another plan
+    for name in (AFTER, STAGE_MESHES):
+        if (out / name).exists():
+            ownership.record(out / name)
     write_json(out / MOTIONS, {
         "about": "4 x 4 matrices by FDI number, in mm, acting on columns (x, y, z, 1) in the coordinates of the "
         "meshes; proposals are in their order of rank",

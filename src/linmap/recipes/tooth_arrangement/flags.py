@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -66,10 +67,10 @@ class Apply:
         if self.n_stages is not None and self.n_stages < 1:
             raise ArgumentError(f"n_stages={self.n_stages} must be at least 1.")
         for name in ("max_shift", "max_turn", "arch_width", "arch_depth"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise ArgumentError(f"{name}={value} must be positive.")
-        if not self.tolerance >= 0:
-            raise ArgumentError(f"tolerance={self.tolerance} must not be negative.")
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                raise ArgumentError(f"{name}={value} must be a positive number.")
+        if not 0 <= self.tolerance < math.inf:
+            raise ArgumentError(f"tolerance={self.tolerance} must be a number of at least 0.")
         self.held()
 
     def held(self) -> tuple[int, ...]:
