@@ -313,3 +313,50 @@ def test_losses_refuse_by_name():
         arrangement_loss(*problem(), reference="both")  # pyright: ignore
     with pytest.raises(ValueError, match="reduction"):
         arrangement_loss(*problem(), reduction="none")  # pyright: ignore
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.parametrize("mask", [(1, 32), (2, 31), (32,)])
+def test_a_mask_of_another_batch_is_refused_not_stretched(mask):
+    mask = torch.ones(mask, dtype=torch.bool)
+    y, t, context = torch.zeros(2, 32, 9), torch.zeros(2), torch.zeros(2, 32, 5)
+    calls = [
+        lambda: ToothDenoiser(5, width=8, depth=1)(y, t, context, mask),
+        lambda: ToothContext(depth=1)(torch.zeros(2, 32, 768), torch.zeros(2, 1024), y[..., :3], mask),
+        lambda: PointEncoder()(torch.zeros(2, 32, 4, 3), mask),
+        lambda: MeshEncoder(8, 1, 2)(torch.zeros(2, 32, 64, 10), torch.zeros(2, 32, 64, 3), mask),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"^mask must be \(2, 32\), got shape"):
+            call()
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+def test_networks_name_the_input_of_another_shape():
+    y, t, context = torch.zeros(2, 32, 9), torch.zeros(2), torch.zeros(2, 32, 5)
+    mesh, jaws, features = torch.zeros(2, 32, 768), torch.zeros(2, 1024), torch.zeros(2, 3, 64, 10)
+    denoiser, joint, encoder = ToothDenoiser(5, width=8, depth=1), ToothContext(depth=1), MeshEncoder(8, 1, 2)
+    calls = {
+        "y": lambda: denoiser(y[:, :31], t, context),
+        "context": lambda: denoiser(y, t, context[..., :4]),
+        "mesh": lambda: joint(mesh[..., :7], jaws, y[..., :3]),
+        "global": lambda: joint(mesh, jaws[:1], y[..., :3]),
+        "centroid": lambda: joint(mesh, jaws, y[:, :3, :3]),
+        "features": lambda: encoder(features[..., :9], features[..., :3]),
+        "centers": lambda: encoder(features, features[:, :2, :, :3]),
+        "points": lambda: PointEncoder()(torch.zeros(2, 31, 4, 3), torch.ones(2, 31)),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"^{name} .*must be|^{name} must be"):
+            call()
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+def test_a_mask_of_numbers_is_one_of_booleans():
+    torch.manual_seed(0)
+    mask = torch.ones(2, 32, dtype=torch.bool)
+    mask[1, ::3] = False
+    denoiser, y = ToothDenoiser(5, width=8, depth=1), torch.randn(2, 32, 9)
+    of = [denoiser(y, torch.ones(2), torch.ones(2, 32, 5), m) for m in (mask, mask.float(), mask.long())]
+    assert torch.equal(of[0], of[1])
+    assert torch.equal(of[0], of[2])

@@ -14,6 +14,36 @@ Tokens = Float[Tensor, "batch tokens width"]
 Present = Bool[Tensor, "batch tokens"]
 
 
+def expect_shape(name: str, value: Tensor, *shape: int | str) -> None:
+    """Refuse a value of another shape; a word stands for any number.
+
+    Raises
+    ------
+    ValueError
+        If it is of another shape; the message begins with `name`.
+    """
+    fits = value.ndim == len(shape) and all(
+        isinstance(want, str) or want == got for want, got in zip(shape, value.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join(map(str, shape))
+        raise ArgumentError(f"{name} must be ({wanted}), got shape {tuple(value.shape)}.")
+
+
+def present(name: str, mask: Tensor | None, *shape: int) -> Tensor | None:
+    """The mask as booleans, of exactly this shape, for one of another batch would be stretched without a word.
+
+    Raises
+    ------
+    ValueError
+        If it is of another shape.
+    """
+    if mask is None:
+        return None
+    expect_shape(name, mask, *shape)
+    return mask.bool()
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; keys of absent tokens do not count.
 

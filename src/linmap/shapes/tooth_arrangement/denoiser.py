@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from linmap.errors import ArgumentError
-from linmap.shapes.tooth_arrangement.blocks import Block
+from linmap.shapes.tooth_arrangement.blocks import Block, expect_shape, present
 from linmap.shapes.tooth_arrangement.diffusion import time_embedding
 from linmap.shapes.tooth_arrangement.slots import TEETH
 
@@ -66,7 +66,17 @@ class ToothDenoiser(nn.Module):
         mask: Bool[Tensor, "batch 32"] | None = None,
     ) -> Float[Tensor, "batch 32 9"]:
         """y_0 for noised motions y at times t (B,). With a mask, absent teeth are no keys, and their inputs and
-        outputs are zeros."""
+        outputs are zeros.
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit.
+        """
+        expect_shape("y", y, "B", TEETH, MOTION)
+        first = next((layer for layer in self.context_mlp.modules() if isinstance(layer, nn.Linear)), None)
+        expect_shape("context", context, len(y), TEETH, "features" if first is None else first.in_features)
+        mask = present("mask", mask, len(y), TEETH)
         if t.shape != y.shape[:1]:
             raise ArgumentError(f"t must be ({len(y)},), one time for each of the batch, got {tuple(t.shape)}.")
         if mask is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from linmap.errors import ArgumentError
 from linmap.geometry.points import ball_query, farthest_points
-from linmap.shapes.tooth_arrangement.blocks import Block
+from linmap.shapes.tooth_arrangement.blocks import Block, expect_shape, present
 from linmap.shapes.tooth_arrangement.features import PATCH
 from linmap.shapes.tooth_arrangement.slots import TEETH
 
@@ -51,7 +51,16 @@ class MeshEncoder(nn.Module):
         centers: Float[Tensor, "batch patches 64 3"],
         mask: Bool[Tensor, "batch patches"] | None = None,
     ) -> Float[Tensor, "batch width"]:
-        """The maximum over the patches; those that the mask leaves out do not count, and a mesh without any gives 0."""
+        """The maximum over the patches; those that the mask leaves out do not count, and a mesh without any gives 0.
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit.
+        """
+        expect_shape("features", features, "B", "patches", PATCH, 10)
+        expect_shape("centers", centers, *features.shape[:2], PATCH, 3)
+        mask = present("mask", mask, *features.shape[:2])
         if mask is None:
             return self.tokens(features, centers).amax(1)
         absent = ~mask[..., None]
@@ -81,8 +90,11 @@ class PointEncoder(nn.Module):
         Raises
         ------
         ValueError
-            If a case has no tooth.
+            If a shape does not fit, or a case has no tooth.
         """
+        expect_shape("points", points, "B", TEETH, "P", 3)
+        expect_shape("mask", mask, len(points), TEETH)
+        mask = mask.bool()
         if not mask.any(1).all():
             raise ArgumentError(f"mask leaves case {int(mask.any(1).long().argmin())} without teeth.")
         there = mask[..., None].expand(points.shape[:3]).flatten(1)
@@ -152,7 +164,17 @@ class ToothContext(nn.Module):
         centroid: Float[Tensor, "batch 32 3"],
         mask: Bool[Tensor, "batch 32"] | None = None,
     ) -> Float[Tensor, "batch 32 1827"]:
-        """The context of each slot. With a mask, absent teeth are no keys, and their inputs count as zeros."""
+        """The context of each slot. With a mask, absent teeth are no keys, and their inputs count as zeros.
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit.
+        """
+        expect_shape("mesh", mesh, "B", TEETH, MESH)
+        expect_shape("global (the second argument)", jaws, len(mesh), GLOBAL)
+        expect_shape("centroid", centroid, len(mesh), TEETH, 3)
+        mask = present("mask", mask, len(mesh), TEETH)
         if mask is not None:
             mesh, centroid = mesh.masked_fill(~mask[..., None], 0), centroid.masked_fill(~mask[..., None], 0)
         x = torch.cat([self.position(centroid), mesh], -1) + self.slots
