@@ -1,9 +1,12 @@
 """The estimators: tiny ones, for their laws."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
+from linmap import artifacts
 from linmap.errors import ArtifactError
 from linmap.shapes.tooth_arrangement import (
     FDI,
@@ -244,3 +247,25 @@ def test_pairs_with_holes_are_refused(pairs):
     with pytest.raises(ValueError, match="without teeth"):
         TADPM(**TINY).fit(empty)
     assert len(FDI) == 32
+
+
+@pytest.mark.parametrize("lost", ["scales", "parameters", "turns.mean"])
+def test_a_folder_without_a_part_is_told_as_such(lost, tadpm, tmp_path):
+    tadpm.save(tmp_path)
+    config, tensors = artifacts.load(tmp_path, "tooth_arrangement")
+    for values in (config, tensors):
+        values.pop(lost, None)
+    artifacts.save(tmp_path, "tooth_arrangement", config, tensors, seed=0)
+    with pytest.raises(ArtifactError, match="damaged, or was written by another version"):
+        TADPM.load(tmp_path)
+
+
+@pytest.mark.parametrize(("kept", "told"), [((11,), True), ((11, 21), True), ((16, 11, 26), False)])
+def test_too_few_teeth_for_a_pose_are_told(kept, told, tadpm, teeth):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        few = ToothSet({fdi: teeth.meshes[fdi] for fdi in kept})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tadpm.arrange(few, n_samples=1)
+    assert any("pose" in str(one.message) for one in caught) == told

@@ -234,3 +234,24 @@ def test_widths_of_a_set_up_are_those_of_its_shapes(pairs):
         widths = metrics.tooth_widths(pairs.after[0], pairs.mask[0])
     assert set(widths) == {fdi for fdi, here in zip(FDI, pairs.mask[0].tolist(), strict=True) if here}
     assert all(3 < width < 14 for width in widths.values())
+
+
+def test_values_that_are_not_finite_count_only_where_no_tooth_is(pairs):
+    slot = int(pairs.mask[0].nonzero()[0, 0])
+    wild, turned = pairs.before.clone(), pairs.rotation.clone()
+    wild[0, slot, 0, 0] = turned[0, slot, 0, 0] = float("nan")
+    calls = {
+        "pred": lambda: metrics.add(wild, pairs.after, pairs.mask),
+        "true": lambda: metrics.pa_add(pairs.after, wild, pairs.mask),
+        "before": lambda: metrics.csa(wild, pairs.after, pairs.after, pairs.mask),
+        "R_pred": lambda: metrics.me_rot(turned, pairs.rotation, pairs.mask),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"^{name} holds values that are not finite"):
+            call()
+
+
+@pytest.mark.parametrize("threshold", [-1.0, math.nan, math.inf])
+def test_a_threshold_is_a_number_of_mm(threshold, pairs):
+    with pytest.raises(ValueError, match=r"^threshold"):
+        metrics.csa(pairs.before, pairs.after, pairs.after, pairs.mask, threshold=threshold)

@@ -152,3 +152,12 @@ def test_the_statistics_are_read_in_slot_order():
     assert (x[14:].diff() > 0).all()
     outward = (statistics.shape * statistics.normals).sum(-1) > 0
     assert outward.float().mean() > 0.99
+
+
+@pytest.mark.parametrize("content", [None, b"no archive", b"PK\x03\x04 half of one"])
+def test_a_file_that_holds_no_statistics_is_named(content, tmp_path):
+    path = tmp_path / "shapes.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"path: .*shapes\.npz"):
+        DentitionSimulator(path)

@@ -21,7 +21,7 @@ from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.geometry.rigid import rotation_from_six, six_from_rotation
 from linmap.shapes.tooth_arrangement.augmentation import Batch, augmented
 from linmap.shapes.tooth_arrangement.diffusion import CosineDDIM
-from linmap.shapes.tooth_arrangement.frames import mean_arch, registered
+from linmap.shapes.tooth_arrangement.frames import fixes_pose, mean_arch, registered
 from linmap.shapes.tooth_arrangement.guidance import ArchForm
 from linmap.shapes.tooth_arrangement.network import ArrangementNetwork
 from linmap.shapes.tooth_arrangement.pairs import ToothPairs, motion_matrices
@@ -160,7 +160,8 @@ class _Arranger(BaseEstimator):
         Warns
         -----
         UserWarning
-            If there are teeth that no training pair had, such as third molars: they stay where they are.
+            If there are teeth that no training pair had, such as third molars: they stay where they are. If there are
+            too few teeth to tell the pose of the model.
         """
         check_is_fitted(self, "model_")
         if not isinstance(teeth, ToothSet):
@@ -174,6 +175,12 @@ class _Arranger(BaseEstimator):
         case = _unmoved(teeth.points(self.points), teeth.centroids(), mask)
         generator = torch.Generator().manual_seed(seed)
         self._check_pairs(case)
+        if not fixes_pose(case.centroid[0, mask & self._seen]):
+            warnings.warn(
+                "the pose of the model cannot be told from fewer than three teeth, or teeth on a line; motions hold "
+                "only if it stands as the training pairs do.",
+                stacklevel=2,
+            )
         y = self._predicted(case, n_samples, generator, slots, form if form else None)[:, 0]
         motions = motion_matrices(case.centroid, y).numpy()
         held = slots + (mask & ~self._seen).nonzero()[:, 0].tolist()
@@ -213,17 +220,18 @@ class _Arranger(BaseEstimator):
             If it holds the other estimator's.
         """
         config, tensors = artifacts.load(folder, SYSTEM)
-        if config["estimator"] != cls.__name__:
-            raise ArgumentError(f"{folder} holds a {config['estimator']}, not a {cls.__name__}; load it by that.")
-        self = cls(**config["parameters"])
-        self.scales_, self.mean_arch_ = (
-            Scales(**config["scales"]),
-            torch.tensor(config["mean_arch"], dtype=torch.float64),
-        )
-        self.turns_, self.shifts_ = Turns.from_tensors(tensors), Shifts.from_tensors(tensors)
-        self.history_, self.model_ = None, self._build()
-        self.model_.load_state_dict(tensors)
-        self.model_.eval()
+        with artifacts.reading(folder):
+            if config["estimator"] != cls.__name__:
+                raise ArgumentError(f"{folder} holds a {config['estimator']}, not a {cls.__name__}; load it by that.")
+            self = cls(**config["parameters"])
+            self.scales_, self.mean_arch_ = (
+                Scales(**config["scales"]),
+                torch.tensor(config["mean_arch"], dtype=torch.float64),
+            )
+            self.turns_, self.shifts_ = Turns.from_tensors(tensors), Shifts.from_tensors(tensors)
+            self.history_, self.model_ = None, self._build()
+            self.model_.load_state_dict(tensors)
+            self.model_.eval()
         return self
 
     # -- parts ---------------------------------------------------------------------------------------------------------

@@ -28,6 +28,15 @@ def registered(
     return R, t
 
 
+def fixes_pose(centroid: Float[Tensor, "teeth 3"]) -> bool:
+    """Whether tooth centres say how a model is turned: three or more, not on a line."""
+    try:
+        kabsch(centroid, centroid)
+    except ArgumentError:
+        return False
+    return True
+
+
 def mean_arch(centroid: Float[Tensor, "cases 32 3"], mask: Bool[Tensor, "cases 32"]) -> Float[Tensor, "32 3"]:
     """The mean place of each tooth about the middle of its model, of the cases that have it.
 

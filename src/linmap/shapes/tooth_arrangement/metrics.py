@@ -110,6 +110,8 @@ def csa(before: Any, pred: Any, true: Any, mask: Any, threshold: float = 0.1) ->
         As `add`.
     """
     before, pred, true, mask = _points(before=before, pred=pred, true=true, mask=mask)
+    if not 0 <= threshold < math.inf:
+        raise ArgumentError(f"threshold must be a number of mm of at least 0, got {threshold}.")
     moved, meant = pred[mask] - before[mask], true[mask] - before[mask]
     sizes = torch.linalg.vector_norm(meant, dim=-1)
     counts = sizes.mean(-1) >= threshold
@@ -136,6 +138,8 @@ def me_rot(R_pred: Any, R_true: Any, mask: Any) -> float:
             f"R_pred and R_true must be (B, {TEETH}, 3, 3), got {tuple(pred.shape)} and {tuple(true.shape)}."
         )
     mask = _mask(mask, pred.shape[:-2])
+    for name, values in (("R_pred", pred), ("R_true", true)):
+        _check_finite(name, values, mask)
     return float(torch.rad2deg(geodesic_angle(pred[mask].double(), true[mask].double())).mean())
 
 
@@ -303,8 +307,15 @@ def _points(*, mask: Any, **named: Any) -> list[Tensor]:
             )
         batches.append(points)
     mask = torch.as_tensor(mask)
-    mask = mask[None] if mask.ndim == 1 else mask
-    return [*batches, _mask(mask, batches[0].shape[:2])]
+    mask = _mask(mask[None] if mask.ndim == 1 else mask, batches[0].shape[:2])
+    for name, points in zip(named, batches, strict=True):
+        _check_finite(name, points, mask)
+    return [*batches, mask]
+
+
+def _check_finite(name: str, values: Tensor, mask: Tensor) -> None:
+    if not values[mask].isfinite().all():
+        raise ArgumentError(f"{name} holds values that are not finite for a tooth that is there; take it off the mask.")
 
 
 def _mask(values: Any, shape: Any) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -43,13 +44,18 @@ class ShapeStatistics:
         Raises
         ------
         DataError
-            If an array is missing.
+            If the file is not there or is no .npz file, or an array is missing.
         """
         path = DEFAULT if path is None else Path(path)
-        with np.load(path, allow_pickle=False) as file:
-            if missing := [name for name in ARRAYS if name not in file]:
-                raise DataError(f"{path} is no file of tooth statistics: it lacks {', '.join(missing)}.")
-            arrays = {name: file[name] for name in ARRAYS}
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                if missing := [name for name in ARRAYS if name not in file]:
+                    raise DataError(f"path: {path} is no file of tooth statistics: it lacks {', '.join(missing)}.")
+                arrays = {name: file[name] for name in ARRAYS}
+        except DataError:
+            raise
+        except (OSError, ValueError, AttributeError, TypeError, BadZipFile) as error:
+            raise DataError(f"path: {path} cannot be read as a file of tooth statistics ({error}).") from None
         slots = np.array([SLOT[int(fdi)] for fdi in arrays["fdi"]])
         order = np.argsort(slots)
         part = {
