@@ -269,3 +269,11 @@ def test_too_few_teeth_for_a_pose_are_told(kept, told, tadpm, teeth):
         warnings.simplefilter("always")
         tadpm.arrange(few, n_samples=1)
     assert any("pose" in str(one.message) for one in caught) == told
+
+
+def test_teeth_that_are_all_held_are_proposed_where_they_are(tadpm, pairs):
+    case = pairs[torch.tensor([0])].to(torch.float64)
+    held = case.mask[0].nonzero()[:, 0].tolist()
+    y = tadpm._predicted(case, 1, seeded(), held)[0, 0, held]
+    assert (y[:, :3] - case.centroid[0, held]).abs().max() < 1e-3
+    assert (y[:, 3:] - y.new_tensor([1.0, 0, 0, 0, 1, 0])).abs().max() < 1e-4
