@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -51,6 +52,7 @@ def complete(
         if temperature
         else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     )
+    generate: Any = model.generate
     device, end = next(model.parameters()).device, tokenizer.eos_token_id
     answers = [""] * len(prompts)
     for part in by_length([len(ids) for ids in prompts], batch_size, "answering"):
@@ -58,7 +60,7 @@ def complete(
         length = max(map(len, rows))
         ids = padded(rows, length, 0, side="left").to(device)
         mask = padded([[1] * len(row) for row in rows], length, 0, side="left").to(device)
-        written = model.generate(  # pyright: ignore[reportCallIssue]
+        written = generate(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=max_new_tokens,
@@ -83,7 +85,8 @@ def by_length(lengths: Sequence[int], size: int, description: str) -> Iterable[l
 def _check_prompt(record: TextRecord, ids: list[int], model: nn.Module, max_new_tokens: int) -> None:
     if not ids:
         raise DataError(f"{record.place}: the prompt is empty; there is nothing to continue.")
-    positions = getattr(model.config, "max_position_embeddings", None)  # pyright: ignore[reportAttributeAccessIssue]
+    config: Any = model.config
+    positions = getattr(config, "max_position_embeddings", None)
     if isinstance(positions, int) and len(ids) + max_new_tokens > positions:
         raise DataError(
             f"{record.place}: {len(ids)} tokens and {max_new_tokens} new ones exceed the {positions} positions of the "

@@ -88,7 +88,8 @@ def _from_peft(folder: Path) -> tuple[BoneConfig, dict[str, Tensor]]:
         raise ArgumentError(f"{config_file}: peft_type must be 'BONE' or 'MISS', got {kind!r}; PeftModel loads others.")
     if saved.get("bias", "none") not in ("none", "all"):
         raise ArgumentError(f"{config_file}: bias={saved['bias']!r} is not supported; 'none' and 'all' are.")
-    mode: Mode = {"bat": "bat", "mini": "mini"}.get(saved.get("init_weights"), "add")  # pyright: ignore
+    modes: dict[Any, Mode] = {"bat": "bat", "mini": "mini"}
+    mode = modes.get(saved.get("init_weights"), "add")
     config = BoneConfig(
         r=saved["r"],
         mode=mode,

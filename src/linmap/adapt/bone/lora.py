@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -36,7 +37,7 @@ def to_lora(
         If the mode is "bat" or "bat-row": their change depends on W and is not of low rank.
     """
     if isinstance(adapter, BoneLayer):
-        adapter = adapter.adapters[adapter_name]  # pyright: ignore[reportAssignmentType]
+        adapter = cast(BoneAdapter, adapter.adapters[adapter_name])
     if not isinstance(adapter, AddAdapter):
         raise ArgumentError(
             f"mode {adapter.mode!r} has no LoRA of rank r, for its change depends on the weight and has full rank; "

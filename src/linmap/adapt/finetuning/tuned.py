@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
@@ -189,7 +189,7 @@ class FineTuned:
         base = load_pretrained(base_folder(folder, config["model"], allow_download), kind, dtype)
         try:
             with quiet_libraries():
-                model: nn.Module = PeftModel.from_pretrained(base, str(folder))  # pyright: ignore[reportArgumentType]
+                model: nn.Module = PeftModel.from_pretrained(cast(Any, base), str(folder))
             if config["task"] == "classification":
                 model = TextClassifier(model, len(config["labels"]))
                 model.head.load_state_dict(load_file(folder / HEAD))

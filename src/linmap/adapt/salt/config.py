@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from peft import PeftConfig
 from torch import Tensor, nn
@@ -125,7 +125,7 @@ class SaltModel(AdapterTuner):
         unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
         found = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
-        if config.save == "delta":  # pyright: ignore[reportAttributeAccessIssue]
+        if cast(SaltConfig, config).save == "delta":
             for path, layer in model.named_modules():
                 if isinstance(layer, SaltLayer) and adapter_name in layer.adapters:
                     start = f"{path}.{layer.adapters_name}.{adapter_name}."

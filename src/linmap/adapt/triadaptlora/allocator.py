@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -87,7 +87,7 @@ class RankAllocator:
 
     def __init__(self, model: nn.Module, config: TriAdaptLoraConfig, adapter_name: str = "default") -> None:
         self.model, self.config, self.adapter_name = model, config, adapter_name
-        layers = triadapt_layers(model, adapter_name)
+        layers: dict[str, Any] = triadapt_layers(model, adapter_name)
         if not layers:
             raise ArgumentError(f"the model has no layer with a TriAdaptLoRA adapter named {adapter_name!r}.")
         if config.growth != "none" and config.total_step is None:
@@ -96,8 +96,7 @@ class RankAllocator:
                 "training, by which the growth is timed."
             )
         self.adapters: dict[str, TriAdaptAdapter] = {
-            name: layer.adapters[adapter_name]
-            for name, layer in layers.items()  # pyright: ignore
+            name: layer.adapters[adapter_name] for name, layer in layers.items()
         }
         self.target = config.target_total_rank or config.reference_rank * len(layers)
         self._check_budget()
@@ -226,7 +225,7 @@ class RankAllocator:
         config, ranks = self.config, self.ranks()
         limits = {name: self._limit(adapter) for name, adapter in self.adapters.items()}
         candidates = {name: score for name, score in scores.items() if ranks[name] < limits[name]}
-        m = progress(step, config.init_warmup, config.total_step)  # pyright: ignore[reportArgumentType]
+        m = progress(step, config.init_warmup, cast(int, config.total_step))
         n = layers_to_grow(self.target - sum(ranks.values()), m, config.growth, len(ranks))
         chosen = ranking(candidates)[:n]
         grown = grown_ranks(ranks, chosen, config.add_rank, limits, self.target)
@@ -266,9 +265,9 @@ class RankAllocator:
         optimizer = getattr(optimizer, "optimizer", optimizer)
         if self._optimizer is None or self._optimizer() is not optimizer:
             self._optimizer = weakref.ref(optimizer)
-            maps = {name: adapter.map for name, adapter in self.adapters.items()}
+            maps: dict[str, Any] = {name: adapter.map for name, adapter in self.adapters.items()}
             if all(isinstance(map, TriangularPair) for map in maps.values()):
-                SlotClock(optimizer, maps, self._births)  # pyright: ignore[reportArgumentType]
+                SlotClock(optimizer, maps, self._births)
 
     def stepping(self, optimizer: Optimizer) -> None:
         """An optimiser is about to step: the first one that moves the adapter is the one."""

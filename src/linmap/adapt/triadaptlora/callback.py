@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
@@ -31,7 +31,8 @@ class TriAdaptCallback(TrainerCallback, ExportableState):
         **kwargs: Any,
     ) -> None:
         if state.global_step:
-            saved: Any = (state.stateful_callbacks or {}).get(type(self).__name__)  # pyright: ignore
+            kept: dict[str, Any] = cast(Any, state.stateful_callbacks) or {}
+            saved = kept.get(type(self).__name__)
             saved = saved if isinstance(saved, list) else [saved] if saved else []  # a list where there are several
             states = [item["attributes"] for item in saved]
             own = [item["allocator"] for item in states if item["adapter"] == self.allocator.adapter_name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from peft import PeftConfig
@@ -185,8 +185,9 @@ class TriAdaptLoraModel(AdapterTuner):
         ranks = {
             name: layer.adapters[adapter_name].rank for name, layer in triadapt_layers(model, adapter_name).items()
         }
-        if any(config.rank_of(name) != rank for name, rank in ranks.items()):  # pyright: ignore
-            config.rank_pattern = ranks  # pyright: ignore[reportAttributeAccessIssue]
+        ours = cast(TriAdaptLoraConfig, config)
+        if any(ours.rank_of(name) != rank for name, rank in ranks.items()):
+            ours.rank_pattern = ranks
         found = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
         for name in [name for name in found if name.endswith(".map._extra_state")]:
             R, start = int(found.pop(name)), name.removesuffix("_extra_state")
@@ -212,11 +213,12 @@ class TriAdaptLoraModel(AdapterTuner):
             if found and name:
                 saved[name] = A.shape[0]
                 state[key.removesuffix("A") + "_extra_state"] = torch.tensor(A.shape[0])
-        given = config.rank_pattern is not None  # pyright: ignore[reportAttributeAccessIssue]
+        ours = cast(TriAdaptLoraConfig, config)
+        given = ours.rank_pattern is not None
         if given and not any(adapter.grown for adapter in adapters.values()):
             check_same_ranks(saved, ranks)
         if saved != ranks and saved:
-            config.rank_pattern = {**ranks, **saved}  # pyright: ignore[reportAttributeAccessIssue]
+            ours.rank_pattern = {**ranks, **saved}
         return state
 
 

@@ -140,7 +140,7 @@ def attach_cache_transform(attention: nn.Module, transform: CacheTransform) -> N
             "and keys cannot be transformed; set q_bits=16, k_bits=16 and v_bits=16."
         )
     attention.cache_transform = transform
-    attention.config = ConfigView(config)  # pyright: ignore[reportArgumentType]
+    cast(Any, attention).config = ConfigView(config)
     attention.register_forward_pre_hook(_wrap_cache, with_kwargs=True)
     attention.register_forward_hook(_check_queries)
 

@@ -91,7 +91,7 @@ def start_student(
                 W = [student.linear(part).linear.weight for part, place in SITES_OF.items() if place == site]
                 w_max = torch.stack([weight.detach().float().abs().amax(0) for weight in W]).amax(0)
                 c = smooth_scale(w_max, channels.maxima[site], config.alpha)
-                cast(SiteTransform, student.sites[site]).scale.data.copy_(c)  # pyright: ignore
+                cast(Tensor, cast(SiteTransform, student.sites[site]).scale).data.copy_(c)
     student.refresh()
     return student
 

@@ -126,7 +126,7 @@ def _with_students(
     config = checked_config(model, config, n_jobs)
     model.eval()
     _, blocks = decoder_blocks(model, config.module_map)
-    load: LoadBlock = blocks.__getitem__  # pyright: ignore[reportAssignmentType]
+    load = cast(LoadBlock, blocks.__getitem__)
     trained = train_blocks(model, load, tokens, config, text, work, n_jobs, resume)
     model.requires_grad_(False)
     teacher = teacher_of(model) if config.distil_steps else None
@@ -138,7 +138,7 @@ def _with_students(
         windows = distillation_windows(tokens, config, len(weight), text).to(weight.device)
         folder = trained.folder.distillation(windows, config)
         report.distillation = distil(model, teacher, windows, trained.config, folder, resume)
-    model.flatquant = report  # pyright: ignore[reportArgumentType]
+    cast(Any, model).flatquant = report
     return blocks, trained
 
 

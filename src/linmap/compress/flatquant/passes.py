@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, NamedTuple, no_type_check
+from typing import Any, Literal, NamedTuple, cast, no_type_check
 
 import torch
 from torch import Tensor
@@ -213,7 +213,7 @@ def _equal(a: Tensor, b: Tensor) -> Tensor:
 
 @functools.cache
 def _loop(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=True, recompile_limit=VARIANTS)  # pyright: ignore[reportCallIssue]
+    return cast(Any, torch.compile)(function, dynamic=True, recompile_limit=VARIANTS)
 
 
 @no_type_check

@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -168,7 +168,7 @@ def write(
     Of several processes the main one writes.
     """
     writes = processes().is_main_process
-    n_shards = len(model.get_submodule(path)) + 1  # pyright: ignore[reportArgumentType]
+    n_shards = len(cast(nn.ModuleList, model.get_submodule(path))) + 1
     weight_map: dict[str, str] = {}
     total = 0
     for number, tensors in enumerate(_shards(model, shards, path, blocks, dtype), 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -142,11 +142,11 @@ class FrozenPair(nn.Module):
     def fitted(self) -> FittedMap:
         """The plain matrices, in float64."""
         folded = fold(self.P.matrix().double(), self.O.matrix().double(), self.C, self.n_extra)
-        network = None
+        network: Any = None
         if self.network is not None:
             network = tuple(part.double().cpu().numpy().copy() for part in self.network.parameters())
         offset = None if self.offset is None else self.offset.double().cpu().numpy().copy()
-        return FittedMap(folded.A.cpu().numpy(), folded.B.cpu().numpy(), network, offset)  # pyright: ignore[reportArgumentType]
+        return FittedMap(folded.A.cpu().numpy(), folded.B.cpu().numpy(), network, offset)
 
 
 def to_own_vector(objective: Objective) -> Loss:

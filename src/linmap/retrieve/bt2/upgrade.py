@@ -271,8 +271,8 @@ class EmbeddingUpgrade(TransformerMixin, BaseEstimator):
                 raise ArtifactError(
                     f"{folder}: the arrays are not those that config.json speaks of; fit the run again."
                 )
-            network = tuple(arrays[name] for name in ("W1", "b1", "W2", "b2")) if "W1" in arrays else None
-            new.map_ = FittedMap(arrays["A"], arrays["B"], network, arrays.get("offset"))  # pyright: ignore
+            network: Any = tuple(arrays[name] for name in ("W1", "b1", "W2", "b2")) if "W1" in arrays else None
+            new.map_ = FittedMap(arrays["A"], arrays["B"], network, arrays.get("offset"))
             new.d_new_, new.d_old_, new.report_ = config["d_new"], config["d_old"], config["report"]
             new.n_features_in_, new.similarity_ = new.d_new_, arrays["similarity"]
             new.calibration_ = Calibration(*(tuple(config["calibration"][name]) for name in ("old", "new")))

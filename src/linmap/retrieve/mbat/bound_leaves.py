@@ -39,6 +39,7 @@ class Node(Place):
 
     def __init__(self, rules: Any, parent: Node | None = None, step: Step | None = None) -> None:
         super().__init__(rules, parent, step)
+        self.parent: Any = parent  # a Node, but at the top
         self.children: dict[Step, Node] = {}
         self.rows: dict[str | float, int] = {}
         self.others: dict[Hashable, int] = {}
@@ -192,14 +193,14 @@ class BoundLeaves:
         if self._options.path_backoff:
             bound = bound + x * self._dtype.type(self._options.path_backoff)
         if has_atoms and isinstance(node.step, str):
-            bound = bound + self._bind(node.parent, encoder.presence(node.step, node.parent))  # pyright: ignore[reportArgumentType]
+            bound = bound + self._bind(node.parent, encoder.presence(node.step, node.parent))
         return self._store(bound, rows, key)
 
     def _presence_row(self, node: Node) -> int:
         row = node.others.get("has")
         if row is None:
-            presence = self._encoder.presence(node.step, node.parent)  # pyright: ignore[reportArgumentType]
-            row = self._store(self._bind(node.parent, presence), node.others, "has")  # pyright: ignore[reportArgumentType]
+            presence = self._encoder.presence(node.step, node.parent)
+            row = self._store(self._bind(node.parent, presence), node.others, "has")
         return row
 
     def _store(self, bound: np.ndarray, rows: dict, key: Hashable) -> int:

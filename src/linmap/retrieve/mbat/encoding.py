@@ -72,13 +72,13 @@ class Encoder:
     def bind(self, place: Place, x: Num[np.ndarray, "*batch dim"]) -> Num[np.ndarray, "*batch dim"]:
         """R_p x: the operators of the path, the innermost first."""
         for above in place.upwards():
-            x = self._bind_step(above.step, x)  # pyright: ignore[reportArgumentType]
+            x = self._bind_step(above.step, x)
         return x
 
     def unbind(self, place: Place, vector: Num[np.ndarray, "*batch dim"]) -> Num[np.ndarray, "*batch dim"]:
         """R_p^T v: what the vector holds at the path, plus noise from all the rest."""
         for below in list(place.upwards())[::-1]:
-            vector = self._unbind_step(below.step, vector)  # pyright: ignore[reportArgumentType]
+            vector = self._unbind_step(below.step, vector)
         return vector
 
     def _bind_step(self, step: Step, x: np.ndarray) -> np.ndarray:

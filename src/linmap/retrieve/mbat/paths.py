@@ -98,7 +98,8 @@ class Place:
     __slots__ = ("_rank", "_reached", "depth", "ignored", "parent", "step", "weight")
 
     def __init__(self, rules: PathRules, parent: Place | None = None, step: Step | None = None) -> None:
-        self.parent, self.step = parent, step
+        self.parent = parent
+        self.step: Any = step  # a Step, but at the top
         self.depth = 0 if parent is None else parent.depth + 1
         rules.judge(self)
 
@@ -110,7 +111,7 @@ class Place:
             place = place.parent
 
     def path(self) -> Path:
-        return tuple(place.step for place in self.upwards())[::-1]  # pyright: ignore[reportReturnType]
+        return tuple(place.step for place in self.upwards())[::-1]
 
     def __str__(self) -> str:
         return format_path(self.path())
@@ -144,7 +145,7 @@ class PathRules:
         else:
             reached, ignored, rank = parent._reached, parent.ignored, parent._rank  # the common case: no patterns
             if reached:
-                reached = self._closure(set(self._advance(reached, place.step)))  # pyright: ignore[reportArgumentType]
+                reached = self._closure(set(self._advance(reached, place.step)))
         for pattern, position in reached:
             if position == len(self._patterns[pattern]):
                 ignored |= pattern < self._n_ignore

@@ -6,7 +6,7 @@ B: batch, T: seq_len, P: pred_len, N: variates, E: embedding copies, D: d_model,
 from __future__ import annotations
 
 import re
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -216,12 +216,12 @@ class OLinear_C(OLinear):
     """
 
     def __init__(
-        self, n_variates: int, seq_len: int, pred_len: int, correlation: ArrayLike | Tensor, **options: object
+        self, n_variates: int, seq_len: int, pred_len: int, correlation: ArrayLike | Tensor, **options: Any
     ) -> None:
         C = torch.as_tensor(correlation, dtype=torch.float64)
         if tuple(C.shape) != (n_variates, n_variates):
             raise ArgumentError(f"correlation must have shape ({n_variates}, {n_variates}), got {tuple(C.shape)}.")
-        super().__init__(n_variates, seq_len, pred_len, **options)  # pyright: ignore[reportArgumentType]
+        super().__init__(n_variates, seq_len, pred_len, **options)
         C = torch.where(C.isnan(), torch.eye(n_variates, dtype=C.dtype), C)
         for block in self.blocks:
             block.mixing = CorrelationMixing(C, self.d_model, self.dropout.p)

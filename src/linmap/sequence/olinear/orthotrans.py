@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -110,8 +110,10 @@ class OrthoTrans(TransformerMixin, BaseEstimator):
                 f"OrthoTrans was fitted for windows of {self.length} steps with time last, (..., {sizes}), "
                 f"got shape {tuple(x.shape)}; for (time, variate) tables transpose first."
             )
-        M = torch.as_tensor(Q.copy(), dtype=x.dtype, device=x.device) if isinstance(x, Tensor) else Q.astype(x.dtype)
-        return (M @ x[..., None])[..., 0] if self.chan_indep else x @ M.T  # pyright: ignore
+        M: Any = (
+            torch.as_tensor(Q.copy(), dtype=x.dtype, device=x.device) if isinstance(x, Tensor) else Q.astype(x.dtype)
+        )
+        return (M @ x[..., None])[..., 0] if self.chan_indep else x @ M.T
 
 
 def descending_eigenbasis(

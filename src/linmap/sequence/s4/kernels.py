@@ -7,6 +7,7 @@ real part. H features, L length.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from jaxtyping import Complex, Float
@@ -274,7 +275,7 @@ def causal_convolution(
 ) -> Float[Tensor, "B H L"]:
     """y_i = sum_{j <= i} K_{i-j} u_j, and with `reverse` plus sum_{j > i} K'_{j-i-1} u_j, by FFT."""
     L = u.shape[-1]
-    length = int(next_fast_len(2 * L - 1, real=True))  # pyright: ignore[reportArgumentType]
+    length = cast(int, next_fast_len(2 * L - 1, real=True))
     if reverse is not None:
         gap: int = length - kernel.shape[-1] - reverse.shape[-1]
         if gap < 0:  # 2L - 1: the last lag of `reverse` has no input to meet

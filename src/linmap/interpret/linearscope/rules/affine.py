@@ -28,7 +28,8 @@ def linear_in(*positions: int, keep_mark: bool = True, function: Callable[..., A
     def rule(call: Call) -> Answer:
         leaves, tree = pytree.tree_flatten((call.args, call.kwargs))
         paths, _ = pytree.tree_flatten_with_path((call.args, call.kwargs))
-        joint = [path[0].idx == 0 and path[1].idx in positions for path, _ in paths]  # pyright: ignore
+        keys: list[Any] = [path for path, _ in paths]
+        joint = [path[0].idx == 0 and path[1].idx in positions for path in keys]
         slots = [i for i, leaf in enumerate(leaves) if call.is_tracked(leaf)]
         if not all(joint[i] for i in slots):
             return Refusal("an argument that the operation is not linear in depends on the input")

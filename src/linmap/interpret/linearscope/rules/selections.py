@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -79,7 +79,9 @@ def both_extremes(call: Call) -> Answer:
     def one(u: Tensor, op: Any) -> Answer:
         return extreme(replace(call, op=op, args=(call.args[0], axes), kwargs={}, output=u))
 
-    return [one(call.output[0], aten.amin.default), one(call.output[1], aten.amax.default)]  # pyright: ignore
+    least, most = cast("tuple[Tensor, Tensor]", call.output)
+    answers: Any = [one(least, aten.amin.default), one(most, aten.amax.default)]
+    return answers
 
 
 SELECTIONS: dict[str, Rule] = {

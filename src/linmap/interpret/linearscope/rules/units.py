@@ -340,9 +340,10 @@ def norm(call: Call) -> Answer:
 def deviation_and_mean(call: Call) -> Answer:
     """var_mean and std_mean: the mean is linear."""
     z, options = call.args[0], call.kwargs
-    dims = call.args[1] if len(call.args) > 1 and not isinstance(call.args[1], bool) else None
+    dims: Any = call.args[1] if len(call.args) > 1 and not isinstance(call.args[1], bool) else None
     keep = options.get("keepdim", False)
-    return [norm(call), Frozen((z,), lambda p: p.mean(dims, keepdim=keep))]  # pyright: ignore
+    answers: Any = [norm(call), Frozen((z,), lambda p: p.mean(dims, keepdim=keep))]
+    return answers
 
 
 def reciprocal_norm(call: Call) -> Answer:
