@@ -74,11 +74,20 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     runs = experiment.run(arms(settings), [Part("", task)], seeds)
     system = NAMES[settings.group]
     return conclude(
-        "lie_decomposition", runs.rows([WARPED, CLEAN]), [WARPED, CLEAN], settings,
-        task=described(task, settings, job.data.stem if job.data else "digits"), shows=shows(runs, system),
-        limits=limits(settings), checks=checks(runs, system), tables=[by_strength(runs)], over="images",
-        pairs=by_image(runs), seeds=seeds, drawings=drawings(runs, job.out),
-    )  # fmt: skip
+        "lie_decomposition",
+        runs.rows([WARPED, CLEAN]),
+        [WARPED, CLEAN],
+        settings,
+        task=described(task, settings, job.data.stem if job.data else "digits"),
+        shows=shows(runs, system),
+        limits=limits(settings),
+        checks=checks(runs, system),
+        tables=[by_strength(runs)],
+        over="images",
+        pairs=by_image(runs),
+        seeds=seeds,
+        drawings=drawings(runs, job.out),
+    )
 
 
 # -- the arms ----------------------------------------------------------------------------------------------------------
@@ -105,14 +114,19 @@ def group_options(settings: Compare) -> dict[str, Any]:
 
 def grouped(group: str, kind: Any, options: Mapping[str, Any], note: str = "", name: str | None = None) -> Arm:
     """A `LieClassifier`."""
-    return Arm(name or NAMES[group], kind, partial(run_group, dict(options) | {"group": group}), {"group": group},
-               note=note)  # fmt: skip
+    return Arm(
+        name or NAMES[group], kind, partial(run_group, dict(options) | {"group": group}), {"group": group}, note=note
+    )
 
 
 def plain(
-    name: str, options: Mapping[str, Any], warped: bool = False, pose: Pose | None = None, note: str = "",
+    name: str,
+    options: Mapping[str, Any],
+    warped: bool = False,
+    pose: Pose | None = None,
+    note: str = "",
     channels: int | None = None,
-) -> Arm:  # fmt: skip
+) -> Arm:
     """A `PlainResNet`, as wide as the group network where `channels` are left out."""
     work = partial(run_plain, dict(options), channels or options["channels"], warped, pose)
     return Arm(name, "baseline", work, {"warped": warped, "pose": pose, "channels": channels}, note=note)
@@ -175,10 +189,12 @@ def by_strength(runs: Runs) -> Table:
 
 def checks(runs: Runs, system: str) -> list[Check]:
     """What the paper says, and what it has to be weighed against."""
-    others = [(NAMES["so2"], WARPED, "rotations alone do as well here: take the smaller group"),
-              (CNN, WARPED, "the group network does not help against warps here"),
-              (POSED, WARPED, "moments alone do as well here, at a fraction of the cost"),
-              (AUGMENTED, WARPED, "if the warps to come are known, train on warped images")]  # fmt: skip
+    others = [
+        (NAMES["so2"], WARPED, "rotations alone do as well here: take the smaller group"),
+        (CNN, WARPED, "the group network does not help against warps here"),
+        (POSED, WARPED, "moments alone do as well here, at a fraction of the cost"),
+        (AUGMENTED, WARPED, "if the warps to come are known, train on warped images"),
+    ]
     found = []
     for name, metric, otherwise in others:
         if name != system and runs.of(name):
@@ -193,7 +209,7 @@ def shows(runs: Runs, system: str) -> str:
     said = ", ".join(
         f"{arm.name} {runs.mean(arm.name, CLEAN.name):.3f} / {runs.mean(arm.name, WARPED.name):.3f}"
         for arm in runs.arms
-    )  # fmt: skip
+    )
     lost = {name: runs.mean(name, CLEAN.name) - runs.mean(name, WARPED.name) for name in (system, CNN)}
     return (
         f"Accuracy on clean / warped test images: {said}. Warps cost {system} {100 * lost[system]:.1f} points, and the "
@@ -235,6 +251,8 @@ def drawings(runs: Runs, out: Path) -> list[Any]:
 def orbit_picture(runs: Runs, path: Path) -> Picture:
     """How far logits are from invariant, seeds averaged."""
     named = {arm.name: runs.of(arm.name) for arm in runs.arms if "orbits" in runs.of(arm.name)[0].details}
-    curves = {name: {label: np.mean([run.details["orbits"][label] for run in of], 0) for label in orbits()}
-              for name, of in named.items()}  # fmt: skip
+    curves = {
+        name: {label: np.mean([run.details["orbits"][label] for run in of], 0) for label in orbits()}
+        for name, of in named.items()
+    }
     return draw_errors(curves, path)

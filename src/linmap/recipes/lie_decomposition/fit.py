@@ -35,11 +35,15 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     history = classifier.history_
     assert history is not None
     summary: dict[str, Any] = {
-        "artifact": str(job.out), "images": len(data.x), "held_out": len(data.x_test), "classes": len(data.classes),
+        "artifact": str(job.out),
+        "images": len(data.x),
+        "held_out": len(data.x_test),
+        "classes": len(data.classes),
         "parameters": sum(p.numel() for p in classifier.model_.parameters()),
-        "held_out_accuracy": round(float(clean.mean()), 4), "warped_accuracy": round(float(warped.mean()), 4),
+        "held_out_accuracy": round(float(clean.mean()), 4),
+        "warped_accuracy": round(float(warped.mean()), 4),
         "seconds": round(time.perf_counter() - start, 1),
-    }  # fmt: skip
+    }
     names = np.array(data.classes)
     with illustrated(summary, job.out / "loss.svg") as path:
         draw_curves(path, {"training": [[record.loss for record in history.epochs]]}, "epoch", "cross-entropy")

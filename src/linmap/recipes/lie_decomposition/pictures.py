@@ -31,8 +31,9 @@ def draw_kernels(model: LieResNet, path: Path) -> Picture:
     g = samples.g
     order = torch.atan2(g[:, 1, 0] - g[:, 0, 1], g[:, 0, 0] + g[:, 1, 1]).argsort().tolist()
     with figure(1.0 * len(samples) + 0.6, 1.0 * count + 0.6, nrows=count, ncols=len(samples), squeeze=False) as (
-        fig, axes,
-    ):  # fmt: skip
+        fig,
+        axes,
+    ):
         for row, kernel in zip(axes, values, strict=True):
             most = float(kernel.abs().max())
             for ax, number in zip(row, order, strict=True):
@@ -46,10 +47,11 @@ def draw_kernels(model: LieResNet, path: Path) -> Picture:
             ax.set_title(_named(samples.g[number]), fontsize=7.5)
         save_svg(fig, path)
     return Picture(
-        path.name, "Kernels over the group",
+        path.name,
+        "Kernels over the group",
         "Each row is one kernel of the lifting, each column a sample of the group: the same function, turned and "
         "stretched. Above: the angle, and the largest and smallest stretch.",
-    )  # fmt: skip
+    )
 
 
 def _samples(model: LieResNet) -> GroupSamples:
@@ -123,10 +125,11 @@ def draw_errors(errors: Mapping[str, Mapping[str, Any]], path: Path) -> Picture:
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8.5)
         save_svg(fig, path)
     return Picture(
-        path.name, "Invariance along orbits",
+        path.name,
+        "Invariance along orbits",
         "The change of the logits when test images are turned, or stretched along an axis and squeezed across it, "
         "relative to their size; the mean over images. 0 would be invariant.",
-    )  # fmt: skip
+    )
 
 
 def draw_deformation(
@@ -145,7 +148,8 @@ def draw_deformation(
         fig.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8.5)
         save_svg(fig, path)
     return Picture(
-        path.name, "Accuracy against deformation",
+        path.name,
+        "Accuracy against deformation",
         "All ranges of the random affine maps times the strength: 0 leaves images as they are, 1 is what the table "
         "shows. Lines: group networks; dashed: others. Bands: the seeds.",
-    )  # fmt: skip
+    )

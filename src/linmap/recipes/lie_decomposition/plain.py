@@ -33,8 +33,13 @@ class PlainResNet(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, kernel_size, padding=same, bias=False)
         self.conv2 = nn.Conv2d(channels, channels, kernel_size, padding=same, bias=False)
         self.conv3 = nn.Conv2d(channels, channels, kernel_size, bias=False)
-        self.head = nn.Sequential(nn.Linear(channels, head, bias=False), nn.LayerNorm(head), nn.GELU(),
-                                  Dropout(dropout), nn.Linear(head, num_classes))  # fmt: skip
+        self.head = nn.Sequential(
+            nn.Linear(channels, head, bias=False),
+            nn.LayerNorm(head),
+            nn.GELU(),
+            Dropout(dropout),
+            nn.Linear(head, num_classes),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, num_classes) of images (n, in_channels, height, width)."""

@@ -33,8 +33,10 @@ def apply(settings: Apply | ApplyTours, job: FittedJob) -> dict[str, Any]:
         )
     chances = classifier.predict_proba(clouds.batch(points, job.seed))
     predicted = classifier.classes_[chances.argmax(1)]
-    table = pd.DataFrame({"shape": clouds.names, "class": predicted}
-                         | {f"p({name})": chances[:, i] for i, name in enumerate(classifier.classes_)})  # fmt: skip
+    table = pd.DataFrame(
+        {"shape": clouds.names, "class": predicted}
+        | {f"p({name})": chances[:, i] for i, name in enumerate(classifier.classes_)}
+    )
     summary: dict[str, Any] = {"out": str(out), "shapes": len(clouds)}
     if clouds.notes:
         summary["notes"] = list(clouds.notes)

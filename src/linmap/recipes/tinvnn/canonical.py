@@ -40,17 +40,22 @@ def unfitted(settings: Canonical | Tours, job: ApplyJob) -> dict[str, Any]:
         kinds = ".csv, .parquet or .npz" if len(clouds) == 1 else f".npz, for there are {len(clouds)} clouds"
         raise UsageError(f"--out {out}: canonical poses are written as {kinds}.")
     frames, H = poses(clouds, settings)
-    flagged = {name: np.array([bool(getattr(frame, name).any()) for frame in frames])
-               for name in ("ambiguous", "degenerate")}  # fmt: skip
+    flagged = {
+        name: np.array([bool(getattr(frame, name).any()) for frame in frames]) for name in ("ambiguous", "degenerate")
+    }
     if out.suffix == ".npz":
         with artifacts.atomic_path(out) as partial_file:
             np.savez_compressed(partial_file, **arrays(clouds, frames, H))  # pyright: ignore[reportArgumentType]
     else:
         artifacts.write_table(out, pd.DataFrame(H[0], columns=pd.Index(columns(H[0].shape[1]))))
     summary: dict[str, Any] = {
-        "out": str(out), "clouds": len(clouds), "points": int(clouds.sizes().sum()), "coordinates": clouds.dim,
-        "ambiguous": int(flagged["ambiguous"].sum()), "degenerate": int(flagged["degenerate"].sum()),
-    }  # fmt: skip
+        "out": str(out),
+        "clouds": len(clouds),
+        "points": int(clouds.sizes().sum()),
+        "coordinates": clouds.dim,
+        "ambiguous": int(flagged["ambiguous"].sum()),
+        "degenerate": int(flagged["degenerate"].sum()),
+    }
     summary["notes"] = [*clouds.notes, *said(clouds, flagged, frames)]
     with illustrated(summary, out.with_suffix(".svg")) as path, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said above

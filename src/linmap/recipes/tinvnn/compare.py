@@ -63,17 +63,30 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     runs = run_arms(settings, job.out, split, {"data": fingerprint(job.data)}, seeds, job.resume)
     rows = runs.rows(METRICS)
     return conclude(
-        "tinvnn", rows, METRICS, settings, verdict=said(rows), task=described(clouds.name, split, settings),
-        shows=shows(runs), limits=limits(split, settings, runs, clouds.notes), checks=checks(runs),
-        tables=[differences(runs)], seeds=list(seeds),
+        "tinvnn",
+        rows,
+        METRICS,
+        settings,
+        verdict=said(rows),
+        task=described(clouds.name, split, settings),
+        shows=shows(runs),
+        limits=limits(split, settings, runs, clouds.notes),
+        checks=checks(runs),
+        tables=[differences(runs)],
+        seeds=list(seeds),
         drawings=drawings(split, rows, job.out),
-    )  # fmt: skip
+    )
 
 
 def run_arms(
-    settings: Compare, out: Path, split: Split, data: Mapping[str, Any], seeds: Sequence[int], resume: bool,
+    settings: Compare,
+    out: Path,
+    split: Split,
+    data: Mapping[str, Any],
+    seeds: Sequence[int],
+    resume: bool,
     arms: Sequence[Arm] | None = None,
-) -> Runs:  # fmt: skip
+) -> Runs:
     """Every method with every seed."""
     key = {k: v for k, v in asdict(settings).items() if k not in ("seeds", "rates")} | dict(data)
     arms = list(arms_of(settings)) if arms is None else arms
@@ -178,16 +191,22 @@ def limits(split: Split, settings: Compare, runs: Runs, notes: Sequence[str]) ->
     """What not to conclude."""
     error = (0.25 / len(split.test)) ** 0.5
     edge = runs.at_edge()
-    return " ".join(filter(None, [
-        f"{len(split.test)} test shapes have a standard error of up to {100 * error:.1f} points, and {settings.seeds} "
-        "seeds of one small network do not remove it: differences among the invariant methods of that size are noise.",
-        "Where all shapes stand alike the pose itself tells classes apart, and an invariant method cannot see it; "
-        "scale "
-        "is normalised away, too.",
-        f"The rate of {', '.join(edge)} is the smallest or the largest of --rates; a better one may lie beyond."
-        if edge else "",
-        *(f"{note}." for note in notes),
-    ]))  # fmt: skip
+    return " ".join(
+        filter(
+            None,
+            [
+                f"{len(split.test)} test shapes have a standard error of up to {100 * error:.1f} points, and {settings.seeds} "
+                "seeds of one small network do not remove it: differences among the invariant methods of that size are noise.",
+                "Where all shapes stand alike the pose itself tells classes apart, and an invariant method cannot see it; "
+                "scale "
+                "is normalised away, too.",
+                f"The rate of {', '.join(edge)} is the smallest or the largest of --rates; a better one may lie beyond."
+                if edge
+                else "",
+                *(f"{note}." for note in notes),
+            ],
+        )
+    )
 
 
 def checks(runs: Runs) -> list[Check]:
@@ -197,15 +216,22 @@ def checks(runs: Runs) -> list[Check]:
         gap = max(abs(a - b) for a, b in zip(runs.values(name, "I/I"), runs.values(name, "I/SO(3)"), strict=True))
         same = min(runs.values(name, UNCHANGED))
         found.append(
-            Check(f"{name}: accuracy in any pose is that of the aligned shapes", gap <= 0.005,
-                  f"largest gap {gap:.3f}, at least {same:.1%} of the answers unchanged",
-                  "poses that rounding or near-ties decide reach the network")
-        )  # fmt: skip
+            Check(
+                f"{name}: accuracy in any pose is that of the aligned shapes",
+                gap <= 0.005,
+                f"largest gap {gap:.3f}, at least {same:.1%} of the answers unchanged",
+                "poses that rounding or near-ties decide reach the network",
+            )
+        )
     raw, ours = runs.mean(RAW, "I/SO(3)"), runs.mean(FRAMES, "I/SO(3)")
     found.append(
-        Check("TinvNN is at least three times as right in any pose as raw coordinates", ours >= 3 * raw,
-              f"{ours:.3f} against {raw:.3f}", "pose matters little for these shapes, and augmentation may do")
-    )  # fmt: skip
+        Check(
+            "TinvNN is at least three times as right in any pose as raw coordinates",
+            ours >= 3 * raw,
+            f"{ours:.3f} against {raw:.3f}",
+            "pose matters little for these shapes, and augmentation may do",
+        )
+    )
     return found
 
 
@@ -215,8 +241,12 @@ def differences(runs: Runs) -> Table:
     cells: list[list[str | float | int]] = [
         [arm.name, *(runs.difference(FRAMES, arm.name, column).text() for column in columns)] for arm in runs.arms[1:]
     ]
-    return Table(f"Accuracy of {FRAMES} less that of the others", ["method", *columns], cells,
-                 "With the 95 % interval over the seeds.")  # fmt: skip
+    return Table(
+        f"Accuracy of {FRAMES} less that of the others",
+        ["method", *columns],
+        cells,
+        "With the 95 % interval over the seeds.",
+    )
 
 
 def drawings(split: Split, rows: Sequence[Any], out: Path) -> list[Drawing]:
@@ -228,7 +258,12 @@ def drawings(split: Split, rows: Sequence[Any], out: Path) -> list[Drawing]:
         return draw_poses(path, [split.test.X[i] for i in some], [str(split.test.y[i]) for i in some], TinvEmbedding())
 
     def accuracy(path: Path) -> Picture:
-        return draw_bars(path, rows, METRICS[1::-1] + METRICS[2:4], "Accuracy by protocol",
-                         "Test shapes as they stand, turned at random, three times as large, and moved.")  # fmt: skip
+        return draw_bars(
+            path,
+            rows,
+            METRICS[1::-1] + METRICS[2:4],
+            "Accuracy by protocol",
+            "Test shapes as they stand, turned at random, three times as large, and moved.",
+        )
 
     return [(out / "poses.svg", poses), (out / "accuracy.svg", accuracy)]

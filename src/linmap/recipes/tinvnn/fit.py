@@ -38,10 +38,14 @@ def fit(settings: Fit | FitTours, job: FitJob) -> dict[str, Any]:
     history = classifier.history_
     assert history is not None
     summary: dict[str, Any] = {
-        "artifact": str(job.out), "shapes": len(train), "classes": len(classifier.classes_),
-        "points": train.X.shape[1], "representation": settings.representation, "epochs": len(history.epochs),
+        "artifact": str(job.out),
+        "shapes": len(train),
+        "classes": len(classifier.classes_),
+        "points": train.X.shape[1],
+        "representation": settings.representation,
+        "epochs": len(history.epochs),
         "seconds": round(history.seconds, 1),
-    }  # fmt: skip
+    }
     if clouds.notes:
         summary["notes"] = list(clouds.notes)
     with illustrated(summary, job.out / "loss.svg") as path:
@@ -58,8 +62,9 @@ def measure(summary: dict[str, Any], classifier: PointCloudClassifier, held: Par
     found = classifier.predict(held.X)
     turned = classifier.predict(rotated(held.X, np.random.default_rng(job.seed)))
     summary |= {
-        "held_out": len(held), "held_out_accuracy": round(float((found == held.y).mean()), 4),
+        "held_out": len(held),
+        "held_out_accuracy": round(float((found == held.y).mean()), 4),
         "held_out_accuracy_turned": round(float((turned == held.y).mean()), 4),
-    }  # fmt: skip
+    }
     with illustrated(summary, job.out / "confusion.svg") as path:
         draw_confusions(path, {"held out": (held.y, found)}, classifier.classes_)

@@ -23,8 +23,14 @@ def draw_poses(
 ) -> Picture:
     """A row for each cloud (points, d): ten turned, moved and resized copies, then all ten canonical poses at once."""
     random = np.random.default_rng(seed)
-    with figure(1.0 * POSES + 2.2, 1.25 * len(clouds) + 0.35, nrows=len(clouds), ncols=POSES + 1, squeeze=False,
-                width_ratios=[1] * POSES + [1.5]) as (fig, axes):  # fmt: skip
+    with figure(
+        1.0 * POSES + 2.2,
+        1.25 * len(clouds) + 0.35,
+        nrows=len(clouds),
+        ncols=POSES + 1,
+        squeeze=False,
+        width_ratios=[1] * POSES + [1.5],
+    ) as (fig, axes):
         worst = 0.0
         for row, cloud, name in zip(axes, clouds, names, strict=True):
             copies = in_poses(_of_size_one(cloud.astype(np.float64)), random)
@@ -40,9 +46,10 @@ def draw_poses(
         axes[0][-1].set_title("all ten, canonical", fontsize=9.5)
         save_svg(fig, path)
     return Picture(
-        path.name, "The same shapes in ten poses, and in their one canonical pose",
+        path.name,
+        "The same shapes in ten poses, and in their one canonical pose",
         f"Right: the representations of all ten copies, drawn over one another; they differ by at most {worst:.1g}.",
-    )  # fmt: skip
+    )
 
 
 def _of_size_one(cloud: np.ndarray) -> np.ndarray:

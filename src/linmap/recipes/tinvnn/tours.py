@@ -36,9 +36,11 @@ def fit_solver(settings: FitTours, job: FitJob) -> dict[str, Any]:
     history = solver.history_
     assert history is not None
     summary: dict[str, Any] = {
-        "artifact": str(job.out), "cities_in_training": settings.n_cities, "steps": settings.steps,
+        "artifact": str(job.out),
+        "cities_in_training": settings.n_cities,
+        "steps": settings.steps,
         "seconds": round(history.seconds, 1),
-    }  # fmt: skip
+    }
     return summary | solved(solver, given, ApplyTours(), job.out)
 
 
@@ -79,8 +81,10 @@ def instances(path: Path | None) -> Given:
     else:
         clouds = load_clouds(path)
         names = [re.sub(r"[/.]", "_", Path(name).with_suffix("").as_posix()) for name in clouds.names]
-        found = [(path.with_name(name + path.suffix), TspInstance(name, cloud.astype(np.float64)), False)
-                 for cloud, name in zip(clouds.clouds, names, strict=True)]  # fmt: skip
+        found = [
+            (path.with_name(name + path.suffix), TspInstance(name, cloud.astype(np.float64)), False)
+            for cloud, name in zip(clouds.clouds, names, strict=True)
+        ]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise DataError(f"{path}: several clouds are named {twice}; their tours need names of their own.")
@@ -115,8 +119,15 @@ def solved(solver: TourSolver, given: Given, settings: ApplyTours, out: Path) ->
         tour = solver.solve(instance.points, n_starts=settings.n_starts, frames=settings.frames, polish=settings.polish)
         length = instance.length(tour) if rounded else tour_length(tour, instance.points)
         best = known_optimum(file) if rounded else None
-        rows.append({"instance": instance.name, "cities": len(instance), "length": length, "optimum": best,
-                     "gap": None if not best else round(length / best - 1, 4)})  # fmt: skip
+        rows.append(
+            {
+                "instance": instance.name,
+                "cities": len(instance),
+                "length": length,
+                "optimum": best,
+                "gap": None if not best else round(length / best - 1, 4),
+            }
+        )
         write_tour(out if out.suffix == ".tour" else out / f"{file.stem}.tour", instance.name, tour, length)
         gap = f", {length / best - 1:.1%} above the optimum" if best else ""
         drawn.append((f"{instance.name}: {length:g}{gap}", instance.points, tour))
@@ -141,8 +152,11 @@ def _summary(rows: list[dict[str, Any]], given: Given, out: Path) -> dict[str, A
         if gaps:
             summary |= {"mean_gap": round(float(np.mean(gaps)), 4), "largest_gap": max(gaps)}
     notes = [GEOGRAPHIC.format(name=instance.name) for _, instance, _ in given if geographic(instance.points)]
-    notes += [f"{instance.name}: lengths are those on the earth (GEO); the solver sees the degrees as a plane"
-              for _, instance, _ in given if instance.kind == "GEO"]  # fmt: skip
+    notes += [
+        f"{instance.name}: lengths are those on the earth (GEO); the solver sees the degrees as a plane"
+        for _, instance, _ in given
+        if instance.kind == "GEO"
+    ]
     if notes:
         summary["notes"] = notes[:DRAWN]
     return summary

@@ -56,16 +56,27 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     except ArgumentError as error:
         raise DataError(f"{job.data}: {error}") if "fixed" in str(error) else error from None
     chosen = proposals[settings.choose - 1]
-    told = Told(job.data.resolve().name, _summary_line(teeth, proposals, settings), _training(job.artifact),
-                tuple(notes), settings.tolerance)  # fmt: skip
+    told = Told(
+        job.data.resolve().name,
+        _summary_line(teeth, proposals, settings),
+        _training(job.artifact),
+        tuple(notes),
+        settings.tolerance,
+    )
     out.mkdir(parents=True, exist_ok=True)
     write_plan(out, teeth, proposals, chosen, settings)
     write_page(out / PAGE, teeth, proposals, told, settings.held())
     summary: dict[str, Any] = {
-        "out": str(out), "page": str(out / PAGE), "teeth": len(teeth.meshes), "fixed": list(settings.held()),
-        "proposals": len(proposals), "chosen": settings.choose, "deepest_contact_mm": round(chosen.collision, 3),
-        "stages": chosen.stages.count, "collisions_on_the_way": len(chosen.stages.collisions),
-    }  # fmt: skip
+        "out": str(out),
+        "page": str(out / PAGE),
+        "teeth": len(teeth.meshes),
+        "fixed": list(settings.held()),
+        "proposals": len(proposals),
+        "chosen": settings.choose,
+        "deepest_contact_mm": round(chosen.collision, 3),
+        "stages": chosen.stages.count,
+        "collisions_on_the_way": len(chosen.stages.collisions),
+    }
     if notes:
         summary["notes"] = [note if note.endswith((".", "?", ")")) else f"{note}." for note in notes]
     return summary
@@ -77,24 +88,41 @@ def propose(model: TADPM, teeth: ToothSet, settings: Apply, seed: int) -> list[P
     Plans without a contact over the tolerance come first, then the model's own order, in which arch form counts.
     """
     found = model.arrange(
-        teeth, n_samples=settings.proposals, fixed=settings.held(), seed=seed, arch_width=settings.arch_width,
+        teeth,
+        n_samples=settings.proposals,
+        fixed=settings.held(),
+        seed=seed,
+        arch_width=settings.arch_width,
         arch_depth=settings.arch_depth,
-    )  # fmt: skip
+    )
     neighbours, contacts, plans = NeighbourDepths(teeth), Neighbours(teeth), []
     for number, motions in enumerate(found.motions.numpy()):
         deep = sum(contacts.depth(pair, motions) > settings.tolerance for pair in contacts.pairs)
         scores = {name: float(values[number]) for name, values in found.scores.items()}
-        plans.append(Proposal(motions, movements(teeth, motions), staged(teeth, motions, settings, neighbours),
-                              scores["collision"], deep, scores["smoothness"]))  # fmt: skip
+        plans.append(
+            Proposal(
+                motions,
+                movements(teeth, motions),
+                staged(teeth, motions, settings, neighbours),
+                scores["collision"],
+                deep,
+                scores["smoothness"],
+            )
+        )
     return sorted(plans, key=lambda plan: plan.deep)  # stable: the model's order within
 
 
 def staged(teeth: ToothSet, motions: np.ndarray, settings: Apply, neighbours: NeighbourDepths) -> Stages:
     """The stages of one plan."""
     return stages_between(
-        teeth, motions, settings.n_stages, max_shift=settings.max_shift, max_turn=settings.max_turn,
-        tolerance=settings.tolerance, neighbours=neighbours,
-    )  # fmt: skip
+        teeth,
+        motions,
+        settings.n_stages,
+        max_shift=settings.max_shift,
+        max_turn=settings.max_turn,
+        tolerance=settings.tolerance,
+        neighbours=neighbours,
+    )
 
 
 def write_plan(out: Path, teeth: ToothSet, proposals: Sequence[Proposal], chosen: Proposal, settings: Apply) -> None:
@@ -109,22 +137,35 @@ def write_plan(out: Path, teeth: ToothSet, proposals: Sequence[Proposal], chosen
     for name in (AFTER, STAGE_MESHES):
         if (out / name).exists():
             ownership.record(out / name)
-    write_json(out / MOTIONS, {
-        "about": "4 x 4 matrices by FDI number, in mm, acting on columns (x, y, z, 1) in the coordinates of the "
-        "meshes; proposals are in their order of rank",
-        "fixed": list(settings.held()), "chosen": settings.choose,
-        "proposals": [
-            {"deepest_contact_mm": plan.collision, "contacts_over_tolerance": plan.deep, "smoothness": plan.smoothness,
-             "stages": plan.stages.count, "motions": _by_tooth(teeth, plan.motions)}
-            for plan in proposals
-        ],
-    })  # fmt: skip
-    write_json(out / STAGES, {
-        "about": "of the chosen proposal; the first stage is before, the last is after",
-        "max_shift_mm": settings.max_shift, "max_turn_degrees": settings.max_turn,
-        "collisions": [plain(one) for one in chosen.stages.collisions],
-        "stages": [_by_tooth(teeth, motions) for motions in chosen.stages.motions],
-    })  # fmt: skip
+    write_json(
+        out / MOTIONS,
+        {
+            "about": "4 x 4 matrices by FDI number, in mm, acting on columns (x, y, z, 1) in the coordinates of the "
+            "meshes; proposals are in their order of rank",
+            "fixed": list(settings.held()),
+            "chosen": settings.choose,
+            "proposals": [
+                {
+                    "deepest_contact_mm": plan.collision,
+                    "contacts_over_tolerance": plan.deep,
+                    "smoothness": plan.smoothness,
+                    "stages": plan.stages.count,
+                    "motions": _by_tooth(teeth, plan.motions),
+                }
+                for plan in proposals
+            ],
+        },
+    )
+    write_json(
+        out / STAGES,
+        {
+            "about": "of the chosen proposal; the first stage is before, the last is after",
+            "max_shift_mm": settings.max_shift,
+            "max_turn_degrees": settings.max_turn,
+            "collisions": [plain(one) for one in chosen.stages.collisions],
+            "stages": [_by_tooth(teeth, motions) for motions in chosen.stages.motions],
+        },
+    )
     write_table(out / MOVEMENTS, movement_table(chosen.movements))
 
 

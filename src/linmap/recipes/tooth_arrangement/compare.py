@@ -34,9 +34,13 @@ STAY, MEAN_ARCH, REGRESSION, DIFFUSION = "teeth stay", "mean arch", "regression"
 SINGLE, MEAN, BEST = "one sample", "mean of samples", "best of samples"
 NEARER = "ADD to the nearer set-up"
 METRICS = (
-    Metric("ADD", "lower", "mm", 3), Metric("PA-ADD", "lower", "mm", 3), Metric("CSA", "higher", digits=3),
-    Metric("ME_rot", "lower", "°", 2), Metric("FD_cur", "lower", "mm", 3), Metric("contact", "lower", "mm", 2),
-)  # fmt: skip
+    Metric("ADD", "lower", "mm", 3),
+    Metric("PA-ADD", "lower", "mm", 3),
+    Metric("CSA", "higher", digits=3),
+    Metric("ME_rot", "lower", "°", 2),
+    Metric("FD_cur", "lower", "mm", 3),
+    Metric("contact", "lower", "mm", 2),
+)
 COLLISION = 0.2
 MESHES = 8
 """Cases whose meshes are tried for contacts, at most; a fifth of the test cases."""
@@ -62,11 +66,20 @@ def compare(settings: Compare, job: CompareJob) -> Result:
     pairs = {name: _by_case(runs, arm, variant, first) for name, arm, variant, _ in methods(settings)}
     metrics = [*METRICS, *([Metric(NEARER, "lower", "mm", 3)] if len(parts) > 1 else [])]
     return conclude(
-        "tooth_arrangement", rows_of(runs, settings, parts), metrics, settings, over="test cases", pairs=pairs,
-        task=_task(settings, job, parts), shows=_shows(runs, settings, parts), limits=_limits(job),
-        checks=checks_of(runs, first), tables=tables_of(runs, settings, parts),
-        seeds=list(range(job.seed, job.seed + settings.seeds)), drawings=_drawings(runs, settings, parts, job.out),
-    )  # fmt: skip
+        "tooth_arrangement",
+        rows_of(runs, settings, parts),
+        metrics,
+        settings,
+        over="test cases",
+        pairs=pairs,
+        task=_task(settings, job, parts),
+        shows=_shows(runs, settings, parts),
+        limits=_limits(job),
+        checks=checks_of(runs, first),
+        tables=tables_of(runs, settings, parts),
+        seeds=list(range(job.seed, job.seed + settings.seeds)),
+        drawings=_drawings(runs, settings, parts, job.out),
+    )
 
 
 def run_arms(settings: Compare, job: CompareJob, parts: Sequence[Part]) -> Runs:
@@ -114,8 +127,9 @@ def simulated(settings: Compare, seed: int, ambiguous: bool) -> Task:
 
 def arms_of(settings: Compare) -> list[Arm]:
     """The diffusion first; its samples are drawn once for three rows."""
-    regression = {name: value for name, value in settings.options().items()
-                  if name not in ("timesteps", "sampling_steps", "eta")}  # fmt: skip
+    regression = {
+        name: value for name, value in settings.options().items() if name not in ("timesteps", "sampling_steps", "eta")
+    }
     return [
         Arm(DIFFUSION, "system", partial(_trained, partial(TADPM, **settings.options()), settings.samples)),
         Arm(REGRESSION, "baseline", partial(_trained, partial(MotionRegression, **regression), 1)),
@@ -230,10 +244,16 @@ def tables_of(runs: Runs, settings: Compare, parts: Sequence[Part]) -> list[Tabl
     tables = []
     if len(parts) > 1:
         rows: list[list[str | float | int]] = [
-            [name, *(f"{runs.mean(arm, f'{variant} {measure}', part):.3f}" for part, measure in
-                     ((ONE, "ADD"), (TWO, "ADD"), (TWO, NEARER)))]
-            for name, arm, variant, _ in methods(settings) if settings.samples > 1 or variant == SINGLE
-        ]  # fmt: skip
+            [
+                name,
+                *(
+                    f"{runs.mean(arm, f'{variant} {measure}', part):.3f}"
+                    for part, measure in ((ONE, "ADD"), (TWO, "ADD"), (TWO, NEARER))
+                ),
+            ]
+            for name, arm, variant, _ in methods(settings)
+            if settings.samples > 1 or variant == SINGLE
+        ]
         note = (
             "The best of several by the truth is chosen by what is measured: by the one that was drawn, or by the "
             "nearer of both."
@@ -241,13 +261,21 @@ def tables_of(runs: Runs, settings: Compare, parts: Sequence[Part]) -> list[Tabl
         columns = ["method", f"{ONE}: ADD (mm)", f"{TWO}: ADD to the one drawn", f"{TWO}: {NEARER}"]
         tables.append(Table("Where the set-up follows from the input, and where two are right", columns, rows, note))
     depths = [
-        [name, f"{runs.mean(name, f'{SINGLE} contact'):.2f}", f"{runs.mean(name, 'ranked contact'):.2f}",
-         f"{100 * runs.mean(name, 'ranked without contact'):.0f} %"]
+        [
+            name,
+            f"{runs.mean(name, f'{SINGLE} contact'):.2f}",
+            f"{runs.mean(name, 'ranked contact'):.2f}",
+            f"{100 * runs.mean(name, 'ranked without contact'):.0f} %",
+        ]
         for name in (DIFFUSION, REGRESSION)
-    ]  # fmt: skip
+    ]
     if runs.values(DIFFUSION, "ranked contact"):
-        columns = ["method", "deepest contact as proposed (mm)", "first by rank, moved apart (mm)",
-                   f"cases without a contact over {COLLISION:g} mm"]  # fmt: skip
+        columns = [
+            "method",
+            "deepest contact as proposed (mm)",
+            "first by rank, moved apart (mm)",
+            f"cases without a contact over {COLLISION:g} mm",
+        ]
         count = len(parts[0].data.sets)
         note = f"On the meshes of {count} cases; the ranked one is of {settings.samples} (regression: of one)."
         tables.append(Table("Neighbours that stand in each other", columns, [list(row) for row in depths], note))
@@ -258,16 +286,23 @@ def checks_of(runs: Runs, part: str) -> list[Check]:
     """What the protocol of the method promises on pairs whose set-up follows from the input."""
     stay, one = runs.mean(STAY, f"{SINGLE} ADD", part), runs.mean(DIFFUSION, f"{SINGLE} ADD", part)
     checks = [
-        Check("leaving the teeth has at least twice the error of one sample", stay >= 2 * one,
-              f"ADD {stay:.3f} mm against {one:.3f} mm",
-              "there are too few pairs or too few passes for the diffusion to learn the arch")
-    ]  # fmt: skip
+        Check(
+            "leaving the teeth has at least twice the error of one sample",
+            stay >= 2 * one,
+            f"ADD {stay:.3f} mm against {one:.3f} mm",
+            "there are too few pairs or too few passes for the diffusion to learn the arch",
+        )
+    ]
     if runs.values(DIFFUSION, f"{MEAN} ADD", part):
         mean = runs.mean(DIFFUSION, f"{MEAN} ADD", part)
         checks.append(
-            Check("the mean of several samples is no worse than one", mean <= one, f"ADD {mean:.3f} mm, {one:.3f} mm",
-                  "samples do not scatter about the set-up, or there are few test cases")
-        )  # fmt: skip
+            Check(
+                "the mean of several samples is no worse than one",
+                mean <= one,
+                f"ADD {mean:.3f} mm, {one:.3f} mm",
+                "samples do not scatter about the set-up, or there are few test cases",
+            )
+        )
     return checks
 
 
@@ -317,9 +352,11 @@ def _drawings(runs: Runs, settings: Compare, parts: Sequence[Part], out: Path) -
     names = [(name, _by_case(runs, arm, variant, parts[0].name)) for name, arm, variant, _ in methods(settings)]
     found = [(out / "errors.svg", partial(draw_errors, {name: values for name, values in names if values}))]
     for part in parts:
-        centers = {name: np.array(runs.of(arm, part.name)[0].details[f"{variant} centers"])
-                   for name, arm, variant, _ in methods(settings)
-                   if variant == SINGLE and arm in (DIFFUSION, REGRESSION)}  # fmt: skip
+        centers = {
+            name: np.array(runs.of(arm, part.name)[0].details[f"{variant} centers"])
+            for name, arm, variant, _ in methods(settings)
+            if variant == SINGLE and arm in (DIFFUSION, REGRESSION)
+        }
         case = f"case-{part.name.replace(' ', '-') if part.name in (ONE, TWO) else 'pairs'}.svg"
         found.append((out / case, partial(draw_case, part.data.test, part.data.valid, centers, part.name)))
     return found

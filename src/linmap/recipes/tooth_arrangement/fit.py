@@ -36,9 +36,12 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     held = held[: min(len(held), MEASURED)]
     values = measured(held, sampled(model, held, 1, job.seed)[0])
     summary: dict[str, Any] = {
-        "artifact": str(job.out), "cases": len(train), "simulated": job.data is None,
-        "held_out": len(held), **{f"held_out {name}": round(value, 4) for name, value in values.items()},
-    }  # fmt: skip
+        "artifact": str(job.out),
+        "cases": len(train),
+        "simulated": job.data is None,
+        "held_out": len(held),
+        **{f"held_out {name}": round(value, 4) for name, value in values.items()},
+    }
     if (history := model.history_) is not None:
         summary["seconds"] = round(history.seconds, 1)
         with illustrated(summary, job.out / "loss.svg") as path:

@@ -31,9 +31,17 @@ FACES = 1200
 GAP_MM = 8.0
 """Jaws whose centres are nearer than this are drawn apart."""
 COLUMNS = (
-    "tooth", "mesial, mm", "buccal, mm", "extrusion, mm", "rotation, °", "tip, °", "torque, °", "shift, mm", "turn, °",
+    "tooth",
+    "mesial, mm",
+    "buccal, mm",
+    "extrusion, mm",
+    "rotation, °",
+    "tip, °",
+    "torque, °",
+    "shift, mm",
+    "turn, °",
     "in words",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -77,14 +85,21 @@ def write_page(
     if apart:
         legend += " The jaws are drawn apart, for the files do not tell how they bite."
     html = environment.get_template("page.html.jinja").render(
-        name=told.name, summary=told.summary, training=told.training, notes=told.notes, tolerance=f"{told.tolerance:g}",
-        legend=legend, columns=COLUMNS, rows=_rows(proposals[0]),
+        name=told.name,
+        summary=told.summary,
+        training=told.training,
+        notes=told.notes,
+        tolerance=f"{told.tolerance:g}",
+        legend=legend,
+        columns=COLUMNS,
+        rows=_rows(proposals[0]),
         proposals=[_line(proposal) for proposal in proposals],
-        upper=any(slot < JAW for slot in present), lower=any(slot >= JAW for slot in present),
+        upper=any(slot < JAW for slot in present),
+        lower=any(slot >= JAW for slot in present),
         style=Markup(THEME_CSS + "\n" + (HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup((HERE / "viewer.js").read_text(encoding="utf-8")),
         data=Markup(_inside(_case(teeth, proposals, fixed, axes, apart))),
-    )  # fmt: skip
+    )
     write_text(path, html)
     return path
 
@@ -119,14 +134,16 @@ def _case(
     low, high = corners.min(0), corners.max(0)
     drawn = [
         _mesh(*teeth.meshes[FDI[slot]], centers[slot], axes)
-        | {"fdi": int(FDI[slot]), "upper": slot < JAW, "fixed": slot in held,
-           "center": _rounded(axes @ centers[slot])}
+        | {"fdi": int(FDI[slot]), "upper": slot < JAW, "fixed": slot in held, "center": _rounded(axes @ centers[slot])}
         for slot in slots
-    ]  # fmt: skip
+    ]
     return {
-        "teeth": drawn, "middle": _rounded((low + high) / 2), "size": float((high - low).max() / 2), "apart": apart,
+        "teeth": drawn,
+        "middle": _rounded((low + high) / 2),
+        "size": float((high - low).max() / 2),
+        "apart": apart,
         "proposals": [_plan(proposal, slots, centers, axes) for proposal in proposals],
-    }  # fmt: skip
+    }
 
 
 def _mesh(vertices: Any, faces: Any, center: np.ndarray, axes: np.ndarray) -> dict[str, Any]:
@@ -146,23 +163,30 @@ def _plan(proposal: Proposal, slots: Sequence[int], centers: np.ndarray, axes: n
         turns.append(_rounded(axes @ Rotation.from_matrix(motion[:3, :3]).as_rotvec(), 5))
     return {
         "progress": [_rounded(row, 4) for row in proposal.stages.progress[:, slots]],
-        "shifts": shifts, "turns": turns, "rows": _rows(proposal),
+        "shifts": shifts,
+        "turns": turns,
+        "rows": _rows(proposal),
         "collisions": [[one.stage, *one.teeth, round(one.depth_mm, 2)] for one in proposal.stages.collisions],
-    }  # fmt: skip
+    }
 
 
 def _rows(proposal: Proposal) -> list[list[Any]]:
-    return [[cell.item() if hasattr(cell, "item") else cell for cell in row]
-            for row in movement_table(proposal.movements).itertuples(index=False, name=None)]  # fmt: skip
+    return [
+        [cell.item() if hasattr(cell, "item") else cell for cell in row]
+        for row in movement_table(proposal.movements).itertuples(index=False, name=None)
+    ]
 
 
 def _line(proposal: Proposal) -> dict[str, Any]:
     return {
-        "collision": proposal.collision, "deep": proposal.deep, "smoothness": proposal.smoothness,
+        "collision": proposal.collision,
+        "deep": proposal.deep,
+        "smoothness": proposal.smoothness,
         "shift": np.mean([one.shift_mm for one in proposal.movements]),
         "turn": np.mean([one.turn_deg for one in proposal.movements]),
-        "stages": proposal.stages.count, "collisions": len(proposal.stages.collisions),
-    }  # fmt: skip
+        "stages": proposal.stages.count,
+        "collisions": len(proposal.stages.collisions),
+    }
 
 
 def _rounded(values: Any, digits: int = 3) -> list[float]:

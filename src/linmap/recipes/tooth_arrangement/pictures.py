@@ -43,8 +43,14 @@ def draw_case(
             for number, truth in enumerate(valid):
                 line = "-" if number == 0 else "--"
                 points = truth.after_centroid[0, jaw].numpy()[here]
-                ax.plot(points[:, 0], points[:, 2], line, color=INK, linewidth=1.1,
-                        label="valid set-up" if number == 0 else "the other valid set-up")  # fmt: skip
+                ax.plot(
+                    points[:, 0],
+                    points[:, 2],
+                    line,
+                    color=INK,
+                    linewidth=1.1,
+                    label="valid set-up" if number == 0 else "the other valid set-up",
+                )
             for number, (method, places) in enumerate(centers.items()):
                 _dots(ax, places[jaw][here], method, color=SERIES[number], marker="x" if number else "+", ms=8)
             ax.set(title=name, xlabel="to the patient's left, mm", aspect="equal")

@@ -75,8 +75,9 @@ def measured(pairs: ToothPairs, y: Motions) -> dict[str, float]:
     cases = range(min(len(pairs), CURVES))
     curves = [
         metrics.arch_frechet(y[case, :, :3], pairs.after_centroid[case].double(), pairs.mask[case])
-        for case in cases if _has_arch(pairs.mask[case])
-    ]  # fmt: skip
+        for case in cases
+        if _has_arch(pairs.mask[case])
+    ]
     return {
         "ADD": metrics.add(found, true, pairs.mask),
         "PA-ADD": metrics.pa_add(found, true, pairs.mask),

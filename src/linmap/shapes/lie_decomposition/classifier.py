@@ -167,10 +167,17 @@ class LieClassifier(ClassifierMixin, BaseEstimator):
         self.model_ = self.build()
         held_out = None if validation is None else self._held_out(*validation)
         self.history_: TrainingHistory | None = train(
-            self.model_, _loss, TensorDataset(images, torch.from_numpy(target)),
-            config=self.training_config(len(images)), validate=held_out, out=checkpoints, resume=resume,
-            description="LieResNet", callbacks=[_Draws(self.model_)], seed_globally=False,
-        )  # fmt: skip
+            self.model_,
+            _loss,
+            TensorDataset(images, torch.from_numpy(target)),
+            config=self.training_config(len(images)),
+            validate=held_out,
+            out=checkpoints,
+            resume=resume,
+            description="LieResNet",
+            callbacks=[_Draws(self.model_)],
+            seed_globally=False,
+        )
         self.model_.cpu()
         return self
 

@@ -57,8 +57,9 @@ class LieLayer(nn.Module):
         self.padding = check_count("padding", padding, 0)
         check_choice("mask", mask, Mask)
         self.mask: Mask = mask
-        self.kernel_net: nn.Module = Siren(features, out_channels * in_channels, hidden, w0=w0, fan=fan,
-                                           generator=generator)  # fmt: skip
+        self.kernel_net: nn.Module = Siren(
+            features, out_channels * in_channels, hidden, w0=w0, fan=fan, generator=generator
+        )
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self._kept: tuple[list, Kernels] | None = None
 

@@ -158,10 +158,16 @@ class PointCloudClassifier(ClassifierMixin, BaseEstimator):
         self.model_ = self.build()
         data = Clouds(clouds, torch.from_numpy(target))
         self.history_: TrainingHistory | None = train(
-            self.model_, self._loss, data, config=self.training_config(len(data)), out=checkpoints, resume=resume,
-            validate=None if held_out is None else self._validation(held_out), description="TinvNN",
+            self.model_,
+            self._loss,
+            data,
+            config=self.training_config(len(data)),
+            out=checkpoints,
+            resume=resume,
+            validate=None if held_out is None else self._validation(held_out),
+            description="TinvNN",
             seed_globally=False,
-        )  # fmt: skip
+        )
         self.model_.cpu()
         return self
 
@@ -184,9 +190,16 @@ class PointCloudClassifier(ClassifierMixin, BaseEstimator):
         size = min(self.batch_size, samples)
         steps = self.epochs * -(-samples // size)
         return TrainingConfig(
-            epochs=self.epochs, batch_size=size, lr=self.lr, optimizer="adamw", weight_decay=self.weight_decay,
-            schedule="linear", warmup_steps=steps // 10, clip_norm=1.0, seed=self.random_state,
-        )  # fmt: skip
+            epochs=self.epochs,
+            batch_size=size,
+            lr=self.lr,
+            optimizer="adamw",
+            weight_decay=self.weight_decay,
+            schedule="linear",
+            warmup_steps=steps // 10,
+            clip_norm=1.0,
+            seed=self.random_state,
+        )
 
     def predict_proba(self, X: Any) -> Float64[np.ndarray, "n classes"]:
         """Probability of each of `classes_`."""

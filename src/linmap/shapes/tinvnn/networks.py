@@ -50,9 +50,12 @@ class PointNet(nn.Module):
             layers += [nn.Linear(before, after), nn.LayerNorm(after), nn.ReLU()]
         self.points = nn.Sequential(*layers)
         self.head = nn.Sequential(
-            nn.Linear(2 * sizes[-1], hidden), nn.LayerNorm(hidden), nn.ReLU(), Dropout(dropout),
+            nn.Linear(2 * sizes[-1], hidden),
+            nn.LayerNorm(hidden),
+            nn.ReLU(),
+            Dropout(dropout),
             nn.Linear(hidden, classes),
-        )  # fmt: skip
+        )
 
     def forward(
         self, H: Float[Tensor, "batch n d"], mask: Bool[Tensor, "batch n"] | None = None

@@ -107,9 +107,15 @@ class TourSolver(BaseEstimator):
         self.model_ = self.build()
         data = UniformInstances(self.steps * self.batch_size, self.n_cities, self.random_state)
         self.history_: TrainingHistory | None = train(
-            self.model_, _loss, data, config=self.training_config(), out=checkpoints, resume=resume,
-            description="tours", seed_globally=False,
-        )  # fmt: skip
+            self.model_,
+            _loss,
+            data,
+            config=self.training_config(),
+            out=checkpoints,
+            resume=resume,
+            description="tours",
+            seed_globally=False,
+        )
         self.model_.cpu()
         return self
 
@@ -123,9 +129,15 @@ class TourSolver(BaseEstimator):
     def training_config(self) -> TrainingConfig:
         """Adam at a falling rate, one pass over the instances."""
         return TrainingConfig(
-            epochs=1, batch_size=self.batch_size, lr=self.lr, weight_decay=1e-6, schedule="linear",
-            clip_norm=1.0, checkpoint_every=100, seed=self.random_state,
-        )  # fmt: skip
+            epochs=1,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            weight_decay=1e-6,
+            schedule="linear",
+            clip_norm=1.0,
+            checkpoint_every=100,
+            seed=self.random_state,
+        )
 
     def solve(
         self, X: Any, *, n_starts: int | None = None, frames: bool = True, polish: int = 8

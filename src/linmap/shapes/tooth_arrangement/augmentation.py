@@ -37,8 +37,13 @@ def _mirrored(batch: Batch, generator: Generator) -> Batch:
     flip = points.new_tensor([-1.0, 1.0, 1.0])
     swap = torch.as_tensor(MIRROR, device=mask.device)
     chosen = torch.rand(len(mask), generator=generator, device=mask.device) < SHARE
-    mirrored = (points[:, swap] * flip, centroid[:, swap] * flip, after[:, swap] * flip,
-                R[:, swap] * flip[:, None] * flip, mask[:, swap])  # fmt: skip
+    mirrored = (
+        points[:, swap] * flip,
+        centroid[:, swap] * flip,
+        after[:, swap] * flip,
+        R[:, swap] * flip[:, None] * flip,
+        mask[:, swap],
+    )
     one, two, three, four, five = (
         torch.where(chosen[(..., *[None] * (a.ndim - 1))], b, a) for a, b in zip(batch, mirrored, strict=True)
     )

@@ -149,13 +149,25 @@ def pretrain(
     with private(random_state):
         model = MeshAutoencoder(encoder, width, depth, heads, mask_ratio)
     config = TrainingConfig(
-        epochs=epochs, batch_size=batch_size, lr=lr, optimizer="adamw", weight_decay=weight_decay, schedule="cosine",
-        warmup_epochs=warmup_epochs, seed=random_state,
-    )  # fmt: skip
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        optimizer="adamw",
+        weight_decay=weight_decay,
+        schedule="cosine",
+        warmup_epochs=warmup_epochs,
+        seed=random_state,
+    )
     return train(
-        model, _loss, _Meshes(pairs), config=config, out=checkpoints, resume=resume, description="mesh autoencoder",
+        model,
+        _loss,
+        _Meshes(pairs),
+        config=config,
+        out=checkpoints,
+        resume=resume,
+        description="mesh autoencoder",
         seed_globally=False,
-    )  # fmt: skip
+    )
 
 
 def as_patches(meshes: Sequence[tuple[Tensor, Tensor]]) -> Patches:

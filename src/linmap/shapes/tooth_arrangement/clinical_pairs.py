@@ -29,8 +29,40 @@ from linmap.shapes.tooth_arrangement.slots import slot_of
 from linmap.shapes.tooth_arrangement.tooth_set import ToothSet
 
 MATRICES = "target_matrix.txt"
-UNIVERSAL = (18, 17, 16, 15, 14, 13, 12, 11, 21, 22, 23, 24, 25, 26, 27, 28,
-             38, 37, 36, 35, 34, 33, 32, 31, 41, 42, 43, 44, 45, 46, 47, 48)  # fmt: skip
+UNIVERSAL = (
+    18,
+    17,
+    16,
+    15,
+    14,
+    13,
+    12,
+    11,
+    21,
+    22,
+    23,
+    24,
+    25,
+    26,
+    27,
+    28,
+    38,
+    37,
+    36,
+    35,
+    34,
+    33,
+    32,
+    31,
+    41,
+    42,
+    43,
+    44,
+    45,
+    46,
+    47,
+    48,
+)
 """FDI number of the teeth 1 to 32 of TeethAlign3D."""
 SAME_MM = 0.1
 """Root mean square distance up to which two meshes of a tooth are the same mesh moved."""

@@ -94,14 +94,27 @@ class _Arranger(BaseEstimator):
         self.model_ = self._build()
         steps = -(-len(pairs) // self.batch_size) * self.epochs
         config = TrainingConfig(
-            epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, optimizer="adamw", weight_decay=DECAY,
-            schedule="linear", warmup_steps=steps // 10, clip_norm=1.0, seed=self.random_state,
-        )  # fmt: skip
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            optimizer="adamw",
+            weight_decay=DECAY,
+            schedule="linear",
+            warmup_steps=steps // 10,
+            clip_norm=1.0,
+            seed=self.random_state,
+        )
         parts = [part.float() for part in (points, data.centroid, data.after_centroid, data.rotation)]
         self.history_: TrainingHistory | None = train(
-            self.model_, self._loss, TensorDataset(*parts, pairs.mask), config=config, out=checkpoints, resume=resume,
-            description=type(self).__name__, seed_globally=False,
-        )  # fmt: skip
+            self.model_,
+            self._loss,
+            TensorDataset(*parts, pairs.mask),
+            config=config,
+            out=checkpoints,
+            resume=resume,
+            description=type(self).__name__,
+            seed_globally=False,
+        )
         self.model_.cpu()
         return self
 
@@ -432,9 +445,16 @@ class TADPM(_Arranger):
         known, known_mask = given or (None, None)
         start = torch.randn(*mask.shape, 9, generator=generator)
         return self._diffusion.sample(
-            lambda y, t: denoiser(y, t, context, mask), start, steps=self.sampling_steps, eta=self.eta,
-            start=START * self.timesteps, generator=generator, known=known, known_mask=known_mask, guide=guide,
-        )  # fmt: skip
+            lambda y, t: denoiser(y, t, context, mask),
+            start,
+            steps=self.sampling_steps,
+            eta=self.eta,
+            start=START * self.timesteps,
+            generator=generator,
+            known=known,
+            known_mask=known_mask,
+            guide=guide,
+        )
 
 
 class MotionRegression(_Arranger):

@@ -198,8 +198,9 @@ def _edges(faces: np.ndarray) -> np.ndarray:
 
 def _rim(faces: np.ndarray) -> set[int]:
     """Vertices on the edge of an open surface."""
-    edges, counts = np.unique(np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]], axis=-1).reshape(-1, 2), axis=0,
-                              return_counts=True)  # fmt: skip
+    edges, counts = np.unique(
+        np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]], axis=-1).reshape(-1, 2), axis=0, return_counts=True
+    )
     return {int(corner) for edge in edges[counts == 1] for corner in edge}
 
 

@@ -195,10 +195,12 @@ class _Order:
                 hopeless.add(worst)
 
     def result(self) -> Stages:
-        motions = np.stack([
-            np.stack([self.path.at(slot, float(self.chosen[slot][stage])) for slot in range(32)])
-            for stage in range(self.count + 1)
-        ])  # fmt: skip
+        motions = np.stack(
+            [
+                np.stack([self.path.at(slot, float(self.chosen[slot][stage])) for slot in range(32)])
+                for stage in range(self.count + 1)
+            ]
+        )
         bad = np.argwhere(self.depths > self.allowed).tolist()
         found = tuple(StageCollision(stage, self._teeth(pair), float(self.depths[stage, pair])) for stage, pair in bad)
         return Stages(motions, np.stack(self.chosen, 1), found, self.depths)
