@@ -190,23 +190,18 @@ def shows(runs: Runs) -> str:
 def limits(split: Split, settings: Compare, runs: Runs, notes: Sequence[str]) -> str:
     """What not to conclude."""
     error = (0.25 / len(split.test)) ** 0.5
+    sentences = [
+        f"{len(split.test)} test shapes have a standard error of up to {100 * error:.1f} points, and {settings.seeds} "
+        "seeds of one small network do not remove it: differences among the invariant methods of that size are noise.",
+        "Where all shapes stand alike the pose itself tells classes apart, and an invariant method cannot see it; scale "
+        "is normalised away, too.",
+    ]
     edge = runs.at_edge()
-    return " ".join(
-        filter(
-            None,
-            [
-                f"{len(split.test)} test shapes have a standard error of up to {100 * error:.1f} points, and {settings.seeds} "
-                "seeds of one small network do not remove it: differences among the invariant methods of that size are noise.",
-                "Where all shapes stand alike the pose itself tells classes apart, and an invariant method cannot see it; "
-                "scale "
-                "is normalised away, too.",
-                f"The rate of {', '.join(edge)} is the smallest or the largest of --rates; a better one may lie beyond."
-                if edge
-                else "",
-                *(f"{note}." for note in notes),
-            ],
+    if edge:
+        sentences.append(
+            f"The rate of {', '.join(edge)} is the smallest or the largest of --rates; a better one may lie beyond."
         )
-    )
+    return " ".join([*sentences, *(f"{note}." for note in notes)])
 
 
 def checks(runs: Runs) -> list[Check]:
