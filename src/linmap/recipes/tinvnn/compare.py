@@ -193,8 +193,8 @@ def limits(split: Split, settings: Compare, runs: Runs, notes: Sequence[str]) ->
     sentences = [
         f"{len(split.test)} test shapes have a standard error of up to {100 * error:.1f} points, and {settings.seeds} "
         "seeds of one small network do not remove it: differences among the invariant methods of that size are noise.",
-        "Where all shapes stand alike the pose itself tells classes apart, and an invariant method cannot see it; scale "
-        "is normalised away, too.",
+        "Where all shapes stand alike the pose itself tells classes apart, and an invariant method cannot see it; "
+        "scale is normalised away, too.",
     ]
     edge = runs.at_edge()
     if edge:
