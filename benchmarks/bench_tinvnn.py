@@ -8,6 +8,7 @@ singular vectors of one cloud), and scikit-learn's ClassicalMDS, which decompose
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from sklearn.decomposition import PCA
@@ -70,7 +71,7 @@ def scaling() -> list[Measurement]:
         rows.append(
             compare(
                 f"TinvMDS(3) of their distances, {solver}",
-                lambda solver=solver: TinvMDS(3, "precomputed", solver).fit_transform(D),
+                lambda solver=solver: TinvMDS(3, "precomputed", cast(Any, solver)).fit_transform(D),
                 "ClassicalMDS",
                 lambda: ClassicalMDS(3, metric="precomputed").fit_transform(D),
                 bar=bar,

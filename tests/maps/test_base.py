@@ -71,7 +71,7 @@ def test_near_singularity_is_judged_in_the_maps_own_precision():
 
 def test_a_map_multiplies_maps_only(annotations_unchecked):
     with pytest.raises(TypeError, match="unsupported operand"):
-        Dense(3) @ other(torch.eye(3))
+        _ = Dense(3) @ other(torch.eye(3))
 
 
 def test_a_structure_without_from_matrix_says_so():

@@ -32,7 +32,7 @@ def test_the_transpose_and_inverse_reverse_the_parts():
 
 def test_neighbours_must_fit():
     with pytest.raises(ValueError, match=r"Dense\(4, 2\) takes 4 features, but Dense\(3, 5\) before it gives 5"):
-        Dense(4, 2) @ Dense(3, 5)
+        _ = Dense(4, 2) @ Dense(3, 5)
     with pytest.raises(ValueError, match="at least one map"):
         Compose()
 

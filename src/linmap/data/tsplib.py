@@ -110,7 +110,7 @@ def _order(numbers: Sequence[float], path: Path) -> Int64[np.ndarray, " n"]:
     if len(wrong):
         raise DataError(
             f"{path}: cities must be numbered from 1 to {len(order)}, each once, as tours name them; in place of "
-            f"{wrong[0] + 1} there is {numbers[order[wrong[0]]]:g}."
+            f"{wrong[0] + 1} there is {numbers[int(order[wrong[0]])]:g}."
         )
     return order
 

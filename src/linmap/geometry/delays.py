@@ -93,7 +93,8 @@ def embed(
     blocks: Any = [x[..., start : start + chosen.length] for start in chosen.delays]
     if len(blocks) == 1:
         return blocks[0]
-    return torch.cat(blocks, -2) if isinstance(x, Tensor) else np.concatenate(blocks, -2)
+    joined: Any = torch.cat(blocks, -2) if isinstance(x, Tensor) else np.concatenate(blocks, -2)
+    return joined
 
 
 def augmented_covariance(

@@ -67,7 +67,7 @@ def test_what_is_fitted_to_a_folder_tells_its_shapes_apart(folder: Path, archive
     assert apply(Apply(), FittedJob(folder, out, artifact=run))["accuracy"] > 0.8
     table = pd.read_csv(out)
     assert list(table) == ["image", "class", "p(bar)", "p(ring)"]
-    assert table["image"][0] == "bar/0.png"
+    assert table["image"].tolist()[0] == "bar/0.png"
     np.testing.assert_allclose(table[["p(bar)", "p(ring)"]].sum(axis=1), 1, atol=1e-6)
     of_archive = apply(Apply(), FittedJob(archive, tmp_path / "again.csv", artifact=run))
     assert of_archive["accuracy"] == summary_accuracy(table)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -305,5 +306,6 @@ def test_stages_of_the_plan_before_are_taken_away(run: Path, case: Path, tmp_pat
 @pytest.mark.parametrize("name", ["max_shift", "max_turn", "arch_width", "tolerance"])
 @pytest.mark.parametrize("value", [math.inf, math.nan, -1.0])
 def test_lengths_and_angles_are_finite(name: str, value: float) -> None:
+    given: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match=name):
-        Apply(**{name: value})
+        Apply(**given)

@@ -8,6 +8,7 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def test_manners() -> None:
     tags = get_tags(model)
     assert tags.input_tags.three_d_array
     assert not tags.input_tags.two_d_array
-    twin = clone(model.set_params(lr=0.1))
+    twin: Any = clone(model.set_params(lr=0.1))
     assert twin.get_params()["lr"] == 0.1
     frozen = X.copy()
     frozen.setflags(write=False)

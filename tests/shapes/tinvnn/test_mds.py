@@ -146,7 +146,8 @@ D = distances(points(6))
 @pytest.mark.parametrize("unit", [1e200, 1e-200])
 def test_units_whose_squares_leave_the_range_of_floats(solver: Any, unit: float) -> None:
     X = points()
-    for given, dissimilarity in ((X, "euclidean"), (distances(X), "precomputed")):
+    cases: Any = ((X, "euclidean"), (distances(X), "precomputed"))
+    for given, dissimilarity in cases:
         here = TinvMDS(2, dissimilarity, solver).fit(given)
         there = TinvMDS(2, dissimilarity, solver).fit(given * unit)
         np.testing.assert_allclose(there.embedding_, here.embedding_, atol=1e-8)

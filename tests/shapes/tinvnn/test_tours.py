@@ -3,7 +3,7 @@
 import itertools
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -130,8 +130,8 @@ def test_refused(solver: TourSolver) -> None:
         (lambda: TourSolver(d_model=10, n_heads=4).fit(), "d_model=10 must be a multiple of n_heads"),
         (lambda: TourSolver(steps=0).fit(), "steps=0"),
         (lambda: TourSolver(batch_size=0).fit(), "batch_size=0"),
-        (lambda: TourSolver(random_state=None).fit(), "random_state=None"),
-        (lambda: solver.solve(X, n_starts=1.5), "n_starts=1.5"),
+        (lambda: TourSolver(random_state=cast(Any, None)).fit(), "random_state=None"),
+        (lambda: solver.solve(X, n_starts=cast(Any, 1.5)), "n_starts=1.5"),
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
             call()

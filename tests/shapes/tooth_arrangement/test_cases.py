@@ -261,7 +261,7 @@ def test_matrices_that_are_none_are_named_with_their_line(
 
 
 def test_the_order_of_vertices_does_not_change_with_the_pose(tmp_path: Path) -> None:
-    teeth, R = mean_arch(20), Rotation.random(random_state=0).as_matrix()
+    teeth, R = mean_arch(20), Rotation.random(None, np.random.default_rng(0)).as_matrix()
     turned = ToothSet({fdi: (vertices @ R.T, faces) for fdi, (vertices, faces) in teeth.meshes.items()})
     one, other = load_case(write(tmp_path / "one", teeth)), load_case(write(tmp_path / "other", turned))
     for fdi, (vertices, faces) in one.meshes.items():

@@ -1,6 +1,7 @@
 """The estimators: tiny ones, for their laws."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from linmap.shapes.tooth_arrangement import (
 )
 from linmap.shapes.tooth_arrangement.scoring import Neighbours
 
-TINY = {"points": 16, "width": 16, "blocks": 1, "epochs": 1, "batch_size": 8, "random_state": 3}
+TINY: dict[str, Any] = {"points": 16, "width": 16, "blocks": 1, "epochs": 1, "batch_size": 8, "random_state": 3}
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -147,7 +148,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(pairs, tmp_path):
                 raise Stop
             return super()._loss(model, batch)
 
-    settings = TINY | {"epochs": 2, "sampling_steps": 5}
+    settings: dict[str, Any] = {**TINY, "epochs": 2, "sampling_steps": 5}
     whole = TADPM(**settings).fit(pairs)
     with pytest.raises(Stop):
         Stopping(**settings).fit(pairs, checkpoints=tmp_path)

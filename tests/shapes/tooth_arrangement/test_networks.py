@@ -1,5 +1,7 @@
 """Features, encoders, denoiser and losses."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
@@ -198,7 +200,7 @@ def test_the_faithful_denoiser_is_the_u_vit_of_named_weights():
         if not name.startswith("context_mlp.")
     }
     assert load_official(denoiser, state) is denoiser
-    denoiser.context_mlp = nn.Identity()
+    cast(Any, denoiser).context_mlp = nn.Identity()
     y, context = torch.randn(2, 32, 9, generator=generator), torch.randn(2, 32, 9, generator=generator)
     t = torch.tensor([12.25, 800.0])
     assert torch.allclose(denoiser(y, t, context), official(state, y, t, context), atol=1e-4)
@@ -292,8 +294,10 @@ def test_the_truth_has_no_loss_and_absent_teeth_no_gradient():
     pred = target.clone().requires_grad_()
     assert float(arrangement_loss(pred, target, before, after, c, after_c, mask).points.detach()) < 1e-25
     pred = torch.randn_like(target).requires_grad_()
-    wild = [value.masked_fill(~mask.reshape(2, 32, *[1] * (value.ndim - 2)), torch.nan) for value in (before, after)]
-    loss = arrangement_loss(pred, target, *wild, c, after_c, mask).total
+    wild: Any = [
+        value.masked_fill(~mask.reshape(2, 32, *[1] * (value.ndim - 2)), torch.nan) for value in (before, after)
+    ]
+    loss = arrangement_loss(pred, target, wild[0], wild[1], c, after_c, mask).total
     loss.backward()
     assert pred.grad is not None
     assert pred.grad.isfinite().all()

@@ -1,5 +1,7 @@
 """The first guess of shifts: ridge regression on what all teeth show."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -41,7 +43,8 @@ def truth(rule, points, centroid, mask) -> torch.Tensor:
     """Written out in another way than the guess."""
     extent = points.max(2).values - points.min(2).values
     shown = torch.stack([centroid, extent], 2) * mask[:, :, None, None]
-    return centroid + torch.tensordot(shown, rule, dims=[[1, 2, 3], [2, 3, 4]])
+    axes: Any = [[1, 2, 3], [2, 3, 4]]
+    return centroid + torch.tensordot(shown, rule, dims=axes)
 
 
 def test_a_linear_rule_is_found_exactly(rule):
@@ -71,10 +74,9 @@ def test_absent_teeth_tell_nothing_and_stand_at_the_mean(rule):
     points, centroid = drawn(CASES)
     after = truth(rule, points, centroid, mask)
     guess = Shifts.fit(points, centroid, after, mask)
-    wild = Shifts.fit(
-        *(torch.where(mask.reshape(CASES, TEETH, *[1] * (part.ndim - 2)), part, 1e6) for part in
-          (points, centroid, after)), mask,
-    )  # fmt: skip
+    given = (points, centroid, after)
+    wilds: Any = [torch.where(mask.reshape(CASES, TEETH, *[1] * (part.ndim - 2)), part, 1e6) for part in given]
+    wild = Shifts.fit(wilds[0], wilds[1], wilds[2], mask)
     for name, value in guess.tensors().items():
         assert torch.equal(value, wild.tensors()[name]), name
     moved = torch.where(mask[..., None], centroid, 1e6)

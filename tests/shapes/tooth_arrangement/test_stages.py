@@ -1,5 +1,7 @@
 """Stages: within the limits, the plan at the end, around collisions where an order does it."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -48,7 +50,7 @@ def test_as_many_stages_as_are_needed_or_asked_for() -> None:
         stages_between(arch, plan, 3)
     for name in ("max_shift", "max_turn"):
         with pytest.raises(ValueError, match=name):
-            stages_between(arch, plan, **{name: 0.0})
+            stages_between(arch, plan, **cast(Any, {name: 0.0}))
     with pytest.raises(ValueError, match="tolerance"):
         stages_between(arch, plan, tolerance=-1.0)
 

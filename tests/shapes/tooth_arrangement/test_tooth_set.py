@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_other_numbers_are_refused(fdi, word):
 
 def rotations(*shape: int) -> torch.Tensor:
     n = int(np.prod(shape))
-    return torch.from_numpy(Rotation.random(n, random_state=0).as_matrix()).reshape(*shape, 3, 3)
+    return torch.from_numpy(Rotation.random(n, np.random.default_rng(0)).as_matrix()).reshape(*shape, 3, 3)
 
 
 def test_a_motion_is_the_rotation_about_the_centroid():
@@ -62,8 +63,9 @@ def test_the_centroid_is_weighted_by_area():
     mesh = trimesh.Trimesh(V, F)
     upper = np.flatnonzero(mesh.triangles_center[:, 2] > 0)
     lower = np.flatnonzero(mesh.triangles_center[:, 2] <= 0)
-    fine = mesh.submesh([upper], append=True).subdivide()  # dense on one side
-    both = trimesh.util.concatenate([fine, mesh.submesh([lower], append=True)])
+    part: Any = mesh.submesh([upper], append=True)
+    fine = part.subdivide()  # dense on one side
+    both: Any = trimesh.util.concatenate([fine, mesh.submesh([lower], append=True)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         teeth = ToothSet({11: (both.vertices, both.faces)})

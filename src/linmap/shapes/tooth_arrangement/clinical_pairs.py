@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,7 +118,7 @@ def pairs_of(cases: Sequence[ClinicalCase], points: int) -> ToothPairs:
     after = before @ R.swapaxes(-1, -2) + t[..., None, :]
     after_centers = np.einsum("bsij,bsj->bsi", R, centers) + t
     arrays = [torch.from_numpy(x).float() for x in (before, after, centers, after_centers, R)]
-    return ToothPairs(*arrays, torch.from_numpy(mask))
+    return ToothPairs(arrays[0], arrays[1], arrays[2], arrays[3], arrays[4], torch.from_numpy(mask))
 
 
 # -- folders of the user's own -----------------------------------------------------------------------------------------
@@ -185,7 +186,8 @@ def _closest_points(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     motion[:3, 3] = after.mean(0) - before.mean(0)
     for _ in range(ROUNDS):
         placed = moving @ motion[:3, :3].T + motion[:3, 3]
-        distances, nearest = tree.query(placed)
+        found: Any = tree.query(placed)
+        distances, nearest = found
         near = distances <= np.quantile(distances, 0.9)
         step = _fitted(placed[near], after[nearest[near]])
         motion = step @ motion

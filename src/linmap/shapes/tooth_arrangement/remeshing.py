@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import importlib.util
+from typing import Any
 
 import numpy as np
 from scipy.spatial import KDTree
@@ -72,9 +73,10 @@ def simplified(vertices: np.ndarray, faces: np.ndarray, most: int) -> tuple[np.n
         import fast_simplification
 
         for aim in (most, most - 2, most - 8, most - most // 8):
-            points, found = fast_simplification.simplify(
+            simplified: Any = fast_simplification.simplify(
                 vertices.astype(np.float64), faces.astype(np.int32), target_count=max(aim, 4)
             )
+            points, found = simplified
             if 4 <= len(found) <= most and _areas(points, found).min() > 0:
                 return _used(np.asarray(points, dtype=float), np.asarray(found, dtype=np.int64))
     return collapsed(vertices, faces, most)
