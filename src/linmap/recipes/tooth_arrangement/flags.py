@@ -96,7 +96,7 @@ class Compare(Derived):
         "sampling_steps": Other(25, "all methods in three minutes on two cores"),
     }
 
-    cases: int = 600
+    cases: int = 400
     """Simulated pairs to train on; of no use with --data."""
     test_cases: int = 40
     """Simulated pairs to measure on; of no use with --data."""
