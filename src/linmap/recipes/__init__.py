@@ -78,10 +78,10 @@ _CATALOGUE = (
         "Lie group decompositions",
         "see shapes whatever the affine warp",
         "2310.11366",
-        110,
+        71,
     ),
-    System("tinvnn", "shapes", "TinvNN", "make any network blind to rigid motion", "2112.12345", 155),
-    System("tooth_arrangement", "shapes", "Tooth arrangement", "plan where teeth go", "2312.15139", 150),
+    System("tinvnn", "shapes", "TinvNN", "make any network blind to rigid motion", "2112.12345", 109),
+    System("tooth_arrangement", "shapes", "Tooth arrangement", "plan where teeth go", "2312.15139", 160),
     System(
         "linearscope", "interpret", "LinearScope", "read a network as one affine map", "1908.05168", 5, fitted=False
     ),
