@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Int64, Shaped
+from numpy.typing import ArrayLike
+from sklearn.utils import column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
 
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, DataError
 
 
 def one_for_each(values: np.ndarray, n: int, name: str, what: str) -> Shaped[np.ndarray, " n"]:
@@ -47,6 +52,34 @@ def one_for_each(values: np.ndarray, n: int, name: str, what: str) -> Shaped[np.
 def missing(values: Shaped[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     """Which labels are not known: NaN, None, NaT and pandas' NA."""
     return np.asarray(pd.isna(values))
+
+
+def class_numbers(y: ArrayLike) -> tuple[Shaped[np.ndarray, " classes"], Int64[np.ndarray, " n"]]:
+    """The classes of labels in their order, and the number of each label's class.
+
+    Raises
+    ------
+    ValueError
+        If y is not one label for each sample, or has fewer than two classes.
+    """
+    labels = column_or_1d(y, warn=True)
+    check_classification_targets(labels)
+    classes, numbers = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise ArgumentError(f"y has one class, {classes[0]}; a classifier needs two or more.")
+    return classes, numbers
+
+
+def encoded(classes: Shaped[np.ndarray, " classes"]) -> dict[str, Any]:
+    """The labels of a classifier (numbers, text, dates, spans of time) for JSON, and the type that brings them back."""
+    values = classes.astype(np.int64) if classes.dtype.kind in "Mm" else classes
+    return {"classes": values.tolist(), "labels": classes.dtype.str}
+
+
+def decoded(config: Mapping[str, Any]) -> Shaped[np.ndarray, " classes"]:
+    """Undo `encoded`; without a type, as older runs are, the labels are numbers or text."""
+    classes = np.array(config["classes"])
+    return classes if config.get("labels") is None else classes.astype(config["labels"])
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,17 @@ def test_it_learns_and_is_saved(tmp_path: Path) -> None:
         PointCloudClassifier.load(tmp_path)
 
 
+@pytest.mark.parametrize("kind", [str, object, np.int8, "datetime64[D]"])
+def test_saved_classes_keep_their_type(tmp_path: Path, kind: Any) -> None:
+    X, y = clouds(8)
+    labels = np.array(y, object) if kind is object else np.array([name == "flat" for name in y], np.int8).astype(kind)
+    classifier = PointCloudClassifier(epochs=1).fit(X, labels)
+    classifier.save(tmp_path)
+    found = PointCloudClassifier.load(tmp_path).predict(X)
+    assert found.dtype == labels.dtype
+    np.testing.assert_array_equal(found, classifier.predict(X))
+
+
 def test_a_run_that_was_stopped_ends_as_if_it_had_not(tmp_path: Path) -> None:
     X, y = clouds()
     settings: Any = {"representation": "random", "n_points": 8, "augment": "so3", "dropout": 0.2, "epochs": 4}

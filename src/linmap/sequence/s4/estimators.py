@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from linmap import artifacts
+from linmap.data.labels import decoded, encoded
 from linmap.data.scaling import Standardiser
 from linmap.errors import ArgumentError
-from linmap.sequence.s4.labels import decoded, encoded
 from linmap.sequence.s4.model import SequenceModel
 from linmap.sequence.s4.series import Series, SeriesDataset, check_series, collate
 from linmap.sequence.s4.stream import Stream

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from linmap import artifacts
+from linmap.data.labels import class_numbers, decoded, encoded
 from linmap.errors import ArgumentError, ArgumentTypeError, ArtifactError
 from linmap.geometry.groups import SO2, GLnPlus, HaarSampler, LogNormalSampler, PolarGroup, Sampler, SLn
 from linmap.shapes.lie_decomposition.checks import check_choice, check_count
@@ -157,12 +157,9 @@ class LieClassifier(ClassifierMixin, BaseEstimator):
             If X is not of floating point.
         """
         images = check_images(X)
-        labels = column_or_1d(y, warn=True)
-        check_classification_targets(labels)
-        _same_length("y", labels, images)
-        self.classes_, target = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ArgumentError(f"y has one class, {self.classes_[0]}; a classifier needs two or more.")
+        classes, target = class_numbers(y)
+        _same_length("y", target, images)
+        self.classes_ = classes
         self._shape = images.shape[1:]
         self.model_ = self.build()
         held_out = None if validation is None else self._held_out(*validation)
@@ -245,8 +242,7 @@ class LieClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "model_")
         config = {
             "parameters": self.get_params(),
-            "classes": self.classes_.tolist(),
-            "dtype": self.classes_.dtype.str,
+            **encoded(self.classes_),
             "shape": list(self._shape),
         } | more
         artifacts.save(folder, SYSTEM, artifacts.plain(config), dict(self.model_.state_dict()), seed=self.random_state)
@@ -263,11 +259,7 @@ class LieClassifier(ClassifierMixin, BaseEstimator):
         config, tensors = artifacts.load(folder, SYSTEM)
         try:
             self = cls(**config["parameters"])
-            self.classes_, self._shape, self.history_ = (
-                np.array(config["classes"], config.get("dtype")),
-                tuple(config["shape"]),
-                None,
-            )
+            self.classes_, self._shape, self.history_ = decoded(config), tuple(config["shape"]), None
             self.model_ = self.build()
             self.model_.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:  # torch lists every weight, line by line

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from linmap import artifacts
+from linmap.data.labels import class_numbers, decoded, encoded
 from linmap.errors import ArgumentError, ArtifactError
 from linmap.shapes.tinvnn.clouds import Batch, Clouds, check_clouds, padded
 from linmap.shapes.tinvnn.embedding import TinvEmbedding
@@ -141,13 +141,10 @@ class PointCloudClassifier(ClassifierMixin, BaseEstimator):
         """
         self._check_parameters()
         clouds = check_clouds(X)
-        labels = column_or_1d(y, warn=True)
-        check_classification_targets(labels)
-        if len(labels) != len(clouds):
-            raise ArgumentError(f"y must have one class for each of {len(clouds)} clouds, got {len(labels)}.")
-        self.classes_, target = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ArgumentError(f"y has one class, {self.classes_[0]}; a classifier needs two or more.")
+        classes, target = class_numbers(y)
+        if len(target) != len(clouds):
+            raise ArgumentError(f"y must have one class for each of {len(clouds)} clouds, got {len(target)}.")
+        self.classes_ = classes
         self.n_features_in_ = clouds[0].shape[1]
         if validation is not None:
             held_out = self._known(*validation)
@@ -220,7 +217,7 @@ class PointCloudClassifier(ClassifierMixin, BaseEstimator):
         config = {
             "estimator": type(self).__name__,
             "parameters": self.get_params(),
-            "classes": self.classes_.tolist(),
+            **encoded(self.classes_),
             "dim": self.n_features_in_,
         } | more
         artifacts.save(folder, SYSTEM, artifacts.plain(config), dict(self.model_.state_dict()), seed=self.random_state)
@@ -239,7 +236,7 @@ class PointCloudClassifier(ClassifierMixin, BaseEstimator):
             if config.get("estimator") != cls.__name__:
                 raise ArtifactError(f"{folder} holds a {config.get('estimator')}, not a {cls.__name__}.")
             self = cls(**config["parameters"])
-            self.classes_, self.n_features_in_, self.history_ = np.array(config["classes"]), config["dim"], None
+            self.classes_, self.n_features_in_, self.history_ = decoded(config), config["dim"], None
             self.model_ = self.build()
             self.model_.load_state_dict(tensors)
             self.model_.eval()

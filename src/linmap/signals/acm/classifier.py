@@ -19,6 +19,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from linmap import artifacts
+from linmap.data.labels import decoded, encoded
 from linmap.errors import ArgumentError
 from linmap.geometry.delays import Drop, window
 from linmap.signals.acm.estimation import Estimator, augmented_covariances
@@ -318,7 +319,7 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
             arrays, head = {"means": self.classifier_.covmeans_}, {}
         config = {
             "classifier": self.classifier, "order": self.order_, "lag": self.lag_, "estimator": self.estimator,
-            "drop": self.drop, "channels": self.n_channels_in_, "classes": self.classes_.tolist(), "head": head,
+            "drop": self.drop, "channels": self.n_channels_in_, **encoded(self.classes_), "head": head,
             "layout": self.layout_.to_dict(), **notes,
         }  # fmt: skip
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
@@ -347,7 +348,7 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
             )
             self.order_, self.lag_, self.n_channels_in_ = order, lag, config["channels"]
             self.layout_ = Layout.kept(config, config["channels"])
-            self.classes_ = np.array(config["classes"])
+            self.classes_ = decoded(config)
             self.classifier_ = self._head(head.get("C"), head.get("kernel"))
             if isinstance(self.classifier_, TangentSpaceSVM):
                 self.classifier_.classes_ = self.classes_

@@ -12,13 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from linmap import artifacts
-from linmap.data.labels import missing
+from linmap.data.labels import class_numbers, decoded, encoded, missing
 from linmap.errors import ArgumentError
 from linmap.signals.gbwbn.fronts import AugmentedCovariance, ConvolutionalCovariance
 from linmap.signals.gbwbn.layer import GBWBatchNorm
@@ -146,13 +145,10 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         ValueError
             If X is not of the form that `front` takes or holds values that are not finite, or y or domains do not fit.
         """
-        samples, self.layout_, y, domains = self._training_samples(X, y, domains)
-        labels = column_or_1d(y, warn=True)
-        check_classification_targets(labels)
-        _same_length("y", labels, samples)
-        self.classes_, target = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ArgumentError(f"y has one class, {self.classes_[0]}; a classifier needs two or more.")
+        samples, self.layout_, labels, domains = self._training_samples(X, y, domains)
+        classes, target = class_numbers(labels)
+        _same_length("y", target, samples)
+        self.classes_ = classes
         self.n_features_in_, self._shape = samples.shape[1], samples.shape[1:]
         self.domains_ = _distinct_domains(domains)
         self.scale_ = self._unit(samples)
@@ -246,7 +242,7 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "model_")
         config = {
             "parameters": self.get_params(),
-            "classes": self.classes_.tolist(),
+            **encoded(self.classes_),
             "domains": self.domains_.tolist(),
             "shape": list(self._shape),
             "scale": self.scale_,
@@ -266,7 +262,7 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         config, tensors = artifacts.load(folder, SYSTEM)
         with artifacts.reading(folder):
             self = cls(**config["parameters"])
-            self.classes_, self.domains_ = np.array(config["classes"]), np.array(config["domains"])
+            self.classes_, self.domains_ = decoded(config), np.array(config["domains"])
             self._shape, self.scale_, self.history_ = tuple(config["shape"]), config["scale"], None
             self.n_features_in_ = self._shape[0]
             self.layout_ = Layout.kept(config, self._shape[0])
