@@ -8,6 +8,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
+from linmap import artifacts
 from linmap.errors import ArtifactError
 from linmap.sequence.s4 import S4Classifier, S4Regressor, load_estimator
 from linmap.sequence.s4.estimators import timescales
@@ -92,6 +93,16 @@ def test_saved_classifiers_answer_alike(fitted: S4Classifier, tmp_path) -> None:
     np.testing.assert_array_equal(again.predict_proba(X), fitted.predict_proba(X))
     with pytest.raises(ArtifactError, match="not a saved run"):
         load_estimator(tmp_path / "none")
+
+
+@pytest.mark.parametrize("lost", ["estimator", "parameters", "dt", "classes"])
+def test_a_damaged_run_is_told_as_one(fitted: S4Classifier, tmp_path, lost: str) -> None:
+    fitted.save(tmp_path)
+    config, tensors = artifacts.load(tmp_path, "hippo")
+    del config[lost]
+    artifacts.save(tmp_path, "hippo", config, tensors, seed=0)
+    with pytest.raises(ArtifactError, match="is damaged, or was written by another version"):
+        load_estimator(tmp_path)
 
 
 def test_scikit_learn_clones_searches_and_chains(fitted: S4Classifier) -> None:

@@ -409,9 +409,10 @@ def load_estimator(folder: Path | str) -> S4Classifier | S4Regressor:
         If the folder holds no such run.
     """
     config, tensors = artifacts.load(folder, SYSTEM)
-    kind = {"S4Classifier": S4Classifier, "S4Regressor": S4Regressor}[config["estimator"]]
-    parameters = config["parameters"] | {"dt": config["parameters"]["dt"] and tuple(config["parameters"]["dt"])}
-    return kind(**parameters)._restore(config, tensors)
+    with artifacts.reading(folder):
+        kind = {"S4Classifier": S4Classifier, "S4Regressor": S4Regressor}[config["estimator"]]
+        parameters = config["parameters"] | {"dt": config["parameters"]["dt"] and tuple(config["parameters"]["dt"])}
+        return kind(**parameters)._restore(config, tensors)
 
 
 def timescales(longest: int) -> tuple[float, float]:
