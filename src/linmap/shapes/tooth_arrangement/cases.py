@@ -55,7 +55,17 @@ def load_case(folder: Path | str) -> ToothSet:
         cannot be a tooth in mm (`ToothSet`).
     """
     folder = Path(folder)
-    meshes = {fdi: read_mesh(path).merged() for fdi, path in tooth_files(folder).items()}
+    return teeth_of(folder, {fdi: read_mesh(path).merged() for fdi, path in tooth_files(folder).items()})
+
+
+def teeth_of(folder: Path, meshes: dict[int, tuple[np.ndarray, np.ndarray]]) -> ToothSet:
+    """The tooth set of meshes that were read from a folder.
+
+    Raises
+    ------
+    DataError
+        If a mesh cannot be a tooth in mm (`ToothSet`).
+    """
     try:
         teeth = ToothSet(meshes)
     except ArgumentError as error:

@@ -24,7 +24,7 @@ from scipy.spatial import KDTree
 
 from linmap.errors import ArgumentError, DataError
 from linmap.geometry.rigid import kabsch
-from linmap.shapes.tooth_arrangement.cases import check_sides, read_mesh, tooth_files
+from linmap.shapes.tooth_arrangement.cases import read_mesh, teeth_of, tooth_files
 from linmap.shapes.tooth_arrangement.pairs import ToothPairs
 from linmap.shapes.tooth_arrangement.slots import slot_of
 from linmap.shapes.tooth_arrangement.tooth_set import ToothSet
@@ -155,7 +155,7 @@ def _own(folder: Path) -> ClinicalCase:
             "closest points, which is less exact and can slide along round crowns.",
             stacklevel=4,
         )
-    return ClinicalCase(folder.name, _checked(folder, meshes), motions)
+    return ClinicalCase(folder.name, teeth_of(folder, meshes), motions)
 
 
 def register(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -214,7 +214,7 @@ def _teeth_align(folder: Path) -> ClinicalCase:
         motions[slot_of(fdi)] = matrices[number].T
     if not meshes:
         raise DataError(f"{folder}: no crown in crown/up and crown/down has a line in {MATRICES}.")
-    return ClinicalCase(folder.name, _checked(folder, meshes), motions)
+    return ClinicalCase(folder.name, teeth_of(folder, meshes), motions)
 
 
 def _matrices(path: Path) -> dict[int, np.ndarray]:
@@ -237,15 +237,6 @@ def _matrices(path: Path) -> dict[int, np.ndarray]:
         U, _, V = np.linalg.svd(R)
         found[tooth][:3, :3] = U @ V
     return found
-
-
-def _checked(folder: Path, meshes: dict[int, tuple[np.ndarray, np.ndarray]]) -> ToothSet:
-    try:
-        teeth = ToothSet(meshes)
-    except ArgumentError as error:
-        raise DataError(f"{folder}: {error}") from None
-    check_sides(teeth)
-    return teeth
 
 
 _READERS = {"before": _own, MATRICES: _teeth_align}
