@@ -39,7 +39,6 @@ from linmap.recipes.lie_decomposition.flags import Compare
 from linmap.recipes.lie_decomposition.images import Labelled
 from linmap.recipes.lie_decomposition.making import NAMES, STRENGTHS, answer_of, judged, trained_plain, warped_tests
 from linmap.recipes.lie_decomposition.pictures import draw_deformation, draw_errors, errors_of, orbits
-from linmap.recipes.lie_decomposition.plain import channels_of
 from linmap.shapes.lie_decomposition import LieClassifier
 
 WARPED, CLEAN = Metric("accuracy, warped", "higher", digits=3), Metric("accuracy, clean", "higher", digits=3)
@@ -159,11 +158,6 @@ def outcome(found: np.ndarray, size: int, model: Any, task: Task) -> Outcome:
         x = task.data.canvas.seen(task.data.x_test[:32])
         details["orbits"] = errors_of(model, x)
     return Outcome({WARPED.name: float(curve[at]), CLEAN.name: float(curve[0])}, size, details)
-
-
-def equal_size(options: Mapping[str, Any], data: Labelled, size: int) -> int:
-    """The channels of a `PlainResNet` with as many parameters."""
-    return channels_of(size, data.channels, len(data.classes), options["kernel_size"], options["head"])
 
 
 # -- what was found ----------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class Proposal:
     collision: float
     """Deepest contact of neighbours after, mm."""
     deep: int
-    """NeighbourDepths deeper than tolerated, after."""
+    """Neighbours that are deeper in each other than tolerated, after."""
     smoothness: float
 
 
