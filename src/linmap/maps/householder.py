@@ -98,10 +98,13 @@ class Householder(LinearMap):
 
 
 def reflect(
-    vectors: Shaped[Tensor, "*batch k n"], x: Shaped[Tensor, "*rows n"], transposed: bool = False
+    vectors: Shaped[Tensor, "*batch k n"], x: Shaped[Tensor, "*rows n"], transposed: bool = False, block: int = 0
 ) -> Shaped[Tensor, "*out n"]:
-    """H_1 ... H_k x for every row of x (H_k ... H_1 x when `transposed`), one block of reflections after another."""
-    blocks = scaled(vectors).split(BLOCK, dim=-2)
+    """H_1 ... H_k x for every row of x (H_k ... H_1 x when `transposed`), one block of reflections after another.
+
+    With few rows the Gram matrices of the blocks are most of the work, and a `block` below `BLOCK` is faster.
+    """
+    blocks = scaled(vectors).split(block or BLOCK, dim=-2)
     for U in blocks if transposed else reversed(blocks):
         # With |u_i|² = 2: H_1 ... H_b = I - U^T T U and T^-1 = I + the strict upper triangle of U U^T.
         T_inverse = U @ U.mT
