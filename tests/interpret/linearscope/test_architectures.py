@@ -279,11 +279,13 @@ class Block(nn.Module):
 
 def test_a_map_may_begin_behind_the_embedding_of_token_ids():
     net, ids = Encoder().double().eval(), torch.tensor([[3, 1, 4]])
-    interp = LinearScope(net, from_="block").at(ids)
-    torch.testing.assert_close(interp.input, net.words(ids))
-    torch.testing.assert_close(interp.output, net(ids))
-    assert interp.exactness() < 1e-12
-    with pytest.raises(TypeError, match=r"token ids.*behind the embedding 'words': from_=PATH"):
+    for from_ in ("block", "words", None):
+        interp = LinearScope(net, from_=from_).at(ids)
+        torch.testing.assert_close(interp.input, net.words(ids))
+        torch.testing.assert_close(interp.output, net(ids))
+        assert interp.exactness() < 1e-12
+    with pytest.raises(TypeError, match=r"from_='0': this layer takes torch.int64, which has no slope"):
+        LinearScope(nn.Sequential(net).eval(), from_="0").at(ids)
+    net.add_module("others", nn.Embedding(3, 2))
+    with pytest.raises(TypeError, match=r"token ids.*from_=PATH names the embedding.*'words', 'others'"):
         LinearScope(net).at(ids)
-    with pytest.raises(TypeError, match=r"from_='words': this layer takes torch.int64, which has no slope"):
-        LinearScope(net, from_="words").at(ids)

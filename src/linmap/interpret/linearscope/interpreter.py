@@ -71,6 +71,7 @@ class Recorded(Engine):
                 v = torch.zeros_like(self._x).requires_grad_()
                 self._graph = v, self._tape.replay(v, affine=False)
         v, y = self._graph
+        cotangents = cotangents.to(y.dtype)
         if len(cotangents) == 1:
             return torch.autograd.grad(y, v, cotangents[0], retain_graph=True)[0][None]
         return torch.autograd.grad(y, v, cotangents, retain_graph=True, is_grads_batched=True)[0]

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.interpret.linearscope.interpreter import AffineInterpreter, Parallel, Recorded, Scene
+from linmap.interpret.linearscope.passage import Passage, embedding_path, layer
 from linmap.interpret.linearscope.proof import InexactReadingError, Marks, detour, prove_exactness
 from linmap.interpret.linearscope.rules import Options, Rule
 from linmap.interpret.linearscope.rules.registry import UserRule, operation_name, user_rule
 from linmap.interpret.linearscope.tape import Step, Tape
-from linmap.interpret.linearscope.trace import Sink, Trace, UnknownOperationError, layer, run
+from linmap.interpret.linearscope.trace import Sink, Trace, UnknownOperationError
 from linmap.interpret.linearscope.watch import NUDGE, Watch
 
 
@@ -58,11 +59,16 @@ class LinearScope:
         end is an error and a log-softmax holds its normaliser.
     allow_secant
         Allow divisions, exponentials, logarithms and powers of the input, as secants (a / b as a / b(x)).
+    softmax
+        Attention: "value" holds its probabilities, and the values are mixed linearly by them. "full" also follows how
+        the probabilities move with x, by the tangents of the softmax and of the two matrix products around it: F then
+        holds the attention's Jacobian, and r takes up the tangents' offsets. Both are exact at x.
     output
-        Takes the tensor out of what the model (or the layer `to`) returns.
+        Takes the tensor out of what the model (or the layer `to`) returns; the `logits` of Transformers' outputs when
+        left out.
     from_, to
-        Paths of layers: the map starts at the input of `from_` and ends at the output of `to` (their first calls). With
-        `from_`, x itself may hold token ids.
+        Paths of layers: the map starts at the input of `from_` (at the output of an embedding) and ends at the output
+        of `to` (their first calls).
     batched
         False: x has no batch axis, and the network wants none (one signal (channels, times), the nodes of a graph).
 
@@ -98,6 +104,7 @@ class LinearScope:
         gate: Literal["left", "right"] | None = None,
         strip_softmax: bool = True,
         allow_secant: bool = False,
+        softmax: Literal["value", "full"] = "value",
         output: Callable[[Any], Tensor] | None = None,
         from_: str | None = None,
         to: str | None = None,
@@ -109,6 +116,7 @@ class LinearScope:
             ("smooth", smooth, ("secant", "taylor")),
             ("sigmoid", sigmoid, ("secant", "ratio")),
             ("gate", gate, ("left", "right", None)),
+            ("softmax", softmax, ("value", "full")),
         ):
             if value not in allowed:
                 raise ArgumentError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
@@ -116,7 +124,7 @@ class LinearScope:
             if path is not None:
                 layer(model, path, name)
         self.model, self.mode, self.origin, self.strict = model, mode, origin, strict
-        self.options = Options(smooth, sigmoid, gate, allow_secant)
+        self.options = Options(smooth, sigmoid, gate, allow_secant, softmax)
         self.strip_softmax, self.output, self.from_, self.to = strip_softmax, output, from_, to
         self.batched = batched
         self._own_rules: dict[str, Rule] = {}
@@ -125,14 +133,18 @@ class LinearScope:
         """Like the function `register_rule`, for this scope only."""
         self._own_rules[operation_name(op)] = user_rule(fn)
 
-    def at(self, x: Tensor) -> AffineInterpreter:
+    def at(self, x: Tensor, **inputs: Any) -> AffineInterpreter:
         """The affine map that the network is at x.
 
         Parameters
         ----------
         x
             One input, (1, ...) on the model's device and in its precision; without the batch axis where `batched` is
-            off, token ids where `from_` begins behind their embedding.
+            off. Of a language model its token ids (1, tokens), whose embeddings become the input of the map, or the
+            embeddings themselves.
+        **inputs
+            Further arguments of the model's forward by name, such as `attention_mask` or `logits_to_keep=1`; constants
+            of x.
 
         Raises
         ------
@@ -142,10 +154,11 @@ class LinearScope:
             ValueError) if y = F x + r does not hold or some of the input went around PyTorch.
         """
         _check_input(self.model, x, self.batched, self.from_)
+        passage = Passage(self.model, self.output, self.from_, self.to, inputs)
         steps: list[Step] = []
         with self._evaluating():
-            trace = self._trace(x, lambda step, _: steps.append(step), None)
-            ignored = tuple(dict.fromkeys([*trace.ignored, *self._detours(x, trace)]))
+            trace = self._trace(passage, x, lambda step, _: steps.append(step), None)
+            ignored = tuple(dict.fromkeys([*trace.ignored, *self._detours(passage, x, trace)]))
             start, end = self._ends(trace)
         if ignored:
             warnings.warn("treated as constants of x: " + "; ".join(ignored), stacklevel=2)
@@ -153,37 +166,37 @@ class LinearScope:
         if self.mode == "record":
             interp = AffineInterpreter(scene, Recorded(Tape.of(steps, 0, trace.values[end].number), start))
         else:
-            interp = AffineInterpreter(scene, Parallel(partial(self._again, x), start))
+            interp = AffineInterpreter(scene, Parallel(partial(self._again, passage, x), start))
         if self.strict:
-            self._prove(x, trace, interp)
+            self._prove(passage, x, trace, interp)
         return interp
 
-    def _detours(self, x: Tensor, trace: Trace) -> list[str]:
+    def _detours(self, passage: Passage, x: Tensor, trace: Trace) -> list[str]:
         """Where values went around the pass, by a second pass beside x; an error if strict."""
         moved = Watch(self.model, NUDGE)
-        run(self.model, x.detach(), moved, self.output, self.from_, self.to)
+        passage.run(x.detach(), moved)
         found = detour(trace, moved)
         if found and self.strict:
             raise InexactReadingError(f"{found}; do this part in PyTorch operations on the thread of the forward.")
         return [found] if found else []
 
-    def _prove(self, x: Tensor, trace: Trace, interp: AffineInterpreter) -> None:
+    def _prove(self, passage: Passage, x: Tensor, trace: Trace, interp: AffineInterpreter) -> None:
         """Against the network itself, with nobody watching."""
         plain = Marks()
-        run(self.model, x.detach(), plain, self.output, self.from_, self.to)
+        passage.run(x.detach(), plain)
         assert trace.end is not None
         assert plain.end is not None
         prove_exactness(interp, trace.end, plain.end)
 
-    def _trace(self, x: Tensor, sink: Sink, probe: Any) -> Trace:
+    def _trace(self, passage: Passage, x: Tensor, sink: Sink, probe: Any) -> Trace:
         trace = Trace(self.model, self.options, self._own_rules, self.strict, sink, probe)
-        run(self.model, x.detach(), trace, self.output, self.from_, self.to)
+        passage.run(x.detach(), trace)
         return trace
 
-    def _again(self, x: Tensor, sink: Sink, probe: Any) -> Any:
+    def _again(self, passage: Passage, x: Tensor, sink: Sink, probe: Any) -> Any:
         """Send x through once more with a probe beside it; what the sink returned for the output."""
         with warnings.catch_warnings(action="ignore"), self._evaluating():
-            trace = self._trace(x, sink, probe)
+            trace = self._trace(passage, x, sink, probe)
             return trace.values[self._ends(trace)[1]].carried
 
     def _ends(self, trace: Trace) -> tuple[Tensor, Tensor]:
@@ -262,7 +275,7 @@ def _check_input(model: nn.Module, x: Any, batched: bool, from_: str | None) -> 
         raise ArgumentTypeError(
             f"x must be a tensor, got {type(x).__name__}; for an image torch.from_numpy(...)[None].float()."
         )
-    if x.is_complex() or not (x.is_floating_point() or from_):
+    if x.is_complex() or not (x.is_floating_point() or from_ or embedding_path(model)):
         raise ArgumentTypeError(_not_floating(model, x))
     if batched:
         _check_batch_axis(model, x)
@@ -278,12 +291,12 @@ def _check_input(model: nn.Module, x: Any, batched: bool, from_: str | None) -> 
 
 
 def _not_floating(model: nn.Module, x: Tensor) -> str:
-    embedding = next((path for path, module in model.named_modules() if isinstance(module, nn.Embedding)), None)
-    if x.is_complex() or embedding is None:
+    embeddings = [path for path, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    if x.is_complex() or not embeddings:
         return f"x holds {x.dtype}: convert to float and normalise as in training."
     return (
-        f"x holds {x.dtype}, token ids as it seems, and a map has no slope along ids. Begin behind the embedding "
-        f"{embedding!r}: from_=PATH names the first layer that takes its vectors, and x stays as it is."
+        f"x holds {x.dtype}, token ids as it seems, and a map has no slope along ids. from_=PATH names the embedding "
+        f"whose vectors are the input of the map; there are {', '.join(map(repr, embeddings))}."
     )
 
 

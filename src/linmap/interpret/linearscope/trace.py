@@ -7,10 +7,9 @@ are read as their plain forms, followed by an update of every other tensor on th
 
 from __future__ import annotations
 
-import difflib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from linmap.errors import ArgumentError, ArgumentTypeError, LinmapError
+from linmap.errors import LinmapError
+from linmap.interpret.linearscope import passage
 from linmap.interpret.linearscope.aliasing import Overlap, same_elements
 from linmap.interpret.linearscope.rules import Answer, Call, Options, Refusal, Rule, find_rule, plain
 from linmap.interpret.linearscope.rules.refused import reason_to_refuse
 from linmap.interpret.linearscope.rules.units import MARKS, SOFTMAXES
 from linmap.interpret.linearscope.tape import Frozen, Place, Step
-from linmap.interpret.linearscope.watch import Exits, Watch
+from linmap.interpret.linearscope.watch import Watch
 
 Sink = Callable[[Step, tuple[Any, ...]], Any]
 """Receives every frozen operation with what it returned for the operation's inputs."""
@@ -43,10 +43,6 @@ HOW_TO_AVOID_COMPLEX = "A Fourier transform of real numbers is two matrix produc
 
 class UnknownOperationError(LinmapError, ValueError):
     """The output depends on an operation that has no frozen form; the message names it, its module and its line."""
-
-
-class _StopForward(BaseException):
-    """Raised to leave the forward once the layer asked for by `to=` has run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,12 +179,26 @@ class Trace(Watch):
         if refusals:
             self.values[output] = Value(self._next(), frozen.mark, refusals[0])
             return
-        linear = frozen.linear
-        if frozen.inputs[0].dtype != output.dtype:
-            kind, original = output.dtype, linear
-            linear = lambda *probes: original(*probes).to(kind)  # noqa: E731
+        linear, offset = self._in_precision(output, frozen)
         arguments = tuple(pytree.tree_map(lambda a: a.shape if isinstance(a, Tensor) else a, call.args))
-        self._emit(output, inputs, linear, frozen.offset, place, frozen.mark, frozen.unit, arguments)
+        self._emit(output, inputs, linear, offset, place, frozen.mark, frozen.unit, arguments)
+
+    def _in_precision(self, output: Tensor, frozen: Frozen) -> tuple[Callable[..., Tensor], Tensor | None]:
+        """The affine form in the precision of the map where the network computes an operation in a lower one.
+
+        Transformers' RMS norms do so in float64. Rounding is not linear: what it does to x0 becomes an offset.
+        """
+        linear, offset, kind = frozen.linear, frozen.offset, output.dtype
+        assert self.start is not None
+        full = self.start.dtype
+        if torch.finfo(kind).eps > torch.finfo(full).eps:
+            with suppress(RuntimeError):  # an operation that does not mix precisions: replayed as the network does it
+                value = linear(*(z.to(full) for z in frozen.inputs))
+                if value.dtype == full:
+                    return linear, output - value
+        if frozen.inputs[0].dtype == kind:
+            return linear, offset
+        return (lambda *probes: linear(*probes).to(kind)), offset
 
     def _update_aliases(self, written: Tensor, place: Place) -> None:
         """After a write: what every other tensor on the same memory holds now."""
@@ -278,7 +288,7 @@ class Trace(Watch):
     def _place(self, func: Any) -> Place:
         """The module and the line that called an operation (or a way out), read off the Python stack."""
         frame, module, line, fallback = sys._getframe(1), None, "", ""
-        while frame is not None and (frame.f_code.co_name, frame.f_code.co_filename) != ("run", __file__):
+        while frame is not None and (frame.f_code.co_name, frame.f_code.co_filename) != ("run", passage.__file__):
             file = frame.f_code.co_filename
             owner = frame.f_locals.get("self")
             if module is None and isinstance(owner, nn.Module) and id(owner) in self.module_paths:
@@ -295,6 +305,8 @@ def _mark_of_refused(call: Call) -> str | None:
     """What a later division or product may still make of it: a norm, a deviation, the root of a variance."""
     if call.name == "sqrt" and call.is_tracked(call.args[0]):
         return call.mark(call.args[0])
+    if call.name == "pow" and isinstance(call.args[1], float) and call.args[1] < 0:
+        return "gate"  # (mean square) ** -0.5, as rsqrt
     return MARKS.get(call.name)
 
 
@@ -329,109 +341,3 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor
 # Frames of PyTorch, of this package and of checkers of annotations are not where a user looks for an operation; nor are
 # those that hide from tracebacks.
 _NOT_THE_USERS = (*(str(Path(file).parent) for file in (torch.__file__, jaxtyping.__file__, __file__)), "<@beartype")
-
-
-def run(
-    model: nn.Module,
-    x: Tensor,
-    marks: Any,
-    output: Callable[[Any], Tensor] | None = None,
-    from_: str | None = None,
-    to: str | None = None,
-) -> None:
-    """Send x through the model (from the input of layer `from_` to the output of layer `to`) and mark both.
-
-    Under a `Watch` in kernels that show their parts, under a `Trace` with the exits of the pass watched; under any
-    other marks the network runs as it always does.
-    """
-
-    def forward(x: Tensor) -> Any:
-        y = model(x if from_ else marks.mark_input(x))
-        return marks.mark_output(_single_tensor(output(y) if output else y)) if to is None else y
-
-    with ExitStack() as stack:
-        if from_:
-            stack.enter_context(_starting_at(model, from_, marks))
-        if to:
-            stack.enter_context(_stopping_at(model, to, output, marks))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
-        if isinstance(marks, Watch):
-            stack.enter_context(_plain_kernels())
-            stack.enter_context(Exits(marks.is_known, marks.leave))
-            stack.enter_context(marks)
-        with suppress(_StopForward):
-            forward(x.clone())
-    for name, place, marked in (("from_", from_, marks.start), ("to", to, marks.end)):
-        if marked is None:
-            raise ArgumentError(f"{name}={place!r}: this layer did not run in the forward of x (after from_).")
-
-
-@contextmanager
-def _plain_kernels() -> Iterator[None]:
-    """Attention in its parts instead of fused kernels."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-@contextmanager
-def _starting_at(model: nn.Module, path: str, marks: Any) -> Iterator[None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if marks.start is not None:  # not the first call
-            return None
-        given: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
-        key = next((key for key, value in given.items() if isinstance(value, Tensor)), None)
-        if key is None or not given[key].is_floating_point():
-            what = "no tensor" if key is None else f"{given[key].dtype}"
-            raise ArgumentTypeError(
-                f"from_={path!r}: this layer takes {what}, which has no slope; begin at a layer that takes floating-"
-                "point values (behind an embedding: the layer that takes its vectors)."
-            )
-        given[key] = marks.mark_input(given[key])
-        return tuple(given[i] for i in range(len(args))), {name: given[name] for name in kwargs}
-
-    handle = layer(model, path, "from_").register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _stopping_at(model: nn.Module, path: str, output: Callable[[Any], Tensor] | None, marks: Any) -> Iterator[None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
-        if marks.start is not None:
-            marks.mark_output(_single_tensor(output(result) if output else result))
-            raise _StopForward
-
-    handle = layer(model, path, "to").register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def layer(model: nn.Module, path: str, argument: str) -> nn.Module:
-    """The submodule at `path`, or an error that names the nearest ones."""
-    names = dict(model.named_modules())
-    if path not in names or path == "":
-        near = difflib.get_close_matches(path, names, n=3, cutoff=0.3)
-        raise ArgumentError(
-            f"{argument}={path!r} is not a layer of {type(model).__name__}; near it: {', '.join(near)}."
-        )
-    return names[path]
-
-
-def _single_tensor(result: Any) -> Tensor:
-    if not isinstance(result, Tensor):
-        inside = f" with keys {sorted(map(str, result))}" if isinstance(result, Mapping) else ""
-        raise ArgumentTypeError(
-            f"the model returned a {type(result).__name__}{inside}, not a tensor; say which tensor to interpret: "
-            'LinearScope(model, output=lambda o: o["logits"]) (or o[0]).'
-        )
-    return result

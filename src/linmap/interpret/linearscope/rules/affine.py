@@ -77,8 +77,8 @@ def _pick(replay: Callable[..., Any], i: int) -> Callable[..., Tensor]:
 
 
 def identity(call: Call) -> Answer:
-    """Copies and casts."""
-    kind, shape = call.output.dtype, call.output.shape
+    """Copies and casts; the trace sees to the precision."""
+    shape = call.output.shape
     if not call.output.is_floating_point():
         return Refusal("complex numbers are not followed") if call.output.is_complex() else None
     source = call.args[0]
@@ -86,8 +86,8 @@ def identity(call: Call) -> Answer:
         source = call.args[1]
         if not call.is_tracked(source):
             return None
-        return Frozen((source,), lambda p: p.to(kind).expand(shape), None, call.mark(source))
-    return Frozen((source,), lambda p: p.to(kind), None, call.mark(source))
+        return Frozen((source,), lambda p: p.expand(shape), None, call.mark(source))
+    return Frozen((source,), lambda p: p, None, call.mark(source))
 
 
 def add(sign: int) -> Rule:

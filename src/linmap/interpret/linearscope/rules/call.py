@@ -21,6 +21,7 @@ class Options:
     sigmoid: Literal["secant", "ratio"] = "secant"
     gate: Literal["left", "right"] | None = None
     allow_secant: bool = False
+    softmax: Literal["value", "full"] = "value"
 
 
 @dataclass(frozen=True)

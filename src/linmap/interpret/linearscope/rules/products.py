@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,17 +14,36 @@ from linmap.interpret.linearscope.rules.call import Answer, Call, Frozen, Refusa
 
 
 def gating_side(call: Call, left: Tensor, right: Tensor) -> str | Refusal:
-    """Which of two factors is the decision: the one that went through sigmoid or softmax last, else the user's word."""
-    marked = [side for side, factor in (("left", left), ("right", right)) if call.mark(factor) == "gate"]
-    if len(marked) == 1:
-        return marked[0]
+    """Which of two factors is the decision.
+
+    The one that went through sigmoid or softmax last; where neither or both did, the one that went through an
+    activation last (the gate of SwiGLU and its kin); else the user's word.
+    """
+    marks = {"left": call.mark(left), "right": call.mark(right)}
+    for kind in ("gate", "activation"):
+        marked = [side for side, mark in marks.items() if mark == kind]
+        if len(marked) == 1:
+            return marked[0]
+        if marked:
+            break
     if call.options.gate is not None:
         return call.options.gate
-    which = "neither" if not marked else "both"
+    which = "neither" if not any(marks.values()) else "both"
     return Refusal(
-        f"both factors depend on the input and {which} of them went through sigmoid or softmax last; say which one "
-        f"gates (is frozen to its value on x): gate='left' or gate='right'"
+        f"both factors depend on the input and {which} of them went through sigmoid, softmax or an activation last; "
+        "say which one gates (is frozen to its value on x): gate='left' or gate='right'"
     )
+
+
+def follows_attention(call: Call, a: Tensor, b: Tensor) -> bool:
+    """Whether a matrix product of two tensors of the input belongs to an attention that is followed on both sides."""
+    return call.options.softmax == "full" and "gate" not in (call.mark(a), call.mark(b))
+
+
+def tangent(a: Tensor, b: Tensor, product: Callable[[Any, Any], Tensor]) -> Frozen:
+    """The tangent of a product at (a, b): p b + a q - a b."""
+    left, right = constant(a), constant(b)
+    return Frozen((a, b), lambda p, q: product(p, right) + product(left, q), -product(left, right), unit=True)
 
 
 def scale(call: Call) -> Answer:
@@ -54,6 +74,8 @@ def multilinear(*positions: int) -> Rule:
             return Refusal("more than two of its factors depend on the input" if tracked else _NOT_A_FACTOR)
         unit = len(tracked) == 2
         if unit:
+            if len(positions) == 2 and follows_attention(call, *call.args[:2]):
+                return tangent(*call.args[:2], partial(call.op, **call.kwargs))
             side = gating_side(call, *(call.args[i] for i in tracked))
             if isinstance(side, Refusal):
                 return side
@@ -88,15 +110,15 @@ def plus_product(product: Callable[[Any, Any], Tensor]) -> Rule:
         if call.is_tracked(c):
             inputs, forms = [c], [lambda p: beta * p]
         elif beta != 0:
-            offset = beta * constant(c)
+            offset = _scaled(c, beta)
         if call.is_tracked(a) and held != "left":
-            right = alpha * constant(b)
+            right = _scaled(b, alpha)
             inputs, forms = [*inputs, a], [*forms, lambda p: product(p, right)]
         elif call.is_tracked(b):
-            left = alpha * constant(a)
+            left = _scaled(a, alpha)
             inputs, forms = [*inputs, b], [*forms, lambda p: product(left, p)]
         else:
-            offset = offset + product(alpha * constant(a), constant(b))
+            offset = offset + product(_scaled(a, alpha), constant(b))
         shape = call.output.shape
 
         def replay(*probes: Tensor) -> Tensor:
@@ -107,6 +129,11 @@ def plus_product(product: Callable[[Any, Any], Tensor]) -> Rule:
         return Frozen(tuple(inputs), replay, constants, None, unit=held is not None)
 
     return rule
+
+
+def _scaled(tensor: Any, factor: Any) -> Any:
+    """factor * tensor as a constant; the tensor itself, not a copy of a weight, where the factor is 1."""
+    return constant(tensor) if factor == 1 else factor * constant(tensor)
 
 
 def divided_product(call: Call) -> Answer:

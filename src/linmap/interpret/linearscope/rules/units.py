@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -265,6 +266,30 @@ def power(call: Call) -> Answer:
     return with_secant(lambda _: 1.0, 1)(call)
 
 
+def activation(rule: Rule) -> Rule:
+    """The rule of an activation: what comes out may gate another factor (SwiGLU and its kin)."""
+
+    def marked(call: Call) -> Answer:
+        answer = rule(call)
+        return replace(answer, mark=answer.mark or "activation") if isinstance(answer, Frozen) else answer
+
+    return marked
+
+
+def softmax(call: Call) -> Answer:
+    """A decision: attention holds its probabilities a; with softmax="full" the tangent a * (p - sum of a p)."""
+    if call.options.softmax == "value":
+        return None
+    z, a = call.args[0], constant(call.output)
+    dim, never = call.args[1], a == 0  # masked places, where the scores may be minus infinity
+
+    def jacobian(p: Tensor) -> Tensor:
+        p = p.masked_fill(never, 0)
+        return a * (p - (a * p).sum(dim, keepdim=True))
+
+    return Frozen((z,), jacobian, a - jacobian(constant(z)), "softmax", unit=True)
+
+
 def without_slope(call: Call) -> Answer:
     """log-softmax: z less its log-sum-exp on x0."""
     z, dim = call.args[:2]
@@ -357,13 +382,11 @@ def fill(call: Call) -> Answer:
 
 
 def decision(call: Call) -> Answer:
-    """A constant of x0: softmax (frozen as attention), functions with zero slope everywhere, new tensors."""
+    """A constant of x0: functions with zero slope everywhere, new tensors."""
     return None
 
 
 DECISIONS = [
-    "_softmax",
-    "_safe_softmax",
     "sign",
     "floor",
     "ceil",
@@ -390,14 +413,16 @@ SOFTMAXES = ("_softmax", "_safe_softmax", "_log_softmax")
 MARKS = {
     **dict.fromkeys(("linalg_vector_norm", "norm", "std", "var", "std_mean", "var_mean"), "norm"),
     "rsqrt": "gate",  # x * rsqrt(mean square): RMS norm
+    "erf": "gate",  # x * (1 + erf(x / sqrt 2)) / 2: GELU by hand
 }
+"""What a product or a division may still make of an operation's output, frozen or refused."""
 
 UNITS: dict[str, Rule] = {
-    "relu": relu,
-    "leaky_relu": leaky_relu,
-    "_prelu_kernel": prelu,
-    "rrelu_with_noise": rrelu,
-    "hardtanh": hardtanh,
+    "relu": activation(relu),
+    "leaky_relu": activation(leaky_relu),
+    "_prelu_kernel": activation(prelu),
+    "rrelu_with_noise": activation(rrelu),
+    "hardtanh": activation(hardtanh),
     "hardsigmoid": hardsigmoid,
     "threshold": threshold,
     "hardshrink": hardshrink,
@@ -407,23 +432,28 @@ UNITS: dict[str, Rule] = {
     **dict.fromkeys(("minimum", "fmin"), larger_of_two(-1)),
     **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), clamp),
     "sigmoid": sigmoid,
-    "tanh": smooth(lambda _: 0.0, lambda call: 1 - call.output**2),
-    **dict.fromkeys(("elu", "celu"), smooth(lambda _: 0.0, _elu_derivative)),
-    "softplus": smooth(lambda call: math.log(2) / call.argument(1, "beta", 1.0), _softplus_derivative),
+    "tanh": activation(smooth(lambda _: 0.0, lambda call: 1 - call.output**2)),
+    **dict.fromkeys(("elu", "celu"), activation(smooth(lambda _: 0.0, _elu_derivative))),
+    "softplus": activation(smooth(lambda call: math.log(2) / call.argument(1, "beta", 1.0), _softplus_derivative)),
     "log_sigmoid_forward": smooth(lambda _: -math.log(2), lambda call: (-call.args[0]).sigmoid()),
-    "silu": gated(lambda call: call.args[0].sigmoid(), lambda call: aten.silu_backward(_ones(call), call.args[0])),
-    "gelu": gated(_gelu_gate, lambda call: aten.gelu_backward(_ones(call), call.args[0], **call.kwargs)),
-    "mish": gated(
-        lambda call: torch.nn.functional.softplus(call.args[0]).tanh(),
-        lambda call: aten.mish_backward(_ones(call), call.args[0]),
+    "silu": activation(
+        gated(lambda call: call.args[0].sigmoid(), lambda call: aten.silu_backward(_ones(call), call.args[0]))
     ),
-    "hardswish": gated(lambda call: torch.nn.functional.hardsigmoid(call.args[0]), _hardswish_derivative),
+    "gelu": activation(gated(_gelu_gate, lambda call: aten.gelu_backward(_ones(call), call.args[0], **call.kwargs))),
+    "mish": activation(
+        gated(
+            lambda call: torch.nn.functional.softplus(call.args[0]).tanh(),
+            lambda call: aten.mish_backward(_ones(call), call.args[0]),
+        )
+    ),
+    "hardswish": activation(gated(lambda call: torch.nn.functional.hardsigmoid(call.args[0]), _hardswish_derivative)),
     "glu": glu,
     **dict.fromkeys(("exp", "exp2"), with_secant(lambda _: 1.0)),
     **dict.fromkeys(("expm1", "log1p", "sqrt"), with_secant(lambda _: 0.0)),
     **dict.fromkeys(("log", "log2", "log10", "reciprocal"), with_secant(lambda _: None)),
     "pow": power,
     "_log_softmax": without_slope,
+    **dict.fromkeys(("_softmax", "_safe_softmax"), softmax),
     **dict.fromkeys(("fmod", "remainder"), wrapped),
     "frac": fraction,
     "nan_to_num": finite_part,
