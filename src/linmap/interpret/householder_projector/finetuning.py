@@ -1,0 +1,328 @@
+"""Fine-tuning a generator whose layers have been swapped: on images, or on what the original generator draws."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.interpret.householder_projector.adversaries import Adversaries, Objective
+from linmap.interpret.householder_projector.discriminator import Discriminator
+from linmap.interpret.householder_projector.projector import HouseholderProjector
+from linmap.training import TrainingConfig, TrainingHistory, private, train
+
+EPOCH = 1000  # steps that the loop counts as one pass
+BETAS = (0.0, 0.99)  # of Adam, as in StyleGAN2
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """The settings of a fine-tuning.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of its range.
+    """
+
+    steps: int = 300
+    """Optimiser steps; the paper takes about 1 % of the original training."""
+    batch_size: int = 32
+    """Images of a step, real and drawn ones each."""
+    lr: float = 5e-4
+    """Learning rate of the generator."""
+    discriminator_lr: float = 1e-3
+    """Learning rate of the discriminator, which starts anew."""
+    objective: Literal["auto", "adversarial", "matching", "both"] = "auto"
+    """adversarial: a discriminator tells real images from drawn ones; matching: each drawn image shall be what the
+    original generator draws of the same code; auto: adversarial on images, both without."""
+    trained: Literal["all", "projectors"] = "all"
+    """The parameters of the generator that are trained."""
+    matching: float = 10.0
+    """Weight of the matching in "both"."""
+    r1: float = 1.0
+    """Weight of the gradient penalty on real images."""
+    r1_every: int = 16
+    """Steps between gradient penalties, each of which counts for as many steps."""
+    average: float = 0.99
+    """Decay a step of the running average of the generator's weights, which is the result."""
+    warmup: int = 30
+    """Steps in which the discriminator alone learns from the adversarial loss."""
+    flip: bool = False
+    """Mirror half of the real images."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision, as in TrainingConfig."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints."""
+    seed: int = 0
+    """Of the codes, the images of each step and the discriminator's start."""
+
+    def __post_init__(self) -> None:
+        for name in ("discriminator_lr", "matching", "r1_every"):
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise ArgumentError(f"{name}={getattr(self, name)} must be positive.")
+        for name in ("r1", "warmup"):
+            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+                raise ArgumentError(f"{name}={getattr(self, name)} must not be negative.")
+        if not 0 <= self.average < 1:
+            raise ArgumentError(f"average={self.average} must lie in [0, 1).")
+        for name, kinds in (("objective", ("auto", *get_args(Objective))), ("trained", ("all", "projectors"))):
+            if getattr(self, name) not in kinds:
+                raise ArgumentError(f"{name}={getattr(self, name)!r} must be one of {', '.join(kinds)}.")
+        self.config()
+
+    def config(self) -> TrainingConfig:
+        """What the training loop is told."""
+        return TrainingConfig(
+            epochs=max(1, -(-self.steps // EPOCH)),
+            max_steps=self.steps,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            betas=BETAS,
+            precision=self.precision,
+            checkpoint_every=self.checkpoint_every,
+            seed=self.seed,
+        )
+
+
+class Drawing(Protocol):
+    """A module that draws images (n, channels, height, width) in [-1, 1] of codes z ~ N(0, I)."""
+
+    latent_dim: int
+
+    def __call__(self, z: Tensor) -> Tensor: ...
+
+
+def finetune(
+    generator: Drawing,
+    teacher: Drawing | None = None,
+    images: Tensor | None = None,
+    *,
+    settings: FineTuning | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+) -> TrainingHistory:
+    """Train a generator, in place, to draw what the original one drew, or what the user's images show.
+
+    The adversarial loss is the non-saturating logistic one with the lazy gradient penalty R1 (Mescheder, Geiger and
+    Nowozin, 2018; Karras et al., 2020); both networks take their steps at once, in one optimiser of the training loop,
+    which gives precision, progress, checkpoints and exact resumption. Without images, what the teacher draws is real:
+    a discriminator sees its images and the generator's of the same codes, and "matching" compares them pair by pair.
+    Afterwards the generator holds the running average of its weights, with batch normalisation's statistics taken anew,
+    and is in evaluation mode.
+
+    Parameters
+    ----------
+    generator
+        Whose layers have been swapped by `project_layers`; has `latent_dim`, the length of its codes.
+    teacher
+        The generator as it was, with the same `latent_dim`; needed without images and for "matching". Left unchanged.
+    images
+        (N, channels, height, width) like the generator's, floating in [-1, 1] or uint8.
+    settings
+        `FineTuning()` when None.
+    out, resume
+        As in `linmap.training.train`: the folder of checkpoints, and whether to go on from the last one.
+
+    Returns
+    -------
+    TrainingHistory
+        Its losses are the sums of the losses of both networks.
+
+    Raises
+    ------
+    ValueError
+        If neither teacher nor images are given, the objective needs what is not there, shapes differ, or images are out
+        of range.
+    TypeError
+        If the generator is no module with a `latent_dim`.
+    """
+    settings = FineTuning() if settings is None else settings
+    network, original = _module("generator", generator), None if teacher is None else _module("teacher", teacher)
+    objective = _objective(settings, original is not None, images is not None)
+    if original is not None:
+        original = copy.deepcopy(original).eval().requires_grad_(False)
+    if objective == "adversarial" and images is not None:
+        original = None
+    shape = _image_shape(network, generator.latent_dim, original)
+    real = None if images is None or objective == "matching" else _real(images, shape)
+    with private(settings.seed):
+        discriminator = None if objective == "matching" else Discriminator(*shape)
+    with _only(network, settings.trained):
+        both = Adversaries(
+            network,
+            discriminator,
+            original,
+            objective=objective,
+            matching=settings.matching,
+            r1=settings.r1,
+            r1_every=settings.r1_every,
+            average=settings.average,
+            warmup=settings.warmup,
+        )
+
+        def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+            with private(_seed(settings.seed, int(both.steps))):  # noise of the generators, drawn alike on resumption
+                return model(batch["z"], batch.get("real"))
+
+        history = train(
+            both,
+            loss,
+            _Steps(settings, generator.latent_dim, real),
+            config=settings.config(),
+            out=out,
+            resume=resume,
+            description="fine-tuning",
+            callbacks=[both.after_step],
+            parameter_groups=lambda _: _groups(both, settings),
+            seed_globally=False,
+        )
+        both.take_average()
+    _take_statistics(network, generator.latent_dim, settings)
+    network.eval()
+    return history
+
+
+def _module(name: str, value: object) -> nn.Module:
+    if not isinstance(value, nn.Module) or not isinstance(getattr(value, "latent_dim", None), int):
+        raise ArgumentTypeError(
+            f"{name} must be a module with latent_dim, the length of the codes that it draws from; "
+            f"{type(value).__name__} is not."
+        )
+    return value
+
+
+def _objective(settings: FineTuning, taught: bool, shown: bool) -> Objective:
+    """What "auto" means, or an error where something is missing."""
+    if not taught and not shown:
+        raise ArgumentError("give teacher, the generator as it was, or images: there is nothing to learn from.")
+    objective = settings.objective
+    if objective == "auto":
+        return "adversarial" if shown else "both"
+    if objective != "adversarial" and not taught:
+        raise ArgumentError(f"objective={objective!r} needs teacher, the generator as it was.")
+    if objective == "matching" and shown:
+        raise ArgumentError('objective="matching" does not look at images; leave them out, or take "both".')
+    return objective
+
+
+@torch.no_grad()
+def _image_shape(network: nn.Module, latent_dim: int, original: nn.Module | None) -> tuple[int, int, int]:
+    """(channels, height, width) of what is drawn, in evaluation mode."""
+    weight = next(network.parameters())
+    shapes = []
+    for module in (network, original):
+        if module is not None:
+            training = module.training
+            module.eval()
+            shapes.append(tuple(module(torch.zeros(1, latent_dim).to(weight))[0].shape))
+            module.train(training)
+    if len(shapes[0]) != 3:
+        raise ArgumentError(f"generator must draw (n, channels, height, width), got (n, {shapes[0]}).")
+    if shapes[0] != shapes[-1]:
+        raise ArgumentError(f"generator draws {shapes[0]}, teacher {shapes[1]}; they must draw images of one shape.")
+    return cast("tuple[int, int, int]", shapes[0])
+
+
+def _real(images: Any, shape: tuple[int, int, int]) -> Tensor:
+    """The user's images as they were given, checked."""
+    if not isinstance(images, Tensor) or not (images.is_floating_point() or images.dtype == torch.uint8):
+        came = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise ArgumentTypeError(f"images must be a tensor, floating in [-1, 1] or uint8, got {came}.")
+    if images.ndim != 4 or tuple(images.shape[1:]) != shape or len(images) < 2:
+        raise ArgumentError(
+            f"images must be at least two of the generator's shape (N, {', '.join(map(str, shape))}), got "
+            f"{tuple(images.shape)}; scale or crop them."
+        )
+    if images.is_floating_point() and not float(images.abs().amax()) <= 1 + 1e-6:
+        raise ArgumentError(f"images must lie in [-1, 1], got values up to {float(images.abs().amax()):.3g}.")
+    return images
+
+
+@contextmanager
+def _only(network: nn.Module, trained: str) -> Iterator[None]:
+    """Let only the projectors' parameters be trained where that is asked, and put the flags back."""
+    before = {weight: weight.requires_grad for weight in network.parameters()}
+    projectors = [module for module in network.modules() if isinstance(module, HouseholderProjector)]
+    if trained == "projectors" and not projectors:
+        raise ArgumentError('trained="projectors": the generator has none; swap layers with project_layers first.')
+    chosen = set(network.parameters() if trained == "all" else (w for m in projectors for w in m.parameters()))
+    try:
+        for weight in before:
+            weight.requires_grad_(weight in chosen)
+        yield
+    finally:
+        for weight, flag in before.items():
+            weight.requires_grad_(flag)
+
+
+def _groups(both: Adversaries, settings: FineTuning) -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = [
+        {"params": [weight for weight in both.generator.parameters() if weight.requires_grad], "lr": settings.lr}
+    ]
+    if both.discriminator is not None:
+        groups.append({"params": list(both.discriminator.parameters()), "lr": settings.discriminator_lr})
+    return groups
+
+
+def _seed(*numbers: int) -> int:
+    """A seed that is a function of several numbers."""
+    (state,) = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return int(state >> np.uint64(1))
+
+
+class _Steps(Dataset):
+    """What the steps see: fresh codes, and images drawn with replacement; a function of the seed and the order."""
+
+    def __init__(self, settings: FineTuning, latent_dim: int, images: Tensor | None) -> None:
+        self.settings, self.latent_dim, self.images = settings, latent_dim, images
+
+    def __len__(self) -> int:
+        return EPOCH * self.settings.batch_size
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        n, generator = len(indices), torch.Generator().manual_seed(_seed(self.settings.seed, *indices[:2]))
+        batch = {"z": torch.randn(n, self.latent_dim, generator=generator, dtype=torch.float32)}
+        if self.images is not None:
+            real = self.images[torch.randint(len(self.images), (n,), generator=generator)]
+            real = real.float() / 127.5 - 1 if real.dtype == torch.uint8 else real.float()
+            if self.settings.flip:
+                mirrored = torch.rand(n, generator=generator) < 0.5
+                real = torch.where(mirrored[:, None, None, None], real.flip(-1), real)
+            batch["real"] = real
+        return batch
+
+
+@torch.no_grad()
+def _take_statistics(network: nn.Module, latent_dim: int, settings: FineTuning, batches: int = 32) -> None:
+    """Batch normalisation's statistics of the averaged weights: the mean over batches of fresh codes."""
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    if not norms:
+        return
+    network.eval()
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        weight = next(network.parameters())
+        for i in range(batches):
+            with private(_seed(settings.seed, EPOCH, i)):
+                network(torch.randn(max(settings.batch_size, 2), latent_dim).to(weight))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
