@@ -528,7 +528,7 @@ def test_bad_models():
     with pytest.raises(ValueError, match=r"to='body' is not a layer of Sequential"):
         LinearScope(net, to="body")
     options: list[dict[str, Any]] = [{"mode": "both"}, {"smooth": "jacobian"}, {"sigmoid": "x"}, {"gate": "up"}]
-    for option in options:
+    for option in [*options, {"softmax": "half"}]:
         with pytest.raises(ValueError, match=f"{next(iter(option))} must be one of"):
             LinearScope(net, **option)
 

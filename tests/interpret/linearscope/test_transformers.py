@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from linmap.interpret.linearscope import AffineInterpreter, LinearScope
+from linmap.interpret.linearscope import (
+    AffineInterpreter,
+    LinearScope,
+    UnknownOperationError,
+    attention_maps,
+    block,
+    part,
+    rollout,
+    token_contributions,
+    token_shares,
+)
 
 transformers = pytest.importorskip("transformers")
 
@@ -86,3 +96,158 @@ def test_token_ids_and_their_embeddings_give_the_same_map():
     torch.testing.assert_close(by_ids.input, vectors)
     assert by_ids.output.shape == (1, 1, 50)
     torch.testing.assert_close(by_ids.row(3), by_vectors.row(3))
+
+
+class Sine(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(x)
+
+
+def test_an_unknown_activation_is_refused_by_name():
+    model, ids = tiny("llama")
+    model.model.layers[1].mlp.act_fn = Sine().eval()
+    with pytest.raises(
+        UnknownOperationError, match=r"sin.* in model\.layers\.1\.mlp\.act_fn \(.*test_transformers\.py:\d+\)"
+    ):
+        LinearScope(model).at(ids)
+
+
+# -- against a network that is frozen by hand --------------------------------------------------------------------------
+
+
+class FrozenLlama:
+    """A second reading of a Llama: its layers written out, with norms and gates (and attention) as constants of x0."""
+
+    def __init__(self, model: Any, hold_attention: bool) -> None:
+        self.model, self.hold_attention = model, hold_attention
+
+    def norm(self, layer: Any, x: Tensor) -> Tensor:
+        scale = (x.float().square().mean(-1, keepdim=True) + layer.variance_epsilon).rsqrt()
+        return x * scale.detach() * layer.weight
+
+    def rotated(self, x: Tensor) -> Tensor:
+        half = x.shape[-1] // 2
+        config = self.model.config
+        angles = torch.arange(x.shape[-2])[:, None] / config.rope_parameters["rope_theta"] ** (
+            torch.arange(half) / half
+        )
+        cos, sin = angles.cos().float(), angles.sin().float()
+        a, b = x[..., :half], x[..., half:]
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+    def attention(self, layer: Any, x: Tensor) -> Tensor:
+        heads, groups = self.model.config.num_attention_heads, self.model.config.num_key_value_heads
+        q, k, v = (
+            projection(x).reshape(len(x), count, -1).transpose(0, 1)
+            for projection, count in ((layer.q_proj, heads), (layer.k_proj, groups), (layer.v_proj, groups))
+        )
+        k, v = (part.repeat_interleave(heads // groups, 0) for part in (k, v))
+        scores = self.rotated(q) @ self.rotated(k).mT / q.shape[-1] ** 0.5
+        later = torch.ones(len(x), len(x)).triu(1).bool()
+        a = scores.masked_fill(later, -torch.inf).softmax(-1)
+        mixed = (a.detach() if self.hold_attention else a) @ v
+        return layer.o_proj(mixed.transpose(0, 1).reshape(len(x), -1))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Embeddings (tokens, features) to the logits of the last token."""
+        for layer in self.model.model.layers:
+            x = x + self.attention(layer.self_attn, self.norm(layer.input_layernorm, x))
+            z = self.norm(layer.post_attention_layernorm, x)
+            gate = torch.nn.functional.silu(layer.mlp.gate_proj(z)).detach()
+            x = x + layer.mlp.down_proj(gate * layer.mlp.up_proj(z))
+        return self.model.lm_head(self.norm(self.model.model.norm, x)[-1])
+
+
+@pytest.mark.parametrize("softmax", ["value", "full"])
+def test_the_map_of_a_llama_is_the_jacobian_of_its_frozen_parts(softmax: Any):
+    model, ids = tiny("llama")
+    interp = LinearScope(model, softmax=softmax).at(ids, logits_to_keep=1)
+    frozen, x = FrozenLlama(model, softmax == "value"), interp.input[0]
+    torch.testing.assert_close(interp.output.flatten(), frozen(x), rtol=1e-6, atol=1e-6)
+    expected = torch.autograd.functional.jacobian(frozen, x).flatten(1)
+    torch.testing.assert_close(interp.dense(), expected, rtol=1e-5, atol=1e-6)
+    dense = interp.columns(range(interp.in_features))
+    torch.testing.assert_close(dense, interp.dense(), rtol=0, atol=1e-12)
+    if softmax == "value":  # no biases: the rounding of Transformers' norms is all that is left
+        assert interp.bias_share() < 1e-6
+
+
+# -- tokens ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gpt2"])
+def test_tokens_contribute_exactly_and_never_to_earlier_ones(name: str):
+    model, ids = tiny(name)
+    last = "model.layers.1" if name == "qwen2" else "transformer.h.1"
+    interp = LinearScope(model, to=last).at(ids)
+    parts, shares = token_contributions(interp, batch_size=3), token_shares(interp)
+    assert parts.shape == (7, 7, 16)
+    torch.testing.assert_close(parts.sum(0) + interp.residual[0], interp.output[0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(shares.sum(1), torch.ones(7).double())
+    for earlier, later in ((0, 1), (2, 6), (4, 5)):
+        assert not parts[later, earlier].any()
+        assert not shares[earlier, later]
+    assert parts[1, 2].any()
+    with pytest.raises(ValueError, match=r"token_shares needs an output \(1, tokens, features\)"):
+        token_shares(LinearScope(model, output=lambda o: o.logits[:, -1]).at(ids))
+
+
+def test_the_attention_maps_are_those_of_the_model():
+    for name, attention in (("gemma2", "eager"), ("qwen3", "sdpa"), ("dinov2", "sdpa")):
+        model, x = tiny(name, attention)
+        maps = attention_maps(LinearScope(model).at(x))
+        model.set_attn_implementation("eager")
+        expected = model(x, output_attentions=True).attentions
+        assert [one.module.split(".")[-2] for one in maps] == ["0", "1"]
+        for one, a in zip(maps, expected, strict=True):
+            torch.testing.assert_close(one.weights, a[0])
+        eye = torch.eye(len(maps[0].weights[0]), dtype=torch.float64)
+        first, second = (0.5 * eye + 0.5 * a[0].mean(0) for a in expected)
+        torch.testing.assert_close(rollout(maps), second @ first)
+    with pytest.raises(ValueError, match="no attention"):
+        attention_maps(LinearScope(torch.nn.Linear(2, 2).eval()).at(torch.ones(1, 2)))
+
+
+# -- parts of a reading ------------------------------------------------------------------------------------------------
+
+
+def test_parts_of_one_reading_are_readings_of_the_parts():
+    model, ids = tiny("gemma3")
+    whole = LinearScope(model).at(ids, logits_to_keep=1)
+    lower, upper = part(whole, to="model.layers.0"), part(whole, from_="model.layers.1")
+    torch.testing.assert_close(lower.output, upper.input)
+    torch.testing.assert_close(upper.dense() @ lower.dense(), whole.dense(), rtol=0, atol=1e-9)
+    scopes = LinearScope(model, to="model.layers.0"), LinearScope(model, from_="model.layers.1")
+    for one, scope in zip((lower, upper), scopes, strict=True):
+        again = scope.at(ids, logits_to_keep=1)
+        assert one.exactness() < 1e-12
+        torch.testing.assert_close(one.dense(), again.dense(), rtol=0, atol=1e-9)
+        torch.testing.assert_close(one.residual, again.residual, rtol=0, atol=1e-9)
+    with pytest.raises(ValueError, match=r"to='model.layers.0.self_attn.q_proj': the reading does not go through"):
+        part(whole, to="model.layers.0.self_attn.q_proj")
+    with pytest.raises(ValueError, match=r"does not depend on what goes into from_='lm_head'"):
+        part(whole, from_="lm_head", to="model.layers.0")
+
+
+def test_a_part_holds_what_goes_around_it():
+    model, ids = tiny("llama")
+    inner = "model.layers.0.mlp"
+    whole = LinearScope(model).at(ids)
+    one, again = part(whole, from_=inner), LinearScope(model, from_=inner).at(ids)
+    assert one.exactness() < 1e-12
+    torch.testing.assert_close(one.dense(), again.dense(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(one.residual, again.residual, rtol=0, atol=1e-9)
+
+
+def test_a_block_is_a_block_of_the_matrix_and_has_its_singular_vectors():
+    model, ids = tiny("llama")
+    interp = LinearScope(model, to="model.layers.1").at(ids)
+    F = interp.dense().reshape(7, 16, 7, 16)
+    token = block(interp, input=2, output=-1)
+    torch.testing.assert_close(token.dense(), F[6, :, 2])
+    torch.testing.assert_close(token.rmatvec(torch.eye(16).double()), F[6, :, 2])
+    torch.testing.assert_close(block(interp, output=(6, 3)).dense()[0], F[6, 3].flatten())
+    torch.testing.assert_close(token.svd(3).S, torch.linalg.svdvals(F[6, :, 2])[:3], rtol=1e-6, atol=0)
+    assert not block(interp, input=3, output=1).dense().any()
+    with pytest.raises(IndexError, match=r"input=7 lies outside the input of shape \(7, 16\)"):
+        block(interp, input=7)

@@ -1,9 +1,10 @@
 """linearscope: read a network as one affine map per input (Navarrete Michelini et al., ICCV 2019).
 
-`scope` checks the model and the input, `trace` watches one pass (`aliasing` keeps track of writes in place, `watch` of
-what comes from outside), `rules` says what every operation becomes, `tape` replays it, `interpreter` is the map,
-`proof` holds it against the network, `receptive` proves how far a pixel reaches, `analyses` reads the paper's findings
-off the map, `words` and `pictures` show a reading, `deletion` tests whether its votes name what decides.
+`scope` checks the model and the input, `passage` sends the input through, `trace` watches one pass (`aliasing` keeps
+track of writes in place, `watch` of what comes from outside), `rules` says what every operation becomes, `tape` replays
+it, `interpreter` is the map, `proof` holds it against the network, `parts` cuts the map at layers and tokens, `mixing`
+says what tokens take from one another, `receptive` proves how far a pixel reaches, `analyses` reads the paper's
+findings off the map, `words` and `pictures` show a reading, `deletion` tests whether its votes name what decides.
 """
 
 from linmap.interpret.linearscope.analyses import (
@@ -21,6 +22,14 @@ from linmap.interpret.linearscope.analyses import (
 )
 from linmap.interpret.linearscope.deletion import class_probabilities, gradient_of_top, probability_left
 from linmap.interpret.linearscope.interpreter import AffineInterpreter
+from linmap.interpret.linearscope.mixing import (
+    AttentionMap,
+    attention_maps,
+    rollout,
+    token_contributions,
+    token_shares,
+)
+from linmap.interpret.linearscope.parts import block, part
 from linmap.interpret.linearscope.pictures import draw_outputs, draw_reading, draw_signed, draw_votes
 from linmap.interpret.linearscope.proof import InexactReadingError
 from linmap.interpret.linearscope.receptive import Reach, ReceptiveFieldError, projective_field
@@ -31,6 +40,7 @@ from linmap.interpret.linearscope.words import bias_share_in_words, class_names,
 
 __all__ = [
     "AffineInterpreter",
+    "AttentionMap",
     "BiasContribution",
     "Comb",
     "CopyMap",
@@ -41,8 +51,10 @@ __all__ = [
     "Reach",
     "ReceptiveFieldError",
     "UnknownOperationError",
+    "attention_maps",
     "bias_share_in_words",
     "bias_split",
+    "block",
     "class_names",
     "class_probabilities",
     "comb",
@@ -56,8 +68,12 @@ __all__ = [
     "fit_gabor",
     "gradient_of_top",
     "output_in_words",
+    "part",
     "probability_left",
     "projective_field",
     "register_rule",
+    "rollout",
     "template_share",
+    "token_contributions",
+    "token_shares",
 ]

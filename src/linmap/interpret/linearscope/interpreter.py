@@ -120,6 +120,10 @@ class AffineInterpreter(Implicit):
         x and y = f(x), with their batch axis (the logits where a final softmax was cut off).
     batched
         Whether they have one.
+    input_shape, output_shape
+        Their shapes without it.
+    scene
+        The pass that the map was read from.
     residual
         L(origin), of the shape of y: r itself for the origin 0, r + F origin otherwise.
     origin
@@ -131,8 +135,8 @@ class AffineInterpreter(Implicit):
     def __init__(self, scene: Scene, engine: Engine) -> None:
         x, y = scene.x, scene.output
         self.batched = scene.batched
-        self._input_shape, self._output_shape = (_without_batch(t) if scene.batched else t.shape for t in (x, y))
-        self._scene, self._engine = scene, engine
+        self.input_shape, self.output_shape = (_without_batch(t) if scene.batched else t.shape for t in (x, y))
+        self.scene, self._engine = scene, engine
         super().__init__(x.numel(), y.numel(), self._forward_flat, self._adjoint_flat, dtype=y.dtype, device=y.device)
         del self.residual  # the error of `from_matrix`, which makes no interpreters
         self.input, self.output = x, y
@@ -142,20 +146,20 @@ class AffineInterpreter(Implicit):
 
     def __call__(self, probe: Float[Tensor, " batch *features"]) -> Float[Tensor, " batch *outputs"]:
         """L(probe) = F probe + r for every probe of a batch (batch, C, H, W)."""
-        if probe.shape[1:] != self._input_shape:
+        if probe.shape[1:] != self.input_shape:
             raise ArgumentError(
-                f"probes must have shape (batch, {', '.join(map(str, self._input_shape))}), got {tuple(probe.shape)}; "
+                f"probes must have shape (batch, {', '.join(map(str, self.input_shape))}), got {tuple(probe.shape)}; "
                 "for F on flat vectors use .matvec(v)."
             )
         return self._apply(probe, affine=True)
 
     def matvec(self, v: Tensor) -> Tensor:
         """F v for v of shape (..., n_in), or (..., *shape of x), which gives the shape of y."""
-        return self._product(v, self._input_shape, self._output_shape, self.in_features, self._forward_flat)
+        return self._product(v, self.input_shape, self.output_shape, self.in_features, self._forward_flat)
 
     def rmatvec(self, u: Tensor) -> Tensor:
         """F^T u for u of shape (..., n_out), or (..., *shape of y), which gives the shape of x."""
-        return self._product(u, self._output_shape, self._input_shape, self.out_features, self._adjoint_flat)
+        return self._product(u, self.output_shape, self.input_shape, self.out_features, self._adjoint_flat)
 
     @staticmethod
     def _product(
@@ -169,7 +173,7 @@ class AffineInterpreter(Implicit):
         raise ArgumentError(f"expected vectors of shape (..., {size}) or (..., {tuple(source)}), got {tuple(v.shape)}.")
 
     def _forward_flat(self, v: Tensor) -> Tensor:
-        probes = v.reshape(-1, *self._input_shape)
+        probes = v.reshape(-1, *self.input_shape)
         return self._apply(probes, affine=False).reshape(*v.shape[:-1], self.out_features)
 
     def _adjoint_flat(self, u: Tensor) -> Tensor:
@@ -178,7 +182,7 @@ class AffineInterpreter(Implicit):
 
     def _apply(self, probes: Tensor, affine: bool) -> Tensor:
         result = self._engine.apply(probes.reshape(-1, *self.input.shape), affine)
-        return result.reshape(-1, *self._output_shape)
+        return result.reshape(-1, *self.output_shape)
 
     @property
     def linear(self) -> Implicit:
@@ -221,23 +225,23 @@ class AffineInterpreter(Implicit):
         row = self.row(self.output_index(class_))
         if versus is not None:
             row = row - self.row(self.output_index(versus))
-        return (row * (self.input - self.origin).flatten()).reshape(self._input_shape)
+        return (row * (self.input - self.origin).flatten()).reshape(self.input_shape)
 
     def output_index(self, index: int | tuple[int, ...]) -> int:
         """The flat index of an output, given flat or as a place in the shape of y (without batch axis)."""
-        return _flat_index(index, self._output_shape, "output")
+        return _flat_index(index, self.output_shape, "output")
 
     def input_index(self, index: int | tuple[int, ...]) -> int:
         """The flat index of an input element, given flat or as a place in the shape of x (without batch axis)."""
-        return _flat_index(index, self._input_shape, "input")
+        return _flat_index(index, self.input_shape, "input")
 
     def as_input(self, v: Tensor) -> Tensor:
         """Flat vectors (..., n_in), such as rows or right singular vectors, in the shape of x."""
-        return v.reshape(*v.shape[:-1], *self._input_shape)
+        return v.reshape(*v.shape[:-1], *self.input_shape)
 
     def as_output(self, u: Tensor) -> Tensor:
         """Flat vectors (..., n_out), such as left singular vectors or columns (transposed), in the shape of y."""
-        return u.reshape(*u.shape[:-1], *self._output_shape)
+        return u.reshape(*u.shape[:-1], *self.output_shape)
 
     # -- what the map is made of -----------------------------------------------------------------------------------
 
@@ -261,12 +265,12 @@ class AffineInterpreter(Implicit):
             "input_shape": list(self.input.shape),
             "output_shape": list(self.output.shape),
             "dtype": str(self.dtype).removeprefix("torch."),
-            "mode": self._scene.mode,
-            **asdict(self._scene.options),
-            "origin": "zero" if self._scene.origin is None else "given",
+            "mode": self.scene.mode,
+            **asdict(self.scene.options),
+            "origin": "zero" if self.scene.origin is None else "given",
             "operations": len(steps),
             "units": dict(units.most_common()),
-            "ignored": list(self._scene.ignored),
+            "ignored": list(self.scene.ignored),
             "exactness": self.exactness(),
             "output_norm": float(self.output.norm()),
             "residual_norm": float(self.residual.norm()),

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -60,6 +61,7 @@ class Passage:
             if isinstance(marks, Watch):
                 stack.enter_context(_plain_kernels())
                 stack.enter_context(Exits(marks.is_known, marks.leave))
+                stack.enter_context(_visiting(self.model, marks.visit))
                 stack.enter_context(marks)
             with suppress(_StopForward):
                 forward(x.clone())
@@ -143,6 +145,28 @@ def _stopping_at(model: nn.Module, path: str, output: Callable[[Any], Tensor] | 
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def _visiting(model: nn.Module, visit: Callable[[str, str, Tensor | None], None]) -> Iterator[None]:
+    """Tell `visit` of the tensor that goes into every layer ("start") and of the one that comes out of it ("end")."""
+
+    def before(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        visit(path, "start", _first_tensor((*args, *kwargs.values())))
+
+    def after(path: str, module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+        visit(path, "end", _first_tensor(result))
+
+    with ExitStack() as stack:
+        for path, module in model.named_modules():
+            stack.callback(module.register_forward_pre_hook(partial(before, path), with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(partial(after, path)).remove)
+        yield
+
+
+def _first_tensor(values: Any) -> Tensor | None:
+    values = values if isinstance(values, tuple | list) else (values,)
+    return next((value for value in values if isinstance(value, Tensor) and value.is_floating_point()), None)
 
 
 def layer(model: nn.Module, path: str, argument: str) -> nn.Module:

@@ -164,7 +164,9 @@ class LinearScope:
             warnings.warn("treated as constants of x: " + "; ".join(ignored), stacklevel=2)
         scene = Scene(start, end, self._origin_like(start), self.mode, self.options, ignored, self.batched)
         if self.mode == "record":
-            interp = AffineInterpreter(scene, Recorded(Tape.of(steps, 0, trace.values[end].number), start))
+            interp = AffineInterpreter(
+                scene, Recorded(Tape.of(steps, 0, trace.values[end].number, trace.layers), start)
+            )
         else:
             interp = AffineInterpreter(scene, Parallel(partial(self._again, passage, x), start))
         if self.strict:

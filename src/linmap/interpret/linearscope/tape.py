@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,6 +56,8 @@ class Step:
     """The operation's arguments with shapes in place of tensors."""
     shape: torch.Size
     """Of the output on x0."""
+    mixing: Tensor | None = None
+    """The probabilities (..., to, from) by which an attention mixes values here."""
 
     def __call__(self, probes: tuple[Tensor, ...], affine: bool) -> Tensor:
         value = self.linear(*probes)
@@ -71,9 +73,13 @@ class Tape:
     end: int
     release: tuple[tuple[int, ...], ...] = field(repr=False)
     """Per step, the values that no later step reads."""
+    layers: Mapping[tuple[str, str], int] = field(default_factory=dict, repr=False)
+    """The values that go into a layer, (path, "start"), and come out of it, (path, "end"), in its first call."""
 
     @classmethod
-    def of(cls, steps: list[Step], start: int, end: int) -> Tape:
+    def of(
+        cls, steps: Sequence[Step], start: int, end: int, layers: Mapping[tuple[str, str], int] | None = None
+    ) -> Tape:
         """Keep only the steps that `end` depends on."""
         needed, live = {end}, []
         for step in reversed(steps):
@@ -86,7 +92,7 @@ class Tape:
             last = tuple(dict.fromkeys(value for value in step.inputs if value not in seen))
             seen.update(last)
             release.append(last)
-        return cls(tuple(live), start, end, tuple(reversed(release)))
+        return cls(tuple(live), start, end, tuple(reversed(release)), layers or {})
 
     def replay(self, probe: Tensor, affine: bool, keep: Mapping[int, list[Tensor]] | None = None) -> Tensor:
         """F probe, plus r if `affine`; the probe has the shape of x0. Outputs of the steps in `keep` are collected."""

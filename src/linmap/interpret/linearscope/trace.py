@@ -69,6 +69,7 @@ class Trace(Watch):
         self.logits: Any = WeakTensorKeyDictionary()  # of every tensor that a softmax made
         self.count = 0
         self.ignored: list[str] = []
+        self.layers: dict[tuple[str, str], int] = {}
         self._marking: str | None = None
 
     def mark_input(self, tensor: Tensor) -> Tensor:
@@ -80,6 +81,11 @@ class Trace(Watch):
         """A copy of `tensor` that is the output of the map."""
         self._marking = "output"
         return tensor.clone()
+
+    def visit(self, path: str, side: str, tensor: Tensor | None) -> None:
+        """Note the values at the two ends of a layer, at its first call."""
+        if self.is_known(tensor):
+            self.layers.setdefault((path, side), self.values[tensor].number)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -181,7 +187,8 @@ class Trace(Watch):
             return
         linear, offset = self._in_precision(output, frozen)
         arguments = tuple(pytree.tree_map(lambda a: a.shape if isinstance(a, Tensor) else a, call.args))
-        self._emit(output, inputs, linear, offset, place, frozen.mark, frozen.unit, arguments)
+        mixing = self._mixing(call)
+        self._emit(output, inputs, linear, offset, place, frozen.mark, frozen.unit, arguments, mixing)
 
     def _in_precision(self, output: Tensor, frozen: Frozen) -> tuple[Callable[..., Tensor], Tensor | None]:
         """The affine form in the precision of the map where the network computes an operation in a lower one.
@@ -199,6 +206,15 @@ class Trace(Watch):
         if frozen.inputs[0].dtype == kind:
             return linear, offset
         return (lambda *probes: linear(*probes).to(kind)), offset
+
+    def _mixing(self, call: Call) -> Tensor | None:
+        """The probabilities of an attention, (..., to, from), where an operation mixes values by them."""
+        if call.name not in ("bmm", "mm"):
+            return None
+        left, right = call.args[:2]
+        if self._is_softmax(left) == self._is_softmax(right):
+            return None
+        return left.detach() if self._is_softmax(left) else right.detach().mT
 
     def _update_aliases(self, written: Tensor, place: Place) -> None:
         """After a write: what every other tensor on the same memory holds now."""
@@ -225,12 +241,21 @@ class Trace(Watch):
             self.values[tensor] = value
 
     def _emit(
-        self, output: Tensor, inputs: tuple[Value, ...], linear: Any, offset: Tensor | None, place: Place,
-        mark: str | None = None, unit: bool = False, arguments: tuple[Any, ...] = (),
-    ) -> None:  # fmt: skip
+        self,
+        output: Tensor,
+        inputs: tuple[Value, ...],
+        linear: Any,
+        offset: Tensor | None,
+        place: Place,
+        mark: str | None = None,
+        unit: bool = False,
+        arguments: tuple[Any, ...] = (),
+        mixing: Tensor | None = None,
+    ) -> None:
         """Hand a step to the sink and remember its output."""
         number = self._next()
-        step = Step(tuple(v.number for v in inputs), number, linear, offset, unit, place, arguments, output.shape)
+        numbers = tuple(v.number for v in inputs)
+        step = Step(numbers, number, linear, offset, unit, place, arguments, output.shape, mixing)
         self.values[output] = Value(number, mark, None, self.sink(step, tuple(v.carried for v in inputs)))
 
     def _refuse(self, output: Any, reason: str, mark: str | None) -> None:

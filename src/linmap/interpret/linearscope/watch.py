@@ -59,6 +59,9 @@ class Watch(TorchDispatchMode):
         self.end = tensor.clone()
         return self.end
 
+    def visit(self, path: str, side: str, tensor: Tensor | None) -> None:
+        """A tensor goes into the layer at `path` (side "start") or comes out of it ("end")."""
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self.notice(func, args, kwargs)
