@@ -27,7 +27,7 @@ PICTURES = {"votes.svg", "rows.svg", "columns.svg", "eigen_inputs.svg", "eigen_o
 
 def test_apply_writes_pictures_and_a_report(tmp_path: Path):
     summary = apply(Apply(model="fsrcnn-small-x2", side=12), ApplyJob(out=tmp_path))
-    assert {path.name for path in tmp_path.iterdir()} == PICTURES | {"report.json"}
+    assert {path.name for path in tmp_path.iterdir()} == PICTURES | {"report.json", "page.html"}
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["exactness"] < 1e-5
     assert report["target_residual"] + report["target_votes"] == pytest.approx(report["target_value"], abs=1e-5)
@@ -141,7 +141,7 @@ def test_apply_reads_the_users_own_classifier(tmp_path: Path, monkeypatch: pytes
         "\ndef other():\n    return 3\n"
     )
     monkeypatch.chdir(tmp_path)
-    summary = apply(Apply(model="mine:net", side=16, target=2), ApplyJob(out=tmp_path / "out"))
+    summary = apply(Apply(model="mine:net", side=16, target="2"), ApplyJob(out=tmp_path / "out"))
     assert summary["target"] == 2
     assert json.loads((tmp_path / "out/report.json").read_text())["units"] == {"silu": 1}
     with pytest.raises(UsageError, match=r"returned a int, not an nn\.Module"):

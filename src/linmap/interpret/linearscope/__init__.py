@@ -4,7 +4,8 @@
 track of writes in place, `watch` of what comes from outside), `rules` says what every operation becomes, `tape` replays
 it, `interpreter` is the map, `proof` holds it against the network, `parts` cuts the map at layers and tokens, `mixing`
 says what tokens take from one another, `receptive` proves how far a pixel reaches, `analyses` reads the paper's
-findings off the map, `words` and `pictures` show a reading, `deletion` tests whether its votes name what decides.
+findings off the map, `words`, `pictures` and `page` show a reading, `deletion` tests whether its votes name what
+decides. `language` is what more there is to read of language models.
 """
 
 from linmap.interpret.linearscope.analyses import (
@@ -22,6 +23,7 @@ from linmap.interpret.linearscope.analyses import (
 )
 from linmap.interpret.linearscope.deletion import class_probabilities, gradient_of_top, probability_left
 from linmap.interpret.linearscope.interpreter import AffineInterpreter
+from linmap.interpret.linearscope.language import LanguageReading
 from linmap.interpret.linearscope.mixing import (
     AttentionMap,
     attention_maps,
@@ -47,6 +49,7 @@ __all__ = [
     "FilterBank",
     "Gabor",
     "InexactReadingError",
+    "LanguageReading",
     "LinearScope",
     "Reach",
     "ReceptiveFieldError",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from linmap.interpret.linearscope.rules.registry import UserRule, operation_name
 from linmap.interpret.linearscope.tape import Step, Tape
 from linmap.interpret.linearscope.trace import Sink, Trace, UnknownOperationError
 from linmap.interpret.linearscope.watch import NUDGE, Watch
+
+if TYPE_CHECKING:
+    from linmap.interpret.linearscope.language.reading import LanguageReading
 
 
 class LinearScope:
@@ -172,6 +175,25 @@ class LinearScope:
         if self.strict:
             self._prove(passage, x, trace, interp)
         return interp
+
+    def text(self, text: str, tokenizer: Any) -> LanguageReading:
+        """A causal language model at a text: what every token adds to what comes next, and in which words.
+
+        Parameters
+        ----------
+        text
+            The beginning of a text; a chat as the tokenizer's own template writes it.
+        tokenizer
+            The model's, of Transformers or shaped like it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As of `at`; or if the model says no next token, or the text has no tokens.
+        """
+        from linmap.interpret.linearscope.language.reading import read_text
+
+        return read_text(self, text, tokenizer)
 
     def _detours(self, passage: Passage, x: Tensor, trace: Trace) -> list[str]:
         """Where values went around the pass, by a second pass beside x; an error if strict."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from linmap.data.images import embedded_image, image_files, read_image
+from linmap.data.models import classifies, model_folder
 from linmap.errors import UsageError
 from linmap.experiment import Arm, Experiment, Outcome, Part, Runs, Trial, conclude, fingerprint, weights_digest
 from linmap.experiment.result import Check, Metric, Picture, Result, Row, Table
@@ -19,8 +20,11 @@ from linmap.interpret.linearscope import class_probabilities, draw_votes, gradie
 from linmap.interpret.linearscope.deletion import logits
 from linmap.pictures import BASELINE, SERIES, SYSTEM, figure, save_svg
 from linmap.recipes.job import CompareJob
+from linmap.recipes.linearscope.compare_text import compare_text
 from linmap.recipes.linearscope.flags import Compare
+from linmap.recipes.linearscope.kinds import is_network, named, reads_text
 from linmap.recipes.linearscope.loading import load_model, model_input, output_names, scope
+from linmap.recipes.linearscope.vision import load_vision, pixels_of, refuse_preparation
 
 PHOTOS = ("chelsea", "coffee", "china", "flower")
 METRIC = Metric("probability left", "lower", digits=3)
@@ -30,21 +34,32 @@ SHOWN = 6
 
 
 def compare(settings: Compare, job: CompareJob) -> Result:
-    """The deletion test on every image: what is left of the top class without the pixels that a score names first."""
+    """The deletion test: what is left of the answer without the pixels or the tokens that a score names first.
+
+    Of a classifier and images the top class, of a language model and prompts the likeliest next token.
+    """
+    settings = named(settings, job.data)
+    if reads_text(settings, job.data):
+        return compare_text(settings, job)
+    return compare_images(settings, job)
+
+
+def compare_images(settings: Compare, job: CompareJob) -> Result:
+    """The deletion test on every image."""
     if not 0 < settings.deleted < 1:
         raise UsageError(f"--deleted {settings.deleted} must be a share between 0 and 1.")
     if settings.random_masks < 1:
         raise UsageError(f"--random-masks {settings.random_masks} must be 1 or more.")
-    out, (model, grey) = Path(job.out), load_model(settings.model)
-    test = Deletion(model, settings, grey or settings.grey)
+    out, test = Path(job.out), deletion_of(settings)
+    model = test.model
     parts = _images(job.data)
     classes = test.classes(parts[0].data)
-    own = {"random_masks", *settings.options()}  # of single arms
+    own = {"random_masks", *settings.options(), *settings.TEXTS}  # of single arms, or of other data
     shared = {name: value for name, value in asdict(settings).items() if name not in own}
     shared["weights"] = weights_digest(model)
     experiment = Experiment("linearscope", out / "runs", shared, job.resume)
     runs = experiment.run(test.arms(), parts, [job.seed])
-    names = output_names(model, settings.model, classes)
+    names = output_names(model, str(settings.model), classes)
     rows = _rows(runs)
     return conclude(
         "linearscope", rows, [METRIC], settings, over="images",
@@ -74,6 +89,28 @@ def _images(path: Path | None) -> list[Part]:
 # -- the test ------------------------------------------------------------------------------------------------------
 
 
+def deletion_of(settings: Compare) -> Deletion:
+    """The test of the network that is named.
+
+    Raises
+    ------
+    UsageError
+        If the folder of a transformer is no classifier's.
+    """
+    name = str(settings.model)
+    if is_network(name):
+        model, grey = load_model(name)
+        return Deletion(model, settings, lambda image: model_input(settings, image, grey or settings.grey))
+    refuse_preparation(settings)
+    if not classifies(model_folder(name, "images")):
+        raise UsageError(
+            f"--model {name}: the comparison needs a classifier of images (...ForImageClassification); `linmap apply "
+            "linearscope` reads any."
+        )
+    model, preparation = load_vision(name, settings.side)
+    return Deletion(model, settings, lambda image: pixels_of(preparation, image))
+
+
 class Deletion:
     """The deletion test of one classifier.
 
@@ -81,12 +118,14 @@ class Deletion:
     ----------
     model
         In eval mode; its output is (1, classes), logits or probabilities.
-    settings, grey
-        How an image becomes its input, and how much is deleted.
+    settings
+        How it is read, and how much is deleted.
+    prepare
+        How an image becomes its input.
     """
 
-    def __init__(self, model: nn.Module, settings: Compare, grey: bool) -> None:
-        self.model, self.settings, self.grey = model, settings, grey
+    def __init__(self, model: nn.Module, settings: Compare, prepare: Callable[[np.ndarray], Tensor]) -> None:
+        self.model, self.settings, self.prepare = model, settings, prepare
 
     def arms(self) -> list[Arm]:
         """The votes, what a user would take otherwise, and the level of chance."""
@@ -102,7 +141,7 @@ class Deletion:
         """What the network gets of a file or of an embedded photograph."""
         pixels = read_image(image) if isinstance(image, Path) else embedded_image(image)
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
-        return model_input(self.settings, pixels, self.grey).to(dtype)
+        return self.prepare(pixels).to(dtype)
 
     @torch.no_grad()
     def classes(self, image: Path | str) -> int:

@@ -14,9 +14,9 @@ from linmap.errors import UsageError
 from linmap.interpret.linearscope import LinearScope, class_names
 from linmap.interpret.linearscope.deletion import logits
 from linmap.recipes.linearscope.flags import Reading
+from linmap.recipes.linearscope.kinds import CHOICES
 from linmap.recipes.networks import PICKLED, imported_network, is_import_path
 
-CHOICES = "efficientnet-lite0, fsrcnn-x2, fsrcnn-x3, fsrcnn-x4, fsrcnn-small-x2, and package.module:function"
 SIDE = 224
 """Pixels on a side of what EfficientNet-lite0 reads."""
 LABELS = {285: "Egyptian cat", 967: "espresso", 698: "palace", 985: "daisy", 281: "tabby", 282: "tiger cat"}
