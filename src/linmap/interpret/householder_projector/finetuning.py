@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -95,6 +95,7 @@ class FineTuning:
         )
 
 
+@runtime_checkable
 class Drawing(Protocol):
     """A module that draws images (n, channels, height, width) in [-1, 1] of codes z ~ N(0, I)."""
 
