@@ -85,7 +85,7 @@ _CATALOGUE = (
     System(
         "linearscope", "interpret", "LinearScope", "read a network as one affine map", "1908.05168", 5, fitted=False
     ),
-    System("householder_projector", "interpret", "Householder Projector", "find a GAN's directions", "2307.08012"),
+    System("householder_projector", "interpret", "Householder Projector", "find a GAN's directions", "2307.08012", 150),
 )
 SYSTEMS = {system.slug: system for system in _CATALOGUE}
 

@@ -1,0 +1,11 @@
+"""Directions of an image generator that each change one thing: somebody's generator, projected and read."""
+
+from linmap.recipes.householder_projector.flags import Apply, Compare, Fit, Unfitted
+from linmap.recipes.recipe import Recipe, Verb
+
+RECIPE = Recipe(
+    compare=Verb(Compare, "linmap.recipes.householder_projector.compare:compare", resumes=True),
+    apply=Verb(Apply, "linmap.recipes.householder_projector.apply:apply"),
+    fit=Verb(Fit, "linmap.recipes.householder_projector.fit:fit", resumes=True),
+    unfitted=Verb(Unfitted, "linmap.recipes.householder_projector.apply:unfitted"),
+)
