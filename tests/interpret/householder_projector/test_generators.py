@@ -19,6 +19,7 @@ from linmap.interpret.householder_projector.generators import (
     save_generator,
     slots_of,
 )
+from linmap.interpret.householder_projector.layers import project_layers
 from linmap.interpret.householder_projector.stylegan2 import ModulatedConv, StyleGAN2Like
 
 KINDS: list[Any] = [
@@ -190,3 +191,13 @@ def test_what_is_no_generator_is_refused() -> None:
         as_generator(nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 6)))
     with pytest.raises(ValueError, match=r"layers names 'third', which reads no style .* there are first"):
         slots_of(as_generator(Flat()), ["third"])
+
+
+def test_a_projected_network_is_the_same_generator() -> None:
+    for model in (Flat(), nn.Sequential(nn.ConvTranspose2d(6, 3, 4))):
+        generator = as_generator(model)
+        (name,) = generator.style_layers
+        project_layers(model, [name.removeprefix("model.")], rank=2)
+        again = as_generator(model)
+        assert (again.latent_dim, dict(again.style_layers)) == (generator.latent_dim, dict(generator.style_layers))
+        torch.testing.assert_close(images_of(again), images_of(generator))

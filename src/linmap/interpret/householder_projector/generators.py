@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from linmap import artifacts
 from linmap.data.generators import CONFIG_FILE, DCGAN, MODEL_FILE
 from linmap.errors import ArgumentError, ArgumentTypeError, DataError
+from linmap.interpret.householder_projector.projector import HouseholderProjector
 from linmap.interpret.householder_projector.stylegan2 import StyleGAN2Like
 
 ARCHITECTURES: Mapping[str, type[DCGAN | StyleGAN2Like]] = {"dcgan": DCGAN, "stylegan2-like": StyleGAN2Like}
@@ -51,7 +52,7 @@ class PlainGenerator(nn.Module):
     Parameters
     ----------
     model
-        Its first linear layer, 1 x 1 or transposed convolution is that which is read; it takes codes (batch, latent),
+        Its first linear layer, convolution or projector is that which is read; it takes codes (batch, latent),
         or (batch, latent, 1, 1) where that layer is a convolution.
 
     Raises
@@ -62,13 +63,14 @@ class PlainGenerator(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+        kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, HouseholderProjector)
         first = next(((name, part) for name, part in model.named_modules() if isinstance(part, kinds)), None)
         if first is None:
             raise ArgumentError(f"{type(model).__name__} has no linear layer and no convolution that reads a code.")
         self.model = model
-        self.flat = isinstance(first[1], nn.Linear)
-        self.latent_dim = first[1].in_features if isinstance(first[1], nn.Linear) else first[1].in_channels
+        layer = first[1]
+        self.flat = isinstance(layer, nn.Linear) or (isinstance(layer, HouseholderProjector) and layer.dim == -1)
+        self.latent_dim = int(getattr(layer, "in_features", 0) or getattr(layer, "in_channels", 0))
         self.style_layers = {f"model.{first[0]}".rstrip("."): 0}
 
     def mapping(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch 1 latent"]:
