@@ -7,30 +7,32 @@ import torch
 from torch import Tensor
 
 from linmap.compress.token_transforming import TokenTransform, assignment, compose, informativeness, select_centres
+from linmap.compress.token_transforming.few import FewTransform
 from linmap.compress.token_transforming.sparse import SMALLEST, SparseTransform
 from linmap.compress.token_transforming.transform import Transform
 
-B, N, M, C = 3, 90, 50, 12
+B, N, M, C = 16, 90, 50, 12
 
 
-def tokens(seed: int, padded: bool) -> tuple[Tensor, Tensor, Tensor]:
+def tokens(seed: int, padded: bool, batch: int = B) -> tuple[Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(seed)
     centre = torch.randn(6, C, generator=g)
-    x = centre[torch.randint(6, (B, N), generator=g)] + 0.3 * torch.randn(B, N, C, generator=g)
-    mass = torch.rand(B, N, generator=g) + 0.5
+    x = centre[torch.randint(6, (batch, N), generator=g)] + 0.3 * torch.randn(batch, N, C, generator=g)
+    mass = torch.rand(batch, N, generator=g) + 0.5
     if padded:
         mass[0, 70:] = 0
         mass[1, 30:] = 0  # fewer than M
-    return x, torch.rand(B, N, generator=g), mass
+    return x, torch.rand(batch, N, generator=g), mass
 
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("protect", [0, 1, 3])
-def test_it_is_the_assignment_of_the_steps(padded: bool, protect: int) -> None:
-    x, importance, mass = tokens(protect, padded)
-    assert M * N >= SMALLEST
+@pytest.mark.parametrize("batch", [3, B])
+def test_it_is_the_assignment_of_the_steps(padded: bool, protect: int, batch: int) -> None:
+    x, importance, mass = tokens(protect, padded, batch)
     kept = TokenTransform(protect=protect).build(x, M=M, importance=importance, mass=mass)
-    assert isinstance(kept, SparseTransform)
+    many = batch * M * N >= SMALLEST
+    assert type(kept) is (SparseTransform if many else Transform if padded else FewTransform)
     centres = select_centres(informativeness(x, importance, mass=mass, protect=protect), M)
     P = assignment(x, centres, mass=mass, protect=protect)
     dense = Transform(P, mass, centres)
@@ -47,9 +49,10 @@ def test_it_is_the_assignment_of_the_steps(padded: bool, protect: int) -> None:
 
 def test_batches_that_are_built_in_parts_are_the_samples_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     x, importance, mass = tokens(7, False)
-    monkeypatch.setattr("linmap.compress.token_transforming.token_transform.AT_ONCE", 2 * N * N)
+    monkeypatch.setattr("linmap.compress.token_transforming.token_transform.AT_ONCE", 3 * N * N)
     whole = TokenTransform().build(x, M=M, importance=importance, mass=mass)
-    for i in range(B):
+    assert isinstance(whole, SparseTransform)
+    for i in (0, 4, B - 1):
         alone = TokenTransform().build(x[i : i + 1], M=M, importance=importance[i : i + 1], mass=mass[i : i + 1])
         torch.testing.assert_close(whole.P[i], alone.P[0], atol=1e-5, rtol=0)
         torch.testing.assert_close(whole.apply(x)[i], alone.apply(x[i : i + 1])[0], atol=2e-5, rtol=1e-5)
@@ -71,6 +74,21 @@ def test_gradients_and_other_types_take_the_dense_products() -> None:
     torch.testing.assert_close(wide.float(), kept.apply(x), atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("masses", [True, False])
+def test_the_order_of_a_batch_and_equal_importances_do_not_matter_to_a_few_tokens(masses: bool) -> None:
+    """Of equals the lower one is the more important, with as few operators as in the steps."""
+    x, importance, mass = tokens(3, False, 2)
+    x[:, 40:60] = x[:, 10:30]  # alike, and as important
+    importance = (importance * 8).round()
+    kept = TokenTransform().build(x, M=M, importance=importance, mass=mass if masses else None)
+    assert isinstance(kept, FewTransform)
+    s = mass if masses else torch.ones_like(mass)
+    torch.testing.assert_close(kept.centres, select_centres(informativeness(x, importance, mass=s), M))
+    torch.testing.assert_close(kept.mass, s)
+    for half in (torch.bfloat16, torch.float64):
+        assert kept.apply(x.to(half)).dtype == kept.restore(kept.apply(x.to(half))).dtype == half
+
+
 @pytest.mark.parametrize("n", [300, 700])
 def test_similarities_in_blocks_are_those_of_one_product(n: int) -> None:
     g = torch.Generator().manual_seed(n)
@@ -78,3 +96,18 @@ def test_similarities_in_blocks_are_those_of_one_product(n: int) -> None:
     kept = TokenTransform().build(x, M=n // 2, importance=importance)
     P = assignment(x, select_centres(informativeness(x, importance), n // 2))
     torch.testing.assert_close(kept.P, P, atol=1e-5, rtol=0)
+
+
+def test_the_memory_of_similarities_is_used_again_and_nothing_that_is_returned_lies_in_it() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, other = torch.randn(2, 1, 400, 8, generator=g)
+    importance = torch.rand(1, 400, generator=g)
+    with torch.inference_mode():
+        first = TokenTransform().build(x, M=200, importance=importance)
+        before = first.P.clone()
+    hard = TokenTransform(assign="hard").build(other, M=200, importance=importance)
+    targets = hard.P.clone()
+    again = TokenTransform().build(x, M=200, importance=importance)
+    assert torch.equal(first.P, before)
+    assert torch.equal(again.P, before)
+    assert torch.equal(hard.P, targets)

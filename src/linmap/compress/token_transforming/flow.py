@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from linmap.compress.token_transforming.importance import importance
+from linmap.compress.token_transforming.importance import class_attention, importance
 from linmap.compress.token_transforming.precision import working_dtype
 from linmap.compress.token_transforming.token_transform import TokenTransform
 from linmap.compress.token_transforming.transform import Transform, compose
@@ -77,8 +77,22 @@ class Flow:
         mass = self.masses() if self._built else self.mass
         self._built = True
         k = projections["key"].mean(1) if self.transform.feature == "k" else None
-        a = token_importance(self.transform, score, projections, mass, scale)
+        a = None if score != "cls" or self.padding is not None else self._class_attention(projections, mass, scale)
+        if a is None:
+            a = token_importance(self.transform, score, projections, mass, scale)
         return self.transform.build(x, M=M, k=k, importance=a, mass=mass)
+
+    def _class_attention(self, projections: Roles, mass: Tensor | None, scale: float | None) -> Tensor | None:
+        """The importance where all tokens have mass, from the bias that the attention had; None where it has no say."""
+        if self.transform.select not in ("informative", "importance"):
+            return None
+        q, k = projections["query"], projections["key"]
+        dtype = working_dtype(q, k, mass)
+        bias = None
+        if mass is not None:
+            bias = self.bias(dtype) if self.transform.proportional else mass.log()[:, None, None]
+        with torch.no_grad():
+            return class_attention(q, k, bias, q.shape[-1] ** -0.5 if scale is None else scale, dtype)
 
     def record(self, layer: int, transform: Transform, follows: bool = True) -> None:
         """Note a transformation; later tokens are its outputs if it `follows` the ones before."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -12,7 +11,8 @@ EPS = 1e-6  # of the norms: rows of zeros stay zero
 
 def unit_rows(features: Float[Tensor, "*batch channels"], dtype: torch.dtype) -> Float[Tensor, "*batch channels"]:
     """Features divided by their norms, in a type that cosines are computed in."""
-    return F.normalize(features.to(dtype), dim=-1, eps=EPS)
+    features = features.to(dtype)
+    return features / torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp_min(EPS)
 
 
 def rows(values: Tensor, index: Int[Tensor, "batch chosen"]) -> Tensor:

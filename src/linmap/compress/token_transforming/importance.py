@@ -75,7 +75,7 @@ def importance(
         s = masses(mass, k[:, 0, :, 0], k.shape[2])
         weights, bias, real = _key_weights(s, dtype)
     if kind == "cls":
-        found = _first_row(q[:, :, :1].to(dtype) * factor, k.to(dtype), bias)
+        found = class_attention(q, k, bias, factor, dtype)
     else:
         if weights is None:
             weights = k.new_full((k.shape[0], k.shape[2]), 1 / k.shape[2], dtype=dtype)
@@ -92,10 +92,14 @@ def _key_weights(s: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]
     return weights.to(dtype), bias[:, None, None], real
 
 
-def _first_row(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
-    """Mean of the heads of the attention (B, H, 1, d) to the keys (B, H, N, d)."""
-    as_product = len(k) == 1 or k.device.type != "cpu"  # heads lie between the tokens: `@` would copy larger batches
-    logits = (q @ k.mT).squeeze(2) if as_product else (q * k).sum(-1)
+@full_precision
+def class_attention(
+    q: Tensor, k: Tensor, bias: Tensor | None, scale: float, dtype: torch.dtype
+) -> Float[Tensor, "batch tokens"]:
+    """Mean of the heads of the attention of token 0 of q to the keys (B, H, N, d), with a bias (B, 1, 1, N)."""
+    q, k = q[:, :, :1].to(dtype) * scale, k.to(dtype)
+    # heads lie between the tokens: `@` would copy batches, and of one sample it is no faster on a CPU
+    logits = (q * k).sum(-1) if k.device.type == "cpu" else (q @ k.mT).squeeze(2)
     A = (logits if bias is None else logits + bias.squeeze(2)).softmax(-1)
     return A.mean(1)
 

@@ -25,6 +25,8 @@ def full_precision(function: Callable[Arguments, Outcome]) -> Callable[Arguments
         for value in (*args, *kwargs.values()):
             device = getattr(value, "device", None)
             if device is not None and device.type in ("cpu", "cuda"):
+                if not torch.is_autocast_enabled(device.type):
+                    break
                 with torch.autocast(device.type, enabled=False):
                     return function(*args, **kwargs)
         return function(*args, **kwargs)

@@ -20,7 +20,7 @@ from linmap.compress.token_transforming.gathering import flat
 from linmap.compress.token_transforming.transform import Transform, positive
 
 LEAST_SHARE = 2.0**-24  # of the largest one of a token
-SMALLEST = 2**12  # entries of P below which dense products are as fast
+SMALLEST = 2**16  # entries of P below which dense products are as fast
 
 
 class Shares(NamedTuple):
@@ -45,19 +45,22 @@ def joined(parts: Sequence[tuple[Shares, int]], M: int, N: int) -> Shares:
 def worth_it(unit: Tensor, M: int) -> bool:
     """Whether shares of features of these tokens are kept as entries: on the CPU, in float32, without gradients."""
     plain = unit.device.type == "cpu" and unit.dtype == torch.float32 and not torch.compiler.is_compiling()
-    return plain and not (unit.requires_grad and torch.is_grad_enabled()) and unit.shape[1] * M >= SMALLEST
+    return plain and not (unit.requires_grad and torch.is_grad_enabled()) and unit[..., 0].numel() * M >= SMALLEST
 
 
 def sparse_shares(
     cosines: Float[Tensor, "batch outputs tokens"],
-    order: Int[Tensor, "batch tokens"],
-    rank: Int[Tensor, "batch tokens"],
+    order: Int[Tensor, "batch tokens"] | None,
+    rank: Int[Tensor, "batch tokens"] | None,
     centres: Int[Tensor, "batch outputs"],
     s: Float[Tensor, "batch tokens"],
     protect: int,
     tau: float,
 ) -> Shares:
-    """`assignment`, soft, from the cosines of the centres to the tokens in some order; they are written over."""
+    """`assignment`, soft, from the cosines of the centres to the tokens, which are written over.
+
+    The tokens stand in `order`, each at its `rank`; None: in their own places.
+    """
     B, M, N = cosines.shape
     least = torch.finfo(cosines.dtype).min
     closed = s.gather(1, centres) <= 0
@@ -66,9 +69,12 @@ def sparse_shares(
     logits = torch.add(bias, cosines, alpha=1 / tau, out=cosines)
     if protect:
         own = torch.full((M, protect), least, dtype=logits.dtype).fill_diagonal_(0)
-        logits.scatter_(2, rank[:, None, :protect].expand(B, M, protect), own.expand(B, M, protect))
+        if rank is None:
+            logits[..., :protect] = own
+        else:
+            logits.scatter_(2, rank[:, None, :protect].expand(B, M, protect), own.expand(B, M, protect))
     best = logits.amax(1)
-    live = (s.gather(1, order) > 0) & (best > least)
+    live = ((s if order is None else s.gather(1, order)) > 0) & (best > least)
     from_here = (best + math.log(LEAST_SHARE)).masked_fill_(~live, math.inf)
     places = (logits > from_here.unsqueeze(1)).view(-1).nonzero().squeeze(1)
     outputs = places.div(N, rounding_mode="floor")
@@ -77,7 +83,8 @@ def sparse_shares(
         in_order += N * outputs.div(M, rounding_mode="floor")
     values = (logits.view(-1)[places] - best.view(-1)[in_order]).exp_()
     sums = values.new_zeros(B * N).index_add_(0, in_order, values)
-    return Shares(outputs, flat(order, N)[in_order], values / sums[in_order])
+    tokens = in_order if order is None else flat(order, N)[in_order]
+    return Shares(outputs, tokens, values / sums[in_order])
 
 
 class SparseTransform(Transform):

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from linmap.compress.token_transforming.assignment import check_options, nearest_centres, nearest_output, shares
+from linmap.compress.token_transforming.few import are_few, few_transform
 from linmap.compress.token_transforming.gathering import rows, unit_rows
 from linmap.compress.token_transforming.importance import select_centres
 from linmap.compress.token_transforming.matching import Match, clamp_removals, match_by_energy, match_even_odd
@@ -154,7 +155,11 @@ class TokenTransform:
         s = masses(mass, x, N)
         if M >= N:
             return Transform.identity(s)
-        unit = unit_rows(self._features(x, k), s.dtype)
+        features = self._features(x, k)
+        if self.select == "informative" and self._plain and are_few(features, M, mass):
+            a, ones = self._importance(importance, s), mass is None
+            return few_transform(features, a, s, M, ones=ones, protect=self.protect, tau=self.tau)
+        unit = unit_rows(features, s.dtype)
         match, scores = None, None
         if self.select in ("bipartite", "energy"):
             match = self._matching(unit.detach(), s, N - M)
@@ -164,11 +169,13 @@ class TokenTransform:
                 return merged(match, s)
         else:
             scores = self._scores(s, importance, generator)
+        sparse = self._plain and worth_it(unit, M)
         parts = [
             self._part(
                 unit[i],
                 s[i],
                 M,
+                sparse=sparse,
                 scores=None if scores is None else scores[i],
                 match=None if match is None else Match(*(some[i] for some in match)),
             )
@@ -211,14 +218,16 @@ class TokenTransform:
             raise ArgumentError(f"importance must have the shape {tuple(s.shape)}, got {tuple(importance.shape)}.")
         return importance.detach().to(s.dtype)
 
-    def _part(self, unit: Tensor, s: Tensor, M: int, *, scores: Tensor | None, match: Match | None) -> _Part:
+    def _part(
+        self, unit: Tensor, s: Tensor, M: int, *, sparse: bool, scores: Tensor | None, match: Match | None
+    ) -> _Part:
         """The outcome for some samples."""
         if match is not None:
             centres, cosines = match.centres, None
         else:
             assert scores is not None
             centres, similarities = self._centres(unit, s, M, scores)
-            if similarities is not None and self._plain and worth_it(unit, M):
+            if similarities is not None and sparse:
                 order, rank = similarities.order, similarities.rank
                 found = sparse_shares(similarities.of(centres), order, rank, centres, s, self.protect, self.tau)
                 return _Part(centres, found)
