@@ -94,7 +94,7 @@ class Compare(Images):
     """Compare a pool with other ways to models of many sizes."""
 
     OF, LEAVE = TRAINING, FIXED
-    OTHER: ClassVar = {"epochs": Other(3, "all arms in three minutes on two cores")}
+    OTHER: ClassVar = {"weight_decay": DECAY, "epochs": Other(3, "all arms in three minutes on two cores")}
 
     ancestry_epochs: int = 8
     """Passes over the images in which an ancestry model is trained, without --model."""
