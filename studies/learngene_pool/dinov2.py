@@ -27,6 +27,16 @@ TESTED = 150
 
 def dinov2(job: Job) -> Findings:
     """The widest auxiliary starts from the ancestry's blocks."""
+    return measured(job, others=True)
+
+
+def starts(job: Job) -> Findings:
+    """The order of the starts of the stitches alone, which is cheap enough for several seeds."""
+    return measured(job, others=False)
+
+
+def measured(job: Job, others: bool) -> Findings:
+    """Distilled auxiliaries, and where asked for `others`: from the labels alone, and each width by itself."""
     settings = replace(TINY if job.tiny else SETTINGS, seeds=len(job.seeds))
     data = images.load(settings, None, 0, settings.images)
     kept = 20 if job.tiny else TESTED
@@ -36,4 +46,5 @@ def dinov2(job: Job) -> Findings:
         f"distilled for {settings.epochs} passes, the widest from the ancestry's blocks, {settings.tune_epochs} passes "
         "of tuning"
     )
-    return findings(settings, data, job, ("lstsq", "pinv", "transform"), setting, each_alone=False, widths_alone=True)
+    three = ("lstsq", "pinv", "transform")
+    return findings(settings, data, job, three, setting, each_alone=False, widths_alone=others, others=others)

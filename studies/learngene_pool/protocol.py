@@ -48,20 +48,23 @@ class Named:
         return f"{self.origin}, {self.start}"
 
 
-def arms(starts: Sequence[str], each_alone: bool, widths: Sequence[int] = ()) -> list[Arm]:
+def arms(starts: Sequence[str], each_alone: bool, widths: Sequence[int] = (), others: bool = True) -> list[Arm]:
     """Distilled auxiliaries with every start; from scratch with two; each size alone where asked for; one size.
 
-    Of `widths`, all but the last are distilled alone, too.
+    Of `widths`, all but the last are distilled alone, too. Without `others`, distilled auxiliaries are all.
     """
     found = []
-    for origin, its in (("distilled", starts), ("scratch", [s for s in starts if s in ("lstsq", "random")])):
+    from_scratch = [start for start in starts if start in ("lstsq", "random")] if others else []
+    for origin, its in (("distilled", starts), ("scratch", from_scratch)):
         for start in its:
             named = Named(origin, start)
             kind = "system" if named.name == "distilled, lstsq" else "baseline" if origin == "scratch" else "ablation"
             found.append(Arm(named.name, kind, partial(pooled, origin == "distilled", start)))
-    others = [Arm(ALONE, "baseline", alone)] if each_alone else []
+    if not others:
+        return found
+    sizes_alone = [Arm(ALONE, "baseline", alone)] if each_alone else []
     narrower = [Arm(by_itself(d), "baseline", partial(one_size, number=n)) for n, d in enumerate(widths[:-1])]
-    return [*found, *others, *narrower, Arm(ONE, "baseline", one_size)]
+    return [*found, *sizes_alone, *narrower, Arm(ONE, "baseline", one_size)]
 
 
 def by_itself(width: int) -> str:
@@ -86,12 +89,13 @@ def findings(
     setting: str,
     each_alone: bool = True,
     widths_alone: bool = False,
+    others: bool = True,
 ) -> Findings:
     """Run the arms, and say what they show."""
     compare_job = CompareJob(out=job.out, seed=job.seeds[0], resume=job.resume)
     task = Task(settings, data, job.seeds[0], job.out / "ancestry", job.resume)
     widths = task.shapes.widths if widths_alone else ()
-    runs = run_arms(task, compare_job, {"setting": setting}, arms(starts, each_alone, widths))
+    runs = run_arms(task, compare_job, {"setting": setting}, arms(starts, each_alone, widths, others))
     metrics = [BEFORE, AFTER, SIZES, LARGEST]
     rows: list[Row] = runs.rows(metrics)
     pictures = [
@@ -122,6 +126,8 @@ def auxiliaries(runs: Runs, task: Task) -> Table:
     rows: list[list[str | float | int]] = []
     for origin in ("distilled", "scratch"):
         kept = [run.details[UNTUNED][: len(task.shapes.widths)] for run in runs.of(f"{origin}, lstsq")]
+        if not kept:
+            continue
         cells = [
             f"{np.mean(part):.3f} ± {np.std(part, ddof=min(1, len(part) - 1)):.3f}" for part in zip(*kept, strict=True)
         ]
@@ -131,7 +137,9 @@ def auxiliaries(runs: Runs, task: Task) -> Table:
 
 def checks(runs: Runs, starts: Sequence[str]) -> list[Check]:
     """The order that the method promises, before and after tuning."""
-    pairs = [("distilled, lstsq", "scratch, lstsq", AFTER, 0.10, "distilling buys less than 10 points here")]
+    pairs = []
+    if runs.of("scratch, lstsq"):
+        pairs.append(("distilled, lstsq", "scratch, lstsq", AFTER, 0.10, "distilling buys less than 10 points here"))
     for metric in (BEFORE, AFTER):
         for better, worse in (("lstsq", "pinv"), ("pinv", "transform")):
             if better in starts and worse in starts:
@@ -139,7 +147,8 @@ def checks(runs: Runs, starts: Sequence[str]) -> list[Check]:
                 pairs.append((*pair, metric, 0.0, f"start stitches with {worse}"))
     if runs.of(ALONE):
         pairs.append(("distilled, lstsq", ALONE, SIZES, 0.0, "train the sizes that you need alone"))
-    pairs.append(("distilled, lstsq", ONE, LARGEST, 0.0, "for one size, distil that one"))
+    if runs.of(ONE):
+        pairs.append(("distilled, lstsq", ONE, LARGEST, 0.0, "for one size, distil that one"))
     found = []
     for better, worse, metric, margin, otherwise in pairs:
         ours, theirs = runs.mean(better, metric.name), runs.mean(worse, metric.name)
