@@ -39,8 +39,8 @@ FURTHER = {
                          "brick.png")),
 }  # fmt: skip
 """Photographs that other packages carry, by package."""
-FIRST, LARGE = 5, 300
-"""Photographs that the bars were set on; at sides above that, no others are measured."""
+FIRST = 5
+"""Photographs that the bars were set on."""
 BARS = {224: {0.65: 0.985, 0.5: 0.975}, 518: {0.65: 0.99}}
 """Least correlation of the saliency map, by side and budget."""
 
@@ -78,9 +78,7 @@ def run(job: Job, side: int) -> Findings:
     images = photographs()
     if job.tiny:
         images, side = images.subset([0, 1]), 42
-    elif side > LARGE:
-        images = images.subset(range(FIRST))
-    batch = 2 if side > LARGE or job.tiny else 8
+    batch = 2 if side > 300 or job.tiny else 8
     folder = bundled_model("dinov2-small")
     model = load_pretrained(folder, "encoder", "float32").eval()
     subject = Saliency(model, images, read_preparation(folder).at(side), batch)

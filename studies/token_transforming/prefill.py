@@ -19,7 +19,7 @@ from studies.study import Findings, Job
 from studies.token_transforming.common import OURS, differences, drawn, kept, ran
 
 LENGTH, PROMPTS = 256, 64
-LEFT = (192, 144)
+LEFT = (192, 144, 96)
 """Tokens that are left of the prompt."""
 TEXTS = ("text/wikitext2_raw_test.txt", "text/austen_test.txt.gz")
 
