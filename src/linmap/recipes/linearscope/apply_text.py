@@ -101,11 +101,11 @@ def spaced(reading: LanguageReading, target: str | None) -> str:
 def page_of(found: Summary, reading: LanguageReading, settings: Apply, source: str) -> Page:
     """The page."""
     name, interp = str(settings.model), reading.interp
-    target, against = found.contributions.target.word, found.contributions.against
+    target, against = found.contributions.target.plain, found.contributions.against
     headline = (
         f"What made {Path(name).name} say “{target}”"
         if against is None
-        else f"What made {Path(name).name} say “{target}” and not “{against.word}”"
+        else f"What made {Path(name).name} say “{target}” and not “{against.plain}”"
     )
     units = ", ".join(f"{count} {unit}" for unit, count in interp.report()["units"].items())
     facts = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from linmap.data.text import read_prompts, read_text
 from linmap.data.tokens import Tokenizer, plain_tokens, prompt_tokens
 from linmap.errors import DataError
 from linmap.experiment import Arm, Experiment, Outcome, Part, Runs, Trial, conclude, weights_digest
-from linmap.experiment.result import Check, Metric, Picture, Result, Table
+from linmap.experiment.result import Check, Kind, Metric, Picture, Result, Table
 from linmap.interpret.linearscope import LinearScope
 from linmap.interpret.linearscope.language.faithfulness import ablation, deletion_curve, rank_correlation
 from linmap.interpret.linearscope.language.reading import read_ids
@@ -151,25 +152,21 @@ class Faithfulness:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.truth = cache(self._truth)
 
-    def run(self, parts: Sequence[Part], out: Path, seeds: Sequence[int], resume: bool) -> Runs:
-        """Every score at every prompt, with finished runs kept."""
+    def run(
+        self, parts: Sequence[Part], out: Path, seeds: Sequence[int], resume: bool, more: Sequence[Arm] = ()
+    ) -> Runs:
+        """Every score at every prompt, those of `more` too, with finished runs kept."""
         shared = {name: getattr(self.settings, name) for name in ("model", "without")}
         shared |= {"weights": weights_digest(self.model), "points": POINTS}
-        return Experiment("linearscope", out / "runs", shared, resume).run(self.arms(), parts, seeds)
+        return Experiment("linearscope", out / "runs", shared, resume).run([*self.arms(), *more], parts, seeds)
 
     def arms(self) -> list[Arm]:
         """The reading, what one would take otherwise, chance, and the truth that is approximated."""
-        steps = self.settings.steps
         model = self.model
         found = [
-            Arm(OURS, "system", self._contributions, self.settings.options(), seeded=False, note="one reading"),
+            self.reading(OURS),
             self._arm(PRODUCT, partial(gradient_times_input, model), "1 forward, 1 backward"),
-            self._arm(
-                INTEGRATED,
-                partial(integrated_gradients, model, steps=steps),
-                f"{steps} forward, {steps} backward",
-                steps,
-            ),
+            self.integrated(INTEGRATED, self.settings.steps),
             self._arm(ROLLOUT, lambda ids, target: attention_rollout(model, ids), "1 forward, whatever the target"),
         ]
         if any(hasattr(module, "gate_proj") for module in model.modules()):
@@ -181,6 +178,17 @@ class Faithfulness:
             Arm(TRUTH, "reference", self._by_truth, seeded=False, note="a forward pass a token"),
         ]
 
+    def reading(self, name: str, kind: Kind = "system", **options: Any) -> Arm:
+        """The contributions of a reading, with the options of the flags or others."""
+        options = self.settings.options() | options
+        note = "one reading" if kind == "system" else "a reading too"
+        return Arm(name, kind, partial(self._contributions, options), options, seeded=False, note=note)
+
+    def integrated(self, name: str, steps: int) -> Arm:
+        """Integrated gradients of so many points."""
+        score = partial(integrated_gradients, self.model, steps=steps)
+        return self._arm(name, score, f"{steps} forward, {steps} backward", steps)
+
     def _arm(self, name: str, score: Score, note: str, steps: int = 0) -> Arm:
         def run(trial: Trial) -> Outcome:
             target = self.target(trial.data)
@@ -190,9 +198,9 @@ class Faithfulness:
 
         return Arm(name, "baseline", run, {"steps": steps} if steps else {}, seeded=False, note=note)
 
-    def _contributions(self, trial: Trial) -> Outcome:
+    def _contributions(self, options: Mapping[str, Any], trial: Trial) -> Outcome:
         start = time.perf_counter()
-        reading = read_ids(LinearScope(self.model, **self.settings.options()), trial.data, self.tokenizer)
+        reading = read_ids(LinearScope(self.model, **options), trial.data, self.tokenizer)
         found = reading.contributions()
         seconds = time.perf_counter() - start
         outcome = self._outcome(trial.data, found.target.id, found.values, seconds)

@@ -123,10 +123,10 @@ def _carried(streams: Streams) -> list[Tensor]:
 def _applied(step: Step, probes: tuple[Tensor, ...]) -> Tensor:
     """A step on a batch of probes; of a step that mixes positions, what a position keeps of itself."""
     if step.mixing is not None:
-        if len(probes) > 1:
+        if len(step.inputs) > 1:
             raise ArgumentError("softmax='full' mixes positions by more than probabilities; use softmax='value'.")
-        own = step.mixing.diagonal(dim1=-2, dim2=-1)
-        return probes[0] * own.reshape(step.shape[:-1])[..., None]
-    if len(probes[0]) == 1:
+        (values,), own = probes, step.mixing.diagonal(dim1=-2, dim2=-1)
+        return values * own.reshape(step.shape[:-1])[..., None]
+    if all(len(probe) == 1 for probe in probes):
         return step(tuple(probe[0] for probe in probes), True)[None]
     return torch.vmap(lambda rows: step(rows, True))(probes)

@@ -22,6 +22,11 @@ COLUMNS = 32
 """Positions of a map, the last ones."""
 RANKED = 12
 """Tokens in the list of the strongest."""
+SINK = (
+    "Attention often rests on the first token of a text, whatever its word (an attention sink: Xiao et al., ICLR "
+    "2024). What it adds is then more the model's habit than this word; the lead of one token over another takes out "
+    "what raises both."
+)
 PIXELS = 480
 """About the side of a picture of attention."""
 
@@ -111,7 +116,7 @@ class Text:
     answer: str
     quantity: str
     strongest: str
-    sum: str
+    sink: str
     ranked: list[Bar]
     next: list[Bar]
     total: str
@@ -138,10 +143,10 @@ def of_text(summary: Summary) -> Text:
         carried, lens = (_words(shown, read) for read in (summary.lens.carried, summary.lens.logit))
     return Text(
         pieces=[_piece(token, value, reach) for token, value in zip(tokens, values, strict=True)],
-        answer=found.target.shown if found.against is None else f"{found.target.shown} / {found.against.shown}",
+        answer=found.target.plain if found.against is None else f"{found.target.plain} / {found.against.plain}",
         quantity=summary.quantity,
         strongest=f"{reach:.3g}",
-        sum=summary.answer(),
+        sink=SINK if len(values) > 2 and abs(values[0]) == reach else "",
         ranked=_ranked(tokens, values),
         next=_next(summary),
         total=f"{found.value:.2f}",
@@ -200,7 +205,10 @@ def _figures(columns: list[Token], values: Float[Tensor, "layers positions"]) ->
 def _words(columns: list[Token], read: Reading) -> Grid:
     rows = []
     for layer, (tokens, line) in enumerate(zip(read.tokens, read.probabilities.tolist(), strict=True)):
-        cells = [Cell(t.word, round(100 * p), "sure", f"{p:.0%}") for t, p in zip(tokens, line, strict=True)]
+        cells = [
+            Cell(t.word, round(100 * p), "sure", f"{p:.0%}" if p >= 0.01 else "")
+            for t, p in zip(tokens, line, strict=True)
+        ]
         rows.append(Line(str(layer), cells))
     return Grid(columns, rows)
 
@@ -219,11 +227,15 @@ def _mixing(summary: Summary) -> list[Matrix]:
 
 
 def matrix_picture(matrix: Float[np.ndarray, "rows columns"], pixels: int = PIXELS) -> str:
-    """A matrix of values from 0 on as a picture (a `data:` address), by their roots, so that small ones are seen."""
+    """A matrix of values from 0 on as a picture (a `data:` address), by their roots, so that small ones are seen.
+
+    The first column, where attention rests, does not count for the scale.
+    """
     import matplotlib
     from PIL import Image
 
-    scaled: Any = np.sqrt(matrix.clip(0) / max(float(matrix.max()), 1e-12))
+    most = max(float(matrix[:, 1:].max()), 1e-12)
+    scaled: Any = np.sqrt((matrix / most).clip(0, 1))
     colours = (matplotlib.colormaps[SEQUENTIAL](scaled)[..., :3] * 255).round().astype(np.uint8)
     factor = max(1, pixels // len(matrix))
     image = Image.fromarray(colours.repeat(factor, 0).repeat(factor, 1))

@@ -46,6 +46,11 @@ class Token:
     special: bool = False
 
     @property
+    def plain(self) -> str:
+        """The token in a sentence, without the space around it."""
+        return self.shown.strip() or self.word
+
+    @property
     def word(self) -> str:
         """The token as an item of a list, where a space in front must be seen: "␣Paris"."""
         return self.shown.replace(" ", "␣") or "(nothing)"
@@ -97,16 +102,16 @@ def _byte_of() -> dict[str, int]:
 
 
 def _visible_bytes(raw: bytes) -> str:
-    """Whole characters as they are, the other bytes as ⟨E2 82⟩."""
+    """Whole characters as they are, the other bytes as ⟨E282⟩."""
     shown, rest = "", raw
     while rest:
         try:
             return shown + visible(rest.decode())
         except UnicodeDecodeError as error:
             odd = rest[error.start : error.end]
-            shown += visible(rest[: error.start].decode()) + f"⟨{odd.hex(' ').upper()}⟩"
+            shown += visible(rest[: error.start].decode()) + f"⟨{odd.hex().upper()}⟩"
             rest = rest[error.end :]
-    return shown.replace("⟩⟨", " ")
+    return shown.replace("⟩⟨", "")
 
 
 def visible(text: str) -> str:
