@@ -72,10 +72,12 @@ class Adversaries(nn.Module):
         self, z: Float[Tensor, "n latent"], real: Float[Tensor, "n channels height width"] | None
     ) -> Float[Tensor, ""]:
         """The sum of both networks' losses; `real` is None where the teacher draws the real images."""
-        drawn, wanted = self.generator(z), None
+        dtype = next(self.generator.parameters()).dtype
+        z, real = z.to(dtype), None if real is None else real.to(dtype)
+        drawn, wanted = self.generator(z).to(dtype), None
         if self.teacher is not None:
             with torch.no_grad():
-                wanted = self.teacher(z)
+                wanted = self.teacher(z).to(dtype)
         real = wanted if real is None else real
         loss = drawn.new_zeros(())
         if self.objective != "adversarial" and wanted is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from numbers import Integral
 from typing import Any
 
@@ -54,6 +55,4 @@ def widened(tensor: Tensor) -> Tensor:
 
 def without_autocast(tensor: Tensor) -> Any:
     """A context in which products keep the precision of their factors."""
-    if autocast(tensor):
-        return torch.autocast(tensor.device.type, enabled=False)
-    return torch.autograd.set_grad_enabled(torch.is_grad_enabled())
+    return torch.autocast(tensor.device.type, enabled=False) if autocast(tensor) else nullcontext()

@@ -120,7 +120,7 @@ def finetune(
     which gives precision, progress, checkpoints and exact resumption. Without images, what the teacher draws is real:
     a discriminator sees its images and the generator's of the same codes, and "matching" compares them pair by pair.
     Afterwards the generator holds the running average of its weights, with batch normalisation's statistics taken anew,
-    and is in evaluation mode.
+    is in evaluation mode, and on the device that Accelerate chose.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def finetune(
     shape = _image_shape(network, generator.latent_dim, original)
     real = None if images is None or objective == "matching" else _real(images, shape)
     with private(settings.seed):
-        discriminator = None if objective == "matching" else Discriminator(*shape)
+        discriminator = None if objective == "matching" else Discriminator(*shape).to(next(network.parameters()))
     with _only(network, settings.trained):
         both = Adversaries(
             network,
@@ -221,6 +221,8 @@ def _objective(settings: FineTuning, taught: bool, shown: bool) -> Objective:
 def _image_shape(network: nn.Module, latent_dim: int, original: nn.Module | None) -> tuple[int, int, int]:
     """(channels, height, width) of what is drawn, in evaluation mode."""
     weight = next(network.parameters())
+    if weight.dtype.itemsize < 4:
+        raise ArgumentError(f"generator has weights of {weight.dtype}; train it .float(), with precision='bf16'.")
     shapes = []
     for module in (network, original):
         if module is not None:
