@@ -87,8 +87,10 @@ def digits(job: Job) -> Findings:
     )
     part = Part("", task, {"weights": weights_digest(generator), "pretraining": asdict(sizes.pretraining)})
     one = replace(settings, gain=1.0)
-    unit = Arm("projector, gain 1", "ablation", partial(train_projector, one, settings.rank, False), {"gain": 1.0})
-    runs = run_arms(settings, job.out, part, job.seeds, job.resume, [*arms_of(settings), unit])
+    unit = Arm(
+        "projector, gain 1", "ablation", partial(train_projector, one, settings.rank, False, True), {"gain": 1.0}
+    )
+    runs = run_arms(settings, job.out, part, job.seeds, job.resume, [*arms_of(settings, before=True), unit])
     rows = runs.rows(METRICS)
     pairs = {arm.name: entanglement_of(runs, arm.name).tolist() for arm in runs.arms if arm.kind != "ablation"}
     spectra = []

@@ -18,6 +18,7 @@ from linmap.recipes.householder_projector.compare import (
     METRICS,
     PLAIN,
     Task,
+    arms_of,
     checks,
     concluded,
     described,
@@ -37,7 +38,7 @@ from linmap.recipes.householder_projector.tuning import fine_tuned, projected
 from linmap.recipes.job import CompareJob
 from studies.study import Findings, Job, table_of
 
-SETTINGS = Compare(steps=60, batch_size=16, warmup=10, average=0.95, ranks=(5, 20, 50), samples=256, codes=48)
+SETTINGS = Compare(steps=40, batch_size=16, warmup=8, average=0.9, ranks=(5, 20), samples=192, codes=32)
 TINY = Compare(steps=1, batch_size=2, warmup=0, rank=2, ranks=(3,), samples=4, codes=2, feature_side=14)
 
 
@@ -45,7 +46,7 @@ def faces(job: Job) -> Findings:
     """SeFa, plain fine-tuning and the projector, alike but for the method."""
     settings = replace(TINY if job.tiny else SETTINGS, seeds=len(job.seeds))
     task, part = prepared(settings, None)
-    runs = run_arms(settings, job.out, part, job.seeds, job.resume)
+    runs = run_arms(settings, job.out, part, job.seeds, job.resume, list(arms_of(settings, before=True)))
     rows = runs.rows(METRICS)
     pairs = {arm.name: entanglement_of(runs, arm.name).tolist() for arm in runs.arms if arm.kind != "ablation"}
     seeded = CompareJob(out=job.out, seed=job.seeds[0])
@@ -71,7 +72,7 @@ def before_training(runs: Any) -> Table:
 
 def distillation(job: Job) -> Findings:
     """What the generator itself can teach its projected copy."""
-    settings = TINY if job.tiny else replace(SETTINGS, steps=120, samples=256, codes=24)
+    settings = TINY if job.tiny else replace(SETTINGS, steps=80, samples=256, codes=24)
     task, part = prepared(settings, None)
     runs = run_arms(settings, job.out, part, job.seeds[:1], job.resume, list(ways(settings)))
     rows = runs.rows(METRICS)

@@ -151,31 +151,36 @@ def run_arms(
 # -- methods -----------------------------------------------------------------------------------------------------------
 
 
-def arms_of(settings: Compare) -> Iterator[Arm]:
-    """The projector, what one would take otherwise, and the projector in other forms."""
+def arms_of(settings: Compare, before: bool = False) -> Iterator[Arm]:
+    """The projector, what one would take otherwise, and the projector in other forms; `before`: whether the Frechet
+    distance is measured before training, too."""
     rank, steps = settings.rank, f"{settings.steps} steps"
     own = {"rank": rank}
-    yield Arm(PROJECTOR, "system", partial(train_projector, settings, rank, False), own, note=f"rank {rank}, {steps}")
+    yield Arm(
+        PROJECTOR, "system", partial(train_projector, settings, rank, False, before), own, note=f"rank {rank}, {steps}"
+    )
     yield Arm(PLAIN, "baseline", partial(read_plain, settings), own, seeded=False, note="nothing trained")
     yield Arm(TUNED, "baseline", partial(tune_plain, settings), own, note=f"all weights, {steps}")
-    yield Arm(RANDOM, "ablation", partial(train_projector, settings, rank, True), own, note=f"rank {rank}, {steps}")
+    yield Arm(
+        RANDOM, "ablation", partial(train_projector, settings, rank, True, before), own, note=f"rank {rank}, {steps}"
+    )
     for other in settings.ranks:
         if other != rank:
-            run = partial(train_projector, settings, other, False)
+            run = partial(train_projector, settings, other, False, before)
             yield Arm(f"projector, rank {other}", "ablation", run, {"rank": other}, note=steps)
 
 
-def train_projector(settings: Compare, rank: int, random: bool, trial: Trial) -> Outcome:
+def train_projector(settings: Compare, rank: int, random: bool, before: bool, trial: Trial) -> Outcome:
     """Project, fine-tune, measure."""
     task: Task = trial.data
     generator = copy.deepcopy(task.generator)
     projected(generator, task.slots, settings, rank=rank, random=random, seed=trial.seed)
-    before = measured_distance(generator, task)
+    untrained = measured_distance(generator, task) if before else None
     seconds = fine_tuned(generator, task.generator, task.images, settings, trial.seed, trial.folder)
     module = cast(nn.Module, generator)
     directions = find_directions(generator, named_directions(module), task.slots)
     error = max(m.orthogonality_error() for m in module.modules() if isinstance(m, HouseholderProjector))
-    return outcome(generator, directions, error, task, seconds, before)
+    return outcome(generator, directions, error, task, seconds, untrained)
 
 
 def read_plain(settings: Compare, trial: Trial) -> Outcome:
