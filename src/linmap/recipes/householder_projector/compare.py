@@ -70,8 +70,8 @@ from linmap.recipes.job import CompareJob
 PROJECTOR, RANDOM = "projector, SVD start", "projector, random start"
 PLAIN, TUNED = "SeFa, plain generator", "SeFa, fine-tuned"
 METRICS = [
-    Metric(ENTANGLEMENT, digits=3),
     Metric(ALIKE, digits=3),
+    Metric(ENTANGLEMENT, digits=3),
     Metric(FRECHET, digits=1),
     Metric(DIVERSITY, "higher", digits=2),
     Metric(PURITY, "higher", digits=2),
@@ -235,7 +235,7 @@ def entanglement_of(runs: Runs, name: str) -> np.ndarray:
 def concluded(runs: Runs, rows: Sequence[Row], pairs: Mapping[str, list[float]]) -> str:
     """What to take for directions that change one thing each, and what it costs in fidelity."""
     counted = [Row(row.name, row.kind, {ALIKE: pairs[row.name]}, note=row.note) for row in rows if row.name in pairs]
-    told = verdict(counted, next(metric for metric in METRICS if metric.name == ALIKE), "codes")
+    told = verdict(counted, METRICS[0], "codes")
     ours, floor = runs.mean(PROJECTOR, FRECHET), runs.mean(PLAIN, FRECHET)
     kept = "keeps" if ours <= NEAR * floor else "does not keep"
     return (
