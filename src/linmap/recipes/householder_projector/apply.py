@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
         out = job.out or Path("edited.png")
         return replayed(out, run.generator, run.directions, run.profiles, settings, job.seed)
     about = {"run": str(job.artifact), "model": run.config.get("model"), "method": "projector"}
-    out, source = job.out or job.artifact / "sheets", str(job.artifact)
+    out, source = job.out or job.artifact / "sheets", shlex.quote(str(job.artifact))
     return shown(out, run.generator, run.directions, run.profiles, settings, job.seed, source, about)
 
 
@@ -50,8 +51,8 @@ def unfitted(settings: Unfitted, job: ApplyJob) -> dict[str, Any]:
     told = profiles(generator, directions, attributes_of(generator, settings.model), features)
     if settings.edit:
         return replayed(job.out or Path("edited.png"), generator, directions, told, settings, job.seed)
-    source = f"householder_projector --model {settings.model} --rank {settings.rank} --order {settings.order}"
-    source += f" --layers {' '.join(settings.layers)}" if settings.layers else ""
+    words = ["householder_projector", "--model", settings.model, "--rank", settings.rank, "--order", settings.order]
+    source = shlex.join(map(str, [*words, *(["--layers", *settings.layers] if settings.layers else [])]))
     about = {"run": None, "model": settings.model, "method": "SeFa"}
     out = job.out or Path("sheets")
     summary = shown(out, generator, directions, told, settings, job.seed, source, about)
