@@ -8,7 +8,7 @@ from studies.linearscope import PROTOCOLS
 from studies.linearscope.edges import sobel
 from studies.study import Job, Protocol
 
-SLOW = ("deletion", "edges")  # which read whole networks, or train one
+SLOW = ("deletion", "edges", "language-deletion")  # which read whole networks, or train one
 
 
 @pytest.mark.parametrize(

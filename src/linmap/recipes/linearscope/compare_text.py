@@ -194,7 +194,7 @@ class Faithfulness:
             target = self.target(trial.data)
             start = time.perf_counter()
             scores = score(list(trial.data), target)
-            return self._outcome(trial.data, target, scores, time.perf_counter() - start)
+            return self.outcome(trial.data, target, scores, time.perf_counter() - start)
 
         return Arm(name, "baseline", run, {"steps": steps} if steps else {}, seeded=False, note=note)
 
@@ -203,7 +203,7 @@ class Faithfulness:
         reading = read_ids(LinearScope(self.model, **options), trial.data, self.tokenizer)
         found = reading.contributions()
         seconds = time.perf_counter() - start
-        outcome = self._outcome(trial.data, found.target.id, found.values, seconds)
+        outcome = self.outcome(trial.data, found.target.id, found.values, seconds)
         added = abs(float(found.values.double().sum()) + found.residual - found.value)
         extra = {"exactness": reading.interp.exactness(), "missed": added / max(abs(found.value), 1e-6)}
         extra |= {"logit": found.value, "residual": found.residual}
@@ -213,7 +213,7 @@ class Faithfulness:
         generator = torch.Generator().manual_seed(trial.seed)
         target = self.target(trial.data)
         orders = [torch.rand(len(trial.data), generator=generator) for _ in range(ORDERS)]
-        found = [self._outcome(trial.data, target, scores, 0.0) for scores in orders]
+        found = [self.outcome(trial.data, target, scores, 0.0) for scores in orders]
         values = {name: fmean(one.values[name] for one in found) for name in found[0].values}
         curves = np.mean([one.details["curve"] for one in found], 0).tolist()
         return Outcome(values, details=dict(found[0].details) | {"curve": curves}, seconds=0.0)
@@ -221,7 +221,7 @@ class Faithfulness:
     def _by_truth(self, trial: Trial) -> Outcome:
         start = time.perf_counter()
         scores = self.truth(tuple(trial.data))
-        return self._outcome(trial.data, self.target(trial.data), scores, time.perf_counter() - start)
+        return self.outcome(trial.data, self.target(trial.data), scores, time.perf_counter() - start)
 
     def _truth(self, ids: tuple[int, ...]) -> Tensor:
         return ablation(self.model, ids, self.target(ids), self.settings.without)
@@ -232,7 +232,8 @@ class Faithfulness:
         whole = torch.tensor([list(ids)], device=next(self.model.parameters()).device)
         return int(self.model(whole, use_cache=False).logits[0, -1].argmax())
 
-    def _outcome(self, ids: Sequence[int], target: int, scores: Tensor, seconds: float) -> Outcome:
+    def outcome(self, ids: Sequence[int], target: int, scores: Tensor, seconds: float) -> Outcome:
+        """What the test finds of scores that took so many seconds."""
         curve = deletion_curve(self.model, ids, target, scores, POINTS, self.settings.without)
         values = {
             LEFT.name: curve.area(curve.probabilities),
