@@ -135,7 +135,7 @@ def draw_reading(
     interp, target
         The reading, and the flat index of the output to explain.
     k
-        How many singular triplets.
+        How many singular triplets; none for 0.
     names
         Names of the outputs by index.
     out
@@ -170,6 +170,8 @@ def draw_reading(
     }
     drawn = []
     for name, draw in drawings.items():
+        if k < 1 and name.startswith("eigen"):
+            continue
         with illustrated(summary, out / name) as path:
             draw(path)
             drawn.append(name)

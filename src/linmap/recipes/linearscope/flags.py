@@ -86,14 +86,15 @@ class Apply(Reading):
     """dinov2-small: the point of the photograph (x y, in its pixels) whose saliency is explained; the most salient
     when left out."""
     singular: int = 4
-    """Singular triplets that are shown; of texts, for each of the two tokens that add most."""
+    """Singular triplets that are shown; of texts, for each of the two tokens that add most, most of the work there. 0
+    leaves them out."""
     positions: int = 24
-    """Texts: the last positions of which the map of layers says a word."""
+    """Texts: the last positions of which the map of layers says a word; 0 leaves it out."""
 
     IMAGES = (*Reading.IMAGES, "at")
     TEXTS = ("against", "positions")
 
     def __post_init__(self) -> None:
-        for name, least in (("singular", 0), ("positions", 1)):
+        for name, least in (("singular", 0), ("positions", 0)):
             if getattr(self, name) < least:
                 raise ArgumentError(f"{name}={getattr(self, name)} must be {least} or more.")

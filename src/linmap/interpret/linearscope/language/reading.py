@@ -163,8 +163,8 @@ class LanguageReading:
         _, _, u = self._cotangent(target, against)
         gradients, residuals = self.streams.gradients(u)
         values = (gradients * self.streams.values).sum(-1)
-        missed = (values.double().sum(1) + residuals - float((u * self.logits).sum())).abs()
-        scale = values.abs().double().sum(1) + residuals.abs() + 1e-6
+        missed = (values.double().sum(1).cpu() + residuals - float((u * self.logits).sum())).abs()
+        scale = values.abs().double().sum(1).cpu() + residuals.abs() + 1e-6
         if bool((missed > ADDS_UP * scale).any()):
             worst = int((missed / scale).argmax())
             raise ArgumentError(

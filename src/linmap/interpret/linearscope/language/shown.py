@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,6 +28,8 @@ SINK = (
     "2024). What it adds is then more the model's habit than this word; the lead of one token over another takes out "
     "what raises both."
 )
+LINES = 96
+"""Of a picture of attention at most."""
 PIXELS = 480
 """About the side of a picture of attention."""
 
@@ -221,9 +224,16 @@ def _row(one: Direction) -> Row:
 def _mixing(summary: Summary) -> list[Matrix]:
     if summary.mixing is None or summary.rollout is None or len(summary.tokens) < 2:
         return []
-    layers = summary.mixing.mean(1).cpu().numpy()
-    pictures = [Matrix("product of all layers", matrix_picture(summary.rollout.cpu().numpy()))]
+    layers = [_smaller(layer) for layer in summary.mixing]
+    pictures = [Matrix("product of all layers", matrix_picture(_smaller(summary.rollout)))]
     return pictures + [Matrix(f"layer {i + 1}", matrix_picture(layer, 120)) for i, layer in enumerate(layers)]
+
+
+def _smaller(matrix: Tensor) -> np.ndarray:
+    """A matrix with no more than `LINES` lines, means of neighbours where there are more."""
+    if len(matrix) > LINES:
+        matrix = F.adaptive_avg_pool2d(matrix[None], LINES)[0]
+    return matrix.float().cpu().numpy()
 
 
 def matrix_picture(matrix: Float[np.ndarray, "rows columns"], pixels: int = PIXELS) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from linmap.interpret.linearscope.language.directions import Direction
 from linmap.interpret.linearscope.language.lens import Lens
 from linmap.interpret.linearscope.language.reading import Contributions, LanguageReading, Prediction
 from linmap.interpret.linearscope.language.tokens import Token
+from linmap.interpret.linearscope.mixing import attention_maps, rollout
 
 NEXT = 10
 """Likeliest next tokens that are listed."""
@@ -43,7 +45,8 @@ class Summary:
     layers: Float[Tensor, "layers tokens"] | None = None
     residuals: Float[Tensor, " layers"] | None = None
     lens: Lens | None = None
-    mixing: Float[Tensor, "layers heads tokens tokens"] | None = None
+    mixing: Float[Tensor, "layers tokens tokens"] | None = None
+    """Mean over the heads."""
     rollout: Float[Tensor, "tokens tokens"] | None = None
     directions: dict[int, list[Direction]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -140,7 +143,7 @@ def summary_of(
     positions
         Tokens whose operator is decoded: those that add most to the value, whatever its sign.
     lens
-        Positions of the lenses, the last ones.
+        Positions of the lenses, the last ones; none for 0.
     """
     found = Summary(
         reading.tokens, reading.contributions(target, against), reading.predictions(min(NEXT, len(reading.logits)))
@@ -157,10 +160,10 @@ def summary_of(
     by_layer = read("contributions by layer", lambda: reading.layer_contributions(target, against))
     if by_layer is not None:
         found.layers, found.residuals = by_layer
-    found.mixing = read("attention's mixing", reading.mixing)
-    if found.mixing is not None:
-        found.rollout = reading.rollout()
-    found.lens = read("the lenses", lambda: reading.lens(lens))
+    maps = read("attention's mixing", lambda: attention_maps(reading.interp))
+    if maps is not None:
+        found.mixing, found.rollout = torch.stack([one.weights.mean(0) for one in maps]), rollout(maps)
+    found.lens = read("the lenses", lambda: reading.lens(lens)) if lens else None
     order = found.contributions.values.abs().argsort(descending=True).tolist()
     for place in order[: positions if directions else 0]:
         triplets = read("directions", lambda place=place: reading.directions(place, directions))
