@@ -40,6 +40,8 @@ def swapped(rank: int = 3) -> tuple[Generator, Generator]:
     plain = Generator()
     for weight in plain.parameters():
         nn.init.normal_(weight, std=0.3)
+    with torch.no_grad():
+        plain.main[0].weight *= torch.tensor([3.0, 2, 1, 0.5, 0.2])[:, None, None, None]
     plain.main[1].momentum = None
     plain(torch.randn(256, 5))  # statistics of its batch normalisation
     plain.eval()
@@ -84,8 +86,8 @@ def test_matching_brings_the_generator_nearer_to_the_one_that_was():
     student, teacher = swapped(5)
     z = torch.randn(200, 5, generator=torch.Generator().manual_seed(3))
     before = (student(z) - teacher(z)).abs().mean()
-    finetune(student, teacher, settings=replaced(objective="matching", steps=40, batch_size=16, lr=0.02))
-    assert (student(z) - teacher(z)).abs().mean() < 0.7 * before
+    finetune(student, teacher, settings=replaced(objective="matching", steps=40, batch_size=16, average=0.8))
+    assert (student(z) - teacher(z)).abs().mean() < 0.5 * before
 
 
 def test_images_are_learnt_from_in_either_form_and_only_what_is_asked_is_trained():
