@@ -19,9 +19,11 @@ from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.interpret.householder_projector.adversaries import Adversaries, Objective
 from linmap.interpret.householder_projector.discriminator import Discriminator
 from linmap.interpret.householder_projector.projector import HouseholderProjector
+from linmap.interpret.householder_projector.runs import recalibrate_
 from linmap.training import TrainingConfig, TrainingHistory, private, train
 
 EPOCH = 1000  # steps that the loop counts as one pass
+CALIBRATION = 1024  # codes whose images give batch normalisation its statistics
 BETAS = (0.0, 0.99)  # of Adam, as in StyleGAN2
 
 
@@ -189,8 +191,9 @@ def finetune(
             seed_globally=False,
         )
         both.take_average()
-    _take_statistics(network, generator.latent_dim, settings)
-    network.eval()
+    with private(_seed(settings.seed, settings.steps)):
+        codes = torch.randn(CALIBRATION, generator.latent_dim).to(next(network.parameters()))
+        recalibrate_(network.eval(), codes)
     return history
 
 
@@ -307,25 +310,3 @@ class _Steps(Dataset):
                 real = torch.where(mirrored[:, None, None, None], real.flip(-1), real)
             batch["real"] = real
         return batch
-
-
-@torch.no_grad()
-def _take_statistics(network: nn.Module, latent_dim: int, settings: FineTuning, batches: int = 32) -> None:
-    """Batch normalisation's statistics of the averaged weights: the mean over batches of fresh codes."""
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
-    if not norms:
-        return
-    network.eval()
-    try:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.train()
-        weight = next(network.parameters())
-        for i in range(batches):
-            with private(_seed(settings.seed, EPOCH, i)):
-                network(torch.randn(max(settings.batch_size, 2), latent_dim).to(weight))
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
