@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import typing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,8 @@ FLAGS = {
     "tinvnn": "--points 32 --n-points 16 --epochs 1",
     "tooth_arrangement": "--cases 6 --test-cases 3 --samples 2 --epochs 1",
     "linearscope": "",
+    "householder_projector": "--steps 2 --batch-size 2 --warmup 0 --rank 3 --ranks 2 --samples 8 --codes 4"
+    " --feature-side 28",
 }
 
 
@@ -123,9 +126,9 @@ def segmented(folder: Path, rng: np.random.Generator) -> Path:
     return folder / "scans"
 
 
-def photos(folder: Path, rng: np.random.Generator) -> Path:
+def photos(folder: Path, rng: np.random.Generator, count: int = 3) -> Path:
     (folder / "photos").mkdir()
-    for i in range(3):
+    for i in range(count):
         small = Image.fromarray(np.stack([disks(rng)[0]] * 3, -1))
         small.resize((224, 224)).save(folder / "photos" / f"{i}.png")
     return folder / "photos"
@@ -163,6 +166,7 @@ OWN = {
     "tinvnn": clouds,
     "tooth_arrangement": None,
     "linearscope": photos,
+    "householder_projector": partial(photos, count=16),
 }
 
 
