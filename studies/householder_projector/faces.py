@@ -50,7 +50,7 @@ def faces(job: Job) -> Findings:
     rows = runs.rows(METRICS)
     pairs = {arm.name: entanglement_of(runs, arm.name).tolist() for arm in runs.arms if arm.kind != "ablation"}
     seeded = CompareJob(out=job.out, seed=job.seeds[0])
-    pictures, notes = draw_all(drawings(settings, task, seeded))
+    pictures, notes = draw_all(drawings(settings, task, runs, seeded))
     tables = [table_of("Faces", rows, METRICS), before_training(runs), differences(runs), directions_of(runs)]
     sentences = [concluded(runs, rows, pairs), limits(settings, task), *notes]
     return Findings(described(settings, None, task), tables, checks(runs), sentences, pictures)

@@ -22,7 +22,7 @@ from linmap.interpret.householder_projector.directions import DirectionSet
 from linmap.interpret.householder_projector.features import Features
 from linmap.interpret.householder_projector.generators import Generator, draw_codes
 
-POPULATION, SAMPLES, SEMANTIC = 256, 16, 8
+POPULATION, SAMPLES, SEMANTIC = 192, 16, 8
 """Images whose attributes are the scale, codes that effects are measured at, and those of them whose features are."""
 PURE = 0.5
 """From this share of the effect on, a direction is named by one attribute alone."""

@@ -82,6 +82,7 @@ METRICS = [
 ]
 SMALL = 1e-5
 """Largest error of orthonormal directions in float32."""
+ROWS = "A row for each direction, three codes moved along it by up to three standard deviations."
 NEAR = 1.1
 """Times the plain generator's own Frechet distance, up to which fidelity counts as kept."""
 
@@ -119,7 +120,7 @@ def compare(settings: Compare, job: CompareJob) -> Result:
         checks=checks(runs),
         tables=[directions_of(runs), differences(runs)],
         seeds=list(range(job.seed, job.seed + settings.seeds)),
-        drawings=drawings(settings, task, job),
+        drawings=drawings(settings, task, runs, job),
     )
 
 
@@ -330,22 +331,21 @@ def differences(runs: Runs) -> Table:
     return Table(f"Entanglement of {PROJECTOR} less that of the others", ["method", "difference"], rows, note)
 
 
-def drawings(settings: Compare, task: Task, job: CompareJob) -> list[Drawing]:
+def drawings(settings: Compare, task: Task, runs: Runs, job: CompareJob) -> list[Drawing]:
     """The directions of the projector before fine-tuning, and SeFa's."""
 
-    def sheet(path: Path, project: bool) -> Picture:
+    def before_training(path: Path) -> Picture:
         generator = copy.deepcopy(task.generator)
-        if project:
-            projected(generator, task.slots, settings, rank=settings.rank)
-        module = cast(nn.Module, generator)
-        rows = named_directions(module) if project else sefa_of(generator, task.slots, settings.rank)
-        directions = find_directions(generator, rows, task.slots)
+        projected(generator, task.slots, settings, rank=settings.rank)
+        directions = find_directions(generator, named_directions(cast(nn.Module, generator)), task.slots)
         told = profiles(generator, directions, task.yard.attributes)
-        draw_contact(path, generator, directions, told, 3.0, job.seed)
-        what = "The projector's directions before fine-tuning" if project else "SeFa's directions"
-        return Picture(path.name, what, f"{what}: a row each, three codes moved by up to three standard deviations.")
+        draw_contact(path, generator, directions, list(map(said, told)), 3.0, job.seed)
+        return Picture(path.name, "The projector's directions before fine-tuning", ROWS)
 
-    return [
-        (job.out / "projector.svg", partial(sheet, project=True)),
-        (job.out / "sefa.svg", partial(sheet, project=False)),
-    ]
+    def of_sefa(path: Path) -> Picture:
+        generator = task.generator
+        directions = find_directions(generator, sefa_of(generator, task.slots, settings.rank), task.slots)
+        draw_contact(path, generator, directions, runs.of(PLAIN)[0].details["labels"], 3.0, job.seed)
+        return Picture(path.name, "SeFa's directions in the plain generator", ROWS)
+
+    return [(job.out / "projector.svg", before_training), (job.out / "sefa.svg", of_sefa)]

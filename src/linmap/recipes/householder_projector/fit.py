@@ -64,7 +64,7 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     if features.note:
         summary["notes"] = [features.note]
     with illustrated(summary, job.out / CONTACT) as path:
-        draw_contact(path, generator, directions, told, 3.0, job.seed)
+        draw_contact(path, generator, directions, list(map(said, told)), 3.0, job.seed)
         summary["picture"] = str(path)
     return summary | {"labels": [f"{number} {said(one)}" for number, one in enumerate(told, start=1)]}
 

@@ -67,7 +67,7 @@ def shown(
             title = f"{number}. {said(profiles[number - 1])}"
             draw_sheet(path, along(generator, directions, w, number, amounts), amounts, title)
     with illustrated(summary, out / CONTACT) as path:
-        draw_contact(path, generator, directions.first(count), profiles, settings.n_std, seed)
+        draw_contact(path, generator, directions.first(count), list(map(said, profiles)), settings.n_std, seed)
         summary["picture"] = str(path)
     summary["labels"] = [f"{number} {said(profile)}" for number, profile in enumerate(profiles, start=1)]
     return summary
@@ -109,14 +109,14 @@ def along(
 
 
 def draw_contact(
-    path: Path, generator: Generator, directions: DirectionSet, profiles: Sequence[Profile], n_std: float, seed: int
+    path: Path, generator: Generator, directions: DirectionSet, said: Sequence[str], n_std: float, seed: int
 ) -> Path:
-    """All directions on one page, at the first samples."""
+    """All directions on one page, at the first samples, each with what is said of it."""
     amounts = np.linspace(-n_std, n_std, CONTACT_STEPS).tolist()
     w = generator.mapping(draw_codes(generator, CONTACT_SAMPLES, seed)).detach()
     numbers = range(1, len(directions) + 1)
     images = torch.stack([along(generator, directions, w, number, amounts) for number in numbers])
-    labels = [f"{number}  {said(profile)}" for number, profile in zip(numbers, profiles, strict=False)]
+    labels = [f"{number}  {one}" for number, one in zip(numbers, said, strict=False)]
     title = f"{len(directions)} directions; steps in {UNIT}"
     return draw_contact_sheet(path, images, amounts, labels, title)
 

@@ -17,7 +17,7 @@ from linmap.interpret.householder_projector.projector import START, HouseholderP
 from linmap.interpret.householder_projector.runs import recalibrate_
 from linmap.recipes.householder_projector.flags import Tuning
 
-CALIBRATION, CALIBRATION_SEED = 512, 40_004
+CALIBRATION, CALIBRATION_SEED = 256, 40_004
 """Codes whose images give batch normalisation its statistics."""
 
 
