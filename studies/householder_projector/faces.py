@@ -18,7 +18,6 @@ from linmap.recipes.householder_projector.compare import (
     METRICS,
     PLAIN,
     Task,
-    arms_of,
     checks,
     concluded,
     described,
@@ -38,7 +37,7 @@ from linmap.recipes.householder_projector.tuning import fine_tuned, projected
 from linmap.recipes.job import CompareJob
 from studies.study import Findings, Job, table_of
 
-SETTINGS = Compare(steps=40, batch_size=16, warmup=8, average=0.9, ranks=(5, 20), samples=192, codes=32)
+SETTINGS = Compare()
 TINY = Compare(steps=1, batch_size=2, warmup=0, rank=2, ranks=(3,), samples=4, codes=2, feature_side=14)
 
 
@@ -46,12 +45,12 @@ def faces(job: Job) -> Findings:
     """SeFa, plain fine-tuning and the projector, alike but for the method."""
     settings = replace(TINY if job.tiny else SETTINGS, seeds=len(job.seeds))
     task, part = prepared(settings, None)
-    runs = run_arms(settings, job.out, part, job.seeds, job.resume, list(arms_of(settings, before=True)))
+    runs = run_arms(settings, job.out, part, job.seeds, job.resume)
     rows = runs.rows(METRICS)
     pairs = {arm.name: entanglement_of(runs, arm.name).tolist() for arm in runs.arms if arm.kind != "ablation"}
     seeded = CompareJob(out=job.out, seed=job.seeds[0])
     pictures, notes = draw_all(drawings(settings, task, runs, seeded))
-    tables = [table_of("Faces", rows, METRICS), before_training(runs), differences(runs), directions_of(runs)]
+    tables = [table_of("Faces", rows, METRICS), differences(runs), directions_of(runs)]
     sentences = [concluded(runs, rows, pairs), limits(settings, task), *notes]
     return Findings(described(settings, None, task), tables, checks(runs), sentences, pictures)
 
@@ -72,7 +71,7 @@ def before_training(runs: Any) -> Table:
 
 def distillation(job: Job) -> Findings:
     """What the generator itself can teach its projected copy."""
-    settings = TINY if job.tiny else replace(SETTINGS, steps=80, samples=256, codes=24)
+    settings = TINY if job.tiny else replace(SETTINGS, steps=80, warmup=10, average=0.95, codes=24)
     task, part = prepared(settings, None)
     runs = run_arms(settings, job.out, part, job.seeds[:1], job.resume, list(ways(settings)))
     rows = runs.rows(METRICS)
