@@ -34,10 +34,11 @@ def linear_in(*positions: int, keep_mark: bool = True, function: Callable[..., A
         if not all(joint[i] for i in slots):
             return Refusal("an argument that the operation is not linear in depends on the input")
         apply, inputs = function or call.op, tuple(leaves[i] for i in slots)
-        zeros, others = list(map(constant, leaves)), list(map(constant, leaves))
+        zeros: list[Any] = list(map(constant, leaves))
+        others = list(zeros)
         for i, leaf in enumerate(leaves):
             if i in slots:
-                others[i] = torch.zeros_like(leaf)
+                others[i], zeros[i] = torch.zeros_like(leaf), None  # the tape must not keep activations alive
             elif joint[i] and _is_number(leaf):
                 zeros[i] = torch.zeros_like(leaf) if isinstance(leaf, Tensor) else 0.0
 

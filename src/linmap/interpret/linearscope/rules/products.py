@@ -80,10 +80,11 @@ def multilinear(*positions: int) -> Rule:
             if isinstance(side, Refusal):
                 return side
             tracked.pop(0 if side == "left" else 1)
-        place, held, op, options = tracked[0], [constant(a) for a in call.args], call.op, call.kwargs
+        place, op, options = tracked[0], call.op, call.kwargs
+        before, behind = (list(map(constant, part)) for part in (call.args[:place], call.args[place + 1 :]))
 
         def replay(probe: Tensor) -> Any:
-            return op(*held[:place], probe, *held[place + 1 :], **options)
+            return op(*before, probe, *behind, **options)
 
         return Frozen((call.args[place],), replay, None, None, unit=unit)
 

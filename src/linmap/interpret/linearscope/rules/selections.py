@@ -20,11 +20,8 @@ def pooled(spatial: int) -> Rule:
 
     def rule(call: Call) -> Answer:
         z, (u, indices) = call.args[0], call.output
-        flat, picked = z.shape[: z.ndim - spatial], indices.flatten(-spatial)
-        return [
-            Frozen((z,), lambda p: p.reshape(*flat, -1).gather(-1, picked).reshape(u.shape), unit=True),
-            None,
-        ]
+        flat, picked, shape = z.shape[: z.ndim - spatial], indices.flatten(-spatial), u.shape
+        return [Frozen((z,), lambda p: p.reshape(*flat, -1).gather(-1, picked).reshape(shape), unit=True), None]
 
     return rule
 
@@ -52,8 +49,8 @@ def selected(dim_position: int, default_dim: int | None = None) -> Rule:
         if call.op._overloadname == "stable":  # sort.stable(self, *, stable, dim, descending)
             dim = call.argument(2, "dim", -1)
         dim = dim % max(z.ndim, 1)
-        picked = indices if indices.ndim == z.ndim else indices.unsqueeze(dim)
-        return [Frozen((z,), lambda p: p.gather(dim, picked).reshape(u.shape), None, call.mark(z), unit=True), None]
+        picked, shape = indices if indices.ndim == z.ndim else indices.unsqueeze(dim), u.shape
+        return [Frozen((z,), lambda p: p.gather(dim, picked).reshape(shape), None, call.mark(z), unit=True), None]
 
     return rule
 
@@ -66,9 +63,8 @@ def extreme(call: Call) -> Answer:
     kept = [axis for axis in range(z.ndim) if axis not in axes]
     lines = z.permute(*kept, *axes).reshape(*[z.shape[axis] for axis in kept], -1)
     picked = (lines == u.reshape(*lines.shape[:-1], 1)).int().argmax(-1, keepdim=True)
-    return Frozen(
-        (z,), lambda p: p.permute(*kept, *axes).reshape(lines.shape).gather(-1, picked).reshape(u.shape), unit=True
-    )
+    flat, shape = lines.shape, u.shape
+    return Frozen((z,), lambda p: p.permute(*kept, *axes).reshape(flat).gather(-1, picked).reshape(shape), unit=True)
 
 
 def both_extremes(call: Call) -> Answer:

@@ -341,9 +341,9 @@ def layer_norm(call: Call) -> Answer:
         return Refusal("its weights depend on the input")
     axes = list(range(z.ndim - len(shape), z.ndim))
     mean, variance = z.mean(axes, keepdim=True), z.var(axes, correction=0, keepdim=True)
-    slope = torch.rsqrt(variance + eps) * (1 if weight is None else constant(weight))
-    offset = (0 if bias is None else constant(bias)) - mean * slope
-    return [Frozen((z,), lambda p: p * slope, offset, unit=True), None, None]
+    scale, gamma = torch.rsqrt(variance + eps), 1 if weight is None else constant(weight)
+    offset = (0 if bias is None else constant(bias)) - mean * scale * gamma
+    return [Frozen((z,), lambda p: p * scale * gamma, offset, unit=True), None, None]
 
 
 def group_norm(call: Call) -> Answer:
