@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from linmap.data.images import embedded_image, luminance, square, window
-from linmap.data.pretrained import efficientnet_lite0, fsrcnn
+from linmap.data.pretrained import bundled_model, efficientnet_lite0, fsrcnn
 from linmap.experiment import Trial
-from linmap.interpret.linearscope import LinearScope
+from linmap.interpret.linearscope import AffineInterpreter, LinearScope
 from linmap.recipes.linearscope.compare import CHANCE, NORM, PRODUCT, VOTES, Deletion
 from linmap.recipes.linearscope.flags import Compare
 from linmap.recipes.linearscope.loading import normalised
@@ -80,3 +80,41 @@ def test_votes_are_gradient_times_input(photo: Tensor):
     votes = LinearScope(net).at(photo).votes(285)
     expected = (gradient * x)[0].detach()
     assert float((votes - expected).abs().max() / expected.abs().max()) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "bar"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("tokens", [64, 512])
+def test_smollm2_is_reproduced(tokens: int, dtype: torch.dtype, bar: float):
+    transformers = pytest.importorskip("transformers")
+    folder = bundled_model("smollm2-135m")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=dtype).eval()
+    text = "It is a truth universally acknowledged, that a single man in possession of a good fortune must be in want. "
+    ids = transformers.AutoTokenizer.from_pretrained(folder)(30 * text, return_tensors="pt").input_ids[:, :tokens]
+    interp = LinearScope(model).at(ids, logits_to_keep=1)
+    assert interp.output.shape == (1, 1, 49152)
+    assert interp.bias_share() < 1e-6
+    reproduced(interp, bar)
+    with torch.no_grad():
+        torch.testing.assert_close(interp.output, model(ids, logits_to_keep=1).logits, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "bar"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("size", [98, 224])
+def test_dinov2_is_reproduced(size: int, dtype: torch.dtype, bar: float):
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModel.from_pretrained(bundled_model("dinov2-small"), dtype=dtype).eval()
+    x = normalised(square(embedded_image("chelsea"), size)).to(dtype)
+    reproduced(LinearScope(model, output=lambda o: o.last_hidden_state).at(x), bar)
+
+
+def reproduced(interp: AffineInterpreter, bar: float) -> None:
+    """The whole output by columns' way, one output by rows' way."""
+    y = interp.output.flatten()
+    top = int(y.argmax())
+    with torch.no_grad():
+        whole = interp.matvec(interp.input.flatten()) + interp.residual.flatten()
+        one = interp.row(top) @ interp.input.flatten() + interp.residual.flatten()[top]
+    assert float((whole - y).abs().max() / y.abs().max()) < bar
+    assert float((one - y[top]).abs() / y.abs().max()) < bar

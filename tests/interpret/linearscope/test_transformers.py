@@ -172,6 +172,48 @@ def test_the_map_of_a_llama_is_the_jacobian_of_its_frozen_parts(softmax: Any):
         assert interp.bias_share() < 1e-6
 
 
+class Attention(torch.nn.Module):
+    """Four heads of queries on two of keys and values, or four on four, by PyTorch's own function."""
+
+    def __init__(self, groups: int, **settings: Any) -> None:
+        super().__init__()
+        self.groups, self.settings = groups, settings
+        self.q, self.kv = torch.nn.Linear(8, 8), torch.nn.Linear(8, 4 * groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q(x).unflatten(-1, (4, 2)).transpose(1, 2)
+        k, v = self.kv(x).unflatten(-1, (2 * self.groups, 2)).transpose(1, 2).chunk(2, 1)
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, **self.settings)
+        return mixed.transpose(1, 2).flatten(2)
+
+
+MASK = torch.tensor([[True, False, True], [False, True, False], [True, True, False]])
+
+
+@pytest.mark.parametrize(
+    ("groups", "settings"),
+    [
+        (4, {}),
+        (4, {"is_causal": True, "scale": 0.3}),
+        (2, {"is_causal": True, "enable_gqa": True}),
+        (4, {"attn_mask": MASK}),
+        (2, {"attn_mask": torch.where(MASK, 0.7, -torch.inf).double(), "enable_gqa": True}),
+        (4, {"attn_mask": torch.where(MASK, -0.2, torch.finfo(torch.float32).min).double()}),
+    ],
+)
+def test_attention_that_is_followed_whole_is_its_jacobian(groups: int, settings: dict[str, Any]):
+    torch.manual_seed(0)
+    net, x = Attention(groups, **settings).double().eval(), torch.randn(1, 3, 8).double()
+    held, full = LinearScope(net).at(x), LinearScope(net, softmax="full").at(x)
+    jacobian = torch.autograd.functional.jacobian(net, x).reshape(24, 24)
+    torch.testing.assert_close(full.dense(), jacobian, rtol=0, atol=1e-12)
+    assert max(held.exactness(), full.exactness()) < 1e-12
+    a = attention_maps(held)[0].weights
+    values = net.kv(torch.eye(8).double())[:, 2 * groups :] - net.kv(torch.zeros(8).double())[2 * groups :]
+    values = values.unflatten(-1, (groups, 2)).repeat_interleave(4 // groups, 1)  # from feature to head and feature
+    torch.testing.assert_close(held.dense(), torch.einsum("hij,khd->ihdjk", a, values).reshape(24, 24))
+
+
 # -- tokens ------------------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +232,14 @@ def test_tokens_contribute_exactly_and_never_to_earlier_ones(name: str):
     assert parts[1, 2].any()
     with pytest.raises(ValueError, match=r"token_shares needs an output \(1, tokens, features\)"):
         token_shares(LinearScope(model, output=lambda o: o.logits[:, -1]).at(ids))
+
+
+def test_what_comes_later_changes_nothing_earlier():
+    model, ids = tiny("qwen3")
+    whole, prefix = (LinearScope(model, to="model.layers.1").at(part) for part in (ids, ids[:, :3]))
+    F, G = whole.dense().reshape(7, 16, 7, 16), prefix.dense().reshape(3, 16, 3, 16)
+    torch.testing.assert_close(F[:3, :, :3], G, rtol=0, atol=1e-12)
+    assert not F[:3, :, 3:].any()
 
 
 def test_the_attention_maps_are_those_of_the_model():
