@@ -124,16 +124,16 @@ def _offset(number: Any, like: Tensor) -> Tensor:
 
 
 def divide(call: Call) -> Answer:
-    """a / c; by the norm of x0 where c is a norm; by anything else of the input only if secants are allowed."""
+    """a / c; by the norm of x0 where c is a norm or a sum of probabilities; by others only if secants are allowed."""
     a, b = call.args[:2]
     if call.kwargs.get("rounding_mode"):
         return None  # a piecewise constant function is a decision
     if not call.is_tracked(b):
         divisor = constant(b)
         return Frozen((a,), lambda p: p / divisor, None, call.mark(a))
-    if call.is_tracked(a) and (call.mark(b) == "norm" or call.options.allow_secant):
-        divisor = constant(b)
-        return Frozen((a,), lambda p: p / divisor, None, None, unit=True)
+    if call.is_tracked(a) and (call.mark(b) in ("norm", "softmax") or call.options.allow_secant):
+        divisor, mark = constant(b), "softmax" if call.mark(a) == "softmax" else None
+        return Frozen((a,), lambda p: p / divisor, None, mark, unit=True)
     if call.options.allow_secant:
         slope = constant(call.output) / constant(b)  # c / z has no value at 0: the ratio instead of the secant
         return Frozen((b,), lambda p: p * slope, None, call.mark(b), unit=True)

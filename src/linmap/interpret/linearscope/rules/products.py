@@ -20,8 +20,8 @@ def gating_side(call: Call, left: Tensor, right: Tensor) -> str | Refusal:
     activation last (the gate of SwiGLU and its kin); else the user's word.
     """
     marks = {"left": call.mark(left), "right": call.mark(right)}
-    for kind in ("gate", "activation"):
-        marked = [side for side, mark in marks.items() if mark == kind]
+    for kinds in (("gate", "softmax"), ("activation",)):
+        marked = [side for side, mark in marks.items() if mark in kinds]
         if len(marked) == 1:
             return marked[0]
         if marked:
@@ -36,7 +36,10 @@ def gating_side(call: Call, left: Tensor, right: Tensor) -> str | Refusal:
 
 
 def follows_attention(call: Call, a: Tensor, b: Tensor) -> bool:
-    """Whether a matrix product of two tensors of the input belongs to an attention that is followed on both sides."""
+    """Whether a matrix product of two tensors of the input belongs to an attention that is followed on both sides.
+
+    A softmax that multiplies elementwise (the router of a mixture of experts) is no attention, and is held.
+    """
     return call.options.softmax == "full" and "gate" not in (call.mark(a), call.mark(b))
 
 
