@@ -34,6 +34,8 @@ GPT2 = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+MOE = {**DECODER, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+MOE |= {"experts_implementation": "eager"}
 VISION = {**SIZES, "image_size": 16, "patch_size": 4}
 
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -44,6 +46,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", {**DECODER, "head_dim": 8, "sliding_window": 3}),
     "gemma3": ("Gemma3ForCausalLM", "Gemma3TextConfig", {**DECODER, "head_dim": 8, "sliding_window": 3}),
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", GPT2),
+    "qwen3 moe": ("Qwen3MoeForCausalLM", "Qwen3MoeConfig", MOE),
     "bert": ("BertForMaskedLM", "BertConfig", TEXT),
     "vit": ("ViTForImageClassification", "ViTConfig", VISION),
     "deit": ("DeiTForImageClassification", "DeiTConfig", VISION),
