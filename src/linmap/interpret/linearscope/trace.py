@@ -17,12 +17,12 @@ from typing import Any
 import jaxtyping
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from linmap.errors import LinmapError
 from linmap.interpret.linearscope import passage
 from linmap.interpret.linearscope.aliasing import Overlap, same_elements
+from linmap.interpret.linearscope.arguments import leaves, shapes
 from linmap.interpret.linearscope.rules import Answer, Call, Options, Refusal, Rule, find_rule, plain
 from linmap.interpret.linearscope.rules.refused import reason_to_refuse
 from linmap.interpret.linearscope.rules.units import MARKS, SOFTMAXES
@@ -104,7 +104,7 @@ class Trace(Watch):
                     self.values[before[0]] = self.values[written]
         if overwritten is not None:
             self.logits.pop(overwritten, None)  # no softmax any more
-        tracked = any(map(self.is_known, pytree.tree_leaves((before, kwargs))))
+        tracked = any(map(self.is_known, leaves(before, kwargs)))
         output = func(*args, **kwargs)
         if not self._marking and args and self._is_softmax(args[0]) and _name(func) in _SHAPES:
             self.logits[output] = self.__torch_dispatch__(func, types, (self.logits[args[0]], *args[1:]), kwargs)
@@ -121,7 +121,7 @@ class Trace(Watch):
 
     def _write_many(self, func: Any, written: Sequence[Tensor], args: Any, kwargs: dict[str, Any]) -> Any:
         """An operation that writes to several tensors at once, which networks do not use but optimisers."""
-        if any(map(self.is_known, pytree.tree_leaves((args, kwargs)))):
+        if any(map(self.is_known, leaves(args, kwargs))):
             reason = f"{self._place(func)} writes to several tensors at once; write to one after the other"
             self._refuse(None, reason, None)
             for tensor in written:
@@ -156,7 +156,7 @@ class Trace(Watch):
                 self._refuse(output, f"{place} draws random numbers; make the model deterministic", None)
             return  # a comparison, an index: a decision
         answers = self._answer(call)
-        refused = (self.values[z].refusal for z in pytree.tree_leaves((args, kwargs)) if self.is_known(z))
+        refused = (self.values[z].refusal for z in leaves(args, kwargs) if self.is_known(z))
         earlier = next(filter(None, refused), None)  # the cause, where this operation is a consequence
         if call.name in SOFTMAXES:
             self.logits[output] = args[0]
@@ -169,7 +169,7 @@ class Trace(Watch):
                 self.values.pop(leaf, None)  # a decision, perhaps written over a tensor
 
     def _answer(self, call: Call) -> list[Frozen | Refusal | None]:
-        if any(map(_is_complex, pytree.tree_leaves((call.args, call.kwargs, call.output)))):
+        if any(map(_is_complex, leaves(call.args, call.kwargs, call.output))):
             return [Refusal(f"complex numbers are not followed. {HOW_TO_AVOID_COMPLEX}")]
         rule = find_rule(call, self.own_rules)
         if rule is None:
@@ -186,7 +186,7 @@ class Trace(Watch):
             self.values[output] = Value(self._next(), frozen.mark, refusals[0])
             return
         linear, offset = self._in_precision(output, frozen)
-        arguments = tuple(pytree.tree_map(lambda a: a.shape if isinstance(a, Tensor) else a, call.args))
+        arguments = tuple(map(shapes, call.args))
         mixing = self._mixing(call)
         self._emit(output, inputs, linear, offset, place, frozen.mark, frozen.unit, arguments, mixing)
 
@@ -281,7 +281,7 @@ class Trace(Watch):
     def notice(self, func: Any, args: Any, kwargs: Any) -> None:
         """As in any pass; and find tensors of the pass in handles that no operation made (`nn.Parameter(z)`)."""
         super().notice(func, args, kwargs)
-        for leaf in pytree.tree_leaves((args, kwargs)):
+        for leaf in leaves(args, kwargs):
             if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf not in self.values:
                 self._recognise(leaf, func)
 

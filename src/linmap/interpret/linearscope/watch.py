@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from linmap.interpret.linearscope.aliasing import Aliases
+from linmap.interpret.linearscope.arguments import leaves
 
 NUDGE = 2.0**-16
 """How far the input is moved, in units of its root mean square: it survives a cast to half precision."""
@@ -72,14 +72,14 @@ class Watch(TorchDispatchMode):
     def remember(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
         """Count the tensors of an operation among those of the pass."""
         if func not in SET_MEMORY:
-            for leaf in pytree.tree_leaves((args, kwargs, output)):
+            for leaf in leaves(args, kwargs, output):
                 self.aliases.add(leaf)
 
     def notice(self, func: Any, args: Any, kwargs: Any) -> None:
         """Write down the arguments of an operation that come from outside."""
         if self.start is None:
             return
-        for leaf in pytree.tree_leaves((args, kwargs)):
+        for leaf in leaves(args, kwargs):
             if isinstance(leaf, float):
                 self.strangers.append((str(func), self.where(func), (leaf,)))
             elif isinstance(leaf, Tensor) and leaf.is_floating_point() and self.is_stranger(leaf):

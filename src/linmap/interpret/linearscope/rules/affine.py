@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from linmap.interpret.linearscope.arguments import Layout, leaves
 from linmap.interpret.linearscope.rules.call import Answer, Call, Frozen, Refusal, Rule, constant
 from linmap.interpret.linearscope.rules.moves import moves, packs, strided, writes
 from linmap.interpret.linearscope.rules.products import divided_product, multilinear, plus_product, scale
@@ -26,34 +26,28 @@ def linear_in(*positions: int, keep_mark: bool = True, function: Callable[..., A
     """
 
     def rule(call: Call) -> Answer:
-        leaves, tree = pytree.tree_flatten((call.args, call.kwargs))
-        paths, _ = pytree.tree_flatten_with_path((call.args, call.kwargs))
-        keys: list[Any] = [path for path, _ in paths]
-        joint = [path[0].idx == 0 and path[1].idx in positions for path in keys]
-        slots = [i for i, leaf in enumerate(leaves) if call.is_tracked(leaf)]
+        layout = Layout.of(call.args, call.kwargs)
+        elements = leaves(call.args, call.kwargs)
+        joint = [owner in positions for owner in layout.owners]
+        slots = [i for i, leaf in enumerate(elements) if call.is_tracked(leaf)]
         if not all(joint[i] for i in slots):
             return Refusal("an argument that the operation is not linear in depends on the input")
-        apply, inputs = function or call.op, tuple(leaves[i] for i in slots)
-        zeros: list[Any] = list(map(constant, leaves))
-        others = list(zeros)
-        for i, leaf in enumerate(leaves):
+        apply, inputs = function or call.op, tuple(elements[i] for i in slots)
+        zeros: list[Any] = list(map(constant, elements))
+        others, has_constants = list(zeros), False
+        for i, leaf in enumerate(elements):
             if i in slots:
                 others[i], zeros[i] = torch.zeros_like(leaf), None  # the tape must not keep activations alive
             elif joint[i] and _is_number(leaf):
-                zeros[i] = torch.zeros_like(leaf) if isinstance(leaf, Tensor) else 0.0
+                zeros[i], has_constants = (torch.zeros_like(leaf) if isinstance(leaf, Tensor) else 0.0), True
 
         def replay(*probes: Tensor) -> Any:
             filled = list(zeros)
             for slot, probe in zip(slots, probes, strict=True):
                 filled[slot] = probe
-            args, kwargs = pytree.tree_unflatten(filled, tree)
-            return apply(*args, **kwargs)
+            return layout.call(apply, filled)
 
-        has_constants = any(joint[i] and _is_number(leaf) and i not in slots for i, leaf in enumerate(leaves))
-        offset: Any = None
-        if has_constants:
-            args, kwargs = pytree.tree_unflatten(others, tree)
-            offset = apply(*args, **kwargs)
+        offset: Any = layout.call(apply, others) if has_constants else None
         marks = {call.mark(tensor) for tensor in inputs}
         mark = marks.pop() if keep_mark and len(marks) == 1 else None
         if isinstance(call.output, tuple | list):
