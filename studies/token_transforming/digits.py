@@ -29,6 +29,8 @@ from studies.study import Findings, Job
 from studies.token_transforming.common import ahead, all_ways, differences, drawn, kept, ran
 
 BATCH = 500
+MEAN, DEVIATION = 0.1307, 0.3081
+"""Of all pixels of MNIST, from 0 to 1."""
 FILES = ("mnist/mnist_12k.npz", "mnist/mnist_3k.npz")
 
 
@@ -51,7 +53,8 @@ class Shifted(Dataset):
     """Images moved by up to two pixels each time they are read, from PyTorch's global generator."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = torch.nn.functional.pad(images, (2, 2, 2, 2)), labels
+        self.images = torch.nn.functional.pad(images, (2, 2, 2, 2), value=float(images.min()))  # more background
+        self.labels = labels
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -148,7 +151,7 @@ def trained(images: Tensor, labels: Tensor, epochs: int, out: Path) -> VisionTra
 
 
 def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Training and test images from 0 to 1 and their classes; the larger file where it is there."""
+    """Training and test images, normalised, and their classes; the larger file where it is there."""
     for name in FILES:
         try:
             path = find(name, "")
@@ -160,7 +163,7 @@ def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         raise FileNotFoundError(FILES[-1])
 
     def pair(part: str) -> tuple[Tensor, Tensor]:
-        values = arrays[f"x_{part}"].astype(np.float32)[:, None] / 255
+        values = (arrays[f"x_{part}"].astype(np.float32)[:, None] / 255 - MEAN) / DEVIATION
         return torch.from_numpy(values), torch.from_numpy(arrays[f"y_{part}"].astype(np.int64))
 
     return pair("train"), pair("test")

@@ -190,7 +190,7 @@ class BlockForward(Patch):
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, N, H d) as (B, H, N, d)."""
-        return x if x.ndim == 4 else x.unflatten(-1, (self.encoder.heads, -1)).transpose(1, 2)
+        return x if x.ndim == 4 else x.reshape(*x.shape[:2], self.encoder.heads, -1).transpose(1, 2)
 
     def _project(self, x: Tensor) -> Roles:
         """The projections of a block's input that a transformation is built from, before the block runs."""

@@ -38,7 +38,7 @@ def working_dtype(*tensors: Tensor | None) -> torch.dtype:
     """float32, or float64 where one of the tensors is."""
     dtype = torch.float32
     for tensor in tensors:
-        if tensor is not None:
+        if tensor is not None and tensor.dtype != dtype:
             dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
 
