@@ -132,6 +132,7 @@ def page_of(report: dict[str, Any], photo: Photo, out: Path) -> Page:
         row, column = divmod(report["target"], photo.x.shape[-1])
         what = f"the saliency at ({column}, {row})"
         value = torch.sigmoid(torch.tensor(report["target_value"])).item()
+        lead = lead.replace(f"Output {report['target']}", "Its logit", 1)
         lead = f"The saliency at column {column}, row {row} of what the model sees is {value:.2f}. {lead}"
     figures = [Figure(*CAPTIONS[file], embedded_file(out / file)) for file in report["pictures"]]
     facts = {

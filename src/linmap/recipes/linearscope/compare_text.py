@@ -22,7 +22,13 @@ from linmap.errors import DataError
 from linmap.experiment import Arm, Experiment, Outcome, Part, Runs, Trial, conclude, weights_digest
 from linmap.experiment.result import Check, Kind, Metric, Picture, Result, Table
 from linmap.interpret.linearscope import LinearScope
-from linmap.interpret.linearscope.language.faithfulness import ablation, deletion_curve, rank_correlation
+from linmap.interpret.linearscope.language.faithfulness import (
+    ablation,
+    deletion_curve,
+    embedded,
+    next_logits,
+    rank_correlation,
+)
 from linmap.interpret.linearscope.language.reading import read_ids
 from linmap.interpret.linearscope.language.rivals import (
     attention_rollout,
@@ -150,7 +156,7 @@ class Faithfulness:
 
     def __init__(self, model: nn.Module, tokenizer: Tokenizer, settings: Compare) -> None:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
-        self.truth = cache(self._truth)
+        self.truth, self._found = cache(self._truth), cache(self._likeliest)
 
     def run(
         self, parts: Sequence[Part], out: Path, seeds: Sequence[int], resume: bool, more: Sequence[Arm] = ()
@@ -226,11 +232,13 @@ class Faithfulness:
     def _truth(self, ids: tuple[int, ...]) -> Tensor:
         return ablation(self.model, ids, self.target(ids), self.settings.without)
 
-    @torch.no_grad()
     def target(self, ids: Sequence[int]) -> int:
         """The likeliest next token."""
-        whole = torch.tensor([list(ids)], device=next(self.model.parameters()).device)
-        return int(self.model(whole, use_cache=False).logits[0, -1].argmax())
+        return self._found(tuple(ids))
+
+    @torch.no_grad()
+    def _likeliest(self, ids: tuple[int, ...]) -> int:
+        return int(next_logits(self.model, embedded(self.model, ids))[0].argmax())
 
     def outcome(self, ids: Sequence[int], target: int, scores: Tensor, seconds: float) -> Outcome:
         """What the test finds of scores that took so many seconds."""

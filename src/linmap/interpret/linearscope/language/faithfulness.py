@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -126,7 +127,12 @@ def embedded(model: Any, ids: Sequence[int]) -> Float[Tensor, "1 tokens width"]:
 
 def next_logits(model: Any, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch vocabulary"]:
     """The logits behind the last token."""
-    return model(inputs_embeds=x, use_cache=False).logits[:, -1]
+    return model(inputs_embeds=x, use_cache=False, **last_logits(model)).logits[:, -1]
+
+
+def last_logits(model: nn.Module) -> dict[str, int]:
+    """The argument that spares a model all logits but the last token's, where its forward has one."""
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 
 def rank_correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from linmap.errors import ArgumentError, ArgumentTypeError, OutOfRangeError
 from linmap.interpret.linearscope.interpreter import AffineInterpreter
 from linmap.interpret.linearscope.language.directions import Direction, directions_of
+from linmap.interpret.linearscope.language.faithfulness import last_logits
 from linmap.interpret.linearscope.language.lens import Lens, lens_of
 from linmap.interpret.linearscope.language.streams import Streams, blocks_of
 from linmap.interpret.linearscope.language.tokens import Token, target_id, text_ids, tokens_of
@@ -266,6 +266,5 @@ def read_ids(scope: LinearScope, ids: Sequence[int], tokenizer: Any) -> Language
     if isinstance(longest, int) and len(ids) > longest:
         raise ArgumentError(f"text has {len(ids)} tokens, and the model {longest} positions; shorten it.")
     device = next(model.parameters()).device
-    keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    interp = scope.at(torch.tensor([list(ids)], device=device), **keep)
+    interp = scope.at(torch.tensor([list(ids)], device=device), **last_logits(model))
     return LanguageReading(interp, model, tokenizer, list(ids))
