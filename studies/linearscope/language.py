@@ -34,8 +34,8 @@ from linmap.recipes.linearscope.flags import Compare
 from studies.study import Findings, Job
 
 SETTINGS = Compare(model="smollm2-135m")
-FULL, MANY = "contributions, softmax full", "integrated gradients, 16 points"
-PROMPTS = 6
+FULL, MANY = "contributions, softmax full", "integrated gradients, 12 points"
+PROMPTS = 4
 """Of each source in a set."""
 SOURCES = {"GSM8K": problems, "Austen": paragraphs}
 
@@ -50,7 +50,7 @@ def run(job: Job) -> Findings:
     test = Faithfulness(model, tokenizer, SETTINGS)
     more = [
         test.reading(FULL, "ablation", softmax="full"),
-        test.integrated(MANY, 16),
+        test.integrated(MANY, 12),
         *captum(test),
     ]
     runs = test.run(parts, job.out, [job.seeds[0]], job.resume, more)
