@@ -34,8 +34,8 @@ from linmap.recipes.linearscope.flags import Compare
 from studies.study import Findings, Job
 
 SETTINGS = Compare(model="smollm2-135m")
-FULL, MANY = "contributions, softmax full", "integrated gradients, 12 points"
-PROMPTS = 4
+FULL, MANY = "contributions, softmax full", "integrated gradients, 8 points"
+PROMPTS = 3
 """Of each source in a set."""
 SOURCES = {"GSM8K": problems, "Austen": paragraphs}
 
@@ -50,7 +50,7 @@ def run(job: Job) -> Findings:
     test = Faithfulness(model, tokenizer, SETTINGS)
     more = [
         test.reading(FULL, "ablation", softmax="full"),
-        test.integrated(MANY, 12),
+        test.integrated(MANY, 8),
         *captum(test),
     ]
     runs = test.run(parts, job.out, [job.seeds[0]], job.resume, more)

@@ -55,9 +55,9 @@ class Compare(Reading):
     """Images: share of the pixels that the deletion test sets to zero."""
     random_masks: int = 10
     """Images: random deletions of each."""
-    prompts: int = 12
+    prompts: int = 8
     """Texts: how many, spread over those of --data."""
-    length: int = 32
+    length: int = 24
     """Texts: tokens of a prompt at most; of longer ones the last."""
     steps: int = 4
     """Texts: points of integrated gradients, a forward and a backward pass each; 4 take about as long as a reading."""
