@@ -16,6 +16,7 @@ from linmap.interpret.linearscope import LinearScope
 from linmap.interpret.linearscope.language import LanguageReading, read_text
 from linmap.interpret.linearscope.language.shown import of_text
 from linmap.interpret.linearscope.language.summary import Summary, summary_of
+from linmap.interpret.linearscope.language.tokens import quoted
 from linmap.interpret.linearscope.page import Page, write_page
 from linmap.pictures import illustrated
 from linmap.recipes.job import ApplyJob
@@ -80,7 +81,7 @@ def prompt_of(data: Path | None) -> tuple[str, str]:
 
 def told(found: Summary, reading: LanguageReading) -> dict[str, Any]:
     """What the command says."""
-    best = ", ".join(f"“{p.token.word}” {p.probability:.0%}" for p in found.predictions[:5])
+    best = ", ".join(f"{quoted(p.token)} {p.probability:.0%}" for p in found.predictions[:5])
     summary: dict[str, Any] = {"answer": found.answer(), "next": best, "tokens": len(found.tokens)}
     summary |= {"exactness": reading.interp.exactness(), "value": found.contributions.value}
     return summary | ({"notes": list(found.notes)} if found.notes else {})

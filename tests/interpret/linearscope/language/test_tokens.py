@@ -2,7 +2,7 @@
 
 import pytest
 
-from linmap.interpret.linearscope.language.tokens import target_id, tokens_of, visible
+from linmap.interpret.linearscope.language.tokens import Token, direction, quoted, target_id, tokens_of, visible
 from recipes.finetuning.tiny import language_tokenizer
 
 
@@ -69,6 +69,12 @@ def test_marks_of_sentencepiece_and_wordpiece_are_spaces_and_nothing():
 )
 def test_nothing_invisible_or_turning_is_printed(text: str, shown: str):
     assert visible(text) == shown
+
+
+def test_the_direction_of_a_text_is_that_of_most_letters():
+    assert [direction(text) for text in ("שלום a", "a שלום bcdef", "12!")] == ["rtl", "ltr", "ltr"]
+    assert quoted(Token(1, " של", " של")) == "“\u2068␣של\u2069”"
+    assert quoted(Token(1, "a", "a")) == "“a”"
 
 
 @pytest.mark.usefixtures("annotations_unchecked")

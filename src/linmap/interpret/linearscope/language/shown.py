@@ -15,7 +15,7 @@ from torch import Tensor
 from linmap.interpret.linearscope.language.directions import Direction
 from linmap.interpret.linearscope.language.lens import Reading
 from linmap.interpret.linearscope.language.summary import Summary
-from linmap.interpret.linearscope.language.tokens import Token
+from linmap.interpret.linearscope.language.tokens import Token, direction
 from linmap.interpret.linearscope.page import embedded
 from linmap.pictures import SEQUENTIAL
 
@@ -116,6 +116,7 @@ class Text:
     """What the page's template takes."""
 
     pieces: list[Piece]
+    direction: str
     answer: str
     quantity: str
     strongest: str
@@ -146,6 +147,7 @@ def of_text(summary: Summary) -> Text:
         carried, lens = (_words(shown, read) for read in (summary.lens.carried, summary.lens.logit))
     return Text(
         pieces=[_piece(token, value, reach) for token, value in zip(tokens, values, strict=True)],
+        direction=direction("".join(token.text for token in tokens)),
         answer=found.target.plain if found.against is None else f"{found.target.plain} / {found.against.plain}",
         quantity=summary.quantity,
         strongest=f"{reach:.3g}",

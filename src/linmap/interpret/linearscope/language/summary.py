@@ -14,7 +14,7 @@ from linmap.errors import LinmapError
 from linmap.interpret.linearscope.language.directions import Direction
 from linmap.interpret.linearscope.language.lens import Lens
 from linmap.interpret.linearscope.language.reading import Contributions, LanguageReading, Prediction
-from linmap.interpret.linearscope.language.tokens import Token
+from linmap.interpret.linearscope.language.tokens import Token, quoted
 from linmap.interpret.linearscope.mixing import attention_maps, rollout
 
 NEXT = 10
@@ -55,15 +55,15 @@ class Summary:
     def quantity(self) -> str:
         """What is explained, in words."""
         target, against = self.contributions.target, self.contributions.against
-        return (
-            f"the logit of “{target.word}”" if against is None else f"the lead of “{target.word}” over “{against.word}”"
-        )
+        if against is None:
+            return f"the logit of {quoted(target)}"
+        return f"the lead of {quoted(target)} over {quoted(against)}"
 
     def answer(self) -> str:
         """The sum in one sentence."""
         found = self.contributions
         order = found.values.argsort(descending=True).tolist()
-        best = [f"“{self.tokens[i].word}” {float(found.values[i]):+.2f}" for i in order[:3] if found.values[i] > 0]
+        best = [f"{quoted(self.tokens[i])} {float(found.values[i]):+.2f}" for i in order[:3] if found.values[i] > 0]
         biases = f", the biases {found.residual:+.2f}" if abs(found.residual) > 5e-3 else ""
         most = f"; most by {', '.join(best)}" if best else ""
         start = f"{self.quantity[0].upper()}{self.quantity[1:]}"

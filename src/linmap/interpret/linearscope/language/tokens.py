@@ -18,6 +18,9 @@ WORD_START, CONTINUED = "▁", "##"
 """Marks of SentencePiece for a space, and of WordPiece for a piece that goes on."""
 CIRCLE = "◌"
 """What a combining character stands on where nothing is before it."""
+RIGHT_TO_LEFT = ("R", "AL", "RLE", "RLO", "RLI")
+ISOLATE, END = "\u2068", "\u2069"
+"""Around a piece whose direction shall not touch what stands beside it (first strong isolate)."""
 INVISIBLE = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
 """Categories that show nothing, or move what stands around them (the controls of writing direction are Cf)."""
 
@@ -134,6 +137,18 @@ def visible(text: str) -> str:
         else:
             shown.append(character)
     return "".join(shown)
+
+
+def direction(text: str) -> str:
+    """The direction in which a text is written, "ltr" or "rtl", by most of its letters."""
+    kinds = [unicodedata.bidirectional(character) for character in text]
+    return "rtl" if sum(kind in RIGHT_TO_LEFT for kind in kinds) > kinds.count("L") else "ltr"
+
+
+def quoted(token: Token) -> str:
+    """A token in a sentence: in quotation marks, and set off where it is written from right to left."""
+    turned = any(unicodedata.bidirectional(character) in RIGHT_TO_LEFT for character in token.word)
+    return f"“{ISOLATE}{token.word}{END}”" if turned else f"“{token.word}”"
 
 
 def text_ids(text: str, tokenizer: Any) -> list[int]:
