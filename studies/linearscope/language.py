@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 from statistics import fmean
 from typing import Any
 
-import torch
-
 from linmap.data.models import load_pretrained, load_tokenizer
 from linmap.data.pretrained import bundled_model
-from linmap.experiment import Arm, Check, Outcome, Part, Runs, Table, Trial, draw_all, mean_std, paired
+from linmap.experiment import Check, Part, Runs, Table, draw_all, mean_std, paired
 from linmap.recipes.linearscope.compare_text import (
     AGREEMENT,
     CHANCE,
@@ -34,8 +30,8 @@ from linmap.recipes.linearscope.flags import Compare
 from studies.study import Findings, Job
 
 SETTINGS = Compare(model="smollm2-135m")
-FULL, MANY = "contributions, softmax full", "integrated gradients, 8 points"
-PROMPTS = 3
+FULL = "contributions, softmax full"
+PROMPTS = 2
 """Of each source in a set."""
 SOURCES = {"GSM8K": problems, "Austen": paragraphs}
 
@@ -48,11 +44,7 @@ def run(job: Job) -> Findings:
     count, length = (1, 8) if job.tiny else (PROMPTS, SETTINGS.length)
     parts = [part for seed in job.seeds for part in prompts(tokenizer, length, count, seed)]
     test = Faithfulness(model, tokenizer, SETTINGS)
-    more = [
-        test.reading(FULL, "ablation", softmax="full"),
-        test.integrated(MANY, 8),
-        *captum(test),
-    ]
+    more = [test.reading(FULL, "ablation", softmax="full")]
     runs = test.run(parts, job.out, [job.seeds[0]], job.resume, more)
     setting = (
         f"SmolLM2-135M at the first {length} tokens of {count} problems of GSM8K (test) and {count} paragraphs "
@@ -62,8 +54,7 @@ def run(job: Job) -> Findings:
     )
     tables = [found(runs, source, job.seeds) for source in SOURCES] + [differences(runs), budget(runs)]
     pictures, notes = draw_all([(job.out / "deletion.svg", partial(draw_curves, runs))])
-    skipped = [] if len(more) > 2 else ["Captum is not installed; its integrated gradients were left out."]
-    return Findings(setting, tables, checks(runs), [*skipped, *notes], pictures)
+    return Findings(setting, tables, checks(runs), notes, pictures)
 
 
 def prompts(tokenizer: Any, length: int, count: int, seed: int) -> list[Part]:
@@ -74,27 +65,6 @@ def prompts(tokenizer: Any, length: int, count: int, seed: int) -> list[Part]:
         for number, (_, ids) in enumerate(read(tokenizer, length, count, skip=seed * count), 1)
     ]
     return [Part(name, ids, {"tokens": ids}) for name, ids in named]
-
-
-def captum(test: Faithfulness) -> list[Arm]:
-    """Captum's integrated gradients of as many points as a reading pays for; nothing where it is not installed."""
-    try:
-        from captum.attr import IntegratedGradients
-    except ImportError:
-        print("linearscope: captum is not installed; its integrated gradients are left out", file=sys.stderr)
-        return []
-    from linmap.interpret.linearscope.language.faithfulness import embedded, next_logits
-
-    def run(trial: Trial) -> Outcome:
-        target, x = test.target(trial.data), embedded(test.model, trial.data)
-        start = time.perf_counter()
-        with torch.enable_grad():
-            scores = IntegratedGradients(lambda z: next_logits(test.model, z)[:, target]).attribute(
-                x, n_steps=SETTINGS.steps, method="gausslegendre", internal_batch_size=1
-            )
-        return test.outcome(trial.data, target, scores[0].sum(-1).detach(), time.perf_counter() - start)
-
-    return [Arm("integrated gradients, Captum", "baseline", run, seeded=False, note=f"{SETTINGS.steps} points")]
 
 
 # -- what was found ----------------------------------------------------------------------------------------------------

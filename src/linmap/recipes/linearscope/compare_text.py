@@ -24,7 +24,7 @@ from linmap.experiment.result import Check, Kind, Metric, Picture, Result, Table
 from linmap.interpret.linearscope import LinearScope
 from linmap.interpret.linearscope.language.faithfulness import (
     ablation,
-    deletion_curve,
+    deletion_curves,
     embedded,
     next_logits,
     rank_correlation,
@@ -218,8 +218,8 @@ class Faithfulness:
     def _random(self, trial: Trial) -> Outcome:
         generator = torch.Generator().manual_seed(trial.seed)
         target = self.target(trial.data)
-        orders = [torch.rand(len(trial.data), generator=generator) for _ in range(ORDERS)]
-        found = [self.outcome(trial.data, target, scores, 0.0) for scores in orders]
+        orders = torch.rand(ORDERS, len(trial.data), generator=generator)
+        found = self._outcomes(trial.data, target, orders, 0.0)
         values = {name: fmean(one.values[name] for one in found) for name in found[0].values}
         curves = np.mean([one.details["curve"] for one in found], 0).tolist()
         return Outcome(values, details=dict(found[0].details) | {"curve": curves}, seconds=0.0)
@@ -242,15 +242,24 @@ class Faithfulness:
 
     def outcome(self, ids: Sequence[int], target: int, scores: Tensor, seconds: float) -> Outcome:
         """What the test finds of scores that took so many seconds."""
-        curve = deletion_curve(self.model, ids, target, scores, POINTS, self.settings.without)
-        values = {
-            LEFT.name: curve.area(curve.probabilities),
-            DROP.name: curve.logits[0] - curve.area(curve.logits),
-            AGREEMENT.name: rank_correlation(scores.cpu(), self.truth(tuple(ids)).cpu()),
-            "before": curve.probabilities[0],
-        }
-        told = {"target": tokens_of([target], self.tokenizer)[0].word, "shares": curve.shares}
-        return Outcome(values, details=told | {"curve": curve.probabilities}, seconds=seconds)
+        return self._outcomes(ids, target, scores[None], seconds)[0]
+
+    def _outcomes(self, ids: Sequence[int], target: int, scores: Tensor, seconds: float) -> list[Outcome]:
+        told = {"target": tokens_of([target], self.tokenizer)[0].word}
+        curves = deletion_curves(self.model, ids, target, scores, POINTS, self.settings.without)
+        return [
+            Outcome(
+                {
+                    LEFT.name: curve.area(curve.probabilities),
+                    DROP.name: curve.logits[0] - curve.area(curve.logits),
+                    AGREEMENT.name: rank_correlation(one.cpu(), self.truth(tuple(ids)).cpu()),
+                    "before": curve.probabilities[0],
+                },
+                details=told | {"shares": curve.shares, "curve": curve.probabilities},
+                seconds=seconds,
+            )
+            for one, curve in zip(scores, curves, strict=True)
+        ]
 
 
 # -- what it shows -----------------------------------------------------------------------------------------------------

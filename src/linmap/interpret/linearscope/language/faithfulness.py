@@ -71,19 +71,33 @@ def deletion_curve(
     ArgumentError
         If there are fewer than two tokens, or not one score a token.
     """
-    if len(ids) < 2 or len(scores) != len(ids):
-        raise ArgumentError(f"a curve needs two tokens or more and a score for each, got {len(ids)} and {len(scores)}.")
-    order = scores.argsort(descending=True, stable=True)
+    return deletion_curves(model, ids, target, scores[None], steps, without)[0]
+
+
+def deletion_curves(
+    model: nn.Module,
+    ids: Sequence[int],
+    target: int,
+    scores: Float[Tensor, "orders tokens"],
+    steps: int = 10,
+    without: Without = "removed",
+) -> list[Curve]:
+    """`deletion_curve` for several scores at once, which is faster than one after the other."""
+    if len(ids) < 2 or scores.shape[1] != len(ids):
+        raise ArgumentError(
+            f"a curve needs two tokens or more and a score for each, got {len(ids)} and {scores.shape[1]}."
+        )
+    orders = scores.argsort(dim=1, descending=True, stable=True).cpu()
     counts = sorted({round(step * (len(ids) - 1) / steps) for step in range(steps + 1)})
-    gone = torch.zeros(len(counts), len(ids), dtype=torch.bool)
-    for row, count in zip(gone, counts, strict=True):
-        row[order[:count].cpu()] = True
-    logits = logits_without(model, ids, gone, without)
-    return Curve(
-        [count / len(ids) for count in counts],
-        logits[:, target].tolist(),
-        logits.softmax(-1)[:, target].tolist(),
-    )
+    gone = torch.zeros(len(orders), len(counts), len(ids), dtype=torch.bool)
+    for order, rows in zip(orders, gone, strict=True):
+        for row, count in zip(rows, counts, strict=True):
+            row[order[:count]] = True
+    logits = logits_without(model, ids, gone.flatten(0, 1), without)
+    probabilities = logits.softmax(-1)[:, target].reshape(len(orders), -1).tolist()
+    shares = [count / len(ids) for count in counts]
+    values = logits[:, target].reshape(len(orders), -1).tolist()
+    return [Curve(shares, a, b) for a, b in zip(values, probabilities, strict=True)]
 
 
 def ablation(
