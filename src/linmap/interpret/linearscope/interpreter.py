@@ -15,7 +15,7 @@ from torch import Tensor
 
 from linmap.errors import ArgumentError, OutOfRangeError
 from linmap.interpret.linearscope.rules import Options
-from linmap.interpret.linearscope.tape import Step, Tape
+from linmap.interpret.linearscope.tape import Layers, Step, Tape
 from linmap.maps import Compose, Implicit, LinearMap
 
 
@@ -80,11 +80,14 @@ class Recorded(Engine):
 class Parallel(Engine):
     """mode="parallel": x0 runs through the network again, and every probe beside it, operation by operation.
 
-    `again(sink, probe)` runs x0 and returns what the sink returned for the output. Nothing is kept between products; a
-    transposed product needs the decisions in reverse order, so it keeps them for as long as it takes.
+    `again(sink, probe)` runs x0 and returns what the sink returned for the output, and the values at the layers' ends.
+    Nothing is kept between products; a transposed product needs the decisions in reverse order, so it keeps them for as
+    long as it takes.
     """
 
-    def __init__(self, again: Callable[[Callable[[Step, tuple[Any, ...]], Any], Any], Any], x: Tensor) -> None:
+    def __init__(
+        self, again: Callable[[Callable[[Step, tuple[Any, ...]], Any], Any], tuple[Any, Layers]], x: Tensor
+    ) -> None:
         self._again, self._x = again, x
 
     def tape(self) -> Tape:
@@ -94,13 +97,14 @@ class Parallel(Engine):
             steps.append(step)
             return step.output
 
-        return Tape.of(steps, 0, self._again(sink, 0))
+        end, layers = self._again(sink, 0)
+        return Tape.of(steps, 0, end, layers)
 
     def apply(self, probes: Tensor, affine: bool) -> Tensor:
         def sink(step: Step, carried: tuple[list[Tensor], ...]) -> list[Tensor]:
             return [step(tuple(values), affine) for values in zip(*carried, strict=True)]
 
-        return torch.stack(self._again(sink, list(probes)))
+        return torch.stack(self._again(sink, list(probes))[0])
 
     def adjoint(self, cotangents: Tensor) -> Tensor:
         return Recorded(self.tape(), self._x).adjoint(cotangents)

@@ -18,7 +18,7 @@ from linmap.interpret.linearscope.passage import Passage, embedding_path, layer
 from linmap.interpret.linearscope.proof import InexactReadingError, Marks, detour, prove_exactness
 from linmap.interpret.linearscope.rules import Options, Rule
 from linmap.interpret.linearscope.rules.registry import UserRule, operation_name, user_rule
-from linmap.interpret.linearscope.tape import Step, Tape
+from linmap.interpret.linearscope.tape import Layers, Step, Tape
 from linmap.interpret.linearscope.trace import Sink, Trace, UnknownOperationError
 from linmap.interpret.linearscope.watch import NUDGE, Watch
 
@@ -217,11 +217,11 @@ class LinearScope:
         passage.run(x.detach(), trace)
         return trace
 
-    def _again(self, passage: Passage, x: Tensor, sink: Sink, probe: Any) -> Any:
-        """Send x through once more with a probe beside it; what the sink returned for the output."""
+    def _again(self, passage: Passage, x: Tensor, sink: Sink, probe: Any) -> tuple[Any, Layers]:
+        """Send x through once more with a probe beside it; what the sink returned for the output, and the layers."""
         with warnings.catch_warnings(action="ignore"), self._evaluating():
             trace = self._trace(passage, x, sink, probe)
-            return trace.values[self._ends(trace)[1]].carried
+            return trace.values[self._ends(trace)[1]].carried, trace.layers
 
     def _ends(self, trace: Trace) -> tuple[Tensor, Tensor]:
         """Input and output of the map on x0, the logits in place of a final softmax."""

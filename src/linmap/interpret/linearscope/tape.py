@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Layers = Mapping[tuple[str, str], int]
+"""The values that go into a layer, (path, "start"), and come out of it, (path, "end"), in its first call."""
+
 
 @dataclass(frozen=True)
 class Frozen:
@@ -73,13 +76,10 @@ class Tape:
     end: int
     release: tuple[tuple[int, ...], ...] = field(repr=False)
     """Per step, the values that no later step reads."""
-    layers: Mapping[tuple[str, str], int] = field(default_factory=dict, repr=False)
-    """The values that go into a layer, (path, "start"), and come out of it, (path, "end"), in its first call."""
+    layers: Layers = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(
-        cls, steps: Sequence[Step], start: int, end: int, layers: Mapping[tuple[str, str], int] | None = None
-    ) -> Tape:
+    def of(cls, steps: Sequence[Step], start: int, end: int, layers: Layers | None = None) -> Tape:
         """Keep only the steps that `end` depends on."""
         needed, live = {end}, []
         for step in reversed(steps):
