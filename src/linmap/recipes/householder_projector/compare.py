@@ -298,7 +298,7 @@ def checks(runs: Runs) -> list[Check]:
             "the Frechet distance is within 10 % of the plain generator's own",
             ours <= NEAR * floor,
             f"{ours:.1f} against {floor:.1f}",
-            "the projector costs fidelity: a larger rank, or more steps, cost less",
+            "the projector costs fidelity; a larger rank costs less",
         ),
         Check(
             "the start from the pretrained weight is nearer to the plain generator than a random start",
