@@ -109,8 +109,14 @@ def test_a_generator_of_the_users_and_styles_of_several_layers(
     name = f"{__name__.rpartition('.')[2]}:network"
     monkeypatch.setattr("linmap.recipes.householder_projector.loading.imported_network", lambda _: network())
     monkeypatch.setattr("linmap.recipes.householder_projector.apply.imported_network", lambda _: network())
-    own = fit.fit(Fit(model=name, rank=2, measured=0, steps=0), FitJob(out=tmp_path / "own"))
-    assert (own["layers"], own["seconds"]) == (["model.0"], 0)
+    own = fit.fit(Fit(model=name, rank=2, measured=0), FitJob(out=tmp_path / "own"))
+    assert (own["layers"], own["seconds"], own["steps"]) == (["model.0"], 0, 0)
+    assert own["notes"] == ["told", fit.NOT_TRAINED]
+    assert (tmp_path / "own/contact_sheet.svg").is_file()
+    assert Fit(steps=5).training(0, False) == Fit(steps=5).training(0, True)
+    on_images = Fit().training(0, True)
+    assert on_images is not None
+    assert on_images.steps == 300
     assert apply.apply(Apply(samples=1, steps=2), FittedJob(artifact=tmp_path / "own"))["directions"] == 2
     save_generator(tmp_path / "styles", StyleGAN2Like(5, 6, 2, (6, 4, 4), 1))
     words = ["apply", "householder_projector", "--model", str(tmp_path / "styles"), "--rank", "2", "--samples", "1"]

@@ -23,7 +23,7 @@ WRAP = 34
 
 def as_pixels(
     images: Float[Tensor, "*batch channels height width"],
-) -> UInt8[np.ndarray, "*batch height width channels"]:
+) -> UInt8[np.ndarray, "*batch height width 3"]:
     """Images in [-1, 1] as 8-bit values, one channel as grey."""
     values = ((images.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().byte().movedim(-3, -1)
     return values.expand(*values.shape[:-1], 3).numpy().copy()

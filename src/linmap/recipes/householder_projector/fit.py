@@ -26,6 +26,11 @@ from linmap.recipes.householder_projector.showing import CONTACT, draw_contact
 from linmap.recipes.householder_projector.tuning import fine_tuned, projected
 from linmap.recipes.job import FitJob
 
+NOT_TRAINED = (
+    "nothing was trained, for there are no images: the projection keeps what the generator knew better than a short "
+    "training against its own images does; --steps 300 trains"
+)
+
 
 def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     """Replace layers of a generator by projectors, fine-tune it on your images or on its own, and save it with its
@@ -55,14 +60,17 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
         "model": settings.model,
         "layers": list(slots),
         "rank": settings.rank,
-        "steps": settings.steps,
+        "steps": 0 if (training := settings.training(job.seed, images is not None)) is None else training.steps,
         "seconds": round(seconds, 1),
         "orthogonality_error": max(part.orthogonality_error() for part in projectors),
     }
     if settings.measured:
         summary |= fidelity(generator, teacher, images, features, settings.measured)
-    if features.note:
-        summary["notes"] = [features.note]
+    notes = [features.note] if features.note else []
+    if settings.steps is None and images is None:
+        notes.append(NOT_TRAINED)
+    if notes:
+        summary["notes"] = notes
     with illustrated(summary, job.out / CONTACT) as path:
         draw_contact(path, generator, directions, list(map(said, told)), 3.0, job.seed)
         summary["picture"] = str(path)

@@ -56,14 +56,17 @@ class Tuning(Projection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 0:
+        if self.steps is not None and self.steps < 0:
             raise ArgumentError(f"steps={self.steps} must not be negative.")
 
-    def training(self, seed: int) -> FineTuning:
-        """The training that the flags ask for."""
+    def training(self, seed: int, on_images: bool) -> FineTuning | None:
+        """The training that the flags ask for; None without a step."""
         from linmap.interpret.householder_projector.finetuning import FineTuning
 
-        return FineTuning(**self.options(Tuning, seed=seed))
+        options = self.options(Tuning, seed=seed)
+        if options["steps"] is None:
+            options["steps"] = FineTuning.steps if on_images else 0
+        return FineTuning(**options) if options["steps"] else None
 
 
 @flags
@@ -75,8 +78,14 @@ class Fit(Tuning):
     """
 
     OF, LEAVE = TRAINING, ("seed",)
-    OTHER: ClassVar = {"checkpoint_every": Other(50, "steps take a second, and --resume should not lose many")}
+    OTHER: ClassVar = {
+        "steps": Other(None, "without images, none of what was tried kept the quality as well as no step at all"),
+        "checkpoint_every": Other(50, "steps take a second, and --resume should not lose many"),
+    }
 
+    steps: int | None = None
+    """Steps of fine-tuning; when left out 300 on images, and none without: the directions are then those of the
+    pretrained weight, and only the statistics of batch normalisation are taken anew."""
     order: Literal["change", "jacobian", "layer"] = "change"
     """change: directions by what one standard deviation changes in the image; jacobian: first turned within each layer
     to the basis in which the mean squared Jacobian of the image is diagonal; layer: as the projector has them."""

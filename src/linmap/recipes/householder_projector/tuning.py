@@ -68,8 +68,9 @@ def fine_tuned(
     resume: bool = False,
 ) -> float:
     """Train a generator in place by the steps that the flags ask for; the seconds."""
-    if settings.steps == 0:
+    training = settings.training(seed, images is not None)
+    if training is None:
         return 0.0
     start = time.perf_counter()
-    finetune(cast(Any, generator), cast(Any, teacher), images, settings=settings.training(seed), out=out, resume=resume)
+    finetune(cast(Any, generator), cast(Any, teacher), images, settings=training, out=out, resume=resume)
     return time.perf_counter() - start
