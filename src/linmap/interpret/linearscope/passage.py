@@ -43,17 +43,17 @@ class Passage:
         Under a `Watch` in kernels that show their parts and with the exits of the pass watched; under any other marks
         the network runs as it always does.
         """
-        start = self.from_ or (None if x.is_floating_point() else embedding_path(self.model))
+        starts = [self.from_] if self.from_ else [] if x.is_floating_point() else embedding_paths(self.model)
         name, given = _argument_of(self.model, x), {**_without_cache(self.model), **self.inputs}
 
         def forward(x: Tensor) -> Any:
-            x = x if start else marks.mark_input(x)
+            x = x if starts else marks.mark_input(x)
             y = self.model(**{name: x}, **given) if name else self.model(x, **given)
             return marks.mark_output(single_tensor(self.output, y)) if self.to is None else y
 
         with ExitStack() as stack:
-            if start:
-                stack.enter_context(_starting_at(self.model, start, marks))
+            for path in starts:
+                stack.enter_context(_starting_at(self.model, path, marks))
             if self.to:
                 stack.enter_context(_stopping_at(self.model, self.to, self.output, marks))
             stack.enter_context(torch.inference_mode(False))
@@ -65,7 +65,7 @@ class Passage:
                 stack.enter_context(marks)
             with suppress(_StopForward):
                 forward(x.clone())
-        for argument, place, marked in (("from_", start, marks.start), ("to", self.to, marks.end)):
+        for argument, place, marked in (("from_", "".join(starts[:1]), marks.start), ("to", self.to, marks.end)):
             if marked is None:
                 raise ArgumentError(f"{argument}={place!r}: this layer did not run in the forward of x (after from_).")
 
@@ -73,21 +73,23 @@ class Passage:
 # -- the input ---------------------------------------------------------------------------------------------------------
 
 
-def embedding_path(model: nn.Module) -> str | None:
-    """The path of the layer that looks up vectors for token ids: the one that Transformers names, or the only one."""
+def embedding_paths(model: nn.Module) -> list[str]:
+    """The paths of the layer that looks up vectors for token ids: the one that Transformers names, or the only one.
+
+    T5 has it twice, under one weight; the first that runs counts.
+    """
     named = None
     with suppress(AttributeError, NotImplementedError):  # not a model of Transformers, or one that takes no ids
         named = cast(Any, model).get_input_embeddings()
     embeddings = {path: module for path, module in model.named_modules() if isinstance(module, nn.Embedding)}
-    for path, module in embeddings.items():
-        if module is named or len(embeddings) == 1:
-            return path
-    return None
+    if not isinstance(named, nn.Embedding):
+        return list(embeddings) if len(embeddings) == 1 else []
+    return [path for path, module in embeddings.items() if module.weight is named.weight]
 
 
 def _argument_of(model: nn.Module, x: Tensor) -> str | None:
     """The name under which the model takes x; None for its first argument."""
-    if not x.is_floating_point() or embedding_path(model) is None:
+    if not x.is_floating_point() or not embedding_paths(model):
         return None
     return "inputs_embeds" if "inputs_embeds" in inspect.signature(model.forward).parameters else None
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.interpret.linearscope.interpreter import AffineInterpreter, Parallel, Recorded, Scene
-from linmap.interpret.linearscope.passage import Passage, embedding_path, layer
+from linmap.interpret.linearscope.passage import Passage, embedding_paths, layer
 from linmap.interpret.linearscope.proof import InexactReadingError, Marks, detour, prove_exactness
 from linmap.interpret.linearscope.rules import Options, Rule
 from linmap.interpret.linearscope.rules.registry import UserRule, operation_name, user_rule
@@ -299,7 +299,7 @@ def _check_input(model: nn.Module, x: Any, batched: bool, from_: str | None) -> 
         raise ArgumentTypeError(
             f"x must be a tensor, got {type(x).__name__}; for an image torch.from_numpy(...)[None].float()."
         )
-    if x.is_complex() or not (x.is_floating_point() or from_ or embedding_path(model)):
+    if x.is_complex() or not (x.is_floating_point() or from_ or embedding_paths(model)):
         raise ArgumentTypeError(_not_floating(model, x))
     if batched:
         _check_batch_axis(model, x)
