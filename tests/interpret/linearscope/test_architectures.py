@@ -195,6 +195,40 @@ def test_infinite_outputs_are_exact_where_they_are_equal():
     assert LinearScope(net).at(random(1, 4)).exactness() < 1e-12
 
 
+# -- precisions and scripted parts ---------------------------------------------------------------------------------
+
+
+class MixedPrecision(nn.Module):
+    """Linear layers in bfloat16, the norm between them in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.last(self.norm(torch.relu(self.first(x)))).float()
+
+
+def test_rounding_of_a_lower_precision_goes_to_the_residual():
+    torch.manual_seed(0)
+    net, x = MixedPrecision().eval(), torch.randn(1, 6)
+    interp = LinearScope(net).at(x)
+    assert interp.exactness() < 1e-6
+    rough, fine = interp.dense(), LinearScope(net.double()).at(x.double()).dense()
+    torch.testing.assert_close(rough.double(), fine, rtol=0, atol=0.02 * float(fine.abs().max()))
+
+
+class Doubled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x) * 2
+
+
+def test_a_scripted_part_is_read_like_any_other():
+    net, x = nn.Sequential(nn.Linear(4, 4), torch.jit.script(Doubled()), nn.Linear(4, 2)).double().eval(), random(1, 4)
+    torch.testing.assert_close(LinearScope(net).at(x).dense(), jacobian(net, x))
+
+
 # -- complex numbers -----------------------------------------------------------------------------------------------
 
 

@@ -161,6 +161,8 @@ def _visiting(model: nn.Module, visit: Callable[[str, str, Tensor | None], None]
 
     with ExitStack() as stack:
         for path, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                continue
             stack.callback(module.register_forward_pre_hook(partial(before, path), with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(partial(after, path)).remove)
         yield

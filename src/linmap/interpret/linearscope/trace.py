@@ -199,10 +199,13 @@ class Trace(Watch):
         assert self.start is not None
         full = self.start.dtype
         if torch.finfo(kind).eps > torch.finfo(full).eps:
-            with suppress(RuntimeError):  # an operation that does not mix precisions: replayed as the network does it
+            kinds = [z.dtype for z in frozen.inputs]
+            with suppress(RuntimeError):  # an operation that does not mix precisions is replayed in the network's
                 value = linear(*(z.to(full) for z in frozen.inputs))
                 if value.dtype == full:
                     return linear, output - value
+            value = linear(*frozen.inputs).to(full)
+            return (lambda *probes: linear(*map(Tensor.to, probes, kinds)).to(full)), output - value
         if frozen.inputs[0].dtype == kind:
             return linear, offset
         return (lambda *probes: linear(*probes).to(kind)), offset

@@ -12,7 +12,7 @@ from torch import Tensor
 from linmap.interpret.linearscope.arguments import Layout, leaves
 from linmap.interpret.linearscope.rules.call import Answer, Call, Frozen, Refusal, Rule, constant
 from linmap.interpret.linearscope.rules.moves import moves, packs, strided, writes
-from linmap.interpret.linearscope.rules.products import divided_product, multilinear, plus_product, scale
+from linmap.interpret.linearscope.rules.products import divided_product, like, multilinear, plus_product, scale
 
 aten = torch.ops.aten
 ALL = tuple(range(8))
@@ -141,7 +141,7 @@ def convolve(call: Call) -> Answer:
         return Refusal("the weights of the convolution depend on the input")
     kernel, options = constant(weight), tuple(call.args[3:])
     offset = None if bias is None else constant(bias).reshape(-1, *[1] * (x.ndim - 2))
-    return Frozen((x,), lambda p: torch.convolution(p, kernel, None, *options), offset)
+    return Frozen((x,), lambda p: torch.convolution(p, like(p, kernel), None, *options), offset)
 
 
 def _batch_norm_arguments(call: Call) -> tuple[Any, ...]:

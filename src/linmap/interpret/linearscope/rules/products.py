@@ -46,7 +46,11 @@ def follows_attention(call: Call, a: Tensor, b: Tensor) -> bool:
 def tangent(a: Tensor, b: Tensor, product: Callable[[Any, Any], Tensor]) -> Frozen:
     """The tangent of a product at (a, b): p b + a q - a b."""
     left, right = constant(a), constant(b)
-    return Frozen((a, b), lambda p, q: product(p, right) + product(left, q), -product(left, right), unit=True)
+
+    def linear(p: Tensor, q: Tensor) -> Tensor:
+        return product(p, like(p, right)) + product(like(q, left), q)
+
+    return Frozen((a, b), linear, -product(left, right), unit=True)
 
 
 def scale(call: Call) -> Answer:
@@ -68,6 +72,11 @@ def _times(factor: Any) -> Callable[[Tensor], Tensor]:
     return lambda probe: probe * factor
 
 
+def like(probe: Tensor, held: Any) -> Any:
+    """A constant in the precision of a probe, which is that of the map, where the network computes in a lower one."""
+    return held.to(probe.dtype) if isinstance(held, Tensor) and held.is_floating_point() else held
+
+
 def multilinear(*positions: int) -> Rule:
     """An operation that is linear in each argument at `positions` while the others are held."""
 
@@ -87,7 +96,7 @@ def multilinear(*positions: int) -> Rule:
         before, behind = (list(map(constant, part)) for part in (call.args[:place], call.args[place + 1 :]))
 
         def replay(probe: Tensor) -> Any:
-            return op(*before, probe, *behind, **options)
+            return op(*(like(probe, a) for a in before), probe, *(like(probe, a) for a in behind), **options)
 
         return Frozen((call.args[place],), replay, None, None, unit=unit)
 
@@ -117,10 +126,10 @@ def plus_product(product: Callable[[Any, Any], Tensor]) -> Rule:
             offset = _scaled(c, beta)
         if call.is_tracked(a) and held != "left":
             right = _scaled(b, alpha)
-            inputs, forms = [*inputs, a], [*forms, lambda p: product(p, right)]
+            inputs, forms = [*inputs, a], [*forms, lambda p: product(p, like(p, right))]
         elif call.is_tracked(b):
             left = _scaled(a, alpha)
-            inputs, forms = [*inputs, b], [*forms, lambda p: product(left, p)]
+            inputs, forms = [*inputs, b], [*forms, lambda p: product(like(p, left), p)]
         else:
             offset = offset + product(_scaled(a, alpha), constant(b))
         shape = call.output.shape
