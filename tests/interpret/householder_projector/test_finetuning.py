@@ -127,7 +127,7 @@ def test_each_loss_reaches_its_own_network():
     student, teacher = swapped()
     critic = Discriminator(3, 8, 8, features=4)
     options = {"matching": 1.0, "r1": 1.0, "r1_every": 1, "average": 0.9}
-    both = Adversaries(student, critic, teacher, objective="adversarial", warmup=0, **options)
+    both = Adversaries(student, critic, teacher, None, objective="adversarial", warmup=0, **options)
     z = torch.randn(4, 5)
     both(z, None).backward()
     found = [gradient_of(weight).clone() for weight in [*student.parameters(), *critic.parameters()]]
@@ -148,7 +148,7 @@ def test_each_loss_reaches_its_own_network():
 def test_the_average_moves_by_its_decay():
     student, teacher = swapped()
     both = Adversaries(
-        student, None, teacher, objective="matching", warmup=0, matching=1.0, r1=0.0, r1_every=1, average=0.5
+        student, None, None, teacher, objective="matching", warmup=0, matching=1.0, r1=0.0, r1_every=1, average=0.5
     )
     start = [weight.detach().clone() for weight in student.parameters()]
     with torch.no_grad():

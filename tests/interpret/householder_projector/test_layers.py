@@ -15,6 +15,7 @@ from linmap.interpret.householder_projector import (
     project_layers,
     sefa,
 )
+from linmap.interpret.householder_projector.layers import restrict_
 from typed import other, present
 
 pytestmark = pytest.mark.usefixtures("annotations_unchecked")
@@ -170,3 +171,13 @@ def test_a_swapped_model_reloads_into_one_that_is_swapped_alike():
     fresh.load_state_dict(model.state_dict())
     z = torch.randn(2, 6)
     assert torch.equal(fresh(z), model(z))
+
+
+def test_a_restricted_layer_reads_the_span_of_the_directions_alone():
+    z = torch.randn(4, 6)
+    D = torch.linalg.qr(torch.randn(6, 2))[0].mT
+    for layer in (nn.Linear(6, 3), nn.Conv2d(6, 3, 1), nn.ConvTranspose2d(6, 3, 2)):
+        shape = (4, 6) if isinstance(layer, nn.Linear) else (4, 6, 1, 1)
+        expected = layer((z @ D.mT @ D).reshape(shape))
+        restrict_(layer, D)
+        torch.testing.assert_close(layer(z.reshape(shape)), expected)

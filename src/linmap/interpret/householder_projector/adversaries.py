@@ -1,4 +1,4 @@
-"""A generator, its discriminator and its teacher as one module, whose forward is the loss of a step."""
+"""A generator, its discriminator and its teachers as one module, whose forward is the loss of a step."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ class Adversaries(nn.Module):
         Is trained.
     discriminator
         None where nothing is adversarial.
-    teacher
-        Frozen, always in evaluation mode; None where real images are given.
+    original
+        Draws the images that pass for real; None where those are given.
+    model
+        Draws the image that each code shall give; None without matching. Both are frozen, always in evaluation mode.
     objective, matching, r1, r1_every, average, warmup
         As in `FineTuning`.
     """
@@ -42,7 +44,8 @@ class Adversaries(nn.Module):
         self,
         generator: nn.Module,
         discriminator: Discriminator | None,
-        teacher: nn.Module | None,
+        original: nn.Module | None,
+        model: nn.Module | None,
         *,
         objective: Objective,
         matching: float,
@@ -52,7 +55,7 @@ class Adversaries(nn.Module):
         warmup: int,
     ) -> None:
         super().__init__()
-        self.generator, self.discriminator, self.teacher = generator, discriminator, teacher
+        self.generator, self.discriminator, self.original, self.model = generator, discriminator, original, model
         self.objective: Objective = objective
         self.matching, self.r1, self.r1_every = matching, r1, r1_every
         self.decay, self.warmup = average, warmup
@@ -62,8 +65,9 @@ class Adversaries(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
+        for frozen in (self.original, self.model):
+            if frozen is not None:
+                frozen.eval()
         return self
 
     # -- the loss of a step --------------------------------------------------------------------------------------------
@@ -71,24 +75,28 @@ class Adversaries(nn.Module):
     def forward(
         self, z: Float[Tensor, "n latent"], real: Float[Tensor, "n channels height width"] | None
     ) -> Float[Tensor, ""]:
-        """The sum of both networks' losses; `real` is None where the teacher draws the real images."""
+        """The sum of both networks' losses; `real` is None where the original generator draws the real images."""
         dtype = next(self.generator.parameters()).dtype
         z, real = z.to(dtype), None if real is None else real.to(dtype)
-        drawn, wanted = self.generator(z).to(dtype), None
-        if self.teacher is not None:
-            with torch.no_grad():
-                wanted = self.teacher(z).to(dtype)
-        real = wanted if real is None else real
+        drawn = self.generator(z).to(dtype)
         loss = drawn.new_zeros(())
-        if self.objective != "adversarial" and wanted is not None:
-            loss = loss + (1.0 if self.objective == "matching" else self.matching) * self._mismatch(drawn, wanted)
-        if self.discriminator is not None and real is not None:
-            loss = loss + self._told_apart(self.discriminator, drawn.detach(), real)
-            if int(self.steps) >= self.warmup:
-                loss = loss + F.softplus(-self._constant(drawn)).mean()
-            elif self.objective == "adversarial":
-                loss = loss + 0 * drawn.sum()
-        return loss
+        if self.model is not None:
+            weight = 1.0 if self.objective == "matching" else self.matching
+            loss = loss + weight * self._mismatch(drawn, self._drawn_by(self.model, z))
+        if self.discriminator is None:
+            return loss
+        if real is None:
+            assert self.original is not None
+            real = self._drawn_by(self.original, z)
+        loss = loss + self._told_apart(self.discriminator, drawn.detach(), real)
+        if int(self.steps) >= self.warmup:
+            return loss + F.softplus(-self._constant(drawn)).mean()
+        return loss + 0 * drawn.sum()  # the generator waits
+
+    @staticmethod
+    @torch.no_grad()
+    def _drawn_by(frozen: nn.Module, z: Tensor) -> Float[Tensor, "n channels height width"]:
+        return frozen(z).to(z.dtype)
 
     def _told_apart(self, discriminator: Discriminator, drawn: Tensor, real: Tensor) -> Float[Tensor, ""]:
         """The discriminator's loss: softplus(D(drawn)) + softplus(-D(real)), and R1 in its turn."""

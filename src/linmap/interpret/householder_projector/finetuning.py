@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.interpret.householder_projector.adversaries import Adversaries, Objective
 from linmap.interpret.householder_projector.discriminator import Discriminator
+from linmap.interpret.householder_projector.layers import restrict_
 from linmap.interpret.householder_projector.projector import HouseholderProjector
 from linmap.interpret.householder_projector.runs import recalibrate_
 from linmap.training import TrainingConfig, TrainingHistory, private, train
@@ -151,21 +152,21 @@ def finetune(
         If the generator is no module with a `latent_dim`.
     """
     settings = FineTuning() if settings is None else settings
-    network, original = _module("generator", generator), None if teacher is None else _module("teacher", teacher)
-    objective = _objective(settings, original is not None, images is not None)
-    if original is not None:
-        original = copy.deepcopy(original).eval().requires_grad_(False)
-    if objective == "adversarial" and images is not None:
-        original = None
-    shape = _image_shape(network, generator.latent_dim, original)
-    real = None if images is None or objective == "matching" else _real(images, shape)
+    network, plain = _module("generator", generator), None if teacher is None else _module("teacher", teacher)
+    objective = _objective(settings, plain is not None, images is not None)
+    shape = _image_shape(network, generator.latent_dim, plain)
+    real = None if images is None else _real(images, shape)
+    original = plain if images is None and objective != "matching" else None
     with private(settings.seed):
         discriminator = None if objective == "matching" else Discriminator(*shape).to(next(network.parameters()))
+        codes = torch.randn(CALIBRATION, generator.latent_dim).to(next(network.parameters()))
+        model = None if plain is None or objective == "adversarial" else _within_reach(network, plain, codes)
     with _only(network, settings.trained):
         both = Adversaries(
             network,
             discriminator,
-            original,
+            None if original is None else _frozen(original),
+            model,
             objective=objective,
             matching=settings.matching,
             r1=settings.r1,
@@ -204,6 +205,25 @@ def _module(name: str, value: object) -> nn.Module:
             f"{type(value).__name__} is not."
         )
     return value
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    return copy.deepcopy(module).eval().requires_grad_(False)
+
+
+def _within_reach(network: nn.Module, plain: nn.Module, codes: Tensor) -> nn.Module:
+    """The original generator, its swapped layers reading the span of the directions alone: what can be matched exactly.
+
+    What else the layers read is lost to the projectors. A generator that is to match it all the same draws the mean of
+    what it cannot tell apart, which is blurred.
+    """
+    model = _frozen(plain)
+    there = dict(model.named_modules())
+    for name, module in network.named_modules():
+        if isinstance(module, HouseholderProjector) and name in there:
+            restrict_(there[name], module.directions.detach().to(next(there[name].parameters())))
+    recalibrate_(model, codes)
+    return model
 
 
 def _objective(settings: FineTuning, taught: bool, shown: bool) -> Objective:

@@ -123,6 +123,19 @@ def layer_matrix(module: nn.Module) -> Float[Tensor, "o i"] | None:
     return weight if isinstance(weight, Tensor) and weight.ndim == 2 else None
 
 
+@torch.no_grad()
+def restrict_(module: nn.Module, directions: Float[Tensor, "k i"]) -> None:
+    """Let a layer that can be replaced read nothing of its input but the span of orthonormal directions, in place."""
+    span = directions.mT @ directions
+    match _kind(module), module:
+        case "pointwise", nn.Conv2d():
+            module.weight.copy_((module.weight.flatten(1) @ span)[..., None, None])
+        case "first", nn.ConvTranspose2d():
+            module.weight.copy_((span @ module.weight.flatten(1)).reshape(module.weight.shape))
+        case "linear", nn.Linear():
+            module.weight.copy_(module.weight @ span)
+
+
 def _projector(
     name: str, module: nn.Module, rank: int, gain: float | Literal["match"], n_reflectors: Reflectors
 ) -> HouseholderProjector:
