@@ -15,6 +15,7 @@ from linmap.compress.token_transforming import (
     solve_stages,
 )
 from linmap.compress.token_transforming.encoder_handle import CompressedEncoder
+from linmap.compress.token_transforming.evaluation.images import Images
 from linmap.compress.token_transforming.evaluation.measuring import SAVED, extend
 from linmap.compress.token_transforming.evaluation.subject import plain_macs
 from linmap.data.image_preparation import read_preparation
@@ -82,7 +83,7 @@ def scored(
     return found, costs
 
 
-def stages_of(subject: Saliency, target: float) -> tuple[float, tuple[int, ...]]:
+def stages_of(subject: Images, target: float) -> tuple[float, tuple[int, ...]]:
     """Three stages that cost this part of the plain model's multiply-adds."""
     with compress(subject.model, schedule={}) as handle:
         size = handle.size
