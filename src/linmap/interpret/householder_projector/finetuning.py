@@ -1,4 +1,19 @@
-"""Fine-tuning a generator whose layers have been swapped: on images, or on what the original generator draws."""
+"""Fine-tuning a generator whose layers have been swapped: on images, or on what the original generator draws.
+
+What was tried without images, on the faces of gan-face-generate (Frechet distance on DINOv2-small's features of 512
+images; two fresh sets of the original generator's are 31.8 apart; statistics of batch normalisation taken anew):
+
+| | rank 10 | rank 20 | rank 50 | rank 100 |
+| --- | --- | --- | --- | --- |
+| the original whose first layer reads the directions alone | 69.1 | 41.4 | 30.5 | 31.8 |
+| the projector at its start | 67.9 | 42.7 | 47.3 | 69.8 |
+
+The first row is what the rank costs in a generator whose code goes through the one layer, the second adds what equal
+singular values cost. Of 150 steps at rank 10 (batch 32, lr=5e-4), matching with the image that the original draws of
+the same code led to 107.9: what the projector cannot tell apart is averaged, and images blur. Against a discriminator
+that starts anew, 251.8; both together, 97.4. So a drawn image is matched with that of the first row, which it can
+equal, and this alone is done unless the adversary is asked for.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +63,8 @@ class FineTuning:
     """Learning rate of the discriminator, which starts anew."""
     objective: Literal["auto", "adversarial", "matching", "both"] = "auto"
     """adversarial: a discriminator tells real images from drawn ones; matching: each drawn image shall be what the
-    original generator draws of the same code; auto: adversarial on images, both without."""
+    original generator draws of what the directions see of the same code; auto: adversarial on images, matching
+    without."""
     trained: Literal["all", "projectors"] = "all"
     """The parameters of the generator that are trained."""
     matching: float = 10.0
@@ -120,8 +136,9 @@ def finetune(
 
     The adversarial loss is the non-saturating logistic one with the lazy gradient penalty R1 (Mescheder, Geiger and
     Nowozin, 2018; Karras et al., 2020); both networks take their steps at once, in one optimiser of the training loop,
-    which gives precision, progress, checkpoints and exact resumption. Without images, what the teacher draws is real:
-    a discriminator sees its images and the generator's of the same codes, and "matching" compares them pair by pair.
+    which gives precision, progress, checkpoints and exact resumption. Without images, what the teacher draws is real to
+    the discriminator. "matching" compares images of the same code pair by pair, the generator's with those of the
+    teacher whose swapped layers read the directions' span alone, at three sizes.
     Afterwards the generator holds the running average of its weights, with batch normalisation's statistics taken anew,
     is in evaluation mode, and on the device that Accelerate chose.
 
@@ -232,7 +249,7 @@ def _objective(settings: FineTuning, taught: bool, shown: bool) -> Objective:
         raise ArgumentError("give teacher, the generator as it was, or images: there is nothing to learn from.")
     objective = settings.objective
     if objective == "auto":
-        return "adversarial" if shown else "both"
+        return "adversarial" if shown else "matching"
     if objective != "adversarial" and not taught:
         raise ArgumentError(f"objective={objective!r} needs teacher, the generator as it was.")
     if objective == "matching" and shown:
