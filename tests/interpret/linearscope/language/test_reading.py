@@ -166,5 +166,7 @@ def test_what_is_no_text_or_no_decoder_is_refused():
         LinearScope(model).text("", language_tokenizer())
     with pytest.raises(ArgumentTypeError, match="apply_chat_template"):
         LinearScope(model).text([{"role": "user"}], tokenizer)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ArgumentError, match="mode='record'"):
+        LinearScope(model, mode="parallel").text("a", tokenizer)
     with pytest.raises(ArgumentTypeError, match="says no next token"):
         LinearScope(torch.nn.Linear(2, 2).eval()).text("a", tokenizer)

@@ -262,6 +262,8 @@ def read_ids(scope: LinearScope, ids: Sequence[int], tokenizer: Any) -> Language
         As of `read_text`.
     """
     model: Any = scope.model
+    if scope.mode == "parallel":
+        raise ArgumentError("mode='parallel' keeps no operations, which a text is read from; use mode='record'.")
     longest = getattr(model.config, "max_position_embeddings", None)
     if isinstance(longest, int) and len(ids) > longest:
         raise ArgumentError(f"text has {len(ids)} tokens, and the model {longest} positions; shorten it.")
