@@ -54,7 +54,7 @@ def run(job: Job) -> Findings:
     )
     tables = [found(runs, source, job.seeds) for source in SOURCES] + [differences(runs), budget(runs)]
     pictures, notes = draw_all([(job.out / "deletion.svg", partial(draw_curves, runs))])
-    return Findings(setting, tables, checks(runs), notes, pictures)
+    return Findings(setting, tables, checks(runs), [*said(runs), *notes], pictures)
 
 
 def prompts(tokenizer: Any, length: int, count: int, seed: int) -> list[Part]:
@@ -98,6 +98,25 @@ def differences(runs: Runs) -> Table:
         rows.append([arm.name, *gaps])
     note = "Mean over all prompts with its interval of 95 %; below zero is better for the probability left."
     return Table("Contributions less the other", ["method", *(metric.name for metric in METRICS)], rows, note)
+
+
+def said(runs: Runs) -> list[str]:
+    """Where the contributions are better, worse or not to be told apart, over all prompts."""
+    sentences = []
+    for metric, sign in ((LEFT, -1), (AGREEMENT, 1)):
+        gaps = {
+            arm.name: paired(runs.values(OURS, metric.name), runs.values(arm.name, metric.name))
+            for arm in runs.arms
+            if arm.kind != "system" and (metric is LEFT or arm.name != TRUTH)
+        }
+        sure = {name: gap.mean * sign > 0 for name, gap in gaps.items() if gap.certain}
+        better, worse = ([name for name in sure if sure[name] == side] for side in (True, False))
+        equal = [name for name in gaps if name not in sure]
+        sentences.append(
+            f"By {metric.name}, contributions are better beyond chance than {', '.join(better) or 'nothing'}, worse "
+            f"than {', '.join(worse) or 'nothing'}, and not to be told apart from {', '.join(equal) or 'nothing'}."
+        )
+    return sentences
 
 
 def checks(runs: Runs) -> list[Check]:

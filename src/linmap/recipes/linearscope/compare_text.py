@@ -225,12 +225,13 @@ class Faithfulness:
         return Outcome(values, details=dict(found[0].details) | {"curve": curves}, seconds=0.0)
 
     def _by_truth(self, trial: Trial) -> Outcome:
-        start = time.perf_counter()
-        scores = self.truth(tuple(trial.data))
-        return self.outcome(trial.data, self.target(trial.data), scores, time.perf_counter() - start)
+        scores, seconds = self.truth(tuple(trial.data))
+        return self.outcome(trial.data, self.target(trial.data), scores, seconds)
 
-    def _truth(self, ids: tuple[int, ...]) -> Tensor:
-        return ablation(self.model, ids, self.target(ids), self.settings.without)
+    def _truth(self, ids: tuple[int, ...]) -> tuple[Tensor, float]:
+        """What each token is worth, and the seconds that it took to find out."""
+        target, start = self.target(ids), time.perf_counter()
+        return ablation(self.model, ids, target, self.settings.without), time.perf_counter() - start
 
     def target(self, ids: Sequence[int]) -> int:
         """The likeliest next token."""
@@ -252,7 +253,7 @@ class Faithfulness:
                 {
                     LEFT.name: curve.area(curve.probabilities),
                     DROP.name: curve.logits[0] - curve.area(curve.logits),
-                    AGREEMENT.name: rank_correlation(one.cpu(), self.truth(tuple(ids)).cpu()),
+                    AGREEMENT.name: rank_correlation(one.cpu(), self.truth(tuple(ids))[0].cpu()),
                     "before": curve.probabilities[0],
                 },
                 details=told | {"shares": curve.shares, "curve": curve.probabilities},
