@@ -1,11 +1,11 @@
 """linearscope: read a network as one affine map per input (Navarrete Michelini et al., ICCV 2019).
 
-`scope` checks the model and the input, `passage` sends the input through, `trace` watches one pass (`aliasing` keeps
-track of writes in place, `watch` of what comes from outside), `rules` says what every operation becomes, `tape` replays
-it, `interpreter` is the map, `proof` holds it against the network, `parts` cuts the map at layers and tokens, `mixing`
-says what tokens take from one another, `receptive` proves how far a pixel reaches, `analyses` reads the paper's
-findings off the map, `words`, `pictures` and `page` show a reading, `deletion` tests whether its votes name what
-decides. `language` is what more there is to read of language models.
+`checks` looks at the model and the input, `scope` reads them, `passage` sends the input through, `trace` watches one
+pass (`aliasing` keeps track of writes in place, `watch` of what comes from outside), `rules` says what every
+operation becomes, `tape` replays it, `interpreter` is the map, `proof` holds it against the network, `parts` cuts the
+map at layers and tokens, `mixing` says what tokens take from one another, `receptive` proves how far a pixel reaches,
+`analyses` reads the paper's findings off the map, `words`, `pictures` and `page` show a reading, `deletion` tests
+whether its votes name what decides. `language` is what more there is to read of language models.
 """
 
 from linmap.interpret.linearscope.analyses import (

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.errors import ArgumentError
+from linmap.interpret.linearscope.checks import check_input, check_model
 from linmap.interpret.linearscope.interpreter import AffineInterpreter, Parallel, Recorded, Scene
-from linmap.interpret.linearscope.passage import Passage, embedding_paths, layer
+from linmap.interpret.linearscope.passage import Passage, layer
 from linmap.interpret.linearscope.proof import InexactReadingError, Marks, detour, prove_exactness
 from linmap.interpret.linearscope.rules import Options, Rule
 from linmap.interpret.linearscope.rules.registry import UserRule, operation_name, user_rule
@@ -113,7 +114,7 @@ class LinearScope:
         to: str | None = None,
         batched: bool = True,
     ) -> None:
-        _check_model(model)
+        check_model(model)
         for name, value, allowed in (
             ("mode", mode, ("record", "parallel")),
             ("smooth", smooth, ("secant", "taylor")),
@@ -156,7 +157,7 @@ class LinearScope:
             training mode, or the output depends on an operation without a frozen form; `InexactReadingError` (a
             ValueError) if y = F x + r does not hold or some of the input went around PyTorch.
         """
-        _check_input(self.model, x, self.batched, self.from_)
+        check_input(self.model, x, self.batched, self.from_)
         passage = Passage(self.model, self.output, self.from_, self.to, inputs)
         steps: list[Step] = []
         with self._evaluating():
@@ -276,74 +277,3 @@ class LinearScope:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Nothing to undo: hooks live only inside `at`, which removes them whatever happens."""
-
-
-def _check_model(model: Any) -> None:
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ArgumentTypeError("scripted and traced models hide their operations; give the eager nn.Module.")
-    if isinstance(model, torch._dynamo.OptimizedModule):
-        raise ArgumentTypeError(
-            "compiled models hide their operations; give the module that was compiled (model._orig_mod)."
-        )
-    if not isinstance(model, nn.Module):
-        raise ArgumentTypeError(f"model must be an nn.Module, got {type(model).__name__}.")
-    quantised = [path for path, module in model.named_modules() if ".quantized" in type(module).__module__]
-    if quantised or any(tensor.is_quantized for tensor in model.state_dict().values() if isinstance(tensor, Tensor)):
-        raise ArgumentTypeError(
-            f"the model is quantised ({quantised[0] if quantised else 'weights'}); give the float model."
-        )
-
-
-def _check_input(model: nn.Module, x: Any, batched: bool, from_: str | None) -> None:
-    if not isinstance(x, Tensor):
-        raise ArgumentTypeError(
-            f"x must be a tensor, got {type(x).__name__}; for an image torch.from_numpy(...)[None].float()."
-        )
-    if x.is_complex() or not (x.is_floating_point() or from_ or embedding_paths(model)):
-        raise ArgumentTypeError(_not_floating(model, x))
-    if batched:
-        _check_batch_axis(model, x)
-    weights = next((p for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), None)
-    if weights is not None and weights.device != x.device:
-        raise ArgumentError(
-            f"the model is on {weights.device}, x on {x.device}; move one: x.to({str(weights.device)!r})."
-        )
-    if x.is_floating_point():
-        _check_precision(x, weights)
-    if x.numel() == 0 or not bool(torch.isfinite(x).all()):
-        raise ArgumentError("x is empty or holds NaN or infinite values; clean it first.")
-
-
-def _not_floating(model: nn.Module, x: Tensor) -> str:
-    embeddings = [path for path, module in model.named_modules() if isinstance(module, nn.Embedding)]
-    if x.is_complex() or not embeddings:
-        return f"x holds {x.dtype}: convert to float and normalise as in training."
-    return (
-        f"x holds {x.dtype}, token ids as it seems, and a map has no slope along ids. from_=PATH names the embedding "
-        f"whose vectors are the input of the map; there are {', '.join(map(repr, embeddings))}."
-    )
-
-
-def _check_batch_axis(model: nn.Module, x: Tensor) -> None:
-    """One input, the batch axis first. What the axes behind it mean is the network's affair."""
-    spatial = next(
-        (int(type(m).__name__[4]) for m in model.modules() if type(m) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)), None
-    )
-    if x.ndim == 0 or (x.shape[0] != 1 and (x.ndim == 1 or (spatial is not None and x.ndim == spatial + 1))):
-        raise ArgumentError(
-            f"x has no batch axis: shape {tuple(x.shape)}; use x[None] (or batched=False for a network without one)."
-        )
-    if x.shape[0] != 1:
-        raise ArgumentError(
-            f"interpret one input at a time: got batch {x.shape[0]} (shape {tuple(x.shape)}); x[i : i + 1] (or "
-            "batched=False for a network without batch axis)."
-        )
-
-
-def _check_precision(x: Tensor, weights: Tensor | None) -> None:
-    if weights is not None and weights.dtype != x.dtype:
-        raise ArgumentError(f"the model is {weights.dtype}, x is {x.dtype}; use x.to({weights.dtype}).")
-    if x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
-        raise ArgumentError(
-            f"{x.dtype} on the CPU is too coarse for an exact reading; use model.float() and x.float()."
-        )
