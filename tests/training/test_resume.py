@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from fresh import Fresh
 from linmap.training import TrainingConfig, checkpoint, train
+from linmap.training.fingerprint import data_fingerprint
 from linmap.training.metrics import MetricsLog
 from training.problem import make_data, make_model, newest, run, squared_error
 
@@ -247,6 +250,113 @@ def test_other_data_than_the_checkpoint_are_named(tmp_path) -> None:
     train(make_model(), squared_error, make_data(), config=config, out=tmp_path)
     with pytest.raises(ValueError, match=r"len\(data\)=53, now it is 54"):
         train(make_model(), squared_error, make_data(54), config=config, out=tmp_path, resume=True)
+
+
+class Items(Dataset):
+    """Samples that are made when they are asked for."""
+
+    def __init__(self, shift: float = 0.0, *, draws: bool = False) -> None:
+        self.shift, self.draws = shift, draws
+
+    def __len__(self) -> int:
+        return 53
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        x = torch.sin(torch.arange(5, dtype=torch.float64) + index)
+        return x + (torch.rand(()) if self.draws else 0), x.sum(0, keepdim=True) + self.shift
+
+
+def changed_in_one_entry() -> TensorDataset:
+    x, y = make_data().tensors
+    y[40] += 1e-12
+    return TensorDataset(x, y)
+
+
+class Own(Items):
+    """Cannot be told by its samples, and says what it holds."""
+
+    def __init__(self, shift: float = 0.0) -> None:
+        super().__init__(shift)
+        self.generator = torch.Generator()
+
+    def fingerprinted(self) -> tuple[str, float]:
+        return "own", self.shift
+
+
+@pytest.mark.parametrize(
+    ("data", "other"),
+    [
+        (make_data(), changed_in_one_entry()),
+        (Subset(make_data(), range(50)), Subset(make_data(), range(3, 53))),
+        (Items(), Items(1.0)),
+        (Items(draws=True), Items(1.0, draws=True)),
+        (Own(), Own(1.0)),
+    ],
+    ids=["tensors", "subset", "samples", "augmented samples", "declared"],
+)
+def test_data_of_the_same_length_and_another_content_are_refused(tmp_path, data, other) -> None:
+    config = TrainingConfig(epochs=1)
+    torch.manual_seed(3)
+    train(make_model(), squared_error, data, config=config, out=tmp_path)
+    train(make_model(), squared_error, data, config=config, out=tmp_path, resume=True)
+    refused = f"^the data are not those that the run in {tmp_path} was started with; resume with the same"
+    with pytest.raises(ValueError, match=refused):
+        train(make_model(), squared_error, other, config=config, out=tmp_path, resume=True)
+    train(make_model(), squared_error, other, config=config, out=tmp_path)
+
+
+def test_a_source_stands_for_the_data(tmp_path) -> None:
+    def trained(source: object, *, resume: bool = True) -> None:
+        data, config = (changed_in_one_entry() if resume else make_data()), TrainingConfig(epochs=1)
+        train(make_model(), squared_error, data, config=config, out=tmp_path, resume=resume, source=source)
+
+    trained([torch.ones(3), "raw"], resume=False)
+    trained([torch.ones(3), "raw"])
+    with pytest.raises(ValueError, match="the data are not those"):
+        trained([torch.zeros(3), "raw"])
+
+
+def test_reading_samples_for_a_fingerprint_draws_nothing(tmp_path) -> None:
+    state = torch.get_rng_state()
+    assert data_fingerprint(Items(draws=True)) == data_fingerprint(Items(draws=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert data_fingerprint(RandomSamples()) is None
+    data = RandomSamples()
+    data_fingerprint(Subset(data, range(9)))
+    assert torch.equal(data.generator.get_state(), torch.Generator().get_state())
+
+
+class RandomSamples(Items):
+    """With a generator of its own, whose state no checkpoint holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator()
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return torch.rand(5, generator=self.generator), torch.zeros(1)
+
+
+def test_other_settings_of_the_loss_are_named(tmp_path) -> None:
+    def trained(settings: dict[str, Any], *, resume: bool = True) -> None:
+        config = TrainingConfig(epochs=1)
+        train(make_model(), squared_error, make_data(), config=config, out=tmp_path, resume=resume, settings=settings)
+
+    trained({"alpha": 0.5, "points": (1, 2), "epochs": 1}, resume=False)
+    trained({"alpha": 0.5, "points": (1, 2), "epochs": 9, "new": 1})  # epochs are free here, and `new` was not known
+    with pytest.raises(ValueError, match=r"started with alpha=0.5, now it is 0.6; resume with 0.5"):
+        trained({"alpha": 0.6, "points": (1, 2)})
+
+
+def test_a_checkpoint_without_a_fingerprint_resumes_with_a_warning(tmp_path, whole, caplog) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, callbacks=(stop_at(10),))
+    path = newest(tmp_path) / "state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in state.items() if name not in ("data", "settings")}))
+    run(tmp_path, resume=True)
+    assert caplog.messages == [f"{tmp_path} is of an older linmap: whether it saw the same data is not checked."]
+    assert_same_run(tmp_path, whole)
 
 
 def test_another_model_than_the_checkpoint_is_named(whole) -> None:

@@ -50,6 +50,10 @@ class Augmented(Dataset):
     def __len__(self) -> int:
         return len(self.data)
 
+    def fingerprinted(self) -> tuple[Tensor, Tensor]:
+        """What a checkpoint knows the data by."""
+        return self.data.images, self.data.masks
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         images, masks = self.__getitems__([index])
         return images[0], masks[0]

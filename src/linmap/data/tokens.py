@@ -218,6 +218,10 @@ class LanguageData(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def fingerprinted(self) -> tuple[bool, list[list[Document]]]:
+        """What a checkpoint knows the data by."""
+        return self.packing, self.rows
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])
 
@@ -291,6 +295,10 @@ class ClassificationData(Dataset):
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def fingerprinted(self) -> tuple[list[list[int]], list[int]]:
+        """What a checkpoint knows the data by."""
+        return self.ids, self.classes
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self.__getitems__([index])

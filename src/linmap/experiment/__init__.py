@@ -11,11 +11,12 @@ differences and a verdict.
 >>> verdict(rows, Metric("Dice", "higher"))  # doctest: +SKIP
 """
 
+from linmap.data.fingerprints import fingerprint
 from linmap.experiment.conclusion import conclude
 from linmap.experiment.drawing import draw_all, with_pictures
 from linmap.experiment.engine import Arm, Choice, Experiment, Outcome, Part, Runs, Trial, untouched
 from linmap.experiment.figures import Difference, mean_std, paired, ranking
-from linmap.experiment.kept import Run, fingerprint, weights_digest
+from linmap.experiment.kept import Run, weights_digest
 from linmap.experiment.result import Check, Failure, Kind, Metric, Picture, Result, Row, Table
 from linmap.experiment.verdict import beats, verdict
 

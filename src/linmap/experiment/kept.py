@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from linmap.artifacts import plain, write_json
+from linmap.data.fingerprints import content_fingerprint
 
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 DIGEST = re.compile("[0-9a-f]{64}")
@@ -38,21 +38,6 @@ class Run:
     """Trainable ones."""
     details: dict[str, Any] = field(default_factory=dict)
     """Curves, answers and whatever else tables and pictures need, as JSON has it."""
-
-
-def fingerprint(path: Path | None) -> str | None:
-    """The SHA-256 of what a file holds, or of all files in a folder with their names; None for None."""
-    if path is None:
-        return None
-    digest = hashlib.sha256()
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    for file in files:
-        if path.is_dir():
-            digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 class RunFiles:
@@ -134,8 +119,4 @@ def _change(name: str, before: Any, now: Any) -> str:
 
 def weights_digest(model: nn.Module) -> str:
     """A name for the weights of a network, all parameters and buffers, so that other ones are measured again."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return content_fingerprint(dict(model.state_dict()), limit=None)[:16]

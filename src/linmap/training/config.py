@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from numbers import Real
 from pathlib import Path
@@ -142,24 +143,39 @@ def learning_rate(config: TrainingConfig, step: int, epoch: int, steps_per_epoch
     return config.lr * factor
 
 
-def check_resumable(config: TrainingConfig, samples: int, saved: dict[str, Any], out: Path | None) -> None:
-    """Refuse to go on with other settings than those of the checkpoint.
+def check_resumable(
+    config: TrainingConfig,
+    samples: int,
+    settings: Mapping[str, Any],
+    fingerprint: str | None,
+    saved: dict[str, Any],
+    out: Path | None,
+) -> None:
+    """Refuse to go on with other settings than those of the checkpoint, or with other data.
 
     Free are `checkpoint_every` and `patience`, and the length of the run where the schedule does not depend on it.
+    A checkpoint of an older version lacks the settings and the fingerprint, and then they are not compared.
 
     Raises
     ------
     ValueError
-        If another setting, or the number of samples, differs; the message names it.
+        If another setting, the number of samples, or the content of the data differs; the message names it.
     """
     free = {"checkpoint_every", "patience"}
     free |= {"linear": set(), "cosine": {"max_steps"}}.get(config.schedule, {"epochs", "max_steps"})
     now = asdict(config) | {"betas": list(config.betas), "len(data)": samples}
     older = asdict(TrainingConfig())  # a checkpoint of an older version lacks what has been added since
     before = older | saved["config"] | {"len(data)": saved["data_samples"]}
-    for name, value in now.items():
-        if name not in free and value != before[name]:
-            raise ArgumentError(
-                f"the run in {out} was started with {name}={before[name]}, now it is {value}; resume with "
-                f"{before[name]}, or start anew without resume."
-            )
+    known = saved.get("settings", {})
+    for theirs, ours in ((before, now), (known, {name: settings[name] for name in settings if name in known})):
+        for name, value in ours.items():
+            if name not in free and value != theirs[name]:
+                raise ArgumentError(
+                    f"the run in {out} was started with {name}={theirs[name]}, now it is {value}; resume with "
+                    f"{theirs[name]}, or start anew without resume."
+                )
+    if None not in (then := saved.get("data"), fingerprint) and then != fingerprint:
+        raise ArgumentError(
+            f"the data are not those that the run in {out} was started with; resume with the same data, prepared with "
+            "the same settings, or start anew without resume."
+        )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -18,11 +19,12 @@ from rich.table import Column
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from linmap.artifacts import versions
+from linmap.artifacts import plain, versions
 from linmap.errors import ArgumentError, DivergenceError, Stopped
 from linmap.training import checkpoint, randomness
 from linmap.training.batches import Loss, batch_sizes, epoch_order, normalises_over_batches, reader, samples_of, shards
 from linmap.training.config import TrainingConfig, check_resumable, learning_rate, total_steps
+from linmap.training.fingerprint import data_fingerprint
 from linmap.training.history import Ended, EpochRecord, Position, TrainingHistory
 from linmap.training.interruption import Interruption
 from linmap.training.metrics import MetricsLog
@@ -61,6 +63,8 @@ def train(
     callbacks: Sequence[Callback] = (),
     parameter_groups: ParameterGroups | None = None,
     seed_globally: bool = True,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    source: Any = None,
 ) -> TrainingHistory:
     """Train a model, in this process or under `accelerate launch` / `torchrun`.
 
@@ -86,7 +90,10 @@ def train(
         Folder for `metrics.jsonl` and checkpoints (with several machines, on a disk that all share). A run that is
         already there is replaced when the first checkpoint of this one is whole.
     resume
-        Go on from the checkpoint in `out`, or start if there is none. A finished run returns at once.
+        Go on from the checkpoint in `out`, or start if there is none. A finished run returns at once. Other data than
+        those of the checkpoint are refused, by a fingerprint of what they hold
+        (`linmap.training.fingerprint.data_fingerprint`; a data set of your own may have a method `fingerprinted()`);
+        a checkpoint that an older version wrote has none, and a warning says that they are not compared.
     description
         What the progress bar says; it is shown on stderr if that is a terminal.
     callbacks
@@ -100,6 +107,12 @@ def train(
         Seed the global generators of Python, NumPy and PyTorch with `config.seed`, and keep their states in the
         checkpoints, so that whatever `loss` draws is drawn again in a resumed run. False leaves them alone: the model's
         `linmap.training.randomness.Dropout` draws from a generator of the run, seeded and kept alike.
+    settings
+        What else the run depends on and its weights do not tell, such as parameters of `loss`, by the name that a
+        message gives it. A resume with others is refused.
+    source
+        What `data` were made from, as arrays, numbers, text, and lists of these, and stands for them in the
+        fingerprint: where they are computed in a way that another machine does not repeat in every bit.
 
     Returns
     -------
@@ -110,8 +123,8 @@ def train(
     ------
     ValueError
         If the data are empty, the model has nothing to train, the batch cannot be split evenly over the processes,
-        `loss` or `validate` return something else than they should, or a setting that matters differs from the
-        checkpoint's.
+        `loss` or `validate` return something else than they should, or the data or a setting that matters differ
+        from the checkpoint's.
     DivergenceError
         If the loss, a weight or the validation value is no longer finite; the last good checkpoint stays.
     TypeError
@@ -125,7 +138,8 @@ def train(
         raise ArgumentError(f"patience={config.patience} needs `validate`: without it there is no value to wait for.")
     before = vars(model).copy()
     where = None if out is None else Path(out)
-    run = _Run(model, loss, data, config, validate, where, callbacks, parameter_groups, resume, seed_globally)
+    run = _Run(model, loss, data, config, validate, where, callbacks, parameter_groups, resume, seed_globally, settings,
+               source)  # fmt: skip
     try:
         randomness.lend(model, run.source)
         with Interruption() as interruption, run.progress(description) as bar:
@@ -170,6 +184,8 @@ class _Run:
         parameter_groups: ParameterGroups | None,
         resume: bool,
         seed_globally: bool,
+        settings: Mapping[str, Any],
+        source: Any,
     ) -> None:
         self.accelerator = make_accelerator(config.precision)
         self.config = replace(config, precision=cast("Any", self.accelerator.mixed_precision))
@@ -185,6 +201,8 @@ class _Run:
             )
         self.read_batch = reader(data, self.accelerator.device)
         self.samples = samples_of(data)
+        self.settings = plain(settings)
+        self.fingerprint = None if out is None else data_fingerprint(data, source)
         usual = config.batch_size // (self.processes * config.accumulation)  # samples of a forward pass
         self.least = 2 if usual > 1 and normalises_over_batches(model) else 1
         self.sizes = batch_sizes(self.samples, config.batch_size, never_one=self.least > 1)
@@ -207,7 +225,9 @@ class _Run:
             if found is not None and self.main:
                 log.warning("%s holds an earlier run; the first checkpoint of this one will replace it.", self.out)
         else:
-            check_resumable(self.config, self.samples, saved.state, self.out)
+            check_resumable(self.config, self.samples, self.settings, self.fingerprint, saved.state, self.out)
+            if "data" not in saved.state and self.main:
+                log.warning("%s is of an older linmap: whether it saw the same data is not checked.", self.out)
             self.position, self.best = Position(**saved.state["position"]), saved.best
             if saved.state["frozen"] != self.frozen:
                 raise ArgumentError(
@@ -442,6 +462,8 @@ class _Run:
             state = {
                 "config": asdict(self.config),
                 "data_samples": self.samples,
+                "data": self.fingerprint,
+                "settings": self.settings,
                 "position": asdict(position),
                 "optimizer": numbers,
                 "scaler": None if scaler is None else scaler.state_dict(),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -18,6 +19,7 @@ from linmap.adapt.finetuning.tuned import METHODS, FineTuned
 from linmap.adapt.layer import AdapterLayer
 from linmap.adapt.texts import TextClassifier, check_packing, classification_loss, language_loss, row_length
 from linmap.adapt.triadaptlora import RankAllocator, TriAdaptLoraConfig
+from linmap.adapt.tuner import AdapterConfig
 from linmap.data.models import load_pretrained, load_tokenizer, model_folder, quiet_libraries
 from linmap.data.pretrained import BUNDLED
 from linmap.data.text import Task, TextFile, TextRecord, labels_of, read_training_texts
@@ -60,6 +62,7 @@ def fine_tune(
     gradient_checkpointing: bool = False,
     penalty: Penalty | None = None,
     callbacks: Sequence[Callback] = (),
+    settings: Mapping[str, Any] = MappingProxyType({}),
     checkpoints: Path | None = None,
     resume: bool = False,
 ) -> FineTuned:
@@ -97,6 +100,8 @@ def fine_tune(
         Of the adapted model, added to the loss of each batch: `salt_regularization`, `triadapt_orthogonality`, ...
     callbacks
         Called with the model and the number of steps after each step.
+    settings
+        What else the run depends on, such as the weight of the penalty; a resume with others is refused.
     checkpoints, resume
         Folder for checkpoints, and whether to go on from them: to the same weights as without an interruption.
 
@@ -120,6 +125,7 @@ def fine_tune(
     whole = adapted if texts.task == "language" else TextClassifier(adapted, len(split.labels))
     allocator = RankAllocator(adapted, config) if isinstance(config, TriAdaptLoraConfig) else None
     history = _trained(whole, split, training, penalty, head_lr, out=checkpoints, resume=resume,
+                       settings=_own_settings(config) | dict(settings),
                        callbacks=[*([allocator] if allocator else []), *callbacks])  # fmt: skip
     source = str(Path(name).resolve()) if Path(name).is_dir() else name
     if source not in BUNDLED:
@@ -127,6 +133,12 @@ def fine_tune(
     report = _report(adapted, split, history, texts, source)
     ranks = {} if allocator is None else _ranks(cast(TriAdaptLoraConfig, config), allocator)
     return FineTuned(texts.task, whole, tokenizer, split.labels, length, truncation, source, base_dtype, report, ranks)
+
+
+def _own_settings(config: PeftConfig) -> dict[str, Any]:
+    """The fields of an adapter's method, without those of all methods, and of how it is saved."""
+    own = type(config).__dataclass_fields__.keys() - AdapterConfig.__dataclass_fields__.keys()
+    return {name: getattr(config, name) for name in sorted(own) if not name.startswith("save")}
 
 
 def _check(max_length: int | None, validation: float, warmup: float, head_lr: float) -> None:

@@ -119,6 +119,7 @@ def train_segmenter(
         return {"loss": 1 - float(np.mean(measure(model, validation)["dice"]))}
 
     samples = Augmented(data) if augment else TensorDataset(data.images, data.masks)
+    settings = options.pop("settings", {}) | {"regularization": regularization}
     return train(
         model,
         loss,
@@ -126,6 +127,7 @@ def train_segmenter(
         config=config,
         validate=None if validation is None else validate,
         parameter_groups=groups,
+        settings=settings,
         **options,
     )
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from linmap.compress.encoders import find_encoder
 from linmap.compress.learngene_pool.members import as_member, first
+from linmap.data.fingerprints import content_fingerprint
 from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.training.batches import reader, samples_of
 
@@ -99,6 +100,13 @@ class Ancestry:
             )
             self.model.eval()
 
+    def digest(self, out: Any) -> str | None:
+        """What its blocks are known by in the checkpoints of a student in `out`; None where it keeps none.
+
+        Without the head, which may be fitted anew in each process.
+        """
+        return None if out is None else content_fingerprint([dict(block.state_dict()) for block in self.blocks])[:16]
+
     @torch.no_grad()
     def features(self, x: Tensor) -> Features:
         """What it gives, inside too."""
@@ -143,6 +151,10 @@ class RecordedTeacher(Dataset):
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def fingerprinted(self) -> tuple[Tensor, Tensor, list[int]]:
+        """Not what the teacher made of the samples, whose last digits differ from machine to machine."""
+        return self.x, self.y, sorted(self.blocks)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.x[index], self.y[index]

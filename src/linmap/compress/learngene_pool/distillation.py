@@ -117,9 +117,10 @@ def distill(
         x, y, *recorded = batch
         return model(x, y, recorded[0] if recorded else source.features(x))
 
+    settings = options | {"teacher": source.digest(out)}
     train(
         model, loss, data, config=config, out=out, resume=resume, description="distillation",
-        parameter_groups=model.parameter_groups, seed_globally=False,
+        parameter_groups=model.parameter_groups, seed_globally=False, settings=settings,
     )  # fmt: skip
     _warn_of_collapse(transforms, before)
     if isinstance(student, nn.Module):

@@ -113,6 +113,8 @@ def tune(
         history = train(
             pool, loss, data, config=config, out=out, resume=resume, description="pool tuning", callbacks=(draws,),
             seed_globally=False,
+            settings={"sampler": sampler, "ids": allowed, "freeze": list(freeze), "kd_weight": kd_weight, "T": T,
+                      "teacher": source and source.digest(out)},
         )  # fmt: skip
     pool.zero_grad()
     pool.accuracy.clear()  # of other weights

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from peft import PeftConfig
@@ -21,6 +22,8 @@ from linmap.errors import ArtifactError, UsageError
 from linmap.recipes.finetuning.flags import EMBEDDED, FineTuning, Tuning
 from linmap.recipes.job import FitJob
 
+NO_WEIGHT: Mapping[str, float] = MappingProxyType({})
+
 
 def fit_texts(
     settings: FineTuning,
@@ -28,15 +31,19 @@ def fit_texts(
     embedded: Task,
     adapter: Callable[[int], PeftConfig],
     penalty: Penalty | None = None,
+    weight: Mapping[str, float] = NO_WEIGHT,
 ) -> dict[str, Any]:
-    """Train an adapter on a file, or on the embedded data of a task, and save it; with --resume, go on."""
+    """Train an adapter on a file, or on the embedded data of a task, and save it; with --resume, go on.
+
+    `weight` is the flag that weighs the penalty, with its value.
+    """
     training = settings.training(job.seed)  # refuses what does not go together before any work
     check_free(job.out)
     path = job.data or find(EMBEDDED[embedded], "Reinstall linmap.")
     texts = read_training_texts(path, None if settings.task == "auto" else settings.task)
     name = settings.model or DEFAULT_MODELS[texts.task]
     check_adaptable(model_folder(name), name)
-    tuned = fine_tune(texts, adapter, training, **settings.options(Tuning), penalty=penalty,
+    tuned = fine_tune(texts, adapter, training, **settings.options(Tuning), penalty=penalty, settings=weight,
                       checkpoints=job.out / "training", resume=job.resume)  # fmt: skip
     tuned.save(job.out, asdict(settings), job.seed)
     summary = {"artifact": str(job.out), **tuned.report}

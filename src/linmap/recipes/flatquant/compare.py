@@ -24,10 +24,22 @@ from linmap.data import find
 from linmap.data.models import load_pretrained, load_tokenizer, on_accelerator
 from linmap.data.text import read_text
 from linmap.errors import DataError
-from linmap.experiment import Arm, Check, Experiment, Metric, Outcome, Part, Result, Row, Runs, Table, Trial
+from linmap.experiment import (
+    Arm,
+    Check,
+    Experiment,
+    Metric,
+    Outcome,
+    Part,
+    Result,
+    Row,
+    Runs,
+    Table,
+    Trial,
+    fingerprint,
+)
 from linmap.experiment.drawing import with_pictures
 from linmap.experiment.figures import mean_std, ranking
-from linmap.experiment.kept import fingerprint
 from linmap.experiment.verdict import verdict
 from linmap.recipes.flatquant.fit import original_folder, tokens_of
 from linmap.recipes.flatquant.flags import Compare

@@ -35,6 +35,9 @@ class Warped(Dataset):
     def __len__(self) -> int:
         return len(self.x)
 
+    def fingerprinted(self) -> tuple[Tensor, Tensor]:
+        return self.x, self.y
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         x, y = self.__getitems__([index])
         return x[0], y[0]

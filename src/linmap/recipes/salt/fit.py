@@ -38,7 +38,12 @@ def _fit_texts(settings: Texts, job: FitJob) -> dict[str, Any]:
 
     options = settings.options(target_modules=settings.targets())
     return fit_texts(
-        settings, job, "language", lambda steps: SaltConfig(**options), penalty if settings.regularization else None
+        settings,
+        job,
+        "language",
+        lambda steps: SaltConfig(**options),
+        penalty if settings.regularization else None,
+        {"regularization": settings.regularization},
     )
 
 
@@ -54,7 +59,7 @@ def _fit_segmenter(settings: FitImages, job: FitJob) -> dict[str, Any]:
     history = train_segmenter(
         model, data[order[held:]], config, settings.adapter_lr, augment=settings.augment,
         regularization=settings.regularization, validation=data[order[:held]], out=job.out / "training",
-        resume=job.resume,
+        resume=job.resume, settings=settings.adapter(),
     )  # fmt: skip
     save_segmenter(job.out, model, settings.size, settings.adapter(), job.seed)
     measured = measure(model, data[order[:held]])

@@ -27,4 +27,5 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     def penalty(model: nn.Module) -> Tensor:
         return settings.orthogonality * triadapt_orthogonality(model)
 
-    return fit_texts(settings, job, "classification", config, penalty if settings.orthogonality else None)
+    weight = {"orthogonality": settings.orthogonality}
+    return fit_texts(settings, job, "classification", config, penalty if settings.orthogonality else None, weight)

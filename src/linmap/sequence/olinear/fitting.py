@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -63,6 +64,7 @@ def train_forecaster(
     resume: bool = False,
     description: str = "training",
     seed_globally: bool = True,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> TrainingHistory:
     """Train on the training windows and keep the weights that do best on the validation windows.
 
@@ -76,8 +78,8 @@ def train_forecaster(
         Length, learning rate and so on; `patience` stops early.
     loss, validation_loss
         Functions of (forecast, target); validation by `loss` itself when None.
-    checkpoints, resume, description, seed_globally
-        `out`, `resume`, `description` and `seed_globally` of `linmap.training.train`.
+    checkpoints, resume, description, seed_globally, settings
+        `out`, `resume`, `description`, `seed_globally` and `settings` of `linmap.training.train`.
     """
     judge = loss if validation_loss is None else validation_loss
     history = train(
@@ -89,6 +91,7 @@ def train_forecaster(
         resume=resume,
         description=description,
         seed_globally=seed_globally,
+        settings=settings,
         validate=lambda model: mean_loss(for_inference(model), _on_windows(judge), validation, EVALUATION_BATCH),
     )
     model.cpu()

@@ -41,6 +41,8 @@ Basis = Literal[
     "pearson", "official", "identity", "dct", "fft", "haar", "db4", "legendre", "chebyshev", "laguerre", "random"
 ]
 Mixing = Literal["normlin", "correlation", "prior"]
+DECIDING = ("basis", "chan_indep", "mixing", "dropout", "alpha", "loss")
+"""Parameters that a checkpoint does not tell by the shape of its weights or by the settings of its training."""
 READING = ("nan_policy", "time_column", "id_column", "drop", "dayfirst", "monthfirst", "fill_gaps")
 """Parameters that say how tables are read; see `TimeSeries.from_frame`."""
 Time = pd.Timestamp | int | float
@@ -253,6 +255,7 @@ class OLinearForecaster(BaseEstimator):
             resume=resume,
             description="OLinear",
             seed_globally=False,
+            settings={name: getattr(self, name) for name in DECIDING},
         )
         self.scores_, self.seen_until_, self.clock_ = None, None, series.clock
         self._has_seen(series, split.validation)

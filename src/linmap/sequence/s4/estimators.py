@@ -157,6 +157,7 @@ class _StateSpaceEstimator(BaseEstimator):
             validate=None if validation is None else self._validation(*validation),
             parameter_groups=lambda model: model.optim_groups(self.lr, self.weight_decay),  # pyright: ignore
             seed_globally=False,
+            settings=self.get_params(),
         )
         self.model_.cpu()
         return self

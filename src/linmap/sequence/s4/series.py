@@ -26,6 +26,9 @@ class SeriesDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.series)
 
+    def fingerprinted(self) -> tuple[list[Tensor], Tensor]:
+        return self.series, self.targets
+
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         return self.series[i], self.targets[i]
 

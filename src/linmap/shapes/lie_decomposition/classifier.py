@@ -174,6 +174,7 @@ class LieClassifier(ClassifierMixin, BaseEstimator):
             description="LieResNet",
             callbacks=[_Draws(self.model_)],
             seed_globally=False,
+            settings=self.get_params(),
         )
         self.model_.cpu()
         return self

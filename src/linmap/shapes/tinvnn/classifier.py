@@ -164,6 +164,7 @@ class PointCloudClassifier(ClassifierMixin, BaseEstimator):
             validate=None if held_out is None else self._validation(held_out),
             description="TinvNN",
             seed_globally=False,
+            settings=self.get_params(),
         )
         self.model_.cpu()
         return self

@@ -96,6 +96,9 @@ class Clouds(Dataset):
     def __len__(self) -> int:
         return len(self.clouds)
 
+    def fingerprinted(self) -> tuple[list[np.ndarray], Tensor]:
+        return list(self.clouds), self.targets
+
     def __getitem__(self, index: int) -> Batch:
         return self.__getitems__([index])
 

@@ -115,6 +115,7 @@ class TourSolver(BaseEstimator):
             resume=resume,
             description="tours",
             seed_globally=False,
+            settings=self.get_params(),
         )
         self.model_.cpu()
         return self
@@ -246,6 +247,9 @@ class UniformInstances(Dataset):
 
     def __len__(self) -> int:
         return self.count
+
+    def fingerprinted(self) -> tuple[int, int, int]:
+        return self.count, self.n_cities, self.seed
 
     def __getitem__(self, index: int) -> Float[Tensor, "n d"]:
         return self.__getitems__([index])[0]

@@ -167,6 +167,7 @@ def pretrain(
         resume=resume,
         description="mesh autoencoder",
         seed_globally=False,
+        settings={"mask_ratio": mask_ratio, "heads": heads},
     )
 
 
@@ -187,6 +188,9 @@ class _Meshes(Dataset):
 
     def __len__(self) -> int:
         return len(self.meshes)
+
+    def fingerprinted(self) -> Sequence[tuple[Tensor, Tensor]]:
+        return list(self.meshes)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.meshes[index]

@@ -38,6 +38,7 @@ SYSTEM = "tooth_arrangement"
 DRAWS = 2  # noised motions of each case in a step
 START = 0.8  # time of the sampler's start, over the number of timesteps
 DECAY = 0.01  # weight decay of AdamW
+SAMPLER = ("sampling_steps", "eta")  # parameters of which training does not depend
 CASES = 100  # at once in prediction
 
 
@@ -114,6 +115,8 @@ class _Arranger(BaseEstimator):
             resume=resume,
             description=type(self).__name__,
             seed_globally=False,
+            settings={name: value for name, value in self.get_params().items() if name not in SAMPLER},
+            source=pairs,
         )
         self.model_.cpu()
         return self

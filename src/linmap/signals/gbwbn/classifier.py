@@ -158,6 +158,7 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         self.history_: TrainingHistory | None = train(
             self.model_, _loss, data, config=self.training_config(len(samples)), validate=held_out, out=checkpoints,
             resume=resume, description="SPDNet", parameter_groups=self._groups, seed_globally=False,
+            settings={name: value for name, value in self.get_params().items() if name != "recalibrate"},
         )  # fmt: skip
         self.model_.cpu()
         if self.recalibrate and self.norm == "gbw":
