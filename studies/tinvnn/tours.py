@@ -13,6 +13,8 @@ from linmap.experiment import Arm, Check, Experiment, Metric, Outcome, Part, Pic
 from linmap.recipes.tinvnn.pictures import draw_tours
 from linmap.recipes.tinvnn.poses import rotations
 from linmap.shapes.tinvnn import TourSolver, tour_length
+from linmap.shapes.tinvnn.heuristics import nearest_neighbour
+from linmap.shapes.tinvnn.tours import distances
 from studies.study import Findings, Job, table_of
 
 CITIES, INSTANCES, STEPS = 20, 100, 300
@@ -61,19 +63,15 @@ def _lengths(representation: str, steps: int, trial: Trial) -> Outcome:
 
 
 def _nearest_lengths(trial: Trial) -> Outcome:
-    length = float(np.mean([min(tour_length(nearest(X, s), X) for s in range(len(X))) for X in trial.data]))
+    length = float(
+        np.mean([min(tour_length(nearest_neighbour(distances(X), s), X) for s in range(len(X))) for X in trial.data])
+    )
     return Outcome(dict.fromkeys(COPIES, length))
 
 
-def nearest(X: np.ndarray, start: int) -> np.ndarray:
-    """The tour that always goes on to the nearest city that is left."""
-    D = np.linalg.norm(X[:, None] - X[None], axis=-1)
-    tour = [start]
-    while len(tour) < len(X):
-        row = D[tour[-1]].copy()
-        row[tour] = np.inf
-        tour.append(int(row.argmin()))
-    return np.array(tour)
+def _nearest(X: np.ndarray) -> list[np.ndarray]:
+    D = distances(X)
+    return [nearest_neighbour(D, start) for start in range(len(X))]
 
 
 def tsplib(job: Job) -> Findings:
@@ -90,7 +88,9 @@ def tsplib(job: Job) -> Findings:
         placed = (instance.points, instance.points @ turn.T, 3e-3 * instance.points)
         found = [[solver.solve(X, n_starts=50, polish=polish) for X in placed] for polish in (0, 8)]
         lengths = [[instance.length(tour) for tour in tours] for tours in found]
-        neighbour = min(instance.length(nearest(instance.points, start)) for start in range(len(instance)))
+        neighbour = min(
+            instance.length(nearest_neighbour(distances(instance.points), start)) for start in range(len(instance))
+        )
         same.append(all(len(set(of)) == 1 for of in lengths))
         gaps.append([of[0] / best - 1 for of in lengths] + [neighbour / best - 1])
         rows.append([instance.name, len(instance), best, *(f"{gap:.1%}" for gap in gaps[-1]),

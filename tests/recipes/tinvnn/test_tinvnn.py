@@ -15,11 +15,12 @@ from linmap.data.tsplib import read_tour, read_tsp
 from linmap.errors import UsageError
 from linmap.experiment.result import Result
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob, FittedJob
+from linmap.recipes.tinvnn import RECIPE
 from linmap.recipes.tinvnn.apply import apply
 from linmap.recipes.tinvnn.canonical import unfitted
 from linmap.recipes.tinvnn.compare import FOREST, FRAMES, MOMENT, RAW, compare
 from linmap.recipes.tinvnn.fit import fit
-from linmap.recipes.tinvnn.flags import Apply, ApplyTours, Canonical, Compare, Fit, FitTours, Tours
+from linmap.recipes.tinvnn.flags import Apply, ApplyTours, Canonical, Compare, CompareTours, Fit, FitTours, Tours
 from linmap.recipes.tinvnn.forest import distance_histograms
 from linmap.recipes.tinvnn.poses import PROTOCOLS, rotations
 
@@ -111,12 +112,14 @@ def test_what_is_fitted_to_shapes_tells_turned_ones_apart(shapes: Path, tmp_path
 
 def test_compare_runs_every_method_and_goes_on(shapes: Path, tmp_path: Path) -> None:
     job = CompareJob(shapes, tmp_path / "compare")
-    settings = Compare(points=24, n_points=12, epochs=3, rates=(3e-3, 1e-2), seeds=1, batch_size=8)
+    settings = Compare(
+        points=24, n_points=12, epochs=3, rates=(3e-3, 1e-2), augmented_rates=(3e-3,), seeds=1, batch_size=8
+    )
     result = compare(settings, job)
     result.save(job.out)
     assert Result.load(job.out).rows == result.rows
     rows = {row.name: row for row in result.rows}
-    assert (result.rows[0].name, result.rows[0].kind, len(rows)) == (FRAMES, "system", 6)
+    assert (result.rows[0].name, result.rows[0].kind, len(rows)) == (FRAMES, "system", 7)
     for name in (FRAMES, MOMENT, FOREST):
         assert {rows[name].mean(column) for column in PROTOCOLS} == {rows[name].mean("I/I")}
         assert rows[name].mean("unchanged") == 1
@@ -126,7 +129,7 @@ def test_compare_runs_every_method_and_goes_on(shapes: Path, tmp_path: Path) -> 
     for picture in result.pictures:
         assert (job.out / picture.file).read_text().startswith("<?xml")
     kept = {path: path.stat().st_mtime_ns for path in (job.out / "runs").glob("*.json")}
-    assert len(kept) == 6 + 3 * 2  # three methods choose between two rates
+    assert len(kept) == 7 + 2 * 2  # two methods choose between two rates
     compare(settings, CompareJob(shapes, job.out, resume=True))
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
@@ -168,6 +171,22 @@ def test_a_folder_of_instances_gets_tours_and_gaps(ring: Path, tmp_path: Path) -
     np.savetxt(tmp_path / "cities.csv", read_tsp(ring).points, delimiter=",")
     plain = apply(ApplyTours(), FittedJob(tmp_path / "cities.csv", tmp_path / "two.tour", artifact=run))
     assert plain["length"] == pytest.approx(12 * 200 * np.sin(np.pi / 12), rel=1e-4)
+
+
+def test_solvers_and_heuristics_are_compared_on_tsplib_files(ring: Path, tmp_path: Path) -> None:
+    (tmp_path / "again.tsp").write_text(ring.read_text().replace("ring", "again"))
+    best = read_tsp(ring).length(np.argsort(np.arctan2(*read_tsp(ring).points.T)))
+    (tmp_path / "optimal.csv").write_text(f"name,optimal_length\nring,{best}\n")
+    settings = CompareTours(n_cities=5, steps=2, batch_size=4, d_model=8, seeds=1, n_starts=3)
+    result = compare(settings, CompareJob(tmp_path, tmp_path / "out"))
+    assert RECIPE.compare.settings(tmp_path) is RECIPE.compare.settings(ring) is CompareTours
+    rows = {row.name: row for row in result.rows}
+    assert {name: row.mean("gap") for name, row in rows.items()} == dict.fromkeys(rows, 0)  # 2-opt unties a circle
+    assert rows["TinvNN + solver"].mean("copies alike") == 100
+    assert result.over == "instances"
+    assert result.pairs["TinvNN + solver"] == [0, 0]
+    assert [picture.file for picture in result.pictures] == ["tours.svg", "gaps.svg"]
+    compare(settings, CompareJob(tmp_path, tmp_path / "out", resume=True))
 
 
 def test_tours_are_named_by_their_files(ring: Path, tmp_path: Path) -> None:
@@ -225,7 +244,7 @@ def test_the_picture_of_tiny_and_of_equal_points_says_nothing_false(
         (["apply", "tinvnn", "--data", "good.csv", "--out", "one.csv/out.csv"], "one.csv"),
         (["compare", "tinvnn", "--rates", "0"], "rates"),
         (["compare", "tinvnn", "--seeds", "0"], "--seeds 0"),
-        (["compare", "tinvnn", "--data", "bad.tsp"], "not read from .tsp files"),
+        (["compare", "tinvnn", "--data", "bad.tsp"], "EXPLICIT gives distances"),
     ],
 )
 def test_wrong_use_is_one_line(

@@ -8,10 +8,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from linmap.errors import ArtifactError
 from linmap.shapes.tinvnn import PointCloudClassifier, TourSolver, tour_length, two_opt
 from linmap.shapes.tinvnn.attention_model import AttentionModel, lengths
+from linmap.shapes.tinvnn.heuristics import greedy_edges, nearest_neighbour
+from linmap.shapes.tinvnn.tours import distances
 from shapes.tinvnn.shapes import orthogonal
 
 TINY: Any = {"steps": 4, "batch_size": 8, "n_cities": 6, "d_model": 16, "n_heads": 2, "n_layers": 1, "d_hidden": 16}
@@ -135,3 +139,21 @@ def test_refused(solver: TourSolver) -> None:
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
             call()
+
+
+@given(st.integers(2, 9), st.integers(0, 99))
+def test_heuristics_follow_their_rules(n: int, seed: int) -> None:
+    D = distances(np.random.default_rng(seed).random((n, 2)))
+    for start in range(n):
+        tour = nearest_neighbour(D, start)
+        assert tour[0] == start
+        for k in range(1, n):
+            assert D[tour[k - 1], tour[k]] == min(D[tour[k - 1], tour[k:]])
+    parts = {i: frozenset([i]) for i in range(n)}
+    taken: list[tuple[int, int]] = []
+    for i, j in sorted(itertools.combinations(range(n), 2), key=lambda pair: D[pair]):
+        degrees = [sum(city in edge for edge in taken) for city in (i, j)]
+        if max(degrees) < 2 and j not in parts[i]:
+            taken.append((i, j))
+            parts |= dict.fromkeys(parts[i] | parts[j], parts[i] | parts[j])
+    assert {frozenset(pair) for pair in itertools.pairwise(greedy_edges(D).tolist())} == set(map(frozenset, taken))

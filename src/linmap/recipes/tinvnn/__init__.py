@@ -1,10 +1,10 @@
 """Point sets in one canonical pose: classes of shapes, tours of cities, and the representation alone."""
 
 from linmap.recipes.recipe import Recipe, Verb
-from linmap.recipes.tinvnn.flags import Compare, applying, fitting, preparing
+from linmap.recipes.tinvnn.flags import applying, comparing, fitting, preparing
 
 RECIPE = Recipe(
-    compare=Verb(Compare, "linmap.recipes.tinvnn.compare:compare", resumes=True),
+    compare=Verb(comparing, "linmap.recipes.tinvnn.compare:compare", resumes=True),
     apply=Verb(applying, "linmap.recipes.tinvnn.apply:apply"),
     fit=Verb(fitting, "linmap.recipes.tinvnn.fit:fit", resumes=True),
     unfitted=Verb(preparing, "linmap.recipes.tinvnn.canonical:unfitted"),

@@ -35,7 +35,7 @@ from linmap.experiment.charts import draw_bars
 from linmap.experiment.drawing import Drawing
 from linmap.experiment.result import Kind
 from linmap.recipes.job import CompareJob
-from linmap.recipes.tinvnn.flags import Compare
+from linmap.recipes.tinvnn.flags import Compare, CompareTours
 from linmap.recipes.tinvnn.forest import distance_histograms, forest
 from linmap.recipes.tinvnn.pictures import draw_poses
 from linmap.recipes.tinvnn.poses import PROTOCOLS, rotated
@@ -46,6 +46,8 @@ from linmap.shapes.tinvnn.classifier import PointCloudClassifier
 FRAMES, MOMENT = "TinvNN, sign frames", "TinvNN, moment signs"
 RAW, AUGMENTED = "raw coordinates", "raw, SO(3) augmentation"
 PCA, FOREST = "PCA axes, LAPACK signs", "D2 histogram + random forest"
+FREE = ("seeds", "rates", "augmented_rates", "augmented_epochs")
+"""Flags that a finished run does not depend on, beside what is its own."""
 CHOOSING, UNCHANGED = "validation accuracy", "unchanged"
 METRICS = [
     Metric("I/SO(3)", "higher", digits=3),
@@ -55,8 +57,15 @@ METRICS = [
 ]
 
 
-def compare(settings: Compare, job: CompareJob) -> Result:
-    """The same network on raw, augmented, PCA and TinvNN's coordinates, beside a forest on distances."""
+def compare(settings: Compare | CompareTours, job: CompareJob) -> Result:
+    """The same network on raw, augmented, PCA and TinvNN's coordinates, beside a forest on distances.
+
+    For solvers of tours, and their flags: linmap compare tinvnn --data FILE.tsp --help
+    """
+    if isinstance(settings, CompareTours):
+        from linmap.recipes.tinvnn.compare_tours import compare_tours
+
+        return compare_tours(settings, job)
     clouds = load(job.data, settings.points, job.seed)
     split = divided(clouds, settings.points, job.seed, settings.test, settings.validation)
     seeds = range(job.seed, job.seed + settings.seeds)
@@ -88,7 +97,7 @@ def run_arms(
     arms: Sequence[Arm] | None = None,
 ) -> Runs:
     """Every method with every seed."""
-    key = {k: v for k, v in asdict(settings).items() if k not in ("seeds", "rates")} | dict(data)
+    key = {k: v for k, v in asdict(settings).items() if k not in FREE} | dict(data)
     arms = list(arms_of(settings)) if arms is None else arms
     return Experiment("tinvnn", out / "runs", key, resume).run(
         arms, [Part("", split)], seeds, Choice(CHOOSING, "higher")
@@ -102,14 +111,18 @@ def arms_of(settings: Compare) -> Iterator[Arm]:
     """TinvNN in two forms, and what one would take otherwise."""
     options = settings.options()
 
-    def network(name: str, kind: Kind, note: str, rate_of: str | None = None, **own: Any) -> Arm:
-        rates = () if rate_of else settings.rates
+    def network(name: str, kind: Kind, note: str, rate_of: str | None = None, rates: Any = None, **own: Any) -> Arm:
+        rates = () if rate_of else rates or settings.rates
         return Arm(name, kind, partial(train_network, options | own), own, rates, rate_of, note=note)
 
     yield network(FRAMES, "system", "random signs in training, all in the test", representation="random")
     yield network(MOMENT, "system", "signs by moments", FRAMES, representation="moment")
     yield network(RAW, "baseline", "centred and scaled", representation="raw")
-    yield network(AUGMENTED, "baseline", "turned anew every step", representation="raw", augment="so3")
+    for times in settings.augmented_epochs:  # turned shapes are many more, and take longer to learn
+        longer: dict[str, Any] = {} if times == 1 else {"epochs": times * settings.epochs}
+        name = AUGMENTED if times == 1 else f"{AUGMENTED}, {times} x epochs"
+        yield network(name, "baseline", "turned anew every step", rates=settings.augmented_rates,
+                      representation="raw", augment="so3", **longer)  # fmt: skip
     yield network(PCA, "baseline", "principal axes", FRAMES, representation="pca")
     yield Arm(FOREST, "baseline", forest_arm, note="500 trees, no network")
 
@@ -170,12 +183,15 @@ def said(rows: Sequence[Any]) -> str:
 def described(name: str, split: Split, settings: Compare) -> str:
     """Data, split and budget."""
     n, d = split.train.X.shape[1:]
+    longer = " and ".join(str(times) for times in settings.augmented_epochs if times > 1)
+    more = f" ({longer} times as many where the name says it)" if longer else ""
     return (
         f"{name}: {len(split.train)} shapes to train on, {len(split.test)} to test on, "
         f"{len(set(split.train.y.tolist()))} classes, {n} points of {d} coordinates; {settings.network}, "
         f"{settings.n_points or n} points a step, "
-        f"{settings.epochs} epochs for every network; tested as they stand (I/I), turned at random (I/SO(3)), "
-        "three times as large, and moved by two radii; unchanged: the share of answers that the turn leaves as they are"
+        f"{settings.epochs} epochs for every network{more}; "
+        "tested as they stand (I/I), turned at random (I/SO(3)), three times as large, and moved by two radii; "
+        "unchanged: the share of answers that the turn leaves as they are"
     )
 
 
@@ -199,7 +215,7 @@ def limits(split: Split, settings: Compare, runs: Runs, notes: Sequence[str]) ->
     edge = runs.at_edge()
     if edge:
         sentences.append(
-            f"The rate of {', '.join(edge)} is the smallest or the largest of --rates; a better one may lie beyond."
+            f"The rate of {', '.join(edge)} is the smallest or the largest that there was; a better one may lie beyond."
         )
     return " ".join([*sentences, *(f"{note}." for note in notes)])
 

@@ -78,6 +78,10 @@ class Compare(Derived):
     """Seeds of every method."""
     rates: tuple[float, ...] = (1e-3, 3e-3)
     """Learning rates that every network chooses from, by a part of the training shapes."""
+    augmented_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    """Learning rates that the networks on turned shapes choose from."""
+    augmented_epochs: tuple[int, ...] = (1, 2)
+    """Times as many epochs that networks train on turned shapes, each a baseline of its own."""
     validation: float = 0.25
     """Share of the training shapes that the rates are chosen by."""
     test: float = 0.3
@@ -87,8 +91,9 @@ class Compare(Derived):
         for name, least in (("points", 2), ("seeds", 1)):
             if getattr(self, name) < least:
                 raise ArgumentError(f"{name}={getattr(self, name)} must be at least {least}.")
-        if not self.rates or min(self.rates) <= 0:
-            raise ArgumentError(f"rates={self.rates}: expected positive numbers.")
+        for name in ("rates", "augmented_rates", "augmented_epochs"):
+            if not (values := getattr(self, name)) or min(values) <= 0:
+                raise ArgumentError(f"{name}={values}: expected positive numbers.")
         for name in ("validation", "test"):
             if not 0 < getattr(self, name) < 1:
                 raise ArgumentError(f"{name}={getattr(self, name)} must lie between 0 and 1.")
@@ -136,6 +141,29 @@ class Tours(FitTours):
         _check_search(self)
 
 
+@flags
+class CompareTours(Derived):
+    """Compare solvers of tours on TinvNN's and on raw coordinates, and heuristics, all with 2-opt.
+
+    --data is a .tsp file (TSPLIB) or a folder of such; without it, or with shapes: linmap compare tinvnn --help
+    """
+
+    OF, LEAVE = SOLVER, ("representation", "random_state")
+    OTHER: ClassVar = {"steps": Other(150, "two solvers with two seeds in three minutes on two cores")}
+
+    seeds: int = 2
+    """Seeds of every solver."""
+    n_starts: int = 20
+    """Cities that tours begin from, the ones farthest from the mean."""
+    polish: int = 8
+    """Shortest tours that go through 2-opt."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "n_starts", "polish"):
+            if getattr(self, name) < 1:
+                raise ArgumentError(f"{name}={getattr(self, name)} must be at least 1.")
+
+
 def _check_search(settings: Any) -> None:
     if settings.n_starts is not None and settings.n_starts < 1:
         raise ArgumentError(f"n_starts={settings.n_starts} must be at least 1.")
@@ -159,6 +187,11 @@ def tsp_files(folder: Path) -> list[Path]:
 def fitting(path: Path | None) -> type:
     """The flags for shapes, or for cities."""
     return FitTours if of_cities(path) else Fit
+
+
+def comparing(path: Path | None) -> type:
+    """The flags for shapes, or for cities."""
+    return CompareTours if of_cities(path) else Compare
 
 
 def preparing(path: Path | None) -> type:
