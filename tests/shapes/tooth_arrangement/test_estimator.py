@@ -19,7 +19,7 @@ from linmap.shapes.tooth_arrangement import (
     metrics,
     slot_of,
 )
-from linmap.shapes.tooth_arrangement.scoring import Neighbours
+from linmap.shapes.tooth_arrangement.neighbours import Neighbours
 
 TINY: dict[str, Any] = {"points": 16, "width": 16, "blocks": 1, "epochs": 1, "batch_size": 8, "random_state": 3}
 
@@ -192,7 +192,7 @@ def test_both_targets_learn_an_easy_task(target, simulator):
 
 
 def test_teeth_that_collide_are_moved_apart_and_fixed_ones_stay(teeth):
-    neighbours = Neighbours(teeth)
+    neighbours = Neighbours(teeth, reach=1)
     motions = np.tile(np.eye(4), (32, 1, 1))
     motions[slot_of(11), :3, 3] = [-2.0, 0, 0]
     assert neighbours.deepest(motions) > 0.5

@@ -4,12 +4,14 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from linmap.geometry.rigid import geodesic_angle
-from linmap.shapes.tooth_arrangement import ToothSet, slot_of
-from linmap.shapes.tooth_arrangement.neighbours import NeighbourDepths
-from linmap.shapes.tooth_arrangement.stages import schedules, stages_between
+from linmap.shapes.tooth_arrangement import ToothSet, slot_of, stages
+from linmap.shapes.tooth_arrangement.neighbours import Neighbours
+from linmap.shapes.tooth_arrangement.stages import schedules, spread, stages_between
 from shapes.tooth_arrangement.arches import disturbed, mean_arch, moved
 
 REST = np.tile(np.eye(4), (32, 1, 1))
@@ -36,7 +38,7 @@ def test_no_stage_moves_a_tooth_farther_than_allowed(seed: int) -> None:
     R = found.motions[..., :3, :3]
     assert np.degrees(np.asarray(geodesic_angle(R[:-1], R[1:]))).max() <= 2 + 1e-6
     assert (np.diff(found.progress, axis=0) >= -1e-12).all()
-    assert found.depths.shape == (found.count + 1, len(NeighbourDepths(before).pairs))
+    assert found.depths.shape == (found.count + 1, len(Neighbours(before).pairs))
 
 
 def test_as_many_stages_as_are_needed_or_asked_for() -> None:
@@ -76,10 +78,10 @@ def three() -> tuple[ToothSet, np.ndarray]:
 
 def test_a_tooth_goes_early_where_it_would_stand_in_the_way() -> None:
     teeth, plan = three()
-    neighbours = NeighbourDepths(teeth)
+    neighbours = Neighbours(teeth)
     pair = neighbours.pairs.index((slot_of(12), slot_of(11)))
     even = max(
-        neighbours.depth(*neighbours.pairs[pair], *(_shifted(plan[slot], share) for slot in neighbours.pairs[pair]))
+        neighbours.between(neighbours.pairs[pair], *(_shifted(plan[slot], share) for slot in neighbours.pairs[pair]))
         for share in np.linspace(0, 1, 20)
     )
     assert even > 0.5
@@ -90,6 +92,33 @@ def test_a_tooth_goes_early_where_it_would_stand_in_the_way() -> None:
     assert held.collisions
     assert {one.teeth for one in held.collisions} == {(12, 11)}
     assert max(one.depth_mm for one in held.collisions) == pytest.approx(held.depths[:, pair].max())
+
+
+def test_a_tooth_leaves_its_line_where_no_order_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 passes 11, which does not move, at 5 mm: 1 mm too near."""
+    teeth = ToothSet({12: ball((-6.0, 5.0, 0)), 11: ball((0, 0, 0)), 21: ball((30, 0, -12))})
+    plan = moved(teeth, 12, np.array([12.0, 0, 0]))
+    found = stages_between(teeth, plan, max_shift=0.5)
+    assert not found.collisions
+    assert found.depths.max() <= 0.2 + 1e-9
+    np.testing.assert_array_equal(found.motions[:, slot_of(11)], np.tile(np.eye(4), (found.count + 1, 1, 1)))
+    np.testing.assert_array_equal(found.motions[[0, -1], slot_of(12)], [np.eye(4), plan[slot_of(12)]])
+    assert np.linalg.norm(np.diff(found.motions[:, slot_of(12), :3, 3], axis=0), axis=1).max() <= 0.5 + 1e-6
+    monkeypatch.setattr(stages, "DETOURS", 0)
+    assert max(one.depth_mm for one in stages_between(teeth, plan, max_shift=0.5).collisions) > 0.8
+
+
+@given(st.integers(2, 12), st.integers(0, 99))
+def test_offsets_are_spread_until_no_step_is_too_long(n: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    line = np.cumsum(random.normal(size=(n + 1, 3)), 0)
+    limit = np.linalg.norm(np.diff(line, axis=0), axis=1).max() * random.uniform(1, 2)
+    offsets = random.normal(size=(n + 1, 3)) * (random.random((n + 1, 1)) < 0.3)
+    offsets[[0, -1]] = 0
+    found = spread(line, offsets, limit)
+    assert np.linalg.norm(np.diff(line + found, axis=0), axis=1).max() <= limit + 1e-8
+    assert not found[[0, -1]].any()
+    np.testing.assert_array_equal(spread(line, 0 * offsets, limit), 0 * offsets)
 
 
 def _shifted(motion: np.ndarray, share: float) -> np.ndarray:
@@ -108,12 +137,12 @@ def test_schedules_reach_the_end_and_keep_the_limit(needed: int) -> None:
 
 def test_depth_of_two_balls_is_their_overlap_and_symmetric() -> None:
     teeth = ToothSet({12: ball((0, 0, 0)), 11: ball((5.5, 0, 0)), 21: ball((20, 0, 0))})
-    neighbours = NeighbourDepths(teeth)
+    neighbours = Neighbours(teeth)
     assert neighbours.pairs == [(6, 7), (6, 8), (7, 8)]
     depths = neighbours.depths(REST)
     assert depths[0] == pytest.approx(0.5, abs=0.03)
     assert depths[1] == depths[2] == 0
     a, b = slot_of(12), slot_of(11)
-    assert neighbours.depth(b, a, REST[b], REST[a]) == depths[0]
+    assert neighbours.between((b, a), REST[b], REST[a]) == depths[0]
     apart = moved(teeth, 11, np.array([1.0, 0, 0]))
-    assert neighbours.depth(a, b, apart[a], apart[b]) == 0
+    assert neighbours.between((a, b), apart[a], apart[b]) == 0

@@ -19,8 +19,7 @@ from linmap.recipes.tooth_arrangement.page import Proposal, Told, write_page
 from linmap.shapes.tooth_arrangement import FDI, TADPM, ToothSet
 from linmap.shapes.tooth_arrangement.cases import load_case
 from linmap.shapes.tooth_arrangement.movements import movement_table, movements
-from linmap.shapes.tooth_arrangement.neighbours import NeighbourDepths
-from linmap.shapes.tooth_arrangement.scoring import Neighbours
+from linmap.shapes.tooth_arrangement.neighbours import Neighbours
 from linmap.shapes.tooth_arrangement.stages import Stages, stages_between
 
 PAGE, MOTIONS, MOVEMENTS, STAGES = "plan.html", "motions.json", "movements.csv", "stages.json"
@@ -95,9 +94,9 @@ def propose(model: TADPM, teeth: ToothSet, settings: Apply, seed: int) -> list[P
         arch_width=settings.arch_width,
         arch_depth=settings.arch_depth,
     )
-    neighbours, contacts, plans = NeighbourDepths(teeth), Neighbours(teeth), []
+    neighbours, plans = Neighbours(teeth), []
     for number, motions in enumerate(found.motions.numpy()):
-        deep = sum(contacts.depth(pair, motions) > settings.tolerance for pair in contacts.pairs)
+        deep = int((neighbours.depths(motions) > settings.tolerance).sum())
         scores = {name: float(values[number]) for name, values in found.scores.items()}
         plans.append(
             Proposal(
@@ -112,7 +111,7 @@ def propose(model: TADPM, teeth: ToothSet, settings: Apply, seed: int) -> list[P
     return sorted(plans, key=lambda plan: plan.deep)  # stable: the model's order within
 
 
-def staged(teeth: ToothSet, motions: np.ndarray, settings: Apply, neighbours: NeighbourDepths) -> Stages:
+def staged(teeth: ToothSet, motions: np.ndarray, settings: Apply, neighbours: Neighbours) -> Stages:
     """The stages of one plan."""
     return stages_between(
         teeth,

@@ -13,7 +13,7 @@ from linmap.geometry.rigid import rotation_from_six
 from linmap.shapes.tooth_arrangement import ToothPairs, ToothSet, apply_motion, metrics, motion_matrices
 from linmap.shapes.tooth_arrangement.estimator import TADPM, MotionRegression
 from linmap.shapes.tooth_arrangement.frames import mean_arch, registered
-from linmap.shapes.tooth_arrangement.scoring import Neighbours
+from linmap.shapes.tooth_arrangement.neighbours import Neighbours
 
 Motions = Float[Tensor, "cases 32 9"]
 CURVES = 30
@@ -91,7 +91,7 @@ def contacts(sets: Sequence[ToothSet], y: Motions, apart: bool = False) -> list[
     """The depth in mm of the deepest neighbours of each case, as proposed or (`apart`) after they were moved apart."""
     found = []
     for case, teeth in enumerate(sets):
-        neighbours = Neighbours(teeth)
+        neighbours = Neighbours(teeth, reach=1)
         motions = motion_matrices(teeth.centroids(), y[case].double()).numpy()
         motions[~teeth.mask.numpy()] = np.eye(4)
         found.append(neighbours.deepest(neighbours.apart(motions) if apart else motions))

@@ -23,9 +23,10 @@ from linmap.shapes.tooth_arrangement.augmentation import Batch, augmented
 from linmap.shapes.tooth_arrangement.diffusion import CosineDDIM
 from linmap.shapes.tooth_arrangement.frames import fixes_pose, mean_arch, registered
 from linmap.shapes.tooth_arrangement.guidance import ArchForm
+from linmap.shapes.tooth_arrangement.neighbours import Neighbours
 from linmap.shapes.tooth_arrangement.network import ArrangementNetwork
 from linmap.shapes.tooth_arrangement.pairs import ToothPairs, motion_matrices
-from linmap.shapes.tooth_arrangement.scoring import Neighbours
+from linmap.shapes.tooth_arrangement.scoring import smoothness
 from linmap.shapes.tooth_arrangement.shifts import Shifts
 from linmap.shapes.tooth_arrangement.slots import FDI, TEETH, slots_of
 from linmap.shapes.tooth_arrangement.targets import IDENTITY, Scales, Target
@@ -206,9 +207,9 @@ class _Arranger(BaseEstimator):
                 stacklevel=2,
             )
         motions[:, [slot for slot in range(TEETH) if slot in held or not mask[slot]]] = np.eye(4)
-        neighbours = Neighbours(teeth)
+        neighbours = Neighbours(teeth, reach=1)
         motions = np.stack([neighbours.apart(proposal, held) for proposal in motions])
-        return _ranked(motions, neighbours)
+        return _ranked(motions, neighbours, mask.numpy())
 
     # -- saving --------------------------------------------------------------------------------------------------------
 
@@ -503,10 +504,11 @@ class MotionRegression(_Arranger):
         return z if given is None else torch.where(given[1], given[0], z)
 
 
-def _ranked(motions: np.ndarray, neighbours: Neighbours) -> Arrangement:
+def _ranked(motions: np.ndarray, neighbours: Neighbours, present: np.ndarray) -> Arrangement:
     collision = np.array([neighbours.deepest(proposal) for proposal in motions])
-    smoothness = np.array([neighbours.smoothness(proposal) for proposal in motions])
-    scores = {"collision": collision, "smoothness": smoothness, "total": collision + smoothness}
+    centers = np.einsum("psij,sj->psi", motions[..., :3, :3], neighbours.centers) + motions[..., :3, 3]
+    smooth = np.array([smoothness(proposal, present) for proposal in centers])
+    scores = {"collision": collision, "smoothness": smooth, "total": collision + smooth}
     order = np.argsort(scores["total"], kind="stable")
     return Arrangement(torch.from_numpy(motions[order]), {name: values[order] for name, values in scores.items()})
 

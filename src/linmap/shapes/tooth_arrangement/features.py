@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from linmap.errors import ArgumentError
 from linmap.geometry.points import farthest_points
 from linmap.geometry.rigid import floating
+from linmap.shapes.tooth_arrangement.normals import corner_angles, face_crosses, vertex_normals
 
 PATCH = 64  # faces that three subdivisions make of one
 PATCH_VERTICES = 45  # their vertices: 9 x 10 / 2
@@ -35,12 +35,9 @@ def face_features(vertices: Any, faces: Any) -> Float[Tensor, "faces 10"]:
     vertices, faces = _mesh(vertices, faces)
     corners = vertices[faces]
     normal, area = _normals(corners)
-    angles = torch.stack([_angle(corners, i) for i in range(3)], -1)
-    total = torch.zeros_like(vertices)
-    for i in range(3):
-        total = total.index_add(0, faces[:, i], normal * angles[:, i, None])
-    products = (F.normalize(total, dim=-1)[faces] * normal[:, None]).sum(-1)
-    return torch.cat([area[:, None], normal, angles.sort(-1).values, products.sort(-1).values], -1)
+    at_vertices = vertex_normals(vertices, faces)
+    products = (at_vertices[faces] * normal[:, None]).sum(-1)
+    return torch.cat([area[:, None], normal, corner_angles(corners).sort(-1).values, products.sort(-1).values], -1)
 
 
 def patch_features(vertices: Any, faces: Any) -> tuple[Float[Tensor, "patches 64 10"], Float[Tensor, "patches 64 3"]]:
@@ -103,14 +100,9 @@ def _mesh(vertices: Any, faces: Any) -> tuple[Tensor, Tensor]:
 
 
 def _normals(corners: Tensor) -> tuple[Tensor, Tensor]:
-    cross = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    cross = face_crosses(corners)
     twice = torch.linalg.vector_norm(cross, dim=-1)
     longest = torch.linalg.vector_norm(corners - corners.roll(1, 1), dim=-1).amax(-1)
     if empty := int((twice <= 8 * torch.finfo(corners.dtype).eps * longest.square()).sum()):
         raise ArgumentError(f"faces holds {empty} zero-area faces; remove them or remesh.")
     return cross / twice[:, None], twice / 2
-
-
-def _angle(corners: Tensor, i: int) -> Tensor:
-    u, v = corners[:, (i + 1) % 3] - corners[:, i], corners[:, (i + 2) % 3] - corners[:, i]
-    return torch.atan2(torch.linalg.vector_norm(torch.linalg.cross(u, v), dim=-1), (u * v).sum(-1))

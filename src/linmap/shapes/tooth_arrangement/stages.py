@@ -2,7 +2,8 @@
 
 A tooth moves along one line from its centre before to its centre after, and turns about one axis through the centre
 (slerp). How far along it is at each stage is its schedule. All teeth begin with even schedules; where two teeth would
-collide on the way, one of them goes early or late, within the limits of a stage, or stages are added.
+collide on the way, one of them goes early or late, or both leave their lines and come back, within the limits of a
+stage, or stages are added.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from linmap.errors import ArgumentError
-from linmap.shapes.tooth_arrangement.neighbours import NeighbourDepths
+from linmap.shapes.tooth_arrangement.neighbours import Neighbours
 from linmap.shapes.tooth_arrangement.slots import FDI
 from linmap.shapes.tooth_arrangement.tooth_set import ToothSet, rigid_motions
 
@@ -23,6 +24,12 @@ MAX_SHIFT_MM, MAX_TURN_DEG = 0.25, 2.0
 TOLERANCE_MM = 0.2
 TRIES = 12
 """Pairs whose order is looked at before stages are added."""
+DETOURS = 12
+"""Times that teeth are moved out of each other at the stages where no order helps."""
+LESS = 0.9
+"""Share of the excess that two of these times must leave at most, or no more follow."""
+FOLLOWING, SWEEPS = 40, 200
+"""Passes over the stages in which steps become short enough, and those of them that only add to detours."""
 LONGEST = 1.6
 """Most stages, over the fewest that the limits allow."""
 
@@ -63,7 +70,7 @@ def stages_between(
     max_shift: float = MAX_SHIFT_MM,
     max_turn: float = MAX_TURN_DEG,
     tolerance: float = TOLERANCE_MM,
-    neighbours: NeighbourDepths | None = None,
+    neighbours: Neighbours | None = None,
 ) -> Stages:
     """Stages from a tooth set to a plan, checked for collisions.
 
@@ -101,18 +108,17 @@ def stages_between(
             f"n_stages={n_stages} is too few: {fewest} are needed for at most {max_shift:g} mm and {max_turn:g} "
             "degrees a stage and tooth."
         )
-    neighbours = neighbours or NeighbourDepths(teeth)
-    found = None
-    for count in _counts(fewest) if n_stages is None else [n_stages]:
-        order = _Order(path, neighbours, needed, count, tolerance)
-        order.improve()
-        tried = order.result()
-        if found is None or len(tried.collisions) < len(found.collisions):
-            found = tried
-        if not found.collisions:
+    neighbours = neighbours or Neighbours(teeth)
+    tried: list[_Order] = []
+    counts = list(_counts(fewest)) if n_stages is None else [n_stages]
+    for count, orders in product(counts, (True, False)):  # even schedules leave the most room for detours
+        tried.append(_Order(path, neighbours, needed, count, tolerance))
+        if orders:
+            tried[-1].improve()
+        tried[-1].detour(max_shift)
+        if not tried[-1].excess:
             break
-    assert found is not None
-    return found
+    return min(tried, key=lambda order: order.excess).result()
 
 
 def _counts(fewest: int) -> Iterator[int]:
@@ -170,12 +176,13 @@ def schedules(needed: int, count: int) -> list[np.ndarray]:
 class _Order:
     """The schedules of all teeth, and what they make collide."""
 
-    def __init__(
-        self, path: _Path, neighbours: NeighbourDepths, needed: np.ndarray, count: int, tolerance: float
-    ) -> None:
+    def __init__(self, path: _Path, neighbours: Neighbours, needed: np.ndarray, count: int, tolerance: float) -> None:
         self.path, self.neighbours, self.count = path, neighbours, count
         self.options = [schedules(int(need), count) for need in needed]
         self.chosen = [ways[0] for ways in self.options]
+        self.held = [slot for slot, need in enumerate(needed) if need == 0]
+        self.offsets = np.zeros((count + 1, len(needed), 3))
+        """mm from the lines."""
         self._kept: dict[tuple[int, float, float], float] = {}
         self.depths = np.zeros((count + 1, len(neighbours.pairs)))
         for pair, (a, b) in enumerate(neighbours.pairs):
@@ -194,16 +201,47 @@ class _Order:
             if not self._reorder(worst):
                 hopeless.add(worst)
 
+    @property
+    def excess(self) -> float:
+        """mm by which the deepest pair is deeper than allowed."""
+        return float((self.depths - self.allowed).max(initial=0.0))
+
+    def detour(self, max_shift: float) -> None:
+        """Shift teeth out of each other at the stages where no order helps, and spread that over the stages around."""
+        pairs = self.neighbours.pairs
+        allowed = dict(zip(pairs, self.allowed.tolist(), strict=True))
+        before = [np.inf, np.inf]
+        for _ in range(DETOURS):
+            bad = self.depths > self.allowed
+            if not bad.any() or self.excess > LESS * before[-2]:
+                return
+            before.append(self.excess)
+            moved: set[int] = set()
+            for stage in np.flatnonzero(bad.any(1)).tolist():
+                motions = self._motions(stage)
+                deep = [pairs[pair] for pair in np.flatnonzero(bad[stage])]
+                shift = (self.neighbours.apart(motions, self.held, allowed, deep) - motions)[:, :3, 3]
+                self.offsets[stage] += shift
+                moved |= set(np.flatnonzero(shift.any(1)).tolist())
+            for slot in moved:
+                line = self.path.centers[slot] + self.chosen[slot][:, None] * self.path.shifts[slot]
+                self.offsets[:, slot] = spread(line, self.offsets[:, slot], max_shift)
+            touched = [number for number, pair in enumerate(pairs) if moved & set(pair)]
+            for stage in range(1, self.count):
+                motions = self._motions(stage)
+                self.depths[stage, touched] = [self.neighbours.depth(pairs[number], motions) for number in touched]
+
     def result(self) -> Stages:
-        motions = np.stack(
-            [
-                np.stack([self.path.at(slot, float(self.chosen[slot][stage])) for slot in range(32)])
-                for stage in range(self.count + 1)
-            ]
-        )
+        motions = np.stack([self._motions(stage) for stage in range(self.count + 1)])
         bad = np.argwhere(self.depths > self.allowed).tolist()
         found = tuple(StageCollision(stage, self._teeth(pair), float(self.depths[stage, pair])) for stage, pair in bad)
         return Stages(motions, np.stack(self.chosen, 1), found, self.depths)
+
+    def _motions(self, stage: int) -> np.ndarray:
+        """(32, 4, 4)."""
+        motions = np.stack([self.path.at(slot, float(way[stage])) for slot, way in enumerate(self.chosen)])
+        motions[:, :3, 3] += self.offsets[stage]
+        return motions
 
     def _teeth(self, pair: int) -> tuple[int, int]:
         a, b = self.neighbours.pairs[pair]
@@ -239,6 +277,38 @@ class _Order:
         found = np.empty(self.count + 1)
         for stage, (x, y) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
             if (pair, x, y) not in self._kept:
-                self._kept[pair, x, y] = self.neighbours.depth(a, b, self.path.at(a, x), self.path.at(b, y))
+                self._kept[pair, x, y] = self.neighbours.between((a, b), self.path.at(a, x), self.path.at(b, y))
             found[stage] = self._kept[pair, x, y]
         return found
+
+
+def spread(line: np.ndarray, offsets: np.ndarray, limit: float) -> np.ndarray:
+    """Offsets from a line with which no step is longer than `limit`, (stages + 1, 3); the first and last are zero.
+
+    Where a step is too long, the end that is nearer to the line follows the other one; where that does not suffice,
+    both come together, which is a projection onto a convex set that the line itself lies in.
+    """
+    places = line + offsets
+    inner = np.ones(len(line), bool)
+    inner[[0, -1]] = False
+    for sweep in range(SWEEPS):
+        long = np.flatnonzero(np.linalg.norm(np.diff(places, axis=0), axis=1) > limit + 1e-9)
+        if not len(long):
+            return places - line
+        for k in long:
+            gap = places[k + 1] - places[k]
+            length = float(np.linalg.norm(gap))
+            if length <= limit:
+                continue
+            first, second = float(inner[k]), float(inner[k + 1])
+            if sweep < FOLLOWING and first and second:
+                first = float(np.linalg.norm(places[k] - line[k]) < np.linalg.norm(places[k + 1] - line[k + 1]))
+                second = 1 - first
+            excess = gap * (1 - limit / length) / max(first + second, 1)
+            places[k] += first * excess
+            places[k + 1] -= second * excess
+    found = places - line
+    for share in np.linspace(1, 0, 101):  # it is convex
+        if np.linalg.norm(np.diff(line + share * found, axis=0), axis=1).max() <= limit + 1e-9:
+            return share * found
+    return np.zeros_like(found)

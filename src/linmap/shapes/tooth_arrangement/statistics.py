@@ -14,6 +14,7 @@ from torch import Tensor
 
 from linmap.data import EMBEDDED
 from linmap.errors import DataError
+from linmap.shapes.tooth_arrangement.normals import vertex_normals
 from linmap.shapes.tooth_arrangement.slots import SLOT
 
 DEFAULT = EMBEDDED / "dentition_ssm.npz"
@@ -78,13 +79,8 @@ class ShapeStatistics:
 
     @cached_property
     def normals(self) -> Float[Tensor, "teeth vertices 3"]:
-        """Unit normals of the mean shapes at their vertices, weighted by area."""
-        total = torch.zeros_like(self.shape)
-        corners = self.shape.gather(1, self.faces.flatten(1)[..., None].expand(-1, -1, 3)).unflatten(1, (-1, 3))
-        normal = torch.linalg.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0])
-        for corner in range(3):
-            total.scatter_add_(1, self.faces[..., corner, None].expand(-1, -1, 3), normal)
-        return torch.nn.functional.normalize(total, dim=-1)
+        """Unit normals of the mean shapes at their vertices."""
+        return torch.stack([vertex_normals(V, F) for V, F in zip(self.shape, self.faces, strict=True)])
 
 
 def area_centroids(

@@ -6,10 +6,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from scipy.spatial import KDTree
 
 from linmap.errors import ArgumentError
+from linmap.shapes.tooth_arrangement.normals import vertex_normals
 from linmap.shapes.tooth_arrangement.tooth_set import subdivided
 
 EDGE = 0.5  # mm between neighbouring points of a surface, at most on nine of ten edges
@@ -40,17 +42,9 @@ class Surface:
 
     @cached_property
     def normals(self) -> Float[np.ndarray, "vertices 3"]:
-        """Outward vertex normals, weighted by the angles of the faces (Baerentzen and Aanaes 2005), whichever way round
-        the faces are."""
-        corners = self.V[self.F]
-        normal = _unit(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]))
-        total = np.zeros_like(self.V)
-        for i in range(3):
-            u, v = (_unit(corners[:, i - turn] - corners[:, i]) for turn in (1, 2))
-            angle = np.arccos((u * v).sum(1).clip(-1, 1))
-            np.add.at(total, self.F[:, i], normal * angle[:, None])
-        outward = np.sign(((self.V - self.V.mean(0)) * total).sum()) or 1.0
-        return _unit(total * outward)
+        """Outward vertex normals, whichever way round the faces are."""
+        found = vertex_normals(torch.from_numpy(self.V), torch.from_numpy(self.F.astype(np.int64))).numpy()
+        return found * (np.sign(((self.V - self.V.mean(0)) * found).sum()) or 1.0)
 
     @cached_property
     def faces_of(self) -> np.ndarray:
@@ -149,7 +143,3 @@ def _closest_on_triangles(p: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.nda
 
 def _edges(V: np.ndarray, F: np.ndarray) -> np.ndarray:
     return np.linalg.norm(V[F] - V[F[:, [1, 2, 0]]], axis=-1).ravel()
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-300)
