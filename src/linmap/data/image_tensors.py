@@ -93,22 +93,25 @@ def to_grey(x: Tensor) -> Tensor:
     return (x * torch.tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
 
-def divided(images: ImageSet, share: float, seed: int, source: str) -> tuple[ImageSet, ImageSet]:
+def divided(images: ImageSet, share: float, seed: int, source: str, least: int = 2) -> tuple[ImageSet, ImageSet]:
     """All but a share of the images of every class, and that share, drawn with the seed.
 
     Raises
     ------
     DataError
-        If a class has one image, or there is one class; `source` is for messages.
+        If a class has fewer than `least` images, or there is one class; `source` is for messages.
     """
     assert images.labels is not None
-    random, held = np.random.default_rng(seed), np.zeros(len(images), dtype=bool)
-    for number, name in enumerate(images.classes):
-        rows = np.flatnonzero(images.labels == number)
-        if len(rows) < 2:
-            raise DataError(f"{source}: class {name!r} has {len(rows)} image; two are needed, to train and to test.")
-        held[random.permutation(rows)[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
     if len(images.classes) < 2:
         named = " and ".join(images.classes)
         raise DataError(f"{source}: all images are of one class, {named!r}; there is nothing to tell apart.")
+    random, held = np.random.default_rng(seed), np.zeros(len(images), dtype=bool)
+    for number, name in enumerate(images.classes):
+        rows = np.flatnonzero(images.labels == number)
+        if len(rows) < least:
+            noun = "image" if len(rows) == 1 else "images"
+            raise DataError(
+                f"{source}: class {name!r} has {len(rows)} {noun}; at least {least} are needed, to train and to test."
+            )
+        held[random.permutation(rows)[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
     return images.subset(np.flatnonzero(~held)), images.subset(np.flatnonzero(held))

@@ -166,11 +166,11 @@ def test_wrong_use_is_named(archive: Path, tmp_path: Path) -> None:
     fit(replace(FAST, epochs=1), FitJob(archive, run))
     with pytest.raises(UsageError, match=r"written as \.csv or \.parquet"):
         apply(Apply(), FittedJob(archive, tmp_path / "p.txt", artifact=run))
-    about = json.loads((run / images.FILE).read_text())
-    (run / images.FILE).write_text(json.dumps(about | {"classes": ["bar"]}))
+    about = json.loads((run / "images.json").read_text())
+    (run / "images.json").write_text(json.dumps(about | {"classes": ["bar"]}))
     with pytest.raises(ArtifactError, match="names 1 classes, and the network has 2"):
         apply(Apply(), FittedJob(archive, artifact=run))
-    (run / images.FILE).write_text("[]")
+    (run / "images.json").write_text("[]")
     with pytest.raises(ArtifactError, match="cannot be read"):
         apply(Apply(), FittedJob(archive, artifact=run))
     for change, message in (

@@ -177,5 +177,8 @@ def test_a_configuration_that_was_changed_is_told(tmp_path: Path, name: str, val
     config = json.loads(path.read_text())
     config["config"]["parameters"][name] = value
     path.write_text(json.dumps(config))
-    with pytest.raises(ArtifactError, match=r"run: its settings and weights do not fit \([^\n]*\); fit again"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"run is damaged, or was written by another version of linmap \([^\n]*\); fit the run again",
+    ):
         LieClassifier.load(tmp_path / "run")

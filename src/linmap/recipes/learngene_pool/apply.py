@@ -15,6 +15,7 @@ from linmap.compress.learngene_pool.descendant import is_descendant
 from linmap.data.image_sets import read_image_set
 from linmap.data.image_tensors import to_grey
 from linmap.errors import ArtifactError, UsageError
+from linmap.recipes.beside import FILE
 from linmap.recipes.job import FittedJob
 from linmap.recipes.learngene_pool import images
 from linmap.recipes.learngene_pool.flags import Apply
@@ -45,7 +46,7 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     )
     number = pool.configs.index(model.config)
     model.save(out)
-    artifacts.write_json(out / images.FILE, about)
+    artifacts.write_json(out / FILE, about)
     summary = {
         "model": str(out),
         "id": number,
@@ -97,7 +98,7 @@ def classified(model: Descendant, data: Path, about: dict[str, Any], preparation
             rows.append(model(to_grey(x) if about["grey"] else x).softmax(-1))
     probabilities = torch.cat(rows)
     if probabilities.shape[1] != len(classes):
-        raise ArtifactError(f"{images.FILE} names {len(classes)} classes, and the model has {probabilities.shape[1]}.")
+        raise ArtifactError(f"{FILE} names {len(classes)} classes, and the model has {probabilities.shape[1]}.")
     best = probabilities.argmax(-1)
     named = [classes[int(k)] for k in best]
     table = {"image": found.names, "class": named, "probability": probabilities.amax(-1).numpy()}

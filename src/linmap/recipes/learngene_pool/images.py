@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from linmap import artifacts
 from linmap.data.image_preparation import ImagePreparation, read_preparation
 from linmap.data.image_sets import embedded_digits, read_image_set
 from linmap.data.image_tensors import Labelled, divided, labelled
 from linmap.data.models import model_folder
-from linmap.errors import ArtifactError, DataError
+from linmap.errors import DataError
+from linmap.recipes.beside import read_beside, write_beside
 from linmap.recipes.learngene_pool.flags import Images
 
-FILE = "images.json"
 SIZE = 28  # of images, without a model
 PLAIN = ImagePreparation(scale=1 / 255, mean=(0.5,), std=(0.5,))
 
@@ -56,7 +54,7 @@ def preparation_of(settings: Images) -> ImagePreparation:
 def save(folder: Path, data: Labelled, more: dict[str, Any]) -> None:
     """Write how images are prepared, and the classes."""
     about = {"classes": list(data.classes), "grey": data.grey, "preparation": asdict(data.preparation)}
-    artifacts.write_json(folder / FILE, artifacts.plain(about | more))
+    write_beside(folder, about | more)
 
 
 def saved(folder: Path) -> tuple[dict[str, Any], ImagePreparation]:
@@ -67,14 +65,9 @@ def saved(folder: Path) -> tuple[dict[str, Any], ImagePreparation]:
     ArtifactError
         If it cannot be read.
     """
-    if not (folder / FILE).exists():
-        raise ArtifactError(
-            f"{folder} has no {FILE}, which says the classes and how images are prepared; `linmap fit` and `linmap "
-            "apply` write it, and what was saved from Python is for Python."
-        )
-    try:
-        about = json.loads((folder / FILE).read_text(encoding="utf-8"))
+
+    def prepared(about: dict[str, Any]) -> tuple[dict[str, Any], ImagePreparation]:
         stated: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["preparation"].items()}
         return about, ImagePreparation(**stated)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{folder / FILE} cannot be read ({error}); fit the pool again.") from None
+
+    return read_beside(folder, prepared)

@@ -11,6 +11,7 @@ from linmap.data.image_sets import embedded_digits, read_image_set
 from linmap.data.labels import judged
 from linmap.errors import ArtifactError
 from linmap.recipes.answers import table_path, write_answers
+from linmap.recipes.beside import FILE
 from linmap.recipes.job import FittedJob
 from linmap.recipes.lie_decomposition import images
 from linmap.recipes.lie_decomposition.flags import Apply
@@ -28,7 +29,7 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     classifier, (canvas, classes) = LieClassifier.load(job.artifact), images.saved(job.artifact)
     if len(classes) != len(classifier.classes_):
         raise ArtifactError(
-            f"{images.FILE} names {len(classes)} classes, and the network has {len(classifier.classes_)}; fit again."
+            f"{FILE} names {len(classes)} classes, and the network has {len(classifier.classes_)}; fit again."
         )
     given = embedded_digits("test") if job.data is None else read_image_set(job.data)
     parts = [given.subset(range(first, min(first + BATCH, len(given)))) for first in range(0, len(given), BATCH)]

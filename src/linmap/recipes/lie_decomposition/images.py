@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from linmap import artifacts
 from linmap.data.image_preparation import ImagePreparation
 from linmap.data.image_sets import ImageSet, embedded_digits, read_image_set
-from linmap.errors import ArtifactError, DataError
+from linmap.data.image_tensors import colourless, divided, to_grey
+from linmap.errors import DataError
+from linmap.recipes.beside import read_beside, write_beside
 
-FILE = "images.json"
 FINER = 2  # pixels of the canvas for one that the network sees, along each axis
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 LEAST = 4  # images of a class
 
 
@@ -88,7 +84,7 @@ def load(
     if data is None:
         train, test = embedded_digits("train"), embedded_digits("test")
     else:
-        train, test = divided(read_image_set(data, labelled=True), held_out, seed, str(data))
+        train, test = divided(read_image_set(data, labelled=True), held_out, seed, str(data), LEAST)
     train, test = (few(part, count, seed) for part, count in ((train, most), (test, tested)))
     assert train.labels is not None
     assert test.labels is not None
@@ -96,9 +92,9 @@ def load(
         raise DataError(f"class {train.classes[lost[0]]!r} has none of the images={most} to train on; raise it.")
     colours = Canvas(size, margin, grey=False)
     x, x_test = colours.laid(train), colours.laid(test)
-    grey = all(bool((part == part[:, :1]).all()) for part in (x, x_test))
+    grey = all(map(colourless, (x, x_test)))
     if grey:
-        x, x_test = x[:, :1].clone(), x_test[:, :1].clone()
+        x, x_test = map(to_grey, (x, x_test))
     return Labelled(x, train.labels, x_test, test.labels, train.classes, Canvas(size, margin, grey))
 
 
@@ -109,37 +105,12 @@ def few(images: ImageSet, count: int | None, seed: int) -> ImageSet:
     return images.subset(np.sort(np.random.default_rng(seed).permutation(len(images))[:count]))
 
 
-def divided(images: ImageSet, share: float, seed: int, source: str) -> tuple[ImageSet, ImageSet]:
-    """All but a share of the images of every class, and that share."""
-    assert images.labels is not None
-    random, held = np.random.default_rng(seed), np.zeros(len(images), dtype=bool)
-    if len(images.classes) < 2:
-        named = " and ".join(images.classes)
-        raise DataError(f"{source}: all images are of one class, {named!r}; there is nothing to tell apart.")
-    for number, name in enumerate(images.classes):
-        rows = np.flatnonzero(images.labels == number)
-        if len(rows) < LEAST:
-            noun = "image" if len(rows) == 1 else "images"
-            raise DataError(
-                f"{source}: class {name!r} has {len(rows)} {noun}; at least {LEAST} are needed, to train and to test."
-            )
-        held[random.permutation(rows)[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
-    return images.subset(np.flatnonzero(~held)), images.subset(np.flatnonzero(held))
-
-
-def to_grey(x: Tensor) -> Tensor:
-    """One channel of images (n, 3, height, width): any of equal ones, else their brightness."""
-    if bool((x == x[:, :1]).all()):
-        return x[:, :1].clone()
-    return (x * torch.tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
-
-
 # -- beside a saved run ------------------------------------------------------------------------------------------------
 
 
 def save(folder: Path, canvas: Canvas, classes: Sequence[str]) -> None:
     """Write how images are prepared, and the classes."""
-    artifacts.write_json(folder / FILE, artifacts.plain({"classes": list(classes), "canvas": asdict(canvas)}))
+    write_beside(folder, {"classes": list(classes), "canvas": asdict(canvas)})
 
 
 def saved(folder: Path) -> tuple[Canvas, list[str]]:
@@ -150,13 +121,4 @@ def saved(folder: Path) -> tuple[Canvas, list[str]]:
     ArtifactError
         If it cannot be read.
     """
-    if not (folder / FILE).exists():
-        raise ArtifactError(
-            f"{folder} has no {FILE}, which says the classes and how images are prepared; `linmap fit` writes it, and "
-            "what was saved from Python is for Python."
-        )
-    try:
-        about: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return Canvas(**about["canvas"]), list(about["classes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{folder / FILE} cannot be read ({error}); fit again.") from None
+    return read_beside(folder, lambda about: (Canvas(**about["canvas"]), list(about["classes"])))

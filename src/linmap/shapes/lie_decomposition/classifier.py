@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,16 +16,15 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from linmap import artifacts
 from linmap.data.labels import class_numbers, decoded, encoded
-from linmap.errors import ArgumentError, ArgumentTypeError, ArtifactError
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.geometry.groups import SO2, GLnPlus, HaarSampler, LogNormalSampler, PolarGroup, Sampler, SLn
 from linmap.shapes.lie_decomposition.checks import check_choice, check_count
 from linmap.shapes.lie_decomposition.coordinates import Angle
 from linmap.shapes.lie_decomposition.network import LieResNet
 from linmap.training import TrainingConfig, TrainingHistory, private, train
+from linmap.training.saving import SavedEstimator
 
-SYSTEM = "lie_decomposition"
 WARMUP = 50  # steps
 LARGEST = float(np.finfo(np.float32).max)
 BATCH = 64  # images of one forward pass in prediction
@@ -32,7 +32,7 @@ Group = Literal["sl2", "gl2", "so2"]
 SamplerName = Literal["haar", "lognormal"]
 
 
-class LieClassifier(ClassifierMixin, BaseEstimator):
+class LieClassifier(ClassifierMixin, SavedEstimator, BaseEstimator):
     """Classes of images, invariant to a group as far as the samples reach, without augmentation.
 
     Parameters
@@ -90,6 +90,8 @@ class LieClassifier(ClassifierMixin, BaseEstimator):
     history_
         Of the training.
     """
+
+    SYSTEM = "lie_decomposition"
 
     def __init__(
         self,
@@ -238,36 +240,11 @@ class LieClassifier(ClassifierMixin, BaseEstimator):
 
     # -- saving --------------------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path | str, **more: Any) -> None:
-        """Write parameters and weights into `folder`; `more` goes into the configuration."""
-        check_is_fitted(self, "model_")
-        config = {
-            "parameters": self.get_params(),
-            **encoded(self.classes_),
-            "shape": list(self._shape),
-        } | more
-        artifacts.save(folder, SYSTEM, artifacts.plain(config), dict(self.model_.state_dict()), seed=self.random_state)
+    def _learnt(self) -> dict[str, Any]:
+        return {**encoded(self.classes_), "shape": list(self._shape)}
 
-    @classmethod
-    def load(cls, folder: Path | str) -> Self:
-        """What `save` wrote.
-
-        Raises
-        ------
-        ArtifactError
-            If the folder holds no such run.
-        """
-        config, tensors = artifacts.load(folder, SYSTEM)
-        try:
-            self = cls(**config["parameters"])
-            self.classes_, self._shape, self.history_ = decoded(config), tuple(config["shape"]), None
-            self.model_ = self.build()
-            self.model_.load_state_dict(tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # torch lists every weight, line by line
-            what = str(error).splitlines()[0]
-            raise ArtifactError(f"{folder}: its settings and weights do not fit ({what}); fit again.") from None
-        self.model_.eval()
-        return self
+    def _restore(self, config: Mapping[str, Any]) -> None:
+        self.classes_, self._shape = decoded(config), tuple(config["shape"])
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 

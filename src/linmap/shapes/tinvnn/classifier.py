@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,9 +15,8 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from linmap import artifacts
 from linmap.data.labels import class_numbers, decoded, encoded
-from linmap.errors import ArgumentError, ArtifactError
+from linmap.errors import ArgumentError
 from linmap.shapes.tinvnn.clouds import Batch, Clouds, check_clouds, padded
 from linmap.shapes.tinvnn.embedding import TinvEmbedding
 from linmap.shapes.tinvnn.networks import EdgeConvNet, PointNet
@@ -25,8 +24,8 @@ from linmap.shapes.tinvnn.points import check_choice, check_whole
 from linmap.shapes.tinvnn.training_draws import TrainingDraws, rotations, subsets
 from linmap.shapes.tinvnn.wrapper import TinvWrapper
 from linmap.training import TrainingConfig, TrainingHistory, private, train
+from linmap.training.saving import SavedEstimator
 
-SYSTEM = "tinvnn"
 Representation = Literal["raw", "pca", "moment", "frames", "random"]
 Network = Literal["pointnet", "edgeconv"]
 Augment = Literal["none", "so3"]
@@ -34,7 +33,7 @@ POINTS_AT_ONCE = 2**16
 """In a batch of predictions, padding and frames included."""
 
 
-class PointCloudClassifier(ClassifierMixin, BaseEstimator):
+class PointCloudClassifier(ClassifierMixin, SavedEstimator, BaseEstimator):
     """Classes of point sets, whatever their pose.
 
     Parameters
@@ -77,6 +76,8 @@ class PointCloudClassifier(ClassifierMixin, BaseEstimator):
     history_
         Of the training.
     """
+
+    SYSTEM = "tinvnn"
 
     def __init__(
         self,
@@ -212,36 +213,11 @@ class PointCloudClassifier(ClassifierMixin, BaseEstimator):
 
     # -- saving --------------------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path | str, **more: Any) -> None:
-        """Write parameters and weights into `folder`; `more` goes into the configuration."""
-        check_is_fitted(self, "model_")
-        config = {
-            "estimator": type(self).__name__,
-            "parameters": self.get_params(),
-            **encoded(self.classes_),
-            "dim": self.n_features_in_,
-        } | more
-        artifacts.save(folder, SYSTEM, artifacts.plain(config), dict(self.model_.state_dict()), seed=self.random_state)
+    def _learnt(self) -> dict[str, Any]:
+        return {**encoded(self.classes_), "dim": self.n_features_in_}
 
-    @classmethod
-    def load(cls, folder: Path | str) -> Self:
-        """What `save` wrote.
-
-        Raises
-        ------
-        ArtifactError
-            If the folder holds no such run.
-        """
-        config, tensors = artifacts.load(folder, SYSTEM)
-        with artifacts.reading(folder):
-            if config.get("estimator") != cls.__name__:
-                raise ArtifactError(f"{folder} holds a {config.get('estimator')}, not a {cls.__name__}.")
-            self = cls(**config["parameters"])
-            self.classes_, self.n_features_in_, self.history_ = decoded(config), config["dim"], None
-            self.model_ = self.build()
-            self.model_.load_state_dict(tensors)
-            self.model_.eval()
-        return self
+    def _restore(self, config: Mapping[str, Any]) -> None:
+        self.classes_, self.n_features_in_ = decoded(config), config["dim"]
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,23 +15,22 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from linmap import artifacts
-from linmap.errors import ArgumentError, ArtifactError
+from linmap.errors import ArgumentError
 from linmap.shapes.tinvnn.attention_model import AttentionModel, lengths
 from linmap.shapes.tinvnn.embedding import TinvEmbedding
 from linmap.shapes.tinvnn.points import check_choice, check_whole
 from linmap.shapes.tinvnn.tours import STEPS, check_cities, distances, improved
 from linmap.shapes.tinvnn.training_draws import TrainingDraws
 from linmap.training import TrainingConfig, TrainingHistory, private, train
+from linmap.training.saving import SavedEstimator
 
-SYSTEM = "tinvnn"
 Representation = Literal["raw", "moment", "random"]
 SIZES = ("steps", "batch_size", "d_model", "n_heads", "n_layers", "d_hidden")
 AT_ONCE = 2**21
 """Scores of a decoding step that are held at once."""
 
 
-class TourSolver(BaseEstimator):
+class TourSolver(SavedEstimator, BaseEstimator):
     """Short closed tours through points of the plane, the same for every copy of an instance.
 
     Parameters
@@ -59,6 +59,8 @@ class TourSolver(BaseEstimator):
     Trained as POMO is: one tour from each city, the mean length as the baseline. `solve` decodes greedily from every
     city in every sign frame of the canonical pose.
     """
+
+    SYSTEM = "tinvnn"
 
     def __init__(
         self,
@@ -199,30 +201,11 @@ class TourSolver(BaseEstimator):
         ]
         return torch.cat(found).numpy()
 
-    def save(self, folder: Path | str, **more: Any) -> None:
-        """Write parameters and weights into `folder`; `more` goes into the configuration."""
-        check_is_fitted(self, "model_")
-        config = {"estimator": type(self).__name__, "parameters": self.get_params()} | more
-        artifacts.save(folder, SYSTEM, artifacts.plain(config), dict(self.model_.state_dict()), seed=self.random_state)
+    def _learnt(self) -> dict[str, Any]:
+        return {}
 
-    @classmethod
-    def load(cls, folder: Path | str) -> Self:
-        """What `save` wrote.
-
-        Raises
-        ------
-        ArtifactError
-            If the folder holds no such run.
-        """
-        config, tensors = artifacts.load(folder, SYSTEM)
-        with artifacts.reading(folder):
-            if config.get("estimator") != cls.__name__:
-                raise ArtifactError(f"{folder} holds a {config.get('estimator')}, not a {cls.__name__}.")
-            self = cls(**config["parameters"])
-            self.history_, self.model_ = None, self.build()
-            self.model_.load_state_dict(tensors)
-            self.model_.eval()
-        return self
+    def _restore(self, config: Mapping[str, Any]) -> None:
+        """There is nothing but the weights."""
 
 
 class Builder(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -16,7 +16,6 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from linmap import artifacts
 from linmap.data.labels import class_numbers, decoded, encoded, missing
 from linmap.errors import ArgumentError
 from linmap.signals.gbwbn.fronts import AugmentedCovariance, ConvolutionalCovariance
@@ -26,13 +25,13 @@ from linmap.signals.gbwbn.recalibration import recalibrate
 from linmap.signals.layout import Layout, check_matrices, labelled, read_epochs, spread, unit_factor
 from linmap.training import TrainingConfig, TrainingHistory, train
 from linmap.training.randomness import private
+from linmap.training.saving import SavedEstimator
 
-SYSTEM = "gbwbn"
 Front = Literal["matrices", "augmented", "convolution"]
 BATCH = 512  # samples of one forward pass in prediction
 
 
-class SPDNetClassifier(ClassifierMixin, BaseEstimator):
+class SPDNetClassifier(ClassifierMixin, SavedEstimator, BaseEstimator):
     """Classes of covariance matrices, or of epochs, by an SPDNet with batch normalisation.
 
     Parameters
@@ -86,6 +85,8 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
     layout_
         Channels, sampling rate and size of the samples of `fit`.
     """
+
+    SYSTEM = "gbwbn"
 
     def __init__(
         self,
@@ -238,39 +239,20 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
 
     # -- saving --------------------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path | str, **more: Any) -> None:
-        """Write parameters and weights into `folder`; `more` goes into the configuration."""
-        check_is_fitted(self, "model_")
-        config = {
-            "parameters": self.get_params(),
+    def _learnt(self) -> dict[str, Any]:
+        return {
             **encoded(self.classes_),
             "domains": self.domains_.tolist(),
             "shape": list(self._shape),
             "scale": self.scale_,
             "layout": self.layout_.to_dict(),
-        } | more
-        artifacts.save(folder, SYSTEM, artifacts.plain(config), dict(self.model_.state_dict()), seed=self.random_state)
+        }
 
-    @classmethod
-    def load(cls, folder: Path | str) -> Self:
-        """What `save` wrote.
-
-        Raises
-        ------
-        ArtifactError
-            If the folder holds no such run.
-        """
-        config, tensors = artifacts.load(folder, SYSTEM)
-        with artifacts.reading(folder):
-            self = cls(**config["parameters"])
-            self.classes_, self.domains_ = decoded(config), np.array(config["domains"])
-            self._shape, self.scale_, self.history_ = tuple(config["shape"]), config["scale"], None
-            self.n_features_in_ = self._shape[0]
-            self.layout_ = Layout.kept(config, self._shape[0])
-            self.model_ = self.build()
-            self.model_.load_state_dict(tensors)
-            self.model_.eval()
-        return self
+    def _restore(self, config: Mapping[str, Any]) -> None:
+        self.classes_, self.domains_ = decoded(config), np.array(config["domains"])
+        self._shape, self.scale_ = tuple(config["shape"]), config["scale"]
+        self.n_features_in_ = self._shape[0]
+        self.layout_ = Layout.kept(config, self._shape[0])
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 

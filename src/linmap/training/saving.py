@@ -1,0 +1,72 @@
+"""Estimators with a network, written into a folder and read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from sklearn.utils.validation import check_is_fitted
+
+from linmap import artifacts
+from linmap.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from linmap.training.history import TrainingHistory
+
+
+class SavedEstimator:
+    """Base of a scikit-learn estimator whose `fit` trains the network that `build` makes.
+
+    What `fit` learns beside the weights is what `_learnt` gives and `_restore` takes.
+    """
+
+    SYSTEM: ClassVar[str]
+    """Of its runs."""
+
+    if TYPE_CHECKING:
+        random_state: int
+        model_: Any
+        history_: TrainingHistory | None
+
+        def get_params(self, deep: bool = True) -> dict[str, Any]: ...
+
+        def build(self) -> nn.Module: ...
+
+    def _learnt(self) -> dict[str, Any]:
+        """What beside parameters and weights makes the fitted estimator, as JSON has it."""
+        raise NotImplementedError
+
+    def _restore(self, config: Mapping[str, Any]) -> None:
+        """Take what `_learnt` gave."""
+        raise NotImplementedError
+
+    def save(self, folder: Path | str, **more: Any) -> None:
+        """Write parameters and weights into `folder`; `more` goes into the configuration."""
+        check_is_fitted(self, "model_")
+        config = {"estimator": type(self).__name__, "parameters": self.get_params(), **self._learnt()} | more
+        tensors = dict(self.model_.state_dict())
+        artifacts.save(folder, self.SYSTEM, artifacts.plain(config), tensors, seed=self.random_state)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """What `save` wrote.
+
+        Raises
+        ------
+        ArtifactError
+            If the folder holds no such run.
+        """
+        config, tensors = artifacts.load(folder, cls.SYSTEM)
+        with artifacts.reading(folder):
+            kind = config.get("estimator", cls.__name__)  # runs of older versions may have none
+            if kind != cls.__name__:
+                raise ArtifactError(f"{folder} holds a {kind}, not a {cls.__name__}.")
+            self = cls(**config["parameters"])
+            self._restore(config)
+            self.history_, self.model_ = None, self.build()
+            self.model_.load_state_dict(tensors)
+            self.model_.eval()
+        return self
