@@ -15,7 +15,7 @@ from studies.study import Findings, Job, table_of
 
 SMALL_CLASSES = ("Plate", "Wedge", "Panel", "Door", "Hinge", "Brick")
 """That differ from another class by little more than their proportions."""
-EPOCHS, RATES, LONGER = 40, (3e-4, 1e-3, 3e-3), (1, 2, 4)
+EPOCHS, RATES, LONGER = 40, (3e-4, 1e-3, 3e-3), (1, 4)
 """Of every network; those on turned shapes may train up to four times as long."""
 
 

@@ -1,6 +1,7 @@
 """The estimators: tiny ones, for their laws."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -225,6 +226,7 @@ def test_arrange_refuses_by_name(call, word, tadpm, teeth):
     [
         ({"points": 8}, "16 points"),
         ({"target": "both"}, "target"),
+        ({"encoder": "mesh"}, "encoder must be one of moments, points"),
         ({"epochs": 0}, "epochs"),
         ({"eta": 2.0}, "eta"),
         ({"sampling_steps": 1}, "steps"),
@@ -278,3 +280,17 @@ def test_teeth_that_are_all_held_are_proposed_where_they_are(tadpm, pairs):
     y = tadpm._predicted(case, 1, seeded(), held)[0, 0, held]
     assert (y[:, :3] - case.centroid[0, held]).abs().max() < 1e-3
     assert (y[:, 3:] - y.new_tensor([1.0, 0, 0, 0, 1, 0])).abs().max() < 1e-4
+
+
+def test_both_jaws_may_be_read_by_pointnet_too(pairs, tmp_path):
+    some = pairs[torch.arange(2)]
+    model = MotionRegression(**TINY, encoder="points").fit(some, checkpoints=tmp_path / "training")
+    untrained = MotionRegression(**TINY, encoder="points")
+    untrained.mean_arch_ = model.mean_arch_
+    before = dict(untrained._build().named_parameters())
+    assert all((before[name] != p).any() for name, p in model.model_.named_parameters() if name.startswith("jaws."))
+    y = model.predict(some)
+    model.save(tmp_path / "run")
+    assert torch.equal(MotionRegression.load(tmp_path / "run").predict(some), y)
+    hidden = replace(some, before=some.before.masked_fill(~some.mask[..., None, None], 99.0))
+    assert torch.equal(model.predict(hidden), y)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -9,12 +11,15 @@ from torch.nn.functional import gelu, relu
 
 from linmap.shapes.tooth_arrangement.blocks import Block
 from linmap.shapes.tooth_arrangement.denoiser import ToothDenoiser
+from linmap.shapes.tooth_arrangement.encoders import GLOBAL, PointEncoder
 from linmap.shapes.tooth_arrangement.slots import TEETH
 from linmap.training.randomness import Dropout
 
 RADIUS, SHIFT = 4.0, 1.5  # mm: of a tooth, and by which teeth stand out of place, to bring inputs to about 1
+UNIT = 40.0  # mm of a network unit of the paper's encoders
 POINT, POOLED = 32, 64  # widths of a point
 HEADS = 4
+Encoder = Literal["moments", "points"]
 
 
 class ToothShape(nn.Module):
@@ -46,11 +51,18 @@ class ArrangementNetwork(nn.Module):
         Of the tokens, a multiple of 4.
     blocks
         Of the context; the denoiser has `blocks // 2` on the way in, one between, and as many on the way out.
+    encoder
+        "moments": each tooth is read by `ToothShape` alone. "points": both jaws too, by `PointEncoder`, whose vector
+        every tooth gets.
+    mean_arch
+        (32, 3) in mm, from which places count.
     """
 
-    def __init__(self, width: int, blocks: int) -> None:
+    def __init__(self, width: int, blocks: int, encoder: Encoder, mean_arch: Float[Tensor, "32 3"]) -> None:
         super().__init__()
         self.shape = ToothShape(width)
+        self.jaws, self.joint = (PointEncoder(), nn.Linear(GLOBAL, width)) if encoder == "points" else (None, None)
+        self.mean_arch = mean_arch.float()
         self.place = nn.Linear(6, width)
         self.slots = nn.Parameter(0.1 * torch.randn(1, TEETH, width))
         self.blocks = nn.ModuleList(Block(width, HEADS, bias=True) for _ in range(blocks))
@@ -69,6 +81,9 @@ class ArrangementNetwork(nn.Module):
         absent = ~mask[..., None]
         points, places = points.masked_fill(absent[..., None], 0), places.masked_fill(absent, 0)
         x = self.shape(points) + self.place(places / SHIFT) + self.slots
+        if self.jaws is not None and self.joint is not None:
+            center = places[..., :3] + self.mean_arch.to(places)
+            x = x + self.joint(self.jaws((points + center[..., None, :]) / UNIT, mask))[:, None]
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
