@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from numbers import Real
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from linmap.errors import ArgumentError, ArgumentTypeError
@@ -146,10 +147,10 @@ def learning_rate(config: TrainingConfig, step: int, epoch: int, steps_per_epoch
 def check_resumable(
     config: TrainingConfig,
     samples: int,
-    settings: Mapping[str, Any],
-    fingerprint: str | None,
     saved: dict[str, Any],
     out: Path | None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    fingerprint: str | None = None,
 ) -> None:
     """Refuse to go on with other settings than those of the checkpoint, or with other data.
 

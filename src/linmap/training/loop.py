@@ -225,7 +225,7 @@ class _Run:
             if found is not None and self.main:
                 log.warning("%s holds an earlier run; the first checkpoint of this one will replace it.", self.out)
         else:
-            check_resumable(self.config, self.samples, self.settings, self.fingerprint, saved.state, self.out)
+            check_resumable(self.config, self.samples, saved.state, self.out, self.settings, self.fingerprint)
             if "data" not in saved.state and self.main:
                 log.warning("%s is of an older linmap: whether it saw the same data is not checked.", self.out)
             self.position, self.best = Position(**saved.state["position"]), saved.best
