@@ -118,7 +118,7 @@ def arms_of(settings: Compare) -> Iterator[Arm]:
     yield network(FRAMES, "system", "random signs in training, all in the test", representation="random")
     yield network(MOMENT, "system", "signs by moments", FRAMES, representation="moment")
     yield network(RAW, "baseline", "centred and scaled", representation="raw")
-    for times in settings.augmented_epochs:  # turned shapes are many more, and take longer to learn
+    for times in dict.fromkeys(settings.augmented_epochs):  # turned shapes are many more, and take longer to learn
         longer: dict[str, Any] = {} if times == 1 else {"epochs": times * settings.epochs}
         name = AUGMENTED if times == 1 else f"{AUGMENTED}, {times} x epochs"
         yield network(name, "baseline", "turned anew every step", rates=settings.augmented_rates,
