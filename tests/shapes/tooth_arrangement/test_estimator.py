@@ -283,14 +283,12 @@ def test_teeth_that_are_all_held_are_proposed_where_they_are(tadpm, pairs):
 
 
 def test_both_jaws_may_be_read_by_pointnet_too(pairs, tmp_path):
-    some = pairs[torch.arange(2)]
-    model = MotionRegression(**TINY, encoder="points").fit(some, checkpoints=tmp_path / "training")
+    one = pairs[torch.arange(1)]
+    model = MotionRegression(**TINY, encoder="points").fit(one)
     untrained = MotionRegression(**TINY, encoder="points")
     untrained.mean_arch_ = model.mean_arch_
     before = dict(untrained._build().named_parameters())
     assert all((before[name] != p).any() for name, p in model.model_.named_parameters() if name.startswith("jaws."))
-    y = model.predict(some)
-    model.save(tmp_path / "run")
-    assert torch.equal(MotionRegression.load(tmp_path / "run").predict(some), y)
-    hidden = replace(some, before=some.before.masked_fill(~some.mask[..., None, None], 99.0))
-    assert torch.equal(model.predict(hidden), y)
+    model.save(tmp_path)
+    hidden = replace(one, before=one.before.masked_fill(~one.mask[..., None, None], 99.0))
+    assert torch.equal(MotionRegression.load(tmp_path).predict(hidden), model.predict(one))
