@@ -14,7 +14,7 @@ from linmap.experiment import Trial
 from linmap.interpret.linearscope import AffineInterpreter, LinearScope
 from linmap.recipes.linearscope.compare import CHANCE, NORM, PRODUCT, VOTES, Deletion
 from linmap.recipes.linearscope.flags import Compare
-from linmap.recipes.linearscope.loading import normalised
+from linmap.recipes.linearscope.loading import model_input, normalised
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,8 @@ def test_singular_pairs_of_an_enlargement():
     [("chelsea", 0.385, 0.105, 0.297), ("coffee", 0.940, 0.008, 0.153), ("china", 0.301, 0.135, 0.305)],
 )
 def test_deletion_table(name: str, before: float, by_votes: float, by_gradient: float, tmp_path: Path):
-    test = Deletion(efficientnet_lite0(), Compare(random_masks=3), grey=False)
+    settings = Compare(random_masks=3)
+    test = Deletion(efficientnet_lite0(), settings, lambda image: model_input(settings, image, False))
     found = {arm.name: arm.run(Trial(name, 0, None, False, tmp_path)).values for arm in test.arms()}
     after = {method: values["after"] for method, values in found.items()}
     assert found[VOTES]["before"] == pytest.approx(before, abs=0.005)

@@ -67,7 +67,7 @@ def rollout(maps: Sequence[AttentionMap] | Sequence[Tensor], residual: float = 0
 
 
 @torch.no_grad()
-def token_contributions(interp: AffineInterpreter, batch_size: int = 16) -> Float[Tensor, tokens * outputs]:
+def token_contributions(interp: AffineInterpreter, batch_size: int = 16) -> Float[Tensor, " tokens *outputs"]:
     """What every token adds to the output: F applied to (x - origin) with all other tokens set to zero.
 
     The contributions of all tokens and the residual add up to the output exactly.

@@ -86,8 +86,9 @@ def multilinear(*positions: int) -> Rule:
             return Refusal("more than two of its factors depend on the input" if tracked else _NOT_A_FACTOR)
         unit = len(tracked) == 2
         if unit:
-            if len(positions) == 2 and follows_attention(call, *call.args[:2]):
-                return tangent(*call.args[:2], partial(call.op, **call.kwargs))
+            a, b = call.args[:2]
+            if len(positions) == 2 and follows_attention(call, a, b):
+                return tangent(a, b, partial(call.op, **call.kwargs))
             side = gating_side(call, *(call.args[i] for i in tracked))
             if isinstance(side, Refusal):
                 return side
