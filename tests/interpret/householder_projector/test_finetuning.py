@@ -12,7 +12,7 @@ from linmap.interpret.householder_projector.discriminator import Discriminator
 from typed import gradient_of, other
 
 pytestmark = pytest.mark.usefixtures("annotations_unchecked")
-QUICK = FineTuning(steps=6, batch_size=4, warmup=2, r1_every=2, lr=0.01)
+QUICK = FineTuning(objective="both", steps=6, batch_size=4, warmup=2, r1_every=2, lr=0.01)
 
 
 class Generator(nn.Module):
@@ -86,7 +86,7 @@ def test_matching_brings_the_generator_nearer_to_the_one_that_was():
     student, teacher = swapped(5)
     z = torch.randn(200, 5, generator=torch.Generator().manual_seed(3))
     before = (student(z) - teacher(z)).abs().mean()
-    finetune(student, teacher, settings=replaced(steps=40, batch_size=16, average=0.8))
+    finetune(student, teacher, settings=replaced(objective="auto", steps=40, batch_size=16, average=0.8))
     assert (student(z) - teacher(z)).abs().mean() < 0.5 * before
 
 
@@ -94,8 +94,10 @@ def test_images_are_learnt_from_in_either_form_and_only_what_is_asked_is_trained
     student, _ = swapped()
     pixels = (images() * 127.5 + 127.5).round().byte()
     twin = copy.deepcopy(student)
-    finetune(student, images=pixels, settings=replaced(trained="projectors", flip=True))
-    finetune(twin, images=pixels.float() / 127.5 - 1, settings=replaced(trained="projectors", flip=True))
+    finetune(student, images=pixels, settings=replaced(objective="auto", trained="projectors", flip=True))
+    finetune(
+        twin, images=pixels.float() / 127.5 - 1, settings=replaced(objective="auto", trained="projectors", flip=True)
+    )
     assert same(weights(student), weights(twin))
     fresh = weights(swapped()[0])
     changed = {name for name, value in student.named_parameters() if not torch.equal(value, fresh[name])}

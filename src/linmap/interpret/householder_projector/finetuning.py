@@ -238,7 +238,11 @@ def _within_reach(network: nn.Module, plain: nn.Module, codes: Tensor) -> nn.Mod
     there = dict(model.named_modules())
     for name, module in network.named_modules():
         if isinstance(module, HouseholderProjector) and name in there:
-            restrict_(there[name], module.directions.detach().to(next(there[name].parameters())))
+            layer = there[name]
+            weight = layer.get_parameter("weight")
+            restrict_(layer, module.directions.detach().to(weight))
+            del layer.weight  # a buffer, which checkpoints hold: another machine's SVD may round otherwise
+            layer.register_buffer("weight", weight.detach())
     recalibrate_(model, codes)
     return model
 
