@@ -4,7 +4,7 @@ Rates, from 600 digits to train on and 200 to validate on, 10 passes in batches 
 ancestry's blocks: .510 at 3e-5, .530 at 1e-4, .515 at 3e-4, .475 at 1e-3; from nothing .605 at 5e-4, so that with three
 of twelve blocks the start from the ancestry's is no help. Width 96: .345 at 1e-3, .455 at 3e-3; width 192: .570 and
 .495, so 1e-3 serves both. Tuning the pool (least squares, 150 further digits to validate on, one seed): stitched models
-go from .295 to .315 at 3e-5, to .277 at 1e-4.
+go from .295 to .315 at 3e-5, to .277 at 1e-4, to .230 at 5e-4.
 """
 
 from __future__ import annotations
