@@ -7,6 +7,7 @@ columns one after the other, and reverse mode for one pixel, times the pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,8 @@ class TorchMap:
         self.layer = orthogonal(nn.Linear(m, n, bias=False), orthogonal_map=name)
 
     def backward(self) -> object:
-        return torch.autograd.grad(self.layer.weight.sum(), list(self.layer.parameters()))
+        weight: Any = self.layer.weight
+        return torch.autograd.grad(weight.sum(), list(self.layer.parameters()))
 
 
 def torch_maps(n: int, m: int) -> Mapping[str, TorchMap]:

@@ -1,5 +1,6 @@
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from linmap.errors import Stopped
 from linmap.interpret.householder_projector import FineTuning, HouseholderProjector, finetune, project_layers
 from linmap.interpret.householder_projector.adversaries import Adversaries
 from linmap.interpret.householder_projector.discriminator import Discriminator
-from typed import gradient_of, other
+from typed import gradient_of, other, tensor
 
 pytestmark = pytest.mark.usefixtures("annotations_unchecked")
 QUICK = FineTuning(objective="both", steps=6, batch_size=4, warmup=2, r1_every=2, lr=0.01)
@@ -41,8 +42,9 @@ def swapped(rank: int = 3) -> tuple[Generator, Generator]:
     for weight in plain.parameters():
         nn.init.normal_(weight, std=0.3)
     with torch.no_grad():
-        plain.main[0].weight *= torch.tensor([3.0, 2, 1, 0.5, 0.2])[:, None, None, None]
-    plain.main[1].momentum = None
+        tensor(plain.main[0].weight).mul_(torch.tensor([3.0, 2, 1, 0.5, 0.2])[:, None, None, None])
+    normalisation: Any = plain.main[1]
+    normalisation.momentum = None
     plain(torch.randn(256, 5))  # statistics of its batch normalisation
     plain.eval()
     new = copy.deepcopy(plain)
@@ -110,7 +112,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch)
     parts, _ = swapped()
     after_step = Adversaries.after_step
 
-    def stopping(self: Adversaries, *given: object) -> None:
+    def stopping(self: Adversaries, *given: Any) -> None:
         after_step(self, *given)
         if int(self.steps) == 4:
             raise KeyboardInterrupt

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,8 @@ def test_lapack_has_the_same_columns(d, k, seed):
     tau = 2 / Y.square().sum(0)
     expected = torch.linalg.householder_product(Y, tau)
     torch.testing.assert_close(householder_product(Y, k), expected, rtol=0, atol=1e-12)
-    columns, _, _ = scipy.linalg.lapack.dorgqr(np.asfortranarray(Y), tau.numpy())
+    lapack: Any = scipy.linalg.lapack
+    columns, _, _ = lapack.dorgqr(np.asfortranarray(Y), tau.numpy())
     np.testing.assert_allclose(householder_product(Y, k), columns, rtol=0, atol=1e-12)
 
 

@@ -32,7 +32,7 @@ def check_finite(name: str, value: Tensor) -> None:
 
 def check_whole(name: str, value: Any, low: int, high: int, what: str = "") -> int:
     """The whole number, or an error that names its limits."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or not low <= value <= high:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not low <= int(value) <= high:
         raise ArgumentError(f"{name} must be a whole number from {low} to {high}{what}, got {value!r}.")
     return int(value)
 

@@ -42,13 +42,15 @@ class Discriminator(nn.Module):
             raise ArgumentError(f"images must be at least {2 * SIDE} x {2 * SIDE}, got {height} x {width}.")
         n_halvings = int(math.log2(min(height, width) / SIDE))
         sizes = [channels, *(features * min(2**i, 8) for i in range(n_halvings))]
-        self.halvings = nn.ModuleList(nn.Conv2d(before, after, 4, 2, 1) for before, after in pairwise(sizes))
+        halvings = [nn.Conv2d(before, after, 4, 2, 1) for before, after in pairwise(sizes)]
+        self.halvings = nn.ModuleList(halvings)
         self.last = nn.Conv2d(sizes[-1] + 1, sizes[-1], 3, padding=1)
         area = (height >> n_halvings) * (width >> n_halvings)
         self.logit = nn.Linear(sizes[-1] * area, 1)
-        for layer in (*self.halvings, self.last):
+        for layer in (*halvings, self.last):
             nn.init.kaiming_normal_(layer.weight, 0.2)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def forward(self, images: Float[Tensor, "n channels height width"]) -> Float[Tensor, " n"]:
         """Logits: large where an image looks real."""

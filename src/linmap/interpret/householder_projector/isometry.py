@@ -111,7 +111,7 @@ def check_gain(gain: Any, words: tuple[str, ...] = ()) -> None:
     """Raise unless the gain is a positive number, or one of the words."""
     if isinstance(gain, str) and gain in words:
         return
-    if not isinstance(gain, Real) or isinstance(gain, bool) or not (math.isfinite(gain) and gain > 0):
+    if not isinstance(gain, Real) or isinstance(gain, bool) or not 0 < float(gain) < math.inf:
         allowed = "".join(f" or {word!r}" for word in words)
         raise ArgumentError(f"gain must be a number > 0{allowed}, got {gain!r}.")
 

@@ -276,7 +276,7 @@ class HouseholderProjector(nn.Module):
         if self.dim != -1:
             raise ArgumentError(f"to_linear needs dim=-1, the axis on which nn.Linear acts; this layer has {self.dim}.")
         options: dict[str, Any] = {"dtype": self.U.dtype, "device": self.U.device}
-        new = nn.utils.skip_init(
+        new: Any = nn.utils.skip_init(
             nn.Linear, self.in_features, self.out_features, bias=self.bias is not None, **options
         ).train(self.training)
         new.weight.copy_(self.weight)
