@@ -49,7 +49,7 @@ from studies.householder_projector.faces import before_training
 from studies.study import Findings, Job, table_of
 
 SIDE, TRAINED = 16, 10_000
-RATES = {"lr": 1.6e-3, "discriminator_lr": 1e-3}
+RATES: dict[str, Any] = {"lr": 1.6e-3, "discriminator_lr": 1e-3}
 SETTINGS = Compare(
     model="digits", rank=5, ranks=(16,), steps=200, batch_size=16, warmup=0, average=0.99, objective="adversarial",
     samples=1000, codes=128, **RATES,

@@ -210,12 +210,12 @@ def test_a_run_that_is_not_whole_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_statistics_taken_anew_are_those_of_the_codes() -> None:
-    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6)).eval()
-    net[1].momentum = 0.3
+    norm = nn.BatchNorm1d(6, momentum=0.3)
+    net = nn.Sequential(nn.Linear(4, 6), norm).eval()
     codes = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
     recalibrate_(net, codes)
-    assert not net[1].training
-    assert net[1].momentum == 0.3
+    assert not norm.training
+    assert norm.momentum == 0.3
     with torch.no_grad():
         torch.testing.assert_close(net(codes).mean(0), torch.zeros(6), atol=1e-5, rtol=0)
         torch.testing.assert_close(net(codes).std(0), torch.ones(6), atol=0.05, rtol=0)

@@ -21,6 +21,7 @@ from linmap.interpret.householder_projector.generators import (
 )
 from linmap.interpret.householder_projector.layers import project_layers
 from linmap.interpret.householder_projector.stylegan2 import ModulatedConv, StyleGAN2Like
+from typed import tensor
 
 KINDS: list[Any] = [
     lambda: DCGAN(5, (6, 4), 3),
@@ -84,8 +85,7 @@ def test_the_faces_are_those_of_the_package(tmp_path: Path, monkeypatch: pytest.
     assert images.shape == (3, 3, 64, 64)
     assert images.abs().max() <= 1
     assert images.std() > 0.2
-    A = generator.main[0].weight.detach().flatten(1).T
-    S = torch.linalg.svdvals(A)
+    S = torch.linalg.svdvals(tensor(generator.main[0].weight).detach().flatten(1))
     torch.testing.assert_close(S[:5], torch.tensor([14.1, 10.6, 8.4, 8.1, 7.6]), atol=0.06, rtol=0)
     assert [path.name for path in tmp_path.iterdir()] == ["dcgan-faces"]
     with pytest.raises(ValueError, match="there is no bundled generator 'cats'"):

@@ -147,7 +147,8 @@ def _written(profile: Profile) -> dict[str, Any]:
 
 
 def _read(profile: Mapping[str, Any]) -> Profile:
-    return Profile(**{key: math.nan if value is None else value for key, value in profile.items()})
+    values: dict[str, Any] = {key: math.nan if value is None else value for key, value in profile.items()}
+    return Profile(**values)
 
 
 def recalibrate_(generator: nn.Module, codes: Tensor, batch: int = 64) -> None:

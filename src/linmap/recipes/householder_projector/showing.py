@@ -123,7 +123,7 @@ def draw_contact(
 
 def write_vectors(path: Path, directions: DirectionSet) -> None:
     """Vectors, slots, layers, deviations and image changes as NumPy arrays."""
-    arrays = {name: tensor.cpu().numpy() for name, tensor in directions.tensors().items()}
+    arrays: dict[str, Any] = {name: tensor.cpu().numpy() for name, tensor in directions.tensors().items()}
     arrays["layers"] = np.array(directions.layers)
     with artifacts.atomic_path(path) as partial, open(partial, "wb") as file:
         np.savez(file, **arrays)
