@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from linmap.data.dinov2 import MEAN, STD
 from linmap.errors import ArtifactError
 from linmap.interpret.householder_projector import HouseholderProjector, named_directions, project_layers
 from linmap.interpret.householder_projector.attributes import (
@@ -19,7 +20,7 @@ from linmap.interpret.householder_projector.attributes import (
 )
 from linmap.interpret.householder_projector.changes import change_sizes, entanglement, entanglements, image_changes
 from linmap.interpret.householder_projector.directions import find_directions, sefa_of
-from linmap.interpret.householder_projector.features import Features, image_features, mean_colours
+from linmap.interpret.householder_projector.features import Features, image_features, mean_colours, normalised
 from linmap.interpret.householder_projector.generators import as_generator, draw_codes, slots_of
 from linmap.interpret.householder_projector.runs import load_run, recalibrate_, save_run
 from linmap.interpret.householder_projector.stylegan2 import StyleGAN2Like
@@ -154,6 +155,12 @@ def test_whitening_decorrelates_and_stays_near() -> None:
     y = (z - z.mean(0)) / z.std(0) @ W
     torch.testing.assert_close(y.T.cov(), torch.eye(4).double(), atol=1e-8, rtol=0)
     torch.testing.assert_close(W, W.T)
+
+
+def test_the_network_gets_colours_of_its_size_by_imagenets_mean_and_deviation() -> None:
+    found = normalised(torch.zeros(2, 1, 16, 16), 14)
+    expected = torch.tensor([(0.5 - mean) / std for mean, std in zip(MEAN, STD, strict=True)])
+    torch.testing.assert_close(found, expected[:, None, None].expand(2, 3, 14, 14))
 
 
 def test_without_the_network_features_are_mean_colours_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def image_features(side: int = SIDE) -> Features:
         return Features("mean colours of 8 x 8 cells", mean_colours, note)
 
     def tokens(images: Images) -> Float[Tensor, "batch features"]:
-        return network(_normalised(images, side)).last_hidden_state[:, 0]
+        return network(normalised(images, side)).last_hidden_state[:, 0]
 
     return Features(f"DINOv2-small at {side} x {side}", tokens)
 
@@ -73,7 +73,7 @@ def mean_colours(images: Images) -> Float[Tensor, "batch features"]:
     return F.adaptive_avg_pool2d(images.float(), CELLS).flatten(1)
 
 
-def _normalised(images: Images, side: int) -> Images:
+def normalised(images: Images, side: int) -> Float[Tensor, "batch 3 new_height new_width"]:
     """Images in [-1, 1] as the network takes them: RGB, resized (bicubic), by ImageNet's mean and deviation."""
     rgb = images.float().expand(-1, 3, -1, -1).clamp(-1, 1) / 2 + 0.5
     if rgb.shape[-1] != side or rgb.shape[-2] != side:
