@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def test_resume_takes_neither_other_data_nor_other_parameters(
     tmp_path: Path, estimator: Any, data: tuple, other: tuple | None, change: dict[str, Any]
 ) -> None:
     def fit(data: tuple, **changes: Any) -> Callable:
-        return clone(estimator).set_params(**changes).fit(*data, checkpoints=tmp_path, resume=True)
+        return cast(Any, clone(estimator)).set_params(**changes).fit(*data, checkpoints=tmp_path, resume=True)
 
     fit(data)
     fit(data)

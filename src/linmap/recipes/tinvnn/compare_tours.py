@@ -137,7 +137,7 @@ def measured(tasks: Sequence[Task], found: Sequence[Sequence[np.ndarray]], param
     """Of the tours of each instance, of its copy, and before 2-opt: gaps in per cent, and how often lengths agree."""
     lengths = np.array([[one.instance.length(tour) for tour in tours] for one, tours in zip(tasks, found, strict=True)])
     gaps = 100 * (lengths / np.array([[one.reference] for one in tasks]) - 1)
-    values = dict(zip((GAP, COPIES, BEFORE), gaps.mean(0).tolist(), strict=True))
+    values: dict[str, float] = dict(zip([GAP, COPIES, BEFORE], gaps.mean(0).tolist(), strict=True))
     values[SAME] = float(100 * (lengths[:, 0] == lengths[:, 1]).mean())
     kept = [tours[0].tolist() for tours in found[:DRAWN]]
     return Outcome(values, parameters, {"gaps": gaps[:, 0].tolist(), "tours": kept})
