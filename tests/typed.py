@@ -17,6 +17,12 @@ def present(value: T | None) -> T:
     return value
 
 
+def of_class(kind: type[T], value: object) -> T:
+    """A value of a class that its declaration leaves open, such as a child of a module."""
+    assert isinstance(value, kind)
+    return value
+
+
 def gradient_of(parameter: Tensor) -> Tensor:
     """The gradient that a backward pass left."""
     return present(parameter.grad)

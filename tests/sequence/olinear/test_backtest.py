@@ -1,6 +1,6 @@
 """Backtesting: what each origin saw, where its forecasts lie, and what the errors are."""
 
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from sklearn.base import clone
 from linmap.errors import DataError
 from linmap.sequence.olinear import OLinearForecaster, backtest
 
-SMALL: dict[str, Any] = {"d_model": 8, "embed": 2, "layers": 1, "dropout": 0.0, "epochs": 2, "lr": 5e-3, "lookback": 14}
+small = partial(OLinearForecaster, 5, d_model=8, embed=2, layers=1, dropout=0.0, epochs=2, lr=5e-3, lookback=14)
 
 
 def table(rows: int = 260) -> pd.DataFrame:
@@ -23,7 +23,7 @@ def table(rows: int = 260) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def fitted() -> OLinearForecaster:
-    return OLinearForecaster(5, calibration=0.2, **SMALL).fit(table()[:200])
+    return small(calibration=0.2).fit(table()[:200])
 
 
 def test_a_fixed_model_forecasts_from_each_origin_as_predict_does(fitted: OLinearForecaster) -> None:
@@ -65,30 +65,31 @@ def test_the_long_frame_holds_every_forecast_once(fitted: OLinearForecaster) -> 
     assert frame.columns.to_list() == ["unique_id", "ds", "cutoff", "y", "OLinear", "OLinear-lo-80", "OLinear-hi-80"]
     assert len(frame) == 2 * 3 * 5
     truth = table().set_index("ds")
-    assert all(truth.loc[row.ds, row.unique_id] == row.y for row in frame.itertuples())  # pyright: ignore
+    places = zip(frame["ds"], frame["unique_id"], frame["y"], strict=True)
+    assert all(truth.loc[time, name] == y for time, name, y in places)
     assert (frame["ds"] > frame["cutoff"]).all()
     assert (frame["OLinear-lo-80"] < frame["OLinear"]).all()
 
 
 @pytest.mark.parametrize(("input_size", "first"), [(None, 0), (100, 155)])
 def test_refits_see_all_rows_so_far_or_a_window_that_moves(input_size: int | None, first: int) -> None:
-    forecaster = OLinearForecaster(5, **SMALL)
+    forecaster = small()
     found = backtest(forecaster, table(), n_windows=3, refit=2, input_size=input_size)
     assert found.fits == 2
     assert not hasattr(forecaster, "model_")
     again = clone(forecaster).fit(table()[first:255])  # the third origin is row 254
-    np.testing.assert_allclose(found.forecasts[2], again.predict(table()[:255])[["a", "b"]])  # pyright: ignore
+    np.testing.assert_allclose(found.forecasts[2], again.predict(table()[:255])[["a", "b"]])
     earlier = clone(forecaster).fit(table()[max(first - 10, 0) : 245])
-    np.testing.assert_allclose(found.forecasts[1], earlier.predict(table()[:250])[["a", "b"]])  # pyright: ignore
+    np.testing.assert_allclose(found.forecasts[1], earlier.predict(table()[:250])[["a", "b"]])
     np.testing.assert_allclose(found.scale, earlier.scale_)
 
 
 def test_a_model_that_is_not_fitted_is_fitted_once_before_the_first_origin() -> None:
-    forecaster = OLinearForecaster(5, **SMALL)
+    forecaster = small()
     found = backtest(forecaster, table(), n_windows=3)
     assert found.fits == 1
     once = clone(forecaster).fit(table()[:245])
-    np.testing.assert_allclose(found.forecasts[2], once.predict(table()[:255])[["a", "b"]])  # pyright: ignore
+    np.testing.assert_allclose(found.forecasts[2], once.predict(table()[:255])[["a", "b"]])
 
 
 def test_rows_that_the_model_has_seen_are_refused(fitted: OLinearForecaster, tmp_path) -> None:
@@ -101,7 +102,7 @@ def test_rows_that_the_model_has_seen_are_refused(fitted: OLinearForecaster, tmp
 
 def test_times_may_have_a_zone() -> None:
     zoned = table().assign(ds=table()["ds"].dt.tz_localize("Europe/Madrid").dt.tz_convert("UTC"))[:80]
-    forecaster = OLinearForecaster(5, **SMALL).fit(zoned[:70])
+    forecaster = small().fit(zoned[:70])
     assert backtest(forecaster, zoned, n_windows=1).cutoffs.tolist() == [74]
     with pytest.raises(DataError, match="has seen rows until"):
         backtest(forecaster, zoned, n_windows=3)
@@ -110,7 +111,7 @@ def test_times_may_have_a_zone() -> None:
 def test_zones_on_one_side_alone_are_refused() -> None:
     naive, zoned = table()[:80], table().assign(ds=table()["ds"].dt.tz_localize("UTC"))[:80]
     for seen, later, words in ((naive, zoned, "this table have a time zone"), (zoned, naive, "model have a time zone")):
-        forecaster = OLinearForecaster(5, **SMALL).fit(seen[:60])
+        forecaster = small().fit(seen[:60])
         with pytest.raises(DataError, match=words):
             backtest(forecaster, later, n_windows=1)
         with pytest.raises(DataError, match=words):
@@ -120,7 +121,7 @@ def test_zones_on_one_side_alone_are_refused() -> None:
 
 def test_years_and_other_numbers_are_times_too(fitted: OLinearForecaster) -> None:
     years = table()[:80].assign(ds=range(1900, 1980)).rename(columns={"ds": "year"})
-    forecaster = OLinearForecaster(5, **SMALL).fit(years[:70])
+    forecaster = small().fit(years[:70])
     with pytest.raises(DataError, match="has seen rows until 1969"):
         backtest(forecaster, years, n_windows=3)
     found = backtest(forecaster, years, n_windows=1).frame()
@@ -131,7 +132,7 @@ def test_ids_and_times_come_back_in_their_type() -> None:
     wide = table()[:80].assign(ds=lambda t: t.ds.dt.strftime("%d/%m/%Y"))
     panel = wide.rename(columns={"a": 3, "b": 1}).melt("ds", var_name="unique_id", value_name="y")
     panel["unique_id"] = panel["unique_id"].astype("int64")
-    found = backtest(OLinearForecaster(5, **SMALL), panel, n_windows=2).frame()
+    found = backtest(small(), panel, n_windows=2).frame()
     assert found["unique_id"].dtype == "int64"
     assert found["ds"].iloc[-1] == wide["ds"].iloc[-1]
 
@@ -144,4 +145,4 @@ def test_wrong_arguments_are_explained(fitted: OLinearForecaster) -> None:
     with pytest.raises(DataError, match="leave 5 of 260 rows before the first, each needs 14"):
         backtest(clone(fitted), table(), n_windows=51)
     with pytest.raises(ValueError, match="set calibration to a share of the rows"):
-        backtest(OLinearForecaster(5, **SMALL), table(), n_windows=2, level=[80])
+        backtest(small(), table(), n_windows=2, level=[80])

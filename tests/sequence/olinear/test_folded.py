@@ -1,11 +1,15 @@
 """Folding: fewer operations, the same forecasts."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from linmap.sequence.olinear import OLinear, OLinear_C, basis, fold
+from linmap.sequence.olinear import NormLin, OLinear, OLinear_C, basis, fold
+from linmap.sequence.olinear.model import Block
+from typed import of_class
 
 
 def moved(model: OLinear) -> OLinear:
@@ -15,7 +19,7 @@ def moved(model: OLinear) -> OLinear:
     return model.eval()
 
 
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "one copy": {"embed": 1},
     "no shift": {"learn_shift": False},
@@ -25,9 +29,9 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_folded_forecasts_are_the_models(options: dict) -> None:
+def test_folded_forecasts_are_the_models(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    bases = {"Q_in": basis("random", 6), "Q_out": basis("random", 4)}
+    bases: dict[str, Any] = {"Q_in": basis("random", 6), "Q_out": basis("random", 4)}
     model = moved(OLinear(3, 6, 4, **({"d_model": 8, "embed": 3} | bases | options)).double())
     x = torch.randn(5, 6, 3, dtype=torch.float64) * 4 + 1
     torch.testing.assert_close(fold(model)(x), model(x), atol=1e-9, rtol=1e-9)
@@ -84,8 +88,8 @@ def test_every_mixing_folds() -> None:
     model = OLinear(
         3, 6, 4, d_model=8, embed=2, weight_transform="sigmoid", norm="l2", prior=prior, Q_in=basis("dct", 6)
     ).eval()
-    mixing = model.blocks[1].mixing
-    A = torch.sigmoid(mixing.weight) + prior  # pyright: ignore
-    torch.testing.assert_close(mixing.matrix(), A / A.norm(dim=-1, keepdim=True))  # pyright: ignore
+    mixing = of_class(NormLin, of_class(Block, model.blocks[1]).mixing)
+    A = torch.sigmoid(mixing.weight) + prior
+    torch.testing.assert_close(mixing.matrix(), A / A.norm(dim=-1, keepdim=True))
     x = torch.randn(2, 6, 3)
     torch.testing.assert_close(fold(model)(x), model(x), atol=1e-5, rtol=1e-5)

@@ -1,6 +1,7 @@
 """The estimator: tables in, tables out, nothing learned from rows it must not see."""
 
 import inspect
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,30 @@ from sklearn.preprocessing import StandardScaler
 
 from linmap.data.timeseries import Split, TimeSeries
 from linmap.errors import ArtifactError, DataError
-from linmap.sequence.olinear import OLinear_C, OLinearForecaster, OrthoTrans, backtest, basis, variate_correlation
+from linmap.sequence.olinear import (
+    NormLin,
+    OLinear_C,
+    OLinearForecaster,
+    OrthoTrans,
+    backtest,
+    basis,
+    variate_correlation,
+)
 from linmap.sequence.olinear.forecaster import READING
+from linmap.sequence.olinear.model import Block
+from typed import of_class
 
-SMALL: dict[str, Any] = {
-    "d_model": 16,
-    "embed": 2,
-    "layers": 1,
-    "dropout": 0.0,
-    "epochs": 3,
-    "lr": 5e-3,
-    "lookback": 14,
-}
+small = partial(
+    OLinearForecaster,
+    h=7,
+    d_model=16,
+    embed=2,
+    layers=1,
+    dropout=0.0,
+    epochs=3,
+    lr=5e-3,
+    lookback=14,
+)
 
 
 def wide(rows: int = 160) -> pd.DataFrame:
@@ -45,12 +58,12 @@ def long(table: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def fitted() -> OLinearForecaster:
-    return OLinearForecaster(7, **SMALL).fit(wide())
+    return small().fit(wide())
 
 
 def test_it_continues_waves_in_their_units_and_times() -> None:
     table = wide(300)
-    forecaster = OLinearForecaster(7, **SMALL | {"epochs": 8}).fit(table[:-7])
+    forecaster = small(epochs=8).fit(table[:-7])
     forecast = forecaster.predict(table[:-7])
     assert isinstance(forecast, pd.DataFrame)
     assert forecast.columns.to_list() == ["date", "a", "b"]
@@ -60,7 +73,7 @@ def test_it_continues_waves_in_their_units_and_times() -> None:
 
 
 def test_long_tables_give_the_same_forecast(fitted: OLinearForecaster) -> None:
-    forecast = OLinearForecaster(7, **SMALL).fit(long(wide())).predict(long(wide()))
+    forecast = small().fit(long(wide())).predict(long(wide()))
     assert isinstance(forecast, pd.DataFrame)
     assert forecast.columns.to_list() == ["unique_id", "ds", "OLinear"]
     expected = fitted.predict(wide())
@@ -71,7 +84,7 @@ def test_long_tables_give_the_same_forecast(fitted: OLinearForecaster) -> None:
 
 def test_arrays_give_arrays(fitted: OLinearForecaster) -> None:
     X = wide()[["a", "b"]].to_numpy()
-    forecast = OLinearForecaster(7, **SMALL).fit(X).predict(X)
+    forecast = small().fit(X).predict(X)
     assert isinstance(forecast, np.ndarray)
     expected = fitted.predict(wide())
     assert isinstance(expected, pd.DataFrame)
@@ -80,17 +93,16 @@ def test_arrays_give_arrays(fitted: OLinearForecaster) -> None:
 
 def test_only_the_last_rows_count_and_columns_go_by_name(fitted: OLinearForecaster) -> None:
     expected = fitted.predict(wide())
-    pd.testing.assert_frame_equal(fitted.predict(wide()[-14:]), expected)  # pyright: ignore
+    pd.testing.assert_frame_equal(fitted.predict(wide()[-14:]), expected)
     swapped = fitted.predict(wide()[["date", "b", "a"]])
-    pd.testing.assert_frame_equal(swapped, expected)  # pyright: ignore
+    pd.testing.assert_frame_equal(swapped, expected)
 
 
 def test_scaler_bases_and_correlation_see_the_training_rows_alone() -> None:
     table, split = wide(), Split(100, 140, 160)
     changed = table.copy()
     changed.loc[100:, ["a", "b"]] = changed.loc[100:, ["b", "a"]].to_numpy() ** 2
-    options = SMALL | {"mixing": "correlation", "epochs": 1}
-    one, two = (OLinearForecaster(7, **options).fit(part, split=split) for part in (table, changed))  # pyright: ignore
+    one, two = (small(mixing="correlation", epochs=1).fit(part, split=split) for part in (table, changed))
     rows = table[["a", "b"]].to_numpy()[:100]
     np.testing.assert_allclose(one.mean_, rows.mean(0))
     np.testing.assert_allclose(one.scale_, rows.std(0))
@@ -98,13 +110,13 @@ def test_scaler_bases_and_correlation_see_the_training_rows_alone() -> None:
     torch.testing.assert_close(one.model_.Q_in, torch.from_numpy(OrthoTrans(14).fit(rows).Q_).float())
     torch.testing.assert_close(one.model_.Q_out, torch.from_numpy(OrthoTrans(7).fit(rows).Q_).float())
     C = torch.from_numpy(variate_correlation(rows)).softmax(-1).float()
-    torch.testing.assert_close(one.model_.blocks[0].mixing.matrix(), C)  # pyright: ignore
+    torch.testing.assert_close(of_class(Block, one.model_.blocks[0]).mixing.matrix(), C)
     for name, tensor in one.model_.state_dict().items():
         torch.testing.assert_close(two.model_.state_dict()[name], tensor)  # one epoch: validation chooses nothing
 
 
 def test_fixed_bases_can_be_chosen() -> None:
-    forecaster = OLinearForecaster(7, **SMALL | {"basis": "dct"})
+    forecaster = small(basis="dct")
     model = forecaster.build(wide()[["a", "b"]].to_numpy())
     torch.testing.assert_close(model.Q_in, torch.from_numpy(basis("dct", 14)).float())
 
@@ -113,7 +125,7 @@ def test_what_is_saved_forecasts_the_same(fitted: OLinearForecaster, tmp_path) -
     fitted.save(tmp_path)
     loaded = OLinearForecaster.load(tmp_path)
     assert loaded.get_params() == fitted.get_params()
-    pd.testing.assert_frame_equal(loaded.predict(wide()), fitted.predict(wide()))  # pyright: ignore
+    pd.testing.assert_frame_equal(loaded.predict(wide()), fitted.predict(wide()))
     assert {file.name for file in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
     with pytest.raises(ArtifactError, match="not a saved run"):
         OLinearForecaster.load(tmp_path / "elsewhere")
@@ -121,12 +133,12 @@ def test_what_is_saved_forecasts_the_same(fitted: OLinearForecaster, tmp_path) -
 
 def test_equal_seeds_give_equal_forecasts(fitted: OLinearForecaster) -> None:
     again = clone(fitted).fit(wide())
-    pd.testing.assert_frame_equal(again.predict(wide()), fitted.predict(wide()))  # pyright: ignore
+    pd.testing.assert_frame_equal(again.predict(wide()), fitted.predict(wide()))
 
 
 def test_scikit_learn_manners() -> None:
     X = wide()[["a", "b"]].to_numpy()
-    forecaster = OLinearForecaster(7, **SMALL | {"epochs": 1})
+    forecaster = small(epochs=1)
     with pytest.raises(NotFittedError):
         forecaster.predict(X)
     search = GridSearchCV(forecaster, {"lookback": [7, 14]}, cv=TimeSeriesSplit(2)).fit(X)
@@ -141,7 +153,7 @@ def test_score_is_minus_the_standardised_squared_error(fitted: OLinearForecaster
     for end in range(14, len(table) - 6):
         forecast = fitted.predict(table[:end])
         truth = table[end : end + 7]
-        gap = forecast[["a", "b"]].to_numpy() - truth[["a", "b"]].to_numpy()  # pyright: ignore
+        gap = forecast[["a", "b"]].to_numpy() - truth[["a", "b"]].to_numpy()
         errors.append((gap / fitted.scale_) ** 2)
     assert fitted.score(table) == pytest.approx(-np.mean(errors), rel=1e-4)
 
@@ -157,7 +169,7 @@ def test_missing_values_need_a_policy(fitted: OLinearForecaster) -> None:
     with pytest.raises(DataError, match=r"'a' \(1\)"):
         fitted.predict(holes[-14:])
     filled = clone(fitted).set_params(nan_policy="ffill").fit(holes).predict(holes)
-    assert np.isfinite(filled[["a", "b"]]).all(axis=None)  # pyright: ignore
+    assert np.isfinite(filled[["a", "b"]]).all(axis=None)
 
 
 def test_wrong_tables_at_predict_say_what_is_expected(fitted: OLinearForecaster) -> None:
@@ -171,21 +183,21 @@ def test_wrong_tables_at_predict_say_what_is_expected(fitted: OLinearForecaster)
 
 def test_too_short_tables_are_explained() -> None:
     with pytest.raises(DataError, match="the last 20% of 30 rows are 6, too few to validate forecasts of 7 steps"):
-        OLinearForecaster(7, **SMALL).fit(wide(30))
+        small().fit(wide(30))
     with pytest.raises(ValueError, match="need at least 42 training rows to estimate a 40-step correlation, got 32"):
-        OLinearForecaster(7, **SMALL | {"lookback": 40}).fit(wide(40))
+        small(lookback=40).fit(wide(40))
     with pytest.raises(DataError, match="18 rows are too few for one window of 14 input and 7 target rows"):
-        OLinearForecaster(7, **SMALL).fit(wide(36), split=Split(18, 36, 36))
+        small().fit(wide(36), split=Split(18, 36, 36))
 
 
 def test_constant_variates_stay_in_the_model_with_a_warning() -> None:
     table = wide().assign(flat=3.3)
     with pytest.warns(UserWarning, match="left out of the correlation: flat"):
-        forecaster = OLinearForecaster(7, **SMALL).fit(table)
+        forecaster = small().fit(table)
     forecast = forecaster.predict(table)
-    np.testing.assert_allclose(forecast["flat"], 3.3, atol=0.2)  # pyright: ignore
+    np.testing.assert_allclose(forecast["flat"], 3.3, atol=0.2)
     with pytest.raises(ValueError, match="all 2 variates are constant"):
-        OLinearForecaster(7, **SMALL).fit(table.assign(a=1.0, b=2.0).drop(columns="flat"))
+        small().fit(table.assign(a=1.0, b=2.0).drop(columns="flat"))
 
 
 @pytest.mark.parametrize(
@@ -199,14 +211,14 @@ def test_constant_variates_stay_in_the_model_with_a_warning() -> None:
         ({"nan_policy": "mean"}, "nan_policy must be 'ffill', 'zero' or None, got 'mean'"),
     ],
 )
-def test_wrong_parameters_are_explained(change: dict, message: str) -> None:
+def test_wrong_parameters_are_explained(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        OLinearForecaster(**{"h": 7} | SMALL | change).fit(wide())  # pyright: ignore
+        small(**change).fit(wide())
 
 
 def test_a_checked_series_is_taken_as_it_is(fitted: OLinearForecaster) -> None:
     series = TimeSeries.from_frame(wide())
-    pd.testing.assert_frame_equal(fitted.predict(series), fitted.predict(wide()))  # pyright: ignore
+    pd.testing.assert_frame_equal(fitted.predict(series), fitted.predict(wide()))
 
 
 # -- intervals ---------------------------------------------------------------------------------------------------------
@@ -214,7 +226,7 @@ def test_a_checked_series_is_taken_as_it_is(fitted: OLinearForecaster) -> None:
 
 @pytest.fixture(scope="module")
 def calibrated() -> OLinearForecaster:
-    return OLinearForecaster(7, **SMALL | {"calibration": 0.2}).fit(wide(300))
+    return small(calibration=0.2).fit(wide(300))
 
 
 def test_calibration_rows_are_kept_from_training_and_stopping(calibrated: OLinearForecaster) -> None:
@@ -251,7 +263,7 @@ def test_intervals_come_in_the_layout_of_the_table(calibrated: OLinearForecaster
 
 def test_intervals_cover_rows_that_nothing_has_seen() -> None:
     table = wide(1000)
-    forecaster = OLinearForecaster(7, **SMALL | {"calibration": 0.4, "epochs": 2}).fit(table[:600])
+    forecaster = small(calibration=0.4, epochs=2).fit(table[:600])
     errors = backtest(forecaster, table, n_windows=56, level=[80]).errors()
     assert errors["coverage-80"].mean() == pytest.approx(0.8, abs=0.06)
 
@@ -262,10 +274,10 @@ def test_recalibration_uses_the_rows_that_it_is_given(calibrated: OLinearForecas
     forecaster = clone(calibrated).fit(wide(300))
     before = forecaster.predict(wide(300), level=[80])
     after = forecaster.calibrate(wider[280:]).predict(wide(300), level=[80])
-    assert ((after["a-hi-80"] - after["a"]) > (before["a-hi-80"] - before["a"])).all()  # pyright: ignore
+    assert ((after["a-hi-80"] - after["a"]) > (before["a-hi-80"] - before["a"])).all()
     forecaster.save(tmp_path)
     loaded = OLinearForecaster.load(tmp_path)
-    pd.testing.assert_frame_equal(loaded.predict(wide(300), level=[80]), after)  # pyright: ignore
+    pd.testing.assert_frame_equal(loaded.predict(wide(300), level=[80]), after)
     assert loaded.seen_until_ == forecaster.seen_until_ == wider["date"].iloc[-1]
 
 
@@ -273,42 +285,42 @@ def test_intervals_without_calibration_are_refused(fitted: OLinearForecaster) ->
     with pytest.raises(ValueError, match=r"set calibration to a share of the rows, such as 0\.1, or call calibrate"):
         fitted.predict(wide(), level=[80])
     with pytest.raises(DataError, match="the last 2% of 300 rows are 6, too few to calibrate intervals of 7 steps"):
-        OLinearForecaster(7, **SMALL | {"calibration": 0.02}).fit(wide(300))
+        small(calibration=0.02).fit(wide(300))
     with pytest.raises(ValueError, match=r"calibration must lie between 0 and 1 - validation = 0\.8, got 0\.9"):
-        OLinearForecaster(7, **SMALL | {"calibration": 0.9}).fit(wide(300))
+        small(calibration=0.9).fit(wide(300))
 
 
 # -- bases and mixings -------------------------------------------------------------------------------------------------
 
 
 def test_every_variate_may_have_its_own_basis(tmp_path) -> None:
-    table, options = wide(), SMALL | {"chan_indep": True, "epochs": 1}
-    forecaster = OLinearForecaster(7, **options).fit(table)  # pyright: ignore
+    table = wide()
+    forecaster = small(chan_indep=True, epochs=1).fit(table)
     rows = table[["a", "b"]].to_numpy()[:128]
     for j in range(2):
         expected = torch.from_numpy(OrthoTrans(14).fit(rows[:, [j]]).Q_).float()
         torch.testing.assert_close(forecaster.model_.Q_in[j], expected)
     forecaster.save(tmp_path)
     again = OLinearForecaster.load(tmp_path).predict(table)
-    pd.testing.assert_frame_equal(again, forecaster.predict(table))  # pyright: ignore
+    pd.testing.assert_frame_equal(again, forecaster.predict(table))
     with pytest.raises(ValueError, match="chan_indep needs a basis that is found in the data"):
-        OLinearForecaster(7, **options | {"basis": "dct"}).fit(table)  # pyright: ignore
+        small(chan_indep=True, epochs=1, basis="dct").fit(table)
 
 
 def test_the_prior_of_normlin_is_the_softmax_of_the_correlation(tmp_path) -> None:
-    forecaster = OLinearForecaster(7, **SMALL | {"mixing": "prior", "epochs": 1}).fit(wide())
-    mixing = forecaster.model_.blocks[0].mixing
+    forecaster = small(mixing="prior", epochs=1).fit(wide())
+    mixing = of_class(NormLin, of_class(Block, forecaster.model_.blocks[0]).mixing)
     C = torch.from_numpy(variate_correlation(wide()[["a", "b"]].to_numpy()[:128])).softmax(-1).float()
-    A = torch.nn.functional.softplus(mixing.weight) + C  # pyright: ignore
-    torch.testing.assert_close(mixing.matrix(), A / A.sum(1, keepdim=True))  # pyright: ignore
+    A = torch.nn.functional.softplus(mixing.weight) + C
+    torch.testing.assert_close(mixing.matrix(), A / A.sum(1, keepdim=True))
     forecaster.save(tmp_path)
     again = OLinearForecaster.load(tmp_path).predict(wide())
-    pd.testing.assert_frame_equal(again, forecaster.predict(wide()))  # pyright: ignore
+    pd.testing.assert_frame_equal(again, forecaster.predict(wide()))
 
 
 def test_exogenous_columns_are_refused() -> None:
     with pytest.raises(DataError, match="a long table holds unique_id, ds, y alone; got also 'price': exogenous"):
-        OLinearForecaster(7, **SMALL).fit(long(wide()).assign(price=1.0))
+        small().fit(long(wide()).assign(price=1.0))
 
 
 def test_tables_are_read_with_the_parameters_and_defaults_of_time_series() -> None:

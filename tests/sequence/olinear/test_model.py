@@ -1,5 +1,7 @@
 """OLinear against its definition written out, and the laws that it obeys."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from linmap.sequence.olinear import NormLin, OLinear, OLinear_C, basis, load_official, weighted_loss
+from linmap.sequence.olinear.model import Block
+from typed import of_class
 
 
 def shaken(model: OLinear, seed: int = 0) -> OLinear:
@@ -20,11 +24,15 @@ def shaken(model: OLinear, seed: int = 0) -> OLinear:
     return model
 
 
-def small(N: int = 3, T: int = 6, P: int = 4, **options: object) -> OLinear:
+def small(N: int = 3, T: int = 6, P: int = 4, **options: Any) -> OLinear:
     torch.manual_seed(0)
     bases = {"Q_in": basis("random", T), "Q_out": basis("random", P, seed=1)}
-    sizes = {"d_model": 5, "d_ff": 7, "embed": 2, "layers": 2, "dropout": 0.0}
-    return shaken(OLinear(N, T, P, **(sizes | bases | options)).double())  # pyright: ignore
+    sizes: dict[str, Any] = {"d_model": 5, "d_ff": 7, "embed": 2, "layers": 2, "dropout": 0.0}
+    return shaken(OLinear(N, T, P, **(sizes | bases | options)).double())
+
+
+def blocks(model: OLinear) -> list[Block]:
+    return [of_class(Block, block) for block in model.blocks]
 
 
 def by_definition(model: OLinear, x: Tensor) -> Tensor:
@@ -40,10 +48,11 @@ def by_definition(model: OLinear, x: Tensor) -> Tensor:
     if model.delta1 is not None:
         z = z + model.delta1[None, :, None, :]
     h = model.encoder(z.reshape(len(x), N, E * T))
-    for block in model.blocks:
-        A = F.normalize(F.softplus(block.mixing.weight), p=1, dim=-1)  # pyright: ignore
-        h = block.norm1(h + block.mixing.output(A @ block.mixing.value(h)))  # pyright: ignore
-        h = block.norm2(h + block.linear2(F.gelu(block.linear1(h))))  # pyright: ignore
+    for block in blocks(model):
+        mixing = of_class(NormLin, block.mixing)
+        A = F.normalize(F.softplus(mixing.weight), p=1, dim=-1)
+        h = block.norm1(h + mixing.output(A @ mixing.value(h)))
+        h = block.norm2(h + block.linear2(F.gelu(block.linear1(h))))
     z = model.decoder(model.norm(h)).reshape(len(x), N, E, P)
     z = torch.einsum("bnek,nkt->bnet", z, Q_out)
     if model.delta2 is not None:
@@ -52,7 +61,7 @@ def by_definition(model: OLinear, x: Tensor) -> Tensor:
     return (y - model.revin.shift) / (model.revin.gain + 1e-10) * std.detach() + mean.detach()
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "one copy": {"embed": 1},
     "no shift": {"learn_shift": False},
@@ -100,7 +109,7 @@ def test_initial_values() -> None:
     for parameter, value in ((model.delta1, 0), (model.delta2, 0), (model.revin.gain, 1), (model.revin.shift, 0)):
         assert parameter is not None
         assert bool((parameter == value).all())
-    mixing = model.blocks[0].mixing
+    mixing = blocks(model)[0].mixing
     assert isinstance(mixing, NormLin)
     noise = mixing.weight.detach() - torch.eye(40)
     assert float(noise.std()) == pytest.approx(1, abs=0.1)
@@ -189,8 +198,8 @@ def test_variates_mix_by_the_softmax_of_their_correlation() -> None:
     C = torch.tensor([[1.0, 0.5, float("nan")], [0.5, 1.0, float("nan")], [float("nan")] * 3])
     model = OLinear_C(3, 6, 4, C, d_model=5, embed=2)
     expected = F.softmax(torch.tensor([[1.0, 0.5, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 1.0]]), dim=-1)
-    for block in model.blocks:
-        torch.testing.assert_close(block.mixing.matrix(), expected)  # pyright: ignore
+    for block in blocks(model):
+        torch.testing.assert_close(block.mixing.matrix(), expected)
     learned = {name for name, _ in OLinear(3, 6, 4, d_model=5, embed=2).named_parameters()}
     fixed = {name for name, _ in model.named_parameters()}
     assert learned - fixed == {"blocks.0.mixing.mix.weight", "blocks.1.mixing.mix.weight"}

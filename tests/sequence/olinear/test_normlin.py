@@ -1,6 +1,7 @@
 """NormLin: a row-stochastic mixing of tokens, and its place in other people's transformers."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from linmap.sequence.olinear import CorrelationMixing, NormLin, NormLinAttention, replace_attention
+from typed import of_class
 
 
-def with_weight(W: torch.Tensor, **options: object) -> NormLin:
-    mixing = NormLin(len(W), 4, **options)  # pyright: ignore
+def with_weight(W: torch.Tensor, **options: Any) -> NormLin:
+    mixing = NormLin(len(W), 4, **options)
     with torch.no_grad():
         mixing.weight.copy_(W)
     return mixing
@@ -114,9 +116,9 @@ def test_dropout_thins_the_matrix_without_renormalising() -> None:
 
 def test_wrong_arguments_are_explained() -> None:
     with pytest.raises(ValueError, match=r"weight_transform must be one of 'softplus', .*, got 'tanh'"):
-        NormLin(3, 4, weight_transform="tanh")  # pyright: ignore
+        NormLin(3, 4, weight_transform="tanh")
     with pytest.raises(ValueError, match="norm must be one of"):
-        NormLin(3, 4, norm="l3")  # pyright: ignore
+        NormLin(3, 4, norm="l3")
     with pytest.raises(ValueError, match=r"prior must have shape \(3, 3\), got \(2, 2\)"):
         NormLin(3, 4, prior=torch.eye(2))
     with pytest.raises(ValueError, match=r"mixes 3 tokens of width 4, \(batch, 3, 4\); got \(1, 2, 4\)"):
@@ -131,11 +133,12 @@ def test_a_transformer_runs_with_normlin_in_place_of_attention(training: bool) -
     value = layer.self_attn.in_proj_weight[16:].clone()
     replace_attention(encoder, n_tokens=5)
     assert not any(isinstance(module, nn.MultiheadAttention) for module in encoder.modules())
-    first = encoder.layers[0]
-    torch.testing.assert_close(first.self_attn.mixing.value.weight, value)  # pyright: ignore
+    first = of_class(nn.TransformerEncoderLayer, encoder.layers[0])
+    mixing = of_class(NormLinAttention, first.self_attn).mixing
+    torch.testing.assert_close(mixing.value.weight, value)
     x = torch.randn(2, 5, 8)
-    h = first.norm1(x + first.self_attn.mixing(x))  # pyright: ignore
-    torch.testing.assert_close(first(x), first.norm2(h + first.linear2(F.relu(first.linear1(h)))))  # pyright: ignore
+    h = first.norm1(x + mixing(x))
+    torch.testing.assert_close(first(x), first.norm2(h + first.linear2(F.relu(first.linear1(h)))))
     assert encoder(x).shape == x.shape
 
 
@@ -145,7 +148,7 @@ def test_uniform_attention_equals_normlin_with_zero_weights() -> None:
     plugged = NormLinAttention.from_attention(attention, 5)
     with torch.no_grad():
         attention.in_proj_weight[:16] = 0  # equal scores: attention averages
-        plugged.mixing.weight.zero_()  # pyright: ignore
+        of_class(NormLin, plugged.mixing).weight.zero_()
     x = torch.randn(2, 5, 8)
     torch.testing.assert_close(plugged(x, x, x)[0], attention(x, x, x)[0])
 

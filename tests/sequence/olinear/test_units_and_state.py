@@ -20,6 +20,7 @@ from linmap.sequence.olinear import (
     temporal_correlation,
     variate_correlation,
 )
+from typed import of_class, other
 
 ROWS = np.stack([np.sin(np.arange(90) / 3), np.cos(np.arange(90) / 5) + 0.1 * np.sin(np.arange(90))], 1)
 
@@ -69,13 +70,17 @@ def test_correlations_are_free_of_the_unit(power: int) -> None:
 # -- global state ------------------------------------------------------------------------------------------------------
 
 
+def numpys_state() -> np.ndarray:
+    return of_class(dict, np.random.get_state(legacy=False))["state"]["key"].copy()  # noqa: NPY002
+
+
 def test_a_fit_neither_reads_nor_moves_global_generators() -> None:
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002
-    before = torch.random.get_rng_state().clone(), np.random.get_state(legacy=False)["state"]["key"].copy()  # noqa: NPY002  # pyright: ignore
+    before = torch.random.get_rng_state().clone(), numpys_state()
     first = forecast(ROWS, dropout=0.3)
     assert torch.equal(torch.random.get_rng_state(), before[0])
-    np.testing.assert_array_equal(np.random.get_state(legacy=False)["state"]["key"], before[1])  # noqa: NPY002  # pyright: ignore
+    np.testing.assert_array_equal(numpys_state(), before[1])
     torch.manual_seed(99)
     np.testing.assert_array_equal(forecast(ROWS, dropout=0.3), first)
     assert not np.array_equal(forecast(ROWS, dropout=0.3, random_state=1), first)
@@ -110,7 +115,7 @@ def test_lookback_rows_are_enough(frequency: str, lookback: int, tmp_path) -> No
     fitted.save(tmp_path)
     whole = fitted.predict(dated(frequency))
     for one in (fitted, OLinearForecaster.load(tmp_path)):
-        pd.testing.assert_frame_equal(one.predict(dated(frequency).tail(lookback)), whole)  # pyright: ignore
+        pd.testing.assert_frame_equal(one.predict(dated(frequency).tail(lookback)), whole)
 
 
 def test_tables_of_another_step_are_refused() -> None:
@@ -128,8 +133,8 @@ def test_rows_that_are_counted_fit_any_model() -> None:
     fitted = forecaster(epochs=1).fit(dated("h"))
     assert np.shape(fitted.predict(dated("h")[["a"]])) == (3, 1)
     pd.testing.assert_series_equal(
-        forecaster(epochs=1).fit(dated("h")[["a"]]).predict(dated("D"))["a"],  # pyright: ignore
-        fitted.predict(dated("h"))["a"],  # pyright: ignore
+        forecaster(epochs=1).fit(dated("h")[["a"]]).predict(dated("D"))["a"],
+        fitted.predict(dated("h"))["a"],
     )
 
 
@@ -142,7 +147,7 @@ def test_what_was_understood_travels_with_the_model(tmp_path) -> None:
     loaded = OLinearForecaster.load(tmp_path)
     assert loaded.clock_ == fitted.clock_
     few = loaded.predict(table[31:37])  # 01/02 to 06/02: alone, it could be the second of January to June
-    assert few["ds"].to_list() == ["07/02/2024", "08/02/2024", "09/02/2024"]  # pyright: ignore
+    assert few["ds"].to_list() == ["07/02/2024", "08/02/2024", "09/02/2024"]
 
 
 # -- bases -------------------------------------------------------------------------------------------------------------
@@ -154,8 +159,8 @@ def test_float64_models_have_float64_bases() -> None:
     model = OLinear(2, 6, 3, d_model=4, embed=1, layers=1, Q_in=Q_in, Q_out=Q_out)
     for one in (wrapper, model, OrthoTransWrapper(torch.nn.Linear(6, 3).double(), Q_in, Q_out)):
         one = one.float().half().double() if one is model else one.double()
-        np.testing.assert_array_equal(one.Q_in.numpy(), Q_in)  # pyright: ignore
-        np.testing.assert_array_equal(one.Q_out.numpy(), Q_out)  # pyright: ignore
+        np.testing.assert_array_equal(one.Q_in.numpy(), Q_in)
+        np.testing.assert_array_equal(one.Q_out.numpy(), Q_out)
     loaded = OrthoTransWrapper(torch.nn.Flatten(0), np.eye(6), np.eye(3))
     loaded.load_state_dict(OrthoTransWrapper(torch.nn.Flatten(0), Q_in, Q_out).state_dict())
     np.testing.assert_allclose(loaded.double().Q_in.numpy(), Q_in, atol=1e-7)  # what was loaded, not what was built
@@ -180,6 +185,6 @@ def test_orthotrans_refuses_what_no_basis_can_transform() -> None:
         fitted.transform(np.full((2, 6), np.nan))
     for x in (np.ones((2, 6), complex), torch.ones(2, 6, dtype=torch.complex64)):
         with pytest.raises(ValueError, match="Complex data not supported"):
-            fitted.transform(x)  # pyright: ignore
+            fitted.transform(other(x))
     with pytest.raises(ValueError, match="Complex data not supported"):
         OrthoTrans(6).fit(ROWS + 1j)

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from linmap import artifacts
 from linmap.errors import ArtifactError
 from linmap.sequence.s4 import S4Classifier, S4Regressor, load_estimator
 from linmap.sequence.s4.estimators import timescales
+from typed import present
 
-SMALL = {"n_layers": 1, "d_model": 16, "d_state": 16, "epochs": 10, "batch_size": 8, "dt": (0.01, 0.3)}
+small_classifier = partial(S4Classifier, n_layers=1, d_model=16, d_state=16, epochs=10, batch_size=8, dt=(0.01, 0.3))
+small_regressor = partial(S4Regressor, n_layers=1, d_model=16, d_state=16, epochs=10, batch_size=8, dt=(0.01, 0.3))
 
 
 def waves(n: int = 96, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
@@ -30,7 +33,7 @@ def waves(n: int = 96, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
 
 @pytest.fixture(scope="module")
 def fitted() -> S4Classifier:
-    return S4Classifier(**SMALL).fit(*waves())
+    return small_classifier().fit(*waves())
 
 
 def test_classes_of_series_of_unequal_lengths(fitted: S4Classifier) -> None:
@@ -73,7 +76,7 @@ def test_numbers_and_their_streams(tmp_path) -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(120, 30)) + rng.uniform(-3, 3, size=(120, 1))
     y = 100 + 10 * X.mean(1)
-    model = S4Regressor(**SMALL | {"epochs": 15}, layer="s4", bidirectional=False).fit(X, y)
+    model = small_regressor(epochs=15, layer="s4", bidirectional=False).fit(X, y)
     assert model.score(X, y) > 0.9
     model.save(tmp_path)
     again = load_estimator(tmp_path)
@@ -111,19 +114,17 @@ def test_scikit_learn_clones_searches_and_chains(fitted: S4Classifier) -> None:
     assert not hasattr(copy, "model_")
     X, y = waves(24)
     padded = np.stack([x[:20] for x in X])
-    search = GridSearchCV(
-        make_pipeline(S4Classifier(**SMALL | {"epochs": 1})), {"s4classifier__lr": [1e-3, 1e-2]}, cv=2
-    )
+    search = GridSearchCV(make_pipeline(small_classifier(epochs=1)), {"s4classifier__lr": [1e-3, 1e-2]}, cv=2)
     search.fit(padded, y)
     assert len(search.cv_results_["params"]) == 2
-    repeated = [S4Classifier(**SMALL | {"epochs": 2}).fit(padded, y).predict_proba(padded) for _ in range(2)]
-    np.testing.assert_array_equal(*repeated)
+    one, other = (small_classifier(epochs=2).fit(padded, y).predict_proba(padded) for _ in range(2))
+    np.testing.assert_array_equal(one, other)
 
 
 def test_held_out_series_are_scored_after_each_epoch_and_choose_the_weights() -> None:
     X, y = waves(48)
     held, labels = waves(24, seed=1)
-    model = S4Classifier(**SMALL | {"epochs": 6, "dt": None}).fit(X, y, validation=(held, labels))
+    model = small_classifier(epochs=6, dt=None).fit(X, y, validation=(held, labels))
     assert model.history_ is not None
     records = model.history_.epochs
     best = min(records, key=lambda record: record.val or 0.0)
@@ -133,12 +134,12 @@ def test_held_out_series_are_scored_after_each_epoch_and_choose_the_weights() ->
     assert best.val == pytest.approx(-np.log(P).mean(), abs=1e-5)
     assert model.dt_ == timescales(max(map(len, X)))
     numbers = np.array([x[:, 0].mean() for x in X])
-    regressor = S4Regressor(**SMALL | {"epochs": 2}).fit(X, numbers, validation=(X, numbers))
+    regressor = small_regressor(epochs=2).fit(X, numbers, validation=(X, numbers))
     assert regressor.history_ is not None
     scores = [record.metrics["score"] for record in regressor.history_.epochs]
-    assert regressor.score(X, numbers) == pytest.approx(scores[regressor.history_.best_epoch - 1], abs=1e-5)  # pyright: ignore
+    assert regressor.score(X, numbers) == pytest.approx(scores[present(regressor.history_.best_epoch) - 1], abs=1e-5)
     with pytest.raises(ValueError, match="the class what is not among those of y"):
-        S4Classifier(**SMALL).fit(X, y, validation=(held[:1], ["what"]))
+        small_classifier().fit(X, y, validation=(held[:1], ["what"]))
 
 
 @pytest.mark.parametrize(("longest", "steps"), [(5, (0.2, 1.0)), (26, (1 / 26, 10 / 26)), (1000, (1e-3, 0.1))])
@@ -148,9 +149,9 @@ def test_the_range_of_steps_covers_the_series(longest: int, steps: tuple[float, 
 
 def test_training_goes_on_where_it_stopped(tmp_path) -> None:
     X, y = waves(32)
-    whole = S4Classifier(**SMALL).fit(X, y)
-    S4Classifier(**SMALL).fit(X, y, checkpoints=tmp_path)
-    resumed = S4Classifier(**SMALL).fit(X, y, checkpoints=tmp_path, resume=True)
+    whole = small_classifier().fit(X, y)
+    small_classifier().fit(X, y, checkpoints=tmp_path)
+    resumed = small_classifier().fit(X, y, checkpoints=tmp_path, resume=True)
     np.testing.assert_array_equal(whole.predict_proba(X), resumed.predict_proba(X))
 
 
@@ -168,9 +169,9 @@ def test_bad_series(fitted: S4Classifier) -> None:
         (X, ["a"] * 4, "y has one class, a;"),
     ):
         with pytest.raises(ValueError, match=message):
-            S4Classifier(**SMALL).fit(series, labels)  # pyright: ignore[reportArgumentType]
+            small_classifier().fit(series, labels)
     with pytest.raises(ValueError, match="y must hold finite numbers"):
-        S4Regressor(**SMALL).fit(X, [1, 2, 3, np.inf])
+        small_regressor().fit(X, [1, 2, 3, np.inf])
     with pytest.raises(ValueError, match="X has 1 channels, and the model was fitted to 2"):
         fitted.predict([x[:, :1] for x in X])
     with pytest.raises(ValueError, match="sample 0 must hold 2 finite numbers"):
@@ -180,7 +181,7 @@ def test_bad_series(fitted: S4Classifier) -> None:
     stream = fitted.stream()
     with pytest.raises(ValueError, match="layer0 must have shape"):
         stream.restore(stream.state() | {"layer0": torch.zeros(1)})
-    both = S4Classifier(**SMALL | {"epochs": 1}, bidirectional=True).fit(*waves(8))
+    both = small_classifier(epochs=1, bidirectional=True).fit(*waves(8))
     with pytest.raises(ValueError, match="a stream has no future to read"):
         both.stream()
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from linmap.maps import DiagonalPlusLowRank
 from linmap.sequence.s4 import S4, S4D
 from linmap.sequence.s4.layers import StateSpaceLayer, TiedDropout
+from typed import other
 
 pytestmark = pytest.mark.filterwarnings("ignore:step in training mode")
 
@@ -84,9 +85,9 @@ def test_shorter_sequences_in_a_batch_are_as_if_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [S4D, S4])
-def test_both_directions_are_two_causal_passes(kind: type[StateSpaceLayer]) -> None:
+def test_both_directions_are_two_causal_passes(kind: type[S4D | S4]) -> None:
     torch.manual_seed(0)
-    layer = kind(3, 8, bidirectional=True, activation=False, gate=False).double()  # pyright: ignore[reportCallIssue]
+    layer = kind(3, 8, bidirectional=True, activation=False, gate=False).double()
     u, L = noise(2, 9, 3), 9
     forward, reverse = layer.kernel(L)
     expected = layer.D * u
@@ -271,7 +272,11 @@ def test_what_is_kept_follows_writes_that_no_version_counts(name: str, write) ->
 def test_many_layers_at_once_under_vmap_leave_nothing_behind() -> None:
     layers, u = [build("lin", seed).eval() for seed in range(3)], noise(1, 6, 4)
     stacked = torch.func.stack_module_state(list[nn.Module](layers))
-    together = torch.vmap(lambda *state: torch.func.functional_call(layers[0], state, (u,)))
+
+    def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(layers[0], (parameters, buffers), (u,))
+
+    together = torch.vmap(one)
     for _ in range(2):
         torch.testing.assert_close(together(*stacked), torch.stack([layer(u) for layer in layers]))
 
@@ -348,10 +353,10 @@ def test_half_precision_is_computed_in_float32_with_one_warning() -> None:
         (lambda: S4D(4, lr={"P": 1.0}), "lr: there is no part 'P'"),
         (lambda: S4D(4, lr=-1.0), "lr of dt must be 0"),
         (lambda: S4(4, init="legt", rank=1), "legt needs rank 2"),
-        (lambda: S4D(4, disc="euler"), "disc must be 'zoh' or 'bilinear'"),  # pyright: ignore[reportArgumentType]
+        (lambda: S4D(4, disc=other("euler")), "disc must be 'zoh' or 'bilinear'"),
         (lambda: S4D(4, dropout=1.0), r"dropout=1.0 must lie in \[0, 1\)"),
         (lambda: S4D(4, is_real=True), "needs init='real'"),
-        (lambda: S4D(4, dt_transform="relu"), "dt_transform must be"),  # pyright: ignore[reportArgumentType]
+        (lambda: S4D(4, dt_transform=other("relu")), "dt_transform must be"),
     ],
 )
 @pytest.mark.usefixtures("annotations_unchecked")
@@ -362,8 +367,8 @@ def test_bad_settings(make, message: str) -> None:
 
 @pytest.mark.usefixtures("annotations_unchecked")
 @pytest.mark.parametrize("kind", [S4D, S4])
-def test_bad_inputs(kind: type[StateSpaceLayer]) -> None:
-    layer = kind(4, 8)  # pyright: ignore[reportCallIssue]
+def test_bad_inputs(kind: type[S4D | S4]) -> None:
+    layer = kind(4, 8)
     u, state = torch.randn(2, 6, 4), layer.initial_state(2)
     with pytest.raises(ValueError, match=r"H = 4, got shape \(2, 4, 6\); this looks like \(B, H, L\): pass u.mT"):
         layer(u.mT)
@@ -391,7 +396,7 @@ def test_bad_inputs(kind: type[StateSpaceLayer]) -> None:
         layer(u, state[:1])
     with pytest.raises(ValueError, match="rate must be a positive"):
         layer(u, rate=0.0)
-    both = kind(4, 8, bidirectional=True)  # pyright: ignore[reportCallIssue]
+    both = kind(4, 8, bidirectional=True)
     with pytest.raises(ValueError, match="step: a bidirectional layer"):
         both.step(u[:, 0], state)
     with pytest.raises(ValueError, match="scan: a bidirectional layer"):

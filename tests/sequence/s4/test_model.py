@@ -1,14 +1,19 @@
+from typing import Any, Literal
+
 import pytest
 import torch
 
 from linmap.sequence.s4 import SequenceModel
+from linmap.sequence.s4.model import Pooling
 
 KINDS = [("s4d", "layer", True, "mean"), ("s4", "batch", False, "last"), ("s4d", "batch", True, None)]
 
 
-def build(layer: str, norm: str, prenorm: bool, pooling: str | None, **options) -> SequenceModel:
+def build(
+    layer: Literal["s4d", "s4"], norm: Literal["layer", "batch"], prenorm: bool, pooling: Pooling | None, **options: Any
+) -> SequenceModel:
     torch.manual_seed(0)
-    model = SequenceModel(2, 3, 2, 8, 4, layer=layer, norm=norm, prenorm=prenorm, pooling=pooling, **options)  # pyright: ignore
+    model = SequenceModel(2, 3, 2, 8, 4, layer=layer, norm=norm, prenorm=prenorm, pooling=pooling, **options)
     for norm_module in model.norms:
         if isinstance(norm_module, torch.nn.BatchNorm1d):
             norm_module.running_mean = torch.randn(8)
@@ -69,14 +74,15 @@ def test_groups_hold_every_parameter_once() -> None:
 
 @pytest.mark.usefixtures("annotations_unchecked")
 def test_bad_settings_and_inputs() -> None:
-    for options, message in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"layer": "s5"}, "layer=s5 must be one of"),
         ({"norm": "group"}, "norm=group must be one of"),
         ({"pooling": "max"}, "pooling=max must be one of"),
         ({"n_layers": 0}, "n_layers=0 must be positive"),
-    ):
+    )
+    for options, message in wrong:
         with pytest.raises(ValueError, match=message):
-            SequenceModel(1, 2, **options)  # pyright: ignore[reportArgumentType]
+            SequenceModel(1, 2, **options)
     model = SequenceModel(1, 2, 1, 4, 2, norm="batch")
     with pytest.raises(ValueError, match=r"x must be \(B, L, d_in\) with d_in = 1"):
         model(torch.zeros(2, 3, 5))

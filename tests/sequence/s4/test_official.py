@@ -20,7 +20,7 @@ def after(y: Tensor, state: dict[str, Tensor]) -> Tensor:
 
 def convolved(u: Tensor, K: Tensor, D: Tensor) -> Tensor:
     L = u.shape[1]
-    y = torch.stack([sum(K[:, j] * u[:, i - j] for j in range(i + 1)) for i in range(L)], -1)  # pyright: ignore
+    y = torch.stack([torch.stack([K[:, j] * u[:, i - j] for j in range(i + 1)]).sum(0) for i in range(L)], -1)
     return y + D.unsqueeze(-1) * u.mT
 
 

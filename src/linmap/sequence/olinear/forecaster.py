@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args, overload
 
 import numpy as np
 import pandas as pd
@@ -277,6 +277,12 @@ class OLinearForecaster(BaseEstimator):
         check_scale(self.interval_scale)
         series = self.known(self.read(X, self.clock_))
         return self._calibrate(series, self.standardised(series), len(series))
+
+    @overload
+    def predict(self, X: np.ndarray, level: Sequence[float | int] | None = None) -> np.ndarray: ...
+
+    @overload
+    def predict(self, X: pd.DataFrame | TimeSeries, level: Sequence[float | int] | None = None) -> pd.DataFrame: ...
 
     def predict(
         self, X: pd.DataFrame | np.ndarray | TimeSeries, level: Sequence[float | int] | None = None
