@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from scipy.signal import cont2discrete
 from linmap.sequence.hippo import OnlineProjection, discretize, hippo_matrices
 from linmap.sequence.hippo.discretization import zoh_factor
 from linmap.sequence.hippo.online import legs_step
+from typed import gradient_of
 
 
 @given(
@@ -19,9 +22,9 @@ from linmap.sequence.hippo.online import legs_step
 def test_discretisation_is_that_of_scipy(measure, method, dt, N) -> None:
     A, B = hippo_matrices(measure, N)
     dA, dB = discretize(A, B, dt, method)
-    name = {"forward": "euler", "backward": "backward_diff", 0.3: "gbt"}.get(method, method)
+    name: Any = {"forward": "euler", "backward": "backward_diff", 0.3: "gbt"}.get(method, method)
     system = (A.numpy(), B.numpy()[:, None], np.eye(N), np.zeros((N, 1)))
-    expected = cont2discrete(system, dt, name, alpha=0.3 if name == "gbt" else None)
+    expected: Any = cont2discrete(system, dt, name, alpha=0.3 if name == "gbt" else None)
     np.testing.assert_allclose(dA, expected[0], rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(dB, expected[1][:, 0], rtol=1e-11, atol=1e-12)
 
@@ -37,7 +40,7 @@ def test_the_factor_of_zero_order_hold_is_exact_near_zero(size: float, angle: fl
     value = zoh_factor(zero, torch.tensor([0.5], dtype=torch.float64))
     assert value.item() == 0.5
     value.real.sum().backward()
-    assert torch.isfinite(torch.view_as_real(zero.grad)).all()
+    assert torch.isfinite(torch.view_as_real(gradient_of(zero))).all()
 
 
 @given(st.integers(1, 12), st.integers(1, 40), st.sampled_from([0.0, 0.3, 0.5, 1.0]), st.integers(0, 99))

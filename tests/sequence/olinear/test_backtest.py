@@ -5,10 +5,10 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.base import clone
 
 from linmap.errors import DataError
 from linmap.sequence.olinear import OLinearForecaster, backtest
+from typed import cloned, of_class
 
 small = partial(OLinearForecaster, 5, d_model=8, embed=2, layers=1, dropout=0.0, epochs=2, lr=5e-3, lookback=14)
 
@@ -21,9 +21,14 @@ def table(rows: int = 260) -> pd.DataFrame:
     return pd.DataFrame({"ds": times, "a": values[:, 0], "b": values[:, 1]})
 
 
+def frame(table: object) -> pd.DataFrame:
+    """Rows or columns of a table, which pandas declares as perhaps a series."""
+    return of_class(pd.DataFrame, table)
+
+
 @pytest.fixture(scope="module")
 def fitted() -> OLinearForecaster:
-    return small(calibration=0.2).fit(table()[:200])
+    return small(calibration=0.2).fit(frame(table()[:200]))
 
 
 def test_a_fixed_model_forecasts_from_each_origin_as_predict_does(fitted: OLinearForecaster) -> None:
@@ -31,7 +36,7 @@ def test_a_fixed_model_forecasts_from_each_origin_as_predict_does(fitted: OLinea
     assert found.cutoffs.tolist() == [236, 242, 248, 254]
     assert found.fits == 0
     for cutoff, forecast, width in zip(found.cutoffs, found.forecasts, found.widths[80], strict=True):
-        expected = fitted.predict(table()[: cutoff + 1], level=[80])
+        expected = fitted.predict(frame(table()[: cutoff + 1]), level=[80])
         assert isinstance(expected, pd.DataFrame)
         np.testing.assert_allclose(forecast, expected[["a", "b"]])
         np.testing.assert_allclose(forecast + width, expected[["a-hi-80", "b-hi-80"]], rtol=1e-6)
@@ -57,18 +62,18 @@ def test_errors_count_standard_deviations_by_step(fitted: OLinearForecaster) -> 
     np.testing.assert_allclose(errors["naive MAE"], (np.abs(found.actual - last) / fitted.scale_).mean((0, 2)))
     inside = np.abs(found.forecasts - found.actual) <= found.widths[80]
     np.testing.assert_allclose(errors["coverage-80"], inside.mean((0, 2)))
-    assert (errors["width-50"] < errors["width-80"]).all()
+    assert np.all(errors["width-50"] < errors["width-80"])
 
 
 def test_the_long_frame_holds_every_forecast_once(fitted: OLinearForecaster) -> None:
-    frame = backtest(fitted, table(), n_windows=3, level=[80]).frame()
-    assert frame.columns.to_list() == ["unique_id", "ds", "cutoff", "y", "OLinear", "OLinear-lo-80", "OLinear-hi-80"]
-    assert len(frame) == 2 * 3 * 5
+    long = backtest(fitted, table(), n_windows=3, level=[80]).frame()
+    assert long.columns.to_list() == ["unique_id", "ds", "cutoff", "y", "OLinear", "OLinear-lo-80", "OLinear-hi-80"]
+    assert len(long) == 2 * 3 * 5
     truth = table().set_index("ds")
-    places = zip(frame["ds"], frame["unique_id"], frame["y"], strict=True)
+    places = zip(long["ds"], long["unique_id"], long["y"], strict=True)
     assert all(truth.loc[time, name] == y for time, name, y in places)
-    assert (frame["ds"] > frame["cutoff"]).all()
-    assert (frame["OLinear-lo-80"] < frame["OLinear"]).all()
+    assert np.all(long["ds"] > long["cutoff"])
+    assert np.all(long["OLinear-lo-80"] < long["OLinear"])
 
 
 @pytest.mark.parametrize(("input_size", "first"), [(None, 0), (100, 155)])
@@ -77,10 +82,10 @@ def test_refits_see_all_rows_so_far_or_a_window_that_moves(input_size: int | Non
     found = backtest(forecaster, table(), n_windows=3, refit=2, input_size=input_size)
     assert found.fits == 2
     assert not hasattr(forecaster, "model_")
-    again = clone(forecaster).fit(table()[first:255])  # the third origin is row 254
-    np.testing.assert_allclose(found.forecasts[2], again.predict(table()[:255])[["a", "b"]])
-    earlier = clone(forecaster).fit(table()[max(first - 10, 0) : 245])
-    np.testing.assert_allclose(found.forecasts[1], earlier.predict(table()[:250])[["a", "b"]])
+    again = cloned(forecaster).fit(frame(table()[first:255]))  # the third origin is row 254
+    np.testing.assert_allclose(found.forecasts[2], again.predict(frame(table()[:255]))[["a", "b"]])
+    earlier = cloned(forecaster).fit(frame(table()[max(first - 10, 0) : 245]))
+    np.testing.assert_allclose(found.forecasts[1], earlier.predict(frame(table()[:250]))[["a", "b"]])
     np.testing.assert_allclose(found.scale, earlier.scale_)
 
 
@@ -88,8 +93,8 @@ def test_a_model_that_is_not_fitted_is_fitted_once_before_the_first_origin() -> 
     forecaster = small()
     found = backtest(forecaster, table(), n_windows=3)
     assert found.fits == 1
-    once = clone(forecaster).fit(table()[:245])
-    np.testing.assert_allclose(found.forecasts[2], once.predict(table()[:255])[["a", "b"]])
+    once = cloned(forecaster).fit(frame(table()[:245]))
+    np.testing.assert_allclose(found.forecasts[2], once.predict(frame(table()[:255]))[["a", "b"]])
 
 
 def test_rows_that_the_model_has_seen_are_refused(fitted: OLinearForecaster, tmp_path) -> None:
@@ -101,17 +106,17 @@ def test_rows_that_the_model_has_seen_are_refused(fitted: OLinearForecaster, tmp
 
 
 def test_times_may_have_a_zone() -> None:
-    zoned = table().assign(ds=table()["ds"].dt.tz_localize("Europe/Madrid").dt.tz_convert("UTC"))[:80]
-    forecaster = small().fit(zoned[:70])
+    zoned = table(80).assign(ds=table(80)["ds"].dt.tz_localize("Europe/Madrid").dt.tz_convert("UTC"))
+    forecaster = small().fit(frame(zoned[:70]))
     assert backtest(forecaster, zoned, n_windows=1).cutoffs.tolist() == [74]
     with pytest.raises(DataError, match="has seen rows until"):
         backtest(forecaster, zoned, n_windows=3)
 
 
 def test_zones_on_one_side_alone_are_refused() -> None:
-    naive, zoned = table()[:80], table().assign(ds=table()["ds"].dt.tz_localize("UTC"))[:80]
+    naive, zoned = table(80), table(80).assign(ds=table(80)["ds"].dt.tz_localize("UTC"))
     for seen, later, words in ((naive, zoned, "this table have a time zone"), (zoned, naive, "model have a time zone")):
-        forecaster = small().fit(seen[:60])
+        forecaster = small().fit(frame(seen[:60]))
         with pytest.raises(DataError, match=words):
             backtest(forecaster, later, n_windows=1)
         with pytest.raises(DataError, match=words):
@@ -120,8 +125,8 @@ def test_zones_on_one_side_alone_are_refused() -> None:
 
 
 def test_years_and_other_numbers_are_times_too(fitted: OLinearForecaster) -> None:
-    years = table()[:80].assign(ds=range(1900, 1980)).rename(columns={"ds": "year"})
-    forecaster = small().fit(years[:70])
+    years = table(80).assign(ds=range(1900, 1980)).rename(columns={"ds": "year"})
+    forecaster = small().fit(frame(years[:70]))
     with pytest.raises(DataError, match="has seen rows until 1969"):
         backtest(forecaster, years, n_windows=3)
     found = backtest(forecaster, years, n_windows=1).frame()
@@ -143,6 +148,6 @@ def test_wrong_arguments_are_explained(fitted: OLinearForecaster) -> None:
     with pytest.raises(ValueError, match="refit must be at least 0, got -1"):
         backtest(fitted, table(), refit=-1)
     with pytest.raises(DataError, match="leave 5 of 260 rows before the first, each needs 14"):
-        backtest(clone(fitted), table(), n_windows=51)
+        backtest(cloned(fitted), table(), n_windows=51)
     with pytest.raises(ValueError, match="set calibration to a share of the rows"):
         backtest(small(), table(), n_windows=2, level=[80])

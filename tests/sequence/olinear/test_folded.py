@@ -32,7 +32,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_folded_forecasts_are_the_models(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     bases: dict[str, Any] = {"Q_in": basis("random", 6), "Q_out": basis("random", 4)}
-    model = moved(OLinear(3, 6, 4, **({"d_model": 8, "embed": 3} | bases | options)).double())
+    sizes: dict[str, Any] = {"d_model": 8, "embed": 3}
+    model = moved(OLinear(3, 6, 4, **(sizes | bases | options)).double())
     x = torch.randn(5, 6, 3, dtype=torch.float64) * 4 + 1
     torch.testing.assert_close(fold(model)(x), model(x), atol=1e-9, rtol=1e-9)
 

@@ -26,7 +26,7 @@ def shaken(model: OLinear, seed: int = 0) -> OLinear:
 
 def small(N: int = 3, T: int = 6, P: int = 4, **options: Any) -> OLinear:
     torch.manual_seed(0)
-    bases = {"Q_in": basis("random", T), "Q_out": basis("random", P, seed=1)}
+    bases: dict[str, Any] = {"Q_in": basis("random", T), "Q_out": basis("random", P, seed=1)}
     sizes: dict[str, Any] = {"d_model": 5, "d_ff": 7, "embed": 2, "layers": 2, "dropout": 0.0}
     return shaken(OLinear(N, T, P, **(sizes | bases | options)).double())
 

@@ -5,13 +5,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from linmap.data.timeseries import load_time_series
 from linmap.sequence.olinear import OrthoTrans, OrthoTransWrapper, basis, temporal_correlation
-from typed import gradient_of
+from typed import cloned, gradient_of
 
 
 def rows(seed: int = 0, n: int = 200, N: int = 2) -> np.ndarray:
@@ -82,7 +81,7 @@ def test_official_reads_the_lower_triangle_in_float32_precision(t: int) -> None:
 
 def test_scikit_learn_manners() -> None:
     original = OrthoTrans(7, corr="official").fit(rows())
-    copy = clone(original)
+    copy = cloned(original)
     assert copy.get_params() == {"length": 7, "corr": "official", "chan_indep": False}
     with pytest.raises(NotFittedError):
         copy.transform(np.zeros(7))

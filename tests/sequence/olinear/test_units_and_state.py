@@ -104,6 +104,11 @@ def test_fits_in_threads_do_not_disturb_each_other() -> None:
 # -- the clock of a model ----------------------------------------------------------------------------------------------
 
 
+def frame(table: object) -> pd.DataFrame:
+    """Rows or columns of a table, which pandas declares as perhaps a series."""
+    return of_class(pd.DataFrame, table)
+
+
 def dated(frequency: str, rows: int = 90) -> pd.DataFrame:
     return pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=rows, freq=frequency), "a": ROWS[:rows, 0]})
 
@@ -131,10 +136,10 @@ def test_tables_of_another_step_are_refused() -> None:
 
 def test_rows_that_are_counted_fit_any_model() -> None:
     fitted = forecaster(epochs=1).fit(dated("h"))
-    assert np.shape(fitted.predict(dated("h")[["a"]])) == (3, 1)
+    assert np.shape(fitted.predict(frame(dated("h")[["a"]]))) == (3, 1)
     pd.testing.assert_series_equal(
-        forecaster(epochs=1).fit(dated("h")[["a"]]).predict(dated("D"))["a"],
-        fitted.predict(dated("h"))["a"],
+        of_class(pd.Series, forecaster(epochs=1).fit(frame(dated("h")[["a"]])).predict(dated("D"))["a"]),
+        of_class(pd.Series, fitted.predict(dated("h"))["a"]),
     )
 
 
@@ -146,7 +151,7 @@ def test_what_was_understood_travels_with_the_model(tmp_path) -> None:
     fitted.save(tmp_path)
     loaded = OLinearForecaster.load(tmp_path)
     assert loaded.clock_ == fitted.clock_
-    few = loaded.predict(table[31:37])  # 01/02 to 06/02: alone, it could be the second of January to June
+    few = loaded.predict(frame(table[31:37]))  # 01/02 to 06/02: alone, it could be the second of January to June
     assert few["ds"].to_list() == ["07/02/2024", "08/02/2024", "09/02/2024"]
 
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
-from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
@@ -13,7 +12,7 @@ from linmap import artifacts
 from linmap.errors import ArtifactError
 from linmap.sequence.s4 import S4Classifier, S4Regressor, load_estimator
 from linmap.sequence.s4.estimators import timescales
-from typed import present
+from typed import cloned, present
 
 small_classifier = partial(S4Classifier, n_layers=1, d_model=16, d_state=16, epochs=10, batch_size=8, dt=(0.01, 0.3))
 small_regressor = partial(S4Regressor, n_layers=1, d_model=16, d_state=16, epochs=10, batch_size=8, dt=(0.01, 0.3))
@@ -109,7 +108,7 @@ def test_a_damaged_run_is_told_as_one(fitted: S4Classifier, tmp_path, lost: str)
 
 
 def test_scikit_learn_clones_searches_and_chains(fitted: S4Classifier) -> None:
-    copy = clone(fitted)
+    copy = cloned(fitted)
     assert copy.get_params() == fitted.get_params()
     assert not hasattr(copy, "model_")
     X, y = waves(24)
