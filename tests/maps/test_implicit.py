@@ -36,7 +36,7 @@ def test_rows_and_columns_are_those_of_the_matrix(m: int, n: int, batch_size: in
     torch.testing.assert_close(map.T.matrix(), M.mT)
 
 
-@pytest.mark.parametrize(("m", "n", "k"), [(150, 120, 5), (90, 200, 7), (6, 4, 4), (5, 5, 1)])
+@pytest.mark.parametrize(("m", "n", "k"), [(150, 120, 5), (90, 200, 7), (6, 4, 4), (5, 5, 1), (90, 60, 1)])
 def test_svd_is_the_dense_one(m: int, n: int, k: int):
     M = matrix(m, n)
     U, S, Vh = implicit(M).svd(k)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,7 @@ def test_the_comparison_of_prompts(llama: str, tmp_path: Path):
     assert {len(values) for row in result.rows for values in row.values.values()} == {3}  # one is too short
     assert result.checks[0].passed, result.checks[0].figures
     assert result.rows[-1].values["rank correlation"] == pytest.approx([1, 1, 1])
+    assert all(row.seconds and row.seconds > 0 for row in result.rows)
     assert "prompts" in result.verdict
     assert [picture.file for picture in result.pictures] == ["deletion.svg"]
     more = compare(Compare(model=llama, length=6, steps=3), CompareJob(data=data, out=tmp_path / "out", resume=True))
@@ -136,3 +138,18 @@ def test_a_point_of_the_photograph_in_what_the_model_sees():
         seen_point(seen, photo, (0, 100))
     with pytest.raises(UsageError, match="outside the photograph of 400 x 200"):
         seen_point(seen, photo, (400, 0))
+
+
+def test_damaged_weights_are_refused(llama: str, tmp_path: Path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "damaged"
+    shutil.copytree(llama, folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ArgumentError, match=r"lacks weights of its LlamaForCausalLM: model\.norm\.weight"):
+        apply(Apply(model=str(folder)), ApplyJob(out=tmp_path / "out"))
+    (folder / "model.safetensors").write_bytes(bytes(100))
+    with pytest.raises(ArgumentError, match=r"damaged cannot be loaded as a causal language model: .*header"):
+        apply(Apply(model=str(folder)), ApplyJob(out=tmp_path / "out"))

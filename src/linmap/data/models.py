@@ -208,7 +208,10 @@ def load_pretrained(folder: Path, kind: Literal["language", "encoder"], dtype: s
     from transformers import AutoModel, AutoModelForCausalLM
 
     if kind == "language":
-        return _loaded(AutoModelForCausalLM, folder, "a causal language model", dtype)[0]
+        model, missing = _loaded(AutoModelForCausalLM, folder, "a causal language model", dtype)
+        if missing:  # Transformers draws them at random
+            raise ArgumentError(f"{folder} lacks weights of its {type(model).__name__}: {_some(missing)}.")
+        return model
     return _loaded(AutoModel, folder, "a model", dtype)[0]
 
 
@@ -237,8 +240,14 @@ def load_trained(folder: Path) -> nn.Module:
             if getattr(module, "pooler", None) is not None and f"{name}.pooler.".lstrip(".") in "".join(missing):
                 module.pooler = None
     elif missing:
-        raise ArgumentError(f"{folder} lacks weights of its {type(model).__name__}: {', '.join(sorted(missing)[:3])}.")
+        raise ArgumentError(f"{folder} lacks weights of its {type(model).__name__}: {_some(missing)}.")
     return model
+
+
+def _some(names: set[str]) -> str:
+    """Three names at most, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(sorted(names)[:3]) + more
 
 
 HEADS = {
@@ -266,6 +275,8 @@ def _loaded(auto: Any, folder: Path, what: str, dtype: str) -> tuple[Any, set[st
     ArgumentError
         As of `load_pretrained`.
     """
+    from safetensors import SafetensorError
+
     check_kernels(folder)
     try:
         with quiet_libraries():
@@ -277,7 +288,7 @@ def _loaded(auto: Any, folder: Path, what: str, dtype: str) -> tuple[Any, set[st
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise ArgumentError(f"{folder} cannot be loaded as {what}: {first}") from error
     return model, set(info["missing_keys"])

@@ -192,7 +192,8 @@ class Implicit(LinearMap):
 
             start = np.random.default_rng(0).standard_normal(smaller)
             _, _, vt = cast(Any, svds)(self._in_unit(), k=k, ncv=3 * k + 20, tol=tol, v0=start, solver="arpack")
-            V = torch.linalg.qr(torch.as_tensor(np.ascontiguousarray(vt.T), dtype=self.dtype, device=self.device)).Q
+            vectors = vt.T.copy()  # a single one comes with a negative stride
+            V = torch.linalg.qr(torch.as_tensor(vectors, dtype=self.dtype, device=self.device)).Q
             U, S, rotation = torch.linalg.svd(self.forward(V.mT).mT, full_matrices=False)
             Vh = rotation @ V.mT
         sign = Vh.gather(1, Vh.abs().argmax(1, keepdim=True)).sign()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops.out_dtype import out_dtype
 from torch.utils import dlpack
 
 from linmap.interpret.linearscope import InexactReadingError, LinearScope, UnknownOperationError
@@ -197,3 +198,15 @@ def test_a_rule_that_is_wrong_is_found_on_every_reading(mode: str, monkeypatch: 
         reading(torch.relu, mode=mode)
     interp, _ = reading(torch.relu, mode=mode, strict=False)
     assert interp.exactness() > 1e-2
+
+
+class Hidden(nn.Module):
+    """An operator of higher order, which PyTorch does not take apart."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return out_dtype(torch.ops.aten.mm.default, torch.float32, x, x)
+
+
+def test_operators_that_hide_others_are_refused_by_name():
+    with pytest.raises(UnknownOperationError, match=r"out_dtype in the model .* hides what it computes"):
+        LinearScope(Hidden().eval(), batched=False).at(torch.randn(3, 3))

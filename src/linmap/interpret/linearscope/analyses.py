@@ -182,17 +182,16 @@ def bias_split(interp: AffineInterpreter, output: int | tuple[int, ...]) -> list
     terms of their own, and an origin other than zero adds the term of module "origin".
     """
     i, tape = interp.output_index(output), interp.tape()
-    offsets = {step.output: step.offset for step in tape.steps if step.offset is not None}
-    places = {step.output: step.place for step in tape.steps}
-    kept: dict[int, list[Tensor]] = {number: [] for number in offsets}
+    steps = [step for step in tape.steps if step.offset is not None]
+    kept: dict[int, list[Tensor]] = {step.output: [] for step in steps}
     with torch.inference_mode(False), torch.enable_grad():
         start = torch.zeros_like(interp.input).requires_grad_()
         y = tape.replay(start, affine=False, keep=kept).reshape(-1)[i]
         points = [values[0] for values in kept.values()]
         gradients = torch.autograd.grad(y, [*points, start])
     terms = [
-        BiasContribution(places[number].module, places[number].name, float((gradient * offset).sum()))
-        for (number, offset), gradient in zip(offsets.items(), gradients[:-1], strict=True)
+        BiasContribution(step.place.module, step.place.name, step.added(gradient))
+        for step, gradient in zip(steps, gradients[:-1], strict=True)
     ]
     if bool(interp.origin.any()):
         terms.append(BiasContribution("origin", "", float((gradients[-1] * interp.origin).sum())))

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from linmap.errors import ArgumentError, ArgumentTypeError
-from linmap.interpret.linearscope.passage import embedding_paths
+from linmap.errors import ArgumentError, ArgumentTypeError, OutOfRangeError
+from linmap.interpret.linearscope.passage import embedding_paths, named_embedding
 
 
 def check_model(model: Any) -> None:
@@ -45,8 +45,25 @@ def check_input(model: nn.Module, x: Any, batched: bool, from_: str | None) -> N
         )
     if x.is_floating_point():
         _check_precision(x, weights)
+    elif weights is not None:
+        _check_coarse(weights, "model.float()")
     if x.numel() == 0 or not bool(torch.isfinite(x).all()):
         raise ArgumentError("x is empty or holds NaN or infinite values; clean it first.")
+    if not x.is_floating_point() and from_ is None:
+        _check_ids(x, named_embedding(model))
+
+
+def _check_ids(ids: Tensor, embedding: Any) -> None:
+    """Whether the embedding layer that Transformers names has a vector for every id."""
+    weight = getattr(embedding, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 2:
+        return
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= len(weight):
+        raise OutOfRangeError(
+            f"x holds token id {low if low < 0 else high}, and the model has embeddings for 0 to {len(weight) - 1}; "
+            "take the model's own tokenizer."
+        )
 
 
 def _not_floating(model: nn.Module, x: Tensor) -> str:
@@ -78,7 +95,11 @@ def _check_batch_axis(model: nn.Module, x: Tensor) -> None:
 def _check_precision(x: Tensor, weights: Tensor | None) -> None:
     if weights is not None and weights.dtype != x.dtype:
         raise ArgumentError(f"the model is {weights.dtype}, x is {x.dtype}; use x.to({weights.dtype}).")
-    if x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
-        raise ArgumentError(
-            f"{x.dtype} on the CPU is too coarse for an exact reading; use model.float() and x.float()."
-        )
+    _check_coarse(x, "model.float() and x.float()")
+
+
+def _check_coarse(values: Tensor, instead: str) -> None:
+    if values.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        raise ArgumentError("autocast on the CPU is too coarse for an exact reading; read outside of it.")
+    if values.device.type == "cpu" and values.dtype in (torch.float16, torch.bfloat16):
+        raise ArgumentError(f"{values.dtype} on the CPU is too coarse for an exact reading; use {instead}.")

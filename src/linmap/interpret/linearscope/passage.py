@@ -78,13 +78,23 @@ def embedding_paths(model: nn.Module) -> list[str]:
 
     T5 has it twice, under one weight; the first that runs counts.
     """
+    named = named_embedding(model)
+    embeddings = {path: module for path, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    if named is None:
+        return list(embeddings) if len(embeddings) == 1 else []
+    if not isinstance(named, nn.Embedding):
+        return [path for path, module in model.named_modules() if module is named]
+    return [path for path, module in embeddings.items() if module.weight is named.weight]
+
+
+def named_embedding(model: nn.Module) -> nn.Module | None:
+    """The layer that Transformers names as the one for token ids: an embedding, or PEFT's adapter around one."""
     named = None
     with suppress(AttributeError, NotImplementedError):  # not a model of Transformers, or one that takes no ids
         named = cast(Any, model).get_input_embeddings()
-    embeddings = {path: module for path, module in model.named_modules() if isinstance(module, nn.Embedding)}
-    if not isinstance(named, nn.Embedding):
-        return list(embeddings) if len(embeddings) == 1 else []
-    return [path for path, module in embeddings.items() if module.weight is named.weight]
+    if not isinstance(named, nn.Module) or not isinstance(getattr(named, "weight", None), Tensor):
+        return None  # vision transformers name the layer of patches
+    return named if any(isinstance(module, nn.Embedding) for module in named.modules()) else None
 
 
 def _argument_of(model: nn.Module, x: Tensor) -> str | None:
@@ -125,7 +135,7 @@ def _starting_at(model: nn.Module, path: str, marks: Any) -> Iterator[None]:
         return marks.mark_input(vectors) if marks.start is None else None
 
     start = layer(model, path, "from_")
-    if isinstance(start, nn.Embedding):
+    if isinstance(start, nn.Embedding) or start is named_embedding(model):
         handle = start.register_forward_hook(looked_up)
     else:
         handle = start.register_forward_pre_hook(before, with_kwargs=True)

@@ -66,6 +66,12 @@ class Step:
         value = self.linear(*probes)
         return value if self.offset is None or not affine else value + self.offset
 
+    def added(self, gradient: Tensor) -> float:
+        """What the offset adds to an output with this gradient; nothing where it is 0, as at masked scores of -inf."""
+        if self.offset is None:
+            return 0.0
+        return float(torch.where(gradient == 0, torch.zeros_like(gradient), gradient * self.offset).sum())
+
 
 @dataclass(frozen=True)
 class Tape:

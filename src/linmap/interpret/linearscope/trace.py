@@ -17,6 +17,7 @@ from typing import Any
 import jaxtyping
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from linmap.errors import LinmapError
@@ -59,6 +60,8 @@ class Value:
 class Trace(Watch):
     """Watch a pass from `mark_input` to `mark_output` and hand every frozen operation to the sink."""
 
+    supports_higher_order_operators = True  # to refuse them by name
+
     def __init__(
         self, model: nn.Module, options: Options, own_rules: Mapping[str, Rule], strict: bool, sink: Sink, probe: Any
     ) -> None:
@@ -89,6 +92,11 @@ class Trace(Watch):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):
+            raise UnknownOperationError(
+                f"{self._place(func)} hides what it computes; for attention take "
+                "model.set_attn_implementation('eager') or 'sdpa'."
+            )
         self.notice(func, args, kwargs)
         written = _written(func, args, kwargs)
         if written is not None and not isinstance(written, Tensor):

@@ -218,11 +218,13 @@ class Faithfulness:
     def _random(self, trial: Trial) -> Outcome:
         generator = torch.Generator().manual_seed(trial.seed)
         target = self.target(trial.data)
+        start = time.perf_counter()
         orders = torch.rand(ORDERS, len(trial.data), generator=generator)
-        found = self._outcomes(trial.data, target, orders, 0.0)
+        seconds = (time.perf_counter() - start) / ORDERS
+        found = self._outcomes(trial.data, target, orders, seconds)
         values = {name: fmean(one.values[name] for one in found) for name in found[0].values}
         curves = np.mean([one.details["curve"] for one in found], 0).tolist()
-        return Outcome(values, details=dict(found[0].details) | {"curve": curves}, seconds=0.0)
+        return Outcome(values, details=dict(found[0].details) | {"curve": curves}, seconds=seconds)
 
     def _by_truth(self, trial: Trial) -> Outcome:
         scores, seconds = self.truth(tuple(trial.data))

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from interpret.linearscope.language.models import FAMILIES, TEXT, decoder, read
 from linmap.errors import ArgumentError, ArgumentTypeError, OutOfRangeError
-from linmap.interpret.linearscope import LinearScope
+from linmap.interpret.linearscope import LinearScope, bias_split
 from recipes.finetuning.tiny import language_tokenizer
 
 EPSILON = 1e-6
@@ -40,18 +41,24 @@ def test_the_stream_adds_what_a_map_that_begins_at_its_block_says(family: str, b
         assert float(residuals[layer]) == pytest.approx(float(part.residual.flatten()[65]), abs=EPSILON)
 
 
-def test_softmax_full_adds_up_too_and_has_no_carried_lens():
-    reading = read(softmax="full")
-    found = reading.contributions()
-    assert float(found.values.sum()) + found.residual == pytest.approx(found.value, rel=EPSILON)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_softmax_full_adds_up_too_and_has_no_carried_lens(attention: str):
+    model = decoder(attn_implementation=attention)
+    reading = LinearScope(model, softmax="full").text(TEXT, language_tokenizer())
+    for layer in (None, 0, 1, 3):  # masked scores are minus infinity and add nothing
+        found = reading.contributions(65, layer=layer)
+        assert float(found.values.sum()) + found.residual == pytest.approx(found.value, rel=EPSILON)
+    terms = sum(term.contribution for term in bias_split(reading.interp, 65))
+    assert terms == pytest.approx(reading.contributions(65).residual, rel=EPSILON)
     with pytest.raises(ArgumentError, match="use softmax='value'"):
         reading.lens(2)
 
 
 def test_the_mixing_is_the_models_own_attention():
     reading = read()
-    reading.model.set_attn_implementation("eager")
-    whole = reading.model(IDS, output_attentions=True)
+    model: Any = reading.model
+    model.set_attn_implementation("eager")
+    whole = model(IDS, output_attentions=True)
     own = torch.stack([layer[0] for layer in whole.attentions])
     torch.testing.assert_close(reading.mixing(), own, rtol=EPSILON, atol=EPSILON)
     rollout = reading.rollout()
@@ -73,9 +80,10 @@ def test_both_lenses_end_in_the_models_answer(family: str):
 
 def test_the_logit_lens_is_norm_and_unembedding_of_the_hidden_states():
     reading = read()
-    hidden = reading.model(IDS, output_hidden_states=True).hidden_states
+    model: Any = reading.model
+    hidden = model(IDS, output_hidden_states=True).hidden_states
     for level in range(3):
-        logits = reading.model.lm_head(reading.model.model.norm(hidden[level][0, -2:]))
+        logits = model.lm_head(model.model.norm(hidden[level][0, -2:]))
         assert reading.lens(2).logit.ids[level].tolist() == logits.argmax(-1).tolist()
 
 
@@ -118,7 +126,8 @@ def _only(values: torch.Tensor, position: int) -> torch.Tensor:
 def test_directions_are_the_singular_vectors_of_a_tokens_operator_in_words():
     reading = read()
     last, width = len(reading.tokens) - 1, 16
-    hidden = LinearScope(reading.model, to="model.norm").at(IDS)
+    model: Any = reading.model
+    hidden = LinearScope(model, to="model.norm").at(IDS)
     F = hidden.dense().reshape(last + 1, width, last + 1, width)
     for position in (last, 2):
         _, S, _ = torch.linalg.svd(F[last, :, position])
@@ -128,9 +137,9 @@ def test_directions_are_the_singular_vectors_of_a_tokens_operator_in_words():
             torch.testing.assert_close(F[last, :, position] @ v, found.gain * u, rtol=1e-5, atol=1e-8)
             assert found.strength == pytest.approx(float(v @ hidden.input[0, position]))
             assert found.strength >= 0
-            written = reading.model.lm_head.weight @ u
+            written = model.lm_head.weight @ u
             assert [token.id for token in found.writes] == written.topk(3).indices.tolist()
-            read_by = reading.model.model.embed_tokens.weight @ v
+            read_by = model.model.embed_tokens.weight @ v
             assert [token.id for token in found.reads_against] == (-read_by).topk(3).indices.tolist()
     together = reading.directions(None, k=1)[0]
     assert together.gain == pytest.approx(float(torch.linalg.matrix_norm(F[last].flatten(1), 2)), rel=1e-6)
@@ -170,3 +179,65 @@ def test_what_is_no_text_or_no_decoder_is_refused():
         LinearScope(model, mode="parallel").text("a", tokenizer)
     with pytest.raises(ArgumentTypeError, match="says no next token"):
         LinearScope(torch.nn.Linear(2, 2).eval()).text("a", tokenizer)
+
+
+def test_a_text_is_read_from_its_embeddings_to_the_logits():
+    model, tokenizer = decoder(), language_tokenizer()
+    for scope in (LinearScope(model, to="model.layers.0"), LinearScope(model, from_="model.layers.1")):
+        with pytest.raises(ArgumentError, match=r"(from_|to)='model.layers.*leave (from_|to) out"):
+            scope.text(TEXT, tokenizer)
+    for wrong in (None, "gpt2"):
+        with pytest.raises(ArgumentTypeError, match="tokenizer must be the model's"):
+            LinearScope(model).text(TEXT, wrong)
+    with pytest.raises(OutOfRangeError, match="token id 258, and the model has embeddings for 0 to 257"):
+        LinearScope(model).at(torch.tensor([[3, 258]]))
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ArgumentError, match="autocast on the CPU is too coarse"):
+        LinearScope(model).text(TEXT, tokenizer)
+    with pytest.raises(ArgumentError, match=r"bfloat16 on the CPU is too coarse .* use model.float\(\)"):
+        LinearScope(model.bfloat16()).text(TEXT, tokenizer)
+
+
+@pytest.mark.parametrize("words", [0, 259])
+def test_words_that_the_vocabulary_does_not_have_are_refused(words: int):
+    with pytest.raises(ArgumentError, match=f"words={words} must be between 1 and the 258"):
+        read().directions(-1, k=1, words=words)
+
+
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "both embeddings": {"target_modules": ["embed_tokens", "lm_head", "up_proj"], "lora_dropout": 0.1},
+    "whole embeddings": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
+}
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_an_adapter_counts_as_part_of_the_matrix_that_it_adapts(kind: str):
+    peft = pytest.importorskip("peft")
+    base = decoder(num_hidden_layers=1)
+    adapted = peft.get_peft_model(base, peft.LoraConfig(r=2, **ADAPTERS[kind])).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(1)
+    for name, weight in adapted.named_parameters():
+        if "lora" in name or "modules_to_save" in name:
+            weight.add_(torch.randn(weight.shape, generator=generator, dtype=weight.dtype) / 4)
+    found = _figures(LinearScope(adapted).text(TEXT, language_tokenizer()))
+    merged = _figures(LinearScope(adapted.merge_and_unload()).text(TEXT, language_tokenizer()))
+    torch.testing.assert_close(found[:-1], merged[:-1], rtol=1e-5, atol=1e-5)
+    assert found[-1] == merged[-1]
+
+
+def _figures(reading: Any) -> list[Any]:
+    """Contributions, the residual, and the words of a direction."""
+    found, direction = reading.contributions(65, 77), reading.directions(-1, k=1, words=3)[0]
+    words = [token.id for token in (*direction.writes, *direction.reads)]
+    return [found.values.detach(), torch.tensor(found.residual).double(), words]
+
+
+def test_models_that_say_no_next_token_are_refused():
+    config = transformers.BertConfig(
+        vocab_size=258, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24
+    )
+    with pytest.raises(ArgumentTypeError, match="BertForMaskedLM looks at later tokens too"):
+        LinearScope(transformers.BertForMaskedLM(config).eval()).text(TEXT, language_tokenizer())
+    model = decoder(num_hidden_layers=1)
+    model.model.norm.weight[0] = torch.nan
+    with pytest.raises(ArgumentError, match="LlamaForCausalLM gives logits that are NaN"):
+        LinearScope(model).text(TEXT, language_tokenizer())

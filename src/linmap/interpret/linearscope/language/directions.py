@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from linmap.errors import ArgumentError
 from linmap.interpret.linearscope.interpreter import AffineInterpreter
 from linmap.interpret.linearscope.language.tokens import Token, tokens_of
 from linmap.interpret.linearscope.parts import block
@@ -50,13 +51,16 @@ class Direction:
 
 
 def directions_of(
-    hidden: AffineInterpreter, model: nn.Module, tokenizer: Any, position: int | None, k: int, words: int
+    hidden: AffineInterpreter, model: Any, tokenizer: Any, position: int | None, k: int, words: int
 ) -> list[Direction]:
     """The k strongest, each decoded into `words` words on either side; see `LanguageReading.directions`.
 
     `hidden` is the part of the reading that ends in the last hidden state, behind the final norm.
     """
     x = hidden.input[0].detach()
+    vocabulary = min(len(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings()))
+    if not 1 <= words <= vocabulary:
+        raise ArgumentError(f"words={words} must be between 1 and the {vocabulary} tokens of the vocabulary.")
     U, S, Vh = block(hidden, position, len(x) - 1).svd(k, tol=TOLERANCE)
     return [
         _decoded(float(gain), u, v.reshape(-1, x.shape[1]), x, model, tokenizer, position, words)
@@ -75,9 +79,18 @@ def _decoded(
         u, whole, strength = -u, -whole, -strength
     energy = whole.square().sum(1)
     strongest = whole[int(energy.argmax())]
-    written = model.get_output_embeddings().weight @ u
-    read = model.get_input_embeddings().weight @ strongest
+    written = _times(model.get_output_embeddings(), u)
+    read = _times(model.get_input_embeddings(), strongest)
     for_, against, reads, not_read = (
         tokens_of(scores.topk(words).indices.tolist(), tokenizer) for scores in (written, -written, read, -read)
     )
     return Direction(gain, strength, for_, against, reads, not_read, energy / energy.sum(), u, whole)
+
+
+def _times(layer: Any, vector: Tensor) -> Tensor:
+    """The product of a layer's matrix (vocabulary, width) with a vector, with what an adapter adds to the matrix."""
+    if isinstance(layer, nn.Linear | nn.Embedding):
+        return layer.weight @ vector
+    if any(isinstance(module, nn.Embedding) for module in layer.modules()):
+        return layer(torch.arange(len(layer.weight), device=vector.device)) @ vector
+    return layer(vector[None])[0] - layer(torch.zeros_like(vector)[None])[0]

@@ -165,7 +165,7 @@ class LanguageReading:
         values = (gradients * self.streams.values).sum(-1)
         missed = (values.double().sum(1).cpu() + residuals - float((u * self.logits).sum())).abs()
         scale = values.abs().double().sum(1).cpu() + residuals.abs() + 1e-6
-        if bool((missed > ADDS_UP * scale).any()):
+        if not bool((missed <= ADDS_UP * scale).all()):
             worst = int((missed / scale).argmax())
             raise ArgumentError(
                 f"the residual stream at layer {worst} is not all that leads on in {type(self.model).__name__}: its "
@@ -248,6 +248,11 @@ def read_text(scope: LinearScope, text: str, tokenizer: Any) -> LanguageReading:
             f"{type(model).__name__} has no unembedding (get_output_embeddings): it says no next token. Give a causal "
             "language model, or read this one with LinearScope.at."
         )
+    if getattr(getattr(model, "config", None), "is_decoder", None) is False:  # of BERT and its kin; decoders lack it
+        raise ArgumentTypeError(
+            f"{type(model).__name__} looks at later tokens too (config.is_decoder=False): it fills gaps and says no "
+            "next token. Read it with LinearScope.at."
+        )
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise ArgumentTypeError(f"{type(model).__name__} has an encoder beside its decoder; give a decoder alone.")
     return read_ids(scope, text_ids(text, tokenizer), tokenizer)
@@ -262,6 +267,12 @@ def read_ids(scope: LinearScope, ids: Sequence[int], tokenizer: Any) -> Language
         As of `read_text`.
     """
     model: Any = scope.model
+    for name, path in (("from_", scope.from_), ("to", scope.to)):
+        if path is not None:
+            raise ArgumentError(
+                f"{name}={path!r}: a text is read from its embeddings to the logits; leave {name} out, or read the ids "
+                "with LinearScope.at."
+            )
     if scope.mode == "parallel":
         raise ArgumentError("mode='parallel' keeps no operations, which a text is read from; use mode='record'.")
     longest = getattr(model.config, "max_position_embeddings", None)
@@ -269,4 +280,6 @@ def read_ids(scope: LinearScope, ids: Sequence[int], tokenizer: Any) -> Language
         raise ArgumentError(f"text has {len(ids)} tokens, and the model {longest} positions; shorten it.")
     device = next(model.parameters()).device
     interp = scope.at(torch.tensor([list(ids)], device=device), **last_logits(model))
+    if bool(interp.output.isnan().any()):
+        raise ArgumentError(f"{type(model).__name__} gives logits that are NaN at this text; look at its weights.")
     return LanguageReading(interp, model, tokenizer, list(ids))

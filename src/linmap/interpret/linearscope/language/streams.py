@@ -90,7 +90,7 @@ class Streams:
         constants = torch.zeros(self.depth + 1, dtype=torch.float64)
         for step in self.tape.steps:
             if step.offset is not None:
-                added = float((by_number[step.output] * step.offset).sum())
+                added = step.added(by_number[step.output])
                 behind = [at[step.output] > at[number] for number in self.numbers]
                 constants += added * torch.tensor(behind, dtype=torch.float64)
         return torch.stack([by_number[number][0] for number in self.numbers]), constants

@@ -166,6 +166,11 @@ def text_ids(text: str, tokenizer: Any) -> list[int]:
             f"text must be a str, got {type(text).__name__}; write a chat with tokenizer.apply_chat_template(messages, "
             "tokenize=False, add_generation_prompt=True)."
         )
+    if isinstance(tokenizer, str) or not hasattr(tokenizer, "convert_ids_to_tokens"):
+        raise ArgumentTypeError(
+            f"tokenizer must be the model's, got {type(tokenizer).__name__}; AutoTokenizer.from_pretrained(folder) "
+            "loads it."
+        )
     first = list(tokenizer("")["input_ids"][:1])
     bos = getattr(tokenizer, "bos_token_id", None)
     ids = _plain_ids(text, tokenizer)
