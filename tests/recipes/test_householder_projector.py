@@ -125,6 +125,9 @@ def test_a_generator_of_the_users_and_styles_of_several_layers(
     edits = json.loads((tmp_path / "sefa/edits.json").read_text())
     assert {one["layer"] for one in edits["directions"]} == {"blocks.0.up.affine", "blocks.1.up.affine"}
     assert edits["method"] == "SeFa"
+    words = ["--model", str(tmp_path / "styles"), "--rank", "2", "--measured", "0", "--out", str(tmp_path / "run")]
+    assert main(["fit", "householder_projector", *words]) == 0
+    assert capsys.readouterr().out.rstrip().endswith(f"apply {tmp_path / 'run'} --out FOLDER")
 
 
 def test_the_comparison_measures_all_alike_and_goes_on(folder: Path, tmp_path: Path) -> None:
@@ -163,6 +166,7 @@ def test_the_comparison_measures_all_alike_and_goes_on(folder: Path, tmp_path: P
         (["fit", "--steps", "-1"], "--steps -1 must not be negative"),
         (["fit", "--data", "few.npz"], "few.npz: 3 images; 16 at least"),
         (["apply", "--edit", "3"], "--edit 3 must be NUMBER=AMOUNT"),
+        (["apply", "--edit", "3=1", "3=2"], "direction 3 is given twice"),
         (["apply", "--edit", "8=1"], "there is no direction 8; there are 1 to 3"),
         (["apply", "--edit", "1=1", "--out", "a.jpg"], "edits are written as a .png"),
         (["apply", "--out", "a.png"], "sheets are written into a folder"),

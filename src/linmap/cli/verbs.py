@@ -81,7 +81,8 @@ def fit(words: list[str]) -> Answer:
     def show(console: Console) -> None:
         printing.print_summary(console, f"{slug} is fitted", summary)
         printing.print_paths(console, folder=job.out)
-        printing.print_next(console, f"{command('apply', job.out)} --data FILE --out FILE")
+        rest = "--data FILE --out FILE" if recipe.apply.data else "--out FOLDER"
+        printing.print_next(console, f"{command('apply', job.out)} {rest}")
 
     return Answer(document, show)
 

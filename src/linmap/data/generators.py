@@ -42,7 +42,7 @@ class DCGAN(nn.Module):
     Raises
     ------
     ValueError
-        If one of them is not positive.
+        If one of them is no whole number above 0.
 
     References
     ----------
@@ -53,9 +53,10 @@ class DCGAN(nn.Module):
     def __init__(self, latent_dim: int = 100, widths: Sequence[int] = (512, 256, 128, 64), channels: int = 3) -> None:
         super().__init__()
         sizes = [latent_dim, *widths, channels]
-        if not widths or min(sizes) < 1:
+        if not widths or not all(isinstance(size, int) and size > 0 for size in sizes):
             raise ArgumentError(
-                f"latent_dim={latent_dim}, widths={list(widths)} and channels={channels} must all be positive."
+                f"latent_dim={latent_dim}, widths={list(widths)} and channels={channels} must all be whole "
+                "numbers above 0."
             )
         self.latent_dim, self.widths, self.channels = latent_dim, tuple(widths), channels
         layers: list[nn.Module] = []

@@ -26,6 +26,8 @@ class Verb:
     """Whether `--resume` goes on with an interrupted run; without, there is no such flag."""
     standard_input: bool = False
     """Whether `--data -` reads standard input and answers as it comes."""
+    data: bool = True
+    """Whether it reads `--data`."""
 
     def settings(self, path: Path | None = None) -> type:
         """The dataclass of flags for a file or an artifact."""

@@ -133,7 +133,7 @@ def without(folder: Path, name: str, **others: torch.Tensor) -> None:
         (lambda f: (f / "config.json").write_text("[]"), "must hold an object"),
         (lambda f: rewritten(f, architecture="vae"), "architecture is 'vae'; there are dcgan, stylegan2-like"),
         (lambda f: rewritten(f, depth=3), "dcgan cannot be built of it: .*depth"),
-        (lambda f: rewritten(f, widths=[]), "must all be positive"),
+        (lambda f: rewritten(f, widths=[]), "must all be whole"),
         (lambda f: rewritten(f, widths=[6, 5]), r"main.\d+.\w+ has the shape .* config.json asks for"),
         (lambda f: (f / "model.safetensors").unlink(), "weights are read from safetensors alone"),
         (lambda f: (f / "model.safetensors").write_bytes(b"no"), "model.safetensors is damaged"),

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from linmap.interpret.householder_projector import (
     HouseholderProjector,
@@ -16,6 +17,7 @@ from linmap.interpret.householder_projector import (
     sefa,
 )
 from linmap.interpret.householder_projector.layers import restrict_
+from linmap.interpret.householder_projector.weights import settle_
 from typed import other, present, tensor
 
 pytestmark = pytest.mark.usefixtures("annotations_unchecked")
@@ -181,3 +183,91 @@ def test_a_restricted_layer_reads_the_span_of_the_directions_alone():
         expected = layer((z @ D.mT @ D).reshape(shape))
         restrict_(layer, D)
         torch.testing.assert_close(layer(z.reshape(shape)), expected)
+
+
+NORMALISED = {
+    "plain": lambda layer: layer,
+    "spectral norm": parametrizations.spectral_norm,
+    "weight norm": parametrizations.weight_norm,
+    "spectral norm by a hook": nn.utils.spectral_norm,
+    "pruned by a hook": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+}
+
+
+@pytest.mark.parametrize("kind", NORMALISED)
+def test_the_weight_that_a_layer_applies_is_projected_also_before_its_first_forward(kind):
+    def layer() -> nn.Sequential:
+        torch.manual_seed(0)
+        model = nn.Sequential(NORMALISED[kind](nn.Linear(6, 8))).eval()
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if name.endswith(("weight", "weight_orig", "original", "original0")):
+                    weight.mul_(3)  # what a hook has computed is now of an earlier state
+        return model
+
+    plain, model, settled = layer(), layer(), layer()
+    eye, zero = torch.eye(6), torch.zeros(6, 6)
+    A = (plain(eye) - plain(zero)).mT.detach()
+    torch.testing.assert_close(sefa(model[0], 3), sefa(A, 3), atol=1e-5, rtol=0)
+    projector = project_layers(model, ["0"], 3)["0"]
+    torch.testing.assert_close(projector.weight, projector.gain * nearest_isometry(A, 3), atol=1e-5, rtol=0)
+    settle_(settled[0])
+    torch.testing.assert_close(settled(eye), plain(eye))
+    assert "weight" in dict(settled[0].named_parameters())
+
+
+def test_hooks_of_the_user_act_on_the_projector_and_can_be_removed():
+    model = nn.Sequential(nn.Linear(6, 8))
+    seen = []
+    model[0].register_forward_pre_hook(lambda _, x: (2 * x[0],))
+    handle = model[0].register_forward_hook(lambda *call: seen.append(call[2]))
+    projector = project_layers(model, ["0"], 3)["0"]
+    x = torch.randn(4, 6)
+    torch.testing.assert_close(model(x), 2 * x @ projector.weight.mT + present(projector.bias))
+    assert len(seen) == 1
+    handle.remove()
+    model(x)
+    assert len(seen) == 1
+
+
+class Equalised(nn.Linear):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(input, 0.25 * self.weight, self.bias)
+
+
+class Adapted(nn.Module):
+    """As adapters wrap a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.low = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.base.weight
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (Equalised(4, 4), r"layer '0' is a Equalised .* forward of its own"),
+        (Adapted(), r"layer '0' is a Adapted .* wraps other layers \(base, low\)"),
+        (nn.LazyLinear(4), "layer '0': LazyLinear has no weight yet"),
+        (nn.Linear(4, 4, device="meta"), "layer '0': the weight of Linear is on the meta device"),
+    ],
+)
+def test_a_layer_whose_weight_is_not_its_map_is_refused(layer, message):
+    with pytest.raises(ValueError, match=message):
+        project_layers(nn.Sequential(layer), ["0"], 2)
+
+
+def test_a_wrapped_layer_gives_no_weight():
+    for call in (lambda: HouseholderProjector.from_linear(Adapted(), 2), lambda: sefa(Adapted(), 2)):
+        with pytest.raises(TypeError, match="wraps other layers"):
+            call()
+
+
+@pytest.mark.parametrize("shape", [(50, 9), (0, 6)])
+def test_codes_of_no_layer_are_refused(shape):
+    with pytest.raises(ValueError, match=r"w_samples must hold codes .* \(S, 6\) for layer '0'"):
+        project_layers(nn.Sequential(nn.Linear(6, 8)), ["0"], 2, w_samples=torch.zeros(shape))

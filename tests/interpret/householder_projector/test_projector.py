@@ -3,6 +3,7 @@ import math
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +16,7 @@ from linmap.interpret.householder_projector import (
     householder_product,
     nearest_isometry,
     projector_weight,
+    reflectors,
     sefa,
 )
 from typed import gradient_of, other, present, tensor
@@ -376,3 +378,44 @@ def test_sefa_refuses_what_it_cannot_stack():
         sefa(nn.ReLU(), 1)
     with pytest.raises(TypeError, match="floating"):
         sefa(torch.ones(3, 3, dtype=torch.int64), 1)
+
+
+def test_what_comes_from_elsewhere_is_checked_before_it_is_used():
+    layer, V = HouseholderProjector(6, 5, 3), torch.randn(6, 3)
+    whole = nn.Linear(3, 3).requires_grad_(False)
+    whole.weight = nn.Parameter(torch.eye(3).long(), requires_grad=False)
+    for call, message in (
+        (lambda: HouseholderProjector.from_linear(whole, 2), "floating dtype"),
+        (lambda: HouseholderProjector(3, 3, 2, dtype=torch.int64), "dtype must be"),
+        (lambda: projector_weight(V, V.double(), 2), "same dtype"),
+        (lambda: layer(other(np.ones((2, 6)))), "x must be a tensor"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+    for call, message in (
+        (lambda: HouseholderProjector.from_linear(nn.Linear(3, 3), 2, scale=math.nan), "scale"),
+        (lambda: HouseholderProjector.from_linear(nn.Linear(3, 3), 2, bias_scale=math.inf), "bias_scale"),
+        (lambda: HouseholderProjector.from_weight(V, 2, bias=torch.full((6,), math.nan)), "bias must be finite"),
+        (lambda: HouseholderProjector.from_weight(V.to("meta"), 2), "meta"),
+        (lambda: projector_weight(V, V, 2, gain=other("match")), "gain must be a finite number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    full = HouseholderProjector(6, 5, 3, n_reflectors="full").state_dict()
+    states = ((full, "5 reflectors in U, the layer 3"), (before | {"gain": torch.tensor(-1.0)}, "gain must be"))
+    for state, message in states:
+        with pytest.raises(RuntimeError, match=message):
+            layer.load_state_dict(state)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
+def test_orthonormal_columns_in_bfloat16_are_orthonormal_to_its_precision():
+    Q = torch.linalg.qr(torch.randn(64, 10, generator=torch.Generator().manual_seed(0)))[0].bfloat16()
+    Y, signs = reflectors(Q)
+    torch.testing.assert_close(householder_product(Y, 10) * signs, Q, atol=0.02, rtol=0)
+
+
+def test_stacked_weights_are_as_wide_as_the_widest():
+    A = torch.randn(3, 4)
+    assert sefa([A, A.double(), A], 2)[0].dtype == torch.float64

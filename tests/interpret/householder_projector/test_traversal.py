@@ -16,6 +16,7 @@ from linmap.interpret.householder_projector import (
     traversal_range,
     traverse,
 )
+from linmap.interpret.householder_projector.changes import image_changes
 from typed import other
 
 pytestmark = pytest.mark.usefixtures("annotations_unchecked")
@@ -183,7 +184,7 @@ def test_codes_and_directions_of_other_shapes_are_refused():
             traverse(network(), w, 0, D[0], [1.0])
     with pytest.raises(ValueError, match="direction must have the 4 features"):
         traverse(network(), W, 0, normal(3), [1.0])
-    with pytest.raises(ValueError, match="alphas is empty"):
+    with pytest.raises(ValueError, match="at least one step"):
         traverse(network(), W, 0, D[0], [])
     with pytest.raises(ValueError, match="directions must have"):
         rank_directions(network(), W, 0, D[:, :3])
@@ -211,3 +212,40 @@ def test_path_lengths_refuse_what_does_not_fit_together():
             interpretable_path_length(network(), W, slots, D[:2])
     with pytest.raises(TypeError, match="whole numbers"):
         interpretable_path_length(network(), W, torch.zeros(2), D[:2])
+
+
+def test_a_synthesis_that_works_in_place_changes_no_measure():
+    def synthesis(w: torch.Tensor) -> torch.Tensor:
+        return w.sin().flatten(1)
+
+    def in_place(w: torch.Tensor) -> torch.Tensor:
+        return w.sin_().flatten(1)
+
+    w, D, slots = normal(5, 2, 4), normal(5, 4, seed=1), torch.tensor([0, 1, 1, 0, 1])
+    found = []
+    for G in (synthesis, in_place):
+        change = rank_directions(G, w, 1, D)[1]
+        length = interpretable_path_length(G, w, slots.to(torch.uint8), D)
+        found.append((change, torch.tensor(length), image_changes(G, w, [0, 1], D[:2]), traverse(G, w, 0, D[0], [1])))
+    torch.testing.assert_close(found[0], found[1], atol=0, rtol=0)
+    assert torch.equal(w, normal(5, 2, 4))
+
+
+def test_numbers_and_rows_that_mean_nothing_are_refused():
+    w, D, t = normal(3, 2, 4), normal(2, 4), normal(3)
+    G = nn.Flatten()
+    for call, message in (
+        (lambda: traverse(G, w, 0, D[0], other(5)), "alphas must be a sequence"),
+        (lambda: traverse(G, w, 0, D[0], other("12")), "alphas must be a sequence"),
+        (lambda: traverse(G, w, 0, D[0], [math.nan]), "alphas must be a finite number"),
+        (lambda: traverse(G, w, 0, D[0] * math.nan, [1]), "direction must be finite"),
+        (lambda: traversal_range(w[:, 0], D[0], n_std=math.inf), "n_std"),
+        (lambda: rank_directions(G, w, 0, D, eps=math.inf), "eps"),
+        (lambda: rank_directions(G, w[:0], 0, D), "at least one sample"),
+        (lambda: jacobian_basis(G, w[:0], 0, D), "at least one sample"),
+        (lambda: perceptual_path_length(G, w, w, t, trim=other((1,))), "trim must be two"),
+        (lambda: perceptual_path_length(G, w, w, t, features=lambda x: x.mean(0)), "a row for each of 3 samples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert traverse(G, w, other(torch.tensor([0, 1])), D[0], other(np.array([1.0]))).shape == (1, 3, 8)

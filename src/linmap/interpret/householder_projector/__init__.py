@@ -1,11 +1,11 @@
 """Householder Projector: orthogonal latent directions of a generator (Song, Zhang, Sebe and Wang, ICCV 2023).
 
 `reflections` and `isometry` are the algebra, `projector` the layer, `first_layer` the same in a convolutional
-generator, `layers` swaps them in by name. `sefa` is the baseline; `traversal`, `jacobian` and `path_length` read and
-measure directions. `finetuning` trains a swapped generator, on images or on what the original one draws; `adversaries`
-and `discriminator` are its losses. `generators` meets generators of folders and of the user's, `stylegan2` is an
-architecture; `directions` lists what was found, `changes`, `attributes` and `frechet` measure it (on `features`),
-`pictures` draws it and `runs` saves it.
+generator, `weights` what a layer to be replaced applies, `layers` swaps them in by name. `sefa` is the baseline;
+`traversal`, `jacobian` and `path_length` read and measure directions. `finetuning` trains a swapped generator, on
+images or on what the original one draws; `adversaries` and `discriminator` are its losses. `generators` meets
+generators of folders and of the user's, `stylegan2` is an architecture; `directions` lists what was found, `changes`,
+`attributes` and `frechet` measure it (on `features`), `pictures` draws it and `runs` saves it.
 """
 
 from linmap.interpret.householder_projector.attributes import Profile, colour_attributes, profiles, stroke_attributes

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -41,6 +42,16 @@ def check_rank(rank: Any, n_out: int, n_in: int) -> int:
     """The rank k of an (o, i) matrix."""
     limit = min(n_in, n_out)
     return check_whole("rank", rank, 1, limit, f", the smaller side of a {n_out} x {n_in} weight")
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raise unless the value is a finite real number, or a tensor of one."""
+    if isinstance(value, Tensor) and value.ndim == 0:
+        if not has_values(value):
+            return
+        value = value.item()
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise ArgumentError(f"{name} must be a finite number, got {value!r}.")
 
 
 def has_values(tensor: Tensor) -> bool:

@@ -52,7 +52,7 @@ def image_changes(
     """
     if len(slots) != len(steps):
         raise ArgumentError(f"slots must have one number for each of {len(steps)} steps, got {len(slots)}.")
-    before = in_batches(synthesis, w)
+    before = in_batches(synthesis, w.clone())  # a synthesis may work in place
     after = [in_batches(synthesis, stepped(w, slot, step)) - before for slot, step in zip(slots, steps, strict=True)]
     return torch.stack(after)
 

@@ -42,6 +42,7 @@ from linmap.interpret.householder_projector.discriminator import Discriminator
 from linmap.interpret.householder_projector.layers import restrict_
 from linmap.interpret.householder_projector.projector import HouseholderProjector
 from linmap.interpret.householder_projector.runs import recalibrate_
+from linmap.interpret.householder_projector.weights import settle_
 from linmap.training import TrainingConfig, TrainingHistory, private, train
 
 EPOCH = 1000  # steps that the loop counts as one pass
@@ -245,6 +246,7 @@ def _within_reach(network: nn.Module, plain: nn.Module, codes: Tensor) -> nn.Mod
     for name, module in network.named_modules():
         if isinstance(module, HouseholderProjector) and name in there:
             layer = there[name]
+            settle_(layer)
             weight = layer.get_parameter("weight")
             restrict_(layer, module.directions.detach().to(weight))
             del layer.weight  # a buffer, which checkpoints hold: another machine's SVD may round otherwise

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from linmap.errors import ArgumentError
 from linmap.interpret.householder_projector.projector import HouseholderProjector, Reflectors
+from linmap.interpret.householder_projector.weights import applied_weight
 
 
 class ProjectedFirstLayer(HouseholderProjector):
@@ -54,7 +54,9 @@ class ProjectedFirstLayer(HouseholderProjector):
                 f"{name} must be a transposed convolution of stride 1 without padding, dilation or groups, got "
                 f"{convolution}."
             )
-        weight = convolution.weight.detach()
+        weight = applied_weight(convolution)
+        assert weight is not None
+        weight = weight.detach()
         area = weight[0, 0].numel()
         bias = None if convolution.bias is None else convolution.bias.detach().repeat_interleave(area)
         new = cls._started(weight.flatten(1).mT, rank, bias, gain, n_reflectors, dim=1)
@@ -83,8 +85,3 @@ def is_first_layer(module: nn.Module) -> bool:
         and not any((*module.padding, *module.output_padding))
         and module.groups == 1
     )
-
-
-def first_layer_matrix(convolution: nn.ConvTranspose2d) -> Float[Tensor, "features i"]:
-    """The matrix of the map from the code to the features."""
-    return torch.flatten(convolution.weight, 1).mT

@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from linmap.errors import ArgumentError
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.interpret.householder_projector.arguments import (
     check_finite,
     check_floating,
+    check_number,
     check_rank,
     has_values,
     widened,
@@ -79,12 +80,16 @@ def projector_weight(
     Raises
     ------
     ValueError
-        If U or V is not 2-D, not finite or has a zero column, the rank is out of range, or `signs` are not k of ±1.
+        If U or V is not 2-D, not finite or has a zero column, the rank is out of range, `signs` are not k of ±1, or the
+        gain is no finite number.
     TypeError
-        If U or V is not a tensor of floating numbers.
+        If U or V is not a tensor of floating numbers, or they differ in dtype.
     """
     check_reflectors("U", U)
     check_reflectors("V", V)
+    if U.dtype != V.dtype:
+        raise ArgumentTypeError(f"U and V must have the same dtype, got {U.dtype} and {V.dtype}.")
+    check_number("gain", gain)
     rank = check_rank(rank, len(U), len(V))
     signs = U.new_ones(rank) if signs is None else signs
     check_signs(signs, rank)
@@ -120,6 +125,8 @@ def check_weight(A: Any, rank: Any) -> int:
     """The rank, if A is a weight that a projector can start from."""
     check_floating("weight", A, 2, "(o, i)")
     rank = check_rank(rank, *A.shape)
+    if A.is_meta:
+        raise ArgumentError("weight is on the meta device, which holds no values to start from.")
     check_finite("weight", A)
     if not bool(A.any()):
         raise ArgumentError(f"weight of shape {tuple(A.shape)} is all zeros: it has no singular vectors to start from.")

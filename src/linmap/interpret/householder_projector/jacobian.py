@@ -64,7 +64,7 @@ def _mean_gram(synthesis: Synthesis, w: Tensor, mask: Tensor, directions: Tensor
 
     def gram(part: Tensor) -> Tensor:
         def images(alpha: Tensor) -> Tensor:
-            return flat(synthesis(moved(part, mask, alpha @ directions.to(w))))
+            return flat(synthesis(moved(part, mask, alpha @ directions.to(w))), len(part))
 
         def column(step: Tensor) -> Tensor:
             return jvp(images, (torch.zeros_like(step),), (step,))[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.interpret.householder_projector.arguments import check_finite, check_floating
-from linmap.interpret.householder_projector.first_layer import ProjectedFirstLayer, first_layer_matrix, is_first_layer
+from linmap.interpret.householder_projector.first_layer import ProjectedFirstLayer, is_first_layer
 from linmap.interpret.householder_projector.isometry import numerical_rank
 from linmap.interpret.householder_projector.projector import HouseholderProjector, Reflectors
+from linmap.interpret.householder_projector.weights import applied_weight, keep_hooks, wrapped
 
 Choice = Sequence[str] | Callable[[str, nn.Module], bool]
 
@@ -63,9 +64,11 @@ def project_layers(
         If `w_samples` span fewer than `rank` dimensions.
     """
     chosen = _chosen(model, layers)
-    if w_samples is not None:
-        _check_latent(w_samples, rank)
     new = {name: _projector(name, module, rank, gain, n_reflectors) for name, module in chosen.items()}
+    if w_samples is not None:
+        _check_latent(w_samples, rank, {name: layer.in_features for name, layer in new.items()})
+    for name, module in chosen.items():
+        keep_hooks(module, new[name])
     by_module = {id(module): new[name] for name, module in chosen.items()}
     for parent in list(model.modules()):
         for child_name, child in list(parent._modules.items()):
@@ -76,6 +79,8 @@ def project_layers(
 
 def _chosen(model: nn.Module, layers: Any) -> dict[str, nn.Module]:
     """The layers by name, in the model's order, each module once."""
+    if not isinstance(model, nn.Module):
+        raise ArgumentTypeError(f"model must be an nn.Module, got {type(model).__name__}.")
     if isinstance(layers, str):
         raise ArgumentTypeError(
             f"layers must be a sequence of names or a predicate, got {layers!r}; write [{layers!r}]."
@@ -84,6 +89,8 @@ def _chosen(model: nn.Module, layers: Any) -> dict[str, nn.Module]:
     if callable(layers):
         wanted = [name for name, module in there.items() if layers(name, module)]
     else:
+        if not isinstance(layers, Iterable):
+            raise ArgumentTypeError(f"layers must be a sequence of names or a predicate, got {layers!r}.")
         wanted = list(layers)
         if missing := [name for name in wanted if name not in there]:
             raise ArgumentError(f"there is no layer {missing[0]!r} in the model; it has {_names(there)}.")
@@ -102,7 +109,12 @@ def _names(there: dict[str, nn.Module]) -> str:
 
 
 def _kind(module: nn.Module) -> Literal["linear", "pointwise", "first"] | None:
-    """Which of the kinds that can be replaced a layer is."""
+    """Which of the kinds that can be replaced a layer is.
+
+    A subclass with a forward of its own, as of equalised learning rates, applies another map than its weight.
+    """
+    if _own_forward(module):
+        return None
     if isinstance(module, nn.Linear):
         return "linear"
     if isinstance(module, nn.Conv2d) and set(module.kernel_size) | set(module.stride) == {1} and module.groups == 1:
@@ -111,16 +123,22 @@ def _kind(module: nn.Module) -> Literal["linear", "pointwise", "first"] | None:
     return "first" if is_first_layer(module) else None
 
 
+def _own_forward(module: nn.Module) -> bool:
+    kind = next((kind for kind in (nn.Linear, nn.Conv2d, nn.ConvTranspose2d) if isinstance(module, kind)), None)
+    return kind is not None and ("forward" in vars(module) or type(module).forward is not kind.forward)
+
+
 def layer_matrix(module: nn.Module) -> Float[Tensor, "o i"] | None:
     """The matrix of a layer that is linear in its input's features; None for another."""
-    match _kind(module), module:
-        case "pointwise", _:
-            weight = module.weight
-            return weight.flatten(1) if isinstance(weight, Tensor) else None
-        case "first", nn.ConvTranspose2d():
-            return first_layer_matrix(module)
-    weight = getattr(module, "weight", None)
-    return weight if isinstance(weight, Tensor) and weight.ndim == 2 else None
+    kind, weight = _kind(module), applied_weight(module)
+    if weight is None:
+        return None
+    match kind:
+        case "pointwise":
+            return weight.flatten(1)
+        case "first":
+            return weight.flatten(1).mT
+    return weight if weight.ndim == 2 else None
 
 
 @torch.no_grad()
@@ -146,7 +164,7 @@ def _projector(
                 return HouseholderProjector.from_linear(module, rank, **options)
             case "pointwise", nn.Conv2d():
                 bias = None if module.bias is None else module.bias.detach()
-                weight = module.weight.detach().flatten(1)
+                weight = _weight(module).flatten(1)
                 return HouseholderProjector._started(weight, rank, bias, gain, n_reflectors, dim=1).train(
                     module.training
                 )
@@ -157,9 +175,22 @@ def _projector(
     raise ArgumentError(f"layer {name!r} is a {type(module).__name__} and cannot be replaced; {_offer(module)}.")
 
 
+def _weight(module: nn.Module) -> Tensor:
+    weight = applied_weight(module)
+    assert weight is not None
+    return weight.detach()
+
+
 def _offer(module: nn.Module) -> str:
     if isinstance(module, HouseholderProjector):
         return "it is a projector already"
+    if _own_forward(module):
+        return (
+            "it has a forward of its own, so that its weight need not be the map that it applies; put "
+            "HouseholderProjector.from_linear(layer, rank, scale=...) there, scale being its factor on the weight"
+        )
+    if isinstance(getattr(module, "weight", None), Tensor) and (parts := wrapped(module)):
+        return f"it wraps other layers ({', '.join(parts[:3])}), as an adapter does; merge them into one layer first"
     if isinstance(module, nn.ConvTranspose2d):
         return f"of transposed convolutions, only those of stride 1 without padding are, on 1x1 inputs; got {module}"
     if isinstance(module, nn.modules.conv._ConvNd):
@@ -167,9 +198,15 @@ def _offer(module: nn.Module) -> str:
     return "nn.Linear, 1x1 nn.Conv2d and the first nn.ConvTranspose2d of a generator are"
 
 
-def _check_latent(w_samples: Tensor, rank: int) -> None:
+def _check_latent(w_samples: Tensor, rank: int, inputs: Mapping[str, int]) -> None:
     check_floating("w_samples", w_samples, 2, "(S, i)")
     check_finite("w_samples", w_samples)
+    if len(w_samples) == 0 or w_samples.shape[1] not in inputs.values():
+        name, features = next(iter(inputs.items()))
+        raise ArgumentError(
+            f"w_samples must hold codes as they come to the layers, (S, {features}) for layer {name!r}, got shape "
+            f"{tuple(w_samples.shape)}."
+        )
     centred = w_samples.detach().double()
     S = torch.linalg.svdvals(centred - centred.mean(0))
     found = numerical_rank(S, tuple(w_samples.shape), w_samples.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from linmap.errors import ArgumentError, ArgumentTypeError
-from linmap.interpret.householder_projector.arguments import check_floating
+from linmap.interpret.householder_projector.arguments import check_floating, check_number
 from linmap.interpret.householder_projector.traversal import Synthesis, check_directions, check_step, flat
 
 Features = Callable[[Tensor], Tensor]
@@ -61,6 +61,7 @@ def perceptual_path_length(
             "w_start, w_end and t must have the same number of samples S and the codes the same shape, got "
             f"{tuple(w_start.shape)}, {tuple(w_end.shape)} and {tuple(t.shape)}."
         )
+    check_number("eps", eps)
     at = t.to(w_start).reshape(-1, *[1] * (w_start.ndim - 1))
     a, b = torch.lerp(w_start, w_end, at), torch.lerp(w_start, w_end, at + eps)
     _check_resolved(b - a, eps * (w_end - w_start), eps)
@@ -103,7 +104,7 @@ def interpretable_path_length(
     """
     check_floating("w", w, 3, "(S, n_slots, i)")
     check_directions("directions", directions, 2, w.shape[-1])
-    if not isinstance(slots, Tensor) or slots.is_floating_point() or slots.is_complex():
+    if not isinstance(slots, Tensor) or slots.dtype == torch.bool or slots.is_floating_point() or slots.is_complex():
         raise ArgumentTypeError("slots must be a tensor (S,) of whole numbers.")
     if slots.shape != (len(w),) or len(directions) != len(w):
         raise ArgumentError(
@@ -114,10 +115,11 @@ def interpretable_path_length(
         raise ArgumentError(
             f"slots must lie from 0 to {w.shape[1] - 1}, w having {w.shape[1]} slots, got {outside[0]}."
         )
+    check_number("eps", eps)
     b = w.clone()
     rows = torch.arange(len(w), device=w.device)
-    b[rows, slots.to(w.device)] += eps * directions.to(w)
-    return _trimmed(synthesis, w, b, features, eps, trim)
+    b[rows, slots.to(w.device, torch.int64)] += eps * directions.to(w)
+    return _trimmed(synthesis, w.clone(), b, features, eps, trim)  # a synthesis may work in place
 
 
 def _check_resolved(step: Tensor, wanted: Tensor, eps: float) -> None:
@@ -133,11 +135,16 @@ def _check_resolved(step: Tensor, wanted: Tensor, eps: float) -> None:
 
 def _trimmed(synthesis: Synthesis, a: Tensor, b: Tensor, features: Features | None, eps: float, trim: Any) -> float:
     check_step(eps)
-    low, high = trim
+    if not isinstance(trim, Iterable) or len(percentiles := list(trim)) != 2:
+        raise ArgumentError(f"trim must be two percentiles, got {trim!r}.")
+    for percentile in percentiles:
+        check_number("trim", percentile)
+    low, high = map(float, percentiles)
     if not 0 <= low <= high <= 100:
         raise ArgumentError(f"trim must be two percentiles in ascending order, from 0 to 100, got {trim!r}.")
-    ends = [synthesis(w) if features is None else features(synthesis(w)) for w in (a, b)]
-    distances = ((flat(ends[0]) - flat(ends[1])).double().square().sum(1) / eps**2).cpu().numpy()
+    n = len(a)
+    ends = [flat(synthesis(w) if features is None else features(synthesis(w)), n) for w in (a, b)]
+    distances = ((ends[0] - ends[1]).double().square().sum(1) / eps**2).cpu().numpy()
     if not np.isfinite(distances).all():
         raise ArgumentError("the images or features of some samples are not finite, so there is no path length.")
     kept = distances[

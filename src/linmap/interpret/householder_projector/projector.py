@@ -10,9 +10,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from linmap.errors import ArgumentError, ArgumentTypeError
-from linmap.interpret.householder_projector.arguments import check_floating, check_rank, check_whole
+from linmap.interpret.householder_projector.arguments import (
+    check_finite,
+    check_floating,
+    check_number,
+    check_rank,
+    check_whole,
+)
 from linmap.interpret.householder_projector.isometry import check_gain, check_weight, warn_of_rank, weight_of
 from linmap.interpret.householder_projector.reflections import leading_columns, leading_rows, reflectors, zero_column
+from linmap.interpret.householder_projector.weights import applied_weight
 from linmap.maps.householder import scaled
 from linmap.maps.numbers import autocast
 
@@ -96,6 +103,8 @@ class HouseholderProjector(nn.Module):
         if n_reflectors not in get_args(Reflectors):
             raise ArgumentError(f'n_reflectors must be "rank" or "full", got {n_reflectors!r}.')
         self.n_reflectors: Reflectors = n_reflectors
+        if dtype is not None and not dtype.is_floating_point:
+            raise ArgumentTypeError(f"dtype must be a real floating dtype, got {dtype}.")
         options: dict[str, Any] = {"dtype": dtype, "device": device}
         m_u, m_v = (self.rank, self.rank) if n_reflectors == "rank" else (out_features, in_features)
         self.U = nn.Parameter(torch.empty(out_features, m_u, **options).normal_(0, START, generator=generator))
@@ -174,12 +183,15 @@ class HouseholderProjector(nn.Module):
         TypeError
             If there is no 2-D weight of floating numbers.
         """
-        weight = getattr(linear, "weight", None)
+        check_number("scale", scale)
+        check_number("bias_scale", bias_scale)
+        weight = applied_weight(linear) if isinstance(linear, nn.Module) else None
         if not isinstance(weight, Tensor) or weight.ndim != 2:
             what = f"a weight of shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else "no weight"
             raise ArgumentTypeError(
                 f"from_linear takes a layer with a 2-D weight such as nn.Linear; {type(linear).__name__} has {what}."
             )
+        check_floating("weight", weight, 2, "(o, i)")
         bias = getattr(linear, "bias", None)
         if bias is not None:
             bias = bias.detach() * bias_scale
@@ -201,6 +213,7 @@ class HouseholderProjector(nn.Module):
         check_gain(gain, ("match",))
         if bias is not None:
             check_floating("bias", bias, 1, "(o,)")
+            check_finite("bias", bias)
             if len(bias) != len(A):
                 raise ArgumentError(
                     f"bias must have {len(A)} entries, one for each row of the weight, got {len(bias)}."
@@ -315,6 +328,8 @@ class HouseholderProjector(nn.Module):
         return y.unflatten(-1, x.shape[self.dim % x.ndim + 1 :])
 
     def check_input(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise ArgumentTypeError(f"x must be a tensor, got {type(x).__name__}.")
         if not x.is_floating_point():
             raise ArgumentTypeError(f"x must have a real floating dtype, got {x.dtype}; convert it with .float().")
         if not -x.ndim <= self.dim < x.ndim or x.shape[self.dim] != self.in_features:
@@ -341,7 +356,7 @@ class HouseholderProjector(nn.Module):
         error_msgs: list[str],
     ) -> None:
         """Refuse what would be another layer: another rank, a zero reflector, signs that are none."""
-        found = {name: state_dict[prefix + name] for name in ("U", "V", "signs") if prefix + name in state_dict}
+        found = {name: state_dict[prefix + name] for name in ("U", "V", "signs", "gain") if prefix + name in state_dict}
         if (problem := self._problem_of(found)) is not None:
             error_msgs.append(f"{prefix[:-1] or type(self).__name__}: {problem}")
             return
@@ -352,13 +367,21 @@ class HouseholderProjector(nn.Module):
     def _problem_of(self, found: dict[str, Tensor]) -> str | None:
         signs = found.get("signs")
         ranks = [] if signs is None else [signs.numel()]
-        if self.n_reflectors == "rank":
+        if self.n_reflectors == "rank" and signs is None:
             ranks += [found[name].shape[-1] for name in ("U", "V") if name in found and found[name].ndim == 2]
         if others := [rank for rank in ranks if rank != self.rank]:
             return f"the state has rank {others[0]}, the layer has rank {self.rank}; build it with that rank."
-        for name in ("U", "V"):
+        for name, mine in (("U", self.U), ("V", self.V)):
+            if name in found and (came := found[name].shape)[:-1] == mine.shape[:-1] and came != mine.shape:
+                return (
+                    f"the state has {came[-1]} reflectors in {name}, the layer {mine.shape[-1]} "
+                    f"(n_reflectors={self.n_reflectors!r}); build it with the n_reflectors of the state."
+                )
             if name in found and found[name].ndim == 2 and (zero := zero_column(found[name])) is not None:
                 return f"column {zero} of {name} is zero, which no reflection has."
         if signs is not None and not signs.is_meta and not bool((signs.abs() == 1).all()):
             return f"signs must be +1 or -1, got {signs.tolist()}."
+        gain = found.get("gain")
+        if gain is not None and not gain.is_meta and not bool(((gain > 0) & gain.isfinite()).all()):
+            return f"gain must be a number > 0, got {gain.tolist()}."
         return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
 
 import torch
 from jaxtyping import Float
@@ -45,17 +46,19 @@ def sefa(weights: Weight | Sequence[Weight], k: int) -> tuple[Float[Tensor, "k i
     TypeError
         If a weight is neither a tensor of floating numbers nor a linear layer.
     """
+    if not isinstance(weights, Tensor | nn.Module | Iterable):
+        raise ArgumentTypeError(f"weights must be a tensor, a layer or a sequence of these, got {weights!r}.")
     given = [weights] if isinstance(weights, Tensor | nn.Module) else list(weights)
     if not given:
         raise ArgumentError("weights is empty; give at least one weight or layer.")
     matrices = [_matrix(weight) for weight in given]
     if len(sizes := {matrix.shape[1] for matrix in matrices}) > 1:
         raise ArgumentError(f"weights must have the same number of inputs to be stacked, got {sorted(sizes)}.")
+    dtype = reduce(torch.promote_types, (matrix.dtype for matrix in matrices))
     A = torch.cat([widened(matrix) for matrix in matrices])
     k = check_whole("k", k, 1, min(A.shape), f", the smaller side of the {A.shape[0]} x {A.shape[1]} weight")
     with without_autocast(A):
         _, S, Vh = torch.linalg.svd(A, full_matrices=False)
-    dtype = torch.promote_types(matrices[0].dtype, matrices[-1].dtype)
     return signed(Vh[:k]).to(dtype), S[:k].to(dtype)
 
 

@@ -48,7 +48,7 @@ class StyleGAN2Like(nn.Module):
     Raises
     ------
     ValueError
-        If one of them is not positive.
+        If one of them is no whole number above 0.
     """
 
     def __init__(
@@ -60,10 +60,11 @@ class StyleGAN2Like(nn.Module):
         channels: int = 1,
     ) -> None:
         super().__init__()
-        if not widths or min(latent_dim, style_dim, mapping_layers, channels, *widths) < 1:
+        sizes = (latent_dim, style_dim, mapping_layers, channels, *widths)
+        if not widths or not all(isinstance(size, int) and size > 0 for size in sizes):
             raise ArgumentError(
                 f"latent_dim={latent_dim}, style_dim={style_dim}, mapping_layers={mapping_layers}, "
-                f"widths={list(widths)} and channels={channels} must all be positive."
+                f"widths={list(widths)} and channels={channels} must all be whole numbers above 0."
             )
         self.latent_dim, self.style_dim, self.channels = latent_dim, style_dim, channels
         self.mapping_layers, self.widths = mapping_layers, tuple(widths)

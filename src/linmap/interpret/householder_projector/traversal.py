@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from linmap.errors import ArgumentError
-from linmap.interpret.householder_projector.arguments import check_floating, check_whole, widened
+from linmap.interpret.householder_projector.arguments import (
+    check_finite,
+    check_floating,
+    check_number,
+    check_whole,
+    widened,
+)
 
 Synthesis = Callable[[Tensor], Tensor]
 Slot = int | Sequence[int]
@@ -42,14 +49,22 @@ def traverse(
     Raises
     ------
     ValueError
-        If w is not 3-D, a slot is out of range, the direction has another length than i, or there are no alphas.
+        If w is not 3-D, a slot is out of range, the direction has another length than i or is not finite, or the
+        alphas are not at least one finite number.
     """
     mask = slot_mask(w, slot)
     check_directions("direction", direction, 1, w.shape[-1])
-    steps = [float(alpha) for alpha in alphas]
-    if not steps:
-        raise ArgumentError("alphas is empty; give at least one step.")
+    steps = _steps(alphas)
     return torch.stack([synthesis(moved(w, mask, alpha * direction)) for alpha in steps])
+
+
+def _steps(alphas: Any) -> list[float]:
+    given = alphas.tolist() if isinstance(alphas, Tensor | np.ndarray) else alphas
+    if not isinstance(given, Iterable) or isinstance(given, str) or not (steps := list(given)):
+        raise ArgumentError(f"alphas must be a sequence of at least one step, got {alphas!r}.")
+    for step in steps:
+        check_number("alphas", step.item() if isinstance(step, Tensor) else step)
+    return [float(step) for step in steps]
 
 
 def traversal_range(
@@ -71,13 +86,15 @@ def traversal_range(
     Raises
     ------
     ValueError
-        If w is not (S, i) with S > 1, the direction has another length than i, or n is less than 1.
+        If w is not (S, i) with S > 1, the direction has another length than i, n is less than 1, or n_std is not
+        finite.
     """
     check_floating("w", w, 2, "(S, i)")
     if len(w) < 2:
         raise ArgumentError(f"w must have at least two samples for a standard deviation, got {len(w)}.")
     check_directions("direction", direction, 1, w.shape[-1])
     n = check_whole("n", n, 1, 2**31)
+    check_number("n_std", n_std)
     along = widened(w) @ widened(direction).to(widened(w))
     return (along.std() * torch.linspace(-n_std, n_std, n).to(along)).to(w.dtype)
 
@@ -116,9 +133,9 @@ def rank_directions(
     check_directions("directions", directions, 2, w.shape[-1])
     check_step(eps)
     with derivatives_of(w, directions):
-        before = flat(synthesis(w))
+        before = flat(synthesis(w.clone()), len(w))  # a synthesis may work in place
         changes = [
-            torch.linalg.vector_norm(flat(synthesis(moved(w, mask, eps * d))) - before, dim=1).mean() / abs(eps)
+            torch.linalg.vector_norm(flat(synthesis(moved(w, mask, eps * d)), len(w)) - before, dim=1).mean() / abs(eps)
             for d in directions
         ]
     change = torch.stack(changes)
@@ -131,7 +148,8 @@ def rank_directions(
 def slot_mask(w: Any, slot: Slot) -> Float[Tensor, " n_slots"]:
     """Ones at the slots to move, or an error about w or a slot."""
     check_floating("w", w, 3, "(B, n_slots, i)")
-    chosen = list(slot) if isinstance(slot, Iterable) else [slot]
+    given = slot.tolist() if isinstance(slot, Tensor | np.ndarray) else slot
+    chosen = list(given) if isinstance(given, Iterable) else [given]
     if not chosen:
         raise ArgumentError("slot is empty; name at least one slot.")
     for number in chosen:
@@ -152,16 +170,23 @@ def check_directions(name: str, value: Any, ndim: int, n_features: int) -> None:
         raise ArgumentError(
             f"{name} must have the {n_features} features of w on the last axis, got shape {tuple(value.shape)}."
         )
+    check_finite(name, value)
 
 
 def check_step(eps: float) -> None:
-    if not eps or eps != eps:
+    check_number("eps", eps)
+    if not eps:
         raise ArgumentError(f"eps must be a number other than zero, got {eps!r}.")
 
 
-def flat(images: Tensor) -> Float[Tensor, "B features"]:
-    """Images as rows, half precision as float32."""
-    return widened(images).reshape(len(images), -1)
+def flat(images: Tensor, n: int) -> Float[Tensor, "B features"]:
+    """The images, or features, of n > 0 samples as rows; half precision as float32."""
+    if n == 0:
+        raise ArgumentError("there must be at least one sample of w, got none.")
+    if not isinstance(images, Tensor) or images.ndim == 0 or len(images) != n:
+        came = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ArgumentError(f"synthesis and features must give a row for each of {n} samples, got {came}.")
+    return widened(images).flatten(1) if images.ndim > 1 else widened(images)[:, None]
 
 
 def derivatives_of(*inputs: Tensor) -> Any:

@@ -5,7 +5,7 @@ from linmap.recipes.recipe import Recipe, Verb
 
 RECIPE = Recipe(
     compare=Verb(Compare, "linmap.recipes.householder_projector.compare:compare", resumes=True),
-    apply=Verb(Apply, "linmap.recipes.householder_projector.apply:apply"),
+    apply=Verb(Apply, "linmap.recipes.householder_projector.apply:apply", data=False),
     fit=Verb(Fit, "linmap.recipes.householder_projector.fit:fit", resumes=True),
-    unfitted=Verb(Unfitted, "linmap.recipes.householder_projector.apply:unfitted"),
+    unfitted=Verb(Unfitted, "linmap.recipes.householder_projector.apply:unfitted", data=False),
 )

@@ -173,13 +173,16 @@ class Sheets:
         """Amounts by the number of the direction."""
         found: dict[int, float] = {}
         for given in self.edit:
-            number, _, amount = given.partition("=")
+            text, _, written = given.partition("=")
             try:
-                found[int(number)] = float(amount)
+                number, amount = int(text), float(written)
             except ValueError:
                 raise ArgumentError(f"edit={given!r} must be NUMBER=AMOUNT, such as 3=+2.0.") from None
-            if not abs(found[int(number)]) < float("inf"):
+            if not abs(amount) < float("inf"):
                 raise ArgumentError(f"edit={given!r}: the amount must be finite.")
+            if number in found:
+                raise ArgumentError(f"edit={given!r}: direction {number} is given twice; say once how far.")
+            found[number] = amount
         return found
 
 
