@@ -28,9 +28,18 @@ SMALL = Compare(rank=3, ranks=(2,), samples=8, codes=4, **STEPS)
 
 @pytest.fixture(autouse=True)
 def _few_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mean colours in the place of a network of 22 million weights."""
+    """Mean colours in the place of a network of 22 million weights, and fewer codes and images."""
     for module in (fit, apply, compare):
         monkeypatch.setattr(module, "image_features", lambda side=98: Features("mean colours", mean_colours, "told"))
+    for place, size in (
+        ("interpret.householder_projector.attributes.POPULATION", 48),
+        ("interpret.householder_projector.directions.SAMPLES", 256),
+        ("interpret.householder_projector.directions.MEASURED", 4),
+        ("recipes.householder_projector.tuning.CALIBRATION", 64),
+        ("recipes.householder_projector.showing.CONTACT_SAMPLES", 1),
+        ("recipes.householder_projector.showing.CONTACT_STEPS", 3),
+    ):
+        monkeypatch.setattr(f"linmap.{place}", size)
 
 
 @pytest.fixture(scope="module")

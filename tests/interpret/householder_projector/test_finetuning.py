@@ -13,7 +13,7 @@ from linmap.interpret.householder_projector.discriminator import Discriminator
 from typed import gradient_of, other, tensor
 
 pytestmark = pytest.mark.usefixtures("annotations_unchecked")
-QUICK = FineTuning(objective="both", steps=6, batch_size=4, warmup=2, r1_every=2, lr=0.01)
+QUICK = FineTuning(objective="both", steps=4, batch_size=4, warmup=1, r1_every=2, lr=0.01)
 
 
 class Generator(nn.Module):
@@ -73,7 +73,7 @@ def test_without_images_the_generator_learns_from_the_one_that_was_and_no_global
         student, teacher = swapped()
         before, taught, state = weights(student), weights(teacher), torch.get_rng_state()
         history = finetune(student, teacher, settings=replaced(objective=objective))
-        assert history.epochs[-1].step == 6
+        assert history.epochs[-1].step == 4
         assert not same(before, weights(student))
         assert same(taught, weights(teacher))
         assert torch.equal(state, torch.get_rng_state())
@@ -88,7 +88,7 @@ def test_matching_brings_the_generator_nearer_to_the_one_that_was():
     student, teacher = swapped(5)
     z = torch.randn(200, 5, generator=torch.Generator().manual_seed(3))
     before = (student(z) - teacher(z)).abs().mean()
-    finetune(student, teacher, settings=replaced(objective="matching", steps=40, batch_size=16, average=0.8))
+    finetune(student, teacher, settings=replaced(objective="matching", steps=25, batch_size=16, average=0.8))
     assert (student(z) - teacher(z)).abs().mean() < 0.5 * before
 
 
@@ -114,10 +114,10 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch)
 
     def stopping(self: Adversaries, *given: Any) -> None:
         after_step(self, *given)
-        if int(self.steps) == 4:
+        if int(self.steps) == 3:
             raise KeyboardInterrupt
 
-    settings = replaced(checkpoint_every=3)
+    settings = replaced(checkpoint_every=2)
     monkeypatch.setattr(Adversaries, "after_step", stopping)
     with pytest.raises((KeyboardInterrupt, Stopped)):
         finetune(parts, teacher, settings=settings, out=tmp_path)
