@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftMixedModel, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from linmap.adapt import BoneConfig, SaltConfig, TriAdaptLoraConfig
 from linmap.adapt.layer import AdapterLayer
+from typed import of_class
 
 METHODS: dict[str, Callable[..., PeftConfig]] = {
-    "bone bat": lambda **fields: BoneConfig(r=4, mode="bat", **fields),
-    "bone bat-row": lambda **fields: BoneConfig(r=4, mode="bat-row", **fields),
-    "bone add": lambda **fields: BoneConfig(r=5, mode="add", **fields),
-    "bone mini": lambda **fields: BoneConfig(r=5, mode="mini", mini_r=4, **fields),
-    "triadaptlora": lambda **fields: TriAdaptLoraConfig(
-        **({"reference_rank": 3, "init_rank": 2, "growth": "none"} | fields)
-    ),
-    "salt all": lambda **fields: SaltConfig(ratio=0.2, r=3, also_train=(), **fields),
-    "salt diag": lambda **fields: SaltConfig(ratio=0.2, r=3, relu="diag", also_train=(), **fields),
+    "bone bat": partial(BoneConfig, r=4, mode="bat"),
+    "bone bat-row": partial(BoneConfig, r=4, mode="bat-row"),
+    "bone add": partial(BoneConfig, r=5, mode="add"),
+    "bone mini": partial(BoneConfig, r=5, mode="mini", mini_r=4),
+    "triadaptlora": partial(TriAdaptLoraConfig, reference_rank=3, init_rank=2, growth="none"),
+    "salt all": partial(SaltConfig, ratio=0.2, r=3, also_train=()),
+    "salt diag": partial(SaltConfig, ratio=0.2, r=3, relu="diag", also_train=()),
 }
 
 
@@ -40,7 +41,9 @@ def llama(tied: bool = False, dtype: torch.dtype = torch.float64) -> LlamaForCau
         tie_word_embeddings=tied,
         max_position_embeddings=64,
     )
-    return LlamaForCausalLM(config).to(dtype).eval()
+    model = LlamaForCausalLM(config)
+    nn.Module.to(model, dtype)
+    return model.eval()
 
 
 def gpt2() -> GPT2LMHeadModel:
@@ -54,9 +57,24 @@ def tokens(rows: int = 2, length: int = 7, seed: int = 0) -> Tensor:
     return torch.randint(0, 48, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-def adapted(base: nn.Module, method: str, *, trained: bool = True, **fields: Any) -> PeftModel | PeftMixedModel:
+def with_adapter(base: nn.Module, config: PeftConfig, **options: Any) -> PeftModel:
+    """The model that PEFT makes of one adapter, which is never one of mixed kinds."""
+    return of_class(PeftModel, get_peft_model(base, config, **options))
+
+
+def tuner_of(model: nn.Module) -> BaseTuner:
+    """The tuner that a PEFT model puts around its base model."""
+    return of_class(BaseTuner, model.base_model)
+
+
+def inside(model: nn.Module) -> Any:
+    """The base model of a PEFT model, with the modules of its class and what PEFT put in their place."""
+    return tuner_of(model).model
+
+
+def adapted(base: nn.Module, method: str, *, trained: bool = True, **fields: Any) -> PeftModel:
     """The base model with one adapter "default" on all linear layers; `trained` moves it away from its start."""
-    model = get_peft_model(base, METHODS[method](**({"target_modules": "all-linear"} | fields)))  # pyright: ignore
+    model = with_adapter(base, METHODS[method](**({"target_modules": "all-linear"} | fields)))
     if trained:
         move(model)
     return model.eval()

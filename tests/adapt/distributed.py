@@ -14,9 +14,10 @@ from torch.utils.data import TensorDataset
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from adapt.cases import METHODS, adapted, llama, tokens
-from linmap.adapt import RankAllocator
+from linmap.adapt import RankAllocator, TriAdaptLoraConfig
 from linmap.training import TrainingConfig, train
 from two_processes import end
+from typed import of_class
 
 GROWING = "triadaptlora growing"
 
@@ -30,7 +31,7 @@ def train_method(method: str, out: Path) -> dict[str, int] | None:
     growing = method == GROWING
     fields = {"growth": "linear", "total_step": 8, "scaling": "rank", "grow_init": "paper"} if growing else {}
     model = adapted(llama(), "triadaptlora" if growing else method, **fields)
-    allocator = RankAllocator(model, model.peft_config["default"]) if growing else None  # pyright: ignore
+    allocator = RankAllocator(model, of_class(TriAdaptLoraConfig, model.peft_config["default"])) if growing else None
     config = TrainingConfig(epochs=2, batch_size=4, lr=1e-2, optimizer="adamw", weight_decay=0.1)
     data = TensorDataset(tokens(rows=16, length=9))
     train(model, language_loss, data, config=config, out=out, callbacks=[allocator] if allocator else [])

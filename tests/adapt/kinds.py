@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from adapt.cases import METHODS as PLAIN
-from adapt.cases import move
+from adapt.cases import move, with_adapter
 from linmap.adapt import SaltConfig, TriAdaptLoraConfig
 from linmap.adapt.layer import AdapterLayer
 
 METHODS: dict[str, Callable[..., PeftConfig]] = PLAIN | {
-    "triadaptlora append": lambda **fields: TriAdaptLoraConfig(
-        reference_rank=3, init_rank=2, growth="none", storage="append", **fields
-    ),
-    "salt basis": lambda **fields: SaltConfig(ratio=0.2, r=3, save_basis=True, also_train=(), **fields),
-    "salt delta": lambda **fields: SaltConfig(ratio=0.2, r=3, save="delta", also_train=(), **fields),
+    "triadaptlora append": partial(TriAdaptLoraConfig, reference_rank=3, init_rank=2, growth="none", storage="append"),
+    "salt basis": partial(SaltConfig, ratio=0.2, r=3, save_basis=True, also_train=()),
+    "salt delta": partial(SaltConfig, ratio=0.2, r=3, save="delta", also_train=()),
 }
 
 
@@ -69,10 +68,12 @@ def config(method: str, kind: str, **fields: Any) -> PeftConfig:
     return METHODS[method](**({"target_modules": targets} | fields))
 
 
-def adapted(method: str, kind: str, *, trained: bool = True, dtype: torch.dtype = torch.float64, **fields: Any) -> Any:
+def adapted(
+    method: str, kind: str, *, trained: bool = True, dtype: torch.dtype = torch.float64, **fields: Any
+) -> PeftModel:
     """The model of a kind with one adapter "default"; `trained` moves it away from its start."""
     torch.manual_seed(1)
-    model = get_peft_model(base(kind, dtype), config(method, kind, **fields))  # pyright: ignore
+    model = with_adapter(base(kind, dtype), config(method, kind, **fields))
     if trained:
         move(model)
     return model.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from safetensors import safe_open
 from torch import nn
 
 import fresh
-from adapt.cases import METHODS, adapted, gpt2, llama, logits, move, tokens
+from adapt.cases import METHODS, adapted, gpt2, inside, llama, logits, move, tokens, tuner_of
 from linmap.adapt.layer import AdapterLayer
-from linmap.adapt.tuner import register_with_peft
+from linmap.adapt.tuner import AdapterConfig, register_with_peft
+from typed import of_class
 
 pytestmark = pytest.mark.usefixtures("annotations_unchecked")
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -92,7 +94,7 @@ def test_adapters_are_switched_combined_and_disabled(method) -> None:
     model.set_adapter("second")
     second = logits(model, x)
     assert (second - first).abs().max() > 1e-3
-    model.base_model.set_adapter(["default", "second"])
+    tuner_of(model).set_adapter(["default", "second"])
     both = logits(model, x)
     model.merge_adapter()
     torch.testing.assert_close(logits(model, x), both, rtol=0, atol=1e-10)
@@ -109,7 +111,7 @@ def test_the_order_of_block_affine_adapters_counts_and_is_kept() -> None:
     move(model, "second", seed=2)
     outputs = {}
     for order in (("default", "second"), ("second", "default")):
-        model.base_model.set_adapter(list(order))
+        tuner_of(model).set_adapter(list(order))
         outputs[order] = logits(model, x)
         model.merge_adapter(adapter_names=list(order))
         torch.testing.assert_close(logits(model, x), outputs[order], rtol=0, atol=1e-10)
@@ -272,9 +274,9 @@ def test_an_adapter_changed_since_a_merge_without_the_base_is_refused(method) ->
 def test_unsupported_layers_are_named(method) -> None:
     model = nn.ModuleDict({"rnn": nn.LSTM(4, 4), "mha": nn.MultiheadAttention(8, 2)})
     with pytest.raises(TypeError, match=r"rnn: a LSTM cannot be adapted"):
-        get_peft_model(model, METHODS[method](target_modules=["rnn"]))  # pyright: ignore
+        get_peft_model(model, METHODS[method](target_modules=["rnn"]))
     with pytest.raises(TypeError, match=r"mha.out_proj belongs to a torch.nn.MultiheadAttention"):
-        get_peft_model(model, METHODS[method](target_modules=["out_proj"]))  # pyright: ignore
+        get_peft_model(model, METHODS[method](target_modules=["out_proj"]))
     with pytest.raises(ValueError, match="not found in the base model"):
         get_peft_model(llama(), METHODS[method](target_modules=["nowhere"]))
 
@@ -292,7 +294,7 @@ def test_configurations_survive_their_file_and_modules_to_save_are_saved(method,
     model = adapted(llama(), method, **fields)
     assert len(layers(model)) == 2
     with torch.no_grad():
-        model.base_model.model.lm_head.modules_to_save["default"].weight.mul_(1.5)
+        inside(model).lm_head.modules_to_save["default"].weight.mul_(1.5)
     model.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(llama(), tmp_path).eval()
     torch.testing.assert_close(logits(again, tokens()), logits(model, tokens()), rtol=0, atol=1e-12)
@@ -307,7 +309,7 @@ def test_registration_is_idempotent() -> None:
         register_with_peft(METHODS_CONFIG, BoneModel)
 
 
-METHODS_CONFIG = type(METHODS["bone bat"]())
+METHODS_CONFIG = type(of_class(AdapterConfig, METHODS["bone bat"]()))
 
 
 @pytest.mark.parametrize(
@@ -326,7 +328,7 @@ def test_configurations_refuse_what_does_not_fit(method, fields, message) -> Non
 
 @pytest.mark.parametrize("method", [*METHODS, "triadaptlora append"])
 def test_transformers_loads_and_saves_the_folder_by_itself(method, tmp_path):
-    options = {"storage": "append"} if "append" in method else {}
+    options: dict[str, Any] = {"storage": "append"} if "append" in method else {}
     model = adapted(llama(), method.removesuffix(" append"), **options)
     model.save_pretrained(tmp_path / "ours")
     alone = llama()

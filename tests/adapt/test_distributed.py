@@ -10,6 +10,7 @@ from adapt.cases import METHODS
 from adapt.distributed import GROWING, train_method
 from linmap.training import checkpoint
 from two_processes import launch
+from typed import present
 
 FSDP2 = {
     "ACCELERATE_USE_FSDP": "true",
@@ -40,8 +41,8 @@ def two(tmp_path_factory, request) -> Path:
 @pytest.mark.parametrize("method", [*METHODS, GROWING])
 def test_two_processes_give_the_adapter_of_one(one, two, method) -> None:
     for name in ("model", "optimizer"):
-        ours = load_file(checkpoint.latest(two / method) / f"{name}.safetensors")
-        theirs = load_file(checkpoint.latest(one / method) / f"{name}.safetensors")
+        ours = load_file(present(checkpoint.latest(two / method)) / f"{name}.safetensors")
+        theirs = load_file(present(checkpoint.latest(one / method)) / f"{name}.safetensors")
         assert ours.keys() == theirs.keys()
         assert ours
         for key in theirs:

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,10 @@ from torch import nn
 
 from linmap.adapt import BoneConv2d, BoneLinear, SaltConv2d, SaltLinear
 from linmap.adapt.kept import checksum, content_of
+from linmap.adapt.layer import AdapterLayer
 from linmap.adapt.salt.basis import basis_of
 
-LAYERS = {
+LAYERS: dict[str, Callable[[], AdapterLayer]] = {
     "bat": lambda: BoneLinear(nn.Linear(8, 12), r=4, mode="bat"),
     "salt all": lambda: SaltLinear(nn.Linear(8, 12), ratio=0.3, r=2),
     "salt diag": lambda: SaltLinear(nn.Linear(8, 12), ratio=0.3, r=2, relu="diag"),
@@ -23,7 +26,7 @@ LAYERS = {
 every_layer = pytest.mark.parametrize("kind", LAYERS)
 
 
-def made(kind: str, dtype: torch.dtype = torch.float64) -> nn.Module:
+def made(kind: str, dtype: torch.dtype = torch.float64) -> AdapterLayer:
     torch.manual_seed(0)
     layer = LAYERS[kind]().to(dtype).eval()
     for parameter in layer.adapters.parameters():
@@ -46,20 +49,20 @@ def through_data(tensor: torch.Tensor, change: str) -> None:
         tensor.data.mul_(0.9).add_(0.1)
 
 
-def other_values(layer: nn.Module) -> dict[str, torch.Tensor]:
+def other_values(layer: AdapterLayer) -> dict[str, torch.Tensor]:
     state = layer.state_dict()
     return {name: tensor + 0.3 if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
-def assign(layer: nn.Module) -> None:
+def assign(layer: AdapterLayer) -> None:
     layer.load_state_dict(other_values(layer), assign=True)
 
 
-def replace(layer: nn.Module) -> None:
+def replace(layer: AdapterLayer) -> None:
     layer.base_layer.weight = nn.Parameter(layer.base_layer.weight.detach() * 1.5, requires_grad=False)
 
 
-def step_fused(layer: nn.Module) -> None:
+def step_fused(layer: AdapterLayer) -> None:
     parameters = list(layer.adapters.parameters())
     optimizer = torch.optim.SGD(parameters, lr=0.1, fused=True)
     for parameter in parameters:
@@ -67,14 +70,19 @@ def step_fused(layer: nn.Module) -> None:
     optimizer.step()
 
 
-def load(layer: nn.Module) -> None:
+def load(layer: AdapterLayer) -> None:
     layer.load_state_dict(other_values(layer))
 
 
-WRITES = {"load_state_dict": load, "assign=True": assign, "a new parameter": replace, "a fused optimiser": step_fused}
+WRITES: dict[str, Callable[[AdapterLayer], None]] = {
+    "load_state_dict": load,
+    "assign=True": assign,
+    "a new parameter": replace,
+    "a fused optimiser": step_fused,
+}
 
 
-def check_answers_as_a_copy_does(layer: nn.Module, x: torch.Tensor, before: torch.Tensor) -> None:
+def check_answers_as_a_copy_does(layer: AdapterLayer, x: torch.Tensor, before: torch.Tensor) -> None:
     """A copy keeps nothing, so that its answer is made from what is there now."""
     with torch.no_grad():
         after = layer(x)
@@ -121,9 +129,10 @@ def test_a_move_to_another_precision_and_back_is_seen(kind):
 def test_an_adapter_that_takes_the_place_of_a_deleted_one_answers_itself(kind):
     """Its tensors may get the addresses of the deleted one's, and be written as often."""
     layer, x = made(kind), inputs(kind)
-    settings = {"bat": {"r": 4, "mode": "bat"}, "add": {"r": 3, "mode": "add"}}.get(kind[:3], {"ratio": 0.3, "r": 2})
+    settings: dict[str, dict[str, Any]] = {"bat": {"r": 4, "mode": "bat"}, "add": {"r": 3, "mode": "add"}}
+    options = settings.get(kind[:3], {"ratio": 0.3, "r": 2})
     for seed in range(6):
-        layer.add_adapter("user", **settings)
+        layer.add_adapter("user", **options)
         layer.double()
         generator = torch.Generator().manual_seed(seed)
         for parameter in layer.adapters["user"].parameters():
@@ -172,8 +181,12 @@ def test_many_models_at_once_under_vmap_leave_nothing_behind(kind):
     for i, layer in enumerate(layers):
         for parameter in layer.adapters.parameters():
             parameter.mul_(i + 1)
-    stacked = torch.func.stack_module_state(layers)
-    together = torch.vmap(lambda *state: torch.func.functional_call(layers[0], state, (x,)))
+    stacked = torch.func.stack_module_state(list[nn.Module](layers))
+
+    def one(parameters: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.func.functional_call(layers[0], (parameters, buffers), (x,))
+
+    together = torch.vmap(one)
     for _ in range(2):
         torch.testing.assert_close(together(*stacked), torch.stack([layer(x) for layer in layers]))
 

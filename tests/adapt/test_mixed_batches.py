@@ -1,5 +1,7 @@
 """Rows of one batch with adapters of their own: PEFT's `adapter_names`."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
-from adapt.cases import METHODS, adapted, llama, logits, move, tokens
+from adapt.cases import METHODS, adapted, inside, llama, logits, move, tokens
 from linmap.adapt import BoneConfig, BoneLinear
 
 pytestmark = pytest.mark.usefixtures("annotations_unchecked")
@@ -67,7 +69,8 @@ def test_generation_takes_the_adapter_of_each_row(method):
 
 def t5() -> T5ForConditionalGeneration:
     torch.manual_seed(0)
-    config = T5Config(vocab_size=48, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    start: dict[str, Any] = {"decoder_start_token_id": 0}
+    config = T5Config(vocab_size=48, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, **start)
     return T5ForConditionalGeneration(config).eval()
 
 
@@ -115,7 +118,7 @@ def test_modules_trained_whole_are_those_of_the_row():
     model.add_adapter("second", config)
     move(model, "second", seed=2)
     with torch.no_grad():
-        model.base_model.model.lm_head.modules_to_save["second"].weight.mul_(2)
+        inside(model).lm_head.modules_to_save["second"].weight.mul_(2)
     answers = {name: alone(model, name, tokens(2)) for name in NAMES[:2]}
     with torch.no_grad():
         found = model(input_ids=tokens(2), adapter_names=["second", "default"]).logits

@@ -23,7 +23,7 @@ from peft import (
 )
 from torch import Tensor, nn
 
-from adapt.cases import move
+from adapt.cases import inside, move, tuner_of
 from adapt.kinds import CASES, KINDS, METHODS, adapted, base, config, inputs, layers, output, with_second
 
 pytestmark = [
@@ -61,8 +61,8 @@ def test_sizes_are_those_of_a_lora_layer(method) -> None:
     from peft import LoraConfig
 
     for kind in [kind for case, kind in CASES if case == method]:
-        theirs = get_peft_model(base(kind), LoraConfig(target_modules=["first"]))  # pyright: ignore
-        lora: Any = theirs.base_model.model.first
+        theirs = get_peft_model(base(kind), LoraConfig(target_modules=["first"]))
+        lora = inside(theirs).first
         ours = layers(adapted(method, kind))[0]
         assert (ours.in_features, ours.out_features) == (lora.in_features, lora.out_features)
 
@@ -72,7 +72,7 @@ def test_sizes_are_those_of_a_lora_layer(method) -> None:
 def test_other_kinds_of_layers_are_refused_by_name(method, layer) -> None:
     model = nn.ModuleDict({"part": layer})
     with pytest.raises(TypeError, match=f"part: a {type(layer).__name__} cannot be adapted"):
-        get_peft_model(model, METHODS[method](target_modules=["part"]))  # pyright: ignore
+        get_peft_model(model, METHODS[method](target_modules=["part"]))
 
 
 @every_case
@@ -127,7 +127,7 @@ def test_active_adapters_are_trained_and_others_are_not(method, kind) -> None:
     check("default")
     model.set_adapter("second")
     check("second")
-    model.base_model.set_adapter(["second", "default"])
+    tuner_of(model).set_adapter(["second", "default"])
     check("second", "default")
     model.set_adapter("default", inference_mode=True)
     check()
@@ -159,7 +159,7 @@ def test_every_number_format_of_the_base_is_taken(method, kind, dtype, autocast_
     exact, tolerance = adapted(method, kind), 1e-5 if dtype == torch.float32 else 0.1
     model: Any = get_peft_model(
         base(kind, dtype),
-        config(method, kind),  # pyright: ignore
+        config(method, kind),
         autocast_adapter_dtype=autocast_adapter_dtype,
     )
     with torch.no_grad():
@@ -220,7 +220,7 @@ def test_adapters_are_merged_alone_and_together(method, kind) -> None:
     model, x = with_second(adapted(method, kind), method, kind), inputs(kind)
     outputs = {}
     for names in (["default"], ["second"], ["default", "second"]):
-        model.base_model.set_adapter(names)
+        tuner_of(model).set_adapter(names)
         outputs[tuple(names)] = output(model, x)
     first, second, both = outputs.values()
     differ(first, second)
@@ -325,7 +325,7 @@ def test_linear_layers_become_lora_and_others_are_refused(method, kind) -> None:
             convert_to_lora(model, rank=4)
         return
     lora, state = convert_to_lora(model, rank=1.0)
-    converted: Any = get_peft_model(base(kind), lora)  # pyright: ignore
+    converted: Any = get_peft_model(base(kind), lora)
     assert not set_peft_model_state_dict(converted, state).unexpected_keys
     same(output(converted.eval(), x), output(model, x), 1e-3)
 
@@ -340,8 +340,8 @@ def test_linear_layers_become_lora_and_others_are_refused(method, kind) -> None:
 def test_a_folder_gives_the_same_model(method, kind, safe_serialization, tmp_path: Path) -> None:
     model, x = adapted(method, kind, dtype=torch.float32), inputs(kind, torch.float32)
     y = output(model, x)
-    model.save_pretrained(tmp_path, safe_serialization=safe_serialization)
-    loaded: Any = PeftModel.from_pretrained(base(kind, torch.float32), tmp_path)  # pyright: ignore
+    model.save_pretrained(str(tmp_path), safe_serialization=safe_serialization)
+    loaded: Any = PeftModel.from_pretrained(base(kind, torch.float32), tmp_path)
     same(output(loaded.eval(), x), y, 1e-5)
     found = loaded.load_adapter(tmp_path, "other", low_cpu_mem_usage=True)
     assert not found.unexpected_keys
@@ -349,7 +349,7 @@ def test_a_folder_gives_the_same_model(method, kind, safe_serialization, tmp_pat
     loaded.set_adapter("other")
     same(output(loaded.eval(), x), y, 1e-5)
     if method != "salt delta":  # a change that is no longer trained
-        trainable = PeftModel.from_pretrained(base(kind, torch.float32), tmp_path, is_trainable=True)  # pyright: ignore
+        trainable = PeftModel.from_pretrained(base(kind, torch.float32), tmp_path, is_trainable=True)
         trainable.train()(x).sum().backward()
         assert any(p.grad is not None for p in trainable.parameters())
 
@@ -360,8 +360,8 @@ def test_adapters_are_saved_from_a_merged_model_and_one_by_one(method, kind, tmp
     model.set_adapter("second")
     y = output(model, x)
     model.merge_adapter()
-    model.save_pretrained(tmp_path, selected_adapters=["second"])
-    loaded = PeftModel.from_pretrained(base(kind), tmp_path / "second").eval()  # pyright: ignore
+    model.save_pretrained(str(tmp_path), selected_adapters=["second"])
+    loaded = PeftModel.from_pretrained(base(kind), tmp_path / "second").eval()
     same(output(loaded, x), y)
 
 
@@ -433,8 +433,8 @@ def test_modules_trained_whole_go_along(method, kind, tmp_path: Path) -> None:
     model, x = adapted(method, kind, modules_to_save=["head"]), inputs(kind)
     train_whole(model, "default", "head")
     y = output(model, x)
-    model.save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(base(kind), tmp_path).eval()  # pyright: ignore
+    model.save_pretrained(str(tmp_path))
+    loaded = PeftModel.from_pretrained(base(kind), tmp_path).eval()
     same(output(loaded, x), y)
     with loaded.disable_adapter():
         assert torch.equal(output(loaded, x), output(base(kind), x))
@@ -450,8 +450,8 @@ def test_disjoint_modules_of_several_active_adapters_are_all_used(method, order)
     train_whole(model, "second", "middle")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.base_model.set_adapter(order)
-    parts, x = model.base_model.model, inputs("Linear")
+        tuner_of(model).set_adapter(order)
+    parts, x = inside(model), inputs("Linear")
     y = parts.last(torch.tanh(parts.first(x)))
     middle, head = parts.middle.modules_to_save["second"], parts.head.modules_to_save["default"]
     same(output(model, x), head(middle(y)).detach())
@@ -482,7 +482,7 @@ def test_of_three_active_adapters_one_is_deleted_and_the_others_stay(method) -> 
     move(model, "third", seed=3)
     train_whole(model, "default", "head")
     train_whole(model, "second", "middle")
-    x, tuner = inputs("Linear"), model.base_model  # the PeftModel around it knows of one active adapter only
+    x, tuner = inputs("Linear"), tuner_of(model)  # the PeftModel around it knows of one active adapter only
     tuner.set_adapter(["second", "third"])
     y = output(tuner, x)
     tuner.set_adapter(["default", "second", "third"])
@@ -502,6 +502,6 @@ def test_biases_are_trained_and_saved_where_they_are_asked_for(method, kind, tmp
         for parameter in biases.values():
             parameter += 0.1
     y = output(model.eval(), x)
-    model.save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(base(kind), tmp_path).eval()  # pyright: ignore
+    model.save_pretrained(str(tmp_path))
+    loaded = PeftModel.from_pretrained(base(kind), tmp_path).eval()
     same(output(loaded, x), y)

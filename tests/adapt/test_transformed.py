@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from adapt.cases import inside
 from adapt.kinds import METHODS, adapted, inputs
+from typed import gradient_of
 
 every_method = pytest.mark.parametrize("method", METHODS)
 
@@ -49,7 +51,7 @@ def test_gradients_of_each_example_add_up_to_that_of_the_batch(method):
         model(x).square().sum().backward()
         assert each
         for name, of_examples in each.items():
-            assert torch.allclose(of_examples.sum(0), model.get_parameter(name).grad)
+            assert torch.allclose(of_examples.sum(0), gradient_of(model.get_parameter(name)))
 
 
 @every_method
@@ -67,7 +69,7 @@ def test_an_ensemble_of_adapters_answers_as_each_of_them(method, grad):
 
 @pytest.mark.parametrize("method", ["bone bat", "bone bat-row", "salt all"])  # those with more than one way
 def test_an_exported_program_takes_any_number_of_rows(method):
-    model = adapted(method, "Linear").base_model.model
+    model = inside(adapted(method, "Linear"))
     program = torch.export.export(model, (batches()[1],), dynamic_shapes={"x": {0: torch.export.Dim("n", min=2)}})
     for x in batches():
         assert torch.allclose(program.module()(x), model(x))
@@ -93,7 +95,7 @@ def test_threads_that_name_other_adapters_at_the_same_time_get_their_own(method)
         right = {name: model(x, adapter_names=[name] * len(x)) for name in names}
     assert not torch.allclose(*right.values())
     both, wrong = threading.Barrier(2), []
-    first = model.base_model.model.first
+    first = inside(model).first
 
     def meet(*_):
         both.wait(timeout=30)  # inside of the model, with the names of both threads at hand
@@ -113,7 +115,7 @@ def test_threads_that_name_other_adapters_at_the_same_time_get_their_own(method)
 
 
 def test_a_kept_weight_that_another_thread_forgets_at_once_is_still_the_answer(monkeypatch):
-    layer, x = adapted("bone bat", "Linear").base_model.model.first, batches()[1]
+    layer, x = inside(adapted("bone bat", "Linear")).first, batches()[1]
     with torch.no_grad():
         right = layer(x)
         monkeypatch.setattr(type(layer), "_cache", property(lambda self: None, lambda self, kept: None), raising=False)

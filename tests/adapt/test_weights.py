@@ -5,14 +5,15 @@ from collections import OrderedDict
 import pytest
 import torch
 import torch.nn.functional as F
-from peft import get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from adapt.cases import METHODS, move
+from adapt.cases import METHODS, inside, move, with_adapter
 from linmap.adapt import BoneLinear
 from linmap.adapt.layer import AdapterLayer
 from linmap.adapt.weights import matrix_of, weight_from
+from typed import of_class, tensor
 
 every_method = pytest.mark.parametrize("method", METHODS)
 TARGETS = ["conv", "point", "linear"]
@@ -47,9 +48,9 @@ def images(rows: int = 2) -> Tensor:
     return torch.randn(rows, 20, 4, 4, generator=generator, dtype=torch.float64)
 
 
-def trained(net: nn.Module, method: str) -> nn.Module:
+def trained(net: nn.Module, method: str) -> PeftModel:
     torch.manual_seed(1)
-    model = get_peft_model(net, METHODS[method](target_modules=TARGETS))
+    model = with_adapter(net, METHODS[method](target_modules=TARGETS))
     move(model)
     return model.eval()
 
@@ -99,7 +100,7 @@ def test_an_adapter_works_on_a_computed_weight_as_on_that_weight(method, way):
         torch.testing.assert_close(model(images()), right, rtol=1e-7, atol=1e-7)
 
 
-def base_output(model: nn.Module) -> Tensor:
+def base_output(model: PeftModel) -> Tensor:
     with model.disable_adapter():
         return model(images())
 
@@ -160,7 +161,7 @@ def test_an_offloaded_layer_fetches_its_weight_first(method):
     from accelerate import cpu_offload
 
     def offloaded(layer):
-        cpu_offload(layer, execution_device="cpu")
+        cpu_offload(layer, execution_device=torch.device("cpu"))
         return layer
 
     net = Net()
@@ -184,8 +185,8 @@ def test_a_layer_that_no_other_weight_can_reach_is_refused_by_name():
         return nn.Sequential(OrderedDict(only=doubled(OwnForward(20, 20).double())))
 
     with pytest.raises(TypeError, match=r"only: .* a forward of its own and a weight that is no parameter"):
-        get_peft_model(net(), METHODS["bone bat"](target_modules=["only"]))
-    model = get_peft_model(net(), METHODS["bone add"](target_modules=["only"]))
+        with_adapter(net(), METHODS["bone bat"](target_modules=["only"]))
+    model = with_adapter(net(), METHODS["bone add"](target_modules=["only"]))
     assert model(torch.ones(2, 20, dtype=torch.float64)).shape == (2, 20)
 
 
@@ -267,29 +268,29 @@ def test_8_bit_floating_point_numbers_are_codes_too(method, autocast_adapter_dty
     torch.manual_seed(0)
     net, x = nn.Sequential(Float8Linear(20, 20)), torch.randn(4, 20)
     right = net(x)
-    options = {"autocast_adapter_dtype": autocast_adapter_dtype}
     if method in ("bone bat", "salt all", "salt diag"):
         with pytest.raises(TypeError, match=r"0: the weight of this Float8Linear is quantised .*'bat-row'"):
-            get_peft_model(net, METHODS[method](target_modules=["0"]), **options)
+            with_adapter(net, METHODS[method](target_modules=["0"]), autocast_adapter_dtype=autocast_adapter_dtype)
         return
-    model = get_peft_model(net, METHODS[method](target_modules=["0"]), **options)
+    model = with_adapter(net, METHODS[method](target_modules=["0"]), autocast_adapter_dtype=autocast_adapter_dtype)
     torch.testing.assert_close(model(x), right)
     move(model)
-    adapter = model.base_model.model[0].adapters["default"]
-    numbers = net[0].get_base_layer().weight.float() * net[0].get_base_layer().scale
+    adapter = inside(model)[0].adapters["default"]
+    codes = of_class(Float8Linear, of_class(AdapterLayer, net[0]).get_base_layer())
+    numbers = codes.weight.float() * codes.scale
     torch.testing.assert_close(model(x), F.linear(x, adapter.weight(numbers)))
     assert not torch.allclose(model(x), right)
     with pytest.raises(TypeError, match=r"0: .* no adapter can be merged into codes"):
         model.merge_adapter()
 
 
-def quantised_by_torchao(net: nn.Module) -> nn.Module:
+def quantised_by_torchao(net: nn.Sequential) -> nn.Sequential:
     quantization = pytest.importorskip("torchao.quantization")
     quantization.quantize_(net, quantization.Int8WeightOnlyConfig())
     return net
 
 
-def quantised_by_quanto(net: nn.Module) -> nn.Module:
+def quantised_by_quanto(net: nn.Sequential) -> nn.Sequential:
     quanto = pytest.importorskip("optimum.quanto")
     quanto.quantize(net, weights=quanto.qint4)
     quanto.freeze(net)
@@ -299,20 +300,20 @@ def quantised_by_quanto(net: nn.Module) -> nn.Module:
 @every_method
 @pytest.mark.parametrize("quantised", [quantised_by_torchao, quantised_by_quanto])
 def test_bases_of_other_libraries(method, quantised):
-    def base() -> nn.Module:
+    def base() -> nn.Sequential:
         torch.manual_seed(0)
         return quantised(nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20)))
 
-    def on_numbers() -> nn.Module:
+    def on_numbers() -> nn.Sequential:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20))
         for layer, original in zip(net, base(), strict=True):
-            layer.weight.data = original.weight.dequantize().detach().clone()
+            of_class(nn.Linear, layer).weight.data = tensor(original.weight).dequantize().detach().clone()
         return net
 
-    def trained(net: nn.Module) -> nn.Module:
+    def trained(net: nn.Module) -> PeftModel:
         torch.manual_seed(1)
-        model = get_peft_model(net, METHODS[method](target_modules=["0", "1"]))
+        model = with_adapter(net, METHODS[method](target_modules=["0", "1"]))
         move(model)
         return model.eval()
 

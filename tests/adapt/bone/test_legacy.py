@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from linmap.adapt.bone import adopt_legacy, bone_delta, load_legacy
+from typed import tensor
 
 
 def network():
@@ -79,7 +80,7 @@ def rwkv_file(path, suffix, mode, names=("att.key", "ffn.key", "ffn.value")):
     model, tensors, merged = Rwkv(), {}, {}
     for i in range(2):
         for name in names:
-            weight = model.get_submodule(f"blocks.{i}.{name}").weight.detach()
+            weight = tensor(model.get_submodule(f"blocks.{i}.{name}").weight).detach()
             n_out, n_in = weight.shape
             shape = {"bat": (n_out // 4, 4, 4), "bat-row": (n_in // 4, 4, 4), "add": (4, n_out)}[mode]
             D = tensors[f"blocks.{i}.{name}{suffix}"] = 0.3 * torch.randn(shape)

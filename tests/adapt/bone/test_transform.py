@@ -11,9 +11,11 @@ from peft import LoraConfig, MissConfig, get_peft_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from adapt.cases import inside
 from linmap.adapt.bone import bone_delta, bone_forward
 from linmap.adapt.bone.product import few_tokens
 from linmap.adapt.bone.transform import MODES, block_shape
+from typed import of_class
 
 MINI_R = 2
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 5))  # block rows, block columns, r
@@ -52,7 +54,7 @@ def by_definition(W, D, mode):
 @pytest.mark.parametrize("mode", MODES)
 @given(shape=sizes, tokens=st.integers(0, 7), seed=st.integers(0, 99))
 def test_delta_forward_and_gradients_follow_the_definition(mode, shape, tokens, seed):
-    x, W, bias, D = drawn(*shape, mode, tokens, seed=seed)
+    x, W, bias, D = drawn(*shape, mode=mode, tokens=tokens, seed=seed)
     expected = by_definition(W, D, mode)
     torch.testing.assert_close(W + bone_delta(W, D, mode), expected, rtol=0, atol=1e-12)
     for tensor in (x, W, bias, D):
@@ -127,7 +129,7 @@ def test_one_block_is_a_dense_product(mode):
 
 def test_bat_row_on_a_zero_weight_tiles_the_sum_of_the_blocks():
     x, W, _, D = drawn(3, 2, 4, "bat-row")
-    s = sum(x_b @ D_b.mT for x_b, D_b in zip(x.split(4, dim=-1), D, strict=True))
+    s = torch.stack([x_b @ D_b.mT for x_b, D_b in zip(x.split(4, dim=-1), D, strict=True)]).sum(0)
     torch.testing.assert_close(bone_forward(x, torch.zeros_like(W), None, D, "bat-row"), s.repeat(1, 3))
 
 
@@ -172,7 +174,7 @@ def test_forward_gradients_and_merge_equal_peft_s_miss(mode, n_in, tokens, gener
     init = {"bat": "bat", "add": True, "mini": "mini"}[mode]
     config = MissConfig(target_modules=["0"], r=r, init_weights=init, mini_r=3 if mode == "mini" else 1)
     miss = get_peft_model(nn.Sequential(copy.deepcopy(linear)), config, autocast_adapter_dtype=False)
-    block = miss.base_model.model[0].miss_block["default"]
+    block = inside(miss)[0].miss_block["default"]
     with torch.no_grad():
         block.copy_(0.3 * torch.randn(block.shape, generator=generator, dtype=torch.float64))
     D = block.detach().clone().requires_grad_()
@@ -182,7 +184,7 @@ def test_forward_gradients_and_merge_equal_peft_s_miss(mode, n_in, tokens, gener
     ours.square().sum().backward()
     theirs.square().sum().backward()
     torch.testing.assert_close(D.grad, block.grad, rtol=0, atol=1e-9)
-    merged = miss.merge_and_unload()[0].weight
+    merged = of_class(nn.Sequential, miss.merge_and_unload())[0].weight
     torch.testing.assert_close(linear.weight + bone_delta(linear.weight, D, mode), merged, rtol=0, atol=1e-12)
 
 
@@ -192,7 +194,7 @@ def test_add_equals_peft_s_lora_with_a_tiled_identity(generator):
     config = LoraConfig(target_modules=["0"], r=r, lora_alpha=r)
     lora = get_peft_model(nn.Sequential(copy.deepcopy(linear)), config, autocast_adapter_dtype=False)
     D = torch.randn(r, n_out, generator=generator, dtype=torch.float64)
-    layer = lora.base_model.model[0]
+    layer = inside(lora)[0]
     with torch.no_grad():
         layer.lora_A["default"].weight.copy_(torch.eye(r).repeat(1, 3)[:, :n_in])
         layer.lora_B["default"].weight.copy_(D.mT)

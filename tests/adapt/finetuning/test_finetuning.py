@@ -93,7 +93,7 @@ def test_a_penalty_counts_in_training_and_not_in_what_is_reported(
     models: dict[str, str], data: dict[str, Path]
 ) -> None:
     def size(model: Any) -> torch.Tensor:
-        return 1e3 * sum(p.square().sum() for p in model.parameters() if p.requires_grad)
+        return 1e3 * torch.stack([p.square().sum() for p in model.parameters() if p.requires_grad]).sum()
 
     free, held = (
         fine_tune(data["language"], bone(), TRAINING, model=models["language"], penalty=penalty)

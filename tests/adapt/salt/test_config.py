@@ -4,6 +4,8 @@ import copy
 import json
 import subprocess
 import sys
+from functools import partial
+from typing import Any
 
 import pytest
 import scipy.linalg
@@ -12,9 +14,10 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 
-from adapt.cases import llama, logits, tokens
+from adapt.cases import inside, llama, logits, tokens, tuner_of
 from linmap.adapt import SaltConfig, SaltLinear, signed_svd
 from linmap.adapt.salt import basis as bases
+from typed import of_class
 
 pytestmark = pytest.mark.usefixtures("annotations_unchecked")
 
@@ -101,7 +104,7 @@ def test_also_train_takes_names_and_can_be_empty():
     heads = trained(adapted(also_train=("head",)))
     assert heads == {f"base_model.model.head.modules_to_save.default.{part}" for part in ("weight", "bias")}
     both = adapted(also_train=("head", "norm"), modules_to_save=["head"])
-    assert both.peft_config["default"].modules_to_save == ["head", "norm1", "ln_f"]
+    assert of_class(SaltConfig, both.peft_config["default"]).modules_to_save == ["head", "norm1", "ln_f"]
     with pytest.raises(ValueError, match="also_train names 'pos_embed', and the model has no such module"):
         adapted(also_train=("pos_embed",))
 
@@ -110,16 +113,16 @@ def test_of_several_active_adapters_the_weights_add_up_and_the_last_norms_count(
     model = adapted()
     model.add_adapter("second", SaltConfig(target_modules=["proj"], r=1, relu="none"))
     move(model, 5, "second")
-    proj = model.base_model.model.proj
+    proj = inside(model).proj
     with pytest.warns(UserWarning, match="do not add up: those of 'second' are used"):
-        model.base_model.set_adapter(["default", "second"])
+        tuner_of(model).set_adapter(["default", "second"])
     changes = sum(proj.get_delta_weight(name) for name in ("default", "second"))
     weight, bias = proj.base_layer.weight, proj.base_layer.bias
     torch.testing.assert_close(proj(torch.eye(8).double()) - bias, (weight + changes).mT)
-    assert model.base_model.model.ln_f.active_adapters == ["second"]
+    assert inside(model).ln_f.active_adapters == ["second"]
     assert all(p.requires_grad for name in ("default", "second") for p in proj.adapters[name].parameters())
     model.set_adapter("default")
-    assert model.base_model.model.ln_f.active_adapters == ["default"]
+    assert inside(model).ln_f.active_adapters == ["default"]
 
 
 # -- saved and loaded in whatever basis ------------------------------------------------------------------------------
@@ -133,7 +136,7 @@ def test_another_lapack_gives_the_same_output(tmp_path, another_machine, monkeyp
         model.save_pretrained(tmp_path)
     bases._kept.clear()
     loaded = PeftModel.from_pretrained(network(), tmp_path).eval()
-    theirs = loaded.base_model.model.proj.adapters["default"].spectral
+    theirs = inside(loaded).proj.adapters["default"].spectral
     assert torch.equal(theirs.S, other_lapack(network().proj.weight.detach())[1])
     torch.testing.assert_close(loaded(images()), model(images()), rtol=0, atol=1e-9)
 
@@ -142,10 +145,11 @@ def test_another_lapack_gives_the_same_output(tmp_path, another_machine, monkeyp
 @pytest.mark.parametrize("relu", ["all", "diag"])
 def test_transformers_own_loader_meets_the_same_checks(tmp_path, another_machine, monkeypatch, relu, save):
     """It sets the tensors of a file one by one, past `load_state_dict`."""
-    options = {"save_basis": save == "basis"} | ({"save": "delta"} if save == "delta" else {})
+    options: dict[str, Any] = {"save": "delta"} if save == "delta" else {}
+    configured = partial(SaltConfig, r=3, relu=relu, save_basis=save == "basis", target_modules=["q_proj", "v_proj"])
     with monkeypatch.context() as trained_here:
         trained_here.setattr(bases, "signed_svd", signed_svd)
-        model = get_peft_model(llama(), SaltConfig(r=3, relu=relu, target_modules=["q_proj", "v_proj"], **options))
+        model = get_peft_model(llama(), configured(**options))
         move(model.eval())
         model.save_pretrained(tmp_path)
     bases._kept.clear()
@@ -233,7 +237,8 @@ def test_a_basis_that_is_not_unique_loads_only_if_it_was_saved(tmp_path, monkeyp
 
 
 def test_what_is_in_the_file(tmp_path):
-    for options in ({}, {"save_basis": True}, {"save": "delta"}):
+    cases: tuple[dict[str, Any], ...] = ({}, {"save_basis": True}, {"save": "delta"})
+    for options in cases:
         adapted(also_train=(), **options).save_pretrained(tmp_path)
         file = load_file(tmp_path / "adapter_model.safetensors")
         names = {name.rpartition("linmap_salt_adapters.")[2] for name in file}
@@ -264,7 +269,7 @@ def test_a_saved_change_is_not_trained_on(tmp_path):
 
 def test_loading_a_saved_basis_leaves_the_kept_one_alone(tmp_path):
     model = adapted(save_basis=True)
-    spectral = model.base_model.model.proj.adapters["default"].spectral
+    spectral = inside(model).proj.adapters["default"].spectral
     before = bases.basis_of(network().proj.weight).U.clone()
     with torch.no_grad():
         spectral.U.mul_(-1)
@@ -286,9 +291,9 @@ def test_training_goes_on_from_a_file(tmp_path):
     adapted().save_pretrained(tmp_path)
     model = PeftModel.from_pretrained(network(), tmp_path, is_trainable=True)
     model(images()).square().sum().backward()
-    adapter = model.base_model.model.proj.adapters["default"]
+    adapter = inside(model).proj.adapters["default"]
     assert all(p.grad is not None for p in adapter.parameters())
-    assert isinstance(model.base_model.model.proj, SaltLinear)
+    assert isinstance(inside(model).proj, SaltLinear)
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------

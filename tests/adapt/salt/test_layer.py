@@ -9,9 +9,12 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
 from linmap.adapt import SaltConv2d, SaltLinear, salt_regularization, salt_spectrum, salt_weight, signed_svd
+from linmap.adapt.salt.layer import SaltAdapter
+from typed import of_class, present
 
 RELUS = ("all", "diag", "none")
 
@@ -67,7 +70,7 @@ def test_few_tokens_never_build_a_matrix_of_the_weights_size(relu):
     given = {tensor.untyped_storage().data_ptr() for tensor in (*layer.parameters(), *layer.buffers())}
     sizes = []
 
-    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+    class Sizes(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             result = function(*args, **(kwargs or {}))
             if isinstance(result, torch.Tensor) and result.untyped_storage().data_ptr() not in given:
@@ -98,7 +101,7 @@ def test_the_weight_is_built_once_in_evaluation_and_again_after_a_change():
     x = inputs(3, 7).detach()
     with torch.no_grad():
         first = layer(x)
-        assert layer._cache[1] is layer.adapted_matrix([layer.adapters["default"]])
+        assert present(layer._cache)[1] is layer.adapted_matrix([layer.adapters["default"]])
         moved(layer, seed=5)
         second = layer(x)
     assert (first - second).abs().max() > 1e-2
@@ -215,7 +218,7 @@ def test_conv1d_is_a_linear_layer_with_its_weight_transposed():
     conv, base = Conv1D(6, 7).double(), linear()
     with torch.no_grad():
         conv.weight.copy_(base.weight.mT)
-        conv.bias.copy_(base.bias)
+        present(conv.bias).copy_(base.bias)
     ours, theirs = moved(SaltLinear(conv, k=2, r=2)), moved(SaltLinear(base, k=2, r=2))
     x = inputs(5, 7)
     torch.testing.assert_close(ours(x), theirs(x))
@@ -228,7 +231,7 @@ def test_a_1x1_convolution_is_a_linear_layer_on_channels(relu):
     base, conv = linear(), nn.Conv2d(7, 6, 1).double()
     with torch.no_grad():
         conv.weight.copy_(base.weight[..., None, None])
-        conv.bias.copy_(base.bias)
+        present(conv.bias).copy_(base.bias)
     on_channels, on_features = (
         moved(SaltConv2d(conv, k=2, r=2, relu=relu)),
         moved(SaltLinear(base, k=2, r=2, relu=relu)),
@@ -343,15 +346,16 @@ def test_adapters_add_up():
 
 
 def test_the_penalty_has_its_closed_form_and_a_gradient_at_the_start():
-    model = nn.Sequential(SaltLinear(linear(), k=2, r=2), nn.ReLU(), SaltLinear(linear(6, 5), k=1, r=2))
+    layers = (SaltLinear(linear(), k=2, r=2), SaltLinear(linear(6, 5), k=1, r=2))
+    model = nn.Sequential(layers[0], nn.ReLU(), layers[1])
     penalty = salt_regularization(model)
     assert penalty.item() == 0
     penalty.backward()
-    assert all(bool((p.grad == 0).all()) for layer in (model[0], model[2]) for p in layer.adapters.parameters())
+    assert all(bool((p.grad == 0).all()) for layer in layers for p in layer.adapters.parameters())
     expected = []
-    for layer in (model[0], model[2]):
+    for layer in layers:
         moved(layer)
-        a = layer.adapters["default"]
+        a = of_class(SaltAdapter, layer.adapters["default"])
         S = a.spectral.S[: a.k]
         expected.append((torch.diag(a.alpha * S + a.beta - S).norm() + (a.X @ a.Y).norm()).detach())
     torch.testing.assert_close(salt_regularization(model).detach(), sum(expected))
@@ -363,11 +367,11 @@ def test_the_spectrum_is_that_of_the_weights():
     model = nn.Sequential(
         moved(SaltLinear(linear(), k=2, r=2)), moved(SaltConv2d(nn.Conv2d(2, 4, 2, groups=2), k=1, r=1))
     )
-    spectra = salt_spectrum(model)
+    spectra, layer = salt_spectrum(model), of_class(SaltLinear, model[0])
     assert list(spectra) == ["0", "1"]
     S, S_new = spectra["0"]
-    torch.testing.assert_close(S, torch.linalg.svdvals(model[0].base_layer.weight))
-    torch.testing.assert_close(S_new, torch.linalg.svdvals(weight_of(model[0].adapters["default"])).detach())
+    torch.testing.assert_close(S, torch.linalg.svdvals(layer.base_layer.weight))
+    torch.testing.assert_close(S_new, torch.linalg.svdvals(weight_of(layer.adapters["default"])).detach())
     assert spectra["1"][1].shape == (2, 2)
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linmap.adapt import salt_core, salt_weight, signed_svd
+from typed import other
 
 RELUS = ("all", "diag", "none")
 
@@ -44,7 +45,7 @@ def test_the_weight_is_its_definition(n_out, n_in, r, relu, data):
     k = data.draw(st.integers(0, q))
     U, S, Vt = signed_svd(normal(n_out, n_in))
     tensors = parameters(q, k, r, seed=data.draw(st.integers(0, 99)))
-    core = core_by_entries(S.numpy(), *(tensor.numpy() for tensor in tensors), relu)
+    core = core_by_entries(S.numpy(), *(tensor.numpy() for tensor in tensors), relu=relu)
     np.testing.assert_allclose(salt_core(S, *tensors, relu), core, atol=1e-12)
     np.testing.assert_allclose(salt_weight(U, S, Vt, *tensors, k, relu), U.numpy() @ core @ Vt.numpy(), atol=1e-12)
 
@@ -54,9 +55,11 @@ def test_a_batch_of_bases_has_a_weight_each(relu):
     W = normal(3, 5, 4)
     U, S, Vt = signed_svd(W)
     tensors = [torch.stack(parts) for parts in zip(*(parameters(4, 1, 2, seed=10 * i) for i in range(3)), strict=True)]
-    together = salt_weight(U, S, Vt, *tensors, 1, relu)
+    together = salt_weight(U, S, Vt, *tensors, k=1, relu=relu)
     for i in range(3):
-        torch.testing.assert_close(together[i], salt_weight(U[i], S[i], Vt[i], *(t[i] for t in tensors), 1, relu))
+        torch.testing.assert_close(
+            together[i], salt_weight(U[i], S[i], Vt[i], *(t[i] for t in tensors), k=1, relu=relu)
+        )
 
 
 @pytest.mark.parametrize("relu", RELUS)
@@ -118,9 +121,9 @@ def test_an_orthogonal_map_of_the_output_passes_through(relu):
 def test_gradients(relu):
     U, S, Vt = signed_svd(normal(4, 5))
     tensors = [tensor.requires_grad_() for tensor in parameters(4, 1, 2, seed=5)]
-    core = salt_core(S, *tensors, "none")
+    core = salt_core(S, *tensors, relu="none")
     assert core[core != 0].abs().min() > 1e-3  # away from the kinks
-    assert torch.autograd.gradcheck(lambda *t: salt_weight(U, S, Vt, *t, 1, relu), tensors)
+    assert torch.autograd.gradcheck(lambda *t: salt_weight(U, S, Vt, *t, k=1, relu=relu), tensors)
 
 
 @pytest.mark.usefixtures("annotations_unchecked")
@@ -132,4 +135,4 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"X the shape \(q - k, r\).* got .*X \(4, 1\)"):
         salt_weight(U, S, Vt, alpha, beta, normal(4, 1), Y, 2)
     with pytest.raises(ValueError, match=r"relu=.* must be one of"):
-        salt_weight(U, S, Vt, alpha, beta, X, Y, 2, "some")
+        salt_weight(U, S, Vt, alpha, beta, X, Y, 2, other("some"))

@@ -1,10 +1,13 @@
 """A small model, and training it, for the tests of this folder."""
 
+from functools import partial
+
 import torch
-from peft import get_peft_model
 from torch import nn
 
+from adapt.cases import with_adapter
 from linmap.adapt import RankAllocator, TriAdaptLoraConfig
+from typed import of_class
 
 
 class Net(nn.Module):
@@ -23,17 +26,20 @@ class Net(nn.Module):
         return x
 
 
-def configured(**options):
-    settings = {"target_modules": r".*layer\d", "reference_rank": 3, "incre_rank_num": 1, "total_step": 12}
-    return TriAdaptLoraConfig(**(settings | options))
+configured = partial(TriAdaptLoraConfig, target_modules=r".*layer\d", reference_rank=3, incre_rank_num=1, total_step=12)
 
 
 def adapted(dtype=torch.float64, seed=0, net=Net, **options):
     """A PEFT model with its allocator."""
     torch.manual_seed(seed)
     config = configured(**options)
-    model = get_peft_model(net().to(dtype), config)
+    model = with_adapter(net().to(dtype), config)
     return model, RankAllocator(model, config)
+
+
+def config_of(model, adapter_name="default"):
+    """The configuration of an adapter, in which its ranks are kept."""
+    return of_class(TriAdaptLoraConfig, model.peft_config[adapter_name])
 
 
 def trainable(model):

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from peft import PeftModel, get_peft_model
 from torch.utils.data import TensorDataset
 
-from adapt.triadaptlora.problem import Net, adapted, batch, configured, train, trainable
+from adapt.triadaptlora.problem import Net, adapted, batch, config_of, configured, train, trainable
 from linmap.adapt import RankAllocator, TriAdaptLinear, TriAdaptLoraConfig
 from linmap.training import TrainingConfig
 from linmap.training import train as run
+from typed import present
 
 
 def replay(norms_of_c, config, n_layers, limits, ranks):
@@ -67,7 +68,7 @@ def test_the_ranks_are_those_of_a_plain_replay_at_every_step(options, growth):
     rule = replay(core_norms(allocator), allocator.config, 4, limits, dict(allocator.ranks()))
     assert next(rule) == allocator.ranks()
     optimizer = torch.optim.SGD(trainable(model), lr=0.5)
-    for step in range(1, allocator.config.total_step + 4):
+    for step in range(1, present(allocator.config.total_step) + 4):
         x, y = batch(step)
         optimizer.zero_grad()
         (model(x) - y).square().mean().backward()
@@ -106,8 +107,8 @@ def test_scores_follow_the_norm_of_c_and_the_rank():
     adapter = allocator.adapters["layer1"]
     norm = core_norms(allocator)["layer1"]
     with torch.no_grad():
-        adapter.map.lower *= 3
-        adapter.map.upper *= 3
+        adapter.map.lower.mul_(3)
+        adapter.map.upper.mul_(3)
     scores = allocator.scores()
     assert scores["layer1"] == pytest.approx(2 * norm / 2, rel=1e-12)
     assert [scores[name] for name in ("layer0", "layer2", "layer3")] == [0, 0, 0]
@@ -210,7 +211,7 @@ def test_a_state_goes_on_where_it_was_taken():
         assert other.state_dict() == allocator.state_dict()
         for (name, ours), theirs in zip(again.state_dict().items(), model.state_dict().values(), strict=True):
             assert torch.equal(ours, theirs), name
-        assert again.peft_config["default"].rank_pattern == allocator.ranks()
+        assert config_of(again).rank_pattern == allocator.ranks()
 
 
 @pytest.mark.parametrize("storage", ["prealloc", "append"])
@@ -266,7 +267,7 @@ def test_the_best_weights_come_back_with_the_rank_that_they_had(tmp_path):
     assert max(ranks[-1].values()) > 8 > max(ranks[0].values())
     model.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(Net(widths=(12, 12, 12, 12, 12)), tmp_path)
-    assert again.peft_config["default"].rank_pattern == ranks[0]
+    assert config_of(again).rank_pattern == ranks[0]
 
 
 def test_the_history_is_written_as_json(tmp_path):

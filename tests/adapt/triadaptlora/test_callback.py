@@ -1,6 +1,7 @@
 """Growth in a real Trainer, and its resume."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 from peft import PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
-from adapt.triadaptlora.problem import adapted, batch, train, trainable
+from adapt.triadaptlora.problem import adapted, batch, config_of, train, trainable
 from linmap.adapt import RankAllocator, TriAdaptCallback, TriAdaptLoraConfig
+from linmap.adapt.triadaptlora.layer import Storage
 
 
 def base():
@@ -25,7 +27,7 @@ def base():
     return LlamaForCausalLM(config)
 
 
-def trained(out, resume=None, storage="prealloc", **arguments):
+def trained(out, resume=None, storage: Storage = "prealloc", **arguments):
     growth = TriAdaptLoraConfig(
         target_modules=["q_proj", "v_proj", "up_proj"],
         reference_rank=3,
@@ -36,7 +38,8 @@ def trained(out, resume=None, storage="prealloc", **arguments):
     model = get_peft_model(base(), growth)
     allocator = RankAllocator(model, growth)
     tokens = torch.randint(0, 32, (32, 8), generator=torch.Generator().manual_seed(0))
-    settings = TrainingArguments(
+    settings = partial(
+        TrainingArguments,
         output_dir=str(out),
         per_device_train_batch_size=4,
         max_steps=12,
@@ -45,11 +48,15 @@ def trained(out, resume=None, storage="prealloc", **arguments):
         disable_tqdm=True,
         use_cpu=True,
         logging_strategy="no",
-        **({"save_steps": 5} | arguments),
+        save_steps=5,
     )
     data = [{"input_ids": row, "labels": row} for row in tokens]
     trainer = Trainer(
-        model, settings, train_dataset=data, eval_dataset=data[:4], callbacks=[TriAdaptCallback(allocator)]
+        model,
+        settings(**arguments),
+        train_dataset=data,
+        eval_dataset=data[:4],
+        callbacks=[TriAdaptCallback(allocator)],
     )
     trainer.train(resume_from_checkpoint=resume)
     return model, allocator
@@ -87,7 +94,7 @@ def test_the_best_model_comes_back_with_the_ranks_that_it_had(storage, tmp_path)
     )
     best = Path(json.loads((tmp_path / "checkpoint-12" / "trainer_state.json").read_text())["best_model_checkpoint"])
     saved = json.loads((best / "adapter_config.json").read_text())["rank_pattern"]
-    assert allocator.ranks() == saved == model.peft_config["default"].rank_pattern
+    assert allocator.ranks() == saved == config_of(model).rank_pattern
     assert sum(saved.values()) < allocator.target == sum(allocator.history[-1].ranks.values())
     x = torch.arange(8)[None]
     with torch.no_grad():

@@ -8,7 +8,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 import fresh
-from adapt.triadaptlora.problem import Net, adapted, batch, configured, train, trainable
+from adapt.cases import inside, tuner_of
+from adapt.triadaptlora.problem import Net, adapted, batch, config_of, configured, train, trainable
 from linmap.adapt import RankAllocator, TriAdaptLinear
 
 FRESH = """
@@ -45,9 +46,9 @@ def test_uneven_ranks_come_back_from_the_file(tmp_path, storage):
     torch.manual_seed(0)
     again = PeftModel.from_pretrained(Net().double(), tmp_path, is_trainable=True)
     torch.testing.assert_close(again(x), model(x), rtol=1e-12, atol=1e-12)
-    assert RankAllocator(again, again.peft_config["default"]).ranks() == allocator.ranks()
+    assert RankAllocator(again, config_of(again)).ranks() == allocator.ranks()
     lean = PeftModel.from_pretrained(Net().double(), tmp_path)
-    assert lean.base_model.model.layer0.adapters["default"].map.max_rank == R
+    assert inside(lean).layer0.adapters["default"].map.max_rank == R
 
 
 def test_uneven_ranks_come_back_in_a_fresh_process(tmp_path):
@@ -65,7 +66,7 @@ def test_an_adapter_without_ranks_of_its_own_takes_those_of_the_file(tmp_path):
     other.load_adapter(str(tmp_path), "default", is_trainable=True)
     x, _ = batch(99)
     torch.testing.assert_close(other(x), model(x))
-    assert other.peft_config["default"].rank_pattern == allocator.ranks()
+    assert config_of(other).rank_pattern == allocator.ranks()
 
 
 def test_an_adapter_of_other_ranks_is_refused_by_the_names_of_its_layers(tmp_path):
@@ -82,11 +83,11 @@ def test_several_adapters_grow_apart_and_add_up():
     model, first = adapted()
     model.add_adapter("second", configured(reference_rank=2, target_total_rank=5, init_rank=1))
     model.set_adapter("second")
-    second = RankAllocator(model, model.peft_config["second"], "second")
+    second = RankAllocator(model, config_of(model, "second"), "second")
     train(model, second, torch.optim.Adam(trainable(model), lr=0.02), range(1, 13))
     assert sum(second.ranks().values()) == 5
     assert set(first.ranks().values()) == {1}
-    model.base_model.set_adapter(["default", "second"])
+    tuner_of(model).set_adapter(["default", "second"])
     train(model, first, torch.optim.Adam(trainable(model), lr=0.02), range(1, 13))
     assert sum(first.ranks().values()) == 12
     x, _ = batch(99)
@@ -103,8 +104,8 @@ def test_rank_pattern_is_read_by_the_longest_ending():
     config = configured(rank_pattern={"q": 2, "b.q": 3}, init_rank=1)
     assert [config.rank_of(path) for path in ("a.q", "b.q", "a.b.q", "bq")] == [2, 3, 3, 1]
     model = get_peft_model(Net(), configured(rank_pattern={"layer2": 4}))
-    assert model.base_model.model.layer2.adapters["default"].rank == 4
-    assert model.base_model.model.layer1.adapters["default"].rank == 1
+    assert inside(model).layer2.adapters["default"].rank == 4
+    assert inside(model).layer1.adapters["default"].rank == 1
 
 
 PATTERNS = [

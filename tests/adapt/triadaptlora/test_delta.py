@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from linmap.adapt import triadapt_delta
 from linmap.adapt.triadaptlora.delta import scaling_factor
+from typed import other
 
 N_IN, N_OUT = 6, 5
 
@@ -22,7 +23,7 @@ def drawn(max_rank, seed=0):
 def test_it_is_the_dense_formula_on_the_first_pieces(rank, spare, alpha):
     A, B, L, U = (tensor.numpy() for tensor in drawn(rank + spare))
     expected = B[:, :rank] @ (np.tril(L[:rank, :rank]) + np.triu(U[:rank, :rank])) @ A[:rank] * alpha / (rank + 1e-5)
-    delta = triadapt_delta(*drawn(rank + spare), alpha, rank)
+    delta = triadapt_delta(*drawn(rank + spare), alpha=alpha, rank=rank)
     np.testing.assert_allclose(delta.numpy(), expected, rtol=1e-10, atol=1e-10)
     assert np.linalg.matrix_rank(delta.numpy()) <= rank
 
@@ -45,9 +46,9 @@ def test_the_growth_of_rank_shrinks_the_published_scale_and_not_the_fixed_one():
 def test_bad_ranks_and_scalings_are_refused():
     for rank in (0, 3):
         with pytest.raises(ValueError, match=f"rank must be from 1 to 2, the number of rows of A, got {rank}"):
-            triadapt_delta(*drawn(2), 16.0, rank)
+            triadapt_delta(*drawn(2), alpha=16.0, rank=rank)
     with pytest.raises(ValueError, match=r"scaling=.* must be 'fixed' or 'rank'"):
-        scaling_factor(16, 1, "none")
+        scaling_factor(16, 1, other("none"))
 
 
 @pytest.mark.usefixtures("annotations_unchecked")

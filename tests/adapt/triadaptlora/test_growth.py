@@ -15,6 +15,7 @@ from linmap.adapt.triadaptlora.growth import (
     progress,
     ranking,
 )
+from typed import other
 
 
 @given(st.integers(1, 500), st.floats(0.001, 1))
@@ -33,7 +34,7 @@ def test_at_the_end_both_laws_ask_for_all_that_remains(remaining, n_layers):
 @pytest.mark.usefixtures("annotations_unchecked")
 def test_an_unknown_law_is_refused():
     with pytest.raises(ValueError, match=r"growth=.* must be 'linear' or 'nonlinear'"):
-        layers_to_grow(4, 0.5, "exponential", 4)
+        layers_to_grow(4, 0.5, other("exponential"), 4)
 
 
 def test_progress_runs_from_the_end_of_the_warmup_to_one():

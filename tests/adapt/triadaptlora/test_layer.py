@@ -1,6 +1,7 @@
 """A layer alone, against dense references and against PEFT's LoRA."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers.pytorch_utils import Conv1D
 
+from adapt.cases import inside
 from adapt.triadaptlora.problem import dense, randomise
 from linmap.adapt import TriAdaptConv2d, TriAdaptLinear, triadapt_orthogonality
 
@@ -95,7 +97,7 @@ def test_with_the_identity_between_it_is_lora():
     lora = get_peft_model(net, LoraConfig(r=4, lora_alpha=16, target_modules=["0"])).double()
     with torch.no_grad():
         adapter.map.B[:, :4] = drawn(N_OUT, 4)
-        theirs = lora.base_model.model[0]
+        theirs = inside(lora)[0]
         theirs.lora_A["default"].weight.copy_(adapter.map.A[:4])
         theirs.lora_B["default"].weight.copy_(adapter.map.B[:, :4])
     x = drawn(5, N_IN)
@@ -121,7 +123,8 @@ def test_growth_leaves_the_outputs_as_they_are_bit_for_bit(dtype, tokens):
 
 def test_published_growth_moves_the_outputs():
     x = drawn(4, N_IN)
-    for options in ({"scaling": "rank"}, {"grow_init": "paper"}):
+    cases: tuple[dict[str, Any], ...] = ({"scaling": "rank"}, {"grow_init": "paper"})
+    for options in cases:
         layer, adapter = linear(2, **options)
         randomise(adapter)
         y = layer(x)

@@ -6,9 +6,10 @@ import warnings
 import pytest
 import torch
 
-from adapt.triadaptlora.problem import Net, adapted, configured, trainable
+from adapt.triadaptlora.problem import Net, adapted, config_of, configured, trainable
 from linmap.adapt import RankAllocator
 from linmap.adapt.triadaptlora import steps
+from typed import of_class, present
 
 
 def stepped(model, n, optimizer=None):
@@ -61,13 +62,13 @@ def test_the_allocator_finds_the_optimiser_that_moves_its_adapter():
     stepped(torch.nn.Linear(2, 2), 1)
     assert allocator._optimizer is None
     optimizer = stepped(model, 1)
-    assert allocator._optimizer() is optimizer
+    assert present(allocator._optimizer)() is optimizer
 
 
 def test_a_wrapped_model_is_recognised():
     model, _ = adapted()
-    compiled = torch.compile(model, backend="eager")
-    allocator = RankAllocator(compiled, model.peft_config["default"])
+    compiled = of_class(torch.nn.Module, torch.compile(model, backend="eager"))
+    allocator = RankAllocator(compiled, config_of(model))
     assert set(allocator.ranks()) == set(Net().names)
     optimizer = stepped(model, 1)
     allocator.step(1, optimizer)

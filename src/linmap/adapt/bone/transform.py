@@ -29,7 +29,7 @@ from linmap.errors import ArgumentError
 from linmap.maps.block_affine import fold, tile
 
 Mode: TypeAlias = Literal["bat", "bat-row", "add", "mini"]
-MODES: tuple[str, ...] = get_args(Mode)
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 def bone_delta(weight: Float[Tensor, "n_out n_in"], D: Float[Tensor, ...], mode: Mode) -> Float[Tensor, "n_out n_in"]:
