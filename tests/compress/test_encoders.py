@@ -70,6 +70,6 @@ def test_blocks_with_unknown_parts_are_refused() -> None:
     with pytest.raises(TypeError, match=r"Block 1 .* has adapter, and what these do is not known"):
         find_encoder(model)
     model = tiny_timm()
-    model.blocks[0].attn.relative_position_bias_table = nn.Parameter(torch.zeros(3, 4))
+    model.get_submodule("blocks.0.attn").relative_position_bias_table = nn.Parameter(torch.zeros(3, 4))
     with pytest.raises(TypeError, match=r"relative_position_bias_table .*not supported"):
         find_encoder(model)

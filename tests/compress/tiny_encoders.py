@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-IMAGES = {"image_size": 16, "patch_size": 4}
-MLP = {"intermediate_size": 64}
-WORDS = {"vocab_size": 50, "max_position_embeddings": 40}
+SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+IMAGES: dict[str, Any] = {"image_size": 16, "patch_size": 4}
+MLP: dict[str, Any] = {"intermediate_size": 64}
+WORDS: dict[str, Any] = {"vocab_size": 50, "max_position_embeddings": 40}
 VISION = ("vit", "deit", "dinov2", "dinov2_swiglu", "dinov2_registers", "clip", "siglip")
 TEXT = ("bert", "roberta", "electra")
 
@@ -20,8 +20,8 @@ def tiny(name: str, seed: int = 0, **changes: Any) -> Any:
     """An encoder of Transformers in eval mode, its weights wide enough that tokens differ."""
     import transformers as t
 
-    vision = SIZES | IMAGES | changes
-    text = SIZES | MLP | WORDS | changes
+    vision: dict[str, Any] = SIZES | IMAGES | changes
+    text: dict[str, Any] = SIZES | MLP | WORDS | changes
     torch.manual_seed(seed)
     if name == "vit":
         model = t.ViTModel(t.ViTConfig(**vision, **MLP))
@@ -148,7 +148,7 @@ class TimmViT(nn.Module):
         self.head = nn.Linear(dim, 5)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        x = self.patch_embed.proj(x).flatten(2).transpose(1, 2) + self.pos_embed
+        x = self.patch_embed.get_submodule("proj")(x).flatten(2).transpose(1, 2) + self.pos_embed
         prefix = [token.expand(len(x), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
         return self.norm(self.blocks(torch.cat([*prefix, x], 1)))
 

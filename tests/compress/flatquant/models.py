@@ -14,18 +14,20 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
-    PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb, eager_attention_forward
 
+from linmap.compress.flatquant.pretrained import Decoder
+from typed import present
+
 SIZES: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 128, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
-WIDE = {"head_dim": 8}  # heads * head_dim is not the hidden size
+WIDE: dict[str, Any] = {"head_dim": 8}  # heads * head_dim is not the hidden size
 LAYERS = ["sliding_attention", "full_attention"]
 CONFIGS: dict[str, Any] = {
     "llama": lambda: LlamaConfig(**SIZES),
@@ -42,7 +44,7 @@ CONFIGS: dict[str, Any] = {
 FAMILIES = list(CONFIGS)
 
 
-def tiny(family: str = "llama", seed: int = 0, **kwargs: Any) -> PreTrainedModel:
+def tiny(family: str = "llama", seed: int = 0, **kwargs: Any) -> Any:
     """A model of a family, its biases, norms and all else random too."""
     config = CONFIGS[family]()
     for name in [name for name in kwargs if hasattr(config, name)]:
@@ -51,7 +53,7 @@ def tiny(family: str = "llama", seed: int = 0, **kwargs: Any) -> PreTrainedModel
 
 
 @torch.no_grad()
-def randomised(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
+def randomised(model: Decoder, seed: int = 0) -> Decoder:
     generator = torch.Generator().manual_seed(seed)
     for p in model.parameters():
         noise = torch.randn(p.shape, generator=generator).to(p.dtype)
@@ -67,9 +69,9 @@ def tokens(batch: int = 2, length: int = 12, seed: int = 0) -> Tensor:
 class RenamedAttention(nn.Module):
     def __init__(self, config: LlamaConfig, layer_idx: int) -> None:
         super().__init__()
-        self.config, self.layer_idx, self.head_dim = config, layer_idx, config.head_dim
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
-        n, width = config.hidden_size, config.num_attention_heads * config.head_dim
+        self.config, self.layer_idx, self.head_dim = config, layer_idx, present(config.head_dim)
+        self.num_key_value_groups = config.num_attention_heads // present(config.num_key_value_heads)
+        n, width = config.hidden_size, config.num_attention_heads * self.head_dim
         self.wq, self.wo = nn.Linear(n, width, bias=False), nn.Linear(width, n, bias=False)
         self.wk, self.wv = (nn.Linear(n, width // self.num_key_value_groups, bias=False) for _ in range(2))
 
@@ -79,7 +81,9 @@ class RenamedAttention(nn.Module):
         q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            present(self.config._attn_implementation), eager_attention_forward
+        )
         y, _ = attend(self, q, k, v, attention_mask, scaling=self.head_dim**-0.5)
         return self.wo(y.flatten(-2))
 

@@ -28,9 +28,9 @@ def planted(seed: int = 0) -> LlamaForCausalLM:
     embedding.copy_(torch.randn(embedding.shape, generator=generator) * 3 / embedding.shape[1] ** 0.5)
     embedding[:, 5] *= 12
     for block in model.model.layers:
-        block.input_layernorm.weight[7] = 6
-        block.post_attention_layernorm.weight[9] = 6
-        block.mlp.up_proj.weight[11] *= 8
+        block.get_parameter("input_layernorm.weight")[7] = 6
+        block.get_parameter("post_attention_layernorm.weight")[9] = 6
+        block.get_parameter("mlp.up_proj.weight")[11] *= 8
     return model
 
 

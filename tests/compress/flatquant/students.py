@@ -15,13 +15,14 @@ from linmap.compress.flatquant.block import StudentBlock
 from linmap.compress.flatquant.calibration import merge_model
 from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
 from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits, QuantizedLinear
+from linmap.compress.flatquant.pretrained import Decoder
 
 
 def config_for(model: PreTrainedModel, **kwargs: Any) -> ProvenConfig:
     return ProvenConfig(**kwargs, module_map=MODULE_MAP if isinstance(model, RenamedModel) else None)
 
 
-def with_students(model: PreTrainedModel, config: FlatQuantConfig, seed: int = 0) -> PreTrainedModel:
+def with_students(model: Decoder, config: FlatQuantConfig, seed: int = 0) -> Decoder:
     """A copy of the model with a student in each block: random well-conditioned P, c > 0 and clipping."""
     generator = torch.Generator().manual_seed(seed)
     model = copy.deepcopy(model)
@@ -37,12 +38,12 @@ def with_students(model: PreTrainedModel, config: FlatQuantConfig, seed: int = 0
     return model.double() if model.dtype == torch.float64 else model
 
 
-def merged(students: PreTrainedModel) -> PreTrainedModel:
+def merged(students: Decoder) -> Decoder:
     """The quantised model of a model with students, its weights rounded to the nearest codes."""
     return merge_model(copy.deepcopy(students))
 
 
-def exact(model: PreTrainedModel) -> PreTrainedModel:
+def exact(model: Decoder) -> Decoder:
     """A copy of the model whose quantisers are off and whose transforms stay."""
     model = copy.deepcopy(model)
     for module in model.modules():

@@ -4,6 +4,7 @@ import copy
 import math
 import sys
 import types
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from linmap.compress.flatquant.baselines import BASELINES, SETTINGS, RandomHadam
 from linmap.compress.flatquant.block import StudentBlock, has_hadamard
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits
+from linmap.compress.flatquant.transforms import SiteTransform
+from typed import of_class
 
 ROTATABLE = [family for family in FAMILIES if family not in ("gemma2", "gemma3")]
 IDS = torch.randint(0, 64, (2, 20), generator=torch.Generator().manual_seed(1))
@@ -40,12 +43,12 @@ def test_the_rotation_is_orthogonal_and_spreads_every_channel(n: int, generator:
 def test_a_rotated_model_has_the_logits_that_it_had(family: str) -> None:
     model = tiny(family).eval()
     expected = logits(model)
-    gains = [copy.deepcopy(block.input_layernorm) for block in decoder_blocks(model)[1]]
+    gains = [copy.deepcopy(block.get_submodule("input_layernorm")) for block in decoder_blocks(model)[1]]
     assert rotated(model, seed=3) is model
     torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
     for block, before in zip(decoder_blocks(model)[1], gains, strict=True):
-        norm = block.input_layernorm
-        x = torch.ones_like(before.weight)
+        norm = block.get_submodule("input_layernorm")
+        x = torch.ones_like(before.get_parameter("weight"))
         torch.testing.assert_close(norm(x), x, rtol=1e-4, atol=1e-4)  # the gain is folded away
         assert not torch.allclose(before(x), x, rtol=1e-2, atol=1e-2)
 
@@ -138,14 +141,14 @@ def test_online_transforms_keep_the_function(family: str, name: str) -> None:
 def test_quarot_transforms_where_the_paper_does() -> None:
     config = BASELINES["quarot"].config("W4A4KV4")
     student = students(tiny("qwen3"), config)[0]  # heads of 8
-    assert {site: len(student.sites[site].pairs) > 0 for site in student.sites} == {
+    assert {site: len(of_class(SiteTransform, student.sites[site]).pairs) > 0 for site in student.sites} == {
         "attention": False,
         "mlp": False,
         "down": True,
         "output": True,
         "value": True,
     }
-    assert [len(pair.P) for pair in student.sites["output"].pairs] == [4]  # across the heads
+    assert [len(pair.P) for pair in of_class(SiteTransform, student.sites["output"]).pairs] == [4]  # across the heads
     assert student.cache is not None
     H = student.cache.pair[0]
     torch.testing.assert_close(H.abs(), torch.full_like(H, len(H) ** -0.5))
@@ -155,7 +158,7 @@ def test_heads_without_a_hadamard_matrix_are_not_mixed() -> None:
     model = tiny("llama", num_attention_heads=3, num_key_value_heads=3)
     student = students(model, BASELINES["quarot"].config("W4A4"))[0]
     assert student.sites["output"].pairs == []
-    assert len(student.sites["value"].pairs) == 1
+    assert len(of_class(SiteTransform, student.sites["value"]).pairs) == 1
     assert student.cache is None
 
 
@@ -185,11 +188,10 @@ def test_quarot_works_on_blocks_that_are_found_by_their_paths() -> None:
     model = tiny("llama").eval()
     expected = logits(model)
     for block in decoder_blocks(model)[1]:
-        block.mlp.rise = block.mlp.up_proj
-        block.mlp.forward = types.MethodType(
-            lambda mlp, x: mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * mlp.rise(x)), block.mlp
-        )
-        del block.mlp.up_proj
+        mlp: Any = block.mlp
+        mlp.rise = mlp.up_proj
+        mlp.forward = types.MethodType(lambda mlp, x: mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * mlp.rise(x)), mlp)
+        del mlp.up_proj
     names = {"up": "mlp.rise"}
     assert block_paths(decoder_blocks(model, names)[1][0], names).up == "mlp.rise"
     torch.testing.assert_close(logits(rotated(model, module_map=names)), expected, rtol=1e-4, atol=1e-4)

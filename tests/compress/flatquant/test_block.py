@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -21,13 +21,21 @@ from linmap.compress.flatquant.quantizer import fake_quantize
 
 ALL = [*FAMILIES, "renamed"]
 FOUR: dict[str, Any] = {"w_bits": 4, "a_bits": 4, "q_bits": 8, "k_bits": 4, "v_bits": 4}
-PLACES = {"w_bits": 16, "a_bits": 8, "q_bits": 8, "k_bits": 8, "v_bits": 8, "clip": False}  # transforms everywhere
+PLACES: dict[str, Any] = {
+    "w_bits": 16,
+    "a_bits": 8,
+    "q_bits": 8,
+    "k_bits": 8,
+    "v_bits": 8,
+    "clip": False,
+}  # transforms everywhere
 ONLINE = ("attention", "mlp", "down")
 
 
-def model_of(family: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def model_of(family: str, dtype: torch.dtype = torch.float32) -> Any:
     model = randomised(RenamedModel(CONFIGS["llama"]())) if family == "renamed" else tiny(family)
-    return model.to(dtype)
+    nn.Module.to(model, dtype)
+    return model
 
 
 def assert_same(found: Tensor, expected: Tensor, family: str, tolerance: float) -> None:
@@ -75,7 +83,7 @@ def test_merging_keeps_the_function(
 
 
 @pytest.mark.parametrize("parametrization", ["exponential", "inverse"])
-def test_every_parametrization_keeps_the_function(parametrization: str) -> None:
+def test_every_parametrization_keeps_the_function(parametrization: Literal["exponential", "inverse"]) -> None:
     model, ids = model_of("qwen3", torch.float64), tokens()
     config = FlatQuantConfig(**PLACES, parametrization=parametrization)
     students = with_students(model, config)

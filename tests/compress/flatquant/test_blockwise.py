@@ -1,6 +1,8 @@
 """Calibration of one block: its gradients, its schedule, and what stops it."""
 
 import math
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -22,15 +24,20 @@ from linmap.compress.flatquant.blockwise import (
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.measures import smooth_scale
 from linmap.compress.flatquant.teacher import BlockArguments, embedded, teacher_outputs
+from linmap.compress.flatquant.transforms import SiteTransform
+from typed import gradient_of, of_class, tensor
 
 SYMMETRIC = {"k_symmetric": True, "v_symmetric": True}  # a zero point is rounded without a gradient
+
+
+quantised = partial(FlatQuantConfig, k_bits=4, v_bits=4, q_bits=4, epochs=2)
 
 
 class Case:
     """The first block of a tiny model, its inputs and targets, and a student."""
 
-    def __init__(self, family: str = "llama", dtype: torch.dtype = torch.float32, n: int = 6, **options) -> None:
-        self.config = FlatQuantConfig(**({"k_bits": 4, "v_bits": 4, "q_bits": 4, "epochs": 2} | options))
+    def __init__(self, family: str = "llama", dtype: torch.dtype = torch.float32, n: int = 6, **options: Any) -> None:
+        self.config = quantised(**options)
         self.model = tiny(family).to(dtype)
         self.block = self.model.model.layers[0]
         if dtype == torch.float64:
@@ -47,8 +54,9 @@ def _compute_norms_in_float64(block: nn.Module) -> None:
     """Transformers computes them in float32, too coarse for finite differences."""
     for path, norm in list(block.named_modules()):
         if type(norm).__name__.endswith("RMSNorm"):
-            exact = nn.RMSNorm(len(norm.weight), eps=norm.variance_epsilon, dtype=torch.float64)
-            exact.weight.data.copy_(norm.weight)
+            weight, eps = norm.get_parameter("weight"), of_class(float, norm.variance_epsilon)
+            exact = nn.RMSNorm(len(weight), eps=eps, dtype=torch.float64)
+            exact.weight.data.copy_(weight)
             replace(block, path, exact)
 
 
@@ -102,7 +110,7 @@ def test_the_student_starts_with_smoothing_scales() -> None:
     for site in SCALED:
         W = [student.linear(part).linear.weight for part, place in SITES_OF.items() if place == site]
         expected = smooth_scale(torch.cat(W).abs().amax(0), case.channels.maxima[site], 0.4)
-        assert torch.equal(student.sites[site].scale, expected)
+        assert torch.equal(tensor(student.sites[site].scale), expected)
 
 
 def test_the_gradient_does_not_depend_on_the_scale_of_the_loss() -> None:
@@ -146,7 +154,7 @@ def test_a_step_is_adamw_with_two_learning_rates() -> None:
     backward(same, case.x, case.y, case.arguments)
     for name, p in same.trained().items():
         lr = 5e-2 if name.endswith(("_max", "_min")) else 5e-3
-        g = p.grad
+        g = gradient_of(p)
         update = g / (g.abs() + 1e-8)  # the first step of Adam
         expected = p.detach() * (1 - 0.01 * lr) - lr * update
         torch.testing.assert_close(student.trained()[name].detach(), expected, rtol=1e-4, atol=1e-5)
@@ -209,14 +217,14 @@ def test_steps_that_are_not_finite_end_the_training_with_the_best_state(what, ma
 def test_bad_transforms_are_refused_before_merging() -> None:
     student = Case().student()
     check_transforms(student, 3)
-    student.sites["mlp"].scale.data[4] = -0.1
+    student.get_parameter("sites.mlp.scale").data[4] = -0.1
     with pytest.raises(ValueError, match=r"block 3: 1 scales at 'mlp' are not positive .*-0.1"):
         check_transforms(student, 3)
     student = Case().student()
-    student.sites["down"].factors[1].diagonal.data[0] = 1e-9
+    student.get_parameter("sites.down.factors.1.diagonal").data[0] = 1e-9
     with pytest.raises(ValueError, match=r"block 0: the matrix at 'down' has condition number \d"):
         check_transforms(student, 0)
-    student.sites["down"].factors[1].diagonal.data[0] = float("nan")
+    student.get_parameter("sites.down.factors.1.diagonal").data[0] = float("nan")
     with pytest.raises(ValueError, match="'down' has condition number nan"):
         check_transforms(student, 0)
 
@@ -248,5 +256,6 @@ def test_half_precision_is_trained_under_autocast_with_float32_transforms() -> N
     student = case.student()
     assert backward(student, case.x, case.y, case.arguments) > 0
     assert {p.dtype for p in student.trained().values()} == {torch.float32}
-    assert {pair.P.dtype for site in student.sites.values() for pair in site.pairs} == {torch.float32}
-    assert all(bool(p.grad.isfinite().all()) for p in student.trained().values())
+    pairs = [pair for site in student.sites.values() for pair in of_class(SiteTransform, site).pairs]
+    assert {pair.P.dtype for pair in pairs} == {torch.float32}
+    assert all(bool(gradient_of(p).isfinite().all()) for p in student.trained().values())

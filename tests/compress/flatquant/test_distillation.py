@@ -1,6 +1,8 @@
 """Distillation: all students trained together on the original's next-token distribution."""
 
 import math
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -10,18 +12,26 @@ from hypothesis import strategies as st
 from compress.flatquant.models import tiny, tokens
 from compress.flatquant.outliers import planted, sequences
 from linmap.compress.flatquant.block import StudentBlock
-from linmap.compress.flatquant.calibration import calibrate, merge_model, student_model
+from linmap.compress.flatquant.calibration import CalibrationReport, calibrate, merge_model, student_model
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.distillation import distil, divergence, parameter_groups, teacher_of
 from linmap.compress.flatquant.streaming import calibrate_folder
+from typed import of_class
 
 IDS = tokens(8, 12)
 STREAM = tokens(1, 400)[0]
 
 
-def config(**options) -> FlatQuantConfig:
-    defaults = {"n_samples": 8, "sequence_length": 12, "epochs": 1, "k_bits": 4, "v_bits": 4}
-    return FlatQuantConfig(**(defaults | {"distil_steps": 6, "distil_length": 16} | options))
+config = partial(
+    FlatQuantConfig,
+    n_samples=8,
+    sequence_length=12,
+    epochs=1,
+    k_bits=4,
+    v_bits=4,
+    distil_steps=6,
+    distil_length=16,
+)
 
 
 def state(model) -> dict[str, torch.Tensor]:
@@ -50,10 +60,10 @@ def test_divergence_is_that_of_the_definition(seed, positions, vocabulary) -> No
 def test_it_brings_the_quantised_model_nearer_on_text_that_it_did_not_see() -> None:
     original, fresh = planted(), sequences(7)
     stream = torch.cat([sequences(seed).flatten() for seed in range(20, 40)])
-    options = {"n_samples": 16, "sequence_length": 32, "epochs": 3, "distil_length": 64}
+    options: dict[str, Any] = {"n_samples": 16, "sequence_length": 32, "epochs": 3, "distil_length": 64}
     blocks = calibrate(planted(), stream, config(distil_steps=0, **options))
     together = calibrate(planted(), stream, config(distil_steps=100, distil_weight_lr=3e-4, **options))
-    assert len(together.flatquant.distillation) == 100
+    assert len(of_class(CalibrationReport, together.flatquant).distillation) == 100
     assert mean_divergence(together, original, fresh) < 0.85 * mean_divergence(blocks, original, fresh)
 
 

@@ -87,7 +87,7 @@ def test_cayley_solves_its_equation_and_is_a_rotation(n, seed, size):
 def test_cayley_is_the_trivial_parametrisation_of_torch(generator):
     linear = torch.nn.Linear(6, 6, bias=False, dtype=torch.float64)
     torch.nn.utils.parametrizations.orthogonal(linear, orthogonal_map="cayley", use_trivialization=False)
-    torch.testing.assert_close(cayley(linear.parametrizations.weight.original), linear.weight)
+    torch.testing.assert_close(cayley(linear.get_parameter("parametrizations.weight.original")), linear.weight)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (4, 4), (2, 3, 3)], ids=str)

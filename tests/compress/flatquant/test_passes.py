@@ -42,7 +42,7 @@ def test_compiled_quantisers_are_the_same(per, symmetric, clips, generator) -> N
     weights = torch.randn(37, 24, generator=generator)
 
     def everything() -> list[torch.Tensor]:
-        y, scale, zero = fake_quantize(x, 4, symmetric, *ends, per)
+        y, scale, zero = fake_quantize(x, 4, symmetric, *ends, per=per)
         grads = torch.autograd.grad((y * weights).sum() + scale.sum(), [x, *(end for end in ends if end is not None)])
         return [y, scale, zero, *grads]
 
@@ -60,7 +60,8 @@ def test_the_product_of_codes_is_that_of_the_rounded_values(generator) -> None:
     x_ends, W_ends = logits(20, "token", True), logits(16, "row", True)
     weights = torch.randn(20, 16, generator=generator)
     given = [x, *x_ends, W, *W_ends]
-    expected = F.linear(fake_quantize(x, 4, False, *x_ends)[0], fake_quantize(W, 4, True, *W_ends, per="row")[0])
+    rounded = fake_quantize(x, 4, False, *x_ends, per="token")[0]
+    expected = F.linear(rounded, fake_quantize(W, 4, True, *W_ends, per="row")[0])
     with compiled_passes():
         assert multiplies_codes(x)
         assert not multiplies_codes(x.double())

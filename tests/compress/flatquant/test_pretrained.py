@@ -25,9 +25,9 @@ from linmap.compress.flatquant.pretrained import finish, install, is_quantised
 FOUR: dict[str, Any] = {"w_bits": 4, "a_bits": 4, "k_bits": 4, "v_bits": 4}
 
 
-def quantised(family: str = "llama", **options: Any) -> PreTrainedModel:
+def quantised(family: str = "llama", **options: Any) -> Any:
     model = randomised(RenamedModel(tiny().config)) if family == "renamed" else tiny(family)
-    return merged(with_students(model, config_for(model, **FOUR | options)))
+    return merged(with_students(model, config_for(model, **(FOUR | options))))
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def logits(model: PreTrainedModel, ids: Tensor | None = None, **kwargs: Any) -> 
     return model(tokens() if ids is None else ids, **kwargs).logits
 
 
-def generated(model: PreTrainedModel) -> Tensor:
+def generated(model: Any) -> Tensor:
     return model.generate(tokens(2, 5), max_new_tokens=10, do_sample=False, eos_token_id=None)
 
 
@@ -109,8 +109,8 @@ def test_the_config_holds_every_setting(tmp_path: Path) -> None:
 
 def test_linear_layers_are_small_on_disk(tmp_path: Path) -> None:
     """At most 0.32 of float16, with scales and matrices, at sizes of a small real model."""
-    size = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
-    original = tiny(**size, num_hidden_layers=1, head_dim=64)
+    heads: dict[str, Any] = {"num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64}
+    original = tiny(**heads, hidden_size=576, intermediate_size=1536, num_hidden_layers=1)
     n = sum(p.numel() for name, p in original.named_parameters() if "_proj.weight" in name)
     merged(with_students(original, FlatQuantConfig(**FOUR))).save_pretrained(tmp_path)
     saved = {k: t for k, t in load_file(tmp_path / "model.safetensors").items() if "layers" in k and "norm" not in k}

@@ -11,6 +11,7 @@ from linmap.compress.flatquant.quantizer import (
     quantize,
     unpack_int4,
 )
+from typed import gradient_of, other, present
 
 ways = pytest.mark.parametrize(
     ("per", "symmetric", "clips"), [(p, s, c) for p in ("token", "row") for s in (True, False) for c in (True, False)]
@@ -76,7 +77,7 @@ def test_values_and_gradients_are_those_of_the_composition(per, symmetric, clips
     x = special_rows(generator).requires_grad_()
     logits = logits_for(x, per, clips, generator)
     y, scale, zero = fake_quantize(x, bits, symmetric, *logits, per=per)
-    expected, expected_scale, expected_zero = composed(x, bits, symmetric, *logits, per)
+    expected, expected_scale, expected_zero = composed(x, bits, symmetric, *logits, per=per)
     for ours, theirs in ((y, expected), (scale, expected_scale), (zero, expected_zero)):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     leaves = [leaf for leaf in (x, *logits) if leaf is not None]
@@ -115,7 +116,7 @@ def test_the_gradient_is_that_of_the_smooth_part(per, symmetric, clips, generato
         scale = composed(x, 4, symmetric, a, b, per)[1]
         clamps = per == "row" and clips
         low, high = (x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)) if clamps else (None, None)
-        return (torch.clamp(x, low * b.sigmoid(), high * a.sigmoid()) if clamps else x) / scale, scale
+        return (torch.clamp(x, low * present(b).sigmoid(), high * present(a).sigmoid()) if clamps else x) / scale, scale
 
     u, scale = u_and_scale(*leaves)
     y = fake_quantize(x, 4, symmetric, *logits, per=per)[0]
@@ -221,8 +222,8 @@ def test_half_precision_is_computed_in_float32(per, symmetric, clips, dtype, gen
     assert torch.equal(scale, expected_scale)
     y.sum().backward()
     expected.sum().backward()
-    assert x.grad.dtype == dtype
-    torch.testing.assert_close(x.grad, wide.grad.to(dtype))
+    assert gradient_of(x).dtype == dtype
+    torch.testing.assert_close(gradient_of(x), gradient_of(wide).to(dtype))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(fake_quantize(wide, 4, symmetric, *logits, per=per)[0], expected)
 
@@ -307,7 +308,7 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="no codes"):
         quantize(x, 16, True)
     with pytest.raises(ValueError, match="per must be 'token'"):
-        fake_quantize(x, 4, True, per="column")
+        fake_quantize(x, 4, True, per=other("column"))
     with pytest.raises(ValueError, match=r"max_logit: one logit is expected .* got \(3,\)"):
         fake_quantize(x, 4, True, torch.ones(3))
     with pytest.raises(ValueError, match=r"min_logit: one logit for each of the rows, of shape \(3, 1\)"):

@@ -1,6 +1,8 @@
 """Calibration from folder to folder."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +17,10 @@ from linmap.compress.flatquant.streaming import INDEX, calibrate_folder
 IDS = tokens(8, 12)
 
 
-def config(**options) -> FlatQuantConfig:
-    return FlatQuantConfig(**({"epochs": 2, "k_bits": 4, "v_bits": 4} | options))
+config = partial(FlatQuantConfig, epochs=2, k_bits=4, v_bits=4)
 
 
-def saved(folder: Path, family: str = "llama", **options) -> PreTrainedModel:
+def saved(folder: Path, family: str = "llama", **options: Any) -> Any:
     tiny(family).save_pretrained(folder, **options)
     return AutoModelForCausalLM.from_pretrained(folder)
 

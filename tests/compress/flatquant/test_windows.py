@@ -36,7 +36,7 @@ def test_windows_that_come_cut_stay_as_they_are() -> None:
     assert torch.equal(calibration_windows(windows, CONFIG, 64), windows)
 
 
-def test_a_tokenizer_reads_a_text_or_a_file(tmp_path) -> None:
+def test_a_tokenizer_reads_a_text_or_a_file(tmp_path: Path) -> None:
     text = "".join(chr(65 + i % 50) for i in range(80))
     (tmp_path / "text.txt").write_text(text)
     windows = calibration_windows(tokenizer, CONFIG, 64, text)

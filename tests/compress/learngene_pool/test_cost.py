@@ -1,5 +1,7 @@
 """Parameters and MACs: closed forms, the modules themselves, PyTorch's counter, and published tables."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from compress.learngene_pool.models import pool_of
 from linmap.compress.learngene_pool import Config, Descendant, LearngenePool, VisionTransformer, descendant_cost
 
-DEIT = {"dims": (192, 384, 768), "n_tokens": 197, "patch_features": 768, "n_classes": 1000}
+DIMS = (192, 384, 768)
+deit_cost = partial(descendant_cost, dims=DIMS, n_tokens=197, patch_features=768, n_classes=1000)
 
 
 def counted_macs(model: torch.nn.Module, x: torch.Tensor) -> int:
@@ -36,8 +39,9 @@ def test_other_widths_of_mlps_and_numbers_of_heads(ratio, heads, id):
     widths = (6, 12, 18)
     members = [VisionTransformer(8, 4, 2, 7, d, 3, heads, mlp_ratio=ratio) for d in widths]
     pool = LearngenePool(members)
-    sizes = {"n_tokens": 5, "patch_features": 32, "n_classes": 7, "mlp_ratio": ratio}
-    closed = descendant_cost(pool.configs[id], dims=widths, depth=3, **sizes)
+    closed = descendant_cost(
+        pool.configs[id], dims=widths, depth=3, n_tokens=5, patch_features=32, n_classes=7, mlp_ratio=ratio
+    )
     assert pool.cost(id) == closed
     assert closed.params == sum(p.numel() for p in pool.build(id).parameters())
 
@@ -45,9 +49,9 @@ def test_other_widths_of_mlps_and_numbers_of_heads(ratio, heads, id):
 def test_unequal_depths():
     members = [VisionTransformer(8, 4, 1, 3, d, depth, 2) for d, depth in ((8, 2), (12, 4))]
     pool = LearngenePool(members, unequal=True)
+    closed = partial(descendant_cost, dims=(8, 12), depth=(2, 4), n_tokens=5, patch_features=16, n_classes=3)
     for id, config in enumerate(pool.configs):
-        sizes = {"n_tokens": 5, "patch_features": 16, "n_classes": 3}
-        assert pool.cost(id) == descendant_cost(config, dims=(8, 12), depth=(2, 4), **sizes)
+        assert pool.cost(id) == closed(config)
         assert counted_macs(pool.build(id), torch.zeros(1, 1, 8, 8)) == pool.cost(id).macs
 
 
@@ -66,8 +70,8 @@ def test_unequal_depths():
     ],
 )
 def test_the_pools_of_the_paper(depth, config, params, macs):
-    cost = descendant_cost(config, depth=depth, **DEIT)
-    first = DEIT["dims"][config.members[0]]
+    cost = deit_cost(config, depth=depth)
+    first = DIMS[config.members[0]]
     omitted = 198 * first if len(config.members) > 1 else 0  # CLS token and positions, which its code leaves out
     assert (cost.params - omitted) / 1e6 == pytest.approx(params, abs=0.0051)
     assert cost.macs / 1e9 == pytest.approx(macs, abs=0.0155)  # fvcore also counts 5 operations an entry of LayerNorm
@@ -86,21 +90,21 @@ def test_the_pools_of_the_paper(depth, config, params, macs):
     ],
 )
 def test_the_published_table_of_sn_net(config, flops, params):
-    cost = descendant_cost(config, depth=12, **DEIT)
-    first = DEIT["dims"][config.members[0]]
+    cost = deit_cost(config, depth=12)
+    first = DIMS[config.members[0]]
     stitched = len(config.members) > 1
     assert cost.params - (198 * first if stitched else 0) == params
     blocks = [(config.points[0][0] + 1, 12 - config.points[0][1])] if stitched else [(12,)]
-    norms = sum(2 * n * DEIT["dims"][m] for m, n in zip(config.members, blocks[0], strict=True))
+    norms = sum(2 * n * DIMS[m] for m, n in zip(config.members, blocks[0], strict=True))
     norms += 0 if stitched else first  # its stitched models leave out the final norm
     assert cost.macs + 5 * 197 * norms == flops
 
 
 def test_a_configuration_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="members up to 3"):
-        descendant_cost(Config((3,), (), ()), depth=12, **DEIT)
+        deit_cost(Config((3,), (), ()), depth=12)
     with pytest.raises(ValueError, match="runs blocks"):
-        descendant_cost(Config((0, 1), ((12, 0),), (0,)), depth=12, **DEIT)
+        deit_cost(Config((0, 1), ((12, 0),), (0,)), depth=12)
 
 
 def test_a_loaded_descendant_costs_the_same(tmp_path):

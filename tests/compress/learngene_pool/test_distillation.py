@@ -2,6 +2,7 @@
 
 import warnings
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from linmap.compress.learngene_pool.ancestry import Ancestry
 from linmap.compress.learngene_pool.losses import checked_points, class_loss
 from linmap.compress.vision_transformer import DropPath
 from linmap.training import TrainingConfig
+from typed import of_class
 
 ADAMW = TrainingConfig(epochs=2, batch_size=8, lr=1e-2, optimizer="adamw", weight_decay=0.05, seed=3)
 
@@ -155,8 +157,8 @@ def test_a_student_that_is_the_teacher_has_nothing_to_match():
     transforms = Transforms(16, 16, 3)
     with torch.no_grad():
         for map in (*transforms.T_att, *transforms.T_map):
-            map.weight.copy_(torch.eye(16))
-            map.bias.zero_()
+            map.get_parameter("weight").copy_(torch.eye(16))
+            map.get_parameter("bias").zero_()
     y = torch.zeros(6, dtype=torch.long)
     loss = distillation_loss(seen, seen, y, transforms, points=[(0, 0), (1, 1), (2, 2)])
     p = seen.logits.softmax(-1)
@@ -190,7 +192,7 @@ def test_features_that_do_not_fit_are_refused():
     y = torch.zeros(4, dtype=torch.long)
     with pytest.raises(ValueError, match="map widths 9 -> 6; teacher and student have widths 10 and 6"):
         distillation_loss(student, teacher, y, Transforms(9, 6, 1, dtype=torch.float64), points=[(0, 0)])
-    fewer = teacher._replace(blocks=[block[:, :4] for block in teacher.blocks])
+    fewer = teacher._replace(blocks=[block[:, :4] for block in of_class(list, teacher.blocks)])
     with pytest.raises(ValueError, match="5 and 4 tokens"):
         distillation_loss(student, fewer, y, Transforms(10, 6, 1, dtype=torch.float64), points=[(0, 0)])
 
@@ -204,8 +206,9 @@ def test_transforms_start_as_linear_layers_do_or_orthonormal():
     T = Transforms(64, 8, 2, orthogonal=True, generator=torch.Generator().manual_seed(0))
     assert torch.equal(before, torch.get_rng_state())
     for map in (*T.T_att, *T.T_map):
-        torch.testing.assert_close(map.weight.data @ map.weight.data.T, torch.eye(8))
-        assert not map.bias.any()
+        weight = map.get_parameter("weight").data
+        torch.testing.assert_close(weight @ weight.T, torch.eye(8))
+        assert not map.get_parameter("bias").any()
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
@@ -286,7 +289,7 @@ def test_a_teacher_whose_head_reads_more_than_the_cls_token():
     from transformers import Dinov2Config, Dinov2ForImageClassification
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "num_labels": 3}
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "num_labels": 3}
     config = Dinov2Config(**sizes, mlp_ratio=2, image_size=8, patch_size=4, num_channels=1)
     teacher, x = Dinov2ForImageClassification(config).eval(), images(4)
     seen = Ancestry(teacher).features(x)
@@ -295,11 +298,11 @@ def test_a_teacher_whose_head_reads_more_than_the_cls_token():
     torch.testing.assert_close(Ancestry(teacher).logits(x), output.logits)
     for found, expected in zip(seen.blocks, output.hidden_states[1:], strict=True):
         torch.testing.assert_close(found, expected)
-    layer = teacher.dinov2.encoder.layer[1]
+    layer: Any = teacher.dinov2.encoder.layer[1]
     expected = layer.attention(layer.norm1(output.hidden_states[1]))
     torch.testing.assert_close(seen.attention[1], expected[0] if isinstance(expected, tuple) else expected)
     student, _ = distill(teacher, vit(8, seed=1), labelled(), config=ADAMW)
-    assert not torch.equal(student.head.weight, vit(8, seed=1).head.weight)
+    assert not torch.equal(student.get_parameter("head.weight"), vit(8, seed=1).get_parameter("head.weight"))
     with pytest.raises(TypeError, match="gives no logits"):
         Ancestry(teacher.dinov2).logits(x)
 
@@ -307,7 +310,7 @@ def test_a_teacher_whose_head_reads_more_than_the_cls_token():
 def test_recorded_features_that_half_precision_cannot_hold_are_refused():
     teacher = vit(16)
     with torch.no_grad():
-        teacher.blocks[2].mlp.fc2.bias[0] = 1e6
+        teacher.get_parameter("blocks.2.mlp.fc2.bias")[0] = 1e6
     with pytest.raises(ValueError, match=r"not finite in torch\.float16"):
         record_teacher(teacher, labelled(), [2])
 
@@ -325,9 +328,9 @@ def test_a_collapse_of_the_targets_is_told():
     transforms = Transforms(16, 8, 1, generator=torch.Generator().manual_seed(0))
     from linmap.compress.learngene_pool import distillation
 
-    before = [transforms.T_map[0].weight.norm().item()]
+    before = [transforms.T_map[0].get_parameter("weight").norm().item()]
     with torch.no_grad():
-        transforms.T_map[0].weight.mul_(0.01)
+        transforms.T_map[0].get_parameter("weight").mul_(0.01)
     with pytest.warns(UserWarning, match=r"T_map\[0\] shrank"):
         distillation._warn_of_collapse(transforms, before)
 
@@ -354,7 +357,7 @@ def test_what_is_no_transformer_is_refused():
 def test_drop_path_of_the_student_is_on_in_training():
     student = vit(8, seed=1, drop_path=0.9)
     seen = []
-    student.blocks[2].drop_path1.register_forward_hook(lambda m, i, out: seen.append(m.training))
+    student.get_submodule("blocks.2.drop_path1").register_forward_hook(lambda m, i, out: seen.append(m.training))
     distill(vit(16), student, labelled(), config=ADAMW)
     assert isinstance(student.blocks[2].drop_path1, DropPath)
     assert all(seen)

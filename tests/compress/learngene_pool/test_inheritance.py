@@ -1,6 +1,7 @@
 """A student that starts from its teacher's blocks."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def test_a_student_starts_from_evenly_spaced_blocks(depth, source, expected):
             assert torch.equal(p, q)
             assert p.data_ptr() != q.data_ptr()
     assert torch.equal(student.pos_embed, teacher.pos_embed)
-    assert torch.equal(student.head.weight, teacher.head.weight)
+    assert torch.equal(student.get_parameter("head.weight"), teacher.get_parameter("head.weight"))
 
 
 def test_a_student_as_deep_as_the_teacher_is_the_teacher():
@@ -59,7 +60,7 @@ def test_weights_of_other_libraries_compute_the_same_in_ours(kind):
 def test_classes_whose_weights_do_not_fit_are_refused():
     from transformers import ViTConfig, ViTForImageClassification
 
-    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "num_labels": 3}
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "num_labels": 3}
     theirs = ViTForImageClassification(
         ViTConfig(**sizes, intermediate_size=32, image_size=8, patch_size=4, num_channels=1)
     )

@@ -9,6 +9,8 @@ from torch import nn
 
 from compress.learngene_pool.models import images, vit
 from linmap.compress.learngene_pool import LearngenePool, VisionTransformer, as_member, record
+from linmap.compress.vision_transformer import Block
+from typed import of_class
 
 
 class TimmLike(nn.Module):
@@ -16,8 +18,9 @@ class TimmLike(nn.Module):
 
     def __init__(self, source: VisionTransformer, positions_of_cls: bool = True) -> None:
         super().__init__()
-        self.patch_embed, self.cls_token = source.patch_embed, source.cls_token
-        self.patch_embed.num_patches = 4
+        patch_embed: Any = source.patch_embed
+        patch_embed.num_patches = 4
+        self.patch_embed, self.cls_token = patch_embed, source.cls_token
         self.pos_embed = source.pos_embed if positions_of_cls else nn.Parameter(source.pos_embed.detach()[:, 1:])
         self.pos_drop, self.norm_pre, self.fc_norm = nn.Dropout(0.0), nn.Identity(), nn.Identity()
         self.blocks = nn.Sequential(*source.blocks)
@@ -33,8 +36,14 @@ class TimmLike(nn.Module):
         return self.head(self.norm(self.blocks(x))[:, 0])
 
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "num_labels": 3}
-PIXELS = {"image_size": 8, "patch_size": 4, "num_channels": 1}
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "num_labels": 3,
+}
+PIXELS: dict[str, Any] = {"image_size": 8, "patch_size": 4, "num_channels": 1}
 
 
 def transformers_vit() -> tuple[nn.Module, Any, Callable]:
@@ -54,7 +63,8 @@ def deit() -> tuple[nn.Module, Any, Callable]:
 def dinov2() -> tuple[nn.Module, Any, Callable]:
     from transformers import Dinov2Config, Dinov2Model
 
-    model = Dinov2Model(Dinov2Config(**(SIZES | PIXELS | {"image_size": 16}), mlp_ratio=2)).eval()
+    sizes: dict[str, Any] = {**SIZES, **PIXELS, "image_size": 16}
+    model = Dinov2Model(Dinov2Config(**sizes, mlp_ratio=2)).eval()
     head = nn.Linear(16, 3)
     member = as_member(model, head=head, n_tokens=5)
     return model, member, lambda x: head(model(x).last_hidden_state[:, 0])
@@ -115,7 +125,8 @@ def test_its_sizes_and_what_it_records(kind):
     assert sizes == (16, 2, N, 3, 3)
     assert member.patch_features == (0 if kind is bert else 16)
     features = record(member, x)
-    assert [tuple(part.shape) for part in (*features.attention, *features.blocks)] == [(2, N, 16)] * 6
+    parts = (*of_class(list, features.attention), *of_class(list, features.blocks))
+    assert [tuple(part.shape) for part in parts] == [(2, N, 16)] * 6
     torch.testing.assert_close(features.logits, member(x))
 
 
@@ -137,7 +148,7 @@ def test_bert_records_the_attention_before_the_residual():
     model, member, _ = bert()
     x = inputs(bert)
     seen = {}
-    dense = model.bert.encoder.layer[1].attention.output.dense
+    dense = model.get_submodule("bert.encoder.layer.1.attention.output.dense")
     hook = dense.register_forward_hook(lambda m, i, out: seen.setdefault("out", out))
     features = record(member, x)
     hook.remove()
@@ -148,13 +159,14 @@ def test_attention_is_recorded_before_the_residual_and_blocks_after():
     model, x = vit(), images(2)
     features = record(model, x)
     h = model.embed(x)
-    for j, block in enumerate(model.blocks):
+    blocks = [of_class(Block, block) for block in model.blocks]
+    for j, block in enumerate(blocks):
         attention = block.attn(block.norm1(h))
         h = h + attention
         h = h + block.mlp(block.norm2(h))
         assert torch.equal(features.attention[j], attention)
         assert torch.equal(features.blocks[j], h)
-    assert not any(block.attn._forward_hooks for block in model.blocks)
+    assert not any(block.attn._forward_hooks for block in blocks)
 
 
 def test_a_member_comes_back_as_it_is():

@@ -1,5 +1,7 @@
 """The whole way in one call: heads, auxiliaries, pools."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,7 @@ def test_one_call_does_what_the_steps_do(stitches):
 def test_an_ancestry_whose_head_reads_more_than_the_class_token_is_taken():
     from transformers import Dinov2Config, Dinov2ForImageClassification
 
+    labels: dict[str, Any] = {"num_labels": 3}
     config = Dinov2Config(
         hidden_size=16,
         num_hidden_layers=3,
@@ -49,7 +52,7 @@ def test_an_ancestry_whose_head_reads_more_than_the_class_token_is_taken():
         image_size=8,
         patch_size=4,
         num_channels=1,
-        num_labels=3,
+        **labels,
     )
     teacher, data = Dinov2ForImageClassification(config).eval(), labelled(8)
     members = [vit(8), vit(16)]
@@ -72,7 +75,8 @@ def test_auxiliaries_take_the_sizes_of_the_teachers_images():
         (10, 5, 2, 5),
         (12, 3, 2, 5),
     ]
-    assert torch.equal(wide.blocks[1].mlp.fc1.weight, teacher.blocks[3].mlp.fc1.weight)
+    first = "mlp.fc1.weight"
+    assert torch.equal(wide.get_parameter(f"blocks.1.{first}"), teacher.get_parameter(f"blocks.3.{first}"))
     fresh = auxiliaries(teacher, (10, 12), 2, seed=3, from_teacher=False)
     assert torch.equal(fresh[0].cls_token, narrow.cls_token)
     assert not torch.equal(fresh[1].cls_token, wide.cls_token)

@@ -1,6 +1,7 @@
 """How stitches start: least squares in memory and over batches, and the matrices of the distillation."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from linmap.compress.learngene_pool import (
     transform_stitch,
 )
 from linmap.compress.learngene_pool.stitches import rows
+from typed import of_class
 
 sizes = st.tuples(st.integers(1, 6), st.integers(0, 6), st.integers(0, 5), st.integers(0, 99))
 
@@ -196,7 +198,8 @@ def peak(pool: LearngenePool, batches: int) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
         pool.init_stitches("lstsq", data=Batches(batches))
     now = highest = 0
-    for event in run.profiler.kineto_results.events():
+    profiler: Any = run.profiler
+    for event in profiler.kineto_results.events():
         if event.name() == "[memory]":
             now += event.nbytes()
             highest = max(highest, now)
@@ -338,8 +341,9 @@ def test_the_matrices_of_the_distillation_start_all_layers_of_a_pair():
     transforms = {
         m: Transforms(16, d, 2, generator=torch.Generator().manual_seed(m)) for m, d in enumerate((8, 12, 16))
     }
-    mean = {m: torch.stack([map.weight for map in T.T_map]).mean(0).detach() for m, T in transforms.items()}
-    bias = {m: torch.stack([map.bias for map in T.T_map]).mean(0).detach() for m, T in transforms.items()}
+    maps = {m: [of_class(torch.nn.Linear, map) for map in T.T_map] for m, T in transforms.items()}
+    mean = {m: torch.stack([map.weight for map in of_m]).mean(0).detach() for m, of_m in maps.items()}
+    bias = {m: torch.stack([map.bias for map in of_m]).mean(0).detach() for m, of_m in maps.items()}
     pool.init_stitches("transform", transforms=transforms)
     for layer in (0, 1):
         torch.testing.assert_close(pool.stitch(0, 2, layer).weight.data, mean[0].T)
@@ -369,7 +373,7 @@ def test_random_comes_from_the_generator_and_identity_needs_equal_widths():
 def test_flags_come_back():
     pool = pool_of(drop := (8, 12))
     pool.train()
-    pool.members[1].blocks[2].eval()
+    pool.members[1].get_submodule("blocks.2").eval()
     before = [module.training for module in pool.modules()]
     pool.init_stitches("lstsq", data=images(20))
     assert [module.training for module in pool.modules()] == before, drop

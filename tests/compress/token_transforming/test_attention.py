@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tests.compress.token_transforming import references
 
 from linmap.compress.token_transforming import mass_channel, mass_pool, proportional_attention
+from typed import other
 
 seeds = st.integers(0, 2**16)
 
@@ -102,6 +103,6 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="mask must broadcast"):
         proportional_attention(q, k, v, mask=torch.ones(3, 4))
     with pytest.raises(TypeError, match="mask must be a tensor"):
-        proportional_attention(q, k, v, mask=[[1.0]])
+        proportional_attention(q, k, v, mask=other([[1.0]]))
     with pytest.raises(ValueError, match="skip = 4 leaves none"):
         mass_pool(q[:, 0], None, skip=4)

@@ -13,6 +13,7 @@ from compress.tiny_encoders import IMAGES, MLP, SIZES, TEXT, VISION, WORDS, inpu
 from linmap.compress.encoders import find_encoder
 from linmap.compress.token_transforming import TokenTransform, compress, compressed
 from linmap.compress.vision_transformer import VisionTransformer
+from typed import gradient_of, present
 
 STAGES = (0.6, (0, 1))
 FAMILIES = [*VISION, *TEXT, "timm", "timm_average", "ours"]
@@ -39,7 +40,14 @@ def test_nothing_changes_where_nothing_is_merged_and_after_removal(name: str) ->
     before = tensor(model(**inputs))
     attributes = {path: dict(module.__dict__) for path, module in model.named_modules()}
     n = 60
-    for budget in ({"keep": 1.0}, {"r": 0}, {"schedule": {}}, {"schedule": {1: n}}, {"stages": (1.0, (0, 2))}):
+    budgets: tuple[dict[str, Any], ...] = (
+        {"keep": 1.0},
+        {"r": 0},
+        {"schedule": {}},
+        {"schedule": {1: n}},
+        {"stages": (1.0, (0, 2))},
+    )
+    for budget in budgets:
         with compress(model, **budget) as handle:
             assert torch.equal(tensor(model(**inputs)), before)
             assert handle.transforms == {}
@@ -139,8 +147,12 @@ def test_blocks_by_themselves(name: str) -> None:
     """x + R (block(W x) - W x), with proportional attention inside, in the one chosen block."""
     model, inputs = model_of(name)
     encoder = find_encoder(model)
-    seen: list[Tensor] = []
+    seen: list[tuple[Tensor, Any]] = []
     block = encoder.blocks[1]
+
+    def part(role: str) -> nn.Module:
+        return present(encoder.part(block, role))
+
     hook = block.register_forward_hook(lambda _, args, output: seen.append((args[0], output)))
     with compress(model, schedule={1: 9}, restore="block") as handle:
         model(**inputs)
@@ -150,20 +162,20 @@ def test_blocks_by_themselves(name: str) -> None:
     hook.remove()
     y = transform.matrix() @ x
     inside = y
-    h = encoder.part(block, "attention_norm")(y)
+    h = part("attention_norm")(y)
     if name == "timm":
-        out = block.attn(h, attn_mask=transform.mass_out.log()[:, None, None])
+        out = block.get_submodule("attn")(h, attn_mask=transform.mass_out.log()[:, None, None])
     else:
-        out = encoder.part(block, "attention")(h, attention_mask=transform.mass_out.log()[:, None, None])[0]
+        out = part("attention")(h, attention_mask=transform.mass_out.log()[:, None, None])[0]
     for module in encoder.branch_end(block, "after_attention"):
         out = module(out)
     inside = inside + out
-    out = encoder.part(block, "mlp")(encoder.part(block, "mlp_norm")(inside))
+    out = part("mlp")(part("mlp_norm")(inside))
     for module in encoder.branch_end(block, "after_mlp"):
         out = module(out)
     want = x + transform.P.mT @ (inside + out - y)
     torch.testing.assert_close(got, want, atol=3e-5, rtol=1e-4)
-    projections = encoder.part(block, "attention_norm")(x)
+    projections = part("attention_norm")(x)
     assert transform.shape == (2, 9, projections.shape[1])
 
 
@@ -287,7 +299,8 @@ def test_heads_over_all_tokens_see_the_mean_by_masses() -> None:
                 mean = handle.pool(tokens, skip=skip)
             read = torch.cat([tokens[:, 0], mean], 1) if inner == "dinov2" else mean
             with torch.no_grad(), compress(model, stages=STAGES, transform=transform):
-                torch.testing.assert_close(model(images).logits, model.classifier(read), atol=2e-5, rtol=1e-4)
+                expected = model.get_submodule("classifier")(read)
+                torch.testing.assert_close(model(images).logits, expected, atol=2e-5, rtol=1e-4)
 
 
 def test_models_that_predict_for_each_token_get_all_of_them() -> None:
@@ -365,8 +378,8 @@ def test_gradients_flow_and_training_is_told(name: str) -> None:
     tensor(model(**inputs)).square().sum().backward()
     encoder = handle.encoder
     for block in (encoder.blocks[0], encoder.blocks[-1]):
-        value = encoder.part(block, "qkv" if name == "timm" else "value")
-        assert float(value.weight.grad.abs().sum()) > 0
+        value = present(encoder.part(block, "qkv" if name == "timm" else "value"))
+        assert float(gradient_of(value.get_parameter("weight")).abs().sum()) > 0
     handle.remove()
 
 

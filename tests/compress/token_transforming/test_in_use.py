@@ -8,6 +8,7 @@ import torch
 from compress.tiny_encoders import IMAGES, MLP, SIZES, spread
 from linmap.compress.token_transforming import compress
 from linmap.data.pretrained import bundled_model
+from typed import other
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +35,7 @@ def test_trainer_trains_saves_and_predicts(classifier: Any, tmp_path: Any) -> No
     trainer = t.Trainer(model=classifier, args=settings, train_dataset=data, eval_dataset=data)
     trainer.train()
     assert not torch.equal(classifier.vit.layers[0].attention.v_proj.weight, before)
-    predicted = torch.from_numpy(trainer.predict(data).predictions)
+    predicted = torch.from_numpy(trainer.predict(other(data)).predictions)
     assert handle.mass.shape[1] == 7
     saved = type(classifier).from_pretrained(tmp_path / "checkpoint-2").eval()
     with torch.no_grad(), compress(saved, stages=(0.6, (0, 1))):

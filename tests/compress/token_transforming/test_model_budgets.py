@@ -29,7 +29,7 @@ def ours() -> VisionTransformer:
 
 
 def test_budgets_are_those_of_the_schedules(ours: VisionTransformer) -> None:
-    sizes = {"patch_features": 16, "n_classes": 10, "feature_dim": 64}
+    sizes: dict[str, Any] = {"patch_features": 16, "n_classes": 10, "feature_dim": 64}
     with compress(ours, keep=0.8) as handle:
         assert handle.schedule(50) == ratio_schedule(50, 6, 0.8)
         assert handle.macs(50) == transformer_macs(50, 64, 6, schedule=handle.schedule(50), **sizes)
@@ -248,7 +248,7 @@ def test_bad_input_is_refused_where_it_is_used(ours: VisionTransformer) -> None:
             model.encoder.layer[0](torch.randn(2, 9, 32))
     with torch.no_grad(), compress(ours, keep=0.6, debug=True):
         with torch.no_grad():
-            ours.blocks[2].mlp.fc1.bias.fill_(float("nan"))
+            ours.get_parameter("blocks.2.mlp.fc1.bias").fill_(float("nan"))
         with pytest.raises(ValueError, match="layer 2 gives NaN"):
             ours(torch.randn(1, 1, 28, 28))
     model = tiny("vit")

@@ -102,7 +102,8 @@ def test_short_prompts_and_removed_handles_leave_the_model_as_it_is() -> None:
     ids = prompt()
     with torch.no_grad():
         before = model(ids).logits
-        for budget in ({"M": N}, {"M": 200}, {"M": None, "keep": 1.0}):
+        budgets: tuple[dict[str, Any], ...] = ({"M": N}, {"M": 200}, {"M": None, "keep": 1.0})
+        for budget in budgets:
             with shorten(model, **budget) as handle:
                 assert torch.equal(model(ids).logits, before)
                 assert handle.schedule(N) == {}
@@ -197,14 +198,15 @@ def test_what_reads_the_prompt_is_refused() -> None:
             model(ids, past_key_values=t.StaticCache(config=model.config, max_cache_len=64))
         with pytest.raises(ValueError, match="already"):
             shorten(model)
-    for wrong, message in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"M": 6}, "M = 6 leaves no candidate"),
         ({"keep": 0.5}, "exactly one of M and keep"),
         ({"M": None}, "exactly one of M and keep"),
         ({"M": None, "keep": 1.5}, "keep must lie"),
         ({"layer": 4}, "layer = 4 .* depth 4"),
         ({"sink": -1}, "sink must be at least 0"),
-    ):
+    )
+    for wrong, message in cases:
         with pytest.raises(ValueError, match=message):
             shorten(model, **wrong)
     with pytest.raises(TypeError, match="not recognised"):

@@ -1,6 +1,7 @@
 """Schedules and the cost of a compressed encoder."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from linmap.compress.token_transforming import (
 )
 from linmap.compress.token_transforming.cost import LEAST_KEEP
 from linmap.compress.token_transforming.schedules import stage_layers
+from typed import other
 
 
 def test_removals_of_tome():
@@ -59,49 +61,49 @@ def test_a_ratio_is_a_stage_at_every_layer_and_never_empties(n, keep, depth, pro
 
 def test_published_costs():
     """GMACs of DeiT-S at 224 x 224, as in the papers' tables."""
-    deit = {"patch_features": 768, "n_classes": 1000}
-    assert round(transformer_macs(197, 384, 12, **deit) / 1e9, 3) == 4.599
+    deit = partial(transformer_macs, 197, 384, 12, patch_features=768, n_classes=1000)
+    assert round(deit() / 1e9, 3) == 4.599
     thirteen = removals_to_schedule(tome_removals(12, 13), 197)
-    assert round(transformer_macs(197, 384, 12, schedule=thirteen, **deit) / 1e9, 3) == 2.703
+    assert round(deit(schedule=thirteen) / 1e9, 3) == 2.703
     stages = stage_schedule(197, 0.65, (3, 6, 9))
-    assert round(transformer_macs(197, 384, 12, schedule=stages, **deit) / 1e9, 3) == 2.799
+    assert round(deit(schedule=stages) / 1e9, 3) == 2.799
 
 
 @given(st.integers(3, 9), st.integers(1, 3), st.integers(1, 6), st.data())
 def test_costs_are_what_pytorch_counts(n, depth, hidden, data):
     C, c, classes, patch = 6, 4, 5, 7
     schedule = {layer: data.draw(st.integers(2, 12)) for layer in range(depth)}
-    options = {"hidden": hidden, "patch_features": patch, "n_classes": classes, "feature_dim": c}
+    cost = partial(transformer_macs, hidden=hidden, patch_features=patch, n_classes=classes, feature_dim=c)
 
     def forward():
-        torch.ones(n - 1, patch) @ torch.ones(patch, C)
+        torch.mm(torch.ones(n - 1, patch), torch.ones(patch, C))
         count = n
         for layer in range(depth):
             x, m = torch.ones(count, C), min(schedule[layer], count)
             for _ in range(4):
-                x @ torch.ones(C, C)
-            (x @ x.T) @ x
+                torch.mm(x, torch.ones(C, C))
+            torch.mm(x @ x.T, x)
             if m < count:
-                torch.ones(count, c) @ torch.ones(c, count)
+                torch.mm(torch.ones(count, c), torch.ones(c, count))
                 x = torch.ones(m, count) @ x
-            (x @ torch.ones(C, hidden)) @ torch.ones(hidden, C)
+            torch.mm(x @ torch.ones(C, hidden), torch.ones(hidden, C))
             count = m
-        torch.ones(1, C) @ torch.ones(C, classes)
+        torch.mm(torch.ones(1, C), torch.ones(C, classes))
 
     with FlopCounterMode(display=False) as counter:
         forward()
-    assert transformer_macs(n, C, depth, schedule=schedule, **options) * 2 == counter.get_total_flops()
+    assert cost(n, C, depth, schedule=schedule) * 2 == counter.get_total_flops()
 
 
 @given(st.floats(0.3, 1.0), st.booleans())
 def test_the_solved_r_is_the_smallest(target, with_transforms):
-    cost = {"feature_dim": 64} if with_transforms else {}
+    feature_dim = 64 if with_transforms else None
 
     def share(r):
         schedule = removals_to_schedule(tome_removals(6, r), 50)
-        return transformer_macs(50, 64, 6, schedule=schedule, **cost) / transformer_macs(50, 64, 6)
+        return transformer_macs(50, 64, 6, schedule=schedule, feature_dim=feature_dim) / transformer_macs(50, 64, 6)
 
-    r = solve_removals(target, 50, 64, 6, **cost)
+    r = solve_removals(target, 50, 64, 6, feature_dim=feature_dim)
     assert share(r) <= target
     assert all(share(less) > target for less in range(r))
 
@@ -134,23 +136,24 @@ def test_wrong_kinds_are_refused():
     with pytest.raises(TypeError, match="takes none"):
         solve_removals(0.5, 50, 64, 6, schedule={})
     with pytest.raises(TypeError, match="whole number"):
-        stage_schedule(9, 0.5, (1.5,))
+        stage_schedule(9, 0.5, other((1.5,)))
 
 
 @given(st.integers(30, 400), st.integers(2, 14), st.floats(0.05, 1))
 def test_stages_that_reach_a_target_stand_as_late_as_they_can(n, depth, target):
-    cost = {"feature_dim": 64, "patch_features": 48}
+    cost = partial(transformer_macs, n, 64, depth, feature_dim=64, patch_features=48)
+    solve = partial(solve_stages, target, n, 64, depth, feature_dim=64, patch_features=48)
     full = transformer_macs(n, 64, depth, patch_features=48)
 
     def part(keep, layers):
-        return transformer_macs(n, 64, depth, schedule=stage_schedule(n, keep, layers), **cost) / full
+        return cost(schedule=stage_schedule(n, keep, layers)) / full
 
     last = tuple(layer - stage_layers(depth)[0][0] for layer in stage_layers(depth)[0])
     if part(0.001, last) > target:
         with pytest.raises(ValueError, match="cannot be reached by three stages"):
-            solve_stages(target, n, 64, depth, **cost)
+            solve()
         return
-    keep, layers = solve_stages(target, n, 64, depth, **cost)
+    keep, layers = solve()
     assert part(keep, layers) <= target
     assert keep == 1 or part(keep + 0.001, layers) > target
     if layers != stage_layers(depth)[0]:
@@ -160,11 +163,11 @@ def test_stages_that_reach_a_target_stand_as_late_as_they_can(n, depth, target):
 
 
 def test_stages_move_forward_for_strong_compression():
-    sizes = {"hidden": 1536, "feature_dim": 384, "patch_features": 588}
-    found = {target: solve_stages(target, 257, 384, 12, **sizes) for target in (0.61, 0.5, 0.42, 0.33)}
+    solve = partial(solve_stages, n_tokens=257, dim=384, depth=12, hidden=1536, feature_dim=384, patch_features=588)
+    found = {target: solve(target) for target in (0.61, 0.5, 0.42, 0.33)}
     assert [layers for _, layers in found.values()] == [(3, 6, 9), (3, 6, 9), (3, 6, 9), (1, 4, 7)]
     assert all(keep >= LEAST_KEEP for keep, _ in found.values())
     with pytest.raises(ValueError, match=r"smallest part of the \d+ MACs of the plain model is 0\.0"):
-        solve_stages(0.01, 257, 384, 12, **sizes)
+        solve(0.01)
     with pytest.raises(TypeError, match="finds the schedule"):
         solve_stages(0.5, 257, 384, 12, schedule={})

@@ -20,6 +20,7 @@ from linmap.compress.token_transforming import (
     prune,
     tome,
 )
+from typed import other, present
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -52,9 +53,9 @@ def test_tome_merges_even_tokens_into_odd_ones(N, class_token, distill_token, se
 
 def test_tome_takes_the_first_of_equals():
     metric = torch.ones(1, 8, 2)
-    assert tome(metric, 2).centres.tolist() == [[1, 3, 4, 5, 6, 7]]
+    assert present(tome(metric, 2).centres).tolist() == [[1, 3, 4, 5, 6, 7]]
     assert tome(metric, 2).P[0, 0].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
-    assert tome(metric, 2, class_token=True).centres.tolist() == [[0, 1, 3, 5, 6, 7]]
+    assert present(tome(metric, 2, class_token=True).centres).tolist() == [[0, 1, 3, 5, 6, 7]]
 
 
 def test_tome_says_that_it_merges_at_most_half():
@@ -104,21 +105,21 @@ def test_evit_gives_the_fused_token_the_mass_of_the_dropped_ones():
     mass = torch.tensor([[1.0, 2.0, 1.0, 3.0, 1.0]])
     fused = evit(a, 0.5, fuse=True, mass=mass)
     assert fused.mass_out.tolist() == [[1, 1, 1, 5]]
-    assert fused.centres.tolist() == [[0, 2, 4, -1]]
+    assert present(fused.centres).tolist() == [[0, 2, 4, -1]]
     assert evit(a, 0.5, mass=mass).mass_out.tolist() == [[1, 1, 1]]
 
 
 def test_prune_keeps_the_first_of_equals_and_the_protected():
     a = torch.tensor([[0.0, 0.5, 0.9, 0.5, 0.5]])
-    assert prune(a, 3).centres.tolist() == [[0, 1, 2]]
-    assert prune(a, 2, protect=0).centres.tolist() == [[1, 2]]
-    assert prune(a, 3, mass=torch.tensor([[1.0, 0, 1, 1, 1]])).centres.tolist() == [[0, 2, 3]]
+    assert present(prune(a, 3).centres).tolist() == [[0, 1, 2]]
+    assert present(prune(a, 2, protect=0).centres).tolist() == [[1, 2]]
+    assert present(prune(a, 3, mass=torch.tensor([[1.0, 0, 1, 1, 1]])).centres).tolist() == [[0, 2, 3]]
 
 
 def test_prune_knows_the_most_similar_of_the_kept():
     features = torch.tensor([[[1.0, 0], [0, 1], [1, 1], [0.1, 1], [1, 0.9]]])
     transform = prune(torch.tensor([[0.0, 3, 2, 1, 0]]), 3, features=features)
-    assert transform.nearest.tolist() == [[0, 1, 2, 1, 2]]
+    assert present(transform.nearest).tolist() == [[0, 1, 2, 1, 2]]
     y = normal(1, 3, 2)
     assert torch.equal(transform.restore(y, pruned="nearest")[0], y[0, [0, 1, 2, 1, 2]])
     assert torch.equal(transform.restore(y, pruned="zero")[0, 3:], torch.zeros(2, 2, dtype=y.dtype))
@@ -177,7 +178,7 @@ def test_real_tokens_do_not_merge_into_padding(N, n_pads, seed):
     mass = torch.ones(2, N + n_pads, dtype=torch.float64)
     mass[:, 3 : 3 + n_pads] = 0
     for transform in (pitome(x, 0.8, mass=mass), kth_bipartite(x, 2, mass=mass), tome(x, 2, mass=mass)):
-        onto_padding = mass.gather(1, transform.centres) == 0
+        onto_padding = mass.gather(1, present(transform.centres)) == 0
         assert (transform.mass_out[onto_padding] == 0).all()
 
 
@@ -206,13 +207,13 @@ def test_what_cannot_be_done_is_refused(call, message):
 
 
 WRONG_KINDS = [
-    lambda: tome([[1.0]], 1),
+    lambda: tome(other([[1.0]]), 1),
     lambda: tome(torch.ones(1, 4, 2, dtype=torch.int64), 1),
-    lambda: tome(normal(1, 6, 2), 1.5),
+    lambda: tome(normal(1, 6, 2), other(1.5)),
     lambda: clusters(torch.tensor([[0.0]]), 1),
-    lambda: average_pool(4, (2, 2)),
+    lambda: average_pool(other(4), (2, 2)),
     lambda: average_pool((4, 4), (2, 2), dtype=torch.int64),
-    lambda: pitome(normal(1, 6, 2), "half"),
+    lambda: pitome(normal(1, 6, 2), other("half")),
 ]
 
 

@@ -13,6 +13,7 @@ from tests.compress.token_transforming import references
 from compress.tiny_encoders import tiny, tiny_timm
 from linmap.compress.token_transforming import AdaptiveMerging, LocalGlobalMerging, compose, compress
 from linmap.compress.vision_transformer import VisionTransformer
+from typed import other
 
 seeds = st.integers(0, 2**16)
 
@@ -149,7 +150,7 @@ def test_what_means_nothing_here_is_refused():
     with pytest.raises(ValueError, match="threshold is a cosine"):
         AdaptiveMerging(threshold=1.5)
     with pytest.raises(TypeError, match="threshold must be a number"):
-        AdaptiveMerging(threshold="high")
+        AdaptiveMerging(threshold=other("high"))
     with pytest.raises(ValueError, match="at least two"):
         LocalGlobalMerging(window=(1, 1))
     with pytest.raises(ValueError, match="are no grid"):

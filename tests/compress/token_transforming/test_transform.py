@@ -20,6 +20,7 @@ from linmap.compress.token_transforming import (
     prune,
     tome,
 )
+from typed import gradient_of, other
 
 seeds = st.integers(0, 2**16)
 
@@ -178,7 +179,7 @@ def test_gradients_are_finite_beside_padding():
     way = TokenTransform(min_sim=0.1)
     built = way.build(x, M=4, importance=torch.rand(2, 7), mass=mass)
     (built.apply(x).sum() + built.mass_out.square().sum()).backward()
-    assert torch.isfinite(x.grad).all()
+    assert torch.isfinite(gradient_of(x)).all()
 
 
 def test_duplicates_stand_for_what_they_repeat():
@@ -216,7 +217,7 @@ def test_transformations_are_pickled():
 def test_what_does_not_fit_is_refused():
     P, mass = torch.ones(1, 2, 3) / 2, torch.ones(1, 3)
     with pytest.raises(TypeError, match="P must be a tensor"):
-        Transform([[1.0]], mass)
+        Transform(other([[1.0]]), mass)
     with pytest.raises(TypeError, match="int64"):
         Transform(P, mass, torch.zeros(1, 2))
     with pytest.raises(ValueError, match=r"mass must have the shape \(1, 3\)"):
@@ -229,13 +230,13 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"y must have the shape \(1, 2, C\)"):
         transform.restore(torch.ones(1, 3, 4))
     with pytest.raises(ValueError, match="pruned='best'"):
-        transform.restore(torch.ones(1, 2, 4), pruned="best")
+        transform.restore(torch.ones(1, 2, 4), pruned=other("best"))
     with pytest.raises(ValueError, match="pruned='nearest' needs"):
         prune(torch.ones(1, 4), 2).restore(torch.ones(1, 2, 4), pruned="nearest")
     with pytest.raises(ValueError, match="at least one"):
         compose([])
     with pytest.raises(TypeError, match=r"transforms\[0\]"):
-        compose([P])
+        compose([other(P)])
     with pytest.raises(ValueError, match=r"transforms\[1\] takes 3 tokens"):
         compose([transform, transform])
 

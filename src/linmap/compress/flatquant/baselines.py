@@ -12,7 +12,7 @@ import copy
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.transforms import transformed
 from linmap.maps.hadamard import hadamard_factors
 
+Model = TypeVar("Model", bound=nn.Module)
 PROBE = 16  # tokens by which a rotated model is compared with what it was
 TOLERANCE = 1e-3  # of its logits, relative to the largest
 
@@ -103,7 +104,7 @@ class RandomHadamard:
 
 
 @torch.no_grad()
-def rotated(model: nn.Module, seed: int = 0, module_map: dict[str, str] | None = None) -> nn.Module:
+def rotated(model: Model, seed: int = 0, module_map: dict[str, str] | None = None) -> Model:
     """Rotate the residual stream of a decoder by a random Hadamard matrix; its logits stay the same.
 
     The gains of the norms become 1 and go into the layers that read the stream; an output head that was tied to the

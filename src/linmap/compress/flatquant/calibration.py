@@ -25,7 +25,7 @@ from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
 from linmap.compress.flatquant.distillation import distil, teacher_of
 from linmap.compress.flatquant.parallel import LoadBlock, WorkFolder, processes, trained_blocks
 from linmap.compress.flatquant.passes import can_compile
-from linmap.compress.flatquant.pretrained import finish, is_quantised, quantised_numbers
+from linmap.compress.flatquant.pretrained import Decoder, finish, is_quantised, quantised_numbers
 from linmap.compress.flatquant.proof import prove
 from linmap.compress.flatquant.rounding import rounded_blocks
 from linmap.compress.flatquant.teacher import BlockArguments, calibration_windows, distillation_windows, embedded
@@ -45,7 +45,7 @@ class CalibrationReport:
 
 
 def calibrate(
-    model: PreTrainedModel,
+    model: Decoder,
     tokens: Any = None,
     config: FlatQuantConfig | None = None,
     *,
@@ -53,7 +53,7 @@ def calibrate(
     work: Path | str | None = None,
     n_jobs: int = 1,
     resume: bool = False,
-) -> PreTrainedModel:
+) -> Decoder:
     """Quantise the decoder blocks of a language model in place, and return it.
 
     Under `accelerate launch` or `torchrun` the blocks are divided among the processes; every process ends with the
@@ -95,7 +95,7 @@ def calibrate(
 
 
 def student_model(
-    model: PreTrainedModel,
+    model: Decoder,
     tokens: Any = None,
     config: FlatQuantConfig | None = None,
     *,
@@ -103,7 +103,7 @@ def student_model(
     work: Path | str | None = None,
     n_jobs: int = 1,
     resume: bool = False,
-) -> PreTrainedModel:
+) -> Decoder:
     """The first half of `calibrate`: every block replaced by its calibrated `StudentBlock`, still trainable.
 
     With `config.distil_steps` they are then trained together. Whoever wants yet another objective trains the students
@@ -142,7 +142,7 @@ def _with_students(
     return blocks, trained
 
 
-def merge_model(model: PreTrainedModel, tokens: Any = None, *, text: str | Path | None = None) -> PreTrainedModel:
+def merge_model(model: Decoder, tokens: Any = None, *, text: str | Path | None = None) -> Decoder:
     """The second half of `calibrate`: transforms merged, weights rounded; GPTQ needs the calibration tokens again.
 
     Raises

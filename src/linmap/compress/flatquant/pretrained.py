@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -20,13 +20,15 @@ from linmap.compress.flatquant.linear import QuantizedLinear
 from linmap.compress.flatquant.transforms import OnlineTransform
 from linmap.errors import ArgumentError
 
+Decoder = TypeVar("Decoder", bound=PreTrainedModel)
+
 
 def is_quantised(model: nn.Module) -> bool:
     """Whether a model has blocks of FlatQuant."""
     return any(isinstance(module, QuantizedLinear) for module in model.modules())
 
 
-def install(model: PreTrainedModel, config: FlatQuantConfig) -> PreTrainedModel:
+def install(model: Decoder, config: FlatQuantConfig) -> Decoder:
     """Replace the decoder blocks by quantised ones, whose tensors wait to be loaded; on any device, also meta.
 
     Raises
@@ -61,7 +63,7 @@ def quantised_numbers(n_blocks: int, config: FlatQuantConfig) -> list[int]:
     return chosen
 
 
-def finish(model: PreTrainedModel, config: FlatQuantConfig) -> PreTrainedModel:
+def finish(model: Decoder, config: FlatQuantConfig) -> Decoder:
     """Mark a model as quantised, so that `save_pretrained` writes `config` and `from_pretrained` reads it."""
     quantizer = FlatQuantizer(config, pre_quantized=True)
     marks = {"hf_quantizer": quantizer, "is_quantized": True, "quantization_method": config.quant_method}
