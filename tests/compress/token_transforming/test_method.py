@@ -130,6 +130,16 @@ def test_mass_is_kept_and_constants_stay(way, N, seed, data):
     torch.testing.assert_close(transform.restore(ones)[..., 0], (mass > 0).double())
 
 
+@given(st.integers(4, 12), st.integers(0, 3), seeds)
+def test_before_padding_the_last_real_token_is_a_centre_for_those_that_merge_into_later_ones(N, n_pads, seed):
+    mass = torch.ones(2, N + n_pads, dtype=torch.float64)
+    mass[:, N:] = 0
+    x, a = normal(2, N + n_pads, 5, seed=seed), normal(2, N + n_pads, seed=seed + 1)
+    transform = TokenTransform(select="importance", causal=True).build(x, M=N // 2, importance=a, mass=mass)
+    assert (present(transform.centres) == N - 1).any(-1).all()
+    torch.testing.assert_close(transform.P.sum(-2), mass.clamp(max=1))
+
+
 @pytest.mark.usefixtures("annotations_unchecked")
 @pytest.mark.parametrize(
     ("options", "message"),

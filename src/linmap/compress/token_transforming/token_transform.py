@@ -61,7 +61,7 @@ class TokenTransform:
         with "bipartite" and "energy" the one of the matching, so that these are ToMe and PiToMe. "prune": the centres
         stay and all others are dropped.
     tau, topk, keep_self, min_sim, causal
-        As of `assignment`. With `causal` the last token is always a centre; a matching cannot be causal.
+        As of `assignment`. With `causal` the last real token is always a centre; a matching cannot be causal.
     feature
         What similarity is measured on: "x", the tokens, or "k", the mean of the heads' keys.
     score
@@ -261,7 +261,9 @@ class TokenTransform:
             c = informative(similarities.largest_before(), s, self.protect)
             similarities = similarities if keep else None
         if self.causal:
-            c = c.masked_fill(torch.arange(s.shape[1], device=s.device) == s.shape[1] - 1, math.inf)
+            places = torch.arange(s.shape[1], device=s.device)
+            last = (places * (s > 0)).amax(-1, keepdim=True)  # padding may follow it
+            c = c.masked_fill(places == last, math.inf)
         return select_centres(c, M), similarities
 
     @property
