@@ -80,12 +80,12 @@ _CATALOGUE = (
         "2310.11366",
         71,
     ),
-    System("tinvnn", "shapes", "TinvNN", "make any network blind to rigid motion", "2112.12345", 109),
-    System("tooth_arrangement", "shapes", "Tooth arrangement", "plan where teeth go", "2312.15139", 160),
+    System("tinvnn", "shapes", "TinvNN", "make any network blind to rigid motion", "2112.12345", 118),
+    System("tooth_arrangement", "shapes", "Tooth arrangement", "plan where teeth go", "2312.15139", 96),
     System(
         "linearscope", "interpret", "LinearScope", "read a network as one affine map", "1908.05168", 5, fitted=False
     ),
-    System("householder_projector", "interpret", "Householder Projector", "find a GAN's directions", "2307.08012", 150),
+    System("householder_projector", "interpret", "Householder Projector", "find a GAN's directions", "2307.08012", 92),
 )
 SYSTEMS = {system.slug: system for system in _CATALOGUE}
 
