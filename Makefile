@@ -49,7 +49,7 @@ bench: .venv/.bench  ## measure against the peers; writes benchmarks/RESULTS.md
 lint: .venv/.ready  ## ruff, pyright, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/pyright
+	@$(BIN)/pyright --threads 2
 	@$(BIN)/lint-imports
 
 docs: .venv/.docs  ## build the documentation into site/
