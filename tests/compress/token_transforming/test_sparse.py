@@ -47,6 +47,16 @@ def test_it_is_the_assignment_of_the_steps(padded: bool, protect: int, batch: in
     torch.testing.assert_close(compose([kept])[1], kept.recovery())
 
 
+@pytest.mark.parametrize("tau", [1e-9, 1e-40])
+@pytest.mark.parametrize("batch", [3, B])
+def test_a_temperature_below_what_float32_tells_is_hard(batch: int, tau: float) -> None:
+    x, importance, mass = tokens(0, False, batch)
+    kept = TokenTransform(tau=tau).build(x, M=M, importance=importance, mass=mass)
+    centres = select_centres(informativeness(x, importance, mass=mass), M)
+    torch.testing.assert_close(kept.P, assignment(x, centres, mass=mass, hard=True), atol=1e-5, rtol=0)
+    torch.testing.assert_close(kept.mass_out.sum(-1), mass.sum(-1))
+
+
 def test_batches_that_are_built_in_parts_are_the_samples_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     x, importance, mass = tokens(7, False)
     monkeypatch.setattr("linmap.compress.token_transforming.token_transform.AT_ONCE", 3 * N * N)

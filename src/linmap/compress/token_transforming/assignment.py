@@ -80,6 +80,11 @@ def assignment(
     return shares(unit, centres, s, protect, tau=tau, **options)
 
 
+def sharpness(tau: float) -> float:
+    """What multiplies the cosines before the softmax: 1 / tau, finite for every tau > 0."""
+    return 1 / max(tau, LEAST_TAU)
+
+
 def shares(
     unit: Float[Tensor, "batch tokens channels"],
     centres: Int[Tensor, "batch outputs"],
@@ -94,7 +99,7 @@ def shares(
     cosines: Float[Tensor, "batch tokens outputs"] | None = None,
 ) -> Float[Tensor, "batch outputs tokens"]:
     """`assignment` for features whose norms are 1, soft; `cosines` to the centres, where known, are written over."""
-    scale = 1 / max(tau, LEAST_TAU)
+    scale = sharpness(tau)
     logits = _allowed(unit, centres, s, protect, causal, scale, cosines)
     if topk is None or topk >= centres.shape[1]:
         R = logits.softmax(-1)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from linmap.compress.token_transforming.assignment import sharpness
 from linmap.compress.token_transforming.gathering import rows, unit_rows
 from linmap.compress.token_transforming.importance import select_centres
 from linmap.compress.token_transforming.precision import working_dtype
@@ -114,5 +115,5 @@ def few_transform(
     before = rank.unsqueeze(-2) < rank.unsqueeze(-1)
     c = 1 - torch.where(before, cosines, -math.inf).amax(-1)
     chosen = select_centres(c if ones else c * s[:, protect:], M - protect)
-    inner = rows(cosines, chosen).mul_(1 / tau).softmax(1)
+    inner = rows(cosines, chosen).mul_(sharpness(tau)).softmax(1)
     return FewTransform(inner, s, chosen, protect, ones)

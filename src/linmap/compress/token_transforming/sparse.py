@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from linmap.compress.token_transforming.assignment import sharpness
 from linmap.compress.token_transforming.gathering import flat
 from linmap.compress.token_transforming.transform import Transform, positive
 
@@ -66,7 +67,7 @@ def sparse_shares(
     closed = s.gather(1, centres) <= 0
     closed[:, :protect] = True
     bias = torch.zeros_like(closed, dtype=cosines.dtype).masked_fill_(closed, least).unsqueeze(-1)
-    logits = torch.add(bias, cosines, alpha=1 / tau, out=cosines)
+    logits = torch.add(bias, cosines, alpha=sharpness(tau), out=cosines)
     if protect:
         own = torch.full((M, protect), least, dtype=logits.dtype).fill_diagonal_(0)
         if rank is None:
@@ -76,7 +77,7 @@ def sparse_shares(
     best = logits.amax(1)
     live = ((s if order is None else s.gather(1, order)) > 0) & (best > least)
     from_here = (best + math.log(LEAST_SHARE)).masked_fill_(~live, math.inf)
-    places = (logits > from_here.unsqueeze(1)).view(-1).nonzero().squeeze(1)
+    places = (logits >= from_here.unsqueeze(1)).view(-1).nonzero().squeeze(1)
     outputs = places.div(N, rounding_mode="floor")
     in_order = places - N * outputs
     if B > 1:
