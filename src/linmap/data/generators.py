@@ -24,6 +24,15 @@ FACES: dict[str, Any] = {"latent_dim": 100, "widths": [512, 256, 128, 64], "chan
 """The generator of gan-face-generate 1.1.1: 64 x 64 RGB."""
 
 
+def check_sizes(**sizes: int | Sequence[int]) -> None:
+    """Raise unless all sizes of a network, and those in lists, are whole numbers above 0, and no list is empty."""
+    said = {name: list(size) if isinstance(size, Sequence) else size for name, size in sizes.items()}
+    lists = [size if isinstance(size, list) else [size] for size in said.values()]
+    if not all(some and all(isinstance(size, int) and size > 0 for size in some) for some in lists):
+        *before, last = (f"{name}={size}" for name, size in said.items())
+        raise ArgumentError(f"{', '.join(before)} and {last} must all be whole numbers above 0.")
+
+
 class DCGAN(nn.Module):
     """Transposed convolutions without bias from a latent code to an image in [-1, 1].
 
@@ -52,12 +61,8 @@ class DCGAN(nn.Module):
 
     def __init__(self, latent_dim: int = 100, widths: Sequence[int] = (512, 256, 128, 64), channels: int = 3) -> None:
         super().__init__()
+        check_sizes(latent_dim=latent_dim, widths=widths, channels=channels)
         sizes = [latent_dim, *widths, channels]
-        if not widths or not all(isinstance(size, int) and size > 0 for size in sizes):
-            raise ArgumentError(
-                f"latent_dim={latent_dim}, widths={list(widths)} and channels={channels} must all be whole "
-                "numbers above 0."
-            )
         self.latent_dim, self.widths, self.channels = latent_dim, tuple(widths), channels
         layers: list[nn.Module] = []
         for i, (before, after) in enumerate(pairwise(sizes)):

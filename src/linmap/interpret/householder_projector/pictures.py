@@ -59,7 +59,7 @@ def draw_sheet(
     """
     samples, steps = images.shape[:2]
     with figure(INCHES * steps + 0.5, INCHES * samples + 1.0) as (fig, ax):
-        _page(ax, mosaic(as_pixels(images)), [f"{amount:+g} σ" if amount else "0" for amount in amounts])
+        _page(ax, mosaic(as_pixels(images)), _steps(amounts))
         fig.suptitle("\n".join(textwrap.wrap(title, int(12 * steps))), fontsize=10)
         return save_svg(fig, path)
 
@@ -99,10 +99,14 @@ def draw_contact_sheet(
         ax.set_yticks([(row + 0.5) * tall for row in range(directions)], wrapped, fontsize=8)
         block, gap = blocks[0].shape[1], apart.shape[1]
         places = [s * (block + gap) + (c + 0.5) * block / steps for s in range(samples) for c in range(steps)]
-        ax.set_xticks(places, [f"{amount:+g} σ" if amount else "0" for amount in amounts] * samples, fontsize=8)
+        ax.set_xticks(places, _steps(amounts) * samples, fontsize=8)
         fig.suptitle(title, fontsize=10)
         fig.get_layout_engine().set(rect=(0.02, 0, 0.98, 1))
         return save_svg(fig, path)
+
+
+def _steps(amounts: Sequence[float]) -> list[str]:
+    return [f"{amount:+g} σ" if amount else "0" for amount in amounts]
 
 
 def _page(ax: Any, page: np.ndarray, columns: Sequence[str]) -> None:

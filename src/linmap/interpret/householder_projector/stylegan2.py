@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linmap.errors import ArgumentError
+from linmap.data.generators import check_sizes
 
 SIDE = 4
 """Pixels on a side of the learned constant."""
@@ -60,12 +60,13 @@ class StyleGAN2Like(nn.Module):
         channels: int = 1,
     ) -> None:
         super().__init__()
-        sizes = (latent_dim, style_dim, mapping_layers, channels, *widths)
-        if not widths or not all(isinstance(size, int) and size > 0 for size in sizes):
-            raise ArgumentError(
-                f"latent_dim={latent_dim}, style_dim={style_dim}, mapping_layers={mapping_layers}, "
-                f"widths={list(widths)} and channels={channels} must all be whole numbers above 0."
-            )
+        check_sizes(
+            latent_dim=latent_dim,
+            style_dim=style_dim,
+            mapping_layers=mapping_layers,
+            widths=widths,
+            channels=channels,
+        )
         self.latent_dim, self.style_dim, self.channels = latent_dim, style_dim, channels
         self.mapping_layers, self.widths = mapping_layers, tuple(widths)
         self.mapper = nn.Sequential(
