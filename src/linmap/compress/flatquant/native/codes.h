@@ -1,0 +1,318 @@
+// What a layer of FlatQuant computes for tokens: x (L (x) R), its codes, and products with weights in packed codes.
+//
+// A weight is read as it is stored: row-major, byte j holds codes 2j (low nibble) and 2j + 1 (high), or one code of up
+// to eight bits. Codes of a token are two streams, those of even and those of odd columns, so that nibbles are never
+// interleaved. Sums of integers are exact: every path gives the same bits, in the order of operations of
+// `kernels.integer_linear`. Sums of floats do not depend on how many tokens are computed at once.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "lanes.h"
+
+namespace linmap {
+
+struct Weight {
+    const uint8_t* codes;
+    const float* scale;  // (rows, groups)
+    const float* zero;   // (rows, groups) or null; with zeros, codes are unsigned
+    const float* bias;   // (rows) or null
+    int64_t rows, cols, groups;
+    int bits;
+    int64_t row_bytes() const { return bits <= 4 ? (cols + 1) / 2 : cols; }
+};
+
+inline int64_t padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// Bytes of a stream of codes of n columns: with weights of up to four bits there are two, even and odd columns; with
+// wider ones a single one (`odd` is null). Streams of consecutive tokens lie this far apart.
+inline int64_t stream_bytes(int64_t n, bool two) { return padded(two ? (n + 1) / 2 : n); }
+
+// -- activations -----------------------------------------------------------------------------------------------------
+
+// C = A B for C of M x n: every number is summed over k in order, whatever the tile. A[i][k] is at a[i * a_row + k * a_k].
+template <int M>
+inline void tile_product(const float* a, int64_t a_row, int64_t a_k, const float* b, int64_t ldb, float* c, int64_t ldc,
+                         int64_t K, int64_t n) {
+    constexpr int W = Floats::WIDTH;
+    for (int64_t j = 0; j < n; j += 2 * W) {
+        const int64_t left = n - j, second = left - W;
+        Floats acc[M][2];
+        for (int i = 0; i < M; ++i) acc[i][0] = acc[i][1] = Floats::all(0);
+        if (left >= 2 * W) {
+            for (int64_t k = 0; k < K; ++k) {
+                const Floats b0 = Floats::load(b + k * ldb + j), b1 = Floats::load(b + k * ldb + j + W);
+#pragma GCC unroll 8
+                for (int i = 0; i < M; ++i) {
+                    const Floats x = Floats::all(a[i * a_row + k * a_k]);
+                    acc[i][0] = Floats::fma(x, b0, acc[i][0]);
+                    acc[i][1] = Floats::fma(x, b1, acc[i][1]);
+                }
+            }
+            for (int i = 0; i < M; ++i) acc[i][0].store(c + i * ldc + j), acc[i][1].store(c + i * ldc + j + W);
+        } else if (second > 0) {
+            for (int64_t k = 0; k < K; ++k) {
+                const Floats b0 = Floats::load(b + k * ldb + j), b1 = Floats::load(b + k * ldb + j + W, second);
+#pragma GCC unroll 8
+                for (int i = 0; i < M; ++i) {
+                    const Floats x = Floats::all(a[i * a_row + k * a_k]);
+                    acc[i][0] = Floats::fma(x, b0, acc[i][0]);
+                    acc[i][1] = Floats::fma(x, b1, acc[i][1]);
+                }
+            }
+            for (int i = 0; i < M; ++i) acc[i][0].store(c + i * ldc + j), acc[i][1].store(c + i * ldc + j + W, second);
+        } else {
+            for (int64_t k = 0; k < K; ++k) {
+                const Floats b0 = left == W ? Floats::load(b + k * ldb + j) : Floats::load(b + k * ldb + j, left);
+#pragma GCC unroll 8
+                for (int i = 0; i < M; ++i)
+                    acc[i][0] = Floats::fma(Floats::all(a[i * a_row + k * a_k]), b0, acc[i][0]);
+            }
+            for (int i = 0; i < M; ++i)
+                left == W ? acc[i][0].store(c + i * ldc + j) : acc[i][0].store(c + i * ldc + j, left);
+        }
+    }
+}
+
+inline void small_product(const float* a, int64_t a_row, int64_t a_k, const float* b, int64_t ldb, float* c,
+                          int64_t ldc, int64_t M, int64_t K, int64_t n) {
+    int64_t i = 0;
+    for (; i + 8 <= M; i += 8) tile_product<8>(a + i * a_row, a_row, a_k, b, ldb, c + i * ldc, ldc, K, n);
+    for (; i + 4 <= M; i += 4) tile_product<4>(a + i * a_row, a_row, a_k, b, ldb, c + i * ldc, ldc, K, n);
+    for (; i < M; ++i) tile_product<1>(a + i * a_row, a_row, a_k, b, ldb, c + i * ldc, ldc, K, n);
+}
+
+// y = vec(L^T X R) of X = (x * channel_scale) as n1 x n2. L (n1 x n1) or R (n2 x n2) may be null, for the identity;
+// scratch: 2 n1 n2 floats; y may not be x or scratch.
+inline void kronecker_row(const float* x, const float* L, int64_t n1, const float* R, int64_t n2,
+                          const float* channel_scale, float* y, float* scratch) {
+    const int64_t n = n1 * n2;
+    if (channel_scale != nullptr) {
+        float* scaled = scratch + n;
+        for (int64_t i = 0; i < n; ++i) scaled[i] = x[i] * channel_scale[i];
+        x = scaled;
+    }
+    if (R != nullptr) {
+        float* out = L == nullptr ? y : scratch;
+        small_product(x, n2, 1, R, n2, out, n2, n1, n2, n2);
+        x = out;
+    }
+    if (L != nullptr) small_product(L, 1, n1, x, n2, y, n2, n1, n1, n2);
+    if (L == nullptr && R == nullptr) std::memcpy(y, x, static_cast<size_t>(n) * sizeof(float));
+}
+
+// Symmetric codes of a token, as `quantizer.quantize` per token: s = max(clip_max max(y, 0), -clip_min min(y, 0)) /
+// (2^(bits - 1) - 1), or 1 for a token of zeros; codes clamp(round(y / s)), half to even. `odd` null: one stream.
+// Streams are filled up with zeros to `stream_bytes`. A token with a NaN or an infinite number has codes 0 and a scale
+// that is none or infinite, so that all its outputs are NaN.
+inline void quantise_row(const float* y, int64_t n, float clip_max, float clip_min, int bits, int8_t* even, int8_t* odd,
+                         float* scale, int32_t* sum) {
+    constexpr int W = Floats::WIDTH;
+    const int64_t bytes = stream_bytes(n, odd != nullptr), full = n / W * W;
+    Floats high = Floats::all(0), low = Floats::all(0), seen = Floats::all(0);
+    for (int64_t i = 0; i < n; i += W) {
+        const Floats x = i < full ? Floats::load(y + i) : Floats::load(y + i, n - i);
+        high = Floats::larger(high, x), low = Floats::smaller(low, x);
+        seen = Floats::fma(x, Floats::all(0), seen);  // NaN once a number is NaN or infinite
+    }
+    const float largest = static_cast<float>((1 << (bits - 1)) - 1);
+    float s = std::max(high.largest() * clip_max, -(low.smallest() * clip_min)) / largest;
+    if (seen.has_nan()) {
+        bool nan = false;
+        for (int64_t i = 0; i < n; ++i) nan |= y[i] != y[i];
+        *scale = nan ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
+        std::memset(even, 0, static_cast<size_t>(bytes));
+        if (odd != nullptr) std::memset(odd, 0, static_cast<size_t>(bytes));
+        *sum = 0;
+        return;
+    }
+    if (!(s > 0)) s = 1;
+    *scale = s;
+    const Floats step = Floats::all(s), top = Floats::all(largest), bottom = Floats::all(-largest - 1);
+    int32_t total = 0;
+    constexpr int64_t BLOCK = 128;
+    for (int64_t start = 0; start < n; start += BLOCK) {
+        alignas(64) int8_t codes[BLOCK];
+        const int64_t stop = std::min(n, start + BLOCK), count = stop - start;
+        for (int64_t i = start; i < stop; i += W) {
+            const Floats x = i < full ? Floats::load(y + i) : Floats::load(y + i, n - i);
+            Floats::smaller(Floats::larger(x / step, bottom), top).store_rounded(codes + i - start);
+        }
+        for (int64_t i = 0; i < count; ++i) total += codes[i];
+        if (odd == nullptr) {
+            std::memcpy(even + start, codes, static_cast<size_t>(count));
+        } else {
+            const int64_t pairs = count / 2;
+            int8_t *e = even + start / 2, *o = odd + start / 2;
+            for (int64_t i = 0; i < pairs; ++i) e[i] = codes[2 * i], o[i] = codes[2 * i + 1];
+            if (count % 2) e[pairs] = codes[count - 1], o[pairs] = 0;
+        }
+    }
+    const int64_t used = odd == nullptr ? n : (n + 1) / 2;
+    std::memset(even + used, 0, static_cast<size_t>(bytes - used));
+    if (odd != nullptr) std::memset(odd + used, 0, static_cast<size_t>(bytes - used));
+    *sum = total;
+}
+
+// -- products of codes -----------------------------------------------------------------------------------------------
+
+// y = s_x s_w (q_x q_w) + b, in this order.
+inline float scaled_sum(const Weight& w, int64_t row, int32_t product, float s) {
+    float y = static_cast<float>(product) * s;
+    y = y * w.scale[row];
+    return w.bias == nullptr ? y : y + w.bias[row];
+}
+
+// Dots of R rows, each along its bytes, with T tokens: y[t * ldy + r].
+template <int R, int T, bool NIBBLES>
+inline void row_dots(const Weight& w, int64_t row, const int8_t* even, const int8_t* odd, int64_t stride,
+                     const float* s, const int32_t* sum, float* y, int64_t ldy) {
+    using Sums = Bytes::Sums;
+    constexpr int W = Bytes::WIDTH;
+    const int64_t bytes = w.row_bytes(), full = bytes / W * W;
+    const uint8_t* codes = w.codes + row * bytes;
+    Sums acc[T][R], second[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+        second[r] = Bytes::zero();
+#pragma GCC unroll 4
+        for (int t = 0; t < T; ++t) acc[t][r] = Bytes::zero();
+    }
+    auto step = [&](int64_t j, auto&& weight_at) {
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            const Bytes q = weight_at(codes + r * bytes + j);
+            if constexpr (!NIBBLES) {
+                const Bytes wide = q.wide();
+#pragma GCC unroll 4
+                for (int t = 0; t < T; ++t) acc[t][r] = Bytes::dot8(acc[t][r], wide, Bytes::load(even + t * stride + j));
+            } else {
+                const Bytes low = q.low(), high = q.high();
+#pragma GCC unroll 4
+                for (int t = 0; t < T; ++t) {
+                    acc[t][r] = Bytes::dot4(acc[t][r], low, Bytes::load(even + t * stride + j));
+                    Sums& other = T == 1 ? second[r] : acc[t][r];
+                    other = Bytes::dot4(other, high, Bytes::load(odd + t * stride + j));
+                }
+            }
+        }
+    };
+    for (int64_t j = 0; j < full; j += W) step(j, [](const uint8_t* p) { return Bytes::load(p); });
+    if (full < bytes) step(full, [&](const uint8_t* p) { return Bytes::load(p, bytes - full); });
+    constexpr uint32_t OFFSET = NIBBLES ? Bytes::OFFSET4 : Bytes::OFFSET8;
+    for (int t = 0; t < T; ++t) {
+        int32_t found[R];
+        if constexpr (T == 1 && NIBBLES)
+            for (int r = 0; r < R; ++r) acc[t][r] = Bytes::add(acc[t][r], second[r]);
+        if constexpr (R % 4 == 0)
+            for (int r = 0; r < R; r += 4) Bytes::totals(acc[t] + r, found + r);
+        else
+            for (int r = 0; r < R; ++r) found[r] = Bytes::total(acc[t][r]);
+        for (int r = 0; r < R; ++r) {
+            const uint32_t product = static_cast<uint32_t>(found[r]) - OFFSET * static_cast<uint32_t>(sum[t]);
+            y[t * ldy + r] = scaled_sum(w, row + r, static_cast<int32_t>(product), s[t]);
+        }
+    }
+}
+
+template <int T, bool NIBBLES>
+inline void row_block(const Weight& w, int64_t first, int64_t last, const int8_t* even, const int8_t* odd,
+                      int64_t stride, const float* s, const int32_t* sum, float* y, int64_t ldy) {
+    constexpr int R = T == 1 ? 8 : 4;
+    int64_t row = first;
+    for (; row + R <= last; row += R) row_dots<R, T, NIBBLES>(w, row, even, odd, stride, s, sum, y + row, ldy);
+    for (; row < last; ++row) row_dots<1, T, NIBBLES>(w, row, even, odd, stride, s, sum, y + row, ldy);
+}
+
+template <bool NIBBLES>
+inline void few_tokens(const Weight& w, int64_t first, int64_t last, const int8_t* even, const int8_t* odd,
+                       int64_t stride, const float* s, const int32_t* sum, int64_t tokens, float* y, int64_t ldy) {
+    constexpr int T = Bytes::WIDTH == 64 ? 4 : 2;
+    // some rows stay in the cache for all tokens
+    const int64_t block = std::max<int64_t>(16, (1 << 15) / std::max<int64_t>(1, w.row_bytes()) / 16 * 16);
+    for (int64_t start = first; start < last; start += block) {
+        const int64_t stop = std::min(last, start + block);
+        int64_t t = 0;
+        for (; t + T <= tokens; t += T)
+            row_block<T, NIBBLES>(w, start, stop, even + t * stride, odd ? odd + t * stride : odd, stride, s + t,
+                                  sum + t, y + t * ldy, ldy);
+        for (; t < tokens; ++t)
+            row_block<1, NIBBLES>(w, start, stop, even + t * stride, odd ? odd + t * stride : odd, stride, s + t,
+                                  sum + t, y + t * ldy, ldy);
+    }
+}
+
+constexpr int64_t SMALL = 1 << 17;  // products of codes that one thread computes faster than two start
+
+inline int threads_for(int64_t work, int threads) {
+    return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, work / SMALL)));
+}
+
+// y[t * ldy + r] = s[t] s_w[r] (q_x q_w) + b[r]; `even` and `odd` hold the streams of all tokens, `stream_bytes` apart.
+// One scale a row, no zeros. `odd` is not read for weights of more than four bits.
+inline void code_product(const Weight& w, const int8_t* even, const int8_t* odd, const float* s, const int32_t* sum,
+                         int64_t tokens, float* y, int64_t ldy, int threads) {
+    const bool nibbles = w.bits <= 4;
+    const int64_t stride = stream_bytes(w.cols, nibbles), blocks = (w.rows + 15) / 16;
+    threads = threads_for(w.rows * w.cols * tokens, threads);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int part = 0; part < threads; ++part) {
+        const int64_t first = blocks * part / threads * 16, last = std::min(w.rows, blocks * (part + 1) / threads * 16);
+        if (nibbles)
+            few_tokens<true>(w, first, last, even, odd, stride, s, sum, tokens, y, ldy);
+        else
+            few_tokens<false>(w, first, last, even, nullptr, stride, s, sum, tokens, y, ldy);
+    }
+}
+
+// -- products of floats with codes -----------------------------------------------------------------------------------
+
+// s (q - z) of a row, as numbers.
+inline void dequantised_row(const Weight& w, int64_t row, float* out) {
+    const uint8_t* codes = w.codes + row * w.row_bytes();
+    const int64_t size = w.cols / w.groups;
+    for (int64_t g = 0; g < w.groups; ++g) {
+        const float s = w.scale[row * w.groups + g], z = w.zero == nullptr ? 0 : w.zero[row * w.groups + g];
+        for (int64_t i = g * size; i < (g + 1) * size; ++i) {
+            int code;
+            if (w.bits <= 4) {
+                const int nibble = i % 2 ? codes[i / 2] >> 4 : codes[i / 2] & 15;
+                code = w.zero == nullptr ? (nibble ^ 8) - 8 : nibble;
+            } else {
+                code = w.zero == nullptr ? static_cast<int8_t>(codes[i]) : codes[i];
+            }
+            out[i] = (static_cast<float>(code) - z) * s;
+        }
+    }
+}
+
+// y[t * ldy + r] = x_t . s_w (q_w - z_w) + b[r] for tokens x of w.cols floats each.
+inline void float_product(const Weight& w, const float* x, int64_t tokens, float* y, int64_t ldy, int threads) {
+    constexpr int W = Floats::WIDTH;
+    threads = threads_for(8 * w.rows * w.cols * tokens, threads);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        static thread_local std::vector<float> numbers;
+        numbers.resize(static_cast<size_t>(w.cols));
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < w.rows; ++row) {
+            dequantised_row(w, row, numbers.data());
+            for (int64_t t = 0; t < tokens; ++t) {
+                Floats acc = Floats::all(0);
+                const float* token = x + t * w.cols;
+                int64_t i = 0;
+                for (; i + W <= w.cols; i += W)
+                    acc = Floats::fma(Floats::load(numbers.data() + i), Floats::load(token + i), acc);
+                if (i < w.cols)
+                    acc = Floats::fma(Floats::load(numbers.data() + i, w.cols - i), Floats::load(token + i, w.cols - i), acc);
+                y[t * ldy + row] = acc.sum() + (w.bias == nullptr ? 0 : w.bias[row]);
+            }
+        }
+    }
+}
+
+}  // namespace linmap
