@@ -1,6 +1,7 @@
 """The table of a comparison: all that was measured, the best marked, no empty budget columns."""
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from linmap.experiment import conclude
 from linmap.experiment.result import Check, Metric, Result, Row, Table
-from linmap.report.comparison import Comparison, Further, Summary
+from linmap.experiment.verdict import verdict
+from linmap.report.comparison import Comparison, Further, Summary, Verdict
 
 Side = Literal["lower", "higher", "neither"]
 KINDS = st.sampled_from(["system", "baseline", "ablation"])
@@ -100,6 +102,40 @@ def test_the_summary_says_how_far_the_system_is_from_the_best_baseline(better, s
 def test_a_difference_within_chance_is_no_win_and_says_so(system, baseline, ahead, certainty):
     summary = Summary.of(result([Row("s", "system", {"a": system}), Row("b", "baseline", {"a": baseline})]))
     assert (summary.ahead, summary.certainty) == (ahead, certainty)
+
+
+def test_what_one_run_shows_has_no_colour():
+    one = Summary.of(result([Row("s", "system", {"a": [1.0]}), Row("b", "baseline", {"a": [2.0]})]))
+    assert (one.ahead, one.colour) == (True, "")
+    three = Summary.of(result([Row("s", "system", {"a": [1.0] * 3}), Row("b", "baseline", {"a": [2.0] * 3})]))
+    assert (three.ahead, three.colour) == (True, "good")
+
+
+values = st.lists(st.floats(0, 1), min_size=3, max_size=3)
+
+
+@given(values, values, st.sampled_from(["MBAT mixed (default)", "SALT, ratio 0.1", "a (b (c)) d"]))
+def test_a_verdict_leads_with_what_to_take_and_loses_no_figure(ours, theirs, name):
+    rows = [Row(name, "system", {"a": ours}), Row("other (old)", "baseline", {"a": theirs})]
+    text = verdict(rows, Metric("a"))
+    said = Verdict.of(f"{text} Keep 0.5: another one.")
+    assert "interval" not in said.lead
+    assert name in said.lead or "other (old)" in said.lead
+    assert said.figures.endswith("Keep 0.5: another one.")
+    words = re.findall(r"[\w.+-]*\w", text)
+    assert set(words) <= set(re.findall(r"[\w.+-]*\w", f"{said.lead} {said.figures} a"))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["system", "baseline", "ablation"]), st.floats(0, 1)), max_size=30))
+def test_few_lines_stand_before_the_details_and_the_best_is_among_them(found):
+    rows = [Row(str(i), kind, {"a": [value]}) for i, (kind, value) in enumerate(found)]
+    table = Comparison.of(result([Row("first", "system", {"a": [0.5]}), *rows]))
+    chosen = table.chosen(6)
+    assert len(chosen) <= 6
+    assert chosen == [line for line in table.lines if line in chosen]
+    assert "ablation" not in {line.kind for line in chosen}
+    if sum(kind == "system" for kind, _ in found) < 6:
+        assert {line.name for line in table.lines if line.kind == "system"} <= {line.name for line in chosen}
 
 
 def test_folds_that_share_training_samples_are_less_sure():

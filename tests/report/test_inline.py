@@ -56,7 +56,7 @@ def test_nothing_that_runs_or_reaches_out_is_let_through(tmp_path):
 
 def test_a_picture_is_named_for_those_who_cannot_see_it(tmp_path):
     root = ElementTree.fromstring(inlined(tmp_path, "<g/>").markup)
-    assert (root.get("role"), root.get("aria-label")) == ("img", "Title <1>")
+    assert (root.get("role"), root.get("aria-label")) == ("img", "Title <1>. Caption.")
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,9 @@ def test_other_images_travel_as_data_with_their_text(tmp_path):
     picture = inline(tmp_path, Picture("a.png", 'The "A"', "See <it>."), "p-")
     element = ElementTree.fromstring(picture.markup)
     assert picture.width == 7
-    assert element.get("alt") == 'The "A". See <it>.'
-    assert str(element.get("src")).startswith("data:image/png;base64,iVBOR")
+    assert (element.get("role"), element.get("aria-label")) == ("img", 'The "A". See <it>.')
+    assert (element.get("id"), element.get("viewBox")) == (picture.id, "0 0 7 3")
+    assert str(element[0].get("href")).startswith("data:image/png;base64,iVBOR")
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.svg", "<svg"), ("a.txt", "text"), ("a.html", "<p>")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from linmap.experiment.figures import paired
@@ -9,6 +10,7 @@ from linmap.experiment.result import Metric, Result, Row, Table
 from linmap.report.numbers import aligned, count, duration, mean_and_spread
 
 KINDS = {"system": "this system", "baseline": "baseline", "ablation": "ablation", "reference": "reference"}
+UNKNOWN = "chance unknown"
 ARROWS = {"lower": "↓", "higher": "↑", "neither": ""}
 
 
@@ -67,6 +69,12 @@ class Comparison:
         columns = [_column(metric) for metric in result.metrics]
         return cls(columns + [Column(titles[name], words=words[name]) for name in budgets], lines)
 
+    def chosen(self, most: int) -> list[Line]:
+        """Without ablations, and of many lines the systems and what is best in a column before the others."""
+        lines = [line for line in self.lines if line.kind != "ablation"]
+        telling = sorted(lines, key=lambda line: (line.kind != "system", not any(cell.best for cell in line.cells)))
+        return [line for line in lines if any(line is kept for kept in telling[:most])]
+
 
 def _column(metric: Metric) -> Column:
     name = f"{metric.name} ({metric.unit})" if metric.unit else metric.name
@@ -122,6 +130,11 @@ class Summary:
     passed: int
     checks: int
 
+    @property
+    def colour(self) -> str:
+        """ "good" or "bad" for what is more than chance; "" where it is not, or where nothing tells."""
+        return "" if self.ahead is None or self.certainty.endswith(UNKNOWN) else "good" if self.ahead else "bad"
+
     @classmethod
     def of(cls, result: Result) -> Summary:
         passed, checks = sum(check.passed for check in result.checks), len(result.checks)
@@ -142,6 +155,37 @@ class Summary:
         return cls(_column(metric), here, there, baseline.name, difference, ahead, certainty, passed, checks)
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What to take, in one sentence without figures, and the figures with what else is said."""
+
+    lead: str
+    figures: str
+
+    @classmethod
+    def of(cls, text: str) -> Verdict:
+        first, *others = re.split(r"(?<=\.) (?=[A-Z])", text)
+        groups = [group for group in _parentheses(first) if " against " in group or "interval" in group]
+        lead = first
+        for group in groups:
+            lead = lead.replace(f" ({group})", "")
+        sentences = [f"{group[:1].upper()}{group[1:]}." for group in groups]
+        return cls(lead, " ".join(sentences + others))
+
+
+def _parentheses(text: str) -> list[str]:
+    """What stands in the outermost parentheses."""
+    found, start, depth = [], 0, 0
+    for place, letter in enumerate(text):
+        if letter == "(":
+            start, depth = (place + 1, 1) if depth == 0 else (start, depth + 1)
+        elif letter == ")" and depth:
+            depth -= 1
+            if depth == 0:
+                found.append(text[start:place])
+    return found
+
+
 def _certainty(system: list[float], baseline: list[float], overlap: float, over: str) -> tuple[bool, str]:
     """Whether two means differ by more than chance, as `paired` says, and the words for it.
 
@@ -149,9 +193,9 @@ def _certainty(system: list[float], baseline: list[float], overlap: float, over:
     warning.
     """
     if len(system) != len(baseline):
-        return True, f"{len(system)} {over} against {len(baseline)}; chance unknown"
+        return True, f"{len(system)} {over} against {len(baseline)}; {UNKNOWN}"
     if len(system) < 2:
-        return True, "one run; chance unknown"
+        return True, f"one run; {UNKNOWN}"
     gap = paired(system, baseline, overlap)
     if gap.low == gap.high:
         return True, f"the same in all {gap.n} {over}"

@@ -31,6 +31,8 @@ class Inlined:
     width: int
     title: str
     caption: str
+    id: str
+    """Of the picture's element, so that a smaller one elsewhere can show it again."""
 
 
 def inline(folder: Path, picture: Picture, prefix: str) -> Inlined:
@@ -47,18 +49,25 @@ def inline(folder: Path, picture: Picture, prefix: str) -> Inlined:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ArgumentError(f"{picture.file} lies outside the folder of its result; pictures stand beside result.json.")
     if path.suffix.lower() == ".svg":
-        return Inlined(*_svg(path, prefix, picture.title), picture.title, picture.caption)
+        return _shown(*_svg(path, prefix), picture, prefix)
     kind, _ = mimetypes.guess_type(path.name)
     if kind not in ("image/png", "image/jpeg", "image/webp", "image/gif"):
         raise ArgumentError(f"{path} is no SVG, PNG, JPEG, WebP or GIF image; write one of these.")
-    width = _raster_width(path)
-    data = base64.b64encode(path.read_bytes()).decode()
-    element = ElementTree.Element("img", src=f"data:{kind};base64,{data}", alt=f"{picture.title}. {picture.caption}")
-    markup = ElementTree.tostring(element, encoding="unicode")
-    return Inlined(markup, width, picture.title, picture.caption)
+    width, height = _raster_size(path)
+    data = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    root = ElementTree.Element(f"{{{SVG}}}svg", {"id": f"{prefix}root", "viewBox": f"0 0 {width} {height}"})
+    ElementTree.SubElement(root, f"{{{SVG}}}image", {"href": data, "width": str(width), "height": str(height)})
+    return _shown(root, width, picture, prefix)
 
 
-def _svg(path: Path, prefix: str, title: str) -> tuple[str, int]:
+def _shown(root: ElementTree.Element, width: int, picture: Picture, prefix: str) -> Inlined:
+    root.set("role", "img")
+    root.set("aria-label", f"{picture.title}. {picture.caption}")
+    markup = ElementTree.tostring(root, encoding="unicode")
+    return Inlined(markup, width, picture.title, picture.caption, f"{prefix}root")
+
+
+def _svg(path: Path, prefix: str) -> tuple[ElementTree.Element, int]:
     try:
         root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
         width = _width(root)
@@ -67,9 +76,7 @@ def _svg(path: Path, prefix: str, title: str) -> tuple[str, int]:
         raise ArgumentError(f"{path} is no SVG that can be shown ({error}); write it again.") from None
     for name in ("width", "height"):
         root.attrib.pop(name, None)
-    root.set("role", "img")
-    root.set("aria-label", title)
-    return ElementTree.tostring(root, encoding="unicode"), width
+    return root, width
 
 
 def _width(root: ElementTree.Element) -> int:
@@ -83,11 +90,11 @@ def _width(root: ElementTree.Element) -> int:
     return round(float(sizes[0][1]) * PIXELS[sizes[0][2]]) if sizes[0] else 640
 
 
-def _raster_width(path: Path) -> int:
+def _raster_size(path: Path) -> tuple[int, int]:
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            return image.width
+            return image.size
     except (OSError, Image.DecompressionBombError) as error:
         raise ArgumentError(f"{path} is no image that can be shown: {error}") from None

@@ -18,11 +18,12 @@ from linmap.experiment.result import FAILURE, RESULT, Failure, Picture, Result
 from linmap.pictures import THEME_CSS
 from linmap.recipes import SYSTEMS
 from linmap.report import numbers
-from linmap.report.comparison import ARROWS, KINDS, Comparison, Further, Summary
+from linmap.report.comparison import KINDS, Comparison, Further, Line, Summary, Verdict
 from linmap.report.inline import Inlined, inline
 
 HERE = Path(__file__).parent
 GENERATOR = '<meta name="generator" content="linmap">'
+MOST_LINES = 8
 ROOMS = {
     "adapt": "Adapt",
     "compress": "Compress",
@@ -44,11 +45,20 @@ class Chapter:
     purpose: str
     paper: str
     outcome: Result | Failure
+    verdict: Verdict | None = None
     comparison: Comparison | None = None
+    chosen: tuple[Line, ...] = ()
+    """Of the comparison, what stands before the details are unfolded."""
     summary: Summary | None = None
     tables: tuple[Further, ...] = ()
     pictures: tuple[Inlined | str, ...] = ()
-    """Pictures, or in the place of one that cannot be shown, why."""
+    """Pictures, the most telling first, or in the place of one that cannot be shown, why."""
+
+    @property
+    def thumbnail(self) -> Inlined | None:
+        """The first picture, where it can be shown."""
+        first = self.pictures[0] if self.pictures else None
+        return first if isinstance(first, Inlined) else None
 
 
 def gather(runs: Path | str) -> list[tuple[Path, Result | Failure]]:
@@ -103,7 +113,6 @@ def write_report(runs: Path | str, out: Path | str) -> Path:
         style=Markup(THEME_CSS + "\n" + (HERE / "style.css").read_text(encoding="utf-8")),
         facts=_facts(chapters),
         kinds=KINDS,
-        arrows=ARROWS,
         generator=Markup(GENERATOR),
     )
     write_text(out, html)
@@ -144,8 +153,10 @@ def _chapter(anchor: str, folder: Path, outcome: Result | Failure) -> Chapter:
         return Chapter(anchor, title, room, purpose, paper, outcome)
     tables = tuple(Further.of(table) for table in outcome.tables)
     pictures = tuple(_picture(folder, picture, f"{anchor}-{i}-") for i, picture in enumerate(outcome.pictures))
-    comparison, summary = Comparison.of(outcome), Summary.of(outcome)
-    return Chapter(anchor, title, room, purpose, paper, outcome, comparison, summary, tables, pictures)
+    comparison, verdict = Comparison.of(outcome), Verdict.of(outcome.verdict)
+    chosen = tuple(comparison.chosen(MOST_LINES))
+    outline = anchor, title, room, purpose, paper, outcome
+    return Chapter(*outline, verdict, comparison, chosen, Summary.of(outcome), tables, pictures)
 
 
 def _picture(folder: Path, picture: Picture, prefix: str) -> Inlined | str:

@@ -171,7 +171,7 @@ def test_compare_bone_on_own_labels_and_again_from_its_runs(
     assert rows["Bone bat"].mean(TRAINING) < rows["head only"].mean(TRAINING)
     assert rows["Bone bat"].parameters == rows["Bone add"].parameters
     assert "of 2 seeds" in result.verdict
-    assert [picture.file for picture in result.pictures] == ["training.svg", "test-accuracy.svg"]
+    assert [picture.file for picture in result.pictures] == ["test-accuracy.svg", "training.svg"]
     result.save(job.out)
     assert Result.load(job.out).rows == result.rows
 

@@ -33,8 +33,8 @@ def compare_ways(
     return conclude(
         system, rows, task.metrics, settings, task=task.described, shows=shows(task, runs), limits=limits(task, runs),
         tables=[losses(task, runs), costs(task, runs)], seeds=list(seeds),
-        drawings=[(job.out / "training.svg", partial(draw_losses, task, runs)),
-                  (job.out / f"{first.name.replace(' ', '-')}.svg", partial(draw_scores, task, runs, first)),
+        drawings=[(job.out / f"{first.name.replace(' ', '-')}.svg", partial(draw_scores, task, runs, first)),
+                  (job.out / "training.svg", partial(draw_losses, task, runs)),
                   *([(job.out / "ranks.svg", partial(draw_ranks, runs, growing))] if growing else [])],
     )  # fmt: skip
 

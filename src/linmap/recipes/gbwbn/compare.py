@@ -221,4 +221,4 @@ def _drawings(runs: Runs, parts: Sequence[Part], out: Path) -> list[Drawing]:
         draw_confusions(path, {GBWBN: (true, found)}, np.unique(true))
         return Picture(path.name, f"Test samples, {GBWBN}", "Share of each class, all folds together.")
 
-    return [(out / "loss.svg", losses), (out / "confusion.svg", confusions)]
+    return [(out / "confusion.svg", confusions), (out / "loss.svg", losses)]

@@ -54,8 +54,8 @@ def compare(settings: CompareImages, job: CompareJob) -> Result:
         pairs={arm.name: _image_means(runs, arm.name, part).tolist() for arm in runs.arms},
         task=described(name, settings, test), shows=shows(runs, settings), limits=limits(settings, test),
         tables=[differences(runs)], seeds=list(range(job.seed, job.seed + settings.seeds)),
-        drawings=[(job.out / "losses.svg", partial(draw_losses, runs, settings.epochs)),
-                  (job.out / "segmentations.svg", partial(draw_masks, runs, test[:DRAWN]))],
+        drawings=[(job.out / "segmentations.svg", partial(draw_masks, runs, test[:DRAWN])),
+                  (job.out / "losses.svg", partial(draw_losses, runs, settings.epochs))],
     )  # fmt: skip
 
 
