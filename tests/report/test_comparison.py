@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from linmap.experiment import conclude
 from linmap.experiment.result import Check, Metric, Result, Row, Table
 from linmap.experiment.verdict import verdict
-from linmap.report.comparison import Comparison, Further, Summary, Verdict
+from linmap.report.comparison import Comparison, Further, Summary, statements
 
 Side = Literal["lower", "higher", "neither"]
 KINDS = st.sampled_from(["system", "baseline", "ablation"])
@@ -118,12 +118,13 @@ values = st.lists(st.floats(0, 1), min_size=3, max_size=3)
 def test_a_verdict_leads_with_what_to_take_and_loses_no_figure(ours, theirs, name):
     rows = [Row(name, "system", {"a": ours}), Row("other (old)", "baseline", {"a": theirs})]
     text = verdict(rows, Metric("a"))
-    said = Verdict.of(f"{text} Keep 0.5: another one.")
-    assert "interval" not in said.lead
-    assert name in said.lead or "other (old)" in said.lead
-    assert said.figures.endswith("Keep 0.5: another one.")
+    first, *others = statements(f"{text} Keep 0.5: another one.")
+    assert "interval" not in first.lead
+    assert name in first.lead or "other (old)" in first.lead
+    assert [(said.lead, said.figures) for said in others][-1] == ("Keep 0.5: another one.", "")
     words = re.findall(r"[\w.+-]*\w", text)
-    assert set(words) <= set(re.findall(r"[\w.+-]*\w", f"{said.lead} {said.figures} a"))
+    kept = " ".join(f"{said.lead} {said.figures}" for said in (first, *others))
+    assert set(words) <= set(re.findall(r"[\w.+-]*\w", f"{kept} a"))
 
 
 @given(st.lists(st.tuples(st.sampled_from(["system", "baseline", "ablation"]), st.floats(0, 1)), max_size=30))

@@ -156,21 +156,23 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What to take, in one sentence without figures, and the figures with what else is said."""
+class Statement:
+    """A sentence of a verdict without its figures, and the figures."""
 
     lead: str
     figures: str
 
-    @classmethod
-    def of(cls, text: str) -> Verdict:
-        first, *others = re.split(r"(?<=\.) (?=[A-Z])", text)
-        groups = [group for group in _parentheses(first) if " against " in group or "interval" in group]
-        lead = first
-        for group in groups:
-            lead = lead.replace(f" ({group})", "")
-        sentences = [f"{group[:1].upper()}{group[1:]}." for group in groups]
-        return cls(lead, " ".join(sentences + others))
+
+def statements(verdict: str) -> list[Statement]:
+    """What to take, sentence by sentence; the figures stand in parentheses there."""
+    return [_statement(text) for text in re.split(r"(?<=\.) (?=[A-Z])", verdict) if text]
+
+
+def _statement(text: str) -> Statement:
+    groups = [group for group in _parentheses(text) if " against " in group or "interval" in group]
+    for group in groups:
+        text = text.replace(f" ({group})", "")
+    return Statement(text, " ".join(f"{group[:1].upper()}{group[1:]}." for group in groups))
 
 
 def _parentheses(text: str) -> list[str]:

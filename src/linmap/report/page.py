@@ -18,7 +18,7 @@ from linmap.experiment.result import FAILURE, RESULT, Failure, Picture, Result
 from linmap.pictures import THEME_CSS
 from linmap.recipes import SYSTEMS
 from linmap.report import numbers
-from linmap.report.comparison import KINDS, Comparison, Further, Line, Summary, Verdict
+from linmap.report.comparison import KINDS, Comparison, Further, Line, Statement, Summary, statements
 from linmap.report.inline import Inlined, inline
 
 HERE = Path(__file__).parent
@@ -45,7 +45,7 @@ class Chapter:
     purpose: str
     paper: str
     outcome: Result | Failure
-    verdict: Verdict | None = None
+    verdict: tuple[Statement, ...] = ()
     comparison: Comparison | None = None
     chosen: tuple[Line, ...] = ()
     """Of the comparison, what stands before the details are unfolded."""
@@ -153,7 +153,7 @@ def _chapter(anchor: str, folder: Path, outcome: Result | Failure) -> Chapter:
         return Chapter(anchor, title, room, purpose, paper, outcome)
     tables = tuple(Further.of(table) for table in outcome.tables)
     pictures = tuple(_picture(folder, picture, f"{anchor}-{i}-") for i, picture in enumerate(outcome.pictures))
-    comparison, verdict = Comparison.of(outcome), Verdict.of(outcome.verdict)
+    comparison, verdict = Comparison.of(outcome), tuple(statements(outcome.verdict))
     chosen = tuple(comparison.chosen(MOST_LINES))
     outline = anchor, title, room, purpose, paper, outcome
     return Chapter(*outline, verdict, comparison, chosen, Summary.of(outcome), tables, pictures)
