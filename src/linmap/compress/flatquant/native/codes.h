@@ -160,63 +160,56 @@ inline void quantise_row(const float* y, int64_t n, float clip_max, float clip_m
 
 // -- products of codes -----------------------------------------------------------------------------------------------
 
-// y = s_x s_w (q_x q_w) + b, in this order.
-inline float scaled_sum(const Weight& w, int64_t row, int32_t product, float s) {
-    float y = static_cast<float>(product) * s;
-    y = y * w.scale[row];
-    return w.bias == nullptr ? y : y + w.bias[row];
+// y = s_x s_w (q_x q_w) + b, in this order, of `rows` rows; `offset` is what the products are too large by.
+LINMAP_INLINE inline void scaled_sums(const Weight& w, int64_t row, int64_t rows, const int32_t* found, uint32_t offset,
+                                      float s_x, float* y) {
+    const float* s_w = w.scale + row;
+    for (int64_t r = 0; r < rows; ++r)
+        y[r] = static_cast<float>(static_cast<int32_t>(static_cast<uint32_t>(found[r]) - offset)) * s_x * s_w[r];
+    if (w.bias != nullptr)
+        for (int64_t r = 0; r < rows; ++r) y[r] += w.bias[row + r];
 }
 
 // Dots of R rows, each along its bytes, with T tokens: y[t * ldy + r].
 template <int R, int T, bool NIBBLES>
 inline void row_dots(const Weight& w, int64_t row, const int8_t* even, const int8_t* odd, int64_t stride,
                      const float* s, const int32_t* sum, float* y, int64_t ldy) {
-    using Sums = Bytes::Sums;
-    constexpr int W = Bytes::WIDTH;
+    constexpr int W = Bytes::WIDTH, APART = T == 1 && NIBBLES ? 2 : 1;  // one token: two chains of sums a row
     const int64_t bytes = w.row_bytes(), full = bytes / W * W;
     const uint8_t* codes = w.codes + row * bytes;
-    Sums acc[T][R], second[R];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-        second[r] = Bytes::zero();
-#pragma GCC unroll 4
-        for (int t = 0; t < T; ++t) acc[t][r] = Bytes::zero();
-    }
-    auto step = [&](int64_t j, auto&& weight_at) {
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
+    Bytes::Sums acc[T * APART][R];
+    each<T * APART>([&](auto t) LINMAP_INLINE { each<R>([&](auto r) LINMAP_INLINE { acc[t][r] = Bytes::zero(); }); });
+    auto step = [&](int64_t j, auto&& weight_at) LINMAP_INLINE {
+        each<R>([&](auto r) LINMAP_INLINE {
             const Bytes q = weight_at(codes + r * bytes + j);
-            if constexpr (!NIBBLES) {
-                const Bytes wide = q.wide();
-#pragma GCC unroll 4
-                for (int t = 0; t < T; ++t) acc[t][r] = Bytes::dot8(acc[t][r], wide, Bytes::load(even + t * stride + j));
-            } else {
+            if constexpr (NIBBLES) {
                 const Bytes low = q.low(), high = q.high();
-#pragma GCC unroll 4
-                for (int t = 0; t < T; ++t) {
+                each<T>([&](auto t) LINMAP_INLINE {
                     acc[t][r] = Bytes::dot4(acc[t][r], low, Bytes::load(even + t * stride + j));
-                    Sums& other = T == 1 ? second[r] : acc[t][r];
-                    other = Bytes::dot4(other, high, Bytes::load(odd + t * stride + j));
-                }
+                    acc[t + APART - 1][r] = Bytes::dot4(acc[t + APART - 1][r], high, Bytes::load(odd + t * stride + j));
+                });
+            } else {
+                const Bytes wide = q.wide();
+                each<T>([&](auto t) LINMAP_INLINE {
+                    acc[t][r] = Bytes::dot8(acc[t][r], wide, Bytes::load(even + t * stride + j));
+                });
             }
-        }
+        });
     };
-    for (int64_t j = 0; j < full; j += W) step(j, [](const uint8_t* p) { return Bytes::load(p); });
-    if (full < bytes) step(full, [&](const uint8_t* p) { return Bytes::load(p, bytes - full); });
+    for (int64_t j = 0; j < full; j += W) step(j, [](const uint8_t* p) LINMAP_INLINE { return Bytes::load(p); });
+    if (full < bytes) step(full, [&](const uint8_t* p) LINMAP_INLINE { return Bytes::load(p, bytes - full); });
     constexpr uint32_t OFFSET = NIBBLES ? Bytes::OFFSET4 : Bytes::OFFSET8;
-    for (int t = 0; t < T; ++t) {
+    each<T>([&](auto t) LINMAP_INLINE {
         int32_t found[R];
-        if constexpr (T == 1 && NIBBLES)
-            for (int r = 0; r < R; ++r) acc[t][r] = Bytes::add(acc[t][r], second[r]);
+        if constexpr (APART == 2) each<R>([&](auto r) LINMAP_INLINE { acc[0][r] = Bytes::add(acc[0][r], acc[1][r]); });
         if constexpr (R % 4 == 0)
-            for (int r = 0; r < R; r += 4) Bytes::totals(acc[t] + r, found + r);
+            each<R / 4>([&](auto r) LINMAP_INLINE {
+                Bytes::totals(acc[t][4 * r], acc[t][4 * r + 1], acc[t][4 * r + 2], acc[t][4 * r + 3], found + 4 * r);
+            });
         else
-            for (int r = 0; r < R; ++r) found[r] = Bytes::total(acc[t][r]);
-        for (int r = 0; r < R; ++r) {
-            const uint32_t product = static_cast<uint32_t>(found[r]) - OFFSET * static_cast<uint32_t>(sum[t]);
-            y[t * ldy + r] = scaled_sum(w, row + r, static_cast<int32_t>(product), s[t]);
-        }
-    }
+            each<R>([&](auto r) LINMAP_INLINE { found[r] = Bytes::total(acc[t][r]); });
+        scaled_sums(w, row, R, found, OFFSET * static_cast<uint32_t>(sum[t]), s[t], y + t * ldy);
+    });
 }
 
 template <int T, bool NIBBLES>
@@ -246,27 +239,127 @@ inline void few_tokens(const Weight& w, int64_t first, int64_t last, const int8_
     }
 }
 
+// Some rows of a weight, unpacked for many tokens: word by word (four codes of a row), all rows of a vector side by side.
+struct Panel {
+    static constexpr int VECTORS = 2, ROWS = VECTORS * Bytes::LANES;
+    static int64_t words(const Weight& w) { return (w.row_bytes() + 3) / 4; }
+    static int64_t size(const Weight& w) { return words(w) * VECTORS * Bytes::WIDTH * (w.bits <= 4 ? 2 : 1); }
+
+    template <bool NIBBLES>
+    static void unpack(const Weight& w, int64_t row, uint8_t* panel) {
+        const int64_t bytes = w.row_bytes(), n = words(w), rows = std::min<int64_t>(ROWS, w.rows - row);
+        uint8_t* odd = panel + n * VECTORS * Bytes::WIDTH;
+        for (int64_t word = 0; word < n; ++word) {
+            alignas(64) uint32_t side_by_side[ROWS] = {};
+            const uint8_t* p = w.codes + row * bytes + 4 * word;
+            const int64_t left = bytes - 4 * word;
+            if (rows == ROWS && left >= 4)
+                for (int64_t r = 0; r < ROWS; ++r) std::memcpy(side_by_side + r, p + r * bytes, 4);
+            else
+                for (int64_t r = 0; r < rows; ++r)
+                    std::memcpy(side_by_side + r, p + r * bytes, static_cast<size_t>(std::min<int64_t>(4, left)));
+            for (int v = 0; v < VECTORS; ++v) {
+                const Bytes q = Bytes::load(side_by_side + v * Bytes::LANES);
+                const int64_t at = (word * VECTORS + v) * Bytes::WIDTH;
+                if constexpr (NIBBLES) {
+                    q.low().store(panel + at);
+                    q.high().store(odd + at);
+                } else {
+                    q.wide().store(panel + at);
+                }
+            }
+        }
+    }
+};
+
+// Products of a panel with T tokens.
+template <int T, bool NIBBLES>
+inline void panel_tile(const Weight& w, int64_t row, const uint8_t* panel, const int8_t* even, const int8_t* odd,
+                       int64_t stride, const float* s, const int32_t* sum, float* y, int64_t ldy) {
+    constexpr int V = Panel::VECTORS, W = Bytes::WIDTH;
+    const int64_t words = Panel::words(w), rows = std::min<int64_t>(Panel::ROWS, w.rows - row);
+    Bytes::Sums acc[T][V];
+    each<T>([&](auto t) LINMAP_INLINE { each<V>([&](auto v) LINMAP_INLINE { acc[t][v] = Bytes::zero(); }); });
+    auto multiply = [&](const int8_t* x) LINMAP_INLINE {
+        for (int64_t word = 0; word < words; ++word, panel += V * W, x += 4) {
+            Bytes q[V];
+            each<V>([&](auto v) LINMAP_INLINE { q[v] = Bytes::load(panel + v * W); });
+            each<T>([&](auto t) LINMAP_INLINE {
+                const Bytes four = Bytes::four(x + t * stride);
+                each<V>([&](auto v) LINMAP_INLINE {
+                    acc[t][v] = NIBBLES ? Bytes::dot4(acc[t][v], q[v], four) : Bytes::dot8(acc[t][v], q[v], four);
+                });
+            });
+        }
+    };
+    multiply(even);
+    if (NIBBLES) multiply(odd);
+    constexpr uint32_t OFFSET = NIBBLES ? Bytes::OFFSET4 : Bytes::OFFSET8;
+    each<T>([&](auto t) LINMAP_INLINE {
+        alignas(64) int32_t found[Panel::ROWS];
+        each<V>([&](auto v) LINMAP_INLINE { Bytes::store(found + v * Bytes::LANES, acc[t][v]); });
+        scaled_sums(w, row, rows, found, OFFSET * static_cast<uint32_t>(sum[t]), s[t], y + t * ldy);
+    });
+}
+
+template <bool NIBBLES>
+inline void many_tokens(const Weight& w, int64_t row, uint8_t* panel, const int8_t* even, const int8_t* odd,
+                        int64_t stride, const float* s, const int32_t* sum, int64_t tokens, float* y, int64_t ldy) {
+    constexpr int T = Bytes::WIDTH == 64 ? 12 : 4;
+    Panel::unpack<NIBBLES>(w, row, panel);
+    const int8_t* o = NIBBLES ? odd : even;
+    int64_t t = 0;
+    for (; t + T <= tokens; t += T)
+        panel_tile<T, NIBBLES>(w, row, panel, even + t * stride, o + t * stride, stride, s + t, sum + t,
+                               y + t * ldy + row, ldy);
+    for (; t + 4 <= tokens; t += 4)
+        panel_tile<4, NIBBLES>(w, row, panel, even + t * stride, o + t * stride, stride, s + t, sum + t,
+                               y + t * ldy + row, ldy);
+    for (; t < tokens; ++t)
+        panel_tile<1, NIBBLES>(w, row, panel, even + t * stride, o + t * stride, stride, s + t, sum + t,
+                               y + t * ldy + row, ldy);
+}
+
 constexpr int64_t SMALL = 1 << 17;  // products of codes that one thread computes faster than two start
+#ifndef LINMAP_FEW
+#define LINMAP_FEW 16
+#endif
+constexpr int64_t FEW_TOKENS = LINMAP_FEW;  // up to here, unpacking a panel would take longer than it saves
 
 inline int threads_for(int64_t work, int threads) {
     return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, work / SMALL)));
+}
+
+template <bool NIBBLES>
+inline void code_product_of(const Weight& w, const int8_t* even, const int8_t* odd, const float* s, const int32_t* sum,
+                            int64_t tokens, float* y, int64_t ldy, int threads) {
+    const int64_t stride = stream_bytes(w.cols, NIBBLES), blocks = (w.rows + 15) / 16;
+    threads = threads_for(w.rows * w.cols * tokens, threads);
+    if (tokens <= FEW_TOKENS) {
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+        for (int part = 0; part < threads; ++part)
+            few_tokens<NIBBLES>(w, blocks * part / threads * 16, std::min(w.rows, blocks * (part + 1) / threads * 16),
+                                even, odd, stride, s, sum, tokens, y, ldy);
+        return;
+    }
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        static thread_local std::vector<uint8_t> panel;
+        panel.resize(static_cast<size_t>(Panel::size(w)));
+#pragma omp for schedule(dynamic)
+        for (int64_t row = 0; row < w.rows; row += Panel::ROWS)
+            many_tokens<NIBBLES>(w, row, panel.data(), even, odd, stride, s, sum, tokens, y, ldy);
+    }
 }
 
 // y[t * ldy + r] = s[t] s_w[r] (q_x q_w) + b[r]; `even` and `odd` hold the streams of all tokens, `stream_bytes` apart.
 // One scale a row, no zeros. `odd` is not read for weights of more than four bits.
 inline void code_product(const Weight& w, const int8_t* even, const int8_t* odd, const float* s, const int32_t* sum,
                          int64_t tokens, float* y, int64_t ldy, int threads) {
-    const bool nibbles = w.bits <= 4;
-    const int64_t stride = stream_bytes(w.cols, nibbles), blocks = (w.rows + 15) / 16;
-    threads = threads_for(w.rows * w.cols * tokens, threads);
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-    for (int part = 0; part < threads; ++part) {
-        const int64_t first = blocks * part / threads * 16, last = std::min(w.rows, blocks * (part + 1) / threads * 16);
-        if (nibbles)
-            few_tokens<true>(w, first, last, even, odd, stride, s, sum, tokens, y, ldy);
-        else
-            few_tokens<false>(w, first, last, even, nullptr, stride, s, sum, tokens, y, ldy);
-    }
+    if (w.bits <= 4)
+        code_product_of<true>(w, even, odd, s, sum, tokens, y, ldy, threads);
+    else
+        code_product_of<false>(w, even, nullptr, s, sum, tokens, y, ldy, threads);
 }
 
 // -- products of floats with codes -----------------------------------------------------------------------------------

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 #if !defined(LINMAP_PORTABLE) && defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && \
     defined(__AVX512DQ__) && defined(__AVX512VNNI__)
@@ -20,7 +22,19 @@
 #include <arm_neon.h>
 #endif
 
+#define LINMAP_INLINE __attribute__((always_inline))
+
 namespace linmap {
+
+// f(0), f(1), ..., f(N - 1) with numbers that the compiler knows, so that arrays of vectors stay in registers.
+template <class F, int... I>
+LINMAP_INLINE inline void each_of(F&& f, std::integer_sequence<int, I...>) {
+    (f(std::integral_constant<int, I>{}), ...);
+}
+template <int N, class F>
+LINMAP_INLINE inline void each(F&& f) {
+    each_of(f, std::make_integer_sequence<int, N>{});
+}
 
 #if defined(LINMAP_AVX512)
 
@@ -79,9 +93,9 @@ struct Bytes {
     static Sums dot8(Sums sums, Bytes weight, Bytes x) { return _mm512_dpbusd_epi32(sums, weight.v, x.v); }
     static void store(int32_t* p, Sums sums) { _mm512_storeu_si512(p, sums); }
     static int32_t total(Sums sums) { return _mm512_reduce_add_epi32(sums); }
-    static void totals(const Sums* s, int32_t* out) {  // of four
-        __m512i a = _mm512_add_epi32(_mm512_unpacklo_epi32(s[0], s[1]), _mm512_unpackhi_epi32(s[0], s[1]));
-        __m512i b = _mm512_add_epi32(_mm512_unpacklo_epi32(s[2], s[3]), _mm512_unpackhi_epi32(s[2], s[3]));
+    static void totals(Sums s0, Sums s1, Sums s2, Sums s3, int32_t* out) {  // of four
+        __m512i a = _mm512_add_epi32(_mm512_unpacklo_epi32(s0, s1), _mm512_unpackhi_epi32(s0, s1));
+        __m512i b = _mm512_add_epi32(_mm512_unpacklo_epi32(s2, s3), _mm512_unpackhi_epi32(s2, s3));
         __m512i c = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
         __m256i d = _mm256_add_epi32(_mm512_castsi512_si256(c), _mm512_extracti64x4_epi64(c, 1));
         __m128i e = _mm_add_epi32(_mm256_castsi256_si128(d), _mm256_extracti128_si256(d, 1));
@@ -175,8 +189,8 @@ struct Bytes {
         a = _mm_add_epi32(a, _mm_shuffle_epi32(a, 0x4E));
         return _mm_cvtsi128_si32(_mm_add_epi32(a, _mm_shuffle_epi32(a, 0xB1)));
     }
-    static void totals(const Sums* s, int32_t* out) {
-        __m256i a = _mm256_hadd_epi32(_mm256_hadd_epi32(s[0], s[1]), _mm256_hadd_epi32(s[2], s[3]));
+    static void totals(Sums s0, Sums s1, Sums s2, Sums s3, int32_t* out) {
+        __m256i a = _mm256_hadd_epi32(_mm256_hadd_epi32(s0, s1), _mm256_hadd_epi32(s2, s3));
         __m128i b = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(out), b);
     }
@@ -258,8 +272,8 @@ struct Bytes {  // signed by signed bytes
     static Sums dot8(Sums sums, Bytes weight, Bytes x) { return vdotq_s32(sums, weight.v, x.v); }
     static void store(int32_t* p, Sums sums) { vst1q_s32(p, sums); }
     static int32_t total(Sums sums) { return vaddvq_s32(sums); }
-    static void totals(const Sums* s, int32_t* out) {
-        vst1q_s32(out, vpaddq_s32(vpaddq_s32(s[0], s[1]), vpaddq_s32(s[2], s[3])));
+    static void totals(Sums s0, Sums s1, Sums s2, Sums s3, int32_t* out) {
+        vst1q_s32(out, vpaddq_s32(vpaddq_s32(s0, s1), vpaddq_s32(s2, s3)));
     }
 };
 
@@ -306,8 +320,8 @@ struct Bytes {
     static Sums dot4(Sums sums, Bytes weight, Bytes x) { return dot8(sums, weight, x); }
     static void store(int32_t* p, Sums sums) { std::memcpy(p, sums.v, sizeof sums.v); }
     static int32_t total(Sums sums) { return sums.v[0] + sums.v[1] + sums.v[2] + sums.v[3]; }
-    static void totals(const Sums* s, int32_t* out) {
-        for (int i = 0; i < 4; ++i) out[i] = total(s[i]);
+    static void totals(Sums s0, Sums s1, Sums s2, Sums s3, int32_t* out) {
+        out[0] = total(s0), out[1] = total(s1), out[2] = total(s2), out[3] = total(s3);
     }
 };
 
