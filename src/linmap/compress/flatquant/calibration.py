@@ -23,6 +23,7 @@ from linmap.compress.flatquant.block import StudentBlock
 from linmap.compress.flatquant.blockwise import BlockReport, TrainedBlock, is_trained, trained_student
 from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
 from linmap.compress.flatquant.distillation import distil, teacher_of
+from linmap.compress.flatquant.head import checked_vocabulary, quantise_head
 from linmap.compress.flatquant.parallel import LoadBlock, WorkFolder, processes, trained_blocks
 from linmap.compress.flatquant.passes import can_compile
 from linmap.compress.flatquant.pretrained import Decoder, finish, is_quantised, quantised_numbers
@@ -62,7 +63,7 @@ def calibrate(
     Parameters
     ----------
     model
-        A causal language model of Transformers. Its embeddings and its head stay as they are.
+        A causal language model of Transformers. Its embeddings and its head stay as they are, but for a head of 8 bits.
     tokens
         A stream of token ids, windows of them (n, length), or a tokenizer with `text`. None where the config needs no
         calibration (no scales, nothing to train, no GPTQ).
@@ -91,6 +92,7 @@ def calibrate(
     blocks, trained = _with_students(model, tokens, config, text, work, n_jobs, resume)
     for number, block in enumerate(trained.rounded(blocks)):
         blocks[number] = block
+    quantise_head(model, trained.config)
     return finish(model, trained.config)
 
 
@@ -155,6 +157,7 @@ def merge_model(model: Decoder, tokens: Any = None, *, text: str | Path | None =
     inputs, arguments = (None, None) if ids is None else embedded(model, ids, path)
     for number, block in enumerate(rounded_blocks(blocks, inputs, arguments, config.batch_size)):
         blocks[number] = from_main_process(block)
+    quantise_head(model, config)
     return finish(model, config)
 
 
@@ -218,6 +221,8 @@ def checked_config(model: PreTrainedModel, config: FlatQuantConfig | None, n_job
     config = FlatQuantConfig() if config is None else copy.deepcopy(config)
     if is_quantised(model) or any(isinstance(module, StudentBlock) for module in model.modules()):
         raise RuntimeError(f"this {type(model).__name__} is quantised already; start from the original model.")
+    if config.head_bits != 16:
+        checked_vocabulary(model)
     if config.blocks == []:
         raise ArgumentError("blocks is empty; give the numbers of blocks to quantise, or None for all.")
     if n_jobs < 1:

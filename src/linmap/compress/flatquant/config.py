@@ -32,6 +32,9 @@ class FlatQuantConfig(QuantizationConfigMixin):
         Bits of the keys in the cache; 4 is common, together with 4 for the values.
     v_bits
         Bits of the values in the cache.
+    head_bits
+        Bits of the vocabulary head: 8 with a scale for each token of the vocabulary, its inputs as they are, or 16 for
+        none. An embedding that is tied to the head is stored in the same 8 bits.
     w_symmetric, a_symmetric, q_symmetric, k_symmetric, v_symmetric
         Symmetric codes, without a zero point.
     weights
@@ -108,6 +111,7 @@ class FlatQuantConfig(QuantizationConfigMixin):
     q_bits: int = 16
     k_bits: int = 16
     v_bits: int = 16
+    head_bits: int = 16
     w_symmetric: bool = True
     a_symmetric: bool = True
     q_symmetric: bool = True
@@ -144,6 +148,8 @@ class FlatQuantConfig(QuantizationConfigMixin):
             bits = getattr(self, name)
             if type(bits) is not int or bits not in BITS:
                 raise ArgumentError(f"{name}={bits!r} is none of {', '.join(map(str, BITS))} (16: not quantised).")
+        if type(self.head_bits) is not int or self.head_bits not in (8, 16):
+            raise ArgumentError(f"head_bits={self.head_bits!r} is neither 8 nor 16 (not quantised).")
         for name, allowed in (
             ("weights", ("rtn", "gptq")),
             ("transform", ("flat", "hadamard", "quarot", "none")),

@@ -199,7 +199,7 @@ def _sent(tensor: Tensor, owner: int) -> Tensor:
 
 FREE = (
     "online_scales", "weights", "group_size", "blocks", "distil_steps", "distil_length", "distil_lr", "distil_clip_lr",
-    "distil_weight_lr", "readers", "left_out",
+    "distil_weight_lr", "readers", "left_out", "head_bits",
 )  # fmt: skip  # settings that the transforms of a block do not depend on
 
 

@@ -16,6 +16,7 @@ from linmap.compress.architecture import decoder_blocks
 from linmap.compress.flatquant.attention import CacheTransform
 from linmap.compress.flatquant.block import quantised_block
 from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
+from linmap.compress.flatquant.head import TiedHead, install_head
 from linmap.compress.flatquant.linear import QuantizedLinear
 from linmap.compress.flatquant.transforms import OnlineTransform
 from linmap.errors import ArgumentError
@@ -29,7 +30,8 @@ def is_quantised(model: nn.Module) -> bool:
 
 
 def install(model: Decoder, config: FlatQuantConfig) -> Decoder:
-    """Replace the decoder blocks by quantised ones, whose tensors wait to be loaded; on any device, also meta.
+    """Replace the decoder blocks, and the head where it has eight bits, by quantised ones, whose tensors wait to be
+    loaded; on any device, also meta.
 
     Raises
     ------
@@ -45,6 +47,7 @@ def install(model: Decoder, config: FlatQuantConfig) -> Decoder:
     _, blocks = decoder_blocks(model, config.module_map)
     for i in quantised_numbers(len(blocks), config):
         blocks[i] = quantised_block(blocks[i], config)
+    install_head(model, config)
     return model
 
 
@@ -99,7 +102,7 @@ def in_format(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     kept = kept_names(model)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         saved = isinstance(tensor, nn.Parameter) or isinstance(
-            model.get_submodule(name.rpartition(".")[0]), QuantizedLinear
+            model.get_submodule(name.rpartition(".")[0]), (QuantizedLinear, TiedHead)
         )
         if saved and name not in kept and tensor.is_floating_point():
             tensor.data = tensor.data.to(dtype)

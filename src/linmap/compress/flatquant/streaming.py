@@ -24,6 +24,7 @@ from linmap.artifacts import atomic_path, write_json, write_text
 from linmap.compress.architecture import decoder_blocks
 from linmap.compress.flatquant.calibration import CalibrationReport, checked_config, train_blocks
 from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.head import head_tensors, vocabulary
 from linmap.compress.flatquant.parallel import processes
 from linmap.compress.flatquant.pretrained import kept_names
 from linmap.errors import ArgumentError
@@ -171,7 +172,7 @@ def write(
     n_shards = len(cast(nn.ModuleList, model.get_submodule(path))) + 1
     weight_map: dict[str, str] = {}
     total = 0
-    for number, tensors in enumerate(_shards(model, shards, path, blocks, dtype), 1):
+    for number, tensors in enumerate(_shards(model, shards, path, blocks, config, dtype), 1):
         name = f"model-{number:05d}-of-{n_shards:05d}.safetensors"
         weight_map |= dict.fromkeys(tensors, name)
         total += sum(tensor.nbytes for tensor in tensors.values())
@@ -194,12 +195,20 @@ def write(
 
 
 def _shards(
-    model: nn.Module, shards: Shards, path: str, blocks: Iterable[nn.Module], dtype: torch.dtype | None
+    model: PreTrainedModel,
+    shards: Shards,
+    path: str,
+    blocks: Iterable[nn.Module],
+    config: FlatQuantConfig,
+    dtype: torch.dtype | None,
 ) -> Iterator[dict[str, Tensor]]:
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
     beside = {name: t for name, t in model.state_dict().items() if not name.startswith(f"{path}.") and name not in tied}
     read = shards.tensors(beside)
-    yield {name: _stored(t.to(beside[name].dtype), dtype) for name, t in read.items()}
+    found = vocabulary(model)
+    table = None if config.head_bits == 16 else f"{found.embedding if found.tied else found.head}.weight"
+    of_table = {} if table is None else head_tensors(table, read.pop(table).to(beside[table].dtype))
+    yield {name: _stored(t.to(beside[name].dtype), dtype) for name, t in read.items()} | of_table
     for number, block in enumerate(blocks):
         kept = kept_names(block)
         yield {

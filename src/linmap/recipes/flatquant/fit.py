@@ -56,7 +56,7 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     base = str(folder.resolve()) if Path(settings.model).is_dir() else settings.model
     summary = {
         "data": str(data), "model": base, "tokens": len(ids),
-        "bits": f"W{settings.w_bits} A{settings.a_bits} Q{settings.q_bits} K{settings.k_bits} V{settings.v_bits}",
+        "bits": bits_of(settings),
         "megabytes": round(found.stored / 1e6, 2), "float16_megabytes": round(found.float16 / 1e6, 2),
         "linears_share_of_float16": round(found.share, 4), "seconds": round(seconds, 1),
     }  # fmt: skip
@@ -64,6 +64,13 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
         write_config(job.out, SYSTEM, {"settings": asdict(settings), "result": summary}, job.seed, SHARED)
     notes = remarks(json.loads((job.out / "config.json").read_text(encoding="utf-8"))["quantization_config"])
     return {"artifact": str(job.out), **summary} | ({"notes": notes} if notes else {})
+
+
+def bits_of(settings: Fit) -> str:
+    """The bits in one line; those of the head where it is quantised."""
+    s = settings
+    blocks = f"W{s.w_bits} A{s.a_bits} Q{s.q_bits} K{s.k_bits} V{s.v_bits}"
+    return blocks if s.head_bits == 16 else f"{blocks} head {s.head_bits}"
 
 
 def remarks(config: dict[str, Any]) -> list[str]:

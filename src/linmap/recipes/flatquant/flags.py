@@ -18,7 +18,7 @@ NO_FLAGS = (
     "quant_method", "w_symmetric", "a_symmetric", "q_symmetric", "k_symmetric", "v_symmetric", "transform", "scale",
     "clip", "factors", "warmup_steps", "blocks", "module_map", "seed",
 )  # fmt: skip
-BITS = ("w_bits", "a_bits", "q_bits", "k_bits", "v_bits")
+BITS = ("w_bits", "a_bits", "q_bits", "k_bits", "v_bits", "head_bits")
 DISTILLATION = ("distil_steps", "distil_length", "distil_lr", "distil_clip_lr", "distil_weight_lr")
 
 Method = Literal[
