@@ -60,6 +60,7 @@ BAD = [
     (f"{FIT} --k-bits 1", "--k-bits 1 is none of"),
     (f"{FIT} --a-bits four", "--a-bits"),
     (f"{FIT} --w-bits 16 --a-bits 16", "nothing would be quantised"),
+    (f"{FIT} --head-bits 4", "--head-bits 4 is neither 8 nor 16"),
     (f"{FIT} --weights nearest", "--weights"),
     (f"{FIT} --weights rtn --group-size 8", "--group-size 8 works with --weights gptq only"),
     (f"{FIT} --group-size 5", "--group-size 5 does not divide the"),
@@ -129,6 +130,26 @@ def test_a_text_and_a_model_give_a_folder_that_generates(
         ids = tokenizer(record["prompt"], return_tensors="pt")["input_ids"]
         written = model.generate(ids, max_new_tokens=5, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
         assert record["generated"] == tokenizer.decode(written, skip_special_tokens=True)
+
+
+def test_the_head_in_eight_bits(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(here)
+    summaries = []
+    for bits in ("16", "8"):
+        out = tmp_path / bits
+        command = [*FIT.split(), "--epochs", "0", "--weights", "rtn", "--head-bits", bits, "--out", str(out), "--json"]
+        assert main(command) == 0
+        summaries.append(json.loads(capsys.readouterr().out)["summary"])
+    assert [summary["bits"] for summary in summaries] == ["W4 A4 Q16 K16 V16", "W4 A4 Q16 K16 V16 head 8"]
+    wide, narrow = (load_file(tmp_path / bits / "model.safetensors") for bits in ("16", "8"))
+    n, d = narrow["lm_head.weight"].shape
+    before, after = (sum(tensor.nbytes for tensor in tensors.values()) for tensors in (wide, narrow))
+    assert before - after == n * d - 4 * n  # bfloat16 against codes with a float32 scale a row
+    assert summaries[1]["megabytes"] == round(after / 1e6, 2)
+    rest = ["--out", str(tmp_path / "a.jsonl"), "--limit", "1", "--max-new-tokens", "2"]
+    assert main(["apply", str(out), "--data", "sums.jsonl", *rest]) == 0
 
 
 @pytest.mark.slow  # tests/compress/flatquant/test_streaming.py holds it for every family
