@@ -179,10 +179,12 @@ def test_the_comparison_measures_all_alike_and_goes_on(folder: Path, tmp_path: P
         (["apply", "--edit", "8=1"], "there is no direction 8; there are 1 to 3"),
         (["apply", "--edit", "1=1", "--out", "a.jpg"], "edits are written as a .png"),
         (["apply", "--out", "a.png"], "sheets are written into a folder"),
-        (["apply", "--data", "few.npz"], "leave it out"),
+        (["apply", "--data", "few.npz"], "--data few.npz: directions are drawn from codes alone; leave it out"),
+        (["apply", "--rank", "9"], "layer 'main.0': rank must be a whole number from 1 to 6"),
+        (["apply", "--rank", "0"], "--rank 0 must be at least 1"),
         (["apply", "--steps", "1"], "--steps 1 must be at least 2"),
         (["compare", "--rank", "1"], "a comparison needs 2 directions at least"),
-        (["compare", "--ranks", "2", "40"], "k must be a whole number from 1 to 6"),
+        (["compare", "--ranks", "2", "40"], "rank must be a whole number from 1 to 6"),
     ],
 )
 def test_what_cannot_be_used_is_told_in_one_line(

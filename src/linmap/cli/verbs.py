@@ -81,7 +81,7 @@ def fit(words: list[str]) -> Answer:
     def show(console: Console) -> None:
         printing.print_summary(console, f"{slug} is fitted", summary)
         printing.print_paths(console, folder=job.out)
-        rest = "--data FILE --out FILE" if recipe.apply.data else "--out FOLDER"
+        rest = "--data FILE --out FILE" if not recipe.apply.no_data else "--out FOLDER"
         printing.print_next(console, f"{command('apply', job.out)} {rest}")
 
     return Answer(document, show)
@@ -307,7 +307,9 @@ def _flags(
     recipe: Recipe, verb: Verb, command: str, words: list[str], path: Path | None, job: Any, note: str = ""
 ) -> Mapping[str, Any]:
     """The flags of a verb that meets a system, where `path` is the file or the artifact that they may depend on."""
-    never = {"artifact"} if verb.resumes else {"artifact", "resume"}
+    if verb.no_data and (given := _data(words)) is not None:
+        raise UsageError(f"--data {given}: {verb.no_data}; leave it out.")
+    never = {"artifact"} | ({"data"} if verb.no_data else set()) | (set() if verb.resumes else {"resume"})
     hidden = never & {field.name for field in fields(job)}
     flag_of = {**recipe.flag_of, "random_state": "seed"}
     purpose, settings = "\n\n".join(filter(None, [verb.purpose(), note])), verb.settings(path)

@@ -26,8 +26,8 @@ class Verb:
     """Whether `--resume` goes on with an interrupted run; without, there is no such flag."""
     standard_input: bool = False
     """Whether `--data -` reads standard input and answers as it comes."""
-    data: bool = True
-    """Whether it reads `--data`."""
+    no_data: str = ""
+    """Where it reads no `--data`, why: there is no such flag then, and the reason is told to whom gives it."""
 
     def settings(self, path: Path | None = None) -> type:
         """The dataclass of flags for a file or an artifact."""

@@ -94,7 +94,7 @@ def test_directions_are_sorted_by_change_and_edits_are_in_deviations() -> None:
     assert len(found.first(2)) == 2
     with pytest.raises(ValueError, match="found must hold directions"):
         find_directions(generator, {}, slots)
-    with pytest.raises(ValueError, match=r"layer 'model.first': k must be"):
+    with pytest.raises(ValueError, match=r"layer 'model.first': rank must be a whole number from 1 to"):
         sefa_of(generator, slots, 9)
 
 

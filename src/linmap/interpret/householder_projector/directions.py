@@ -11,9 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from linmap.errors import ArgumentError, ArgumentTypeError, OutOfRangeError
+from linmap.interpret.householder_projector.arguments import check_rank
 from linmap.interpret.householder_projector.changes import change_sizes, image_changes, stepped
 from linmap.interpret.householder_projector.generators import Generator, draw_codes
 from linmap.interpret.householder_projector.jacobian import jacobian_basis
+from linmap.interpret.householder_projector.layers import layer_matrix
 from linmap.interpret.householder_projector.sefa import sefa
 
 Order = Literal["change", "jacobian", "layer"]
@@ -137,19 +139,21 @@ def _sorted(given: DirectionSet) -> DirectionSet:
     )
 
 
-def sefa_of(generator: Generator, layers: Mapping[str, int], k: int) -> dict[str, Float[Tensor, "k i"]]:
+def sefa_of(generator: Generator, layers: Mapping[str, int], rank: int) -> dict[str, Float[Tensor, "k i"]]:
     """SeFa's directions of plain layers: the leading right singular vectors of each one's weight.
 
     Raises
     ------
     ValueError
-        If `k` is more than a layer has, or a layer is not linear; the layer is named.
+        If `rank` is more than a layer has, or a layer is not linear; the layer is named.
     """
     modules = dict(cast(nn.Module, generator).named_modules())
     found = {}
     for name in layers:
         try:
-            found[name] = sefa(modules[name], k)[0]
+            if (matrix := layer_matrix(modules[name])) is not None:
+                check_rank(rank, *matrix.shape)
+            found[name] = sefa(modules[name], rank)[0]
         except (ArgumentError, ArgumentTypeError) as error:
             raise ArgumentError(f"layer {name!r}: {error}") from None
     return found

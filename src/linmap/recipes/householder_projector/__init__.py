@@ -3,9 +3,10 @@
 from linmap.recipes.householder_projector.flags import Apply, Compare, Fit, Unfitted
 from linmap.recipes.recipe import Recipe, Verb
 
+CODES = "directions are drawn from codes alone"
 RECIPE = Recipe(
     compare=Verb(Compare, "linmap.recipes.householder_projector.compare:compare", resumes=True),
-    apply=Verb(Apply, "linmap.recipes.householder_projector.apply:apply", data=False),
+    apply=Verb(Apply, "linmap.recipes.householder_projector.apply:apply", no_data=CODES),
     fit=Verb(Fit, "linmap.recipes.householder_projector.fit:fit", resumes=True),
-    unfitted=Verb(Unfitted, "linmap.recipes.householder_projector.apply:unfitted", data=False),
+    unfitted=Verb(Unfitted, "linmap.recipes.householder_projector.apply:unfitted", no_data=CODES),
 )

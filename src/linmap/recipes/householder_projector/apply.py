@@ -8,7 +8,6 @@ from typing import Any, cast
 
 from torch import nn
 
-from linmap.errors import UsageError
 from linmap.interpret.householder_projector.attributes import profiles
 from linmap.interpret.householder_projector.directions import find_directions, sefa_of
 from linmap.interpret.householder_projector.features import image_features
@@ -26,7 +25,6 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
 
     --edit 3=+2.0 --seed 7 --out edited.png writes the image of seed 7, two deviations along direction 3.
     """
-    _no_data(job)
     run = load_run(job.artifact, imported_network)
     if settings.edit:
         out = job.out or Path("edited.png")
@@ -41,7 +39,6 @@ def unfitted(settings: Unfitted, job: ApplyJob) -> dict[str, Any]:
 
     For directions that are orthogonal in images of their own fine-tuned generator: linmap fit householder_projector
     """
-    _no_data(job)
     generator = load_model(settings.model)
     cast(nn.Module, generator).requires_grad_(False)
     slots = slots_of(generator, settings.layers)
@@ -59,8 +56,3 @@ def unfitted(settings: Unfitted, job: ApplyJob) -> dict[str, Any]:
     if features is not None and features.note:
         summary.setdefault("notes", []).append(features.note)
     return summary
-
-
-def _no_data(job: ApplyJob) -> None:
-    if job.data is not None:
-        raise UsageError(f"--data {job.data}: directions are drawn from codes alone; leave it out.")

@@ -44,8 +44,7 @@ class Projection(Network, Derived):
     authors have it."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ArgumentError(f"rank={self.rank} must be at least 1.")
+        check_some(self.rank)
 
 
 @flags
@@ -140,6 +139,12 @@ class Compare(Tuning):
         check_side(self.feature_side)
 
 
+def check_some(rank: int) -> None:
+    """Refuse to find no direction."""
+    if rank < 1:
+        raise ArgumentError(f"rank={rank} must be at least 1.")
+
+
 def check_side(side: int) -> None:
     """Refuse what DINOv2 cannot cut into patches."""
     if side < 14 or side % 14:
@@ -200,3 +205,7 @@ class Unfitted(Network, Sheets):
     order: Literal["change", "jacobian", "layer"] = "layer"
     """layer: by singular values; change: by what one standard deviation changes in the image; jacobian: turned within
     each layer to the basis in which the mean squared Jacobian of the image is diagonal, then as change."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_some(self.rank)
