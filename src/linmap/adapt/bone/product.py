@@ -168,9 +168,10 @@ class BatProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tensor:
         ctx.save_for_backward(x, W, D)
-        ctx.changed = _is_changed(D) if few_tokens(x, D) else True
-        if few_tokens(x, D) and ctx.changed:
-            return _no_view(_output_of_few(x, W, bias, D))
+        ctx.few = few = few_tokens(x, D)
+        ctx.changed = _is_changed(D) if few else True
+        if few and ctx.changed:
+            return _output_of_few(x, W, bias, D)
         W = bat_weight(*at_least_float32(W, D)) if ctx.changed else W
         return _no_view(F.linear(x, W.to(x.dtype), None if bias is None else bias.to(x.dtype)))
 
@@ -178,10 +179,9 @@ class BatProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, W, D = ctx.saved_tensors
         need_x, need_W, need_bias, need_D = ctx.needs_input_grad
-        few = few_tokens(x, D) and not need_W
         with _autocast_off(x):
             grad_bias = grad.reshape(-1, W.shape[0]).sum(0) if need_bias else None
-            if few:
+            if ctx.few and not need_W:
                 changed = ctx.changed or torch.is_grad_enabled()  # a second derivative needs the terms of D
                 grad_x, grad_D = _gradients_of_few(x, W, D, grad, need_x, need_D, changed)
                 return grad_x, None, grad_bias, grad_D
@@ -199,7 +199,8 @@ def _output_of_few(x: Tensor, W: Tensor, bias: Tensor | None, D: Tensor) -> Tens
     s, D_rows = x_tb.view(-1, n_in // r, r).sum(1), D.reshape(n_out, r)
     y = torch.mm(s, D_rows.mT) if bias is None else torch.addmm(bias.to(s.dtype), s, D_rows.mT)
     y.view(-1, na, r).add_(y_a.transpose(0, 1))
-    return y.view(*x.shape[:-1], n_out).to(x.dtype)
+    y = y if x.ndim == 2 else torch.ops.aten._unsafe_view.default(y, (*x.shape[:-1], n_out))  # as `_no_view`
+    return y if y.dtype is x.dtype else y.to(x.dtype)
 
 
 def _gradients_of_few(
