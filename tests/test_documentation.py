@@ -68,3 +68,15 @@ def test_a_section_of_parameters_holds_names_only(source: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             wrong = [name for name in _documented_parameters(ast.get_docstring(node) or "") if not name.isidentifier()]
             assert not wrong, f"{source}:{node.lineno}: {node.name} lists as parameters: {wrong}"
+
+
+def test_figures_of_the_page_on_choosing_are_those_of_the_studies() -> None:
+    """What `make demo` measured says so; every other figure stands in a table of `studies/RESULTS`."""
+    measured = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "studies" / "RESULTS").glob("*.md"))
+    found = set(re.findall(r"(?<![\d.])\d*\.\d+", measured))
+    known = found | {number.removeprefix("0") for number in found}
+    rows = [line.split("|") for line in (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8").splitlines()]
+    told = [row[3] for row in rows if len(row) == 6 and "demo" not in row[3] and "---" not in row[3]]
+    figures = {figure for cell in told for figure in re.findall(r"(?<![\d.])\d*\.\d+", cell)}
+    assert len(figures) > 40
+    assert figures - known == set()

@@ -154,7 +154,7 @@ def print_tour(console: Console, outcomes: Iterable[Result | Failure]) -> None:
             table.add_row(outcome.system, "[red]failed[/]", "", "", "", "", duration(outcome.seconds))
             continue
         line = Summary.of(outcome)
-        colour = {True: "green", False: "red", None: "dim"}[line.ahead]
+        colour = {"good": "green", "bad": "red", "": "dim"}[line.colour]
         table.add_row(
             outcome.system,
             escape(f"{line.metric.name} {line.metric.arrow}".strip()),
