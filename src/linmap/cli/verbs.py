@@ -221,6 +221,37 @@ def report(words: list[str]) -> Answer:
     return Answer(document, lambda console: printing.print_paths(console, **show))
 
 
+@dataclass(frozen=True)
+class AppFlags:
+    """Where, and with what."""
+
+    runs: Path = Path("runs/app")
+    """Folder for what is run; what earlier sessions ran is shown again."""
+    models: Path | None = None
+    """Folder whose model folders may be chosen in forms; only models by name when left out."""
+    port: int = 7860
+    """Where to listen on 127.0.0.1; no other machine can ask."""
+    megabytes: int = 200
+    """Largest upload."""
+    at_once: int = 1
+    """Commands that run at the same time; others wait."""
+
+
+def app(words: list[str]) -> Answer:
+    """`linmap app`: until it is interrupted."""
+    purpose = "Every system in a browser, on this machine alone: http://127.0.0.1:7860. Ctrl-C ends it."
+    flags = parse(words, "linmap app", purpose, flags=AppFlags)["flags"]
+    if flags.models is not None and not flags.models.is_dir():
+        raise UsageError(f"--models {flags.models}: there is no such folder.")
+    if not 0 < flags.port < 2**16 or flags.megabytes < 1 or flags.at_once < 1:
+        raise UsageError("--port is 1 to 65535, --megabytes and --at-once are at least 1.")
+    from linmap.app import serve
+
+    serve(flags.runs, flags.models, flags.port, flags.megabytes, flags.at_once)
+    document = {"verb": "app", "runs": str(flags.runs)}
+    return Answer(document, lambda console: printing.print_paths(console, runs=flags.runs))
+
+
 def bench(words: list[str]) -> Answer:
     """`linmap bench`: what follows goes to the benchmarks as it is."""
     if {"-h", "--help"} & set(words):

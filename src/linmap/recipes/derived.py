@@ -209,6 +209,17 @@ def documentation(of: str) -> str:
     return (node and ast.get_docstring(node)) or ""
 
 
+def helps(kind: type) -> dict[str, str]:
+    """By field, what stands below it in the source of a dataclass of flags and of those that it extends."""
+    found: dict[str, str] = {}
+    for part in reversed(kind.__mro__):
+        if part.__module__.partition(".")[0] == "linmap":
+            node = _Source.of(part.__module__).definitions.get(part.__name__)
+            if isinstance(node, ast.ClassDef):
+                found |= {name: said for name, _, _, said in _fields(node) if said}
+    return found
+
+
 def writable(annotation: Any) -> Any:
     """What of a type the command line can write: sequences become tuples, members of unions that it cannot are left
     out, and so is what another member takes in (text beside words, int beside float); None where nothing is left."""

@@ -1,0 +1,170 @@
+"""The site: what it shows, runs, keeps to itself and refuses."""
+
+import asyncio
+import re
+import time
+
+import pytest
+
+pytest.importorskip("starlette", reason="the app's extra is not installed: pip install 'linmap[app]'")
+pytest.importorskip("multipart", reason="the app's extra is not installed: pip install 'linmap[app]'")
+
+import httpx
+
+from linmap.app.jobs import Job, Jobs
+from linmap.app.matrices import DRAWN, picture
+from linmap.app.site import site
+from linmap.errors import UsageError
+from linmap.recipes import SYSTEMS
+
+READY = [slug for slug, system in SYSTEMS.items() if system.ready]
+POINTS = "x,y\n0,0\n3,0\n0,1\n2,2\n"
+
+
+class Browser:
+    """Asks the site as a browser on this machine would."""
+
+    def __init__(self, jobs, models=None, megabytes=1):
+        self.jobs = jobs
+        self.app = site(jobs, models, ["127.0.0.1"], megabytes)
+
+    def __call__(self, method, path, **options):
+        async def ask():
+            transport = httpx.ASGITransport(app=self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:1") as client:
+                return await client.request(method, path, **options)
+
+        return asyncio.run(ask())
+
+    def wait(self, id) -> Job:
+        until = time.monotonic() + 60
+        while not self.jobs[id].over:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        return self.jobs[id]
+
+
+@pytest.fixture
+def browser(tmp_path):
+    jobs = Jobs(tmp_path / "runs")
+    yield Browser(jobs)
+    jobs.close()
+
+
+@pytest.mark.parametrize("slug", READY)
+def test_every_system_has_its_page_with_its_forms_and_asks_no_other_host(browser, slug):
+    answer = browser("GET", f"/systems/{slug}")
+    assert answer.status_code == 200
+    assert f'action="/run/compare/{slug}"' in answer.text
+    assert re.findall(r'(?:src|href|action)="(?!/|#)', answer.text) == []
+    ids = re.findall(r'\bid="([^"]+)"', answer.text)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'<label for="([^"]+)"', answer.text)) <= set(ids)
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_the_start_page_names_all_systems_each_with_its_matrix(browser):
+    text = browser("GET", "/").text
+    assert [slug for slug in READY if f'href="/systems/{slug}"' not in text] == []
+    assert set(DRAWN) == set(SYSTEMS)
+    assert len({picture(slug) for slug in SYSTEMS}) == len(SYSTEMS)
+
+
+def test_an_upload_is_run_and_its_result_can_be_taken(browser):
+    sent = browser("POST", "/run/apply/tinvnn", files={"data": ("../my points.csv", POINTS)}, data={"seed": "3"})
+    assert sent.status_code == 303
+    job = browser.wait(sent.headers["location"].rpartition("/")[2])
+    assert job.state == "done", job.log()
+    assert job.words == ["apply", "tinvnn", "--data=../input/my points.csv", "--seed=3"]
+    assert "out/canonical.csv" in map(str, job.files())
+    assert browser("GET", f"/runs/{job.id}/files/out/canonical.csv").text.count("\n") == POINTS.count("\n")
+    page = browser("GET", f"/runs/{job.id}").text
+    assert "apply tinvnn" in page
+    assert browser("GET", f"/runs/{job.id}/state").json()["over"] is True
+    for outside in ("input/my points.csv", "job.json", "../../x", "out/../../../x", "%2e%2e/job.json"):
+        assert browser("GET", f"/runs/{job.id}/files/{outside}").status_code == 404
+    assert browser("POST", f"/runs/{job.id}/delete").status_code == 303
+    assert not job.folder.exists()
+    assert browser("GET", f"/runs/{job.id}").status_code == 404
+
+
+def test_a_broken_file_gives_its_sentence(browser):
+    sent = browser("POST", "/run/apply/tinvnn", files={"data": ("points.csv", "x,y\n1,two\n")})
+    job = browser.wait(sent.headers["location"].rpartition("/")[2])
+    assert job.state == "refused"
+    page = browser("GET", f"/runs/{job.id}").text
+    assert job.answer()["error"].split(":")[0] in page
+    assert "Traceback" not in page
+
+
+def test_a_run_stops_and_goes_on(browser):
+    sent = browser("POST", "/run/compare/bt2", data={})
+    id = sent.headers["location"].rpartition("/")[2]
+    until = time.monotonic() + 30
+    while browser.jobs[id].state == "waiting" and time.monotonic() < until:
+        time.sleep(0.02)
+    assert browser("POST", f"/runs/{id}/delete").status_code == 400
+    browser("POST", f"/runs/{id}/stop")
+    assert browser.wait(id).state == "stopped"
+    assert "Go on" in browser("GET", f"/runs/{id}").text
+    browser("POST", f"/runs/{id}/resume")
+    browser("POST", f"/runs/{id}/stop")
+    assert browser.wait(id).words[-1] == "--resume"
+
+
+def test_other_sites_and_other_names_are_refused(browser):
+    foreign = {"origin": "http://evil.example"}
+    assert browser("POST", "/run/compare/bt2", headers=foreign).status_code == 403
+    assert browser("POST", "/run/compare/bt2", headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    assert browser("POST", "/run/compare/bt2", headers={"origin": "null"}).status_code == 403
+    assert browser("GET", "/", headers={"host": "evil.example"}).status_code == 400
+    assert browser.jobs.all() == []
+
+
+def test_what_is_too_large_unknown_or_elsewhere_is_refused_in_a_sentence(browser):
+    for path in ("/systems/nope", "/runs/nope", "/nope", "/static/../site.py"):
+        assert browser("GET", path).status_code == 404
+    large = browser("POST", "/run/apply/tinvnn", files={"data": ("a.csv", b"1" * (2 * 2**20))})
+    assert (large.status_code, "larger than 1" in large.text) == (400, True)
+    wrong = browser("POST", "/run/apply/linearscope", data={"model": "/etc"})
+    assert (wrong.status_code, "by upload" in wrong.text) == (400, True)
+    assert browser("POST", "/run/fit/mbat").status_code == 404
+    assert browser("POST", "/run/apply/olinear", data={"artifact": "nope"}).status_code == 400
+    assert browser.jobs.all() == []
+
+
+def test_text_of_runs_is_text_on_their_pages(browser):
+    folder = browser.jobs.folder("apply", "tinvnn")
+    (folder / "out" / "<img src=x onerror=alert(1)>.txt").write_text("x")
+    (folder / "log.txt").write_text("<script>alert(1)</script>")
+    job = browser.jobs.start(folder, "apply", "tinvnn", ["apply", "tinvnn", "--data=<b>"], False)
+    browser.wait(job.id)
+    page = browser("GET", f"/runs/{job.id}").text
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+    assert "<b>" not in page.replace("<b>linmap</b>", "")
+
+
+def test_pages_that_commands_wrote_stand_apart_from_the_site(browser):
+    folder = browser.jobs.folder("apply", "tinvnn")
+    (folder / "out" / "page.html").write_text("<script>fetch('/')</script>")
+    job = browser.jobs.start(folder, "apply", "tinvnn", ["apply", "tinvnn", "--data=nope.csv"], False)
+    browser.wait(job.id)
+    policy = browser("GET", f"/runs/{job.id}/files/out/page.html").headers["content-security-policy"]
+    assert "sandbox" in policy
+    assert "allow-same-origin" not in policy
+    assert "connect-src" not in policy
+    assert "default-src 'none'" in policy
+
+
+def test_one_app_a_folder_and_what_ran_when_it_ended_is_lost(tmp_path):
+    jobs = Jobs(tmp_path)
+    with pytest.raises(UsageError, match="another app"):
+        Jobs(tmp_path)
+    folder = jobs.folder("compare", "bt2")
+    job = Job(folder.name, "compare", "bt2", ["compare", "bt2"], True, "running", folder=folder)
+    jobs._kept(job)
+    jobs.close()
+    again = Jobs(tmp_path)
+    assert again[job.id].state == "lost"
+    again.close()
