@@ -150,5 +150,7 @@ def test_every_ready_system_shows_the_flags_of_its_verbs(slug, capsys):
     for verb in ("fit", "apply", "compare") if recipes.load(slug).fit else ("apply", "compare"):
         code, out, err = answer(capsys, verb, slug, "--help")
         assert (code, err) == (0, "")
-        assert "--data" in out
+        recipe = recipes.load(slug)
+        reads = recipe.unfitted if verb == "apply" and recipe.unfitted else getattr(recipe, verb)
+        assert ("--data" in out) == (not reads.no_data)
         assert "--seed" in out

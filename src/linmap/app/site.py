@@ -185,7 +185,7 @@ class _Pages:
             data = await _keep(uploads, folder / INPUT)
         words, up = [verb, f"../{MODEL}" if fitted else system.slug], "../" if verb == "apply" else ""
         before = self.jobs.take(fitted, folder) if fitted else []
-        if data is not None and kind.data:
+        if data is not None and not kind.no_data:
             words.append(f"--data={up}{data.relative_to(folder)}")
         settings = kind.settings(data if fitted is None else fitted.out)
         words += command_words(_fields(settings), given, self.models)
@@ -274,7 +274,7 @@ class _Form:
     """A form of a page: the verb, its fields, and the fitted run that it uses."""
 
     def __init__(self, verb: str, kind: Verb, artifact: Job | None) -> None:
-        self.verb, self.artifact, self.takes_data = verb, artifact, kind.data
+        self.verb, self.artifact, self.takes_data = verb, artifact, not kind.no_data
         self.purpose = kind.purpose()
         fields = _fields(kind.settings(artifact.out if artifact else None))
         self.first, self.folded = fields[:FIRST], fields[FIRST:]
