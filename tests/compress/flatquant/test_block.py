@@ -167,7 +167,7 @@ def test_identities_are_rounding_to_nearest_bit_for_bit(
     plain = config_for(model, **{"clip": False, "transform": "none", "scale": False} | options)
     for quantised in (merged(students), merged(with_students(model, plain))):
         torch.testing.assert_close(logits(quantised, ids), expected, rtol=1e-5, atol=1e-5)
-        with monkeypatch.context() as patch:
+        with monkeypatch.context() as patch, use("torch"):
             patch.setattr(QuantizedLinear, "multiplies_codes", False)
             assert torch.equal(logits(quantised, ids), expected)
 

@@ -25,6 +25,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int8, Int32, Shaped, UInt8
 from torch import Tensor
 
+from linmap.compress.flatquant.native.choice import active_kernels as active_kernels
+from linmap.compress.flatquant.native.choice import use as use
 from linmap.errors import ArgumentError
 
 TRITON = find_spec("triton") is not None and torch.version.hip is None

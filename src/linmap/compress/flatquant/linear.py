@@ -21,6 +21,7 @@ from linmap.compress.flatquant.kernels import (
     quantize_pack,
     transform_quantize_pack,
 )
+from linmap.compress.flatquant.native import layer as native
 from linmap.compress.flatquant.passes import RoundedProduct, multiplies_codes
 from linmap.compress.flatquant.quantizer import CLIP_LOGIT, dequantize, fake_quantize, pack_int4, quantize, unpack_int4
 from linmap.compress.flatquant.transforms import OnlineTransform, SiteTransform
@@ -187,9 +188,10 @@ class QuantizedLinear(nn.Module):
     """y = Q(x P) W^T with W in integer codes, two to a byte for up to four bits.
 
     Where both sides have symmetric codes and W one scale a row, and no gradient is asked for, the codes are multiplied,
-    and y = s_x s_w (q_x q_W^T): exact sums, the same for any number of tokens. Otherwise W is dequantised for each
-    product. On a CPU the codes that are multiplied stay unpacked from the first product on, a byte each; files hold
-    them packed only.
+    and y = s_x s_w (q_x q_W^T): exact sums, the same for any number of tokens. Otherwise numbers are multiplied with
+    the codes. On a CPU the kernels of `native` do both, reading the weight as it is stored. Without them the codes that
+    are multiplied stay unpacked from the first product on, a byte each, and other weights are dequantised for each
+    product. Files hold packed codes only.
 
     Parameters
     ----------
@@ -243,13 +245,43 @@ class QuantizedLinear(nn.Module):
             self.register_buffer(name, torch.tensor(CLIP_LOGIT, dtype=wide) if there else None)
 
     def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
-        if self.multiplies_codes and not (torch.is_grad_enabled() and x.requires_grad):
-            return self.product_of_codes(x).to(x.dtype)
-        quantised = self.quantised_input(x)
-        y = F.linear(quantised, self.dequantized_weight(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
-        if not self.multiplies_codes:
-            return y
-        return _WithValue.apply(y, self.product_of_codes(x.detach()).to(y.dtype))  # pyright: ignore
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            y = self._product(x)
+            return self._dequantised_product(x) if y is None else y
+        y, value = self._dequantised_product(x), self._product(x.detach())
+        return y if value is None else _WithValue.apply(y, value)  # pyright: ignore
+
+    def _product(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"] | None:
+        """The product with the codes of the weight; None where it is dequantised."""
+        if self._runs_natively(x):
+            return self._native_product(x)
+        return self.product_of_codes(x).to(x.dtype) if self.multiplies_codes else None
+
+    def _dequantised_product(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(self.quantised_input(x), self.dequantized_weight(x.dtype), bias)
+
+    def _runs_natively(self, x: Tensor) -> bool:
+        """Whether the kernels of the CPU take the layer and x; under autocast only exact sums keep their numbers."""
+        if self.bits.weight == 16 or not native.runs(x) or x.shape[-1] != self.in_features:
+            return False
+        if not self.multiplies_codes and torch.is_autocast_enabled("cpu"):
+            return False
+        return native.takes(
+            self.weight, self.weight_scale, self.weight_zero, self.bias, self.bits.weight, self.in_features
+        )
+
+    def _native_product(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+        """Transform, codes and product in one call; inputs with zero points are rounded before."""
+        matrices = native.NOTHING if self.transform is None else self.transform.matrices()
+        bits = self.bits.weight, self.bits.input if self.multiplies_codes else 16
+        if not self.multiplies_codes and self.bits.input < 16:
+            x, matrices = self.quantised_input(x), native.NOTHING
+        elif matrices is None and self.transform is not None:
+            x, matrices = self.transform(x), native.NOTHING
+        logits = self.input_max, self.input_min
+        weight = self.weight, self.weight_scale, self.weight_zero, self.bias
+        return native.linear(x, matrices or native.NOTHING, logits, *weight, bits)
 
     @property
     def multiplies_codes(self) -> bool:

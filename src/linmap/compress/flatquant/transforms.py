@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from linmap.compress.flatquant.native import layer as native
 from linmap.errors import ArgumentError
 from linmap.maps.cayley import cayley_transform
 from linmap.maps.kronecker import along_middle, kronecker_product
@@ -259,7 +260,20 @@ class OnlineTransform(nn.Module):
             self.register_buffer(f"factor_{i}", torch.eye(size, dtype=dtype))
         self.register_buffer("scale", torch.ones(n, dtype=dtype) if scale else None)
 
+    def matrices(self) -> native.Matrices | None:
+        """What the kernels of a CPU apply: up to two factors; None for others."""
+        left, right = None, None
+        if len(self.sizes) == 1 or (len(self.sizes) == 2 and math.prod(self.sizes) == self.n):
+            left, right = self.get_buffer("factor_0"), self.get_buffer("factor_1") if len(self.sizes) == 2 else None
+        elif self.sizes:
+            return None
+        return native.Matrices(left, right, self.scale)
+
     def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        if native.runs(x) and x.shape[-1] == self.n and not (torch.is_grad_enabled() and x.requires_grad):
+            matrices = self.matrices()
+            if matrices is not None:
+                return native.transform(x, matrices)
         if self.scale is not None:
             x = x * self.scale.to(x.dtype)
         return transformed(x, [getattr(self, f"factor_{i}").to(x.dtype) for i in range(len(self.sizes))])

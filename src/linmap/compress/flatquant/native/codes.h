@@ -364,46 +364,141 @@ inline void code_product(const Weight& w, const int8_t* even, const int8_t* odd,
 
 // -- products of floats with codes -----------------------------------------------------------------------------------
 
-// s (q - z) of a row, as numbers.
-inline void dequantised_row(const Weight& w, int64_t row, float* out) {
-    const uint8_t* codes = w.codes + row * w.row_bytes();
-    const int64_t size = w.cols / w.groups;
-    for (int64_t g = 0; g < w.groups; ++g) {
-        const float s = w.scale[row * w.groups + g], z = w.zero == nullptr ? 0 : w.zero[row * w.groups + g];
-        for (int64_t i = g * size; i < (g + 1) * size; ++i) {
-            int code;
-            if (w.bits <= 4) {
-                const int nibble = i % 2 ? codes[i / 2] >> 4 : codes[i / 2] & 15;
-                code = w.zero == nullptr ? (nibble ^ 8) - 8 : nibble;
+// Codes become numbers in registers. A step is CHUNK columns, in the order in which the codes of four bytes, a word, lie in
+// the lanes of a vector: number i of lane l is column l * PER + i of the step (PER = 8 nibbles or 4 bytes of a word). The
+// tokens are put in this order once. Groups of a multiple of PER columns have lanes of their own.
+struct Order {
+    static constexpr int LANES = Floats::WIDTH;
+    int64_t per, chunk, steps;
+    explicit Order(const Weight& w) : per(w.bits <= 4 ? 8 : 4), chunk(per * LANES), steps((w.cols + chunk - 1) / chunk) {}
+    int64_t numbers() const { return steps * chunk; }
+
+    void put(const float* x, int64_t n, float* out) const {
+        for (int64_t step = 0; step < steps; ++step, x += chunk, out += chunk, n -= chunk) {
+            if (n >= chunk) {
+                for (int64_t i = 0; i < per; ++i)
+                    for (int64_t l = 0; l < LANES; ++l) out[i * LANES + l] = x[l * per + i];
             } else {
-                code = w.zero == nullptr ? static_cast<int8_t>(codes[i]) : codes[i];
+                for (int64_t i = 0; i < per; ++i)
+                    for (int64_t l = 0; l < LANES; ++l)
+                        out[i * LANES + l] = l * per + i < n ? x[l * per + i] : 0.0f;
             }
-            out[i] = (static_cast<float>(code) - z) * s;
         }
+    }
+};
+
+// Products of R rows with T tokens, summed lane by lane in the order of the steps, then over the lanes: the same for any T.
+// GROUPS: each step's sums take the scales of their lanes; otherwise there is one scale a row, and no zeros.
+template <int R, int T, int BITS, bool SIGNED, bool GROUPS>
+inline void float_tile(const Weight& w, int64_t row, const float* x, int64_t stride, float* y, int64_t ldy) {
+    constexpr int W = Floats::WIDTH, PER = BITS == 4 ? 8 : 4, CHUNK = PER * W;
+    const int64_t bytes = w.row_bytes(), n = w.cols, size = n / w.groups;
+    const uint8_t* codes = w.codes + row * bytes;
+    static_assert(SIGNED || GROUPS);
+    Floats acc[T][R];
+    each<T>([&](auto t) LINMAP_INLINE { each<R>([&](auto r) LINMAP_INLINE { acc[t][r] = Floats::all(0); }); });
+    for (int64_t at = 0; at < n; at += CHUNK) {
+        Words words[R];
+        const int64_t first = BITS == 4 ? at / 2 : at;
+        each<R>([&](auto r) LINMAP_INLINE {
+            const uint8_t* p = codes + r * bytes + first;
+            words[r] = bytes - first >= 4 * W ? Words::load(p) : Words::load(p, bytes - first);
+        });
+        Floats part[T][R], ones[T];
+        each<T>([&](auto t) LINMAP_INLINE {
+            ones[t] = Floats::all(0);
+            each<R>([&](auto r) LINMAP_INLINE { part[t][r] = GROUPS ? Floats::all(0) : acc[t][r]; });
+        });
+        each<PER>([&](auto i) LINMAP_INLINE {
+            Floats number[T];
+            each<T>([&](auto t) LINMAP_INLINE {
+                number[t] = Floats::load(x + t * stride + at + i * W);
+                if (!SIGNED) ones[t] = ones[t] + number[t];
+            });
+            each<R>([&](auto r) LINMAP_INLINE {
+                const Floats q = words[r].template number<i, BITS, SIGNED>();
+                each<T>([&](auto t) LINMAP_INLINE { part[t][r] = Floats::fma(q, number[t], part[t][r]); });
+            });
+        });
+        each<R>([&](auto r) LINMAP_INLINE {
+            if constexpr (GROUPS) {
+                float scale[W], shift[W];
+                for (int64_t l = 0; l < W; ++l) {
+                    const int64_t g = (row + r) * w.groups + std::min(w.groups - 1, (at + l * PER) / size);
+                    scale[l] = w.scale[g];
+                    if (!SIGNED) shift[l] = -w.scale[g] * w.zero[g];
+                }
+                each<T>([&](auto t) LINMAP_INLINE {
+                    acc[t][r] = Floats::fma(part[t][r], Floats::load(scale), acc[t][r]);
+                    if (!SIGNED) acc[t][r] = Floats::fma(ones[t], Floats::load(shift), acc[t][r]);
+                });
+            } else {
+                each<T>([&](auto t) LINMAP_INLINE { acc[t][r] = part[t][r]; });
+            }
+        });
+    }
+    each<T>([&](auto t) LINMAP_INLINE {
+        each<R>([&](auto r) LINMAP_INLINE {
+            float sum = acc[t][r].sum();
+            if (!GROUPS) sum *= w.scale[row + r];
+            y[t * ldy + r] = w.bias == nullptr ? sum : sum + w.bias[row + r];
+        });
+    });
+}
+
+template <int BITS, bool SIGNED, bool GROUPS>
+inline void float_rows(const Weight& w, int64_t first, int64_t last, const float* x, int64_t stride, int64_t tokens,
+                       float* y, int64_t ldy) {
+    constexpr int R = Floats::WIDTH == 16 && !GROUPS ? 4 : 2, T = 4;
+    const int64_t block = std::max<int64_t>(R, (1 << 15) / std::max<int64_t>(1, w.row_bytes()) / R * R);
+    for (int64_t start = first; start < last; start += block) {
+        const int64_t stop = std::min(last, start + block);
+        const int64_t even = start + (stop - start) / R * R, full = tokens / T * T;
+        for (int64_t t = 0; t < full; t += T)
+            for (int64_t r = start; r < even; r += R)
+                float_tile<R, T, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, y + t * ldy + r, ldy);
+        for (int64_t t = full; t < tokens; ++t)
+            for (int64_t r = start; r < even; r += R)
+                float_tile<R, 1, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, y + t * ldy + r, ldy);
+        for (int64_t t = 0; t < tokens; ++t)
+            for (int64_t r = even; r < stop; ++r)
+                float_tile<1, 1, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, y + t * ldy + r, ldy);
     }
 }
 
-// y[t * ldy + r] = x_t . s_w (q_w - z_w) + b[r] for tokens x of w.cols floats each.
+// Whether groups of columns have lanes of their own.
+inline bool groups_fit(const Weight& w) { return w.groups == 1 || (w.cols / w.groups) % (w.bits <= 4 ? 8 : 4) == 0; }
+
+// y[t * ldy + r] = x_t . s_w (q_w - z_w) + b[r] for tokens x of w.cols floats each; `groups_fit(w)` must hold.
 inline void float_product(const Weight& w, const float* x, int64_t tokens, float* y, int64_t ldy, int threads) {
-    constexpr int W = Floats::WIDTH;
-    threads = threads_for(8 * w.rows * w.cols * tokens, threads);
+    static thread_local std::vector<float> kept;
+    const Order order(w);
+    const int64_t stride = order.numbers(), blocks = (w.rows + 3) / 4;
+    kept.resize(static_cast<size_t>(tokens * stride));
+    float* ordered = kept.data();
+    threads = threads_for(4 * w.rows * w.cols * tokens, threads);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        static thread_local std::vector<float> numbers;
-        numbers.resize(static_cast<size_t>(w.cols));
 #pragma omp for schedule(static)
-        for (int64_t row = 0; row < w.rows; ++row) {
-            dequantised_row(w, row, numbers.data());
-            for (int64_t t = 0; t < tokens; ++t) {
-                Floats acc = Floats::all(0);
-                const float* token = x + t * w.cols;
-                int64_t i = 0;
-                for (; i + W <= w.cols; i += W)
-                    acc = Floats::fma(Floats::load(numbers.data() + i), Floats::load(token + i), acc);
-                if (i < w.cols)
-                    acc = Floats::fma(Floats::load(numbers.data() + i, w.cols - i), Floats::load(token + i, w.cols - i), acc);
-                y[t * ldy + row] = acc.sum() + (w.bias == nullptr ? 0 : w.bias[row]);
-            }
+        for (int64_t t = 0; t < tokens; ++t) order.put(x + t * w.cols, w.cols, ordered + t * stride);
+#pragma omp for schedule(static)
+        for (int part = 0; part < threads; ++part) {
+            const int64_t first = blocks * part / threads * 4, last = std::min(w.rows, blocks * (part + 1) / threads * 4);
+            auto run = [&](auto bits, auto is_signed, auto groups) {
+                float_rows<bits, is_signed, groups>(w, first, last, ordered, stride, tokens, y, ldy);
+            };
+            auto sizes = [&](auto bits) {
+                if (w.zero != nullptr)
+                    run(bits, std::false_type{}, std::true_type{});
+                else if (w.groups > 1)
+                    run(bits, std::true_type{}, std::true_type{});
+                else
+                    run(bits, std::true_type{}, std::false_type{});
+            };
+            if (w.bits <= 4)
+                sizes(std::integral_constant<int, 4>{});
+            else
+                sizes(std::integral_constant<int, 8>{});
         }
     }
 }

@@ -103,6 +103,25 @@ struct Bytes {
     }
 };
 
+struct Words {  // the codes of four bytes in each lane
+    __m512i v;
+    static Words load(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+    static Words load(const uint8_t* p, int64_t bytes) { return {Bytes::load(p, bytes).v}; }
+    // Number i of each lane.
+    template <int i, int BITS, bool SIGNED>
+    Floats number() const {
+        if constexpr (BITS == 4) {
+            const __m512 table = SIGNED ? _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1)
+                                        : _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            return {_mm512_permutexvar_ps(i ? _mm512_srli_epi32(v, 4 * i) : v, table)};  // of an index four bits count
+        } else if constexpr (SIGNED) {
+            return {_mm512_cvtepi32_ps(_mm512_srai_epi32(i < 3 ? _mm512_slli_epi32(v, 24 - 8 * i) : v, 24))};
+        } else {
+            return {_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(v, 8 * i), _mm512_set1_epi32(255)))};
+        }
+    }
+};
+
 #elif defined(LINMAP_AVX2)
 
 inline const char* instruction_set() { return "avx2"; }
@@ -193,6 +212,17 @@ struct Bytes {
         __m256i a = _mm256_hadd_epi32(_mm256_hadd_epi32(s0, s1), _mm256_hadd_epi32(s2, s3));
         __m128i b = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(out), b);
+    }
+};
+
+struct Words {
+    __m256i v;
+    static Words load(const uint8_t* p) { return {Bytes::load(p).v}; }
+    static Words load(const uint8_t* p, int64_t bytes) { return {Bytes::load(p, bytes).v}; }
+    template <int i, int BITS, bool SIGNED>
+    Floats number() const {
+        const __m256i up = _mm256_slli_epi32(v, 32 - BITS * (i + 1));
+        return {_mm256_cvtepi32_ps(SIGNED ? _mm256_srai_epi32(up, 32 - BITS) : _mm256_srli_epi32(up, 32 - BITS))};
     }
 };
 
@@ -326,6 +356,26 @@ struct Bytes {
 };
 
 #endif
+
+struct Words {
+    uint32_t v[4];
+    static Words load(const uint8_t* p, int64_t bytes = 16) {
+        Words found = {};
+        std::memcpy(found.v, p, static_cast<size_t>(bytes < 16 ? bytes : 16));
+        return found;
+    }
+    template <int i, int BITS, bool SIGNED>
+    Floats number() const {
+        Floats found;
+        for (int l = 0; l < 4; ++l) {
+            const uint32_t up = v[l] << (32 - BITS * (i + 1));
+            found.v[l] = SIGNED ? static_cast<float>(static_cast<int32_t>(up) >> (32 - BITS))
+                                : static_cast<float>(up >> (32 - BITS));
+        }
+        return found;
+    }
+};
+
 #endif
 
 }  // namespace linmap
