@@ -74,7 +74,7 @@ def compare(settings: Settings, job: CompareJob) -> Result:
 
 
 def lost(settings: CompassSettings, job: CompareJob) -> Result:
-    raise RuntimeError("there is no north")
+    raise RuntimeError("there is no north: pip install 'linmap[north]'")
 
 
 def _register(monkeypatch: pytest.MonkeyPatch, slug: str, **contents: object) -> None:

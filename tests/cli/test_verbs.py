@@ -152,6 +152,13 @@ def test_tour_goes_on_past_a_failure_and_reports_it(ruler, compass, capsys):
     assert Result.load("t/ruler").command == "linmap compare ruler --seed 0 --out t/ruler"
 
 
+def test_what_failed_in_a_tour_is_told_word_for_word(ruler, compass, capsys):
+    main(["tour", "--systems", f"{compass},{ruler}", "--out", "t"])
+    out, err = capsys.readouterr()
+    assert "linmap[north]" in out
+    assert "linmap[north]" in err
+
+
 def test_tour_resumes_only_what_has_the_same_settings_and_seed(ruler, capsys):
     def finished(*flags: str) -> str:
         document(capsys, "tour", "--systems", ruler, "--out", "t", *flags)

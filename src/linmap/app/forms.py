@@ -132,7 +132,7 @@ def command_words(form_fields: list[Field], given: Mapping[str, str], models: Ma
     words: list[str] = []
     for field in form_fields:
         value = given.get(field.name)
-        if field.name in NAMES_OF_MODELS and value in models:
+        if value is not None and field.name in NAMES_OF_MODELS and value in models:
             words.append(f"{field.flag}={models[value]}")
         else:
             words += field.words(value)

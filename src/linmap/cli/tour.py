@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from linmap import ownership, recipes
 from linmap.cli import printing
@@ -69,7 +70,7 @@ def tour(words: list[str]) -> Answer:
     def show(console: Console) -> None:
         printing.print_tour(console, outcomes)
         for failure in failures:
-            console.print(f"[red]failed[/] {failure.system}: {failure.error}", soft_wrap=True)
+            console.print(f"[red]failed[/] {escape(f'{failure.system}: {failure.error}')}", soft_wrap=True)
         printing.print_paths(console, report=page, open=page.absolute().as_uri())
 
     systems = [{"status": "failed" if outcome in failures else "done"} | plain(outcome) for outcome in outcomes]
@@ -150,7 +151,7 @@ def _pulse(screen: Console, slug: str, pace: Pace, done: int) -> Iterator[None]:
     def beat() -> None:
         while not ended.wait(WATCHED if screen.is_terminal else UNWATCHED):
             line = f"{slug}: {duration(round(time.monotonic() - start))}; {done} of {total} done{pace.left()}"
-            screen.print(line, style="dim", highlight=False)
+            screen.print(line, style="dim", highlight=False, markup=False)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
