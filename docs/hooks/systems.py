@@ -25,36 +25,23 @@ READERS = {
 
 
 def systems() -> str:
-    """One row a system."""
+    """One row a system that is ready."""
     rows = (
-        (
-            f"{system.title} `{system.slug}`",
-            system.room,
-            system.purpose,
-            _paper(system.paper),
-            "ready" if system.ready else "planned",
-        )
+        (f"{system.title} `{system.slug}`", system.room, system.purpose, _paper(system.paper))
         for system in SYSTEMS.values()
+        if system.ready
     )
-    return _table(("system", "room", "what it does for you", "paper", "state"), rows)
+    return _table(("system", "room", "what it does for you", "paper"), rows)
 
 
 def rooms() -> str:
-    """One row a room: what is ready in it, what is planned."""
+    """One row a room, with what is ready in it."""
 
-    def titles(room: str, ready: bool) -> str:
-        return ", ".join(system.title for system in SYSTEMS.values() if (system.room, system.ready) == (room, ready))
+    def titles(room: str) -> str:
+        return ", ".join(system.title for system in SYSTEMS.values() if system.room == room and system.ready)
 
-    rows = (
-        (
-            f"[{room}]({room}.md)" if titles(room, True) else room,
-            f"you {wish}",
-            titles(room, True) or "none yet",
-            titles(room, False),
-        )
-        for room, wish in READERS.items()
-    )
-    return _table(("room", "for you if", "systems", "planned"), rows)
+    rows = ((f"[{room}]({room}.md)", f"you {wish}", titles(room)) for room, wish in READERS.items())
+    return _table(("room", "for you if", "systems"), rows)
 
 
 TABLES = {ROOT / "README.md": systems, ROOT / "docs" / "index.md": rooms}
