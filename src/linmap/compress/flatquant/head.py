@@ -25,17 +25,24 @@ ROWS = 2**12  # of the table that are unpacked at once
 FEW = 2  # tokens up to which PyTorch's product with codes beats unpacking them, but for bfloat16, where it always does
 
 
-class QuantizedHead(QuantizedLinear):
-    """y = x W^T + b with W = s q in 8-bit codes, which are never unpacked as a whole."""
+class Table(QuantizedLinear):
+    """y = x W^T + b with W = s q in 8-bit codes, which are never unpacked as a whole.
+
+    The kernels of `native` take it as they take any layer; PyTorch's operations are `table_product`.
+    """
 
     def __init__(self, rows: int, columns: int, bias: bool, dtype: torch.dtype) -> None:
         super().__init__(columns, rows, bias, BITS, clip=False, dtype=dtype)
 
-    def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+    def _dequantised_product(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
         return table_product(x, self.weight, self.weight_scale, self.bias)
 
 
-class QuantizedEmbedding(QuantizedLinear):
+class QuantizedHead(Table):
+    """A head with a table of its own."""
+
+
+class QuantizedEmbedding(Table):
     """Rows of s q for token ids; the table is also that of a `TiedHead`.
 
     Parameters
@@ -43,7 +50,7 @@ class QuantizedEmbedding(QuantizedLinear):
     rows, columns
         Tokens of the vocabulary, and the length of an embedding.
     factor
-        What embeddings are multiplied with on their way into the model (Gemma 3), in the model's format.
+        What embeddings are multiplied with on their way into the model (Gemma), in the model's format.
     dtype
         Of the embeddings; it follows the model's.
     """
@@ -51,7 +58,7 @@ class QuantizedEmbedding(QuantizedLinear):
     numbers: Tensor
 
     def __init__(self, rows: int, columns: int, factor: float, dtype: torch.dtype) -> None:
-        super().__init__(columns, rows, False, BITS, clip=False, dtype=dtype)
+        super().__init__(rows, columns, False, dtype)
         self.num_embeddings, self.embedding_dim, self.factor = rows, columns, factor
         self.register_buffer("numbers", torch.empty(0, dtype=dtype), persistent=False)  # for its dtype
 
@@ -59,6 +66,10 @@ class QuantizedEmbedding(QuantizedLinear):
         rows = F.embedding(ids, self.weight) * F.embedding(ids, self.weight_scale)
         embedded = rows.to(self.numbers.dtype)
         return embedded if self.factor == 1 else embedded * torch.tensor(self.factor, dtype=embedded.dtype)
+
+    def product(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
+        """What a head makes of the table."""
+        return super().forward(x)
 
 
 class TiedHead(nn.Module):
@@ -73,8 +84,8 @@ class TiedHead(nn.Module):
         self.register_buffer("bias", torch.empty(table.out_features, dtype=dtype) if bias else None)
 
     def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"]:
-        table = self.table[0]
-        return table_product(x, table.weight, table.weight_scale, self.bias)
+        y = self.table[0].product(x)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
 # -- products ----------------------------------------------------------------------------------------------------------
