@@ -16,6 +16,7 @@ from linmap.compress.architecture import block_paths, decoder_blocks
 from linmap.compress.flatquant.attention import PackedLayer, PackedSlidingWindowLayer
 from linmap.compress.flatquant.block import StudentBlock, scaled_norm
 from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
+from linmap.compress.flatquant.kernels import use
 from linmap.compress.flatquant.linear import QuantizedLinear
 from linmap.compress.flatquant.quantizer import fake_quantize
 

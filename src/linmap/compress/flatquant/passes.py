@@ -63,7 +63,7 @@ def grid_of(
     if per == "row":
         span = span.clamp(min=SMALLEST_RANGE)
     scale = span / (2 ** (bits - 1) - 1 if symmetric else 2**bits - 1)
-    scale = scale.where(scale > 0, 1)  # a token of zeros
+    scale = scale.where(scale != 0, 1)  # a token of zeros; NaN stays
     if symmetric:
         codes = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if clips and not clamps else None
         return Grid(scale, nothing, *((high, low) if clamps else (None, None)), codes)
