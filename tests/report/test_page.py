@@ -161,7 +161,7 @@ def test_a_failure_is_shown_with_its_error_and_outranks_an_older_result(tmp_path
     Failure("olinear", "RuntimeError: <out> of luck", "linmap compare olinear").save(tmp_path / "olinear")
     text = page_of(tmp_path).text
     assert "This comparison failed." in text
-    assert text.count("RuntimeError: <out> of luck") == 2
+    assert text.count("RuntimeError: <out> of luck") == 1
     assert "shows x" not in text
 
 
