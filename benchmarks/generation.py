@@ -24,7 +24,7 @@ from linmap.compress.flatquant.head import quantise_head
 from linmap.compress.flatquant.linear import QuantizedLinear
 from linmap.compress.flatquant.pretrained import finish, in_format, install
 from linmap.compress.flatquant.transforms import OnlineTransform
-from linmap.data.models import load_pretrained
+from linmap.data.models import load_pretrained, model_folder
 
 BITS: dict[str, dict[str, int]] = {
     "W4A4KV4": {"w_bits": 4, "a_bits": 4, "k_bits": 4, "v_bits": 4},
@@ -56,9 +56,9 @@ def options(bits: str) -> dict[str, Any]:
 def smollm2(kind: str) -> Any:
     """SmolLM2-135M-Instruct in a number format or as `linmap fit flatquant` writes it; "W4A4KV4+8": an 8-bit head."""
     if kind in ("float32", "bfloat16"):
-        return endless(load_pretrained("smollm2-135m", "language", kind))
+        return endless(load_pretrained(model_folder("smollm2-135m"), "language", kind))
     bits, head = kind.removesuffix("+8"), 8 if kind.endswith("+8") else 16
-    model: Any = load_pretrained("smollm2-135m", "language", "float32")
+    model: Any = load_pretrained(model_folder("smollm2-135m"), "language", "float32")
     return endless(in_format(calibrate(model, None, FlatQuantConfig(**options(bits), head_bits=head)), torch.bfloat16))
 
 
