@@ -1,4 +1,9 @@
-"""FlatQuant: its transform against the dense one, and its 4-bit products against float32 layers."""
+"""FlatQuant: its transform against the dense one, its packed products, and its layers on a CPU in every format.
+
+The layers stand beside four peers: a float32 layer, a bfloat16 layer, `torch._int_mm` alone on codes that were unpacked
+before (the product that any exact implementation must do, without transform, rounding and scales), and the layer as
+operations of PyTorch, without the C++ kernels.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +12,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.measure import Measurement, compare, medians
-from linmap.compress.flatquant.kernels import int4_linear, quantize_pack, transform_quantize_pack, weight_only_linear
+from linmap.compress.flatquant.kernels import (
+    active_kernels,
+    int4_linear,
+    quantize_pack,
+    transform_quantize_pack,
+    use,
+    weight_only_linear,
+)
 from linmap.compress.flatquant.linear import LinearBits, QuantizedLinear
+from linmap.compress.flatquant.quantizer import quantize
 from linmap.compress.flatquant.transforms import kronecker_apply
 
 SITES = ((24, 24), (32, 48), (64, 64))  # SmolLM2-135M's hidden and intermediate sizes, and 4096
 PEER = "one operation of PyTorch after another"
 LAYERS = ((576, 576), (576, 1536), (4096, 4096))  # out, in
+SHAPES = ((576, 576), (576, 1536), (1536, 576), (2048, 8192), (4096, 4096))
+TOKENS = (1, 8, 16, 512)
+FORMATS = {
+    "W4A4": LinearBits(4, 4),
+    "W4A8": LinearBits(4, 8),
+    "W8A8": LinearBits(8, 8),
+    "W4A16": LinearBits(4, 16),
+    "W4A16 in groups of 64 with zeros": LinearBits(4, 16, weight_symmetric=False),
+    "W8A16": LinearBits(8, 16),
+}
 
 
 @torch.no_grad()
@@ -26,6 +49,7 @@ def run() -> list[Measurement]:
         *(integer_product(m, n, tokens) for m, n in LAYERS for tokens in (512, 1)),
         *(weight_only(m, n, tokens) for m, n in LAYERS for tokens in (512, 1)),
         *(quantised_layer(m, n, tokens) for m, n in LAYERS for tokens in (512, 16, 1)),
+        *(in_format(name, m, n, tokens) for name in FORMATS for m, n in SHAPES for tokens in TOKENS),
     ]
 
 
@@ -110,6 +134,36 @@ def quantised_layer(m: int, n: int, tokens: int) -> Measurement:
         "nn.Linear, float32",
         lambda: linear(x),
         note=f"through the dequantised weight: {slow * 1e3:.3g} ms",
+    )
+
+
+def in_format(name: str, m: int, n: int, tokens: int) -> Measurement:
+    """A layer by the kernels of this CPU; the other peers, as ratios of their time to its, are in the note."""
+    bits, x = FORMATS[name], torch.randn(tokens, n)
+    linear, half, x_half = nn.Linear(n, m, bias=False), nn.Linear(n, m, bias=False, dtype=torch.bfloat16), x.bfloat16()
+    group = None if bits.weight_symmetric else 64
+    quantised = QuantizedLinear(n, m, False, bits, clip=True, group_size=group)
+    q, s, z = quantize(torch.randn(m * n // (group or n), group or n) / n**0.5, bits.weight, group is None, per="row")
+    quantised.store_codes(q.view(m, n), s.view(m, -1), None if z is None else z.view(m, -1))
+    codes, q_x = quantised.codes().to(torch.int8), torch.randint(-8, 8, x.shape, dtype=torch.int8)
+
+    def by_pytorch() -> Tensor:
+        with use("torch"):
+            return quantised(x)
+
+    torch.testing.assert_close(quantised(x), by_pytorch(), rtol=1e-4, atol=1e-4)
+    own, single, brain, product, before = medians(
+        lambda: quantised(x),
+        lambda: linear(x),
+        lambda: half(x_half),
+        lambda: torch._int_mm(q_x, codes.mT),
+        by_pytorch,
+        repeats=9,
+    )
+    peers = f"bfloat16 {brain / own:.3g}, _int_mm {product / own:.3g}, operations of PyTorch {before / own:.3g}"
+    bandwidth = f"{quantised.weight.nbytes / own / 1e9:.3g} GB/s of weights, " if tokens == 1 else ""
+    return Measurement(
+        f"{name}, {tokens} tokens, {m} x {n}", own, "float32", single, note=f"{bandwidth}{peers}; {active_kernels()}"
     )
 
 

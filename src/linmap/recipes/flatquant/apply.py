@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from linmap.artifacts import read_config, write_records
+from linmap.compress.flatquant.kernels import active_kernels
 from linmap.data import find
 from linmap.data.completions import complete
 from linmap.data.models import load_pretrained, load_tokenizer, on_accelerator
@@ -37,7 +38,8 @@ def apply(settings: Generation, job: FittedJob) -> dict[str, Any]:
     texts = complete(model, load_tokenizer(job.artifact), records, *how)
     answers = [record.fields | {"generated": text} for record, text in zip(records, texts, strict=True)]
     write_records(out, answers)
-    return {"answers": str(out), "records": len(records), "added": ["generated"]}
+    running = active_kernels() if model.device.type == "cpu" else str(model.device.type)
+    return {"answers": str(out), "records": len(records), "added": ["generated"], "kernels": running}
 
 
 def load_quantised(folder: Path) -> nn.Module:
