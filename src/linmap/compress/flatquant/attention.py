@@ -25,6 +25,7 @@ from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
+from linmap.compress.flatquant.native import layer as native
 from linmap.compress.flatquant.quantizer import (
     CLIP_LOGIT,
     dequantize,
@@ -246,6 +247,11 @@ class TokenQuantizer(NamedTuple):
         """Codes, scales and zero points, as they are kept."""
         if self.bits == 16:
             return [x]
+        if native.runs(x) and not torch.compiler.is_compiling():
+            logits = self.max_logit, self.min_logit
+            if all(logit is None or logit.dtype is torch.float32 for logit in logits):
+                codes, scale, zero = native.encode(x, logits, self.bits, self.symmetric)
+                return [codes, scale] if zero is None else [codes, scale, zero]
         codes, scale, zero = quantize(x, self.bits, self.symmetric, self.max_logit, self.min_logit, per="token")
         if self.bits <= 4:
             codes = join_nibbles(F.pad(codes, (0, 1)) if x.shape[-1] % 2 else codes)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from linmap.compress.flatquant.attention import TokenQuantizer
 from linmap.compress.flatquant.kernels import active_kernels, integer_linear, use
 from linmap.compress.flatquant.linear import LinearBits, QuantizedLinear
 from linmap.compress.flatquant.native import choice
@@ -217,6 +218,19 @@ def test_compiled_graphs_hold_one_operator_and_exported_ones_none():
         torch.testing.assert_close(exported.module()(x), y, rtol=1e-5, atol=1e-5)
     assert "linmap_flatquant" in graphs[0].code
     assert "linmap_flatquant" not in exported.graph_module.code
+
+
+@given(st.integers(1, 150), st.integers(0, 9), st.sampled_from([2, 3, 4, 5, 8]), st.booleans(), st.booleans())
+def test_kept_keys_and_values_are_the_same_codes(n, tokens, bits, symmetric, clip):
+    logit = torch.tensor(1.5) if clip else None
+    quantizer, x = TokenQuantizer(bits, symmetric, logit, logit), drawn(2, 3, tokens, n)
+    found = quantizer.encode(x)
+    with use("torch"):
+        expected = quantizer.encode(x)
+    assert [part.dtype for part in found] == [part.dtype for part in expected]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    x[..., -1] = float("nan")
+    assert not quantizer.decode(quantizer.encode(x), n, torch.float32).isfinite().any()
 
 
 # -- the choice --------------------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def _load(name: str) -> Kernels:
     if name not in _loaded:
         found = build.library(name)
         found.linmap_name.restype = ctypes.c_char_p
-        for function in (found.linmap_linear, found.linmap_transform):
+        for function in (found.linmap_linear, found.linmap_transform, found.linmap_encode):
             function.argtypes = [ctypes.c_char_p]
         known = found.linmap_name().decode()
         if not known.startswith(name):  # an old compiler

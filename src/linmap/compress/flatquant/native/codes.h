@@ -158,6 +158,49 @@ inline void quantise_row(const float* y, int64_t n, float clip_max, float clip_m
     *sum = total;
 }
 
+// Codes of a row of keys or values as they are kept, two to a byte up to four bits: symmetric (`zero` null) as above, or
+// s = (max(clip_max max y, 0) - min(clip_min min y, 0)) / (2^bits - 1), z = round(-min(...) / s), codes round(y / s) + z
+// between 0 and 2^bits - 1, as `quantizer.quantize`. What is no number gives a scale that is none.
+inline void encode_row(const float* y, int64_t n, float clip_max, float clip_min, int bits, uint8_t* codes, float* scale,
+                       uint8_t* zero) {
+    constexpr int W = Floats::WIDTH;
+    const int64_t full = n / W * W;
+    Floats high = Floats::all(0), low = Floats::all(0), seen = Floats::all(0);
+    for (int64_t i = 0; i < n; i += W) {
+        const Floats x = i < full ? Floats::load(y + i) : Floats::load(y + i, n - i);
+        high = Floats::larger(high, x), low = Floats::smaller(low, x);
+        seen = Floats::fma(x, Floats::all(0), seen);
+    }
+    const float largest = high.largest() * clip_max, smallest = low.smallest() * clip_min;
+    const float top = static_cast<float>(zero == nullptr ? (1 << (bits - 1)) - 1 : (1 << bits) - 1);
+    float s = (zero == nullptr ? std::max(largest, -smallest) : largest - smallest) / top;
+    if (seen.has_nan()) {
+        *scale = std::numeric_limits<float>::quiet_NaN();
+        if (zero != nullptr) *zero = 0;
+        std::memset(codes, 0, static_cast<size_t>(bits <= 4 ? (n + 1) / 2 : n));
+        return;
+    }
+    if (!(s > 0)) s = 1;
+    *scale = s;
+    const float z = zero == nullptr ? 0.0f : std::nearbyint(-smallest / s), bottom = zero == nullptr ? -top - 1 : 0.0f;
+    if (zero != nullptr) *zero = static_cast<uint8_t>(z);
+    constexpr int64_t BLOCK = 128;
+    for (int64_t start = 0; start < n; start += BLOCK) {
+        uint8_t part[BLOCK] = {};
+        const int64_t count = std::min(BLOCK, n - start);
+        for (int64_t i = 0; i < count; ++i) {
+            const float q = std::min(std::max(std::nearbyint(y[start + i] / s) + z, bottom), top);
+            part[i] = static_cast<uint8_t>(static_cast<int32_t>(q));
+        }
+        if (bits > 4) {
+            std::memcpy(codes + start, part, static_cast<size_t>(count));
+        } else {
+            for (int64_t i = 0; i < (count + 1) / 2; ++i)
+                codes[start / 2 + i] = static_cast<uint8_t>((part[2 * i] & 15) | (part[2 * i + 1] << 4));
+        }
+    }
+}
+
 // -- products of codes -----------------------------------------------------------------------------------------------
 
 // y = s_x s_w (q_x q_w) + b, in this order, of `rows` rows; `offset` is what the products are too large by.

@@ -19,6 +19,7 @@ from linmap.maps.numbers import transformed
 
 FORMATS = (torch.float32, torch.bfloat16, torch.float16)
 CALL = struct.Struct("=20Q")  # `Call` of linear.cpp
+ROWS = struct.Struct("=10Q")  # `Rows` of linear.cpp
 MOST_COLUMNS = 2**17 - 1  # whose products of 8-bit codes fit into int32
 
 
@@ -98,14 +99,32 @@ def transform(x: Tensor, matrices: Matrices) -> Tensor:
     return call(x, *matrices)
 
 
+def encode(
+    x: Tensor, logits: tuple[Tensor | None, Tensor | None], bits: int, symmetric: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Codes of the rows of x, two to a byte up to four bits, scales, and zero points in uint8: `quantizer.quantize`."""
+    n, x_F = x.shape[-1], _floats(x)
+    shape = x.shape[:-1]
+    packed = bits <= 4
+    codes = x_F.new_empty((*shape, (n + 1) // 2 if packed else n), dtype=torch.uint8)
+    scale = x_F.new_empty((*shape, 1))
+    zero = None if symmetric else x_F.new_empty((*shape, 1), dtype=torch.uint8)
+    call = ROWS.pack(
+        x_F.data_ptr(), x_F.numel() // n, n, bits, _at(logits[0]), _at(logits[1]), codes.data_ptr(), scale.data_ptr(),
+        _at(zero), torch.get_num_threads(),
+    )  # fmt: skip
+    choice.library().linmap_encode(call)
+    return codes if packed or not symmetric else codes.view(torch.int8), scale, zero
+
+
 def _linear(
     x: Tensor, left: Tensor | None, right: Tensor | None, channels: Tensor | None, max_logit: Tensor | None,
     min_logit: Tensor | None, weight: Tensor, scale: Tensor, zero: Tensor | None, bias: Tensor | None,
     w_bits: int, a_bits: int,
 ) -> Tensor:  # fmt: skip
     n, m = x.shape[-1], weight.shape[0]
-    x_F, weight = _floats(x), weight.contiguous()
-    left, right, channels, scale, zero, bias = map(_optional, (left, right, channels, scale, zero, bias))
+    x_F, weight, scale = _floats(x), weight.contiguous(), _floats(scale)
+    left, right, channels, zero, bias = map(_optional, (left, right, channels, zero, bias))
     y = x_F.new_empty((*x.shape[:-1], m))
     n1 = 1 if left is None else left.shape[0]
     call = CALL.pack(

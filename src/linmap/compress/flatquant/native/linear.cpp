@@ -112,3 +112,26 @@ extern "C" int linmap_transform(const void* call) {
     }
     return 0;
 }
+
+// Rows of keys or values and what is kept of them, as `layer.py` packs it.
+struct Rows {
+    const float* x;
+    int64_t rows, n, bits;
+    const float *max_logit, *min_logit;
+    uint8_t* codes;
+    float* scale;
+    uint8_t* zero;  // null: symmetric
+    int64_t threads;
+};
+
+extern "C" void linmap_encode(const void* call) {
+    const Rows& c = *static_cast<const Rows*>(call);
+    const int bits = static_cast<int>(c.bits);
+    const int64_t bytes = bits <= 4 ? (c.n + 1) / 2 : c.n;
+    const float clip_max = share(c.max_logit), clip_min = share(c.min_logit);
+    const int threads = threads_for(16 * c.rows * c.n, static_cast<int>(c.threads));
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t r = 0; r < c.rows; ++r)
+        encode_row(c.x + r * c.n, c.n, clip_max, clip_min, bits, c.codes + r * bytes, c.scale + r,
+                   c.zero == nullptr ? nullptr : c.zero + r);
+}
