@@ -119,7 +119,7 @@ def test_compare_runs_every_method_and_goes_on(shapes: Path, tmp_path: Path) -> 
     result.save(job.out)
     assert Result.load(job.out).rows == result.rows
     rows = {row.name: row for row in result.rows}
-    assert (result.rows[0].name, result.rows[0].kind, len(rows)) == (FRAMES, "system", 6)
+    assert (result.rows[0].name, result.rows[0].kind, len(rows)) == (FRAMES, "system", 7)
     for name in (FRAMES, MOMENT, FOREST):
         assert {rows[name].mean(column) for column in PROTOCOLS} == {rows[name].mean("I/I")}
         assert rows[name].mean("unchanged") == 1
@@ -129,7 +129,7 @@ def test_compare_runs_every_method_and_goes_on(shapes: Path, tmp_path: Path) -> 
     for picture in result.pictures:
         assert (job.out / picture.file).read_text().startswith("<?xml")
     kept = {path: path.stat().st_mtime_ns for path in (job.out / "runs").glob("*.json")}
-    assert len(kept) == 6 + 2 * 2  # two methods choose between two rates
+    assert len(kept) == 7 + 2 * 2  # two methods choose between two rates
     compare(settings, CompareJob(shapes, job.out, resume=True))
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 

@@ -29,8 +29,8 @@ from linmap.training.saving import SavedEstimator
 Representation = Literal["raw", "pca", "moment", "frames", "random"]
 Network = Literal["pointnet", "edgeconv"]
 Augment = Literal["none", "so3"]
-POINTS_AT_ONCE = 2**16
-"""In a batch of predictions, padding and frames included."""
+POINTS_AT_ONCE = 2**13
+"""In a batch of predictions, padding and frames included: what lies between two layers then fits into the cache."""
 
 
 class PointCloudClassifier(ClassifierMixin, SavedEstimator, BaseEstimator):
