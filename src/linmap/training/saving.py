@@ -12,7 +12,7 @@ from linmap import artifacts
 from linmap.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from linmap.training.history import TrainingHistory
 
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 class SavedEstimator:
     """Base of a scikit-learn estimator whose `fit` trains the network that `build` makes.
 
-    What `fit` learns beside the weights is what `_learnt` gives and `_restore` takes.
+    What `fit` learns beside the weights is what `_learnt` gives and `_restore` takes, and, of arrays, what `_tensors`
+    gives and `_take` takes.
     """
 
     SYSTEM: ClassVar[str]
     """Of its runs."""
+    PREFIX: ClassVar[str] = ""
+    """What stands before the names of weights in the file."""
 
     if TYPE_CHECKING:
         random_state: int
@@ -35,6 +38,11 @@ class SavedEstimator:
 
         def build(self) -> nn.Module: ...
 
+    @classmethod
+    def _parameters(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters as the constructor takes them, of what JSON has."""
+        return dict(saved)
+
     def _learnt(self) -> dict[str, Any]:
         """What beside parameters and weights makes the fitted estimator, as JSON has it."""
         raise NotImplementedError
@@ -43,12 +51,19 @@ class SavedEstimator:
         """Take what `_learnt` gave."""
         raise NotImplementedError
 
+    def _tensors(self) -> dict[str, Tensor]:
+        """What beside the weights is kept in full precision."""
+        return {}
+
+    def _take(self, tensors: dict[str, Tensor]) -> None:
+        """Take what `_tensors` gave out of `tensors`; comes after `_restore` and before `build`."""
+
     def save(self, folder: Path | str, **more: Any) -> None:
         """Write parameters and weights into `folder`; `more` goes into the configuration."""
         check_is_fitted(self, "model_")
         config = {"estimator": type(self).__name__, "parameters": self.get_params(), **self._learnt()} | more
-        tensors = dict(self.model_.state_dict())
-        artifacts.save(folder, self.SYSTEM, artifacts.plain(config), tensors, seed=self.random_state)
+        weights = {f"{self.PREFIX}{name}": value for name, value in self.model_.state_dict().items()}
+        artifacts.save(folder, self.SYSTEM, artifacts.plain(config), weights | self._tensors(), seed=self.random_state)
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:
@@ -64,9 +79,10 @@ class SavedEstimator:
             kind = config.get("estimator", cls.__name__)  # runs of older versions may have none
             if kind != cls.__name__:
                 raise ArtifactError(f"{folder} holds a {kind}, not a {cls.__name__}.")
-            self = cls(**config["parameters"])
+            self = cls(**cls._parameters(config["parameters"]))
             self._restore(config)
+            self._take(tensors)
             self.history_, self.model_ = None, self.build()
-            self.model_.load_state_dict(tensors)
+            self.model_.load_state_dict({name.removeprefix(cls.PREFIX): value for name, value in tensors.items()})
             self.model_.eval()
         return self

@@ -25,13 +25,15 @@ from linmap.sequence.s4.model import SequenceModel
 from linmap.sequence.s4.series import Series, SeriesDataset, check_series, collate
 from linmap.sequence.s4.stream import Stream
 from linmap.training import TrainingConfig, TrainingHistory, private, train
+from linmap.training.saving import SavedEstimator
 
-SYSTEM = "hippo"
 PREDICTION_SAMPLES = 2**20  # samples in a batch of predictions, padding included
 
 
-class _StateSpaceEstimator(BaseEstimator):
+class _StateSpaceEstimator(SavedEstimator, BaseEstimator):
     """Parameters, training, saving and streaming of both."""
+
+    SYSTEM, PREFIX = "hippo", "model."
 
     layer: Literal["s4d", "s4"]
     norm: Literal["layer", "batch"]
@@ -227,24 +229,22 @@ class _StateSpaceEstimator(BaseEstimator):
 
     # -- saving --------------------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path | str) -> None:
-        """Write parameters, scaler and weights into `folder`."""
-        check_is_fitted(self, "model_")
-        config = {"estimator": type(self).__name__, "parameters": self.get_params(), "dt": self.dt_, **self._learnt()}
-        tensors = {"scaler.mean": torch.from_numpy(self.mean_), "scaler.scale": torch.from_numpy(self.scale_)}
-        tensors |= {f"model.{name}": tensor for name, tensor in self.model_.state_dict().items()}
-        artifacts.save(folder, SYSTEM, config, tensors, seed=self.random_state)
+    @classmethod
+    def _parameters(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
+        return {**saved, "dt": saved["dt"] and tuple(saved["dt"])}
 
     def _learnt(self) -> dict[str, Any]:
-        return {}
+        return {"dt": self.dt_}
 
-    def _restore(self, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
+    def _restore(self, config: Mapping[str, Any]) -> None:
+        self.dt_ = tuple(config["dt"])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"scaler.mean": torch.from_numpy(self.mean_), "scaler.scale": torch.from_numpy(self.scale_)}
+
+    def _take(self, tensors: dict[str, Tensor]) -> None:
         self.mean_, self.scale_ = (tensors.pop(f"scaler.{name}").numpy() for name in ("mean", "scale"))
-        self.n_features_in_, self.dt_, self.history_ = len(self.mean_), tuple(config["dt"]), None
-        self.model_ = self.build()
-        self.model_.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
-        self.model_.eval()
-        return self
+        self.n_features_in_ = len(self.mean_)
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
@@ -353,11 +353,11 @@ class S4Classifier(ClassifierMixin, _StateSpaceEstimator):
         return outputs.double().softmax(-1).numpy()
 
     def _learnt(self) -> dict[str, Any]:
-        return encoded(self.classes_)
+        return {**super()._learnt(), **encoded(self.classes_)}
 
-    def _restore(self, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
+    def _restore(self, config: Mapping[str, Any]) -> None:
+        super()._restore(config)
         self.classes_ = decoded(config)
-        return super()._restore(config, tensors)
 
 
 class S4Regressor(RegressorMixin, _StateSpaceEstimator):
@@ -394,11 +394,11 @@ class S4Regressor(RegressorMixin, _StateSpaceEstimator):
         return self._answers(outputs)[:, None]
 
     def _learnt(self) -> dict[str, Any]:
-        return {"target": [self.target_mean_, self.target_scale_]}
+        return {**super()._learnt(), "target": [self.target_mean_, self.target_scale_]}
 
-    def _restore(self, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Self:
+    def _restore(self, config: Mapping[str, Any]) -> None:
+        super()._restore(config)
         self.target_mean_, self.target_scale_ = config["target"]
-        return super()._restore(config, tensors)
 
 
 def load_estimator(folder: Path | str) -> S4Classifier | S4Regressor:
@@ -409,11 +409,10 @@ def load_estimator(folder: Path | str) -> S4Classifier | S4Regressor:
     ArtifactError
         If the folder holds no such run.
     """
-    config, tensors = artifacts.load(folder, SYSTEM)
+    config, _ = artifacts.load(folder, _StateSpaceEstimator.SYSTEM)
     with artifacts.reading(folder):
-        kind = {"S4Classifier": S4Classifier, "S4Regressor": S4Regressor}[config["estimator"]]
-        parameters = config["parameters"] | {"dt": config["parameters"]["dt"] and tuple(config["parameters"]["dt"])}
-        return kind(**parameters)._restore(config, tensors)
+        kind = {kind.__name__: kind for kind in (S4Classifier, S4Regressor)}[config["estimator"]]
+    return kind.load(folder)
 
 
 def timescales(longest: int) -> tuple[float, float]:
