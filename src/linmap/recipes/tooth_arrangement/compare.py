@@ -7,7 +7,7 @@ the other each case has two valid set-ups and nothing says which is meant: there
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from linmap.experiment.engine import Arm, Experiment, Outcome, Part, Runs, Trial
 from linmap.experiment.result import Check, Metric, Result, Row, Table
 from linmap.recipes.job import CompareJob
 from linmap.recipes.tooth_arrangement import predictors
-from linmap.recipes.tooth_arrangement.fit import split
+from linmap.recipes.tooth_arrangement.fit import patches_of, split
 from linmap.recipes.tooth_arrangement.flags import Compare
 from linmap.recipes.tooth_arrangement.pictures import draw_case, draw_errors
 from linmap.shapes.tooth_arrangement import DentitionSimulator, ToothPairs, ToothSet
 from linmap.shapes.tooth_arrangement.clinical_pairs import load_clinical_cases, pairs_of
 from linmap.shapes.tooth_arrangement.estimator import TADPM, MotionRegression
+from linmap.shapes.tooth_arrangement.pairs import unmoved
 
 ONE, TWO = "one set-up", "two valid set-ups"
 STAY, MEAN_ARCH, REGRESSION, DIFFUSION = "teeth stay", "mean arch", "regression", "diffusion"
@@ -93,7 +94,7 @@ def parts_for(settings: Compare, job: CompareJob) -> list[Part]:
     """The user's pairs, or both simulated tasks."""
     if job.data is not None:
         cases = load_clinical_cases(job.data)
-        pairs = pairs_of(cases, settings.points)
+        pairs = pairs_of(cases, settings.points, patches_of(settings))
         train, test = split(pairs, settings.held_out, job.seed, job.data)
         return [Part(job.data.name, Task(train, test, (test,)), {"data": fingerprint(job.data)})]
     numbers = {"cases": settings.cases, "test cases": settings.test_cases, "severity": settings.severity}
@@ -108,15 +109,16 @@ def simulated(settings: Compare, seed: int, ambiguous: bool) -> Task:
     def drawn(offset: int) -> torch.Generator:
         return torch.Generator().manual_seed(1_000_003 * (seed + 1) + offset)
 
-    train = simulator.sample(settings.cases, settings.severity, drawn(1), ambiguous=ambiguous)
+    patches = patches_of(settings)
+    train = simulator.sample(settings.cases, settings.severity, drawn(1), ambiguous, patches)
     if ambiguous:
-        first, second = simulator.alternatives(settings.test_cases, settings.severity, drawn(2))
+        first, second = simulator.alternatives(settings.test_cases, settings.severity, drawn(2), patches)
         coin = torch.rand(len(first), generator=drawn(3)) < 0.5
         after = torch.where(coin[:, None, None, None], second.after, first.after)
         centers = torch.where(coin[:, None, None], second.after_centroid, first.after_centroid)
-        test = ToothPairs(first.before, after, first.centroid, centers, first.rotation, first.mask)
+        test = replace(first, after=after, after_centroid=centers)
         return Task(train, test, (first, second))
-    test = simulator.sample(settings.test_cases, settings.severity, drawn(2))
+    test = simulator.sample(settings.test_cases, settings.severity, drawn(2), patches=patches)
     meshes = simulator.sample_sets(min(MESHES, max(1, settings.test_cases // 5)), settings.severity, drawn(4))
     sets = tuple(before for before, _ in meshes)
     return Task(train, test, (test,), sets)
@@ -190,14 +192,14 @@ def outcome(task: Task, variants: Mapping[str, Callable[[ToothPairs], Tensor]], 
         details[f"{name} by case"] = [round(value, 5) for value in predictors.errors(y, task.test).tolist()]
         details[f"{name} centers"] = np.round(y[0, :, :3].numpy(), 3).tolist()
         if task.sets and name == SINGLE and parameters is None:
-            pairs = _of_sets(task.sets, task.test.points)
+            pairs = unmoved(task.sets, task.test.points)
             values[f"{name} contact"] = float(np.mean(predictors.contacts(task.sets, predict(pairs))))
     return Outcome(values, parameters, details)
 
 
 def _add_contacts(found: Outcome, model: TADPM | MotionRegression, task: Task, samples: int, seed: int) -> None:
     """Depths of the deepest neighbours of plans: as drawn, and of the first by rank after they were moved apart."""
-    pairs = _of_sets(task.sets, task.test.points)
+    pairs = unmoved(task.sets, task.test.points, task.test.meshes and task.test.meshes.patches)
     drawn = predictors.sampled(model, pairs, samples, seed)
     values: Any = found.values
     values[f"{SINGLE} contact"] = float(np.mean(predictors.contacts(task.sets, drawn[0])))
@@ -206,14 +208,6 @@ def _add_contacts(found: Outcome, model: TADPM | MotionRegression, task: Task, s
     ranked = [model.arrange(teeth, n_samples=samples, seed=seed).scores["collision"][0] for teeth in task.sets]
     values["ranked contact"] = float(np.mean(ranked))
     values["ranked without contact"] = float(np.mean(np.array(ranked) <= COLLISION))
-
-
-def _of_sets(sets: Sequence[ToothSet], points: int) -> ToothPairs:
-    """What a network sees of meshes; the set-up is not known here."""
-    before = torch.stack([teeth.points(points) for teeth in sets])
-    centers = torch.stack([teeth.centroids() for teeth in sets])
-    eye = torch.eye(3, dtype=before.dtype).expand(len(before), 32, 3, 3)
-    return ToothPairs(before, before, centers, centers, eye, torch.stack([teeth.mask for teeth in sets]))
 
 
 # -- what they say -----------------------------------------------------------------------------------------------------

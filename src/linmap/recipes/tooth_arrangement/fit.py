@@ -12,10 +12,11 @@ from linmap.errors import DataError
 from linmap.experiment.charts import draw_curves
 from linmap.pictures import illustrated
 from linmap.recipes.job import FitJob
-from linmap.recipes.tooth_arrangement.flags import Fit
+from linmap.recipes.tooth_arrangement.flags import Compare, Fit
 from linmap.recipes.tooth_arrangement.predictors import measured, sampled
 from linmap.shapes.tooth_arrangement import TADPM, DentitionSimulator, ToothPairs
 from linmap.shapes.tooth_arrangement.clinical_pairs import load_pairs
+from linmap.shapes.tooth_arrangement.network import reads_meshes
 
 MEASURED = 40
 """Held-out cases that are measured, at most."""
@@ -27,7 +28,7 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     Without --data the pairs are simulated from statistics of real teeth; --data is a folder with before/ and after/, a
     folder of such folders, or TeethAlign3D.
     """
-    pairs = pairs_for(job.data, settings.points, settings.cases, settings.severity, job.seed)
+    pairs = pairs_for(settings, job.data, job.seed)
     train, held = split(pairs, settings.held_out, job.seed, job.data)
     model = TADPM(**settings.options(random_state=job.seed))
     model.fit(train, checkpoints=job.out / "training", resume=job.resume)
@@ -49,12 +50,18 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     return summary
 
 
-def pairs_for(data: Path | None, points: int, cases: int, severity: float, seed: int) -> ToothPairs:
-    """The user's pairs, or simulated ones."""
+def pairs_for(settings: Fit, data: Path | None, seed: int) -> ToothPairs:
+    """The user's pairs, or simulated ones, with meshes where the encoder reads them."""
     if data is not None:
-        return load_pairs(data, points)
+        return load_pairs(data, settings.points, patches_of(settings))
     generator = torch.Generator().manual_seed(seed)
-    return DentitionSimulator(points=points).sample(cases, severity, generator)
+    simulator = DentitionSimulator(points=settings.points)
+    return simulator.sample(settings.cases, settings.severity, generator, patches=patches_of(settings))
+
+
+def patches_of(settings: Fit | Compare) -> int | None:
+    """Of the mesh of each tooth; None where no mesh is read."""
+    return settings.patches if reads_meshes(settings.encoder) else None
 
 
 def split(pairs: ToothPairs, share: float, seed: int, data: Path | None) -> tuple[ToothPairs, ToothPairs]:

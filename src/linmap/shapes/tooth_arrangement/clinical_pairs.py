@@ -25,6 +25,7 @@ from scipy.spatial import KDTree
 from linmap.errors import ArgumentError, DataError
 from linmap.geometry.rigid import kabsch
 from linmap.shapes.tooth_arrangement.cases import read_mesh, teeth_of, tooth_files
+from linmap.shapes.tooth_arrangement.meshes import ToothMeshes
 from linmap.shapes.tooth_arrangement.pairs import ToothPairs
 from linmap.shapes.tooth_arrangement.slots import slot_of
 from linmap.shapes.tooth_arrangement.tooth_set import ToothSet
@@ -81,15 +82,17 @@ class ClinicalCase:
     """(32, 4, 4) on columns, mm; the identity for absent teeth."""
 
 
-def load_pairs(path: Path | str, points: int = 64) -> ToothPairs:
+def load_pairs(path: Path | str, points: int = 64, patches: int | None = None) -> ToothPairs:
     """Pairs for training and for comparisons, from any of the layouts above, with `points` points a tooth.
+
+    With `patches` they carry meshes, too: each tooth is remeshed to at most so many patches of 64 faces.
 
     Raises
     ------
     DataError
         If no pair is found, or a file cannot be used.
     """
-    return pairs_of(load_clinical_cases(path), points)
+    return pairs_of(load_clinical_cases(path), points, patches)
 
 
 def load_clinical_cases(path: Path | str) -> list[ClinicalCase]:
@@ -107,8 +110,14 @@ def load_clinical_cases(path: Path | str) -> list[ClinicalCase]:
     return found
 
 
-def pairs_of(cases: Sequence[ClinicalCase], points: int) -> ToothPairs:
-    """Cases as arrays: `points` vertices of each tooth, farthest from each other, before and after."""
+def pairs_of(cases: Sequence[ClinicalCase], points: int, patches: int | None = None) -> ToothPairs:
+    """Cases as arrays: `points` vertices of each tooth, farthest from each other, before and after, and their meshes.
+
+    Raises
+    ------
+    DataError
+        If a tooth cannot be remeshed.
+    """
     before = np.stack([np.asarray(case.before.points(points), dtype=float) for case in cases])
     mask = np.stack([np.asarray(case.before.mask, dtype=bool) for case in cases])
     centers = np.stack([np.asarray(case.before.centroids(), dtype=float) for case in cases])
@@ -118,7 +127,17 @@ def pairs_of(cases: Sequence[ClinicalCase], points: int) -> ToothPairs:
     after = before @ R.swapaxes(-1, -2) + t[..., None, :]
     after_centers = np.einsum("bsij,bsj->bsi", R, centers) + t
     arrays = [torch.from_numpy(x).float() for x in (before, after, centers, after_centers, R)]
-    return ToothPairs(arrays[0], arrays[1], arrays[2], arrays[3], arrays[4], torch.from_numpy(mask))
+    return ToothPairs(*arrays, torch.from_numpy(mask), _meshes(cases, patches) if patches is not None else None)
+
+
+def _meshes(cases: Sequence[ClinicalCase], patches: int) -> ToothMeshes:
+    parts = []
+    for case in cases:
+        try:
+            parts.append(ToothMeshes.of([case.before], patches).to(torch.float32))
+        except ArgumentError as error:
+            raise DataError(f"{case.name}: {error}") from None
+    return ToothMeshes.joined(parts)
 
 
 # -- folders of the user's own -----------------------------------------------------------------------------------------

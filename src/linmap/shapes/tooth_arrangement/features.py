@@ -78,11 +78,13 @@ def patch_vertices(vertices: Any, faces: Any) -> Float[Tensor, "patches 45 3"]:
         As `patch_features`.
     """
     vertices, faces = _mesh(vertices, faces)
-    found = []
-    for patch in faces[patches(faces)].flatten(1):
-        points = vertices[patch.unique()]
-        found.append(points[farthest_points(points, PATCH_VERTICES)])
-    return torch.stack(found)
+    corners = faces[patches(faces)].flatten(1).sort(1).values
+    new = torch.ones_like(corners, dtype=torch.bool)
+    new[:, 1:] = corners[:, 1:] != corners[:, :-1]
+    if (new.sum(1) == PATCH_VERTICES).all():
+        return vertices[corners[new].unflatten(0, (-1, PATCH_VERTICES))]
+    parts = [vertices[patch[first]] for patch, first in zip(corners, new, strict=True)]
+    return torch.stack([part[farthest_points(part, PATCH_VERTICES)] for part in parts])
 
 
 def _mesh(vertices: Any, faces: Any) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ from torch.nn.functional import gelu, relu
 
 from linmap.shapes.tooth_arrangement.blocks import Block
 from linmap.shapes.tooth_arrangement.denoiser import ToothDenoiser
-from linmap.shapes.tooth_arrangement.encoders import GLOBAL, PointEncoder
+from linmap.shapes.tooth_arrangement.encoders import GLOBAL, MeshEncoder, PointEncoder
+from linmap.shapes.tooth_arrangement.meshes import Patches
 from linmap.shapes.tooth_arrangement.slots import TEETH
 from linmap.training.randomness import Dropout
 
@@ -19,7 +20,13 @@ RADIUS, SHIFT = 4.0, 1.5  # mm: of a tooth, and by which teeth stand out of plac
 UNIT = 40.0  # mm of a network unit of the paper's encoders
 POINT, POOLED = 32, 64  # widths of a point
 HEADS = 4
-Encoder = Literal["moments", "points"]
+FEATURES = 10  # of a face of a mesh
+Encoder = Literal["moments", "points", "mesh", "joint"]
+
+
+def reads_meshes(encoder: str) -> bool:
+    """Whether an encoder needs the meshes of teeth beside their points."""
+    return encoder in ("mesh", "joint")
 
 
 class ToothShape(nn.Module):
@@ -53,7 +60,7 @@ class ArrangementNetwork(nn.Module):
         Of the context; the denoiser has `blocks // 2` on the way in, one between, and as many on the way out.
     encoder
         "moments": each tooth is read by `ToothShape` alone. "points": both jaws too, by `PointEncoder`, whose vector
-        every tooth gets.
+        every tooth gets. "mesh": each tooth's mesh too, by a `MeshEncoder` of as many blocks. "joint": both.
     mean_arch
         (32, 3) in mm, from which places count.
     """
@@ -61,7 +68,9 @@ class ArrangementNetwork(nn.Module):
     def __init__(self, width: int, blocks: int, encoder: Encoder, mean_arch: Float[Tensor, "32 3"]) -> None:
         super().__init__()
         self.shape = ToothShape(width)
-        self.jaws, self.joint = (PointEncoder(), nn.Linear(GLOBAL, width)) if encoder == "points" else (None, None)
+        global_ = encoder in ("points", "joint")
+        self.jaws, self.joint = (PointEncoder(), nn.Linear(GLOBAL, width)) if global_ else (None, None)
+        self.mesh = MeshEncoder(width, blocks, HEADS) if reads_meshes(encoder) else None
         self.mean_arch = mean_arch.float()
         self.place = nn.Linear(6, width)
         self.slots = nn.Parameter(0.1 * torch.randn(1, TEETH, width))
@@ -75,18 +84,29 @@ class ArrangementNetwork(nn.Module):
         points: Float[Tensor, "batch 32 points 3"],
         places: Float[Tensor, "batch 32 6"],
         mask: Bool[Tensor, "batch 32"],
+        patches: Patches | None = None,
     ) -> Float[Tensor, "batch 32 width"]:
-        """Of points about the centroid of each tooth, and of its distances in mm from the mean arch and to the first
-        guess of its place; absent teeth are no keys."""
+        """Of points about the centroid of each tooth, of its distances in mm from the mean arch and to the first guess
+        of its place, and of its mesh where that is read; absent teeth are no keys."""
         absent = ~mask[..., None]
         points, places = points.masked_fill(absent[..., None], 0), places.masked_fill(absent, 0)
         x = self.shape(points) + self.place(places / SHIFT) + self.slots
         if self.jaws is not None and self.joint is not None:
             center = places[..., :3] + self.mean_arch.to(places)
             x = x + self.joint(self.jaws((points + center[..., None, :]) / UNIT, mask))[:, None]
+        if self.mesh is not None and patches is not None:
+            x = x + self._of_meshes(self.mesh, patches, mask)
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
+
+    def _of_meshes(self, encoder: MeshEncoder, patches: Patches, mask: Tensor) -> Float[Tensor, "batch 32 width"]:
+        """Of the teeth that are there; zeros for the others."""
+        numbers = patches.numbers[mask].to(self.slots)
+        found = encoder(numbers[..., :FEATURES], numbers[..., FEATURES:], patches.mask[mask])
+        whole = self.slots.new_zeros(*mask.shape, found.shape[-1])
+        whole[mask] = found
+        return whole
 
     def forward(
         self,
@@ -95,10 +115,11 @@ class ArrangementNetwork(nn.Module):
         mask: Bool[Tensor, "batch 32"],
         y: Float[Tensor, "draws batch 32 9"],
         t: Float[Tensor, "draws batch"],
+        patches: Patches | None = None,
     ) -> Float[Tensor, "draws batch 32 9"]:
         """Several noised motions of each case at once, for the context costs more than the denoiser."""
         draws = len(y)
-        context = self.context(points, places, mask)
+        context = self.context(points, places, mask, patches)
         context, mask = context.repeat(draws, 1, 1), mask.repeat(draws, 1)
         return self.denoiser(y.flatten(0, 1), t.flatten(), context, mask).unflatten(0, (draws, -1))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,11 @@ from torch import Tensor
 
 from linmap.errors import ArgumentError
 from linmap.geometry.rigid import floating, rotation_from_six, six_from_rotation
+from linmap.shapes.tooth_arrangement.meshes import ToothMeshes
 from linmap.shapes.tooth_arrangement.slots import MIRROR, TEETH
+
+if TYPE_CHECKING:
+    from linmap.shapes.tooth_arrangement.tooth_set import ToothSet
 
 
 def apply_motion(points: Any, centroid: Any, y: Any) -> Float[Tensor, "*batch points 3"]:
@@ -45,6 +49,9 @@ def motion_matrices(centroid: Any, y: Any) -> Float[Tensor, "*batch 4 4"]:
     return T
 
 
+ARRAYS = ("before", "after", "centroid", "after_centroid", "rotation", "mask")
+
+
 @dataclass(frozen=True)
 class ToothPairs:
     """Cases before and after treatment, in mm: after = R (before - c) + c' of every tooth that is there.
@@ -67,12 +74,13 @@ class ToothPairs:
     """(B, 32, 3, 3): R, which acts on columns."""
     mask: Tensor
     """(B, 32): whether the tooth is there, before and after."""
+    meshes: ToothMeshes | None = None
+    """The surfaces before treatment, which the mesh encoder needs."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name, value in self._parts():
             if not isinstance(value, Tensor):
-                object.__setattr__(self, field.name, torch.as_tensor(value))
+                object.__setattr__(self, name, torch.as_tensor(value))
         object.__setattr__(self, "mask", self.mask.bool())
         shape = self.before.shape
         if len(shape) != 4 or shape[1] != TEETH or shape[3] != 3:
@@ -88,6 +96,8 @@ class ToothPairs:
         for name, wanted in expected.items():
             if tuple(getattr(self, name).shape) != wanted:
                 raise ArgumentError(f"{name} must be {wanted}, got shape {tuple(getattr(self, name).shape)}.")
+        if self.meshes is not None and tuple(self.meshes.kind.shape) != batch:
+            raise ArgumentError(f"meshes must be of {batch[0]} cases, got {len(self.meshes.kind)}.")
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -118,20 +128,42 @@ class ToothPairs:
             swapped.after_centroid * flip,
             swapped.rotation * flip[:, None] * flip,
             swapped.mask,
+            None if self.meshes is None else self.meshes.mirrored(),
         )
 
     def to(self, dtype: torch.dtype) -> ToothPairs:
         """The same numbers in another floating type."""
-        return replace(self, **{name: value.to(dtype) for name, value in self._parts() if name != "mask"})
+        meshes = None if self.meshes is None else self.meshes.to(dtype)
+        parts = {name: value.to(dtype) for name, value in self._parts() if name != "mask"}
+        return replace(self, **parts, meshes=meshes)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> ToothPairs:
-        return replace(self, **{name: function(value) for name, value in self._parts()})
+        meshes = None if self.meshes is None else self.meshes.each(function)
+        return replace(self, **{name: function(value) for name, value in self._parts()}, meshes=meshes)
 
     def _parts(self) -> Iterator[tuple[str, Tensor]]:
-        return ((field.name, getattr(self, field.name)) for field in fields(self))
+        """All but the meshes."""
+        return ((name, getattr(self, name)) for name in ARRAYS)
 
 
 def joined(*parts: ToothPairs) -> ToothPairs:
-    """The cases of several sets as one."""
-    names = [field.name for field in fields(ToothPairs)]
-    return ToothPairs(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+    """The cases of several sets as one; with meshes where all have them."""
+    arrays = [torch.cat([getattr(part, name) for part in parts]) for name in ARRAYS]
+    meshes = [part.meshes for part in parts if part.meshes is not None]
+    return ToothPairs(*arrays, ToothMeshes.joined(meshes) if len(meshes) == len(parts) else None)
+
+
+def unmoved(sets: Sequence[ToothSet], points: int, patches: int | None = None) -> ToothPairs:
+    """Cases whose set-up is what it is, in float64: what a network sees of teeth whose set-up is not known.
+
+    Raises
+    ------
+    ValueError
+        With `patches`, if a tooth cannot be remeshed.
+    """
+    before = torch.stack([teeth.points(points) for teeth in sets])
+    centers = torch.stack([teeth.centroids() for teeth in sets])
+    eye = torch.eye(3, dtype=before.dtype).expand(len(sets), TEETH, 3, 3)
+    mask = torch.stack([teeth.mask for teeth in sets])
+    meshes = None if patches is None else ToothMeshes.of(sets, patches)
+    return ToothPairs(before, before, centers, centers, eye, mask, meshes)

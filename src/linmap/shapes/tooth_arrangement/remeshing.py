@@ -122,7 +122,12 @@ def collapsed(vertices: np.ndarray, faces: np.ndarray, most: int) -> tuple[np.nd
 
 
 def closest_points(queries: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """The points of a surface that are nearest to queries, (n, 3).
+    """The points of a surface that are nearest to queries, (n, 3)."""
+    return closest_on_faces(queries, vertices, faces)[0]
+
+
+def closest_on_faces(queries: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points of a surface that are nearest to queries, (n, 3), and the faces (n,) that they lie on.
 
     Faces are searched by their centres, large ones apart from small ones, until no other can be nearer.
     """
@@ -131,6 +136,7 @@ def closest_points(queries: np.ndarray, vertices: np.ndarray, faces: np.ndarray)
     radii = np.linalg.norm(corners - centers[:, None], axis=-1).max(1)
     sizes = np.floor(np.log2(np.maximum(radii, 1e-9)))
     points, distances = np.zeros(queries.shape), np.full(len(queries), np.inf)
+    numbers = np.zeros(len(queries), np.int64)
     for size in np.unique(sizes):
         of_size = sizes == size
         tree, count, left = KDTree(centers[of_size]), NEAR, np.arange(len(queries))
@@ -144,9 +150,10 @@ def closest_points(queries: np.ndarray, vertices: np.ndarray, faces: np.ndarray)
             nearer = length < distances[left]
             distances[left[nearer]] = length[nearer]
             points[left[nearer]] = candidates[np.flatnonzero(nearer), best[nearer]]
+            numbers[left[nearer]] = np.flatnonzero(of_size)[near[np.flatnonzero(nearer), best[nearer]]]
             open_ = (near_by[:, -1] - radii[of_size].max() < distances[left]) & (most < tree.n)
             left, count = left[open_], 4 * count
-    return points
+    return points, numbers
 
 
 def _on_triangles(p: np.ndarray, corners: np.ndarray) -> np.ndarray:

@@ -12,13 +12,14 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
 from linmap.errors import ArgumentError
 from linmap.geometry.points import farthest_points
 from linmap.shapes.tooth_arrangement.arches import FIRST, JAW, Contacts, lengths, spaced, tangents, widths
+from linmap.shapes.tooth_arrangement.meshes import Templates, ToothMeshes
 from linmap.shapes.tooth_arrangement.pairs import ToothPairs
 from linmap.shapes.tooth_arrangement.rotations import about_vertical, from_rotation_vector
 from linmap.shapes.tooth_arrangement.slots import FDI, TEETH
@@ -32,6 +33,7 @@ CROWDED, SPACED = 0.25, 0.15  # shares of the arches
 MISSING = 0.1  # share of the cases that lack premolars
 WIDER = 1.08  # of the arch of the other set-up
 SETS = 16  # choices of the points of a tooth
+TEMPLATES = 4  # choices of the mesh of a tooth
 CHUNK = 64  # cases at once
 MIDDLE = JAW // 2 - 1  # the contact at the midline
 ATTEMPTS = 200  # chunks in a row without a case that can be kept
@@ -42,7 +44,7 @@ class Cases:
     """Drawn cases: 28 teeth each, in slot order without the third molars."""
 
     shapes: Float[Tensor, "cases 28 vertices 3"]
-    """All vertices or some, about the area-weighted centroids."""
+    """All vertices, or the points and then those of meshes, about the area-weighted centroids."""
     aligned: Float[Tensor, "cases 28 3 3"]
     """Rotation of each shape in the set-up."""
     target: Float[Tensor, "cases 28 3"]
@@ -54,6 +56,8 @@ class Cases:
     center: Float[Tensor, "cases 28 3"]
     """Centroids in the malocclusion."""
     present: Bool[Tensor, "cases 28"]
+    kind: Int64[Tensor, "cases 28"]
+    """Numbers of the meshes' faces."""
 
     def kept(self, which: Tensor) -> Cases:
         return Cases(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
@@ -83,6 +87,7 @@ class DentitionSimulator:
             raise ArgumentError(f"points must be a whole number from 3 to {vertices}, got {points!r}.")
         self.points = points
         self.contacts = Contacts(self.statistics)
+        self._templates: dict[int, Templates] = {}
 
     @cached_property
     def chosen(self) -> Tensor:
@@ -91,8 +96,22 @@ class DentitionSimulator:
         starts = [first * vertices // SETS for first in range(SETS)]
         return torch.stack([farthest_points(self.statistics.shape, self.points, start) for start in starts])
 
+    def templates(self, patches: int) -> Templates:
+        """The meshes of the teeth: each mean crown, which is a closed surface, is remeshed in four ways, of which one
+        is drawn for each tooth and case, so that little can be learnt from where its vertices lie."""
+        if patches not in self._templates:
+            statistics = self.statistics
+            found = Templates.of(statistics.shape, statistics.faces, statistics.slots, patches, TEMPLATES)
+            self._templates[patches] = found
+        return self._templates[patches]
+
     def sample(
-        self, n: int, severity: float = 1.0, generator: Generator | None = None, ambiguous: bool = False
+        self,
+        n: int,
+        severity: float = 1.0,
+        generator: Generator | None = None,
+        ambiguous: bool = False,
+        patches: int | None = None,
     ) -> ToothPairs:
         """Draw cases.
 
@@ -107,6 +126,9 @@ class DentitionSimulator:
         ambiguous
             Give each case one of two set-ups that are both valid, at random (`alternatives`). Half of the cases then
             lack premolars.
+        patches
+            Give each tooth a mesh of so many patches of 64 faces, which the mesh encoder reads; the rest of the draw is
+            the same.
 
         Raises
         ------
@@ -114,20 +136,20 @@ class DentitionSimulator:
             If a number is out of its range, or so severe that no case can be kept.
         """
         if not ambiguous:
-            return self._pairs(self._draw(n, severity, generator, MISSING, whole=False))
-        first, second = self.alternatives(n, severity, generator)
+            return self._pairs(self._draw(n, severity, generator, MISSING, patches=patches), patches)
+        first, second = self.alternatives(n, severity, generator, patches)
         coin = torch.rand(n, generator=generator) < 0.5
         after = torch.where(coin[:, None, None, None], second.after, first.after)
         centroid = torch.where(coin[:, None, None], second.after_centroid, first.after_centroid)
-        return ToothPairs(first.before, after, first.centroid, centroid, first.rotation, first.mask)
+        return replace(first, after=after, after_centroid=centroid)
 
     def alternatives(
-        self, n: int, severity: float = 1.0, generator: Generator | None = None
+        self, n: int, severity: float = 1.0, generator: Generator | None = None, patches: int | None = None
     ) -> tuple[ToothPairs, ToothPairs]:
         """Cases with two valid set-ups: the arch as it is with the spaces of missing premolars kept; and an arch that
         is wider by 8 %, with these spaces closed. Nothing before treatment tells which is meant."""
-        cases = self._draw(n, severity, generator, 0.5, whole=False)
-        return self._pairs(cases), self._pairs(cases, cases.other)
+        cases = self._draw(n, severity, generator, 0.5, patches=patches)
+        return self._pairs(cases, patches), self._pairs(cases, patches, cases.other)
 
     def sample_sets(
         self, n: int, severity: float = 1.0, generator: Generator | None = None
@@ -146,17 +168,21 @@ class DentitionSimulator:
         parts = zip(numbers, vertices.double().numpy(), self.statistics.faces.numpy(), present.tolist(), strict=True)
         return ToothSet({number: (V, F) for number, V, F, there in parts if there})
 
-    def _pairs(self, cases: Cases, target: Tensor | None = None) -> ToothPairs:
+    def _pairs(self, cases: Cases, patches: int | None, target: Tensor | None = None) -> ToothPairs:
         target = cases.target if target is None else target
         set_up = cases.shapes @ cases.aligned.mT
         before = set_up @ cases.turned.mT + cases.center[:, :, None]
-        parts = [before, set_up + target[:, :, None], cases.center, target, cases.turned.mT]
+        parts = [before, (set_up + target[:, :, None])[:, :, : self.points], cases.center, target, cases.turned.mT]
         there = cases.present
         before, after, center, target, rotation = (self._spread(part, there) for part in parts)
         mask = torch.zeros(len(there), TEETH, dtype=torch.bool)
         mask[:, self.statistics.slots] = there
         rotation = torch.where(mask[..., None, None], rotation, torch.eye(3))
-        return ToothPairs(before, after, center, target, rotation, mask)
+        meshes = None
+        if patches is not None:
+            faces = self.templates(patches).faces.flatten(0, 1)
+            meshes = ToothMeshes(before[:, :, self.points :], faces, self._spread(cases.kind + 1.0, there).long())
+        return ToothPairs(before[:, :, : self.points], after, center, target, rotation, mask, meshes)
 
     def _spread(self, part: Tensor, there: Tensor) -> Tensor:
         """From 28 teeth to 32 slots, zeros where there is no tooth."""
@@ -166,8 +192,16 @@ class DentitionSimulator:
 
     # -- drawing -------------------------------------------------------------------------------------------------------
 
-    def _draw(self, n: int, severity: float, generator: Generator | None, missing: float, whole: bool) -> Cases:
-        """Cases with all vertices of their teeth, or the chosen ones."""
+    def _draw(
+        self,
+        n: int,
+        severity: float,
+        generator: Generator | None,
+        missing: float,
+        whole: bool = False,
+        patches: int | None = None,
+    ) -> Cases:
+        """Cases with all vertices of their teeth, or the chosen ones and those of their meshes."""
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ArgumentError(f"n must be a whole number of at least 1, got {n!r}.")
         if not 0 <= severity <= 4:
@@ -180,7 +214,12 @@ class DentitionSimulator:
             if not whole:
                 teeth = torch.arange(2 * JAW)
                 index = self.chosen[chosen, teeth][..., None].expand(-1, -1, -1, 3)
-                part = replace(part, shapes=part.shapes.gather(2, index))
+                shapes = [part.shapes.gather(2, index)]
+                if patches is not None:
+                    kind = chosen % TEMPLATES
+                    part = replace(part, kind=kind * 2 * JAW + teeth)
+                    shapes.append(self.templates(patches).on(part.shapes, kind))
+                part = replace(part, shapes=torch.cat(shapes, 2))
             parts.append(part)
             found += len(part.shapes)
             empty = 0 if len(part.shapes) else empty + 1
@@ -200,7 +239,8 @@ class DentitionSimulator:
         before = (self.contacts.depth(shapes, turned @ aligned, center) * there).amax(-1)
         after = (self.contacts.depth(shapes, aligned, target) * there).amax(-1)
         keep = (before <= OVERLAP_BEFORE) & (after <= OVERLAP_AFTER)
-        return Cases(shapes, aligned, target, other, turned, center, present).kept(keep)
+        kind = torch.zeros(present.shape, dtype=torch.long)
+        return Cases(shapes, aligned, target, other, turned, center, present, kind).kept(keep)
 
     def _shapes(self, m: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """Shapes about their centroids, and the scale of each tooth."""
