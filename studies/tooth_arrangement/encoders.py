@@ -38,7 +38,7 @@ METRICS = [Metric("ADD, one sample", "lower", "mm", 3), Metric(f"ADD, mean of {S
 def encoders(job: Job) -> Findings:
     """Train on simulated pairs with template meshes; test on patients whose teeth are remeshed one by one."""
     options, cases, tested = (TINY, 8, 1) if job.tiny else (FULL, CASES, TESTED)
-    simulator = DentitionSimulator(points=options["points"])
+    simulator = DentitionSimulator(points=options["points"], templates=1 if job.tiny else 4)
     train = simulator.sample(cases, generator=_seeded(1), patches=options["patches"])
     test = _scanned(simulator, tested, options["patches"])
     arms = [Arm(name, "baseline" if name == MOMENTS else "system", partial(_trained, options | own), own)

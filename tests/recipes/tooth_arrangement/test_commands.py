@@ -17,7 +17,7 @@ from linmap.cli import main
 from linmap.experiment import Result
 from linmap.recipes.tooth_arrangement import predictors
 from linmap.recipes.tooth_arrangement.flags import Apply
-from linmap.shapes.tooth_arrangement import DentitionSimulator, ToothSet, metrics, slot_of
+from linmap.shapes.tooth_arrangement import TADPM, DentitionSimulator, ToothSet, metrics, slot_of
 from linmap.shapes.tooth_arrangement.cases import load_case, read_mesh
 from shapes.tooth_arrangement.arches import disturbed, mean_arch
 
@@ -198,6 +198,19 @@ def test_fit_and_compare_take_pairs_of_the_users_own(tmp_path: Path) -> None:
     assert "simulated" not in result.limits
     stay = next(row for row in result.rows if row.name == "teeth stay")
     assert stay.mean("ADD") > 0.5
+
+
+def test_fit_reads_the_meshes_of_the_users_own_pairs_and_apply_those_of_a_case(tmp_path: Path) -> None:
+    data = own_pairs(tmp_path / "data", 2)
+    for file in data.rglob("*.stl"):
+        if int(file.stem) not in (16, 11, 26, 36, 31, 46):
+            file.unlink()
+    words = [*FIT, "--encoder", "mesh", "--patches", "4", "--data", str(data), "--out", str(tmp_path / "run")]
+    assert main(words) == 0
+    assert TADPM.load(tmp_path / "run").encoder == "mesh"
+    out = ["--proposals", "1", "--out", str(tmp_path / "plan")]
+    assert main(["apply", str(tmp_path / "run"), "--data", str(data / "p0" / "before"), *out]) == 0
+    assert len(load_case(tmp_path / "plan" / "after").meshes) == 6
 
 
 def test_one_pair_alone_is_refused(tmp_path: Path, check_wrong_use: Refused) -> None:

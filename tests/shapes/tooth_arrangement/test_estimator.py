@@ -130,7 +130,7 @@ def test_saved_and_loaded_is_the_same(tadpm, teeth, tmp_path):
     loaded = TADPM.load(tmp_path / "run")
     assert torch.equal(loaded.arrange(teeth, n_samples=1).motions, tadpm.arrange(teeth, n_samples=1).motions)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "model.safetensors"]
-    with pytest.raises(ValueError, match="MotionRegression"):
+    with pytest.raises(ArtifactError, match="holds a TADPM, not a MotionRegression"):
         MotionRegression.load(tmp_path / "run")
     with pytest.raises(ArtifactError):
         TADPM.load(tmp_path)
@@ -226,7 +226,7 @@ def test_arrange_refuses_by_name(call, word, tadpm, teeth):
     [
         ({"points": 8}, "16 points"),
         ({"target": "both"}, "target"),
-        ({"encoder": "mesh"}, "encoder must be one of moments, points"),
+        ({"encoder": "meshes"}, "encoder must be one of moments, points, mesh, joint"),
         ({"epochs": 0}, "epochs"),
         ({"eta": 2.0}, "eta"),
         ({"sampling_steps": 1}, "steps"),
@@ -287,7 +287,7 @@ def test_both_jaws_may_be_read_by_pointnet_too(pairs, tmp_path):
     model = MotionRegression(**TINY, encoder="points").fit(one)
     untrained = MotionRegression(**TINY, encoder="points")
     untrained.mean_arch_ = model.mean_arch_
-    before = dict(untrained._build().named_parameters())
+    before = dict(untrained.build().named_parameters())
     assert all((before[name] != p).any() for name, p in model.model_.named_parameters() if name.startswith("jaws."))
     model.save(tmp_path)
     hidden = replace(one, before=one.before.masked_fill(~one.mask[..., None, None], 99.0))

@@ -53,7 +53,8 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     try:
         proposals = propose(model, teeth, settings, job.seed)
     except ArgumentError as error:
-        raise DataError(f"{job.data}: {error}") if "fixed" in str(error) else error from None
+        of_teeth = str(error).startswith(("fixed:", "teeth:"))
+        raise DataError(f"{job.data}: {error}") if of_teeth else error from None
     chosen = proposals[settings.choose - 1]
     told = Told(
         job.data.resolve().name,

@@ -22,7 +22,7 @@ from linmap.shapes.tooth_arrangement.augmentation import augmented
 from linmap.shapes.tooth_arrangement.autoencoder import pretrain
 from linmap.shapes.tooth_arrangement.frames import fixes_pose, mean_arch, registered
 from linmap.shapes.tooth_arrangement.guidance import ArchForm
-from linmap.shapes.tooth_arrangement.meshes import Patches, framed_patches
+from linmap.shapes.tooth_arrangement.meshes import LEAST, Patches, framed_patches
 from linmap.shapes.tooth_arrangement.neighbours import Neighbours
 from linmap.shapes.tooth_arrangement.network import HEADS, ArrangementNetwork, Encoder, reads_meshes
 from linmap.shapes.tooth_arrangement.pairs import ToothPairs, motion_matrices, unmoved
@@ -89,6 +89,8 @@ class Arranger(SavedEstimator, BaseEstimator):
         """
         self._check_parameters()
         self._check_pairs(pairs, fitted=False)
+        if not (pairs.mask.sum(1) > 1).any():
+            raise ArgumentError("pairs have one tooth in each case, which is no arch to learn; give more teeth.")
         pairs = pairs.to(torch.float64)
         self.mean_arch_ = mean_arch(pairs.centroid, pairs.mask)
         R, _ = registered(pairs.centroid, pairs.mask, self.mean_arch_)
@@ -248,7 +250,7 @@ class Arranger(SavedEstimator, BaseEstimator):
 
     def _check_parameters(self) -> None:
         least = dict.fromkeys(("points", "width", "blocks", "epochs", "batch_size"), 1)
-        for name, lowest in (least | {"patches": 4, "pretrain_epochs": 0}).items():
+        for name, lowest in (least | {"patches": LEAST, "pretrain_epochs": 0}).items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
                 raise ArgumentError(f"{name} must be a whole number of at least {lowest}, got {value!r}.")
@@ -256,7 +258,7 @@ class Arranger(SavedEstimator, BaseEstimator):
         if self.encoder not in get_args(Encoder):
             raise ArgumentError(f"encoder must be one of {', '.join(get_args(Encoder))}, got {self.encoder!r}.")
         if self.pretrain_epochs and not reads_meshes(self.encoder):
-            raise ArgumentError(f"pretrain_epochs={self.pretrain_epochs} needs encoder='mesh' or 'joint'.")
+            raise ArgumentError(f"pretrain_epochs={self.pretrain_epochs} needs encoder='mesh' or encoder='joint'.")
 
     def _check_pairs(self, pairs: ToothPairs, fitted: bool = True) -> None:
         if not isinstance(pairs, ToothPairs):

@@ -25,7 +25,7 @@ from scipy.spatial import KDTree
 from linmap.errors import ArgumentError, DataError
 from linmap.geometry.rigid import kabsch
 from linmap.shapes.tooth_arrangement.cases import read_mesh, teeth_of, tooth_files
-from linmap.shapes.tooth_arrangement.meshes import ToothMeshes
+from linmap.shapes.tooth_arrangement.meshes import ToothMeshes, check_patches
 from linmap.shapes.tooth_arrangement.pairs import ToothPairs
 from linmap.shapes.tooth_arrangement.slots import slot_of
 from linmap.shapes.tooth_arrangement.tooth_set import ToothSet
@@ -117,7 +117,11 @@ def pairs_of(cases: Sequence[ClinicalCase], points: int, patches: int | None = N
     ------
     DataError
         If a tooth cannot be remeshed.
+    ValueError
+        If `patches` is less than 4.
     """
+    if patches is not None:
+        check_patches(patches)
     before = np.stack([np.asarray(case.before.points(points), dtype=float) for case in cases])
     mask = np.stack([np.asarray(case.before.mask, dtype=bool) for case in cases])
     centers = np.stack([np.asarray(case.before.centroids(), dtype=float) for case in cases])

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 UNIT = 4.0  # mm, the radius of a tooth: features are about 1; the paper's unit of 40 mm drowns places and areas
 NUMBERS = 13  # of each face: ten features, and its centre
 MIRRORED = (1.0, -1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -1.0, 1.0, 1.0)  # their signs in a mirror x -> -x
+LEAST = 4  # patches of a tooth: a tetrahedron
 STRETCH = 0.25  # standard deviation of the logarithm of what axes are stretched by
 THIN = 1e-5  # least area of a face over the square of its longest edge, which float32 still tells from none
 
@@ -100,6 +101,7 @@ class ToothMeshes:
         ValueError
             If a tooth cannot be remeshed; the message names it.
         """
+        check_patches(most)
         found = [(row, slot_of(fdi), *remeshed(fdi, V, F, most)) for row, teeth in enumerate(sets)
                  for fdi, (V, F) in teeth.meshes.items()]  # fmt: skip
         vertices = torch.zeros(len(sets), TEETH, max(len(V) for _, _, V, _ in found), 3, dtype=torch.float64)
@@ -128,6 +130,18 @@ class ToothMeshes:
             kinds.append(part.kind + before * part.kind.sign())
             before += len(part.faces)
         return cls(torch.cat(vertices), torch.cat([part.faces for part in parts]), torch.cat(kinds))
+
+
+def check_patches(most: int) -> None:
+    """Refuse what is no number of patches.
+
+    Raises
+    ------
+    ValueError
+        If it is less than the four of a coarse tetrahedron, or no whole number.
+    """
+    if isinstance(most, bool) or not isinstance(most, int) or most < LEAST:
+        raise ArgumentError(f"patches must be a whole number of at least {LEAST}, got {most!r}.")
 
 
 def by_patches(faces: np.ndarray) -> Int64[Tensor, "patches 64 3"]:
@@ -210,6 +224,7 @@ class Templates:
         ways: int = 1,
     ) -> Templates:
         """Each mean shape is remeshed in several ways: as it is, and stretched, so that coarse faces lie elsewhere."""
+        check_patches(most)
         rng = np.random.default_rng(0)
         found = []
         for way in range(ways):

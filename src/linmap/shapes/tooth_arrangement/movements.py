@@ -93,8 +93,8 @@ def axes_of(centers: np.ndarray, mask: np.ndarray) -> np.ndarray:
             continue
         if up is None:
             raise ArgumentError(
-                f"teeth: the {('upper', 'lower')[number]} jaw has {len(slots)} teeth, and axes need three that do not "
-                "stand on a line."
+                "teeth: neither jaw has three teeth that do not stand on a line, and fewer do not tell what is up; "
+                "give more teeth of a jaw."
             )
         tangents = _tangents(centers[slots], slots % JAW, up)
         mesial = tangents * np.where(slots % JAW < JAW // 2, 1, -1)[:, None]

@@ -33,7 +33,6 @@ CROWDED, SPACED = 0.25, 0.15  # shares of the arches
 MISSING = 0.1  # share of the cases that lack premolars
 WIDER = 1.08  # of the arch of the other set-up
 SETS = 16  # choices of the points of a tooth
-TEMPLATES = 4  # choices of the mesh of a tooth
 CHUNK = 64  # cases at once
 MIDDLE = JAW // 2 - 1  # the contact at the midline
 ATTEMPTS = 200  # chunks in a row without a case that can be kept
@@ -73,21 +72,26 @@ class DentitionSimulator:
     points
         Points of each tooth: the farthest vertices of its mean shape from one of 16 first ones, drawn for each tooth
         and case, so that nothing can be learnt from which vertices they are.
+    templates
+        Ways in which each mean crown, a closed surface, is remeshed where meshes are asked for; one is drawn for each
+        tooth and case, so that little can be learnt from where vertices lie.
 
     Raises
     ------
     ValueError
-        If `points` is not between 3 and the 1,500 vertices.
+        If `points` is not between 3 and the 1,500 vertices, or `templates` is less than 1.
     """
 
-    def __init__(self, path: Path | str | None = None, points: int = 64) -> None:
+    def __init__(self, path: Path | str | None = None, points: int = 64, templates: int = 4) -> None:
         self.statistics = ShapeStatistics.read(path)
         vertices = self.statistics.shape.shape[1]
         if isinstance(points, bool) or not isinstance(points, int) or not 3 <= points <= vertices:
             raise ArgumentError(f"points must be a whole number from 3 to {vertices}, got {points!r}.")
-        self.points = points
+        if isinstance(templates, bool) or not isinstance(templates, int) or templates < 1:
+            raise ArgumentError(f"templates must be a whole number of at least 1, got {templates!r}.")
+        self.points, self.templates = points, templates
         self.contacts = Contacts(self.statistics)
-        self._templates: dict[int, Templates] = {}
+        self._meshes: dict[int, Templates] = {}
 
     @cached_property
     def chosen(self) -> Tensor:
@@ -96,14 +100,13 @@ class DentitionSimulator:
         starts = [first * vertices // SETS for first in range(SETS)]
         return torch.stack([farthest_points(self.statistics.shape, self.points, start) for start in starts])
 
-    def templates(self, patches: int) -> Templates:
-        """The meshes of the teeth: each mean crown, which is a closed surface, is remeshed in four ways, of which one
-        is drawn for each tooth and case, so that little can be learnt from where its vertices lie."""
-        if patches not in self._templates:
+    def meshes(self, patches: int) -> Templates:
+        """The meshes that teeth are drawn from, of at most so many patches each."""
+        if patches not in self._meshes:
             statistics = self.statistics
-            found = Templates.of(statistics.shape, statistics.faces, statistics.slots, patches, TEMPLATES)
-            self._templates[patches] = found
-        return self._templates[patches]
+            found = Templates.of(statistics.shape, statistics.faces, statistics.slots, patches, self.templates)
+            self._meshes[patches] = found
+        return self._meshes[patches]
 
     def sample(
         self,
@@ -180,7 +183,7 @@ class DentitionSimulator:
         rotation = torch.where(mask[..., None, None], rotation, torch.eye(3))
         meshes = None
         if patches is not None:
-            faces = self.templates(patches).faces.flatten(0, 1)
+            faces = self.meshes(patches).faces.flatten(0, 1)
             meshes = ToothMeshes(before[:, :, self.points :], faces, self._spread(cases.kind + 1.0, there).long())
         return ToothPairs(before[:, :, : self.points], after, center, target, rotation, mask, meshes)
 
@@ -216,9 +219,9 @@ class DentitionSimulator:
                 index = self.chosen[chosen, teeth][..., None].expand(-1, -1, -1, 3)
                 shapes = [part.shapes.gather(2, index)]
                 if patches is not None:
-                    kind = chosen % TEMPLATES
+                    kind = chosen % self.templates
                     part = replace(part, kind=kind * 2 * JAW + teeth)
-                    shapes.append(self.templates(patches).on(part.shapes, kind))
+                    shapes.append(self.meshes(patches).on(part.shapes, kind))
                 part = replace(part, shapes=torch.cat(shapes, 2))
             parts.append(part)
             found += len(part.shapes)
