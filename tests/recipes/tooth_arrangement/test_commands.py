@@ -180,6 +180,12 @@ def test_no_case_is_one_line(run: Path, tmp_path: Path, check_wrong_use: Refused
     check_wrong_use(tmp_path, ["apply", str(run)], "--data is missing")
 
 
+def test_one_tooth_alone_is_one_line(run: Path, case: Path, tmp_path: Path, check_wrong_use: Refused) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "11.stl").write_bytes((case / "11.stl").read_bytes())
+    check_wrong_use(tmp_path, ["apply", str(run), "--data", "one"], "one: teeth: neither jaw has three teeth")
+
+
 def own_pairs(folder: Path, count: int) -> Path:
     for seed in range(count):
         before, back = disturbed(mean_arch(20, bite=9), seed)

@@ -18,7 +18,7 @@ from linmap.recipes.tooth_arrangement.flags import Apply
 from linmap.recipes.tooth_arrangement.page import Proposal, Told, write_page
 from linmap.shapes.tooth_arrangement import FDI, TADPM, ToothSet
 from linmap.shapes.tooth_arrangement.cases import load_case
-from linmap.shapes.tooth_arrangement.movements import movement_table, movements
+from linmap.shapes.tooth_arrangement.movements import movement_table, movements, tooth_axes
 from linmap.shapes.tooth_arrangement.neighbours import Neighbours
 from linmap.shapes.tooth_arrangement.stages import Stages, stages_between
 
@@ -87,6 +87,7 @@ def propose(model: TADPM, teeth: ToothSet, settings: Apply, seed: int) -> list[P
 
     Plans without a contact over the tolerance come first, then the model's own order, in which arch form counts.
     """
+    tooth_axes(teeth)  # refuses too few teeth before any work
     found = model.arrange(
         teeth,
         n_samples=settings.proposals,
