@@ -131,7 +131,8 @@ def pairs_of(cases: Sequence[ClinicalCase], points: int, patches: int | None = N
     after = before @ R.swapaxes(-1, -2) + t[..., None, :]
     after_centers = np.einsum("bsij,bsj->bsi", R, centers) + t
     arrays = [torch.from_numpy(x).float() for x in (before, after, centers, after_centers, R)]
-    return ToothPairs(*arrays, torch.from_numpy(mask), _meshes(cases, patches) if patches is not None else None)
+    meshes = _meshes(cases, patches) if patches is not None else None
+    return ToothPairs(arrays[0], arrays[1], arrays[2], arrays[3], arrays[4], torch.from_numpy(mask), meshes)
 
 
 def _meshes(cases: Sequence[ClinicalCase], patches: int) -> ToothMeshes:

@@ -70,10 +70,7 @@ class ArrangementNetwork(nn.Module):
         self.shape = ToothShape(width)
         global_ = encoder in ("points", "joint")
         self.jaws, self.joint = (PointEncoder(), nn.Linear(GLOBAL, width)) if global_ else (None, None)
-        self.mesh, self.mesh_joint = None, None
-        if reads_meshes(encoder):
-            self.mesh, self.mesh_joint = MeshEncoder(width, blocks, HEADS), nn.Linear(width, width)
-            nn.init.zeros_(self.mesh_joint.weight)  # begins as the network without meshes, and learns what they add
+        self.mesh = MeshEncoder(width, blocks, HEADS) if reads_meshes(encoder) else None
         self.mean_arch = mean_arch.float()
         self.place = nn.Linear(6, width)
         self.slots = nn.Parameter(0.1 * torch.randn(1, TEETH, width))
@@ -97,8 +94,8 @@ class ArrangementNetwork(nn.Module):
         if self.jaws is not None and self.joint is not None:
             center = places[..., :3] + self.mean_arch.to(places)
             x = x + self.joint(self.jaws((points + center[..., None, :]) / UNIT, mask))[:, None]
-        if self.mesh is not None and self.mesh_joint is not None and patches is not None:
-            x = x + self.mesh_joint(self._of_meshes(self.mesh, patches, mask))
+        if self.mesh is not None and patches is not None:
+            x = x + self._of_meshes(self.mesh, patches, mask)
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)

@@ -148,9 +148,9 @@ class ToothPairs:
 
 def joined(*parts: ToothPairs) -> ToothPairs:
     """The cases of several sets as one; with meshes where all have them."""
-    arrays = [torch.cat([getattr(part, name) for part in parts]) for name in ARRAYS]
+    arrays = {name: torch.cat([getattr(part, name) for part in parts]) for name in ARRAYS}
     meshes = [part.meshes for part in parts if part.meshes is not None]
-    return ToothPairs(*arrays, ToothMeshes.joined(meshes) if len(meshes) == len(parts) else None)
+    return ToothPairs(**arrays, meshes=ToothMeshes.joined(meshes) if len(meshes) == len(parts) else None)
 
 
 def unmoved(sets: Sequence[ToothSet], points: int, patches: int | None = None) -> ToothPairs:
