@@ -142,16 +142,16 @@ def attach_cache_transform(attention: nn.Module, transform: CacheTransform) -> N
         )
     attention.cache_transform = transform
     cast(Any, attention).config = ConfigView(config)
-    attention.register_forward_pre_hook(_wrap_cache, with_kwargs=True)
-    attention.register_forward_hook(_check_queries)
+    attention.register_forward_pre_hook(wrap_cache, with_kwargs=True)
+    attention.register_forward_hook(check_queries)
 
 
-def _wrap_cache(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def wrap_cache(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     transform = cast(CacheTransform, attention.cache_transform)
     return args, kwargs | {"past_key_values": Passage(kwargs.get("past_key_values"), transform)}
 
 
-def _check_queries(attention: nn.Module, *_: Any) -> None:
+def check_queries(attention: nn.Module, *_: Any) -> None:
     if cast(CacheTransform, attention.cache_transform).waiting:
         raise RuntimeError(
             f"{type(attention).__name__} attended with transformed keys and plain queries: it does not call the "
@@ -275,6 +275,7 @@ class Tokens:
         self.quantizer = quantizer
         self.parts: list[Tensor] = []
         self.start = self.stop = 0
+        self.layout: Any = None  # of `decoding`: the list of parts that it looked at, and what it found
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -290,11 +291,15 @@ class Tokens:
         if not self.parts:
             self.parts = [part[..., :0, :] for part in new]
         n = x.shape[-2]
-        if self.stop + n > self.parts[0].shape[-2]:
-            self._move(len(self) + n)
+        self.make_room(n)
         for part, codes in zip(self.parts, new, strict=True):
             part[..., self.stop : self.stop + n, :] = codes
         self.stop += n
+
+    def make_room(self, n: int) -> None:
+        """For n tokens more."""
+        if self.stop + n > self.parts[0].shape[-2]:
+            self._move(len(self) + n)
 
     def _move(self, needed: int) -> None:
         """Into tensors with a quarter more room than is needed, so that a token is moved a few times at most."""

@@ -23,11 +23,13 @@ from linmap.compress.flatquant.attention import (
     configs_of,
 )
 from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
+from linmap.compress.flatquant.decoding import decodable
 from linmap.compress.flatquant.linear import CalibratedLinear, LinearBits, QuantizedLinear
 from linmap.compress.flatquant.transforms import (
     FixedFactor,
     OnlineTransform,
     SiteTransform,
+    attach_input_transform,
     check_sizes,
     factor,
     kronecker_apply,
@@ -284,24 +286,6 @@ def cache_bits(config: FlatQuantConfig) -> tuple[tuple[int, int, int], tuple[boo
     return bits, (config.q_symmetric, config.k_symmetric, config.v_symmetric)
 
 
-def attach_input_transform(module: nn.Module, transform: nn.Module) -> None:
-    """Transform the hidden states that a module (attention, MLP) receives, once for all its linear layers."""
-    module.input_transform = transform
-    module.register_forward_pre_hook(_transform_input, with_kwargs=True)
-
-
-def _transform_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    transform = cast(nn.Module, module.input_transform)
-    if args:
-        return (transform(args[0]), *args[1:]), kwargs
-    if "hidden_states" not in kwargs:
-        raise ArgumentTypeError(
-            f"{type(module).__name__} receives no `hidden_states`, which would be transformed, but "
-            f"{', '.join(sorted(kwargs)) or 'nothing'}; leave the number of its block out of `blocks`."
-        )
-    return args, kwargs | {"hidden_states": transform(kwargs["hidden_states"])}
-
-
 # -- the quantised block -----------------------------------------------------------------------------------------------
 
 
@@ -343,7 +327,7 @@ def _structure(block: nn.Module, paths: BlockPaths, config: ProvenConfig, dtype:
     if config.quantises_cache:
         cache = OnlineCacheTransform(*cache_bits(config), sizes.head_dim, "cache" in matrices, config.clip, dtype)
         attach_cache_transform(new.get_submodule(paths.attention), cache)
-    return new
+    return decodable(new)
 
 
 def _online(

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from linmap.compress.flatquant.native import layer as native
-from linmap.errors import ArgumentError
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.maps.cayley import cayley_transform
 from linmap.maps.kronecker import along_middle, kronecker_product
 from linmap.maps.orthogonal import haar_orthogonal
@@ -327,3 +327,21 @@ def transformed(x: Float[Tensor, "*batch n"], matrices: Sequence[Tensor]) -> Flo
         return kronecker_apply(x, list(matrices))
     x = x.unflatten(-1, (n, -1)).transpose(-1, -2)
     return kronecker_apply(x, list(matrices)).transpose(-1, -2).flatten(-2)
+
+
+def attach_input_transform(module: nn.Module, transform: nn.Module) -> None:
+    """Transform the hidden states that a module (attention, MLP) receives, once for all its linear layers."""
+    module.input_transform = transform
+    module.register_forward_pre_hook(transform_input, with_kwargs=True)
+
+
+def transform_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    transform = cast(nn.Module, module.input_transform)
+    if args:
+        return (transform(args[0]), *args[1:]), kwargs
+    if "hidden_states" not in kwargs:
+        raise ArgumentTypeError(
+            f"{type(module).__name__} receives no `hidden_states`, which would be transformed, but "
+            f"{', '.join(sorted(kwargs)) or 'nothing'}; leave the number of its block out of `blocks`."
+        )
+    return args, kwargs | {"hidden_states": transform(kwargs["hidden_states"])}

@@ -1,0 +1,390 @@
+"""What a quantised block must be to be computed by `native/block.cpp`, and its tensors as that file takes them.
+
+A block qualifies by its structure: its modules run the code of Llama's block, of its gated MLP with SiLU, of RMSNorm,
+and of the attention of Llama, Mistral, Qwen2 or Qwen3, compared instruction by instruction, so that models that share
+the code share the way. All that was looked at is remembered (`Facts`): a block whose modules, hooks, settings or
+tensors have changed since is looked at anew. Tensors are not copied; their places are read at each call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_modules
+from transformers.activations import SiLUActivation
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+from transformers.models.llama import modeling_llama
+from transformers.models.mistral import modeling_mistral
+from transformers.models.qwen2 import modeling_qwen2
+from transformers.models.qwen3 import modeling_qwen3
+
+from linmap.compress.flatquant.attention import ConfigView, OnlineCacheTransform, check_queries, wrap_cache
+from linmap.compress.flatquant.kernels import MOST_WIDE_COLUMNS
+from linmap.compress.flatquant.linear import QuantizedLinear
+from linmap.compress.flatquant.transforms import OnlineTransform, transform_input
+
+BLOCKS = (modeling_llama.LlamaDecoderLayer.forward,)
+ATTENTIONS = (
+    modeling_llama.LlamaAttention.forward,
+    modeling_mistral.MistralAttention.forward,
+    modeling_qwen2.Qwen2Attention.forward,
+    modeling_qwen3.Qwen3Attention.forward,
+)
+NORMED = (modeling_qwen3.Qwen3Attention.forward,)
+"""Those with norms of queries and keys."""
+MLPS = (modeling_llama.LlamaMLP.forward,)
+NORMS = (modeling_llama.LlamaRMSNorm.forward,)
+FUNCTIONS = {name: getattr(modeling_llama, name) for name in ("apply_rotary_pos_emb", "rotate_half")}
+EAGER = modeling_llama.eager_attention_forward
+SILU = (SiLUActivation, nn.SiLU)
+CAPTURES = "install_output_capuring_hook.<locals>.output_capturing_hook"  # of Transformers; mostly idle
+WHOLE_HEADS = {"sliding_window": None, "is_causal": True, "training": False}
+
+
+class Other(Exception):
+    """A block that takes the ordinary way."""
+
+
+class Facts:
+    """What was looked at, to see in one pass whether it still holds."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[Any, Any, Any]] = []  # a mapping, a key and what stood there
+        self.classes: list[tuple[nn.Module, type]] = []
+        self.hooks: list[Mapping[int, Any]] = [
+            torch_modules._global_forward_hooks,
+            torch_modules._global_forward_pre_hooks,
+        ]  # empty ones
+        self.tensors: list[Tensor] = []
+        self.places: list[int] = []
+        self.square: list[Tensor] = []  # those that could be transposed where they lie
+        self.captures = False
+
+    def hold(self) -> bool:
+        """Whether nothing has changed."""
+        if any(self.hooks):
+            return False
+        for mapping, key, value in self.entries:
+            if mapping.get(key) is not value:
+                return False
+        for module, kind in self.classes:
+            if type(module) is not kind:
+                return False
+        return [t.data_ptr() for t in self.tensors] == self.places and all(t.is_contiguous() for t in self.square)
+
+    def look(self, mapping: Any, key: Any) -> Any:
+        value = mapping.get(key)
+        self.entries.append((mapping, key, value))
+        return value
+
+    def attribute(self, module: nn.Module, name: str) -> Any:
+        return self.look(vars(module), name)
+
+    def module(self, parent: nn.Module, name: str, *hooks: Callable[..., Any]) -> Any:
+        """The module of this name; its hooks before and behind must be those given."""
+        module = self.look(parent._modules, name)
+        if module is None:
+            refuse(f"no {name}")
+        self.classes.append((module, type(module)))
+        if self.attribute(module, "forward") is not None:
+            refuse(f"{name} has a forward of its own")
+        found = [*module._forward_pre_hooks.values()]
+        behind = [*module._forward_hooks.values()]
+        captures = [hook for hook in behind if getattr(hook, "__qualname__", "") == CAPTURES]
+        self.captures |= bool(captures)
+        found += [hook for hook in behind if hook not in captures]
+        for registered in (module._forward_pre_hooks, module._forward_hooks):
+            self.hooks.append(registered) if not registered else self._same_hooks(registered)
+        if tuple(found) != hooks:
+            refuse(f"hooks of others on {name}")
+        return module
+
+    def _same_hooks(self, registered: Mapping[int, Any]) -> None:
+        self.entries.append((_Values(registered), len(registered), True))
+        for number in registered:
+            self.look(registered, number)
+
+    def code(self, module: nn.Module, references: tuple[Any, ...]) -> Any:
+        """The function that this module's class calls, if it is one of these."""
+        forward = None
+        for kind in type(module).__mro__:
+            forward = self.look(vars(kind), "forward")
+            if forward is not None:
+                break
+        if not any(same_code(forward, reference) for reference in references):
+            refuse(f"{type(module).__name__} has a forward that is not known")
+        return forward
+
+    def tensor(self, module: nn.Module, name: str, *shape: int, kind: Any = torch.float32, there: bool = True) -> int:
+        """Where a tensor lies; 0 for one that is None."""
+        stored = module._parameters if name in module._parameters else module._buffers
+        tensor = self.look(stored, name)
+        if tensor is None and not there:
+            return 0
+        if type(tensor) not in (Tensor, nn.Parameter):
+            refuse(f"{name} is no plain tensor")
+        place = tensor.data_ptr()
+        self.tensors.append(tensor)
+        self.places.append(place)
+        if len(shape) == 2 and shape[0] == shape[1]:
+            self.square.append(tensor)
+        if not (tensor.is_cpu and tensor.dtype is kind and tensor.shape == shape and tensor.is_contiguous()):
+            refuse(f"{name} is {tuple(tensor.shape)} in {tensor.dtype}")
+        return place
+
+
+class _Values:
+    """As many hooks as there were."""
+
+    def __init__(self, registered: Mapping[int, Any]) -> None:
+        self.registered = registered
+
+    def get(self, length: int) -> bool:
+        return len(self.registered) == length
+
+
+def refuse(reason: str) -> NoReturn:
+    raise Other(reason)
+
+
+@lru_cache(maxsize=256)
+def same_code(function: Any, reference: Any) -> bool:
+    """Whether two functions, and those that they wrap, have the same instructions, constants and names."""
+    if not reference.__module__.startswith("transformers."):
+        return False  # somebody had put another function there
+    return function is reference or _instructions(function) == _instructions(reference)
+
+
+def _instructions(function: Any) -> list[Any]:
+    found = []
+    while function is not None:
+        code = getattr(function, "__code__", None)
+        found.append(code and (code.co_code, code.co_consts, code.co_names, code.co_varnames, code.co_freevars))
+        function = getattr(function, "__wrapped__", None)
+    return found
+
+
+# -- the structures of `native/block.cpp` ------------------------------------------------------------------------------
+
+
+class Transform(ctypes.Structure):
+    _fields_ = (
+        ("scale", ctypes.c_void_p),
+        ("left_matrix", ctypes.c_void_p),
+        ("right_matrix", ctypes.c_void_p),
+        ("left", ctypes.c_int64),
+        ("right", ctypes.c_int64),
+    )
+
+
+class Rounding(ctypes.Structure):
+    _fields_ = (
+        ("max_logit", ctypes.c_void_p),
+        ("min_logit", ctypes.c_void_p),
+        ("bits", ctypes.c_int64),
+        ("symmetric", ctypes.c_int64),
+    )
+
+
+class Weight(ctypes.Structure):
+    _fields_ = (
+        ("codes", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("zero", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("cols", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("bits", ctypes.c_int),
+    )
+
+
+class Linear(ctypes.Structure):
+    _fields_ = (("weight", Weight), ("input", Rounding), ("multiplies_codes", ctypes.c_int64))
+
+
+class Norm(ctypes.Structure):
+    _fields_ = (("gain", ctypes.c_void_p), ("epsilon", ctypes.c_double))
+
+
+class Block(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("hidden", "heads", "kv_heads", "head_dim", "intermediate")),
+        ("scaling", ctypes.c_double),
+        *((name, Norm) for name in ("attention_norm", "mlp_norm", "query_norm", "key_norm")),
+        *((name, Transform) for name in ("attention", "output", "mlp", "down")),
+        *((name, Linear) for name in ("q", "k", "v", "o", "gate", "up", "down_projection")),
+        ("key_matrix", ctypes.c_void_p),
+        ("query_matrix", ctypes.c_void_p),
+        *((name, Rounding) for name in ("query", "key", "value")),
+    )
+
+
+# -- from modules to structures ----------------------------------------------------------------------------------------
+
+
+def described(block: nn.Module, base: type[nn.Module], facts: Facts) -> tuple[Block, nn.Module, str]:
+    """The structure of a block, its attention module, and the name of its attention function.
+
+    Raises
+    ------
+    Other
+        If the block is none of those that `native/block.cpp` computes.
+    """
+    found = Block()
+    if not any(same_code(facts.look(vars(base), "forward"), reference) for reference in BLOCKS):
+        refuse("this block's forward is not known")
+    attention, mlp = _inner(facts, block, "self_attn"), _inner(facts, block, "mlp")
+    name = _attention(facts, attention, found)
+    if type(facts.module(mlp, "act_fn")) not in SILU:
+        refuse("the activation is not SiLU")
+    facts.code(mlp, MLPS)
+    for part in ("gate", "up"):
+        setattr(found, part, _linear(facts, mlp, f"{part}_proj", found.hidden)[0])
+    found.intermediate = found.gate.weight.rows
+    found.down_projection, found.down = _linear(facts, mlp, "down_proj", found.intermediate)
+    if found.up.weight.rows != found.intermediate or found.down_projection.weight.rows != found.hidden:
+        refuse("sizes of the MLP")
+    found.mlp = _input_transform(facts, mlp, found.hidden)
+    found.attention_norm = _norm(facts, block, "input_layernorm", found.hidden)
+    found.mlp_norm = _norm(facts, block, "post_attention_layernorm", found.hidden)
+    return found, attention, name
+
+
+def _inner(facts: Facts, block: nn.Module, name: str) -> nn.Module:
+    """The attention or the MLP, with the hooks that quantisation put there and no others."""
+    module = block._modules.get(name)
+    hooks = [transform_input] if module is not None and "input_transform" in module._modules else []
+    if name == "self_attn":
+        hooks += [wrap_cache, check_queries]
+    return facts.module(block, name, *hooks)
+
+
+def _attention(facts: Facts, attention: nn.Module, found: Block) -> str:
+    forward = facts.code(attention, ATTENTIONS)
+    for attribute, expected in WHOLE_HEADS.items():
+        if facts.attribute(attention, attribute) is not expected:
+            refuse(f"{attribute} of the attention")
+    found.head_dim, found.scaling = facts.attribute(attention, "head_dim"), facts.attribute(attention, "scaling")
+    name = _attention_function(facts, attention, getattr(forward, "__globals__", {}))
+    found.hidden = attention._modules["q_proj"].in_features  # pyright: ignore  # checked by `_linear`
+    for part in "qkv":
+        setattr(found, part, _linear(facts, attention, f"{part}_proj", found.hidden)[0])
+    width, key_width = found.q.weight.rows, found.k.weight.rows
+    found.heads, found.kv_heads = width // found.head_dim, key_width // found.head_dim
+    whole = found.heads * found.head_dim == width and found.kv_heads * found.head_dim == key_width
+    groups = facts.attribute(attention, "num_key_value_groups")
+    if not whole or found.v.weight.rows != key_width or not found.kv_heads or found.heads != groups * found.kv_heads:
+        refuse("sizes of the heads")
+    if found.head_dim % 2:
+        refuse("an odd head")
+    found.o, found.output = _linear(facts, attention, "o_proj", width)
+    if found.o.weight.rows != found.hidden:
+        refuse("sizes of the output projection")
+    if any(same_code(forward, reference) for reference in NORMED):
+        found.query_norm = _norm(facts, attention, "q_norm", found.head_dim)
+        found.key_norm = _norm(facts, attention, "k_norm", found.head_dim)
+    found.attention = _input_transform(facts, attention, found.hidden)
+    _cache(facts, facts.module(attention, "cache_transform"), found)
+    return name
+
+
+def _attention_function(facts: Facts, attention: nn.Module, names: dict[str, Any]) -> str:
+    """ "sdpa" or "eager", computed as Transformers does."""
+    view = facts.attribute(attention, "config")
+    if type(view) is not ConfigView:
+        refuse("keys and values are not quantised")
+    config = facts.look(vars(view), "original")
+    name = facts.look(vars(config), "_attn_implementation_internal")
+    if facts.look(vars(config), "sliding_window") is not None and "layer_types" not in vars(config):
+        refuse("a sliding window")
+    own = facts.look(ALL_ATTENTION_FUNCTIONS._local_mapping, name)
+    common = facts.look(AttentionInterface._global_mapping, name)
+    if own is not None or (name, common) not in (("sdpa", sdpa_attention_forward), ("eager", None)):
+        refuse(f"attention by {name}")
+    needed = FUNCTIONS | ({"eager_attention_forward": EAGER} if name == "eager" else {})
+    for function, reference in needed.items():
+        if not same_code(facts.look(names, function), reference):
+            refuse(f"a {function} that is not known")
+    return name
+
+
+def _linear(facts: Facts, parent: nn.Module, name: str, columns: int) -> tuple[Linear, Transform]:
+    """A layer, and what its input passes before."""
+    layer = facts.module(parent, name)
+    if type(layer) is not QuantizedLinear:
+        refuse(f"{name} is no quantised layer")
+    bits = facts.attribute(layer, "bits")
+    inner = facts.look(layer._modules, "transform")
+    own = Transform(left=1, right=columns) if inner is None else _transform(facts, layer, "transform", columns)
+    rows, packed = layer.out_features, bits.weight <= 4
+    if bits.weight == 16 or not layer.in_features == columns <= MOST_WIDE_COLUMNS or layer.weight_scale.dim() != 2:
+        refuse(f"{name} of {bits.weight} bits")
+    groups = layer.weight_scale.shape[1]
+    code = torch.uint8 if packed or not bits.weight_symmetric else torch.int8
+    weight = Weight(
+        codes=facts.tensor(layer, "weight", rows, -(-columns // 2) if packed else columns, kind=code),
+        scale=facts.tensor(layer, "weight_scale", rows, groups),
+        zero=facts.tensor(layer, "weight_zero", rows, groups, there=not bits.weight_symmetric),
+        bias=facts.tensor(layer, "bias", rows, there=False),
+        rows=rows,
+        cols=columns,
+        groups=groups,
+        bits=bits.weight,
+    )
+    whole = groups == 1 or (columns % groups == 0 and columns // groups % (8 if packed else 4) == 0)
+    if bool(weight.zero) == bits.weight_symmetric or not whole:
+        refuse(f"groups or zeros of {name}")
+    rounding = _rounding(facts, layer, "input", bits.input, bits.input_symmetric)
+    return Linear(weight=weight, input=rounding, multiplies_codes=layer.multiplies_codes), own
+
+
+def _rounding(facts: Facts, module: nn.Module, name: str, bits: int, symmetric: bool) -> Rounding:
+    logits = [facts.tensor(module, f"{name}_{side}", there=False) for side in ("max", "min")]
+    return Rounding(*logits, bits, symmetric)
+
+
+def _norm(facts: Facts, parent: nn.Module, name: str, n: int) -> Norm:
+    norm = facts.module(parent, name)
+    facts.code(norm, NORMS)
+    return Norm(gain=facts.tensor(norm, "weight", n), epsilon=facts.attribute(norm, "variance_epsilon"))
+
+
+def _input_transform(facts: Facts, parent: nn.Module, n: int) -> Transform:
+    if facts.look(parent._modules, "input_transform") is None:
+        return Transform(left=1, right=n)
+    return _transform(facts, parent, "input_transform", n)
+
+
+def _transform(facts: Facts, parent: nn.Module, name: str, n: int) -> Transform:
+    transform = facts.module(parent, name)
+    if type(transform) is not OnlineTransform:
+        refuse(f"{name} is another transform")
+    sizes = facts.attribute(transform, "sizes")
+    if transform.n != n or len(sizes) > 2 or (len(sizes) == 2 and sizes[0] * sizes[1] != n) or (sizes and n % sizes[0]):
+        refuse(f"factors {sizes} of {n}")
+    places = [facts.tensor(transform, f"factor_{i}", size, size) for i, size in enumerate(sizes)]
+    scale = facts.tensor(transform, "scale", n, there=False)
+    left = sizes[0] if sizes else 1
+    first, second = [*places, 0, 0][:2]
+    return Transform(scale, first, second, left, n // left)
+
+
+def _cache(facts: Facts, transform: Any, found: Block) -> None:
+    if type(transform) is not OnlineCacheTransform:
+        refuse("keys and values are not quantised")
+    bits, symmetric = facts.attribute(transform, "bits"), facts.attribute(transform, "symmetric")
+    e = found.head_dim
+    for name, part in zip("qkv", ("query", "key", "value"), strict=True):
+        b, even = facts.look(bits, name), facts.look(symmetric, name)
+        if name != "q" and b == 16:
+            refuse("keys or values of 16 bits")
+        setattr(found, part, _rounding(facts, transform, name, b, even))
+    found.key_matrix = facts.tensor(transform, "key_matrix", e, e, there=False)
+    found.query_matrix = facts.tensor(transform, "query_matrix", e, e, there=False)

@@ -1,0 +1,655 @@
+// One decoder block of a quantised model for few tokens: norms, transforms, products of codes, rotary embedding, the
+// cache and attention over it. `linmap.compress.flatquant.decoding` fills the structures below and checks them.
+//
+// Sections 3.2 and 3.3 of Sun et al., "FlatQuant: Flatness Matters for LLM Quantization", ICML 2025.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "codes.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace linmap {
+namespace {
+
+// -- what Python fills -----------------------------------------------------------------------------------------------
+
+struct Transform {  // x -> vec(L^T X R) of x * scale as left x right; a null matrix is the identity
+    const float* scale;
+    const float* left_matrix;
+    const float* right_matrix;
+    int64_t left, right;
+};
+
+struct Rounding {  // with a scale for each token (and head); 16 bits: none
+    const float* max_logit;  // of the clipping; null: none
+    const float* min_logit;
+    int64_t bits, symmetric;
+};
+
+struct Linear {
+    Weight weight;
+    Rounding input;
+    int64_t multiplies_codes;  // else numbers are multiplied, rounded before
+};
+
+struct Norm {
+    const float* gain;  // null: there is none
+    double epsilon;
+};
+
+}  // namespace
+
+struct Block {
+    int64_t hidden, heads, kv_heads, head_dim, intermediate;
+    double scaling;
+    Norm attention_norm, mlp_norm, query_norm, key_norm;
+    Transform attention, output, mlp, down;
+    Linear q, k, v, o, gate, up, down_projection;
+    const float* key_matrix;  // P_h
+    const float* query_matrix;  // P_h^-T
+    Rounding query, key, value;
+};
+
+struct Part {  // of a cache: (batch, heads, room, last), its last two dimensions without gaps
+    void* data;
+    int64_t batch_stride, head_stride;
+};
+
+struct Store {  // `attention.Tokens`
+    Part codes, scale, zero;
+    int64_t start, stop;  // of the tokens before this step
+};
+
+enum MaskKind : int64_t { NONE = 0, BOOLEAN = 1, ADDED = 2 };
+
+struct Step {
+    const float* x;  // (batch, tokens, hidden)
+    float* y;
+    int64_t batch, tokens, threads;
+    const float* cosine;  // (batch or 1, tokens, head_dim)
+    const float* sine;
+    int64_t cosine_batch_stride, sine_batch_stride;
+    const void* mask;  // (batch or 1, 1, tokens, all tokens)
+    int64_t mask_kind, mask_batch_stride, mask_row_stride, mask_column_stride;
+    Store keys, values;
+};
+
+namespace {
+
+constexpr int64_t CHUNK = 64;  // tokens of the cache that are decoded at once
+constexpr int64_t ROWS = 16;  // of a weight, that a thread takes at least
+
+// -- small functions -------------------------------------------------------------------------------------------------
+
+inline float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
+inline float share(const float* logit) { return logit ? sigmoid(*logit) : 1.0f; }
+
+// e^x to a unit in the last place or two; loops over it become vector instructions
+inline float exponential(float x) {
+    x = x > 88.7f ? 88.7f : x;
+    x = x < -87.3f ? -87.3f : x;
+    const float shifted = x * 1.44269504f + 12582912.0f;  // its low bits hold round(x / log 2)
+    const float n = shifted - 12582912.0f;
+    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    int32_t bits;
+    std::memcpy(&bits, &shifted, 4);
+    const int32_t exponent = static_cast<int32_t>(static_cast<uint32_t>(bits) << 23) + 0x3f800000;
+    float power;
+    std::memcpy(&power, &exponent, 4);
+    return p * power;
+}
+
+void silu_times(float* gate, const float* up, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+        const float e = exponential(-gate[i]);
+        gate[i] = gate[i] / (1.0f + e) * up[i];
+    }
+}
+
+inline float dot(const float* a, const float* b, int64_t n) {
+    constexpr int W = Floats::WIDTH;
+    Floats sum = Floats::all(0);
+    int64_t i = 0;
+    for (; i + W <= n; i += W) sum = Floats::fma(Floats::load(a + i), Floats::load(b + i), sum);
+    if (i < n) sum = Floats::fma(Floats::load(a + i, n - i), Floats::load(b + i, n - i), sum);
+    return sum.sum();
+}
+
+inline float total(const float* x, int64_t n) {
+    constexpr int W = Floats::WIDTH;
+    Floats sum = Floats::all(0);
+    int64_t i = 0;
+    for (; i + W <= n; i += W) sum = sum + Floats::load(x + i);
+    if (i < n) sum = sum + Floats::load(x + i, n - i);
+    return sum.sum();
+}
+
+// As `torch.amax`: a number that is none stays
+inline float largest_of(const float* x, int64_t n) {
+    constexpr int LANES = 16;
+    float best[LANES];
+    std::fill(best, best + LANES, -INFINITY);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; ++l) best[l] = x[i + l] > best[l] || x[i + l] != x[i + l] ? x[i + l] : best[l];
+    for (; i < n; ++i) best[0] = x[i] > best[0] || x[i] != x[i] ? x[i] : best[0];
+    for (int l = 1; l < LANES; ++l) best[0] = best[l] > best[0] || best[l] != best[l] ? best[l] : best[0];
+    return best[0];
+}
+
+// y += sum_m a[m] x_m for M rows x_m that lie `stride` apart
+template <int M>
+inline void add_rows(const float* a, const float* x, int64_t stride, int64_t n, float* y) {
+    constexpr int W = Floats::WIDTH;
+    int64_t i = 0;
+    for (; i + W <= n; i += W) {
+        Floats sum = Floats::load(y + i);
+        for (int m = 0; m < M; ++m) sum = Floats::fma(Floats::all(a[m]), Floats::load(x + m * stride + i), sum);
+        sum.store(y + i);
+    }
+    if (i == n) return;
+    Floats sum = Floats::load(y + i, n - i);
+    for (int m = 0; m < M; ++m) sum = Floats::fma(Floats::all(a[m]), Floats::load(x + m * stride + i, n - i), sum);
+    sum.store(y + i, n - i);
+}
+
+// y = sum_m a[m] x_m
+void weighted_sum(const float* a, const float* x, int64_t count, int64_t n, float* y) {
+    std::fill(y, y + n, 0.0f);
+    int64_t m = 0;
+    for (; m + 8 <= count; m += 8) add_rows<8>(a + m, x + m * n, n, n, y);
+    for (; m < count; ++m) add_rows<1>(a + m, x + m * n, n, n, y);
+}
+
+void normalise(const float* x, const Norm& norm, int64_t n, float* y) {
+    const float factor = 1.0f / std::sqrt(dot(x, x, n) / static_cast<float>(n) + static_cast<float>(norm.epsilon));
+    for (int64_t i = 0; i < n; ++i) y[i] = norm.gain[i] * (x[i] * factor);
+}
+
+// `scratch` holds twice as many numbers as x
+inline void transform(const float* x, const Transform& t, float* y, float* scratch) {
+    kronecker_row(x, t.left_matrix, t.left, t.right_matrix, t.right, t.scale, y, scratch);
+}
+
+// -- rounding of queries, keys and values: `quantizer.quantize` of a token -------------------------------------------
+
+struct Grid {
+    float scale, zero, first, last;
+};
+
+Grid grid_of(const float* x, int64_t n, const Rounding& rounding) {
+    float smallest = INFINITY;
+    for (int64_t i = 0; i < n; ++i) smallest = x[i] < smallest || x[i] != x[i] ? x[i] : smallest;
+    float largest = largest_of(x, n) * share(rounding.max_logit);
+    smallest *= share(rounding.min_logit);
+    largest = largest < 0.0f ? 0.0f : largest;
+    smallest = smallest > 0.0f ? 0.0f : smallest;
+    const int64_t levels = int64_t{1} << rounding.bits;
+    Grid grid;
+    if (rounding.symmetric) {
+        const float span = largest < -smallest || smallest != smallest ? -smallest : largest;
+        grid.scale = span / static_cast<float>(levels / 2 - 1);
+        grid.first = -static_cast<float>(levels / 2);
+        grid.last = static_cast<float>(levels / 2 - 1);
+    } else {
+        grid.scale = (largest - smallest) / static_cast<float>(levels - 1);
+        grid.first = 0.0f;
+        grid.last = static_cast<float>(levels - 1);
+    }
+    grid.scale = grid.scale > 0.0f ? grid.scale : 1.0f;
+    grid.zero = rounding.symmetric ? 0.0f : std::nearbyint(-smallest / grid.scale);
+    return grid;
+}
+
+inline int32_t code_of(float x, const Grid& grid) {
+    const float q = std::nearbyint(x / grid.scale) + grid.zero;
+    if (!(q >= grid.first)) return static_cast<int32_t>(q != q ? 0.0f : grid.first);
+    return static_cast<int32_t>(q > grid.last ? grid.last : q);
+}
+
+void store_row(const float* x, int64_t n, const Rounding& rounding, const Store& store, int64_t b, int64_t head,
+               int64_t at) {
+    const Grid grid = grid_of(x, n, rounding);
+    const int64_t place = b * store.scale.batch_stride + head * store.scale.head_stride + at;
+    static_cast<float*>(store.scale.data)[place] = grid.scale;
+    if (store.zero.data)
+        static_cast<uint8_t*>(store.zero.data)[b * store.zero.batch_stride + head * store.zero.head_stride + at] =
+            static_cast<uint8_t>(grid.zero == grid.zero ? grid.zero : 0.0f);
+    const int64_t bytes = rounding.bits <= 4 ? (n + 1) / 2 : n;
+    uint8_t* codes = static_cast<uint8_t*>(store.codes.data) + b * store.codes.batch_stride +
+                     head * store.codes.head_stride + at * bytes;
+    if (rounding.bits > 4) {
+        for (int64_t i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(code_of(x[i], grid));
+        return;
+    }
+    for (int64_t i = 0; i < n; i += 2) {
+        const int32_t low = code_of(x[i], grid) & 15;
+        const int32_t high = i + 1 < n ? code_of(x[i + 1], grid) & 15 : 0;
+        codes[i / 2] = static_cast<uint8_t>(low | high << 4);
+    }
+}
+
+void round_row(float* x, int64_t n, const Rounding& rounding) {
+    const Grid grid = grid_of(x, n, rounding);
+    for (int64_t i = 0; i < n; ++i) x[i] = (static_cast<float>(code_of(x[i], grid)) - grid.zero) * grid.scale;
+}
+
+// -- attention over codes --------------------------------------------------------------------------------------------
+
+// Codes of up to four bits are two planes of a tile, the even channels and the odd ones; wider codes are one. A plane
+// holds `half` channels of each token.
+struct Planes {
+    int64_t count, half;
+    int64_t length() const { return count * half; }
+};
+
+inline Planes planes_of(int64_t n, const Rounding& rounding) {
+    return rounding.bits <= 4 ? Planes{2, (n + 1) / 2} : Planes{1, n};
+}
+
+// Codes of `count` tokens as numbers that are not negative, CHUNK tokens a plane, with scales and zero points
+void decode(const Store& store, const Rounding& rounding, int64_t n, int64_t b, int64_t head, int64_t from,
+            int64_t count, float* codes, float* scales, float* zeros) {
+    const Planes planes = planes_of(n, rounding);
+    const int64_t first = store.start + from, length = count * planes.half;
+    const float* scale =
+        static_cast<const float*>(store.scale.data) + b * store.scale.batch_stride + head * store.scale.head_stride;
+    const uint8_t* zero = static_cast<const uint8_t*>(store.zero.data);
+    if (zero) zero += b * store.zero.batch_stride + head * store.zero.head_stride;
+    const uint8_t* packed = static_cast<const uint8_t*>(store.codes.data) + b * store.codes.batch_stride +
+                            head * store.codes.head_stride + first * planes.half;
+    const int32_t sign = planes.count == 2 ? 8 : 128;  // of a symmetric code; added, it leaves none
+    for (int64_t t = 0; t < count; ++t) {
+        scales[t] = scale[first + t];
+        zeros[t] = static_cast<float>(zero ? zero[first + t] : sign);
+    }
+    const int32_t flip = zero ? 0 : sign;
+    if (planes.count == 1) {
+        for (int64_t i = 0; i < length; ++i) codes[i] = static_cast<float>(packed[i] ^ flip);
+        return;
+    }
+    float* odd = codes + CHUNK * planes.half;
+    for (int64_t i = 0; i < length; ++i) {
+        codes[i] = static_cast<float>((packed[i] & 15) ^ flip);
+        odd[i] = static_cast<float>((packed[i] >> 4) ^ flip);
+    }
+}
+
+// Channels by planes; an odd number of channels is filled up
+void in_planes(const float* x, int64_t n, const Planes& planes, float* y) {
+    if (planes.count == 1) {
+        std::copy(x, x + n, y);
+        return;
+    }
+    for (int64_t i = 0; i < planes.half; ++i) y[i] = x[2 * i];
+    for (int64_t i = 0; i < planes.half; ++i) y[planes.half + i] = 2 * i + 1 < n ? x[2 * i + 1] : 0.0f;
+}
+
+void out_of_planes(const float* x, int64_t n, const Planes& planes, float* y) {
+    for (int64_t i = 0; i < n; ++i)
+        y[i] = planes.count == 1 ? x[i] : x[(i % 2) * planes.half + i / 2];
+}
+
+// The product of a query with one key of a tile
+inline float tile_dot(const float* query, const float* tile, const Planes& planes, int64_t t) {
+    constexpr int W = Floats::WIDTH;
+    Floats sum = Floats::all(0);
+    for (int64_t p = 0; p < planes.count; ++p) {
+        const float *a = query + p * planes.half, *b = tile + (p * CHUNK + t) * planes.half;
+        int64_t i = 0;
+        for (; i + W <= planes.half; i += W) sum = Floats::fma(Floats::load(a + i), Floats::load(b + i), sum);
+        const int64_t rest = planes.half - i;
+        if (rest) sum = Floats::fma(Floats::load(a + i, rest), Floats::load(b + i, rest), sum);
+    }
+    return sum.sum();
+}
+
+struct Sizes {
+    int64_t tokens, all_tokens, chunks, group, query_length, value_length, width, key_width, widest, stream;
+};
+
+struct Scratch {  // of one step, in one piece of memory
+    float *product, *queries, *partial, *middle, *wide, *numbers, *scales, *temporary;
+    int32_t* sums;
+    int8_t *even, *odd;
+    int64_t temporary_length;
+};
+
+// Partial softmax of the queries of one head of keys over one chunk: per query the maximum, the sum and the weighted
+// sum of values.
+void attend(const Block& block, const Step& step, const Sizes& sizes, const Scratch& scratch, int64_t b, int64_t head,
+            int64_t chunk) {
+    const int64_t e = block.head_dim, from = chunk * CHUNK;
+    const int64_t count = std::min(CHUNK, sizes.all_tokens - from);
+    const int64_t kl = sizes.query_length, vl = sizes.value_length;
+    const Planes key_planes = planes_of(e, block.key), value_planes = planes_of(e, block.value);
+    thread_local std::vector<float> memory;
+    memory.resize(static_cast<size_t>(CHUNK * (kl + vl + 5)));
+    float* keys = memory.data();
+    float* values = keys + CHUNK * kl;
+    float* key_scales = values + CHUNK * vl;
+    float *key_zeros = key_scales + CHUNK, *value_scales = key_zeros + CHUNK, *value_zeros = value_scales + CHUNK;
+    float* scores = value_zeros + CHUNK;
+    decode(step.keys, block.key, e, b, head, from, count, keys, key_scales, key_zeros);
+    decode(step.values, block.value, e, b, head, from, count, values, value_scales, value_zeros);
+    const float scaling = static_cast<float>(block.scaling);
+    for (int64_t t = 0; t < step.tokens; ++t) {
+        for (int64_t g = 0; g < sizes.group; ++g) {
+            const int64_t query_head = head * sizes.group + g;
+            const int64_t row = (b * step.tokens + t) * block.heads + query_head;
+            const float* query = scratch.queries + row * kl;
+            const float of_zero = total(query, kl);
+            for (int64_t s = 0; s < count; ++s)
+                scores[s] = (tile_dot(query, keys, key_planes, s) - of_zero * key_zeros[s]) * key_scales[s] * scaling;
+            const int64_t first = b * step.mask_batch_stride + t * step.mask_row_stride;
+            if (step.mask_kind == BOOLEAN) {
+                const bool* mask = static_cast<const bool*>(step.mask) + first;
+                for (int64_t s = 0; s < count; ++s)
+                    if (!mask[(from + s) * step.mask_column_stride]) scores[s] = -INFINITY;
+            } else if (step.mask_kind == ADDED) {
+                const float* mask = static_cast<const float*>(step.mask) + first;
+                for (int64_t s = 0; s < count; ++s) scores[s] += mask[(from + s) * step.mask_column_stride];
+            } else {  // none: each token sees itself and those before
+                const int64_t seen = sizes.all_tokens - step.tokens + t + 1 - from;
+                for (int64_t s = std::max<int64_t>(0, seen); s < count; ++s) scores[s] = -INFINITY;
+            }
+            const float largest = largest_of(scores, count);
+            float* partial = scratch.partial + (row * sizes.chunks + chunk) * (vl + 2);
+            float* sum_of_values = partial + 2;
+            partial[0] = largest;
+            partial[1] = 0.0f;
+            if (largest == -INFINITY) continue;  // nothing of this chunk is seen
+            for (int64_t s = 0; s < count; ++s)
+                scores[s] = scores[s] == -INFINITY ? 0.0f : exponential(scores[s] - largest);
+            partial[1] = total(scores, count);
+            for (int64_t s = 0; s < count; ++s) scores[s] *= value_scales[s];
+            const float of_zeros = dot(scores, value_zeros, count);
+            for (int64_t p = 0; p < value_planes.count; ++p)
+                weighted_sum(scores, values + p * CHUNK * value_planes.half, count, value_planes.half,
+                             sum_of_values + p * value_planes.half);
+            for (int64_t i = 0; i < vl; ++i) sum_of_values[i] -= of_zeros;
+        }
+    }
+}
+
+// The chunks of one query together
+void join_chunks(const Block& block, const Sizes& sizes, const Scratch& scratch, int64_t row, float* ordered,
+                 float* out) {
+    const int64_t vl = sizes.value_length;
+    const float* partial = scratch.partial + row * sizes.chunks * (vl + 2);
+    float largest = -INFINITY;
+    for (int64_t c = 0; c < sizes.chunks; ++c) {
+        const float m = partial[c * (vl + 2)];
+        largest = m > largest || m != m ? m : largest;
+    }
+    std::fill(ordered, ordered + vl, 0.0f);
+    float sum = 0.0f;
+    for (int64_t c = 0; c < sizes.chunks; ++c) {
+        const float* of_chunk = partial + c * (vl + 2);
+        if (of_chunk[0] == -INFINITY) continue;
+        const float factor = exponential(of_chunk[0] - largest);
+        sum += factor * of_chunk[1];
+        for (int64_t i = 0; i < vl; ++i) ordered[i] += factor * of_chunk[2 + i];
+    }
+    const float share_of = largest == -INFINITY ? 0.0f : 1.0f / sum;  // a token that sees nothing gets zeros
+    for (int64_t i = 0; i < vl; ++i) ordered[i] *= share_of;
+    out_of_planes(ordered, block.head_dim, planes_of(block.head_dim, block.value), out);
+}
+
+// -- products --------------------------------------------------------------------------------------------------------
+
+// What one token gives to one layer: codes, or numbers where it does not multiply codes. A slot holds all tokens.
+void give(const Linear& linear, const float* x, const Scratch& scratch, int64_t slot, int64_t t, const Sizes& sizes) {
+    const int64_t place = slot * sizes.tokens + t, n = linear.weight.cols;
+    if (linear.multiplies_codes) {
+        const bool two = linear.weight.bits <= 4;
+        const int64_t first = slot * sizes.tokens * sizes.stream + t * stream_bytes(n, two);
+        quantise_row(x, n, share(linear.input.max_logit), share(linear.input.min_logit),
+                     static_cast<int>(linear.input.bits), scratch.even + first, two ? scratch.odd + first : nullptr,
+                     scratch.scales + place, scratch.sums + place);
+        return;
+    }
+    float* numbers = scratch.numbers + slot * sizes.tokens * sizes.widest + t * n;
+    std::copy(x, x + n, numbers);
+    if (linear.input.bits < 16) round_row(numbers, n, linear.input);
+}
+
+// Rows from `first` to `last` of a product with all tokens
+void multiply(const Linear& linear, const Scratch& scratch, int64_t slot, const Sizes& sizes, int64_t first,
+              int64_t last, float* y, int64_t ldy) {
+    if (first >= last) return;
+    if (linear.multiplies_codes) {
+        const int64_t codes = slot * sizes.tokens * sizes.stream, place = slot * sizes.tokens;
+        const bool two = linear.weight.bits <= 4;
+        const auto product = two ? few_tokens<true> : few_tokens<false>;
+        product(linear.weight, first, last, scratch.even + codes, two ? scratch.odd + codes : nullptr,
+                stream_bytes(linear.weight.cols, two), scratch.scales + place, scratch.sums + place, sizes.tokens, y,
+                ldy);
+        return;
+    }
+    Weight part = linear.weight;
+    part.codes += first * part.row_bytes();
+    part.scale += first * part.groups;
+    if (part.zero) part.zero += first * part.groups;
+    if (part.bias) part.bias += first;
+    part.rows = last - first;
+    float_product(part, scratch.numbers + slot * sizes.tokens * sizes.widest, sizes.tokens, y + first, ldy, 1);
+}
+
+// The rows that a thread takes of `rows`: from `first` to `last`
+inline int64_t bound(int64_t rows, int64_t thread, int64_t threads) {
+    const int64_t pieces = (rows + ROWS - 1) / ROWS;
+    return std::min(rows, pieces * thread / threads * ROWS);
+}
+
+// -- the block -------------------------------------------------------------------------------------------------------
+
+inline float* temporary_of(const Scratch& scratch, int64_t thread) {
+    return scratch.temporary + thread * scratch.temporary_length;
+}
+
+// The norm and the transform in front of some layers, for one token
+void enter(const Norm& norm, const Transform& before, int64_t n, const float* x, float* temporary, float** out) {
+    normalise(x, norm, n, temporary);
+    transform(temporary, before, temporary + n, temporary + 2 * n);
+    *out = temporary + n;
+}
+
+// Query, key or value number `item` of token t: norm, rotary embedding, P_h, and keys and values into the cache
+void prepare(const Block& block, const Step& step, const Sizes& sizes, const Scratch& scratch, int64_t t, int64_t item,
+             float* temporary) {
+    const int64_t e = block.head_dim, b = t / step.tokens, at = t % step.tokens;
+    const float* x = scratch.product + t * (sizes.width + 2 * sizes.key_width) + item * e;
+    const bool is_query = item < block.heads, is_value = item >= block.heads + block.kv_heads;
+    if (is_value) {
+        const int64_t head = item - block.heads - block.kv_heads;
+        store_row(x, e, block.value, step.values, b, head, step.values.stop + at);
+        return;
+    }
+    const Norm& norm = is_query ? block.query_norm : block.key_norm;
+    float *normed = temporary, *turned = temporary + e, *moved = temporary + 2 * e;
+    if (norm.gain) normalise(x, norm, e, normed);
+    else std::copy(x, x + e, normed);
+    const float* cosine = step.cosine + b * step.cosine_batch_stride + at * e;
+    const float* sine = step.sine + b * step.sine_batch_stride + at * e;
+    const int64_t half = e / 2;
+    for (int64_t i = 0; i < half; ++i) turned[i] = normed[i] * cosine[i] - normed[half + i] * sine[i];
+    for (int64_t i = half; i < e; ++i) turned[i] = normed[i] * cosine[i] + normed[i - half] * sine[i];
+    const float* P = is_query ? block.query_matrix : block.key_matrix;
+    if (P) weighted_sum(turned, P, e, e, moved);
+    else moved = turned;
+    if (is_query) {
+        if (block.query.bits < 16) round_row(moved, e, block.query);
+        in_planes(moved, e, planes_of(e, block.key), scratch.queries + (t * block.heads + item) * sizes.query_length);
+    } else {
+        store_row(moved, e, block.key, step.keys, b, item - block.heads, step.keys.stop + at);
+    }
+}
+
+void run(const Block& block, const Step& step, const Sizes& sizes, const Scratch& scratch, int64_t thread,
+         int64_t threads) {
+    const int64_t T = sizes.tokens, hidden = block.hidden, e = block.head_dim;
+    const int64_t all_heads = block.heads + 2 * block.kv_heads, row = sizes.width + 2 * sizes.key_width;
+    float* temporary = temporary_of(scratch, thread);
+    float* entered;
+#pragma omp for schedule(static)
+    for (int64_t t = 0; t < T; ++t) {
+        enter(block.attention_norm, block.attention, hidden, step.x + t * hidden, temporary, &entered);
+        give(block.q, entered, scratch, 0, t, sizes);
+        give(block.k, entered, scratch, 1, t, sizes);
+        give(block.v, entered, scratch, 2, t, sizes);
+    }
+    const Linear* inputs[3] = {&block.q, &block.k, &block.v};
+    const int64_t from = bound(row, thread, threads), to = bound(row, thread + 1, threads);
+    for (int64_t part = 0, offset = 0; part < 3; offset += inputs[part]->weight.rows, ++part) {
+        const int64_t rows = inputs[part]->weight.rows;
+        multiply(*inputs[part], scratch, part, sizes, std::clamp<int64_t>(from - offset, 0, rows),
+                 std::clamp<int64_t>(to - offset, 0, rows), scratch.product + offset, row);
+    }
+#pragma omp barrier
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < T * all_heads; ++i)
+        prepare(block, step, sizes, scratch, i / all_heads, i % all_heads, temporary);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t i = 0; i < step.batch * block.kv_heads * sizes.chunks; ++i) {
+        const int64_t chunk = i % sizes.chunks, head = i / sizes.chunks % block.kv_heads;
+        attend(block, step, sizes, scratch, i / sizes.chunks / block.kv_heads, head, chunk);
+    }
+#pragma omp for schedule(static)
+    for (int64_t t = 0; t < T; ++t) {
+        const int64_t width = sizes.width;
+        for (int64_t head = 0; head < block.heads; ++head)
+            join_chunks(block, sizes, scratch, t * block.heads + head, temporary + width, temporary + head * e);
+        transform(temporary, block.output, temporary + width, temporary + 2 * width);
+        give(block.o, temporary + width, scratch, 0, t, sizes);
+    }
+    multiply(block.o, scratch, 0, sizes, bound(hidden, thread, threads), bound(hidden, thread + 1, threads),
+             scratch.middle, hidden);
+#pragma omp barrier
+#pragma omp for schedule(static)
+    for (int64_t t = 0; t < T; ++t) {
+        float* middle = scratch.middle + t * hidden;
+        for (int64_t i = 0; i < hidden; ++i) middle[i] = step.x[t * hidden + i] + middle[i];
+        enter(block.mlp_norm, block.mlp, hidden, middle, temporary, &entered);
+        give(block.gate, entered, scratch, 0, t, sizes);
+        give(block.up, entered, scratch, 1, t, sizes);
+    }
+    const int64_t wide = block.intermediate, first = bound(wide, thread, threads);
+    const int64_t last = bound(wide, thread + 1, threads);
+    multiply(block.gate, scratch, 0, sizes, first, last, scratch.wide, 2 * wide);
+    multiply(block.up, scratch, 1, sizes, first, last, scratch.wide + wide, 2 * wide);
+    for (int64_t t = 0; t < T; ++t) {
+        float* gate = scratch.wide + t * 2 * wide;
+        silu_times(gate + first, gate + wide + first, last - first);
+    }
+#pragma omp barrier
+#pragma omp for schedule(static)
+    for (int64_t t = 0; t < T; ++t) {
+        transform(scratch.wide + t * 2 * wide, block.down, temporary, temporary + wide);
+        give(block.down_projection, temporary, scratch, 0, t, sizes);
+    }
+    const int64_t low = bound(hidden, thread, threads), high = bound(hidden, thread + 1, threads);
+    multiply(block.down_projection, scratch, 0, sizes, low, high, step.y, hidden);
+    for (int64_t t = 0; t < T; ++t)
+        for (int64_t i = low; i < high; ++i)
+            step.y[t * hidden + i] = scratch.middle[t * hidden + i] + step.y[t * hidden + i];
+}
+
+// Pieces of one buffer of the calling thread, each at a multiple of 64 bytes; the buffer only grows
+class Memory {
+  public:
+    int64_t add(int64_t bytes) {
+        const int64_t at = used_;
+        used_ += (bytes + 63) / 64 * 64;
+        return at;
+    }
+    bool open() {
+        thread_local std::unique_ptr<char[]> buffer;
+        thread_local int64_t room = 0;
+        if (used_ + 64 > room) {
+            buffer.reset(new (std::nothrow) char[static_cast<size_t>(used_ + used_ / 4 + 64)]);
+            room = buffer ? used_ + used_ / 4 + 64 : 0;
+        }
+        base_ = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(buffer.get()) + 63) / 64 * 64);
+        return buffer != nullptr;
+    }
+    template <class T>
+    T* at(int64_t place) const {
+        return reinterpret_cast<T*>(base_ + place);
+    }
+
+  private:
+    char* base_ = nullptr;
+    int64_t used_ = 0;
+};
+
+}  // namespace
+}  // namespace linmap
+
+// 0, or 1 where there is no memory
+extern "C" int64_t linmap_block_step(const linmap::Block* block_, const linmap::Step* step_) {
+    using namespace linmap;
+    const Block& block = *block_;
+    const Step& step = *step_;
+    Sizes sizes;
+    sizes.tokens = step.batch * step.tokens;
+    sizes.all_tokens = step.keys.stop - step.keys.start + step.tokens;
+    sizes.chunks = (sizes.all_tokens + CHUNK - 1) / CHUNK;
+    sizes.group = block.heads / block.kv_heads;
+    sizes.query_length = planes_of(block.head_dim, block.key).length();
+    sizes.value_length = planes_of(block.head_dim, block.value).length();
+    sizes.width = block.heads * block.head_dim;
+    sizes.key_width = block.kv_heads * block.head_dim;
+    sizes.widest = std::max({block.hidden, block.intermediate, sizes.width});
+    sizes.stream = stream_bytes(sizes.widest, false);
+    const int64_t T = sizes.tokens, threads = std::max<int64_t>(1, step.threads);
+    constexpr int64_t FLOAT = sizeof(float);
+    Scratch scratch;
+    scratch.temporary_length = (5 * sizes.widest + 4 * block.head_dim + 79) / 16 * 16;
+    Memory memory;
+    const int64_t places[] = {
+        memory.add(T * (sizes.width + 2 * sizes.key_width) * FLOAT),
+        memory.add(T * block.heads * sizes.query_length * FLOAT),
+        memory.add(T * block.heads * sizes.chunks * (sizes.value_length + 2) * FLOAT),
+        memory.add(T * block.hidden * FLOAT),
+        memory.add(T * 2 * block.intermediate * FLOAT),
+        memory.add(3 * T * sizes.widest * FLOAT),
+        memory.add(3 * T * FLOAT),
+        memory.add(threads * scratch.temporary_length * FLOAT),
+        memory.add(3 * T * FLOAT),
+        memory.add(3 * T * sizes.stream),
+        memory.add(3 * T * sizes.stream),
+    };
+    if (!memory.open()) return 1;
+    float** const numbers[] = {&scratch.product, &scratch.queries, &scratch.partial, &scratch.middle,
+                               &scratch.wide,    &scratch.numbers, &scratch.scales,  &scratch.temporary};
+    for (int i = 0; i < 8; ++i) *numbers[i] = memory.at<float>(places[i]);
+    scratch.sums = memory.at<int32_t>(places[8]);
+    scratch.even = memory.at<int8_t>(places[9]);
+    scratch.odd = memory.at<int8_t>(places[10]);
+#ifdef _OPENMP
+    if (threads > 1) {
+#pragma omp parallel num_threads(static_cast<int>(threads))
+        run(block, step, sizes, scratch, omp_get_thread_num(), omp_get_num_threads());
+        return 0;
+    }
+#endif
+    run(block, step, sizes, scratch, 0, 1);
+    return 0;
+}
