@@ -52,6 +52,20 @@ def test_a_generator_makes_images_of_codes_through_its_styles(kind: Any) -> None
         assert not torch.allclose(generator.synthesis(moved), images)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("annotations_unchecked")
+def test_a_swapped_generator_is_exported_for_batches_of_any_size_and_compiled_whole(kind: Any) -> None:
+    generator = kind().eval()
+    project_layers(generator, list(generator.style_layers), 2)
+    three, five = draw_codes(generator, 3, 0), draw_codes(generator, 5, 1)
+    batch = {0: torch.export.Dim("batch", min=2, max=64)}
+    program = torch.export.export(generator, (three,), dynamic_shapes=(batch,)).module()
+    compiled = torch.compile(generator, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(program(five), generator(five))
+        torch.testing.assert_close(compiled(three), generator(three))
+
+
 def test_every_style_layer_reads_its_own_slot_and_no_other() -> None:
     generator = StyleGAN2Like(5, 7, 2, (6, 4, 3), 3).eval()
     assert generator.n_slots == 6

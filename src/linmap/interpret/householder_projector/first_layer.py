@@ -71,7 +71,7 @@ class ProjectedFirstLayer(HouseholderProjector):
                 f"{self.name} was a transposed convolution and is now a projector of a 1 x 1 input: x must have shape "
                 f"(batch, {self.in_features}, 1, 1), got {tuple(x.shape)}."
             )
-        return super().forward(x).reshape(len(x), *self.output_shape)
+        return super().forward(x).reshape(x.shape[0], *self.output_shape)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, output_shape={self.output_shape}"

@@ -113,7 +113,7 @@ class StyleGAN2Like(nn.Module):
 
     def synthesis(self, w: Float[Tensor, "batch slots style"]) -> Float[Tensor, "batch channels side side"]:
         """Images of styles."""
-        x = self.first(self.constant.expand(len(w), -1, -1, -1), w[:, 0])
+        x = self.first(self.constant.expand(w.shape[0], -1, -1, -1), w[:, 0])
         image = self.first_colours(x, w[:, 1], activate=False)
         for i, block in enumerate(self.blocks):
             x, image = block(x, image, w[:, 2 * i + 1 : 2 * i + 4])
