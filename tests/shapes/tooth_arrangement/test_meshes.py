@@ -23,7 +23,7 @@ from linmap.shapes.tooth_arrangement import meshes as module
 from linmap.shapes.tooth_arrangement.augmentation import _mirrored
 from linmap.shapes.tooth_arrangement.meshes import ToothMeshes, framed_patches, read_patches, remeshed
 from linmap.shapes.tooth_arrangement.pairs import joined, unmoved
-from linmap.shapes.tooth_arrangement.remeshing import closest_points
+from linmap.shapes.tooth_arrangement.remeshing import closest_points, remesh
 from shapes.tooth_arrangement.crowns import arches, ball
 
 PATCHES = 6
@@ -223,3 +223,7 @@ def test_a_flat_tooth_is_remeshed_and_a_folded_one_is_named(monkeypatch: pytest.
     monkeypatch.setattr(module, "_is_thin", lambda V, F: True)
     with pytest.raises(ArgumentError, match="tooth 11 cannot be remeshed"):
         unmoved([teeth], 4, 4)
+    monkeypatch.setattr(module, "_is_thin", lambda V, F: False)
+    monkeypatch.setattr(module, "remesh", lambda V, F, base, project: remesh(V, F, 4 * base, 3, project))
+    with pytest.raises(ArgumentError, match="tooth 11 cannot be made of patches=4 coarse faces"):
+        remeshed(11, *ball(4.0), 4)

@@ -166,6 +166,10 @@ def remeshed(fdi: int, V: np.ndarray, F: np.ndarray, most: int) -> tuple[np.ndar
             break
     else:
         raise ArgumentError(f"tooth {fdi} cannot be remeshed: its faces fold onto themselves; repair the mesh.")
+    if len(faces) > PATCH * most:
+        raise ArgumentError(
+            f"tooth {fdi} cannot be made of patches={most} coarse faces; repair the mesh, or give more."
+        )
     points, corners = torch.from_numpy(found), torch.from_numpy(faces)
     outwards = ((points - points.mean(0)) * vertex_normals(points, corners)).sum() >= 0
     return found, faces if outwards else np.ascontiguousarray(faces[:, ::-1])
