@@ -433,9 +433,10 @@ struct Order {
 // Products of R rows with T tokens, summed lane by lane in the order of the steps, then over the lanes: the same for any T.
 // GROUPS: each step's sums take the scales of their lanes; otherwise there is one scale a row, and no zeros.
 template <int R, int T, int BITS, bool SIGNED, bool GROUPS>
-inline void float_tile(const Weight& w, int64_t row, const float* x, int64_t stride, float* y, int64_t ldy) {
+inline void float_tile(const Weight& w, int64_t row, const float* x, int64_t stride, const float* lanes, float* y,
+                       int64_t ldy) {
     constexpr int W = Floats::WIDTH, PER = BITS == 4 ? 8 : 4, CHUNK = PER * W;
-    const int64_t bytes = w.row_bytes(), n = w.cols, size = n / w.groups;
+    const int64_t bytes = w.row_bytes(), n = w.cols, of_row = (n + CHUNK - 1) / CHUNK * 2 * W;
     const uint8_t* codes = w.codes + row * bytes;
     static_assert(SIGNED || GROUPS);
     Floats acc[T][R];
@@ -465,15 +466,11 @@ inline void float_tile(const Weight& w, int64_t row, const float* x, int64_t str
         });
         each<R>([&](auto r) LINMAP_INLINE {
             if constexpr (GROUPS) {
-                float scale[W], shift[W];
-                for (int64_t l = 0; l < W; ++l) {
-                    const int64_t g = (row + r) * w.groups + std::min(w.groups - 1, (at + l * PER) / size);
-                    scale[l] = w.scale[g];
-                    if (!SIGNED) shift[l] = -w.scale[g] * w.zero[g];
-                }
+                const float* l = lanes + r * of_row + at / CHUNK * 2 * W;
+                const Floats scale = Floats::load(l), shift = Floats::load(l + W);
                 each<T>([&](auto t) LINMAP_INLINE {
-                    acc[t][r] = Floats::fma(part[t][r], Floats::load(scale), acc[t][r]);
-                    if (!SIGNED) acc[t][r] = Floats::fma(ones[t], Floats::load(shift), acc[t][r]);
+                    acc[t][r] = Floats::fma(part[t][r], scale, acc[t][r]);
+                    if (!SIGNED) acc[t][r] = Floats::fma(ones[t], shift, acc[t][r]);
                 });
             } else {
                 each<T>([&](auto t) LINMAP_INLINE { acc[t][r] = part[t][r]; });
@@ -489,23 +486,45 @@ inline void float_tile(const Weight& w, int64_t row, const float* x, int64_t str
     });
 }
 
+// The scale and -scale zero of each lane of each step of a row.
+inline void scales_of_lanes(const Weight& w, int64_t row, int64_t per, float* out) {
+    constexpr int W = Floats::WIDTH;
+    const int64_t size = w.cols / w.groups;
+    const float *scale = w.scale + row * w.groups, *zero = w.zero == nullptr ? nullptr : w.zero + row * w.groups;
+    int64_t g = 0;
+    for (int64_t at = 0; at < w.cols; at += per * W, out += 2 * W)
+        for (int64_t l = 0; l < W; ++l) {
+            while (g + 1 < w.groups && at + l * per >= (g + 1) * size) ++g;
+            out[l] = scale[g];
+            out[W + l] = zero == nullptr ? 0.0f : -scale[g] * zero[g];
+        }
+}
+
 template <int BITS, bool SIGNED, bool GROUPS>
 inline void float_rows(const Weight& w, int64_t first, int64_t last, const float* x, int64_t stride, int64_t tokens,
                        float* y, int64_t ldy) {
-    constexpr int R = Floats::WIDTH == 16 && !GROUPS ? 4 : 2, T = 4;
+    constexpr int R = Floats::WIDTH == 16 && !GROUPS ? 4 : 2, T = 4, PER = BITS == 4 ? 8 : 4;
+    constexpr int64_t CHUNK = PER * Floats::WIDTH;
+    const int64_t of_row = (w.cols + CHUNK - 1) / CHUNK * 2 * Floats::WIDTH;
+    static thread_local std::vector<float> lanes;
     const int64_t block = std::max<int64_t>(R, (1 << 15) / std::max<int64_t>(1, w.row_bytes()) / R * R);
     for (int64_t start = first; start < last; start += block) {
         const int64_t stop = std::min(last, start + block);
         const int64_t even = start + (stop - start) / R * R, full = tokens / T * T;
+        if (GROUPS) {
+            lanes.resize(static_cast<size_t>((stop - start) * of_row));
+            for (int64_t r = start; r < stop; ++r) scales_of_lanes(w, r, PER, lanes.data() + (r - start) * of_row);
+        }
+        const float* l = lanes.data() - start * of_row;
         for (int64_t t = 0; t < full; t += T)
             for (int64_t r = start; r < even; r += R)
-                float_tile<R, T, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, y + t * ldy + r, ldy);
+                float_tile<R, T, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, l + r * of_row, y + t * ldy + r, ldy);
         for (int64_t t = full; t < tokens; ++t)
             for (int64_t r = start; r < even; r += R)
-                float_tile<R, 1, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, y + t * ldy + r, ldy);
+                float_tile<R, 1, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, l + r * of_row, y + t * ldy + r, ldy);
         for (int64_t t = 0; t < tokens; ++t)
             for (int64_t r = even; r < stop; ++r)
-                float_tile<1, 1, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, y + t * ldy + r, ldy);
+                float_tile<1, 1, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, l + r * of_row, y + t * ldy + r, ldy);
     }
 }
 

@@ -125,7 +125,7 @@ def _linear(
     n, m = x.shape[-1], weight.shape[0]
     x_F, weight, scale = _floats(x), weight.contiguous(), _floats(scale)
     left, right, channels, zero, bias = map(_optional, (left, right, channels, zero, bias))
-    y = x_F.new_empty((*x.shape[:-1], m))
+    y = torch.empty((*x.shape[:-1], m), dtype=torch.float32, device=x.device)
     n1 = 1 if left is None else left.shape[0]
     call = CALL.pack(
         x_F.data_ptr(), x_F.numel() // n, _at(left), _at(right), _at(channels), n1, n // n1, _at(max_logit),
@@ -139,7 +139,7 @@ def _linear(
 def _transform(x: Tensor, left: Tensor | None, right: Tensor | None, channels: Tensor | None) -> Tensor:
     n, x_F = x.shape[-1], _floats(x)
     left, right, channels = map(_optional, (left, right, channels))
-    y = torch.empty_like(x_F)
+    y = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     n1 = 1 if left is None else left.shape[0]
     call = CALL.pack(
         x_F.data_ptr(), x_F.numel() // n, _at(left), _at(right), _at(channels), n1, n // n1, 0, 0, 0, 0, 0, 0, 0, n, 1,
@@ -150,6 +150,8 @@ def _transform(x: Tensor, left: Tensor | None, right: Tensor | None, channels: T
 
 
 def _floats(x: Tensor) -> Tensor:
+    if x.dtype is torch.float32 and x.is_contiguous():
+        return x
     return x.detach().to(torch.float32).contiguous()
 
 
