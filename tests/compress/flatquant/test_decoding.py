@@ -168,11 +168,12 @@ def test_grouped_weights(size: int, native: bool, model: Any, monkeypatch: pytes
 def test_any_sizes(
     kv_heads: int, group: int, head_dim: int, width: int, wide: int, batch: int, n: int, past: int, seed: int
 ) -> None:
-    config = LlamaConfig(
+    config: Any = LlamaConfig(
         vocab_size=64, hidden_size=width * kv_heads * group, intermediate_size=wide, num_hidden_layers=1,
         head_dim=head_dim, num_attention_heads=kv_heads * group, num_key_value_heads=kv_heads,
-        attention_bias=seed % 2 > 0, attn_implementation="eager",
+        attention_bias=seed % 2 > 0,
     )  # fmt: skip
+    config._attn_implementation = "eager"
     model = quantised(randomised(LlamaForCausalLM(config), seed), seed, k_bits=4, v_bits=4, a_bits=16)
     cache, ids = begun(model, batch, past, seed), tokens(batch, n, seed + 1)
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -372,6 +373,10 @@ def queries_off(model: Any) -> None:
     model.model.layers[0].self_attn.cache_transform.bits["k"] = 16
 
 
+def other_projection(model: Any) -> None:
+    model.model.layers[1].self_attn.q_proj = nn.Sequential(model.model.layers[1].self_attn.q_proj, nn.Tanh())
+
+
 def low_rank(model: Any) -> None:
     class LowRank(nn.Module):
         def __init__(self, layer: nn.Module) -> None:
@@ -384,7 +389,7 @@ def low_rank(model: Any) -> None:
     model.model.layers[0].mlp.gate_proj = LowRank(model.model.layers[0].mlp.gate_proj)
 
 
-REFUSED = [heard, heard_before, other_activation, unquantised, own_forward, queries_off, low_rank]
+REFUSED = [heard, heard_before, other_activation, unquantised, own_forward, queries_off, other_projection, low_rank]
 
 
 @pytest.mark.parametrize("change", REFUSED, ids=lambda change: change.__name__)

@@ -8,7 +8,8 @@ Read in this order. What rounding is: `quantizer`, and `passes` for its gradient
 `linmap.compress.architecture` finds). How it is calibrated: `config`, `teacher` (windows of text and what the original
 makes of them), `proof`, `blockwise` (one block), `parallel` (all of them), `distillation`, `rounding`; `calibration`
 puts these together, and `streaming` does so for a folder. What comes out: `pretrained` (in Transformers), `kernels` and
-`triton_kernel` (what it runs). What it is judged by: `measures`, `baselines`.
+`triton_kernel` (what it runs), `native` (on a CPU), `decoding` and `llama` (a whole block for few tokens, and which
+blocks). What it is judged by: `measures`, `baselines`.
 """
 
 from linmap.compress.flatquant.baselines import BASELINES, SETTINGS, rotated

@@ -49,7 +49,7 @@ class Structure:
         self.block: Block | None = None
         try:
             self.block, self.attention, self.name = described(block, base, self.facts)
-        except Other:
+        except (Other, AttributeError, TypeError):  # none that can be read is none that is known
             return
         self.address = ctypes.addressof(self.block)
         transform: Any = self.attention.cache_transform
@@ -62,7 +62,7 @@ class Structure:
 def decodable(block: nn.Module) -> nn.Module:
     """The same block, of a class that differs in `forward` only."""
     block.__class__ = _class(type(block))
-    block.structure = None
+    cast(Any, block).structure = None
     return block
 
 
@@ -132,7 +132,7 @@ def _watched() -> bool:
         torch.is_grad_enabled()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch.is_autocast_enabled("cpu")
-        or torch._C._functorch.maybe_current_level() is not None
+        or cast(Any, torch._C)._functorch.maybe_current_level() is not None
         or forward_ad._current_level >= 0
         or torch._C._get_tracing_state() is not None
         or (torch._C._len_torch_function_stack() > 0 and _other_modes())
@@ -166,7 +166,7 @@ def _layer(cache: DynamicCache, known: Structure, batch: int) -> PackedLayer | N
 
 
 def _equal(own: TokenQuantizer, theirs: TokenQuantizer) -> bool:
-    pairs = zip(own[2:], theirs[2:], strict=True)
+    pairs: Any = zip(own[2:], theirs[2:], strict=True)
     return own[:2] == theirs[:2] and all((a is None) == (b is None) and (a is b or torch.equal(a, b)) for a, b in pairs)
 
 

@@ -124,9 +124,9 @@ class Facts:
     def tensor(self, module: nn.Module, name: str, *shape: int, kind: Any = torch.float32, there: bool = True) -> int:
         """Where a tensor lies; 0 for one that is None."""
         stored = module._parameters if name in module._parameters else module._buffers
-        tensor = self.look(stored, name)
-        if tensor is None and not there:
-            return 0
+        tensor: Any = self.look(stored, name)
+        if tensor is None:
+            return refuse(f"no {name}") if there else 0
         if type(tensor) not in (Tensor, nn.Parameter):
             refuse(f"{name} is no plain tensor")
         place = tensor.data_ptr()
@@ -257,7 +257,7 @@ def described(block: nn.Module, base: type[nn.Module], facts: Facts) -> tuple[Bl
     return found, attention, name
 
 
-def _inner(facts: Facts, block: nn.Module, name: str) -> nn.Module:
+def _inner(facts: Facts, block: nn.Module, name: str) -> Any:
     """The attention or the MLP, with the hooks that quantisation put there and no others."""
     module = block._modules.get(name)
     hooks = [transform_input] if module is not None and "input_transform" in module._modules else []
@@ -266,14 +266,14 @@ def _inner(facts: Facts, block: nn.Module, name: str) -> nn.Module:
     return facts.module(block, name, *hooks)
 
 
-def _attention(facts: Facts, attention: nn.Module, found: Block) -> str:
+def _attention(facts: Facts, attention: Any, found: Block) -> str:
     forward = facts.code(attention, ATTENTIONS)
     for attribute, expected in WHOLE_HEADS.items():
         if facts.attribute(attention, attribute) is not expected:
             refuse(f"{attribute} of the attention")
     found.head_dim, found.scaling = facts.attribute(attention, "head_dim"), facts.attribute(attention, "scaling")
     name = _attention_function(facts, attention, getattr(forward, "__globals__", {}))
-    found.hidden = attention._modules["q_proj"].in_features  # pyright: ignore  # checked by `_linear`
+    found.hidden = int(getattr(attention._modules.get("q_proj"), "in_features", 0))  # `_linear` looks at the layer
     for part in "qkv":
         setattr(found, part, _linear(facts, attention, f"{part}_proj", found.hidden)[0])
     width, key_width = found.q.weight.rows, found.k.weight.rows
