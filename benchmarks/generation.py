@@ -76,7 +76,9 @@ def one_billion(kind: str) -> Any:
             finish(install(model, config), config)
     finally:
         torch.set_default_dtype(default)
-    rotary = LlamaForCausalLM(LlamaConfig(**(ONE_BILLION.to_dict() | {"num_hidden_layers": 0, "vocab_size": 8})))
+    small = copy.deepcopy(ONE_BILLION)
+    small.num_hidden_layers, small.vocab_size = 0, 8
+    rotary = LlamaForCausalLM(small)
     model.to_empty(device="cpu")
     model.model.rotary_emb = rotary.model.rotary_emb
     model.tie_weights()
@@ -88,7 +90,8 @@ def one_billion(kind: str) -> Any:
 def fill(model: nn.Module) -> None:
     """Random numbers of the size that keeps activations as they are, random codes, and matrices that turn nothing."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        part, last = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
+        part: Any = model.get_submodule(name.rpartition(".")[0])
+        last = name.rpartition(".")[2]
         if "rotary" in name:
             continue
         if isinstance(part, OnlineTransform) or "_matrix" in last:

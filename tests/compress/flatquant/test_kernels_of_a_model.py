@@ -41,7 +41,8 @@ def test_losses_are_those_of_the_operations_of_pytorch(bits: dict[str, int], mos
     text = read_text(find("text/austen_test.txt.gz", "Reinstall linmap."))[:6000]
     ids = torch.tensor(plain_tokens(text, tokenizer))
     model: Any = load_pretrained(model_folder("smollm2-135m"), "language", "float32")
-    model = calibrate(model, None, FlatQuantConfig(scale=False, epochs=0, **bits)).eval()
+    options: dict[str, Any] = {**bits, "scale": False, "epochs": 0}
+    model = calibrate(model, None, FlatQuantConfig(**options)).eval()
 
     def losses(name: str) -> Tensor:
         with use(name):

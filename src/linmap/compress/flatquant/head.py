@@ -182,36 +182,35 @@ def checked_vocabulary(model: PreTrainedModel) -> Vocabulary:
     return found
 
 
-def install_head(model: PreTrainedModel, config: FlatQuantConfig) -> QuantizedLinear | None:
+@torch.no_grad()
+def install_head(model: PreTrainedModel, config: FlatQuantConfig) -> Table | None:
     """Put a table of codes, whose tensors wait to be loaded, in the place of head or embedding; on any device."""
     if config.head_bits == 16:
         return None
-    found, table = vocabulary(model), None
-    head: Any = model.get_output_embeddings()
-    if found.tied:
-        table = _embedding(model.get_input_embeddings())
+    found = vocabulary(model)
+    head, embedding = cast("nn.Linear | None", model.get_output_embeddings()), model.get_input_embeddings()
+    table = _embedding(embedding) if found.tied else None
+    if table is not None:
         replace(model, found.embedding, table)
-    with_bias = head is not None and head.bias is not None
-    if head is not None:
+    new: Table | TiedHead | None = table
+    if head is not None and found.head is not None:
+        (rows, columns), bias, dtype = head.weight.shape, cast("Tensor | None", head.bias), head.weight.dtype
         with head.weight.device:
-            new = (
-                QuantizedHead(*head.weight.shape, with_bias, head.weight.dtype)
-                if table is None
-                else TiedHead(cast(QuantizedEmbedding, table), with_bias, head.weight.dtype)
-            )
-        replace(model, cast(str, found.head), new)
-        table = new if table is None else table
-        if with_bias and head.bias.device.type != "meta":
-            new.bias.copy_(head.bias)
-    untie(model, f"{found.head}.weight")
+            has_bias = bias is not None
+            new = QuantizedHead(rows, columns, has_bias, dtype) if table is None else TiedHead(table, has_bias, dtype)
+        if bias is not None and new.bias is not None and bias.device.type != "meta":
+            new.bias.copy_(bias)
+        replace(model, found.head, new)
+        untie(model, f"{found.head}.weight")
     cast(Any, model).resize_token_embeddings = refuse_resizing
-    return cast("QuantizedLinear | None", table)
+    return new if isinstance(new, Table) else table
 
 
 def _embedding(embedding: Any) -> QuantizedEmbedding:
     factor = float(getattr(embedding, "scalar_embed_scale", 1.0))
+    rows, columns = embedding.weight.shape
     with embedding.weight.device:
-        return QuantizedEmbedding(*embedding.weight.shape, factor, embedding.weight.dtype)
+        return QuantizedEmbedding(rows, columns, factor, embedding.weight.dtype)
 
 
 def untie(model: Any, target: str) -> None:
@@ -229,13 +228,13 @@ def quantise_head(model: PreTrainedModel, config: FlatQuantConfig) -> None:
         return
     checked_vocabulary(model)
     W = cast(nn.Linear, model.get_output_embeddings()).weight
-    cast(QuantizedLinear, install_head(model, config)).store(W)
+    cast(Table, install_head(model, config)).store(W)
 
 
 def head_tensors(name: str, W: Float[Tensor, "m n"]) -> dict[str, Tensor]:
     """The tensors of a table in a file, for a weight that is called `name`."""
     with torch.no_grad():
-        table = QuantizedHead(*W.shape, bias=False, dtype=W.dtype)
+        table = QuantizedHead(W.shape[0], W.shape[1], bias=False, dtype=W.dtype)
         table.store(W)
     return {name: table.weight, f"{name}_scale": table.weight_scale}
 
