@@ -22,6 +22,7 @@ from compress.flatquant.students import config_for, merged, with_students
 from linmap.compress.flatquant import decoding
 from linmap.compress.flatquant.linear import LinearBits, QuantizedLinear
 from linmap.compress.flatquant.native import choice
+from linmap.compress.flatquant.pretrained import in_format
 
 pytestmark = pytest.mark.skipif(choice.active().library is None, reason="no compiled kernels on this machine")
 
@@ -467,12 +468,35 @@ def test_left_out_blocks_and_static_caches(shared: Any, model: Any, monkeypatch:
     assert not any(taken)
 
 
-def test_half_precision_takes_the_ordinary_way(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    model.to(torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_computes_a_block_in_float32(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As near to the model in float32 as the ordinary way is; a change of what is kept in half precision is seen."""
+    plain = quantised(tiny(), k_bits=8, v_bits=8, w_bits=8, a_bits=16)
+    half = in_format(copy.deepcopy(plain), dtype)
+    wide = in_format(copy.deepcopy(half), torch.float32)  # the same numbers
+    ids, start = tokens(1, 1, 1), tokens(1, 20, 0)
+
+    def logits(model: Any) -> Tensor:
+        cache = DynamicCache(config=model.config)
+        continued(model, cache, start[:, :5])
+        continued(model, cache, start[:, 5:])
+        return continued(model, cache, ids).logits
+
     with steps(monkeypatch) as taken:
-        continued(model, begun(model), tokens(1, 1))
-    assert taken
-    assert not any(taken)
+        found = logits(half)
+    assert sum(taken) == 3 * len(half.model.layers)
+    with steps(monkeypatch, allowed=False):
+        ordinary, exact = logits(half), logits(wide)
+    assert found.dtype == ordinary.dtype == dtype
+    errors = [(logits.float() - exact).abs().mean() for logits in (found, ordinary)]
+    assert errors[0] <= 1.2 * errors[1]
+    assert errors[0] < 0.05 * exact.abs().mean()
+    half.model.layers[0].input_layernorm.weight.data.mul_(2)
+    wide.model.layers[0].input_layernorm.weight.data.mul_(2)
+    again = logits(half)
+    with steps(monkeypatch, allowed=False):
+        assert (again.float() - logits(wide)).abs().mean() < 0.05 * exact.abs().mean()
+    assert (again - found).abs().mean() > 0.05 * exact.abs().mean()
 
 
 def test_kernels_that_were_not_chosen(shared: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,10 @@
 
 A decoder spends a generated token in some twenty modules of each block, most of the time not in arithmetic. `decodable`
 gives a block another `forward`, which looks whether this call can be computed by `native/block.cpp`: few tokens, on a
-CPU, in float32, no gradient wanted, a growing cache of codes, a block of a known structure (`llama`), and nobody who
+CPU, no gradient wanted, a growing cache of codes, a block of a known structure (`llama`), and nobody who
 listens inside. If not, the block's own `forward` is called. Both ways read and write the same cache and the same
 tensors, so that they can take turns; nothing is kept of a block but what it was made of, which is checked at each call.
+In a model of half precision a block computes in float32 from its input to its output.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from transformers.cache_utils import DynamicCache
 from transformers.utils import output_capturing
 
 from linmap.compress.flatquant.attention import PackedLayer, TokenQuantizer, Tokens, packs
-from linmap.compress.flatquant.llama import Block, Facts, Other, described
+from linmap.compress.flatquant.llama import HALVES, Block, Facts, Other, described
 from linmap.compress.flatquant.native import choice
 
+FLOATS = (torch.float32, *HALVES)
 MOST_TOKENS = 16  # of all sequences together; with more, the ordinary way does as well
 KNOWN = frozenset(
     ("attention_mask", "position_ids", "past_key_values", "use_cache", "position_embeddings", "cache_position")
@@ -92,9 +94,9 @@ def step(block: Any, base: type[nn.Module], args: tuple[Any, ...], kwargs: dict[
     if len(args) != 1 or not KNOWN.issuperset(kwargs):
         return None
     x, cache = args[0], kwargs.get("past_key_values")
-    if type(x) is not Tensor or x.dtype is not torch.float32 or x.dim() != 3 or not x.is_cpu:
+    if type(x) is not Tensor or x.dtype not in FLOATS or x.dim() != 3 or not x.is_cpu:
         return None
-    batch, n, hidden = x.shape
+    (batch, n, hidden), dtype = x.shape, x.dtype
     if not 0 < batch * n <= MOST_TOKENS or type(cache) is not DynamicCache or cache.offloading:
         return None
     library = choice.active().library
@@ -107,7 +109,7 @@ def step(block: Any, base: type[nn.Module], args: tuple[Any, ...], kwargs: dict[
         return None
     if known.facts.captures and output_capturing._active_collector.get():
         return None
-    layer = _layer(cache, known, batch)
+    layer = _layer(cache, known, batch, dtype)
     turned = _turned(kwargs.get("position_embeddings"), batch, n, known.block.head_dim)
     if layer is None or turned is None:
         return None
@@ -115,7 +117,8 @@ def step(block: Any, base: type[nn.Module], args: tuple[Any, ...], kwargs: dict[
     stored = [_room(tokens, n, batch, known.block.kv_heads) for tokens in layer.tokens]
     if seen is None or stored[0] is None or stored[1] is None:
         return None
-    x = x.contiguous()
+    known.facts.widen()
+    x = x.to(torch.float32).contiguous()
     y = torch.empty_like(x)
     threads = torch.get_num_threads() if known.work * batch * n > SPLIT else 1
     packed = STEP.pack(x.data_ptr(), y.data_ptr(), batch, n, threads, *turned, *seen, *stored[0], *stored[1])
@@ -123,7 +126,7 @@ def step(block: Any, base: type[nn.Module], args: tuple[Any, ...], kwargs: dict[
         raise MemoryError(f"no memory for a step of {batch} sequences after {len(layer.tokens[0])} tokens.")
     for tokens in layer.tokens:
         tokens.stop += n
-    return y
+    return y.to(dtype)
 
 
 def _watched() -> bool:
@@ -144,7 +147,7 @@ def _other_modes() -> bool:
     return any(type(mode) is not DeviceContext for mode in modes)
 
 
-def _layer(cache: DynamicCache, known: Structure, batch: int) -> PackedLayer | None:
+def _layer(cache: DynamicCache, known: Structure, batch: int, dtype: torch.dtype) -> PackedLayer | None:
     """The layer of codes of this block, begun if it is the first call, if its quantisers are the block's."""
     layers, i = cache.layers, known.layer_idx
     if len(layers) <= i or type(layers[i]) is not PackedLayer:
@@ -153,10 +156,10 @@ def _layer(cache: DynamicCache, known: Structure, batch: int) -> PackedLayer | N
             return None
     layer, block = cast(PackedLayer, layers[i]), cast(Block, known.block)
     if not layer.is_initialized:
-        nothing = torch.empty(batch, block.kv_heads, 0, block.head_dim)
+        nothing = torch.empty(batch, block.kv_heads, 0, block.head_dim, dtype=dtype)
         layer.lazy_initialization(nothing, nothing)
     for tokens, own in zip(layer.tokens, known.quantizers, strict=True):
-        if tokens.e != block.head_dim or tokens.dtype is not torch.float32:
+        if tokens.e != block.head_dim or tokens.dtype is not dtype:
             return None
         if tokens.quantizer is not own:
             if not _equal(own, tokens.quantizer):
@@ -174,6 +177,7 @@ class _Turned:
     """Where cosines and sines lie, and how far apart those of two sequences; all blocks of a step get the same."""
 
     last: tuple[Any, tuple[int, int, int], tuple[int, int, int, int] | None] = ((), (0, 0, 0), None)
+    wide: tuple[Tensor, ...] = ()  # in float32, and alive as long as they are pointed to
 
     def __call__(self, embeddings: Any, *sizes: int) -> tuple[int, int, int, int] | None:
         of, of_sizes, found = self.last
@@ -186,12 +190,13 @@ class _Turned:
         if type(embeddings) is not tuple or len(embeddings) != 2:
             return None
         for part in embeddings:
-            if type(part) is not Tensor or part.dtype is not torch.float32 or not part.is_cpu:
+            if type(part) is not Tensor or part.dtype not in FLOATS or not part.is_cpu:
                 return None
             if part.shape not in ((batch, n, head_dim), (1, n, head_dim)) or not part.is_contiguous():
                 return None
         strides = [n * head_dim if len(part) > 1 else 0 for part in embeddings]
-        return embeddings[0].data_ptr(), embeddings[1].data_ptr(), strides[0], strides[1]
+        self.wide = cosines, sines = tuple(part.to(torch.float32) for part in embeddings)
+        return cosines.data_ptr(), sines.data_ptr(), strides[0], strides[1]
 
 
 _turned = _Turned()

@@ -44,6 +44,7 @@ FUNCTIONS = {name: getattr(modeling_llama, name) for name in ("apply_rotary_pos_
 EAGER = modeling_llama.eager_attention_forward
 SILU = (SiLUActivation, nn.SiLU)
 CAPTURES = "install_output_capuring_hook.<locals>.output_capturing_hook"  # of Transformers; mostly idle
+HALVES = (torch.bfloat16, torch.float16)
 WHOLE_HEADS = {"sliding_window": None, "is_causal": True, "training": False}
 
 
@@ -64,6 +65,7 @@ class Facts:
         self.tensors: list[Tensor] = []
         self.places: list[int] = []
         self.square: list[Tensor] = []  # those that could be transposed where they lie
+        self.widened: list[tuple[Tensor, Tensor]] = []  # of half precision, and their numbers in float32
         self.captures = False
 
     def hold(self) -> bool:
@@ -121,8 +123,13 @@ class Facts:
             refuse(f"{type(module).__name__} has a forward that is not known")
         return forward
 
+    def widen(self) -> None:
+        """Read what is kept in half precision, as it is now."""
+        for tensor, wide in self.widened:
+            wide.copy_(tensor)
+
     def tensor(self, module: nn.Module, name: str, *shape: int, kind: Any = torch.float32, there: bool = True) -> int:
-        """Where a tensor lies; 0 for one that is None."""
+        """Where a tensor lies, or its numbers in float32 if it is of half precision; 0 for one that is None."""
         stored = module._parameters if name in module._parameters else module._buffers
         tensor: Any = self.look(stored, name)
         if tensor is None:
@@ -134,8 +141,13 @@ class Facts:
         self.places.append(place)
         if len(shape) == 2 and shape[0] == shape[1]:
             self.square.append(tensor)
-        if not (tensor.is_cpu and tensor.dtype is kind and tensor.shape == shape and tensor.is_contiguous()):
+        wide = kind is torch.float32 and tensor.dtype in HALVES
+        kinds = tensor.dtype is kind or wide
+        if not (tensor.is_cpu and kinds and tensor.shape == shape and tensor.is_contiguous()):
             refuse(f"{name} is {tuple(tensor.shape)} in {tensor.dtype}")
+        if wide:
+            self.widened.append((tensor, torch.empty(shape)))
+            return self.widened[-1][1].data_ptr()
         return place
 
 
