@@ -109,7 +109,10 @@ def fill(model: nn.Module) -> None:
 
 
 def endless(model: Any) -> Any:
-    """For generations of the length that is asked for."""
+    """For generations of the length that is asked for, and otherwise as `from_pretrained` gives a model: PyTorch copies
+    a frozen weight for each sequence where its input is strided, as that of the head is."""
+    for p in model.parameters():
+        p.requires_grad_(p.is_floating_point())
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
     return model.eval()
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,7 @@ from linmap.compress.flatquant.kernels import (
 from linmap.compress.flatquant.native import layer as native
 from linmap.compress.flatquant.passes import RoundedProduct, multiplies_codes
 from linmap.compress.flatquant.quantizer import CLIP_LOGIT, dequantize, fake_quantize, pack_int4, quantize, unpack_int4
-from linmap.compress.flatquant.transforms import OnlineTransform, SiteTransform
+from linmap.compress.flatquant.transforms import OnlineTransform, SiteTransform, WithValue
 
 MANY_TOKENS = 64
 """From here on a weight with groups or zeros is dequantised: for 512 tokens that takes half the time of the kernels."""
@@ -252,7 +251,7 @@ class QuantizedLinear(nn.Module):
             y = self._product(x)
             return self._dequantised_product(x) if y is None else y
         y, value = self._dequantised_product(x), self._product(x.detach())
-        return y if value is None else _WithValue.apply(y, value)  # pyright: ignore
+        return y if value is None else WithValue.apply(y, value)  # pyright: ignore
 
     def _product(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch m"] | None:
         """The product with the codes of the weight; None where it is dequantised."""
@@ -353,15 +352,3 @@ class QuantizedLinear(nn.Module):
         self.weight_scale.copy_(scale)
         if self.weight_zero is not None and zero is not None:
             self.weight_zero.copy_(zero)
-
-
-class _WithValue(torch.autograd.Function):
-    """The second tensor with the gradient of the first: outputs do not depend on whether gradients are wanted."""
-
-    @staticmethod
-    def forward(ctx: Any, differentiable: Tensor, value: Tensor) -> Tensor:
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from operator import is_
 from typing import Any, NoReturn
 
 import torch
@@ -56,8 +57,12 @@ class Facts:
     """What was looked at, to see in one pass whether it still holds."""
 
     def __init__(self) -> None:
-        self.entries: list[tuple[Any, Any, Any]] = []  # a mapping, a key and what stood there
-        self.classes: list[tuple[nn.Module, type]] = []
+        self.dicts: list[dict[Any, Any]] = []
+        self.keys: list[Any] = []  # of each of them, and what stood there
+        self.values: list[Any] = []
+        self.entries: list[tuple[Any, Any, Any]] = []  # the same of other mappings
+        self.modules: list[nn.Module] = []
+        self.kinds: list[type] = []  # theirs
         self.hooks: list[Mapping[int, Any]] = [
             torch_modules._global_forward_hooks,
             torch_modules._global_forward_pre_hooks,
@@ -70,19 +75,23 @@ class Facts:
 
     def hold(self) -> bool:
         """Whether nothing has changed."""
-        if any(self.hooks):
-            return False
-        for mapping, key, value in self.entries:
-            if mapping.get(key) is not value:
-                return False
-        for module, kind in self.classes:
-            if type(module) is not kind:
-                return False
-        return [t.data_ptr() for t in self.tensors] == self.places and all(t.is_contiguous() for t in self.square)
+        return (
+            not any(self.hooks)
+            and all(map(is_, map(dict.get, self.dicts, self.keys), self.values))
+            and all(mapping.get(key) is value for mapping, key, value in self.entries)
+            and all(map(is_, map(type, self.modules), self.kinds))
+            and list(map(Tensor.data_ptr, self.tensors)) == self.places
+            and all(map(Tensor.is_contiguous, self.square))
+        )
 
     def look(self, mapping: Any, key: Any) -> Any:
         value = mapping.get(key)
-        self.entries.append((mapping, key, value))
+        if type(mapping) is dict:
+            self.dicts.append(mapping)
+            self.keys.append(key)
+            self.values.append(value)
+        else:
+            self.entries.append((mapping, key, value))
         return value
 
     def attribute(self, module: nn.Module, name: str) -> Any:
@@ -93,7 +102,8 @@ class Facts:
         module = self.look(parent._modules, name)
         if module is None:
             refuse(f"no {name}")
-        self.classes.append((module, type(module)))
+        self.modules.append(module)
+        self.kinds.append(type(module))
         if self.attribute(module, "forward") is not None:
             refuse(f"{name} has a forward of its own")
         found = [*module._forward_pre_hooks.values()]

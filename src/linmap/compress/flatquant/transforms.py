@@ -270,13 +270,14 @@ class OnlineTransform(nn.Module):
         return native.Matrices(left, right, self.scale)
 
     def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
-        if native.runs(x) and x.shape[-1] == self.n and not (torch.is_grad_enabled() and x.requires_grad):
-            matrices = self.matrices()
-            if matrices is not None:
-                return native.transform(x, matrices)
+        matrices = self.matrices() if native.runs(x.detach()) and x.shape[-1] == self.n else None
+        value = None if matrices is None else native.transform(x.detach(), matrices)
+        if value is not None and not (torch.is_grad_enabled() and x.requires_grad):
+            return value
         if self.scale is not None:
             x = x * self.scale.to(x.dtype)
-        return transformed(x, [getattr(self, f"factor_{i}").to(x.dtype) for i in range(len(self.sizes))])
+        y = transformed(x, [getattr(self, f"factor_{i}").to(x.dtype) for i in range(len(self.sizes))])
+        return y if value is None else WithValue.apply(y, value)  # pyright: ignore
 
 
 def scaled_and_transformed(
@@ -345,3 +346,15 @@ def transform_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
             f"{', '.join(sorted(kwargs)) or 'nothing'}; leave the number of its block out of `blocks`."
         )
     return args, kwargs | {"hidden_states": transform(kwargs["hidden_states"])}
+
+
+class WithValue(torch.autograd.Function):
+    """The second tensor with the gradient of the first: outputs do not depend on whether gradients are wanted."""
+
+    @staticmethod
+    def forward(ctx: Any, differentiable: Tensor, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None

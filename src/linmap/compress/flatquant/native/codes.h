@@ -255,12 +255,21 @@ inline void row_dots(const Weight& w, int64_t row, const int8_t* even, const int
     });
 }
 
+// Asks for what is read soon: rows lie one behind the other, but each is too short for the processor to see that.
+constexpr int64_t AHEAD = 1 << 13;
+inline void ask_ahead(const uint8_t* codes, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(codes + AHEAD + i);
+}
+
 template <int T, bool NIBBLES>
 inline void row_block(const Weight& w, int64_t first, int64_t last, const int8_t* even, const int8_t* odd,
                       int64_t stride, const float* s, const int32_t* sum, float* y, int64_t ldy) {
     constexpr int R = T == 1 ? 8 : 4;
     int64_t row = first;
-    for (; row + R <= last; row += R) row_dots<R, T, NIBBLES>(w, row, even, odd, stride, s, sum, y + row, ldy);
+    for (; row + R <= last; row += R) {
+        ask_ahead(w.codes + row * w.row_bytes(), R * w.row_bytes());
+        row_dots<R, T, NIBBLES>(w, row, even, odd, stride, s, sum, y + row, ldy);
+    }
     for (; row < last; ++row) row_dots<1, T, NIBBLES>(w, row, even, odd, stride, s, sum, y + row, ldy);
 }
 
@@ -520,8 +529,10 @@ inline void float_rows(const Weight& w, int64_t first, int64_t last, const float
             for (int64_t r = start; r < even; r += R)
                 float_tile<R, T, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, l + r * of_row, y + t * ldy + r, ldy);
         for (int64_t t = full; t < tokens; ++t)
-            for (int64_t r = start; r < even; r += R)
+            for (int64_t r = start; r < even; r += R) {
+                ask_ahead(w.codes + r * w.row_bytes(), R * w.row_bytes());
                 float_tile<R, 1, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, l + r * of_row, y + t * ldy + r, ldy);
+            }
         for (int64_t t = 0; t < tokens; ++t)
             for (int64_t r = even; r < stop; ++r)
                 float_tile<1, 1, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, l + r * of_row, y + t * ldy + r, ldy);
