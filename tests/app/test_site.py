@@ -88,6 +88,7 @@ def test_an_upload_is_run_and_its_result_can_be_taken(browser):
     assert browser("GET", f"/runs/{job.id}").status_code == 404
 
 
+@pytest.mark.slow
 def test_a_broken_file_gives_its_sentence(browser):
     sent = browser("POST", "/run/apply/tinvnn", files={"data": ("points.csv", "x,y\n1,two\n")})
     job = browser.wait(sent.headers["location"].rpartition("/")[2])
@@ -97,6 +98,7 @@ def test_a_broken_file_gives_its_sentence(browser):
     assert "Traceback" not in page
 
 
+@pytest.mark.slow
 def test_a_run_stops_and_goes_on(browser):
     sent = browser("POST", "/run/compare/bt2", data={})
     id = sent.headers["location"].rpartition("/")[2]

@@ -80,7 +80,7 @@ _CATALOGUE = (
         "2310.11366",
         71,
     ),
-    System("tinvnn", "shapes", "TinvNN", "make any network blind to rigid motion", "2112.12345", 118),
+    System("tinvnn", "shapes", "TinvNN", "make any network blind to rigid motion", "2112.12345", 126),
     System("tooth_arrangement", "shapes", "Tooth arrangement", "plan where teeth go", "2312.15139", 96),
     System(
         "linearscope", "interpret", "LinearScope", "read a network as one affine map", "1908.05168", 5, fitted=False

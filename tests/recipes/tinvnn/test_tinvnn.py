@@ -113,7 +113,14 @@ def test_what_is_fitted_to_shapes_tells_turned_ones_apart(shapes: Path, tmp_path
 def test_compare_runs_every_method_and_goes_on(shapes: Path, tmp_path: Path) -> None:
     job = CompareJob(shapes, tmp_path / "compare")
     settings = Compare(
-        points=24, n_points=12, epochs=3, rates=(3e-3, 1e-2), augmented_rates=(3e-3,), seeds=1, batch_size=8
+        points=24,
+        n_points=12,
+        epochs=3,
+        rates=(3e-3, 1e-2),
+        augmented_rates=(3e-3,),
+        augmented_epochs=(1, 2),
+        seeds=1,
+        batch_size=8,
     )
     result = compare(settings, job)
     result.save(job.out)

@@ -80,7 +80,7 @@ class Compare(Derived):
     """Learning rates that every network chooses from, by a part of the training shapes."""
     augmented_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     """Learning rates that the networks on turned shapes choose from."""
-    augmented_epochs: tuple[int, ...] = (1, 2)
+    augmented_epochs: tuple[int, ...] = (1,)
     """Times as many epochs that networks train on turned shapes, each a baseline of its own; 1: as long as all."""
     validation: float = 0.25
     """Share of the training shapes that the rates are chosen by."""
