@@ -45,8 +45,7 @@ def test_an_untouched_form_has_no_flags_and_every_change_is_read_as_it_was_meant
             wanted[field.name] = (field.default or 0) + 0.25
             sent[field.name] = str(wanted[field.name])
     words = command_words(found, sent, {})
-    plain = type("Plain", (), {})  # the class's own checks are not what is tested here
-    loose = type(kind.__name__, (kind,), {"__post_init__": lambda self: None, "__doc__": plain.__doc__})
+    loose = type(kind.__name__, (kind,), {"__post_init__": lambda self: None})  # its checks are not what is tested here
     values = asdict(parse(words, "linmap", "", settings=loose)["settings"])
     read = {name: values[name] for name in wanted}
     assert {name: str(value) for name, value in read.items()} == {name: str(value) for name, value in wanted.items()}
@@ -72,6 +71,14 @@ def test_a_form_names_no_file_of_this_machine(text, tmp_path):
         "address.city",
         "0",
     ]
+
+
+@pytest.mark.parametrize("text", ["a --out=/etc/x", "--data /etc/passwd", "-x"])
+def test_a_list_holds_no_other_flag(text):
+    field = Field("levels", "list", (), "")
+    with pytest.raises(UsageError, match="--levels"):
+        command_words([field], {"levels": text}, {})
+    assert command_words([field], {"levels": "-1 -.5 2e-3"}, {}) == ["--levels", "-1", "-.5", "2e-3"]
 
 
 def test_every_system_is_told_in_five_sentences():

@@ -114,6 +114,24 @@ def test_a_run_stops_and_goes_on(browser):
     assert browser.wait(id).words[-1] == "--resume"
 
 
+def test_a_run_that_was_stopped_while_it_waited_and_begun_anew_runs_once(browser, monkeypatch):
+    begun = []
+    jobs = browser.jobs
+    begin = jobs._begun
+    monkeypatch.setattr(jobs, "_begun", lambda job: begun.append(job.id) or begin(job))
+    jobs._slots.acquire()
+    folder = jobs.folder("compare", "bt2")
+    id = jobs.start(folder, "compare", "bt2", ["compare", "bt2", "--data=nope"], True).id
+    jobs.stop(id)
+    assert jobs[id].state == "stopped"
+    jobs.resume(id)
+    jobs._slots.release()
+    assert browser.wait(id).state == "refused"
+    jobs.stop(id)
+    time.sleep(0.1)
+    assert (begun, jobs[id].state) == ([id], "refused")
+
+
 def test_other_sites_and_other_names_are_refused(browser):
     foreign = {"origin": "http://evil.example"}
     assert browser("POST", "/run/compare/bt2", headers=foreign).status_code == 403
@@ -132,7 +150,14 @@ def test_what_is_too_large_unknown_or_elsewhere_is_refused_in_a_sentence(browser
     assert (wrong.status_code, "by upload" in wrong.text) == (400, True)
     assert browser("POST", "/run/fit/mbat").status_code == 404
     assert browser("POST", "/run/apply/olinear", data={"artifact": "nope"}).status_code == 400
+
+    async def parts():
+        yield b"x"
+
+    endless = browser("POST", "/run/apply/tinvnn", content=parts(), headers={"content-type": "text/plain"})
+    assert endless.status_code == 400
     assert browser.jobs.all() == []
+    assert [path.name for path in browser.jobs.root.iterdir()] == [".lock"]
 
 
 def test_text_of_runs_is_text_on_their_pages(browser):

@@ -19,7 +19,7 @@ NEEDED = {"starlette": "starlette", "uvicorn": "uvicorn", "python-multipart": "p
 HOST = "127.0.0.1"
 
 
-def serve(runs: Path, models: Path | None = None, port: int = 7860, megabytes: int = 200, at_once: int = 1) -> None:
+def serve(runs: Path, models: Path | None, port: int, megabytes: int, at_once: int) -> None:
     """Serve the app on 127.0.0.1 until it is interrupted; what runs then is stopped as Ctrl-C would.
 
     Parameters

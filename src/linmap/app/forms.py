@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import types
 import typing
@@ -14,8 +15,9 @@ from linmap.errors import UsageError
 from linmap.recipes.derived import helps
 
 Kind = Literal["switch", "choice", "integer", "number", "text", "list"]
-NAMES_OF_MODELS = ("model", "base", "tokenizer", "encoder", "old_model", "new_model")
+NAMES_OF_MODELS = ("model", "old_model", "new_model")
 """Flags that take the name of a model, or a folder."""
+NEGATIVE = re.compile(r"-\.?\d[\d.eE+-]*")
 LAST = ("n_jobs", "engine")
 """Who works, not what is done."""
 
@@ -52,7 +54,7 @@ class Field:
         Raises
         ------
         UsageError
-            If the value names a file of this machine.
+            If the value names a file of this machine, or holds another flag.
         """
         if self.kind == "switch":
             on = bool(self.default) if given is None else given == "on"
@@ -64,6 +66,8 @@ class Field:
         for part in parts:
             if outside(part):
                 raise UsageError(f"{self.flag} {part}: files are given by upload, models by their names.")
+            if self.kind == "list" and part.startswith("-") and not NEGATIVE.fullmatch(part):
+                raise UsageError(f"{self.flag} {part}: a value cannot begin with a dash.")
         return [self.flag, *parts] if self.kind == "list" else [f"{self.flag}={text}"]
 
 

@@ -183,40 +183,45 @@ class Jobs:
         if not job.over or job.state == "done" or not job.resumes:
             raise UsageError(f"{id} cannot go on: it is {job.state}, or keeps nothing on its way.")
         words = job.words if "--resume" in job.words else [*job.words, "--resume"]
-        self._stopped.discard(id)
         self._set(id, state="waiting", words=words)
         threading.Thread(target=self._run, args=(id,), daemon=True).start()
 
     def _run(self, id: str) -> None:
         with self._slots:
-            if id in self._stopped or id not in self._jobs:
-                return self._set(id, state="stopped")
-            job, start = self[id], time.monotonic()
-            line = [sys.executable, "-m", "linmap", *job.words, "--json"]
-            # models come from this machine: a job asks no hub
-            environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
-            with open(job.folder / LOG, "ab") as log, open(job.folder / ANSWER, "wb") as answer:
-                process = subprocess.Popen(
-                    line, cwd=job.place, env=environment, stdin=subprocess.DEVNULL, stdout=answer, stderr=log,
-                    start_new_session=True,
-                )  # fmt: skip
-                with self._lock:
-                    self._processes[id] = process
-                    self._set(id, state="running")
-                code = process.wait()
+            with self._lock:
+                if id not in self._jobs or self[id].state != "waiting":
+                    return  # it was stopped while it waited, and perhaps begun anew by another thread
+                job, process, start = self[id], self._begun(self[id]), time.monotonic()
+            code = process.wait()
             with self._lock:
                 self._processes.pop(id, None)
-            state = "stopped" if id in self._stopped else OF_CODES.get(code, "failed")
-            self._set(id, state=state, seconds=round(job.seconds + time.monotonic() - start, 1))
+                state = "stopped" if id in self._stopped else OF_CODES.get(code, "failed")
+                self._set(id, state=state, seconds=round(job.seconds + time.monotonic() - start, 1))
+
+    def _begun(self, job: Job) -> subprocess.Popen[bytes]:
+        """The process of a job, in a session of its own, so that all it starts can be stopped with it."""
+        line = [sys.executable, "-m", "linmap", *job.words, "--json"]
+        # models come from this machine: a job asks no hub
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
+        with open(job.folder / LOG, "ab") as log, open(job.folder / ANSWER, "wb") as answer:
+            process = subprocess.Popen(
+                line, cwd=job.place, env=environment, stdin=subprocess.DEVNULL, stdout=answer, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        self._processes[job.id] = process
+        self._stopped.discard(job.id)
+        self._set(job.id, state="running")
+        return process
 
     def stop(self, id: str) -> None:
         """As Ctrl-C would; a command that does not end in some seconds is killed with its workers."""
         with self._lock:
-            self._stopped.add(id)
             process = self._processes.get(id)
-        if process is None:
-            self._set(id, state="stopped")
-            return
+            if process is None:
+                if self[id].state == "waiting":
+                    self._set(id, state="stopped")
+                return
+            self._stopped.add(id)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,7 +25,7 @@ from linmap.app.forms import NAMES_OF_MODELS, Field, command_words, form
 from linmap.app.jobs import INPUT, MODEL, OUT, Job, Jobs
 from linmap.app.matrices import picture
 from linmap.app.methods import METHODS
-from linmap.errors import UsageError
+from linmap.errors import LinmapError, UsageError
 from linmap.pictures import THEME_CSS
 from linmap.recipes.recipe import Verb
 
@@ -77,7 +78,9 @@ def site(jobs: Jobs, models: Path | None, hosts: list[str], megabytes: int) -> S
     ]
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(_Guard)]
     return Starlette(
-        routes=routes, middleware=middleware, exception_handlers={HTTPException: pages.refused, UsageError: pages.wrong}
+        routes=routes,
+        middleware=middleware,
+        exception_handlers={HTTPException: pages.refused, LinmapError: pages.wrong},
     )
 
 
@@ -182,14 +185,18 @@ class _Pages:
             fitted = self._fitted(system.slug, given.pop("artifact", ""))
             kind = _verb(recipe, verb, fitted)
             folder = self.jobs.folder(verb, system.slug)
-            data = await _keep(uploads, folder / INPUT)
-        words, up = [verb, f"../{MODEL}" if fitted else system.slug], "../" if verb == "apply" else ""
-        before = self.jobs.take(fitted, folder) if fitted else []
-        if data is not None and not kind.no_data:
-            words.append(f"--data={up}{data.relative_to(folder)}")
-        settings = kind.settings(data if fitted is None else fitted.out)
-        words += command_words(_fields(settings), given, self.models)
-        words += [] if verb == "apply" else [f"--out={OUT}"]
+            try:
+                data = await _keep(uploads, folder / INPUT)
+                words = [verb, f"../{MODEL}" if fitted else system.slug]
+                if data is not None and not kind.no_data:
+                    words.append(f"--data={'../' if verb == 'apply' else ''}{data.relative_to(folder)}")
+                settings = kind.settings(data if fitted is None else fitted.out)
+                words += command_words(_fields(settings), given, self.models)
+                words += [] if verb == "apply" else [f"--out={OUT}"]
+                before = self.jobs.take(fitted, folder) if fitted else []
+            except BaseException:
+                shutil.rmtree(folder)
+                raise
         job = self.jobs.start(folder, verb, system.slug, words, kind.resumes, before)
         return RedirectResponse(f"/runs/{job.id}", 303)
 
@@ -201,7 +208,9 @@ class _Pages:
         return self.jobs[id]
 
     def _check_size(self, request: Request) -> None:
-        length = int(request.headers.get("content-length", 0))
+        if "content-length" not in request.headers:
+            raise UsageError("a form without its length is not read.")
+        length = int(request.headers["content-length"])
         if length > self.megabytes * 2**20:
             raise UsageError(
                 f"an upload of {length / 2**20:.0f} MB is larger than {self.megabytes}; start the app with "

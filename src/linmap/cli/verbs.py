@@ -239,7 +239,7 @@ class AppFlags:
 
 def app(words: list[str]) -> Answer:
     """`linmap app`: until it is interrupted."""
-    purpose = "Every system in a browser, on this machine alone: http://127.0.0.1:7860. Ctrl-C ends it."
+    purpose = "Every system in a browser, on this machine alone, at http://127.0.0.1:PORT. Ctrl-C ends it."
     flags = parse(words, "linmap app", purpose, flags=AppFlags)["flags"]
     if flags.models is not None and not flags.models.is_dir():
         raise UsageError(f"--models {flags.models}: there is no such folder.")
