@@ -520,6 +520,17 @@ def test_copies_and_pickles_are_models_of_their_own(shared: Any, monkeypatch: py
 # -- threads -----------------------------------------------------------------------------------------------------------
 
 
+def test_what_is_pointed_to_lives_as_long_as_it_is_held() -> None:
+    """Another thread may ask for other cosines and sines while the first one's are read."""
+    first, second = ((torch.randn(1, 2, 4).bfloat16(), torch.randn(1, 2, 4).bfloat16()) for _ in range(2))
+    found = decoding._turned(first, 1, 2, 4)
+    assert found is not None
+    held, (cosines, sines, *_) = found
+    decoding._turned(second, 1, 2, 4)
+    assert [part.data_ptr() for part in held] == [cosines, sines]
+    assert all(torch.equal(part, own.float()) for part, own in zip(held, first, strict=True))
+
+
 def test_threads_are_those_that_were_set(shared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "SPLIT", 0)
     before, cache, found = torch.get_num_threads(), begun(shared, 2), []

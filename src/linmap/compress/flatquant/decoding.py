@@ -121,7 +121,7 @@ def step(block: Any, base: type[nn.Module], args: tuple[Any, ...], kwargs: dict[
     x = x.to(torch.float32).contiguous()
     y = torch.empty_like(x)
     threads = torch.get_num_threads() if known.work * batch * n > SPLIT else 1
-    packed = STEP.pack(x.data_ptr(), y.data_ptr(), batch, n, threads, *turned, *seen, *stored[0], *stored[1])
+    packed = STEP.pack(x.data_ptr(), y.data_ptr(), batch, n, threads, *turned[1], *seen, *stored[0], *stored[1])
     if _native(library)(known.address, packed):
         raise MemoryError(f"no memory for a step of {batch} sequences after {len(layer.tokens[0])} tokens.")
     for tokens in layer.tokens:
@@ -173,20 +173,23 @@ def _equal(own: TokenQuantizer, theirs: TokenQuantizer) -> bool:
     return own[:2] == theirs[:2] and all((a is None) == (b is None) and (a is b or torch.equal(a, b)) for a, b in pairs)
 
 
+Turned = tuple[tuple[Tensor, ...], tuple[int, ...]]
+
+
 class _Turned:
-    """Where cosines and sines lie, and how far apart those of two sequences; all blocks of a step get the same."""
+    """Cosines and sines in float32, where they lie, and how far apart those of two sequences; all blocks of a step get
+    the same. Whoever calls holds the tensors: another thread may ask for others meanwhile."""
 
-    last: tuple[Any, tuple[int, int, int], tuple[int, int, int, int] | None] = ((), (0, 0, 0), None)
-    wide: tuple[Tensor, ...] = ()  # in float32, and alive as long as they are pointed to
+    last: tuple[Any, tuple[int, int, int], Turned | None] = ((), (0, 0, 0), None)
 
-    def __call__(self, embeddings: Any, *sizes: int) -> tuple[int, int, int, int] | None:
+    def __call__(self, embeddings: Any, *sizes: int) -> Turned | None:
         of, of_sizes, found = self.last
         if of is not embeddings or of_sizes != sizes:
             found = self._found(embeddings, *sizes)
             self.last = embeddings, cast(Any, sizes), found
         return found
 
-    def _found(self, embeddings: Any, batch: int, n: int, head_dim: int) -> tuple[int, int, int, int] | None:
+    def _found(self, embeddings: Any, batch: int, n: int, head_dim: int) -> Turned | None:
         if type(embeddings) is not tuple or len(embeddings) != 2:
             return None
         for part in embeddings:
@@ -195,8 +198,8 @@ class _Turned:
             if part.shape not in ((batch, n, head_dim), (1, n, head_dim)) or not part.is_contiguous():
                 return None
         strides = [n * head_dim if len(part) > 1 else 0 for part in embeddings]
-        self.wide = cosines, sines = tuple(part.to(torch.float32) for part in embeddings)
-        return cosines.data_ptr(), sines.data_ptr(), strides[0], strides[1]
+        cosines, sines = wide = tuple(part.to(torch.float32) for part in embeddings)
+        return wide, (cosines.data_ptr(), sines.data_ptr(), *strides)
 
 
 _turned = _Turned()

@@ -28,6 +28,7 @@ from transformers.models.qwen3 import modeling_qwen3
 from linmap.compress.flatquant.attention import ConfigView, OnlineCacheTransform, check_queries, wrap_cache
 from linmap.compress.flatquant.kernels import MOST_WIDE_COLUMNS
 from linmap.compress.flatquant.linear import QuantizedLinear
+from linmap.compress.flatquant.native.layer import groups_fit
 from linmap.compress.flatquant.transforms import OnlineTransform, transform_input
 
 BLOCKS = (modeling_llama.LlamaDecoderLayer.forward,)
@@ -360,8 +361,7 @@ def _linear(facts: Facts, parent: nn.Module, name: str, columns: int) -> tuple[L
         groups=groups,
         bits=bits.weight,
     )
-    whole = groups == 1 or (columns % groups == 0 and columns // groups % (8 if packed else 4) == 0)
-    if bool(weight.zero) == bits.weight_symmetric or not whole:
+    if bool(weight.zero) == bits.weight_symmetric or not groups_fit(columns, groups, bits.weight):
         refuse(f"groups or zeros of {name}")
     rounding = _rounding(facts, layer, "input", bits.input, bits.input_symmetric)
     return Linear(weight=weight, input=rounding, multiplies_codes=layer.multiplies_codes), own

@@ -270,7 +270,7 @@ class OnlineTransform(nn.Module):
         return native.Matrices(left, right, self.scale)
 
     def forward(self, x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
-        matrices = self.matrices() if native.runs(x.detach()) and x.shape[-1] == self.n else None
+        matrices = self.matrices() if native.runs(x) and x.shape[-1] == self.n else None
         value = None if matrices is None else native.transform(x.detach(), matrices)
         if value is not None and not (torch.is_grad_enabled() and x.requires_grad):
             return value

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
+from linmap.compress.flatquant.kernels import MOST_WIDE_COLUMNS
 from linmap.compress.flatquant.native import choice
 from linmap.maps.numbers import transformed
 
 FORMATS = (torch.float32, torch.bfloat16, torch.float16)
 CALL = struct.Struct("=20Q")  # `Call` of linear.cpp
 ROWS = struct.Struct("=10Q")  # `Rows` of linear.cpp
-MOST_COLUMNS = 2**17 - 1  # whose products of 8-bit codes fit into int32
 
 
 class Matrices(NamedTuple):
@@ -56,13 +56,21 @@ def takes(weight: Tensor, scale: Tensor, zero: Tensor | None, bias: Tensor | Non
     m, columns = weight.shape
     if columns != ((n + 1) // 2 if bits <= 4 else n) or scale.shape[0] != m or not m:
         return False
-    if weight.element_size() != 1 or scale.dtype is not torch.float32 or n > MOST_COLUMNS or n % scale.shape[1]:
+    if (
+        weight.element_size() != 1
+        or scale.dtype is not torch.float32
+        or n > MOST_WIDE_COLUMNS
+        or not groups_fit(n, scale.shape[1], bits)
+    ):
         return False
-    if scale.shape[1] > 1 and (n // scale.shape[1]) % (8 if bits <= 4 else 4):
-        return False  # groups that share a vector's lane
     if zero is not None and (zero.dtype is not torch.float32 or zero.shape != scale.shape):
         return False
     return weight.device.type == "cpu" and (bias is None or bias.shape[0] == m)
+
+
+def groups_fit(n: int, groups: int, bits: int) -> bool:
+    """Whether groups divide n columns and no two of them share a lane of a vector."""
+    return n % groups == 0 and (groups == 1 or (n // groups) % (8 if bits <= 4 else 4) == 0)
 
 
 def linear(
