@@ -44,6 +44,16 @@ def generator() -> torch.Generator:
 
 
 @pytest.fixture
+def unset_memory_is_nan() -> Iterator[None]:
+    """What `torch.empty` and `to_empty` give is NaN, not whatever lay there: values that nobody set are seen."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)  # it is this that fills memory
+    assert torch.empty(8).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@pytest.fixture
 def annotations_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a user's program: wrong types reach our own checks; Dynamo meets no run-time check of shapes, nor what it
     gave up on in tests before."""

@@ -190,6 +190,7 @@ def run_of(tmp_path: Path) -> tuple[StyleGAN2Like, Any, Any]:
     return generator, directions, told
 
 
+@pytest.mark.usefixtures("unset_memory_is_nan")
 def test_a_saved_run_is_the_same_generator_with_the_same_directions(tmp_path: Path) -> None:
     generator, directions, told = run_of(tmp_path)
     run = load_run(tmp_path)

@@ -132,8 +132,13 @@ def _built(how: Mapping[str, Any], folder: Path, importer: Callable[[str], nn.Mo
 
 @torch.no_grad()
 def _stand_in(layer: Any) -> None:
-    """Give a plain layer a weight of full rank, which is projected and then replaced by the saved one."""
+    """Give a plain layer a weight of full rank and no bias: memory that nobody set is replaced before it is read.
+
+    Both are projected and then replaced by the saved ones.
+    """
     layer.weight.copy_(torch.eye(*layer.weight.flatten(1).shape).reshape(layer.weight.shape))
+    if layer.bias is not None:
+        layer.bias.zero_()
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
