@@ -355,8 +355,20 @@ def test_a_checkpoint_without_a_fingerprint_resumes_with_a_warning(tmp_path, who
     state = json.loads(path.read_text())
     path.write_text(json.dumps({name: value for name, value in state.items() if name not in ("data", "settings")}))
     run(tmp_path, resume=True)
-    assert caplog.messages == [f"{tmp_path} is of an older linmap: whether it saw the same data is not checked."]
+    (told,) = caplog.messages
+    assert (
+        told == f"{tmp_path}: it cannot be told whether it was started with the same data, as it is of an older linmap."
+    )
     assert_same_run(tmp_path, whole)
+
+
+def test_data_that_cannot_be_told_resume_with_a_warning(tmp_path, caplog) -> None:
+    for resume in (False, True):
+        assert caplog.messages == []
+        config = TrainingConfig(epochs=1, batch_size=8)
+        train(make_model(), squared_error, RandomSamples(), config=config, out=tmp_path, resume=resume)
+    (told,) = caplog.messages
+    assert "samples of the data set change from reading to reading" in told
 
 
 def test_another_model_than_the_checkpoint_is_named(whole) -> None:

@@ -226,8 +226,12 @@ class _Run:
                 log.warning("%s holds an earlier run; the first checkpoint of this one will replace it.", self.out)
         else:
             check_resumable(self.config, self.samples, saved.state, self.out, self.settings, self.fingerprint)
-            if "data" not in saved.state and self.main:
-                log.warning("%s is of an older linmap: whether it saw the same data is not checked.", self.out)
+            if self.main and None in (saved.state.get("data"), self.fingerprint):
+                log.warning(
+                    "%s: it cannot be told whether it was started with the same data, as %s.",
+                    self.out,
+                    _untold(saved.state),
+                )
             self.position, self.best = Position(**saved.state["position"]), saved.best
             if saved.state["frozen"] != self.frozen:
                 raise ArgumentError(
@@ -524,3 +528,10 @@ def _scalar(value: object) -> Tensor:
             "return the mean over the batch."
         )
     return value
+
+
+def _untold(saved: dict[str, Any]) -> str:
+    """Why the data of a checkpoint are not compared."""
+    if "data" not in saved:
+        return "it is of an older linmap"
+    return "samples of the data set change from reading to reading; a method fingerprinted() may say what it holds"

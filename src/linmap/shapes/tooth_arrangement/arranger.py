@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self, cast, get_args
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -18,15 +18,16 @@ from torch.utils.data import TensorDataset
 
 from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.geometry.rigid import rotation_from_six, six_from_rotation
+from linmap.shapes.tooth_arrangement.arrangement import Arrangement, ranked
 from linmap.shapes.tooth_arrangement.augmentation import augmented
 from linmap.shapes.tooth_arrangement.autoencoder import pretrain
+from linmap.shapes.tooth_arrangement.checks import check_count, check_pairs, check_parameters
 from linmap.shapes.tooth_arrangement.frames import fixes_pose, mean_arch, registered
 from linmap.shapes.tooth_arrangement.guidance import ArchForm
-from linmap.shapes.tooth_arrangement.meshes import LEAST, Patches, framed_patches
+from linmap.shapes.tooth_arrangement.meshes import Patches, framed_patches
 from linmap.shapes.tooth_arrangement.neighbours import Neighbours
 from linmap.shapes.tooth_arrangement.network import HEADS, ArrangementNetwork, Encoder, reads_meshes
 from linmap.shapes.tooth_arrangement.pairs import ToothPairs, motion_matrices, unmoved
-from linmap.shapes.tooth_arrangement.scoring import smoothness
 from linmap.shapes.tooth_arrangement.shifts import Shifts
 from linmap.shapes.tooth_arrangement.slots import FDI, TEETH, slots_of
 from linmap.shapes.tooth_arrangement.targets import IDENTITY, Scales, Target
@@ -41,17 +42,6 @@ SAMPLER = ("sampling_steps", "eta")  # parameters of which training does not dep
 CASES = 100  # at once in prediction
 PRETRAINING = 1000  # teeth that the mesh encoder is pre-trained on, at most
 MESHES = 64  # of them in a step
-
-
-@dataclass(frozen=True)
-class Arrangement:
-    """Proposed set-ups, best first."""
-
-    motions: Tensor
-    """(n_samples, 32, 4, 4) float64: act on columns (x, y, z, 1), in mm, in the coordinates of the teeth."""
-    scores: dict[str, np.ndarray]
-    """(n_samples,) each: "collision", the depth in mm of the deepest neighbours; "smoothness", the r.m.s. distance in
-    mm of tooth centres from a smooth arch; "total", their sum, by which proposals are sorted."""
 
 
 class Arranger(SavedEstimator, BaseEstimator):
@@ -88,7 +78,7 @@ class Arranger(SavedEstimator, BaseEstimator):
             or a parameter is out of its range.
         """
         self._check_parameters()
-        self._check_pairs(pairs, fitted=False)
+        self._check_pairs(pairs)
         if not (pairs.mask.sum(1) > 1).any():
             raise ArgumentError("pairs have one tooth in each case, which is no arch to learn; give more teeth.")
         pairs = pairs.to(torch.float64)
@@ -142,8 +132,8 @@ class Arranger(SavedEstimator, BaseEstimator):
             As `fit`, or if `n_samples` is less than 1.
         """
         check_is_fitted(self, "model_")
-        _check_samples(n_samples)
-        self._check_pairs(pairs)
+        check_count("n_samples", n_samples)
+        self._check_seen(pairs)
         pairs = pairs.to(torch.float64)
         generator = torch.Generator().manual_seed(seed)
         found = [
@@ -193,7 +183,7 @@ class Arranger(SavedEstimator, BaseEstimator):
         check_is_fitted(self, "model_")
         if not isinstance(teeth, ToothSet):
             raise ArgumentTypeError(f"teeth must be a ToothSet, got {type(teeth).__name__}.")
-        _check_samples(n_samples)
+        check_count("n_samples", n_samples)
         slots = slots_of("fixed", fixed)
         mask = teeth.mask
         if absent := [FDI[slot] for slot in slots if not mask[slot]]:
@@ -201,7 +191,7 @@ class Arranger(SavedEstimator, BaseEstimator):
         form = ArchForm(arch_width, arch_depth, mask)
         case = unmoved([teeth], self.points, self.patches if reads_meshes(self.encoder) else None)
         generator = torch.Generator().manual_seed(seed)
-        self._check_pairs(case)
+        self._check_seen(case)
         if not fixes_pose(case.centroid[0, mask & self._seen]):
             warnings.warn(
                 "the pose of the model cannot be told from fewer than three teeth, or teeth on a line; motions hold "
@@ -219,7 +209,7 @@ class Arranger(SavedEstimator, BaseEstimator):
         motions[:, [slot for slot in range(TEETH) if slot in held or not mask[slot]]] = np.eye(4)
         neighbours = Neighbours(teeth, reach=1)
         motions = np.stack([neighbours.apart(proposal, held) for proposal in motions])
-        return _ranked(motions, neighbours, mask.numpy())
+        return ranked(motions, neighbours, mask.numpy())
 
     # -- saving --------------------------------------------------------------------------------------------------------
 
@@ -249,45 +239,16 @@ class Arranger(SavedEstimator, BaseEstimator):
         return self.mean_arch_.any(-1)
 
     def _check_parameters(self) -> None:
-        least = dict.fromkeys(("points", "width", "blocks", "epochs", "batch_size"), 1)
-        for name, lowest in (least | {"patches": LEAST, "pretrain_epochs": 0}).items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-                raise ArgumentError(f"{name} must be a whole number of at least {lowest}, got {value!r}.")
-        check_target(self.target)
-        if self.encoder not in get_args(Encoder):
-            raise ArgumentError(f"encoder must be one of {', '.join(get_args(Encoder))}, got {self.encoder!r}.")
-        if self.pretrain_epochs and not reads_meshes(self.encoder):
-            raise ArgumentError(f"pretrain_epochs={self.pretrain_epochs} needs encoder='mesh' or encoder='joint'.")
+        check_parameters(self.get_params())
 
-    def _check_pairs(self, pairs: ToothPairs, fitted: bool = True) -> None:
-        if not isinstance(pairs, ToothPairs):
-            raise ArgumentTypeError(f"pairs must be ToothPairs, got {type(pairs).__name__}.")
-        if pairs.points != self.points:
-            raise ArgumentError(f"pairs have {pairs.points} points a tooth, and points={self.points}; make them alike.")
-        if not len(pairs) or not pairs.mask.any(1).all():
-            raise ArgumentError("pairs have no case, or a case without teeth; leave it out.")
-        if fitted and not (pairs.mask & self._seen).any(1).all():
+    def _check_pairs(self, pairs: ToothPairs) -> None:
+        check_pairs(pairs, self.points, self.encoder, self.patches)
+
+    def _check_seen(self, pairs: ToothPairs) -> None:
+        """Pairs for a fitted estimator."""
+        self._check_pairs(pairs)
+        if not (pairs.mask & self._seen).any(1).all():
             raise ArgumentError("pairs have a case none of whose teeth the training pairs had.")
-        if reads_meshes(self.encoder):
-            self._check_meshes(pairs)
-        for name in ("before", "after", "centroid", "after_centroid", "rotation"):
-            if not getattr(pairs, name)[pairs.mask].isfinite().all():
-                raise ArgumentError(f"pairs.{name} holds values that are not finite for a tooth that is there.")
-
-    def _check_meshes(self, pairs: ToothPairs) -> None:
-        needed = f"encoder={self.encoder!r} reads meshes"
-        if pairs.meshes is None:
-            raise ArgumentError(
-                f"pairs hold points alone, and {needed}: make them with patches={self.patches} "
-                "(`DentitionSimulator.sample`, `load_pairs`)."
-            )
-        if pairs.meshes.patches != self.patches:
-            raise ArgumentError(f"pairs have meshes of {pairs.meshes.patches} patches, and patches={self.patches}.")
-        if not (pairs.meshes.kind != 0)[pairs.mask].all():
-            raise ArgumentError(f"pairs have a tooth without a mesh, and {needed}; leave the tooth out of the mask.")
-        if not pairs.meshes.vertices[pairs.mask].isfinite().all():
-            raise ArgumentError("pairs.meshes has vertices that are not finite for a tooth that is there.")
 
     def _patches(self, pairs: ToothPairs, turn: Tensor) -> Patches | None:
         """The meshes as the network sees them, turned as `_framed` turns the teeth."""
@@ -406,25 +367,6 @@ class Arranger(SavedEstimator, BaseEstimator):
         raise NotImplementedError
 
 
-def _ranked(motions: np.ndarray, neighbours: Neighbours, present: np.ndarray) -> Arrangement:
-    collision = np.array([neighbours.deepest(proposal) for proposal in motions])
-    centers = np.einsum("psij,sj->psi", motions[..., :3, :3], neighbours.centers) + motions[..., :3, 3]
-    smooth = np.array([smoothness(proposal, present) for proposal in centers])
-    scores = {"collision": collision, "smoothness": smooth, "total": collision + smooth}
-    order = np.argsort(scores["total"], kind="stable")
-    return Arrangement(torch.from_numpy(motions[order]), {name: values[order] for name, values in scores.items()})
-
-
 def _about_centroids(pairs: ToothPairs) -> Tensor:
     """The points before treatment about the centroid of each tooth, zeros where there is none."""
     return torch.where(pairs.mask[..., None, None], pairs.before - pairs.centroid[:, :, None], 0)
-
-
-def check_target(target: str) -> None:
-    if target not in get_args(Target):
-        raise ArgumentError(f"target must be one of {', '.join(get_args(Target))}, got {target!r}.")
-
-
-def _check_samples(n_samples: int) -> None:
-    if isinstance(n_samples, bool) or not isinstance(n_samples, int) or n_samples < 1:
-        raise ArgumentError(f"n_samples must be a whole number of at least 1, got {n_samples!r}.")

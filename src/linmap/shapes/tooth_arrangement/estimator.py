@@ -8,7 +8,9 @@ import torch
 from torch import Generator, Tensor
 
 from linmap.errors import ArgumentError
-from linmap.shapes.tooth_arrangement.arranger import Arrangement, Arranger, check_target
+from linmap.shapes.tooth_arrangement.arrangement import Arrangement
+from linmap.shapes.tooth_arrangement.arranger import Arranger
+from linmap.shapes.tooth_arrangement.checks import check_target
 from linmap.shapes.tooth_arrangement.diffusion import CosineDDIM
 from linmap.shapes.tooth_arrangement.network import Encoder
 from linmap.shapes.tooth_arrangement.targets import Target
