@@ -5,6 +5,8 @@ import importlib.util
 import inspect
 import itertools
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +14,14 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+MADE = {Path("tutorials", f"{path.stem}.md") for path in TUTORIALS} | {
+    Path("examples", f"{path.stem}.md") for path in EXAMPLES
+}
+"""Pages that are made when the site is built, relative to docs/."""
+WRITTEN = [path for path in (ROOT / "docs").rglob("*.md") if path.relative_to(ROOT / "docs") not in MADE]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -23,6 +32,109 @@ def test_examples_run_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest
     for block in BLOCK.finditer(page.read_text()):
         line = page.read_text().count("\n", 0, block.start()) + 1
         exec(compile("\n" * line + block[1], str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.stem)
+def test_links_to_other_pages_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
+        found = (page.parent / target).resolve()
+        made = found.is_relative_to(ROOT / "docs") and found.relative_to(ROOT / "docs") in MADE
+        assert found.exists() or made, f"{page.name} links to {target}"
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:", 1)[1]
+    listed = re.findall(r"[\w/]+\.md", text)
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in WRITTEN} | {
+        path.as_posix() for path in MADE if path.parent.name == "tutorials"
+    }
+    assert sorted(listed) == sorted(pages)
+
+
+@pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
+def test_a_tutorial_types_no_results(tutorial: Path) -> None:
+    """What was measured is printed by the code; the text around it holds no decimal numbers of its own."""
+    told, code, fenced = [], True, False
+    for line in tutorial.read_text(encoding="utf-8").splitlines():
+        code = line != "# %% [markdown]" if line.startswith("# %%") else code
+        fenced ^= not code and line.startswith("# ```")
+        told += [] if code or fenced else [re.sub(r"`[^`]*`|\([^)]*\)", "", line)]
+    assert len(told) > 20
+    assert [line for line in told if re.search(r"\d*\.\d|\d %", line)] == []
+
+
+def test_there_is_a_tutorial_for_every_room() -> None:
+    rooms = {path.name for path in (ROOT / "src" / "linmap" / "recipes").parent.iterdir()} & set(
+        _loaded(ROOT / "docs" / "hooks" / "systems.py").READERS
+    )
+    assert [path.stem for path in TUTORIALS] == sorted(rooms)
+
+
+@pytest.mark.slow  # 10 to 25 s each
+@pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
+def test_a_tutorial_runs_as_a_program(tutorial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    done = subprocess.run([sys.executable, str(tutorial)], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("\n") >= 3
+
+
+@pytest.fixture
+def hooks(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of what the site is built with, importable."""
+    pytest.importorskip("latex2mathml")  # of the extra `docs`
+    monkeypatch.syspath_prepend(ROOT / "docs" / "hooks")
+    return ROOT / "docs" / "hooks"
+
+
+def test_formulas_become_mathml_and_code_stays(hooks: Path) -> None:
+    import markdown
+
+    extensions = ["pymdownx.arithmatex", "pymdownx.superfences", "pages"]
+    options = {"pymdownx.arithmatex": {"generic": True}}
+    page = markdown.markdown(
+        "$F x$\n\n$$y = 1$$\n\n```text\n$F x$\n```\n", extensions=extensions, extension_configs=options
+    )
+    assert page.count("<math") == 2
+    assert 'display="block"' in page
+    assert "$F x$" in page
+
+
+def test_a_page_shows_every_missed_bar_and_every_system(hooks: Path) -> None:
+    pages = _loaded(hooks / "pages.py")
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    shown = pages.behind()
+    met, missed = results.count("| yes |"), results.count("| **no** |")
+    assert shown.startswith(f"Of {met + missed} bars {met} are met")
+    assert shown.count("\n| ") == missed + 2  # and the two lines of the head
+    assert pages.benchmarks().count('\n??? info "') == results.count("\n## ")
+    assert pages.gallery().count("<a ") == pages.where_the_matrix_goes().count("<tr>") == 17
+    assert pages.examples().count("\n") == len(EXAMPLES)
+
+
+@pytest.mark.slow  # starts a kernel
+def test_a_notebook_is_executed_again_when_it_or_its_code_changed(
+    hooks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("jupytext")
+    notebooks = _loaded(hooks / "notebooks.py")
+    program = tmp_path / "program.py"
+    program.write_text('"""Adds."""\n\nimport linmap.errors\n\nprint(1 + 1)\n')
+    monkeypatch.setattr(notebooks, "KEPT", tmp_path / "kept")
+    runs = []
+    run = notebooks.run
+    monkeypatch.setattr(notebooks, "run", lambda notebook: runs.append(1) or run(notebook))
+    first = notebooks.executed(program)
+    assert "2" in notebooks.page(first, program)
+    assert "src/linmap/errors.py" in first.metadata["used"]
+    assert notebooks.page(notebooks.executed(program), program) == notebooks.page(first, program)
+    assert len(runs) == 1
+    program.write_text(program.read_text().replace("1 + 1", "1 + 2"))
+    notebooks.executed(program)
+    assert len(runs) == 2
+    assert not notebooks.current({"src/linmap/errors.py": "another"})
 
 
 def _loaded(script: Path) -> ModuleType:
