@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from typing import Any
 
 import matplotlib
 from cycler import cycler
@@ -12,7 +13,7 @@ from linmap.pictures import GRID, INK, MUTED, PAPER, SERIES
 sys.argv = ["example"]
 warnings.simplefilter("ignore")
 backend_inline.set_matplotlib_formats("svg")
-matplotlib.rcParams.update(
+style: dict[Any, Any] = (
     dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), PAPER)
     | dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), INK)
     | dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), MUTED)
@@ -21,3 +22,4 @@ matplotlib.rcParams.update(
     | {"axes.grid": True, "grid.color": GRID, "axes.axisbelow": True, "axes.prop_cycle": cycler(color=SERIES)}
     | {"svg.fonttype": "none", "svg.hashsalt": "linmap"}
 )
+matplotlib.rcParams.update(style)
