@@ -13,11 +13,18 @@ import typechecker
 
 jaxtyping.jaxtyped = typechecker.jaxtyped
 gc.disable()  # until everything is imported: there is little to collect, and much to look through
-hypothesis.settings.register_profile("linmap", deadline=None, max_examples=25, derandomize=True)
-hypothesis.settings.load_profile("linmap")
+hypothesis.settings.register_profile("default", deadline=None, max_examples=16, derandomize=True)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=50, derandomize=True)
+hypothesis.settings.load_profile("default")
 torch.set_num_threads(1)  # two pytest workers share two cores
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Laws meet more random inputs where the slow tests run, too."""
+    if config.option.markexpr == "slow or not slow":
+        hypothesis.settings.load_profile("thorough")
 
 
 def pytest_collection_finish() -> None:

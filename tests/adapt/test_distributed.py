@@ -12,6 +12,7 @@ from linmap.training import checkpoint
 from two_processes import launch
 from typed import present
 
+pytestmark = pytest.mark.slow  # two processes for seven adapters; tests/training has the loop in two by default
 FSDP2 = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
@@ -31,7 +32,7 @@ def one(tmp_path_factory) -> Path:
     return out
 
 
-@pytest.fixture(scope="module", params=[{}, pytest.param(FSDP2, marks=pytest.mark.slow)], ids=["ddp", "fsdp2"])
+@pytest.fixture(scope="module", params=[{}, FSDP2], ids=["ddp", "fsdp2"])
 def two(tmp_path_factory, request) -> Path:
     out = tmp_path_factory.mktemp("two")
     launch(Path(__file__).with_name("distributed.py"), str(out), environment=request.param)

@@ -57,14 +57,15 @@ def test_flat_records_are_one_table():
 
 
 def result(text: str) -> Result:
+    error = f"MSE{text}"
     rows = [
-        Row(f"s{text}", "system", {"MSE": [1.0, 2.0]}),
-        Row("b", "baseline", {"MSE": [2.0]}, parameters=1500),
-        Row("x", "ablation", {"MSE": [1.75]}),
+        Row(f"s{text}", "system", {error: [1.0, 2.0]}),
+        Row("b", "baseline", {error: [2.0]}, parameters=1500),
+        Row("x", "ablation", {error: [1.75]}),
     ]
     checks = [Check(f"yes{text}", True, "1 < 2", "never said"), Check("no", False, "2 > 1", f"take {text}")]
     return Result(
-        "olinear", f"task{text}", [Metric("MSE")], rows, f"shows{text}", f"limits{text}", checks, verdict=f"take{text}"
+        "olinear", f"task{text}", [Metric(error)], rows, f"shows{text}", f"limits{text}", checks, verdict=f"take{text}"
     )
 
 
@@ -72,6 +73,7 @@ def result(text: str) -> Result:
 def test_a_comparison_shows_every_method_and_check_as_written(text):
     lines = [line.rstrip() for line in shown(print_comparison, result(text)).splitlines()]
     assert lines[0] == f"task{text}"
+    assert re.split(r"\s{2,}", lines[2])[:2] == ["method", f"MSE{text} ↓"]
     assert re.split(r"\s{2,}", lines[3]) == [f"s{text}", "1.5000 ± 0.7071", "—"]
     assert re.split(r"\s{2,}", lines[4]) == ["b", "2.0000", "1.5 k"]
     assert lines.index(f"take{text}") < lines.index(f"✓ yes{text} 1 < 2")

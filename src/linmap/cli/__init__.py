@@ -1,4 +1,4 @@
-"""The front door: `linmap list | fit | apply | compare | search | tour | report | app | bench`.
+"""The front door: `linmap list | fit | apply | compare | search | tour | report | app`.
 
 Exit codes: 0 done; 1 failed; 2 called the wrong way, or with data that cannot be used; 130 interrupted.
 Nothing heavy is imported before a verb needs it, so that help and the list answer at once.
@@ -16,12 +16,14 @@ from collections.abc import Sequence
 
 import linmap
 from linmap.cli import tour, verbs
+from linmap.cli.completion import ASKED, candidates
 from linmap.cli.errors import DONE, FAILED, INTERRUPTED, WRONG_USE, explain, nearest
 from linmap.cli.flags import OUTPUT_FLAGS, HelpShown, own
 from linmap.cli.printing import stdout_console
 from linmap.cli.program import go_on
 from linmap.cli.wording import FLAGS
 from linmap.errors import Stopped, UsageError
+from linmap.recipes import SYSTEMS
 
 VERBS = {
     "list": (verbs.list_systems, "the 17 systems, and which are ready"),
@@ -33,6 +35,7 @@ VERBS = {
     "tour": (tour.tour, "compare every system that is ready and write the report"),
     "report": (verbs.report, "RUNS: write one HTML page about every comparison in a folder"),
     "app": (verbs.app, "try every system in a browser, on this machine alone"),
+    "completion": (verbs.completion, "SHELL: print what completes commands in bash, zsh or fish"),
     "bench": (verbs.bench, "run the benchmarks of a checkout"),
 }
 HELP = """\
@@ -51,6 +54,9 @@ Start with `linmap tour`, or with your own data: `linmap fit olinear --data my.c
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `argv` leaves out the program's name."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[: len(ASKED)] == ASKED:
+        print("\n".join(candidates(words[len(ASKED) :], VERBS)))
+        return DONE
     as_json, debug = "--json" in words, "--debug" in words
     verb_first = own(words) + [word for word in words if word in OUTPUT_FLAGS]
     for stream in (sys.stdout, sys.stderr):
@@ -72,14 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        code, message = explain(error)
+        code, message = explain(error, _room(verb_first))
         hint = " (--debug shows the traceback)" if code == FAILED and not debug else ""
         return _end(code, message + hint, as_json)
 
 
 def _run(words: list[str], as_json: bool) -> int:
     if not own(words) or words[0] in ("-h", "--help", "help"):
-        lines = "\n".join(f"  {verb:<8} {line}" for verb, (_, line) in VERBS.items())
+        lines = "\n".join(f"  {verb:<10} {line}" for verb, (_, line) in VERBS.items())
         print(HELP.format(purpose=linmap.__doc__, verbs=lines))
         return DONE
     if words[0] in ("-V", "--version", "version"):
@@ -95,6 +101,11 @@ def _run(words: list[str], as_json: bool) -> int:
             answer.show(stdout_console())
         sys.stdout.flush()
     return answer.code
+
+
+def _room(words: list[str]) -> str:
+    """The room of the system that a command names, or nothing."""
+    return next((SYSTEMS[word].room for word in words[1:2] if word in SYSTEMS), "")
 
 
 def _stopped(stop: KeyboardInterrupt, words: list[str]) -> str:

@@ -6,13 +6,14 @@ import difflib
 from collections.abc import Iterable
 
 from linmap.errors import DivergenceError, LinmapError, SingularMapError
+from linmap.recipes.packages import remedy
 
 NOT_OPENED = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 
-def explain(error: BaseException) -> tuple[int, str]:
-    """Exit code and line.
+def explain(error: BaseException, room: str = "") -> tuple[int, str]:
+    """Exit code and line; of a package that several extras bring, the extra of `room` is named.
 
     Wrong use is what linmap itself refuses, and a file that is not there or cannot be opened. Everything else is a
     failure.
@@ -23,8 +24,10 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, NOT_OPENED):
         return WRONG_USE, f"{error.filename}: {str(error.strerror).lower()}" if error.filename else message
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("linmap"):
+        if "pip install" in message:
+            return WRONG_USE, message
         package = error.name.partition(".")[0]
-        return WRONG_USE, f"this needs the package {package}: pip install 'linmap[all]', or {package} alone."
+        return WRONG_USE, f"this needs the package {package}: {remedy([package], room)}."
     return FAILED, f"{type(error).__name__}: {message}"
 
 

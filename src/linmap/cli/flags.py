@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, make_dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from linmap.cli.wording import FLAGS
 from linmap.errors import UsageError
@@ -48,6 +48,18 @@ PLAIN = (
 def own(words: list[str]) -> list[str]:
     """`words` without the flags that only say how the answer is given."""
     return [word for word in words if word not in OUTPUT_FLAGS]
+
+
+LISTED = "--list-flags"
+"""A word that asks `parse` for the flags themselves."""
+
+
+class FlagsListed(Exception):
+    """The flags of a command, and the words that each takes where these are few: asked for by a shell."""
+
+    def __init__(self, choices: Mapping[str, tuple[str, ...]]) -> None:
+        super().__init__()
+        self.choices = choices
 
 
 class HelpShown(Exception):
@@ -95,6 +107,8 @@ def parse(
         parts[name] = _shown(part, taken & names)
         taken |= names
     FLAGS.know(taken - set(hidden), flag_of)
+    if LISTED in words:
+        raise FlagsListed({flag: words for part in parts.values() for flag, words in _choices(part, hidden)})
     kinds = [(name, part if isinstance(part, type) else type(part)) for name, part in parts.items()]
     flags = make_dataclass("Flags", kinds, frozen=True)
     default = flags(**{name: tyro.MISSING_NONPROP if isinstance(part, type) else part for name, part in parts.items()})
@@ -140,6 +154,22 @@ def _shown(part: Any, hidden: set[str]) -> Any:
             told.append((field.name, Annotated[hints[field.name], hint], value))
     shown = make_dataclass(kind.__name__, told, bases=(kind,), namespace={"__doc__": kind.__doc__}, frozen=True)
     return shown if isinstance(part, type) else _as(shown, part)
+
+
+def _choices(part: Any, hidden: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The flags of a part as they are typed, each with the words that its annotation allows."""
+    kind = part if isinstance(part, type) else type(part)
+    for field in fields(kind):
+        if field.name not in hidden:
+            on = getattr(part, field.name, field.default) is True
+            yield f"--{'no-' if on else ''}{field.name.replace('_', '-')}", _words_of(get_type_hints(kind)[field.name])
+
+
+def _words_of(hint: Any) -> tuple[str, ...]:
+    """The words of all `Literal` in an annotation."""
+    if get_origin(hint) is Literal:
+        return tuple(word for word in get_args(hint) if isinstance(word, str))
+    return tuple(word for part in get_args(hint) for word in _words_of(part))
 
 
 def _as(kind: type, part: Any) -> Any:

@@ -42,7 +42,7 @@ def stderr_console() -> Console:
 def _table(*columns: str, right: Iterable[int] = ()) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i in set(right) else "left", overflow="fold")
+        table.add_column(escape(column), justify="right" if i in set(right) else "left", overflow="fold")
     return table
 
 
@@ -124,7 +124,7 @@ def print_comparison(console: Console, result: Result) -> None:
     headings = [f"{column.name} {column.arrow}".strip() for column in comparison.columns]
     table = _table("method", *headings, right=range(1, len(headings) + 1))
     for line in comparison.lines:
-        cells = [f"[bold green]{cell.text}[/]" if cell.best else cell.text for cell in line.cells]
+        cells = [f"[bold green]{escape(cell.text)}[/]" if cell.best else escape(cell.text) for cell in line.cells]
         name = escape(line.name)
         style = {"system": f"[bold]{name}[/]", "ablation": f"[dim]  {name}[/]"}.get(line.kind, name)
         table.add_row(style, *cells)
@@ -151,16 +151,17 @@ def print_tour(console: Console, outcomes: Iterable[Result | Failure]) -> None:
     outcomes = list(outcomes)
     for outcome in outcomes:
         if isinstance(outcome, Failure):
-            table.add_row(outcome.system, "[red]failed[/]", "", "", "", "", duration(outcome.seconds))
+            table.add_row(escape(outcome.system), "[red]failed[/]", "", "", "", "", duration(outcome.seconds))
             continue
         line = Summary.of(outcome)
         colour = {"good": "green", "bad": "red", "": "dim"}[line.colour]
         table.add_row(
-            outcome.system,
+            escape(outcome.system),
             escape(f"{line.metric.name} {line.metric.arrow}".strip()),
-            line.system,
+            escape(line.system),
             escape(f"{line.baseline} {line.baseline_name}".strip()),
-            f"[{colour}]{line.difference}[/]" + (f" [dim]({line.certainty})[/]" if line.certainty else ""),
+            f"[{colour}]{escape(line.difference)}[/]"
+            + (f" [dim]({escape(line.certainty)})[/]" if line.certainty else ""),
             f"{line.passed} of {line.checks}" if line.checks else "",
             duration(outcome.seconds),
         )

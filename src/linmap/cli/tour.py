@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shlex
+import sys
 import threading
 import time
 import traceback
@@ -24,6 +25,7 @@ from linmap.cli.verbs import Answer, Writing, checked, run_comparison
 from linmap.cli.wording import FLAGS
 from linmap.errors import Stopped, UsageError
 from linmap.recipes.job import CompareJob
+from linmap.recipes.packages import missing, remedy_of_rooms
 
 if TYPE_CHECKING:
     from linmap.experiment.result import Failure, Result
@@ -56,6 +58,7 @@ def tour(words: list[str]) -> Answer:
     given = parse(words, "linmap tour", purpose, flags=TourFlags, writing=Writing)
     flags: TourFlags = checked(given["flags"])
     slugs = _ready(flags.systems)
+    _tell_missing(slugs)
     with ownership.owner("tour", given["writing"].overwrite):
         _own_tour(flags)
         outcomes = _stops(slugs, flags, given["output"].debug)
@@ -172,6 +175,17 @@ def _ready(wanted: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(names)) or [system.slug for system in ready]
 
 
+def _tell_missing(slugs: list[str]) -> None:
+    """Before any work: which systems will fail for want of packages, and what to type to have these."""
+    lacking = {slug: modules for slug in slugs if (modules := missing(recipes.load(slug).example_needs))}
+    if lacking:
+        wanted = [(recipes.SYSTEMS[slug].room, module) for slug, modules in lacking.items() for module in modules]
+        print(
+            f"linmap: note: {', '.join(lacking)} will fail for want of packages: {remedy_of_rooms(wanted)}.",
+            file=sys.stderr,
+        )
+
+
 def _stop(slug: str, flags: TourFlags, screen: Console, debug: bool) -> tuple[Result | Failure, bool]:
     """One comparison: kept if it is there already (True), otherwise run, and recorded if it fails."""
     from linmap.experiment.result import Failure
@@ -180,7 +194,9 @@ def _stop(slug: str, flags: TourFlags, screen: Console, debug: bool) -> tuple[Re
     line = shlex.join(["linmap", "compare", slug, "--seed", str(flags.seed), "--out", str(out)])
     start = time.perf_counter()
     try:
-        verb = recipes.load(slug).compare
+        recipe = recipes.load(slug)
+        verb = recipe.compare
+        recipes.require(slug, recipe.example_needs)
         settings = verb.settings()()
         if flags.resume and (done := _finished(out, flags.seed, settings)) is not None:
             screen.print("already finished; kept", style="dim")

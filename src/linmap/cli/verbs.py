@@ -17,11 +17,13 @@ from rich.console import Console
 
 from linmap import ownership, recipes
 from linmap.cli import printing
+from linmap.cli.completion import SCRIPTS, START, script
 from linmap.cli.errors import DONE, FAILED, nearest
 from linmap.cli.flags import HelpShown, own, parse
 from linmap.cli.program import command
 from linmap.errors import UsageError
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob, FittedJob
+from linmap.recipes.packages import missing, remedy
 from linmap.recipes.recipe import Recipe, Verb
 
 if TYPE_CHECKING:
@@ -43,6 +45,10 @@ usage: linmap bench [NAME ...]
 
 Run the benchmarks of a checkout (benchmarks/bench_NAME.py; all of them without a NAME) and write
 benchmarks/RESULTS.md."""
+COMPLETION_HELP = "\n".join(
+    ["usage: linmap completion bash|zsh|fish", "", "Print what completes verbs, systems and flags in a shell:"]
+    + [f"  {shell:<6}{start}" for shell, start in START.items()]
+)
 STDERR = 2
 """The file descriptor: what a benchmark prints goes beside the answer."""
 
@@ -72,6 +78,7 @@ def fit(words: list[str]) -> Answer:
     job = FitJob(out=Path("runs") / f"fit-{slug}")
     flags = _flags(recipe, verb, f"fit {slug}", words, _data(words), job)
     settings, job = flags["settings"], checked(flags["job"])
+    recipes.require(slug, verb.needs)
     with ownership.owner(f"fit {slug}", flags["writing"].overwrite):
         _own_folder(job.out, slug, job.resume)
         with ownership.filling(job.out):
@@ -101,6 +108,7 @@ def apply(words: list[str]) -> Answer:
     job = ApplyJob() if recipe.fit is None or bare else FittedJob(artifact=artifact or Path(target))
     flags = _flags(recipe, verb, f"apply {target}", words, _data(words) if bare else artifact, job, note)
     settings, job = flags["settings"], flags["job"]
+    recipes.require(slug, verb.needs)
     streams = verb.standard_input and job.data == Path("-")
     with ownership.owner(f"apply {slug}", flags["writing"].overwrite):
         if streams and job.out is None:
@@ -138,6 +146,7 @@ def compare(words: list[str]) -> Answer:
     verb, job = recipe.compare, CompareJob(out=Path("runs") / f"compare-{slug}")
     flags = _flags(recipe, verb, f"compare {slug}", words, _data(words), job)
     job = checked(flags["job"])
+    recipes.require(slug, verb.needs if job.data else recipe.example_needs)
     line = shlex.join(["linmap", "compare", slug, *own(words)])
     with ownership.owner(f"compare {slug}", flags["writing"].overwrite):
         _own_folder(job.out, slug, job.resume)
@@ -252,6 +261,17 @@ def app(words: list[str]) -> Answer:
     return Answer(document, lambda console: printing.print_paths(console, runs=flags.runs))
 
 
+def completion(words: list[str]) -> Answer:
+    """`linmap completion SHELL`."""
+    if words[:1] in (["-h"], ["--help"]):
+        print(COMPLETION_HELP)
+        raise HelpShown
+    if (found := script(words)) is None:
+        raise UsageError(f"`linmap completion` needs a shell: {', '.join(SCRIPTS)}.")
+    shell, text = found
+    return Answer({"verb": "completion", "shell": shell, "script": text}, lambda console: console.out(text, end=""))
+
+
 def bench(words: list[str]) -> Answer:
     """`linmap bench`: what follows goes to the benchmarks as it is."""
     if {"-h", "--help"} & set(words):
@@ -272,7 +292,7 @@ def _subject(verb: str, what: str, words: list[str]) -> tuple[str, list[str]]:
     """The word after the verb: a system or a folder."""
     if words and words[0] in ("-h", "--help"):
         fits = {"fit": "Systems to fit", "apply": "Systems that need no fitting", "compare": "Systems"}[verb]
-        slugs = ", ".join(slug for slug, system in recipes.SYSTEMS.items() if system.ready and _takes(verb, system))
+        slugs = ", ".join(slug for slug, system in recipes.SYSTEMS.items() if system.ready and system.takes(verb))
         print(
             f"usage: linmap {verb} {what} [flags]\n\nEach system has flags of its own: "
             f"`linmap {verb} SYSTEM --help`.\n\n{fits}: {slugs}."
@@ -281,10 +301,6 @@ def _subject(verb: str, what: str, words: list[str]) -> tuple[str, list[str]]:
     if not words or words[0].startswith("-"):
         raise UsageError(f"`linmap {verb}` needs {what}: linmap {verb} {what} [flags].")
     return words[0], words[1:]
-
-
-def _takes(verb: str, system: recipes.System) -> bool:
-    return verb == "compare" or system.fitted == (verb == "fit")
 
 
 def _applied(target: str) -> tuple[str, Path | None]:
@@ -329,6 +345,8 @@ def checked(job: Any) -> Any:
         raise UsageError(f"--out {out} is a file; name a folder.")
     if data is not None and out is not None and data.resolve() == out.resolve():
         raise UsageError(f"--out {out} is the input file; choose another.")
+    if out is not None and out.suffix == ".parquet" and missing(["pyarrow"]):
+        raise UsageError(f"--out {out}: Parquet files need pyarrow: {remedy(['pyarrow'], 'retrieve')}; or give another ending.")
     if job.seed < 0:
         raise UsageError(f"--seed {job.seed} is negative; give 0 or more.")
     return job

@@ -14,7 +14,9 @@ from linmap.cli.program import program
 
 VALUE = r"""'[^']*'|"[^"]*"|\[[^\]]*\]|\([^)]*\)|\.\.\.|[\w+-]+(?:\.\w+)*"""
 NUMPY = re.compile(r"\bnp\.(?:\w+_|\w*(?:int|float|bool|complex|str)\w*)\(([^()]*)\)")
-COMMAND = re.compile(r"(?<![\w./-])(?<!-m )linmap (?=(?:list|fit|apply|compare|index|search|tour|report|bench)\b)")
+COMMAND = re.compile(
+    r"(?<![\w./-])(?<!-m )linmap (?=(?:list|fit|apply|compare|index|search|tour|report|app|completion|bench)\b)"
+)
 PATH = re.compile(r"\b(?:Posix|Windows)Path\((['\"])(.*?)\1\)")
 
 SHELL = frozenset(" \t;&|<>()$`\\!*?#~'\"")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from linmap.errors import UsageError
+from linmap.recipes.packages import missing, remedy
 from linmap.recipes.recipe import Recipe
 
 
@@ -34,6 +36,10 @@ class System:
     def ready(self) -> bool:
         """Whether it can be used."""
         return self.seconds > 0
+
+    def takes(self, verb: str) -> bool:
+        """Whether `fit`, `apply` or `compare` may be followed by its name."""
+        return verb == "compare" or self.fitted == (verb == "fit")
 
     @property
     def paper(self) -> str:
@@ -120,5 +126,17 @@ def load(slug: str) -> Recipe:
         return importlib.import_module(f"linmap.recipes.{slug}").RECIPE
     except ModuleNotFoundError as error:
         if error.name and not error.name.startswith("linmap"):
-            raise UsageError(f"{slug} needs {error.name}: pip install 'linmap[{system.room}]'.") from error
+            raise UsageError(f"{slug} needs {error.name}: {remedy([error.name], system.room)}.") from error
         raise
+
+
+def require(slug: str, modules: Iterable[str]) -> None:
+    """Refuse what needs modules of packages that are not installed, before any work.
+
+    Raises
+    ------
+    UsageError
+        With what to type to have them.
+    """
+    if lacking := missing(modules):
+        raise UsageError(f"{slug} needs {', '.join(lacking)}: {remedy(lacking, SYSTEMS[slug].room)}.")

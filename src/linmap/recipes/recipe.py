@@ -28,6 +28,8 @@ class Verb:
     """Whether `--data -` reads standard input and answers as it comes."""
     no_data: str = ""
     """Where it reads no `--data`, why: there is no such flag then, and the reason is told to whom gives it."""
+    needs: tuple[str, ...] = ()
+    """Modules of extras without which it does nothing at all; they are asked for before any work."""
 
     def settings(self, path: Path | None = None) -> type:
         """The dataclass of flags for a file or an artifact."""
@@ -55,5 +57,12 @@ class Recipe:
     """None for a system with nothing to train, which is applied with its flags alone."""
     unfitted: Verb | None = None
     """What a system that is fitted can do before: `linmap apply SYSTEM`; None where it must be fitted first."""
+    examples_need: tuple[str, ...] = ()
+    """Modules that its comparison needs besides for the example that it takes where it is given no data."""
     flag_of: Mapping[str, str] = field(default_factory=dict)
     """Flags that have other names than the arguments that the library's messages name: `{"argument": "flag"}`."""
+
+    @property
+    def example_needs(self) -> tuple[str, ...]:
+        """All modules of extras that its comparison needs where it is given no data."""
+        return (*self.compare.needs, *self.examples_need)

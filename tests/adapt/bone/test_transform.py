@@ -70,7 +70,7 @@ def test_delta_forward_and_gradients_follow_the_definition(mode, shape, tokens, 
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("tokens", [1, 2, 9])
+@pytest.mark.parametrize("tokens", [2, pytest.param(1, marks=pytest.mark.slow), 9])
 def test_gradcheck_first_and_second_order(mode, tokens):
     tensors = [tensor.requires_grad_() for tensor in drawn(2, 3, 3, mode, tokens)]
     frozen = tensors[1].detach()
@@ -81,7 +81,8 @@ def test_gradcheck_first_and_second_order(mode, tokens):
     x, W, bias, D = tensors
     assert torch.autograd.gradcheck(forward, (x, bias, D))
     assert torch.autograd.gradgradcheck(forward, (x, bias, D))
-    assert torch.autograd.gradgradcheck(forward, (x, bias, torch.zeros_like(D, requires_grad=True)))
+    if tokens == 2:  # the form that D = 0 takes does not depend on them
+        assert torch.autograd.gradgradcheck(forward, (x, bias, torch.zeros_like(D, requires_grad=True)))
     assert torch.autograd.gradcheck(forward, (x, bias, D, W))
 
 
@@ -244,7 +245,10 @@ def test_checkpointing_gives_the_same_gradients(mode, tokens):
 
 
 @pytest.mark.usefixtures("annotations_unchecked")
-@pytest.mark.parametrize(("mode", "tokens"), [("bat", 2), ("bat", 30), ("bat-row", 2), ("add", 2)])
+@pytest.mark.parametrize(
+    ("mode", "tokens"),
+    [("bat", 2), ("add", 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("bat", 30), ("bat-row", 2)))],
+)
 def test_compiled_gives_the_same_gradients(mode, tokens):
     x, W, bias, D = drawn(2, 3, 4, mode, tokens)
     x.requires_grad_()

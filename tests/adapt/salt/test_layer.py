@@ -108,7 +108,9 @@ def test_the_weight_is_built_once_in_evaluation_and_again_after_a_change():
     torch.testing.assert_close(second, F.linear(x, weight_of(layer.adapters["default"]), layer.base_layer.bias))
 
 
-@pytest.mark.parametrize("relu", RELUS)
+@pytest.mark.parametrize(
+    "relu", ["diag", *(pytest.param(relu, marks=pytest.mark.slow) for relu in RELUS if relu != "diag")]
+)
 @pytest.mark.usefixtures("annotations_unchecked")
 def test_compiled(relu):
     torch._dynamo.reset()

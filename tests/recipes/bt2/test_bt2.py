@@ -126,7 +126,7 @@ def test_pairs_of_the_user_without_judgements_find_their_own_partners(tmp_path: 
     assert [row.values for row in again.rows] == [row.values for row in result.rows]
 
 
-@pytest.mark.parametrize("texts", [False, True])
+@pytest.mark.parametrize("texts", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_items_of_a_class_answer_each_other_and_never_themselves(tmp_path: Path, texts: bool) -> None:
     arrays = rotated() | {"label": np.arange(120) % 60}
     arrays["new"][60:] = arrays["new"][:60] + 0.1  # each item is nearly its only other of the class

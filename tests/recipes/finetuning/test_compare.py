@@ -195,7 +195,7 @@ def test_compare_triadaptlora_spends_its_budget(labelled: Path, tmp_path: Path) 
     assert "one value each" in result.verdict
 
 
-@pytest.mark.parametrize("compare", [compare_bone, compare_triadaptlora])
+@pytest.mark.parametrize("compare", [compare_bone, pytest.param(compare_triadaptlora, marks=pytest.mark.slow)])
 def test_a_language_task_is_compared_by_its_test_loss(
     compare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

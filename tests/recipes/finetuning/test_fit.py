@@ -2,8 +2,6 @@ import csv
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM
 
+import fresh
 from fresh import Fresh
 from linmap import artifacts
 from linmap.adapt.finetuning import FineTuned, fine_tune
@@ -35,6 +34,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "triadaptlora": {"reference_rank": 2, "growth_interval": 2, "lr": 3e-2},
     "salt": {"r": 4, "lr": 1e-2},
 }
+ALIKE = (("bone", "language"), ("triadaptlora", "classification"), ("salt", "language"), ("salt", "classification"))
 FIXED: dict[str, Any] = {"epochs": 2, "batch_size": 4, "validation": 0.2}
 
 
@@ -109,7 +109,7 @@ def test_a_language_model_learns_and_its_folder_is_a_peft_adapter(
     assert summary["adapter_parameters"] == sum(tensor.numel() for tensor in weights(tmp_path).values())
 
 
-@pytest.mark.parametrize("slug", METHODS)
+@pytest.mark.parametrize("slug", ["bone", "triadaptlora", pytest.param("salt", marks=pytest.mark.slow)])
 def test_a_classifier_learns_and_names_the_classes(
     slug: str, models: dict[str, Path], data: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -161,8 +161,14 @@ def test_packed_rows_train_on_half_precision_bases(
 # -- interrupted runs --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", ["language", "classification"])
-@pytest.mark.parametrize("slug", METHODS)
+@pytest.mark.parametrize(
+    ("slug", "task"),
+    [
+        ("bone", "classification"),
+        ("triadaptlora", "language"),
+        *(pytest.param(slug, task, marks=pytest.mark.slow) for slug, task in ALIKE),
+    ],
+)
 def test_a_run_that_breaks_off_resumes_to_the_same_weights(
     slug: str, task: str, models: dict[str, Path], data: dict[str, Path], tmp_path: Path, monkeypatch
 ) -> None:
@@ -259,7 +265,7 @@ def test_merged_models_load_without_linmap_and_give_the_same(
         with torch.no_grad():
             output = model.encoder(input_ids=ids) if task == "classification" else model(input_ids=ids)
         expected[str(path)] = output.last_hidden_state if task == "classification" else output.logits
-    subprocess.run([sys.executable, "-c", ALONE, *paths], check=True, timeout=120)
+    fresh.run(ALONE, *paths)
     for path in paths:
         torch.testing.assert_close(load_file(path + ".safetensors")["y"], expected[path], rtol=0, atol=1e-5)
     encoder = Path(paths[-1])

@@ -102,7 +102,7 @@ def test_wrong_use_is_one_line_and_leaves_no_file(
     check_wrong_use(here, command.split(), message)
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_text_and_a_model_give_a_folder_that_generates(
     here: Path, tmp_path: Path, stream: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,7 +225,11 @@ def test_what_is_no_whole_run_is_not_applied(
 
 @pytest.mark.parametrize(
     ("saved", "stored", "stream"),
-    [("float32", "bfloat16", False), ("float32", "bfloat16", True), ("float16", "float16", False)],
+    [
+        ("float32", "bfloat16", True),
+        pytest.param("float32", "bfloat16", False, marks=pytest.mark.slow),
+        pytest.param("float16", "float16", False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_folder_is_not_larger_than_the_model_in_float16(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: str, stored: str, stream: bool

@@ -161,6 +161,7 @@ def test_compare_measures_every_row_and_goes_on_from_its_runs(
     assert calls[1:] == [("rtn", "W4A4", 0)]  # other test windows: measured anew
 
 
+@pytest.mark.slow  # tests/experiment holds it for every comparison
 def test_other_settings_or_another_text_are_measured_anew(llama: str, text: Path, tmp_path: Path) -> None:
     settings = Compare(model=llama, methods=("flatquant-rtn",), **FEW | {"blocks": 1})
     job = CompareJob(data=text, out=tmp_path, resume=True)

@@ -53,8 +53,14 @@ def test_learns_and_answers_image_by_image() -> None:
     np.testing.assert_allclose(model.predict_proba(torch.from_numpy(X)), chances, atol=1e-6)
 
 
-@pytest.mark.parametrize("group", ["sl2", "gl2", "so2"])
-@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize(
+    ("group", "deterministic"),
+    [
+        ("gl2", False),
+        ("so2", True),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("sl2", False), ("sl2", True), ("gl2", True))),
+    ],
+)
 def test_the_same_seed_gives_the_same_model_and_no_global_state_moves(group: str, deterministic: bool) -> None:
     state = torch.get_rng_state().clone()
     models = [small(group=group, deterministic=deterministic, random_state=s, dropout=0.2) for s in (0, 0, 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from linmap.errors import ArtifactError, DataError, OutOfRangeError
 METADATA, BEFORE = b"linmap.vectors", b"linmap.mbat"
 """Under which name a Parquet file keeps its metadata, and under which files of earlier versions do."""
 FORMAT = 1
+NO_PARQUET = "Parquet files need pyarrow: pip install 'linmap[retrieve]'; or write .npy."
 
 
 class VectorFileWriter:
@@ -199,9 +201,12 @@ def check_output(path: Path | str) -> Path:
     Raises
     ------
     DataError
-        If the name ends otherwise, or a `.json` beside a `.npy` file holds something else than ids.
+        If the name ends otherwise, a `.json` beside a `.npy` file holds something else than ids, or Parquet cannot be
+        written here.
     """
     path = check_suffix(path)
+    if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise DataError(NO_PARQUET)
     sidecar = _sidecar(path)
     if path.suffix == ".npy" and sidecar.exists() and not is_sidecar(sidecar):
         raise DataError(
@@ -229,5 +234,5 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError:
-        raise DataError("Parquet files need pyarrow: pip install 'linmap[retrieve]'; or write .npy.") from None
+        raise DataError(NO_PARQUET) from None
     return pyarrow, pyarrow.parquet

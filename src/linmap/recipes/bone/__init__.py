@@ -4,8 +4,9 @@ from linmap.recipes.bone.flags import Fit
 from linmap.recipes.finetuning.flags import Answering, comparing
 from linmap.recipes.recipe import Recipe, Verb
 
+NEEDS = ("peft", "transformers")
 RECIPE = Recipe(
-    compare=Verb(comparing, "linmap.recipes.bone.compare:compare", resumes=True),
-    apply=Verb(Answering, "linmap.recipes.finetuning.apply:apply"),
-    fit=Verb(Fit, "linmap.recipes.bone.fit:fit", resumes=True),
+    compare=Verb(comparing, "linmap.recipes.bone.compare:compare", resumes=True, needs=NEEDS),
+    apply=Verb(Answering, "linmap.recipes.finetuning.apply:apply", needs=NEEDS),
+    fit=Verb(Fit, "linmap.recipes.bone.fit:fit", resumes=True, needs=NEEDS),
 )

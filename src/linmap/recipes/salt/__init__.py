@@ -3,8 +3,9 @@
 from linmap.recipes.recipe import Recipe, Verb
 from linmap.recipes.salt.flags import CompareImages, applying, fitting
 
+NEEDS = ("peft", "transformers")
 RECIPE = Recipe(
-    compare=Verb(CompareImages, "linmap.recipes.salt.compare:compare", resumes=True),
-    apply=Verb(applying, "linmap.recipes.salt.apply:apply"),
-    fit=Verb(fitting, "linmap.recipes.salt.fit:fit", resumes=True),
+    compare=Verb(CompareImages, "linmap.recipes.salt.compare:compare", resumes=True, needs=NEEDS),
+    apply=Verb(applying, "linmap.recipes.salt.apply:apply", needs=NEEDS),
+    fit=Verb(fitting, "linmap.recipes.salt.fit:fit", resumes=True, needs=NEEDS),
 )

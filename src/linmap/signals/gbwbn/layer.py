@@ -6,7 +6,6 @@ import warnings
 from types import EllipsisType
 from typing import Any, Literal
 
-import geoopt
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.geometry.spd import bw_geodesic, sym_exp, sym_log
 from linmap.geometry.spd.spectral import symmetric_part
 from linmap.signals.gbwbn.checks import Check, check_batch, check_definite
+from linmap.signals.gbwbn.manifolds import geoopt
 from linmap.signals.gbwbn.normalization import (
     Batch,
     Centred,

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from spd_learn import modules as spd_learn
 from torch import Tensor, nn
 
 from linmap.errors import ArgumentError
 from linmap.geometry.spd import sym_rectified_log, sym_rectify
 from linmap.signals.gbwbn.layer import GBWBatchNorm
+from linmap.signals.gbwbn.manifolds import spd_learn
 from linmap.signals.gbwbn.pickling import Pickled
 
 Norm = Literal["gbw", "aim", "lem"]

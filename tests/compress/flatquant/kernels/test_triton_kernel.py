@@ -17,6 +17,7 @@ from compress.flatquant.kernels.cases import CLIPS, DTYPES, SIZES, any_numbers, 
 from linmap.compress.flatquant import kernels
 from linmap.compress.flatquant.quantizer import unpack_int4
 
+pytestmark = pytest.mark.slow  # Triton's interpreter takes 12 s for these sizes
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 LONG = 2500  # more than a block of the kernel without a transform
 
