@@ -346,7 +346,9 @@ def checked(job: Any) -> Any:
     if data is not None and out is not None and data.resolve() == out.resolve():
         raise UsageError(f"--out {out} is the input file; choose another.")
     if out is not None and out.suffix == ".parquet" and missing(["pyarrow"]):
-        raise UsageError(f"--out {out}: Parquet files need pyarrow: {remedy(['pyarrow'], 'retrieve')}; or give another ending.")
+        raise UsageError(
+            f"--out {out}: Parquet files need pyarrow: {remedy(['pyarrow'], 'retrieve')}; or give another ending."
+        )
     if job.seed < 0:
         raise UsageError(f"--seed {job.seed} is negative; give 0 or more.")
     return job
