@@ -211,7 +211,13 @@ def test_autocast_runs_and_keeps_the_gradients_in_float32(method) -> None:
         assert (found[name] - gradient).norm() < 0.1 * gradient.norm() + 1e-3, name
 
 
-@every_method
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, marks=[] if method in ("bone bat", "triadaptlora", "salt all") else pytest.mark.slow)
+        for method in METHODS
+    ],
+)
 def test_compilation_traces_the_layer_whole(method) -> None:
     """Without a graph break; Inductor's own code is PyTorch's to test."""
     torch._dynamo.reset()

@@ -153,6 +153,7 @@ def test_compare_on_the_users_own_labelled_records(tmp_path: Path) -> None:
     result.save(tmp_path)
 
 
+@pytest.mark.slow  # tests/experiment has it for every comparison
 def test_finished_folds_are_kept_and_a_changed_file_is_measured_again(tmp_path: Path) -> None:
     data = labelled(tmp_path / "own.jsonl")
 

@@ -193,7 +193,9 @@ def test_inputs_of_sixteen_bits_are_not_clipped() -> None:
 # -- decoding ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunks", [[1] * 18, [9, 1, 1, 4, 1, 2]], ids=["tokens", "pieces"])
+@pytest.mark.parametrize(
+    "chunks", [pytest.param([1] * 18, marks=pytest.mark.slow), [9, 1, 1, 4, 1, 2]], ids=["tokens", "pieces"]
+)
 @pytest.mark.parametrize("family", ALL)
 def test_cached_decoding_is_the_full_pass(family: str, chunks: list[int]) -> None:
     """Longer than the sliding windows, with codes in the cache."""

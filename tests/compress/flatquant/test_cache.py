@@ -233,7 +233,7 @@ def quantised(family: str, **options: Any) -> Any:
     return merged(with_students(tiny(family).double(), config(**options)))
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.parametrize("family", ["gemma3", pytest.param("llama", marks=pytest.mark.slow)])  # the first slides, too
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True}], ids=["greedy", "beams", "sampling"])
 def test_generation_with_and_without_a_cache(family: str, options: dict[str, Any]) -> None:
     model, ids = quantised(family), tokens(2, 5)

@@ -91,7 +91,13 @@ def test_no_transform_is_plain_rounding_bit_for_bit() -> None:
         assert torch.equal(layer.dequantized_weight(), fake_quantize(W, 4, True, per="row")[0])
 
 
-@pytest.mark.parametrize("options", [{}, {"w_symmetric": False, "a_symmetric": False}, {"parametrization": "inverse"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"w_symmetric": False, "a_symmetric": False},
+        *(pytest.param(options, marks=pytest.mark.slow) for options in ({}, {"parametrization": "inverse"})),
+    ],
+)
 def test_merging_leaves_the_logits_as_the_students_have_them(options) -> None:
     model = student_model(tiny("llama_biased"), IDS, config(**options))
     with torch.no_grad():

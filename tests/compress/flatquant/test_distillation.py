@@ -96,6 +96,7 @@ def test_weights_gains_and_clipping_have_their_learning_rates(w_bits) -> None:
     assert len(groups.get(0.3, range(14))) == 2 * 7
 
 
+@pytest.mark.slow  # three distillations; test_calibration.py has the same seeds by default
 def test_a_stream_gives_windows_of_their_own_and_the_same_seed_the_same_bytes() -> None:
     one, two = (state(calibrate(tiny(), STREAM, config(distil_length=20))) for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)

@@ -1,17 +1,20 @@
 """Collections and tables that linmap did not make: used where they can be, and else refused by name."""
 
-from pathlib import Path
-from typing import Any, cast
+from __future__ import annotations
 
-import lancedb
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
 import numpy as np
 import psycopg
 import pyarrow as pa
 import pytest
-from qdrant_client import QdrantClient, models
 
 from linmap.data.vectors import open_store
 from linmap.errors import DataError
+
+if TYPE_CHECKING:  # clients that take seconds to import, which only the process that tests them should spend
+    from qdrant_client import models
 
 X = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32)
 QUERY = np.random.default_rng(1).standard_normal((4, 8)).astype(np.float32)
@@ -34,6 +37,8 @@ def check(store: Any, vectors: np.ndarray, field: str = "vector") -> None:
 
 
 def collection(folder: Path, config: Any, named: bool = True, payload: bool = True) -> str:
+    from qdrant_client import QdrantClient, models
+
     client = QdrantClient(path=str(folder))
     client.create_collection("linmap", vectors_config=config)
     points = [
@@ -50,6 +55,8 @@ def collection(folder: Path, config: Any, named: bool = True, payload: bool = Tr
 
 
 def params(distance: str) -> models.VectorParams:
+    from qdrant_client import models
+
     return models.VectorParams(size=8, distance=models.Distance(distance))
 
 
@@ -67,6 +74,8 @@ def test_scores_are_inner_products_whatever_a_collection_compares_by(tmp_path: P
 
 
 def test_a_collection_that_keeps_no_lengths_takes_none(tmp_path: Path) -> None:
+    from qdrant_client import QdrantClient
+
     client = QdrantClient(path=str(tmp_path))
     client.create_collection("linmap", vectors_config={"vector": params("Cosine")})
     client.close()
@@ -79,6 +88,8 @@ def test_a_collection_that_keeps_no_lengths_takes_none(tmp_path: Path) -> None:
 
 
 def test_collections_of_another_form_are_refused_by_name(tmp_path: Path) -> None:
+    from qdrant_client import QdrantClient, models
+
     with pytest.raises(DataError, match="'linmap' keeps vectors without a name"):
         open_store(collection(tmp_path / "a", params("Dot"), named=False))
     with open_store(collection(tmp_path / "b", {"vector": params("Dot")}, payload=False)) as store:
@@ -107,6 +118,8 @@ def vectors(values: np.ndarray, kind: str = "float") -> pa.Array:
 
 
 def test_tables_of_others_stand_beside_or_are_searched(tmp_path: Path) -> None:
+    import lancedb
+
     database = lancedb.connect(tmp_path)
     database.create_table("notes", pa.table({"text": ["a", "b"]}))
     database.create_table("numbered", pa.table({"id": [1, 2], "vector": vectors(X[:2])}))

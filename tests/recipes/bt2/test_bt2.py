@@ -151,6 +151,7 @@ def test_judged_queries_are_searched_among_all_items(tmp_path: Path) -> None:
     assert compared(tmp_path, **arrays, **queries, qrels=graded).rows[0].values == result.rows[0].values
 
 
+@pytest.mark.slow  # tests/experiment has it for every comparison
 def test_finished_runs_are_kept_and_a_changed_file_is_measured_again(tmp_path: Path) -> None:
     first = compared(tmp_path, **rotated())
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/runs").rglob("*.json")}

@@ -79,6 +79,7 @@ def summary_accuracy(table: pd.DataFrame) -> float:
     return round(float((table["image"].str.partition("/")[0] == table["class"]).mean()), 4)
 
 
+@pytest.mark.slow  # test_classifier.py resumes by default
 def test_a_run_goes_on_where_it_was_stopped(archive: Path, tmp_path: Path) -> None:
     settings = replace(FAST, epochs=2)
     whole = fit(settings, FitJob(archive, tmp_path / "whole"))

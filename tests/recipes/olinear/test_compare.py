@@ -66,6 +66,7 @@ def test_checks_report_what_was_measured(result: Result) -> None:
     assert passed == {name: values["OLinear"] < values[name] for name in NAMES[1:]}
 
 
+@pytest.mark.slow  # tests/experiment has it for every comparison
 def test_what_is_done_is_not_done_again_unless_it_has_changed(
     one_rate: None, table: Path, tmp_path: Path, capsys
 ) -> None:

@@ -113,6 +113,7 @@ def test_the_page_asks_for_nothing_outside_and_says_what_it_is(plan: Path) -> No
         assert len(proposal["rows"]) == 28
 
 
+@pytest.mark.slow  # test_estimator.py has it for the proposals
 def test_the_same_seed_gives_the_same_plan(run: Path, case: Path, plan: Path, tmp_path: Path) -> None:
     words = ["apply", str(run), "--data", str(case), "--fixed", "16", "26", "--proposals", "2", "--out"]
     assert main([*words, str(tmp_path / "again")]) == 0

@@ -95,6 +95,7 @@ def nodes(node):
         yield from nodes(child)
 
 
+@pytest.mark.slow  # a new interpreter, for Python's own hashes
 def test_two_processes_give_the_same_bytes(patients: list) -> None:
     program = (
         "import sys, hashlib; from linmap.retrieve.mbat import JSONVectorizer\n"

@@ -282,6 +282,7 @@ def test_teeth_that_are_all_held_are_proposed_where_they_are(tadpm, pairs):
     assert (y[:, 3:] - y.new_tensor([1.0, 0, 0, 0, 1, 0])).abs().max() < 1e-4
 
 
+@pytest.mark.slow  # two more trainings
 def test_both_jaws_may_be_read_by_pointnet_too(pairs, tmp_path):
     one = pairs[torch.arange(1)]
     model = MotionRegression(**TINY, encoder="points").fit(one)

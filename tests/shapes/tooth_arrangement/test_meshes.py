@@ -168,6 +168,7 @@ def test_teeth_of_a_scan_are_remeshed_and_arranged(model: TADPM, simulator: Dent
     assert torch.equal(found.motions[0, slot_of(16)], torch.eye(4).double())
 
 
+@pytest.mark.slow  # test_autoencoder.py goes on by default
 def test_an_interrupted_pre_training_goes_on_to_the_same_weights(pairs: ToothPairs, tmp_path) -> None:
     options = TINY | {"encoder": "mesh", "pretrain_epochs": 1}
     first = MotionRegression(**options).fit(pairs[:4], checkpoints=tmp_path)
