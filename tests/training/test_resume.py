@@ -334,7 +334,7 @@ class RandomSamples(Items):
         self.generator = torch.Generator()
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return torch.rand(5, generator=self.generator), torch.zeros(1)
+        return torch.rand(5, generator=self.generator, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
 
 
 def test_other_settings_of_the_loss_are_named(tmp_path) -> None:
