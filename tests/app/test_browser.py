@@ -13,9 +13,9 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 import uvicorn
 from playwright import sync_api as playwright
 
-from linmap.app.jobs import Jobs
+from linmap.app.jobs import Job, Jobs
 from linmap.app.site import site
-from linmap.recipes import SYSTEMS
+from linmap.recipes import SYSTEMS, load
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
@@ -23,11 +23,17 @@ READY = [slug for slug, system in SYSTEMS.items() if system.ready]
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def jobs(tmp_path_factory):
+    found = Jobs(tmp_path_factory.mktemp("runs"))
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def address(jobs):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    jobs = Jobs(tmp_path_factory.mktemp("runs"))
     server = uvicorn.Server(uvicorn.Config(site(jobs, None, ["127.0.0.1"], 5), port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -37,7 +43,6 @@ def address(tmp_path_factory):
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join(10)
-    jobs.close()
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +115,49 @@ def test_the_stop_button_stops(page):
     page.get_by_role("button", name="Stop").click()
     page.locator(".state.stopped").wait_for(timeout=60_000)
     assert page.get_by_role("button", name="Go on").count() == 1
+
+
+def test_a_shape_is_turned_by_keys_and_by_hand_and_its_canonical_pose_stays(page, jobs):
+    folder = jobs.folder("apply", "tinvnn")
+    (folder / "input" / "points.csv").write_text("x,y,z\n0,0,0\n3,0,1\n0,1,5\n2,2,2\n7,1,1\n")
+    words = ["apply", "tinvnn", "--data=../input/points.csv"]
+    jobs._jobs[folder.name] = Job(folder.name, "apply", "tinvnn", words, state="done", folder=folder)
+    page.goto(f"/runs/{folder.name}")
+    shape = page.locator("canvas").first
+    shape.wait_for(timeout=60_000)
+    lies = shape.screenshot()
+    told = page.locator(".told")
+    for turn in (lambda: shape.press("ArrowRight"), lambda: shape.hover() or drag(page)):
+        with page.expect_response("**/view") as answered:
+            turn()
+        assert answered.value.json()["difference"] < 1e-5
+    assert "Largest difference" in told.inner_text()
+    assert shape.screenshot() != lies
+
+
+def drag(page):
+    page.mouse.down()
+    page.mouse.move(200, 300, steps=3)
+    page.mouse.up()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slug", [slug for slug in READY if (view := load(slug).view) and view.example])
+def test_every_example_can_be_looked_at_and_used_by_keyboard(page, slug):
+    for width, scheme in ((1280, "light"), (390, "dark")):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.emulate_media(color_scheme=scheme)
+        page.goto(f"/systems/{slug}")
+        page.get_by_role("button", name="Look at the example").press("Enter")
+        page.locator(".view .stage > *").first.wait_for(timeout=120_000)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        unnamed = page.evaluate(
+            "[...document.querySelectorAll('.view :is(input, select, button, canvas, img)')]"
+            ".filter((e) => !(e.labels?.length || e.textContent.trim() || e.ariaLabel || e.alt)).length"
+        )
+        assert unnamed == 0
+        touched = page.locator(".view :is(canvas[tabindex='0'], input[type=range], select)").first
+        with page.expect_response("**/view", timeout=120_000) as answered:
+            touched.press("ArrowDown")
+        assert answered.value.ok
+        assert page.locator(".view .said.wrong").count() == 0

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -25,6 +26,7 @@ from linmap.app.forms import NAMES_OF_MODELS, Field, command_words, form
 from linmap.app.jobs import INPUT, MODEL, OUT, Job, Jobs
 from linmap.app.matrices import picture
 from linmap.app.methods import METHODS
+from linmap.app.views import Views, script, view_of
 from linmap.errors import LinmapError, UsageError
 from linmap.pictures import THEME_CSS
 from linmap.recipes.recipe import Verb
@@ -66,13 +68,16 @@ def site(jobs: Jobs, models: Path | None, hosts: list[str], megabytes: int) -> S
     routes = [
         Route("/", pages.start),
         Route("/systems/{slug}", pages.system),
+        Route("/systems/{slug}/view", pages.look_at_example, methods=["POST"]),
         Route("/run/{verb}/{slug}", pages.run, methods=["POST"]),
         Route("/runs", pages.runs),
         Route("/runs/{id}", pages.job),
         Route("/runs/{id}/state", pages.state),
         Route("/runs/{id}/report", pages.report),
+        Route("/runs/{id}/view", pages.look, methods=["POST"]),
         Route("/runs/{id}/{act:str}", pages.act, methods=["POST"]),
         Route("/runs/{id}/files/{path:path}", pages.file),
+        Route("/views/{slug}.js", pages.script),
         Route("/theme.css", pages.theme),
         Mount("/static", StaticFiles(directory=HERE / "static")),
     ]
@@ -117,7 +122,7 @@ class _Guard:
 
 class _Pages:
     def __init__(self, jobs: Jobs, models: Path | None, megabytes: int) -> None:
-        self.jobs, self.megabytes = jobs, megabytes
+        self.jobs, self.megabytes, self.views = jobs, megabytes, Views()
         folders = sorted(path for path in models.iterdir() if path.is_dir()) if models else []
         self.models = {path.name: path.absolute() for path in folders}
         self.templates = Environment(
@@ -145,12 +150,19 @@ class _Pages:
         try:
             recipe = recipes.load(system.slug)
         except UsageError as error:
-            return self._page("system", title=system.title, system=system, forms=[], jobs=mine, lacks=str(error))
+            return self._page(
+                "system", title=system.title, system=system, forms=[], jobs=mine, lacks=str(error), view=None
+            )
         verbs = {"fit": recipe.fit, "apply": recipe.apply if recipe.fit is None else recipe.unfitted}
         forms = [_Form(verb, known, None) for verb, known in verbs.items() if known is not None]
         forms += [_Form("apply", recipe.apply, job) for job in fitted[:3] if recipe.fit is not None]
         forms.append(_Form("compare", recipe.compare, None))
-        names = {"models": sorted(self.models), "named": NAMES_OF_MODELS, "megabytes": self.megabytes}
+        names = {
+            "view": view_of(system.slug),
+            "models": sorted(self.models),
+            "named": NAMES_OF_MODELS,
+            "megabytes": self.megabytes,
+        }
         return self._page("system", title=system.title, system=system, forms=forms, jobs=mine, lacks="", **names)
 
     async def runs(self, request: Request) -> Response:
@@ -162,9 +174,10 @@ class _Pages:
         files = job.files()
         shown = [path for path in files if path.suffix in (".svg", ".png", ".jpg", ".webp")][:24]
         pages = [path for path in files if path.suffix == ".html"][:4]
+        view = view_of(job.system, job.verb) if job.state == "done" else None
         return self._page(
             "job", title=f"{recipes.SYSTEMS[job.system].title}, {job.verb}", job=job, files=files[:200], shown=shown,
-            pages=pages, answer=job.answer(), code=_code(job), n_files=len(files),
+            pages=pages, answer=job.answer(), code=_code(job), n_files=len(files), view=view,
         )  # fmt: skip
 
     async def state(self, request: Request) -> Response:
@@ -225,10 +238,24 @@ class _Pages:
             self.jobs.resume(job.id)
         elif act == "delete":
             self.jobs.delete(job.id)
+            await run_in_threadpool(self.views.forget, job.id)
             return RedirectResponse("/runs", 303)
         else:
             raise HTTPException(404)
         return RedirectResponse(f"/runs/{job.id}", 303)
+
+    # -- what is looked at --------------------------------------------------------------------------------------------
+
+    async def look(self, request: Request) -> Response:
+        """A question of the view of a run."""
+        job = self._job(request)
+        return await self.views.answer(request, job.system, job)
+
+    async def look_at_example(self, request: Request) -> Response:
+        return await self.views.answer(request, self._known(request.path_params["slug"]).slug, None)
+
+    async def script(self, request: Request) -> Response:
+        return script(request.path_params["slug"])
 
     # -- what was written ---------------------------------------------------------------------------------------------
 

@@ -48,6 +48,26 @@ class Verb:
 
 
 @dataclass(frozen=True)
+class View:
+    """What the app shows of a run to be looked at and touched; `view.js` in the recipe's folder draws it."""
+
+    title: str
+    hint: str
+    """What one can do with it, in a sentence."""
+    work: str
+    """`module:Class`, made with a `linmap.recipes.view.Seen`; its `start` and `answer` give plain values."""
+    verbs: tuple[str, ...] = ("apply",)
+    """Of whose runs."""
+    example: bool = False
+    """Whether it also shows an embedded example, for which nothing was run."""
+
+    def open(self, seen: Any) -> Any:
+        """The view of a run."""
+        module, _, name = self.work.partition(":")
+        return getattr(importlib.import_module(module), name)(seen)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One system, as the command line meets it."""
 
@@ -59,6 +79,8 @@ class Recipe:
     """What a system that is fitted can do before: `linmap apply SYSTEM`; None where it must be fitted first."""
     examples_need: tuple[str, ...] = ()
     """Modules that its comparison needs besides for the example that it takes where it is given no data."""
+    view: View | None = None
+    """What there is to look at; None where pictures say it all."""
     flag_of: Mapping[str, str] = field(default_factory=dict)
     """Flags that have other names than the arguments that the library's messages name: `{"argument": "flag"}`."""
 

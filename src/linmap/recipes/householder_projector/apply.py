@@ -8,10 +8,10 @@ from typing import Any, cast
 
 from torch import nn
 
-from linmap.interpret.householder_projector.attributes import profiles
-from linmap.interpret.householder_projector.directions import find_directions, sefa_of
-from linmap.interpret.householder_projector.features import image_features
-from linmap.interpret.householder_projector.generators import slots_of
+from linmap.interpret.householder_projector.attributes import Profile, profiles
+from linmap.interpret.householder_projector.directions import DirectionSet, find_directions, sefa_of
+from linmap.interpret.householder_projector.features import Features, image_features
+from linmap.interpret.householder_projector.generators import Generator, slots_of
 from linmap.interpret.householder_projector.runs import load_run
 from linmap.recipes.householder_projector.flags import Apply, Unfitted
 from linmap.recipes.householder_projector.loading import attributes_of, load_model
@@ -39,13 +39,8 @@ def unfitted(settings: Unfitted, job: ApplyJob) -> dict[str, Any]:
 
     For directions that are orthogonal in images of their own fine-tuned generator: linmap fit householder_projector
     """
-    generator = load_model(settings.model)
-    cast(nn.Module, generator).requires_grad_(False)
-    slots = slots_of(generator, settings.layers)
-    found = sefa_of(generator, slots, settings.rank)
-    directions = find_directions(generator, found, slots, order=settings.order)
     features = None if settings.edit else image_features()
-    told = profiles(generator, directions, attributes_of(generator, settings.model), features)
+    generator, directions, told = sefa_directions(settings, features)
     if settings.edit:
         return replayed(job.out or Path("edited.png"), generator, directions, told, settings, job.seed)
     words = ["householder_projector", "--model", settings.model, "--rank", settings.rank, "--order", settings.order]
@@ -56,3 +51,13 @@ def unfitted(settings: Unfitted, job: ApplyJob) -> dict[str, Any]:
     if features is not None and features.note:
         summary.setdefault("notes", []).append(features.note)
     return summary
+
+
+def sefa_directions(settings: Unfitted, features: Features | None) -> tuple[Generator, DirectionSet, list[Profile]]:
+    """A generator as it is, SeFa's directions of it, and what they change."""
+    generator = load_model(settings.model)
+    cast(nn.Module, generator).requires_grad_(False)
+    slots = slots_of(generator, settings.layers)
+    found = sefa_of(generator, slots, settings.rank)
+    directions = find_directions(generator, found, slots, order=settings.order)
+    return generator, directions, profiles(generator, directions, attributes_of(generator, settings.model), features)

@@ -22,7 +22,7 @@ EMBEDDED_OUT = Path("runs/mbat/vectors.parquet")  # so that the embedded records
 def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
     """Encode every record of a file or a folder; one row of the result for each, in the same order."""
     out = job.out or (Path("vectors.parquet") if job.data else EMBEDDED_OUT)
-    vectorizer, layout = vectorizer_of(settings), Layout(_place_of_records(settings.records_at), settings.ids)
+    vectorizer, layout = vectorizer_of(settings), layout_of(settings)
     columns = (SpinnerColumn(), TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("encoding", total=None)
@@ -40,6 +40,11 @@ def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
 def vectorizer_of(settings: Apply) -> JSONVectorizer:
     """What the flags ask for; its own workers stay idle, for whole files are shared out among processes."""
     return JSONVectorizer(**settings.options(weights=dict(map(_weight, settings.weights)) or None, n_jobs=1))
+
+
+def layout_of(settings: Apply) -> Layout:
+    """Where a file holds its records, and how they are called."""
+    return Layout(_place_of_records(settings.records_at), settings.ids)
 
 
 def _place_of_records(text: str | None) -> tuple[str | int, ...] | None:

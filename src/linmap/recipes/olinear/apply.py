@@ -24,21 +24,26 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     if out.suffix not in (".csv", ".parquet"):
         raise UsageError(f"--out {out}: a forecast is written as .csv or .parquet.")
     _check_flags(settings)
-    forecaster = OLinearForecaster.load(job.artifact)
-    told = settings.table()
-    ids = told.get("id_column") or forecaster.id_column
-    table = load_table(job.data or settings.dataset, **_file(settings, job), id_column=ids)
-    series = forecaster.read(table, forecaster.clock_, **told)
+    forecaster, series = opened(settings, job)
     say_time(series)
     series = forecaster.known(series)
     if settings.recalibrate:
-        _recalibrate(forecaster, series, settings)
+        recalibrate(forecaster, series, settings)
     elif settings.level and forecaster.scores_ is None and not settings.refit:
         raise DataError(
             "intervals need rows that the fit did not see: set calibration to a share of the rows (`linmap fit olinear "
             "--calibration 0.1`), or give --recalibrate and a number of newer rows."
         )
     return (_look_back if settings.backtest else _look_ahead)(forecaster, series, settings, out)
+
+
+def opened(settings: Apply, job: FittedJob) -> tuple[OLinearForecaster, TimeSeries]:
+    """The forecaster, and the table that it is to forecast; `known` brings its columns into order."""
+    forecaster = OLinearForecaster.load(job.artifact)
+    told = settings.table()
+    ids = told.get("id_column") or forecaster.id_column
+    table = load_table(job.data or settings.dataset, **_file(settings, job), id_column=ids)
+    return forecaster, forecaster.read(table, forecaster.clock_, **told)
 
 
 def _file(settings: Apply, job: FittedJob) -> dict[str, Any]:
@@ -68,7 +73,7 @@ def _check_flags(settings: Apply) -> None:
         raise UsageError("a refit calibrates on rows of its own; leave --recalibrate out.")
 
 
-def _recalibrate(forecaster: OLinearForecaster, series: TimeSeries, settings: Apply) -> None:
+def recalibrate(forecaster: OLinearForecaster, series: TimeSeries, settings: Apply) -> None:
     """Intervals from the last rows; those before the first origin of a backtest."""
     stop = len(series)
     if settings.backtest:

@@ -24,6 +24,8 @@ from linmap.shapes.tooth_arrangement.stages import Stages, stages_between
 
 PAGE, MOTIONS, MOVEMENTS, STAGES = "plan.html", "motions.json", "movements.csv", "stages.json"
 AFTER, STAGE_MESHES = "after", "stages"
+PLAN = "plan"
+"""Folder in the run where --out is left out."""
 SIMULATED = (
     "The model learnt from simulated pairs: the shapes are statistics of real teeth, but no tooth was treated; the "
     "malocclusions are drawn at random."
@@ -38,7 +40,7 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     """
     if job.data is None:
         raise UsageError("--data is missing: give a folder with a mesh for each tooth, such as 11.stl.")
-    out = job.out or job.artifact / "plan"
+    out = job.out or job.artifact / PLAN
     if out.suffix or out.is_file():
         raise UsageError(f"--out {out}: a plan is several files; give a folder.")
     if out.resolve() in (job.data.resolve(), job.artifact.resolve()):
