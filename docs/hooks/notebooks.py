@@ -98,7 +98,13 @@ def run(notebook: Any) -> Any:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     with tempfile.TemporaryDirectory() as folder:
         kernel = AsyncKernelManager(transport="ipc", ip=f"{folder}/kernel")  # sockets that are files, not ports
-        client = NotebookClient(notebook, km=kernel, timeout=SECONDS, resources={"metadata": {"path": folder}})
+        client = NotebookClient(
+            notebook,
+            km=kernel,
+            timeout=SECONDS,
+            resources={"metadata": {"path": folder}},
+            extra_arguments=["--log-level=40"],  # errors only
+        )
         client.execute(env=environment)
     used = ast.literal_eval(last.outputs[0]["text"])
     notebook.metadata["used"] = {os.path.relpath(file, ROOT): found for file, found in used.items()}
