@@ -103,6 +103,10 @@ for name, matrices in {"plain": plain, "augmented": augmented}.items():
     print(f"network on {name} covariances, last session: {network.score(matrices[test], y[test]):.3f}")
 
 # %% [markdown]
+# On so few epochs the tangent space with a support vector machine is the better choice. The network is for larger
+# sets, and for features that are to be learnt on the way.
+
+# %% [markdown]
 # ## On your own data
 #
 # ```console

@@ -21,14 +21,12 @@ class BlockAffine(LinearMap):
     y = tile(fold(x) D), where `fold` sums the chunks of x of length block_in and `tile` repeats what comes out. Sizes
     that the block does not divide are padded with zeros on the way in and cut on the way out. The modes of Bone are
 
-    ==========================  ===========  ===============
-    mode                        `block_in`   `block_out`
-    ==========================  ===========  ===============
-    one r x r block for all     r            r
-    "add", "bat" (by block row) r            n_out
-    "mini"                      r            mini_r
-    "bat-row" (by block column) n_in         r
-    ==========================  ===========  ===============
+    | mode                        | `block_in` | `block_out` |
+    | --------------------------- | ---------- | ----------- |
+    | one r x r block for all     | r          | r           |
+    | "add", "bat" (by block row) | r          | n_out       |
+    | "mini"                      | r          | mini_r      |
+    | "bat-row" (by block column) | n_in       | r           |
 
     Parameters
     ----------

@@ -2,14 +2,12 @@
 
 W falls into r x r blocks W_ab; a = 1..na = out/r counts the block rows, b = 1..nb = in/r the block columns. The modes:
 
-=========  ============  ============================  =================================
-mode       D             W'                            as a change of the activations
-=========  ============  ============================  =================================
-"bat"      (na, r, r)    W'_ab = W_ab (I + D_a) + D_a  y_a += sum_b x_b D_a^T W_ab^T + s D_a^T, s = sum_b x_b
-"bat-row"  (nb, r, r)    W'_ab = W_ab (I + D_b) + D_b  y_a(x + t) + sum_b t_b, t_b = x_b D_b^T
-"add"      (r, out)      W'_oi = W_oi + D[i mod r, o]  y += s D, s the sum of the chunks of x of length r
-"mini"     (r, mini_r)   "add" with D repeated         as "add"
-=========  ============  ============================  =================================
+| mode      | D           | W'                           | as a change of the activations                         |
+| --------- | ----------- | ---------------------------- | ------------------------------------------------------ |
+| "bat"     | (na, r, r)  | W'_ab = W_ab (I + D_a) + D_a | y_a += sum_b x_b D_a^T W_ab^T + s D_a^T, s = sum_b x_b |
+| "bat-row" | (nb, r, r)  | W'_ab = W_ab (I + D_b) + D_b | y_a(x + t) + sum_b t_b, t_b = x_b D_b^T                |
+| "add"     | (r, out)    | W'_oi = W_oi + D[i mod r, o] | y += s D, s the sum of the chunks of x of length r     |
+| "mini"    | (r, mini_r) | "add" with D repeated        | as "add"                                               |
 
 Kang and Yin, arXiv 2409.15371; "add" and "mini" are its later versions, known as DiSHA and MiSS.
 """
