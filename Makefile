@@ -6,8 +6,13 @@ BIN := .venv/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
+# What `make lowest` runs, and what that needs beside linmap.
+CORE := tests/maps tests/properties tests/training tests/experiment tests/report tests/sequence/olinear \
+	tests/shapes tests/cli/test_completion.py tests/cli/test_printing.py
+TESTED := 'pytest>=8.2' 'pytest-xdist>=3.6' 'hypothesis>=6.100' 'beartype>=0.19' 'html5lib>=1.1'
+
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-all study bench lint docs dist clean
+.PHONY: help demo app test test-all coverage study bench lint docs dist wheel lowest clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +38,7 @@ help:  ## this list
 
 demo: .venv/.ready  ## install, run every system on embedded real data, write the report; goes on where it was stopped
 	@LINMAP_GO_ON='make demo' $(BIN)/linmap tour --out runs/demo $(if $(wildcard runs/demo/unfinished),--resume)
+	@echo; echo "The report is $(CURDIR)/runs/demo/report.html; \`make app\` opens every system in a browser, to try."
 
 app: .venv/.ready  ## try every system in a browser, on this machine alone
 	@$(BIN)/linmap app
@@ -42,6 +48,12 @@ test: .venv/.ready  ## the default test suite (about 8 minutes on two cores)
 
 test-all: .venv/.ready  ## the default suite and the slow tests
 	@$(BIN)/pytest -n 2 --dist worksteal -m 'slow or not slow'
+
+coverage: .venv/.ready  ## the default suite with coverage of branches; writes coverage/index.html
+	@$(PIP) 'coverage[toml]'
+	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage html --quiet --directory coverage
+	@$(BIN)/coverage report --format total
 
 study: .venv/.ready  ## the protocols of a system's paper: make study NAME=gbwbn; writes studies/RESULTS/NAME.md
 	@$(BIN)/python -m studies $(NAME)
@@ -63,6 +75,17 @@ dist:  ## sdist and wheel into dist/, checked as PyPI will
 	@build/venv/bin/pip --disable-pip-version-check install --quiet build twine
 	@build/venv/bin/python -m build
 	@build/venv/bin/twine check --strict dist/*
+
+wheel: dist  ## the wheel in an environment with the core dependencies alone, tried as a stranger would
+	@$(PYTHON) -m venv --clear build/core
+	@build/core/bin/pip --disable-pip-version-check install --quiet dist/*.whl
+	@$(PYTHON) tests/packaging/try_wheel.py build/core/bin
+
+lowest:  ## the tests of the core with the lowest versions that pyproject.toml allows
+	@$(PYTHON) -m venv --clear build/lowest
+	@unset PIP_CONSTRAINT; build/lowest/bin/pip --disable-pip-version-check install --quiet uv
+	@build/lowest/bin/uv pip install --quiet --python build/lowest --resolution lowest-direct --editable . $(TESTED)
+	@build/lowest/bin/python -m pytest -n 2 --dist worksteal $(CORE)
 
 clean:  ## remove the environment and what was built
 	rm -rf .venv site dist build .pytest_cache .hypothesis .ruff_cache .import_linter_cache

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 DOORS = (
     "linmap.maps",
     "linmap.geometry.spd",
@@ -32,3 +34,20 @@ def test_doors_import_nothing_heavy_beside_torch():
     others = {name.partition(".")[0] for name in found["linmap.maps"]} - {"linmap", "numpy", "jaxtyping"}
     assert others <= set(sys.stdlib_module_names)
     assert len([name for name in found["linmap.maps"] if name.startswith("linmap.")]) < 35
+
+
+EVERY_MODULE = """
+import importlib, linmap
+from pathlib import Path
+root = Path(linmap.__file__).parent
+for path in sorted(root.rglob("*.py")):
+    parts = ("linmap", *path.relative_to(root).with_suffix("").parts)
+    if parts[-1] != "__main__":
+        importlib.import_module(".".join(part for part in parts if part != "__init__"))
+"""
+
+
+@pytest.mark.slow  # a new interpreter imports all libraries, for 10 s
+def test_no_module_warns_when_it_is_imported():
+    done = subprocess.run([sys.executable, "-W", "error", "-c", EVERY_MODULE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

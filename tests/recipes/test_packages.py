@@ -1,7 +1,10 @@
 """Packages that are not installed: told before any work, with what to type."""
 
 import importlib.util
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata
@@ -122,3 +125,42 @@ def test_a_tour_says_at_its_start_what_is_missing(capsys: pytest.CaptureFixture[
     assert first.startswith("linmap: note: bone, linearscope, gbwbn will fail")
     assert "pip install 'linmap[adapt,interpret,signals]'" in first
     assert any("'linmap[adapt]'" in line for line in rest)  # brackets and all
+
+
+ALONE = """
+import importlib, json, os, sys
+import numpy, scipy, sklearn.base, torch
+
+class Without:
+    def __init__(self, finder, names):
+        self.finder, self.names = finder, names
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in self.names else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+for slug, works, gone in json.loads(sys.argv[1]):
+    if (child := os.fork()) == 0:
+        sys.meta_path[:] = [Without(finder, set(gone)) for finder in sys.meta_path]
+        try:
+            for work in works:
+                importlib.import_module(work.partition(":")[0])
+        except ModuleNotFoundError as error:
+            print(slug, work, error, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.slow  # imports every recipe in a process of its own
+def test_every_verb_names_the_packages_that_its_modules_import() -> None:
+    brought = {name.replace("-", "_") for name in packages._extras()} | set(packages.DISTRIBUTIONS)
+    cases = []
+    for slug in recipes.SYSTEMS:
+        recipe = recipes.load(slug)
+        verbs = [verb for verb in (recipe.fit, recipe.apply, recipe.compare, recipe.unfitted) if verb]
+        cases.append((slug, [verb.work for verb in verbs], sorted(brought - set(recipe.compare.needs))))
+    done = subprocess.run([sys.executable, "-c", ALONE, json.dumps(cases)], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("", 0), done.stderr[-2000:]

@@ -64,6 +64,6 @@ def _extras() -> dict[str, tuple[str, ...]]:
         return {}
     found: dict[str, set[str]] = {}
     for requirement in requirements:
-        if match := REQUIREMENT.match(requirement):
+        if (match := REQUIREMENT.match(requirement)) and match["name"] != "linmap":
             found.setdefault(match["name"].lower(), set()).add(match["extra"])
     return {name: tuple(extra for extra in order if extra in having - OF_THE_PROJECT) for name, having in found.items()}

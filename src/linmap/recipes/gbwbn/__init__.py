@@ -5,7 +5,7 @@ from linmap.recipes.recipe import Recipe, Verb
 
 NEEDS = ("geoopt", "spd_learn")
 RECIPE = Recipe(
-    compare=Verb(Compare, "linmap.recipes.gbwbn.compare:compare", resumes=True, needs=NEEDS),
+    compare=Verb(Compare, "linmap.recipes.gbwbn.compare:compare", resumes=True, needs=(*NEEDS, "pyriemann")),
     apply=Verb(Apply, "linmap.recipes.gbwbn.apply:apply", needs=NEEDS),
     fit=Verb(Fit, "linmap.recipes.gbwbn.fit:fit", resumes=True, needs=NEEDS),
 )
