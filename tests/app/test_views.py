@@ -14,7 +14,7 @@ pytest.importorskip("multipart", reason="the app's extra is not installed: pip i
 
 from app.test_site import READY, Browser
 from linmap.app import views
-from linmap.app.jobs import Job, Jobs
+from linmap.app.jobs import Job, Jobs, State
 from linmap.errors import UsageError
 from linmap.recipes import load
 from linmap.recipes.view import Seen, number, numbers, text, whole
@@ -29,7 +29,7 @@ def browser(tmp_path):
     jobs.close()
 
 
-def job_of(browser, verb, slug, words, state="done") -> Job:
+def job_of(browser, verb, slug, words, state: State = "done") -> Job:
     """A run that is over, with its folder."""
     folder = browser.jobs.folder(verb, slug)
     job = Job(folder.name, verb, slug, [verb, slug, *words], state=state, folder=folder)

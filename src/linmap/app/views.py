@@ -63,8 +63,9 @@ class Views:
         except LinmapError as error:
             return JSONResponse({"error": str(error)}, 400)
         except ModuleNotFoundError as error:
-            room = recipes.SYSTEMS[slug].room
-            return JSONResponse({"error": f"This view needs {error.name}: pip install 'linmap[{room}]'."}, 400)
+            name = str(error.name)
+            how = recipes.remedy([name], recipes.SYSTEMS[slug].room)
+            return JSONResponse({"error": f"This view needs {name}: {how}."}, 400)
         except FileNotFoundError:
             return JSONResponse({"error": "A file of this run is not there any more."}, 410)
         finally:

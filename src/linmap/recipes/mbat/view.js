@@ -35,11 +35,11 @@ function reasons({ because, cosine, other_paths: other, crosstalk }) {
   const most = Math.max(...because.map((one) => Math.abs(one.share ?? 0)), 1e-9), rows = because.map((one) => {
     const part = make("span", { class: one.share < 0 ? "part against" : "part" });
     part.style.width = `${(100 * Math.abs(one.share ?? 0)) / most}%`;
-    const cells = [make("th", { scope: "row" }, one.path), make("td", {}, one.query), make("td", {}, one.match === one.query ? "the same" : one.match)];
-    if (shares) cells.push(make("td", { class: "share" }, make("span", { class: "track" }, part)), make("td", { class: "figure" }, short(one.share)));
+    const adds = [make("td", { class: "figure" }, short(one.share ?? 0)), make("td", { class: "share" }, make("span", { class: "track" }, part))];
+    const cells = [...(shares ? adds : []), make("th", { scope: "row" }, one.path), make("td", {}, one.query), make("td", {}, one.match === one.query ? "the same" : one.match)];
     return make("tr", {}, ...cells);
   });
-  const head = ["Path", "Looked for", "This record", ...(shares ? ["Adds", ""] : [])].map((text) => make("th", { scope: "col" }, text));
+  const head = [...(shares ? ["Adds", ""] : []), "Path", "Looked for", "This record"].map((text) => make("th", { scope: "col" }, text));
   const table = make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Reasons" },
     make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)));
   if (!shares) return table;
