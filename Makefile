@@ -9,7 +9,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 # What `make lowest` runs, and what that needs beside linmap.
 CORE := tests/maps tests/properties tests/training tests/experiment tests/report tests/sequence/olinear \
 	tests/shapes tests/cli/test_completion.py tests/cli/test_printing.py
-TESTED := 'pytest>=8.2' 'pytest-xdist>=3.6' 'hypothesis>=6.100' 'beartype>=0.19' 'html5lib>=1.1'
+TESTED := 'pytest>=8.2' 'pytest-xdist>=3.6' 'hypothesis>=6.100' 'beartype>=0.21' 'html5lib>=1.1'
 
 .DEFAULT_GOAL := help
 .PHONY: help demo app test test-all coverage study bench lint docs dist wheel lowest clean
@@ -43,7 +43,7 @@ demo: .venv/.ready  ## install, run every system on embedded real data, write th
 app: .venv/.ready  ## try every system in a browser, on this machine alone
 	@$(BIN)/linmap app
 
-test: .venv/.ready  ## the default test suite (about 8 minutes on two cores)
+test: .venv/.ready  ## the default test suite (about 7 minutes on two cores)
 	@$(BIN)/pytest -n 2 --dist worksteal
 
 test-all: .venv/.ready  ## the default suite and the slow tests
@@ -85,7 +85,7 @@ lowest:  ## the tests of the core with the lowest versions that pyproject.toml a
 	@$(PYTHON) -m venv --clear build/lowest
 	@unset PIP_CONSTRAINT; build/lowest/bin/pip --disable-pip-version-check install --quiet uv
 	@build/lowest/bin/uv pip install --quiet --python build/lowest --resolution lowest-direct --editable . $(TESTED)
-	@build/lowest/bin/python -m pytest -n 2 --dist worksteal $(CORE)
+	@build/lowest/bin/python -m pytest -n 2 --dist worksteal -o addopts="-q --import-mode=importlib -m 'not slow'" $(CORE)
 
 clean:  ## remove the environment and what was built
 	rm -rf .venv site dist build .pytest_cache .hypothesis .ruff_cache .import_linter_cache

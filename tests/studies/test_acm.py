@@ -10,6 +10,7 @@ from linmap.data.epochs import eegmmidb
 from protocols import check_goes_on, finished
 
 
+@pytest.mark.slow  # 6 s: real epochs in two bands, twice
 def test_mamem_measures_both_bands_and_resumes(tmp_path: Path) -> None:
     job = Job(tmp_path, seeds=(0,), tiny=True)
     found = PROTOCOLS[0].run(job)

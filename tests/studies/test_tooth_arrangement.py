@@ -9,6 +9,7 @@ from studies.tooth_arrangement import PROTOCOLS
 from protocols import check_goes_on
 
 
+@pytest.mark.slow  # 5 s a protocol: cases are simulated and several planners are trained
 @pytest.mark.parametrize("protocol", [pytest.param(p, id=p.name) for p in PROTOCOLS])
 def test_a_protocol_runs_and_goes_on(protocol: Protocol, tmp_path: Path) -> None:
     job = Job(tmp_path, seeds=(0,), tiny=True)

@@ -15,6 +15,7 @@ from linmap.recipes.triadaptlora.compare import triadapt
 from recipes.finetuning.line import bare_task
 
 
+@pytest.mark.slow  # 4 s: every growth is trained at several rates
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
 def test_every_growth_runs(protocol: Any, tmp_path: Path) -> None:
     if protocol.name != "few-sentences":

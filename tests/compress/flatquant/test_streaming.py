@@ -37,10 +37,10 @@ def assert_same_state(ours: PreTrainedModel, theirs: PreTrainedModel) -> None:
     ("family", "options"),
     [
         ("llama", {}),
-        ("llama", {"weights": "gptq", "w_symmetric": False}),
+        pytest.param("llama", {"weights": "gptq", "w_symmetric": False}, marks=pytest.mark.slow),
         ("llama_biased", {"blocks": [1]}),
         ("llama", {"transform": "none", "scale": False, "clip": False}),
-        ("gemma2", {}),
+        pytest.param("gemma2", {}, marks=pytest.mark.slow),
         pytest.param("qwen3", {}, marks=pytest.mark.slow),
         pytest.param("gemma3", {}, marks=pytest.mark.slow),
     ],

@@ -225,6 +225,7 @@ def test_one_pair_alone_is_refused(tmp_path: Path, check_wrong_use: Refused) -> 
     check_wrong_use(tmp_path, [*FIT, "--data", "data"], "one case is too few")
 
 
+@pytest.mark.slow  # 14 s: planners for two tasks are trained
 def test_compare_says_both_tasks_and_goes_on(tmp_path: Path) -> None:
     words = ["compare", "tooth_arrangement", "--cases", "8", "--test-cases", "4", "--samples", "2",
              "--sampling-steps", "2", *TINY, "--out", str(tmp_path)]  # fmt: skip
@@ -244,6 +245,7 @@ def test_compare_says_both_tasks_and_goes_on(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.json")} == done
 
 
+@pytest.mark.slow  # 7 s; test_estimator.py stops and goes on by default
 def test_a_killed_fit_goes_on_to_the_same_model(tmp_path: Path) -> None:
     words = [*FIT, "--epochs", "3"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
