@@ -12,6 +12,7 @@ from pathlib import Path
 
 from linmap.artifacts import machine, versions, write_text
 from linmap.errors import LinmapError, Stopped
+from linmap.locks import sole
 from studies.results import merged, section
 from studies.study import Job, Protocol
 
@@ -37,7 +38,8 @@ def main(words: list[str]) -> int:
         seeds = range(1 if given.tiny else given.seeds)
         job = Job(given.out / given.name / protocol.name, seeds, given.tiny, not given.again)
         try:
-            findings = protocol.run(job)
+            with sole(job.out):
+                findings = protocol.run(job)
         except Stopped as stop:
             print(f"studies: stopped; {stop.done}; go on with: {command}", file=sys.stderr)
             return 130
@@ -47,8 +49,9 @@ def main(words: list[str]) -> int:
                 return 2
             continue
         text = section(protocol, findings, f"{_now()}, `{command}`, {_commit()}; {machine()}; {_versions()}", job.out)
-        before = results.read_text(encoding="utf-8") if results.exists() else ""
-        write_text(results, merged(before, given.name, {protocol.name: text}, [p.name for p in protocols]))
+        with sole(results, wait=True):
+            before = results.read_text(encoding="utf-8") if results.exists() else ""
+            write_text(results, merged(before, given.name, {protocol.name: text}, [p.name for p in protocols]))
         print(f"written: {results}", file=sys.stderr)
     return 0
 

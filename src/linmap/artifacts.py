@@ -11,8 +11,6 @@ import math
 import os
 import platform
 import shutil
-import tempfile
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linmap.errors import ArgumentError, ArtifactError
-from linmap.ownership import claim, make_folder, record
+from linmap.ownership import claim, make_folder, record, sync
+from linmap.processes import partial_name, sweep
 from linmap.version import __version__
 
 if TYPE_CHECKING:
@@ -30,25 +29,36 @@ if TYPE_CHECKING:
 FORMAT = 1
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 SHARED = "linmap.json"  # in folders that are another library's too
-STARTED = time.time()  # of this process: what is older and half written is of one that was killed
+_swept: set[Path] = set()  # folders in which this process has written
 
 
 @contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
+def atomic_path(path: Path | str, make: bool = True) -> Iterator[Path]:
     """A temporary name beside `path`; on success it is synced to disk and renamed, on failure nothing stays behind.
 
     The name keeps the suffix of `path`, from which many writers (NumPy, pandas, Pillow) choose the format. A command
-    replaces only what is its own; see `linmap.ownership`.
+    replaces only what is its own; see `linmap.ownership`. What killed processes left half written in the folder goes.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    make
+        Make its folder, where that is not there.
     """
     path = Path(path)
     claim(path)
-    make_folder(path.parent)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    if make:
+        make_folder(path.parent)
+    if path.parent not in _swept:
+        _swept.add(path.parent)
+        sweep(path.parent)
+    partial = path.with_name(partial_name(path))
     try:
         yield partial
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
+        sync(partial)
         os.replace(partial, path)
+        sync(path.parent)
         record(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -60,46 +70,32 @@ def staged(folder: Path, whole: bool = False) -> Iterator[Path]:
 
     What a killed process left of its own is removed.
     """
-    parent, prefix = folder.parent if whole else folder, f".{folder.name}.partial-"
-    remove_leftovers(parent, f"{prefix}*")
-    umask = os.umask(0o022)  # it can only be read by setting it
-    os.umask(umask)
-    partial = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+    parent = folder.parent if whole else folder
+    sweep(parent)
+    partial = parent / partial_name(folder.with_suffix(""))
+    partial.mkdir()
     try:
         yield partial
-        for path in partial.rglob("*"):
+        mode = partial.stat().st_mode & 0o666  # what the user's umask allows; safetensors lets only the owner read
+        for path in (*partial.rglob("*"), partial):
             if path.is_file():
-                path.chmod(0o666 & ~umask)
-                descriptor = os.open(path, os.O_RDONLY)
-                os.fsync(descriptor)
-                os.close(descriptor)
+                path.chmod(mode)
+            sync(path)
         if whole:
-            partial.chmod(0o777 & ~umask)
-            shutil.rmtree(folder, ignore_errors=True)
+            before = parent / partial_name(folder.with_suffix(""))
+            if folder.exists():
+                os.rename(folder, before)
             os.rename(partial, folder)
-            return
-        for path in partial.iterdir():
-            target = folder / path.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            os.replace(path, target)
+            shutil.rmtree(before, ignore_errors=True)
+        else:
+            for path in partial.iterdir():
+                target = folder / path.name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                os.replace(path, target)
+        sync(parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def remove_leftovers(folder: Path, pattern: str) -> None:
-    """Delete what a killed process left half written: all of these names from before this process began.
-
-    What the other processes of this run are writing is younger.
-    """
-    for path in folder.glob(pattern):
-        with suppress(FileNotFoundError):
-            if path.stat().st_mtime >= STARTED:
-                continue
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink()
 
 
 def write_table(path: Path | str, table: Any) -> None:

@@ -9,6 +9,7 @@ owner, as in Python, nothing is asked and nothing is remembered.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from linmap.errors import UsageError
+from linmap.processes import partial_name, sweep
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Owner:
     """Replace what others wrote, because the user says so."""
 
 
+_swept: set[Path] = set()  # homes in which this process has remembered something
 _OWNER: ContextVar[Owner | None] = ContextVar("linmap_owner", default=None)
 
 
@@ -53,6 +56,12 @@ def replacing() -> Iterator[None]:
         yield
     finally:
         _OWNER.reset(token)
+
+
+def command() -> str:
+    """Verb and system of the running command; nothing in Python."""
+    now = _OWNER.get()
+    return now.name if now else ""
 
 
 def claim(path: Path | str) -> None:
@@ -78,8 +87,26 @@ def make_folder(path: Path) -> list[Path]:
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
+        sync(folder.parent)
         record(folder)
     return missing
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; some systems cannot say it of folders."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():  # Windows opens none, and others only what may be read
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # file systems without it
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -102,7 +129,10 @@ def record(path: Path | str) -> None:
     with suppress(OSError):  # a home that cannot be written to: the next run asks
         note = _note(Path(path))
         note.parent.mkdir(parents=True, exist_ok=True)
-        partial = note.with_name(f"{note.name}.{os.getpid()}")
+        if note.parent not in _swept:
+            _swept.add(note.parent)
+            sweep(note.parent)
+        partial = note.with_name(partial_name(note))
         partial.write_text(json.dumps({"path": os.path.abspath(path), "by": now.name, "state": _state(Path(path))}))
         os.replace(partial, note)
 

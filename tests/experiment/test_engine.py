@@ -115,6 +115,17 @@ def test_half_a_file_of_a_run_is_no_run(damage: str, tmp_path: Path) -> None:
     assert len(work.trials) == 4
 
 
+def test_a_run_whose_values_have_changed_on_the_disk_is_measured_again(tmp_path: Path) -> None:
+    run(tmp_path, [Arm("ours", "system", Counted(lambda trial: 0.25))])
+    for path in tmp_path.glob("*.json"):
+        assert "0.25" in path.read_text()
+        path.write_text(path.read_text().replace("0.25", "0.35"))
+    work = Counted(lambda trial: 0.25)
+    again = run(tmp_path, [Arm("ours", "system", work)], resume=True)
+    assert len(work.trials) == 4
+    assert set(again.values("ours", "error")) == {0.25}
+
+
 def test_values_that_are_not_finite_come_back_as_they_are(tmp_path: Path) -> None:
     values = iter([math.nan, math.inf, -math.inf, 0.1 + 0.2])
     run(tmp_path, [Arm("ours", "system", Counted(lambda trial: next(values)))])

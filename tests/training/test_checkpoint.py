@@ -1,6 +1,8 @@
 import json
 import os
 import random
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -37,7 +39,8 @@ def test_a_checkpoint_reads_back_bit_for_bit(tmp_path) -> None:
 
 def test_files_are_safetensors_and_json(tmp_path) -> None:
     path = checkpoint.write(tmp_path, make_checkpoint())
-    assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json"}
+    assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json", ""}
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=path, check=True, capture_output=True)
     json.loads((path / "state.json").read_text())
 
 
@@ -73,7 +76,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, file, damage) -> None:
         (path / file).unlink()
     else:
         (path / file).write_bytes((path / file).read_bytes()[:20])
-    with pytest.raises(ArtifactError, match="checkpoint-000001 cannot be read"):
+    with pytest.raises(ArtifactError, match=f"checkpoint-000001 .*{file}.*; train again"):
         checkpoint.read(path)
 
 
@@ -81,8 +84,67 @@ def test_a_damaged_checkpoint_is_named(tmp_path, file, damage) -> None:
 def test_a_checkpoint_of_another_format_is_refused(tmp_path, written, which) -> None:
     path = checkpoint.write(tmp_path, make_checkpoint())
     (path / "state.json").write_text(f'{{"format": {written}}}')
+    sums = path / "SHA256SUMS"
+    sums.write_text("".join(checkpoint._sums(path)))
     with pytest.raises(ArtifactError, match=f"{which} linmap"):
         checkpoint.read(path)
+
+
+def test_no_flipped_bit_is_accepted(tmp_path) -> None:
+    path = checkpoint.write(tmp_path, make_checkpoint())
+    rng = np.random.default_rng(0)
+    for file in sorted(path.iterdir()):
+        whole = file.read_bytes()
+        for bit in rng.integers(0, 8 * len(whole), 20):
+            damaged = bytearray(whole)
+            damaged[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(damaged)
+            with pytest.raises(ArtifactError, match=r"checkpoint-000001 .*; train again without resume"):
+                checkpoint.read(path)
+        file.write_bytes(whole)
+    checkpoint.read(path)
+
+
+@pytest.mark.parametrize("first", ["model", "optimizer", "random", "best"])
+def test_files_that_have_changed_places_are_refused(tmp_path, first) -> None:
+    path = checkpoint.write(tmp_path, make_checkpoint())
+    second = "optimizer" if first == "model" else "model"
+    for source, target in ((first, "x"), (second, first), ("x", second)):
+        os.rename(path / f"{source}.safetensors", path / f"{target}.safetensors")
+    with pytest.raises(ArtifactError, match=f"{first}.safetensors"):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize("sums", ["kept", "missing"])
+def test_a_checkpoint_of_the_format_without_checksums_is_read_with_a_line(tmp_path, sums, caplog) -> None:
+    path = checkpoint.write(tmp_path, make_checkpoint(0.1))
+    (path / "SHA256SUMS").unlink()
+    if sums == "missing":  # of a format that has them
+        with pytest.raises(ArtifactError, match="SHA256SUMS is missing"):
+            checkpoint.read(path)
+        return
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps(state | {"format": 2}))
+    assert checkpoint.read(path).state["step"] == 0.1
+    assert "kept no checksums" in caplog.text
+
+
+@pytest.mark.parametrize("state", ["[]", "3", "null", '{"format": "3"}', '{"format": 3, "groups": {}}', "{" * 100_000])
+def test_a_state_of_another_type_is_refused(tmp_path, state) -> None:
+    path = checkpoint.write(tmp_path, make_checkpoint())
+    (path / "state.json").write_text(state)
+    (path / "SHA256SUMS").write_text("".join(checkpoint._sums(path)))
+    with pytest.raises(ArtifactError, match="checkpoint-000001"):
+        checkpoint.read(path)
+
+
+def test_what_a_killed_process_left_goes_and_the_newest_stays(tmp_path) -> None:
+    path = checkpoint.write(tmp_path, make_checkpoint(1.0))
+    shutil.copytree(path, tmp_path / "checkpoint-000002")
+    shutil.copytree(path, tmp_path / ".checkpoint.partial")
+    (tmp_path / "checkpoint-of-mine").mkdir()
+    checkpoint.tidy(tmp_path)
+    assert {child.name for child in tmp_path.iterdir()} == {"checkpoint-000002", "checkpoint-of-mine"}
 
 
 @pytest.mark.parametrize("draws", [0, 1, 2])  # normal numbers come in pairs, of which one may be kept

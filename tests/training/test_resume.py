@@ -3,18 +3,21 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from fresh import Fresh
+from linmap.errors import ArgumentError, ArtifactError, LinmapError
 from linmap.training import TrainingConfig, checkpoint, train
 from linmap.training.fingerprint import data_fingerprint
 from linmap.training.metrics import MetricsLog
@@ -353,13 +356,53 @@ def test_a_checkpoint_without_a_fingerprint_resumes_with_a_warning(tmp_path, who
         run(tmp_path, callbacks=(stop_at(10),))
     path = newest(tmp_path) / "state.json"
     state = json.loads(path.read_text())
-    path.write_text(json.dumps({name: value for name, value in state.items() if name not in ("data", "settings")}))
+    older = {name: value for name, value in state.items() if name not in ("data", "settings")} | {"format": 2}
+    path.write_text(json.dumps(older))
+    path.with_name("SHA256SUMS").unlink()
     run(tmp_path, resume=True)
-    (told,) = caplog.messages
-    assert (
-        told == f"{tmp_path}: it cannot be told whether it was started with the same data, as it is of an older linmap."
-    )
+    sums = f"{path.parent} is of an older linmap, which kept no checksums: damage would not be seen."
+    why = "it cannot be told whether it was started with the same data, as it is of an older linmap."
+    assert caplog.messages == [sums, f"{tmp_path}: {why}"]
     assert_same_run(tmp_path, whole)
+
+
+KEYS = "config data_samples data settings position optimizer versions frozen groups callbacks".split()
+
+
+def sign(path: Path) -> None:
+    (path / "SHA256SUMS").write_text("".join(checkpoint._sums(path)))
+
+
+def test_whatever_a_checkpoint_holds_it_is_taken_or_refused_in_one_line(tmp_path, whole) -> None:
+    """Wrong values, under checksums that fit them."""
+    state = json.loads((newest(whole) / "state.json").read_text())
+    position = state["position"]
+    cases = [state | {name: value} for name in KEYS for value in (None, "x", [1])]
+    cases += [state | {"position": position | {name: value}} for name in position for value in ("x", [1])]
+    missing = [{key: value for key, value in state.items() if key != name} for name in ("config", "position", "groups")]
+    for number, case in enumerate(cases + missing):
+        out = tmp_path / f"{number}"
+        shutil.copytree(whole, out)
+        (newest(out) / "state.json").write_text(json.dumps(case))
+        sign(newest(out))
+        with pytest.raises(ArtifactError, match=r"checkpoint-\d+") if case in missing else suppress(LinmapError):
+            run(out, resume=True)
+
+
+@pytest.mark.parametrize("name", ["model", "optimizer", "random"])
+def test_arrays_of_another_shape_or_name_are_refused(tmp_path, whole, name) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    path = newest(tmp_path / "run")
+    file = path / f"{name}.safetensors"
+    tensors = load_file(file)
+    key = next(key for key in tensors if tensors[key].numel() > 1)
+    shorter = {**tensors, key: tensors[key][:-1].clone()}
+    renamed = {("x/y" if other == key else other): value for other, value in tensors.items()}
+    for damaged in (shorter, renamed):
+        save_file(damaged, file)
+        sign(path)
+        with pytest.raises((ArtifactError, ArgumentError)):
+            run(tmp_path / "run", resume=True)
 
 
 def test_data_that_cannot_be_told_resume_with_a_warning(tmp_path, caplog) -> None:

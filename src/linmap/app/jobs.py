@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -17,10 +16,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from linmap.artifacts import write_text
 from linmap.errors import UsageError
+from linmap.locks import BusyError, FolderLock
+from linmap.processes import ENDS_WITH
 
 State = Literal["waiting", "running", "done", "refused", "failed", "stopped", "lost"]
 FILE, LOG, ANSWER, OUT, INPUT, MODEL = "job.json", "log.txt", "answer.json", "out", "input", "model"
@@ -107,7 +108,10 @@ class Jobs:
     def __init__(self, root: Path, at_once: int = 1) -> None:
         self.root = Path(root).absolute()
         self.root.mkdir(parents=True, exist_ok=True)
-        self._owned = _owned(self.root)
+        try:
+            self._lock_of_root = FolderLock(self.root)
+        except BusyError as busy:
+            raise UsageError(f"another app works in {self.root}; end it, or give another --runs. ({busy})") from None
         self._slots = threading.Semaphore(at_once)
         self._lock = threading.RLock()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -203,6 +207,7 @@ class Jobs:
         line = [sys.executable, "-m", "linmap", *job.words, "--json"]
         # models come from this machine: a job asks no hub
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
+        environment[ENDS_WITH] = str(os.getpid())
         with open(job.folder / LOG, "ab") as log, open(job.folder / ANSWER, "wb") as answer:
             process = subprocess.Popen(
                 line, cwd=job.place, env=environment, stdin=subprocess.DEVNULL, stdout=answer, stderr=log,
@@ -254,15 +259,4 @@ class Jobs:
             self.stop(id)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(PATIENCE + 5)
-        self._owned.close()
-
-
-def _owned(root: Path) -> IO[str]:
-    """A lock on a folder, which ends with this process."""
-    file = open(root / ".lock", "a", encoding="utf-8")  # noqa: SIM115 (held as long as the app runs)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise UsageError(f"another app works in {root}; end it, or give another --runs.") from None
-    return file
+        self._lock_of_root.release()

@@ -9,10 +9,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import linmap
 from linmap.cli import tour, verbs
@@ -23,6 +26,7 @@ from linmap.cli.printing import stdout_console
 from linmap.cli.program import go_on
 from linmap.cli.wording import FLAGS
 from linmap.errors import Stopped, UsageError
+from linmap.processes import ENDS_WITH, end_with_parent, is_first
 from linmap.recipes import SYSTEMS
 
 VERBS = {
@@ -38,6 +42,7 @@ VERBS = {
     "completion": (verbs.completion, "SHELL: print what completes commands in bash, zsh or fish"),
     "bench": (verbs.bench, "run the benchmarks of a checkout"),
 }
+PATIENCE = 15.0  # seconds in which a command whose app has ended may keep what it has done
 HELP = """\
 usage: linmap VERB ... [--json] [--debug]
 
@@ -64,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal that cannot show ± still gets its table
     FLAGS.forget()
     try:
-        with warnings.catch_warnings():
+        with _signals_minded(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             warnings.simplefilter("default", UserWarning)  # notes are for the user, whatever Python was told to ignore
             return _run(verb_first, as_json)
@@ -83,6 +88,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _end(code, message + hint, as_json)
 
 
+@contextmanager
+def _signals_minded() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, and one that the app started keeps what it has done and ends with the app.
+
+    Not where a launcher started several processes: they stop together at Ctrl-C, and a launcher that sends SIGTERM has
+    lost one of them.
+    """
+    alone = "RANK" not in os.environ and threading.current_thread() is threading.main_thread()
+    if not alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    if (parent := os.environ.pop(ENDS_WITH, None)) is not None:
+        end_with_parent(int(parent), signal.SIGTERM, PATIENCE)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(*_: object) -> None:
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.raise_signal(signal.SIGINT)
+    else:  # ignored, as in what a shell starts in the background
+        raise KeyboardInterrupt
+
+
 def _run(words: list[str], as_json: bool) -> int:
     if not own(words) or words[0] in ("-h", "--help", "help"):
         lines = "\n".join(f"  {verb:<10} {line}" for verb, (_, line) in VERBS.items())
@@ -94,7 +126,7 @@ def _run(words: list[str], as_json: bool) -> int:
     if words[0] not in VERBS:
         raise UsageError(f"there is no verb {words[0]!r}; {nearest(words[0], VERBS, 'linmap --help')}")
     answer = VERBS[words[0]][0](words[1:])
-    if os.environ.get("RANK", "0") == "0":  # under torchrun, one process speaks for all
+    if is_first():  # under torchrun, one process speaks for all
         if as_json:
             print(json.dumps(answer.document, indent=2, ensure_ascii=False, allow_nan=False))
         else:

@@ -24,6 +24,7 @@ from linmap.cli.flags import parse
 from linmap.cli.verbs import Answer, Writing, checked, run_comparison
 from linmap.cli.wording import FLAGS
 from linmap.errors import Stopped, UsageError
+from linmap.locks import sole
 from linmap.recipes.job import CompareJob
 from linmap.recipes.packages import missing, remedy_of_rooms
 
@@ -59,10 +60,10 @@ def tour(words: list[str]) -> Answer:
     flags: TourFlags = checked(given["flags"])
     slugs = _ready(flags.systems)
     _tell_missing(slugs)
-    with ownership.owner("tour", given["writing"].overwrite):
+    with ownership.owner("tour", given["writing"].overwrite), sole(flags.out):
         _own_tour(flags)
         outcomes = _stops(slugs, flags, given["output"].debug)
-    (flags.out / UNFINISHED).unlink(missing_ok=True)
+        (flags.out / UNFINISHED).unlink(missing_ok=True)
     page = flags.out / "report.html"
 
     from linmap.artifacts import plain
@@ -202,7 +203,8 @@ def _stop(slug: str, flags: TourFlags, screen: Console, debug: bool) -> tuple[Re
             screen.print("already finished; kept", style="dim")
             return done, True
         job = CompareJob(out=out, seed=flags.seed, resume=flags.resume)
-        return run_comparison(verb, settings, job, line), False
+        with sole(out):
+            return run_comparison(verb, settings, job, line), False
     except Exception as error:
         if debug:
             traceback.print_exc()

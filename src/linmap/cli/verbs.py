@@ -22,6 +22,7 @@ from linmap.cli.errors import DONE, FAILED, nearest
 from linmap.cli.flags import HelpShown, own, parse
 from linmap.cli.program import command
 from linmap.errors import UsageError
+from linmap.locks import sole
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob, FittedJob
 from linmap.recipes.packages import missing, remedy
 from linmap.recipes.recipe import Recipe, Verb
@@ -79,7 +80,7 @@ def fit(words: list[str]) -> Answer:
     flags = _flags(recipe, verb, f"fit {slug}", words, _data(words), job)
     settings, job = flags["settings"], checked(flags["job"])
     recipes.require(slug, verb.needs)
-    with ownership.owner(f"fit {slug}", flags["writing"].overwrite):
+    with ownership.owner(f"fit {slug}", flags["writing"].overwrite), sole(job.out):
         _own_folder(job.out, slug, job.resume)
         with ownership.filling(job.out):
             summary, seconds = _timed(lambda: verb(settings, job))
@@ -110,7 +111,7 @@ def apply(words: list[str]) -> Answer:
     settings, job = flags["settings"], flags["job"]
     recipes.require(slug, verb.needs)
     streams = verb.standard_input and job.data == Path("-")
-    with ownership.owner(f"apply {slug}", flags["writing"].overwrite):
+    with ownership.owner(f"apply {slug}", flags["writing"].overwrite), sole(job.out):
         if streams and job.out is None:
             return _streamed(lambda: verb(settings, job), slug, flags["output"].json)
         job = job if streams else checked(job)
@@ -148,7 +149,7 @@ def compare(words: list[str]) -> Answer:
     job = checked(flags["job"])
     recipes.require(slug, verb.needs if job.data else recipe.example_needs)
     line = shlex.join(["linmap", "compare", slug, *own(words)])
-    with ownership.owner(f"compare {slug}", flags["writing"].overwrite):
+    with ownership.owner(f"compare {slug}", flags["writing"].overwrite), sole(job.out):
         _own_folder(job.out, slug, job.resume)
         with ownership.filling(job.out):
             result = run_comparison(verb, flags["settings"], job, line)
@@ -221,7 +222,7 @@ def report(words: list[str]) -> Answer:
 
     systems = [outcome.system for _, outcome in gather(runs)]
     out = flags["flags"].out or Path(runs) / "report.html"
-    with ownership.owner("report", flags["writing"].overwrite):
+    with ownership.owner("report", flags["writing"].overwrite), sole(out):
         if is_report(out):
             ownership.record(out)
         page = write_report(runs, out)

@@ -69,6 +69,8 @@ class RunFiles:
             raw = json.loads(path.read_text(encoding="utf-8"))
             if raw["key"] != plain(key):
                 return None
+            if raw.get("sum") not in (None, _sum(raw["run"])):  # runs of an older linmap have none
+                return None
             values = {name: NOT_FINITE.get(value, value) for name, value in raw["run"]["values"].items()}
             return Run(**raw["run"] | {"values": values})
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -79,7 +81,8 @@ class RunFiles:
         path = self.path(name, key)
         raw = asdict(run)
         raw["values"] = {m: v if math.isfinite(v) else str(float(v)) for m, v in run.values.items()}
-        write_json(path, {"key": plain(key), "run": plain(raw)})
+        raw = plain(raw)
+        write_json(path, {"key": plain(key), "run": raw, "sum": _sum(raw)})
         self._own.add(path)
         kept = self.load(name, key)
         assert kept is not None
@@ -96,6 +99,11 @@ class RunFiles:
             changed = [k for k in sorted(now.keys() | then.keys()) if now.get(k) != then.get(k)]
             before.append([_change(k, then.get(k), now.get(k)) for k in changed])
         return min(before, key=len, default=[])
+
+
+def _sum(run: Any) -> str:
+    """A checksum of a run as JSON has it: a value that changes on the disk is measured again."""
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _words(name: str) -> str:

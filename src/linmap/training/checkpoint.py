@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import random
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -18,11 +22,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from linmap.errors import ArgumentError, ArtifactError
+from linmap.errors import ArgumentError, ArtifactError, LinmapError
+from linmap.ownership import make_folder, sync
 from linmap.training.randomness import Source
 
-FORMAT = 2
+FORMAT = 3
+WITHOUT_SUMS = 2  # a format that is still read
+NAMES = ("model", "optimizer", "random", "best")
+SUMS = "SHA256SUMS"
+PARTIAL = ".checkpoint.partial"
+STATE = {
+    "config": dict,
+    "data_samples": int,
+    "position": dict,
+    "optimizer": dict,
+    "versions": dict,
+    "frozen": int,
+    "groups": list,
+    "callbacks": list,
+}
+"""What the state of a run holds at least, and what each is in JSON."""
 Tensors = dict[str, Tensor]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,48 +81,102 @@ def latest(out: Path) -> Path | None:
 def write(out: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint beside the last one under a temporary name, sync it, rename it, then remove the last one."""
     previous = latest(out)
-    path, partial = at(out, 1 + number(previous) if previous else 1), out / ".checkpoint.partial"
+    path, partial = at(out, 1 + number(previous) if previous else 1), out / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name in ("model", "optimizer", "random", "best"):
+    make_folder(partial)
+    for name in NAMES:
         save_file(_unshared(getattr(checkpoint, name)), partial / f"{name}.safetensors")
     text = json.dumps({"format": FORMAT} | checkpoint.state, indent=2, ensure_ascii=False, allow_nan=False)
     (partial / "state.json").write_text(text + "\n", encoding="utf-8")
+    (partial / SUMS).write_text("".join(_sums(partial)), encoding="utf-8")
     for file in (*partial.iterdir(), partial):
-        _sync(file)
+        sync(file)
     os.rename(partial, path)
-    _sync(out)
-    for old in out.glob("checkpoint-*"):
-        if old != path:
-            shutil.rmtree(old)
+    sync(out)
+    tidy(out)
     return path
+
+
+def tidy(out: Path) -> None:
+    """Remove what a killed process left: a checkpoint half written, and those before the newest."""
+    newest = latest(out)
+    for path in (out / PARTIAL, *out.glob("checkpoint-*")):
+        if path.name == PARTIAL or (newest and re.fullmatch(r"checkpoint-\d+", path.name) and path != newest):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sums(path: Path) -> list[str]:
+    """Lines as `sha256sum` writes and checks them, one for each file of a checkpoint."""
+    lines = []
+    for name in ("state.json", *(f"{name}.safetensors" for name in NAMES)):
+        with open(path / name, "rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+    return lines
 
 
 def read(path: Path) -> Checkpoint:
     """Read a checkpoint.
+
+    Every file is compared with its checksum. A checkpoint of an older linmap has none, and a warning says so.
 
     Raises
     ------
     ArtifactError
         If it is damaged, or of a format that this linmap does not know.
     """
-    try:
+    with reading(path):
+        _check_sums(path)
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        if (written := state.pop("format")) != FORMAT:
-            which = "a newer" if written > FORMAT else "an older"
-            raise ArtifactError(f"{path} was written by {which} linmap; resume it with that one.")
-        names = ("model", "optimizer", "random", "best")
+        _check_state(state, path)
         # copies in memory of their own: the files go when the next checkpoint is written
-        tensors = {name: load_file(path / f"{name}.safetensors") for name in names}
-        return Checkpoint(state, **{name: {k: t.clone() for k, t in tensors[name].items()} for name in names})
-    except (OSError, json.JSONDecodeError, KeyError, SafetensorError) as error:
-        raise ArtifactError(f"{path} cannot be read ({error}); train again without resume.") from error
+        tensors = {name: load_file(path / f"{name}.safetensors") for name in NAMES}
+        if not tensors["random"] or len({len(states) for states in tensors["random"].values()}) > 1:
+            raise ArtifactError(f"{path} is damaged: its random states; train again without resume.")
+        return Checkpoint(state, **{name: {k: t.clone() for k, t in tensors[name].items()} for name in NAMES})
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What goes wrong inside with what a checkpoint holds is an `ArtifactError` that names it."""
+    try:
+        yield
+    except LinmapError:
+        raise
+    except (OSError, SafetensorError, *DAMAGES) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ArtifactError(f"{path} cannot be read ({why}); train again without resume.") from error
+
+
+DAMAGES = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, RecursionError, OverflowError)
+"""What values of a wrong type or shape raise in the code that takes them."""
+
+
+def _check_sums(path: Path) -> None:
+    if not (path / SUMS).exists():
+        return
+    kept = (path / SUMS).read_text(encoding="utf-8").splitlines(keepends=True)
+    wrong = [line.split()[1] for line, then in zip(_sums(path), kept, strict=False) if line != then]
+    if wrong or len(kept) != len(NAMES) + 1:
+        what = ", ".join(wrong) or SUMS
+        raise ArtifactError(
+            f"{path} is damaged: {what} {'is' if len(wrong) < 2 else 'are'} not what was written; train again without "
+            "resume."
+        )
+
+
+def _check_state(state: Any, path: Path) -> None:
+    """Take the format out of a state, and refuse another one, or values of other types than `STATE`."""
+    written = state.pop("format")
+    if type(written) is not int or written not in (FORMAT, WITHOUT_SUMS):
+        which = "a newer" if type(written) is int and written > FORMAT else "an older"
+        raise ArtifactError(f"{path} was written by {which} linmap; resume it with that one.")
+    if not (path / SUMS).exists():
+        if written == FORMAT:
+            raise ArtifactError(f"{path} is damaged: {SUMS} is missing; train again without resume.")
+        log.warning("%s is of an older linmap, which kept no checksums: damage would not be seen.", path)
+    wrong = [name for name, kind in STATE.items() if name in state and type(state[name]) is not kind]
+    if wrong:
+        raise ArtifactError(f"{path} is damaged: {', '.join(wrong)} of its state.json; train again without resume.")
 
 
 def _unshared(tensors: Tensors) -> Tensors:
@@ -178,6 +254,8 @@ def load_optimizer_state(
     for key, value in (tensors | numbers).items():
         name, entry = key.rsplit("/", 1)
         parameter = parameters[index[name]]
+        if isinstance(value, Tensor) and value.ndim == parameter.ndim > 0 and value.shape != parameter.shape:
+            raise ArtifactError(f"the optimiser's {key} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}.")
         if isinstance(value, Tensor) and value.shape == parameter.shape:
             value = placed(value, parameter)
             if not isinstance(value, DTensor):  # fused kernels read state and parameter in one order of memory

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from linmap.artifacts import plain, versions
 from linmap.errors import ArgumentError, DivergenceError, Stopped
+from linmap.locks import sole
 from linmap.training import checkpoint, randomness
 from linmap.training.batches import Loss, batch_sizes, epoch_order, normalises_over_batches, reader, samples_of, shards
 from linmap.training.config import TrainingConfig, check_resumable, learning_rate, total_steps
@@ -136,26 +137,29 @@ def train(
         raise ArgumentError("resume=True needs `out`, the folder of the run to go on with.")
     if config.patience is not None and validate is None:
         raise ArgumentError(f"patience={config.patience} needs `validate`: without it there is no value to wait for.")
-    before = vars(model).copy()
     where = None if out is None else Path(out)
-    run = _Run(model, loss, data, config, validate, where, callbacks, parameter_groups, resume, seed_globally, settings,
-               source)  # fmt: skip
-    try:
-        randomness.lend(model, run.source)
-        with Interruption() as interruption, run.progress(description) as bar:
-            run.interruption, run.bar = interruption, bar
-            while run.ended is None:
-                run.epoch()
-            run.restore_best()
-            run.accelerator.wait_for_everyone()  # the main process has written the last checkpoint
-            if interruption.requested:
-                raise Stopped(f"training had just ended after {run.position.step} steps")
-    finally:
-        run.metrics.close()
-        randomness.lend(model, None)
-        for name in {"forward", "_original_forward", "_is_accelerate_prepared"} & vars(model).keys() - before.keys():
-            delattr(model, name)  # what mixed precision put into the model
-        model.eval()
+    with sole(where):
+        before = vars(model).copy()
+        run = _Run(model, loss, data, config, validate, where, callbacks, parameter_groups, resume, seed_globally,
+                   settings, source)  # fmt: skip
+        try:
+            randomness.lend(model, run.source)
+            with Interruption() as interruption, run.progress(description) as bar:
+                run.interruption, run.bar = interruption, bar
+                while run.ended is None:
+                    run.epoch()
+                run.restore_best()
+                run.accelerator.wait_for_everyone()  # the main process has written the last checkpoint
+                if interruption.requested:
+                    raise Stopped(f"training had just ended after {run.position.step} steps")
+        finally:
+            run.metrics.close()
+            randomness.lend(model, None)
+            for name in {"forward", "_original_forward", "_is_accelerate_prepared"} & vars(
+                model
+            ).keys() - before.keys():
+                delattr(model, name)  # what mixed precision put into the model
+            model.eval()
     return run.position.history(run.ended)
 
 
@@ -220,27 +224,35 @@ class _Run:
         found = self._latest()
         self.frozen = frozen_fingerprint(self.model) if self.out is not None else 0
         saved = checkpoint.read(found) if resume and found is not None else None
+        self.taken = found
         if saved is None:
             self.position, self.best = Position(), checkpoint.Tensors()
             if found is not None and self.main:
                 log.warning("%s holds an earlier run; the first checkpoint of this one will replace it.", self.out)
         else:
-            check_resumable(self.config, self.samples, saved.state, self.out, self.settings, self.fingerprint)
-            if self.main and None in (saved.state.get("data"), self.fingerprint):
-                log.warning(
-                    "%s: it cannot be told whether it was started with the same data, as %s.",
-                    self.out,
-                    _untold(saved.state),
-                )
-            self.position, self.best = Position(**saved.state["position"]), saved.best
-            if saved.state["frozen"] != self.frozen:
-                raise ArgumentError(
-                    f"the frozen parameters of the model are not those that the run in {self.out} was started with; "
-                    "load the same pretrained weights, or start anew without resume."
-                )
-            load_initial(self.model, saved.model)
+            with checkpoint.reading(found or Path()):
+                self._take(saved)
+        if self.out is not None and self.main:
+            checkpoint.tidy(self.out)
         self.metrics = MetricsLog(self.out if self.main else None, self.position, fresh=saved is None, beside=found)
         return saved
+
+    def _take(self, saved: checkpoint.Checkpoint) -> None:
+        """Position and weights of a checkpoint, if it is of this run."""
+        check_resumable(self.config, self.samples, saved.state, self.out, self.settings, self.fingerprint)
+        if self.main and None in (saved.state.get("data"), self.fingerprint):
+            log.warning(
+                "%s: it cannot be told whether it was started with the same data, as %s.",
+                self.out,
+                _untold(saved.state),
+            )
+        self.position, self.best = Position(**saved.state["position"]), saved.best
+        if saved.state["frozen"] != self.frozen:
+            raise ArgumentError(
+                f"the frozen parameters of the model are not those that the run in {self.out} was started with; "
+                "load the same pretrained weights, or start anew without resume."
+            )
+        load_initial(self.model, saved.model)
 
     def _latest(self) -> Path | None:
         """The newest checkpoint that the main process sees, in all processes."""
@@ -264,7 +276,8 @@ class _Run:
         # Accelerate's wrapper searches the disk for an optional package at every step; only a loss scaler needs it
         self.stepper = self.optimizer if self.accelerator.scaler is None else scaled
         if saved is not None:
-            self._restore(saved)
+            with checkpoint.reading(self.taken or Path()):
+                self._restore(saved)
         for callback in self.callbacks:
             if (attach := getattr(callback, "attach", None)) is not None:
                 attach(self.optimizer)

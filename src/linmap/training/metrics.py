@@ -25,6 +25,9 @@ class MetricsLog:
         if fresh:
             position.run = 1 + number(beside) if beside else 1
         self.path, self.pending = out / "metrics.jsonl", out / f".metrics.{position.run}.jsonl"
+        for path in out.glob(".metrics.*.jsonl"):  # of a fresh run that was killed before its first checkpoint
+            if path != self.pending:
+                path.unlink()
         if not fresh and self.pending.exists():  # killed between the first checkpoint and the renaming
             os.replace(self.pending, self.path)
         self.file = open(self.pending if fresh and beside else self.path, "w" if fresh else "a", encoding="utf-8")  # noqa: SIM115

@@ -225,6 +225,11 @@ def test_damaged_work_is_refused(tmp_path, finished) -> None:
     (tmp_path / "block_00001.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"block_00001.safetensors is damaged"):
         calibrate(tiny(), IDS, config(epochs=1), work=tmp_path, resume=True)
+    flipped = bytearray((finished / "block_00001.safetensors").read_bytes())
+    flipped[-9] ^= 1
+    (tmp_path / "block_00001.safetensors").write_bytes(flipped)
+    with pytest.raises(ValueError, match=r"block_00001.safetensors is damaged"):
+        calibrate(tiny(), IDS, config(epochs=1), work=tmp_path, resume=True)
     save_file({"x": torch.zeros(1)}, tmp_path / "block_00001.safetensors")
     with pytest.raises(ValueError, match="was calibrated with another"):
         calibrate(tiny(), IDS, config(epochs=1), work=tmp_path, resume=True)

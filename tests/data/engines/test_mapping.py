@@ -1,10 +1,12 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +212,34 @@ def test_ctrl_c_says_what_is_kept(tmp_path):
     assert map_records(tmp_path / "x.npy", tmp_path / "v.npy", np.copy, shard_records=3, resume=True).resumed == 6
 
 
+def test_a_shard_that_was_damaged_is_made_again(tmp_path):
+    source = lines(tmp_path / "r.jsonl", RECORDS)
+
+    def interrupted(done: int, total: int) -> None:
+        if done == 20:
+            raise KeyboardInterrupt
+
+    words = {"source": source, "function": summary(), "shard_records": 5}
+    map_records(out=tmp_path / "whole.npy", **words)
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        with pytest.raises(KeyboardInterrupt):
+            map_records(out=tmp_path / "v.npy", progress=interrupted, **words)
+        file = sorted((tmp_path / "v.npy.work").glob("0*"))[number % 8]
+        damaged = bytearray(file.read_bytes())
+        damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+        file.write_bytes(damaged if number < 16 else damaged[: len(damaged) // 2])
+        assert map_records(out=tmp_path / "v.npy", resume=True, **words).resumed == 15
+        assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        map_records(out=tmp_path / "v.npy", progress=interrupted, **words)
+    plan = tmp_path / "v.npy.work" / "plan.json"
+    for text in ("", "[]", "{}", plan.read_text().replace('"count": 5', '"count": 4', 1)):
+        plan.write_text(text)
+        with pytest.raises(DataError, match=r"plan.json is damaged|with another"):
+            map_records(out=tmp_path / "v.npy", resume=True, **words)
+
+
 def test_only_the_same_run_is_resumed(tmp_path):
     np.save(tmp_path / "x.npy", np.ones((9, 2)))
     run = {"source": tmp_path / "x.npy", "out": tmp_path / "v.npy"}
@@ -290,3 +320,48 @@ def test_without_ray_the_way_out_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"pip install 'linmap\[ray\]'"):
         map_records(tmp_path / "x.npy", tmp_path / "v.npy", np.copy, engine="ray")
+
+
+ENDLESS = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from linmap.data.engines import map_records
+def slow(rows):
+    time.sleep(0.3)
+    return rows * 2.0
+slow.fingerprint = "slow"
+map_records(sys.argv[1], sys.argv[2], slow, n_jobs=2, shard_records=5)
+"""
+
+
+@pytest.mark.slow
+def test_the_workers_of_a_killed_parent_end_and_write_nothing_more(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.arange(400.0).reshape(200, 2))
+    out, work = tmp_path / "v.npy", tmp_path / "v.npy.work"
+    words = [sys.executable, "-c", ENDLESS, str(tmp_path / "x.npy"), str(out)]
+    mark = f"LINMAP_TEST_RUN={out}"
+    parent = subprocess.Popen(words, env={**os.environ, "LINMAP_TEST_RUN": str(out)})
+    while len(list(work.glob("*.npy"))) < 4:
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    shutil.rmtree(work)
+    killed = time.monotonic()
+    while carriers(mark):
+        assert time.monotonic() < killed + 5, "workers outlive their parent"
+        time.sleep(0.02)
+    assert not work.exists(), "a late write made the work folder again"
+    done = map_records(tmp_path / "x.npy", out, lambda rows: rows * 2.0, shard_records=5)
+    assert (done.records, done.resumed) == (200, 0)
+    assert {path.name for path in tmp_path.iterdir()} == {"x.npy", "v.npy"}
+
+
+def carriers(mark: str) -> list[str]:
+    """Living processes with a variable in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark.encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found

@@ -1,6 +1,7 @@
 """Laws of all stores, against exact search over arrays."""
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from linmap.data.vectors import VectorFileWriter, VectorStore, fill, open_store
 from linmap.data.vectors.faiss_store import FaissStore
 from linmap.data.vectors.postgres_store import PostgresStore, column_type, index_statement, statements
 from linmap.errors import ArtifactError, DataError
+from linmap.processes import this_process
 
 FIELDS = {"old": 6, "new": 9}
 RNG = np.random.default_rng(0)
@@ -305,7 +307,13 @@ def test_a_writer_that_is_killed_leaves_whole_stores(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_flush_left_is_swept(tmp_path: Path) -> None:
-    names = (".store.99.partial.json", ".vector-000007.99.partial.npy", "vector-000007.json", "others.txt")
+    dead = this_process().replace(f"{os.getpid()}-", "99-", 1)
+    names = (
+        f".store.{dead}.0.partial.json",
+        f".vector-000007.{dead}.1.partial.npy",
+        "vector-000007.json",
+        "others.txt",
+    )
     with open_store(f"array:{tmp_path}", 6) as store:
         store.upsert(IDS, OLD)
         store.flush()
@@ -407,7 +415,8 @@ def test_half_a_file_of_the_same_generation_is_swept(tmp_path: Path) -> None:
         store.upsert(["x"], np.ones((1, 4), np.float32))
     current = {path.name for path in (tmp_path / "a").iterdir()}
     vectors = next(name for name in current if name.endswith(".npy"))
-    again = f".{vectors[:-10]}{int(vectors[-10:-4]) + 1:06d}.123.partial.npy"
+    dead = this_process().replace(f"{os.getpid()}-", "123-", 1)
+    again = f".{vectors[:-10]}{int(vectors[-10:-4]) + 1:06d}.{dead}.0.partial.npy"
     (tmp_path / "a" / again).touch()
     with open_store(f"array:{tmp_path / 'a'}") as store:
         store.upsert(["y"], np.ones((1, 4), np.float32))

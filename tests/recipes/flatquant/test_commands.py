@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from linmap.cli import main
 from linmap.compress.flatquant.linear import QuantizedLinear
+from linmap.processes import this_process
 from recipes.finetuning.tiny import save_encoder, save_llama, sums, write_jsonl
 
 TEXT = "".join(f"Line {i} of a text that is long enough, {i * i} times.\n" for i in range(60))
@@ -262,12 +263,12 @@ def test_the_rest_keeps_float32_where_it_is_asked_for(
 def test_what_a_killed_run_left_is_gone(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(here)
     out = tmp_path / "q"
-    left = [out / ".q.partial-abc" / "model.safetensors", out / "calibration" / ".block_00001.77.partial.safetensors"]
+    dead = this_process().replace(f"{os.getpid()}-", "77-", 1)
+    block = out / "calibration" / f".block_00001.{dead}.0.partial.safetensors"
+    left = [out / f".q.{dead}.0.partial" / "model.safetensors", block]
     for path in left:
         path.parent.mkdir(parents=True)
         path.touch()
-    for path in (*left, left[0].parent):
-        os.utime(path, (0, 0))
     assert main([*FIT.split(), "--out", str(out), "--resume"]) == 0
     assert not [path for path in out.rglob("*") if "partial" in path.name]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -26,12 +27,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from linmap.artifacts import atomic_path, remove_leftovers
+from linmap.artifacts import atomic_path
 from linmap.compress.architecture import block_paths
 from linmap.compress.flatquant.blockwise import BlockReport, TrainedBlock, calibrated_block
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.teacher import FLOAT16, BlockArguments, as_float32, in_float32, teacher_outputs
 from linmap.errors import ArgumentError
+from linmap.processes import end_with_parent, sweep
 
 LoadBlock = Callable[[int], nn.Module]
 """A block of the original model, by its number."""
@@ -118,7 +120,7 @@ def in_parallel(tasks: Iterator[Task], n_jobs: int, total: int) -> Iterator[tupl
                 yield number, block, trained
             return
         threads = max(1, torch.get_num_threads() // n_jobs)
-        executor = get_reusable_executor(n_jobs, initializer=torch.set_num_threads, initargs=(threads,))
+        executor = get_reusable_executor(n_jobs, initializer=begin_worker, initargs=(os.getpid(), threads))
         pending: dict[Future[TrainedBlock], tuple[int, nn.Module]] = {}
         try:
             exhausted = False
@@ -136,6 +138,12 @@ def in_parallel(tasks: Iterator[Task], n_jobs: int, total: int) -> Iterator[tupl
                     yield number, block, trained
         finally:
             executor.shutdown(kill_workers=True)
+
+
+def begin_worker(parent: int, threads: int) -> None:
+    """What a worker does first."""
+    end_with_parent(parent)
+    torch.set_num_threads(threads)
 
 
 @contextmanager
@@ -223,7 +231,7 @@ class WorkFolder:
         self.folder = None if folder is None else Path(folder)
         self.resume = resume
         if self.folder is not None:
-            remove_leftovers(self.folder, ".block_*.partial.safetensors")
+            sweep(self.folder)
         if self.folder is not None and not resume:
             for path in self.folder.glob("block_*.safetensors"):
                 path.unlink(missing_ok=True)
@@ -274,6 +282,8 @@ class WorkFolder:
                 f"{path} was calibrated with another model, text or config; give the same ones, another work folder, "
                 "or resume=False to start anew."
             )
+        if metadata.get("sum") not in (None, _sum(tensors, metadata["report"])):  # those of an older linmap have none
+            raise ArgumentError(f"{path} is damaged; delete it, and its block is calibrated again.")
         return TrainedBlock(tensors, BlockReport(**json.loads(metadata["report"]), resumed=True))
 
     def keep(self, number: int, block: nn.Module, trained: TrainedBlock) -> None:
@@ -282,8 +292,18 @@ class WorkFolder:
             return
         report = {name: getattr(trained.report, name) for name in ("losses", "stopped", "seconds")}
         metadata = {"fingerprint": self.fingerprint(block), "report": json.dumps(report)}
+        metadata["sum"] = _sum(trained.tensors, metadata["report"])
         with atomic_path(path) as partial:
             save_file({name: t.contiguous() for name, t in trained.tensors.items()}, partial, metadata)
+
+
+def _sum(tensors: dict[str, Tensor], report: str) -> str:
+    """A checksum of what is kept of a block."""
+    digest = hashlib.sha256(report.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
 
 
 def _bytes(tensor: Tensor) -> Any:

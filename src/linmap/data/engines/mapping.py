@@ -8,6 +8,7 @@ can be seen in the bytes; and a worker holds no more than one batch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -23,14 +24,16 @@ import numpy as np
 from linmap.artifacts import atomic_path, write_json
 from linmap.data.engines.naming import check_names
 from linmap.data.engines.shards import SUFFIXES, Batch, Names, Outcome, Shard, cut, read
-from linmap.data.locks import FolderLock
 from linmap.data.records import AS_THEY_ARE, Layout, files_of
 from linmap.errors import ArgumentError, DataError, Stopped
+from linmap.locks import sole
+from linmap.processes import check_parent, end_with_parent
 
 Engine = Literal["local", "ray"]
 Function = Callable[[Any], np.ndarray]
 PLAN = "plan.json"
-FORMAT = 2
+FORMAT = 3
+SUM = 32  # bytes of a checksum, behind the rows of a shard
 SHARD_RECORDS = 16_384
 BATCH = 1024
 
@@ -119,8 +122,7 @@ def map_records(
     for path in (out, work):
         if path.resolve().is_relative_to(Path(source).resolve()):
             raise DataError(f"{path} must not lie in {source}, which is read; write elsewhere.")
-    lock = FolderLock(work.parent, f".{work.name}.lock", work)
-    try:
+    with sole(out), sole(work, again=False):
         files = files_of(source, SUFFIXES[of])
         shards = _plan(files, work, function, shard_records, batch, of == "vectors", layout, resume)
         task = Task(function, work.resolve(), batch, layout)
@@ -129,14 +131,12 @@ def map_records(
             _check_names(shards, work, source)
         dim, dtype = _join(shards, work, out, writer or plain_npy, function, batch)
         shutil.rmtree(work)
-    finally:
-        lock.release()
     return Mapped(sum(shard.count for shard in shards), resumed, dim, dtype)
 
 
 def _map(shards: list[Shard], task: Task, engine: Engine, n_jobs: int, report: Callable[[int, int], None]) -> int:
     """All shards that are not there yet; how many records are there from a run before."""
-    todo = [shard for shard in shards if not _vectors_path(task.work, shard).exists()]
+    todo = [shard for shard in shards if not _is_whole(task.work, shard)]
     total = sum(shard.count for shard in shards)
     resumed = done = total - sum(shard.count for shard in todo)
     report(done, total)
@@ -180,7 +180,8 @@ class Task:
 
     def _write(self, shard: Shard) -> None:
         ids, origins, rows = [], [], 0
-        with atomic_path(_vectors_path(self.work, shard)) as partial:
+        # a work folder that is gone belongs to a run that was given up, and is not made again
+        with atomic_path(_vectors_path(self.work, shard), make=False) as partial:
             with open(partial, "wb") as file:
                 for names, batch in read(shard, self.batch, self.layout):
                     vectors = self._vectors(shard, rows, batch)
@@ -193,7 +194,12 @@ class Task:
             if rows != shard.count:
                 raise DataError(f"{shard.path} has changed while it was read; start again, without --resume.")
             if shard.named:
-                write_json(_ids_path(self.work, shard), {"ids": ids, "origins": "".join(origins)})
+                with atomic_path(_ids_path(self.work, shard), make=False) as names_file:
+                    names_file.write_text(json.dumps({"ids": ids, "origins": "".join(origins)}), encoding="utf-8")
+            digest = _digest(partial, self.work, shard)
+            with open(partial, "ab") as file:
+                file.write(digest)
+            check_parent()
 
     def _vectors(self, shard: Shard, before: int, batch: Batch) -> np.ndarray:
         """`function` of a batch; where it refuses one, of one record after the other, to name the one."""
@@ -236,7 +242,8 @@ def _in_processes(task: Task, todo: list[Shard], jobs: int) -> Iterator[Outcome]
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     run = os.urandom(8).hex()
-    parallel: Any = Parallel(jobs, return_as="generator_unordered")
+    end: dict[str, Any] = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
+    parallel: Any = Parallel(jobs, "loky", return_as="generator_unordered", **end)
     outcomes = parallel(delayed(_kept)(run, task, shard) for shard in todo)
     try:
         for outcome in outcomes:  # noqa: UP028  (a `yield from` would close it outside of what follows)
@@ -291,19 +298,57 @@ def _plan(
     if work.exists() and any(work.iterdir()) and not path.exists():
         raise DataError(f"{work} holds something else than a run of map_records; name another work folder.")
     if path.exists() and resume:
-        plan = json.loads(path.read_text(encoding="utf-8"))
+        plan = _read_plan(path)
         differ = [key for key, value in identity.items() if plan.get(key) != value]
         if differ:
             raise DataError(
                 f"{work} belongs to a run with another {', '.join(differ)}; start again without --resume, or name "
                 "another work folder."
             )
-        return [Shard(**shard) for shard in plan["shards"]]
+        return plan["shards"]
     if path.exists():
         shutil.rmtree(work)
     shards = cut(files, shard_records, vectors, layout)
-    write_json(path, identity | {"shards": [asdict(shard) for shard in shards]})
+    listed = [asdict(shard) for shard in shards]
+    write_json(path, identity | {"shards": listed, "sum": _sum(listed)})
     return shards
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        if plan.get("format") == FORMAT and plan["sum"] != _sum(plan["shards"]):
+            raise KeyError("sum")
+        return plan | {"shards": [Shard(**shard) for shard in plan["shards"]]}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise DataError(f"{path} is damaged; start again, without --resume.") from None
+
+
+def _sum(shards: list[dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
+
+
+def _is_whole(work: Path, shard: Shard) -> bool:
+    """Whether a shard is there as it was written; one that was damaged since is made again."""
+    path = _vectors_path(work, shard)
+    try:
+        with open(path, "rb") as file:
+            file.seek(-SUM, os.SEEK_END)
+            kept = file.read()
+        return kept == _digest(path, work, shard, path.stat().st_size - SUM)
+    except OSError:
+        return False
+
+
+def _digest(path: Path, work: Path, shard: Shard, size: int | None = None) -> bytes:
+    """Of the first bytes of a shard's file, or of all, and of its names."""
+    digest = hashlib.sha256(_ids_path(work, shard).read_bytes() if shard.named else b"")
+    left = path.stat().st_size if size is None else size
+    with open(path, "rb") as file:
+        while part := file.read(min(left, 1 << 20)):
+            digest.update(part)
+            left -= len(part)
+    return digest.digest()
 
 
 def _vectors_path(work: Path, shard: Shard) -> Path:

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from linmap.artifacts import atomic_path, write_json
-from linmap.data.locks import FolderLock
 from linmap.data.vectors.store import Hit, VectorStore, agreed_fields
 from linmap.errors import ArtifactError
+from linmap.locks import FolderLock
 from linmap.ownership import replacing
+from linmap.processes import sweep
 
 FORMAT = 1
 READS = 5  # of a store that others write meanwhile
@@ -200,7 +201,7 @@ class FolderStore(VectorStore):
 
     def _write(self) -> None:
         if not self._generation:
-            self._others = set(filter(self._own_name().fullmatch, (path.name for path in self.folder.iterdir())))
+            self._others = self._found_here()
         generation, entries = self._next_generation(), {}
         for name, index in self._indexes.items():
             stem = f"{name}-{generation:06d}"
@@ -215,6 +216,18 @@ class FolderStore(VectorStore):
         write_json(self.folder / "store.json", header)
         self._generation, self._changed = generation, False
         self._sweep({name for entry in entries.values() for name in (entry["index"], entry["ids"])})
+
+    def _found_here(self) -> set[str]:
+        """Files with such names that were in the folder before the store was made, and stay.
+
+        They are noted before the first flush, for one that is killed leaves files that do not.
+        """
+        path = self.folder / "store.json"
+        if path.is_file():
+            return set(json.loads(path.read_text("utf-8"))["others"])
+        others = set(filter(self._own_name().fullmatch, (path.name for path in self.folder.iterdir())))
+        write_json(path, {"format": FORMAT, "kind": self.kind, "generation": 0, "others": sorted(others)})
+        return others
 
     def _next_generation(self) -> int:
         """One for which no file is there already, such as one of the user's."""
@@ -232,15 +245,10 @@ class FolderStore(VectorStore):
     def _sweep(self, current: set[str]) -> None:
         """Delete the files of former flushes, and what a killed one left half-written; what was in the folder before
         the store was made stays."""
-        own, half = self._own_name(), re.compile(r"\.(.*)\.\d+\.partial(\..*)")
+        sweep(self.folder)
+        own = self._own_name()
         for path in self.folder.iterdir():
-            partial = half.fullmatch(path.name)
-            name = partial[1] + partial[2] if partial else path.name
-            if partial:  # of this flush too: another process may have been killed in the same generation
-                stale = name == "store.json" or own.fullmatch(name)
-            else:
-                stale = own.fullmatch(name) and name not in current | self._others
-            if stale:
+            if own.fullmatch(path.name) and path.name not in current | self._others:
                 path.unlink()
 
     def close(self) -> None:
@@ -256,7 +264,7 @@ def _there(path: Path) -> Path:
 
 
 def read_header(folder: Path) -> dict[str, Any] | None:
-    """`store.json`, if there is one.
+    """`store.json`, if there is one, and the first flush has come to its end.
 
     Raises
     ------
@@ -272,6 +280,6 @@ def read_header(folder: Path) -> dict[str, Any] | None:
             raise ArtifactError(
                 f"{path} has format {header['format']}, this linmap reads up to {FORMAT}; upgrade linmap."
             )
-        return header
+        return header if header["generation"] else None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} does not describe a store ({error!r}); fill a new one.") from None

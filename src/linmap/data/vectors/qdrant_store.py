@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from linmap.data.locks import BusyError
 from linmap.data.vectors.store import FIELD, DatabaseStore, Hit, agreed_fields
 from linmap.errors import DataError
+from linmap.locks import BusyError
 
 AT_ONCE = 1024  # points of one request
 DOT, COSINE = "Dot", "Cosine"  # Qdrant's names

@@ -1,7 +1,11 @@
 import gc
+import json
 import signal
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from linmap import locks
 from linmap.data.engines import map_records
-from linmap.data.locks import BusyError, FolderLock
 from linmap.data.vectors import VectorStore, open_store
 from linmap.errors import ArtifactError, DataError
+from linmap.locks import BusyError, FolderLock, sole
 from linmap.ownership import owner
+from linmap.processes import this_process
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from linmap.data.locks import FolderLock
+from linmap.locks import FolderLock
 lock = FolderLock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
@@ -48,6 +54,102 @@ def test_a_lock_that_nothing_refers_to_is_free_and_leaves_only_what_was_there(tm
     assert not (tmp_path / "new").exists()
     FolderLock(tmp_path).release()
     assert tmp_path.exists()
+
+
+SOLE = """
+import sys, time
+from linmap.locks import sole
+with sole(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_one_owner_of_a_place(tmp_path: Path) -> None:
+    """While one process has it another is refused, or waits; nothing of the lock is left."""
+    out = tmp_path / "fit"
+    with subprocess.Popen(
+        [sys.executable, "-c", SOLE, str(out)], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        refused = rf"writing in {out} \(process {holder.pid} on .*, since .*\); wait until .*, or name another place"
+        with pytest.raises(BusyError, match=refused), sole(out):
+            pass
+        with sole(tmp_path / "other"):
+            pass
+        thread = threading.Timer(0.1, lambda: holder.communicate("go on"))
+        thread.start()
+        with sole(out, wait=True):
+            assert holder.poll() is not None or not out.exists()
+        thread.join()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_owns_a_place_may_ask_for_it_again_and_another_thread_may_not(tmp_path: Path) -> None:
+    with sole(tmp_path / "x"), sole(tmp_path / "x"):
+        with sole(tmp_path / "a" / ".." / "x"):
+            pass
+        with ThreadPoolExecutor() as pool, pytest.raises(BusyError):
+            pool.submit(enter, tmp_path / "x").result()
+    with sole(tmp_path / "x"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def enter(path: Path) -> None:
+    with sole(path):
+        pass
+
+
+@pytest.mark.parametrize("path", [None, "/dev/null"])
+def test_nobody_owns_a_device(path: str | None) -> None:
+    with ThreadPoolExecutor() as pool, sole(path):
+        pool.submit(enter, path).result()
+
+
+def test_one_of_several_processes_asks_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sole(tmp_path / "x"):
+        monkeypatch.setenv("RANK", "1")
+        with ThreadPoolExecutor() as pool:
+            pool.submit(enter, tmp_path / "x").result()
+
+
+@pytest.mark.parametrize("of", ["the dead", "the living", "another machine", "nobody"])
+def test_where_the_file_system_has_no_locks_the_file_is_the_lock(
+    of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "fcntl", None)
+    name = this_process()
+    who = {"the dead": name.replace("-", "0-", 1), "the living": name, "another machine": name[:-6] + "000000"}
+    holder = {"pid": 7, "host": "far", "since": "then", "process": who.get(of)}
+    (tmp_path / ".x.lock").write_text("" if of == "nobody" else json.dumps(holder))
+    if of in ("the dead", "nobody"):
+        with sole(tmp_path / "x"):
+            assert json.loads((tmp_path / ".x.lock").read_text())["process"] == name
+        assert list(tmp_path.iterdir()) == []
+    else:
+        advice = "if that machine is gone, delete .*lock" if of == "another machine" else "until it has ended, or"
+        with pytest.raises(BusyError, match=rf"process 7 on far, since then.*{advice}"), sole(tmp_path / "x"):
+            pass
+        assert (tmp_path / ".x.lock").exists()
+
+
+def test_of_many_processes_that_want_a_place_one_has_it(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", SOLE, str(tmp_path / "x")]
+    (tmp_path / ".x.lock").write_text(json.dumps({"process": this_process().replace("-", "0-", 1)}))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    several = [subprocess.Popen(words, **pipes) for _ in range(3)]
+    owner, end = None, time.monotonic() + 60
+    while owner is None and time.monotonic() < end:
+        owner = next(
+            (one for one in several if one.poll() is None and all(o.poll() for o in several if o != one)), None
+        )
+    assert owner is not None
+    said = owner.communicate("go on")[0]
+    assert said == "held\n"
+    assert all("BusyError" in one.communicate()[1] for one in several if one is not owner)
+    assert list(tmp_path.iterdir()) == []
 
 
 KINDS = ["array", "faiss", "usearch"]

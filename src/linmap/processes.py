@@ -1,0 +1,133 @@
+"""Processes as others meet them: how one is told from another, whether it still lives, what one that was
+killed leaves half written, and workers that end with their parent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import platform
+import re
+import shutil
+import signal
+import threading
+import time
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
+"""Where launchers say which of several processes this is."""
+ENDS_WITH = "LINMAP_ENDS_WITH"
+"""Environment variable: the pid of the program that started a command, and with which the command ends."""
+LOOK_EVERY = 0.25  # seconds between two looks at whether the parent lives
+PARTIAL = re.compile(r"\..*\.(\d+-[0-9a-f]+-[0-9a-f]{6})\.\d+\.partial(?:\.[^.]*)?")
+NAMED = 40  # letters of a name that its half-written file shows: file systems take 255 bytes in all
+A_DAY = 86_400.0
+_numbers = itertools.count()
+_workers_of: int | None = None
+
+
+def is_first() -> bool:
+    """Whether this process speaks and writes for all that `accelerate launch`, `torchrun` or `mpirun` started."""
+    return next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"
+
+
+def this_process() -> str:
+    """A name for this process, as a part of a file's name: its pid, when it began, and its machine.
+
+    Pids are given again after a while, and every container counts its own: the second and the third part say which.
+    """
+    return f"{os.getpid()}-{_start(os.getpid()):x}-{machine()}"
+
+
+def lives(name: str) -> bool | None:
+    """Whether the process of a name from `this_process` still runs; None if it is one of another machine."""
+    pid, start, where = name.split("-")
+    if where != machine():
+        return None
+    if int(start, 16):
+        return _start(int(pid)) == int(start, 16)
+    with suppress(PermissionError):  # of another user
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return False
+    return True
+
+
+@cache
+def machine() -> str:
+    """Six letters for this machine; two containers of one machine, which do not see each other's pids, have others."""
+    space = ""
+    with suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:6]
+
+
+def _start(pid: int) -> int:
+    """When a process began, in ticks of the kernel's clock; 0 where there is no such process, or no /proc."""
+    with suppress(OSError, ValueError, IndexError):
+        # the second word is the program's name in brackets, which may hold spaces and brackets
+        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
+    return 0
+
+
+def partial_name(path: Path) -> str:
+    """What a file or folder is called until it is whole: no two writers choose the same, and all know whose it is."""
+    return f".{path.stem[:NAMED]}.{this_process()}.{next(_numbers)}.partial{path.suffix}"
+
+
+def sweep(folder: Path) -> None:
+    """Delete what processes that have ended left half written in a folder.
+
+    Of those of other machines nobody knows here whether they have ended: what they left goes after a day.
+    """
+    for path in folder.glob(".*.partial*"):
+        if (found := PARTIAL.fullmatch(path.name)) is None:
+            continue
+        with suppress(FileNotFoundError):
+            there = lives(found[1])
+            if there or (there is None and path.stat().st_mtime > time.time() - A_DAY):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+
+
+def end_with_parent(pid: int, first: signal.Signals | None = None, patience: float = 0.0) -> None:
+    """This process, a child of `pid`, ends when that does, however that ends: at most half a second later.
+
+    A thread looks at whose child this is. (Linux can send a signal instead, but at the end of the *thread* that
+    started the child, and pools start theirs from threads that come and go.)
+
+    Parameters
+    ----------
+    pid
+        Of the parent.
+    first
+        A signal that this process gets first, to keep what it has done.
+    patience
+        Seconds that it then has.
+    """
+    global _workers_of
+    _workers_of = pid
+
+    def watch() -> None:
+        while os.getppid() == pid:
+            time.sleep(LOOK_EVERY)
+        if first is not None:
+            os.kill(os.getpid(), first)
+            time.sleep(patience)
+        os._exit(1)
+
+    if hasattr(os, "fork"):  # elsewhere a child keeps the number of a parent that has ended
+        threading.Thread(target=watch, name="linmap-parent", daemon=True).start()
+
+
+def check_parent() -> None:
+    """End at once if this is a worker whose parent has ended: what it would write now belongs to nobody."""
+    if _workers_of is not None and hasattr(os, "fork") and os.getppid() != _workers_of:
+        os._exit(1)

@@ -1,0 +1,217 @@
+"""Real commands, killed at random points, resumed, and compared with one that ran through.
+
+A command runs in a process of its own. It is killed at the n-th change that it makes on the disk (which finds every
+gap between two writes), or after a part of the time that it takes (which finds what lies between).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from fresh import Fresh
+
+CHANGES = ("rename", "replace", "fsync", "mkdir", "unlink")
+TIMED = {"seconds", "command", "versions", "speed", "created", "made", "mtime"}
+"""What differs between two runs of one command."""
+SHOWN = {".svg", ".html", ".md", ".png"}
+"""Files that are made of the others, and may show how long something took."""
+SIGNALS = {"kill": [signal.SIGKILL], "term": [signal.SIGTERM], "int": [signal.SIGINT], "int twice": [signal.SIGINT] * 2}
+MARK = "LINMAP_TEST_RUN"
+"""Environment variable by which the workers of a command are found."""
+WORKERS_END = 10.0
+"""Seconds in which they must, on a machine that is busy."""
+PROGRAM = "from faults.harness import command\ncommand(*__import__('json').loads(__import__('sys').argv[1]))"
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is run and killed."""
+
+    words: list[str]
+    """What follows `linmap`; paths are relative to a folder of the run."""
+    resume: tuple[str, ...] = ("--resume",)
+    """What is added to go on."""
+    entry: str = "linmap.cli:main"
+    forked: bool = False
+    """As a fork of the tests' process, which has imported everything: not for what starts workers."""
+    outcome: Callable[[Path], dict[str, Any]] | None = None
+    """What is compared, where the bytes of the files may tell how often it was begun."""
+
+
+def command(place: str, mark: str, at: int, signals: list[int], entry: str, words: list[str]) -> None:
+    """In the process of a command: run it, and send it signals at its n-th change on the disk."""
+    os.chdir(place)
+    os.environ[MARK] = mark
+    count = 0
+
+    def counted(call: Callable) -> Callable:
+        def counting(*args: Any, **named: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == at:
+                for number in signals:
+                    os.kill(os.getpid(), number)
+            return call(*args, **named)
+
+        return counting
+
+    for name in CHANGES:
+        setattr(os, name, counted(getattr(os, name)))
+    module, _, function = entry.partition(":")
+    code = getattr(importlib.import_module(module), function)(words)
+    with open(Path(place).with_suffix(".count"), "w") as file:
+        file.write(str(count))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class Started:
+    """A command that has been started."""
+
+    def __init__(self, what: Command, place: Path, words: Sequence[str], at: int = 0, kill: str = "kill") -> None:
+        self.mark = uuid.uuid4().hex
+        given = (str(place), self.mark, at, [int(one) for one in SIGNALS[kill]], what.entry, list(words))
+        if what.forked:
+            self.fresh = None
+            self.process: BaseProcess = multiprocessing.get_context("fork").Process(target=_quiet, args=given)
+            self.process.start()
+        else:
+            self.fresh = Fresh(PROGRAM, json.dumps(given), environment={MARK: self.mark})
+            self.process = self.fresh.process
+
+    def send(self, kill: str) -> None:
+        assert self.process.pid is not None
+        for number in SIGNALS[kill]:
+            if self.process.is_alive():
+                os.kill(self.process.pid, number)
+                time.sleep(0.01)
+
+    def code(self, timeout: float = 600) -> int:
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, "it hangs"
+        return self.process.exitcode
+
+    def said(self) -> str:
+        return "" if self.fresh is None else self.fresh.stderr[-2000:]
+
+    def workers_ended(self) -> float:
+        """Seconds until no process of the command is left."""
+        start = time.monotonic()
+        while (left := _marked(self.mark)) and time.monotonic() < start + WORKERS_END:
+            time.sleep(0.05)
+        assert not left, f"workers outlive their parent: {left}"
+        return time.monotonic() - start
+
+
+def _quiet(*given: Any) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+    command(*given)
+
+
+def _marked(mark: str) -> list[int]:
+    """Living processes that carry the mark; those that have ended and wait to be reaped do not count."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+@dataclass
+class Tally:
+    """What came of it."""
+
+    kills: int = 0
+    in_time: int = 0
+    """Kills that met the command at work."""
+    identical: int = 0
+    leftovers: list[str] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)
+    slowest_end: float = 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} runs, {self.in_time} killed at work, {self.identical} identical, "
+            f"{len(self.leftovers)} with leftovers, workers ended in {self.slowest_end:.2f} s"
+        )
+
+
+def killed_anywhere(what: Command, folder: Path, points: int, seed: int = 0) -> Tally:
+    """Kill the command at so many points, each time from the beginning, resume it, and compare."""
+    whole = folder / "whole"
+    whole.mkdir()
+    begun = time.monotonic()
+    run = Started(what, whole, what.words)
+    assert run.code() == 0, run.said()
+    took, changes = time.monotonic() - begun, int(whole.with_suffix(".count").read_text())
+    outcome = what.outcome or contents
+    expected, draw, tally = outcome(whole), random.Random(seed), Tally()
+    for number in range(points):
+        place = folder / f"{number}"
+        place.mkdir()
+        kill = list(SIGNALS)[number % len(SIGNALS)]
+        at = draw.randint(1, changes) if number % 3 else 0
+        run = Started(what, place, what.words, at, kill)
+        if not at:
+            time.sleep(draw.uniform(0, took))
+            run.send(kill)
+        code, point = run.code(), f"{kill} at {f'change {at}' if at else 'a moment'}"
+        assert code in (0, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT), f"{point}: {code}, {run.said()}"
+        tally.kills, tally.in_time = tally.kills + 1, tally.in_time + (code != 0)
+        tally.slowest_end = max(tally.slowest_end, run.workers_ended())
+        again = Started(what, place, [*what.words, *what.resume])
+        assert again.code() == 0, f"{point}, resumed: {again.said()}"
+        found = outcome(place)
+        if extra := sorted(found.keys() - expected.keys()):
+            tally.leftovers.append(f"{point}: {extra}")
+        if other := sorted(name for name in expected if found.get(name) != expected[name]):
+            tally.different.append(f"{point}: {other}")
+        tally.identical += not other
+        shutil.rmtree(place)
+    return tally
+
+
+def contents(place: Path) -> dict[str, Any]:
+    """All files, by name: bytes, JSON without what differs between two runs, None where a picture is enough."""
+    found: dict[str, Any] = {}
+    for path in sorted(place.rglob("*")):
+        name = str(path.relative_to(place))
+        if path.is_dir():
+            continue
+        if path.suffix in SHOWN:
+            found[name] = None
+        elif path.suffix == ".json":
+            found[name] = untimed(json.loads(path.read_text()))
+        elif path.suffix == ".jsonl":
+            found[name] = [untimed(json.loads(line)) for line in path.read_text().splitlines()]
+        elif path.name == "SHA256SUMS":  # of files with times in them
+            found[name] = None
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+def untimed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: untimed(item) for key, item in value.items() if not TIMED & set(key.split("_"))}
+    return [untimed(item) for item in value] if isinstance(value, list) else value

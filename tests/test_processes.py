@@ -1,0 +1,122 @@
+"""Who lives, what the dead left, and workers that end with their parent."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from linmap import processes
+from linmap.artifacts import atomic_path, staged, write_text
+from linmap.processes import is_first, lives, partial_name, sweep, this_process
+
+WORKER = """
+import os, sys, time
+from linmap.processes import check_parent, end_with_parent
+end_with_parent(os.getppid())
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+PARENT = f"""
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {WORKER!r}])
+time.sleep(60)
+"""
+
+
+def ended() -> str:
+    """The name of a process of this machine that has ended."""
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+        return this_process().replace(f"{os.getpid()}-", f"{process.pid}-", 1)
+
+
+def wait_for_end(pid: int, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_worker_ends_with_its_killed_parent() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.kill()
+        assert wait_for_end(worker, 10 * processes.LOOK_EVERY)
+
+
+def test_who_lives() -> None:
+    assert lives(this_process())
+    assert lives(ended()) is False
+    pid, start, machine = this_process().split("-")
+    assert lives(f"{pid}-{int(start, 16) + 1:x}-{machine}") is False, "a pid that was given again"
+    assert lives(f"{pid}-{start}-{'0' * 6}") is None
+
+
+def test_the_next_run_sweeps_what_the_dead_left_and_nothing_else(tmp_path: Path) -> None:
+    stranger = this_process()[:-6] + "000000"
+    left = [f".model.{ended()}.{n}.partial{suffix}" for n, suffix in enumerate((".safetensors", "", ".npy"))]
+    old = f".old.{stranger}.0.partial.csv"
+    stays = [f".model.{this_process()}.0.partial.npy", f".new.{stranger}.0.partial.csv", ".x.12.partial.csv", "a.csv"]
+    for name in (*left, old, *stays):
+        (tmp_path / name).touch()
+    (tmp_path / left[1]).unlink()
+    (tmp_path / left[1] / "deep").mkdir(parents=True)
+    os.utime(tmp_path / old, (0, 0))
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*stays}
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x", "x" * 240 + ".csv", "ä" * 120, "a.b.c", ".hidden"])
+def test_every_name_of_a_half_written_file_is_known_again(name: str, tmp_path: Path, monkeypatch) -> None:
+    partial = partial_name(Path(name))
+    assert partial != partial_name(Path(name))
+    assert Path(partial).suffix == (Path(name).suffix or ".partial")
+    (tmp_path / partial).touch()
+    monkeypatch.setattr(processes, "lives", lambda name: False)
+    sweep(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_first_write_into_a_folder_sweeps_it(tmp_path: Path) -> None:
+    for name, write in {
+        "atomic": lambda folder: write_text(folder / "x.txt", "x"),
+        "staged": lambda folder: stage(folder, whole=False),
+        "whole": lambda folder: stage(folder / "deep", whole=True),
+    }.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / f".x.{ended()}.0.partial.txt").touch()
+        write(folder)
+        assert not list(folder.glob(".*"))
+
+
+def stage(folder: Path, whole: bool) -> None:
+    with staged(folder, whole) as partial:
+        (partial / "x").touch()
+
+
+def test_a_late_write_makes_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "gone" / "x.npy", make=False) as partial:
+        partial.touch()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [({}, True), ({"RANK": "0"}, True), ({"RANK": "1"}, False), ({"OMPI_COMM_WORLD_RANK": "2"}, False)],
+)
+def test_one_of_several_processes_speaks_for_all(variables, first, monkeypatch) -> None:
+    for name in processes.RANKS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_first() == first
