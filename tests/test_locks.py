@@ -97,7 +97,7 @@ def test_who_owns_a_place_may_ask_for_it_again_and_another_thread_may_not(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def enter(path: Path) -> None:
+def enter(path: Path | str | None) -> None:
     with sole(path):
         pass
 
