@@ -1,0 +1,67 @@
+"""A second command on one --out is refused in one line that says who owns it, whatever its verb."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from linmap import cli
+from linmap.cli import main
+from linmap.locks import sole
+from linmap.ownership import owner
+from linmap.processes import ENDS_WITH
+
+
+@contextmanager
+def owned_by_another(path: Path) -> Iterator[None]:
+    """As by another process: a thread holds it."""
+    has, ended = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with owner("fit hippo"), sole(path):
+            has.set()
+            ended.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert has.wait(60)
+    yield
+    ended.set()
+    thread.join()
+
+
+VERBS = ["fit bt2 --data pairs.npz", "compare bt2 --data pairs.npz", "apply mbat --data records.jsonl", "tour bt2"]
+
+
+@pytest.mark.parametrize("words", VERBS)
+def test_the_second_on_one_out_is_refused(words: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("pairs.npz", old=np.ones((4, 3)), new=np.ones((4, 3)))
+    Path("records.jsonl").write_text('{"a": 1}\n')
+    before = set(tmp_path.iterdir())
+    with owned_by_another(tmp_path / "out"):
+        assert main([*words.replace("tour ", "tour --systems ").split(), "--out", "out"]) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+        assert f"another program is writing in {tmp_path}/out (`linmap fit hippo`, process {os.getpid()} on " in said[0]
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_sigterm_is_as_control_c_and_handlers_are_restored(monkeypatch, capsys) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+    def terminated(words: list[str]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setitem(cli.VERBS, "list", (terminated, ""))
+    assert main(["list"]) == 130
+    assert capsys.readouterr().err.startswith("linmap: stopped")
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert ENDS_WITH not in os.environ
