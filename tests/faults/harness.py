@@ -25,7 +25,7 @@ from typing import Any
 from fresh import Fresh
 
 CHANGES = ("rename", "replace", "fsync", "mkdir", "unlink")
-TIMED = {"seconds", "command", "versions", "speed", "created", "made", "mtime"}
+TIMED = {"seconds", "command", "versions", "speed", "created", "made", "mtime", "metrics_bytes"}
 """What differs between two runs of one command."""
 SHOWN = {".svg", ".html", ".md", ".png"}
 """Files that are made of the others, and may show how long something took."""
@@ -213,5 +213,6 @@ def contents(place: Path) -> dict[str, Any]:
 
 def untimed(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: untimed(item) for key, item in value.items() if not TIMED & set(key.split("_"))}
+        same = {key: item for key, item in value.items() if not TIMED & {key, *key.split("_")}}
+        return {key: untimed(item) for key, item in same.items()}
     return [untimed(item) for item in value] if isinstance(value, list) else value
