@@ -338,3 +338,26 @@ def test_a_forecast_is_that_of_the_command_and_stands_inside_its_intervals(brows
         assert (np.array(one["values"]) < high80).all()
         assert (np.array(high80) <= high95).all()
     assert browser("POST", f"/runs/{job.id}/view", json={"series": 2}).status_code == 400
+
+
+@pytest.mark.slow
+def test_a_backtest_is_shown_beside_what_came(browser):
+    import pandas as pd
+
+    from linmap.data.timeseries import load_time_series
+    from linmap.sequence.olinear import OLinearForecaster, backtest
+
+    job = job_of(browser, "apply", "olinear", ["--data=../input/table.csv", "--backtest=3", "--seed=0"])
+    values = np.random.default_rng(1).normal(size=130).cumsum()
+    path = job.folder / "input" / "table.csv"
+    pd.DataFrame({"day": pd.date_range("2026-01-01", periods=130), "a": values}).to_csv(path, index=False)
+    series = load_time_series(path)
+    forecaster = OLinearForecaster(h=4, lookback=16, d_model=8, embed=2, epochs=1).fit(series.rows(0, 110))
+    forecaster.save(job.folder / "model")
+    first, expected = asked(browser, job, {}), backtest(forecaster, series, n_windows=3)
+    assert [one["from"] for one in first["forecasts"]] == [118, 122, 126]
+    for one, forecast in zip(first["forecasts"], expected.forecasts, strict=True):
+        assert one["values"] == pytest.approx(forecast[:, 0].tolist())
+        assert one["ends"] == {}
+    assert first["observed"] == pytest.approx(values.tolist())
+    assert len(first["times"]) == 130
