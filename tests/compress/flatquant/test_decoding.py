@@ -56,18 +56,24 @@ def model(shared: Any) -> Any:
 
 
 @contextmanager
-def steps(monkeypatch: pytest.MonkeyPatch, allowed: bool = True) -> Iterator[list[bool]]:
-    """Which calls of blocks were native; none where they are not allowed."""
+def steps(monkeypatch: pytest.MonkeyPatch, allowed: bool = True, whole: bool = True) -> Iterator[list[bool]]:
+    """Which calls of blocks were native, alone or all of a decoder at once; none where they are not allowed."""
     taken: list[bool] = []
-    step = decoding.step
+    step, decoder_step = decoding.step, decoding.decoder_step
 
     def watched(*args: Any) -> Any:
         y = step(*args) if allowed else None
         taken.append(y is not None)
         return y
 
+    def watched_decoder(decoder: Any, *args: Any) -> Any:
+        y = decoder_step(decoder, *args) if allowed and whole else None
+        taken.extend([True] * (0 if y is None else len(decoder.layers)))
+        return y
+
     with monkeypatch.context() as patch:
         patch.setattr(decoding, "step", watched)
+        patch.setattr(decoding, "decoder_step", watched_decoder)
         yield taken
 
 
@@ -198,6 +204,90 @@ def test_padding_that_sees_nothing_changes_no_other_token(shared: Any, monkeypat
     mask[0, :3] = 0
     found, expected = both(monkeypatch, lambda: continued(shared, DynamicCache(config=shared.config), ids, mask).logits)
     torch.testing.assert_close(found[mask > 0], expected[mask > 0], rtol=1e-5, atol=1e-5)
+
+
+# -- a whole decoder ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_a_token_is_one_call(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls, native = quantised(tiny(family)), [], decoding._native
+
+    def recorded(library: Any) -> Any:
+        calls.append(library)
+        return native(library)
+
+    monkeypatch.setattr(decoding, "_native", recorded)
+    ids = tokens(2, 9)
+    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False)
+    assert len(calls) == 4  # the first token comes with the prompt
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_blocks_alone_compute_what_they_compute_together(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In half precision, too: what lies between two blocks is then rounded, and hardly differs."""
+    model = in_format(quantised(tiny(), k_bits=8, v_bits=8, w_bits=8, a_bits=16), dtype)
+    cache, ids = begun(model, 2), tokens(2, 3, 1)
+    together = continued(model, copy.deepcopy(cache), ids).logits
+    with steps(monkeypatch, whole=False) as taken:
+        alone = continued(model, copy.deepcopy(cache), ids).logits
+    assert taken == [True, True]
+    exact = dtype is torch.float32
+    assert together.dtype == alone.dtype == dtype
+    torch.testing.assert_close(together, alone, rtol=1e-5 if exact else 0, atol=1e-5 if exact else 0.1)
+
+
+def heard_embedding(model: Any) -> None:
+    model.model.embed_tokens.register_forward_hook(lambda module, args, y: 2 * y)
+
+
+def heard_last_norm(model: Any) -> None:
+    model.model.norm.register_forward_hook(lambda module, args, y: 2 * y)
+
+
+def heard_block(model: Any) -> None:
+    model.model.layers[1].register_forward_hook(lambda module, args, y: y.flip(-1))
+
+
+def turned_otherwise(model: Any) -> None:
+    model.model.rotary_emb.forward = lambda x, position_ids: (torch.ones(1, 1, 6), torch.zeros(1, 1, 6))
+
+
+def fewer_blocks(model: Any) -> None:
+    model.config.num_hidden_layers = 1
+
+
+def blocks_in_another_order(model: Any) -> None:
+    model.model.layers = nn.ModuleList([model.model.layers[1], model.model.layers[0]])
+
+
+def own_decoder(model: Any) -> None:
+    forward = model.model.forward
+    model.model.forward = lambda *args, **kwargs: forward(*args, **kwargs | {"position_ids": torch.tensor([[3]])})
+
+
+def changed_last_norm(model: Any) -> None:
+    model.model.norm.weight.data = model.model.norm.weight.data * 2
+
+
+OF_DECODERS = [
+    heard_embedding, heard_last_norm, heard_block, turned_otherwise, fewer_blocks, blocks_in_another_order,
+    own_decoder, changed_last_norm,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", OF_DECODERS, ids=lambda change: change.__name__)
+def test_changes_of_a_decoder_are_seen(change: Any, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def logits() -> Tensor:
+        return continued(model, copy.deepcopy(cache), tokens(1, 1, 1)).logits
+
+    cache = begun(model)
+    before = logits()
+    change(model)
+    after = logits()
+    with steps(monkeypatch, allowed=False):
+        torch.testing.assert_close(after, logits(), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(before, after, atol=1e-3)
 
 
 # -- the cache ---------------------------------------------------------------------------------------------------------

@@ -1,18 +1,21 @@
-"""A quantised block for few tokens as one native call, where that is possible; every other call as it always was.
+"""A quantised decoder for few tokens as one native call, where that is possible; every other call as it always was.
 
 A decoder spends a generated token in some twenty modules of each block, most of the time not in arithmetic. `decodable`
-gives a block another `forward`, which looks whether this call can be computed by `native/block.cpp`: few tokens, on a
-CPU, no gradient wanted, a growing cache of codes, a block of a known structure (`llama`), and nobody who
-listens inside. If not, the block's own `forward` is called. Both ways read and write the same cache and the same
-tensors, so that they can take turns; nothing is kept of a block but what it was made of, which is checked at each call.
-In a model of half precision a block computes in float32 from its input to its output.
+gives a decoder, and each of its blocks, another `forward`, which looks whether this call can be computed by
+`native/block.cpp`: few tokens, on a CPU, no gradient wanted, a growing cache of codes, a known structure (`llama`), and
+nobody who listens inside. A decoder calls all its blocks and the norm behind them at once; where it cannot, for
+a block that is not quantised or has a hook, the others are called one by one; else a module's own `forward` is called.
+All ways read and write the same cache and the same tensors, so that they can take turns; nothing is kept of a block but
+what it was made of, which is checked at each call. In a model of half precision native calls compute in float32 from
+their input to their output.
 """
 
 from __future__ import annotations
 
 import ctypes
 import struct
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from typing import Any, cast
 
 import torch
@@ -20,16 +23,31 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._device import DeviceContext
 from transformers.cache_utils import DynamicCache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import output_capturing
 
 from linmap.compress.flatquant.attention import PackedLayer, TokenQuantizer, Tokens, packs
-from linmap.compress.flatquant.llama import HALVES, Block, Facts, Other, described
+from linmap.compress.flatquant.llama import (
+    HALVES,
+    Block,
+    Described,
+    Facts,
+    Norm,
+    Other,
+    Stack,
+    described,
+    described_decoder,
+)
 from linmap.compress.flatquant.native import choice
 
 FLOATS = (torch.float32, *HALVES)
 MOST_TOKENS = 16  # of all sequences together; with more, the ordinary way does as well
 KNOWN = frozenset(
     ("attention_mask", "position_ids", "past_key_values", "use_cache", "position_embeddings", "cache_position")
+)
+KNOWN_OF_DECODER = frozenset(
+    ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "use_cache")
 )
 SPLIT = 1 << 18  # products of a step that one thread computes faster than two start
 NO_MASK, BOOLEAN, ADDED = range(3)
@@ -38,54 +56,80 @@ STEP = struct.Struct("14q 11q 11q")
 
 @lru_cache(maxsize=8)
 def _native(library: ctypes.CDLL) -> Any:
-    call = library.linmap_block_step
-    call.argtypes, call.restype = (ctypes.c_void_p, ctypes.c_char_p), ctypes.c_int64
+    call = library.linmap_stack_step
+    call.argtypes, call.restype = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p), ctypes.c_int64
     return call
 
 
 class Structure:
-    """A block as `native/block.cpp` takes it, or None, with the facts that this rests on."""
+    """Blocks as `native/block.cpp` takes them, or None, with the facts that this rests on.
 
-    def __init__(self, block: nn.Module, base: type[nn.Module]) -> None:
+    Parameters
+    ----------
+    describe
+        Gives the blocks, one behind the other, and the norm behind them.
+    """
+
+    def __init__(self, describe: Callable[[Facts], tuple[list[Described], Norm]]) -> None:
         self.facts = Facts()
-        self.block: Block | None = None
+        self.blocks: list[Block] | None = None
         try:
-            self.block, self.attention, self.name = described(block, base, self.facts)
+            found, norm = describe(self.facts)
+            self.layer_idx = [self.facts.attribute(block.attention, "layer_idx") for block in found]
         except (Other, AttributeError, TypeError):  # none that can be read is none that is known
             return
-        self.address = ctypes.addressof(self.block)
-        transform: Any = self.attention.cache_transform
-        self.quantizers: tuple[TokenQuantizer, TokenQuantizer] = transform.quantizer("k"), transform.quantizer("v")
-        self.layer_idx: int = self.facts.attribute(self.attention, "layer_idx")
-        sizes = (self.block.q, self.block.o, self.block.gate, self.block.up, self.block.down_projection)
-        self.work = sum(linear.weight.rows * linear.weight.cols for linear in sizes)
+        self.blocks, self.name = [block.block for block in found], found[0].name
+        transforms: list[Any] = [block.attention.cache_transform for block in found]
+        self.quantizers = [(transform.quantizer("k"), transform.quantizer("v")) for transform in transforms]
+        self.work = sum(_products(block) for block in self.blocks)
+        self.store = struct.Struct(f"{22 * len(found)}q")
+        places = (ctypes.c_void_p * len(found))(*map(ctypes.addressof, self.blocks))
+        halves = self.facts.halves()
+        self.stack = Stack(places, len(found), norm, halves, len(halves))
+        self.address = ctypes.addressof(self.stack)
+
+    def stale(self) -> bool:
+        return not self.facts.hold()
+
+    def listened(self) -> bool:
+        """Whether Transformers collects what is inside."""
+        return self.facts.captures and bool(output_capturing._active_collector.get())
 
 
-def decodable(block: nn.Module) -> nn.Module:
-    """The same block, of a class that differs in `forward` only."""
-    block.__class__ = _class(type(block))
-    cast(Any, block).structure = None
-    return block
+def _products(block: Block) -> int:
+    linears = (block.q, block.o, block.gate, block.up, block.down_projection)
+    return sum(linear.weight.rows * linear.weight.cols for linear in linears)
+
+
+# -- modules that look for the native way ------------------------------------------------------------------------------
+
+
+def decodable(module: nn.Module, of: str = "block") -> nn.Module:
+    """The same block, or decoder, of a class that differs in `forward` only."""
+    module.__class__ = _class(type(module), of)
+    cast(Any, module).structure = None
+    return module
 
 
 @lru_cache(maxsize=64)
-def _class(base: type[nn.Module]) -> type[nn.Module]:
+def _class(base: type[nn.Module], of: str) -> type[nn.Module]:
+    @wraps(base.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not torch.compiler.is_compiling():
-            y = step(self, base, args, kwargs)
+            y = (step if of == "block" else decoder_step)(self, base, args, kwargs)
             if y is not None:
                 return y
         return base.forward(self, *args, **kwargs)
 
     def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
-        return _empty, (base,), vars(self) | {"structure": None}
+        return _empty, (base, of), vars(self) | {"structure": None}
 
     names = {"forward": forward, "__reduce_ex__": reduce, "__module__": base.__module__, "__doc__": base.__doc__}
     return type(base.__name__, (base,), names | {"__qualname__": base.__qualname__})
 
 
-def _empty(base: type[nn.Module]) -> nn.Module:
-    kind = _class(base)
+def _empty(base: type[nn.Module], of: str) -> nn.Module:
+    kind = _class(base, of)
     return kind.__new__(kind)
 
 
@@ -94,38 +138,81 @@ def step(block: Any, base: type[nn.Module], args: tuple[Any, ...], kwargs: dict[
     if len(args) != 1 or not KNOWN.issuperset(kwargs):
         return None
     x, cache = args[0], kwargs.get("past_key_values")
-    if type(x) is not Tensor or x.dtype not in FLOATS or x.dim() != 3 or not x.is_cpu:
+    if type(x) is not Tensor or x.dim() != 3 or not 0 < x.shape[0] * x.shape[1] <= MOST_TOKENS:
         return None
-    (batch, n, hidden), dtype = x.shape, x.dtype
-    if not 0 < batch * n <= MOST_TOKENS or type(cache) is not DynamicCache or cache.offloading:
+    known = _known(block, cache, lambda facts: ([described(block, base, facts)], Norm()))
+    if known is None:
         return None
-    library = choice.active().library
-    if library is None or _watched():
+    return computed(known, x, cache, kwargs.get("position_embeddings"), kwargs.get("attention_mask"))
+
+
+def decoder_step(decoder: Any, base: type[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a decoder makes of these arguments, its blocks and last norm as one call, or None."""
+    ids, cache = kwargs.get("input_ids"), kwargs.get("past_key_values")
+    if args or type(ids) is not Tensor or ids.dim() != 2 or not 0 < ids.numel() <= MOST_TOKENS:
         return None
-    known = block.structure
-    if known is None or not known.facts.hold():
-        block.structure = known = Structure(block, base)
-    if known.block is None or known.block.hidden != hidden:
+    if not KNOWN_OF_DECODER.issuperset(kwargs) or kwargs.get("inputs_embeds") is not None:
         return None
-    if known.facts.captures and output_capturing._active_collector.get():
+    known = _known(decoder, cache, lambda facts: described_decoder(decoder, base, facts))
+    if known is None or _asked(decoder, kwargs):
         return None
-    layer = _layer(cache, known, batch, dtype)
-    turned = _turned(kwargs.get("position_embeddings"), batch, n, known.block.head_dim)
-    if layer is None or turned is None:
+    x, positions = decoder.embed_tokens(ids), kwargs.get("position_ids")
+    if positions is None:
+        positions = (torch.arange(x.shape[1]) + cache.get_seq_length()).unsqueeze(0)
+    mask = kwargs.get("attention_mask")
+    if mask is not None or x.shape[1] > 1:
+        mask = create_causal_mask(decoder.config, x, mask, cache, positions)
+    y = computed(known, x, cache, decoder.rotary_emb(x, position_ids=positions), mask)
+    return None if y is None else BaseModelOutputWithPast(last_hidden_state=y, past_key_values=cache)
+
+
+def _asked(decoder: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether more is asked for than the last hidden state and the cache."""
+    config, use_cache = decoder.config, kwargs.get("use_cache")
+    if not (config.use_cache if use_cache is None else use_cache) or not getattr(config, "return_dict", True):
+        return True
+    return any(getattr(config, f"output_{name}", False) for name in output_capturing._CAN_RECORD_REGISTRY.get(decoder))
+
+
+def _known(module: Any, cache: Any, describe: Callable[[Facts], tuple[list[Described], Norm]]) -> Structure | None:
+    """The structure of a module as it is now, if a call on this cache may be native."""
+    if type(cache) is not DynamicCache or cache.offloading or choice.active().library is None or _watched():
         return None
-    seen = _seen(kwargs.get("attention_mask"), batch, n, len(layer.tokens[0]), known.name)
-    stored = [_room(tokens, n, batch, known.block.kv_heads) for tokens in layer.tokens]
-    if seen is None or stored[0] is None or stored[1] is None:
+    known: Structure | None = module.structure
+    if known is None or known.stale():
+        module.structure = known = Structure(describe)
+    return None if known.blocks is None or known.listened() else known
+
+
+def computed(known: Structure, x: Tensor, cache: DynamicCache, embeddings: Any, mask: Any) -> Tensor | None:
+    """What blocks make of x: (batch, tokens, hidden), or None."""
+    blocks, dtype, (batch, n, hidden) = cast("list[Block]", known.blocks), x.dtype, x.shape
+    if type(x) is not Tensor or dtype not in FLOATS or not x.is_cpu or hidden != blocks[0].hidden:
         return None
-    known.facts.widen()
+    turned = _turned(embeddings, batch, n, blocks[0].head_dim)
+    layers = _layers(cache, known, batch, dtype)
+    if layers is None or turned is None:
+        return None
+    past = len(layers[0].tokens[0])
+    seen = _seen(mask, batch, n, past, known.name)
+    if seen is None:
+        return None
+    stored: list[int] = []
+    for layer, block in zip(layers, blocks, strict=True):
+        for tokens in layer.tokens:
+            found = _room(tokens, n, batch, block.kv_heads)
+            if found is None or tokens.stop - tokens.start != past:
+                return None
+            stored += found
     x = x.to(torch.float32).contiguous()
     y = torch.empty_like(x)
     threads = torch.get_num_threads() if known.work * batch * n > SPLIT else 1
-    packed = STEP.pack(x.data_ptr(), y.data_ptr(), batch, n, threads, *turned[1], *seen, *stored[0], *stored[1])
-    if _native(library)(known.address, packed):
-        raise MemoryError(f"no memory for a step of {batch} sequences after {len(layer.tokens[0])} tokens.")
-    for tokens in layer.tokens:
-        tokens.stop += n
+    first = STEP.pack(x.data_ptr(), y.data_ptr(), batch, n, threads, *turned[1], *seen, *stored[:22])
+    if _native(cast(ctypes.CDLL, choice.active().library))(known.address, first, known.store.pack(*stored)):
+        raise MemoryError(f"no memory for a step of {batch} sequences after {past} tokens.")
+    for layer in layers:
+        for tokens in layer.tokens:
+            tokens.stop += n
     return y.to(dtype)
 
 
@@ -147,25 +234,27 @@ def _other_modes() -> bool:
     return any(type(mode) is not DeviceContext for mode in modes)
 
 
-def _layer(cache: DynamicCache, known: Structure, batch: int, dtype: torch.dtype) -> PackedLayer | None:
-    """The layer of codes of this block, begun if it is the first call, if its quantisers are the block's."""
-    layers, i = cache.layers, known.layer_idx
-    if len(layers) <= i or type(layers[i]) is not PackedLayer:
-        packs(cache, i, *known.quantizers)
-        if len(layers) <= i or type(layers[i]) is not PackedLayer:
-            return None
-    layer, block = cast(PackedLayer, layers[i]), cast(Block, known.block)
-    if not layer.is_initialized:
-        nothing = torch.empty(batch, block.kv_heads, 0, block.head_dim, dtype=dtype)
-        layer.lazy_initialization(nothing, nothing)
-    for tokens, own in zip(layer.tokens, known.quantizers, strict=True):
-        if tokens.e != block.head_dim or tokens.dtype is not dtype:
-            return None
-        if tokens.quantizer is not own:
-            if not _equal(own, tokens.quantizer):
+def _layers(cache: DynamicCache, known: Structure, batch: int, dtype: torch.dtype) -> list[PackedLayer] | None:
+    """The layers of codes of these blocks, begun if it is the first call, if their quantisers are the blocks'."""
+    found = []
+    for i, own, block in zip(known.layer_idx, known.quantizers, cast("list[Block]", known.blocks), strict=True):
+        layer = cache.layers[i] if i < len(cache.layers) else None
+        if type(layer) is not PackedLayer:
+            if not packs(cache, i, *own) or type(cache.layers[i]) is not PackedLayer:
                 return None
-            tokens.quantizer = own
-    return layer
+            layer = cast(PackedLayer, cache.layers[i])
+        if not layer.is_initialized:
+            nothing = torch.empty(batch, block.kv_heads, 0, block.head_dim, dtype=dtype)
+            layer.lazy_initialization(nothing, nothing)
+        for tokens, quantizer in zip(layer.tokens, own, strict=True):
+            if tokens.e != block.head_dim or tokens.dtype is not dtype:
+                return None
+            if tokens.quantizer is not quantizer:
+                if not _equal(quantizer, tokens.quantizer):
+                    return None
+                tokens.quantizer = quantizer
+        found.append(layer)
+    return found
 
 
 def _equal(own: TokenQuantizer, theirs: TokenQuantizer) -> bool:

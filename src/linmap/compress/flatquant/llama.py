@@ -2,8 +2,9 @@
 
 A block qualifies by its structure: its modules run the code of Llama's block, of its gated MLP with SiLU, of RMSNorm,
 and of the attention of Llama, Mistral, Qwen2 or Qwen3, compared instruction by instruction, so that models that share
-the code share the way. All that was looked at is remembered (`Facts`): a block whose modules, hooks, settings or
-tensors have changed since is looked at anew. Tensors are not copied; their places are read at each call.
+the code share the way; a decoder by the code of these models too. All that was looked at is remembered (`Facts`): a
+block whose modules, hooks, settings or tensors have changed since is looked at anew. Tensors are not copied; their
+places are read at each call.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import ctypes
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from operator import is_
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,12 @@ NORMED = (modeling_qwen3.Qwen3Attention.forward,)
 """Those with norms of queries and keys."""
 MLPS = (modeling_llama.LlamaMLP.forward,)
 NORMS = (modeling_llama.LlamaRMSNorm.forward,)
+DECODERS = (
+    modeling_llama.LlamaModel.forward,
+    modeling_mistral.MistralModel.forward,
+    modeling_qwen2.Qwen2Model.forward,
+    modeling_qwen3.Qwen3Model.forward,
+)
 FUNCTIONS = {name: getattr(modeling_llama, name) for name in ("apply_rotary_pos_emb", "rotate_half")}
 EAGER = modeling_llama.eager_attention_forward
 SILU = (SiLUActivation, nn.SiLU)
@@ -134,10 +141,13 @@ class Facts:
             refuse(f"{type(module).__name__} has a forward that is not known")
         return forward
 
-    def widen(self) -> None:
-        """Read what is kept in half precision, as it is now."""
-        for tensor, wide in self.widened:
-            wide.copy_(tensor)
+    def halves(self) -> ctypes.Array[Half]:
+        """What is kept in half precision, to be read at each call as it is then."""
+        found = [
+            Half(tensor.data_ptr(), wide.data_ptr(), wide.numel(), tensor.dtype is torch.float16)
+            for tensor, wide in self.widened
+        ]
+        return (Half * len(found))(*found)
 
     def tensor(self, module: nn.Module, name: str, *shape: int, kind: Any = torch.float32, there: bool = True) -> int:
         """Where a tensor lies, or its numbers in float32 if it is of half precision; 0 for one that is None."""
@@ -249,11 +259,73 @@ class Block(ctypes.Structure):
     )
 
 
+class Half(ctypes.Structure):
+    _fields_ = (
+        ("source", ctypes.c_void_p),
+        ("target", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+        ("is_float16", ctypes.c_int64),
+    )
+
+
+class Stack(ctypes.Structure):
+    _fields_ = (
+        ("blocks", ctypes.POINTER(ctypes.c_void_p)),
+        ("count", ctypes.c_int64),
+        ("norm", Norm),
+        ("halves", ctypes.POINTER(Half)),
+        ("halves_count", ctypes.c_int64),
+    )
+
+
 # -- from modules to structures ----------------------------------------------------------------------------------------
 
 
-def described(block: nn.Module, base: type[nn.Module], facts: Facts) -> tuple[Block, nn.Module, str]:
-    """The structure of a block, its attention module, and the name of its attention function.
+class Described(NamedTuple):
+    """The structure of a block, its attention module, and the name of its attention function."""
+
+    block: Block
+    attention: Any
+    name: str
+
+
+def is_decoder(module: nn.Module) -> bool:
+    """Whether a module runs the code of a decoder that `native/block.cpp` computes."""
+    return any(same_code(type(module).forward, reference) for reference in DECODERS)
+
+
+def described_decoder(decoder: nn.Module, base: type[nn.Module], facts: Facts) -> tuple[list[Described], Norm]:
+    """The blocks of a decoder, which are called one behind the other and nothing else between them, and its last norm.
+
+    Raises
+    ------
+    Other
+        If the decoder, or one of its blocks, is none of those that `native/block.cpp` computes.
+    """
+    if not any(same_code(facts.look(vars(base), "forward"), reference) for reference in DECODERS):
+        refuse("this decoder's forward is not known")
+    config, layers = facts.attribute(decoder, "config"), facts.look(decoder._modules, "layers")
+    numbers = [str(i) for i in range(facts.look(vars(config), "num_hidden_layers"))]
+    if facts.look(vars(config), "is_causal") is not None or type(layers) is not nn.ModuleList or not numbers:
+        refuse("blocks that are called in another way")
+    if [*layers._modules] != numbers:
+        refuse("more or fewer blocks than the config has")
+    for name in ("embed_tokens", "rotary_emb"):
+        facts.module(decoder, name)
+    found = []
+    for number in numbers:
+        block = facts.module(layers, number)
+        if facts.attribute(block, "training"):
+            refuse("a block that is trained")
+        found.append(described(block, type(block).__bases__[0], facts))
+    hidden, name = found[0].block.hidden, found[0].name
+    if any(other.block.hidden != hidden or other.name != name for other in found):
+        refuse("blocks that differ")
+    return found, _norm(facts, decoder, "norm", hidden)
+
+
+def described(block: nn.Module, base: type[nn.Module], facts: Facts) -> Described:
+    """A block.
 
     Raises
     ------
@@ -277,7 +349,7 @@ def described(block: nn.Module, base: type[nn.Module], facts: Facts) -> tuple[Bl
     found.mlp = _input_transform(facts, mlp, found.hidden)
     found.attention_norm = _norm(facts, block, "input_layernorm", found.hidden)
     found.mlp_norm = _norm(facts, block, "post_attention_layernorm", found.hidden)
-    return found, attention, name
+    return Described(found, attention, name)
 
 
 def _inner(facts: Facts, block: nn.Module, name: str) -> Any:

@@ -16,8 +16,10 @@ from linmap.compress.architecture import decoder_blocks
 from linmap.compress.flatquant.attention import CacheTransform
 from linmap.compress.flatquant.block import quantised_block
 from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
+from linmap.compress.flatquant.decoding import decodable
 from linmap.compress.flatquant.head import TiedHead, install_head
 from linmap.compress.flatquant.linear import QuantizedLinear
+from linmap.compress.flatquant.llama import is_decoder
 from linmap.compress.flatquant.transforms import OnlineTransform
 from linmap.errors import ArgumentError
 
@@ -138,6 +140,8 @@ class FlatQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         vars(model).pop("_adjust_missing_and_unexpected_keys", None)
+        for decoder in filter(is_decoder, [*model.modules()]):
+            decodable(decoder, "decoder")
         return model
 
 

@@ -1,5 +1,5 @@
-// One decoder block of a quantised model for few tokens: norms, transforms, products of codes, rotary embedding, the
-// cache and attention over it. `linmap.compress.flatquant.decoding` fills the structures below and checks them.
+// Decoder blocks of a quantised model for few tokens: norms, transforms, products of codes, rotary embedding, the cache
+// and attention over it. `linmap.compress.flatquant.decoding` fills the structures below and checks them.
 //
 // Sections 3.2 and 3.3 of Sun et al., "FlatQuant: Flatness Matters for LLM Quantization", ICML 2025.
 
@@ -81,6 +81,20 @@ struct Step {
     const void* mask;  // (batch or 1, 1, tokens, all tokens)
     int64_t mask_kind, mask_batch_stride, mask_row_stride, mask_column_stride;
     Store keys, values;
+};
+
+struct Half {  // numbers in bfloat16 or float16, which blocks read in float32
+    const uint16_t* from;
+    float* to;
+    int64_t count, is_float16;
+};
+
+struct Stack {  // blocks one behind the other, and the norm behind them, if it has a gain
+    const Block* const* blocks;
+    int64_t count;
+    Norm norm;
+    const Half* halves;
+    int64_t halves_count;
 };
 
 namespace {
@@ -571,42 +585,36 @@ void run(const Block& block, const Step& step, const Sizes& sizes, const Scratch
             step.y[t * hidden + i] = scratch.middle[t * hidden + i] + step.y[t * hidden + i];
 }
 
-// Pieces of one buffer of the calling thread, each at a multiple of 64 bytes; the buffer only grows
-class Memory {
+// A buffer of the calling thread at a multiple of 64 bytes, which only grows; null where there is no memory
+char* buffer_of(int64_t bytes) {
+    thread_local std::unique_ptr<char[]> buffer;
+    thread_local int64_t room = 0;
+    if (bytes + 64 > room) {
+        buffer.reset(new (std::nothrow) char[static_cast<size_t>(bytes + bytes / 4 + 64)]);
+        room = buffer ? bytes + bytes / 4 + 64 : 0;
+    }
+    if (!buffer) return nullptr;
+    return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(buffer.get()) + 63) / 64 * 64);
+}
+
+// Pieces of a buffer one behind the other, each at a multiple of 64 bytes
+class Pieces {
   public:
-    int64_t add(int64_t bytes) {
-        const int64_t at = used_;
-        used_ += (bytes + 63) / 64 * 64;
-        return at;
-    }
-    bool open() {
-        thread_local std::unique_ptr<char[]> buffer;
-        thread_local int64_t room = 0;
-        if (used_ + 64 > room) {
-            buffer.reset(new (std::nothrow) char[static_cast<size_t>(used_ + used_ / 4 + 64)]);
-            room = buffer ? used_ + used_ / 4 + 64 : 0;
-        }
-        base_ = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(buffer.get()) + 63) / 64 * 64);
-        return buffer != nullptr;
-    }
+    explicit Pieces(char* base) : base_(base) {}
     template <class T>
-    T* at(int64_t place) const {
-        return reinterpret_cast<T*>(base_ + place);
+    T* next(int64_t count) {
+        T* piece = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+        used_ += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+        return piece;
     }
+    int64_t used() const { return used_; }
 
   private:
-    char* base_ = nullptr;
+    char* base_;
     int64_t used_ = 0;
 };
 
-}  // namespace
-}  // namespace linmap
-
-// 0, or 1 where there is no memory
-extern "C" int64_t linmap_block_step(const linmap::Block* block_, const linmap::Step* step_) {
-    using namespace linmap;
-    const Block& block = *block_;
-    const Step& step = *step_;
+Sizes sizes_of(const Block& block, const Step& step) {
     Sizes sizes;
     sizes.tokens = step.batch * step.tokens;
     sizes.all_tokens = step.keys.stop - step.keys.start + step.tokens;
@@ -618,38 +626,99 @@ extern "C" int64_t linmap_block_step(const linmap::Block* block_, const linmap::
     sizes.key_width = block.kv_heads * block.head_dim;
     sizes.widest = std::max({block.hidden, block.intermediate, sizes.width});
     sizes.stream = stream_bytes(sizes.widest, false);
-    const int64_t T = sizes.tokens, threads = std::max<int64_t>(1, step.threads);
-    constexpr int64_t FLOAT = sizeof(float);
+    return sizes;
+}
+
+// The pieces of a step's memory, from the start of a buffer of `threads` threads
+Scratch scratch_of(const Block& block, const Sizes& sizes, int64_t threads, Pieces& pieces) {
+    const int64_t T = sizes.tokens;
     Scratch scratch;
     scratch.temporary_length = (5 * sizes.widest + 4 * block.head_dim + 79) / 16 * 16;
-    Memory memory;
-    const int64_t places[] = {
-        memory.add(T * (sizes.width + 2 * sizes.key_width) * FLOAT),
-        memory.add(T * block.heads * sizes.query_length * FLOAT),
-        memory.add(T * block.heads * sizes.chunks * (sizes.value_length + 2) * FLOAT),
-        memory.add(T * block.hidden * FLOAT),
-        memory.add(T * 2 * block.intermediate * FLOAT),
-        memory.add(3 * T * sizes.widest * FLOAT),
-        memory.add(3 * T * FLOAT),
-        memory.add(threads * scratch.temporary_length * FLOAT),
-        memory.add(3 * T * FLOAT),
-        memory.add(3 * T * sizes.stream),
-        memory.add(3 * T * sizes.stream),
+    scratch.product = pieces.next<float>(T * (sizes.width + 2 * sizes.key_width));
+    scratch.queries = pieces.next<float>(T * block.heads * sizes.query_length);
+    scratch.partial = pieces.next<float>(T * block.heads * sizes.chunks * (sizes.value_length + 2));
+    scratch.middle = pieces.next<float>(T * block.hidden);
+    scratch.wide = pieces.next<float>(T * 2 * block.intermediate);
+    scratch.numbers = pieces.next<float>(3 * T * sizes.widest);
+    scratch.scales = pieces.next<float>(3 * T);
+    scratch.temporary = pieces.next<float>(threads * scratch.temporary_length);
+    scratch.sums = pieces.next<int32_t>(3 * T);
+    scratch.even = pieces.next<int8_t>(3 * T * sizes.stream);
+    scratch.odd = pieces.next<int8_t>(3 * T * sizes.stream);
+    return scratch;
+}
+
+// A half-precision number as a float
+inline float widened(uint16_t half, bool is_float16) {
+    uint32_t bits = static_cast<uint32_t>(half) << 16;
+    if (is_float16) {  // five bits of exponent, ten of fraction
+        const uint32_t sign = bits & 0x80000000u, exponent = half >> 10 & 31, fraction = half & 1023;
+        if (exponent == 0) {
+            const float small = static_cast<float>(fraction) * 5.9604644775390625e-8f;  // 2^-24
+            return sign ? -small : small;
+        }
+        bits = sign | (exponent == 31 ? 255u : exponent + 112) << 23 | fraction << 13;
+    }
+    float number;
+    std::memcpy(&number, &bits, 4);
+    return number;
+}
+
+// Blocks one behind the other, each of its own step but for the number of threads
+int64_t run_all(const Stack& stack, Step* steps) {
+    const int64_t threads = std::max<int64_t>(1, steps[0].threads);
+    for (int64_t i = 0; i < stack.halves_count; ++i) {
+        const Half& half = stack.halves[i];
+        for (int64_t j = 0; j < half.count; ++j) half.to[j] = widened(half.from[j], half.is_float16 != 0);
+    }
+    int64_t room = 0;
+    for (int64_t i = 0; i < stack.count; ++i) {
+        Pieces pieces(nullptr);
+        scratch_of(*stack.blocks[i], sizes_of(*stack.blocks[i], steps[i]), threads, pieces);
+        room = std::max(room, pieces.used());
+    }
+    char* memory = buffer_of(room);
+    if (memory == nullptr) return 1;
+    const int64_t tokens = steps[0].batch * steps[0].tokens, hidden = stack.blocks[0]->hidden;
+    auto all = [&](int64_t thread, int64_t of) {
+        for (int64_t i = 0; i < stack.count; ++i) {
+            const Sizes sizes = sizes_of(*stack.blocks[i], steps[i]);
+            Pieces pieces(memory);
+            run(*stack.blocks[i], steps[i], sizes, scratch_of(*stack.blocks[i], sizes, threads, pieces), thread, of);
+#pragma omp barrier
+        }
+        if (stack.norm.gain == nullptr) return;
+        float* y = steps[stack.count - 1].y;
+#pragma omp for schedule(static)
+        for (int64_t t = 0; t < tokens; ++t) normalise(y + t * hidden, stack.norm, hidden, y + t * hidden);
     };
-    if (!memory.open()) return 1;
-    float** const numbers[] = {&scratch.product, &scratch.queries, &scratch.partial, &scratch.middle,
-                               &scratch.wide,    &scratch.numbers, &scratch.scales,  &scratch.temporary};
-    for (int i = 0; i < 8; ++i) *numbers[i] = memory.at<float>(places[i]);
-    scratch.sums = memory.at<int32_t>(places[8]);
-    scratch.even = memory.at<int8_t>(places[9]);
-    scratch.odd = memory.at<int8_t>(places[10]);
 #ifdef _OPENMP
     if (threads > 1) {
 #pragma omp parallel num_threads(static_cast<int>(threads))
-        run(block, step, sizes, scratch, omp_get_thread_num(), omp_get_num_threads());
+        all(omp_get_thread_num(), omp_get_num_threads());
         return 0;
     }
 #endif
-    run(block, step, sizes, scratch, 0, 1);
+    all(0, 1);
     return 0;
+}
+
+}  // namespace
+}  // namespace linmap
+
+// Blocks for the tokens of `first`, whose stores are `stores`, the keys and the values of each; what they make of x, with
+// the norm behind them, is y. 0, or 1 where there is no memory
+extern "C" int64_t linmap_stack_step(const linmap::Stack* stack, const linmap::Step* first,
+                                     const linmap::Store* stores) {
+    using namespace linmap;
+    try {
+        std::vector<Step> steps(static_cast<size_t>(stack->count), *first);
+        for (size_t i = 0; i < steps.size(); ++i) {
+            steps[i].x = i == 0 ? first->x : first->y;  // a block reads its input before it writes its output
+            steps[i].keys = stores[2 * i], steps[i].values = stores[2 * i + 1];
+        }
+        return run_all(*stack, steps.data());
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
 }
