@@ -33,6 +33,7 @@ from linmap.compress.flatquant.llama import (
     Block,
     Described,
     Facts,
+    Linear,
     Norm,
     Other,
     Stack,
@@ -42,7 +43,8 @@ from linmap.compress.flatquant.llama import (
 from linmap.compress.flatquant.native import choice
 
 FLOATS = (torch.float32, *HALVES)
-MOST_TOKENS = 16  # of all sequences together; with more, the ordinary way does as well
+FEW_TOKENS = 16  # of all sequences together; more go through layers that multiply codes only
+MOST_TOKENS = 1024  # of all sequences together in one call; of a longer prompt one piece after the other
 KNOWN = frozenset(
     ("attention_mask", "position_ids", "past_key_values", "use_cache", "position_embeddings", "cache_position")
 )
@@ -82,6 +84,7 @@ class Structure:
         transforms: list[Any] = [block.attention.cache_transform for block in found]
         self.quantizers = [(transform.quantizer("k"), transform.quantizer("v")) for transform in transforms]
         self.work = sum(_products(block) for block in self.blocks)
+        self.only_codes = all(linear.multiplies_codes for block in self.blocks for linear in _linears(block))
         self.store = struct.Struct(f"{22 * len(found)}q")
         places = (ctypes.c_void_p * len(found))(*map(ctypes.addressof, self.blocks))
         halves = self.facts.halves()
@@ -96,9 +99,12 @@ class Structure:
         return self.facts.captures and bool(output_capturing._active_collector.get())
 
 
+def _linears(block: Block) -> tuple[Linear, ...]:
+    return block.q, block.k, block.v, block.o, block.gate, block.up, block.down_projection
+
+
 def _products(block: Block) -> int:
-    linears = (block.q, block.o, block.gate, block.up, block.down_projection)
-    return sum(linear.weight.rows * linear.weight.cols for linear in linears)
+    return sum(linear.weight.rows * linear.weight.cols for linear in _linears(block))
 
 
 # -- modules that look for the native way ------------------------------------------------------------------------------
@@ -138,7 +144,7 @@ def step(block: Any, base: type[nn.Module], args: tuple[Any, ...], kwargs: dict[
     if len(args) != 1 or not KNOWN.issuperset(kwargs):
         return None
     x, cache = args[0], kwargs.get("past_key_values")
-    if type(x) is not Tensor or x.dim() != 3 or not 0 < x.shape[0] * x.shape[1] <= MOST_TOKENS:
+    if type(x) is not Tensor or x.dim() != 3:
         return None
     known = _known(block, cache, lambda facts: ([described(block, base, facts)], Norm()))
     if known is None:
@@ -149,7 +155,7 @@ def step(block: Any, base: type[nn.Module], args: tuple[Any, ...], kwargs: dict[
 def decoder_step(decoder: Any, base: type[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What a decoder makes of these arguments, its blocks and last norm as one call, or None."""
     ids, cache = kwargs.get("input_ids"), kwargs.get("past_key_values")
-    if args or type(ids) is not Tensor or ids.dim() != 2 or not 0 < ids.numel() <= MOST_TOKENS:
+    if args or type(ids) is not Tensor or ids.dim() != 2 or not ids.numel():
         return None
     if not KNOWN_OF_DECODER.issuperset(kwargs) or kwargs.get("inputs_embeds") is not None:
         return None
@@ -187,33 +193,44 @@ def _known(module: Any, cache: Any, describe: Callable[[Facts], tuple[list[Descr
 def computed(known: Structure, x: Tensor, cache: DynamicCache, embeddings: Any, mask: Any) -> Tensor | None:
     """What blocks make of x: (batch, tokens, hidden), or None."""
     blocks, dtype, (batch, n, hidden) = cast("list[Block]", known.blocks), x.dtype, x.shape
-    if type(x) is not Tensor or dtype not in FLOATS or not x.is_cpu or hidden != blocks[0].hidden:
+    if type(x) is not Tensor or dtype not in FLOATS or not x.is_cpu or hidden != blocks[0].hidden or not x.numel():
         return None
+    at_once = n if batch * n <= MOST_TOKENS else MOST_TOKENS // batch
     turned = _turned(embeddings, batch, n, blocks[0].head_dim)
+    if turned is None or not at_once or (batch * n > FEW_TOKENS and not known.only_codes):
+        return None
     layers = _layers(cache, known, batch, dtype)
-    if layers is None or turned is None:
+    if layers is None:
         return None
-    past = len(layers[0].tokens[0])
-    seen = _seen(mask, batch, n, past, known.name)
-    if seen is None:
+    seen = _seen(mask, batch, n, len(layers[0].tokens[0]), known.name)
+    if seen is None or not _fit(layers, blocks, batch) or (at_once < n and seen[1] != NO_MASK):
         return None
-    stored: list[int] = []
-    for layer, block in zip(layers, blocks, strict=True):
-        for tokens in layer.tokens:
-            found = _room(tokens, n, batch, block.kv_heads)
-            if found is None or tokens.stop - tokens.start != past:
-                return None
-            stored += found
+    if at_once == n:
+        return _called(known, layers, x, turned[1], seen).to(dtype)
+    found = []
+    for start in range(0, n, at_once):
+        parts = tuple(part[:, start : start + at_once].contiguous() for part in embeddings)
+        turned = cast("Turned", _turned(parts, batch, parts[0].shape[1], blocks[0].head_dim))
+        found.append(_called(known, layers, x[:, start : start + at_once], turned[1], seen).to(dtype))
+    return torch.cat(found, 1)
+
+
+def _called(
+    known: Structure, layers: list[PackedLayer], x: Tensor, turned: tuple[int, ...], seen: tuple[int, ...]
+) -> Tensor:
+    """The native call, in float32, which writes the codes of these tokens into the cache."""
+    batch, n, _ = x.shape
+    stored = [number for layer in layers for tokens in layer.tokens for number in _room(tokens, n)]
     x = x.to(torch.float32).contiguous()
     y = torch.empty_like(x)
     threads = torch.get_num_threads() if known.work * batch * n > SPLIT else 1
-    first = STEP.pack(x.data_ptr(), y.data_ptr(), batch, n, threads, *turned[1], *seen, *stored[:22])
-    if _native(cast(ctypes.CDLL, choice.active().library))(known.address, first, known.store.pack(*stored)):
-        raise MemoryError(f"no memory for a step of {batch} sequences after {past} tokens.")
+    first = STEP.pack(x.data_ptr(), y.data_ptr(), batch, n, threads, *turned, *seen, *stored[:22])
+    if _native(choice.library())(known.address, first, known.store.pack(*stored)):
+        raise MemoryError(f"no memory for a step of {batch} sequences after {len(layers[0].tokens[0])} tokens.")
     for layer in layers:
         for tokens in layer.tokens:
             tokens.stop += n
-    return y.to(dtype)
+    return y
 
 
 def _watched() -> bool:
@@ -307,18 +324,35 @@ def _seen(mask: Any, batch: int, n: int, past: int, name: str) -> tuple[int, ...
     return mask.data_ptr(), kind, of_batch if len(mask) > 1 else 0, *strides
 
 
-def _room(tokens: Tokens, n: int, batch: int, heads: int) -> list[int] | None:
-    """Where codes, scales and zero points lie, with room for n tokens more, and which of them are filled."""
-    if tokens.layout is None or tokens.layout[0] is not tokens.parts or tokens.stop + n > tokens.layout[1]:
-        tokens.make_room(n)
-        if not all(part.is_contiguous() for part in tokens.parts):
-            tokens.change(Tensor.contiguous)
+def _fit(layers: list[PackedLayer], blocks: list[Block], batch: int) -> bool:
+    """Whether all layers hold the same number of tokens of this batch, each in the heads of its block."""
+    past = len(layers[0].tokens[0])
+    for layer, block in zip(layers, blocks, strict=True):
+        for tokens in layer.tokens:
+            shapes = _layout(tokens)[2]
+            if tokens.stop - tokens.start != past or any(s[:2] != (batch, block.kv_heads) for s in shapes):
+                return False
+            if any(s[2] != shapes[0][2] for s in shapes):
+                return False
+    return True
+
+
+def _layout(tokens: Tokens) -> tuple[list[Tensor], int, list[torch.Size]]:
+    """The parts, the room and the shapes, looked at once for a list of parts."""
+    if tokens.layout is None or tokens.layout[0] is not tokens.parts:
         tokens.layout = (tokens.parts, tokens.parts[0].shape[2], [part.shape for part in tokens.parts])
-    _, room, shapes = tokens.layout
-    found = []
-    for part, (b, h, r, last) in zip(tokens.parts, shapes, strict=True):
-        if b != batch or h != heads or r != room:
-            return None
+    return tokens.layout
+
+
+def _room(tokens: Tokens, n: int) -> list[int]:
+    """Where codes, scales and zero points lie, with room for n tokens more, and which of them are filled."""
+    parts, room, shapes = _layout(tokens)
+    if tokens.stop + n > room or not all(map(Tensor.is_contiguous, parts)):
+        tokens.make_room(n)
+        tokens.change(Tensor.contiguous)
+        parts, room, shapes = _layout(tokens)
+    found: list[int] = []
+    for part, (_, h, r, last) in zip(parts, shapes, strict=True):
         found += (part.data_ptr(), h * r * last, r * last)
     if len(shapes) == 2:
         found += (0, 0, 0)

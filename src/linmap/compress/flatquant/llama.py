@@ -65,6 +65,7 @@ class Facts:
     """What was looked at, to see in one pass whether it still holds."""
 
     def __init__(self) -> None:
+        self.seen: set[tuple[int, Any]] = set()
         self.dicts: list[dict[Any, Any]] = []
         self.keys: list[Any] = []  # of each of them, and what stood there
         self.values: list[Any] = []
@@ -92,8 +93,12 @@ class Facts:
             and all(map(Tensor.is_contiguous, self.square))
         )
 
-    def look(self, mapping: Any, key: Any) -> Any:
-        value = mapping.get(key)
+    def look(self, mapping: Any, key: Any, owner: Any = None) -> Any:
+        """What stands there; `owner` keeps a mapping that is made anew at each look, as `vars` of a class is."""
+        value, place = mapping.get(key), (id(owner or mapping), key)
+        if place in self.seen:  # blocks share classes, configs and functions
+            return value
+        self.seen.add(place)
         if type(mapping) is dict:
             self.dicts.append(mapping)
             self.keys.append(key)
@@ -134,7 +139,7 @@ class Facts:
         """The function that this module's class calls, if it is one of these."""
         forward = None
         for kind in type(module).__mro__:
-            forward = self.look(vars(kind), "forward")
+            forward = self.look(vars(kind), "forward", kind)
             if forward is not None:
                 break
         if not any(same_code(forward, reference) for reference in references):
@@ -302,7 +307,7 @@ def described_decoder(decoder: nn.Module, base: type[nn.Module], facts: Facts) -
     Other
         If the decoder, or one of its blocks, is none of those that `native/block.cpp` computes.
     """
-    if not any(same_code(facts.look(vars(base), "forward"), reference) for reference in DECODERS):
+    if not any(same_code(facts.look(vars(base), "forward", base), reference) for reference in DECODERS):
         refuse("this decoder's forward is not known")
     config, layers = facts.attribute(decoder, "config"), facts.look(decoder._modules, "layers")
     numbers = [str(i) for i in range(facts.look(vars(config), "num_hidden_layers"))]
@@ -333,7 +338,7 @@ def described(block: nn.Module, base: type[nn.Module], facts: Facts) -> Describe
         If the block is none of those that `native/block.cpp` computes.
     """
     found = Block()
-    if not any(same_code(facts.look(vars(base), "forward"), reference) for reference in BLOCKS):
+    if not any(same_code(facts.look(vars(base), "forward", base), reference) for reference in BLOCKS):
         refuse("this block's forward is not known")
     attention, mlp = _inner(facts, block, "self_attn"), _inner(facts, block, "mlp")
     name = _attention(facts, attention, found)

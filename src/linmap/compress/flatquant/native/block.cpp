@@ -100,7 +100,8 @@ struct Stack {  // blocks one behind the other, and the norm behind them, if it 
 namespace {
 
 constexpr int64_t CHUNK = 64;  // tokens of the cache that are decoded at once
-constexpr int64_t ROWS = 16;  // of a weight, that a thread takes at least
+constexpr int64_t ROWS = Panel::ROWS;  // of a weight, that a thread takes at least
+constexpr int64_t QUERIES = 96;  // that go through a chunk together, where there are many tokens
 
 // -- small functions -------------------------------------------------------------------------------------------------
 
@@ -335,15 +336,34 @@ inline float tile_dot(const float* query, const float* tile, const Planes& plane
 }
 
 struct Sizes {
-    int64_t tokens, all_tokens, chunks, group, query_length, value_length, width, key_width, widest, stream;
+    int64_t batch, tokens, all_tokens, chunks, group, query_length, value_length, width, key_width, widest, stream;
+    int64_t query_tokens;  // of a sequence, whose queries go through a chunk together
+    bool many() const { return tokens > FEW_TOKENS; }
 };
 
 struct Scratch {  // of one step, in one piece of memory
     float *product, *queries, *partial, *middle, *wide, *numbers, *scales, *temporary;
+    float *all_keys, *all_values;  // of many tokens: chunk by chunk, channels x tokens and tokens x channels
     int32_t* sums;
     int8_t *even, *odd;
     int64_t temporary_length;
 };
+
+// What token t of sequence b does not see of a chunk becomes -infinity
+void hide(const Step& step, const Sizes& sizes, int64_t b, int64_t t, int64_t from, int64_t count, float* scores) {
+    const int64_t first = b * step.mask_batch_stride + t * step.mask_row_stride;
+    if (step.mask_kind == BOOLEAN) {
+        const bool* mask = static_cast<const bool*>(step.mask) + first;
+        for (int64_t s = 0; s < count; ++s)
+            if (!mask[(from + s) * step.mask_column_stride]) scores[s] = -INFINITY;
+    } else if (step.mask_kind == ADDED) {
+        const float* mask = static_cast<const float*>(step.mask) + first;
+        for (int64_t s = 0; s < count; ++s) scores[s] += mask[(from + s) * step.mask_column_stride];
+    } else {  // none: each token sees itself and those before
+        const int64_t seen = sizes.all_tokens - step.tokens + t + 1 - from;
+        for (int64_t s = std::max<int64_t>(0, seen); s < count; ++s) scores[s] = -INFINITY;
+    }
+}
 
 // Partial softmax of the queries of one head of keys over one chunk: per query the maximum, the sum and the weighted
 // sum of values.
@@ -371,18 +391,7 @@ void attend(const Block& block, const Step& step, const Sizes& sizes, const Scra
             const float of_zero = total(query, kl);
             for (int64_t s = 0; s < count; ++s)
                 scores[s] = (tile_dot(query, keys, key_planes, s) - of_zero * key_zeros[s]) * key_scales[s] * scaling;
-            const int64_t first = b * step.mask_batch_stride + t * step.mask_row_stride;
-            if (step.mask_kind == BOOLEAN) {
-                const bool* mask = static_cast<const bool*>(step.mask) + first;
-                for (int64_t s = 0; s < count; ++s)
-                    if (!mask[(from + s) * step.mask_column_stride]) scores[s] = -INFINITY;
-            } else if (step.mask_kind == ADDED) {
-                const float* mask = static_cast<const float*>(step.mask) + first;
-                for (int64_t s = 0; s < count; ++s) scores[s] += mask[(from + s) * step.mask_column_stride];
-            } else {  // none: each token sees itself and those before
-                const int64_t seen = sizes.all_tokens - step.tokens + t + 1 - from;
-                for (int64_t s = std::max<int64_t>(0, seen); s < count; ++s) scores[s] = -INFINITY;
-            }
+            hide(step, sizes, b, t, from, count, scores);
             const float largest = largest_of(scores, count);
             float* partial = scratch.partial + (row * sizes.chunks + chunk) * (vl + 2);
             float* sum_of_values = partial + 2;
@@ -399,6 +408,84 @@ void attend(const Block& block, const Step& step, const Sizes& sizes, const Scra
                              sum_of_values + p * value_planes.half);
             for (int64_t i = 0; i < vl; ++i) sum_of_values[i] -= of_zeros;
         }
+    }
+}
+
+// -- attention of many tokens ----------------------------------------------------------------------------------------
+
+// A chunk of keys or values as numbers; `of_token` and `of_channel` lie between two of them
+void unpack(const Store& store, const Rounding& rounding, int64_t n, int64_t b, int64_t head, int64_t from,
+            int64_t count, int64_t of_token, int64_t of_channel, float* numbers) {
+    const Planes planes = planes_of(n, rounding);
+    const int64_t first = store.start + from;
+    const float* scale = static_cast<const float*>(store.scale.data) + b * store.scale.batch_stride +
+                         head * store.scale.head_stride + first;
+    const uint8_t* zero = static_cast<const uint8_t*>(store.zero.data);
+    if (zero) zero += b * store.zero.batch_stride + head * store.zero.head_stride + first;
+    const uint8_t* packed = static_cast<const uint8_t*>(store.codes.data) + b * store.codes.batch_stride +
+                            head * store.codes.head_stride + first * planes.half;
+    const int32_t sign = planes.count == 2 ? 8 : 128, flip = zero ? 0 : sign;  // as `decode`
+    for (int64_t t = 0; t < count; ++t, packed += planes.half) {
+        const float s = scale[t], z = static_cast<float>(zero ? zero[t] : sign);
+        float* of_t = numbers + t * of_token;
+        auto number = [&](int32_t code) { return (static_cast<float>(code ^ flip) - z) * s; };
+        if (planes.count == 1) {
+            for (int64_t i = 0; i < n; ++i) of_t[i * of_channel] = number(packed[i]);
+            continue;
+        }
+        for (int64_t i = 0; i < n / 2; ++i) {
+            of_t[2 * i * of_channel] = number(packed[i] & 15);
+            of_t[(2 * i + 1) * of_channel] = number(packed[i] >> 4);
+        }
+        if (n % 2) of_t[(n - 1) * of_channel] = number(packed[n / 2] & 15);
+    }
+}
+
+// Tokens from `first` to `last` of a sequence, their queries of one head of keys: a running softmax over the chunks
+void attend_many(const Block& block, const Step& step, const Sizes& sizes, const Scratch& scratch, int64_t b,
+                 int64_t head, int64_t first, int64_t last, float* temporary) {
+    const int64_t e = block.head_dim, group = sizes.group, n = last - first, rows = n * group;
+    const int64_t of_token = block.heads * sizes.query_length, row_length = sizes.width + 2 * sizes.key_width;
+    float *scores = temporary, *part = scores + rows * CHUNK, *sums = part + rows * e, *largest = sums + rows * e;
+    float* weights = largest + rows;
+    std::fill(sums, sums + rows * e, 0.0f);
+    std::fill(largest, largest + rows, -INFINITY);
+    std::fill(weights, weights + rows, 0.0f);
+    const float scaling = static_cast<float>(block.scaling);
+    const int64_t seen = step.mask_kind == NONE ? sizes.all_tokens - step.tokens + last : sizes.all_tokens;
+    for (int64_t chunk = 0; chunk * CHUNK < seen; ++chunk) {
+        const int64_t from = chunk * CHUNK, count = std::min(CHUNK, sizes.all_tokens - from);
+        const int64_t place = ((b * block.kv_heads + head) * sizes.chunks + chunk) * CHUNK * e;
+        for (int64_t g = 0; g < group; ++g) {
+            const float* queries =
+                scratch.queries + (b * step.tokens + first) * of_token + (head * group + g) * sizes.query_length;
+            small_product(queries, of_token, 1, scratch.all_keys + place, CHUNK, scores + g * n * CHUNK, CHUNK, n, e,
+                          count);
+        }
+        for (int64_t r = 0; r < rows; ++r) {
+            float* of_row = scores + r * CHUNK;
+            for (int64_t s = 0; s < count; ++s) of_row[s] *= scaling;
+            hide(step, sizes, b, first + r % n, from, count, of_row);
+            const float found = largest_of(of_row, count), before = largest[r];
+            const float most = found > before || found != found ? found : before;
+            if (most == -INFINITY) {  // nothing is seen yet
+                std::fill(of_row, of_row + count, 0.0f);
+                continue;
+            }
+            for (int64_t s = 0; s < count; ++s)
+                of_row[s] = of_row[s] == -INFINITY ? 0.0f : exponential(of_row[s] - most);
+            const float factor = exponential(before - most);
+            weights[r] = weights[r] * factor + total(of_row, count);
+            for (int64_t i = 0; i < e; ++i) sums[r * e + i] *= factor;
+            largest[r] = most;
+        }
+        small_product(scores, CHUNK, 1, scratch.all_values + place, e, part, e, rows, count, e);
+        for (int64_t i = 0; i < rows * e; ++i) sums[i] += part[i];
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+        const float share_of = largest[r] == -INFINITY ? 0.0f : 1.0f / weights[r];
+        float* out = scratch.product + (b * step.tokens + first + r % n) * row_length + (head * group + r / n) * e;
+        for (int64_t i = 0; i < e; ++i) out[i] = sums[r * e + i] * share_of;
     }
 }
 
@@ -444,20 +531,28 @@ void give(const Linear& linear, const float* x, const Scratch& scratch, int64_t 
     if (linear.input.bits < 16) round_row(numbers, n, linear.input);
 }
 
-// Rows from `first` to `last` of a product with all tokens
+// Rows from `first` to `last` of a product with all tokens; `temporary` takes some unpacked rows
 void multiply(const Linear& linear, const Scratch& scratch, int64_t slot, const Sizes& sizes, int64_t first,
-              int64_t last, float* y, int64_t ldy) {
+              int64_t last, float* y, int64_t ldy, float* temporary) {
     if (first >= last) return;
+    Weight part = linear.weight;
     if (linear.multiplies_codes) {
         const int64_t codes = slot * sizes.tokens * sizes.stream, place = slot * sizes.tokens;
-        const bool two = linear.weight.bits <= 4;
-        const auto product = two ? few_tokens<true> : few_tokens<false>;
-        product(linear.weight, first, last, scratch.even + codes, two ? scratch.odd + codes : nullptr,
-                stream_bytes(linear.weight.cols, two), scratch.scales + place, scratch.sums + place, sizes.tokens, y,
-                ldy);
+        const bool two = part.bits <= 4;
+        const int64_t stride = stream_bytes(part.cols, two);
+        const int8_t *even = scratch.even + codes, *odd = two ? scratch.odd + codes : nullptr;
+        const float* s = scratch.scales + place;
+        const int32_t* sums = scratch.sums + place;
+        if (!sizes.many()) {
+            const auto product = two ? few_tokens<true> : few_tokens<false>;
+            return product(part, first, last, even, odd, stride, s, sums, sizes.tokens, y, ldy);
+        }
+        part.rows = last;
+        const auto product = two ? many_tokens<true> : many_tokens<false>;
+        for (int64_t row = first; row < last; row += Panel::ROWS)
+            product(part, row, reinterpret_cast<uint8_t*>(temporary), even, odd, stride, s, sums, sizes.tokens, y, ldy);
         return;
     }
-    Weight part = linear.weight;
     part.codes += first * part.row_bytes();
     part.scale += first * part.groups;
     if (part.zero) part.zero += first * part.groups;
@@ -510,9 +605,37 @@ void prepare(const Block& block, const Step& step, const Sizes& sizes, const Scr
     else moved = turned;
     if (is_query) {
         if (block.query.bits < 16) round_row(moved, e, block.query);
-        in_planes(moved, e, planes_of(e, block.key), scratch.queries + (t * block.heads + item) * sizes.query_length);
+        float* query = scratch.queries + (t * block.heads + item) * sizes.query_length;
+        if (sizes.many()) std::copy(moved, moved + e, query);
+        else in_planes(moved, e, planes_of(e, block.key), query);
     } else {
         store_row(moved, e, block.key, step.keys, b, item - block.heads, step.keys.stop + at);
+    }
+}
+
+// Of all heads, by all threads
+void attention(const Block& block, const Step& step, const Sizes& sizes, const Scratch& scratch, float* temporary) {
+    const int64_t e = block.head_dim, heads = step.batch * block.kv_heads;
+    if (!sizes.many()) {
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < heads * sizes.chunks; ++i)
+            attend(block, step, sizes, scratch, i / sizes.chunks / block.kv_heads,
+                   i / sizes.chunks % block.kv_heads, i % sizes.chunks);
+        return;
+    }
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < heads * sizes.chunks; ++i) {
+        const int64_t from = i % sizes.chunks * CHUNK, count = std::min(CHUNK, sizes.all_tokens - from);
+        const int64_t b = i / sizes.chunks / block.kv_heads, head = i / sizes.chunks % block.kv_heads;
+        unpack(step.keys, block.key, e, b, head, from, count, 1, CHUNK, scratch.all_keys + i * CHUNK * e);
+        unpack(step.values, block.value, e, b, head, from, count, e, 1, scratch.all_values + i * CHUNK * e);
+    }
+    const int64_t at_once = sizes.query_tokens, pieces = (step.tokens + at_once - 1) / at_once;
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t i = 0; i < heads * pieces; ++i) {
+        const int64_t piece = pieces - 1 - i / heads, first = piece * at_once;  // the longest first
+        attend_many(block, step, sizes, scratch, i % heads / block.kv_heads, i % block.kv_heads, first,
+                    std::min(step.tokens, first + at_once), temporary);
     }
 }
 
@@ -534,27 +657,24 @@ void run(const Block& block, const Step& step, const Sizes& sizes, const Scratch
     for (int64_t part = 0, offset = 0; part < 3; offset += inputs[part]->weight.rows, ++part) {
         const int64_t rows = inputs[part]->weight.rows;
         multiply(*inputs[part], scratch, part, sizes, std::clamp<int64_t>(from - offset, 0, rows),
-                 std::clamp<int64_t>(to - offset, 0, rows), scratch.product + offset, row);
+                 std::clamp<int64_t>(to - offset, 0, rows), scratch.product + offset, row, temporary);
     }
 #pragma omp barrier
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < T * all_heads; ++i)
         prepare(block, step, sizes, scratch, i / all_heads, i % all_heads, temporary);
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < step.batch * block.kv_heads * sizes.chunks; ++i) {
-        const int64_t chunk = i % sizes.chunks, head = i / sizes.chunks % block.kv_heads;
-        attend(block, step, sizes, scratch, i / sizes.chunks / block.kv_heads, head, chunk);
-    }
+    attention(block, step, sizes, scratch, temporary);
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < T; ++t) {
         const int64_t width = sizes.width;
-        for (int64_t head = 0; head < block.heads; ++head)
+        const float* attended = sizes.many() ? scratch.product + t * row : temporary;
+        for (int64_t head = 0; head < block.heads && !sizes.many(); ++head)
             join_chunks(block, sizes, scratch, t * block.heads + head, temporary + width, temporary + head * e);
-        transform(temporary, block.output, temporary + width, temporary + 2 * width);
+        transform(attended, block.output, temporary + width, temporary + 2 * width);
         give(block.o, temporary + width, scratch, 0, t, sizes);
     }
     multiply(block.o, scratch, 0, sizes, bound(hidden, thread, threads), bound(hidden, thread + 1, threads),
-             scratch.middle, hidden);
+             scratch.middle, hidden, temporary);
 #pragma omp barrier
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < T; ++t) {
@@ -566,8 +686,8 @@ void run(const Block& block, const Step& step, const Sizes& sizes, const Scratch
     }
     const int64_t wide = block.intermediate, first = bound(wide, thread, threads);
     const int64_t last = bound(wide, thread + 1, threads);
-    multiply(block.gate, scratch, 0, sizes, first, last, scratch.wide, 2 * wide);
-    multiply(block.up, scratch, 1, sizes, first, last, scratch.wide + wide, 2 * wide);
+    multiply(block.gate, scratch, 0, sizes, first, last, scratch.wide, 2 * wide, temporary);
+    multiply(block.up, scratch, 1, sizes, first, last, scratch.wide + wide, 2 * wide, temporary);
     for (int64_t t = 0; t < T; ++t) {
         float* gate = scratch.wide + t * 2 * wide;
         silu_times(gate + first, gate + wide + first, last - first);
@@ -579,7 +699,7 @@ void run(const Block& block, const Step& step, const Sizes& sizes, const Scratch
         give(block.down_projection, temporary, scratch, 0, t, sizes);
     }
     const int64_t low = bound(hidden, thread, threads), high = bound(hidden, thread + 1, threads);
-    multiply(block.down_projection, scratch, 0, sizes, low, high, step.y, hidden);
+    multiply(block.down_projection, scratch, 0, sizes, low, high, step.y, hidden, temporary);
     for (int64_t t = 0; t < T; ++t)
         for (int64_t i = low; i < high; ++i)
             step.y[t * hidden + i] = scratch.middle[t * hidden + i] + step.y[t * hidden + i];
@@ -616,6 +736,7 @@ class Pieces {
 
 Sizes sizes_of(const Block& block, const Step& step) {
     Sizes sizes;
+    sizes.batch = step.batch;
     sizes.tokens = step.batch * step.tokens;
     sizes.all_tokens = step.keys.stop - step.keys.start + step.tokens;
     sizes.chunks = (sizes.all_tokens + CHUNK - 1) / CHUNK;
@@ -626,20 +747,33 @@ Sizes sizes_of(const Block& block, const Step& step) {
     sizes.key_width = block.kv_heads * block.head_dim;
     sizes.widest = std::max({block.hidden, block.intermediate, sizes.width});
     sizes.stream = stream_bytes(sizes.widest, false);
+    sizes.query_tokens = std::max<int64_t>(1, QUERIES / sizes.group);
     return sizes;
 }
 
 // The pieces of a step's memory, from the start of a buffer of `threads` threads
 Scratch scratch_of(const Block& block, const Sizes& sizes, int64_t threads, Pieces& pieces) {
-    const int64_t T = sizes.tokens;
+    const int64_t T = sizes.tokens, e = block.head_dim, many = sizes.many();
+    const int64_t rows = sizes.query_tokens * sizes.group;
+    int64_t panel = 0;
+    bool only_codes = true;
+    for (const Linear* linear :
+         {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down_projection}) {
+        panel = std::max(panel, many * Panel::size(linear->weight) / static_cast<int64_t>(sizeof(float)));
+        only_codes = only_codes && linear->multiplies_codes;
+    }
     Scratch scratch;
-    scratch.temporary_length = (5 * sizes.widest + 4 * block.head_dim + 79) / 16 * 16;
+    scratch.temporary_length =
+        (std::max({5 * sizes.widest + 4 * e, panel, many * rows * (CHUNK + 2 * e + 2)}) + 79) / 16 * 16;
     scratch.product = pieces.next<float>(T * (sizes.width + 2 * sizes.key_width));
     scratch.queries = pieces.next<float>(T * block.heads * sizes.query_length);
-    scratch.partial = pieces.next<float>(T * block.heads * sizes.chunks * (sizes.value_length + 2));
+    scratch.partial = pieces.next<float>((1 - many) * T * block.heads * sizes.chunks * (sizes.value_length + 2));
     scratch.middle = pieces.next<float>(T * block.hidden);
     scratch.wide = pieces.next<float>(T * 2 * block.intermediate);
-    scratch.numbers = pieces.next<float>(3 * T * sizes.widest);
+    scratch.numbers = pieces.next<float>(only_codes ? 0 : 3 * T * sizes.widest);
+    const int64_t cached = many * sizes.batch * block.kv_heads * sizes.chunks * CHUNK * e;
+    scratch.all_keys = pieces.next<float>(cached);
+    scratch.all_values = pieces.next<float>(cached);
     scratch.scales = pieces.next<float>(3 * T);
     scratch.temporary = pieces.next<float>(threads * scratch.temporary_length);
     scratch.sums = pieces.next<int32_t>(3 * T);
