@@ -240,24 +240,14 @@ inline int32_t code_of(float x, const Grid& grid) {
 
 void store_row(const float* x, int64_t n, const Rounding& rounding, const Store& store, int64_t b, int64_t head,
                int64_t at) {
-    const Grid grid = grid_of(x, n, rounding);
-    const int64_t place = b * store.scale.batch_stride + head * store.scale.head_stride + at;
-    static_cast<float*>(store.scale.data)[place] = grid.scale;
-    if (store.zero.data)
-        static_cast<uint8_t*>(store.zero.data)[b * store.zero.batch_stride + head * store.zero.head_stride + at] =
-            static_cast<uint8_t>(grid.zero == grid.zero ? grid.zero : 0.0f);
     const int64_t bytes = rounding.bits <= 4 ? (n + 1) / 2 : n;
-    uint8_t* codes = static_cast<uint8_t*>(store.codes.data) + b * store.codes.batch_stride +
-                     head * store.codes.head_stride + at * bytes;
-    if (rounding.bits > 4) {
-        for (int64_t i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(code_of(x[i], grid));
-        return;
-    }
-    for (int64_t i = 0; i < n; i += 2) {
-        const int32_t low = code_of(x[i], grid) & 15;
-        const int32_t high = i + 1 < n ? code_of(x[i + 1], grid) & 15 : 0;
-        codes[i / 2] = static_cast<uint8_t>(low | high << 4);
-    }
+    auto place = [&](const Part& part, int64_t size) {
+        return static_cast<uint8_t*>(part.data) + (b * part.batch_stride + head * part.head_stride + at * size);
+    };
+    float* scale = static_cast<float*>(store.scale.data) + b * store.scale.batch_stride +
+                   head * store.scale.head_stride + at;
+    encode_row(x, n, share(rounding.max_logit), share(rounding.min_logit), static_cast<int>(rounding.bits),
+               place(store.codes, bytes), scale, store.zero.data ? place(store.zero, 1) : nullptr);
 }
 
 void round_row(float* x, int64_t n, const Rounding& rounding) {
