@@ -33,8 +33,8 @@ from benchmarks.generation import (
 from benchmarks.measure import Measurement
 from linmap.compress.flatquant.kernels import active_kernels
 
-SMALL = ("float32", "bfloat16", "W4A4KV4", "W4A4KV4+8", "W4A16", "W4A16+8", "W4A8", "W4A8+8")
-LARGE = ("float32", "bfloat16", "W4A4KV4", "W4A4KV4+8", "W4A16+8", "W4A8+8")
+SMALL = ("float32", "bfloat16", "W4A4KV4", "W4A4KV4+8", "W4A8KV4", "W4A8KV4+8", "W4A16", "W4A16+8", "W4A8")
+LARGE = ("float32", "bfloat16", "W4A4KV4", "W4A4KV4+8", "W4A8KV4+8", "W4A16+8")
 MEASURED = ("float32", "bfloat16", "W4A4KV4", "W4A4KV4+8")  # by their memory
 LOADS = (Load(1, 16, 32), Load(1, 512, 24), Load(8, 64, 24))
 LARGE_LOADS = (Load(1, 16, 12), Load(1, 512, 6), Load(8, 64, 6))

@@ -30,6 +30,7 @@ BITS: dict[str, dict[str, int]] = {
     "W4A4KV4": {"w_bits": 4, "a_bits": 4, "k_bits": 4, "v_bits": 4},
     "W4A16": {"w_bits": 4, "a_bits": 16},
     "W4A8": {"w_bits": 4, "a_bits": 8},
+    "W4A8KV4": {"w_bits": 4, "a_bits": 8, "k_bits": 4, "v_bits": 4},
 }
 ONE_BILLION = LlamaConfig(
     vocab_size=32000,
