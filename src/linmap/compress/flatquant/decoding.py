@@ -143,7 +143,8 @@ def step(block: Any, base: type[nn.Module], args: tuple[Any, ...], kwargs: dict[
     """What a block makes of these arguments, or None if it must be computed in the ordinary way."""
     if len(args) != 1 or not KNOWN.issuperset(kwargs):
         return None
-    x, cache = args[0], kwargs.get("past_key_values")
+    x: Any = args[0]
+    cache: Any = kwargs.get("past_key_values")
     if type(x) is not Tensor or x.dim() != 3:
         return None
     known = _known(block, cache, lambda facts: ([described(block, base, facts)], Norm()))
@@ -154,7 +155,8 @@ def step(block: Any, base: type[nn.Module], args: tuple[Any, ...], kwargs: dict[
 
 def decoder_step(decoder: Any, base: type[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What a decoder makes of these arguments, its blocks and last norm as one call, or None."""
-    ids, cache = kwargs.get("input_ids"), kwargs.get("past_key_values")
+    ids: Any = kwargs.get("input_ids")
+    cache: Any = kwargs.get("past_key_values")
     if args or type(ids) is not Tensor or ids.dim() != 2 or not ids.numel():
         return None
     if not KNOWN_OF_DECODER.issuperset(kwargs) or kwargs.get("inputs_embeds") is not None:

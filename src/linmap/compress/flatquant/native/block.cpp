@@ -695,11 +695,12 @@ void run(const Block& block, const Step& step, const Sizes& sizes, const Scratch
             step.y[t * hidden + i] = scratch.middle[t * hidden + i] + step.y[t * hidden + i];
 }
 
-// A buffer of the calling thread at a multiple of 64 bytes, which only grows; null where there is no memory
+// A buffer of the calling thread at a multiple of 64 bytes, which grows, and shrinks behind a long prompt; null where there
+// is no memory
 char* buffer_of(int64_t bytes) {
     thread_local std::unique_ptr<char[]> buffer;
     thread_local int64_t room = 0;
-    if (bytes + 64 > room) {
+    if (bytes + 64 > room || room > 4 * bytes + (int64_t{1} << 24)) {
         buffer.reset(new (std::nothrow) char[static_cast<size_t>(bytes + bytes / 4 + 64)]);
         room = buffer ? bytes + bytes / 4 + 64 : 0;
     }
