@@ -76,6 +76,7 @@ def test_there_is_a_tutorial_for_every_room() -> None:
 def test_a_tutorial_runs_as_a_program(tutorial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     done = subprocess.run([sys.executable, str(tutorial)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("\n") >= 3

@@ -72,7 +72,7 @@ def executed(source: Path) -> Any:
         notebook = read(source)
         notebook.cells.insert(1, nbformat.v4.new_markdown_cell(NOT_EXECUTED))
         return notebook
-    print(f"executing {source.relative_to(ROOT)}", file=sys.stderr, flush=True)
+    print(f"executing {source.parent.name}/{source.name}", file=sys.stderr, flush=True)
     notebook = run(read(source))
     notebook.metadata["source"] = digest(source)
     KEPT.mkdir(parents=True, exist_ok=True)
@@ -96,6 +96,13 @@ def run(notebook: Any) -> Any:
     )
     notebook.cells = [first, *cells, last]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    paths = [
+        ROOT / "src",
+        *(Path(path).resolve() for path in filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))),
+    ]
+    environment["PYTHONPATH"] = os.pathsep.join(
+        map(str, paths)
+    )  # the folder is another, the code is that of this checkout
     with tempfile.TemporaryDirectory() as folder:
         kernel = AsyncKernelManager(transport="ipc", ip=f"{folder}/kernel")  # sockets that are files, not ports
         client = NotebookClient(
