@@ -98,3 +98,31 @@ def test_a_folder_that_got_nothing_goes_again_and_one_that_got_something_stays(t
     with owner("fit olinear"), filling(tmp_path / "mine" / "fit"):
         write_text(tmp_path / "mine" / "fit" / "a.json", "1")
     assert (tmp_path / "mine" / "fit" / "a.json").exists()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_command_that_was_killed_while_it_put_a_file_in_its_place_may_go_on(replaced, first, tmp_path, monkeypatch):
+    path, replace = tmp_path / "x.csv", os.replace
+    if not first:
+        with owner("apply mbat"):
+            write_text(path, "before")
+
+    def killed(source, target):
+        if Path(target) == path:
+            if replaced:
+                replace(source, target)
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch, owner("apply mbat"):
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_text(path, "after!")
+    with owner("apply mbat"):
+        write_text(path, "again")
+    with owner("apply bt2"), pytest.raises(UsageError):
+        write_text(path, "theirs")
+    path.write_text("mine, by hand")
+    with owner("apply mbat"), pytest.raises(UsageError):
+        write_text(path, "ours")

@@ -57,6 +57,7 @@ def atomic_path(path: Path | str, make: bool = True) -> Iterator[Path]:
     try:
         yield partial
         sync(partial)
+        record(path, partial)
         os.replace(partial, path)
         sync(path.parent)
         record(path)

@@ -121,19 +121,25 @@ def filling(path: Path) -> Iterator[None]:
                 folder.rmdir()  # only if it is empty
 
 
-def record(path: Path | str) -> None:
-    """Remember that the running command wrote `path`."""
-    now = _OWNER.get()
+def record(path: Path | str, coming: Path | None = None) -> None:
+    """Remember that the running command wrote `path`, or is about to put the file `coming` in its place.
+
+    Whether it is killed before or after that, the file is its own.
+    """
+    path, now = Path(path), _OWNER.get()
     if now is None:
         return
     with suppress(OSError):  # a home that cannot be written to: the next run asks
-        note = _note(Path(path))
+        note = _note(path)
+        states = [_state(path)] if coming is None else [_state(coming)]
+        if coming is not None and _is_own(path, now.name):
+            states.append(_state(path))
         note.parent.mkdir(parents=True, exist_ok=True)
         if note.parent not in _swept:
             _swept.add(note.parent)
             sweep(note.parent)
         partial = note.with_name(partial_name(note))
-        partial.write_text(json.dumps({"path": os.path.abspath(path), "by": now.name, "state": _state(Path(path))}))
+        partial.write_text(json.dumps({"path": os.path.abspath(path), "by": now.name, "states": states}))
         os.replace(partial, note)
 
 
@@ -146,7 +152,7 @@ def _may_replace(path: Path, name: str) -> bool:
 def _is_own(path: Path, name: str) -> bool:
     try:
         note = json.loads(_note(path).read_text())
-        return note["by"] == name and note["state"] == _state(path)
+        return note["by"] == name and _state(path) in note.get("states", [note.get("state")])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
