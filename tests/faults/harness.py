@@ -72,7 +72,10 @@ def command(place: str, mark: str, at: int, signals: list[int], entry: str, word
     for name in CHANGES:
         setattr(os, name, counted(getattr(os, name)))
     module, _, function = entry.partition(":")
-    code = getattr(importlib.import_module(module), function)(words)
+    try:
+        code = getattr(importlib.import_module(module), function)(words)
+    except KeyboardInterrupt:  # while modules are imported
+        code = 130
     with open(Path(place).with_suffix(".count"), "w") as file:
         file.write(str(count))
     sys.stdout.flush()
