@@ -94,7 +94,7 @@ def test_plain_knows_what_recipes_hold():
     [
         (None, "not a saved run"),
         ("{", "not JSON"),
-        ("\udc80", "not JSON"),
+        ("\udc80", "not UTF-8"),
         ("[]", "not written by `linmap fit`"),
         ('{"system": "mbat", "format": true, "config": {}}', "not written by `linmap fit`"),
         ('{"system": "mbat", "format": 2, "config": {}}', "has format 2, this linmap reads up to 1"),

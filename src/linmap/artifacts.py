@@ -16,9 +16,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from linmap.errors import ArgumentError, ArtifactError
+from linmap.data.door import load_json, reason, refuse_special
+from linmap.data.schema import typed
+from linmap.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    ArtifactError,
+    DataError,
+    LinmapError,
+    OutOfRangeError,
+)
 from linmap.ownership import claim, make_folder, record, sync
 from linmap.processes import partial_name, sweep
 from linmap.version import __version__
@@ -36,8 +45,8 @@ _swept: set[Path] = set()  # folders in which this process has written
 def atomic_path(path: Path | str, make: bool = True) -> Iterator[Path]:
     """A temporary name beside `path`; on success it is synced to disk and renamed, on failure nothing stays behind.
 
-    The name keeps the suffix of `path`, from which many writers (NumPy, pandas, Pillow) choose the format. A command
-    replaces only what is its own; see `linmap.ownership`. What killed processes left half written in the folder goes.
+    The name keeps the suffix of `path`, from which many writers (NumPy, pandas, Pillow) choose the format. A symbolic
+    link is written through. A command replaces only what is its own; see `linmap.ownership`. What killed processes left half written in the folder goes.
 
     Parameters
     ----------
@@ -47,6 +56,8 @@ def atomic_path(path: Path | str, make: bool = True) -> Iterator[Path]:
         Make its folder, where that is not there.
     """
     path = Path(path)
+    if path.is_symlink():
+        path = path.resolve()  # what the link names is written, and the link stays
     claim(path)
     if make:
         make_folder(path.parent)
@@ -264,6 +275,16 @@ def config_path(folder: Path | str) -> Path:
     return own if own.exists() else Path(folder) / "config.json"
 
 
+class Header(TypedDict):
+    """What describes a run."""
+
+    format: int
+    system: str
+    config: dict[str, Any]
+    versions: NotRequired[dict[str, str]]
+    seed: NotRequired[int]
+
+
 def read_config(folder: Path | str) -> dict[str, Any]:
     """The whole of what describes a run: format, system, versions, seed and config.
 
@@ -274,15 +295,19 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     """
     path = config_path(folder)
     try:
-        header = json.loads(path.read_text(encoding="utf-8"))
+        header = load_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{folder} is not a saved run: it has no config.json; `linmap fit` writes one.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} is not JSON ({error}); fit the run again.") from None
+    except DataError as error:
+        raise ArtifactError(f"{str(error).rstrip('.')}; fit the run again.") from None
     if not isinstance(header, dict) or not {"system", "config"} <= set(header) or type(header.get("format")) is not int:
         raise ArtifactError(f"{path} was not written by `linmap fit`: it lacks a system, a format or a config.")
     if header["format"] > FORMAT:
         raise ArtifactError(f"{path} has format {header['format']}, this linmap reads up to {FORMAT}; upgrade linmap.")
+    try:
+        typed(Header, header, str(path))
+    except ArgumentTypeError as error:
+        raise ArtifactError(f"{error}; fit the run again.") from None
     return header
 
 
@@ -314,15 +339,26 @@ def reading(folder: Path | str) -> Iterator[None]:
     Raises
     ------
     ArtifactError
-        In place of errors of keys, types and shapes.
+        In place of errors of keys, types and shapes, and where what is built would be far larger than the weights.
     """
+    from linmap.data.built import no_larger_than
+
+    weights = Path(folder) / "model.safetensors"
     try:
-        yield
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ArtifactError(
-            f"{folder} is damaged, or was written by another version of linmap ({why}); fit the run again."
-        ) from None
+        with no_larger_than(weights.stat().st_size if weights.exists() else 0):
+            yield
+    except (ArgumentError, ArgumentTypeError, OutOfRangeError) as error:
+        raise _damaged(folder, " ".join(str(error).split()).rstrip(".")) from None
+    except (LinmapError, OSError, ImportError):
+        raise
+    except Exception as error:  # whatever a value that is not as expected does further on
+        raise _damaged(folder, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _damaged(folder: Path | str, why: str) -> ArtifactError:
+    return ArtifactError(
+        f"{folder} is damaged, or was written by another version of linmap ({why}); fit the run again."
+    )
 
 
 def load(folder: Path | str, system: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -333,16 +369,29 @@ def load(folder: Path | str, system: str) -> tuple[dict[str, Any], dict[str, tor
     ArtifactError
         If the folder holds no readable run, or a run of another system.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     header = read_config(folder)
     if header["system"] != system:
         raise ArtifactError(f"{folder} holds a run of {header['system']!r}, not of {system!r}.")
     path = Path(folder) / "model.safetensors"
     if not path.exists():
         raise ArtifactError(f"{folder} is incomplete: it has no model.safetensors; fit the run again.")
+    return header["config"], read_tensors(path)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The arrays of a file of safetensors, by name.
+
+    Raises
+    ------
+    ArtifactError
+        If it is no regular file, or damaged.
+    """
+    from safetensors.torch import load_file
+
     try:
-        return header["config"], load_file(path)
-    except SafetensorError as error:
-        raise ArtifactError(f"{path} is damaged ({error}); fit the run again.") from None
+        refuse_special(path)
+        return load_file(path)
+    except OSError:
+        raise
+    except Exception as error:  # of safetensors, and of torch for types and shapes that it does not have
+        raise ArtifactError(f"{path} is damaged{reason(error)}; fit the run again.") from None

@@ -20,13 +20,13 @@ def test_bad_files(tmp_path: Path):
     with pytest.raises(DataError, match="there is no such file"):
         read_npz(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("not an archive")
-    with pytest.raises(DataError, match=r"not a plain \.npz archive"):
+    with pytest.raises(DataError, match=r"a plain \.npz archive"):
         read_npz(tmp_path / "text.npz")
     np.savez(tmp_path / "objects.npz", x=np.array([{}], dtype=object))
-    with pytest.raises(DataError, match=r"not a plain \.npz archive"):
+    with pytest.raises(DataError, match=r"Python objects"):
         read_npz(tmp_path / "objects.npz")
     np.save(tmp_path / "one.npy", np.eye(2))
-    with pytest.raises(DataError, match=r"not a plain \.npz archive"):
+    with pytest.raises(DataError, match=r"a plain \.npz archive"):
         read_npz(tmp_path / "one.npy")
     np.savez(tmp_path / "nan.npz", x=np.array([1.0, np.nan]))
     with pytest.raises(DataError, match="'x' holds something other than finite numbers"):

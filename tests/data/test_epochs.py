@@ -74,7 +74,7 @@ def test_missing_and_unknown_files_are_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="are read from"):
         load_epochs(tmp_path / "e.csv")
     (tmp_path / "e-epo.fif").write_bytes(b"no")
-    with pytest.raises(DataError, match="MNE cannot read"):
+    with pytest.raises(DataError, match="as epochs of MNE"):
         load_epochs(tmp_path / "e-epo.fif")
 
 

@@ -81,7 +81,7 @@ def test_bad_files(tmp_path: Path):
     with pytest.raises(DataError, match=r"has no preprocessor_config\.json"):
         read_preparation(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text("{")
-    with pytest.raises(DataError, match="this is not JSON"):
+    with pytest.raises(DataError, match="is not JSON"):
         read_preparation(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps([1]))
     with pytest.raises(DataError, match="expected an object"):

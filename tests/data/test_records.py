@@ -107,7 +107,7 @@ def test_parquet_rows_are_records_with_dates_as_texts(tmp_path: Path) -> None:
         ("r.jsonl", b'{}\n\n{"a": \n', r"r\.jsonl, line 3, column 7: not JSON"),
         ("r.jsonl", b'{"a":1,"a":2}\n', r"line 1: the key 'a' comes twice"),
         ("r.json", b'{"a": 1}\n{"a": 2}\n', r"line 2, column 1: .*call it \.jsonl"),
-        ("r.parquet", b"nonsense", "is not a Parquet file"),
+        ("r.parquet", b"nonsense", "as a Parquet file"),
         ("r.txt", b"", r"must end in \.jsonl"),
     ],
 )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 from linmap.errors import DivergenceError, LinmapError, SingularMapError
 from linmap.recipes.packages import remedy
 
 NOT_OPENED = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+OF_THE_PLACE = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
+"""A read-only or full file system, a quota, a name that is too long, links in a circle: the user has others."""
+FULL = "No space left on device"
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -21,8 +25,10 @@ def explain(error: BaseException, room: str = "") -> tuple[int, str]:
     message = " ".join(str(error).split())
     if isinstance(error, LinmapError) and not isinstance(error, SingularMapError | DivergenceError):
         return WRONG_USE, message
-    if isinstance(error, NOT_OPENED):
+    if isinstance(error, NOT_OPENED) or (isinstance(error, OSError) and error.errno in OF_THE_PLACE):
         return WRONG_USE, f"{error.filename}: {str(error.strerror).lower()}" if error.filename else message
+    if FULL.lower() in message.lower():  # as libraries tell it, in errors of their own
+        return WRONG_USE, f"{FULL.lower()}: make room, or write elsewhere ({message})"
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("linmap"):
         if "pip install" in message:
             return WRONG_USE, message

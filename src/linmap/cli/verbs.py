@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import subprocess
 import sys
@@ -379,10 +378,11 @@ def _own_folder(out: Path, slug: str, resume: bool) -> None:
 def _filled_by(out: Path, slug: str) -> bool:
     """Whether a folder says itself that it holds a run or a result of this system."""
     from linmap.artifacts import SHARED
+    from linmap.data.door import load_json
 
     for name in (SHARED, "config.json", "result.json", "failure.json"):
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            if json.loads((out / name).read_text(encoding="utf-8")).get("system") == slug:
+            if load_json(out / name).get("system") == slug:
                 return True
     return False
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from linmap.data.compressed import open_bytes
+from linmap.data.door import refuse_special
 from linmap.errors import DataError
 
 __all__ = ["EMBEDDED", "find", "require_content", "require_file"]
@@ -45,7 +46,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 def require_content(path: Path | str) -> None:
     """Refuse a file of nothing but blanks, in the same words for every format; a compressed one by what is inside.
 
-    A path that is no file is left to its reader, who knows what to say about it.
+    A folder, or a path where nothing is, is left to its reader, who knows what to say about it.
 
     Parameters
     ----------
@@ -55,9 +56,11 @@ def require_content(path: Path | str) -> None:
     Raises
     ------
     DataError
-        If it has no byte that is neither white space nor a byte order mark, or is compressed and damaged.
+        If it has no byte that is neither white space nor a byte order mark, is compressed and damaged, or is a named
+        pipe or a device, which never end.
     """
     path = Path(path)
+    refuse_special(path)
     if not path.is_file():
         return
     if _is_blank(path):
@@ -80,7 +83,7 @@ def require_file(path: Path | str) -> None:
 def _is_blank(path: Path) -> bool:
     if not path.stat().st_size:
         return True
-    with open_bytes(path) as file:
+    with open_bytes(path, whole=False) as file:
         block = file.read(2**16).removeprefix(BYTE_ORDER_MARK)
         while block and not block.strip(BLANK):
             block = file.read(2**16)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from linmap.data import require_file
-from linmap.errors import ArgumentError, DataError
+from linmap.data.door import understood
+from linmap.data.npy_headers import check_npy, check_npz
+from linmap.errors import DataError
+
+NPZ, NPY = "a plain .npz archive", "a .npy file of numbers"
 
 
 def read_npz(
@@ -40,27 +43,64 @@ def read_npz(
         If the file is missing, empty or no archive, lacks one of `names`, or holds Python objects or values that are
         not finite numbers.
     """
-    require_file(path)
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ArgumentError("it holds a single array")
-        with archive:
-            wanted = [name for name in archive.files if name not in ignore and (only is None or name in only)]
-            arrays, held = {name: archive[name] for name in wanted}, sorted(archive.files)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file.") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: this is not a plain .npz archive{_why(error)}; write it with numpy.savez.") from None
+    held = held_names(path)
+    arrays = read_as_they_are(path, [name for name in held if name not in ignore and (only is None or name in only)])
     missing = [name for name in names if name not in arrays]
     if missing:
-        raise DataError(f"{path} has no array {missing[0]!r}; it holds {', '.join(held) or 'nothing'}.")
+        raise DataError(f"{path} has no array {missing[0]!r}; it holds {', '.join(sorted(held)) or 'nothing'}.")
     for name, array in arrays.items():
         if array.dtype.kind == "U" and name in texts:
             continue
         if array.dtype.kind not in "biufc" or (array.dtype.kind in "fc" and not np.isfinite(array).all()):
             raise DataError(f"{path}: the array {name!r} holds something other than finite numbers ({array.dtype}).")
     return arrays
+
+
+def held_names(path: Path | str) -> list[str]:
+    """The names of an archive's arrays.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, empty or no archive.
+    """
+    require_file(path)
+    with understood(path, NPZ, "write it with numpy.savez"):
+        with open(path, "rb") as file:
+            if file.read(6) == b"\x93NUMPY":
+                raise DataError(f"{path}: this is not {NPZ} (it holds a single array); write it with numpy.savez.")
+        with np.load(path, allow_pickle=False) as archive:
+            return list(archive.files)
+
+
+def read_as_they_are(path: Path | str, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an archive that have these names, or all, whatever values they hold; names that it lacks are left
+    out.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, empty or no archive, or one of these is damaged or holds Python objects.
+    """
+    held = held_names(path)
+    wanted = held if names is None else [name for name in dict.fromkeys(names) if name in held]
+    with understood(path, NPZ, "write it with numpy.savez"), np.load(path, allow_pickle=False) as archive:
+        check_npz(path, archive.zip, wanted)
+        return {name: np.asarray(archive[name]) for name in wanted}
+
+
+def read_npy(path: Path | str, mmap_mode: str | None = None) -> np.ndarray:
+    """The array of an `.npy` file, mapped into memory where `mmap_mode` says so.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, empty or no `.npy` file, holds Python objects, or declares more than it holds.
+    """
+    require_file(path)
+    with understood(path, NPY, "write it with numpy.save"):
+        check_npy(path)
+        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)  # pyright: ignore[reportArgumentType]
 
 
 def open_rows(path: Path | str) -> np.ndarray:
@@ -71,21 +111,7 @@ def open_rows(path: Path | str) -> np.ndarray:
     DataError
         If the file is missing, empty, no `.npy` file, or holds something other than one matrix of numbers.
     """
-    require_file(path)
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file.") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: this is not a .npy file of numbers{_why(error)}; write it with numpy.save.") from None
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
+    array = read_npy(path, mmap_mode="r")
+    if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
         raise DataError(f"{path} must hold one matrix of numbers, one vector a row; write it with numpy.save.")
     return array
-
-
-def _why(error: Exception) -> str:
-    """What NumPy says of a file, but for its advice to unpickle it, which would run what is in there."""
-    text = str(error)
-    if text.startswith("Object arrays"):
-        return " (it holds Python objects, not numbers)"
-    return "" if "pickle" in text or "PosixPath" in text or not text else f" ({text.rstrip('.')})"

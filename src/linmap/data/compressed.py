@@ -10,8 +10,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
+from linmap.data.door import most_bytes, refuse_special, too_large
 from linmap.errors import DataError
 
 DAMAGED = (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError)
@@ -27,27 +28,77 @@ def is_compressed(path: Path) -> bool:
 
 
 @contextmanager
-def open_bytes(path: Path) -> Iterator[BinaryIO]:
+def open_bytes(path: Path, whole: bool = True) -> Iterator[BinaryIO]:
     """A file's bytes, decompressed where its name says that it is compressed.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    whole
+        Whether what is unpacked stays in memory, and so may not be more than `linmap.data.door.most_bytes`.
 
     Raises
     ------
     DataError
-        If it is not compressed the way its name says, or cut off.
+        If it is a pipe or a device, not compressed the way its name says, cut off, or larger.
     """
+    refuse_special(path)
     if not is_compressed(path):
         with open(path, "rb") as file:
             yield file
         return
     try:
         with OPENERS[path.suffix.lower()](path) as file:
-            yield file
+            yield cast(BinaryIO, io.BufferedReader(_Bounded(path, file), 2**16)) if whole else file
     except DAMAGED as error:
         raise DataError(f"{path} is damaged, or not compressed as its name says ({error}); write it again.") from None
     except OSError as error:
         if error.errno is not None:  # of the system, not of what the file holds
             raise
         raise DataError(f"{path} is damaged, or not compressed as its name says ({error}); write it again.") from None
+
+
+def measure(path: Path) -> int:
+    """The bytes that a file unpacks to, which `open_bytes` bounds; for libraries that open it themselves."""
+    with open_bytes(path) as file:
+        return sum(len(block) for block in iter(lambda: file.read(2**20), b""))
+
+
+def lines_of(path: Path, file: Any) -> Iterator[bytes]:
+    """Lines with their ends, none of them longer than `linmap.data.door.most_bytes` where the file is packed.
+
+    Raises
+    ------
+    DataError
+        At a longer one.
+    """
+    if not is_compressed(path):
+        yield from file
+        return
+    most = most_bytes()
+    while line := file.readline(most + 1):
+        if len(line) > most:
+            raise too_large(path, "one line unpacks to more than")
+        yield line
+
+
+class _Bounded(io.RawIOBase):
+    """What is unpacked, up to the bound."""
+
+    def __init__(self, path: Path, file: Any) -> None:
+        self._path, self._file, self._left = path, file, most_bytes()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        self._left -= len(data)
+        if self._left < 0:
+            raise too_large(self._path, "it unpacks to more than")
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _zstandard(path: Path) -> Any:

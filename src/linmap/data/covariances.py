@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64, Shaped
 
 from linmap.data import EMBEDDED, find, require_content
-from linmap.data.arrays import read_npz
+from linmap.data.arrays import held_names, read_as_they_are, read_npz
 from linmap.data.epochs import Epochs, load_epochs
 from linmap.data.labels import one_for_each
 from linmap.errors import DataError
@@ -57,18 +57,15 @@ def load_covariances(path: Path | str) -> Covariances:
     path = Path(path)
     require_content(path)
     arrays = read_npz(path, only=("X", "cov_triu"))
-    with np.load(path, allow_pickle=False) as archive:
-        held = ", ".join(sorted(archive.files)) or "nothing"
-        try:
-            texts = {name: archive[name] for name in ("y", "domain") if name in archive.files}
-        except ValueError:
-            raise DataError(f"{path}: y or domain holds Python objects; save numbers or text.") from None
+    texts = read_as_they_are(path, ("y", "domain"))
     if "X" in arrays:
         X = arrays["X"]
     elif "cov_triu" in arrays:
         X = unpacked(arrays["cov_triu"])
     else:
-        raise DataError(f"{path} has no array 'X' of matrices; it holds {held}.")
+        raise DataError(
+            f"{path} has no array 'X' of matrices; it holds {', '.join(sorted(held_names(path))) or 'nothing'}."
+        )
     if X.ndim != 3 or X.shape[1] != X.shape[2] or 0 in X.shape or X.dtype.kind not in "iuf":
         raise DataError(f"{path}: X must be (count, n, n) of real numbers, got {X.dtype} of shape {X.shape}.")
     texts = {name: one_for_each(values, len(X), f"{path}: {name}", "matrices") for name, values in texts.items()}
@@ -138,8 +135,7 @@ def hdm05(subset: bool = False) -> Covariances:
         path = find("spd/hdm05_11class.npz", "a subset of 110 clips is: hdm05(subset=True).")
     names = ("class_names", "subject_names")
     arrays = read_npz(path, ("cov_triu", "y", "subject"), ignore=names)
-    with np.load(path, allow_pickle=False) as archive:
-        actions, actors = (archive[name] for name in names)
+    actions, actors = read_as_they_are(path, names).values()
     X = semidefinite(unpacked(arrays["cov_triu"]), str(path))
     return Covariances(X, actions[arrays["y"]], actors[arrays["subject"]], "HDM05, 11 actions")
 
@@ -160,12 +156,8 @@ def load_matrices_or_epochs(path: Path, signals: bool = False) -> Covariances | 
         If the file cannot be used.
     """
     if path.suffix == ".npz" and path.exists():
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                X: np.ndarray = archive["X"] if "X" in archive.files else np.array(0)
-        except (ValueError, OSError, EOFError):
-            X = np.array(0)
+        X = read_as_they_are(path, ("X",)).get("X", np.array(0))
         square = X.ndim != 3 or X.shape[1] == X.shape[2]
-        if square and not (signals and X.ndim == 3 and not np.allclose(X, X.mT)):
+        if square and not (signals and X.ndim == 3 and X.dtype.kind in "iuf" and not np.allclose(X, X.mT)):
             return load_covariances(path)
     return load_epochs(path)

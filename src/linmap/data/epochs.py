@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Float64, Int, Shaped
 
 from linmap.data import EMBEDDED, find, require_content
-from linmap.data.arrays import read_npz
+from linmap.data.arrays import held_names, read_as_they_are, read_npz
+from linmap.data.compressed import is_compressed, measure
+from linmap.data.door import understood
 from linmap.data.labels import missing, one_for_each
 from linmap.data.mne_epochs import parts_of
 from linmap.errors import ArgumentError, DataError
@@ -152,13 +154,9 @@ def _read_archive(path: Path) -> Epochs:
     for name in {"scale_uV", "sfreq"} & arrays.keys():
         if arrays[name].size != 1:
             raise DataError(f"{path}: {name} must be one number, got shape {arrays[name].shape}.")
-    with np.load(path, allow_pickle=False) as archive:
-        if "X" not in archive.files:
-            raise DataError(f"{path} has no array 'X' of epochs; it holds {', '.join(archive.files)}.")
-        try:
-            arrays |= {name: archive[name] for name in _AS_THEY_ARE if name in archive.files}
-        except ValueError:
-            raise DataError(f"{path}: an array holds Python objects; save numbers and text (dtype str).") from None
+    if "X" not in (held := held_names(path)):
+        raise DataError(f"{path} has no array 'X' of epochs; it holds {', '.join(held)}.")
+    arrays |= read_as_they_are(path, _AS_THEY_ARE)
     X = arrays["X"]
     if X.ndim != 3 or X.size == 0 or X.dtype.kind not in "iuf":
         raise DataError(f"{path}: X must be numbers (epochs, channels, times), got {X.dtype} of shape {X.shape}.")
@@ -189,11 +187,12 @@ def _read_fif(path: Path) -> Epochs:
         import mne
     except ModuleNotFoundError:
         raise ModuleNotFoundError("MNE files need MNE: pip install 'linmap[signals]'.", name="mne") from None
-    try:
+    if is_compressed(path):
+        measure(path)
+    with understood(path, "epochs of MNE"):
         epochs = mne.read_epochs(path, verbose="error")
-    except (ValueError, OSError, RuntimeError, AttributeError) as error:  # the last for files that are no FIF at all
-        raise DataError(f"{path}: MNE cannot read epochs from it ({error}).") from None
-    return _checked(replace(Epochs.from_mne(epochs, str(path)), name=path.stem), path)
+        found = Epochs.from_mne(epochs, str(path))
+    return _checked(replace(found, name=path.stem), path)
 
 
 def _checked(epochs: Epochs, path: Path) -> Epochs:
@@ -274,8 +273,7 @@ def eegmmidb(task: Task = "imagery") -> Epochs:
         raise ArgumentError(f"task must be one of {', '.join(get_args(Task))}, got {task!r}.")
     path = find("eeg/eegmmidb_s001.npz", "MAMEM's subjects 0, 2, 5 and 8 are.")
     arrays = read_npz(path, ("X", "scale_uV", "y", "task", "run"), ignore=("ch_names",))
-    with np.load(path, allow_pickle=False) as archive:
-        names = tuple(map(str, archive["ch_names"]))
+    names = tuple(map(str, read_as_they_are(path, ("ch_names",))["ch_names"]))
     rows = arrays["task"] == get_args(Task).index(task)
     X = arrays["X"][rows] * float(arrays["scale_uV"])
     y, run = (arrays[name][rows].astype(np.int64) for name in ("y", "run"))

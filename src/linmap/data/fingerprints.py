@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from linmap.data.door import refuse_special
 from linmap.errors import ArgumentTypeError
 
 LIMIT = 2**26
@@ -26,6 +27,7 @@ def fingerprint(path: Path | None) -> str | None:
     for file in files:
         if path.is_dir():
             digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
+        refuse_special(file)
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)

@@ -14,6 +14,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
+from linmap.data.door import load_json
 from linmap.errors import ArgumentError, DataError
 
 FILE = "preprocessor_config.json"
@@ -107,7 +108,7 @@ def read_preparation(folder: Path | str) -> ImagePreparation:
     """
     path = Path(folder) / FILE
     try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
+        stated = load_json(path)
     except FileNotFoundError:
         raise DataError(
             f"{folder} has no {FILE}, which says how the model takes images; copy the model's own."

@@ -11,6 +11,7 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from linmap.data import find, require_file
+from linmap.data.door import understood
 from linmap.errors import ArgumentError, DataError
 
 EMBEDDED_IMAGES = ("chelsea", "coffee", "camera")
@@ -91,15 +92,13 @@ def read_grey(path: Path | str) -> Shaped[np.ndarray, "height width"]:
 def opened(path: Path | str) -> Iterator[Image.Image]:
     """An image file for reading, with what goes wrong there as a `DataError` that names it."""
     require_file(path)
-    try:
-        with Image.open(path) as image:
+    with understood(path, "an image"):
+        try:
+            image = Image.open(path)
+        except UnidentifiedImageError:
+            raise DataError(f"{path}: this is not an image that Pillow can read; PNG and JPEG are.") from None
+        with image:
             yield image
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file.") from None
-    except UnidentifiedImageError:
-        raise DataError(f"{path}: this is not an image that Pillow can read; PNG and JPEG are.") from None
-    except (OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: the image cannot be read ({error}).") from None
 
 
 def _eight_bits(values: Shaped[np.ndarray, "height width"], path: Path | str) -> UInt8[np.ndarray, "height width"]:

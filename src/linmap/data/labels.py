@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
+from linmap.data.schema import Pattern, typed
 from linmap.errors import ArgumentError, DataError
 
 
@@ -76,9 +77,18 @@ def encoded(classes: Shaped[np.ndarray, " classes"]) -> dict[str, Any]:
     return {"classes": values.tolist(), "labels": classes.dtype.str}
 
 
+class Classes(TypedDict):
+    """What `encoded` gives."""
+
+    classes: list[str] | list[bool] | list[int] | list[float]
+    labels: NotRequired[Annotated[str, Pattern(r"[<>|=]?(U\d{1,4}|[biuf]\d+|[mM]8\[\w+\]|O)")] | None]
+
+
 def decoded(config: Mapping[str, Any]) -> Shaped[np.ndarray, " classes"]:
     """Undo `encoded`; without a type, as older runs are, the labels are numbers or text."""
-    classes = np.array(config["classes"])
+    classes = np.array(typed(Classes, config, "config")["classes"])
+    if not len(classes) or len(set(classes.tolist())) < len(classes):
+        raise ArgumentError(f"classes are {config['classes']!r:.80}; each stands there once.")
     return classes if config.get("labels") is None else classes.astype(config["labels"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -13,10 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from linmap.data.door import inside, load_json
 from linmap.data.image_preparation import FILE as PREPARATION_FILE
 from linmap.data.pretrained import BUNDLED, BUNDLED_VISION, bundled_model
 from linmap.data.tokens import Tokenizer
-from linmap.errors import ArgumentError, ArtifactError
+from linmap.errors import ArgumentError, ArtifactError, DataError, LinmapError
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,28 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a folder; nothing is fetched, and no code of the folder runs."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    check_names(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (LinmapError, ImportError):
+        raise
+    except Exception as error:  # whatever Transformers does with what is in there
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise ArgumentError(f"the tokenizer of {folder} cannot be loaded: {first}") from error
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """What `config.json` in the folder of a model says.
+
+    Raises
+    ------
+    DataError
+        If it is no object of JSON.
+    """
+    config = load_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise DataError(f"{folder / 'config.json'} must hold an object that describes a model.")
+    return config
 
 
 def check_kernels(folder: Path) -> None:
@@ -173,7 +194,7 @@ def check_kernels(folder: Path) -> None:
         With the name.
     """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = config_of(folder)
     except (OSError, ValueError):
         return  # Transformers says what is wrong with it
     if kernel := _kernel_in(config):
@@ -181,6 +202,26 @@ def check_kernels(folder: Path) -> None:
             f"{folder}/config.json asks for the kernel {kernel!r} of the Hugging Face Hub, whose code would be run; "
             "remove that entry if you trust the model."
         )
+
+
+def check_names(folder: Path) -> None:
+    """Refuse a folder of a model that names files outside of it: shards of weights, and files of its tokenizer.
+
+    Raises
+    ------
+    DataError
+        With the name.
+    """
+    for path in folder.glob("*.index.json"):
+        index = load_json(path)
+        files = index.get("weight_map") if isinstance(index, dict) else None
+        for name in set(files.values()) if isinstance(files, dict) else ():
+            inside(folder, name)
+    path = folder / "tokenizer_config.json"
+    stated = load_json(path) if path.exists() else {}
+    for key, name in stated.items() if isinstance(stated, dict) else ():
+        if key.endswith("_file") and isinstance(name, str) and Path(name).parent != folder:
+            inside(folder, name)
 
 
 def _kernel_in(config: Any) -> str:
@@ -260,11 +301,12 @@ HEADS = {
 def _head(folder: Path) -> str | None:
     """Which of `HEADS` the config.json of a folder names."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = config_of(folder)
     except (OSError, ValueError):
         return None  # Transformers says what is wrong with it
-    names = config.get("architectures") or []
-    return next((head for head in HEADS for name in names if name.endswith(head)), None)
+    names = config.get("architectures")
+    named = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return next((head for head in HEADS for name in named if name.endswith(head)), None)
 
 
 def _loaded(auto: Any, folder: Path, what: str, dtype: str) -> tuple[Any, set[str]]:
@@ -275,9 +317,8 @@ def _loaded(auto: Any, folder: Path, what: str, dtype: str) -> tuple[Any, set[st
     ArgumentError
         As of `load_pretrained`.
     """
-    from safetensors import SafetensorError
-
     check_kernels(folder)
+    check_names(folder)
     try:
         with quiet_libraries():
             model, info = auto.from_pretrained(
@@ -288,8 +329,10 @@ def _loaded(auto: Any, folder: Path, what: str, dtype: str) -> tuple[Any, set[st
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0]
+    except (LinmapError, ImportError):
+        raise
+    except Exception as error:  # whatever Transformers does with what a configuration says
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise ArgumentError(f"{folder} cannot be loaded as {what}: {first}") from error
     return model, set(info["missing_keys"])
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from linmap.data import require_content
+from linmap.data.door import understood
 from linmap.errors import DataError
 
 
@@ -34,11 +35,9 @@ def open_parquet(path: Path) -> Any:
     except ModuleNotFoundError:
         raise DataError(f"reading {path} needs pyarrow: pip install 'linmap[retrieve]'.") from None
     require_content(path)
-    try:
+    with understood(path, "a Parquet file"):
         file = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path} is not a Parquet file: {error}") from None
-    _require_names(path, file.schema_arrow)
+        _require_names(path, file.schema_arrow)
     return file
 
 
@@ -46,12 +45,23 @@ def read_parquet(path: Path, groups: Sequence[int] | None = None) -> Iterator[An
     """The rows of some row groups, or of all; pandas' index is left out where it has no name."""
     with open_parquet(path) as file:
         kept = [name for name in file.schema_arrow.names if name not in _unnamed_index(file.schema_arrow)]
-        for batch in file.iter_batches(batch_size=1024, row_groups=groups, columns=kept):
-            try:
-                rows = batch.to_pylist(maps_as_pydicts="strict")
-            except KeyError as error:
-                raise DataError(f"{path}: a map holds one key twice ({error}); keep one of the two.") from None
+        for batch in _batches(path, file, groups, kept):
+            with understood(path, "a Parquet file"):
+                try:
+                    rows = batch.to_pylist(maps_as_pydicts="strict")
+                except KeyError as error:
+                    raise DataError(f"{path}: a map holds one key twice ({error}); keep one of the two.") from None
             yield from (_json(row, path) for row in rows)
+
+
+def _batches(path: Path, file: Any, groups: Sequence[int] | None, kept: list[str]) -> Iterator[Any]:
+    found = file.iter_batches(batch_size=1024, row_groups=groups, columns=kept)
+    while True:
+        with understood(path, "a Parquet file"):
+            batch = next(found, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _require_names(path: Path, fields: Any) -> None:
@@ -72,7 +82,14 @@ def _require_names(path: Path, fields: Any) -> None:
 
 def _unnamed_index(schema: Any) -> list[str]:
     """Columns in which pandas keeps the labels of rows, where nobody has named them."""
-    written = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+    try:
+        written = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+        return _unnamed(written)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return []  # whatever it is, pandas has not written it
+
+
+def _unnamed(written: dict[str, Any]) -> list[str]:
     return [
         column["field_name"]
         for column in written.get("columns", ())

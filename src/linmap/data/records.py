@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from linmap.data import BYTE_ORDER_MARK, require_content
-from linmap.data.compressed import OPENERS, is_compressed, open_bytes, suffix_of
+from linmap.data.compressed import OPENERS, is_compressed, lines_of, open_bytes, suffix_of
 from linmap.data.parquet import read_parquet
 from linmap.errors import DataError
 
@@ -272,10 +272,10 @@ def read_jsonl(path: Path, start: int = 0, stop: int | None = None, first_line: 
 
     Compressed files are read as a whole.
     """
-    with open_bytes(path) as file:
+    with open_bytes(path, whole=False) as file:
         if start:
             file.seek(start)
-        for number, line in enumerate(file, first_line):
+        for number, line in enumerate(lines_of(path, file), first_line):
             if stop is not None and start >= stop:
                 return
             start += len(line)

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from linmap.data import find, require_content
-from linmap.data.arrays import read_npz
+from linmap.data.arrays import read_as_they_are, read_npz
+from linmap.data.door import read_lines, read_text, understood
 from linmap.errors import ArgumentError, DataError
 
 Part = Literal["train", "test"]
@@ -142,11 +143,7 @@ def read_archive(path: Path | str) -> LabelledSeries:
     if X.dtype.kind == "c" or X.size == 0:
         raise DataError(f"{path}: X must hold real numbers, got {X.dtype} of shape {X.shape}.")
     series = _separate(X, lengths, path)
-    with np.load(path, allow_pickle=False) as archive:
-        try:
-            labels = archive["y"] if "y" in archive.files else None
-        except ValueError:
-            raise DataError(f"{path}: y holds Python objects; save labels as numbers or text.") from None
+    labels = read_as_they_are(path, ("y",)).get("y")
     if labels is not None and (labels.shape != (len(series),) or labels.dtype.kind not in "biufU"):
         raise DataError(
             f"{path}: y must hold one number or text for each of {len(series)} series, got {labels.dtype} "
@@ -221,10 +218,8 @@ def _folder_labels(folder: Path, names: list[str]) -> np.ndarray | None:
 def _label_table(path: Path) -> dict[str, Any]:
     """The labels by file. Among labels that are text, NA and None are text too."""
     require_content(path)
-    try:
+    with understood(path, "a table of files and labels"):
         table, written = pd.read_csv(path, dtype={"file": str}), pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: this is not a table of files and labels ({str(error).strip()}).") from None
     if not {"file", "label"} <= set(table.columns):
         raise DataError(f"{path} needs the columns file and label, got {', '.join(table.columns)}{_hint(path)}.")
     if len(repeated := table.loc[table.duplicated("file"), "file"]):
@@ -238,12 +233,10 @@ def _label_table(path: Path) -> dict[str, Any]:
 def _read_csv(path: Path, drop: Sequence[str] = ()) -> pd.DataFrame:
     """One series in float64, a column a channel; a first row that is not numeric is a header."""
     require_content(path)
-    try:
+    with understood(path, "a table of numbers", f"write a row per step{_hint(path)}"):
         first = pd.read_csv(path, header=None, nrows=1, dtype=str)
         header = None if np.isfinite(_numbers(first)).all() else 0
         table = pd.read_csv(path, header=header)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: this is not a table of numbers ({str(error).strip()}){_hint(path)}.") from None
     if header == 0 and pd.isna(first.iloc[0, 0]) and table.shape[1] > 1:
         index = table.iloc[:, 0].to_numpy()
         table = table.iloc[:, 1:] if np.array_equal(index, np.arange(len(table))) else table
@@ -268,8 +261,7 @@ def _read_csv(path: Path, drop: Sequence[str] = ()) -> pd.DataFrame:
 
 def _hint(path: Path) -> str:
     """What a table that is not read looks like, where that can be seen in its first line."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        line = file.readline()
+    line = next(iter(read_lines(path, errors="replace")), "")
     separator = next((sign for sign in (";", "\t", "|") if sign in line), None)
     if separator is None:
         return ""
@@ -300,6 +292,8 @@ def read_ts(path: Path | str) -> LabelledSeries:
                 f"{path}, line {number}: every channel needs equally many numbers separated by ','; time "
                 "stamps and missing values are not read."
             ) from None
+        if not series[-1].size:
+            raise DataError(f"{path}, line {number}: there are no values; expected numbers separated by ','.")
         if not np.isfinite(series[-1]).all() or series[-1].shape[1] != series[0].shape[1]:
             raise DataError(f"{path}, line {number}: the series has missing values or another number of channels.")
         labels.append(label)
@@ -310,7 +304,7 @@ def read_ts(path: Path | str) -> LabelledSeries:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        text = read_text(path, errors="replace")
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file.") from None
     for number, line in enumerate(text.splitlines(), start=1):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from linmap.data import require_content
+from linmap.data.compressed import open_bytes
 from linmap.data.records import JSONTextError, parse_json
 from linmap.errors import DataError
 
@@ -285,13 +284,8 @@ def _content(path: Path, kinds: Collection[str]) -> bytes:
     if not path.is_file():
         raise DataError(f"{path} is not a file; check the path.")
     require_content(path)
-    content = path.read_bytes()
-    if path.suffix.lower() == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path} cannot be unpacked as .gz ({error}); pack it again.") from None
-    return content
+    with open_bytes(path) as file:
+        return file.read()
 
 
 def _kind(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from jaxtyping import Float64, Int, Int64
 
 from linmap.artifacts import write_text
 from linmap.data import require_file
+from linmap.data.door import read_bytes, read_text, understood
 from linmap.errors import DataError
 
 EARTH = 6378.388
@@ -150,9 +152,9 @@ def known_optimum(path: Path | str) -> int | None:
     path = Path(path)
     table = path.with_name(OPTIMA)
     if table.is_file():
-        with table.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if row.get("name") == path.stem and (row.get("optimal_length") or "").isdigit():
+        with understood(table, "a table of optimal lengths"):
+            for row in csv.DictReader(io.StringIO(read_text(table), newline="")):
+                if row.get("name") == path.stem and (row.get("optimal_length") or "").isdecimal():
                     return int(row["optimal_length"])
     tour = path.with_name(f"{path.stem}.opt.tour")
     return read_tsp(path).length(read_tour(tour)) if tour.is_file() else None
@@ -163,7 +165,7 @@ def _parts(path: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
     if not path.exists():
         raise DataError(f"{path}: there is no such file.")
     require_file(path)
-    data = path.read_bytes()
+    data = read_bytes(path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:

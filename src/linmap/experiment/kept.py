@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from linmap.artifacts import plain, write_json
+from linmap.data.door import load_json
 from linmap.data.fingerprints import content_fingerprint
 
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -66,7 +67,7 @@ class RunFiles:
         if not (path in self._own or (self.resume and path.exists())):
             return None
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = load_json(path)
             if raw["key"] != plain(key):
                 return None
             if raw.get("sum") not in (None, _sum(raw["run"])):  # runs of an older linmap have none
@@ -93,7 +94,7 @@ class RunFiles:
         now, before = _flat(plain(key)), []
         for path in self.folder.glob(f"{_words(name)}-????????????.json"):
             try:
-                then = _flat(json.loads(path.read_text(encoding="utf-8"))["key"])
+                then = _flat(load_json(path)["key"])
             except (ValueError, KeyError, TypeError):
                 continue
             changed = [k for k in sorted(now.keys() | then.keys()) if now.get(k) != then.get(k)]

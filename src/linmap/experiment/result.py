@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-import reprlib
 import statistics
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from linmap.artifacts import machine, plain, versions, write_json
-from linmap.errors import ArgumentTypeError, ArtifactError
+from linmap.data.door import load_json
+from linmap.data.schema import Range, check_fields
+from linmap.errors import ArtifactError, DataError
 
 FORMAT = 1
 RESULT, FAILURE = "result.json", "failure.json"
@@ -29,7 +28,7 @@ class Metric:
     name: str
     better: Literal["lower", "higher", "neither"] = "lower"
     unit: str = ""
-    digits: int = 4
+    digits: Annotated[int, Range(0, 19)] = 4
     """Digits after the decimal point in tables."""
 
 
@@ -220,10 +219,10 @@ Outcome = TypeVar("Outcome", Result, Failure)
 def _read(path: Path) -> dict[str, Any]:
     """The JSON object in `path`, of a format that this version reads."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = load_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(f"{path.parent} holds no {path.name}; `linmap compare` writes one.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except DataError as error:
         raise _unreadable(path, str(error)) from None
     if not isinstance(raw, dict) or type(raw.get("format")) is not int:
         raise _unreadable(path, "it names no format")
@@ -235,43 +234,11 @@ def _read(path: Path) -> dict[str, Any]:
 def _construct(kind: type[Outcome], path: Path, raw: dict[str, Any]) -> Outcome:
     try:
         outcome = kind(**raw)
-        _check(outcome)
+        check_fields(outcome)
         datetime.fromisoformat(outcome.finished)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise _unreadable(path, str(error)) from None
     return outcome
-
-
-def _check(part: Any) -> None:
-    """Raise TypeError at the first field whose value is not what the class says: the file may be a stranger's."""
-    hints = get_type_hints(type(part))
-    for name in hints:
-        value = getattr(part, name)
-        if not _fits(value, hints[name]):
-            raise ArgumentTypeError(f"{type(part).__name__.lower()}: {name} is {reprlib.repr(value)}")
-    if isinstance(part, Metric) and part.digits not in range(20):
-        raise ArgumentTypeError(f"metric: digits is {part.digits}")
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    inside = get_args(kind)
-    if kind is Any:
-        return True
-    if isinstance(kind, type) and is_dataclass(kind):
-        _check(value)
-        return isinstance(value, kind)
-    if get_origin(kind) is Literal:
-        return isinstance(value, str) and value in inside
-    if get_origin(kind) is UnionType:
-        return any(_fits(value, part) for part in inside)
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(_fits(item, inside[0]) for item in value)
-    if get_origin(kind) is dict:
-        return isinstance(value, dict) and all(_fits(item, inside[1]) for item in value.values())
-    if kind in (int, float):
-        broken = kind is int and isinstance(value, float) and not value.is_integer()
-        return isinstance(value, int | float) and not isinstance(value, bool) and not broken
-    return isinstance(value, kind)
 
 
 def _unreadable(path: Path, reason: str) -> ArtifactError:

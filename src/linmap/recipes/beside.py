@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from linmap import artifacts
+from linmap.data.door import load_json
 from linmap.errors import ArtifactError
 
 FILE = "images.json"
@@ -33,6 +33,6 @@ def read_beside(folder: Path, build: Callable[[dict[str, Any]], Found]) -> Found
             "and what was saved from Python is for Python."
         )
     try:
-        return build(json.loads((folder / FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return build(load_json(folder / FILE))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise ArtifactError(f"{folder / FILE} cannot be read ({error}); fit again.") from None

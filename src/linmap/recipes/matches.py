@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from linmap.data.arrays import open_rows
+from linmap.data.door import read_bytes
 from linmap.data.records import parse_json
 from linmap.data.vectors import in_memory, open_store
 from linmap.errors import DataError, UsageError
@@ -86,6 +87,6 @@ def _document(like: str) -> Any:
     path = Path(like)
     is_file = like.endswith(".json") and path.is_file()
     try:
-        return parse_json(path.read_bytes() if is_file else like)
+        return parse_json(read_bytes(path) if is_file else like)
     except DataError as error:
         raise UsageError(f"--like {like[:60]!r} is neither JSON text nor the path of a .json file: {error}") from None

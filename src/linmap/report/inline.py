@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from linmap.data.door import read_bytes, read_text, understood
 from linmap.errors import ArgumentError
 from linmap.experiment.result import Picture
 from linmap.report.sanitizing import SVG, XLINK, sanitize
@@ -20,6 +21,8 @@ from linmap.report.sanitizing import SVG, XLINK, sanitize
 ElementTree.register_namespace("", SVG)
 ElementTree.register_namespace("xlink", XLINK)
 LENGTH = re.compile(r"([\d.]+)\s*(pt|px|in|cm|mm)?")
+MOST_BYTES = 2**26
+"""Of a picture."""
 PIXELS = {"pt": 4 / 3, "px": 1.0, "in": 96.0, "cm": 96 / 2.54, "mm": 96 / 25.4, None: 1.0}
 
 
@@ -54,7 +57,7 @@ def inline(folder: Path, picture: Picture, prefix: str) -> Inlined:
     if kind not in ("image/png", "image/jpeg", "image/webp", "image/gif"):
         raise ArgumentError(f"{path} is no SVG, PNG, JPEG, WebP or GIF image; write one of these.")
     width, height = _raster_size(path)
-    data = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    data = f"data:{kind};base64,{base64.b64encode(read_bytes(path, MOST_BYTES)).decode()}"
     root = ElementTree.Element(f"{{{SVG}}}svg", {"id": f"{prefix}root", "viewBox": f"0 0 {width} {height}"})
     ElementTree.SubElement(root, f"{{{SVG}}}image", {"href": data, "width": str(width), "height": str(height)})
     return _shown(root, width, picture, prefix)
@@ -69,10 +72,10 @@ def _shown(root: ElementTree.Element, width: int, picture: Picture, prefix: str)
 
 def _svg(path: Path, prefix: str) -> tuple[ElementTree.Element, int]:
     try:
-        root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+        root = ElementTree.fromstring(read_text(path, MOST_BYTES))
         width = _width(root)
         sanitize(root, prefix)
-    except (ElementTree.ParseError, ValueError, IndexError, OverflowError) as error:
+    except (ElementTree.ParseError, ValueError, IndexError, OverflowError, RecursionError) as error:
         raise ArgumentError(f"{path} is no SVG that can be shown ({error}); write it again.") from None
     for name in ("width", "height"):
         root.attrib.pop(name, None)
@@ -93,8 +96,5 @@ def _width(root: ElementTree.Element) -> int:
 def _raster_size(path: Path) -> tuple[int, int]:
     from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ArgumentError(f"{path} is no image that can be shown: {error}") from None
+    with understood(path, "an image that can be shown"), Image.open(path) as image:
+        return image.size

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from linmap.artifacts import machine, versions, write_text
+from linmap.data.door import refuse_special
 from linmap.errors import ArtifactError
 from linmap.experiment.result import FAILURE, RESULT, Failure, Picture, Result
 from linmap.pictures import THEME_CSS
@@ -122,9 +123,10 @@ def write_report(runs: Path | str, out: Path | str) -> Path:
 def is_report(path: Path | str) -> bool:
     """Whether a file is a page that `write_report` wrote."""
     try:
+        refuse_special(path)
         with open(path, encoding="utf-8") as file:
             return GENERATOR in file.read(2000)
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         return False
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float64
 
 from linmap.data.epochs import Epochs
 from linmap.data.mne_epochs import is_mne_epochs
+from linmap.data.schema import check_fields, require
 from linmap.errors import ArgumentError
 
 Array = Float64[np.ndarray, "epochs channels times"]
@@ -193,6 +194,7 @@ class Layout:
         """That of a saved run; names and rate that its caller noted as `ch_names` and `sfreq` count where the epochs
         had none."""
         kept = config.get("layout") or {"n_channels": n_channels}
+        require(kept, dict[str, Any], "layout")
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()
         }
@@ -200,7 +202,9 @@ class Layout:
         if values.get("ch_names") is None and names is not None and len(names) == n_channels:
             values["ch_names"] = names
         values["sfreq"] = values.get("sfreq") or config.get("sfreq")
-        return cls(**values)
+        found = cls(**values)
+        check_fields(found)
+        return found
 
 
 def channel_names(names: Sequence[str]) -> tuple[str, ...] | None:

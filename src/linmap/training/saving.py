@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
 from sklearn.utils.validation import check_is_fitted
 
 from linmap import artifacts
+from linmap.data.schema import check_parameters, typed
 from linmap.errors import ArtifactError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from linmap.training.history import TrainingHistory
+
+
+class Nothing(TypedDict):
+    """Of estimators that learn nothing but weights."""
 
 
 class SavedEstimator:
@@ -26,6 +31,8 @@ class SavedEstimator:
 
     SYSTEM: ClassVar[str]
     """Of its runs."""
+    LEARNT: ClassVar[type] = Nothing
+    """A `TypedDict` of what `_learnt` gives."""
     PREFIX: ClassVar[str] = ""
     """What stands before the names of weights in the file."""
 
@@ -42,6 +49,9 @@ class SavedEstimator:
     def _parameters(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters as the constructor takes them, of what JSON has."""
         return dict(saved)
+
+    def _check_parameters(self) -> None:
+        """Refuse parameters that `fit` would refuse."""
 
     def _learnt(self) -> dict[str, Any]:
         """What beside parameters and weights makes the fitted estimator, as JSON has it."""
@@ -79,7 +89,10 @@ class SavedEstimator:
             kind = config.get("estimator", cls.__name__)  # runs of older versions may have none
             if kind != cls.__name__:
                 raise ArtifactError(f"{folder} holds a {kind}, not a {cls.__name__}.")
+            check_parameters(cls, config["parameters"])
             self = cls(**cls._parameters(config["parameters"]))
+            self._check_parameters()
+            typed(cls.LEARNT, config, "config")
             self._restore(config)
             self._take(tensors)
             self.history_, self.model_ = None, self.build()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel, get_peft_model, set_peft_model_state_dict
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from linmap.adapt.bone.config import BoneConfig
 from linmap.adapt.bone.layer import BoneLayer
 from linmap.adapt.bone.transform import Mode
+from linmap.data.door import load_json, understood
 from linmap.errors import ArgumentError
 
 PEFT_SUFFIXES = {"BONE": ".bone_block", "MISS": ".miss_block"}
@@ -82,7 +81,9 @@ def _from_peft(folder: Path) -> tuple[BoneConfig, dict[str, Tensor]]:
     config_file = folder / "adapter_config.json"
     if not config_file.exists():
         raise FileNotFoundError(f"path={str(folder)!r} holds no adapter_config.json, so it is no adapter of PEFT.")
-    saved: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
+    saved = load_json(config_file)
+    if not isinstance(saved, dict) or type(saved.get("r")) is not int:
+        raise ArgumentError(f"{config_file} is no configuration of an adapter: it has no whole number r.")
     kind = saved.get("peft_type")
     if kind not in PEFT_SUFFIXES:
         raise ArgumentError(f"{config_file}: peft_type must be 'BONE' or 'MISS', got {kind!r}; PeftModel loads others.")
@@ -157,7 +158,5 @@ def _tensors(file: Path) -> dict[str, Tensor]:
             f"safetensors.torch.save_file(torch.load({pickled.name!r}, weights_only=True), "
             f"{pickled.with_suffix('.safetensors').name!r})"
         )
-    try:
+    with understood(file, "a file of safetensors"):
         return load_file(file)
-    except SafetensorError as error:
-        raise ArgumentError(f"{file} is no safetensors file ({error}).") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from json import JSONDecodeError
@@ -22,6 +21,7 @@ from linmap.adapt.texts import TextClassifier, adapted_part
 from linmap.adapt.triadaptlora import TriAdaptLoraConfig
 from linmap.artifacts import SHARED, check_free, read_config, staged, write_config, write_json
 from linmap.data.completions import by_length, complete
+from linmap.data.door import load_json
 from linmap.data.models import (
     base_folder,
     load_pretrained,
@@ -209,7 +209,7 @@ def _check_method(folder: Path, method: str) -> None:
         If it is, or its configuration cannot be read.
     """
     try:
-        kind = json.loads((folder / ADAPTER[0]).read_text(encoding="utf-8"))["peft_type"]
+        kind = load_json(folder / ADAPTER[0])["peft_type"]
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{folder / ADAPTER[0]} is damaged ({error}); fit it again.") from None
     if kind != f"{PREFIX}{method.upper()}" or kind not in {config().peft_type for config in METHODS}:

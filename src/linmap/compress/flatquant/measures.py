@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from safetensors import safe_open
 from torch import Tensor, nn
 
+from linmap.data.door import understood
 from linmap.errors import ArgumentError
 
 # -- perplexity --------------------------------------------------------------------------------------------------------
@@ -221,6 +223,8 @@ def folder_tensors(folder: Path) -> dict[str, tuple[int, int]]:
     """Of the safetensors files of a folder, by their headers."""
     found: dict[str, tuple[int, int]] = {}
     for path in sorted(folder.glob("*.safetensors")):
+        with understood(path, "a file of safetensors"), safe_open(path, framework="pt"):
+            pass  # whatever is wrong with the header is told
         with open(path, "rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         for name, entry in header.items():

@@ -7,7 +7,6 @@ comes, and forgotten when the next one's does: once to be calibrated, once to be
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,7 +26,8 @@ from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.head import head_tensors, vocabulary
 from linmap.compress.flatquant.parallel import processes
 from linmap.compress.flatquant.pretrained import kept_names
-from linmap.errors import ArgumentError
+from linmap.data.door import inside, load_json, understood
+from linmap.errors import ArgumentError, DataError
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
@@ -97,7 +97,7 @@ def skeleton(source: Path) -> PreTrainedModel:
     RuntimeError
         If the folder holds a quantised model.
     """
-    model_config = AutoConfig.from_pretrained(source)
+    model_config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     if getattr(model_config, "quantization_config", None) is not None:
         raise RuntimeError(f"the model in {source} is quantised already; start from the original model.")
     with init_empty_weights(include_buffers=False):
@@ -115,15 +115,18 @@ class Shards:
 
     def __init__(self, folder: Path) -> None:
         if (folder / INDEX).exists():
-            files: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-            self.files = {name: folder / file for name, file in files.items()}
+            index = load_json(folder / INDEX)
+            files = index.get("weight_map") if isinstance(index, dict) else None
+            if not isinstance(files, dict):
+                raise DataError(f"{folder / INDEX} says of no tensor in which file it is (weight_map).")
+            self.files = {name: inside(folder, file) for name, file in files.items()}
             return
         single = folder / "model.safetensors"
         if not single.exists():
             raise FileNotFoundError(
                 f"{folder} has neither model.safetensors nor {INDEX}; save the model with save_pretrained."
             )
-        with safe_open(single, framework="pt") as file:
+        with understood(single, "a file of safetensors"), safe_open(single, framework="pt") as file:
             self.files = dict.fromkeys(file.keys(), single)
 
     def tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
@@ -135,7 +138,7 @@ class Shards:
                 raise ArgumentError(f"the folder has no tensor {name}; its config.json describes another model.")
             by_file.setdefault(self.files[name], []).append(name)
         for path, there in by_file.items():
-            with safe_open(path, framework="pt") as file:
+            with understood(path, "a file of safetensors"), safe_open(path, framework="pt") as file:
                 found |= {name: file.get_tensor(name) for name in there}
         return found
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from linmap.compress.architecture import BlockPaths
 from linmap.compress.flatquant.attention import configs_of
 from linmap.compress.flatquant.config import FlatQuantConfig
-from linmap.data import require_content
+from linmap.data import door, require_content
 from linmap.data.text import read_text
 from linmap.errors import ArgumentError, ArgumentTypeError, DataError
 
@@ -323,10 +323,11 @@ def _content(text: str | Path) -> str:
     path = Path(os.path.expanduser(text))
     if path.name.lower().endswith(TEXTS):
         return read_text(path)
+    door.refuse_special(path)
     if not path.is_file():
         raise DataError(f"text={str(text)!r} is no file; give the path of one, or a text.")
     require_content(path)
-    return path.read_text(encoding="utf-8")
+    return door.read_text(path)
 
 
 def _is_path(text: str) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from linmap.data import require_file
-from linmap.data.arrays import read_npz
+from linmap.data.arrays import read_as_they_are, read_npy
 from linmap.data.clouds.point_clouds import PointClouds, checked
+from linmap.data.door import most_bytes, read_text, too_large, understood
 from linmap.data.labels import one_for_each
 from linmap.errors import DataError
 
@@ -63,23 +64,9 @@ def read_archive(path: Path | str) -> PointClouds:
 def _numpy(path: Path) -> dict[str, np.ndarray]:
     if path.suffix.lower() == ".npz":
         texts = ("classes", "split", "mask", *LABELS)
-        arrays = _plain(path)
+        arrays = read_as_they_are(path)  # of numbers that are not finite, the cloud is named later
         return {name: array for name, array in arrays.items() if name in (*POINTS, *texts)} or arrays
-    try:
-        return {"points": np.asarray(np.load(path, allow_pickle=False))}
-    except (ValueError, OSError, EOFError):
-        raise DataError(f"{path}: this is not a .npy file of numbers; write it with numpy.save.") from None
-
-
-def _plain(path: Path) -> dict[str, np.ndarray]:
-    """All arrays as they are: of numbers that are not finite, the cloud is named later."""
-    read_npz(path, only=())  # refuses what is no archive
-    with np.load(path, allow_pickle=False) as archive:
-        try:
-            return {name: archive[name] for name in archive.files}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            what = "Python objects; save numbers and text" if "Object" in str(error) else "an array that is damaged"
-            raise DataError(f"{path} holds {what}.") from None
+    return {"points": read_npy(path)}
 
 
 def _hdf5(path: Path) -> dict[str, np.ndarray]:
@@ -87,12 +74,9 @@ def _hdf5(path: Path) -> dict[str, np.ndarray]:
         import h5py
     except ModuleNotFoundError:
         raise DataError(f"{path}: .h5 files need h5py: pip install h5py; or save the arrays as .npz.") from None
-    try:
-        with h5py.File(path, "r") as file:
-            arrays = {name: np.asarray(file[name]) for name in ("data", "label") if name in file}
-            held = ", ".join(file)
-    except OSError as error:
-        raise DataError(f"{path}: this is no HDF5 file ({' '.join(str(error).split())[:80]}).") from None
+    with understood(path, "an HDF5 file"), h5py.File(path, "r") as file:
+        arrays = {name: _dataset(file, name, path) for name in ("data", "label") if name in file}
+        held = ", ".join(file)
     if "data" not in arrays:
         raise DataError(
             f"{path} has no 'data' (clouds, points, 3), as ModelNet40 has it; it holds {held or 'nothing'}."
@@ -101,8 +85,18 @@ def _hdf5(path: Path) -> dict[str, np.ndarray]:
         arrays["label"] = arrays["label"].reshape(len(arrays["label"]), -1)[:, 0]
     names = path.with_name("shape_names.txt")
     if names.is_file():
-        arrays["classes"] = np.array(names.read_text(encoding="utf-8").split())
+        arrays["classes"] = np.array(read_text(names).split())
     return arrays
+
+
+def _dataset(file: Any, name: str, path: Path) -> np.ndarray:
+    """An array that lies in the file itself: it could name others to be read, or a size that no memory holds."""
+    found = file.get(name, getlink=True)
+    if type(found).__name__ != "HardLink" or not hasattr(file[name], "nbytes") or file[name].external:
+        raise DataError(f"{path}: {name!r} is no array of its own; save the numbers themselves.")
+    if file[name].nbytes > most_bytes():
+        raise too_large(path, f"{name!r} has more than")
+    return np.asarray(file[name])
 
 
 def _clouds(points: np.ndarray, mask: np.ndarray | None, path: Path) -> tuple[np.ndarray, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from linmap.data import require_file
 from linmap.data.clouds.point_clouds import checked, draws
+from linmap.data.door import read_bytes, understood
 from linmap.errors import DataError
 
 SURFACES = (".off", ".ply", ".stl", ".obj", ".glb")
@@ -59,18 +60,15 @@ def _scene(path: Path) -> Any:
         import trimesh
     except ModuleNotFoundError:
         raise ModuleNotFoundError("surfaces need trimesh: pip install 'linmap[shapes]'.", name="trimesh") from None
-    try:
+    with understood(path, f"a {path.suffix.lower()} surface"):
         return trimesh.load_scene(_separated(path), file_type=path.suffix[1:].lower(), process=False)
-    except Exception as error:  # whatever trimesh does with what is in there
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise DataError(f"{path}: this cannot be read as {path.suffix.lower()} ({reason}).") from None
 
 
 def _separated(path: Path) -> Any:
     """The file, open; of ModelNet's .off files many have the counts in the line of the word OFF."""
     import io
 
-    data = path.read_bytes()
+    data = read_bytes(path)
     if path.suffix.lower() == ".off" and data[:3] == b"OFF" and data[3:4].isdigit():
         data = b"OFF\n" + data[3:]
     return io.BytesIO(data)

@@ -13,6 +13,7 @@ import numpy as np
 
 from linmap.data.arrays import open_rows
 from linmap.data.compressed import is_compressed, suffix_of
+from linmap.data.door import read_bytes
 from linmap.data.parquet import open_parquet, read_parquet
 from linmap.data.records import READERS, Layout, is_blank, number_records, parse_json, read_jsonl, values_of
 from linmap.errors import DataError
@@ -114,8 +115,9 @@ def ids_beside(path: Path) -> list[str] | None:
 @lru_cache(maxsize=1)
 def _ids_in(sidecar: Path, mtime: int) -> list[str] | None:
     """Read once for all shards of a file, as long as it is not written again."""
-    value = parse_json(sidecar.read_bytes())
-    return value.get("ids") if isinstance(value, dict) else None
+    value = parse_json(read_bytes(sidecar))
+    ids = value.get("ids") if isinstance(value, dict) else None
+    return list(map(str, ids)) if isinstance(ids, list) else None
 
 
 def read(shard: Shard, batch: int, layout: Layout) -> Iterator[tuple[Names, Batch]]:

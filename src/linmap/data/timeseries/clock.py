@@ -10,9 +10,10 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
+from linmap.data.schema import check_fields
 from linmap.data.timeseries import numbers, steps, text
 from linmap.data.timeseries.notation import Dates, Durations, Notation, Periods, Text, Years
-from linmap.errors import DataError
+from linmap.errors import ArgumentTypeError, DataError
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,11 @@ class Clock:
     @classmethod
     def from_json(cls, kept: dict[str, Any]) -> Clock:
         others = {name: value for name, value in kept.items() if name != "step"}
-        return cls(steps.read(kept["step"]), **others)
+        if not isinstance(kept.get("step"), str | int | float):
+            raise ArgumentTypeError(f"step is {kept.get('step')!r}")
+        found = cls(steps.read(kept["step"]), **others)
+        check_fields(found)
+        return found
 
 
 def read_times(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +11,9 @@ import numpy as np
 import pandas as pd
 
 from linmap import data
+from linmap.data.compressed import open_bytes
+from linmap.data.door import understood
+from linmap.data.parquet import open_parquet
 from linmap.data.timeseries.layout import LONG_COLUMNS, TIME_COLUMNS
 from linmap.data.timeseries.series import NanPolicy, TimeSeries
 from linmap.data.timeseries.text import looks_like_time
@@ -47,28 +49,26 @@ def read_table(
     path = Path(path)
     if not path.exists():
         raise DataError(f"there is no file {path}.")
+    if path.suffix in (".zip", ".tar"):
+        raise DataError(f"{path} is an archive of files; unpack it, and give the table in it.")
     data.require_file(path)
     sep = separator.replace("\\t", "\t") if separator is not None else "\t" if ".tsv" in path.suffixes else ","
-    try:
+    with understood(path, "a table"):
         if path.suffix == ".parquet":
-            return pd.read_parquet(path)
+            return open_parquet(path).read().to_pandas()
         head = _head(path)
         if head and head[0].lstrip("\ufeff \t").startswith(("{", "[")):
             raise DataError(f"{path} holds JSON; a table is read from .csv, .tsv, .txt or .parquet.")
         comments = _comments(head, sep)
         _require_separator(path, sep, head[comments:])
         names = {name: _quoted for name in (LONG_COLUMNS[0], id_column) if name is not None}
-        table = pd.read_csv(path, sep=sep, decimal=decimal, skiprows=comments, converters=names)
-    except ImportError:
-        raise DataError(f"{path} is Parquet, which needs pyarrow: pip install 'linmap[retrieve]'.") from None
-    except DataError:
-        raise
-    except UnicodeDecodeError:
-        raise DataError(
-            f"{path} is no table: it is not text in UTF-8; write it as .csv in UTF-8 or .parquet."
-        ) from None
-    except (ValueError, OSError) as error:  # pandas and pyarrow report bad files so
-        raise DataError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from error
+        try:
+            with open_bytes(path) as file:
+                table = pd.read_csv(file, sep=sep, decimal=decimal, skiprows=comments, converters=names)
+        except UnicodeDecodeError:
+            raise DataError(
+                f"{path} is no table: it is not text in UTF-8; write it as .csv in UTF-8 or .parquet."
+            ) from None
     if isinstance(table.index, pd.MultiIndex):
         _refuse_ragged(path)
     return _checked(path, table, names)
@@ -113,12 +113,10 @@ def _names(column: pd.Series) -> pd.Series:
 
 
 def _head(path: Path) -> list[str]:
-    """The first lines of a CSV file; none where it is compressed in another way than gzip."""
-    reader = gzip.open if path.suffix == ".gz" else open
-    if path.suffix in (".bz2", ".zip", ".xz", ".zst", ".tar"):
-        return []
-    with reader(path, "rt", encoding="utf-8", errors="replace") as file:
-        return [line for line in itertools.islice(file, LINES) if line.strip()]
+    """The first lines of a CSV file."""
+    with open_bytes(path) as file:
+        lines = (line.decode("utf-8", "replace") for line in itertools.islice(file, LINES))
+        return [line for line in lines if line.strip()]
 
 
 def _comments(head: list[str], sep: str) -> int:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from linmap.data.arrays import read_npy
 from linmap.data.vectors.folder import FieldIndex, FolderStore
+from linmap.errors import DataError
 
 AT_ONCE = 2**24  # scores that are held together
 GROWTH = 1.5
@@ -20,6 +22,9 @@ class ArrayIndex(FieldIndex):
 
     def __init__(self, vectors: np.ndarray) -> None:
         self._store, self._n, self.query_dim = vectors, len(vectors), vectors.shape[1]
+
+    def rows(self) -> int:
+        return self._n
 
     def add(self, vectors: np.ndarray) -> None:
         n = self._n + len(vectors)
@@ -52,6 +57,13 @@ class ArrayIndex(FieldIndex):
         np.save(path, self._store[: self._n])
 
 
+def _matrix(path: Path, dim: int) -> np.ndarray:
+    vectors = read_npy(path)
+    if vectors.dtype != np.float32 or vectors.shape[1:] != (dim,):
+        raise DataError(f"{path} holds {vectors.dtype} of shape {vectors.shape}, not float32 vectors of {dim} numbers.")
+    return vectors
+
+
 class ArrayStore(FolderStore):
     """Exact search in memory; `fields` as in `open_store`."""
 
@@ -61,7 +73,7 @@ class ArrayStore(FolderStore):
             "array",
             fields,
             new=lambda dim: ArrayIndex(np.empty((0, dim), np.float32)),
-            load=lambda path, dim: ArrayIndex(np.load(path, allow_pickle=False)),
+            load=lambda path, dim: ArrayIndex(_matrix(path, dim)),
         )
 
 

@@ -14,12 +14,16 @@ from jaxtyping import Float
 
 from linmap.artifacts import atomic_path, write_json
 from linmap.data import require_content
+from linmap.data.arrays import read_npy
+from linmap.data.door import json_value, load_json, understood
 from linmap.errors import ArtifactError, DataError, OutOfRangeError
 
 METADATA, BEFORE = b"linmap.vectors", b"linmap.mbat"
 """Under which name a Parquet file keeps its metadata, and under which files of earlier versions do."""
 FORMAT = 1
 NO_PARQUET = "Parquet files need pyarrow: pip install 'linmap[retrieve]'; or write .npy."
+MOST_IDS = 2**32
+"""Bytes of the file of ids."""
 
 
 class VectorFileWriter:
@@ -112,6 +116,8 @@ class VectorFile:
         self.ids: list[str]
         self.dim: int
         self.metadata, self.ids, self.dim = self._read_npy() if self.path.suffix == ".npy" else self._read_parquet()
+        if not isinstance(self.metadata, dict) or type(self.metadata.get("format")) is not int:
+            raise ArtifactError(f"{path} was not written by `linmap apply`: it names no format; write it again.")
         if self.metadata["format"] > FORMAT:
             raise ArtifactError(
                 f"{path} has format {self.metadata['format']}, this linmap reads up to {FORMAT}; upgrade linmap."
@@ -120,7 +126,7 @@ class VectorFile:
     def blocks(self, rows: int = 4096) -> Iterator[Float[np.ndarray, "block dim"]]:
         """The vectors, `rows` at a time, in float32."""
         if self.path.suffix == ".npy":
-            vectors = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            vectors = read_npy(self.path, mmap_mode="r")
             yield from (np.asarray(vectors[first : first + rows], np.float32) for first in range(0, len(vectors), rows))
             return
         _, pq = _pyarrow()
@@ -141,7 +147,7 @@ class VectorFile:
         if not 0 <= row < len(self.ids):
             raise OutOfRangeError(f"{self.path} has {len(self.ids)} vectors, and none at row {row}.")
         if self.path.suffix == ".npy":
-            return np.array(np.load(self.path, mmap_mode="r", allow_pickle=False)[row], np.float32)
+            return np.array(read_npy(self.path, mmap_mode="r")[row], np.float32)
         _, pq = _pyarrow()
         with pq.ParquetFile(self.path) as file:
             group = 0
@@ -157,12 +163,14 @@ class VectorFile:
                 f"{self.path} has no {sidecar.name} beside it with its ids and fingerprint; write both with `linmap "
                 "apply`."
             )
-        metadata = json.loads(sidecar.read_text(encoding="utf-8"))
+        metadata = load_json(sidecar, MOST_IDS)
         ids = list(map(str, metadata.pop("ids")))
         try:
-            vectors = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise ArtifactError(f"{self.path} is no .npy file of numbers ({error}); write it again.") from None
+            vectors = read_npy(self.path, mmap_mode="r")
+        except DataError as error:
+            raise ArtifactError(str(error)) from None
+        if vectors.dtype.kind not in "fiu":
+            raise ArtifactError(f"{self.path} holds {vectors.dtype}, not numbers; write it again.")
         if vectors.ndim != 2 or len(vectors) != len(ids):
             raise ArtifactError(
                 f"{self.path} has the shape {vectors.shape}, but {sidecar.name} beside it {len(ids)} ids; write both "
@@ -171,18 +179,23 @@ class VectorFile:
         return metadata, ids, vectors.shape[1]
 
     def _read_parquet(self) -> tuple[dict[str, Any], list[str], int]:
-        pa, pq = _pyarrow()
+        _, pq = _pyarrow()
         try:
-            with pq.ParquetFile(self.path) as file:
+            with understood(self.path, "a Parquet file"):
+                file = pq.ParquetFile(self.path)
+        except DataError as error:
+            raise ArtifactError(str(error)) from None
+        try:
+            with file:
                 kept = file.schema_arrow.metadata or {}
-                metadata = json.loads(kept[METADATA] if METADATA in kept else kept[BEFORE])
-                ids = file.read(columns=["id"]).column("id").to_pylist()
-                return metadata, ids, file.schema_arrow.field("vector").type.list_size
-        except pa.ArrowInvalid as error:
-            raise ArtifactError(
-                f"{self.path} is no Parquet file, or a damaged one ({error}); write it again."
-            ) from None
-        except KeyError:
+                metadata = json_value(kept[METADATA] if METADATA in kept else kept[BEFORE], self.path)
+                length = file.schema_arrow.field("vector").type.list_size
+                with understood(self.path, "a Parquet file"):
+                    ids = file.read(columns=["id"]).column("id").to_pylist()
+                return metadata, [str(name) for name in ids], length
+        except DataError as error:
+            raise ArtifactError(str(error)) from None
+        except (KeyError, AttributeError, TypeError):
             raise ArtifactError(
                 f"{self.path} was not written by `linmap apply`: it carries no fingerprint; write it again."
             ) from None
@@ -223,7 +236,7 @@ def _sidecar(path: Path) -> Path:
 def is_sidecar(path: Path) -> bool:
     """The file is there and holds the ids of a `.npy` file; any other `.json` beside one has nothing to do with it."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = load_json(path, MOST_IDS)
     except (OSError, ValueError):
         return False
     return isinstance(value, dict) and isinstance(value.get("ids"), list) and isinstance(value.get("format"), int)

@@ -7,24 +7,52 @@ top of the state that it has read. Any program that reads the index's own format
 
 from __future__ import annotations
 
-import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 
 from linmap.artifacts import atomic_path, write_json
+from linmap.data.door import inside, load_json, understood
+from linmap.data.schema import Range, typed
 from linmap.data.vectors.store import Hit, VectorStore, agreed_fields
-from linmap.errors import ArtifactError
+from linmap.errors import ArgumentTypeError, ArtifactError, DataError
 from linmap.locks import FolderLock
 from linmap.ownership import replacing
 from linmap.processes import sweep
 
 FORMAT = 1
+MOST_IDS = 2**32  # bytes of their file
 READS = 5  # of a store that others write meanwhile
+
+
+class Entry(TypedDict):
+    """What `store.json` says of a field."""
+
+    dim: Annotated[int, Range(1, 2**20)]
+    index: str
+    ids: str
+
+
+class Header(TypedDict):
+    """What `store.json` says."""
+
+    format: int
+    kind: str
+    generation: Annotated[int, Range(0, 2**53)]
+    fields: dict[str, dict[str, Any]]
+    options: dict[str, Any]
+    metadata: dict[str, Any]
+    others: NotRequired[list[str]]
+
+
+class Ids(TypedDict):
+    """The names of rows."""
+
+    ids: list[str]
 
 
 class FieldIndex(ABC):
@@ -32,6 +60,10 @@ class FieldIndex(ABC):
 
     suffix: str
     query_dim: int
+
+    def rows(self) -> int | None:
+        """How many there are; None where the index keeps no count."""
+        return None
 
     @abstractmethod
     def add(self, vectors: np.ndarray) -> None:
@@ -111,8 +143,19 @@ class FolderStore(VectorStore):
         self._indexes: dict[str, FieldIndex] = {}
         for name, dim in self.fields.items():
             entry = header["fields"][name] if header else None
-            self._ids[name] = json.loads((self.folder / entry["ids"]).read_text("utf-8")) if entry else []
-            self._indexes[name] = load(_there(self.folder / entry["index"]), dim) if entry else new(dim)
+            if entry is None:
+                self._ids[name], self._indexes[name] = [], new(dim)
+                continue
+            index = _there(inside(folder, entry["index"]))
+            try:
+                self._ids[name] = typed(Ids, {"ids": load_json(inside(folder, entry["ids"]), MOST_IDS)}, "store")["ids"]
+                with understood(index, f"an index of {kind}", "fill a new store"):
+                    self._indexes[name] = load(index, dim)
+            except (DataError, ArgumentTypeError) as error:
+                raise ArtifactError(str(error)) from None
+            known, rows = len(set(self._ids[name])), self._indexes[name].rows()
+            if known != len(self._ids[name]) or rows not in (None, known):
+                raise ArtifactError(f"{index} holds {rows} vectors, and the store {known} ids; fill a new store.")
         self._rows = {name: {key: row for row, key in enumerate(ids)} for name, ids in self._ids.items()}
         self._changed = header is None
 
@@ -224,7 +267,7 @@ class FolderStore(VectorStore):
         """
         path = self.folder / "store.json"
         if path.is_file():
-            return set(json.loads(path.read_text("utf-8"))["others"])
+            return set(load_json(path)["others"])
         others = set(filter(self._own_name().fullmatch, (path.name for path in self.folder.iterdir())))
         write_json(path, {"format": FORMAT, "kind": self.kind, "generation": 0, "others": sorted(others)})
         return others
@@ -275,11 +318,18 @@ def read_header(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        header = json.loads(path.read_text("utf-8"))
-        if header["format"] > FORMAT:
+        header = load_json(path)
+        if isinstance(header, dict) and type(header.get("format")) is int and header["format"] > FORMAT:
             raise ArtifactError(
                 f"{path} has format {header['format']}, this linmap reads up to {FORMAT}; upgrade linmap."
             )
-        return header if header["generation"] else None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} does not describe a store ({error!r}); fill a new one.") from None
+        if isinstance(header, dict) and header.get("generation") == 0:
+            return None  # nothing is in it yet
+        typed(Header, header, "it")
+        for name, entry in header["fields"].items():
+            typed(Entry, entry, f"fields: {name}")
+            inside(folder, entry["index"])
+            inside(folder, entry["ids"])
+        return header
+    except (DataError, ArgumentTypeError) as error:
+        raise ArtifactError(f"{path} does not describe a store ({error}); fill a new one.") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from linmap import artifacts
+from linmap.data.door import load_json, understood
 from linmap.data.generators import CONFIG_FILE, DCGAN, MODEL_FILE
 from linmap.errors import ArgumentError, ArgumentTypeError, DataError
 from linmap.interpret.householder_projector.projector import HouseholderProjector
@@ -223,23 +223,16 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = load_json(path)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file; it names the architecture, such as 'dcgan'.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not JSON ({error}).") from None
     if not isinstance(config, dict):
         raise DataError(f"{path} must hold an object with the key architecture.")
     return config
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not path.exists():
         raise DataError(f"{path}: there is no such file; weights are read from safetensors alone.")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise DataError(f"{path} is damaged ({error}).") from None
+    with understood(path, "a file of safetensors"):
+        return artifacts.read_tensors(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ from linmap.adapt.finetuning.training import Penalty
 from linmap.artifacts import check_free, read_config
 from linmap.compress.registration import METHOD
 from linmap.data import find
-from linmap.data.models import model_folder
+from linmap.data.models import config_of, model_folder
 from linmap.data.text import Task, read_training_texts
 from linmap.errors import ArtifactError, UsageError
 from linmap.recipes.finetuning.flags import EMBEDDED, FineTuning, Tuning
@@ -58,7 +57,7 @@ def check_adaptable(folder: Path, name: str) -> None:
     UsageError
         With the model that it was made from, where its run says so.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = config_of(folder)
     if (config.get("quantization_config") or {}).get("quant_method") != METHOD:
         return
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from contextlib import suppress
@@ -22,6 +21,7 @@ from linmap.compress.flatquant.pretrained import in_format
 from linmap.compress.flatquant.streaming import calibrate_folder
 from linmap.data import find
 from linmap.data.models import (
+    config_of,
     load_pretrained,
     load_tokenizer,
     model_folder,
@@ -62,7 +62,7 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     }  # fmt: skip
     if PartialState().is_main_process:
         write_config(job.out, SYSTEM, {"settings": asdict(settings), "result": summary}, job.seed, SHARED)
-    notes = remarks(json.loads((job.out / "config.json").read_text(encoding="utf-8"))["quantization_config"])
+    notes = remarks(config_of(job.out)["quantization_config"])
     return {"artifact": str(job.out), **summary} | ({"notes": notes} if notes else {})
 
 
@@ -132,7 +132,7 @@ def rest_dtype(folder: Path, settings: Fit) -> torch.dtype:
     """The number format of what is not quantised."""
     if settings.rest_dtype != "auto":
         return getattr(torch, settings.rest_dtype)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = config_of(folder)
     places = config, config.get("text_config") or {}
     saved = next((place[key] for place in places for key in ("dtype", "torch_dtype") if place.get(key)), None)
     return torch.float16 if saved == "float16" else torch.bfloat16
@@ -154,7 +154,7 @@ def original_folder(name: str) -> Path:
     if name in BUNDLED and name != "smollm2-135m":
         raise ArgumentError(f"--model {name} is no language model that generates; smollm2-135m is.")
     folder = model_folder(name)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = config_of(folder)
     if config.get("quantization_config"):
         raise UsageError(f"--model {name} is quantised already; give the original.")
     return folder

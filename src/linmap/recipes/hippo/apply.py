@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from linmap.artifacts import write_table
+from linmap.data.door import load_json
 from linmap.data.sequences import LabelledSeries, load_series, named_series
 from linmap.errors import DataError, UsageError
 from linmap.recipes.hippo.fit import FILE
@@ -60,9 +60,10 @@ def _read(settings: Apply, job: FittedJob) -> LabelledSeries:
 def _dropped(artifact: Path) -> tuple[str, ...]:
     """The columns that the fit left out; none of a run from elsewhere."""
     try:
-        return tuple(json.loads((artifact / FILE).read_text(encoding="utf-8"))["drop"])
-    except (OSError, ValueError, KeyError):
+        dropped = load_json(artifact / FILE)["drop"]
+    except (OSError, ValueError, KeyError, TypeError):
         return ()
+    return tuple(dropped) if isinstance(dropped, list) and all(isinstance(name, str) for name in dropped) else ()
 
 
 def answers(estimator: S4Classifier | S4Regressor, data: LabelledSeries, rate: float = 1.0) -> pd.DataFrame:

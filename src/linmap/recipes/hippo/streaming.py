@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from linmap.artifacts import inert, run_fingerprint, write_text
+from linmap.data.door import read_text
 from linmap.data.samples import read_samples
 from linmap.errors import UsageError
 from linmap.ownership import record, replacing
@@ -64,7 +65,7 @@ def _answers_to(out: Path | None, first: int) -> Iterator[TextIO]:
     if out is None:
         yield sys.stdout
         return
-    lines = out.read_text(encoding="utf-8").splitlines(keepends=True) if first and out.exists() else []
+    lines = read_text(out).splitlines(keepends=True) if first and out.exists() else []
     # the earlier part of this stream wrote them, line by line
     with replacing() if lines and lines[0].startswith("sample,answer") else nullcontext():
         write_text(out, "".join(line for line in lines if not _after(line, first)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 
 from linmap.artifacts import write_table
+from linmap.data.door import load_json, refuse_special
+from linmap.data.schema import typed
 from linmap.data.timeseries import TimeSeries, load_table
 from linmap.errors import DataError, UsageError
 from linmap.pictures import illustrated
@@ -46,19 +47,27 @@ def opened(settings: Apply, job: FittedJob) -> tuple[OLinearForecaster, TimeSeri
     return forecaster, forecaster.read(table, forecaster.clock_, **told)
 
 
+class HowRead(TypedDict):
+    """What the fit kept of its file."""
+
+    separator: str | None
+    decimal: str
+
+
 def _file(settings: Apply, job: FittedJob) -> dict[str, Any]:
     """How the file is read: as is said, else as that of the fit was where the file has the separator of that one."""
     said = settings.file()
     if said != Apply().file() or job.data is None:
         return said
     try:
-        kept = json.loads((job.artifact / FILE).read_text(encoding="utf-8"))
+        kept = typed(HowRead, load_json(job.artifact / FILE), FILE)
+        refuse_special(job.data)
         with job.data.open(encoding="utf-8") as file:
             header = next(line for line in file if line.strip() and not line.startswith("#"))
-    except (OSError, ValueError, StopIteration):  # a run from elsewhere, or a file that is no plain text
+    except (OSError, ValueError, TypeError, StopIteration):  # a run from elsewhere, or a file that is no plain text
         return said
     separator = kept["separator"]
-    return kept if separator is None or separator.replace("\\t", "\t") in header else said
+    return dict(kept) if separator is None or separator.replace("\\t", "\t") in header else said
 
 
 def _check_flags(settings: Apply) -> None:

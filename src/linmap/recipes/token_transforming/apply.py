@@ -15,12 +15,14 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.progress import track
 
+from linmap import artifacts
 from linmap.artifacts import atomic_path, plain, write_json
 from linmap.compress.token_transforming import Compressed, TokenTransform, compress
 from linmap.compress.token_transforming.evaluation.images import Images
 from linmap.compress.token_transforming.evaluation.predictions import Head, write_predictions
 from linmap.compress.token_transforming.evaluation.subject import Subject
 from linmap.compress.token_transforming.evaluation.timing import in_turn
+from linmap.data.door import load_json
 from linmap.data.vectors import VectorFileWriter
 from linmap.data.vectors.files import check_output
 from linmap.errors import DataError, Stopped, UsageError
@@ -87,7 +89,8 @@ def budget_of(subject: Subject, settings: Apply, transform: TokenTransform, work
         with compress(subject.model, target_speedup=target, example=subject.example(0), transform=transform) as handle:
             assert handle.measured is not None  # the target was of speed
             write_json(path, {"stages": [handle.measured.keep, list(handle.measured.layers)]})
-    keep, layers = json.loads(path.read_text(encoding="utf-8"))["stages"]
+    with artifacts.reading(work):
+        keep, layers = load_json(path)["stages"]
     return {"stages": (keep, tuple(layers))}
 
 
@@ -120,7 +123,9 @@ def begin(work: Path, asked: dict[str, Any], resume: bool) -> None:
     if work.exists() and any(work.iterdir()) and not plan.exists():
         raise DataError(f"{work} is in the way and no folder of an interrupted run; move it, or write elsewhere.")
     if plan.exists() and resume:
-        before = json.loads(plan.read_text(encoding="utf-8"))
+        before = load_json(plan)
+        if not isinstance(before, dict):
+            raise DataError(f"{plan} is damaged; start again without --resume.")
         if differ := sorted(name for name in asked.keys() | before.keys() if asked.get(name) != before.get(name)):
             raise DataError(
                 f"{work} belongs to a run with another {', '.join(differ)}; start again without --resume, or write "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from linmap.data.images import SUFFIXES
 from linmap.data.models import (
     Reads,
     classifies,
+    config_of,
     load_pretrained,
     load_tokenizer,
     load_trained,
@@ -56,7 +56,7 @@ class Model:
     @property
     def generates(self) -> bool:
         """Whether it is a language model."""
-        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        config = config_of(self.folder)
         return any(name.endswith("ForCausalLM") for name in config.get("architectures") or [])
 
     def weights(self) -> dict[str, str | None]:

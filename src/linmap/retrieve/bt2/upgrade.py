@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Self, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.utils.validation import check_is_fitted
 
 from linmap import artifacts
+from linmap.data.schema import Range, check_parameters, typed
 from linmap.errors import ArgumentError, ArtifactError
 from linmap.retrieve.bt2.choosing import Method, Pairs, choose
 from linmap.retrieve.bt2.frozen import FittedMap
@@ -27,6 +28,17 @@ from linmap.retrieve.bt2.pairs import as_numbers, check_vectors, join, unit, war
 ROWS = 16_384  # of a block that is transformed at once
 Write = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 """Gets rows, their lengths, and where to write what they become."""
+
+
+class Saved(TypedDict):
+    """What `save` says beside the arrays."""
+
+    parameters: dict[str, Any]
+    sha256: str
+    d_new: Annotated[int, Range(1, 2**24)]
+    d_old: Annotated[int, Range(1, 2**24)]
+    report: dict[str, Any]
+    calibration: dict[str, tuple[float, float]]
 
 
 class EmbeddingUpgrade(TransformerMixin, BaseEstimator):
@@ -261,6 +273,8 @@ class EmbeddingUpgrade(TransformerMixin, BaseEstimator):
         config, tensors = artifacts.load(folder, "bt2")
         with artifacts.reading(folder):
             arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+            typed(Saved, config, "config")
+            check_parameters(cls, config["parameters"])
             new = cls(**config["parameters"])
             for what, asked, fitted in (("new", new_model, new.new_model), ("old", old_model, new.old_model)):
                 if asked is not None and asked != fitted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, overload
+from typing import Any, Literal, NotRequired, Self, TypedDict, get_args, overload
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from linmap import artifacts
 from linmap.data.scaling import Standardiser
+from linmap.data.schema import check_parameters, typed
 from linmap.data.timeseries import Clock, NanPolicy, Split, TimeSeries, Windows
 from linmap.data.timeseries.layout import as_names
 from linmap.errors import ArgumentError, DataError
@@ -47,6 +48,15 @@ READING = ("nan_policy", "time_column", "id_column", "drop", "dayfirst", "monthf
 """Parameters that say how tables are read; see `TimeSeries.from_frame`."""
 Time = pd.Timestamp | int | float
 Schedule = Literal["constant", "halving", "type3", "cosine", "linear"]
+
+
+class Saved(TypedDict):
+    """What `OLinearForecaster.save` says beside the weights."""
+
+    parameters: dict[str, Any]
+    variates: list[str]
+    seen_until: NotRequired[str | int | float | None]
+    clock: NotRequired[dict[str, Any] | None]
 
 
 class OLinearForecaster(BaseEstimator):
@@ -381,6 +391,8 @@ class OLinearForecaster(BaseEstimator):
         """
         config, tensors = artifacts.load(folder, SYSTEM)
         with artifacts.reading(folder):
+            typed(Saved, config, "config")
+            check_parameters(cls, config["parameters"])
             new = cls(**config["parameters"])
             new.drop = tuple(new.drop)
             new.clock_ = Clock.from_json(config["clock"]) if config.get("clock") else None

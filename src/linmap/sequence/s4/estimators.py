@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypedDict
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from linmap import artifacts
 from linmap.data.labels import decoded, encoded
 from linmap.data.scaling import Standardiser
+from linmap.data.schema import Range
 from linmap.errors import ArgumentError
 from linmap.sequence.s4.model import SequenceModel
 from linmap.sequence.s4.series import Series, SeriesDataset, check_series, collate
@@ -30,10 +31,17 @@ from linmap.training.saving import SavedEstimator
 PREDICTION_SAMPLES = 2**20  # samples in a batch of predictions, padding included
 
 
+class Learnt(TypedDict):
+    """What a run says beside parameters and weights."""
+
+    dt: tuple[Annotated[float, Range(1e-12, 1e6)], Annotated[float, Range(1e-12, 1e6)]]
+
+
 class _StateSpaceEstimator(SavedEstimator, BaseEstimator):
     """Parameters, training, saving and streaming of both."""
 
     SYSTEM, PREFIX = "hippo", "model."
+    LEARNT = Learnt
 
     layer: Literal["s4d", "s4"]
     norm: Literal["layer", "batch"]
@@ -360,11 +368,19 @@ class S4Classifier(ClassifierMixin, _StateSpaceEstimator):
         self.classes_ = decoded(config)
 
 
+class LearntTarget(Learnt):
+    """What a run says beside parameters and weights."""
+
+    target: tuple[float, float]
+
+
 class S4Regressor(RegressorMixin, _StateSpaceEstimator):
     """A number for each series by a stack of state-space layers; parameters as of `S4Classifier`.
 
     Targets are standardised for the training.
     """
+
+    LEARNT = LearntTarget
 
     def _targets(self, y: ArrayLike, n: int) -> Tensor:
         values = _numbers(y, n)

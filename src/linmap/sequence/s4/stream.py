@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from linmap.artifacts import write_tensors
-from linmap.errors import ArgumentError, ArtifactError
+from linmap.data.door import understood
+from linmap.errors import ArgumentError, ArtifactError, DataError
 from linmap.sequence.s4.model import SequenceModel
 
 
@@ -94,10 +95,10 @@ class Stream:
             If the file is no state, or one of another model.
         """
         try:
-            with safe_open(path, framework="pt") as file:
+            with understood(path, "a file of safetensors"), safe_open(path, framework="pt") as file:
                 of = (file.metadata() or {}).get("model")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
+        except DataError as error:
             raise ArtifactError(f"{path} is not the state of a stream ({error}); name another file.") from None
         if of != model:
             raise ArtifactError(f"{path} is the state of another model's stream; name another file, or remove it.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from linmap.data.labels import class_numbers, decoded, encoded
+from linmap.data.labels import Classes, class_numbers, decoded, encoded
+from linmap.data.schema import Range
 from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.geometry.groups import SO2, GLnPlus, HaarSampler, LogNormalSampler, PolarGroup, Sampler, SLn
 from linmap.shapes.lie_decomposition.checks import check_choice, check_count
@@ -30,6 +31,15 @@ LARGEST = float(np.finfo(np.float32).max)
 BATCH = 64  # images of one forward pass in prediction
 Group = Literal["sl2", "gl2", "so2"]
 SamplerName = Literal["haar", "lognormal"]
+
+
+Size = Annotated[int, Range(1, 2**16)]
+
+
+class Learnt(Classes):
+    """What a run says beside parameters and weights."""
+
+    shape: tuple[Size, Size, Size]
 
 
 class LieClassifier(ClassifierMixin, SavedEstimator, BaseEstimator):
@@ -92,6 +102,7 @@ class LieClassifier(ClassifierMixin, SavedEstimator, BaseEstimator):
     """
 
     SYSTEM = "lie_decomposition"
+    LEARNT = Learnt
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from linmap.data.labels import class_numbers, decoded, encoded
+from linmap.data.labels import Classes, class_numbers, decoded, encoded
+from linmap.data.schema import Range
 from linmap.errors import ArgumentError
 from linmap.shapes.tinvnn.clouds import Batch, Clouds, check_clouds, padded
 from linmap.shapes.tinvnn.embedding import TinvEmbedding
@@ -31,6 +32,12 @@ Network = Literal["pointnet", "edgeconv"]
 Augment = Literal["none", "so3"]
 POINTS_AT_ONCE = 2**13
 """In a batch of predictions, padding and frames included: what lies between two layers then fits into the cache."""
+
+
+class Learnt(Classes):
+    """What a run says beside parameters and weights."""
+
+    dim: Annotated[int, Range(1, 2**16)]
 
 
 class PointCloudClassifier(ClassifierMixin, SavedEstimator, BaseEstimator):
@@ -78,6 +85,7 @@ class PointCloudClassifier(ClassifierMixin, SavedEstimator, BaseEstimator):
     """
 
     SYSTEM = "tinvnn"
+    LEARNT = Learnt
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Annotated, Any, Self, TypedDict, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Generator, Tensor, nn
 from torch.utils.data import TensorDataset
 
+from linmap.data.schema import Length, check_fields
 from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.geometry.rigid import rotation_from_six, six_from_rotation
 from linmap.shapes.tooth_arrangement.arrangement import Arrangement, ranked
@@ -44,10 +45,21 @@ PRETRAINING = 1000  # teeth that the mesh encoder is pre-trained on, at most
 MESHES = 64  # of them in a step
 
 
+Arch = Annotated[list[float], Length(3)]
+
+
+class Learnt(TypedDict):
+    """What a run says beside parameters and weights."""
+
+    scales: dict[str, Any]
+    mean_arch: Annotated[list[Arch], Length(32)]
+
+
 class Arranger(SavedEstimator, BaseEstimator):
     """Base of the estimators, which add what is drawn: `_noised` in training, `_sampled` in prediction."""
 
     SYSTEM = "tooth_arrangement"
+    LEARNT = Learnt
 
     points: int
     width: int
@@ -218,6 +230,7 @@ class Arranger(SavedEstimator, BaseEstimator):
 
     def _restore(self, config: Mapping[str, Any]) -> None:
         self.scales_ = Scales(**config["scales"])
+        check_fields(self.scales_)
         self.mean_arch_ = torch.tensor(config["mean_arch"], dtype=torch.float64)
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from scipy.spatial import KDTree
 
+from linmap.data.door import read_lines
 from linmap.errors import ArgumentError, DataError
 from linmap.geometry.rigid import kabsch
 from linmap.shapes.tooth_arrangement.cases import read_mesh, teeth_of, tooth_files
@@ -244,7 +245,7 @@ def _teeth_align(folder: Path) -> ClinicalCase:
 def _matrices(path: Path) -> dict[int, np.ndarray]:
     """By the number of a tooth its matrix, which acts on row vectors (4, 4)."""
     found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(read_lines(path, errors="replace"), 1):
         cells = line.replace(",", " ").split()
         if not cells:
             continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -13,6 +12,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from linmap.data import EMBEDDED
+from linmap.data.arrays import read_as_they_are
+from linmap.data.door import understood
 from linmap.errors import DataError
 from linmap.shapes.tooth_arrangement.normals import vertex_normals
 from linmap.shapes.tooth_arrangement.slots import SLOT
@@ -48,15 +49,14 @@ class ShapeStatistics:
             If the file is not there or is no .npz file, or an array is missing.
         """
         path = DEFAULT if path is None else Path(path)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                if missing := [name for name in ARRAYS if name not in file]:
-                    raise DataError(f"path: {path} is no file of tooth statistics: it lacks {', '.join(missing)}.")
-                arrays = {name: file[name] for name in ARRAYS}
-        except DataError:
-            raise
-        except (OSError, ValueError, AttributeError, TypeError, BadZipFile) as error:
-            raise DataError(f"path: {path} cannot be read as a file of tooth statistics ({error}).") from None
+        arrays = read_as_they_are(path, ARRAYS)
+        if missing := [name for name in ARRAYS if name not in arrays]:
+            raise DataError(f"path: {path} is no file of tooth statistics: it lacks {', '.join(missing)}.")
+        with understood(path, "a file of tooth statistics"):
+            return cls._of(arrays)
+
+    @classmethod
+    def _of(cls, arrays: dict[str, np.ndarray]) -> ShapeStatistics:
         slots = np.array([SLOT[int(fdi)] for fdi in arrays["fdi"]])
         order = np.argsort(slots)
         part = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from linmap import artifacts
-from linmap.data.labels import decoded, encoded
+from linmap.data.labels import Classes, decoded, encoded
+from linmap.data.schema import Range, typed
 from linmap.errors import ArgumentError
 from linmap.geometry.delays import Drop, window
 from linmap.signals.acm.estimation import Estimator, augmented_covariances
@@ -47,6 +48,26 @@ def _listed(given: Any, default: tuple) -> tuple:
     if given is None:
         return default
     return (given,) if np.isscalar(given) else tuple(given)
+
+
+class Saved(Classes):
+    """What `ACMClassifier.save` says beside the arrays."""
+
+    order: Annotated[int, Range(0, 2**16)]
+    lag: Annotated[int, Range(0, 2**24)]
+    channels: Annotated[int, Range(1, 2**16)]
+    classifier: Any
+    estimator: str | None
+    drop: Any
+    head: dict[str, Any]
+
+
+class SavedHead(TypedDict):
+    """What it says of the classifier behind."""
+
+    C: NotRequired[Annotated[float, Range(0)] | None]
+    kernel: NotRequired[str | None]
+    gamma: NotRequired[float | None]
 
 
 class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
@@ -336,6 +357,7 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
         """
         config, tensors = artifacts.load(folder, SYSTEM)
         with artifacts.reading(folder):
+            typed(SavedHead, typed(Saved, config, "config")["head"], "head")
             arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
             order, lag, head = config["order"], config["lag"], config["head"]
             self = cls(

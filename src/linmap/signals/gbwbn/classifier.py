@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from linmap.data.labels import class_numbers, decoded, encoded, missing
+from linmap.data.labels import Classes, class_numbers, decoded, encoded, missing
+from linmap.data.schema import Range
 from linmap.errors import ArgumentError
 from linmap.signals.gbwbn.fronts import AugmentedCovariance, ConvolutionalCovariance
 from linmap.signals.gbwbn.layer import GBWBatchNorm
@@ -29,6 +30,14 @@ from linmap.training.saving import SavedEstimator
 
 Front = Literal["matrices", "augmented", "convolution"]
 BATCH = 512  # samples of one forward pass in prediction
+
+
+class Learnt(Classes):
+    """What a run says beside parameters and weights."""
+
+    domains: list[str] | list[int] | list[float]
+    shape: list[Annotated[int, Range(1, 2**16)]]
+    scale: float | None
 
 
 class SPDNetClassifier(ClassifierMixin, SavedEstimator, BaseEstimator):
@@ -87,6 +96,7 @@ class SPDNetClassifier(ClassifierMixin, SavedEstimator, BaseEstimator):
     """
 
     SYSTEM = "gbwbn"
+    LEARNT = Learnt
 
     def __init__(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from linmap.compress.token_transforming import Compressed, TokenTransform, compr
 from linmap.compress.token_transforming.evaluation.predictions import Head
 from linmap.compress.token_transforming.evaluation.subject import Measure, Subject, blocks_of, plain_macs
 from linmap.compress.token_transforming.evaluation.ways import stages
+from linmap.data.door import load_json
 from linmap.data.tokens import Tokenizer, padded
 from linmap.errors import ArgumentError, DataError
 
@@ -198,9 +198,11 @@ def pools_class_token(folder: Path) -> bool:
     path = folder / "1_Pooling" / "config.json"
     if not path.exists():
         return False
-    stated = json.loads(path.read_text(encoding="utf-8"))
+    stated = load_json(path)
+    if not isinstance(stated, dict):
+        raise DataError(f"{path} must hold an object that says how tokens are pooled.")
     modes = {name for name, value in stated.items() if name.startswith("pooling_mode_") and value is True}
-    mode = stated.get("pooling_mode") or next(iter(modes), "pooling_mode_mean_tokens")
+    mode = str(stated.get("pooling_mode") or next(iter(modes), "pooling_mode_mean_tokens"))
     if len(modes) > 1 or mode not in ("pooling_mode_mean_tokens", "pooling_mode_cls_token", "mean", "cls"):
         named = ", ".join(sorted(modes)) or mode
         raise DataError(f"{path}: the embedding is {named}; the mean and the class token are supported.")

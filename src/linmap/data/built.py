@@ -1,0 +1,57 @@
+"""How much memory may be taken while a network is built from what a file says of its sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from linmap.errors import ArtifactError
+
+LEAST, TIMES = 2**30, 64
+"""Bytes that building may ask for: at least the first, and so many times those of the weights."""
+
+
+@contextmanager
+def no_larger_than(weights: int) -> Iterator[None]:
+    """What is built inside asks for memory in proportion to the weights that will go into it.
+
+    Parameters
+    ----------
+    weights
+        Bytes of the file of weights.
+
+    Raises
+    ------
+    ArtifactError
+        Where it asks for more: the sizes in the configuration are not those of the weights.
+    """
+    with _Asked(max(LEAST, TIMES * weights)):
+        yield
+
+
+class _Asked(TorchDispatchMode):
+    """Counts the bytes of new tensors, before those of a stated shape are made."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.left = most
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if args and isinstance(args[0], list | tuple) and all(isinstance(size, int) for size in args[0]):
+            asked = 1
+            for size in args[0]:
+                asked *= max(size, 0)
+            self._take(asked)
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and not (args and out is args[0]) and out._base is None:
+            self._take(out.nbytes)
+        return out
+
+    def _take(self, asked: int) -> None:
+        self.left -= asked
+        if self.left < 0:
+            raise ArtifactError("the sizes in its configuration are far larger than its weights")

@@ -1,0 +1,194 @@
+"""The one door through which files come in that linmap did not make: regular files, in bounded memory, or one line.
+
+A named pipe would block for ever and a device never ends, so only regular files are read. What is packed small and
+becomes large, and what declares more than its file can hold, is refused before it takes memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from linmap.errors import DataError, LinmapError, UsageError
+
+GIB = 2**30
+LIMIT = "LINMAP_MAX_GIB"
+MOST_SETTINGS = 2**28
+"""Bytes of a file of settings or of results."""
+KINDS = {
+    stat.S_ISFIFO: "a named pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+UNSAFE = ("pickle", "trust", "max_header_size", "unsafe", "weights_only")  # advice that does not belong to strangers
+
+
+def most_bytes() -> int:
+    """What one packed file may become in memory: 1 GiB, or `$LINMAP_MAX_GIB`.
+
+    Raises
+    ------
+    UsageError
+        If the variable is no positive number.
+    """
+    said = os.environ.get(LIMIT, "1")
+    try:
+        most = float(said) * GIB
+    except ValueError:
+        most = math.nan
+    if not 0 < most < math.inf:
+        raise UsageError(f"{LIMIT} must be a positive number of GiB, such as 4, got {said!r}.")
+    return int(most)
+
+
+def too_large(path: Path | str, what: str) -> DataError:
+    """The error for a file that becomes larger than `most_bytes`."""
+    return DataError(f"{path}: {what} {most_bytes() / GIB:g} GiB; if you trust the file, allow more with {LIMIT}.")
+
+
+def refuse_special(path: Path | str) -> None:
+    """Refuse what exists and is neither a regular file nor a folder: reading it would never end.
+
+    Raises
+    ------
+    DataError
+        With what it is.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # its reader knows what to say
+    except ValueError:
+        raise DataError(f"{str(path)!r} is no name of a file: it holds a null character.") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = next((name for test, name in KINDS.items() if test(mode)), "no regular file")
+        raise DataError(f"{path} is {kind}; write what comes out of it into a file, and give that.")
+
+
+def read_bytes(path: Path | str, most: int | None = None) -> bytes:
+    """All of a regular file.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    most
+        Bytes that it may have; all that there are when None.
+
+    Raises
+    ------
+    DataError
+        If it is a folder, a pipe or a device, or larger.
+    OSError
+        If there is none, or it cannot be opened.
+    """
+    refuse_special(path)
+    if Path(path).is_dir():
+        raise DataError(f"{path} is a folder; give a file.")
+    with open(path, "rb") as file:
+        if most is not None and os.fstat(file.fileno()).st_size > most:
+            raise DataError(f"{path} has more than {most >> 20} MiB, too much for what it should be.")
+        return file.read()
+
+
+def read_text(path: Path | str, most: int | None = None, errors: str = "strict") -> str:
+    """All of a text file in UTF-8, without a byte order mark; errors as of `read_bytes`, or if it is no such text."""
+    try:
+        return read_bytes(path, most).decode("utf-8-sig", errors)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; save it in UTF-8.") from None
+
+
+def read_lines(path: Path | str, errors: str = "strict") -> list[str]:
+    """The lines of a text file, without their ends."""
+    return read_text(path, errors=errors).splitlines()
+
+
+def load_json(path: Path | str, most: int = MOST_SETTINGS) -> Any:
+    """The value of a JSON file of settings or results.
+
+    Raises
+    ------
+    DataError
+        As of `read_text`, or if it is not JSON, or nested too deep; NaN and infinities are not JSON.
+    OSError
+        If there is none, or it cannot be opened.
+    """
+    return json_value(read_text(path, most), path)
+
+
+def json_value(text: str | bytes, where: Path | str) -> Any:
+    """The value of a JSON text of `where`; errors as of `load_json`."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise DataError(f"{where} is nested too deep to be what it should be.") from None
+    except ValueError as error:
+        raise DataError(f"{where} is not JSON ({error}).") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise DataError(f"{name} is not JSON")
+
+
+def inside(folder: Path | str, name: Any) -> Path:
+    """The file of a folder that a file in it names: nothing outside of the folder can be meant.
+
+    Raises
+    ------
+    DataError
+        If the name is no plain name of a file.
+    """
+    if not isinstance(name, str) or not name or name in (".", "..") or set(name) & set("/\\\0"):
+        raise DataError(f"{folder} names the file {name!r:.80}, which is no name of a file in that folder.")
+    return Path(folder) / name
+
+
+@contextmanager
+def understood(path: Path | str, what: str, way: str = "write it again") -> Iterator[None]:
+    """Whatever a library raises at a file that it does not understand is a `DataError` that names the file.
+
+    Parameters
+    ----------
+    path
+        Of the file; what is no regular file is refused.
+    what
+        What it should be, such as "an image".
+    way
+        What the user can do.
+
+    Raises
+    ------
+    DataError
+        In place of every error but linmap's own, of the system (no permission, a full disk) and of a missing package.
+    """
+    refuse_special(path)
+    try:
+        yield
+    except (LinmapError, ImportError):
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file.") from None
+    except MemoryError:
+        raise DataError(f"{path} cannot be read as {what}: it asks for more memory than there is.") from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+            raise  # of the system, not of what the file holds
+        raise DataError(f"{path} cannot be read as {what}{reason(error)}; {way}.") from None
+
+
+def reason(error: BaseException) -> str:
+    """What a library says of a file, in brackets, but for its advice to load it in a way that would run code."""
+    text = " ".join(str(error).split()).rstrip(".")
+    if text.startswith("Object arrays"):
+        return " (it holds Python objects)"
+    if not text or any(word in text for word in UNSAFE):
+        return ""
+    return f" ({text[:160]})"
