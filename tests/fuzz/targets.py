@@ -166,7 +166,8 @@ def _languages() -> list[Target]:
     def times(text: str) -> None:
         import pandas as pd
 
-        TimeSeries.from_frame(pd.DataFrame({"date": text.split("|"), "a": np.arange(len(text.split("|")))}))
+        cells = text.encode("utf-8", "replace").decode().split("|")
+        TimeSeries.from_frame(pd.DataFrame({"date": cells, "a": np.arange(len(cells))}))
 
     dates = b"2020-01-01|2020-01-02|2020-01-03", b"1/2/2020 3pm|1/3/2020 3pm|1/4/2020 3pm", b"2020Q1|2020Q2|2020Q3"
     return [

@@ -32,6 +32,8 @@ class Wildcard(enum.Enum):
 
 Segment = Step | Wildcard
 
+DIGITS = 18
+"""Of an index."""
 _TOKEN = re.compile(
     r"""\[(?P<index>\d+)\] | (?P<item>\[\*\]) | \[(?P<quoted>"(?:[^"\\]|\\.)*")\] | (?P<dot>\.?)(?P<key>[^.\[\]"]+)""",
     re.VERBOSE,
@@ -194,11 +196,11 @@ def _parse_dotted_pattern(text: str, wildcards: bool = True) -> Iterator[Segment
                 'put keys with dots or brackets as a["b.c"], or give a tuple of keys and indices.'
             )
         if match["index"]:
-            yield int(match["index"])
+            yield _index(match["index"], text)
         elif match["item"]:
             yield Wildcard.ITEM
         elif match["quoted"]:
-            yield nfc(json.loads(match["quoted"]))
+            yield nfc(_quoted(match["quoted"], text))
         else:
             yield _wildcard(match["key"]) if wildcards else nfc(match["key"])
         position = match.end()
@@ -207,7 +209,20 @@ def _parse_dotted_pattern(text: str, wildcards: bool = True) -> Iterator[Segment
 def _parse_pointer(text: str) -> Path:
     """RFC 6901: `~1` is `/`, `~0` is `~`; digits are taken as an array index."""
     steps = [part.replace("~1", "/").replace("~0", "~") for part in text[1:].split("/")]
-    return tuple(int(step) if re.fullmatch(r"0|[1-9]\d*", step) else nfc(step) for step in steps)
+    return tuple(_index(step, text) if re.fullmatch(r"0|[1-9]\d*", step) else nfc(step) for step in steps)
+
+
+def _index(digits: str, text: str) -> int:
+    if len(digits) > DIGITS:
+        raise ArgumentError(f"path {text[:40]!r}... has an index of {len(digits)} digits; no array is as long.")
+    return int(digits)
+
+
+def _quoted(key: str, text: str) -> str:
+    try:
+        return json.loads(key)
+    except ValueError as error:
+        raise ArgumentError(f"path {text[:80]!r}: the key {key[:40]} is no text of JSON ({error}).") from None
 
 
 def _wildcard(step: str) -> Segment:
