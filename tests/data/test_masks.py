@@ -120,7 +120,7 @@ def test_a_file_that_is_no_archive_is_named_without_advice_to_run_it(tmp_path):
     with pytest.raises(DataError, match=complaint):
         load_masked_images(tmp_path / "a.npz", 32)
     np.savez(tmp_path / "b.npz", image=np.array([{}], dtype=object))
-    with pytest.raises(DataError, match=r"it holds Python objects, not numbers"):
+    with pytest.raises(DataError, match=r"holds Python objects; save numbers or text"):
         load_images(tmp_path / "b.npz", 32)
 
 

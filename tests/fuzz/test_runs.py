@@ -83,6 +83,7 @@ def test_a_run_with_one_wrong_value_is_read_or_refused(make, tmp_path):
         load = make(tmp_path / "run")
         path = tmp_path / "run" / "config.json"
         whole, refused = json.loads(path.read_text()), 0
+        load(tmp_path / "run")
         for changed in _changed(whole):
             path.write_text(json.dumps(changed))
             try:

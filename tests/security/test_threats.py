@@ -25,7 +25,7 @@ from linmap.experiment.result import Result
 SOURCE = Path(linmap.__file__).parent
 DOORS = {"data/door.py", "data/compressed.py", "data/arrays.py", "data/npy_headers.py"}
 """Where files are opened; all else comes through here, or stands in `ALLOWED` with its reason."""
-READS = {"read_text", "read_bytes", "load_file", "safe_open", "read_csv", "read_parquet", "ParquetFile", "read_epochs"}
+READS = {"read_text", "read_bytes", "load_file", "safe_open", "read_csv", "read_parquet", "ParquetFile"}
 ALLOWED = {
     "adapt/bone/legacy.py": "understood()",
     "adapt/finetuning/tuned.py": "behind ADAPTER's check",

@@ -13,6 +13,8 @@ from linmap.errors import ArtifactError
 
 LEAST, TIMES = 2**30, 64
 """Bytes that building may ask for: at least the first, and so many times those of the weights."""
+STEPS = 100_000
+"""Operations on tensors: a network of a few hundred layers takes fewer."""
 
 
 @contextmanager
@@ -38,9 +40,10 @@ class _Asked(TorchDispatchMode):
 
     def __init__(self, most: int) -> None:
         super().__init__()
-        self.left = most
+        self.left, self.steps = most, STEPS
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.steps -= 1
         if args and isinstance(args[0], list | tuple) and all(isinstance(size, int) for size in args[0]):
             asked = 1
             for size in args[0]:
@@ -49,9 +52,10 @@ class _Asked(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if isinstance(out, torch.Tensor) and not (args and out is args[0]) and out._base is None:
             self._take(out.nbytes)
+        self._take(0)
         return out
 
     def _take(self, asked: int) -> None:
         self.left -= asked
-        if self.left < 0:
+        if self.left < 0 or self.steps < 0:
             raise ArtifactError("the sizes in its configuration are far larger than its weights")

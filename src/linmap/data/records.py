@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 
 from linmap.data import BYTE_ORDER_MARK, require_content
 from linmap.data.compressed import OPENERS, is_compressed, lines_of, open_bytes, suffix_of
+from linmap.data.door import refuse_special
 from linmap.data.parquet import read_parquet
 from linmap.errors import DataError
 
@@ -212,6 +213,7 @@ def files_of(path: Path | str, suffixes: Collection[str]) -> list[Path]:
         return files
     if not _is_one_of(path, suffixes):
         raise DataError(f"{path} must end in {kinds}{_how_to_end(path, suffixes)}.")
+    refuse_special(path)
     if not path.is_file():
         raise DataError(f"{path} is not a file; check the path.")
     return [path]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from linmap.data import require_content
 from linmap.data.compressed import open_bytes
+from linmap.data.door import refuse_special
 from linmap.data.records import JSONTextError, parse_json
 from linmap.errors import DataError
 
@@ -281,6 +282,7 @@ def _content(path: Path, kinds: Collection[str]) -> bytes:
         raise DataError(f"{path} is a folder; expected a file of texts ({', '.join(kinds)}, each also with .gz).")
     if _kind(path) not in kinds:
         raise DataError(f"{path} must end in {', '.join(kinds)}, or in one of these and .gz; convert or rename it.")
+    refuse_special(path)
     if not path.is_file():
         raise DataError(f"{path} is not a file; check the path.")
     require_content(path)
