@@ -52,7 +52,7 @@ def acm(folder: Path) -> Callable[[Path], Any]:
 def lie_decomposition(folder: Path) -> Callable[[Path], Any]:
     from linmap.shapes.lie_decomposition.classifier import LieClassifier
 
-    X = np.random.default_rng(0).normal(size=(4, 1, 8, 8)).astype(np.float32)
+    X = np.random.default_rng(0).normal(size=(4, 1, 16, 16)).astype(np.float32)
     LieClassifier(num_samples=1, channels=2, hidden=2, head=2, epochs=1).fit(X, [0, 1, 0, 1]).save(folder)
     return LieClassifier.load
 
