@@ -46,7 +46,8 @@ def atomic_path(path: Path | str, make: bool = True) -> Iterator[Path]:
     """A temporary name beside `path`; on success it is synced to disk and renamed, on failure nothing stays behind.
 
     The name keeps the suffix of `path`, from which many writers (NumPy, pandas, Pillow) choose the format. A symbolic
-    link is written through. A command replaces only what is its own; see `linmap.ownership`. What killed processes left half written in the folder goes.
+    link is written through. A command replaces only what is its own; see `linmap.ownership`. What killed
+    processes left half written in the folder goes.
 
     Parameters
     ----------
