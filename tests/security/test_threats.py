@@ -65,7 +65,7 @@ ALLOWED = {
     "training/metrics.py": "what it writes",
     "ownership.py": "its own notes",
     "processes.py": "what the system tells of processes",
-    "recipes/tooth_arrangement/view.py": "files of the package",
+    "recipes/tooth_arrangement/view.py": "what `linmap apply` wrote",
     "cli/__init__.py": "the null device",
 }
 
