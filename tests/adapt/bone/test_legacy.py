@@ -139,7 +139,7 @@ def test_what_is_no_legacy_adapter_is_refused(tmp_path):
     with pytest.raises(ValueError, match="bias='MiSS_only' is not supported"):
         load_legacy(tmp_path)
     (tmp_path / "broken.safetensors").write_bytes(b"no header")
-    with pytest.raises(ValueError, match="is no safetensors file"):
+    with pytest.raises(ValueError, match="cannot be read as a file of safetensors"):
         load_legacy(tmp_path / "broken.safetensors")
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"no keys that end in \.bone or \.disha"):

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from linmap import artifacts
-from linmap.data.door import load_json, understood
+from linmap.data.door import load_json
 from linmap.data.generators import CONFIG_FILE, DCGAN, MODEL_FILE
-from linmap.errors import ArgumentError, ArgumentTypeError, DataError
+from linmap.errors import ArgumentError, ArgumentTypeError, ArtifactError, DataError
 from linmap.interpret.householder_projector.projector import HouseholderProjector
 from linmap.interpret.householder_projector.stylegan2 import StyleGAN2Like
 
@@ -234,5 +234,7 @@ def _config(path: Path) -> dict[str, Any]:
 def _tensors(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise DataError(f"{path}: there is no such file; weights are read from safetensors alone.")
-    with understood(path, "a file of safetensors"):
+    try:
         return artifacts.read_tensors(path)
+    except ArtifactError as error:
+        raise DataError(str(error)) from None
