@@ -82,13 +82,15 @@ def _from_peft(folder: Path) -> tuple[BoneConfig, dict[str, Tensor]]:
     if not config_file.exists():
         raise FileNotFoundError(f"path={str(folder)!r} holds no adapter_config.json, so it is no adapter of PEFT.")
     saved = load_json(config_file)
-    if not isinstance(saved, dict) or type(saved.get("r")) is not int:
-        raise ArgumentError(f"{config_file} is no configuration of an adapter: it has no whole number r.")
+    if not isinstance(saved, dict):
+        raise ArgumentError(f"{config_file} is no configuration of an adapter: it holds no object.")
     kind = saved.get("peft_type")
     if kind not in PEFT_SUFFIXES:
         raise ArgumentError(f"{config_file}: peft_type must be 'BONE' or 'MISS', got {kind!r}; PeftModel loads others.")
     if saved.get("bias", "none") not in ("none", "all"):
         raise ArgumentError(f"{config_file}: bias={saved['bias']!r} is not supported; 'none' and 'all' are.")
+    if type(saved.get("r")) is not int:
+        raise ArgumentError(f"{config_file}: r is {saved.get('r')!r}, expected a whole number.")
     modes: dict[Any, Mode] = {"bat": "bat", "mini": "mini"}
     mode = modes.get(saved.get("init_weights"), "add")
     config = BoneConfig(

@@ -42,6 +42,8 @@ def read_surface(path: Path | str, n_points: int, seed: int = 0, name: str = "")
     if not parts:
         raise DataError(f"{path} holds no vertices; expected a surface.")
     for part in parts:
+        if np.shape(part.vertices)[1:] != (3,):
+            raise DataError(f"{path}: vertices of shape {np.shape(part.vertices)}; expected three coordinates.")
         if not np.isfinite(np.asarray(part.vertices)).all():
             raise DataError(f"{path}: a vertex has a coordinate that is not a finite number.")
     if not meshes:
@@ -52,7 +54,8 @@ def read_surface(path: Path | str, n_points: int, seed: int = 0, name: str = "")
     notes = [f"{path.name} is a scene of {len(meshes)} parts; they count as one shape"] if len(meshes) > 1 else []
     if len(meshes) < len(parts):
         notes.append(f"{path.name}: points and lines beside its surfaces are left out")
-    return _sampled(meshes, n_points, draws(seed, name or path.name), path), notes
+    with understood(path, f"a {path.suffix.lower()} surface"):
+        return _sampled(meshes, n_points, draws(seed, name or path.name), path), notes
 
 
 def _scene(path: Path) -> Any:
