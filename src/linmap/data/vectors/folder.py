@@ -146,12 +146,13 @@ class FolderStore(VectorStore):
             if entry is None:
                 self._ids[name], self._indexes[name] = [], new(dim)
                 continue
-            index = _there(inside(folder, entry["index"]))
+            index, names = _there(inside(folder, entry["index"])), inside(folder, entry["ids"])
             try:
-                self._ids[name] = typed(Ids, {"ids": load_json(inside(folder, entry["ids"]), MOST_IDS)}, "store")["ids"]
+                self._ids[name] = typed(Ids, {"ids": load_json(names, MOST_IDS)}, "store")["ids"]
                 with understood(index, f"an index of {kind}", "fill a new store"):
                     self._indexes[name] = load(index, dim)
             except (DataError, ArgumentTypeError) as error:
+                _ = _there(index), _there(names)  # unless another program has taken them away meanwhile
                 raise ArtifactError(str(error)) from None
             known, rows = len(set(self._ids[name])), self._indexes[name].rows()
             if known != len(self._ids[name]) or rows not in (None, known):
