@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faults.harness import Command, Tally, killed_anywhere
+from faults.harness import Command, Tally, contents, killed_anywhere
 from faults.own_files import OWN, classes, matrices, pairs, sales, waves
+from faults.test_comparisons import outcome
 from linmap.data.engines import map_records
 from linmap.data.vectors import open_store
 
@@ -85,7 +86,12 @@ def stored(place: Path) -> dict[str, object]:
 
 
 def compare_bt2(folder: Path) -> Command:
-    return Command(["compare", "bt2", "--data", str(pairs(folder, RNG)), "--out", "run"])
+    return Command(["compare", "bt2", "--data", str(pairs(folder, RNG)), "--out", "run"], outcome=compared)
+
+
+def compared(place: Path) -> dict[str, object]:
+    """The names of all files, and what the comparison says; its files tell how long each run took."""
+    return dict.fromkeys(contents(place)) | {"said": outcome(place / "run")}
 
 
 def tour(folder: Path) -> Command:
