@@ -73,10 +73,11 @@ def olinear(folder: Path) -> Callable[[Path], Any]:
     return OLinearForecaster.load
 
 
-@pytest.mark.parametrize(
-    "make",
-    [bt2, s4, *(pytest.param(one, marks=pytest.mark.slow) for one in (acm, gbwbn, lie_decomposition, olinear, tinvnn))],
-)
+RUNS = (acm, bt2, gbwbn, lie_decomposition, olinear, s4, tinvnn)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", RUNS)
 def test_a_run_with_one_wrong_value_is_read_or_refused(make, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

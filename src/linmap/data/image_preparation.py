@@ -144,7 +144,7 @@ def preparation_of(stated: Mapping[str, Any], source: str) -> ImagePreparation:
         found = ImagePreparation(size, crop, resample, scale, tuple(map(float, mean)), tuple(map(float, std)))
     except KeyError as error:
         raise DataError(f"{source}: it lacks {error}, which a step needs.") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{source}: its values are not those of an image processor ({error}).") from None
     if not {len(found.mean), len(found.std)} <= {1, 3} or not all(found.std):
         raise DataError(f"{source}: image_mean and image_std must be three numbers each, and none of the latter 0.")

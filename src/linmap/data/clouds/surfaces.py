@@ -37,7 +37,8 @@ def read_surface(path: Path | str, n_points: int, seed: int = 0, name: str = "")
     path = Path(path)
     require_file(path)
     scene = _scene(path)
-    parts = [part for part in scene.dump() if len(getattr(part, "vertices", ()))]
+    with understood(path, f"a {path.suffix.lower()} surface"):
+        parts = [part for part in scene.dump() if len(getattr(part, "vertices", ()))]
     meshes = [part for part in parts if len(getattr(part, "faces", ()))]
     if not parts:
         raise DataError(f"{path} holds no vertices; expected a surface.")
