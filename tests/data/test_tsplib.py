@@ -31,6 +31,13 @@ def test_lengths_of_a_rectangle(kind: str, length: int, tmp_path: Path) -> None:
     assert not found.distances().diagonal().any()
 
 
+def test_keywords_in_small_letters(tmp_path: Path) -> None:
+    text = HEAD.format(kind="EUC_2D") + SQUARE
+    found, other = (read_tsp(write(tmp_path, some)) for some in (text.lower(), text))
+    assert (found.kind, found.name) == (other.kind, other.name)
+    np.testing.assert_array_equal(found.points, other.points)
+
+
 def test_cities_have_the_numbers_of_the_file_in_any_order_of_lines(tmp_path: Path) -> None:
     lines = "3 3.0 4\n1 0 0\n4 0 4\n2 3e0 0\nEOF\n"
     found = read_tsp(write(tmp_path, HEAD.format(kind="EUC_2D") + lines))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ EARTH = 6378.388
 OPTIMA = "optimal.csv"
 LARGEST = 1e12
 """Between coordinates, up to which float64 counts lengths of tours in whole units."""
+KEYWORD = re.compile("[A-Z0-9_]+")
 EXPLICIT = (
     "{path}: EDGE_WEIGHT_TYPE EXPLICIT gives distances and no coordinates, and points are wanted; embed the matrix "
     "first, by multi-dimensional scaling."
@@ -70,8 +72,8 @@ def read_tsp(path: Path | str) -> TspInstance:
     """
     path = Path(path)
     head, sections = _parts(path)
-    kind = head.get("EDGE_WEIGHT_TYPE", "")
-    if (problem := head.get("TYPE", "TSP").split() or [""])[0] not in ("TSP", "STSP"):
+    kind = head.get("EDGE_WEIGHT_TYPE", "").upper()
+    if (problem := head.get("TYPE", "TSP").upper().split() or [""])[0] not in ("TSP", "STSP"):
         raise DataError(f"{path}: TYPE {problem[0] or '(empty)'} is no symmetric travelling salesman problem (TSP).")
     if kind == "EXPLICIT":
         raise DataError(EXPLICIT.format(path=path))
@@ -175,12 +177,13 @@ def _parts(path: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
     inside: list[str] | None = None
     for line in map(str.strip, text.splitlines()):
         word, colon, value = line.partition(":")
-        if line == "EOF":
+        word = word.strip().upper()  # files of other programs write keywords in small letters, too
+        if word == "EOF":
             break
-        if line.endswith("_SECTION") or (colon and word.strip().endswith("_SECTION")):
-            inside = sections.setdefault(word.strip(), [])
-        elif colon and word.strip().isupper():
-            head[word.strip()], inside = value.strip(), None
+        if word.endswith("_SECTION"):
+            inside = sections.setdefault(word, [])
+        elif colon and KEYWORD.fullmatch(word):
+            head[word], inside = value.strip(), None
         elif inside is not None and line:
             inside.append(line)
     if not head and not sections:
