@@ -121,7 +121,7 @@ def test_rows_of_arrays_are_records_too(tmp_path):
     for name, part in (("a", x[:11]), ("b", x[11:])):
         np.save(source / f"{name}.npy", part)
     done = map_records(source, out, lambda rows: rows[:, ::2] * 2, shard_records=7, batch=3)
-    assert done == (30, 0, 2, np.dtype(float))
+    assert done == (30, 0, 2, np.dtype(float), "by their numbers")
     np.testing.assert_array_equal(np.load(out), x[:, ::2] * 2)
     assert [path.name for path in out.parent.iterdir()] == ["v.npy"]
 

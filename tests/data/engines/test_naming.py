@@ -92,3 +92,15 @@ def test_names_do_not_depend_on_the_shards(tmp_path: Path) -> None:
     values = [{"id": f"r{i}"} if i % 2 else {"a": i} for i in range(10)]
     found = [encoded(tmp_path, values, shard_records=size).ids for size in (1, 4, 100)]
     assert found[0] == found[1] == found[2] == [f"r{i}" if i % 2 else str(i) for i in range(10)]
+
+
+@given(own=st.integers(0, 4), numbers=st.integers(0, 4))
+def test_a_run_says_what_its_records_are_called_by(
+    tmp_path_factory: pytest.TempPathFactory, own: int, numbers: int
+) -> None:
+    folder = tmp_path_factory.mktemp("said")
+    values = [*({"id": f"p{i}"} for i in range(own)), *({"a": i} for i in range(numbers))]
+    (folder / "r.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values))
+    done = map_records(folder / "r.jsonl", folder / "v.npy", lambda records: np.ones((len(records), 2)))
+    both = f'{own} by their own "id", {numbers} by their numbers'
+    assert done.ids == (both if own and numbers else 'by their own "id"' if own else "by their numbers")

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 import numpy as np
 
 from linmap.artifacts import atomic_path, write_json
-from linmap.data.engines.naming import check_names
+from linmap.data.engines.naming import check_names, named_by
 from linmap.data.engines.shards import SUFFIXES, Batch, Names, Outcome, Shard, cut, read
 from linmap.data.records import AS_THEY_ARE, Layout, files_of
 from linmap.errors import ArgumentError, DataError, Stopped
@@ -45,12 +45,14 @@ class Writer(Protocol):
 
 
 class Mapped(NamedTuple):
-    """What a run has done: how many records, of which so many were there from a run before, and the vectors' kind."""
+    """What a run has done: how many records, of which so many were there from a run before, and the vectors' kind;
+    what the records are called by, in words."""
 
     records: int
     resumed: int
     dim: int
     dtype: np.dtype
+    ids: str
 
 
 def map_records(
@@ -127,11 +129,10 @@ def map_records(
         shards = _plan(files, work, function, shard_records, batch, of == "vectors", layout, resume)
         task = Task(function, work.resolve(), batch, layout)
         resumed = _map(shards, task, engine, n_jobs, progress or (lambda done, total: None))
-        if any(shard.named for shard in shards):
-            _check_names(shards, work, source)
+        ids = _check_names(shards, work, source) if any(shard.named for shard in shards) else named_by(0, 1)
         dim, dtype = _join(shards, work, out, writer or plain_npy, function, batch)
         shutil.rmtree(work)
-    return Mapped(sum(shard.count for shard in shards), resumed, dim, dtype)
+    return Mapped(sum(shard.count for shard in shards), resumed, dim, dtype, ids)
 
 
 def _map(shards: list[Shard], task: Task, engine: Engine, n_jobs: int, report: Callable[[int, int], None]) -> int:
@@ -382,9 +383,9 @@ def _join(
     return first.shape[1], first.dtype
 
 
-def _check_names(shards: list[Shard], work: Path, source: Path | str) -> None:
+def _check_names(shards: list[Shard], work: Path, source: Path | str) -> str:
     try:
-        check_names(lambda: (_names(shard, work) for shard in shards if shard.count), source)
+        return check_names(lambda: (_names(shard, work) for shard in shards if shard.count), source)
     except DataError:
         shutil.rmtree(work)
         raise

@@ -7,6 +7,7 @@ one, linmap has mixed them up and not the user: the run ends. What has one id in
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,20 +16,26 @@ import numpy as np
 from linmap.data.engines.shards import Names
 from linmap.errors import DataError
 
+BY_ID, BY_NUMBER = 'by their own "id"', "by their numbers"
 Place = tuple[int, str]
 """The number of a record, and the letter for where its id comes from."""
 
 
-def check_names(parts: Callable[[], Iterator[Names]], source: Path | str) -> None:
+def check_names(parts: Callable[[], Iterator[Names]], source: Path | str) -> str:
     """Warn of ids that come more than once in a file; `parts` gives the names of all records in their order.
+
+    Returns
+    -------
+    str
+        What the records are called by, for summaries.
 
     Raises
     ------
     DataError
         If records have one id for different reasons: by their number, by a number, or by a text.
     """
-    told = ""
-    for name, (first, second) in _repeated(parts):
+    told, origins = "", Counter[str]()
+    for name, (first, second) in _repeated(parts, origins):
         if first[1] != second[1]:
             raise DataError(
                 f"{source}: {_reason(*first, name)}, and {_reason(*second, name)}, so that both would be called "
@@ -41,14 +48,26 @@ def check_names(parts: Callable[[], Iterator[Names]], source: Path | str) -> Non
             "their numbers.",
             stacklevel=4,
         )
+    return named_by(origins.total() - origins["n"], origins["n"])
 
 
-def _repeated(parts: Callable[[], Iterator[Names]]) -> Iterator[tuple[str, tuple[Place, Place]]]:
+def named_by(ids: int, numbers: int) -> str:
+    """So many records are called by an id of theirs, and so many by their numbers."""
+    if ids and numbers:
+        return f"{ids:,} {BY_ID}, {numbers:,} {BY_NUMBER}"
+    return BY_ID if ids else BY_NUMBER
+
+
+def _repeated(parts: Callable[[], Iterator[Names]], origins: Counter[str]) -> Iterator[tuple[str, tuple[Place, Place]]]:
     """Ids of two records or more, each with the first and the first other one, of another origin where there is one.
 
-    Eight bytes for each record are held, for the ids themselves may not fit into memory.
+    Eight bytes for each record are held, for the ids themselves may not fit into memory. `origins` counts where ids
+    come from.
     """
-    hashes = [np.fromiter(map(hash, names.ids), np.int64, len(names.ids)) for names in parts()]
+    hashes = []
+    for names in parts():
+        hashes.append(np.fromiter(map(hash, names.ids), np.int64, len(names.ids)))
+        origins.update(names.origins)
     if not hashes:
         return
     values, counts = np.unique(np.concatenate(hashes), return_counts=True)

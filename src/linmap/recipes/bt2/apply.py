@@ -33,5 +33,5 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
         done = transform_files(
             job.artifact, source, out, settings.output, engine=settings.engine, n_jobs=settings.n_jobs, resume=resume
         )
-    return {"out": str(out), "vectors": done.records, "resumed": done.resumed, "dim": done.dim,
+    return {"out": str(out), "vectors": done.records, "ids": done.ids, "resumed": done.resumed, "dim": done.dim,
             "dtype": str(done.dtype)}  # fmt: skip

@@ -32,7 +32,7 @@ def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
             progress=lambda records, total: bar.update(task, completed=records, total=total),
         )  # fmt: skip
     return {
-        "out": str(out), "records": done.records, "resumed": done.resumed, "dim": vectorizer.dim,
+        "out": str(out), "records": done.records, "ids": done.ids, "resumed": done.resumed, "dim": vectorizer.dim,
         "fingerprint": vectorizer.fingerprint_,
     }  # fmt: skip
 
