@@ -175,6 +175,8 @@ def _restore(out: Path, sums: Mapping[Any, NormalEquations], identity: int) -> i
             for key, part in sums.items():
                 part.restore({name: file.get_tensor(f"{_name(key)}.{name}") for name in part.state()})
             return int(metadata["batches"])
+    except ArgumentError:
+        raise
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); start anew without resume.") from None
 
