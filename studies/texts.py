@@ -17,7 +17,7 @@ from linmap.pictures import INK, figure, save_svg
 from linmap.recipes.finetuning.arms import Way
 from linmap.recipes.finetuning.compare import choice_of, costs, limits, losses
 from linmap.recipes.finetuning.flags import Comparison, Labelled
-from linmap.recipes.finetuning.pictures import draw_losses, draw_ranks, draw_scores, styles
+from linmap.recipes.finetuning.pictures import draw_losses, draw_ranks, draw_scores
 from linmap.recipes.finetuning.tasks import CHOOSING, Task, labelled_task, of_each_class, split
 from studies.study import Findings, Job, table_of
 
@@ -127,7 +127,7 @@ def draw_validation(task: Task, runs: Runs, path: Path) -> Picture:
     names = [arm.name for arm in runs.arms if arm.name != "frozen" and math.isfinite(runs.mean(arm.name, CHOOSING))]
     with figure(7.2, 3.8, ncols=2, width_ratios=(3, 2)) as (fig, (left, right)):
         for row, name in enumerate(names):
-            style, curves = styles(runs)[name], [run.details["validation"] for run in runs.of(name)]
+            style, curves = runs.styles[name], [run.details["validation"] for run in runs.of(name)]
             steps = [step for step, _ in curves[0]]
             values = np.array([[loss for _, loss in curve] for curve in curves])
             if start is not None:

@@ -2,13 +2,16 @@
 
 import contextlib
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from linmap import pictures
-from linmap.pictures import DARK, SERIES, THEME, THEME_CSS, figure, illustrated, save_svg
+from linmap.pictures import DARK, OF_KIND, SERIES, THEME, THEME_CSS, figure, illustrated, save_svg, styles
 
 
 def draw(path):
@@ -77,6 +80,62 @@ def test_figures_are_closed_and_settings_restored_even_after_an_error():
 def test_the_first_series_is_the_system():
     assert SERIES[0] == pictures.SYSTEM
     assert SERIES[-1] == pictures.BASELINE
+
+
+KINDS = st.dictionaries(st.text(max_size=4), st.sampled_from([*OF_KIND]), max_size=12)
+
+
+@given(KINDS)
+def test_a_method_is_drawn_in_a_colour_of_its_kind_and_no_two_are_drawn_alike(kinds):
+    found = styles(kinds)
+    assert list(found) == list(kinds)
+    for name, kind in kinds.items():
+        assert found[name]["color"] in OF_KIND[kind]
+    for kind, colours in OF_KIND.items():
+        looks = [(found[name]["color"], found[name]["linestyle"]) for name in kinds if kinds[name] == kind]
+        assert len(set(looks)) >= min(len(looks), 4 * len(colours))
+        if len(looks) <= len(colours):
+            assert len({colour for colour, _ in looks}) == len(looks)
+            assert all(line == "-" for _, line in looks)
+
+
+@given(KINDS, KINDS)
+def test_the_colour_of_a_name_hangs_on_no_method_of_another_kind(kinds, more):
+    added = kinds | {name: kind for name, kind in more.items() if kind != "baseline" and name not in kinds}
+    for name, style in styles(kinds).items():
+        if kinds[name] == "baseline":
+            assert styles(added)[name] == style
+
+
+def test_what_several_systems_are_compared_with_has_one_colour_in_all_of_them():
+    compared = (
+        ("SALT", "decoder only", "LoRA", "full tuning", "scale and shift"),
+        ("Bone bat", "head only", "LoRA", "full tuning"),
+        ("Bone bat", "frozen", "LoRA"),
+        ("TriAdaptLoRA", "head only", "LoRA", "AdaLoRA", "full tuning"),
+        ("TriAdaptLoRA", "frozen", "LoRA", "AdaLoRA"),
+    )
+    colours = {}
+    for system, *others in compared:
+        found = styles({system: "system"} | dict.fromkeys(others, "baseline"))
+        for name, style in found.items():
+            assert colours.setdefault(name, style["color"]) == style["color"], name
+
+
+def test_no_picture_of_a_comparison_takes_colours_by_place():
+    """Series that are no methods are coloured in their order by `plot_curves`, or where this list says so."""
+    allowed = {
+        "recipes/tinvnn/pictures.py": "the copies of one shape, drawn over one another",
+        "recipes/lie_decomposition/pictures.py": "what a fit draws, where nothing is compared",
+        "compress/token_transforming/evaluation/pictures.py": "without styles, as users call it",
+        "experiment/charts.py": "without styles",
+    }
+    folder = Path(pictures.__file__).parent
+    by_place = re.compile(r"\bSERIES\[[a-z]|(zip|iter|enumerate|cycle)\([^\n]*\bSERIES\b")
+    found = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*.py") if by_place.search(path.read_text("utf-8"))
+    }
+    assert found == set(allowed)
 
 
 def test_a_picture_that_cannot_be_drawn_becomes_a_note_and_leaves_no_older_one(tmp_path):

@@ -11,8 +11,10 @@ import io
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
+from zlib import adler32
 
 from linmap.artifacts import write_text
 
@@ -36,6 +38,48 @@ def _rule(values: Mapping[str, str]) -> str:
 THEME_CSS = f"""{_rule({name: colour for colour, name in THEME.items()})}
 @media screen and (prefers-color-scheme: dark) {{ {_rule(DARK)} }}"""
 DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
+OF_KIND: Mapping[str, tuple[str, ...]] = {
+    "system": (SYSTEM,),
+    "ablation": (SERIES[5],),
+    "reference": (SERIES[3],),
+    "baseline": (SERIES[1], SERIES[2], SERIES[4], SERIES[6], SERIES[7]),
+}
+"""The colours of methods by what they are in a comparison."""
+LINES = ("-", "--", "-.", ":")
+
+
+def styles(kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """How each method of a comparison is drawn in all of its pictures.
+
+    The system is blue, variants of it are light blue, references pink. A baseline has a colour of its own by its name,
+    which it keeps in other comparisons unless an earlier one there has it. Where there are more methods of a kind than
+    colours, lines differ.
+
+    Parameters
+    ----------
+    kinds
+        "system", "ablation", "reference" or "baseline" by the names of all methods, whichever are drawn.
+
+    Returns
+    -------
+    dict
+        By name, `color` and `linestyle` of Matplotlib; no two are the same up to four times the colours of a kind.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for kind, colours in OF_KIND.items():
+        for name, place in _places([name for name in kinds if kinds[name] == kind], len(colours)).items():
+            line, colour = divmod(place, len(colours))
+            found[name] = {"color": colours[colour], "linestyle": LINES[line % len(LINES)]}
+    return {name: found[name] for name in kinds}
+
+
+def _places(names: list[str], n: int) -> dict[str, int]:
+    """A number for each name: below `n` the one that follows from the name alone, or the first that is free."""
+    owners: dict[int, str] = {}
+    for name in names:
+        owners.setdefault(adler32(name.encode()) % n, name)
+    own, free = {name: place for place, name in owners.items()}, (place for place in count() if place not in owners)
+    return {name: own[name] if name in own else next(free) for name in names}
 
 
 @contextmanager

@@ -109,9 +109,9 @@ def _sentence(band: str, runs: Runs) -> str:
 
 
 def _gains(band: str, runs: Runs, path: Path) -> Picture:
-    draw_gains(
-        path, runs.parts, runs.values(PLAIN, ACCURACY.name), runs.values(ACM, ACCURACY.name), GAINS, "test accuracy"
-    )
+    plain, chosen = (runs.values(name, ACCURACY.name) for name in (PLAIN, ACM))
+    colours = runs.styles[PLAIN]["color"], runs.styles[ACM]["color"]
+    draw_gains(path, runs.parts, plain, chosen, GAINS, "test accuracy", colours)
     return Picture(
         path.name,
         f"Order 1 and the chosen order and lag, {band}",

@@ -45,7 +45,8 @@ def by_actor(job: Job) -> Findings:
     def losses(path: Path) -> Picture:
         ordered = sorted(named, key=lambda name: not name.startswith("GBWBN"))
         curves = {name: [run.details["losses"] for run in runs.of(name) if run.details["losses"]] for name in ordered}
-        draw_curves(path, {name: of for name, of in curves.items() if of}, "epoch", "training loss", log=True)
+        shown = {name: of for name, of in curves.items() if of}
+        draw_curves(path, shown, "epoch", "training loss", log=True, styles=runs.styles)
         return Picture(
             path.name, "Training loss on HDM05", "Mean over the seeds; bands from the lowest to the highest."
         )

@@ -80,11 +80,10 @@ def robustness(job: Job) -> Findings:
     """The paper's order: CNN, SE(2), SL(2) about as GL+(2)."""
     runs = run(job)
     metrics = [CLEAN, WARPED]
-    kinds = {arm.name: arm.kind for arm in runs.arms}
 
     def deformation(path: Path) -> Picture:
         curves = {arm.name: [run.details["curve"] for run in runs.of(arm.name)] for arm in runs.arms}
-        return draw_deformation(curves, STRENGTHS, path, kinds)
+        return draw_deformation(curves, STRENGTHS, path, runs.styles)
 
     drawn, notes = draw_all(
         [(job.out / "deformation.svg", deformation), (job.out / "orbits.svg", partial(orbit_picture, runs))]

@@ -97,4 +97,5 @@ def curves(runs: Runs, measure: str) -> dict[str, list[tuple[float, float]]]:
 
 def drawn(runs: Runs, measure: Measure, bound: float, path: Path) -> Picture:
     """The curves of quality against cost."""
-    return draw_curves(curves(runs, measure.name), measure, bound, path, "share of the multiply-adds saved")
+    across = "share of the multiply-adds saved"
+    return draw_curves(curves(runs, measure.name), measure, bound, path, across, runs.styles)

@@ -92,7 +92,7 @@ def _found(
 ) -> Findings:
     def picture(path: Path) -> Picture:
         centers = {arm: np.array(runs.of(arm)[0].details[f"{SINGLE} centers"]) for arm in (DIFFUSION, REGRESSION)}
-        return draw_case(part.data.test, part.data.valid, centers, part.name, path)
+        return draw_case(part.data.test, part.data.valid, centers, runs.styles, part.name, path)
 
     pictures, notes = draw_all([(out / "case.svg", partial(picture))])
     setting = (

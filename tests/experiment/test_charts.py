@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import to_hex
 
 from linmap.experiment import Metric, Row
 from linmap.experiment.charts import draw_bars, draw_confusions, draw_curves, plot_curves
-from linmap.pictures import figure
+from linmap.pictures import OF_KIND, figure
 
 
 def test_every_share_of_a_class_is_written_and_rows_sum_to_a_hundred(tmp_path) -> None:
@@ -34,13 +35,22 @@ def test_a_line_goes_through_the_mean_of_the_runs_in_a_band_from_the_lowest_to_t
         assert corners[:, 1].max() == 6
 
 
-def test_bars_have_the_means_and_the_colours_of_their_kinds(tmp_path: Path) -> None:
+def test_bars_have_the_means_and_the_colours_of_their_names(tmp_path: Path) -> None:
     rows = [Row("ours", "system", {"hits": [0.5, 0.7]}), Row("theirs", "baseline", {"hits": [0.4, 0.4]})]
     picture = draw_bars(tmp_path / "bars.svg", rows, [Metric("hits", "higher")], "Hits", "By method.", least=0.2)
     drawn = (tmp_path / "bars.svg").read_text()
     assert picture.file == "bars.svg"
     assert picture.caption.startswith("By method. Blue: the system")
-    assert all(word in drawn for word in ("ours", "theirs", "hits", "--series-0", "--series-7"))
+    assert all(word in drawn for word in ("ours", "theirs", "hits", "--series-0"))
+    assert any(colour in drawn for colour in OF_KIND["baseline"])
+
+
+def test_a_line_and_its_band_have_the_style_of_the_name_wherever_it_stands() -> None:
+    runs = [[1.0, 2.0], [3.0, 2.0]]
+    with figure() as (_, ax):
+        plot_curves(ax, {"theirs": runs, "ours": runs}, styles={"ours": {"color": "#0072b2", "linestyle": "--"}})
+        assert (ax.lines[1].get_color(), ax.lines[1].get_linestyle()) == ("#0072b2", "--")
+        assert to_hex(ax.collections[1].get_facecolor()[0]) == "#0072b2"
 
 
 def test_curves_are_drawn_with_their_names(tmp_path: Path) -> None:

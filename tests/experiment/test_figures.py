@@ -79,6 +79,8 @@ def test_a_check_for_each_baseline_says_whether_the_system_beats_it() -> None:
     weak, theirs = beats(rows([0.9, 0.8], [0.8, 0.95]), ACCURACY)
     assert weak.passed
     assert not theirs.passed
+    assert (weak.certain, theirs.certain) == (True, False)
+    assert not any(check.certain for check in beats(rows([1.0], [2.0]), ACCURACY))
     assert theirs.statement == "ours has a higher accuracy than theirs"
     assert theirs.figures.split(" against ") == [
         f"{value:.{ACCURACY.digits}f}{ACCURACY.unit}" for value in (0.85, 0.875)

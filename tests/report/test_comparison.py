@@ -59,6 +59,34 @@ def test_exactly_the_best_means_are_marked(found):
     assert not any(cell.best for line in table.lines for cell in line.cells[1:])
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "more", "certain"),
+    [
+        ([0.1, 0.12, 0.11], [0.9, 0.91, 0.92], [0.8, 0.8, 0.85], True),
+        ([0.1, 0.12, 0.11], [0.9, 0.91, 0.92], [0.1, 0.13, 0.11], False),  # within chance of one of them
+        ([0.1], [0.9], [0.9], False),  # one run tells nothing
+        ([0.1, 0.12, 0.11], [0.9, 0.91], [0.8, 0.8, 0.85], False),  # no pairs
+        ([0.1, 0.1], [0.1, 0.1], [0.8, 0.8], False),  # a tie
+    ],
+)
+def test_the_best_value_has_a_colour_only_beyond_chance_of_every_other(ours, theirs, more, certain):
+    rows = [Row("s", "system", {"a": ours}), Row("b", "baseline", {"a": theirs}), Row("v", "ablation", {"a": more})]
+    rows.append(Row("r", "reference", {"a": [0.0] * len(ours)}))
+    lines = Comparison.of(result(rows)).lines
+    assert [line.cells[0].certain for line in lines] == [certain, False, False, False]
+    assert lines[0].cells[0].best
+
+
+def test_checks_have_a_colour_only_beyond_chance():
+    def colour(*checks: tuple[bool, bool]) -> str:
+        return Summary.of(result([], checks=[Check("", passed, "", "", sure) for passed, sure in checks])).checks_colour
+
+    assert colour((True, True), (True, True)) == "good"
+    assert colour((True, True), (True, False)) == ""
+    assert colour((False, False), (True, True)) == ""
+    assert colour((False, True), (True, False)) == "bad"
+
+
 def test_columns_say_which_side_is_better():
     columns = [Comparison.of(result([], better)).columns[0] for better in ("lower", "higher", "neither")]
     assert [(c.name, c.arrow, c.words) for c in columns] == [

@@ -57,7 +57,7 @@ def test_the_spread_is_shown_with_more_than_one_seed(values):
 
 
 def test_examples():
-    assert (count(4_518_944), count(999), count(999_600), count(0)) == ("4.52 M", "999", "1 M", "0")
+    assert (count(4_518_944), count(999), count(999_600), count(0)) == ("4.52 M", "999", "1.00 M", "0")
     assert (duration(0.0123), duration(12.34), duration(150), duration(3720)) == (
         "12.3 ms",
         "12.3 s",

@@ -17,6 +17,7 @@ from linmap.recipes import System
 
 if TYPE_CHECKING:
     from linmap.experiment.result import Failure, Result
+    from linmap.report.comparison import Cell
 
 SENTENCE = 40
 """Characters from which on an item of a list has a line of its own."""
@@ -116,6 +117,11 @@ def _words(name: str) -> str:
     return str(name).replace("_", " ")
 
 
+def _marked(text: str, cell: Cell) -> str:
+    """Bold where it is the best value, and green where that is more than chance."""
+    return f"[{'bold green' if cell.certain else 'bold'}]{text}[/]" if cell.best else text
+
+
 def print_comparison(console: Console, result: Result) -> None:
     """The table of methods, the verdict, the checks, and what they show."""
     from linmap.report.comparison import Comparison
@@ -124,7 +130,7 @@ def print_comparison(console: Console, result: Result) -> None:
     headings = [f"{column.name} {column.arrow}".strip() for column in comparison.columns]
     table = _table("method", *headings, right=range(1, len(headings) + 1))
     for line in comparison.lines:
-        cells = [f"[bold green]{escape(cell.text)}[/]" if cell.best else escape(cell.text) for cell in line.cells]
+        cells = [_marked(escape(cell.text), cell) for cell in line.cells]
         name = escape(line.name)
         style = {"system": f"[bold]{name}[/]", "ablation": f"[dim]  {name}[/]"}.get(line.kind, name)
         table.add_row(style, *cells)
@@ -135,7 +141,8 @@ def print_comparison(console: Console, result: Result) -> None:
     if result.verdict:
         console.print(f"[bold]{escape(result.verdict)}[/]\n")
     for check in result.checks:
-        mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
+        mark, colour = ("✓", "green") if check.passed else ("✗", "red")
+        mark = f"[{colour if check.certain else 'dim'}]{mark}[/]"
         so = "" if check.passed or not check.otherwise else f"\n  So: {escape(check.otherwise)}."
         console.print(f"{mark} {escape(check.statement)} [dim]{escape(check.figures)}[/]{so}")
     console.print(f"\n[bold]Shows[/]  {escape(result.shows)}\n[bold]Limits[/] {escape(result.limits)}")

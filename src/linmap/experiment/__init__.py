@@ -15,14 +15,14 @@ from linmap.data.fingerprints import fingerprint
 from linmap.experiment.conclusion import conclude
 from linmap.experiment.drawing import draw_all, with_pictures
 from linmap.experiment.engine import Arm, Choice, Experiment, Outcome, Part, Runs, Trial, untouched
-from linmap.experiment.figures import Difference, mean_std, paired, ranking
+from linmap.experiment.figures import Difference, differ, mean_std, paired, ranking
 from linmap.experiment.kept import Run, weights_digest
 from linmap.experiment.result import Check, Failure, Kind, Metric, Picture, Result, Row, Table
 from linmap.experiment.verdict import beats, verdict
 
 __all__ = [
     "Arm", "Check", "Choice", "Difference", "Experiment", "Failure", "Kind", "Metric", "Outcome", "Part", "Picture",
-    "Result", "Row", "Run", "Runs", "Table", "Trial", "beats", "conclude", "draw_all",
+    "Result", "Row", "Run", "Runs", "Table", "Trial", "beats", "conclude", "differ", "draw_all",
     "fingerprint", "mean_std", "paired",
     "ranking", "untouched", "verdict", "weights_digest", "with_pictures",
 ]  # fmt: skip

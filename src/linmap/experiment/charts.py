@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from linmap.experiment.result import Metric, Picture, Row
-from linmap.pictures import BASELINE, GRID, MUTED, SEQUENTIAL, SERIES, SYSTEM, figure, save_svg
+from linmap.pictures import BASELINE, GRID, MUTED, SEQUENTIAL, SERIES, SYSTEM, figure, save_svg, styles
 
-COLOURS = {"system": SYSTEM, "ablation": SERIES[5], "baseline": BASELINE, "reference": SERIES[3]}
 LONGEST_NAME = 14
+KINDS = "Blue: the system; light blue: variants of it; pink: references; other colours: baselines, each its own."
 Curves = Mapping[str, Any]
 """By the name of a method, its values as (runs, points)."""
+Styles = Mapping[str, Mapping[str, Any]]
 
 
 def draw_bars(
@@ -26,37 +27,39 @@ def draw_bars(
     least: float = 0.0,
     most: float | None = 1.0,
 ) -> Picture:
-    """A bar for each method and metric, mean ± std, coloured by the kind of method.
+    """A bar for each method and metric, mean ± std, in the colours of `styles`.
 
     Parameters
     ----------
     path
         Of the SVG.
     rows, metrics
-        Of a result.
+        Of a result; all of its rows, so that each method has the colour of the other pictures.
     title, caption
-        Of the picture; the caption says in which order and colours methods come.
+        Of the picture; what the colours mean is added.
     least, most
         Where the axis begins unless a method lies below it, such as what chance gives, and where it ends.
     """
+    drawn = styles({row.name: row.kind for row in rows})
     with figure(7.2, 0.9 + 0.28 * len(rows), ncols=len(metrics), sharey=True, squeeze=False) as (fig, axes):
         for ax, metric in zip(axes[0], metrics, strict=True):
             means = [row.mean(metric.name) for row in rows]
             start = min([least, *(mean for mean in means if np.isfinite(mean))])
             for i, (row, mean) in enumerate(zip(rows, means, strict=True)):
-                ax.barh(i, mean - start, left=start, xerr=row.std(metric.name), color=COLOURS[row.kind], ecolor=MUTED)
+                colour, spread = drawn[row.name]["color"], row.std(metric.name)
+                ax.barh(i, mean - start, left=start, xerr=spread, color=colour, ecolor=MUTED, label=row.name)
             ax.set(xlim=(start, most), xlabel=metric.name)
             ax.grid(False, axis="y")
         axes[0][0].set_yticks(range(len(rows)), [row.name for row in rows])
         axes[0][0].invert_yaxis()
         save_svg(fig, path)
-    legend = " Blue: the system; light blue: variants of it; grey: baselines; pink: references."
-    return Picture(path.name, title, caption + legend)
+    return Picture(path.name, title, f"{caption} {KINDS}")
 
 
 def draw_curves(
-    path: Path, curves: Curves, xlabel: str, ylabel: str, title: str = "", legend: str = "", log: bool = False
-) -> Path:
+    path: Path, curves: Curves, xlabel: str, ylabel: str, title: str = "", legend: str = "", log: bool = False,
+    styles: Styles | None = None,
+) -> Path:  # fmt: skip
     """A line for each method, the mean over its runs, in a band from the lowest to the highest run.
 
     Parameters
@@ -71,16 +74,18 @@ def draw_curves(
         What stands above the names of the methods.
     log
         Whether the values are on a logarithmic axis.
+    styles
+        Of the methods, as in `plot_curves`.
     """
     with figure(7.2, 3.7) as (fig, ax):
-        plot_curves(ax, curves)
+        plot_curves(ax, curves, styles=styles)
         ax.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale="log" if log else "linear")
         ax.xaxis.get_major_locator().set_params(integer=True)
         fig.legend(*ax.get_legend_handles_labels(), loc="outside right upper", title=legend or None, fontsize=8.5)
         return save_svg(fig, path)
 
 
-def plot_curves(ax: Any, curves: Curves, start: int = 1, styles: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+def plot_curves(ax: Any, curves: Curves, start: int = 1, styles: Styles | None = None) -> None:
     """The lines and bands of `draw_curves` in axes of Matplotlib.
 
     Parameters
@@ -90,7 +95,8 @@ def plot_curves(ax: Any, curves: Curves, start: int = 1, styles: Mapping[str, Ma
     start
         The first place on the axis.
     styles
-        What else Matplotlib is told of a method's line.
+        By the name of a method, what Matplotlib is told of its line: `Runs.styles` where methods are compared, so
+        that a name has one colour in all pictures. Without it, series are coloured in their order.
     """
     for i, (name, runs) in enumerate(curves.items()):
         values = np.asarray(runs, float)
@@ -108,6 +114,7 @@ def draw_gains(
     after: Sequence[float],
     labels: tuple[str, str],
     what: str,
+    colours: tuple[str, str] = (BASELINE, SYSTEM),
 ) -> Path:
     """A share for each subject or fold by one method and by another, joined by a line, in per cent.
 
@@ -123,13 +130,15 @@ def draw_gains(
         Of the two methods.
     what
         The share is of.
+    colours
+        Of the two methods.
     """
     rows = np.arange(len(names))
     old, new = 100 * np.array(before), 100 * np.array(after)
     with figure(5.4, 1.1 + 0.27 * len(names)) as (fig, ax):
         ax.hlines(rows, old, new, color=GRID, linewidth=3)
-        ax.plot(old, rows, "o", color=BASELINE, label=labels[0])
-        ax.plot(new, rows, "o", color=SYSTEM, label=labels[1])
+        ax.plot(old, rows, "o", color=colours[0], label=labels[0])
+        ax.plot(new, rows, "o", color=colours[1], label=labels[1])
         ax.set(yticks=rows, yticklabels=names, xlabel=f"{what} (%)", ylim=(len(names) - 0.5, -0.5))
         fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2)
         return save_svg(fig, path)

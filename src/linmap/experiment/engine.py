@@ -20,9 +20,10 @@ from rich.console import Console
 
 from linmap.artifacts import versions
 from linmap.errors import ArgumentError, Stopped
-from linmap.experiment.figures import Difference, paired, ranking
+from linmap.experiment.figures import Difference, differ, paired, ranking
 from linmap.experiment.kept import Run, RunFiles
 from linmap.experiment.result import Kind, Metric, Row
+from linmap.pictures import styles
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ class Runs:
     tried: dict[tuple[str, str], list[Run]]
     """By arm and part: the runs that a rate was chosen from."""
 
+    @property
+    def styles(self) -> dict[str, dict[str, Any]]:
+        """How each arm is drawn in every picture of the experiment."""
+        return styles({arm.name: arm.kind for arm in self.arms})
+
     def of(self, arm: str, part: str | None = None) -> list[Run]:
         """The runs of an arm, on one part or (without) on all, part by part."""
         parts = self.parts if part is None else [part]
@@ -123,10 +129,16 @@ class Runs:
         self, ours: str, theirs: str, measure: str, part: str | None = None, overlap: float = 0
     ) -> Difference:
         """`paired` over the runs of two arms that share part and seed."""
+        return paired(*self._pairs(ours, theirs, measure, part), overlap)
+
+    def differ(self, ours: str, theirs: str, measure: str, part: str | None = None, overlap: float = 0) -> bool:
+        """Whether two arms differ by more than chance over runs of the same part and seed; no with fewer than two."""
+        return differ(*self._pairs(ours, theirs, measure, part), overlap)
+
+    def _pairs(self, ours: str, theirs: str, measure: str, part: str | None) -> tuple[list[float], list[float]]:
         first, second = ([run for run in self.of(arm, part) if measure in run.values] for arm in (ours, theirs))
         together = [(a, b) for a in first for b in second if (a.part, a.seed) == (b.part, b.seed)]
-        pairs = [(a.values[measure], b.values[measure]) for a, b in together]
-        return paired([a for a, _ in pairs], [b for _, b in pairs], overlap)
+        return [a.values[measure] for a, _ in together], [b.values[measure] for _, b in together]
 
     def best(self, names: Iterable[str], measure: str, better: str, part: str | None = None) -> str:
         """The arm with the best mean; for a choice among arms, give a measure of validation data."""

@@ -90,6 +90,12 @@ def paired(
     return Difference(mean, mean - half, mean + half, n, wins)
 
 
+def differ(ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.ndarray, overlap: float = 0.0) -> bool:
+    """Whether two methods differ by more than chance, as `paired` says; no where nothing tells: without pairs, or with
+    one."""
+    return len(ours) == len(theirs) > 1 and paired(ours, theirs, overlap).certain
+
+
 def ranking(means: Mapping[str, float], better: str) -> list[str]:
     """Names from the best to the worst; those without a finite value last.
 

@@ -87,6 +87,8 @@ class Check:
     figures: str
     otherwise: str
     """What it would mean if the statement did not hold: a clause without a capital or a full stop."""
+    certain: bool = True
+    """Whether it is more than chance that the statement holds or does not; otherwise it is shown without colour."""
 
 
 class Headline(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from linmap.experiment.figures import paired, ranking
+from linmap.experiment.figures import differ, paired, ranking
 from linmap.experiment.result import Check, Metric, Row
 
 
@@ -55,8 +55,9 @@ def verdict(rows: Sequence[Row], metric: Metric, over: str = "seeds", overlap: f
     return f"Take {name}: {system.name} is worse here ({figures}; {sure})."
 
 
-def beats(rows: Sequence[Row], metric: Metric) -> list[Check]:
-    """For each baseline, whether the system (the first row of that kind) has the better mean."""
+def beats(rows: Sequence[Row], metric: Metric, overlap: float = 0.0) -> list[Check]:
+    """For each baseline, whether the system (the first row of that kind) has the better mean, and by more than chance;
+    `overlap` as in `paired`."""
     system = next(row for row in rows if row.kind == "system")
     ours, digits, unit = system.mean(metric.name), metric.digits, f" {metric.unit}" if metric.unit else ""
     sign = 1 if metric.better == "higher" else -1
@@ -66,6 +67,7 @@ def beats(rows: Sequence[Row], metric: Metric) -> list[Check]:
             sign * (ours - (theirs := row.mean(metric.name))) > 0,
             f"{ours:.{digits}f}{unit} against {theirs:.{digits}f}{unit}",
             f"take {row.name} on data like these",
+            differ(system.values.get(metric.name, []), row.values.get(metric.name, []), overlap),
         )
         for row in rows
         if row.kind == "baseline"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from linmap.experiment.figures import paired
+from linmap.experiment.figures import differ, paired
 from linmap.experiment.result import Metric, Result, Row, Table
 from linmap.report.numbers import aligned, count, duration, mean_and_spread
 
@@ -29,6 +29,8 @@ class Cell:
 
     text: str
     best: bool = False
+    certain: bool = False
+    """Whether the best value is ahead of every other method's by more than chance."""
     exact: str = ""
     """The unrounded value where the text has a prefix."""
 
@@ -54,12 +56,13 @@ class Comparison:
     def of(cls, result: Result) -> Comparison:
         budgets = [name for name in ("parameters", "flops", "seconds") if any(_budget(r, name) for r in result.rows)]
         best = {metric.name: [id(row) for row in result.best(metric)] for metric in result.metrics}
+        ahead = {metric.name: beyond_chance(result, metric) for metric in result.metrics}
         lines = [
             Line(
                 row.name,
                 row.kind,
                 row.note,
-                [Cell(mean_and_spread(row, m), id(row) in best[m.name]) for m in result.metrics]
+                [_cell(row, m, id(row) in best[m.name], ahead[m.name]) for m in result.metrics]
                 + [_budget(row, name) or Cell("—") for name in budgets],
             )
             for row in result.rows
@@ -74,6 +77,25 @@ class Comparison:
         lines = [line for line in self.lines if line.kind != "ablation"]
         telling = sorted(lines, key=lambda line: (line.kind != "system", not any(cell.best for cell in line.cells)))
         return [line for line in lines if any(line is kept for kept in telling[:most])]
+
+
+def _cell(row: Row, metric: Metric, best: bool, ahead: bool) -> Cell:
+    return Cell(mean_and_spread(row, metric), best, best and ahead)
+
+
+def beyond_chance(result: Result, metric: Metric) -> bool:
+    """Whether one method has the best value and the interval of its difference to every other leaves zero out.
+
+    Without intervals (one run, unequal numbers of runs) nothing tells, which is no. References are left out, for they
+    win nothing.
+    """
+    best = result.best(metric)
+    others = [row for row in result.rows if row.kind != "reference" and row.values.get(metric.name)]
+    if len(best) != 1 or len(others) < 2:
+        return False
+    ours = result.paired_values(best[0], metric)
+    theirs = [result.paired_values(row, metric) for row in others if row is not best[0]]
+    return all(differ(ours, values, result.overlap) for values in theirs)
 
 
 def _column(metric: Metric) -> Column:
@@ -129,6 +151,13 @@ class Summary:
     """How sure the difference is, in words."""
     passed: int
     checks: int
+    sure: bool = True
+    """Whether no check is a matter of chance."""
+
+    @property
+    def checks_colour(self) -> str:
+        """As `colour`, of the checks together."""
+        return ("good" if self.passed == self.checks else "bad") if self.sure else ""
 
     @property
     def colour(self) -> str:
@@ -138,13 +167,15 @@ class Summary:
     @classmethod
     def of(cls, result: Result) -> Summary:
         passed, checks = sum(check.passed for check in result.checks), len(result.checks)
+        told = [check for check in result.checks if not check.passed] or result.checks
+        counted = passed, checks, any(c.certain for c in told) if passed < checks else all(c.certain for c in told)
         headline = result.headline()
         if headline is None:
-            return cls(Column(""), "—", "—", "", "", None, "", passed, checks)
+            return cls(Column(""), "—", "—", "", "", None, "", *counted)
         metric, system, baseline = headline
         here = mean_and_spread(system, metric)
         if baseline is None:
-            return cls(_column(metric), here, "—", "", "", None, "", passed, checks)
+            return cls(_column(metric), here, "—", "", "", None, "", *counted)
         gap = system.mean(metric.name) - baseline.mean(metric.name)
         ahead = None if gap == 0 else (gap < 0) == (metric.better == "lower")
         there = mean_and_spread(baseline, metric)
@@ -152,7 +183,7 @@ class Summary:
         ours, theirs = (result.paired_values(row, metric) for row in (system, baseline))
         sure, certainty = _certainty(ours, theirs, result.overlap, result.over)
         ahead = ahead if sure else None
-        return cls(_column(metric), here, there, baseline.name, difference, ahead, certainty, passed, checks)
+        return cls(_column(metric), here, there, baseline.name, difference, ahead, certainty, *counted)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,12 @@ def count(value: float | int | None) -> str:
     step = 0
     while abs(value) >= 999.5 and step < len(PREFIXES) - 1:
         value, step = value / 1000, step + 1
-    return _minus(f"{value:.3g}{PREFIXES[step]}")
+    return _minus(f"{_three(value) if step else f'{value:.3g}'}{PREFIXES[step]}")
+
+
+def _three(value: float) -> str:
+    """Three significant digits below 1000, the last ones even where they are 0."""
+    return f"{value:#.3g}".removesuffix(".") if value else "0"
 
 
 def duration(seconds: float | int | None) -> str:
@@ -40,9 +45,9 @@ def duration(seconds: float | int | None) -> str:
     if seconds is None or not math.isfinite(seconds):
         return NOTHING
     if seconds < 0.9995:
-        return f"{seconds * 1000:.3g} ms"
+        return f"{_three(seconds * 1000)} ms"
     if seconds < 99.5:
-        return f"{seconds:.3g} s"
+        return f"{_three(seconds)} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

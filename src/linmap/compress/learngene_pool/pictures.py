@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 
 from linmap.experiment import Picture
-from linmap.pictures import INK, SERIES, figure, save_svg
+from linmap.pictures import INK, MUTED, figure, save_svg, styles
 
 AXES = {"macs": "MACs for an image", "params": "parameters"}
+ANCESTRY = "ancestry model"
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,22 @@ def draw_families(
     others: Mapping[str, int] = MappingProxyType({}),
 ) -> Picture:
     """Two panels of points, each with a line along the best, and bars of what is stored; `others` are bars alone."""
+    drawn = styles({family.name: family.kind for family in families})
     with figure(11.5, 4.2, ncols=3, width_ratios=(3, 3, 2)) as (fig, axes):
         for ax, (column, words) in zip(axes, AXES.items(), strict=False):
-            for number, family in enumerate(families):
-                colour, table = SERIES[number % len(SERIES)], family.table.sort_values(column)
+            for family in families:
+                colour, table = drawn[family.name]["color"], family.table.sort_values(column)
                 ours = family.kind == "system"
                 ax.plot(table[column], 100 * table["accuracy"], "o" if ours else "s", color=colour,
                         markersize=6 if ours else 4.5, alpha=0.9, label=family.name)  # fmt: skip
                 _best_so_far(ax, table, column, colour)
             if ancestry is not None:
-                ax.axhline(100 * ancestry, color=INK, linestyle=":", linewidth=1.2, label="ancestry model")
+                ax.axhline(100 * ancestry, color=INK, linestyle=":", linewidth=1.2, label=ANCESTRY)
             ax.set(xlabel=words, ylabel="accuracy on held-out images, %")
             ax.set_xlim(left=0)
             ax.xaxis.set_major_formatter(_short)
-        _draw_stored(axes[2], {family.name: family.stored for family in families} | dict(others))
+        colours = {name: style["color"] for name, style in drawn.items()} | {ANCESTRY: INK}
+        _draw_stored(axes[2], {family.name: family.stored for family in families} | dict(others), colours)
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8.5)
         save_svg(fig, path)
     return Picture(
@@ -65,9 +68,9 @@ def _best_so_far(ax: Any, table: pd.DataFrame, column: str, colour: str) -> None
         ax.step(table[column], 100 * table["accuracy"].cummax(), where="post", color=colour, linewidth=1.2, alpha=0.7)
 
 
-def _draw_stored(ax: Any, stored: Mapping[str, int]) -> None:
-    for number, count in enumerate(stored.values()):
-        ax.barh(number, count, color=SERIES[number % len(SERIES)], height=0.6)
+def _draw_stored(ax: Any, stored: Mapping[str, int], colours: Mapping[str, str]) -> None:
+    for number, (name, count) in enumerate(stored.items()):
+        ax.barh(number, count, color=colours.get(name, MUTED), height=0.6, label=name)
         ax.text(count, number, f" {_short(count, None)}", va="center", fontsize=8.5)
     ax.set_yticks(range(len(stored)), [name.replace(", ", ",\n") for name in stored], fontsize=8.5)
     ax.invert_yaxis()

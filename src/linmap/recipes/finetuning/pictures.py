@@ -5,27 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from linmap.adapt.triadaptlora import pictures as growth
 from linmap.experiment import Metric, Picture, Runs
 from linmap.experiment.charts import draw_bars, plot_curves
-from linmap.pictures import MUTED, SERIES, figure, save_svg
+from linmap.pictures import figure, save_svg
 from linmap.recipes.finetuning.tasks import CHOOSING, Task
 
 REFERENCE = "LoRA"
-PLAIN = {"head only": ":", "frozen": ":", "full tuning": "--"}  # arms without an adapter are grey
-
-
-def styles(runs: Runs) -> dict[str, dict[str, Any]]:
-    """Colour and dashes of every arm; the system is the first series."""
-    adapted = [arm.name for arm in runs.arms if arm.name not in PLAIN]
-    found: dict[str, dict[str, Any]] = {
-        name: {"color": SERIES[i % 7], "linestyle": "-" if i < 7 else "-."} for i, name in enumerate(adapted)
-    }
-    return found | {name: {"color": MUTED, "linestyle": dashes} for name, dashes in PLAIN.items()}
 
 
 def _smoothed(losses: Sequence[float], window: int) -> np.ndarray:
@@ -42,7 +31,7 @@ def draw_losses(task: Task, runs: Runs, path: Path) -> Picture:
         for arm in runs.arms
         if all(run.details.get("losses") and math.isfinite(run.values[CHOOSING]) for run in runs.of(arm.name))
     }
-    shown = {name: style for name, style in styles(runs).items() if name in curves}
+    shown = {name: style for name, style in runs.styles.items() if name in curves}
     with figure(7.2, 4.0, ncols=2) as (fig, (left, right)):
         plot_curves(left, {name: curves[name].mean(0)[None] for name in shown}, window, shown)
         if REFERENCE in curves:

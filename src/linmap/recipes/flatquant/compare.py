@@ -290,12 +290,15 @@ def checks(runs: Runs) -> list[Check]:
                 figures = f"{means[slug]:.2f} against {rivals[best]:.2f} ({BASELINES[best].name})"
                 figures = f"{figures}; unquantised {original_of(runs):.2f}"
                 otherwise = "take that baseline at this number of bits"
-                found.append(Check(statement, means[slug] < rivals[best], figures, otherwise))
+                sure = runs.differ(BASELINES[slug].name, BASELINES[best].name, "perplexity", bits)
+                found.append(Check(statement, means[slug] < rivals[best], figures, otherwise, sure))
         if {"flatquant-gptq", "c-hadamard-gptq"} <= means.keys():
             trained, start = means["flatquant-gptq"], means["c-hadamard-gptq"]
             statement = f"{bits}: training gains on its start, rounded in the same way"
             otherwise = "calibration is not worth its time; take its start"
-            found.append(Check(statement, trained < start, f"{trained:.2f} against {start:.2f}", otherwise))
+            pair = BASELINES["flatquant-gptq"].name, BASELINES["c-hadamard-gptq"].name
+            sure, figures = runs.differ(*pair, "perplexity", bits), f"{trained:.2f} against {start:.2f}"
+            found.append(Check(statement, trained < start, figures, otherwise, sure))
     return found
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from linmap.experiment import Picture, Runs
-from linmap.pictures import BASELINE, INK, SYSTEM, figure, save_svg
+from linmap.experiment.charts import KINDS
+from linmap.pictures import INK, figure, save_svg
 
 
 def draw_perplexities(runs: Runs, path: Path) -> Picture:
@@ -17,8 +18,8 @@ def draw_perplexities(runs: Runs, path: Path) -> Picture:
         for ax, bits in zip(axes[0], runs.parts, strict=True):
             for row, arm in enumerate(shown):
                 values, mean = runs.values(arm.name, "perplexity", bits), runs.mean(arm.name, "perplexity", bits)
-                colour = SYSTEM if arm.kind == "system" else BASELINE
-                ax.barh(row, mean - original / 2, left=original / 2, color=colour)
+                colour = runs.styles[arm.name]["color"]
+                ax.barh(row, mean - original / 2, left=original / 2, color=colour, label=arm.name)
                 ax.plot(values, [row] * len(values), "o", color=INK, markersize=3)
                 ax.text(mean * 1.12, row, f"{mean:,.1f}" if mean < 1000 else f"{mean:,.0f}", va="center", fontsize=8)
             ax.axvline(original, color=INK, linestyle=":", linewidth=1.2)
@@ -32,7 +33,8 @@ def draw_perplexities(runs: Runs, path: Path) -> Picture:
     return Picture(
         path.name,
         "Perplexity on the test text",
-        "Bars: mean; dots: each seed; dotted: the model as it is, which no row can beat. The axis is logarithmic.",
+        "Bars: mean; dots: each seed; dotted: the model as it is, which no row can beat. The axis is logarithmic. "
+        + KINDS,
     )
 
 

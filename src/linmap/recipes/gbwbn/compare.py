@@ -212,7 +212,8 @@ def _drawings(runs: Runs, parts: Sequence[Part], out: Path) -> list[Drawing]:
             name: [run.details["losses"] for run in runs.of(name) if run.details["losses"]]
             for name in (GBWBN, NONE, AIM, LEM)
         }
-        draw_curves(path, {name: of for name, of in curves.items() if of}, "epoch", "training loss", log=True)
+        shown = {name: of for name, of in curves.items() if of}
+        draw_curves(path, shown, "epoch", "training loss", log=True, styles=runs.styles)
         return Picture(path.name, "Training loss", "Mean over the folds; bands from the lowest to the highest.")
 
     def confusions(path: Path) -> Picture:

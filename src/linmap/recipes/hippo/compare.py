@@ -47,7 +47,7 @@ def compare(settings: Compare, job: CompareJob) -> Result:
         "hippo", rows, [ACCURACY], settings, overlap=overlap,
         task=f"classes of {task}; each of {len(seeds)} seeds holds {settings.held_out:.0%} out to test on",
         shows=f"{name}: {', '.join(f'{row.name} {row.mean(ACCURACY.name):.3f}' for row in rows)}.",
-        limits=_limits(settings, len(data), name), checks=[*beats(rows, ACCURACY), *stream_checks(runs)],
+        limits=_limits(settings, len(data), name), checks=[*beats(rows, ACCURACY, overlap), *stream_checks(runs)],
         seeds=list(seeds), drawings=[(job.out / "training.svg", partial(draw_training, runs, name, task))],
     )  # fmt: skip
 
@@ -190,12 +190,11 @@ def draw_training(runs: Runs, part: str, task: str, path: Path) -> Picture:
     trained = {arm.name: own for arm in runs.arms if (own := runs.of(arm.name, part)) and "losses" in own[0].details}
     scored = all("scores" in run.details for own in trained.values() for run in own)
     shown = "scores" if scored else "losses"
-    curves = {
-        f"{name}: {runs.mean(name, ACCURACY.name, part):.3f}": [run.details[shown] for run in own]
-        for name, own in trained.items()
-    }
+    labels = {name: f"{name}: {runs.mean(name, ACCURACY.name, part):.3f}" for name in trained}
+    curves = {labels[name]: [run.details[shown] for run in own] for name, own in trained.items()}
     what = "accuracy on validation series" if scored else "training loss"
-    draw_curves(path, curves, "epoch", what, task, "test accuracy")
+    styles = {label: runs.styles[name] for name, label in labels.items()}
+    draw_curves(path, curves, "epoch", what, task, "test accuracy", styles=styles)
     caption = (
         f"{what.capitalize()} after each epoch; bands from the lowest to the highest seed. In the legend, the "
         "accuracy on the test series."

@@ -35,6 +35,7 @@ from linmap.experiment import (
     Table,
     Trial,
     conclude,
+    differ,
     fingerprint,
 )
 from linmap.recipes.job import CompareJob
@@ -272,7 +273,7 @@ def sizes(runs: Runs) -> Table:
 
 def checks(runs: Runs) -> list[Check]:
     """What the paper says, and what it has to be weighed against."""
-    found = []
+    found, shares = [], by_image(runs)
     pairs = [
         (SNNET, SIZES, "distilling the auxiliaries bought nothing here"),
         (RANDOM, SIZES, "the start of the stitches does not matter here"),
@@ -282,7 +283,8 @@ def checks(runs: Runs) -> list[Check]:
     for name, metric, otherwise in pairs:
         ours, theirs = runs.mean(POOL, metric.name), runs.mean(name, metric.name)
         statement = f"{metric.name}: the pool is ahead of {name}"
-        found.append(Check(statement, ours > theirs, f"{ours:.3f} against {theirs:.3f}", otherwise))
+        sure = differ(shares[POOL], shares.get(name, [])) if metric == SIZES else runs.differ(POOL, name, metric.name)
+        found.append(Check(statement, ours > theirs, f"{ours:.3f} against {theirs:.3f}", otherwise, sure))
     return found
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from linmap.artifacts import write_table
 from linmap.compress.learngene_pool import LearngenePool, make_pool
-from linmap.compress.learngene_pool.pictures import Family, draw_families
+from linmap.compress.learngene_pool.pictures import ANCESTRY, Family, draw_families
 from linmap.recipes.job import FitJob
 from linmap.recipes.learngene_pool import images
 from linmap.recipes.learngene_pool.flags import Fit
@@ -42,7 +42,7 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     write_table(job.out / DESCENDANTS, table)
     stored = sum(p.numel() for p in pool.parameters())
     others = {
-        "ancestry model": sum(p.numel() for p in teacher.parameters()),
+        ANCESTRY: sum(p.numel() for p in teacher.parameters()),
         "a file for each": sum(map(int, table["params"])),
     }
     draw_families(

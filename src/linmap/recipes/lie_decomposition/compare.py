@@ -30,6 +30,7 @@ from linmap.experiment import (
     Table,
     Trial,
     conclude,
+    differ,
     fingerprint,
     mean_std,
 )
@@ -189,12 +190,13 @@ def checks(runs: Runs, system: str) -> list[Check]:
         (POSED, WARPED, "moments alone do as well here, at a fraction of the cost"),
         (AUGMENTED, WARPED, "if the warps to come are known, train on warped images"),
     ]
-    found = []
+    found, shares = [], by_image(runs)
     for name, metric, otherwise in others:
         if name != system and runs.of(name):
             ours, theirs = runs.mean(system, metric.name), runs.mean(name, metric.name)
             statement = f"{metric.name}: {system} is ahead of {name}"
-            found.append(Check(statement, ours > theirs, f"{ours:.3f} against {theirs:.3f}", otherwise))
+            sure = differ(shares[system], shares[name])
+            found.append(Check(statement, ours > theirs, f"{ours:.3f} against {theirs:.3f}", otherwise, sure))
     return found
 
 
@@ -233,11 +235,10 @@ def limits(settings: Compare) -> str:
 
 def drawings(runs: Runs, out: Path) -> list[Any]:
     """Accuracy by strength, and invariance along orbits."""
-    kinds = {arm.name: arm.kind for arm in runs.arms}
 
     def deformation(path: Path) -> Picture:
         curves = {arm.name: [run.details["curve"] for run in runs.of(arm.name)] for arm in runs.arms}
-        return draw_deformation(curves, STRENGTHS, path, kinds)
+        return draw_deformation(curves, STRENGTHS, path, runs.styles)
 
     return [(out / "deformation.svg", deformation), (out / "orbits.svg", partial(orbit_picture, runs))]
 
@@ -249,4 +250,4 @@ def orbit_picture(runs: Runs, path: Path) -> Picture:
         name: {label: np.mean([run.details["orbits"][label] for run in of], 0) for label in orbits()}
         for name, of in named.items()
     }
-    return draw_errors(curves, path)
+    return draw_errors(curves, path, runs.styles)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from linmap.experiment import Picture
+from linmap.experiment.charts import KINDS, Styles
 from linmap.pictures import DIVERGING, SERIES, figure, save_svg
 from linmap.shapes.lie_decomposition import GroupSamples, LieResNet, rotation, transform_image
 
@@ -111,13 +112,14 @@ def errors_of(logits: Logits, x: Tensor) -> dict[str, list[float]]:
     return {label: errors_along(logits, x, elements) for label, (_, elements) in orbits().items()}
 
 
-def draw_errors(errors: Mapping[str, Mapping[str, Any]], path: Path) -> Picture:
-    """How far logits are from invariant: by network, along each of `orbits`."""
+def draw_errors(errors: Mapping[str, Mapping[str, Any]], path: Path, styles: Styles | None = None) -> Picture:
+    """How far logits are from invariant: by network, along each of `orbits`; `styles` of the lines, as `Runs` has."""
     found = orbits()
     with figure(8.6, 3.4, ncols=len(found), sharey=True) as (fig, axes):
         for ax, (label, (places, _)) in zip(axes, found.items(), strict=True):
             for number, (name, along) in enumerate(errors.items()):
-                ax.plot(places, along[label], color=SERIES[number % len(SERIES)], label=name)
+                style = (styles or {}).get(name, {"color": SERIES[number % len(SERIES)]})
+                ax.plot(places, along[label], label=name, **style)
             ax.set(xlabel=label)
         axes[0].set_ylim(bottom=0)
         axes[0].set_ylabel("|z(moved) - z| / |z|")
@@ -132,18 +134,15 @@ def draw_errors(errors: Mapping[str, Mapping[str, Any]], path: Path) -> Picture:
     )
 
 
-def draw_deformation(
-    curves: Mapping[str, Any], strengths: Sequence[float], path: Path, kinds: Mapping[str, str]
-) -> Picture:
-    """Accuracy against the strength of the warps; curves are (runs, strengths) by method."""
+def draw_deformation(curves: Mapping[str, Any], strengths: Sequence[float], path: Path, styles: Styles) -> Picture:
+    """Accuracy against the strength of the warps; curves are (runs, strengths) by method, with the style of each."""
     with figure(7.2, 3.9) as (fig, ax):
-        styles = {name: {"linestyle": "-" if kinds[name] in ("system", "ablation") else "--"} for name in curves}
-        for number, (name, runs) in enumerate(curves.items()):
-            values = 100 * np.asarray(runs, float)
-            colour = SERIES[number % len(SERIES)]
-            ax.plot(strengths, values.mean(0), "o", markersize=3.5, color=colour, label=name, **styles[name])
+        for name, runs in curves.items():
+            values, style = 100 * np.asarray(runs, float), styles[name]
+            ax.plot(strengths, values.mean(0), marker="o", markersize=3.5, label=name, **style)
             if len(values) > 1:
-                ax.fill_between(strengths, values.min(0), values.max(0), color=colour, alpha=0.14, linewidth=0)
+                low, high = values.min(0), values.max(0)
+                ax.fill_between(strengths, low, high, color=style["color"], alpha=0.14, linewidth=0)
         ax.set(xlabel="strength of the warps", ylabel="accuracy on test images, %")
         fig.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8.5)
         save_svg(fig, path)
@@ -151,5 +150,5 @@ def draw_deformation(
         path.name,
         "Accuracy against deformation",
         "All ranges of the random affine maps times the strength: 0 leaves images as they are, 1 is what the table "
-        "shows. Lines: group networks; dashed: others. Bands: the seeds.",
+        "shows. Bands: the seeds. " + KINDS,
     )

@@ -18,7 +18,7 @@ from linmap.experiment import Arm, Experiment, Outcome, Part, Runs, Trial, concl
 from linmap.experiment.result import Check, Metric, Picture, Result, Row, Table
 from linmap.interpret.linearscope import class_probabilities, draw_votes, gradient_of_top, probability_left
 from linmap.interpret.linearscope.deletion import logits
-from linmap.pictures import BASELINE, SERIES, SYSTEM, figure, save_svg
+from linmap.pictures import MUTED, figure, save_svg
 from linmap.recipes.job import CompareJob
 from linmap.recipes.linearscope.compare_text import compare_text
 from linmap.recipes.linearscope.flags import Compare
@@ -226,6 +226,7 @@ def _checks(runs: Runs) -> list[Check]:
             ours < min(others.values()),
             f"votes {ours:.3f}; {', '.join(f'{name} {value:.3f}' for name, value in others.items())}",
             "a simpler attribution names the deciding pixels as well",
+            all(runs.differ(VOTES, name, "after") for name in others),
         ),
     ]
 
@@ -263,12 +264,9 @@ def _draw_deletion(runs: Runs, names: dict[int, str], path: Path) -> Picture:
     methods |= {arm.name: runs.values(arm.name, "after")[:SHOWN] for arm in runs.arms}
     images = [f"{run.part}\n{names.get(run.details['target'], run.details['target'])}" for run in shown]
     with figure(7.2, 3.2) as (fig, ax):
-        for m, ((method, values), colour) in enumerate(
-            zip(methods.items(), (BASELINE, SYSTEM, *SERIES[1:]), strict=False)
-        ):
-            ax.bar(
-                np.arange(len(images)) + (m - (len(methods) - 1) / 2) * 0.16, values, 0.15, label=method, color=colour
-            )
+        for m, (method, values) in enumerate(methods.items()):
+            places = np.arange(len(images)) + (m - (len(methods) - 1) / 2) * 0.16
+            ax.bar(places, values, 0.15, label=method, color=runs.styles.get(method, {"color": MUTED})["color"])
         ax.set_xticks(range(len(images)), images)
         ax.set_ylabel("probability of the top class")
         ax.set_title("Deleting the pixels with the highest scores (lower: the score found what mattered)")

@@ -37,7 +37,7 @@ from linmap.interpret.linearscope.language.rivals import (
     integrated_gradients,
 )
 from linmap.interpret.linearscope.language.tokens import tokens_of
-from linmap.pictures import BASELINE, SERIES, SYSTEM, figure, save_svg
+from linmap.pictures import figure, save_svg
 from linmap.recipes.job import CompareJob
 from linmap.recipes.linearscope.flags import Compare
 
@@ -305,12 +305,14 @@ def _checks(runs: Runs) -> list[Check]:
             ours < chance,
             f"{ours:.3f} against {chance:.3f}",
             "the contributions do not name the tokens that decide",
+            runs.differ(OURS, CHANCE, LEFT.name),
         ),
         Check(
             "contributions agree with true ablation better than every baseline",
             mine > agree[best],
             f"{mine:.2f} against {best} {agree[best]:.2f}",
             f"to rank tokens by what their loss would change, take {best}",
+            runs.differ(OURS, best, AGREEMENT.name),
         ),
     ]
 
@@ -331,13 +333,10 @@ def draw_curves(runs: Runs, path: Path) -> Picture:
     """The mean curve of every score."""
     grid = np.linspace(0, 0.9, 19)
     with figure(7.2, 3.7) as (fig, ax):
-        others = iter([*SERIES[1:7], BASELINE])
         for arm in runs.arms:
             curves = [np.interp(grid, run.details["shares"], run.details["curve"]) for run in runs.of(arm.name)]
-            colour = SYSTEM if arm.kind == "system" else next(others)
-            style = ":" if arm.kind == "reference" else "-"
             width = 2.4 if arm.kind == "system" else 1.4
-            ax.plot(grid, np.mean(curves, 0), style, color=colour, linewidth=width, label=arm.name)
+            ax.plot(grid, np.mean(curves, 0), linewidth=width, label=arm.name, **runs.styles[arm.name])
         ax.set(xlabel="share of the tokens taken away", ylabel="probability of the answer", ylim=(0, None))
         fig.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8.5)
         save_svg(fig, path)

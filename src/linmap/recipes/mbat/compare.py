@@ -71,7 +71,7 @@ def compare(settings: Compare, job: CompareJob) -> Result:
         "mbat", rows, METRICS, settings, over="folds", overlap=overlap, verdict=_verdict(rows, overlap),
         task=f"{data.stem}: {records.said()}; {settings.folds}-fold stratified cross-validation, balanced accuracy, "
         f"every method with up to {settings.dim} features and the same two classifiers",
-        shows=_shows(runs), checks=checks(data.stem, runs), seeds=seeds,
+        shows=_shows(runs), checks=checks(data.stem, runs, overlap), seeds=seeds,
         limits="Small labelled sets: the differences between the methods are of the size of one to a few records."
         + (" One split into folds." if settings.seeds == 1 else ""),
         drawings=[(job.out / "accuracy.svg", lambda path: draw_bars(path, rows, METRICS, title, BARS, least=chance))],
@@ -214,14 +214,16 @@ def _text(document: Any) -> str:
 # -- what was found ----------------------------------------------------------------------------------------------------
 
 
-def checks(name: str, runs: Runs) -> list[Check]:
+def checks(name: str, runs: Runs, overlap: float = 0.0) -> list[Check]:
     """What the method claims of records like these."""
     soft, exact, hashed = (runs.mean(arm, KNN) for arm in (SOFT, EXACT, HASHED))
     return [
         Check(f"{name}: soft is above exact for kNN", soft > exact, f"{soft:.3f} against {exact:.3f}",
-              "near values are no help on these records; take exact codes"),
+              "near values are no help on these records; take exact codes",
+              runs.differ(SOFT, EXACT, KNN, overlap=overlap)),
         Check(f"{name}: soft is at least as good as hashing for kNN", soft >= hashed,
-              f"{soft:.3f} against {hashed:.3f}", "feature hashing is simpler and no worse on these records"),
+              f"{soft:.3f} against {hashed:.3f}", "feature hashing is simpler and no worse on these records",
+              runs.differ(SOFT, HASHED, KNN, overlap=overlap)),
     ]  # fmt: skip
 
 

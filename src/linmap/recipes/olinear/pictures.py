@@ -10,7 +10,7 @@ import numpy as np
 from linmap.experiment import Picture, Runs
 from linmap.experiment.charts import draw_curves
 from linmap.experiment.drawing import Drawing
-from linmap.pictures import INK, MUTED, SERIES, SYSTEM, figure, save_svg
+from linmap.pictures import INK, MUTED, figure, save_svg
 from linmap.recipes.olinear.methods import PERCENTILES, Task
 
 PEER = "RLinear, weighted L1"
@@ -33,8 +33,8 @@ def draw_examples(runs: Runs, task: Task, path: Path) -> Picture:
         for i, (ax, percentile, (_, variate)) in enumerate(zip(axes, PERCENTILES, drawn, strict=True)):
             ax.plot(np.arange(1 - task.lookback, 1), x[i, :, variate], color=MUTED, label="past")
             ax.plot(steps, y[i, :, variate], color=INK, label="what came")
-            for name, colour in ((PEER, SERIES[1]), ("OLinear", SYSTEM)):
-                ax.plot(steps, runs.of(name)[0].details["drawn"][i], color=colour, label=name)
+            for name in (PEER, "OLinear"):
+                ax.plot(steps, runs.of(name)[0].details["drawn"][i], **runs.styles[name], label=name)
             ax.set_title(f"error of repeating, {percentile}th percentile: {task.series.variates[variate]}", loc="left")
             ax.set_ylabel("standardised")
         axes[-1].set_xlabel("steps from the time of the forecast")
@@ -44,7 +44,7 @@ def draw_examples(runs: Runs, task: Task, path: Path) -> Picture:
         path.name,
         "An easy, a middling and a hard window",
         "Test windows at the 10th, 50th and 90th percentile of the squared error of repeating the last value: the past "
-        "(grey), what came (black), OLinear (blue) and RLinear with the same loss (orange).",
+        "(grey), what came (black), OLinear (blue) and RLinear with the same loss.",
     )
 
 
@@ -52,5 +52,5 @@ def draw_errors(runs: Runs, path: Path) -> Picture:
     """MSE of each step ahead."""
     trained = [arm.name for arm in runs.arms if runs.of(arm.name)[0].parameters]
     curves = {name: [run.details["by step"] for run in runs.of(name)] for name in trained}
-    draw_curves(path, curves, "step of the forecast", "MSE (standardised)", "Error by step of the forecast")
+    draw_curves(path, curves, "step of the forecast", "MSE (standardised)", "Error by step", styles=runs.styles)
     return Picture(path.name, "Error by step", "MSE of each step ahead over all test windows, of what is trained.")

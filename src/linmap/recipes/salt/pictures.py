@@ -20,7 +20,7 @@ def draw_losses(runs: Runs, epochs: int, path: Path) -> Picture:
 
     part = runs.parts[0]
     curves = {arm.name: [by_epoch(run.details["losses"]) for run in runs.of(arm.name, part)] for arm in runs.arms}
-    draw_curves(path, curves, "epoch", "training loss (Dice + focal)", part)
+    draw_curves(path, curves, "epoch", "training loss (Dice + focal)", part, styles=runs.styles)
     caption = "Mean over the seeds, by epoch; the bands go from the lowest to the highest seed."
     return Picture(path.name, "Training loss", caption)
 
@@ -33,6 +33,7 @@ def draw_masks(runs: Runs, images: MaskedImages, path: Path) -> Picture:
         return np.unpackbits(np.frombuffer(bytes.fromhex(mask), np.uint8))[: shape[0] * shape[1]].reshape(shape)
 
     bits = {arm.name: runs.of(arm.name, runs.parts[-1])[0].details["masks"] for arm in runs.arms}
-    segmentation.draw_masks(path, images, {name: list(map(unpacked, one)) for name, one in bits.items()})
-    caption = "Test images, the truth (amber) and the predictions (blue) of the first seed."
+    colours = {name: style["color"] for name, style in runs.styles.items()}
+    segmentation.draw_masks(path, images, {name: list(map(unpacked, one)) for name, one in bits.items()}, colours)
+    caption = "Test images, the truth (amber), and what each method predicts with the first seed, in its colour."
     return Picture(path.name, "What each method finds", caption)

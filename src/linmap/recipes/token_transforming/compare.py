@@ -60,7 +60,10 @@ def compare(settings: Compare, job: CompareJob) -> Result:
         settings=asdict(settings),
     )  # fmt: skip
     pictures: list[Any] = [
-        (job.out / "curves.svg", partial(draw_curves, curves(task, runs), task.first, task.bound(runs)))
+        (
+            job.out / "curves.svg",
+            partial(draw_curves, curves(task, runs), task.first, task.bound(runs), styles=runs.styles),
+        )
     ]
     if isinstance(subject, Images):
         pictures.append((job.out / "flows.svg", partial(draw_flows, subject, task.ways[0].transform, settings.at)))
@@ -210,7 +213,8 @@ def checks(task: Task, runs: Runs) -> list[Check]:
     digits = task.first.digits
     found.append(Check(f"at {last}, {system} keeps at least as much as every other way", ahead,
                        f"{ours:.{digits}f} against {baselines[best]:.{digits}f} ({best})",
-                       f"take {best} at such budgets"))  # fmt: skip
+                       f"take {best} at such budgets",
+                       runs.differ(system, best, task.first.name, last)))  # fmt: skip
     return found
 
 

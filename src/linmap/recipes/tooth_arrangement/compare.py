@@ -20,6 +20,7 @@ from linmap.experiment import conclude, fingerprint, paired
 from linmap.experiment.drawing import Drawing
 from linmap.experiment.engine import Arm, Experiment, Outcome, Part, Runs, Trial
 from linmap.experiment.result import Check, Metric, Result, Row, Table
+from linmap.pictures import styles
 from linmap.recipes.job import CompareJob
 from linmap.recipes.tooth_arrangement import predictors
 from linmap.recipes.tooth_arrangement.fit import patches_of, split
@@ -344,7 +345,8 @@ def _limits(job: CompareJob) -> str:
 
 def _drawings(runs: Runs, settings: Compare, parts: Sequence[Part], out: Path) -> list[Drawing]:
     names = [(name, _by_case(runs, arm, variant, parts[0].name)) for name, arm, variant, _ in methods(settings)]
-    found = [(out / "errors.svg", partial(draw_errors, {name: values for name, values in names if values}))]
+    drawn = styles({name: kind for name, _, _, kind in methods(settings)})
+    found = [(out / "errors.svg", partial(draw_errors, {name: values for name, values in names if values}, drawn))]
     for part in parts:
         centers = {
             name: np.array(runs.of(arm, part.name)[0].details[f"{variant} centers"])
@@ -352,5 +354,5 @@ def _drawings(runs: Runs, settings: Compare, parts: Sequence[Part], out: Path) -
             if variant == SINGLE and arm in (DIFFUSION, REGRESSION)
         }
         case = f"case-{part.name.replace(' ', '-') if part.name in (ONE, TWO) else 'pairs'}.svg"
-        found.append((out / case, partial(draw_case, part.data.test, part.data.valid, centers, part.name)))
+        found.append((out / case, partial(draw_case, part.data.test, part.data.valid, centers, drawn, part.name)))
     return found

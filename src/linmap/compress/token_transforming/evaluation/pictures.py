@@ -13,6 +13,7 @@ from linmap.compress.token_transforming import TokenTransform, Transform, compos
 from linmap.compress.token_transforming.evaluation.images import Images
 from linmap.compress.token_transforming.evaluation.subject import Measure
 from linmap.experiment import Picture
+from linmap.experiment.charts import Styles
 from linmap.pictures import BASELINE, INK, PAPER, SERIES, figure, save_svg
 
 DRAWN, KEEP = 3, 0.5
@@ -28,15 +29,18 @@ def draw_curves(
     bound: float,
     path: Path,
     across: str = FASTER,
+    styles: Styles | None = None,
 ) -> Picture:
-    """A line for each way, a point for each budget; `across` is what the first of its two numbers is."""
+    """A line for each way, a point for each budget; `across` is what the first of its two numbers is, `styles` how
+    each line is drawn, as `Runs` has."""
     names = list(curves)
     with figure(7.2, 4.2) as (fig, ax):
         for row, name in enumerate(reversed(names)):
             points = np.array(curves[name])
             number = len(names) - 1 - row
-            ax.plot(*points.T, marker=MARKERS[number % len(MARKERS)], color=SERIES[number % len(SERIES)], markersize=6,
-                    linewidth=2.4 if number == 0 else 1.2, zorder=3 + (number == 0), label=name)  # fmt: skip
+            style = {"color": SERIES[number % len(SERIES)], **(styles or {}).get(name, {})}
+            ax.plot(*points.T, marker=MARKERS[number % len(MARKERS)], markersize=6, label=name, **style,
+                    linewidth=2.4 if number == 0 else 1.2, zorder=3 + (number == 0))  # fmt: skip
         ax.axhline(bound, color=INK, linestyle=":", linewidth=1.2)
         unit = f" ({measure.unit})" if measure.unit else ""
         ax.set(xlabel=across, ylabel=f"{measure.name}{unit}")
