@@ -129,6 +129,7 @@ def test_no_picture_of_a_comparison_takes_colours_by_place():
         "recipes/lie_decomposition/pictures.py": "what a fit draws, where nothing is compared",
         "compress/token_transforming/evaluation/pictures.py": "without styles, as users call it",
         "experiment/charts.py": "without styles",
+        "pictures.py": "the colours themselves",
     }
     folder = Path(pictures.__file__).parent
     by_place = re.compile(r"\bSERIES\[[a-z]|(zip|iter|enumerate|cycle)\([^\n]*\bSERIES\b")
