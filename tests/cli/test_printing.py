@@ -75,7 +75,7 @@ def test_a_comparison_shows_every_method_and_check_as_written(text):
     assert lines[0] == f"task{text}"
     assert re.split(r"\s{2,}", lines[2])[:2] == ["method", f"MSE{text} ↓"]
     assert re.split(r"\s{2,}", lines[3]) == [f"s{text}", "1.5000 ± 0.7071", "—"]
-    assert re.split(r"\s{2,}", lines[4]) == ["b", "2.0000", "1.5 k"]
+    assert re.split(r"\s{2,}", lines[4]) == ["b", "2.0000", "1.50 k"]
     assert lines.index(f"take{text}") < lines.index(f"✓ yes{text} 1 < 2")
     assert "✗ no 2 > 1" in lines
     assert lines[-2:] == [f"Shows  shows{text}", f"Limits limits{text}"]
@@ -93,7 +93,7 @@ def test_a_tour_shows_one_line_for_each_system():
         "1 of 2",
         "—",
     ]
-    assert lines[2] == ["mbat", "failed", "2 s"]
+    assert lines[2] == ["mbat", "failed", "2.00 s"]
     assert lines[4] == ["olinear take"]
 
 

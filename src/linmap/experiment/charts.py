@@ -102,6 +102,8 @@ def plot_curves(ax: Any, curves: Curves, start: int = 1, styles: Styles | None =
         values = np.asarray(runs, float)
         style = {"color": SERIES[i % len(SERIES)], "label": name, **(styles or {}).get(name, {})}
         places = np.arange(start, start + values.shape[1])
+        if len(places) == 1:  # no line
+            style = {"marker": "o", **style}
         ax.plot(places, values.mean(0), zorder=3 - (i > 0), **style)
         if len(values) > 1:
             ax.fill_between(places, values.min(0), values.max(0), color=style["color"], alpha=0.14, linewidth=0)

@@ -78,13 +78,13 @@ def costs(task: Task, runs: Runs) -> Table:
         pace = statistics.median(run.details["step_seconds"] for run in done) if trained else math.nan
         rows.append([
             arm.name, f"{first.parameters or 0:,}", f"{first.rate:g}" if first.rate else "—", tried or "—",
-            f"{pace:.3g}" if trained else "—", f"{first.details['memory'] / 2**20:.1f}" if trained else "—",
+            f"{1000 * pace:.1f}" if trained else "—", f"{first.details['memory'] / 2**20:.1f}" if trained else "—",
         ])  # fmt: skip
-    columns = ["method", "trained", "learning rate", f"{CHOOSING} by rate", "s a step", "MiB"]
+    columns = ["method", "trained", "learning rate", f"{CHOOSING} by rate", "ms a step", "MiB"]
     note = (
         "Trained parameters, a head included. Learning rate: the best on the validation records with the first seed. "
-        "Seconds: the median step. MiB: what is trained with its gradients and moments, and what the first batch keeps "
-        "for its backward pass; the frozen weights are not counted."
+        "Milliseconds: the median step. MiB: what is trained with its gradients and moments, and what the first batch "
+        "keeps for its backward pass; the frozen weights are not counted."
     )
     return Table("Settings and costs", columns, rows, note)
 
