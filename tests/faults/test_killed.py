@@ -91,7 +91,8 @@ def compare_bt2(folder: Path) -> Command:
 
 def compared(place: Path) -> dict[str, object]:
     """The names of all files, and what the comparison says; its files tell how long each run took."""
-    return dict.fromkeys(contents(place)) | {"said": outcome(place / "run")}
+    found: dict[str, object] = dict.fromkeys(contents(place))
+    return found | {"said": outcome(place / "run")}
 
 
 def tour(folder: Path) -> Command:

@@ -205,10 +205,15 @@ def test_no_spreadsheet_runs_a_label(start):
 
 
 def test_digits_of_a_result_take_no_memory(tmp_path):
-    result: dict[str, object] = dict.fromkeys(("rows", "checks", "tables", "pictures"), ()) | dict.fromkeys(
-        ("task", "shows", "limits"), ""
-    )
-    result |= {"format": 1, "system": "a", "metrics": [{"name": "m", "digits": 10**9}]}
+    result: dict[str, object] = {name: [] for name in ("rows", "checks", "tables", "pictures")}
+    result |= {
+        "task": "",
+        "shows": "",
+        "limits": "",
+        "format": 1,
+        "system": "a",
+        "metrics": [{"name": "m", "digits": 10**9}],
+    }
     (tmp_path / "result.json").write_text(json.dumps(result))
     with pytest.raises(ArtifactError, match="digits is 1000000000"):
         Result.load(tmp_path)
