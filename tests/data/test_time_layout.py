@@ -1,5 +1,6 @@
 """Which columns are the time, the names of the series and the values, and what a table without them is told."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -220,6 +221,23 @@ def test_decimals_and_other_numbers_held_as_objects_are_numbers() -> None:
 
     table = pd.DataFrame({"date": DAYS, "x": [Decimal(i) / 4 for i in range(6)]})
     np.testing.assert_array_equal(TimeSeries.from_frame(table).values[:, 0], np.arange(6) / 4)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["1,5", "k.A.", "2,5"], "row 1: 'k.A.' is not a number"),
+        (["999,5", "1.000,5", "2,5"], "row 1: '1.000,5' has points between its thousands; write it without them"),
+        (["1,5", "1.000.000", "2,5"], "row 1: '1.000.000' has points between its thousands"),
+    ],
+)
+def test_with_decimal_commas_the_cell_that_is_no_number_is_named(
+    tmp_path: Path, cells: list[str], message: str
+) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("Datum;x\n" + "".join(f"0{day}.02.2024;{cell}\n" for day, cell in enumerate(cells, start=1)))
+    with pytest.raises(DataError, match=message):
+        load_time_series(path, separator=";", decimal=",")
 
 
 @pytest.mark.parametrize(("mark", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +21,7 @@ from linmap.data.timeseries.text import looks_like_time
 from linmap.errors import DataError
 
 EMBEDDED = {"etth1": "ETTh1.csv", "ili": "national_illness.csv"}
+COMMA_NUMBER = re.compile(r"^\s*([+-]?\d+),(\d+)\s*$")
 LINES = 100  # of a file, that are looked at before it is read
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
@@ -71,7 +73,20 @@ def read_table(
             ) from None
     if isinstance(table.index, pd.MultiIndex):
         _refuse_ragged(path)
+    if decimal == ",":
+        _point_numbers(table, names)
     return _checked(path, table, names)
+
+
+def _point_numbers(table: pd.DataFrame, names: Iterable[str]) -> None:
+    """Write decimal commas as points where pandas left a column as text, so that what is no number is told apart."""
+    for name in table.columns.difference(list(names)):
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            table[name] = table[name].map(_pointed)
+
+
+def _pointed(cell: Any) -> Any:
+    return COMMA_NUMBER.sub(r"\1.\2", cell) if isinstance(cell, str) else cell
 
 
 def _checked(path: Path, table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:

@@ -20,7 +20,8 @@ from linmap.errors import ArgumentError, ArgumentTypeError, DataError
 
 NanPolicy = Literal["ffill", "zero"]
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
-DECIMAL_COMMA = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+),\d+")
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+POINTED_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}((\.\d{3})+,\d+|(\.\d{3}){2,})")
 
 
 @dataclass(frozen=True)
@@ -337,6 +338,11 @@ def _require_numeric(values: pd.DataFrame) -> None:
             raise DataError(
                 f"column {str(name)!r}, row {unread[0]}: {found!r} has a comma; if it parts thousands, write "
                 f"{found.strip().replace(',', '')}; if it is the decimal point, read the file with decimal=','."
+            )
+        if POINTED_THOUSANDS.fullmatch(found.strip()):
+            raise DataError(
+                f"column {str(name)!r}, row {unread[0]}: {found!r} has points between its thousands; write it without "
+                "them, and read the file with decimal=',' where it has decimal commas."
             )
         if DECIMAL_COMMA.fullmatch(found.strip()):
             raise DataError(
