@@ -154,6 +154,12 @@ def test_files_that_cannot_be_read(tmp_path) -> None:
 # -- splits and windows ------------------------------------------------------------------------------------------------
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path) -> None:
+    (tmp_path / "two.csv").write_text("date,y, y\n2020-01-01,1,2\n")
+    with pytest.raises(DataError, match=r"two\.csv: column 'y' occurs twice"):
+        read_table(tmp_path / "two.csv")
+
+
 def test_splits_of_the_literature() -> None:
     assert literature_split(17_420, "ETTh1") == Split(8640, 11_520, 14_400)
     assert literature_split(966, "ILI") == Split(676, 773, 966)

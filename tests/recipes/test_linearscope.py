@@ -39,6 +39,12 @@ def test_apply_writes_pictures_and_a_report(tmp_path: Path):
     assert all(f"({share:.0%})" in summary["answer"] for share in shares)
 
 
+def test_the_summary_says_at_which_size_an_image_is_read(tmp_path: Path):
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "red.png")
+    job = ApplyJob(data=tmp_path / "red.png", out=tmp_path / "out")
+    assert apply(Apply(model="fsrcnn-small-x2", side=8), job)["image"] == "30 x 20 pixels, read as 8 x 8"
+
+
 def test_the_class_is_named_or_not_mentioned(tmp_path: Path):
     summary = apply(Apply(model="fsrcnn-small-x2", side=8), ApplyJob(out=tmp_path))
     assert "target_name" not in summary

@@ -66,6 +66,9 @@ def read_table(
         names = {name: _quoted for name in (LONG_COLUMNS[0], id_column) if name is not None}
         try:
             with open_bytes(path) as file:
+                header = pd.read_csv(file, sep=sep, skiprows=comments, header=None, nrows=1, dtype=str)
+            _refuse_repeated(path, header.iloc[0].dropna().str.strip())
+            with open_bytes(path) as file:
                 table = pd.read_csv(file, sep=sep, decimal=decimal, skiprows=comments, converters=names)
         except UnicodeDecodeError:
             raise DataError(
@@ -125,6 +128,13 @@ def _names(column: pd.Series) -> pd.Series:
         if (numbers.map(str) == column).all() and np.isfinite(numbers).all():
             return numbers
     return column.where(column != "", None)
+
+
+def _refuse_repeated(path: Path, names: pd.Series) -> None:
+    """Pandas calls the second column of a name another one."""
+    repeated = names[names.duplicated()]
+    if len(repeated):
+        raise DataError(f"{path}: column {repeated.iloc[0]!r} occurs twice; give every column a name of its own.")
 
 
 def _head(path: Path) -> list[str]:

@@ -68,6 +68,8 @@ def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
         summary: dict[str, Any] = {"answer": report["answer"], "biases": report["biases"]}
         keys = ("exactness", "bias_share", "target", "target_name", "target_value", "target_residual")
         summary |= {key: report[key] for key in keys if report[key] is not None}
+        if image is not None:
+            summary["image"] = _as_read(image, photo.x)
         report["pictures"] = draw_reading(interp, target, settings.singular, names, out, summary)
         files = ["report.json", *report["pictures"]]
         with illustrated(summary, out / PAGE) as path:
@@ -102,6 +104,12 @@ def photo_of(settings: Apply, image: np.ndarray | None) -> Photo:
     image = embedded_image("chelsea") if image is None else image
     point = None if settings.at is None else seen_point(preparation, image, settings.at)
     return Photo(model, pixels_of(preparation, image), point, settings.model == SALIENT)
+
+
+def _as_read(image: np.ndarray, x: Tensor) -> str:
+    """How many pixels an image of the user's has, and how many the network is given."""
+    (height, width), (rows, columns) = image.shape[:2], x.shape[-2:]
+    return f"{width} x {height} pixels, read as {columns} x {rows}"
 
 
 def target_of(settings: Apply, interp: AffineInterpreter, photo: Photo) -> int:
