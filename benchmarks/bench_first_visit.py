@@ -83,7 +83,8 @@ def _app(folder: Path) -> Iterator[tuple[str, float]]:
 def _example(address: str) -> None:
     """What the Apply button of a page does, and waiting for the result."""
     boundary = "visitor"
-    body = f'--{boundary}\r\nContent-Disposition: form-data; name="example"\r\n\r\n\r\n--{boundary}--\r\n'
+    head = 'Content-Disposition: form-data; name="data"; filename=""\r\nContent-Type: application/octet-stream'
+    body = f"--{boundary}\r\n{head}\r\n\r\n\r\n--{boundary}--\r\n"
     asked = urllib.request.Request(
         f"{address}/run/apply/tinvnn",
         body.encode(),

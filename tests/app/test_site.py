@@ -148,6 +148,12 @@ def test_what_is_too_large_unknown_or_elsewhere_is_refused_in_a_sentence(browser
     assert (large.status_code, "larger than 1" in large.text) == (400, True)
     wrong = browser("POST", "/run/apply/linearscope", data={"model": "/etc"})
     assert (wrong.status_code, "by upload" in wrong.text) == (400, True)
+    other = browser("POST", "/run/apply/mbat", data={"points": "abc"})
+    assert (other.status_code, "no field" in other.text) == (400, True)
+    broken = browser(
+        "POST", "/run/apply/mbat", content=b"--x", headers={"Content-Type": "multipart/form-data; boundary=x"}
+    )
+    assert (broken.status_code, "without its fields" in broken.text) == (400, True)
     assert browser("POST", "/run/fit/mbat").status_code == 404
     assert browser("POST", "/run/apply/olinear", data={"artifact": "nope"}).status_code == 400
 

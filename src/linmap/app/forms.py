@@ -132,7 +132,15 @@ def command_words(form_fields: list[Field], given: Mapping[str, str], models: Ma
         What the form sent, by name; what it did not send stays as it is. A switch is "on" or "off".
     models
         Folders of models that may be named, by name.
+
+    Raises
+    ------
+    UsageError
+        If the form sent a field that there is not.
     """
+    unknown = sorted(given.keys() - {field.name for field in form_fields})
+    if unknown:
+        raise UsageError(f"there is no field {unknown[0]!r} in this form; reload the page.")
     words: list[str] = []
     for field in form_fields:
         value = given.get(field.name)

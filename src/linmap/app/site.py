@@ -197,6 +197,8 @@ class _Pages:
             uploads = [part for part in sent.getlist("data") if isinstance(part, UploadFile) and part.filename]
             fitted = self._fitted(system.slug, given.pop("artifact", ""))
             kind = _verb(recipe, verb, fitted)
+            if not sent.multi_items() and not kind.no_data:
+                raise UsageError("the form arrived without its fields; send it again.")
             folder = self.jobs.folder(verb, system.slug)
             try:
                 data = await _keep(uploads, folder / INPUT)
