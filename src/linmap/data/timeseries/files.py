@@ -130,7 +130,7 @@ def _names(column: pd.Series) -> pd.Series:
     return column.where(column != "", None)
 
 
-def _refuse_repeated(path: Path, names: pd.Series) -> None:
+def _refuse_repeated(path: Path, names: Any) -> None:
     """Pandas calls the second column of a name another one."""
     repeated = names[names.duplicated()]
     if len(repeated):
