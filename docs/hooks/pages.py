@@ -25,6 +25,7 @@ from linmap.app.methods import METHODS
 from linmap.recipes import SYSTEMS
 
 ROOT = Path(__file__).parents[2]
+READY = [system for system in SYSTEMS.values() if system.ready]
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -55,8 +56,7 @@ def gallery() -> str:
     cards = "".join(
         f'<a href="{system.room}/">{picture(system.slug)}<b>{escape(system.title)}</b>'
         f"<span>{escape(METHODS[system.slug].whom)}</span></a>"
-        for system in SYSTEMS.values()
-        if system.ready
+        for system in READY
     )
     return f'<div class="gallery">{cards}</div>'
 
@@ -83,8 +83,7 @@ def where_the_matrix_goes() -> str:
     rows = "".join(
         f"<tr><td>{picture(system.slug)}</td><td><b>{escape(system.title)}</b><br>{escape(METHODS[system.slug].formula)}"
         f"</td><td>{escape(METHODS[system.slug].sentences[0])} {escape(METHODS[system.slug].sentences[1])}</td></tr>"
-        for system in SYSTEMS.values()
-        if system.ready
+        for system in READY
     )
     return f'<table class="matrices"><tbody>{rows}</tbody></table>'
 

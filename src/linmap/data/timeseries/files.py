@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from linmap import data
 from linmap.data.compressed import open_bytes
 from linmap.data.door import understood
 from linmap.data.parquet import open_parquet
-from linmap.data.timeseries.layout import LONG_COLUMNS, TIME_COLUMNS
+from linmap.data.timeseries.layout import LONG_COLUMNS, TIME_COLUMNS, refuse_repeated
 from linmap.data.timeseries.series import NanPolicy, TimeSeries
 from linmap.data.timeseries.text import looks_like_time
 from linmap.errors import DataError
@@ -65,9 +66,9 @@ def read_table(
         _require_separator(path, sep, head[comments:])
         names = {name: _quoted for name in (LONG_COLUMNS[0], id_column) if name is not None}
         try:
-            with open_bytes(path) as file:
-                header = pd.read_csv(file, sep=sep, skiprows=comments, header=None, nrows=1, dtype=str)
-            _refuse_repeated(path, header.iloc[0].dropna().str.strip())
+            if comments < len(head):  # pandas calls the second column of a name another one
+                header = pd.read_csv(io.StringIO("\n".join(head[comments:])), sep=sep, header=None, nrows=1, dtype=str)
+                refuse_repeated(header.iloc[0].dropna().str.strip().tolist(), f"{path}: ")
             with open_bytes(path) as file:
                 table = pd.read_csv(file, sep=sep, decimal=decimal, skiprows=comments, converters=names)
         except UnicodeDecodeError:
@@ -128,13 +129,6 @@ def _names(column: pd.Series) -> pd.Series:
         if (numbers.map(str) == column).all() and np.isfinite(numbers).all():
             return numbers
     return column.where(column != "", None)
-
-
-def _refuse_repeated(path: Path, names: Any) -> None:
-    """Pandas calls the second column of a name another one."""
-    repeated = names[names.duplicated()]
-    if len(repeated):
-        raise DataError(f"{path}: column {repeated.iloc[0]!r} occurs twice; give every column a name of its own.")
 
 
 def _head(path: Path) -> list[str]:

@@ -52,9 +52,7 @@ def arrange(
         If a column occurs twice or is not there, two look like the time, or a panel lacks a part.
     """
     names = [str(name) for name in table.columns]
-    twice = [name for position, name in enumerate(names) if name in names[:position]]
-    if twice:
-        raise DataError(f"column {twice[0]!r} occurs twice; give every column a name of its own.")
+    refuse_repeated(names)
     own = [str(name) for name in table.index.names if name is not None]
     for option, wanted in (("time_column", time_column), ("id_column", id_column), *(("drop", one) for one in drop)):
         if wanted is not None and wanted not in (names if option == "drop" else [*names, *own]):
@@ -79,6 +77,26 @@ def as_names(names: Sequence[str] | str) -> tuple[str, ...]:
 def some(names: Sequence[object]) -> str:
     """The first few names."""
     return ", ".join(repr(str(name)) for name in names[:8]) + (", ..." if len(names) > 8 else "")
+
+
+def refuse_repeated(names: Sequence[str], where: str = "") -> None:
+    """Refuse columns of one name.
+
+    Parameters
+    ----------
+    names
+        Of the columns.
+    where
+        What the message begins with, such as the file and a colon.
+
+    Raises
+    ------
+    DataError
+        With the name.
+    """
+    twice = [name for position, name in enumerate(names) if name in names[:position]]
+    if twice:
+        raise DataError(f"{where}column {twice[0]!r} occurs twice; give every column a name of its own.")
 
 
 def _label(table: pd.DataFrame, name: str) -> object:
