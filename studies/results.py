@@ -17,8 +17,13 @@ def section(protocol: Protocol, findings: Findings, made: str, folder: Path) -> 
     parts = [protocol.question, findings.setting, *findings.sentences, *map(_table, findings.tables)]
     marks = {True: "holds", False: "does not hold"}
     if findings.checks:
-        lines = (f"- {check.statement}: **{marks[check.passed]}** ({check.figures})" for check in findings.checks)
-        parts.append("\n".join(lines))
+        chance = {True: "", False: "; not beyond chance"}
+        parts.append(
+            "\n".join(
+                f"- {check.statement}: **{marks[check.passed]}** ({check.figures}{chance[check.certain]})"
+                for check in findings.checks
+            )
+        )
     parts += [f"Picture: {p.title} (`{folder / p.file}`). {p.caption}" for p in findings.pictures]
     return "\n\n".join([*parts, f"_{made}_"]) + "\n"
 

@@ -301,14 +301,13 @@ def read_config(folder: Path | str) -> dict[str, Any]:
         raise ArtifactError(f"{folder} is not a saved run: it has no config.json; `linmap fit` writes one.") from None
     except DataError as error:
         raise ArtifactError(f"{str(error).rstrip('.')}; fit the run again.") from None
-    if not isinstance(header, dict) or not {"system", "config"} <= set(header) or type(header.get("format")) is not int:
-        raise ArtifactError(f"{path} was not written by `linmap fit`: it lacks a system, a format or a config.")
-    if header["format"] > FORMAT:
-        raise ArtifactError(f"{path} has format {header['format']}, this linmap reads up to {FORMAT}; upgrade linmap.")
+    said = header.get("format") if isinstance(header, dict) else None
+    if type(said) is int and said > FORMAT:  # before its types, which may be others then
+        raise ArtifactError(f"{path} has format {said}, this linmap reads up to {FORMAT}; upgrade linmap.")
     try:
         typed(Header, header, str(path))
     except ArgumentTypeError as error:
-        raise ArtifactError(f"{error}; fit the run again.") from None
+        raise ArtifactError(f"{error}; it was not written by `linmap fit`, or changed since: fit it again.") from None
     return header
 
 

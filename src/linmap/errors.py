@@ -1,5 +1,8 @@
 """The errors that linmap raises on purpose; each is also the built-in error that callers expect."""
 
+import operator
+from typing import Any
+
 
 class LinmapError(Exception):
     """Base class: a message that says which argument, what came, what was expected, and what to do."""
@@ -53,3 +56,25 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, done: str, advice: str = "", kept: bool = True) -> None:
         super().__init__(f"{done}; {advice}." if advice else done)
         self.done, self.kept = done, kept
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """A whole number of at least `least`, as an int.
+
+    Raises
+    ------
+    TypeError
+        If it is no whole number; a truth value is none.
+    ValueError
+        If it is too small.
+    """
+    said = f"{name} must be a whole number of at least {least}, got {value!r}."
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise ArgumentTypeError(said) from None
+    if isinstance(value, bool):
+        raise ArgumentTypeError(said)
+    if count < least:
+        raise ArgumentError(said)
+    return count

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from linmap.experiment import Arm, Check, Experiment, Outcome, Part, Picture, Runs, Trial, draw_all
+from linmap.experiment import Arm, Check, Experiment, Outcome, Part, Picture, Runs, Trial, differ, draw_all
 from linmap.pictures import BASELINE, SERIES, SYSTEM, figure, save_svg
 from linmap.retrieve.bt2 import backfill_curve, text_scores
 from linmap.retrieve.bt2.backfill import Order
@@ -41,6 +41,7 @@ def backfill(job: Job) -> Findings:
                 max(lost.values()) <= DIP,
                 ", ".join(f"{order}: {loss:.3f}" for order, loss in lost.items()),
                 "stopping a backfill half way can cost quality",
+                all(differ(_largest_losses(runs, order), DIP) for order in ORDERS),
             )
         )
         file = job.out / f"backfill-{name}.svg"
@@ -96,8 +97,18 @@ def _values(runs: Runs, order: str) -> np.ndarray:
 
 
 def _largest_loss(runs: Runs, order: str) -> float:
-    values = _values(runs, order).mean(0)
-    return float((np.maximum.accumulate(values) - values).max())
+    return float(_below_before(_values(runs, order).mean(0)).max())
+
+
+def _largest_losses(runs: Runs, order: str) -> np.ndarray:
+    """Of each draw, at the share where the mean loses most."""
+    values = _values(runs, order)
+    return _below_before(values)[:, _below_before(values.mean(0)).argmax()]
+
+
+def _below_before(values: np.ndarray) -> np.ndarray:
+    """By how much each is below the largest before it."""
+    return np.maximum.accumulate(values, axis=-1) - values
 
 
 def _drawn(path: Path, name: str, runs: Runs) -> Picture:

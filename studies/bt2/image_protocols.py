@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from linmap.experiment import Arm, Check, Experiment, Outcome, Part, Runs, Table, mean_std
+import numpy as np
+
+from linmap.experiment import Arm, Check, Experiment, Outcome, Part, Runs, Table, differ, mean_std
 from studies.bt2.images import EXTRA, MEASURES, SERIES, SETTINGS, TRAIN, cell, image_scores, series_scores
 from studies.study import Findings, Job
 
@@ -77,6 +79,10 @@ def setting_checks(setting: str, runs: Runs) -> list[Check]:
     def mAP(name: str) -> float:
         return runs.mean(METHODS, f"{name}, mAP")
 
+    def above(ours: str, theirs: str, by: float = 0.0) -> bool:
+        found, others = (np.array(runs.values(METHODS, f"{name}, mAP")) for name in (ours, theirs))
+        return differ(found, others + by)
+
     said, gap = f"digits, {setting}", mAP(f"{BT2}/old") - mAP(f"{BCT}/old")
     return [
         Check(
@@ -84,12 +90,14 @@ def setting_checks(setting: str, runs: Runs) -> list[Check]:
             mAP("independent/old") <= 0.3,
             f"{mAP('independent/old'):.3f}",
             "there would be nothing to solve: independent models would already agree",
+            differ(runs.values(METHODS, "independent/old, mAP"), 0.3),
         ),
         Check(
             f"{said}: BT²/old is above old/old by 0.05 mAP",
             mAP(f"{BT2}/old") >= mAP("old/old") + 0.05,
             f"{mAP(f'{BT2}/old'):.3f} against {mAP('old/old'):.3f}",
             "new queries gain nothing on an old gallery; recompute it instead",
+            above(f"{BT2}/old", "old/old", 0.05),
         ),
         Check(
             f"{said}: no less compatible than BCT (0.02), BT²/BT² is above BCT/BCT in mAP",
@@ -97,6 +105,7 @@ def setting_checks(setting: str, runs: Runs) -> list[Check]:
             f"old gallery {mAP(f'{BT2}/old'):.3f} and {mAP(f'{BCT}/old'):.3f}, own {mAP(f'{BT2}/{BT2}'):.3f} and "
             f"{mAP(f'{BCT}/{BCT}'):.3f}; {NAIVE} {mAP(f'{NAIVE}/{NAIVE}'):.3f}",
             "the simpler compatible training is the better choice",
+            above(f"{BT2}/old", f"{BCT}/old", -0.02) and above(f"{BT2}/{BT2}", f"{BCT}/{BCT}"),
         ),
     ]
 
@@ -123,6 +132,10 @@ def series_table(runs: Runs) -> Table:
 
 def series_checks(runs: Runs) -> list[Check]:
     """What a chain of upgrades must keep."""
+
+    def found(name: str, query: int, gallery: int) -> list[float]:
+        return runs.values(METHODS, cell(name, query, gallery))
+
     last = len(SERIES) - 1
     first = [runs.mean(METHODS, cell(BT2, q, 0)) for q in range(1, last + 1)]
     own, ours = (runs.mean(METHODS, cell(BT2, step, step)) for step in (0, last))
@@ -133,11 +146,13 @@ def series_checks(runs: Runs) -> list[Check]:
             min(first) > own,
             ", ".join(f"{value:.3f}" for value in first) + f" against {own:.3f}",
             "a chain of upgrades loses what the first step gained",
+            all(differ(found(BT2, q, 0), found(BT2, 0, 0)) for q in range(1, last + 1)),
         ),
         Check(
             "digits, series: the last step of BT² is above BCT's in its own gallery",
             ours > theirs,
             f"{ours:.3f} against {theirs:.3f}",
             "after several upgrades the simpler training is ahead",
+            differ(found(BT2, last, last), found(BCT, last, last)),
         ),
     ]

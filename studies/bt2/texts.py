@@ -10,7 +10,7 @@ import numpy as np
 
 from linmap.data import find
 from linmap.data.arrays import read_npz
-from linmap.experiment import Arm, Check, Experiment, Outcome, Part, Runs, Trial
+from linmap.experiment import Arm, Check, Experiment, Outcome, Part, Runs, Trial, differ
 from linmap.recipes.bt2.compare import (
     AUTO,
     CENTRED,
@@ -182,6 +182,7 @@ def _add(findings: Findings, title: str, runs: Runs) -> None:
             float(np.mean(auto)) >= old,
             f"{np.mean(auto):.3f} against {old:.3f}",
             "the old model serves better until the gallery is recomputed",
+            runs.differ(AUTO, OLD, NDCG),
         ),
         Check(
             f"{title}: after the whole backfill the new model's quality is intact",
@@ -194,6 +195,7 @@ def _add(findings: Findings, title: str, runs: Runs) -> None:
             cut < NAIVE,
             f"{cut:.3f}",
             "the two spaces agree already, and no map is needed",
+            differ(runs.values(TRUNCATED, NDCG), NAIVE),
         ),
     ]
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import sys
+import threading
 import time
 
 import pytest
@@ -11,6 +13,7 @@ pytest.importorskip("multipart", reason="the app's extra is not installed: pip i
 
 import httpx
 
+import linmap.app.jobs
 from linmap.app.jobs import Job, Jobs
 from linmap.app.matrices import DRAWN, picture
 from linmap.app.site import site
@@ -81,6 +84,11 @@ def test_an_upload_is_run_and_its_result_can_be_taken(browser):
     page = browser("GET", f"/runs/{job.id}").text
     assert "apply tinvnn" in page
     assert browser("GET", f"/runs/{job.id}/state").json()["over"] is True
+    shared = browser("GET", f"/runs/{job.id}/page")
+    assert shared.headers["content-disposition"] == f'attachment; filename="{job.id}.html"'
+    assert "canonical.csv" in shared.text
+    assert str(job.folder) not in shared.text
+    assert not re.search(r"<script|<link|<form|src=|href=\"(?!#)", shared.text)
     for outside in ("input/my points.csv", "job.json", "../../x", "out/../../../x", "%2e%2e/job.json"):
         assert browser("GET", f"/runs/{job.id}/files/{outside}").status_code == 404
     assert browser("POST", f"/runs/{job.id}/delete").status_code == 303
@@ -119,17 +127,93 @@ def test_a_run_that_was_stopped_while_it_waited_and_begun_anew_runs_once(browser
     jobs = browser.jobs
     begin = jobs._begun
     monkeypatch.setattr(jobs, "_begun", lambda job: begun.append(job.id) or begin(job))
-    jobs._slots.acquire()
+    jobs.at_once = 0
     folder = jobs.folder("compare", "bt2")
     id = jobs.start(folder, "compare", "bt2", ["compare", "bt2", "--data=nope"], True).id
     jobs.stop(id)
     assert jobs[id].state == "stopped"
     jobs.resume(id)
-    jobs._slots.release()
+    jobs.at_once = 1
+    jobs._go_on()
     assert browser.wait(id).state == "refused"
     jobs.stop(id)
     time.sleep(0.1)
     assert (begun, jobs[id].state) == ([id], "refused")
+
+
+# A command in the place of linmap: it says what it was given, and ends when there is a file "end" beside its folder.
+ECHO = """
+import pathlib, sys, time
+pathlib.Path("out" if pathlib.Path("out").exists() else ".", "said.txt").write_text(" ".join(sys.argv[1:]))
+while not (pathlib.Path.cwd() / sys.argv[1]).exists(): time.sleep(.01)
+"""
+
+
+@pytest.fixture
+def echoing(browser, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        Jobs, "_line", lambda self, job: [sys.executable, "-c", ECHO, str(tmp_path / "end"), *job.words]
+    )
+    return browser
+
+
+def test_eight_users_at_once_wait_in_their_order_get_their_own_and_stop_only_their_own(echoing, tmp_path):
+    jobs, users = echoing.jobs, 8
+    jobs.at_once = 2
+    ids = [""] * users
+
+    def use(user):
+        sent = echoing(
+            "POST", "/run/apply/tinvnn", files={"data": (f"{user}.csv", POINTS)}, data={"seed": f"{user + 1}"}
+        )
+        ids[user] = sent.headers["location"].rpartition("/")[2]
+
+    threads = [threading.Thread(target=use, args=(user,)) for user in range(users)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(ids)) == users
+    assert sorted(jobs[id].state for id in ids) == ["running"] * 2 + ["waiting"] * 6
+    waiting = sorted((id for id in ids if jobs[id].state == "waiting"), key=jobs.ahead)
+    assert [jobs.ahead(id) for id in waiting] == [2, 3, 4, 5, 6, 7]
+    assert f'<span id="ahead">{jobs.ahead(waiting[-1])}</span>' in echoing("GET", f"/runs/{waiting[-1]}").text
+    running = next(id for id in ids if jobs[id].state == "running")
+    for mine in (waiting[0], running):
+        echoing("POST", f"/runs/{mine}/stop")
+        assert echoing.wait(mine).state == "stopped"
+    assert echoing("GET", f"/runs/{waiting[1]}/state").json()["state"] == "running"  # it took the place that was left
+    assert [jobs.ahead(id) for id in waiting[2:]] == [2, 3, 4, 5]
+    (tmp_path / "end").touch()
+    for user, id in enumerate(ids):
+        if id not in (waiting[0], running):
+            assert echoing.wait(id).state == "done"
+            said = echoing("GET", f"/runs/{id}/files/out/said.txt").text
+            assert said.endswith(f"apply tinvnn --data=../input/{user}.csv --seed={user + 1}")
+            assert (jobs[id].folder / "input" / f"{user}.csv").exists()
+
+
+def test_a_queue_has_an_end_and_goes_with_the_app(echoing, monkeypatch):
+    monkeypatch.setattr(linmap.app.jobs, "MOST_WAITING", 1)
+    jobs = echoing.jobs
+    first, second = (
+        echoing("POST", "/run/compare/bt2", data={"seed": "0"}).headers["location"].rpartition("/")[2] for _ in range(2)
+    )
+    third = echoing("POST", "/run/compare/bt2", data={"seed": "0"})
+    assert (third.status_code, "wait already" in third.text) == (400, True)
+    jobs.close()
+    assert [jobs[id].state for id in (first, second)] == ["stopped", "stopped"]
+    assert not (jobs[second].folder / "log.txt").exists()
+
+
+def test_a_command_that_cannot_begin_has_failed_and_the_next_one_begins(echoing, monkeypatch, tmp_path):
+    (tmp_path / "end").touch()
+    lines = iter([["/no/such/program"]])
+    line = Jobs._line
+    monkeypatch.setattr(Jobs, "_line", lambda self, job: next(lines, None) or line(self, job))
+    for state in ("failed", "done"):
+        sent = echoing("POST", "/run/compare/bt2", data={"seed": "0"})
+        assert echoing.wait(sent.headers["location"].rpartition("/")[2]).state == state
 
 
 def test_other_sites_and_other_names_are_refused(browser):
@@ -172,10 +256,13 @@ def test_text_of_runs_is_text_on_their_pages(browser):
     (folder / "log.txt").write_text("<script>alert(1)</script>")
     job = browser.jobs.start(folder, "apply", "tinvnn", ["apply", "tinvnn", "--data=<b>"], False)
     browser.wait(job.id)
-    page = browser("GET", f"/runs/{job.id}").text
-    assert "<script>alert" not in page
-    assert "<img src=x" not in page
-    assert "<b>" not in page.replace("<b>linmap</b>", "")
+    (folder / "out" / "table.csv").write_text('a,<img src=x>\n"<script>alert(2)</script>",2\n')
+    (folder / "out" / "bad.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>alert(3)</script></svg>")
+    for path in (f"/runs/{job.id}", f"/runs/{job.id}/page"):
+        page = browser("GET", path).text
+        assert "<script>alert" not in page
+        assert "<img src=x" not in page
+        assert "<b>" not in page.replace("<b>linmap</b>", "")
 
 
 def test_pages_that_commands_wrote_stand_apart_from_the_site(browser):

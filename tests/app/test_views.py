@@ -59,10 +59,14 @@ def test_a_view_is_told_and_drawn_by_a_script_that_writes_no_html_and_asks_no_ot
 
 def test_what_is_no_question_of_a_view_is_refused_in_a_sentence(browser):
     path = "/systems/tinvnn/view"
-    for body in ("", "[1]", "nope", "[" * 5000, json.dumps({"a": "x" * 70_000})):
+    for body, said in {
+        "": "empty", "[1]": "JSON object", "nope": "not JSON", "[" * 5000: "deep", '{"x": NaN}': "NaN",
+        json.dumps({"a": "x" * 70_000}): "64 KB",
+    }.items():  # fmt: skip
         answer = browser("POST", path, content=body)
         assert answer.status_code == 400
         assert answer.json()["error"].startswith("a question is")
+        assert said in answer.json()["error"]
     assert browser("POST", path, json={}, headers={"origin": "http://evil.example"}).status_code == 403
     for there in ("/systems/bt2/view", "/systems/olinear/view", "/systems/nope/view", "/runs/nope/view"):
         assert browser("POST", there, json={}).status_code == 404

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linmap.data import EMBEDDED, records
-from linmap.data.records import JSONTextError, Layout, Record, inner_records, parse_json, read_records
+from linmap.data.records import JSONTextError, Layout, Record, as_record, inner_records, parse_json, read_records
 from linmap.errors import DataError
 
 JSON = st.recursive(
@@ -169,6 +169,25 @@ def test_a_file_that_is_little_more_than_an_array_is_recognised() -> None:
     assert inner_records([1, 2, 3]) is None
     assert inner_records({"note": "x" * 9000, "tags": events}) is None
     assert inner_records({"name": "Ada", "topics": ["a", "b"], "born": {"year": 1815}}) is None
+
+
+@pytest.mark.parametrize(
+    ("record", "name", "named_by"),
+    [
+        ({"id": {"$oid": "65f0"}}, "65f0", "text"),
+        ({"_id": {"$oid": "65f0"}, "x": 1}, "65f0", "text"),
+        ({"id": "own", "_id": {"$oid": "65f0"}}, "own", "text"),
+        ({"id": None, "_id": {"$oid": "65f0"}}, "65f0", "text"),
+        ({"id": {"$oid": "65f0"}, "doc": {"x": 1}}, "65f0", "text"),
+        ({"_id": "plain"}, "7", "number"),
+        ({"id": {"$oid": "65f0", "more": 1}}, "7", "number"),
+        ({"id": {"$uuid": "65f0"}, "_id": {"$oid": "1"}}, "7", "number"),
+    ],
+)
+def test_an_id_that_mongodb_made_is_the_text_in_it(record: dict, name: str, named_by: str) -> None:
+    found = as_record(record, 7)
+    assert (found.id, found.named_by) == (name, named_by)
+    assert as_record(record, 7, "number").id == "7"
 
 
 def test_records_by_number(tmp_path: Path) -> None:

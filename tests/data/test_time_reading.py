@@ -249,6 +249,8 @@ REFUSED = {
     "clock alone": ([f"{hour:02d}:00" for hour in range(9)], "times of day without a date"),
     "no such day": (["2020-02-28", "2020-02-29", "2020-02-30"], "row 2: '2020-02-30' is not a timestamp"),
     "both orders": (["13/01/2020", "01/14/2020", "15/01/2020"], "row 1: '01/14/2020' is not a timestamp"),
+    "months in German": (["Jan 2020", "Feb 2020", "Mrz 2020"], "row 2: 'Mrz 2020' is not.*read in English alone"),
+    "months in French": (["janvier 2020", "février 2020", "mars 2020"], "row 0: 'janvier 2020' is not.*English alone"),
     "missing": ([1.0, np.nan, 3.0], "row 1: there is no time"),
     "offset missing": (
         ["2020-01-01 00:00+01:00", "2020-01-01 01:00", "2020-01-01 02:00+01:00"],

@@ -237,6 +237,8 @@ def test_runs_of_one_seed_are_paired(tmp_path: Path) -> None:
     gap = found.difference("theirs", "ours", "error")
     assert gap.mean == pytest.approx(0.55)
     assert (gap.n, gap.wins, gap.certain) == (4, 4, True)
+    assert found.differ("theirs", "ours", "error")
+    assert not found.differ("theirs", "ours", "error", times=1.3)
     assert found.best(["ours", "theirs"], "error", "lower") == "ours"
     assert found.best(["ours", "theirs"], "error", "higher") == "theirs"
     assert os.path.isdir(tmp_path)

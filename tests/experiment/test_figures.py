@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from linmap.experiment import Metric, Row, beats, mean_std, paired, ranking, verdict
+from linmap.experiment import Metric, Row, beats, differ, mean_std, paired, ranking, verdict
 
 
 @pytest.fixture
@@ -73,6 +73,14 @@ def test_the_verdict_says_what_to_take() -> None:
     assert verdict(rows(better, worse)[:1], ACCURACY) == ""
     lower = Metric("accuracy", "lower")
     assert verdict(rows(better, worse)[::2], lower).startswith("Take theirs")
+
+
+def test_a_method_is_held_against_a_number_as_against_another_method() -> None:
+    values = [0.9, 0.91, 0.92]
+    assert [differ(values, bar) for bar in (0.8, 0.905, 1)] == [True, False, True]
+    assert differ(values, 0.85) == differ(values, [0.85] * 3)
+    assert not differ([0.9], 0.1)
+    assert not differ([], 0.1)
 
 
 def test_a_check_for_each_baseline_says_whether_the_system_beats_it() -> None:

@@ -80,6 +80,9 @@ def test_data_of_the_other_kind_is_refused(llama: str, tmp_path: Path):
         apply(Apply(model="efficientnet-lite0"), ApplyJob(data=tmp_path / "a.txt"))
     with pytest.raises(UsageError, match="--against is for texts, and fsrcnn-x2 reads"):
         apply(Apply(model="fsrcnn-x2", against="x"), ApplyJob())
+    (tmp_path / "p.csv").write_text("text\nHello\n")
+    with pytest.raises(DataError, match=r"p\.csv: this reads one prompt .*\.md.*picture .*\.png.*compare linearscope"):
+        apply(Apply(model=llama), ApplyJob(data=tmp_path / "p.csv"))
     with pytest.raises(DataError, match=r"a\.txt .*nothing|holds no text"):
         apply(Apply(model=llama), ApplyJob(data=tmp_path / "a.txt"))
     with pytest.raises(UsageError, match="'resnet': there are efficientnet-lite0"):

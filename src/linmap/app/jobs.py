@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from linmap.artifacts import write_text
-from linmap.errors import UsageError
+from linmap.data.door import load_json
+from linmap.errors import DataError, UsageError
 from linmap.locks import BusyError, FolderLock
 from linmap.processes import ENDS_WITH
 
@@ -27,6 +28,7 @@ State = Literal["waiting", "running", "done", "refused", "failed", "stopped", "l
 FILE, LOG, ANSWER, OUT, INPUT, MODEL = "job.json", "log.txt", "answer.json", "out", "input", "model"
 OF_CODES: dict[int, State] = {0: "done", 2: "refused", 130: "stopped"}
 PATIENCE = 15.0  # seconds that a stopped command has to keep what it has done
+MOST_WAITING = 100
 DONE_OF = re.compile(r"(\d+) of (\d+)")
 NAME = re.compile(r"\d{8}-\d{6}-[a-z0-9_]+-[a-z]+(-\d+)?")
 
@@ -76,8 +78,8 @@ class Job:
 
     def answer(self) -> dict[str, Any]:
         """What the command answered; {} where it did not."""
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads((self.folder / ANSWER).read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, DataError):
+            found = load_json(self.folder / ANSWER)
             return found if isinstance(found, dict) else {}
         return {}
 
@@ -90,7 +92,7 @@ class Job:
 
 
 class Jobs:
-    """All commands of a folder of runs; a few at once, the others wait in their order.
+    """All commands of a folder of runs, whoever asked for them; a few at once, the others wait in their order.
 
     Parameters
     ----------
@@ -112,8 +114,9 @@ class Jobs:
             self._lock_of_root = FolderLock(self.root)
         except BusyError as busy:
             raise UsageError(f"another app works in {self.root}; end it, or give another --runs. ({busy})") from None
-        self._slots = threading.Semaphore(at_once)
+        self.at_once = at_once
         self._lock = threading.RLock()
+        self._queue: list[str] = []
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._stopped: set[str] = set()
         self._jobs = {job.id: job for job in map(self._found, sorted(self.root.iterdir())) if job is not None}
@@ -121,8 +124,8 @@ class Jobs:
     def _found(self, folder: Path) -> Job | None:
         """A job of an earlier session; one that was running is lost."""
         try:
-            job = Job(**json.loads((folder / FILE).read_text(encoding="utf-8")), folder=folder)
-        except (OSError, ValueError, TypeError):
+            job = Job(**load_json(folder / FILE), folder=folder)
+        except (OSError, DataError, TypeError):
             return None
         return job if job.over else self._kept(replace(job, state="lost"))
 
@@ -148,6 +151,22 @@ class Jobs:
     def __contains__(self, id: str) -> bool:
         return id in self._jobs
 
+    def ahead(self, id: str) -> int:
+        """How many commands run or begin before one that waits; 0 for others."""
+        with self._lock:
+            return len(self._processes) + self._queue.index(id) if id in self._queue else 0
+
+    def check_room(self) -> None:
+        """Refuse one more where many wait.
+
+        Raises
+        ------
+        UsageError
+            If as many as `MOST_WAITING` wait.
+        """
+        if len(self._queue) >= MOST_WAITING:
+            raise UsageError(f"{len(self._queue)} commands wait already; try again when some of them are over.")
+
     def folder(self, verb: str, system: str) -> Path:
         """A new folder for a command, for its uploads before it starts."""
         stem = f"{datetime.now():%Y%m%d-%H%M%S}-{system}-{verb}"
@@ -172,7 +191,7 @@ class Jobs:
         job = Job(folder.name, verb, system, words, resumes, made=made, before=[*before], folder=folder)
         with self._lock:
             self._jobs[job.id] = self._kept(job)
-        threading.Thread(target=self._run, args=(job.id,), daemon=True).start()
+            self._wait(job.id)
         return job
 
     def resume(self, id: str) -> None:
@@ -183,34 +202,50 @@ class Jobs:
         UsageError
             If it is not over, or keeps nothing on its way.
         """
-        job = self[id]
-        if not job.over or job.state == "done" or not job.resumes:
-            raise UsageError(f"{id} cannot go on: it is {job.state}, or keeps nothing on its way.")
-        words = job.words if "--resume" in job.words else [*job.words, "--resume"]
-        self._set(id, state="waiting", words=words)
-        threading.Thread(target=self._run, args=(id,), daemon=True).start()
+        with self._lock:
+            job = self[id]
+            if not job.over or job.state == "done" or not job.resumes:
+                raise UsageError(f"{id} cannot go on: it is {job.state}, or keeps nothing on its way.")
+            words = job.words if "--resume" in job.words else [*job.words, "--resume"]
+            self._set(id, state="waiting", words=words)
+            self._wait(id)
 
-    def _run(self, id: str) -> None:
-        with self._slots:
-            with self._lock:
-                if id not in self._jobs or self[id].state != "waiting":
-                    return  # it was stopped while it waited, and perhaps begun anew by another thread
-                job, process, start = self[id], self._begun(self[id]), time.monotonic()
-            code = process.wait()
-            with self._lock:
-                self._processes.pop(id, None)
-                state = "stopped" if id in self._stopped else OF_CODES.get(code, "failed")
-                self._set(id, state=state, seconds=round(job.seconds + time.monotonic() - start, 1))
+    def _wait(self, id: str) -> None:
+        self._queue.append(id)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Begin the commands that wait longest, as far as there is room."""
+        while self._queue and len(self._processes) < self.at_once:
+            job = self[self._queue.pop(0)]
+            try:
+                process = self._begun(job)
+            except OSError as error:
+                self._set(job.id, state="failed")
+                with contextlib.suppress(OSError), open(job.folder / LOG, "a", encoding="utf-8") as log:
+                    log.write(f"it could not be started: {error}\n")
+            else:
+                threading.Thread(target=self._follow, args=(job, process, time.monotonic()), daemon=True).start()
+
+    def _follow(self, job: Job, process: subprocess.Popen[bytes], start: float) -> None:
+        code = process.wait()
+        with self._lock:
+            self._processes.pop(job.id, None)
+            state = "stopped" if job.id in self._stopped else OF_CODES.get(code, "failed")
+            self._set(job.id, state=state, seconds=round(job.seconds + time.monotonic() - start, 1))
+            self._go_on()
+
+    def _line(self, job: Job) -> list[str]:
+        return [sys.executable, "-m", "linmap", *job.words, "--json"]
 
     def _begun(self, job: Job) -> subprocess.Popen[bytes]:
         """The process of a job, in a session of its own, so that all it starts can be stopped with it."""
-        line = [sys.executable, "-m", "linmap", *job.words, "--json"]
         # models come from this machine: a job asks no hub
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
         environment[ENDS_WITH] = str(os.getpid())
         with open(job.folder / LOG, "ab") as log, open(job.folder / ANSWER, "wb") as answer:
             process = subprocess.Popen(
-                line, cwd=job.place, env=environment, stdin=subprocess.DEVNULL, stdout=answer, stderr=log,
+                self._line(job), cwd=job.place, env=environment, stdin=subprocess.DEVNULL, stdout=answer, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
         self._processes[job.id] = process
@@ -223,7 +258,8 @@ class Jobs:
         with self._lock:
             process = self._processes.get(id)
             if process is None:
-                if self[id].state == "waiting":
+                if id in self._queue:
+                    self._queue.remove(id)
                     self._set(id, state="stopped")
                 return
             self._stopped.add(id)
@@ -254,7 +290,10 @@ class Jobs:
         shutil.rmtree(job.folder)
 
     def close(self) -> None:
-        """Stop what runs, and wait for it."""
+        """Stop what waits and what runs, and wait for it."""
+        with self._lock:
+            for id in self._queue[:]:
+                self.stop(id)
         for id, process in list(self._processes.items()):
             self.stop(id)
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -22,6 +22,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from linmap import recipes
+from linmap.app.export import exported
 from linmap.app.forms import NAMES_OF_MODELS, Field, command_words, form
 from linmap.app.jobs import INPUT, MODEL, OUT, Job, Jobs
 from linmap.app.matrices import picture
@@ -30,6 +31,7 @@ from linmap.app.views import Views, script, view_of
 from linmap.errors import LinmapError, UsageError
 from linmap.pictures import THEME_CSS
 from linmap.recipes.recipe import Verb
+from linmap.version import __version__
 
 HERE = Path(__file__).parent
 REPORT_STYLE = HERE.parent / "report" / "style.css"
@@ -74,6 +76,7 @@ def site(jobs: Jobs, models: Path | None, hosts: list[str], megabytes: int) -> S
         Route("/runs/{id}", pages.job),
         Route("/runs/{id}/state", pages.state),
         Route("/runs/{id}/report", pages.report),
+        Route("/runs/{id}/page", pages.page),
         Route("/runs/{id}/view", pages.look, methods=["POST"]),
         Route("/runs/{id}/{act:str}", pages.act, methods=["POST"]),
         Route("/runs/{id}/files/{path:path}", pages.file),
@@ -178,12 +181,20 @@ class _Pages:
         return self._page(
             "job", title=f"{recipes.SYSTEMS[job.system].title}, {job.verb}", job=job, files=files[:200], shown=shown,
             pages=pages, answer=job.answer(), code=_code(job), n_files=len(files), view=view,
+            ahead=self.jobs.ahead(job.id), at_once=self.jobs.at_once,
         )  # fmt: skip
 
     async def state(self, request: Request) -> Response:
         job = self._job(request)
         return JSONResponse(
-            {"state": job.state, "over": job.over, "log": job.log(), "progress": job.progress(), "seconds": job.seconds}
+            {
+                "state": job.state,
+                "over": job.over,
+                "log": job.log(),
+                "progress": job.progress(),
+                "seconds": job.seconds,
+                "ahead": self.jobs.ahead(job.id),
+            }
         )
 
     # -- what is done -------------------------------------------------------------------------------------------------
@@ -192,6 +203,7 @@ class _Pages:
         system, verb = self._known(request.path_params["slug"]), request.path_params["verb"]
         recipe = recipes.load(system.slug)
         self._check_size(request)
+        self.jobs.check_room()
         async with request.form(max_files=MANY_FILES, max_fields=2000, max_part_size=2**20) as sent:
             given = {name: value for name, value in sent.multi_items() if isinstance(value, str)}
             uploads = [part for part in sent.getlist("data") if isinstance(part, UploadFile) and part.filename]
@@ -273,6 +285,19 @@ class _Pages:
             page, media_type="text/html", filename=name, headers={"content-security-policy": POLICY_OF_FILES}
         )
 
+    async def page(self, request: Request) -> Response:
+        """A fit or an application as one page without scripts, to be saved and shared."""
+        job = self._job(request)
+        if not job.over or job.verb == "compare":
+            raise HTTPException(404)
+        page = self._page(
+            "export", job=job, system=recipes.SYSTEMS[job.system], verb=job.verb.capitalize(), version=__version__,
+            style=Markup(self._style()), **exported(job, job.answer()),
+        )  # fmt: skip
+        page.headers["content-security-policy"] = POLICY_OF_FILES
+        page.headers["content-disposition"] = f'attachment; filename="{job.id}.html"'
+        return page
+
     async def file(self, request: Request) -> Response:
         job = self._job(request)
         path = (job.folder / request.path_params["path"]).resolve()
@@ -285,7 +310,11 @@ class _Pages:
         return FileResponse(path, media_type=kind or "application/octet-stream", filename=name, headers=headers)
 
     async def theme(self, request: Request) -> Response:
-        return Response(THEME_CSS + "\n" + REPORT_STYLE.read_text(encoding="utf-8"), media_type="text/css")
+        return Response(self._style(), media_type="text/css")
+
+    @staticmethod
+    def _style() -> str:
+        return THEME_CSS + "\n" + REPORT_STYLE.read_text(encoding="utf-8")
 
     # -- what goes wrong ----------------------------------------------------------------------------------------------
 
@@ -295,9 +324,10 @@ class _Pages:
         return recipes.SYSTEMS[slug]
 
     def _job(self, request: Request) -> Job:
-        if request.path_params["id"] not in self.jobs:
-            raise HTTPException(404)
-        return self.jobs[request.path_params["id"]]
+        try:
+            return self.jobs[request.path_params["id"]]
+        except KeyError:
+            raise HTTPException(404) from None
 
     async def refused(self, request: Request, error: Exception) -> Response:
         code = error.status_code if isinstance(error, HTTPException) else 500

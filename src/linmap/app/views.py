@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -16,6 +15,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from linmap import recipes
 from linmap.app.jobs import Job
 from linmap.artifacts import plain
+from linmap.data.door import json_value
 from linmap.errors import LinmapError, UsageError
 from linmap.recipes.recipe import View
 from linmap.recipes.view import Seen
@@ -89,13 +89,14 @@ class Views:
 
 
 async def _question(request: Request) -> dict[str, Any]:
-    length = request.headers.get("content-length", "")
-    if not length.isdecimal() or int(length) > BYTES:
-        raise UsageError(f"a question is at most {BYTES // 1024} KB long.")
-    try:
-        asked = json.loads(await request.body())
-    except (ValueError, RecursionError):
-        raise UsageError("a question is JSON.") from None
+    length = request.headers.get("content-length", "0" if "transfer-encoding" not in request.headers else "")
+    if not length.isdecimal():
+        raise UsageError("a question is sent with its length.")
+    if int(length) > BYTES:
+        raise UsageError(f"a question is at most {BYTES // 1024} KB long, and this one has {int(length) / 1024:,.0f}.")
+    if int(length) == 0:
+        raise UsageError("a question is a JSON object, and this one is empty; {} asks for what is shown first.")
+    asked = json_value(await request.body(), "a question")
     if not isinstance(asked, dict):
-        raise UsageError("a question is a JSON object.")
+        raise UsageError("a question is a JSON object, such as {}.")
     return asked

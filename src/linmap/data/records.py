@@ -27,6 +27,7 @@ except ModuleNotFoundError:  # part of the extra `retrieve`; the standard parser
     orjson = None
 
 WHITESPACE = b" \t\n\r"
+OID = "$oid"  # how MongoDB's exports write the ids that it makes
 LABELLED = ({"id", "doc"}, {"id", "label", "doc"})  # a document that comes with its name, and perhaps its class
 
 
@@ -56,7 +57,8 @@ class Record:
 
     A record `{"id": ..., "doc": ...}`, with or without a "label", is a document with its name and class. Any other
     record is itself the document; its name is its "id" where it has one (as JSON writes it, where it is no text), else
-    its number in the file or folder, from 0.
+    its number in the file or folder, from 0. MongoDB's {"$oid": ...}, as its exports write an "id" or "_id", is the
+    text in it.
     """
 
     id: str
@@ -244,10 +246,20 @@ def as_record(value: Any, number: int, ids: Literal["given", "number"] = "given"
     """
     if not isinstance(value, dict):
         return Record(str(number), value, named_by="number")
-    name, named_by = _name(value.get("id"), number) if ids == "given" else (str(number), "number")
+    name, named_by = _name(_given_id(value), number) if ids == "given" else (str(number), "number")
     if len(value) <= 3 and value.keys() in LABELLED:
         return Record(name, value["doc"], value.get("label"), named_by)
     return Record(name, value, named_by=named_by)
+
+
+def _given_id(value: dict[str, Any]) -> Any:
+    """The "id" of a record, or the one that MongoDB gave it."""
+    given = value.get("id")
+    for key in ("id", "_id"):
+        own = value.get(key)
+        if (given is None or key == "id") and isinstance(own, dict) and own.keys() == {OID}:
+            return own[OID]
+    return given
 
 
 def _name(given: Any, number: int) -> tuple[str, NamedBy]:

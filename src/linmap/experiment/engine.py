@@ -131,9 +131,13 @@ class Runs:
         """`paired` over the runs of two arms that share part and seed."""
         return paired(*self._pairs(ours, theirs, measure, part), overlap)
 
-    def differ(self, ours: str, theirs: str, measure: str, part: str | None = None, overlap: float = 0) -> bool:
-        """Whether two arms differ by more than chance over runs of the same part and seed; no with fewer than two."""
-        return differ(*self._pairs(ours, theirs, measure, part), overlap)
+    def differ(
+        self, ours: str, theirs: str, measure: str, part: str | None = None, overlap: float = 0, times: float = 1
+    ) -> bool:
+        """Whether an arm differs from another's values, taken so many times, by more than chance over runs of the same
+        part and seed; no with fewer than two."""
+        first, second = self._pairs(ours, theirs, measure, part)
+        return differ(first, [times * value for value in second], overlap)
 
     def _pairs(self, ours: str, theirs: str, measure: str, part: str | None) -> tuple[list[float], list[float]]:
         first, second = ([run for run in self.of(arm, part) if measure in run.values] for arm in (ours, theirs))

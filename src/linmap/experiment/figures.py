@@ -90,9 +90,12 @@ def paired(
     return Difference(mean, mean - half, mean + half, n, wins)
 
 
-def differ(ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.ndarray, overlap: float = 0.0) -> bool:
-    """Whether two methods differ by more than chance, as `paired` says; no where nothing tells: without pairs, or with
-    one."""
+def differ(
+    ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.ndarray | float, overlap: float = 0.0
+) -> bool:
+    """Whether two methods, or a method and a number, differ by more than chance, as `paired` says; no where nothing
+    tells: without pairs, or with one."""
+    theirs = np.full(len(ours), float(theirs)) if isinstance(theirs, int | float) else theirs
     return len(ours) == len(theirs) > 1 and paired(ours, theirs, overlap).certain
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from linmap.errors import ArgumentError
+from linmap.errors import ArgumentError, check_count
 from linmap.geometry.rigid import floating
 
 
@@ -63,7 +63,7 @@ def ball_query(P: Any, Q: Any, radius: float, k: int, mask: Any = None) -> Int64
         raise ArgumentError(f"P and Q must have the same batch, got {tuple(P.shape)} and {tuple(Q.shape)}.")
     if not radius > 0:
         raise ArgumentError(f"radius must be positive, got {radius}.")
-    _check_count("k", k)
+    check_count("k", k)
     n, m = P.shape[-2], Q.shape[-2]
     counted = P if mask is None else P[_mask(mask, P)]
     for name, values in (("P", counted), ("Q", Q)):
@@ -108,7 +108,7 @@ def farthest_points(P: Any, k: int, start: int = 0, mask: Any = None) -> Int64[T
     if P.ndim > 3:
         raise ArgumentError(f"P must be (n, 3) or (B, n, 3), got shape {tuple(P.shape)}.")
     n = P.shape[-2]
-    _check_count("k", k)
+    check_count("k", k)
     if not 0 <= start < n:
         raise ArgumentError(f"start must be an index of the {n} points, got {start}.")
     batch = P if P.ndim == 3 else P[None]
@@ -152,8 +152,3 @@ def _mask(values: Any, P: Tensor) -> Tensor:
     if mask.shape != P.shape[:-1]:
         raise ArgumentError(f"mask must be {tuple(P.shape[:-1])}, one value a point, got shape {tuple(mask.shape)}.")
     return mask.bool()
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ArgumentError(f"{name} must be a whole number of at least 1, got {value!r}.")

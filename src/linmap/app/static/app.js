@@ -25,6 +25,8 @@ async function follow(id) {
       if (atEnd) log.scrollTop = log.scrollHeight;
     }
     bar.hidden = now.state !== "running";
+    document.getElementById("queue").hidden = now.state !== "waiting";
+    document.getElementById("ahead").textContent = now.ahead;
     if (now.progress) [bar.value, bar.max] = [now.progress[0], now.progress[1]];
     await new Promise((done) => setTimeout(done, 700));
   }

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from linmap.compress.token_transforming.gathering import rows, unit_rows
-from linmap.compress.token_transforming.precision import check_count, check_floating, full_precision, masses
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.compress.token_transforming.precision import check_floating, full_precision, masses
+from linmap.errors import ArgumentError, ArgumentTypeError, check_count
 
 LEAST_TAU = 1e-30  # below which float32 tells no more than at it: the shares of exact ties
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from linmap.compress.token_transforming.precision import check_count, check_floating, full_precision, masses
+from linmap.compress.token_transforming.precision import check_floating, full_precision, masses
 from linmap.compress.token_transforming.transform import positive
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.errors import ArgumentError, ArgumentTypeError, check_count
 
 MULTIPLE = 8  # of head widths that fused kernels take
 

@@ -10,14 +10,14 @@ from torch import nn
 
 from linmap.compress.encoders import Encoder
 from linmap.compress.token_transforming.cost import check_schedule, transformer_macs
-from linmap.compress.token_transforming.precision import check_count, check_share
+from linmap.compress.token_transforming.precision import check_share
 from linmap.compress.token_transforming.schedules import (
     ratio_schedule,
     removals_to_schedule,
     stage_schedule,
     tome_removals,
 )
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.errors import ArgumentError, ArgumentTypeError, check_count
 
 Kind = Literal["keep", "r", "stages", "schedule", "target_flops"]
 

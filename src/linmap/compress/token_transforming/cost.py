@@ -6,14 +6,14 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Any
 
-from linmap.compress.token_transforming.precision import check_count, check_share
+from linmap.compress.token_transforming.precision import check_share
 from linmap.compress.token_transforming.schedules import (
     removals_to_schedule,
     stage_layers,
     stage_schedule,
     tome_removals,
 )
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.errors import ArgumentError, ArgumentTypeError, check_count
 
 LEAST_KEEP = 1 / 3  # of the tokens, that a stage keeps; where it had to keep less, stages stand earlier
 

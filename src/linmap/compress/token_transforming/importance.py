@@ -21,14 +21,13 @@ from torch import Tensor
 
 from linmap.compress.token_transforming.gathering import unit_rows
 from linmap.compress.token_transforming.precision import (
-    check_count,
     check_floating,
     full_precision,
     masses,
     working_dtype,
 )
 from linmap.compress.token_transforming.similarity import Similarities, importance_order, informative
-from linmap.errors import ArgumentError
+from linmap.errors import ArgumentError, check_count
 
 AT_ONCE = 2**22  # attention weights that are held at once
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.errors import ArgumentError, ArgumentTypeError, check_count
 
 Arguments = ParamSpec("Arguments")
 Outcome = TypeVar("Outcome")
@@ -80,23 +80,6 @@ def masses(mass: Tensor | None, like: Tensor, n_tokens: int) -> Float[Tensor, "b
     if mass.shape != shape:
         raise ArgumentError(f"mass must have the shape (B, N) = {shape}, got {tuple(mass.shape)}.")
     return mass.to(working_dtype(like, mass))
-
-
-def check_count(name: str, value: Any, least: int) -> int:
-    """A whole number of at least `least`, as an int.
-
-    Raises
-    ------
-    TypeError
-        If it is no whole number.
-    ValueError
-        If it is too small.
-    """
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise ArgumentTypeError(f"{name} must be a whole number, got {value!r}.")
-    if int(value) < least:
-        raise ArgumentError(f"{name} must be at least {least}, got {value}.")
-    return int(value)
 
 
 def check_share(name: str, value: Any) -> float:

@@ -13,10 +13,10 @@ from linmap.compress.token_transforming.encoder_handle import padding_masses
 from linmap.compress.token_transforming.handle import Compressed, compressed
 from linmap.compress.token_transforming.importance import importance
 from linmap.compress.token_transforming.patches import Patch
-from linmap.compress.token_transforming.precision import check_count, check_share
+from linmap.compress.token_transforming.precision import check_share
 from linmap.compress.token_transforming.prompts import Prefilled, PromptBudget, PromptFlow, continued_bias
 from linmap.compress.token_transforming.token_transform import TokenTransform
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.errors import ArgumentError, ArgumentTypeError, check_count
 
 DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 """`config.model_type` of decoders whose blocks are x + attention(norm(x)), x + mlp(norm(x)), with rotary positions."""

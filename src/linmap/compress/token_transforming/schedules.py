@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from numbers import Real
 
-from linmap.compress.token_transforming.precision import check_count, check_share
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.compress.token_transforming.precision import check_share
+from linmap.errors import ArgumentError, ArgumentTypeError, check_count
 
 
 def tome_removals(depth: int, r: int, inflection: float = 0.0) -> list[int]:

@@ -23,7 +23,6 @@ from linmap.compress.token_transforming.matching import (
 )
 from linmap.compress.token_transforming.precision import (
     check_budget,
-    check_count,
     check_floating,
     check_share,
     full_precision,
@@ -31,7 +30,7 @@ from linmap.compress.token_transforming.precision import (
     working_dtype,
 )
 from linmap.compress.token_transforming.transform import Transform, positive
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.errors import ArgumentError, ArgumentTypeError, check_count
 
 
 @full_precision

@@ -22,14 +22,13 @@ from linmap.compress.token_transforming.gathering import rows, unit_rows
 from linmap.compress.token_transforming.matching import edges
 from linmap.compress.token_transforming.precision import (
     check_budget,
-    check_count,
     check_floating,
     full_precision,
     masses,
 )
 from linmap.compress.token_transforming.token_transform import Assign, Select, TokenTransform
 from linmap.compress.token_transforming.transform import Transform
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.errors import ArgumentError, ArgumentTypeError, check_count
 
 UNUSED: dict[str, Any] = {
     "tau": 0.02,

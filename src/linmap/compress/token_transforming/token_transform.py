@@ -18,7 +18,6 @@ from linmap.compress.token_transforming.importance import select_centres
 from linmap.compress.token_transforming.matching import Match, clamp_removals, match_by_energy, match_even_odd
 from linmap.compress.token_transforming.precision import (
     check_budget,
-    check_count,
     check_floating,
     full_precision,
     masses,
@@ -27,7 +26,7 @@ from linmap.compress.token_transforming.similarity import Similarities, importan
 from linmap.compress.token_transforming.sparse import Shares, SparseTransform, joined, sparse_shares, worth_it
 from linmap.compress.token_transforming.special import keep_first, merged, selected
 from linmap.compress.token_transforming.transform import Transform
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.errors import ArgumentError, ArgumentTypeError, check_count
 
 Select: TypeAlias = Literal["informative", "importance", "bipartite", "energy", "random"]
 Assign: TypeAlias = Literal["soft", "hard", "prune"]

@@ -54,6 +54,7 @@ CODES = {
 }
 BLOCK = 1_000  # texts that the slow way reads at once
 CLOCK_ALONE = re.compile(r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?\s*([AaPp]\.?[Mm]\.?)?")
+WORD_AND_YEAR = re.compile(r"[^\W\d_]{3,}.*\d\d|\d\d.*[^\W\d_]{3,}")
 PIVOT = 69  # two digits from here on are of the last century, as POSIX has it
 
 
@@ -97,7 +98,13 @@ def readings(column: pd.Series, name: object) -> list[numbers.Reading]:
             worst = max(worst, unread)
     row = int(np.flatnonzero(codes == worst)[0])
     like = f" (row 0 holds {first!r})" if row else ""
-    raise DataError(f"column {name!r}, row {row}: {str(column.iloc[row])!r} is not a timestamp{like}.")
+    cell = str(column.iloc[row])
+    how = (
+        "; names of months are read in English alone: write numbers, as 2024-03-01"
+        if WORD_AND_YEAR.search(cell)
+        else ""
+    )
+    raise DataError(f"column {name!r}, row {row}: {cell!r} is not a timestamp{like}{how}.")
 
 
 def _in_each_order(text: pd.Series, form: str, name: object) -> tuple[list[numbers.Reading], int]:

@@ -30,6 +30,7 @@ from linmap.experiment import (
     Table,
     Trial,
     conclude,
+    differ,
     fingerprint,
     paired,
     weights_digest,
@@ -299,6 +300,7 @@ def checks(runs: Runs) -> list[Check]:
             ours <= NEAR * floor,
             f"{ours:.1f} against {floor:.1f}",
             "the projector costs fidelity; a larger rank costs less",
+            differ(runs.values(PROJECTOR, FRECHET), NEAR * floor),
         ),
         Check(
             "the start from the pretrained weight is nearer to the plain generator than a random start",

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Console
 
 from linmap.artifacts import plain, write_json, write_table
+from linmap.data.images import SUFFIXES
 from linmap.data.models import load_pretrained, load_tokenizer, model_folder, on_accelerator
 from linmap.data.text import read_text as read_file
 from linmap.errors import DataError
@@ -21,8 +22,10 @@ from linmap.interpret.linearscope.page import Page, write_page
 from linmap.pictures import illustrated
 from linmap.recipes.job import ApplyJob
 from linmap.recipes.linearscope.flags import Apply
+from linmap.recipes.linearscope.kinds import TEXT
 
 PROMPT = "Berlin is the capital of Germany, Rome is the capital of Italy, and the capital of France is"
+PROMPTS = (".txt", ".md")
 PAGE, NUMBERS, TOKENS, LAYERS = "page.html", "reading.json", "contributions.csv", "layers.csv"
 LIMITS = (
     "The model was read as one affine map from the embeddings of the tokens to the logits of the next one. It gives "
@@ -69,10 +72,15 @@ def prompt_of(data: Path | None) -> tuple[str, str]:
     Raises
     ------
     DataError
-        If there is nothing in it.
+        If there is nothing in it, or it is another kind of file.
     """
     if data is None:
         return PROMPT, "embedded prompt"
+    if (data.with_suffix("") if data.suffix.lower() == ".gz" else data).suffix.lower() not in PROMPTS:
+        raise DataError(
+            f"{data}: this reads one prompt ({', '.join(PROMPTS)}, each also with .gz) or one picture "
+            f"({', '.join(SUFFIXES)}); many texts ({', '.join(TEXT)}) are for `linmap compare linearscope`."
+        )
     text = read_file(data).rstrip("\r\n")
     if not text.strip():
         raise DataError(f"{data} holds no text; write the beginning of one.")

@@ -46,7 +46,8 @@ class Apply(Derived, Workers):
     records_at: str | None = None
     """Where a file holds its records, e.g. Records, features or data.items, if it is not one array of them."""
     ids: Literal["given", "number"] = "given"
-    """given: a record goes by its "id", or by its number where it has none; number: by its number in the file."""
+    """given: a record goes by its "id" (also MongoDB's {"$oid": ...}), or by its number where it has none; number: by
+    its number in the file."""
     decompress: bool = False
     """Read .gz, .bz2, .xz and .zst, each file as one shard, by one worker."""
 

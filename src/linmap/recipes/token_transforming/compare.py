@@ -24,6 +24,7 @@ from linmap.experiment import (
     Row,
     Runs,
     Table,
+    differ,
     fingerprint,
     mean_std,
     paired,
@@ -204,8 +205,9 @@ def checks(task: Task, runs: Runs) -> list[Check]:
     system, last = runs.arms[0].name, runs.parts[-1]
     speeds = {part: runs.mean(system, SPEED, part) for part in runs.parts}
     said = ", ".join(f"{part} {speed:.2f}" for part, speed in speeds.items())
+    sure = all(differ(runs.values(system, SPEED, part), 1) for part in runs.parts)
     found = [Check("fewer tokens are faster at every budget", min(speeds.values()) > 1, said,
-                   "batches are too small, or the model too short, for merging to pay")]  # fmt: skip
+                   "batches are too small, or the model too short, for merging to pay", sure)]  # fmt: skip
     baselines = {arm.name: runs.mean(arm.name, task.first.name, last) for arm in runs.arms if arm.kind == "baseline"}
     ours = runs.mean(system, task.first.name, last)
     best = max(baselines, key=lambda name: baselines[name] * (1 if task.first.better == "higher" else -1))

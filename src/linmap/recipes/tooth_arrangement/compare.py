@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from linmap.experiment import conclude, fingerprint, paired
+from linmap.experiment import conclude, differ, fingerprint, paired
 from linmap.experiment.drawing import Drawing
 from linmap.experiment.engine import Arm, Experiment, Outcome, Part, Runs, Trial
 from linmap.experiment.result import Check, Metric, Result, Row, Table
@@ -280,12 +280,14 @@ def tables_of(runs: Runs, settings: Compare, parts: Sequence[Part]) -> list[Tabl
 def checks_of(runs: Runs, part: str) -> list[Check]:
     """What the protocol of the method promises on pairs whose set-up follows from the input."""
     stay, one = runs.mean(STAY, f"{SINGLE} ADD", part), runs.mean(DIFFUSION, f"{SINGLE} ADD", part)
+    drawn = _by_case(runs, DIFFUSION, SINGLE, part)
     checks = [
         Check(
             "leaving the teeth has at least twice the error of one sample",
             stay >= 2 * one,
             f"ADD {stay:.3f} mm against {one:.3f} mm",
             "there are too few pairs or too few passes for the diffusion to learn the arch",
+            differ(_by_case(runs, STAY, SINGLE, part), [2 * error for error in drawn]),
         )
     ]
     if runs.values(DIFFUSION, f"{MEAN} ADD", part):
@@ -296,6 +298,7 @@ def checks_of(runs: Runs, part: str) -> list[Check]:
                 mean <= one,
                 f"ADD {mean:.3f} mm, {one:.3f} mm",
                 "samples do not scatter about the set-up, or there are few test cases",
+                differ(_by_case(runs, DIFFUSION, MEAN, part), drawn),
             )
         )
     return checks

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 import torch
 
+from linmap.data.door import load_json
 from linmap.errors import DataError, UsageError
 from linmap.recipes.tooth_arrangement.apply import MOTIONS, PLAN
 from linmap.recipes.tooth_arrangement.page import drawn_apart, patient_axes
@@ -89,7 +89,7 @@ class PlanView:
 
 def _planned(path: Any) -> np.ndarray:
     """(proposals, 32, 4, 4) of what `linmap apply` wrote."""
-    found = json.loads(path.read_text(encoding="utf-8"))["proposals"]
+    found = load_json(path)["proposals"]
     if not found:
         raise DataError(f"{path.name} holds no proposal.")
     motions = np.tile(np.eye(4), (len(found), 32, 1, 1))

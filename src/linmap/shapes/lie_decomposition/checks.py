@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any, get_args
 
 import torch
@@ -34,17 +33,6 @@ def check_choice(name: str, value: str, choices: Any) -> str:
     if value not in get_args(choices):
         raise ArgumentError(f"{name} must be one of {', '.join(map(repr, get_args(choices)))}, got {value!r}.")
     return value
-
-
-def check_count(name: str, value: int, least: int = 1) -> int:
-    """That a number is an integer of at least `least`."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise ArgumentTypeError(f"{name} must be an integer, got {value!r}.") from None
-    if isinstance(value, bool) or count < least:
-        raise ArgumentError(f"{name} must be an integer of at least {least}, got {value!r}.")
-    return count
 
 
 def check_samples(name: str, samples: GroupSamples, group: PolarGroup) -> None:

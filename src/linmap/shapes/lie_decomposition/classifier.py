@@ -18,9 +18,9 @@ from torch.utils.data import TensorDataset
 
 from linmap.data.labels import Classes, class_numbers, decoded, encoded
 from linmap.data.schema import Range
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.errors import ArgumentError, ArgumentTypeError, check_count
 from linmap.geometry.groups import SO2, GLnPlus, HaarSampler, LogNormalSampler, PolarGroup, Sampler, SLn
-from linmap.shapes.lie_decomposition.checks import check_choice, check_count
+from linmap.shapes.lie_decomposition.checks import check_choice
 from linmap.shapes.lie_decomposition.coordinates import Angle
 from linmap.shapes.lie_decomposition.network import LieResNet
 from linmap.training import TrainingConfig, TrainingHistory, private, train

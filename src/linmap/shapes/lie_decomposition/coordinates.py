@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linmap.errors import check_count
 from linmap.geometry.groups import GroupSamples, PolarGroup
 from linmap.geometry.groups.polar import polar_unchecked
 from linmap.geometry.groups.polar_groups import full_angle
 from linmap.geometry.groups.rotations import rotation_angle
-from linmap.shapes.lie_decomposition.checks import check_count
 
 Angle = Literal["cos_sin", "radians"]
 Mask = Literal["auto", "disc", "smooth", "none"]

@@ -8,9 +8,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
-from linmap.errors import ArgumentTypeError
+from linmap.errors import ArgumentTypeError, check_count
 from linmap.geometry.groups import GroupSamples, PolarGroup
-from linmap.shapes.lie_decomposition.checks import at_least_float32, check_choice, check_count, check_group
+from linmap.shapes.lie_decomposition.checks import at_least_float32, check_choice, check_group
 from linmap.shapes.lie_decomposition.coordinates import Mask, mask_kind
 from linmap.shapes.lie_decomposition.siren import Siren
 

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.errors import ArgumentError, ArgumentTypeError, check_count
 from linmap.geometry.groups import GroupSamples, HaarSampler, PolarGroup, Sampler
-from linmap.shapes.lie_decomposition.checks import at_least_float32, check_count, check_group, check_image
+from linmap.shapes.lie_decomposition.checks import at_least_float32, check_group, check_image
 from linmap.shapes.lie_decomposition.convolutions import LieConv2d, MeasureSide
 from linmap.shapes.lie_decomposition.coordinates import Angle, Mask
 from linmap.shapes.lie_decomposition.draws import Draws, FixedSamples

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from linmap.errors import ArgumentError
-from linmap.shapes.lie_decomposition.checks import check_choice, check_count, check_rank
+from linmap.errors import ArgumentError, check_count
+from linmap.shapes.lie_decomposition.checks import check_choice, check_rank
 
 Mode = Literal["max", "mean"]
 Over = Literal["all", "group"]

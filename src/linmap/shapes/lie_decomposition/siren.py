@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from linmap.errors import check_count
 from linmap.geometry.groups.polar import check_positive
-from linmap.shapes.lie_decomposition.checks import check_count
 
 
 class Siren(nn.Module):

@@ -17,12 +17,12 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import TensorDataset
 
 from linmap.data.schema import Length, check_fields
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.errors import ArgumentError, ArgumentTypeError, check_count
 from linmap.geometry.rigid import rotation_from_six, six_from_rotation
 from linmap.shapes.tooth_arrangement.arrangement import Arrangement, ranked
 from linmap.shapes.tooth_arrangement.augmentation import augmented
 from linmap.shapes.tooth_arrangement.autoencoder import pretrain
-from linmap.shapes.tooth_arrangement.checks import check_count, check_pairs, check_parameters
+from linmap.shapes.tooth_arrangement.checks import check_pairs, check_parameters
 from linmap.shapes.tooth_arrangement.frames import fixes_pose, mean_arch, registered
 from linmap.shapes.tooth_arrangement.guidance import ArchForm
 from linmap.shapes.tooth_arrangement.meshes import Patches, framed_patches

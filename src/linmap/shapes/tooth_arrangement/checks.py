@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.errors import ArgumentError, ArgumentTypeError, check_count
 from linmap.shapes.tooth_arrangement.meshes import LEAST
 from linmap.shapes.tooth_arrangement.network import Encoder, reads_meshes
 from linmap.shapes.tooth_arrangement.pairs import ToothPairs
@@ -24,11 +24,6 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
         raise ArgumentError(f"encoder must be one of {', '.join(get_args(Encoder))}, got {encoder!r}.")
     if pretrain_epochs and not reads_meshes(encoder):
         raise ArgumentError(f"pretrain_epochs={pretrain_epochs} needs encoder='mesh' or encoder='joint'.")
-
-
-def check_count(name: str, value: Any, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ArgumentError(f"{name} must be a whole number of at least {least}, got {value!r}.")
 
 
 def check_target(target: str) -> None:

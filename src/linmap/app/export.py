@@ -1,0 +1,62 @@
+"""A run as one HTML page to be shared: read-only, without scripts, with its pictures inside."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from linmap.app.jobs import Job
+from linmap.data.door import read_text
+from linmap.errors import LinmapError
+from linmap.experiment.result import Picture
+from linmap.report.inline import Inlined, inline
+
+PICTURES = (".svg", ".png", ".jpg", ".webp")
+MOST_PICTURES, MOST_TABLES, ROWS, COLUMNS = 24, 4, 12, 12
+MOST_BYTES = 2**22  # of a table that is shown
+LOG = 8_000
+
+
+def exported(job: Job, summary: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of a run that is over.
+
+    Parameters
+    ----------
+    job
+        The run.
+    summary
+        What its command answered.
+    """
+    files = job.files()
+    drawn = [path for path in files if path.suffix.lower() in PICTURES][:MOST_PICTURES]
+    tables = [path for path in files if path.suffix.lower() == ".csv"][:MOST_TABLES]
+    words = [word for word in job.words if word != "--resume"]
+    return {
+        "pictures": [_picture(job.folder, path, number) for number, path in enumerate(drawn)],
+        "tables": [(path, *found) for path in tables if (found := _beginning(job.folder / path))],
+        "sizes": [(path, (job.folder / path).stat().st_size) for path in files[:200]],
+        "more": max(0, len(files) - 200),
+        "command": f"linmap {shlex.join(words)}",
+        "summary": {name: value for name, value in summary.items() if name not in ("out", "files", "pictures")},
+        "log": job.log(LOG),
+    }
+
+
+def _picture(folder: Path, path: Path, number: int) -> Inlined | str:
+    """The picture, or why it is not shown."""
+    try:
+        return inline(folder, Picture(str(path), path.name, ""), f"p{number}-")
+    except (LinmapError, OSError) as error:
+        return str(error)
+
+
+def _beginning(path: Path) -> tuple[list[list[str]], int] | None:
+    """The first rows and columns of a table, its header first, and how many columns it has; None if it is none."""
+    try:
+        rows = list(islice(csv.reader(read_text(path, MOST_BYTES).splitlines()), ROWS + 1))
+    except (LinmapError, OSError, csv.Error):
+        return None
+    return ([row[:COLUMNS] for row in rows], max(map(len, rows))) if rows else None
