@@ -161,3 +161,30 @@ def test_every_example_can_be_looked_at_and_used_by_keyboard(page, slug):
             touched.press("ArrowDown")
         assert answered.value.ok
         assert page.locator(".view .said.wrong").count() == 0
+
+
+@pytest.mark.slow
+def test_eight_people_start_examples_at_once_and_each_gets_their_own(chromium, address, jobs, monkeypatch):
+    monkeypatch.setattr(jobs, "at_once", 2)
+    people = [chromium.new_context(base_url=address).new_page() for _ in range(8)]
+    for number, person in enumerate(people):
+        person.goto("/systems/mbat")
+        form = person.locator("form[action$='/apply/mbat']")
+        form.locator("summary").click()
+        form.locator("[name=seed]").fill(f"of person {number}")
+        form.get_by_role("button", name="Apply").click()
+    stopped = people[-1]  # the last in the queue
+    assert stopped.locator("#queue").is_visible()
+    assert int(stopped.locator("#ahead").inner_text()) >= 5
+    stopped.get_by_role("button", name="Stop").click()
+    stopped.locator(".state.stopped").wait_for(timeout=20_000)
+    written = set()
+    for number, person in enumerate(people[:-1]):
+        person.locator(".state.done").wait_for(timeout=120_000)
+        assert f"of person {number}" in person.locator("pre code").first.inner_text()
+        id = person.url.rpartition("/")[2]
+        made = next(path for path in jobs[id].files() if path.suffix in (".parquet", ".npy"))
+        written.add((jobs[id].folder / made).read_bytes())
+    assert len(written) == 7
+    for person in people:
+        person.context.close()

@@ -1,5 +1,6 @@
 """What a shell is offered for the word under its cursor."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -76,11 +77,73 @@ def test_a_shell_takes_its_script(shell: str, capsys: pytest.CaptureFixture[str]
     assert subprocess.run([shell, flag, script], capture_output=True, check=True).stderr == b""
 
 
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """linmap, as a shell finds it, which says what it was called with; beside it a file to be named."""
+    found = tmp_path / "linmap"
+    found.write_text(
+        f'#!/bin/sh\n[ "$1" = completion ] || {{ echo "[[$*]]"; exit; }}\nexec {sys.executable} -m linmap "$@"\n'
+    )
+    found.chmod(0o755)
+    (tmp_path / "readings.csv").touch()
+    return found
+
+
+def answered(program: Path, *line: str) -> list[str]:
+    """What a shell says, in the folder of the program."""
+    path = f"{program.parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        line,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=program.parent,
+        env=os.environ | {"PATH": path},
+        timeout=60,
+    )
+    return done.stdout.splitlines()
+
+
+LINES = {
+    "linmap fit ol": "olinear",
+    "linmap fit olinear --data read": "readings.csv",
+    "linmap compare olinear --res": "--resume",
+}
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
-def test_bash_completes(tmp_path: Path) -> None:
-    program = tmp_path / "linmap"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m linmap "$@"\n')
-    program.chmod(0o755)
+def test_bash_completes(program: Path) -> None:
     asked = f'{SCRIPTS["bash"]}COMP_WORDS=(linmap app); COMP_CWORD=1; _linmap {program}; echo "${{COMPREPLY[*]}}"'
-    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["apply", "app"]
+    assert answered(program, "bash", "-c", asked) == ["apply app"]
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish here")
+def test_fish_completes_and_names_files_where_nothing_fits(program: Path) -> None:
+    asked = SCRIPTS["fish"] + "".join(f'complete -C "{line}"\n' for line in LINES)
+    found = answered(program, "fish", "--no-config", "-c", asked)
+    assert [line.split("\t")[0] for line in found] == list(LINES.values())
+
+
+ZSH = """
+zmodload zsh/zpty
+zpty shell "zsh -f -i"
+zpty -w shell 'export TERM=dumb; PS1=; autoload -U compinit; compinit -u -D'
+zpty -w shell 'eval "$(linmap completion zsh)"; print RE""ADY'
+zpty -r shell said '*READY*'
+for line in "${@}"; do
+  zpty -w shell "$line"$'\t'
+  zpty -r shell said '*\\]\\]*'
+  print -r -- "${${said##*\\[\\[}%%\\]\\]*}"
+done
+zpty -d shell
+"""
+"""A zsh in a terminal of its own, where lines are typed and the key is pressed."""
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh here")
+def test_zsh_completes_what_is_typed(program: Path) -> None:
+    found = answered(program, "zsh", "-f", "-c", ZSH, "zsh", *LINES)
+    typed = [line.split()[1:-1] for line in LINES]
+    assert [line.split() for line in found] == [
+        [*before, word] for before, word in zip(typed, LINES.values(), strict=True)
+    ]

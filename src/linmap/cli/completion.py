@@ -38,9 +38,14 @@ compdef _linmap linmap
     "fish": """\
 function __linmap_found
     set -l words (commandline -opc) (commandline -ct)
-    $words[1] completion -- $words[2..-1] 2>/dev/null
+    set -l found ($words[1] completion -- $words[2..-1] 2>/dev/null)
+    if test -n "$found"
+        printf '%s\\n' $found
+    else
+        __fish_complete_path (commandline -ct)
+    end
 end
-complete -c linmap -a '(__linmap_found)'
+complete -c linmap -f -a '(__linmap_found)'
 """,
 }
 START: dict[Shell, str] = {
