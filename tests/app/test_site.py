@@ -12,8 +12,10 @@ pytest.importorskip("starlette", reason="the app's extra is not installed: pip i
 pytest.importorskip("multipart", reason="the app's extra is not installed: pip install 'linmap[app]'")
 
 import httpx
+import torch
 
 import linmap.app.jobs
+from linmap.app.code import code_of, settings_of
 from linmap.app.jobs import Job, Jobs
 from linmap.app.matrices import DRAWN, picture
 from linmap.app.site import site
@@ -83,6 +85,7 @@ def test_an_upload_is_run_and_its_result_can_be_taken(browser):
     assert browser("GET", f"/runs/{job.id}/files/out/canonical.csv").text.count("\n") == POINTS.count("\n")
     page = browser("GET", f"/runs/{job.id}").text
     assert "apply tinvnn" in page
+    assert 'aria-label="canonical.csv"' in page
     assert browser("GET", f"/runs/{job.id}/state").json()["over"] is True
     shared = browser("GET", f"/runs/{job.id}/page")
     assert shared.headers["content-disposition"] == f'attachment; filename="{job.id}.html"'
@@ -139,6 +142,29 @@ def test_a_run_that_was_stopped_while_it_waited_and_begun_anew_runs_once(browser
     jobs.stop(id)
     time.sleep(0.1)
     assert (begun, jobs[id].state) == ([id], "refused")
+
+
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        (["fit", "olinear", "--horizon=24", "--out=out"], ["linmap.sequence.olinear", "OLinearForecaster(h=24"]),
+        (["apply", "mbat", "--dim=512"], ["linmap.retrieve.mbat", "JSONVectorizer(dim=512"]),
+        (["fit", "acm", "--kernel=rbf"], ["linmap.signals.acm", "ACMClassifier(", "kernel='rbf'"]),
+        (["fit", "tooth_arrangement"], ["linmap.shapes.tooth_arrangement", "TADPM("]),
+        (["apply", "linearscope"], ["linmap.interpret.linearscope", "LinearScope(model"]),
+        (["compare", "olinear", "--horizon=24"], []),
+    ],
+)
+def test_the_code_makes_what_the_command_made(words, made, tmp_path):
+    job = Job("x", words[0], words[1], words, folder=tmp_path)
+    code = code_of(job, settings_of(job))
+    assert code["python"] == f"from linmap.cli import main\n\nmain({words!r})"
+    assert ("made" in code) == bool(made)
+    if made:
+        package = code["made"].split()[1]
+        assert package == made[0]
+        assert all(part in code["made"] for part in made)
+        exec(code["made"], {"model": torch.nn.Identity()})  # as it stands
 
 
 # A command in the place of linmap: it says what it was given, and ends when there is a file "end" beside its folder.

@@ -32,17 +32,22 @@ def exported(job: Job, summary: dict[str, Any]) -> dict[str, Any]:
     """
     files = job.files()
     drawn = [path for path in files if path.suffix.lower() in PICTURES][:MOST_PICTURES]
-    tables = [path for path in files if path.suffix.lower() == ".csv"][:MOST_TABLES]
     words = [word for word in job.words if word != "--resume"]
     return {
         "pictures": [_picture(job.folder, path, number) for number, path in enumerate(drawn)],
-        "tables": [(path, *found) for path in tables if (found := _beginning(job.folder / path))],
+        "tables": tables_of(job),
         "sizes": [(path, (job.folder / path).stat().st_size) for path in files[:200]],
         "more": max(0, len(files) - 200),
         "command": f"linmap {shlex.join(words)}",
         "summary": {name: value for name, value in summary.items() if name not in ("out", "files", "pictures")},
         "log": job.log(LOG),
     }
+
+
+def tables_of(job: Job) -> list[tuple[Path, list[list[str]], int]]:
+    """The beginnings of its tables: the path, rows with the header first, and how many columns there are."""
+    paths = [path for path in job.files() if path.suffix.lower() == ".csv"][:MOST_TABLES]
+    return [(path, *found) for path in paths if (found := _beginning(job.folder / path))]
 
 
 def _picture(folder: Path, path: Path, number: int) -> Inlined | str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -22,7 +21,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from linmap import recipes
-from linmap.app.export import exported
+from linmap.app.code import code_of, settings_of
+from linmap.app.export import exported, tables_of
 from linmap.app.forms import NAMES_OF_MODELS, Field, command_words, form
 from linmap.app.jobs import INPUT, MODEL, OUT, Job, Jobs
 from linmap.app.matrices import picture
@@ -180,7 +180,8 @@ class _Pages:
         view = view_of(job.system, job.verb) if job.state == "done" else None
         return self._page(
             "job", title=f"{recipes.SYSTEMS[job.system].title}, {job.verb}", job=job, files=files[:200], shown=shown,
-            pages=pages, answer=job.answer(), code=_code(job), n_files=len(files), view=view,
+            pages=pages, answer=job.answer(), code=code_of(job, settings_of(job)), n_files=len(files), view=view,
+            tables=tables_of(job) if job.over else [],
             ahead=self.jobs.ahead(job.id), at_once=self.jobs.at_once,
         )  # fmt: skip
 
@@ -397,10 +398,3 @@ def _top(written: list[Path], folder: Path) -> Path | None:
         return None
     only = folder / next(iter(tops))
     return only if len(tops) == 1 and only.is_dir() else folder
-
-
-def _code(job: Job) -> dict[str, str]:
-    """The command of a run, and the same from Python."""
-    words = [word for word in job.words if word != "--resume"]
-    python = f"from linmap.cli import main\n\nmain({words!r})"
-    return {"command": f"cd {shlex.quote(str(job.place))}\nlinmap {shlex.join(words)}", "python": python}

@@ -56,6 +56,16 @@ for (const drop of document.querySelectorAll(".drop")) {
   });
 }
 
+for (const code of document.querySelectorAll("pre > code")) {
+  const button = Object.assign(document.createElement("button"), { type: "button", className: "copy", textContent: "Copy" });
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(code.textContent);
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  });
+  code.parentElement.after(button);
+}
+
 for (const form of document.querySelectorAll("form.asks"))
   form.addEventListener("submit", (event) => {
     if (!confirm("Delete this run and its files?")) event.preventDefault();
