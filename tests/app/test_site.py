@@ -149,7 +149,7 @@ def test_a_run_that_was_stopped_while_it_waited_and_begun_anew_runs_once(browser
     [
         (["fit", "olinear", "--horizon=24", "--out=out"], ["linmap.sequence.olinear", "OLinearForecaster(h=24"]),
         (["apply", "mbat", "--dim=512"], ["linmap.retrieve.mbat", "JSONVectorizer(dim=512"]),
-        (["fit", "acm", "--kernel=rbf"], ["linmap.signals.acm", "ACMClassifier(", "kernel='rbf'"]),
+        (["fit", "acm"], ["linmap.signals.acm", "ACMClassifier(orders="]),
         (["fit", "tooth_arrangement"], ["linmap.shapes.tooth_arrangement", "TADPM("]),
         (["apply", "linearscope"], ["linmap.interpret.linearscope", "LinearScope(model"]),
         (["compare", "olinear", "--horizon=24"], []),
