@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import html
+import json
 import re
 from collections.abc import Callable
 from html import escape
@@ -26,6 +27,8 @@ from linmap.recipes import SYSTEMS
 
 ROOT = Path(__file__).parents[2]
 READY = [system for system in SYSTEMS.values() if system.ready]
+_PICTURES = ROOT / "docs" / "pictures" / "gallery" / "pictures.json"
+DRAWN: dict[str, dict] = json.loads(_PICTURES.read_text(encoding="utf-8")) if _PICTURES.exists() else {}
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -52,13 +55,25 @@ class Marks(Preprocessor):
 
 
 def gallery() -> str:
-    """A card for each system, with its matrix and for whom it is, each a link to the page of its room."""
+    """A card for each system: what `make demo` draws of it, and for whom it is; a link to the page of its room."""
     cards = "".join(
-        f'<a href="{system.room}/">{picture(system.slug)}<b>{escape(system.title)}</b>'
+        f'<a href="{system.room}/">{_drawn(system.slug)}<b>{escape(system.title)}</b>'
         f"<span>{escape(METHODS[system.slug].whom)}</span></a>"
         for system in READY
     )
     return f'<div class="gallery">{cards}</div>'
+
+
+def _drawn(slug: str) -> str:
+    """The picture of a system for either theme, from `docs/hooks/gallery.py`; its matrix where there is none."""
+    if slug not in DRAWN:
+        return picture(slug)
+    said, (width, height) = DRAWN[slug]["title"], DRAWN[slug]["size"]
+    return "".join(
+        f'<img src="pictures/gallery/{slug}-{scheme}.webp#only-{scheme}" alt="{escape(said, quote=True)}" '
+        f'width="{width}" height="{height}" loading="lazy">'
+        for scheme in ("light", "dark")
+    )
 
 
 def idea() -> str:

@@ -243,6 +243,27 @@ def views_codes(view):
     return draw_codes(view.generator, FACES, 0)
 
 
+def test_one_number_remembers_the_mean_of_the_past_and_more_numbers_miss_less(browser):
+    def look(question):
+        return browser("POST", "/systems/hippo/view", json=question).json()
+
+    signal = np.array(look({})["signal"])
+    missed = {}
+    for size in (1, 8, 64):
+        for now in (100, 700, 1000):
+            past, found = signal[:now], look({"size": size, "now": now})
+            fitted = np.polynomial.Legendre.fit(np.arange(now), past, size - 1)(np.arange(now))  # the best of so many
+            best = np.sqrt(np.mean((past - fitted) ** 2)) / past.std()
+            assert best <= found["missed"] * (1 + 1e-9)
+            assert found["missed"] < 1.1 * best + 0.05 or size == 64  # which 100 samples do not tell apart
+            missed[size, now] = found["missed"]
+            if size == 1:
+                np.testing.assert_allclose(found["remembered"], np.full(now, past.mean()), rtol=0.01)
+    assert all(missed[64, now] < missed[8, now] < missed[1, now] for now in (100, 700, 1000))
+    for wrong in ({"size": 0}, {"size": 129}, {"now": 1}, {"now": 1001}, {"size": "8"}):
+        assert "error" in look({"size": 8, "now": 50} | wrong)
+
+
 def test_reasons_of_a_hit_add_up_to_its_cosine(browser):
     from linmap.recipes.job import ApplyJob
     from linmap.recipes.mbat.apply import apply
