@@ -83,7 +83,7 @@ def at_or_below(runs: Runs, loss: str, ours: str, theirs: str) -> list[Check]:
         f"with {gap.n - gap.wins} of {gap.n} seeds"
     )
     statement = f"the {loss} of {ours} is at or below that of {theirs}"
-    return [Check(statement, gap.mean <= 0, figures, f"on this task {theirs} is the better choice")]
+    return [Check(statement, gap.mean <= 0, figures, f"on this task {theirs} is the better choice", gap.certain)]
 
 
 def agree(runs: Runs, loss: str, ours: str, theirs: str, within: float) -> list[Check]:

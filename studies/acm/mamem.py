@@ -83,6 +83,7 @@ def _above(band: str, runs: Runs, system: str, baseline: str) -> Check:
         ours > theirs,
         f"{ours:.3f} against {theirs:.3f}",
         "lags do not help on this band; take plain covariances",
+        runs.differ(system, baseline, ACCURACY.name),
     )
 
 

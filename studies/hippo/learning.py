@@ -136,6 +136,7 @@ def _learning_checks(runs: Runs) -> list[Check]:
                 mean[SYSTEM] > mean[peer],
                 f"{mean[SYSTEM]:.4f} against {mean[peer]:.4f}",
                 f"take {peer} on series like these",
+                runs.differ(SYSTEM, peer, ACCURACY.name, name),
             )
             for peer in (GRU, REAL)
             if peer in names

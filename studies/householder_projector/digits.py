@@ -21,7 +21,7 @@ from torch.utils.data import TensorDataset
 
 from linmap.data import find
 from linmap.data.arrays import read_npz
-from linmap.experiment import Arm, Check, Part, weights_digest
+from linmap.experiment import Arm, Check, Part, differ, weights_digest
 from linmap.interpret.householder_projector.attributes import stroke_attributes
 from linmap.interpret.householder_projector.features import Features
 from linmap.interpret.householder_projector.finetuning import FineTuning, finetune
@@ -127,6 +127,7 @@ def recovered(runs: Any) -> Check:
         f"Frechet distance {before:.1f} before, {after:.1f} after, {plain:.1f} of the plain generator; "
         f"random start {runs.mean(RANDOM, 'before'):.1f} before, {runs.mean(RANDOM, FRECHET):.1f} after",
         "the steps are too few, or too large",
+        differ(runs.values(PROJECTOR, "before"), runs.values(PROJECTOR, FRECHET)),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from linmap.experiment import Arm, Check, Outcome, Table, Trial, draw_all
+from linmap.experiment import Arm, Check, Outcome, Table, Trial, differ, draw_all
 from linmap.interpret.householder_projector.directions import find_directions
 from linmap.interpret.householder_projector.layers import named_directions, project_layers
 from linmap.interpret.householder_projector.projector import HouseholderProjector
@@ -84,6 +84,7 @@ def distillation(job: Job) -> Findings:
         distance <= 1.1 * floor,
         f"{best}: {distance:.1f} against {floor:.1f}",
         "so few directions do not carry the variety of the whole code, or need longer training",
+        differ(runs.values(best, FRECHET), 1.1 * floor),
     )
     said = f"{best} comes nearest; its images are {spread:.0%} as diverse as the plain generator's. One seed."
     return Findings(

@@ -10,7 +10,7 @@ import numpy as np
 
 from linmap.compress.learngene_pool.pictures import draw_families
 from linmap.data.image_tensors import Labelled
-from linmap.experiment import Arm, Check, Metric, Outcome, Row, Runs, Trial, draw_all
+from linmap.experiment import Arm, Check, Metric, Outcome, Row, Runs, Trial, differ, draw_all
 from linmap.experiment.result import Table
 from linmap.recipes.job import CompareJob
 from linmap.recipes.learngene_pool.compare import (
@@ -153,6 +153,7 @@ def checks(runs: Runs, starts: Sequence[str]) -> list[Check]:
     for better, worse, metric, margin, otherwise in pairs:
         ours, theirs = runs.mean(better, metric.name), runs.mean(worse, metric.name)
         ahead = f" by at least {100 * margin:.0f} points" if margin else ""
+        sure = differ(runs.values(better, metric.name), [value + margin for value in runs.values(worse, metric.name)])
         found.append(Check(f"{metric.name}: {better} is ahead of {worse}{ahead}", ours - theirs >= margin,
-                           f"{ours:.3f} against {theirs:.3f}", otherwise))  # fmt: skip
+                           f"{ours:.3f} against {theirs:.3f}", otherwise, sure))  # fmt: skip
     return found

@@ -130,5 +130,5 @@ def checks(runs: Runs) -> list[Check]:
         figures = f"{runs.mean(better, WARPED.name):.3f} against {runs.mean(worse, WARPED.name):.3f}"
         sure = f", difference {gap.text(3)}" if gap.n > 1 else ""
         found.append(Check(f"warped digits: {better} is ahead of {worse}", gap.mean > 0, figures + sure,
-                           f"{worse} withstands as much"))  # fmt: skip
+                           f"{worse} withstands as much", gap.certain))  # fmt: skip
     return found
