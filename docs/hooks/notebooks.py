@@ -112,6 +112,7 @@ def run(notebook: Any) -> Any:
             resources={"metadata": {"path": folder}},
             extra_arguments=["--log-level=40"],  # errors only
         )
+        client.owns_km = True  # so that the kernel ends with its notebook, and not with the build
         client.execute(env=environment)
     used = ast.literal_eval(last.outputs[0]["text"])
     notebook.metadata["used"] = {os.path.relpath(file, ROOT): found for file, found in used.items()}
