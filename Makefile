@@ -12,7 +12,7 @@ CORE := tests/maps tests/properties tests/training tests/experiment tests/report
 TESTED := 'pytest>=8.2' 'pytest-xdist>=3.6' 'hypothesis>=6.100' 'beartype>=0.21' 'html5lib>=1.1'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-all coverage study bench lint docs dist wheel sdist lowest clean
+.PHONY: help demo app test test-all coverage study bench lint docs dist wheel lowest clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,14 +77,13 @@ dist:  ## sdist and wheel into dist/, checked as PyPI will
 	@build/venv/bin/python -m build
 	@build/venv/bin/twine check --strict dist/*
 
-wheel: dist  ## the wheel in an environment with the core dependencies alone, tried as a stranger would
+wheel: dist  ## the wheel, then the sdist, in an environment with the core dependencies alone, tried as a stranger would
 	@$(PYTHON) -m venv --clear build/core
-	@build/core/bin/pip --disable-pip-version-check install --quiet dist/*.whl
-	@$(PYTHON) tests/packaging/try_wheel.py build/core/bin
-
-sdist: wheel  ## the same with the sdist, which pip builds as where there is no wheel
-	@build/core/bin/pip --disable-pip-version-check install --quiet --force-reinstall --no-deps dist/*.tar.gz
-	@$(PYTHON) tests/packaging/try_wheel.py build/core/bin
+	@for made in dist/*.whl dist/*.tar.gz; do \
+		build/core/bin/pip --disable-pip-version-check install --quiet $$made && echo "$$made:" \
+			&& $(PYTHON) tests/packaging/try_wheel.py build/core/bin \
+			&& build/core/bin/pip --disable-pip-version-check uninstall --quiet --yes linmap || exit 1; \
+	done
 
 lowest:  ## the tests of the core with the lowest versions that pyproject.toml allows
 	@$(PYTHON) -m venv --clear build/lowest
