@@ -159,7 +159,7 @@ def test_the_code_makes_what_the_command_made(words, made, tmp_path):
     job = Job("x", words[0], words[1], words, folder=tmp_path)
     code = code_of(job, settings_of(job))
     assert code["python"] == f"from linmap.cli import main\n\nmain({words!r})"
-    assert ("made" in code) == bool(made)
+    assert bool(code["made"]) == bool(made)
     if made:
         package = code["made"].split()[1]
         assert package == made[0]
@@ -217,6 +217,18 @@ def test_eight_users_at_once_wait_in_their_order_get_their_own_and_stop_only_the
             said = echoing("GET", f"/runs/{id}/files/out/said.txt").text
             assert said.endswith(f"apply tinvnn --data=../input/{user}.csv --seed={user + 1}")
             assert (jobs[id].folder / "input" / f"{user}.csv").exists()
+
+
+def test_a_run_of_every_verb_has_its_page_while_it_waits_and_when_it_is_over(echoing, tmp_path):
+    jobs = echoing.jobs
+    for slug, verbs in (("olinear", ("fit", "compare")), ("tinvnn", ("apply", "compare")), ("bt2", ("compare",))):
+        for verb in verbs:
+            jobs.at_once = 0
+            id = echoing("POST", f"/run/{verb}/{slug}", data={"seed": "0"}).headers["location"].rpartition("/")[2]
+            assert echoing("GET", f"/runs/{id}").status_code == 200
+            echoing("POST", f"/runs/{id}/stop")
+            assert echoing("GET", f"/runs/{id}").status_code == 200
+            assert echoing("GET", f"/runs/{id}/page").status_code == (404 if verb == "compare" else 200)
 
 
 def test_a_queue_has_an_end_and_goes_with_the_app(echoing, monkeypatch):

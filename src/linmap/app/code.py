@@ -16,7 +16,7 @@ from linmap.recipes.view import Seen
 
 
 def code_of(job: Job, settings: type | None) -> dict[str, str]:
-    """Texts to be copied, by what they are; "made" is left out where the command makes no one object.
+    """Texts to be copied, by what they are; "made" is empty where the command makes no one object.
 
     Parameters
     ----------
@@ -29,6 +29,7 @@ def code_of(job: Job, settings: type | None) -> dict[str, str]:
     found = {
         "command": f"cd {shlex.quote(str(job.place))}\nlinmap {shlex.join(words)}",
         "python": f"from linmap.cli import main\n\nmain({words!r})",
+        "made": "",
     }
     if settings is not None and job.verb != "compare" and issubclass(settings, Derived) and _is_method(settings.OF):
         with contextlib.suppress(LinmapError, SystemExit):
