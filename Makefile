@@ -12,7 +12,7 @@ CORE := tests/maps tests/properties tests/training tests/experiment tests/report
 TESTED := 'pytest>=8.2' 'pytest-xdist>=3.6' 'hypothesis>=6.100' 'beartype>=0.21' 'html5lib>=1.1'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-all coverage study bench lint docs dist wheel lowest clean
+.PHONY: help demo app test test-all coverage mutants study bench lint docs dist wheel lowest clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ coverage: .venv/.ready  ## the default suite with coverage of branches; writes c
 	@$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage html --quiet --directory coverage
 	@$(BIN)/coverage report --format total
+
+mutants: .venv/.ready  ## small changes of the method files, and which of them no test sees: make mutants NAME="bt2 salt"
+	@PYTHONPATH=tests $(BIN)/python -m mutation $(NAME)
 
 study: .venv/.ready  ## the protocols of a system's paper: make study NAME=gbwbn; writes studies/RESULTS/NAME.md
 	@$(BIN)/python -m studies $(NAME)

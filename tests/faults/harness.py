@@ -17,6 +17,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -47,7 +48,7 @@ class Command:
     """What is added to go on."""
     entry: str = "linmap.cli:main"
     forked: bool = False
-    """As a fork of the tests' process, which has imported everything: not for what starts workers."""
+    """As a fork of the tests' process, which imports what a run imported: not for what starts workers."""
     outcome: Callable[[Path], dict[str, Any]] | None = None
     """What is compared, where the bytes of the files may tell how often it was begun."""
 
@@ -72,12 +73,14 @@ def command(place: str, mark: str, at: int, signals: list[int], entry: str, word
     for name in CHANGES:
         setattr(os, name, counted(getattr(os, name)))
     module, _, function = entry.partition(":")
+    code = 130
     try:
         code = getattr(importlib.import_module(module), function)(words)
-    except KeyboardInterrupt:  # while modules are imported
-        code = 130
-    with open(Path(place).with_suffix(".count"), "w") as file:
-        file.write(str(count))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt:  # while modules are imported, or a second one at its very end
+        pass
+    with open(Path(place).with_suffix(".told"), "w") as file:
+        json.dump({"changes": count, "modules": list(sys.modules)}, file)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -90,8 +93,9 @@ class Started:
         self.mark = uuid.uuid4().hex
         given = (str(place), self.mark, at, [int(one) for one in SIGNALS[kill]], what.entry, list(words))
         if what.forked:
-            self.fresh = None
-            self.process: BaseProcess = multiprocessing.get_context("fork").Process(target=_quiet, args=given)
+            self.fresh, self.printed = None, place.with_suffix(".stderr")
+            forked = multiprocessing.get_context("fork").Process(target=_quiet, args=(self.printed, given))
+            self.process: BaseProcess = forked
             self.process.start()
         else:
             self.fresh = Fresh(PROGRAM, json.dumps(given), environment={MARK: self.mark})
@@ -110,7 +114,7 @@ class Started:
         return self.process.exitcode
 
     def said(self) -> str:
-        return "" if self.fresh is None else self.fresh.stderr[-2000:]
+        return (self.printed.read_text() if self.fresh is None else self.fresh.stderr)[-2000:]
 
     def workers_ended(self) -> float:
         """Seconds until no process of the command is left."""
@@ -121,10 +125,10 @@ class Started:
         return time.monotonic() - start
 
 
-def _quiet(*given: Any) -> None:
-    nowhere = os.open(os.devnull, os.O_RDWR)
+def _quiet(printed: Path, given: tuple) -> None:
+    file = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for descriptor in (1, 2):
-        os.dup2(nowhere, descriptor)
+        os.dup2(file, descriptor)
     command(*given)
 
 
@@ -161,14 +165,8 @@ class Tally:
 
 def killed_anywhere(what: Command, folder: Path, points: int, seed: int = 0) -> Tally:
     """Kill the command at so many points, each time from the beginning, resume it, and compare."""
-    whole = folder / "whole"
-    whole.mkdir()
-    begun = time.monotonic()
-    run = Started(what, whole, what.words)
-    assert run.code() == 0, run.said()
-    took, changes = time.monotonic() - begun, int(whole.with_suffix(".count").read_text())
-    outcome = what.outcome or contents
-    expected, draw, tally = outcome(whole), random.Random(seed), Tally()
+    expected, took, changes = _whole(what, folder / "whole")
+    outcome, draw, tally = what.outcome or contents, random.Random(seed), Tally()
     for number in range(points):
         place = folder / f"{number}"
         place.mkdir()
@@ -192,6 +190,24 @@ def killed_anywhere(what: Command, folder: Path, points: int, seed: int = 0) -> 
         tally.identical += not other
         shutil.rmtree(place)
     return tally
+
+
+def _whole(what: Command, place: Path) -> tuple[dict[str, Any], float, int]:
+    """What a command that nobody kills leaves, the seconds it takes, and how often it changes the disk."""
+    found = []
+    for again in range(1 + what.forked):  # the second time with everything imported, as the forks that are killed
+        run_at = place.with_name(f"{place.name} {again}")
+        run_at.mkdir()
+        begun = time.monotonic()
+        run = Started(what, run_at, what.words)
+        assert run.code() == 0, run.said()
+        took, told = time.monotonic() - begun, json.loads(run_at.with_suffix(".told").read_text())
+        found.append((what.outcome or contents)(run_at))
+        for name in told["modules"] if what.forked else ():
+            with suppress(Exception):
+                importlib.import_module(name)
+    assert all(one == found[0] for one in found), "two runs that nobody kills differ"
+    return found[0], took, told["changes"]
 
 
 def contents(place: Path) -> dict[str, Any]:

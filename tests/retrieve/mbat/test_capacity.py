@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 
 from linmap.retrieve.mbat import capacity, dimension_for
 from linmap.retrieve.mbat.capacity import smallest_significant_z
@@ -44,6 +46,13 @@ def test_dimension_for_99_percent(leaves: int, dim: int) -> None:
     found = dimension_for(leaves, 100, 0.99)
     assert found == pytest.approx(dim, rel=0.02)
     assert capacity(found, leaves, 100) >= 0.99 > capacity(found - 1, leaves, 100)
+
+
+@given(dim=st.integers(30, 600), leaves=st.integers(2, 40), candidates=st.integers(2, 100))
+def test_a_dimension_is_the_smallest_that_reaches_its_own_capacity(dim: int, leaves: int, candidates: int) -> None:
+    reached = capacity(dim, leaves, candidates)
+    if reached < 1 - 1e-9:  # where it still grows from one dimension to the next
+        assert dimension_for(leaves, candidates, reached) == dim
 
 
 def test_false_alarms_are_rare() -> None:

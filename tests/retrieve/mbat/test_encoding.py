@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from linmap.retrieve.mbat import Codebook, JSONVectorizer
 from linmap.retrieve.mbat.encoding import Encoder
+from linmap.retrieve.mbat.operators import SignedPermutation
 from linmap.retrieve.mbat.options import Options
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -295,3 +296,19 @@ def test_weights_multiply_leaves() -> None:
     base, heavy = JSONVectorizer(64, **EXACT).transform(both)[0], heavier.transform(both)[0]
     only_b = JSONVectorizer(64, **EXACT).transform([{"b": 2}])[0]
     assert np.array_equal(heavy - base, 2 * only_b)
+
+
+def test_the_next_power_of_the_sequence_operator_costs_one_composition(monkeypatch: pytest.MonkeyPatch) -> None:
+    composed, compose = [], SignedPermutation.compose
+
+    def counted(one: SignedPermutation, other: SignedPermutation) -> SignedPermutation:
+        composed.append(one)
+        return compose(one, other)
+
+    monkeypatch.setattr(SignedPermutation, "compose", counted)
+    encoder = Encoder(Options(dim=64))
+    first, expected = encoder.sequence_operator(1), np.eye(64)
+    for power in range(1, 12):
+        expected = first.apply(expected)
+        np.testing.assert_array_equal(encoder.sequence_operator(power).apply(np.eye(64)), expected)
+        assert len(composed) == power - 1
