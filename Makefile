@@ -49,9 +49,11 @@ test: .venv/.ready  ## the default test suite (about 7 minutes on two cores)
 test-all: .venv/.ready  ## the default suite and the slow tests
 	@$(BIN)/pytest -n 2 --dist worksteal -m 'slow or not slow'
 
-coverage: .venv/.ready  ## the default suite with coverage of branches; writes coverage/index.html
-	@$(PIP) 'coverage[toml]'
+coverage: .venv/.ready  ## the default suite with coverage of branches, in all its processes; writes coverage/index.html
+	@$(PIP) 'coverage[toml]>=7.10'
+	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage html --quiet --directory coverage
 	@$(BIN)/coverage report --format total
 

@@ -142,11 +142,13 @@ def study(folder: Path) -> Command:
 
 QUICK: dict[str, Made] = {"map": map_here, "index": index_into("array")}
 JOBS: dict[str, Made] = QUICK | {
-    "fit acm": fit_at_once("acm", "--orders 1 2 --lags 1"),
+    "fit acm": fit_at_once("acm", "--order 2 --lag 1 --classifier mdm"),
     "fit bt2": fit_at_once("bt2"),
     "fit hippo": fit("hippo", "--epochs 3 --d-model 8 --d-state 8 --layers 1"),
     "fit gbwbn": fit("gbwbn", "--epochs 3"),
-    "fit lie_decomposition": fit("lie_decomposition", "--size 14 --epochs 2"),
+    "fit lie_decomposition": fit(
+        "lie_decomposition", "--size 14 --epochs 2 --channels 4 --hidden 4 --head 8 --num-samples 2"
+    ),
     "fit olinear": fit("olinear", "--horizon 6 --lookback 12 --d-model 8 --embed 2 --layers 1 --epochs 2"),
     "fit tinvnn": fit("tinvnn", "--points 16 --n-points 16 --epochs 2"),
     "fit tooth_arrangement": fit(

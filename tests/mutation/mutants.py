@@ -33,6 +33,8 @@ COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
 }
 PAIRS = [("max", "min"), ("amax", "amin"), ("argmax", "argmin"), ("sin", "cos"), ("any", "all"), ("sum", "mean")]
 NAMES = dict(PAIRS) | {b: a for a, b in PAIRS}
+NOT_SEEN = ("device", "strict")
+"""Options that may be left out: where all is on one device, and where lengths are equal, as they are."""
 NOT_CORE = ("__repr__", "extra_repr", "__setstate__", "__getstate__", "__sklearn_tags__")
 
 
@@ -177,7 +179,7 @@ def _calls(node: ast.Call) -> Iterator[str]:
         yield ast.unparse(ast.Call(other, node.args, node.keywords))
     elif isinstance(node.func, ast.Name) and node.func.id in NAMES:
         yield ast.unparse(ast.Call(ast.Name(NAMES[node.func.id], ast.Load()), node.args, node.keywords))
-    if node.keywords:
+    if node.keywords and node.keywords[-1].arg not in NOT_SEEN:
         yield ast.unparse(ast.Call(node.func, node.args, node.keywords[:-1]))
     elif len(node.args) > 1 and isinstance(node.args[-1], ast.UnaryOp | ast.Constant) and not _is_text(node.args[-1]):
         yield ast.unparse(ast.Call(node.func, node.args[:-1], []))

@@ -153,6 +153,27 @@ def test_uniform_attention_equals_normlin_with_zero_weights() -> None:
     torch.testing.assert_close(plugged(x, x, x)[0], attention(x, x, x)[0])
 
 
+@pytest.mark.parametrize(
+    ("projections", "kernel"),
+    [
+        (("v_proj", "out_proj"), ""),
+        (("value_projection", "out_projection"), "inner_attention"),
+        (("W_V", "to_out"), "sdp_attn"),
+    ],
+)
+def test_attentions_of_others_keep_their_projections_and_their_dropout(projections, kernel) -> None:
+    attention, value, output = nn.Module(), nn.Linear(8, 8), nn.Linear(8, 8)
+    for name, layer in zip(projections, (value, output), strict=True):
+        attention.add_module(name, layer)
+    assert of_class(NormLin, NormLinAttention.from_attention(attention, 5).mixing).dropout.p == 0
+    if kernel:
+        attention.add_module(kernel, nn.Sequential(nn.Identity(), nn.Dropout(0.3)))
+    else:
+        attention.dropout = 0.3  # pyright: ignore[reportAttributeAccessIssue]
+    mixing = of_class(NormLin, NormLinAttention.from_attention(attention, 5).mixing)
+    assert (mixing.value, mixing.output, mixing.dropout.p) == (value, output, 0.3)
+
+
 def test_nothing_to_replace_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"Linear has no attention to replace: no nn\.MultiheadAttention"):
         replace_attention(nn.Linear(2, 2), 3)
