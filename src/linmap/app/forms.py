@@ -18,8 +18,18 @@ Kind = Literal["switch", "choice", "integer", "number", "text", "list"]
 NAMES_OF_MODELS = ("model", "old_model", "new_model")
 """Flags that take the name of a model, or a folder."""
 NEGATIVE = re.compile(r"-\.?\d[\d.eE+-]*")
-LAST = ("n_jobs", "engine")
-"""Who works, not what is done."""
+FIRST = re.findall(
+    r"\w+",
+    """model old_model new_model task horizon target dataset keep group representation network method edit fixed rank r
+    r_total ratio w_bits a_bits k_bits v_bits dim weights max_macs max_params proposals level backtest orders lags theta
+    epochs steps rates lr""",
+)
+"""What matters most where a system has it, in this order."""
+LAST = re.findall(
+    r"\w+",
+    "separator decimal time_column id_column drop dayfirst monthfirst nan_policy fill_gaps decompress n_jobs engine",
+)
+"""How a file is written and who works, not what is done."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +95,17 @@ def _split(field: Field, text: str) -> list[str]:
 
 
 def form(settings: type) -> list[Field]:
-    """The fields of a dataclass of flags, in its order; flags that take a file are left out, and `resume`, which a
-    run's page offers where it means something."""
+    """The fields of a dataclass of flags, those that matter most first, else in its order; left out are flags that take
+    a file, and `resume`, which a run's page offers where it means something."""
     hints = get_type_hints(settings, include_extras=True)
     said = helps(settings)
-    named = sorted((one for one in fields(settings) if one.name != "resume"), key=lambda one: one.name in LAST)
+    named = sorted((one for one in fields(settings) if one.name != "resume"), key=lambda one: _place(one.name))
     made = [_field(one, hints[one.name], said.get(one.name, "")) for one in named]
     return [field for field in made if field is not None]
+
+
+def _place(name: str) -> int:
+    return FIRST.index(name) if name in FIRST else len(FIRST) + (name in LAST)
 
 
 def _field(one: Any, hint: Any, said: str) -> Field | None:
