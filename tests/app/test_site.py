@@ -19,6 +19,7 @@ from linmap.app.code import code_of, settings_of
 from linmap.app.jobs import Job, Jobs
 from linmap.app.matrices import DRAWN, picture
 from linmap.app.site import site
+from linmap.app.summary import rounded, told
 from linmap.errors import UsageError
 from linmap.recipes import SYSTEMS
 
@@ -165,6 +166,23 @@ def test_the_code_makes_what_the_command_made(words, made, tmp_path):
         assert package == made[0]
         assert all(part in code["made"] for part in made)
         exec(code["made"], {"model": torch.nn.Identity()})  # as it stands
+
+
+def test_what_was_answered_is_told_with_few_digits_as_lists_and_as_rows():
+    found = {one.name: one for one in told(
+        {"out": "x", "best_epoch": 3, "loss": 0.07589563848, "exact": True, "names": ["a", "b"], "none": None,
+         "errors": [{"series": "<a>", "error": 3.93111}], "notes": ["long " * 9, "word " * 9], "by": {"a": 1.23456}}
+    )}  # fmt: skip
+    assert "out" not in found
+    assert [found[name].text for name in ("best epoch", "loss", "exact", "names", "none")] == [
+        "3", "0.0759", "yes", "a, b", "none"
+    ]  # fmt: skip
+    assert found["errors"].rows == (("series", "error"), ("<a>", "3.931"))
+    assert found["by"].rows == (("a",), ("1.235",))
+    assert found["notes"].items == ("long " * 9, "word " * 9)
+    assert [rounded(cell) for cell in ("10.169267607664574", "2016-07-01", "12", "0.5", "1234567890123", "a.b")] == [
+        "10.1693", "2016-07-01", "12", "0.5", "1234567890123", "a.b"
+    ]  # fmt: skip
 
 
 # A command in the place of linmap: it says what it was given, and ends when there is a file "end" beside its folder.

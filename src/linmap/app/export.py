@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from linmap.app.jobs import Job
+from linmap.app.summary import rounded, told
 from linmap.data.door import read_text
 from linmap.errors import LinmapError
 from linmap.experiment.result import Picture
@@ -20,16 +21,8 @@ MOST_BYTES = 2**22  # of a table that is shown
 LOG = 8_000
 
 
-def exported(job: Job, summary: dict[str, Any]) -> dict[str, Any]:
-    """What the page shows of a run that is over.
-
-    Parameters
-    ----------
-    job
-        The run.
-    summary
-        What its command answered.
-    """
+def exported(job: Job) -> dict[str, Any]:
+    """What the page shows of a run that is over."""
     files = job.files()
     drawn = [path for path in files if path.suffix.lower() in PICTURES][:MOST_PICTURES]
     words = [word for word in job.words if word != "--resume"]
@@ -39,7 +32,7 @@ def exported(job: Job, summary: dict[str, Any]) -> dict[str, Any]:
         "sizes": [(path, (job.folder / path).stat().st_size) for path in files[:200]],
         "more": max(0, len(files) - 200),
         "command": f"linmap {shlex.join(words)}",
-        "summary": {name: value for name, value in summary.items() if name not in ("out", "files", "pictures")},
+        "told": told(job.answer().get("summary") or {}),
         "log": job.log(LOG),
     }
 
@@ -64,4 +57,5 @@ def _beginning(path: Path) -> tuple[list[list[str]], int] | None:
         rows = list(islice(csv.reader(read_text(path, MOST_BYTES).splitlines()), ROWS + 1))
     except (LinmapError, OSError, csv.Error):
         return None
-    return ([row[:COLUMNS] for row in rows], max(map(len, rows))) if rows else None
+    cut = [[rounded(cell) for cell in row[:COLUMNS]] for row in rows]
+    return (cut, max(map(len, rows))) if rows else None

@@ -27,6 +27,7 @@ from linmap.app.forms import NAMES_OF_MODELS, Field, command_words, form
 from linmap.app.jobs import INPUT, MODEL, OUT, Job, Jobs
 from linmap.app.matrices import picture
 from linmap.app.methods import METHODS
+from linmap.app.summary import told
 from linmap.app.views import Views, script, view_of
 from linmap.errors import LinmapError, UsageError
 from linmap.pictures import THEME_CSS
@@ -177,11 +178,11 @@ class _Pages:
         files = job.files()
         shown = [path for path in files if path.suffix in (".svg", ".png", ".jpg", ".webp")][:24]
         pages = [path for path in files if path.suffix == ".html"][:4]
-        view = view_of(job.system, job.verb) if job.state == "done" else None
+        view, answer = view_of(job.system, job.verb) if job.state == "done" else None, job.answer()
         return self._page(
             "job", title=f"{recipes.SYSTEMS[job.system].title}, {job.verb}", job=job, files=files[:200], shown=shown,
-            pages=pages, answer=job.answer(), code=code_of(job, settings_of(job)), n_files=len(files), view=view,
-            tables=tables_of(job) if job.over else [],
+            pages=pages, answer=answer, code=code_of(job, settings_of(job)), n_files=len(files), view=view,
+            tables=tables_of(job) if job.over else [], told=told(answer.get("summary") or {}),
             ahead=self.jobs.ahead(job.id), at_once=self.jobs.at_once,
         )  # fmt: skip
 
@@ -293,7 +294,7 @@ class _Pages:
             raise HTTPException(404)
         page = self._page(
             "export", job=job, system=recipes.SYSTEMS[job.system], verb=job.verb.capitalize(), version=__version__,
-            style=Markup(self._style()), **exported(job, job.answer()),
+            style=Markup(self._style()), **exported(job),
         )  # fmt: skip
         page.headers["content-security-policy"] = POLICY_OF_FILES
         page.headers["content-disposition"] = f'attachment; filename="{job.id}.html"'
