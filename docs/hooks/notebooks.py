@@ -24,6 +24,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 from linmap.pictures import THEME, THEME_CSS
+from linmap.recipes import SYSTEMS
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build" / "notebooks"
@@ -54,11 +55,16 @@ def read(source: Path) -> Any:
     code = text.split('"""', 2)[2].strip()
     new = nbformat.v4
     cells = [
-        new.new_markdown_cell(f"# {source.stem}\n\n{title}"),
+        new.new_markdown_cell(f"# {named(source.stem)}\n\n{title}"),
         new.new_code_cell(ARGUMENTS),
         new.new_code_cell(code),
     ]
     return new.new_notebook(cells=cells)
+
+
+def named(stem: str) -> str:
+    """The title of an example: that of its system."""
+    return SYSTEMS[stem].title if stem in SYSTEMS else stem.replace("_", " ").capitalize()
 
 
 def executed(source: Path) -> Any:
