@@ -130,8 +130,15 @@ def behind() -> str:
     ]
     met, missed = ([row for row in rows if row[6] == word] for word in ("yes", "**no**"))
     head = "| what | ratio | bar | linmap | peer | peer's time |\n| --- | --- | --- | --- | --- | --- |\n"
-    table = "".join(f"| {' | '.join((row[0], row[4], row[5], row[1], row[2], row[3]))} |\n" for row in missed)
+    table = "".join(
+        f"| {' | '.join((row[0], row[4], _few_digits(row[5]), row[1], row[2], row[3]))} |\n" for row in missed
+    )
     return f"Of {len(met) + len(missed)} bars {len(met)} are met. Missed are:\n\n{head}{table}"
+
+
+def _few_digits(bar: str) -> str:
+    """A bar that is a quotient, such as 1 / 1.35, with three digits."""
+    return re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.3g}", bar)
 
 
 def examples() -> str:
