@@ -166,7 +166,7 @@ def test_settings_out_of_range_are_refused(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"M": 0}, "M must be at least 1"),
+        ({"M": 0}, "M must be a whole number of at least 1"),
         ({"M": 1}, "protect = 1"),
         ({"M": 3}, "needs the importance"),
         ({"M": 3, "importance": torch.ones(1, 5)}, "importance must have the shape"),

@@ -204,7 +204,7 @@ def test_what_reads_the_prompt_is_refused() -> None:
         ({"M": None}, "exactly one of M and keep"),
         ({"M": None, "keep": 1.5}, "keep must lie"),
         ({"layer": 4}, "layer = 4 .* depth 4"),
-        ({"sink": -1}, "sink must be at least 0"),
+        ({"sink": -1}, "sink must be a whole number of at least 0"),
     )
     for wrong, message in cases:
         with pytest.raises(ValueError, match=message):

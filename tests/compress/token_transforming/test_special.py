@@ -183,15 +183,15 @@ def test_real_tokens_do_not_merge_into_padding(N, n_pads, seed):
 
 
 BAD = [
-    (lambda: tome(normal(1, 6, 2), -1), "r must be at least 0"),
+    (lambda: tome(normal(1, 6, 2), -1), "r must be a whole number of at least 0"),
     (lambda: tome(normal(6, 2), 1), "metric must have the shape"),
     (lambda: tome(normal(1, 6, 2), 1, mass=torch.ones(1, 5)), "mass must have the shape"),
-    (lambda: kth_bipartite(normal(1, 6, 2), 0), "k must be at least 1"),
+    (lambda: kth_bipartite(normal(1, 6, 2), 0), "k must be a whole number of at least 1"),
     (lambda: kth_bipartite(normal(1, 6, 2), 7), "k = 7 leaves no token"),
     (lambda: pitome(normal(1, 6, 2), 0.0), r"ratio must lie in \(0, 1\]"),
     (lambda: pitome(normal(1, 6, 2), 1.5), r"ratio must lie in \(0, 1\]"),
     (lambda: evit(normal(1, 6), 0.0), r"keep must lie in \(0, 1\]"),
-    (lambda: prune(normal(1, 6), 0), "M must be at least 1"),
+    (lambda: prune(normal(1, 6), 0), "M must be a whole number of at least 1"),
     (lambda: prune(normal(1, 6), 1), "protect = 1"),
     (lambda: prune(normal(1, 6), 3, features=normal(1, 5, 2)), "features must have the shape"),
     (lambda: clusters(torch.tensor([[0, 3]]), 3), "ids must lie in"),

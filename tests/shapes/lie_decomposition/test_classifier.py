@@ -131,10 +131,10 @@ def test_manners() -> None:
     [
         (lambda: small(group="e2").fit(X, Y), ValueError, "group must be one of 'sl2', 'gl2', 'so2', got 'e2'"),
         (lambda: small(sampler="grid").fit(X, Y), ValueError, "sampler must be one of 'haar', 'lognormal'"),
-        (lambda: small(random_state=None).fit(X, Y), TypeError, "random_state must be an integer, got None"),
+        (lambda: small(random_state=None).fit(X, Y), TypeError, "random_state must be a whole number"),
         (lambda: small(separable="no").fit(X, Y), TypeError, "separable must be True or False, got 'no'"),
-        (lambda: small(epochs=1.5).fit(X, Y), TypeError, "epochs must be an integer, got 1.5"),
-        (lambda: small(batch_size=None).fit(X, Y), TypeError, "batch_size must be an integer"),
+        (lambda: small(epochs=1.5).fit(X, Y), TypeError, "epochs must be a whole number of at least ., got 1.5"),
+        (lambda: small(batch_size=None).fit(X, Y), TypeError, "batch_size must be a whole number"),
         (lambda: small(lr="fast").fit(X, Y), TypeError, "lr must be a number, got 'fast'"),
         (lambda: small().fit(X * 1e300, Y), ValueError, r"X has values up to 1.2e\+300, which float32"),
         (lambda: small().fit(X, Y).predict_proba(X * 1e30), ValueError, r"X\[0\] gives no finite logits"),
