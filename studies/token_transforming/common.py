@@ -15,7 +15,7 @@ from linmap.compress.token_transforming.evaluation.ways import Way, encoder_ways
 from linmap.experiment import Check, Experiment, Part, Picture, Runs, Table, paired
 from studies.study import Job
 
-OURS = "Token Transforming"
+OURS, HARD = "Token Transforming", "hard"
 COST = "MACs: multiply-adds of the model and of what merges its tokens, less than those of the model as it is."
 
 
@@ -25,7 +25,6 @@ def all_ways(ours: TokenTransform | None = None) -> Iterator[Way]:
     named = {way.name: way for way in encoder_ways(ours)}
     yield from named.values()
     yield Way("PiToMe on keys", "baseline", replace(named["PiToMe on x"].transform, feature="k"), "as published")
-    yield Way("hard", "ablation", replace(ours, assign="hard"), "many to one")
     yield Way("important centres", "ablation", replace(ours, select="importance", assign="hard"), "without novelty")
 
 
@@ -68,19 +67,19 @@ def differences(task: Task, runs: Runs, measures: Sequence[str]) -> Table:
     return Table(f"{OURS} less the others", ["budget", "way", *measures], rows, note)
 
 
-def ahead(runs: Runs, measure: str, better: str, within: float, above: float) -> list[Check]:
+def ahead(runs: Runs, measure: str, better: str, within: float, above: float, way: str = OURS) -> list[Check]:
     """At strong compression ahead of every peer, at mild compression within a little of the best."""
     found, sign = [], 1 if better == "higher" else -1
     for part in runs.parts:
-        strong = runs.values(OURS, SAVED, part)[0] >= above
+        strong = runs.values(way, SAVED, part)[0] >= above
         peers = {arm.name: runs.mean(arm.name, measure, part) for arm in runs.arms if arm.kind == "baseline"}
         best = max(peers, key=lambda name: sign * peers[name])
-        ours = runs.mean(OURS, measure, part)
+        ours = runs.mean(way, measure, part)
         gap = sign * (ours - peers[best])
         statement = "is ahead of every peer" if strong else f"is within {within:g} of the best peer"
         found.append(
             Check(
-                f"{part}: the {measure} of {OURS} {statement}",
+                f"{part}: the {measure} of {way} {statement}",
                 gap > 0 if strong else gap >= -within,
                 f"{ours:.4f} against {peers[best]:.4f} ({best})",
                 f"{best} is the better choice there",

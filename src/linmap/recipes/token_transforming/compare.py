@@ -153,7 +153,8 @@ def advice(task: Task, runs: Runs) -> str:
         told = [f"No way is faster than the model as it is with {enough}: leave it, or measure larger batches."]
     elif reached:
         best = max(reached, key=lambda run: run.values[SPEED])
-        told = [f"With {enough}, the fastest is {best.arm}, {best.part}: {best.values[SPEED]:.2f} times as fast."]
+        note = "" if best.arm == runs.arms[0].name else f" ({next(a.note for a in runs.arms if a.name == best.arm)})"
+        told = [f"With {enough}, the fastest is {best.arm}{note}, {best.part}: {best.values[SPEED]:.2f} times as fast."]
         own = [run for run in reached if run.arm == runs.arms[0].name]
         if own and best not in own:
             fastest = max(own, key=lambda run: run.values[SPEED])

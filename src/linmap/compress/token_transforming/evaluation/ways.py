@@ -69,7 +69,9 @@ def encoder_ways(ours: TokenTransform, class_token: bool = True) -> Iterator[Way
         Whether the model has one, whose attention EViT asks for.
     """
     merging = TokenTransform(assign="hard", score=ours.score)
-    yield Way("Token Transforming", "system", ours, "many to many")
+    yield Way("Token Transforming", "system", ours, "many to many" if ours.assign == "soft" else "")
+    if ours.assign == "soft":
+        yield Way("hard", "ablation", replace(ours, assign="hard"), 'the same, many to one: assign="hard"')
     yield Way("ToMe on x", "baseline", replace(merging, select="bipartite"), "pairs of tokens, by the tokens")
     by_keys = replace(merging, select="bipartite", feature="k")
     yield Way("ToMe on keys", "baseline", by_keys, "pairs of tokens, by their keys, as published")
