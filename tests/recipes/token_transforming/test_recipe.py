@@ -89,11 +89,11 @@ def test_photographs_are_compared_by_what_is_restored(
     command = f"--model vision --data photos --keep .75 .3 --batch-size 4 --out {tmp_path}"
     found = compared(here, command, monkeypatch)
     names = [row.name for row in found.rows]
-    assert names == ["Token Transforming", "ToMe on x", "ToMe on keys", "PiToMe on x", "EViT", "pruning",
+    assert names == ["Token Transforming", "hard", "ToMe on x", "ToMe on keys", "PiToMe on x", "EViT", "pruning",
                      "random centres", "as it is"]  # fmt: skip
     (table,) = found.tables
     cells = {(row[0], row[1]): dict(zip(table.columns, row, strict=True)) for row in table.rows}
-    assert len(cells) == len(table.rows) == 2 * 7 + 1
+    assert len(cells) == len(table.rows) == 2 * 8 + 1
     assert cells["-", "as it is"]["patch cosine"] == "1.000 ± 0.000"
     saved = [float(str(cells["keep 0.3", name]["multiply-adds saved"]).rstrip("%")) for name in names[:4]]
     assert max(saved) - min(saved) < 6  # pairs do it in two steps, at about the same cost
