@@ -36,7 +36,19 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = 1
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\uff1d",
+    "\uff0b",
+    "\uff0d",
+    "\uff20",
+    "\t",
+    "\r",
+    "\n",
+)  # wide ones are taken, too
 SHARED = "linmap.json"  # in folders that are another library's too
 _swept: set[Path] = set()  # folders in which this process has written
 
@@ -59,6 +71,8 @@ def atomic_path(path: Path | str, make: bool = True) -> Iterator[Path]:
     path = Path(path)
     if path.is_symlink():
         path = path.resolve()  # what the link names is written, and the link stays
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(f"{path} is a pipe or a device; name a file.")  # it would be replaced
     claim(path)
     if make:
         make_folder(path.parent)
@@ -128,7 +142,8 @@ def write_table(path: Path | str, table: Any) -> None:
 def inert(cell: Any) -> Any:
     """A cell of a CSV that no spreadsheet runs: text that begins as a formula gets an apostrophe before it.
 
-    Such text begins with `=`, `+`, `-`, `@`, a tab or a carriage return, and is no plain number.
+    Such text begins with `=`, `+`, `-`, `@`, one of them as wide as a Chinese character, a tab or the end of a line,
+    and is no plain number.
     """
     if not isinstance(cell, str) or not cell.startswith(FORMULA_STARTS) or cell in ("-", "+"):
         return cell
@@ -333,21 +348,27 @@ def check_free(folder: Path) -> None:
 
 
 @contextmanager
-def reading(folder: Path | str) -> Iterator[None]:
+def reading(folder: Path | str, beside: int = 0) -> Iterator[None]:
     """What is built inside from a run of `folder`: a value or an array that is not as expected is told as such.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    beside
+        Bytes of what it is put into, such as the pretrained model of an adapter.
 
     Raises
     ------
     ArtifactError
         In place of errors of keys, types and shapes, and where what is built would be far larger than the weights.
     """
-    from linmap.data.built import no_larger_than
+    from linmap.data.built import no_larger_than, weights_in
 
-    weights = Path(folder) / "model.safetensors"
     try:
-        with no_larger_than(weights.stat().st_size if weights.exists() else 0):
+        with no_larger_than(weights_in(folder) + beside):
             yield
-    except (ArgumentError, ArgumentTypeError, OutOfRangeError) as error:
+    except (ArgumentError, ArgumentTypeError, DataError, OutOfRangeError) as error:
         raise _damaged(folder, " ".join(str(error).split()).rstrip(".")) from None
     except (LinmapError, OSError, ImportError):
         raise

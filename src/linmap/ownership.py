@@ -82,6 +82,24 @@ def claim(path: Path | str) -> None:
         )
 
 
+def check_place(path: Path) -> None:
+    """Refuse, before any work, an output that could not be written after it.
+
+    Raises
+    ------
+    UsageError
+        If it is a pipe or a device, a name in it is too long, or nothing can be written where it would be.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UsageError(f"{path} is a pipe or a device; name a file or a folder.")
+    folder = next(above for above in (path, *Path(os.path.abspath(path)).parents) if above.exists())
+    folder = folder.parent if folder.is_file() and folder == path else folder
+    if not folder.is_dir():
+        raise UsageError(f"{path} cannot be written: {folder} is no folder.")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{path} cannot be written: nothing may be written in {folder}.")
+
+
 def make_folder(path: Path) -> list[Path]:
     """Make a folder and those above it; what is new, the deepest first, belongs to the running command."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]

@@ -22,7 +22,7 @@ RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
 ENDS_WITH = "LINMAP_ENDS_WITH"
 """Environment variable: the pid of the program that started a command, and with which the command ends."""
 LOOK_EVERY = 0.25  # seconds between two looks at whether the parent lives
-PARTIAL = re.compile(r"\..*\.(\d+-[0-9a-f]+-[0-9a-f]{6})\.\d+\.partial(?:\.[^.]*)?")
+PARTIAL = re.compile(r"\..*\.(\d+-[0-9a-f]+-[0-9a-f]{6})\.\d+\.partial(?:\.[^.]*)?", re.DOTALL)
 NAMED = 40  # letters of a name that its half-written file shows: file systems take 255 bytes in all
 A_DAY = 86_400.0
 _numbers = itertools.count()
@@ -76,7 +76,8 @@ def _start(pid: int) -> int:
 
 def partial_name(path: Path) -> str:
     """What a file or folder is called until it is whole: no two writers choose the same, and all know whose it is."""
-    return f".{path.stem[:NAMED]}.{this_process()}.{next(_numbers)}.partial{path.suffix}"
+    suffix = path.suffix if len(os.fsencode(path.suffix)) <= NAMED else ""
+    return f".{path.stem[:NAMED]}.{this_process()}.{next(_numbers)}.partial{suffix}"
 
 
 def sweep(folder: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,17 @@ class Target:
     read: Callable[[Any], Any]
     seeds: tuple[bytes, ...]
     file: str | None = None
+    drawn: Callable[[random.Random], bytes] | None = None
+    """Makes inputs by a grammar, of which every second one is."""
+    few: int = 12
+    """Inputs in the default suite."""
 
 
-def mutated(seeds: tuple[bytes, ...], rng: random.Random) -> bytes:
-    """A whole input with a few changes."""
-    data = bytearray(rng.choice(seeds))
+def mutated(target: Target, rng: random.Random) -> bytes:
+    """A whole input with a few changes, or one of the target's own grammar."""
+    if target.drawn is not None and rng.random() < 0.5:
+        return target.drawn(rng)
+    data = bytearray(rng.choice(target.seeds))
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
         place = rng.randrange(len(data) + 1)
         match rng.randrange(6):
@@ -65,9 +72,18 @@ def feed(target: Target, data: bytes, folder: Path) -> str | None:
     return None
 
 
+@cache
 def targets() -> dict[str, Target]:
     """All of them, by name."""
-    return {target.name: target for target in [*_arrays(), *_texts(), *_pictures_and_shapes(), *_languages(), *_kept()]}
+    from fuzz import commands, folders, tables
+
+    ours = [*_arrays(), *_texts(), *_pictures_and_shapes(), *_languages(), *_kept()]
+    return {one.name: one for one in [*ours, *tables.targets(), *folders.targets(), *commands.targets()]}
+
+
+def saved_seed(name: str) -> bytes:
+    """A whole input that takes long to make."""
+    return (Path(__file__).parent / "seeds" / name).read_bytes()
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -115,6 +131,7 @@ def _texts() -> list[Target]:
     jsonl = b'{"id": "a", "x": [1, 2.5, null]}\n{"id": "b", "x": {"y": "\xc3\xa9"}}\n'
     tsp = b"NAME : a\nTYPE : TSP\nDIMENSION : 3\nEDGE_WEIGHT_TYPE : EUC_2D\n"
     tsp += b"NODE_COORD_SECTION\n1 0 0\n2 1 0\n3 0 1\nEOF\n"
+    kinds = [tsp.replace(b"EUC_2D", kind) for kind in (b"EUC_2D", b"CEIL_2D", b"MAN_2D", b"MAX_2D", b"ATT", b"GEO")]
     texts = b'{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n'
     return [
         Target("ts", read_ts, (ts,), "a.ts"),
@@ -126,7 +143,7 @@ def _texts() -> list[Target]:
         Target("texts", read_training_texts, (texts,), "a.jsonl"),
         Target("texts.csv", read_training_texts, (b'text,label\n"a,b",x\nc,y\n',), "a.csv"),
         Target("points", read_points, (b"x,y,z\n1,2,3\n4,5,6\n", b"1 2 3\n4 5 6\n"), "a.csv"),
-        Target("tsp", read_tsp, (tsp,), "a.tsp"),
+        Target("tsp", lambda path: (one := read_tsp(path)).length(range(len(one))), tuple(kinds), "a.tsp"),
         Target("tour", read_tour, (b"NAME : a\nTOUR_SECTION\n1\n3\n2\n-1\nEOF\n",), "a.tour"),
     ]
 
@@ -149,12 +166,17 @@ def _pictures_and_shapes() -> list[Target]:
         b"ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
         b"element face 1\nproperty list uchar int vertex_indices\nend_header\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"
     )
-    kinds = tuple(picture(kind) for kind in ("PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"))
-    surfaces = {".obj": obj, ".off": off, ".stl": stl, ".ply": ply}
+    words = "solid a\n facet normal 0 0 1\n  outer loop\n   vertex 0 0 0\n   vertex 1 0 0\n   vertex 0 1 0\n"
+    solid = (words + "  endloop\n endfacet\nendsolid a\n").encode()
+    kinds = tuple(picture(kind) for kind in ("PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "ICO", "PPM", "TGA"))
+    odd = {"TIFF": ("1", "LA", "CMYK", "LAB", "F", "I", "I;16", "YCbCr"), "PNG": ("1", "L", "LA", "P", "RGBA", "I;16")}
+    odd |= {"JPEG": ("L", "CMYK", "YCbCr")}
+    modes = tuple(picture(kind, mode) for kind, ones in odd.items() for mode in ones)
+    surfaces = {".obj": (obj,), ".off": (off,), ".stl": (stl, solid), ".ply": (ply,)}
     return [
-        Target("image", read_image, (*kinds, picture("PNG", "P")), "a.png"),
-        Target("grey", read_grey, (picture("TIFF", "I;16"), picture("PNG", "L")), "a.tiff"),
-        *(Target(f"surface{end}", lambda p: read_surface(p, 8), (seed,), f"a{end}") for end, seed in surfaces.items()),
+        Target("image", read_image, kinds + modes, "a.png"),
+        Target("grey", read_grey, modes, "a.tiff"),
+        *(Target(f"surface{end}", lambda p: read_surface(p, 8), ones, f"a{end}") for end, ones in surfaces.items()),
     ]
 
 

@@ -1,121 +1,72 @@
-"""A saved run of which one value is another: it is read, or refused as an artifact, and takes no memory for it."""
+"""A saved run of which one thing is another: it is read, or refused as an artifact, and takes no memory for it."""
 
 from __future__ import annotations
 
-import copy
 import json
+import os
+import random
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from linmap.errors import ArtifactError
+from fuzz.runs import RUNS, SavedRun, changed, reshaped
+from linmap.errors import ArtifactError, LinmapError
 
-WRONG: tuple[Any, ...] = (None, True, -1, 10**9, 10**30, 1.5, "x", [], {}, [[1]], {"a": 1}, [None] * 3)
-
-
-def s4(folder: Path) -> Callable[[Path], Any]:
-    from linmap.sequence.s4.estimators import S4Classifier, load_estimator
-
-    X = np.random.default_rng(0).normal(size=(4, 8, 1))
-    S4Classifier(1, 4, 4, epochs=1, batch_size=4).fit(X, [0, 1, 0, 1]).save(folder)
-    return load_estimator
-
-
-def bt2(folder: Path) -> Callable[[Path], Any]:
-    from linmap.retrieve.bt2.upgrade import EmbeddingUpgrade
-
-    X = np.random.default_rng(0).normal(size=(40, 4))
-    EmbeddingUpgrade().fit(X, X[:, :3]).save(folder)
-    return EmbeddingUpgrade.load
-
-
-def gbwbn(folder: Path) -> Callable[[Path], Any]:
-    from linmap.signals.gbwbn.classifier import SPDNetClassifier
-
-    X = np.stack([np.eye(3) * (1 + i) for i in range(4)])
-    SPDNetClassifier(epochs=1).fit(X, [0, 1, 0, 1]).save(folder)
-    return SPDNetClassifier.load
-
-
-def acm(folder: Path) -> Callable[[Path], Any]:
-    from linmap.signals.acm.classifier import ACMClassifier
-
-    X = np.random.default_rng(0).normal(size=(12, 3, 64))
-    ACMClassifier((2, 1), "mdm").fit(X, np.arange(12) % 2).save(folder)
-    return ACMClassifier.load
-
-
-def lie_decomposition(folder: Path) -> Callable[[Path], Any]:
-    from linmap.shapes.lie_decomposition.classifier import LieClassifier
-
-    X = np.random.default_rng(0).normal(size=(4, 1, 16, 16)).astype(np.float32)
-    LieClassifier(num_samples=1, channels=2, hidden=2, head=2, epochs=1).fit(X, [0, 1, 0, 1]).save(folder)
-    return LieClassifier.load
-
-
-def tinvnn(folder: Path) -> Callable[[Path], Any]:
-    from linmap.shapes.tinvnn.classifier import PointCloudClassifier
-
-    X = np.random.default_rng(0).normal(size=(4, 16, 3)).astype(np.float32)
-    PointCloudClassifier(epochs=1, batch_size=2).fit(X, [0, 1, 0, 1]).save(folder)
-    return PointCloudClassifier.load
-
-
-def olinear(folder: Path) -> Callable[[Path], Any]:
-    from linmap.sequence.olinear.forecaster import OLinearForecaster
-
-    X = np.random.default_rng(0).normal(size=(60, 2))
-    OLinearForecaster(2, 8, d_model=4, embed=2, layers=1, epochs=1).fit(X).save(folder)
-    return OLinearForecaster.load
-
-
-RUNS = (acm, bt2, gbwbn, lie_decomposition, olinear, s4, tinvnn)
+MOST = int(os.environ.get("LINMAP_FUZZ_CHANGES", "150"))
+"""Changes of a file that are tried, drawn at random."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", RUNS)
-def test_a_run_with_one_wrong_value_is_read_or_refused(make, tmp_path):
+def test_a_run_with_one_thing_changed_is_read_or_refused(make: Callable[[Path], SavedRun], tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        load = make(tmp_path / "run")
-        path = tmp_path / "run" / "config.json"
-        whole, refused = json.loads(path.read_text()), 0
-        load(tmp_path / "run")
-        for changed in _changed(whole):
-            path.write_text(json.dumps(changed))
-            try:
-                load(tmp_path / "run")
-            except ArtifactError:
-                refused += 1
+        run, folder = make(tmp_path / "run"), tmp_path / "run"
+        run.use(run.load(folder))
+        refused = 0
+        for name, what, data in changes(run, folder):
+            whole = (folder / name).read_bytes()
+            (folder / name).write_bytes(data)
+            refused += outcome(run, folder, f"{name}: {what}")
+            (folder / name).write_bytes(whole)
     assert refused > 20
 
 
-def _changed(whole: Any) -> Iterator[Any]:
-    """Without each key, and with each value another."""
-    for place in _places(whole):
-        yield _with(whole, place, remove=True)
-        for value in WRONG:
-            yield _with(whole, place, value)
+def changes(run: SavedRun, folder: Path) -> Iterator[tuple[str, str, bytes]]:
+    """The file, what is done to it, and what it then holds."""
+    rng = random.Random(run.load.__qualname__)
+    for name in run.settings:
+        found = list(changed(json.loads((folder / name).read_text())))
+        for what, value in rng.sample(found, min(MOST, len(found))):
+            yield name, what, json.dumps(value).encode()
+            if "config" in value and isinstance(value["config"], dict):
+                yield name, f"{what}, signed", json.dumps(signed(run, value)).encode()
+    found = list(reshaped((folder / run.weights).read_bytes()))
+    for what, data in rng.sample(found, min(MOST, len(found))):
+        yield run.weights, what, data
 
 
-def _places(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    for key, item in value.items() if isinstance(value, dict) else list(enumerate(value))[:3]:
-        yield (*before, key)
-        if isinstance(item, dict | list):
-            yield from _places(item, (*before, key))
+def signed(run: SavedRun, value: dict) -> dict:
+    try:
+        return value | {"config": run.sign(value["config"])}
+    except (KeyError, TypeError):
+        return value
 
 
-def _with(whole: Any, place: tuple[Any, ...], value: Any = None, remove: bool = False) -> Any:
-    changed = copy.deepcopy(whole)
-    inner = changed
-    for step in place[:-1]:
-        inner = inner[step]
-    if remove:
-        del inner[place[-1]]
-    else:
-        inner[place[-1]] = value
-    return changed
+def outcome(run: SavedRun, folder: Path, what: str) -> bool:
+    """Whether a run is refused; any error but those of linmap fails."""
+    try:
+        found = run.load(folder)
+    except ArtifactError:
+        return True
+    except Exception as error:
+        raise AssertionError(f"{what}: {type(error).__name__} while it is read: {error}") from error
+    try:
+        run.use(found)
+    except LinmapError:
+        return True
+    except Exception as error:
+        raise AssertionError(f"{what}: {type(error).__name__} while it is used: {error}") from error
+    return False

@@ -19,7 +19,7 @@ from linmap.data.door import LIMIT, inside, load_json, refuse_special
 from linmap.data.records import read_records
 from linmap.data.text import read_training_texts
 from linmap.data.vectors.opening import open_store
-from linmap.errors import ArtifactError, DataError, LinmapError
+from linmap.errors import ArgumentError, ArtifactError, DataError, LinmapError
 from linmap.experiment.result import Result
 
 SOURCE = Path(linmap.__file__).parent
@@ -133,6 +133,42 @@ def test_what_unpacks_to_more_than_the_bound_is_refused_and_the_bound_can_be_rai
     assert read_npz(tmp_path / "a.npz")["x"].size == 2**18
 
 
+def test_a_packed_text_of_many_small_values_counts_what_they_take(tmp_path, monkeypatch):
+    import gzip
+
+    monkeypatch.setenv(LIMIT, str(2**20 / 2**30))
+    for name, text in (("a.json", b"[" + b"[]," * 2**17 + b"0]"), ("a.jsonl", b"[" + b"1," * 2**17 + b"0]\n")):
+        (tmp_path / name).write_bytes(text)
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text))
+        assert len(list(read_records(tmp_path / name))) > 0
+        with pytest.raises(DataError, match=LIMIT):
+            list(read_records(tmp_path / f"{name}.gz"))
+
+
+def test_a_small_parquet_file_of_many_rows_is_refused(tmp_path, monkeypatch):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from linmap.data.parquet import read_columns
+
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": pa.array(np.zeros(10**6))}), path)
+    assert path.stat().st_size < 2**14
+    assert read_columns(path).num_rows == 10**6
+    monkeypatch.setenv(LIMIT, str(2**20 / 2**30))
+    with pytest.raises(DataError, match=LIMIT):
+        read_columns(path)
+
+
+@pytest.mark.parametrize("key", ["num_labels", "num_hidden_layers", "n_layer", "encoder_layers"])
+def test_a_model_that_counts_by_the_billion_is_refused(key, tmp_path):
+    from linmap.data.models import check_counts
+
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 10**7, "text_config": {key: 10**9}}))
+    with pytest.raises(ArgumentError, match=f"{key} is 1e\\+09"):
+        check_counts(tmp_path)
+
+
 def test_an_array_that_declares_more_than_its_file_holds_is_refused(tmp_path):
     header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 8), }\n"
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + b"\0" * 64)
@@ -198,7 +234,7 @@ def test_a_tokenizer_that_names_files_elsewhere_is_refused(tmp_path):
 # -- what is shown -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"])
 def test_no_spreadsheet_runs_a_label(start):
     assert artifacts.inert(f"{start}cmd|' /C calc'!A0").startswith("'")
     assert artifacts.inert("-1.5") == "-1.5"

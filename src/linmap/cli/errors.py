@@ -26,7 +26,8 @@ def explain(error: BaseException, room: str = "") -> tuple[int, str]:
     if isinstance(error, LinmapError) and not isinstance(error, SingularMapError | DivergenceError):
         return WRONG_USE, message
     if isinstance(error, NOT_OPENED) or (isinstance(error, OSError) and error.errno in OF_THE_PLACE):
-        return WRONG_USE, f"{error.filename}: {str(error.strerror).lower()}" if error.filename else message
+        named = " ".join(str(error.filename).split())  # names may hold newlines
+        return WRONG_USE, f"{named}: {str(error.strerror).lower()}" if error.filename else message
     if FULL.lower() in message.lower():  # as libraries tell it, in errors of their own
         return WRONG_USE, f"{FULL.lower()}: make room, or write elsewhere ({message})"
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("linmap"):

@@ -20,6 +20,7 @@ from linmap.cli.completion import SCRIPTS, START, script
 from linmap.cli.errors import DONE, FAILED, nearest
 from linmap.cli.flags import HelpShown, own, parse
 from linmap.cli.program import command
+from linmap.data.door import refuse_special
 from linmap.errors import UsageError
 from linmap.locks import sole
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob, FittedJob
@@ -341,6 +342,8 @@ def checked(job: Any) -> Any:
     data, out = getattr(job, "data", None), getattr(job, "out", None)
     if data is not None and not data.exists():
         raise UsageError(f"--data {data}: there is no such file.")
+    if data is not None:
+        refuse_special(data)
     if out is not None and out.is_file() and not isinstance(job, ApplyJob):
         raise UsageError(f"--out {out} is a file; name a folder.")
     if data is not None and out is not None and data.resolve() == out.resolve():
@@ -349,6 +352,8 @@ def checked(job: Any) -> Any:
         raise UsageError(
             f"--out {out}: Parquet files need pyarrow: {remedy(['pyarrow'], 'retrieve')}; or give another ending."
         )
+    if out is not None:
+        ownership.check_place(out)
     if job.seed < 0:
         raise UsageError(f"--seed {job.seed} is negative; give 0 or more.")
     return job

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,14 @@ from linmap.errors import ArtifactError
 
 LEAST, TIMES = 2**30, 64
 """Bytes that building may ask for: at least the first, and so many times those of the weights."""
-STEPS = 100_000
-"""Operations on tensors: a network of a few hundred layers takes fewer."""
+STEPS, STEP = 100_000, 2**12
+"""Operations on tensors that building may take: a network of a few hundred layers takes fewer than the first; more for
+each so many bytes of weights."""
+
+
+def weights_in(folder: Path | str) -> int:
+    """Bytes of the weights that a folder holds."""
+    return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
 
 
 @contextmanager
@@ -24,23 +31,23 @@ def no_larger_than(weights: int) -> Iterator[None]:
     Parameters
     ----------
     weights
-        Bytes of the file of weights.
+        Bytes of the files of weights.
 
     Raises
     ------
     ArtifactError
         Where it asks for more: the sizes in the configuration are not those of the weights.
     """
-    with _Asked(max(LEAST, TIMES * weights)):
+    with _Asked(max(LEAST, TIMES * weights), STEPS + weights // STEP):
         yield
 
 
 class _Asked(TorchDispatchMode):
     """Counts the bytes of new tensors, before those of a stated shape are made."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, steps: int) -> None:
         super().__init__()
-        self.left, self.steps = most, STEPS
+        self.left, self.steps = most, steps
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.steps -= 1

@@ -15,6 +15,8 @@ from typing import Any, BinaryIO, cast
 from linmap.data.door import most_bytes, refuse_special, too_large
 from linmap.errors import DataError
 
+BETWEEN, EACH = b",\n[{", 16
+"""What stands between values of a text, and the bytes that a value takes in memory beside its letters."""
 DAMAGED = (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError)
 
 
@@ -28,7 +30,7 @@ def is_compressed(path: Path) -> bool:
 
 
 @contextmanager
-def open_bytes(path: Path, whole: bool = True) -> Iterator[BinaryIO]:
+def open_bytes(path: Path, whole: bool = True, text: bool = True) -> Iterator[BinaryIO]:
     """A file's bytes, decompressed where its name says that it is compressed.
 
     Parameters
@@ -37,6 +39,8 @@ def open_bytes(path: Path, whole: bool = True) -> Iterator[BinaryIO]:
         Of the file.
     whole
         Whether what is unpacked stays in memory, and so may not be more than `linmap.data.door.most_bytes`.
+    text
+        Whether it is text with values, each of which counts as `EACH` bytes more.
 
     Raises
     ------
@@ -50,7 +54,7 @@ def open_bytes(path: Path, whole: bool = True) -> Iterator[BinaryIO]:
         return
     try:
         with OPENERS[path.suffix.lower()](path) as file:
-            yield cast(BinaryIO, io.BufferedReader(_Bounded(path, file), 2**16)) if whole else file
+            yield cast(BinaryIO, io.BufferedReader(_Bounded(path, file, text), 2**16)) if whole else file
     except DAMAGED as error:
         raise DataError(f"{path} is damaged, or not compressed as its name says ({error}); write it again.") from None
     except OSError as error:
@@ -61,40 +65,46 @@ def open_bytes(path: Path, whole: bool = True) -> Iterator[BinaryIO]:
 
 def measure(path: Path) -> int:
     """The bytes that a file unpacks to, which `open_bytes` bounds; for libraries that open it themselves."""
-    with open_bytes(path) as file:
+    with open_bytes(path, text=False) as file:
         return sum(len(block) for block in iter(lambda: file.read(2**20), b""))
 
 
 def lines_of(path: Path, file: Any) -> Iterator[bytes]:
-    """Lines with their ends, none of them longer than `linmap.data.door.most_bytes` where the file is packed.
+    """Lines with their ends, none of which takes more than `linmap.data.door.most_bytes` where the file is packed.
 
     Raises
     ------
     DataError
-        At a longer one.
+        At one that takes more.
     """
     if not is_compressed(path):
         yield from file
         return
     most = most_bytes()
     while line := file.readline(most + 1):
-        if len(line) > most:
+        if weight(line) > most:
             raise too_large(path, "one line unpacks to more than")
         yield line
+
+
+def weight(text: bytes) -> int:
+    """Bytes that a text takes when its values are read, at least: a few letters may be a list."""
+    return len(text) + EACH * sum(map(text.count, BETWEEN))
 
 
 class _Bounded(io.RawIOBase):
     """What is unpacked, up to the bound."""
 
-    def __init__(self, path: Path, file: Any) -> None:
+    def __init__(self, path: Path, file: Any, text: bool) -> None:
         self._path, self._file, self._left = path, file, most_bytes()
+        self._weight = weight if text else len
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         data = self._file.read(len(buffer))
-        self._left -= len(data)
+        self._left -= self._weight(data)
         if self._left < 0:
             raise too_large(self._path, "it unpacks to more than")
         buffer[: len(data)] = data

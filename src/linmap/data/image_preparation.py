@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from linmap.data.door import load_json
+from linmap.data.schema import check_fields
 from linmap.errors import ArgumentError, DataError
 
 FILE = "preprocessor_config.json"
+MOST_SIDE = 2**14
+"""Pixels of an image as a model takes it."""
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 NEEDLESS = ("do_convert_rgb",)
 """Images come in RGB."""
@@ -38,6 +42,14 @@ class ImagePreparation:
     scale: float = 1.0
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        sides = [*((self.size,) if isinstance(self.size, int) else self.size or ()), *(self.crop or ())]
+        if not all(1 <= side <= MOST_SIDE for side in sides):
+            raise ArgumentError(f"sizes of images are {sides}, expected 1 to {MOST_SIDE} pixels.")
+        if not all(map(math.isfinite, (self.scale, *self.mean, *self.std))):
+            raise ArgumentError("scale, mean and std must be finite.")
 
     def __call__(self, image: UInt8[np.ndarray, "height width 3"]) -> Float32[Tensor, "3 new_height new_width"]:
         """The image as the model takes it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from linmap.data.built import no_larger_than, weights_in
 from linmap.data.door import inside, load_json
 from linmap.data.image_preparation import FILE as PREPARATION_FILE
 from linmap.data.pretrained import BUNDLED, BUNDLED_VISION, bundled_model
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # of a repository on the Hub
+COUNTED, MOST_COUNTED = re.compile(r"(^|_)(num|n)_|layers?$|depths?$"), 10**6
+"""Keys of what is counted one by one in a configuration, and the largest number of it."""
 Reads = Literal["text", "images"]
 DTYPES: dict[str, Any] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}  # auto: as it is saved
 
@@ -204,6 +208,29 @@ def check_kernels(folder: Path) -> None:
         )
 
 
+def check_counts(folder: Path) -> None:
+    """Refuse a configuration that counts so many layers, labels or heads that Transformers lists them for ever.
+
+    Raises
+    ------
+    ArgumentError
+        With the first such number.
+    """
+    for key, value in _numbers_in(config_of(folder)):
+        if COUNTED.search(key) and value > MOST_COUNTED:
+            raise ArgumentError(f"{folder}/config.json: {key} is {value:g}, more than any model has.")
+
+
+def _numbers_in(config: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
+    """All numbers of a configuration, with the keys that they stand under."""
+    if isinstance(config, int | float):
+        yield key, config
+    for name, value in config.items() if isinstance(config, dict) else ():
+        yield from _numbers_in(value, name)
+    for value in config if isinstance(config, list) else ():
+        yield from _numbers_in(value, key)
+
+
 def check_names(folder: Path) -> None:
     """Refuse a folder of a model that names files outside of it: shards of weights, and files of its tokenizer.
 
@@ -319,8 +346,9 @@ def _loaded(auto: Any, folder: Path, what: str, dtype: str) -> tuple[Any, set[st
     """
     check_kernels(folder)
     check_names(folder)
+    check_counts(folder)
     try:
-        with quiet_libraries():
+        with quiet_libraries(), no_larger_than(weights_in(folder)):
             model, info = auto.from_pretrained(
                 folder,
                 dtype=DTYPES[dtype],
@@ -329,11 +357,16 @@ def _loaded(auto: Any, folder: Path, what: str, dtype: str) -> tuple[Any, set[st
                 trust_remote_code=False,
                 output_loading_info=True,
             )
+    except ArtifactError as error:
+        raise ArgumentError(f"{folder} cannot be loaded as {what}: {error}.") from None
     except (LinmapError, ImportError):
         raise
     except Exception as error:  # whatever Transformers does with what a configuration says
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise ArgumentError(f"{folder} cannot be loaded as {what}: {first}") from error
+    wrong = next((name for name, weight in model.named_parameters() if not weight.is_floating_point()), None)
+    if wrong and getattr(model, "hf_quantizer", None) is None:
+        raise ArgumentError(f"{folder} cannot be loaded as {what}: its weight {wrong} is of integers.")
     return model, set(info["missing_keys"])
 
 

@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from linmap.data import require_content
-from linmap.data.door import understood
+from linmap.data.door import most_bytes, too_large, understood
 from linmap.errors import DataError
+
+TIMES = 8
+"""What unpacks to no more than so many times its file is no surprise."""
 
 
 def open_parquet(path: Path) -> Any:
@@ -27,7 +30,8 @@ def open_parquet(path: Path) -> Any:
     Raises
     ------
     DataError
-        If pyarrow is not installed, the file is empty or not Parquet, or has two columns of one name.
+        If pyarrow is not installed, the file is empty or not Parquet, has two columns of one name, or unpacks to far
+        more than it has and `linmap.data.door.most_bytes`.
     """
     try:
         import pyarrow
@@ -38,14 +42,36 @@ def open_parquet(path: Path) -> Any:
     with understood(path, "a Parquet file"):
         file = pyarrow.parquet.ParquetFile(path)
         _require_names(path, file.schema_arrow)
+        groups = (file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+        require_proportion(path, max(groups, default=0), "a group of its rows")
     return file
+
+
+def require_proportion(path: Path, size: int, what: str) -> None:
+    """Refuse what takes more than `linmap.data.door.most_bytes` and `TIMES` the file.
+
+    Raises
+    ------
+    DataError
+        If it does.
+    """
+    if size > max(most_bytes(), TIMES * path.stat().st_size):
+        raise too_large(path, f"{what} unpacks to more than")
+
+
+def read_columns(path: Path) -> Any:
+    """All of a file as a `pyarrow.Table`; errors as of `open_parquet`."""
+    with open_parquet(path) as file, understood(path, "a Parquet file"):
+        values = file.metadata.num_rows * file.metadata.num_columns
+        require_proportion(path, 8 * values, "its table")
+        return file.read()
 
 
 def read_parquet(path: Path, groups: Sequence[int] | None = None) -> Iterator[Any]:
     """The rows of some row groups, or of all; pandas' index is left out where it has no name."""
     with open_parquet(path) as file:
         kept = [name for name in file.schema_arrow.names if name not in _unnamed_index(file.schema_arrow)]
-        for batch in _batches(path, file, groups, kept):
+        for batch in batches_of(path, file, 1024, groups, kept):
             with understood(path, "a Parquet file"):
                 try:
                     rows = batch.to_pylist(maps_as_pydicts="strict")
@@ -54,8 +80,18 @@ def read_parquet(path: Path, groups: Sequence[int] | None = None) -> Iterator[An
             yield from (_json(row, path) for row in rows)
 
 
-def _batches(path: Path, file: Any, groups: Sequence[int] | None, kept: list[str]) -> Iterator[Any]:
-    found = file.iter_batches(batch_size=1024, row_groups=groups, columns=kept)
+def batches_of(
+    path: Path, file: Any, rows: int, groups: Sequence[int] | None = None, columns: Sequence[str] | None = None
+) -> Iterator[Any]:
+    """Record batches of an open file, of at most so many rows.
+
+    Raises
+    ------
+    DataError
+        If one is damaged.
+    """
+    with understood(path, "a Parquet file"):
+        found = file.iter_batches(batch_size=rows, row_groups=groups, columns=columns)
     while True:
         with understood(path, "a Parquet file"):
             batch = next(found, None)

@@ -251,7 +251,7 @@ def test_a_damaged_folder_is_refused(tmp_path):
     POOL.build(30).save(tmp_path)
     text = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(text.replace('"dim": 8', '"dim": 10'))
-    with pytest.raises(ArtifactError, match="no readable descendant"):
+    with pytest.raises(ArtifactError, match="is damaged"):
         Descendant.load(tmp_path)
 
 
@@ -372,7 +372,7 @@ def test_edited_pools_are_refused(place, to, tmp_path):
 def test_a_descendant_whose_configuration_was_edited_is_refused(name, to, tmp_path):
     POOL.build(3).save(tmp_path)
     edited(tmp_path, "config", name, to=to)
-    with pytest.raises(ArtifactError, match="no readable descendant"):
+    with pytest.raises(ArtifactError, match="is damaged"):
         Descendant.load(tmp_path)
 
 

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from json import JSONDecodeError
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast, get_type_hints
 
 import torch
 from accelerate import PartialState
-from peft import PeftModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import nn
 
 from linmap.adapt.bone import BoneConfig
 from linmap.adapt.salt import SaltConfig
 from linmap.adapt.texts import TextClassifier, adapted_part
 from linmap.adapt.triadaptlora import TriAdaptLoraConfig
-from linmap.artifacts import SHARED, check_free, read_config, staged, write_config, write_json
+from linmap.artifacts import (
+    SHARED,
+    check_free,
+    read_config,
+    read_tensors,
+    reading,
+    staged,
+    write_config,
+    write_json,
+)
 from linmap.data.completions import by_length, complete
 from linmap.data.door import load_json
 from linmap.data.models import (
@@ -29,6 +36,7 @@ from linmap.data.models import (
     on_accelerator,
     quiet_libraries,
 )
+from linmap.data.schema import Range, require, typed
 from linmap.data.text import Task, TextRecord
 from linmap.data.tokens import ClassificationData, Side, Tokenizer
 from linmap.errors import ArgumentError, ArtifactError
@@ -183,37 +191,72 @@ class FineTuned:
         needed = [*ADAPTER, *([HEAD] if config.get("task") == "classification" else [])]
         if lacking := [name for name in needed if not (folder / name).exists()]:
             raise ArtifactError(f"{folder} is incomplete: it lacks {', '.join(lacking)}.")
-        _check_method(folder, header["system"])
-        dtype, cut = (config["settings"][name] for name in ("base_dtype", "truncation"))
-        kind = "language" if config["task"] == "language" else "encoder"
-        base = load_pretrained(base_folder(folder, config["model"], allow_download), kind, dtype)
-        try:
-            with quiet_libraries():
-                model: nn.Module = PeftModel.from_pretrained(cast(Any, base), str(folder))
-            if config["task"] == "classification":
-                model = TextClassifier(model, len(config["labels"]))
-                model.head.load_state_dict(load_file(folder / HEAD))
-        except (SafetensorError, JSONDecodeError, KeyError, TypeError, RuntimeError) as error:
-            raise ArtifactError(f"{folder} is damaged ({error}); fit it again.") from None
+        with reading(folder):
+            saved = typed(Saved, config, "config")
+            dtype, cut = (typed(Settings, saved["settings"], "settings")[name] for name in ("base_dtype", "truncation"))
+            _check_adapter(folder, header["system"])
+        kind = "language" if saved["task"] == "language" else "encoder"
+        base = load_pretrained(base_folder(folder, saved["model"], allow_download), kind, dtype)
+        with reading(folder, sum(weight.nbytes for weight in base.parameters())):
+            model = _adapted(base, folder, None if saved["task"] == "language" else saved["labels"])
+            tokenizer = load_tokenizer(folder)
         growth = {name: config[name] for name in ("ranks", "growth") if name in config}
-        return cls(config["task"], on_accelerator(model).eval(), load_tokenizer(folder), config["labels"],
-                   config["max_length"], cut, config["model"], dtype, config.get("result", {}), growth)  # fmt: skip
+        return cls(saved["task"], on_accelerator(model).eval(), tokenizer, saved["labels"], saved["max_length"], cut,
+                   saved["model"], dtype, config.get("result", {}), growth)  # fmt: skip
 
 
-def _check_method(folder: Path, method: str) -> None:
-    """Refuse an adapter of another method of PEFT: some load further models by what their configuration names.
+class Settings(TypedDict):
+    """Of a training, what using the model depends on."""
+
+    base_dtype: Literal["float32", "bfloat16"]
+    truncation: Side
+
+
+class Saved(TypedDict):
+    """What a folder says of a fine-tuned model."""
+
+    task: Task
+    model: str
+    labels: list[str]
+    max_length: Annotated[int, Range(2, 2**24)]
+    settings: dict[str, Any]
+    result: NotRequired[dict[str, Any]]
+    ranks: NotRequired[dict[str, int]]
+    growth: NotRequired[list[dict[str, Any]]]
+
+
+def _adapted(base: nn.Module, folder: Path, labels: Sequence[str] | None) -> nn.Module:
+    """The pretrained model with the adapter of a folder, all of whose tensors are there, and none besides."""
+    with quiet_libraries():
+        adapted = PeftModel.from_pretrained(cast(Any, base), str(folder))
+    found = set(read_tensors(folder / ADAPTER[1]))
+    if other := found ^ set(get_peft_model_state_dict(cast(Any, adapted), save_embedding_layers=False)):
+        name = min(other)
+        raise ArgumentError(f"{ADAPTER[1]} {'has' if name in found else 'lacks'} {name} (of {len(other)} such tensors)")
+    if labels is None:
+        return adapted
+    model = TextClassifier(adapted, len(labels))
+    model.head.load_state_dict(read_tensors(folder / HEAD))
+    return model
+
+
+def _check_adapter(folder: Path, method: str) -> None:
+    """Refuse an adapter of another method of PEFT, for some load further models by what their configuration names; and
+    one whose configuration has a value of a type that the method does not take.
 
     Raises
     ------
-    ArtifactError
+    ArtifactError, TypeError
         If it is, or its configuration cannot be read.
     """
-    try:
-        kind = load_json(folder / ADAPTER[0])["peft_type"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{folder / ADAPTER[0]} is damaged ({error}); fit it again.") from None
-    if kind != f"{PREFIX}{method.upper()}" or kind not in {config().peft_type for config in METHODS}:
+    stated = load_json(folder / ADAPTER[0])
+    kind = stated.get("peft_type") if isinstance(stated, dict) else None
+    known = {config().peft_type: config for config in METHODS}
+    if kind != f"{PREFIX}{method.upper()}" or kind not in known:
         raise ArtifactError(
             f"{folder / ADAPTER[0]} says peft_type {kind!r}, and an adapter of {method} says "
             f"'{PREFIX}{method.upper()}'; load the adapters of other methods with PEFT itself."
         )
+    for name, hint in get_type_hints(known[kind], include_extras=True).items():
+        if name in stated:
+            require(stated[name], hint, f"{ADAPTER[0]}: {name}")

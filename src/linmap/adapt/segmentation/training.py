@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -17,10 +17,12 @@ from torch.utils.data import TensorDataset
 
 from linmap import artifacts
 from linmap.adapt.salt import SaltConfig, salt_regularization
+from linmap.adapt.salt.weight import Relu
 from linmap.adapt.segmentation.metrics import dice, hd95, segmentation_loss
 from linmap.adapt.segmentation.segmenter import TARGETS, Segmenter, probabilities
 from linmap.data.masks import Augmented, MaskedImages, resized
-from linmap.errors import ArtifactError
+from linmap.data.schema import Count, Range, typed
+from linmap.errors import ArgumentError, ArtifactError
 from linmap.training import TrainingConfig, TrainingHistory, train
 
 Adapt = Callable[[nn.Module], None]
@@ -181,6 +183,17 @@ def save_segmenter(folder: Path, model: nn.Module, size: int, options: Mapping[s
     artifacts.save(folder, "salt", described, trained_state(model), seed)
 
 
+class Saved(TypedDict):
+    """What `save_segmenter` says of a segmenter."""
+
+    task: Literal["segmentation"]
+    size: Annotated[int, Range(32, 2**13)]
+    ratio: Annotated[float, Range(0, 1)]
+    r: Count
+    relu: Relu
+    train_norms: bool
+
+
 def load_segmenter(folder: Path) -> tuple[Segmenter, dict[str, Any]]:
     """The segmenter of a folder, in evaluation mode, and how it was made ("size" is that of its images).
 
@@ -190,14 +203,15 @@ def load_segmenter(folder: Path) -> tuple[Segmenter, dict[str, Any]]:
         If the folder holds no readable segmenter.
     """
     config, tensors = artifacts.load(folder, "salt")
-    try:
-        if config["task"] != "segmentation":
-            raise ArtifactError(f"{folder} holds an adapter of texts, not a segmenter.")
+    if config.get("task") != "segmentation":
+        raise ArtifactError(f"{folder} holds an adapter of texts, not a segmenter.")
+    with artifacts.reading(folder):
+        saved = typed(Saved, config, "config")
+        if saved["size"] % 32:
+            raise ArgumentError(f"size is {saved['size']}, no multiple of 32")
         options = {name: config[name] for name in ("ratio", "r", "relu", "train_norms")}
         model = build_segmenter(partial(put_salt, **options), seed=0)
         if set(trained_state(model)) != set(tensors):
-            raise ArtifactError(f"{folder} is damaged: its arrays are not those of a segmenter; fit it again.")
+            raise ArgumentError("its arrays are not those of a segmenter")
         model.load_state_dict(tensors, strict=False)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ArtifactError(f"{folder} is damaged ({error}); fit it again.") from None
     return model.eval(), config

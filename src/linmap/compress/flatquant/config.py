@@ -10,6 +10,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from linmap.compress.flatquant.quantizer import BITS
 from linmap.compress.registration import METHOD
+from linmap.data.schema import check_fields
 from linmap.errors import ArgumentError
 
 SITES = ("attention", "output", "value", "cache", "mlp", "down")
@@ -144,6 +145,7 @@ class FlatQuantConfig(QuantizationConfigMixin):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("w_bits", "a_bits", "q_bits", "k_bits", "v_bits"):
             bits = getattr(self, name)
             if type(bits) is not int or bits not in BITS:

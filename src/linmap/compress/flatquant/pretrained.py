@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -128,12 +129,14 @@ class FlatQuantizer(HfQuantizer):
         config = cast(ProvenConfig, self.quantization_config)
         path, _ = decoder_blocks(model, config.module_map)
         install(model, config)
+        kinds = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         adjust = model._adjust_missing_and_unexpected_keys  # the last step that sees what was loaded
 
         def adjust_and_check(loading_info: Any) -> None:
             adjust(loading_info)
             problems, loading_info.mismatched_keys = differences(loading_info), set()
             check(model, path, problems)
+            check_kinds(model, kinds)
 
         model._adjust_missing_and_unexpected_keys = adjust_and_check
         return model
@@ -143,6 +146,20 @@ class FlatQuantizer(HfQuantizer):
         for decoder in filter(is_decoder, [*model.modules()]):
             decodable(decoder, "decoder")
         return model
+
+
+def check_kinds(model: nn.Module, kinds: Mapping[str, torch.dtype]) -> None:
+    """Refuse codes that are no integers of their size, and weights that are integers.
+
+    Raises
+    ------
+    ValueError
+        With the name of the first such tensor.
+    """
+    for name, tensor in model.state_dict().items():
+        expected = kinds.get(name, tensor.dtype)
+        if tensor.dtype != expected and not (tensor.is_floating_point() and expected.is_floating_point):
+            raise ArgumentError(f"{name} is of {tensor.dtype} in the file, expected {expected}.")
 
 
 def differences(loading_info: Any) -> list[str]:

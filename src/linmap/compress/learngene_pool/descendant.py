@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Annotated, Any, Self, TypedDict, cast
 
 import torch
 from jaxtyping import Float
@@ -20,9 +20,27 @@ from linmap.compress.learngene_pool.enumeration import Config
 from linmap.compress.learngene_pool.paths import Route, embedding_of
 from linmap.compress.learngene_pool.stitches import StitchLayer
 from linmap.compress.vision_transformer import Block, VisionTransformer
+from linmap.data.schema import Range, check_parameters, typed
 from linmap.errors import ArgumentError, ArgumentTypeError, ArtifactError
 
 SYSTEM, KIND = "learngene_pool", "descendant"
+
+
+class SavedConfig(TypedDict):
+    """A configuration in JSON."""
+
+    members: list[int]
+    points: list[tuple[int, int]]
+    layers: list[int]
+
+
+class Saved(TypedDict):
+    """What a folder says of a descendant."""
+
+    config: dict[str, Any]
+    members: list[dict[str, Any]]
+    drop_path: list[list[Annotated[float, Range(0, 1)]]]
+    checksum: str
 
 
 class Descendant(nn.Module):
@@ -124,25 +142,24 @@ class Descendant(nn.Module):
             raise ArtifactError(
                 f"{folder} holds a whole pool; LearngenePool.load reads it, and its build makes a model."
             )
-        try:
+        with artifacts.reading(folder):
+            saved = typed(Saved, stored, "config")
             check_signed(stored, ("kind", "config", "members", "drop_path"))
             members = [
                 empty_member(sizes | {"depth": len(rates)})
-                for sizes, rates in zip(stored["members"], stored["drop_path"], strict=True)
+                for sizes, rates in zip(saved["members"], saved["drop_path"], strict=True)
             ]
             stitches = tuple(
                 StitchLayer(a.embed_dim, b.embed_dim, generator=torch.Generator()) for a, b in pairwise(members)
             )
             route = Route(tuple(members), tuple(list(member.blocks) for member in members), stitches)
-            for part, rates in zip(route.parts, stored["drop_path"], strict=True):
+            for part, rates in zip(route.parts, saved["drop_path"], strict=True):
                 for block, rate in zip(part, rates, strict=True):
                     cast(Block, block).drop_path1.p = cast(Block, block).drop_path2.p = rate
-            config = config_from(stored["config"])
+            config = config_from(typed(SavedConfig, saved["config"], "config: config"))
             check_parts(config, [len(part) for part in route.parts])
             descendant = cls(route, config, share=True)
             descendant.load_state_dict(tensors, assign=True)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ArtifactError(f"{folder} holds no readable descendant ({error}); build it again.") from None
         return descendant.requires_grad_().eval()
 
 
@@ -164,14 +181,20 @@ def sizes_of(member: Any) -> dict[str, Any] | None:
 
 
 def empty_member(sizes: Mapping[str, Any]) -> VisionTransformer:
-    """A vision transformer of these sizes, to be filled."""
+    """A vision transformer of these sizes, to be filled.
+
+    Raises
+    ------
+    TypeError
+        If there are others, or one is of another type.
+    """
+    check_parameters(VisionTransformer, dict(sizes))
     return VisionTransformer(**sizes, generator=torch.Generator())
 
 
-def config_from(stored: Mapping[str, Any]) -> Config:
+def config_from(stored: SavedConfig) -> Config:
     """A configuration out of JSON."""
-    points = tuple((int(e), int(f)) for e, f in stored["points"])
-    return Config(tuple(stored["members"]), points, tuple(stored["layers"]))
+    return Config(tuple(stored["members"]), tuple((e, f) for e, f in stored["points"]), tuple(stored["layers"]))
 
 
 def check_parts(config: Config, lengths: Sequence[int]) -> None:

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 
 from linmap.errors import ArgumentError
 
+MOST = 10**6
+"""Models that are enumerated."""
 Pair = tuple[int, int, int]
 
 
@@ -166,6 +168,11 @@ def enumerate_configs(
     pairs, _ = paired_windows(depths[0], kernel, stride)
     if not share_stitch:
         pairs = [(e, f, own) for own, (e, f, _) in enumerate(pairs)]
+    if (most := sum(len(pairs) ** (len(combo) - 1) for combo in members)) > MOST:
+        raise ArgumentError(
+            f"a pool of {n_members} members of {depths[0]} blocks with kernel={kernel} has up to {most:,} models, more "
+            f"than {MOST:,}; make the kernel smaller, or name combos."
+        )
     return [config for combo in members for config in _paired(combo, pairs)]
 
 

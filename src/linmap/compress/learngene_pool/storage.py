@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from torch import Tensor
 
@@ -18,12 +18,37 @@ from linmap.compress.learngene_pool.descendant import (
     unshared,
 )
 from linmap.compress.learngene_pool.members import as_member
+from linmap.data.schema import Count, Range, check_parameters, typed
 from linmap.errors import ArgumentError, ArtifactError
 
 if TYPE_CHECKING:
     from linmap.compress.learngene_pool.pool import LearngenePool
 
 SYSTEM = "learngene_pool"
+
+
+class Measures(TypedDict):
+    """What a member must have in common with the stored one."""
+
+    num_heads: Count
+    embed_dim: Count
+    depth: Count
+    n_tokens: Count
+    n_classes: Count
+    patch_features: Count
+
+
+class Saved(TypedDict):
+    """What a folder says of a pool."""
+
+    options: dict[str, Any]
+    members: list[dict[str, int]]
+    sizes: list[dict[str, Any] | None]
+    active: int
+    accuracy: dict[str, Annotated[float, Range(0, 1)]]
+    checksum: str
+
+
 CHECKED = {
     "num_heads": "heads",
     "embed_dim": "width",
@@ -32,7 +57,7 @@ CHECKED = {
     "n_classes": "classes",
     "patch_features": "numbers in a patch",
 }
-"""What a member must have in common with the stored one, and its words."""
+"""The words of `Measures`."""
 SIGNED = ("options", "members", "sizes")
 """What says which models there are, and what their weights compute."""
 
@@ -59,33 +84,42 @@ def load(cls: type, folder: Path | str, members: Sequence[Any] | None) -> Any:
     config, tensors = artifacts.load(folder, SYSTEM)
     if is_descendant(config):
         raise ArtifactError(f"{folder} holds one model of a pool; Descendant.load reads it.")
-    try:
-        check_signed(config, SIGNED)
-        stored = [{name: int(member[name]) for name in CHECKED} for member in config["members"]]
-        sizes = [None if own is None else dict(own) for own in config["sizes"]]
-        options = dict(config["options"])
-        accuracy = {int(id): float(value) for id, value in config["accuracy"].items()}
-        active = int(config["active"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ArtifactError(f"{folder} holds no readable pool ({error}); fit it again.") from None
+    with artifacts.reading(folder):
+        saved = _checked(cls, config)
+    sizes = saved["sizes"]
     if members is None and None in sizes:
         raise ArgumentError(
             f"member {sizes.index(None)} of the pool in {folder} is no VisionTransformer of linmap; give members, "
             "models of its sizes that take the stored weights."
         )
-    try:
-        found = [empty_member(own) for own in sizes if own] if members is None else [as_member(m) for m in members]
-        _check(found, stored, folder)
-        pool = cls(found, **options)
-    except TypeError as error:
-        if members is not None:
-            raise
-        raise ArtifactError(f"{folder} holds no readable pool ({error}); fit it again.") from None
+    if members is None:
+        with artifacts.reading(folder):
+            pool = _built(cls, [empty_member(own) for own in sizes if own], saved, folder)
+    else:
+        pool = _built(cls, [as_member(member) for member in members], saved, folder)
     _fill(pool, tensors, folder, own=members is None)
-    if unknown := {active, *accuracy} - set(range(len(pool.configs))):
+    accuracy = {int(id): float(value) for id, value in saved["accuracy"].items()}
+    if unknown := {saved["active"], *accuracy} - set(range(len(pool.configs))):
         raise ArtifactError(f"{folder} names model {min(unknown)}; the pool has 0..{len(pool.configs) - 1}.")
-    pool.active, pool.accuracy = active, accuracy
+    pool.active, pool.accuracy = saved["active"], accuracy
     return pool.eval()
+
+
+def _checked(cls: type, config: Any) -> Saved:
+    """What a folder says of a pool, of the types that it should be."""
+    saved = typed(Saved, config, "config")
+    check_signed(config, SIGNED)
+    check_parameters(cls, saved["options"])
+    for number, member in enumerate(saved["members"]):
+        typed(Measures, member, f"members: {number}")
+    if len(saved["sizes"]) != len(saved["members"]):
+        raise ArgumentError(f"there are {len(saved['sizes'])} sizes of {len(saved['members'])} members")
+    return saved
+
+
+def _built(cls: type, members: Sequence[Any], saved: Saved, folder: Path | str) -> Any:
+    _check(members, saved["members"], folder)
+    return cls(members, **saved["options"])
 
 
 def _check(members: Sequence[Any], stored: Sequence[Mapping[str, int]], folder: Path | str) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 
 from linmap.data.arrays import open_rows
 from linmap.data.compressed import is_compressed, suffix_of
-from linmap.data.door import read_bytes
-from linmap.data.parquet import open_parquet, read_parquet
+from linmap.data.door import read_bytes, understood
+from linmap.data.parquet import batches_of, open_parquet, read_parquet
 from linmap.data.records import READERS, Layout, is_blank, number_records, parse_json, read_jsonl, values_of
 from linmap.errors import DataError
 
@@ -152,13 +152,14 @@ def _read_matrix(shard: Shard, path: Path, batch: int) -> Iterator[tuple[Names, 
 
 def _read_table(shard: Shard, path: Path, batch: int) -> Iterator[tuple[Names, Batch]]:
     with open_parquet(path) as file:
-        for part in file.iter_batches(batch, range(shard.start, shard.stop), columns=["id", "vector"]):
+        for part in batches_of(path, file, batch, range(shard.start, shard.stop), ["id", "vector"]):
             for name in ("id", "vector"):
                 if part.column(name).null_count:
                     raise DataError(f"{path} has a row without {name}; fill its column, or leave the row out.")
             ids = [str(name) for name in part.column("id").to_pylist()]
-            vectors = part.column("vector").flatten().to_numpy()
-            yield Names(ids, "t" * len(ids)), vectors.reshape(len(ids), -1)
+            with understood(path, "a file of vectors"):
+                vectors = part.column("vector").flatten().to_numpy().reshape(len(ids), -1)
+            yield Names(ids, "t" * len(ids)), vectors
 
 
 def _check_table(path: Path, schema: Any) -> None:

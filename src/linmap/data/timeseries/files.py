@@ -15,7 +15,7 @@ import pandas as pd
 from linmap import data
 from linmap.data.compressed import open_bytes
 from linmap.data.door import understood
-from linmap.data.parquet import open_parquet
+from linmap.data.parquet import read_columns
 from linmap.data.timeseries.layout import LONG_COLUMNS, TIME_COLUMNS, refuse_repeated
 from linmap.data.timeseries.series import NanPolicy, TimeSeries
 from linmap.data.timeseries.text import looks_like_time
@@ -58,7 +58,7 @@ def read_table(
     sep = separator.replace("\\t", "\t") if separator is not None else "\t" if ".tsv" in path.suffixes else ","
     with understood(path, "a table"):
         if path.suffix == ".parquet":
-            return open_parquet(path).read().to_pandas()
+            return read_columns(path).to_pandas()
         head = _head(path)
         if head and head[0].lstrip("\ufeff \t").startswith(("{", "[")):
             raise DataError(f"{path} holds JSON; a table is read from .csv, .tsv, .txt or .parquet.")

@@ -16,6 +16,7 @@ from linmap.artifacts import atomic_path, write_json
 from linmap.data import require_content
 from linmap.data.arrays import read_npy
 from linmap.data.door import json_value, load_json, understood
+from linmap.data.parquet import batches_of, open_parquet, require_proportion
 from linmap.errors import ArtifactError, DataError, OutOfRangeError
 
 METADATA, BEFORE = b"linmap.vectors", b"linmap.mbat"
@@ -129,12 +130,13 @@ class VectorFile:
             vectors = read_npy(self.path, mmap_mode="r")
             yield from (np.asarray(vectors[first : first + rows], np.float32) for first in range(0, len(vectors), rows))
             return
-        _, pq = _pyarrow()
-        with pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(batch_size=rows, columns=["vector"]):
-                column = batch.column(0)
-                numbers = column.flatten().to_numpy().astype(np.float32, copy=False)
-                yield numbers.reshape(len(batch), column.type.list_size)
+        with open_parquet(self.path) as file:
+            for batch in batches_of(self.path, file, rows, columns=["vector"]):
+                with understood(self.path, "a file of vectors"):
+                    column = batch.column(0)
+                    numbers = column.flatten().to_numpy().astype(np.float32, copy=False)
+                    block = numbers.reshape(len(batch), column.type.list_size)
+                yield block
 
     def vector(self, row: int) -> Float[np.ndarray, " dim"]:
         """One vector, without the others.
@@ -148,8 +150,7 @@ class VectorFile:
             raise OutOfRangeError(f"{self.path} has {len(self.ids)} vectors, and none at row {row}.")
         if self.path.suffix == ".npy":
             return np.array(read_npy(self.path, mmap_mode="r")[row], np.float32)
-        _, pq = _pyarrow()
-        with pq.ParquetFile(self.path) as file:
+        with open_parquet(self.path) as file, understood(self.path, "a Parquet file"):
             group = 0
             while row >= (rows := file.metadata.row_group(group).num_rows):
                 group, row = group + 1, row - rows
@@ -179,14 +180,9 @@ class VectorFile:
         return metadata, ids, vectors.shape[1]
 
     def _read_parquet(self) -> tuple[dict[str, Any], list[str], int]:
-        _, pq = _pyarrow()
         try:
-            with understood(self.path, "a Parquet file"):
-                file = pq.ParquetFile(self.path)
-        except DataError as error:
-            raise ArtifactError(str(error)) from None
-        try:
-            with file:
+            with open_parquet(self.path) as file:
+                require_proportion(self.path, 8 * file.metadata.num_rows, "its ids")
                 kept = file.schema_arrow.metadata or {}
                 metadata = json_value(kept[METADATA] if METADATA in kept else kept[BEFORE], self.path)
                 length = file.schema_arrow.field("vector").type.list_size

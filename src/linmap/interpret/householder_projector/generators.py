@@ -11,14 +11,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from linmap import artifacts
+from linmap.data.built import no_larger_than, weights_in
 from linmap.data.door import load_json
 from linmap.data.generators import CONFIG_FILE, DCGAN, MODEL_FILE
+from linmap.data.schema import check_parameters
 from linmap.errors import ArgumentError, ArgumentTypeError, ArtifactError, DataError
 from linmap.interpret.householder_projector.projector import HouseholderProjector
 from linmap.interpret.householder_projector.stylegan2 import StyleGAN2Like
 
 ARCHITECTURES: Mapping[str, type[DCGAN | StyleGAN2Like]] = {"dcgan": DCGAN, "stylegan2-like": StyleGAN2Like}
 """By the name that stands in config.json."""
+MOST_WIDTHS = 10
+"""Images of 4096 pixels on a side."""
 
 
 @runtime_checkable
@@ -178,7 +182,12 @@ def load_generator(folder: Path | str) -> DCGAN | StyleGAN2Like:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; expected one with {CONFIG_FILE} and {MODEL_FILE}.")
-    model = built(_config(folder / CONFIG_FILE), folder / CONFIG_FILE)
+    config = _config(folder / CONFIG_FILE)
+    try:
+        with no_larger_than(weights_in(folder)):
+            model = built(config, folder / CONFIG_FILE)
+    except ArtifactError as error:
+        raise DataError(f"{folder / CONFIG_FILE}: {error}.") from None
     fill(model, _tensors(folder / MODEL_FILE), folder / MODEL_FILE)
     return cast(Any, model.eval())
 
@@ -187,9 +196,14 @@ def built(config: Mapping[str, Any], source: Path) -> nn.Module:
     """A generator of a named architecture with weights that `fill` must set; `source` is for messages."""
     settings = dict(config)
     name = settings.pop("architecture", None)
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise DataError(f"{source}: architecture is {name!r}; there are {', '.join(ARCHITECTURES)}.")
     try:
+        check_parameters(ARCHITECTURES[name], settings)
+        if len(settings.get("widths", ())) > MOST_WIDTHS:
+            raise ArgumentError(
+                f"{len(settings['widths'])} widths, each of which doubles the image; {MOST_WIDTHS} at most"
+            )
         with torch.device("meta"):  # nothing is drawn
             return ARCHITECTURES[name](**settings).to_empty(device="cpu")
     except (TypeError, ArgumentError) as error:

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
 
 from linmap import artifacts
+from linmap.data.schema import Count, check_fields, typed
 from linmap.errors import ArgumentError, ArtifactError
 from linmap.interpret.householder_projector.attributes import Profile
 from linmap.interpret.householder_projector.directions import DirectionSet
@@ -21,12 +22,25 @@ from linmap.interpret.householder_projector.generators import (
     as_generator,
     built,
     fill,
+    slots_of,
 )
 from linmap.interpret.householder_projector.layers import project_layers
+from linmap.interpret.householder_projector.projector import Reflectors
 
 SYSTEM = "householder_projector"
 WEIGHTS, DIRECTIONS = "generator.", "directions."
 """Before the names of the tensors in model.safetensors."""
+
+
+class Saved(TypedDict):
+    """What a folder says of a run."""
+
+    generator: dict[str, Any]
+    layers: dict[str, int]
+    of: list[str]
+    profiles: list[dict[str, Any]]
+    rank: Count
+    n_reflectors: Reflectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,19 +121,39 @@ def load_run(folder: Path | str, importer: Callable[[str], nn.Module] | None = N
     """
     config, tensors = artifacts.load(folder, SYSTEM)
     with artifacts.reading(folder):
-        generator = _built(config["generator"], Path(folder), importer)
+        saved = typed(Saved, config, "config")
+        generator = _built(saved["generator"], Path(folder), importer)
         module = cast(nn.Module, generator)
-        for name in config["layers"]:
+        slots = slots_of(generator, list(saved["layers"]))
+        if slots != saved["layers"]:
+            raise ArgumentError(f"layers are {saved['layers']}, and those of the generator {slots}")
+        for name in slots:
             _stand_in(module.get_submodule(name))
-        project_layers(module, list(config["layers"]), config["rank"], gain=1.0, n_reflectors=config["n_reflectors"])
-        try:
-            fill(module, _part(tensors, WEIGHTS), Path(folder) / "model.safetensors")
-        except ValueError as error:
-            raise ArtifactError(f"{str(error).rstrip('.')}; fit the run again.") from None
+        project_layers(module, list(slots), saved["rank"], gain=1.0, n_reflectors=saved["n_reflectors"])
+        fill(module, _part(tensors, WEIGHTS), Path(folder) / "model.safetensors")
         module.eval().requires_grad_(False)
-        directions = DirectionSet.of(_part(tensors, DIRECTIONS), config["of"])
-        profiles = tuple(_read(profile) for profile in config["profiles"])
+        directions = DirectionSet.of(_part(tensors, DIRECTIONS), saved["of"])
+        profiles = tuple(_read(profile) for profile in saved["profiles"])
+        _check(directions, profiles, slots)
     return Run(generator, directions, profiles, config)
+
+
+def _check(directions: DirectionSet, profiles: Sequence[Profile], slots: Mapping[str, int]) -> None:
+    """Refuse directions that are not of the layers that are projected, or not all of one number."""
+    k = len(directions)
+    for name, tensor in directions.tensors().items():
+        if tensor.ndim != (2 if name == "vectors" else 1) or len(tensor) != k or not bool(tensor.isfinite().all()):
+            raise ArgumentError(f"{name} of the directions have the shape {tuple(tensor.shape)}, or are not finite")
+    if not len(profiles) == len(directions.layers) == k:
+        raise ArgumentError(f"there are {k} directions of {len(directions.layers)} layers, {len(profiles)} profiles")
+    if [slots.get(name) for name in directions.layers] != list(directions.slots):
+        raise ArgumentError("the slots of the directions are not those of their layers")
+
+
+class Imported(TypedDict):
+    """A generator that code of the user's builds."""
+
+    imported: str
 
 
 def _built(how: Mapping[str, Any], folder: Path, importer: Callable[[str], nn.Module] | None) -> Generator:
@@ -127,7 +161,7 @@ def _built(how: Mapping[str, Any], folder: Path, importer: Callable[[str], nn.Mo
         return cast(Generator, built(how, folder / "config.json"))
     if importer is None:
         raise ArtifactError(f"{folder} is of the generator {how['imported']}, which is code of yours; give importer.")
-    return as_generator(importer(how["imported"]))
+    return as_generator(importer(typed(Imported, how, "generator")["imported"]))
 
 
 @torch.no_grad()
@@ -153,7 +187,9 @@ def _written(profile: Profile) -> dict[str, Any]:
 
 def _read(profile: Mapping[str, Any]) -> Profile:
     values: dict[str, Any] = {key: math.nan if value is None else value for key, value in profile.items()}
-    return Profile(**values)
+    found = Profile(**values)
+    check_fields(found)
+    return found
 
 
 def recalibrate_(generator: nn.Module, codes: Tensor, batch: int = 64) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from linmap.artifacts import read_config, write_records
+from linmap.artifacts import read_config, reading, write_records
 from linmap.compress.flatquant.kernels import active_kernels
+from linmap.compress.flatquant.pretrained import is_quantised
 from linmap.data import find
 from linmap.data.completions import complete
 from linmap.data.models import load_pretrained, load_tokenizer, on_accelerator
@@ -54,4 +55,8 @@ def load_quantised(folder: Path) -> nn.Module:
         raise ArtifactError(f"{folder} holds a run of {system!r}, not of {SYSTEM!r}.")
     if not (folder / "config.json").exists() or not any(folder.glob("*.safetensors")):
         raise ArtifactError(f"{folder} is incomplete: it lacks config.json or its weights; fit the run again.")
-    return on_accelerator(load_pretrained(folder, "language", "auto")).eval()
+    with reading(folder):
+        model = load_pretrained(folder, "language", "auto")
+        if not is_quantised(model):
+            raise ArtifactError(f"{folder} holds a model that is not quantised; fit the run again.")
+    return on_accelerator(model).eval()

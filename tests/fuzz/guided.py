@@ -1,0 +1,34 @@
+"""One target under atheris, which changes inputs so that they reach new lines: `guided.py TARGET SECONDS FOLDER`.
+
+Ends with 0 after so many seconds, and with another code at the first input that fails; it lies in FOLDER then.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+
+def main(name: str, seconds: int, folder: Path) -> None:
+    import atheris
+
+    warnings.simplefilter("ignore")
+    with atheris.instrument_imports(include=["linmap"]):
+        from fuzz.targets import feed, targets
+
+        target = targets()[name]
+        for seed in target.seeds:  # readers import what they need
+            feed(target, seed, folder / "fed")
+    begun = folder / "begun"
+    begun.mkdir(parents=True)
+    for number, seed in enumerate(target.seeds):
+        (begun / str(number)).write_bytes(seed)
+    limits = [f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=6000", "-max_len=65536"]
+    words = [sys.argv[0], *limits, "-print_final_stats=1", f"-artifact_prefix={folder}/", str(begun)]
+    atheris.Setup(words, lambda data: feed(target, data, folder / "fed"))
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(float(sys.argv[2])), Path(sys.argv[3]))

@@ -1,0 +1,221 @@
+"""Where files are: names that are odd, places that take nothing, inputs that never end; of every verb and writer."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from linmap import artifacts
+from linmap.artifacts import write_config
+from linmap.cli import main
+from linmap.cli.errors import WRONG_USE, explain
+from linmap.errors import DataError
+from linmap.recipes import SYSTEMS
+
+READY = [slug for slug, system in SYSTEMS.items() if system.ready]
+LONG = "x" * 4000
+NAMES = ("a b", "a\nb", "a'b\"c", "é\u202e漢", "-a", "#a?b%20", "x" * 240, "漢" * 80, "a." + "y" * 200)
+
+
+def chosen(slug: str, commands: list[list[str]], cases: Any, every: bool) -> Iterator[tuple[list[str], Any]]:
+    """Commands of a system with a case each: one of them in the default suite, over all systems each several times."""
+    pairs = list(itertools.product(commands, cases))
+    yield from pairs if every else pairs[READY.index(slug) % len(pairs) :][:1]
+
+
+def verbs_of(slug: str, tmp_path: Path) -> Iterator[list[str]]:
+    """Every command that meets a system, without its file and its output."""
+    system = SYSTEMS[slug]
+    if system.fitted:
+        write_config(tmp_path / "run", slug, {"task": "language", "estimator": "a"})
+        yield ["fit", slug]
+    yield ["apply", str(tmp_path / "run") if system.fitted else slug]
+    yield ["compare", slug]
+
+
+def refused(words: list[str], capsys: Any) -> str:
+    """The one line of a command that is refused."""
+    code = main(words)
+    line = capsys.readouterr().err
+    assert code == WRONG_USE, (words, line)
+    assert line.count("\n") == 1, (words, line)
+    return line
+
+
+# -- inputs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def strange(tmp_path: Path) -> list[str]:
+    """Inputs that are no files."""
+    os.mkfifo(tmp_path / "pipe.csv")
+    return [str(tmp_path / "pipe.csv"), "/dev/zero", f"/tmp/{LONG}", "no\nsuch\nfile.csv", "no such file", "\udcff.csv"]
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("slug", READY)
+def test_no_verb_waits_for_a_pipe_or_reads_what_is_not_there(slug, every, strange, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words, path in chosen(slug, list(verbs_of(slug, tmp_path)), strange, every):
+        refused([*words, "--data", path, "--out", "out"], capsys)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["index"], ["search"], ["report"], ["apply"]])
+def test_the_other_verbs_refuse_them_too(words, strange, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    more = {"index": ["--into", "array:store"], "search": ["--like", "{}"]}.get(words[0], [])
+    for path in strange:
+        refused([*words, path, *more], capsys)
+
+
+# -- outputs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("slug", READY)
+def test_no_verb_begins_what_it_cannot_write(slug, every, tmp_path, capsys, monkeypatch):
+    """A file in place of a folder, a device, a pipe, a name that no file system takes, a folder that takes nothing."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "shut").mkdir()
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "shut" not in str(path) and allowed(path, mode))
+    recipe_data = tmp_path / "a.npz"  # is there, so that the output is what is looked at
+    np.savez(recipe_data, x=np.eye(2))
+    outs = ("file/below", "/dev/null", "pipe", LONG, "shut/a")
+    for words, out in chosen(slug, list(verbs_of(slug, tmp_path)), outs, every):
+        refused([*words, "--out", out], capsys)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def writers() -> dict[str, Callable[[Path], Any]]:
+    """All ways to write a file or a folder, by the end of its name."""
+    from PIL import Image
+
+    from linmap.data.vectors import VectorFileWriter
+    from linmap.pictures import figure, save_svg
+
+    big = torch.zeros(30_000)
+
+    def vectors(path: Path) -> None:
+        with VectorFileWriter(path, 100, {"format": 1}) as file:
+            file.write([str(i) for i in range(200)], np.zeros((200, 100)))
+
+    def table(path: Path) -> None:
+        import pandas as pd
+
+        artifacts.write_table(path, pd.DataFrame({"a": np.random.default_rng(0).normal(size=9000)}))
+
+    def picture(path: Path) -> None:
+        drawn, axes = figure()
+        axes.plot(np.random.default_rng(0).normal(size=4000))
+        save_svg(drawn, path)
+
+    def image(path: Path) -> None:
+        noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
+        with artifacts.atomic_path(path) as partial:
+            Image.fromarray(noise).save(partial)
+
+    return {
+        ".txt": lambda path: artifacts.write_text(path, "x" * 30_000),
+        ".json": lambda path: artifacts.write_json(path, ["x"] * 10_000),
+        ".jsonl": lambda path: artifacts.write_records(path, [{"a": "x" * 100}] * 300),
+        ".csv": table,
+        ".parquet": table,
+        ".safetensors": lambda path: artifacts.write_tensors(path, {"x": big}),
+        ".npy": vectors,
+        ".vectors.parquet": vectors,
+        ".svg": picture,
+        ".png": image,
+        "": lambda path: artifacts.save(path, "a", {}, {"x": big}),
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_writer_takes_every_name_and_leaves_nothing_else(name, tmp_path):
+    for end, write in writers().items():
+        if len(os.fsencode(name + end)) > 255:
+            continue
+        folder = tmp_path / f"in{end}"
+        write(folder / (name + end))
+        found = sorted(path.name for path in folder.iterdir())
+        beside = [f"{name}.json"] if end == ".npy" else []
+        assert found == sorted([name + end, *beside]), (end, found)
+
+
+@pytest.mark.parametrize("end", sorted(writers()))
+def test_what_is_there_stays_where_the_disk_is_full(end, tmp_path):
+    """A disk that takes no more, by a limit of the size of files; the writer's error is wrong use, in a line."""
+    path = tmp_path / f"a{end}"
+    path.parent.mkdir(exist_ok=True)
+    if end:
+        path.write_bytes(b"mine")
+    with pytest.raises(Exception) as caught, files_of_at_most(4096):  # noqa: PT011  (of any library)
+        writers()[end](path)
+    assert explain(caught.value)[0] == WRONG_USE, repr(caught.value)
+    assert not end or path.read_bytes() == b"mine"
+    assert [one for one in tmp_path.rglob("*") if one != path] == []
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(DataError, match="is a pipe or a device"):
+        artifacts.write_text(tmp_path / "a.txt", "x")
+    with pytest.raises(DataError, match="is a pipe or a device"):
+        artifacts.write_text("/dev/null", "x")
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no second file system at /dev/shm")
+def test_an_output_on_another_file_system_is_written_there(tmp_path):
+    """Through a link to a file and in a linked folder: nothing is renamed across file systems."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        if os.stat(elsewhere).st_dev == os.stat(tmp_path).st_dev:
+            pytest.skip("/dev/shm is the same file system")
+        (tmp_path / "folder").symlink_to(elsewhere)
+        (tmp_path / "a.json").symlink_to(Path(elsewhere) / "b.json")
+        artifacts.write_json(tmp_path / "a.json", 1)
+        artifacts.save(tmp_path / "folder", "a", {}, {"x": torch.zeros(1)})
+        assert json.loads((Path(elsewhere) / "b.json").read_text()) == 1
+        assert sorted(os.listdir(elsewhere)) == ["b.json", "config.json", "model.safetensors"]
+
+
+def test_an_input_that_vanishes_while_it_is_read_is_told_in_a_line(tmp_path):
+    from linmap.data.records import read_records
+
+    folder = tmp_path / "records"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.jsonl").write_text('{"x": 1}\n')
+    records = read_records(folder)
+    next(records)
+    (folder / "b.jsonl").unlink()
+    with pytest.raises((DataError, FileNotFoundError)) as caught:
+        list(records)
+    code, line = explain(caught.value)
+    assert code == WRONG_USE
+    assert "b.jsonl" in line
