@@ -191,7 +191,7 @@ def salt(folder: Path) -> SavedRun:
 def triadaptlora(folder: Path) -> SavedRun:
     from linmap.adapt import TriAdaptLoraConfig
 
-    return _tuned(folder, lambda steps: TriAdaptLoraConfig(total_steps=steps, r=2), "classification")
+    return _tuned(folder, lambda steps: TriAdaptLoraConfig(total_step=steps, reference_rank=2), "classification")
 
 
 def flatquant(folder: Path) -> SavedRun:

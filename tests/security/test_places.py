@@ -101,6 +101,25 @@ def test_no_verb_begins_what_it_cannot_write(slug, every, tmp_path, capsys, monk
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.slow
+def test_no_store_and_no_page_is_begun_where_it_cannot_be(tmp_path, capsys, monkeypatch):
+    from linmap.experiment.result import Failure
+
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("mine")
+    np.save(tmp_path / "v.npy", np.eye(2, dtype=np.float32))
+    Failure("bt2", "a", "b").save(tmp_path / "runs")
+    for out in ("file/below", "/dev/null", "pipe", LONG, "file"):
+        refused(["index", "v.npy", "--into", f"array:{out}"], capsys)
+        refused(["report", "runs", "--out", out], capsys)
+    assert (tmp_path / "file").read_text() == "mine"
+    for name in ("a b", "a\nb", "é"):
+        assert main(["index", "v.npy", "--into", f"array:{name}"]) == 0
+        assert main(["report", "runs", "--out", f"{name}.html"]) == 0
+        assert main(["search", f"array:{name}", "--query", "v.npy"]) == 0
+
+
 def writers() -> dict[str, Callable[[Path], Any]]:
     """All ways to write a file or a folder, by the end of its name."""
     from PIL import Image

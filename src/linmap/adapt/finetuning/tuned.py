@@ -193,7 +193,8 @@ class FineTuned:
             raise ArtifactError(f"{folder} is incomplete: it lacks {', '.join(lacking)}.")
         with reading(folder):
             saved = typed(Saved, config, "config")
-            dtype, cut = (typed(Settings, saved["settings"], "settings")[name] for name in ("base_dtype", "truncation"))
+            settings = typed(Settings, saved["settings"], "settings")
+            dtype, cut = settings["base_dtype"], settings["truncation"]
             _check_adapter(folder, header["system"])
         kind = "language" if saved["task"] == "language" else "encoder"
         base = load_pretrained(base_folder(folder, saved["model"], allow_download), kind, dtype)
@@ -251,7 +252,7 @@ def _check_adapter(folder: Path, method: str) -> None:
     """
     stated = load_json(folder / ADAPTER[0])
     kind = stated.get("peft_type") if isinstance(stated, dict) else None
-    known = {config().peft_type: config for config in METHODS}
+    known: dict[Any, type] = {config().peft_type: config for config in METHODS}
     if kind != f"{PREFIX}{method.upper()}" or kind not in known:
         raise ArtifactError(
             f"{folder / ADAPTER[0]} says peft_type {kind!r}, and an adapter of {method} says "

@@ -145,7 +145,6 @@ class FlatQuantConfig(QuantizationConfigMixin):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_fields(self)
         for name in ("w_bits", "a_bits", "q_bits", "k_bits", "v_bits"):
             bits = getattr(self, name)
             if type(bits) is not int or bits not in BITS:
@@ -160,6 +159,7 @@ class FlatQuantConfig(QuantizationConfigMixin):
         ):
             if getattr(self, name) not in allowed:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} is none of {', '.join(allowed)}.")
+        check_fields(self)
         if self.group_size is not None and self.weights != "gptq":
             raise ArgumentError(f"group_size={self.group_size} works with weights='gptq' only; leave it out.")
         for name in ("n_samples", "sequence_length", "batch_size"):

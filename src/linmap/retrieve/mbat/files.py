@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,8 @@ from linmap.errors import DataError
 from linmap.retrieve.mbat.record_index import warn_of_inner_records
 from linmap.retrieve.mbat.vectorizer import JSONVectorizer
 
+MANY = 100_000
+"""Values of a record, beyond which it is told that they are many."""
 DOCUMENT = re.compile(r"^document \d+, ")
 
 
@@ -95,3 +99,22 @@ def _check_source(source: Path, layout: Layout, decompress: bool) -> None:
         raise DataError(f"{source} holds no records; there is nothing to encode.")
     if len(records) == 1 and layout.at is None:
         warn_of_inner_records(source, records[0].document)
+    for record in records:
+        if _has_many(record.document):
+            warnings.warn(
+                f"the record {record.id!r:.40} of {source} has over {MANY:,} values, which one vector cannot hold, and "
+                "each 100,000 take some seconds; ignore parts of it, or name the place of the records in it with "
+                "records_at.",
+                stacklevel=3,
+            )
+
+
+def _has_many(document: Any) -> bool:
+    """Whether a document has more than `MANY` values."""
+    left, stack = MANY, [document]
+    while stack and left >= 0:
+        value = stack.pop()
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        left -= len(inner)
+        stack.extend(item for item in inner if isinstance(item, dict | list))
+    return left < 0
