@@ -139,9 +139,9 @@ def writers() -> dict[str, Callable[[Path], Any]]:
         artifacts.write_table(path, pd.DataFrame({"a": np.random.default_rng(0).normal(size=9000)}))
 
     def picture(path: Path) -> None:
-        drawn, axes = figure()
-        axes.plot(np.random.default_rng(0).normal(size=4000))
-        save_svg(drawn, path)
+        with figure() as (drawn, axes):
+            axes.plot(np.random.default_rng(0).normal(size=400))
+            save_svg(drawn, path)
 
     def image(path: Path) -> None:
         noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)

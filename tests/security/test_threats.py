@@ -136,8 +136,8 @@ def test_what_unpacks_to_more_than_the_bound_is_refused_and_the_bound_can_be_rai
 def test_a_packed_text_of_many_small_values_counts_what_they_take(tmp_path, monkeypatch):
     import gzip
 
-    monkeypatch.setenv(LIMIT, str(2**20 / 2**30))
-    for name, text in (("a.json", b"[" + b"[]," * 2**17 + b"0]"), ("a.jsonl", b"[" + b"1," * 2**17 + b"0]\n")):
+    monkeypatch.setenv(LIMIT, str(2**16 / 2**30))
+    for name, text in (("a.json", b"[" + b"[]," * 2**12 + b"0]"), ("a.jsonl", b"[" + b"1," * 2**12 + b"0]\n")):
         (tmp_path / name).write_bytes(text)
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text))
         assert len(list(read_records(tmp_path / name))) > 0

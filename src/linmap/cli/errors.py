@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 from collections.abc import Iterable
 
 from linmap.errors import DivergenceError, LinmapError, SingularMapError
@@ -12,7 +13,6 @@ from linmap.recipes.packages import remedy
 NOT_OPENED = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 OF_THE_PLACE = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
 """A read-only or full file system, a quota, a name that is too long, links in a circle: the user has others."""
-FULL = "No space left on device"
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -28,8 +28,8 @@ def explain(error: BaseException, room: str = "") -> tuple[int, str]:
     if isinstance(error, NOT_OPENED) or (isinstance(error, OSError) and error.errno in OF_THE_PLACE):
         named = " ".join(str(error.filename).split())  # names may hold newlines
         return WRONG_USE, f"{named}: {str(error.strerror).lower()}" if error.filename else message
-    if FULL.lower() in message.lower():  # as libraries tell it, in errors of their own
-        return WRONG_USE, f"{FULL.lower()}: make room, or write elsewhere ({message})"
+    if told := next((text for text in map(os.strerror, OF_THE_PLACE) if text.lower() in message.lower()), None):
+        return WRONG_USE, f"{told.lower()}: make room, or write elsewhere ({message})"  # as libraries tell it
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("linmap"):
         if "pip install" in message:
             return WRONG_USE, message
