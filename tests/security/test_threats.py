@@ -195,7 +195,7 @@ def test_python_objects_are_not_unpickled_and_nothing_advises_it(tmp_path):
     assert "pickle" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "..", "a/b", "a\\b", "", "a\0", None, 3])
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "..", "a/b", "a\\b", "", "a\0", "x" * 256, "\ud800", None, 3])
 def test_a_name_in_a_file_means_nothing_outside_of_its_folder(name, tmp_path):
     with pytest.raises(DataError, match="no name of a file in that folder"):
         inside(tmp_path, name)

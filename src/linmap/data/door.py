@@ -18,6 +18,8 @@ from typing import Any
 from linmap.errors import DataError, LinmapError, UsageError
 
 GIB = 2**30
+LONGEST_NAME = 255
+"""Bytes that file systems take."""
 LIMIT = "LINMAP_MAX_GIB"
 MOST_SETTINGS = 2**28
 """Bytes of a file of settings or of results."""
@@ -146,9 +148,17 @@ def inside(folder: Path | str, name: Any) -> Path:
     DataError
         If the name is no plain name of a file.
     """
-    if not isinstance(name, str) or not name or name in (".", "..") or set(name) & set("/\\\0"):
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0") or not _fits(name):
         raise DataError(f"{folder} names the file {name!r:.80}, which is no name of a file in that folder.")
     return Path(folder) / name
+
+
+def _fits(name: str) -> bool:
+    """Whether file systems take a name of this length, all of which can be written."""
+    try:
+        return len(os.fsencode(name)) <= LONGEST_NAME
+    except UnicodeEncodeError:
+        return False
 
 
 @contextmanager

@@ -50,6 +50,10 @@ class ImagePreparation:
             raise ArgumentError(f"sizes of images are {sides}, expected 1 to {MOST_SIDE} pixels.")
         if not all(map(math.isfinite, (self.scale, *self.mean, *self.std))):
             raise ArgumentError("scale, mean and std must be finite.")
+        if not {len(self.mean), len(self.std)} <= {1, 3} or not all(self.std):
+            raise ArgumentError("image_mean and image_std must be three numbers each, and none of the latter 0.")
+        if self.resample not in list(Image.Resampling):
+            raise ArgumentError(f"resample is {self.resample}, which is none of Pillow's filters.")
 
     def __call__(self, image: UInt8[np.ndarray, "height width 3"]) -> Float32[Tensor, "3 new_height new_width"]:
         """The image as the model takes it."""
@@ -158,8 +162,6 @@ def preparation_of(stated: Mapping[str, Any], source: str) -> ImagePreparation:
         raise DataError(f"{source}: it lacks {error}, which a step needs.") from None
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{source}: its values are not those of an image processor ({error}).") from None
-    if not {len(found.mean), len(found.std)} <= {1, 3} or not all(found.std):
-        raise DataError(f"{source}: image_mean and image_std must be three numbers each, and none of the latter 0.")
     return found
 
 
