@@ -49,6 +49,8 @@ class Command:
     entry: str = "linmap.cli:main"
     forked: bool = False
     """As a fork of the tests' process, which imports what a run imported: not for what starts workers."""
+    most: int = 1000
+    """Kills at most, where a start takes seconds."""
     outcome: Callable[[Path], dict[str, Any]] | None = None
     """What is compared, where the bytes of the files may tell how often it was begun."""
 
@@ -167,7 +169,7 @@ def killed_anywhere(what: Command, folder: Path, points: int, seed: int = 0) -> 
     """Kill the command at so many points, each time from the beginning, resume it, and compare."""
     expected, took, changes = _whole(what, folder / "whole")
     outcome, draw, tally = what.outcome or contents, random.Random(seed), Tally()
-    for number in range(points):
+    for number in range(min(points, what.most)):
         place = folder / f"{number}"
         place.mkdir()
         kill = list(SIGNALS)[number % len(SIGNALS)]

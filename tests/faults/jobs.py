@@ -70,7 +70,8 @@ def apply_with(*flags: str) -> Made:
     """A folder of records, encoded by workers, a shard each file."""
 
     def made(folder: Path) -> Command:
-        return Command(["apply", "mbat", "--data", str(record_files(folder)), "--dim", "256", "--out", "v.npy", *flags])
+        words = ["apply", "mbat", "--data", str(record_files(folder)), "--dim", "256", "--out", "v.npy", *flags]
+        return Command(words, most=10 if "ray" in flags else 1000)
 
     return made
 

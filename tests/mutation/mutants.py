@@ -142,6 +142,8 @@ def _kept(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _left_out(node: ast.AST) -> bool:
+    if isinstance(node, ast.keyword) and node.arg in NOT_SEEN:
+        return True
     if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr | ast.Match | ast.Import | ast.ImportFrom):
         return True
     if isinstance(node, ast.If) and not node.orelse and all(isinstance(one, ast.Raise) for one in node.body):

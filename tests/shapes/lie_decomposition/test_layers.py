@@ -454,3 +454,12 @@ def test_rotations_alone_do_not_stretch() -> None:
     layer.kernel_net = net = Recorder(1)
     layer.kernel(GroupSamples(R, R.mT), GroupSamples(R, R.mT))
     torch.testing.assert_close(net.seen[0][..., :2].norm(dim=-1)[0], kernel_grid(3).norm(dim=-1).expand(4, 3, 3))
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_kernels_start_as_small_as_what_a_place_sums_is_large(k: int) -> None:
+    """The weights of the last layer lie within sqrt(6 / hidden) / sqrt(fan), and fill that range."""
+    whole, parts = (LieConv2d(SLn(2), 2, 9, k, separable=s, hidden=40, generator=seeded()) for s in (False, True))
+    for net, fan in ((whole.kernel_net, 2 * k * k), (parts.kernel_net, 2), (parts.space_net, k * k)):
+        largest = net.layers[-1].weight.detach().abs().max() * math.sqrt(fan * 40 / 6)
+        assert 0.95 < float(largest) <= 1.0 + 1e-6

@@ -336,3 +336,19 @@ def test_a_large_cloud_is_cheap() -> None:
     X = torch.randn(50_000, 3, generator=torch.Generator().manual_seed(0))
     for scale in SCALES:
         assert TinvEmbedding(scale=scale)(X).isfinite().all()
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("reflections", [True, False])
+def test_the_mirrored_axis_alone_is_ambiguous_and_a_second_one_where_only_turns_count(
+    axis: int, reflections: bool
+) -> None:
+    generator = torch.Generator().manual_seed(axis)
+    half = torch.randn(8, 3, generator=generator, dtype=torch.float64) * torch.tensor([5.0, 2.0, 0.6])
+    mirrored = half.clone()
+    mirrored[:, axis] *= -1
+    X = torch.cat([half, mirrored]) @ orthogonal(3, generator)
+    frame = tinv_frame(X[None], reflections=reflections)
+    # without reflections the last sign is that of the determinant: open where another one is
+    expected = {axis} if reflections else set() if axis == 2 else {axis, 2}
+    assert set(frame.ambiguous[0].nonzero()[:, 0].tolist()) == expected

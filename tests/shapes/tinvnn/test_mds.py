@@ -14,7 +14,7 @@ from sklearn.manifold import ClassicalMDS
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from linmap.shapes.tinvnn import TinvEmbedding, TinvMDS
+from linmap.shapes.tinvnn import TinvEmbedding, TinvMDS, mds
 from shapes.tinvnn.shapes import SYMMETRIC, copy_of, set_distance
 
 SOLVERS: list[Any] = ["auto", "dense", "lanczos", "landmark"]
@@ -190,3 +190,15 @@ def test_refused(options: dict, given: np.ndarray, message: str) -> None:
     parameters: Any = {"dissimilarity": "precomputed"} | options
     with pytest.raises(ValueError, match=re.escape(message)):
         TinvMDS(**parameters).fit(given)
+
+
+def test_lanczos_asks_for_few_eigenvalues(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, solve = [], mds.eigsh
+
+    def counted(*given: Any, k: int, **options: Any) -> Any:
+        asked.append(k)
+        return solve(*given, k=k, **options)
+
+    monkeypatch.setattr(mds, "eigsh", counted)
+    TinvMDS(2, "precomputed", "lanczos").fit(squareform(pdist(points())))
+    assert asked == [4]

@@ -146,3 +146,10 @@ def test_depth_of_two_balls_is_their_overlap_and_symmetric() -> None:
     assert neighbours.between((b, a), REST[b], REST[a]) == depths[0]
     apart = moved(teeth, 11, np.array([1.0, 0, 0]))
     assert neighbours.between((a, b), apart[a], apart[b]) == 0
+
+
+def test_what_hangs_beneath_an_open_crown_is_not_in_it() -> None:
+    V, F = ball((0, 0, 0), 4.0)
+    kept, F = np.unique(F[(V[F][..., 1] >= -1e-9).all(1)], return_inverse=True)
+    teeth = ToothSet({12: (V[kept], F.reshape(-1, 3)), 11: ball((2.5, -2.6, 0), 2.0)})
+    assert Neighbours(teeth).depths(REST).tolist() == [0.0]
