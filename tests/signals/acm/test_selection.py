@@ -109,6 +109,21 @@ def test_cao_saturates_at_the_dimension(lorenz: np.ndarray) -> None:
     assert np.isnan(cao_ratios(lorenz[0][:100], 8, 12)[-1])
 
 
+@pytest.mark.parametrize("lag", [1, 3])
+def test_cao_ratios_are_those_of_his_paper_written_out(lag: int) -> None:
+    """E(d) = 1 / (N - d lag) sum_i ||y_i(d + 1) - y_n(d + 1)|| / ||y_i(d) - y_n(d)||, n the neighbour of i."""
+    x = np.random.default_rng(lag).standard_normal(60)
+    means = []
+    for d in range(1, 6):
+        y = np.stack([x[i : i + d * lag + 1 : lag] for i in range(len(x) - d * lag)])  # a coordinate more than d
+        growth = []
+        for i in range(len(y)):
+            near = min((k for k in range(len(y)) if k != i), key=lambda k: np.linalg.norm((y[i] - y[k])[:d]))
+            growth.append(np.linalg.norm(y[i] - y[near]) / np.linalg.norm((y[i] - y[near])[:d]))
+        means.append(np.mean(growth))
+    np.testing.assert_allclose(cao_ratios(x, lag, 4), np.divide(means[1:], means[:-1]))
+
+
 def test_the_means_over_epochs_are_rounded(lorenz: np.ndarray) -> None:
     X = np.stack([lorenz[:, start : start + 300] for start in (0, 200, 400)])
     found = select_order_lag(X, theiler=10)

@@ -57,7 +57,7 @@ def cao_ratios(
         distance = np.sqrt(squared[np.arange(n), index])
         added, apart = x[d * lag :], distance > 0
         growth = np.hypot(distance, added - added[index])[apart] / distance[apart]
-        a[d - 1] = growth.sum() / (n - 1) if len(growth) else np.nan
+        a[d - 1] = growth.mean() if len(growth) else np.nan
     return a[1:] / a[:-1]
 
 
