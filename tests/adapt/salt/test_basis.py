@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linmap.adapt.salt import basis as bases
-from linmap.adapt.salt.basis import Basis, basis_of, difference, fingerprint, has_unique_vectors, signs
+from linmap.adapt.salt.basis import (
+    NEAR_VALUES,
+    SAME_VALUES,
+    Basis,
+    basis_of,
+    difference,
+    fingerprint,
+    has_unique_vectors,
+    signs,
+)
 
 
 def normal(*shape, seed=0):
@@ -91,3 +100,13 @@ def test_vectors_are_unique_where_values_differ():
     assert has_unique_vectors(equal, 2)
     assert not has_unique_vectors(torch.tensor([[3.0, 2.0], [1.0, 1.0]]), 0)
     assert not has_unique_vectors(torch.tensor([1.0, 1e-9, 0.0]), 1)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize(("kept", "tolerance"), [(False, SAME_VALUES), (True, NEAR_VALUES)])
+def test_singular_values_may_differ_by_a_share_of_the_largest(scale, kept, tolerance):
+    U, S = torch.eye(5, 3), torch.tensor([3.0, 2.0, 1.0])
+    trained = fingerprint(U, scale * S)
+    for share in (0.5, 2.0):
+        found = fingerprint(U, scale * (S + torch.tensor([0.0, 3 * share * tolerance, 0.0])))
+        assert (difference(found, trained, kept) != "") == (share > 1)

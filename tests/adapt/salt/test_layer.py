@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -240,6 +241,31 @@ def test_a_1x1_convolution_is_a_linear_layer_on_channels(relu):
     )
     x = inputs(2, 7, 3, 4)
     torch.testing.assert_close(on_channels(x), on_features(x.movedim(1, -1)).movedim(-1, 1))
+
+
+@pytest.mark.parametrize("padding", [0, 1, "valid", "same"])
+@pytest.mark.parametrize("side", [1, 2, 5])
+def test_a_1x1_convolution_of_images_of_any_size_has_the_dense_weight(padding, side):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(7, 6, 1, padding=padding).double()
+    layer = moved(SaltConv2d(conv, k=2, r=2))
+    x = inputs(1, 7, side, side)
+    assert layer.adapters["default"].needs_weight(x.movedim(-3, -1)) == (side == 5)
+    weight = weight_of(layer.adapters["default"])[..., None, None]
+    torch.testing.assert_close(layer(x), F.conv2d(x, weight, conv.bias, padding=padding))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_only_a_basis_that_is_found_is_told_not_to_be_unique(given):
+    base = linear(6, 6)
+    with torch.no_grad():
+        base.weight.copy_(torch.eye(6))
+    eye = torch.eye(6, dtype=torch.float64)
+    options = {"basis": (eye, torch.ones(6, dtype=torch.float64), eye)} if given else {}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        SaltLinear(base, k=2, r=2, **options)
+    assert any("not unique" in str(one.message) for one in told) == (not given)
 
 
 @pytest.mark.parametrize("relu", RELUS)
