@@ -402,10 +402,10 @@ def test_no_column_is_long_enough() -> None:
 
 def test_the_sql_is_there_to_read() -> None:
     assert statements({"old": 384, "new": 3072}, "gallery")[1] == (
-        "CREATE TABLE IF NOT EXISTS gallery (id text PRIMARY KEY, old vector(384), new halfvec(3072))"
+        'CREATE TABLE IF NOT EXISTS "gallery" (id text PRIMARY KEY, "old" vector(384), "new" halfvec(3072))'
     )
     assert index_statement("new", 3072, "gallery") == (
-        "CREATE INDEX IF NOT EXISTS gallery_new ON gallery USING hnsw (new halfvec_ip_ops)"
+        'CREATE INDEX IF NOT EXISTS "gallery_new" ON "gallery" USING hnsw ("new" halfvec_ip_ops)'
     )
 
 

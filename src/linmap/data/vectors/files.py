@@ -17,7 +17,7 @@ from linmap.data import require_content
 from linmap.data.arrays import read_npy
 from linmap.data.door import json_value, load_json, understood
 from linmap.data.parquet import batches_of, open_parquet, require_proportion
-from linmap.errors import ArtifactError, DataError, OutOfRangeError
+from linmap.errors import ArtifactError, DataError, OutOfRangeError, word
 
 METADATA, BEFORE = b"linmap.vectors", b"linmap.mbat"
 """Under which name a Parquet file keeps its metadata, and under which files of earlier versions do."""
@@ -111,7 +111,9 @@ class VectorFile:
     def __init__(self, path: Path | str) -> None:
         self.path = check_suffix(path)
         if not self.path.exists():
-            raise ArtifactError(f"{path} does not exist; `linmap apply SYSTEM --out {path}` writes files of vectors.")
+            raise ArtifactError(
+                f"{path} does not exist; `linmap apply SYSTEM --out {word(self.path)}` writes files of vectors."
+            )
         require_content(self.path)
         self.metadata: dict[str, Any]
         self.ids: list[str]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, LiteralString, cast
 
 import numpy as np
 
-from linmap.data.vectors.store import FIELD, NAME, DatabaseStore, Hit, agreed_fields, checked_fields
+from linmap.data.vectors.store import FIELD, LONGEST_NAME, NAME, DatabaseStore, Hit, agreed_fields, checked_fields
 from linmap.errors import ArgumentError, DataError
 
 ColumnType = Literal["vector", "halfvec", "bit"]
 LONGEST: dict[str, int] = {"vector": 2000, "halfvec": 4000, "bit": 64000}
 """Numbers of a column that pgvector can index: float32, float16 and signs."""
 OPERATOR = {"vector": "<#>", "halfvec": "<#>", "bit": "<~>"}
+METADATA = "_metadata"
 CLASS = {"vector": "vector_ip_ops", "halfvec": "halfvec_ip_ops", "bit": "bit_hamming_ops"}
 
 
@@ -35,18 +38,49 @@ def column_type(dim: int) -> ColumnType:
 
 
 def statements(fields: Mapping[str, int] | int, table: str = "linmap") -> list[str]:
-    """The SQL that makes the table, for those who keep their schema themselves; indexes come with `index_statement`."""
-    columns = ", ".join(f"{name} {column_type(dim)}({dim})" for name, dim in checked_fields(fields).items())
+    """The SQL that makes the table, for those who keep their schema themselves; indexes come with `index_statement`.
+
+    Raises
+    ------
+    ValueError
+        If a field or the table has a name that is no lower-case identifier, or too long a one.
+    """
+    columns = ", ".join(f'"{name}" {column_type(dim)}({dim})' for name, dim in checked_fields(fields).items())
     return [
         "CREATE EXTENSION IF NOT EXISTS vector",
-        f"CREATE TABLE IF NOT EXISTS {table} (id text PRIMARY KEY, {columns})",
+        f"CREATE TABLE IF NOT EXISTS {quoted(table)} (id text PRIMARY KEY, {columns})",
     ]
 
 
 def index_statement(field: str, dim: int, table: str = "linmap", kind: ColumnType | None = None) -> str:
-    """The SQL of a graph (HNSW) over one field, of the type of its column; build it when the table is filled."""
-    operators = CLASS[kind or column_type(dim)]
-    return f"CREATE INDEX IF NOT EXISTS {table}_{field} ON {table} USING hnsw ({field} {operators})"
+    """The SQL of a graph (HNSW) over one field, of the type of its column; build it when the table is filled.
+
+    Raises
+    ------
+    ValueError
+        As of `statements`.
+    """
+    checked_fields({field: dim})
+    operators, name = CLASS[kind or column_type(dim)], f"{table}_{field}"
+    if len(name) > LONGEST_NAME:  # of two long names, PostgreSQL would keep the same beginning
+        name = f"{name[:46]}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return f'CREATE INDEX IF NOT EXISTS "{name}" ON {quoted(table)} USING hnsw ("{field}" {operators})'
+
+
+def quoted(table: str) -> str:
+    """The name of a table in SQL.
+
+    Raises
+    ------
+    ValueError
+        If it is no lower-case identifier, or too long to stand before `_metadata`.
+    """
+    longest = LONGEST_NAME - len(METADATA)
+    if not isinstance(table, str) or not NAME.fullmatch(table) or len(table) > longest:
+        raise ArgumentError(
+            f"table must be at most {longest} lower-case letters, digits and _, got {reprlib.repr(table)}."
+        )
+    return f'"{table}"'
 
 
 class PostgresStore(DatabaseStore):
@@ -70,9 +104,8 @@ class PostgresStore(DatabaseStore):
             import psycopg
         except ModuleNotFoundError:
             raise DataError("PostgreSQL's driver is not installed: pip install 'linmap[stores]'.") from None
-        if not NAME.fullmatch(table):
-            raise ArgumentError(f"table must be lower-case letters, digits and _, got {table!r}.")
         self.table, self._pgvector, self._errors = table, pgvector, psycopg.errors
+        self._quoted = quoted(table)
         try:
             self.connection = psycopg.connect(url, autocommit=True)
         except psycopg.OperationalError as error:
@@ -112,12 +145,12 @@ class PostgresStore(DatabaseStore):
         rows = self._execute(
             "SELECT attname, typname, atttypmod FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid "
             "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-            (self.table,),
+            (self._quoted,),
         ).fetchall()
         found = {
             name: (kind, dim)
             for name, kind, dim in rows
-            if kind in LONGEST and dim > 0 and NAME.fullmatch(name) and name != "id"
+            if kind in LONGEST and dim > 0 and NAME.fullmatch(name) and name != "id"  # of others, linmap writes no SQL
         }
         names = [name for name, *_ in rows]
         if rows and ("id" not in names or not found):
@@ -129,13 +162,13 @@ class PostgresStore(DatabaseStore):
         return found
 
     def _found_metadata(self) -> dict[str, Any]:
-        if self._execute("SELECT to_regclass(%s)", (f"{self.table}_metadata",)).fetchone() == (None,):
+        if self._execute("SELECT to_regclass(%s)", (f"{self.table}{METADATA}",)).fetchone() == (None,):
             return {}
-        row = self._execute(f"SELECT metadata FROM {self.table}_metadata").fetchone()
+        row = self._execute(f"SELECT metadata FROM {self.table}{METADATA}").fetchone()
         return row[0] if row else {}
 
     def _keep(self, metadata: dict[str, Any]) -> None:
-        name = f"{self.table}_metadata"
+        name = f"{self.table}{METADATA}"  # no keyword, and no name that needs quotes
         with self.connection.transaction():
             self._execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (name,))  # one writer at a time
             self._execute(f"CREATE TABLE IF NOT EXISTS {name} (metadata json NOT NULL)")
@@ -156,8 +189,8 @@ class PostgresStore(DatabaseStore):
 
     def _upsert(self, ids: list[str], vectors: np.ndarray, field: str) -> None:
         statement: Any = (
-            f"INSERT INTO {self.table} (id, {field}) VALUES (%s, %s) "
-            f"ON CONFLICT (id) DO UPDATE SET {field} = EXCLUDED.{field}"
+            f'INSERT INTO {self._quoted} (id, "{field}") VALUES (%s, %s) '
+            f'ON CONFLICT (id) DO UPDATE SET "{field}" = EXCLUDED."{field}"'
         )
         kind = self._kinds[field]
         rows = [(name, self._value(vector, kind)) for name, vector in zip(ids, vectors, strict=True)]
@@ -172,9 +205,9 @@ class PostgresStore(DatabaseStore):
 
     def _search(self, queries: np.ndarray, k: int, field: str) -> list[list[Hit]]:
         dim, kind = self.fields[field], self._kinds[field]
-        distance = f"{field} {OPERATOR[kind]} %s"
-        there = f"{field} IS NOT NULL AND id IS NOT NULL"
-        statement = f"SELECT id, {distance} FROM {self.table} WHERE {there} ORDER BY {distance} LIMIT {k}"
+        distance = f'"{field}" {OPERATOR[kind]} %s'
+        there = f'"{field}" IS NOT NULL AND id IS NOT NULL'
+        statement = f"SELECT id, {distance} FROM {self._quoted} WHERE {there} ORDER BY {distance} LIMIT {k}"
         hits = []
         with self.connection.transaction():
             self._execute(f"SET LOCAL hnsw.ef_search = {min(max(k, 100), 1000)}")
@@ -187,13 +220,13 @@ class PostgresStore(DatabaseStore):
         return hits
 
     def _get(self, ids: list[str], field: str) -> dict[str, np.ndarray]:
-        statement = f"SELECT id, {field} FROM {self.table} WHERE id::text = ANY(%s) AND {field} IS NOT NULL"
+        statement = f'SELECT id, "{field}" FROM {self._quoted} WHERE id::text = ANY(%s) AND "{field}" IS NOT NULL'
         return {str(name): _numbers(vector) for name, vector in self._execute(statement, (ids,)).fetchall()}
 
     def _iterate(self, field: str, batch: int) -> Iterator[tuple[list[str], np.ndarray]]:
         with self.connection.transaction(), self.connection.cursor(name="linmap_iterate") as cursor:
             statement: Any = (
-                f"SELECT id, {field} FROM {self.table} WHERE {field} IS NOT NULL AND id IS NOT NULL ORDER BY id"
+                f'SELECT id, "{field}" FROM {self._quoted} WHERE "{field}" IS NOT NULL AND id IS NOT NULL ORDER BY id'
             )
             cursor.execute(statement)
             while rows := cursor.fetchmany(batch):
@@ -201,7 +234,7 @@ class PostgresStore(DatabaseStore):
 
     def count(self, field: str = FIELD) -> int:
         self._dim(field)
-        return self._execute(f"SELECT count({field}) FROM {self.table} WHERE id IS NOT NULL").fetchone()[0]
+        return self._execute(f'SELECT count("{field}") FROM {self._quoted} WHERE id IS NOT NULL').fetchone()[0]
 
     def close(self) -> None:
         self.connection.close()

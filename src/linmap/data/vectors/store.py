@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -15,6 +16,8 @@ from linmap.errors import ArgumentError, DataError
 FIELD = "vector"
 """The name of the only field of a store, where nobody gave another."""
 NAME = re.compile(r"[a-z_][a-z0-9_]*")
+LONGEST_NAME = 63
+"""Of what PostgreSQL cuts the rest off, without an error."""
 NAMED = 5  # unknown ids in a message
 
 
@@ -174,12 +177,16 @@ def checked_fields(fields: Mapping[str, int] | int) -> dict[str, int]:
     Raises
     ------
     ValueError
-        If a name is no lower-case identifier (databases take it as a column), or a length is less than 1.
+        If a name is no lower-case identifier of at most 63 letters (databases take it as a column), or a length is
+        less than 1.
     """
     fields = {FIELD: fields} if isinstance(fields, int) else dict(fields)
     for name, dim in fields.items():
-        if not NAME.fullmatch(name) or name == "id":
-            raise ArgumentError(f"names of fields are lower-case letters, digits and _, and not 'id'; got {name!r}.")
+        if not isinstance(name, str) or not NAME.fullmatch(name) or name == "id" or len(name) > LONGEST_NAME:
+            raise ArgumentError(
+                f"names of fields are at most {LONGEST_NAME} lower-case letters, digits and _, and not 'id'; got "
+                f"{reprlib.repr(name)}."
+            )
         if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
             raise ArgumentError(f"the field {name!r} must have a length of at least 1, got {dim!r}.")
     if not fields:
