@@ -1,6 +1,8 @@
 """The errors that linmap raises on purpose; each is also the built-in error that callers expect."""
 
 import operator
+import os
+import shlex
 from typing import Any
 
 
@@ -78,3 +80,23 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     if count < least:
         raise ArgumentError(said)
     return count
+
+
+def word(value: object) -> str:
+    """A value as one word of a shell, for a line that may be copied.
+
+    A path that begins with a dash is written `./-x`, as commands take `-x` for a flag; what a terminal would act on,
+    such as a new line, is written by its escapes, which bash and zsh read back: `$'a\\x0ab'`.
+    """
+    text = str(value)
+    if isinstance(value, os.PathLike) and text.startswith("-"):
+        text = f"./{text}"
+    if text.isprintable():
+        return shlex.quote(text)
+    return "$'" + "".join(map(_escaped, text)) + "'"
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return f"\\{character}" if character in "\\'" else character
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
+from collections.abc import Iterable
 from dataclasses import MISSING
 from pathlib import Path
 
 import linmap
 from linmap import recipes
 from linmap.app.jobs import Job
-from linmap.errors import LinmapError
+from linmap.errors import LinmapError, word
 from linmap.recipes.derived import Derived, parameters
 from linmap.recipes.view import Seen
 
@@ -27,7 +27,7 @@ def code_of(job: Job, settings: type | None) -> dict[str, str]:
     """
     words = [word for word in job.words if word != "--resume"]
     found = {
-        "command": f"cd {shlex.quote(str(job.place))}\nlinmap {shlex.join(words)}",
+        "command": f"cd {word(job.place)}\n{line_of(words)}",
         "python": f"from linmap.cli import main\n\nmain({words!r})",
         "made": "",
     }
@@ -35,6 +35,11 @@ def code_of(job: Job, settings: type | None) -> dict[str, str]:
         with contextlib.suppress(LinmapError, SystemExit):
             found["made"] = _made(Seen(job.verb, tuple(words)).settings(settings))
     return found
+
+
+def line_of(words: Iterable[str]) -> str:
+    """A command for a shell."""
+    return " ".join(["linmap", *map(word, words)])
 
 
 def _is_method(of: str) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import shlex
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from linmap.app.code import line_of
 from linmap.app.jobs import Job
 from linmap.app.summary import rounded, told
 from linmap.data.door import read_text
@@ -31,7 +31,7 @@ def exported(job: Job) -> dict[str, Any]:
         "tables": tables_of(job),
         "sizes": [(path, (job.folder / path).stat().st_size) for path in files[:200]],
         "more": max(0, len(files) - 200),
-        "command": f"linmap {shlex.join(words)}",
+        "command": line_of(words),
         "told": told(job.answer().get("summary") or {}),
         "log": job.log(LOG),
     }

@@ -21,7 +21,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from linmap import recipes
-from linmap.app.code import code_of, settings_of
+from linmap.app.code import code_of, line_of, settings_of
 from linmap.app.export import exported, tables_of
 from linmap.app.forms import NAMES_OF_MODELS, Field, command_words, form
 from linmap.app.jobs import INPUT, MODEL, OUT, Job, Jobs
@@ -133,6 +133,7 @@ class _Pages:
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
             lstrip_blocks=True,
         )  # fmt: skip
+        self.templates.filters["shell"] = line_of
         self.templates.globals |= {
             "systems": recipes.SYSTEMS,
             "methods": METHODS,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+from linmap.errors import word
 
 GO_ON = "LINMAP_GO_ON"
 """Environment variable: what to type to go on, where something else (such as make) started the program."""
@@ -23,7 +24,7 @@ def program() -> str:
 
 def command(*words: str | os.PathLike[str]) -> str:
     """A line that can be copied: the program as it is called here, then `words`."""
-    return f"{program()} {shlex.join(str(word) for word in words)}"
+    return " ".join([program(), *map(word, words)])
 
 
 def go_on(words: Iterable[str]) -> str:
@@ -43,4 +44,4 @@ def _near(path: Path | str) -> str:
     """The path from here if it lies below, else in full; as one word of a shell."""
     absolute = Path(os.path.abspath(path))
     here = Path.cwd()
-    return shlex.quote(str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute))
+    return word(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from linmap.cli.errors import DONE, FAILED, nearest
 from linmap.cli.flags import HelpShown, own, parse
 from linmap.cli.program import command
 from linmap.data.door import refuse_special
-from linmap.errors import UsageError
+from linmap.errors import UsageError, word
 from linmap.locks import sole
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob, FittedJob
 from linmap.recipes.packages import missing, remedy
@@ -148,7 +147,7 @@ def compare(words: list[str]) -> Answer:
     flags = _flags(recipe, verb, f"compare {slug}", words, _data(words), job)
     job = checked(flags["job"])
     recipes.require(slug, verb.needs if job.data else recipe.example_needs)
-    line = shlex.join(["linmap", "compare", slug, *own(words)])
+    line = " ".join(map(word, ["linmap", "compare", slug, *own(words)]))
     with ownership.owner(f"compare {slug}", flags["writing"].overwrite), sole(job.out):
         _own_folder(job.out, slug, job.resume)
         with ownership.filling(job.out):
@@ -215,7 +214,7 @@ def report(words: list[str]) -> Answer:
     if words[:1] in (["-h"], ["--help"]):
         parse(words, "linmap report RUNS", purpose, flags=ReportFlags, writing=Writing)
     runs, words = _subject("report", "RUNS", words)
-    flags = parse(words, f"linmap report {runs}", purpose, flags=ReportFlags, writing=Writing)
+    flags = parse(words, f"linmap report {word(runs)}", purpose, flags=ReportFlags, writing=Writing)
     if not Path(runs).is_dir():
         raise UsageError(f"{runs} is not a folder; give the --out of `linmap compare` or `linmap tour`.")
     from linmap.report import gather, is_report, write_report
@@ -314,7 +313,7 @@ def _applied(target: str) -> tuple[str, Path | None]:
             return read_config(folder)["system"], folder
     if target in recipes.SYSTEMS:
         return target, None
-    meant = nearest(target, recipes.SYSTEMS, f"linmap fit SYSTEM --out {target}").replace(
+    meant = nearest(target, recipes.SYSTEMS, f"linmap fit SYSTEM --out {word(folder)}").replace(
         "lists them", "would write it"
     )
     raise UsageError(f"{target} is neither a folder nor a system; {meant}")
@@ -329,10 +328,10 @@ def _data(words: list[str]) -> Path | None:
 def _value(flag: str, words: list[str]) -> str | None:
     """The value of a flag on which the other flags depend."""
     found = None
-    for position, word in enumerate(words):
-        if word.startswith(f"{flag}="):
-            found = word.partition("=")[2]
-        elif word == flag and position + 1 < len(words):
+    for position, given in enumerate(words):
+        if given.startswith(f"{flag}="):
+            found = given.partition("=")[2]
+        elif given == flag and position + 1 < len(words):
             found = words[position + 1]
     return found
 

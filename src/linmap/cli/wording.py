@@ -7,10 +7,10 @@ Library code writes an option as `name=value`. Where `name` is a flag of the com
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 
 from linmap.cli.program import program
+from linmap.errors import word
 
 VALUE = r"""'[^']*'|"[^"]*"|\[[^\]]*\]|\([^)]*\)|\.\.\.|[\w+-]+(?:\.\w+)*"""
 NUMPY = re.compile(r"\bnp\.(?:\w+_|\w*(?:int|float|bool|complex|str)\w*)\(([^()]*)\)")
@@ -63,7 +63,7 @@ class Flags:
 def _word(value: str) -> str:
     """A value as it is typed: in quotes where a shell would take it for something else."""
     bare = value.strip("'\"")
-    return shlex.quote(bare) if SHELL & set(bare) else bare
+    return word(bare) if SHELL & set(bare) or not bare.isprintable() else bare
 
 
 FLAGS = Flags()

@@ -18,7 +18,7 @@ from linmap.data.door import inside, load_json
 from linmap.data.image_preparation import FILE as PREPARATION_FILE
 from linmap.data.pretrained import BUNDLED, BUNDLED_VISION, bundled_model
 from linmap.data.tokens import Tokenizer
-from linmap.errors import ArgumentError, ArtifactError, DataError, LinmapError
+from linmap.errors import ArgumentError, ArtifactError, DataError, LinmapError, word
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ def model_folder(name: Path | str, reads: Reads | None = "text") -> Path:
     if not (folder / "config.json").exists():
         if (folder / "adapter_config.json").exists():
             raise ArgumentError(
-                f"model={name!r} holds an adapter, not a model; put it into its model first: linmap apply {name} "
-                f"--merge --out MODEL, then model=MODEL."
+                f"model={name!r} holds an adapter, not a model; put it into its model first: linmap apply "
+                f"{word(folder)} --merge --out MODEL, then model=MODEL."
             )
         raise ArgumentError(f"model={name!r} holds no model: it has no config.json.")
     if not any(folder.glob("*.safetensors")):

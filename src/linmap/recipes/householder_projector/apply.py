@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
 
+from linmap.errors import word
 from linmap.interpret.householder_projector.attributes import Profile, profiles
 from linmap.interpret.householder_projector.directions import DirectionSet, find_directions, sefa_of
 from linmap.interpret.householder_projector.features import Features, image_features
@@ -30,7 +30,7 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
         out = job.out or Path("edited.png")
         return replayed(out, run.generator, run.directions, run.profiles, settings, job.seed)
     about = {"run": str(job.artifact), "model": run.config.get("model"), "method": "projector"}
-    out, source = job.out or job.artifact / "sheets", shlex.quote(str(job.artifact))
+    out, source = job.out or job.artifact / "sheets", word(job.artifact)
     return shown(out, run.generator, run.directions, run.profiles, settings, job.seed, source, about)
 
 
@@ -44,7 +44,7 @@ def unfitted(settings: Unfitted, job: ApplyJob) -> dict[str, Any]:
     if settings.edit:
         return replayed(job.out or Path("edited.png"), generator, directions, told, settings, job.seed)
     words = ["householder_projector", "--model", settings.model, "--rank", settings.rank, "--order", settings.order]
-    source = shlex.join(map(str, [*words, *(["--layers", *settings.layers] if settings.layers else [])]))
+    source = " ".join(map(word, [*words, *(["--layers", *settings.layers] if settings.layers else [])]))
     about = {"run": None, "model": settings.model, "method": "SeFa"}
     out = job.out or Path("sheets")
     summary = shown(out, generator, directions, told, settings, job.seed, source, about)
