@@ -32,9 +32,9 @@ def make_data(samples: int = 53) -> TensorDataset:
     return TensorDataset(x, x.sin().sum(1, keepdim=True))
 
 
-def make_model(dropout: float = 0.3) -> nn.Sequential:
+def make_model(dropout: float = 0.3, normalised: bool = False) -> nn.Sequential:
     torch.manual_seed(2)
-    norm = nn.BatchNorm1d(8) if dropout else nn.Identity()
+    norm = nn.BatchNorm1d(8) if dropout or normalised else nn.Identity()
     return nn.Sequential(nn.Linear(5, 8), norm, nn.Dropout(dropout), nn.Tanh(), nn.Linear(8, 1)).double()
 
 
@@ -108,7 +108,14 @@ def compute_cases(out: Path, cases: list[dict]) -> None:
 
 
 def train_case(
-    out: Path, *, samples: int = 53, resume: bool = False, interrupt: tuple[int, int] | None = None, **config: Any
+    out: Path,
+    *,
+    samples: int = 53,
+    normalised: bool = False,
+    idle: bool = False,
+    resume: bool = False,
+    interrupt: tuple[int, int] | None = None,
+    **config: Any,
 ) -> tuple[nn.Module, TrainingHistory] | None:
     """`interrupt` is the process and the step that get Ctrl-C; why a run stopped is written beside its folder."""
 
@@ -116,7 +123,9 @@ def train_case(
         if interrupt is not None and (PartialState().process_index, step) == tuple(interrupt):
             signal.raise_signal(signal.SIGINT)
 
-    model = make_model(dropout=0.0)
+    model = make_model(dropout=0.0, normalised=normalised)
+    if idle:
+        model.register_parameter("idle", nn.Parameter(torch.zeros(1)))
     settings = TrainingConfig(**({"epochs": 3, "batch_size": 8, "lr": 0.01} | config))
     try:
         return model, train(

@@ -33,11 +33,23 @@ def test_the_weighted_parts_make_the_mean_of_the_batch(n, accumulation, processe
     parts = [list(shards(torch.arange(n), accumulation, processes, process)) for process in range(processes)]
     assert len({len(own) for own in parts}) == 1  # as collective operations need
     assert len(parts[0]) <= accumulation
-    counted = [part for own in parts for part, weight in own if weight > 0]
+    counted = [part.own for own in parts for part in own if part.weight > 0]
     assert torch.equal(torch.cat(counted).sort().values, torch.arange(n))
     assert max(map(len, counted)) <= -(-n // (accumulation * processes))
-    gradient = sum(weight * values[part].mean() for own in parts for part, weight in own) / processes
+    gradient = sum(part.weight * values[part.own].mean() for own in parts for part in own) / processes
     torch.testing.assert_close(gradient, values.mean())
+
+
+@given(n=st.integers(1, 40), accumulation=st.integers(1, 5), processes=st.integers(1, 5), least=st.integers(1, 2))
+def test_every_number_of_processes_accumulates_the_same_batches(n, accumulation, processes, least) -> None:
+    one = [part.own.tolist() for part in shards(torch.arange(n), accumulation, 1, 0, least)]
+    for process in range(processes):
+        parts = list(shards(torch.arange(n), accumulation, processes, process, least))
+        assert [part.whole.tolist() for part in parts] == one
+        for part in parts:
+            own = part.whole[part.first : part.first + len(part.own)]
+            assert torch.equal(own, part.own)
+            assert len(own) >= (1 if part.weight else min(least, len(part.whole)))
 
 
 class Ready(Dataset):
@@ -115,9 +127,9 @@ def test_batches_hold_every_sample_once_and_none_is_alone_where_two_are_needed(s
 @given(st.integers(2, 9), st.integers(1, 4))
 def test_no_part_of_a_small_last_batch_is_a_single_sample(n, accumulation) -> None:
     parts = list(shards(torch.arange(n), accumulation, 1, 0, least=2))
-    assert torch.equal(torch.cat([part for part, _ in parts]), torch.arange(n))
-    assert min(len(part) for part, _ in parts) > 1
-    assert sum(weight for _, weight in parts) == pytest.approx(1)
+    assert torch.equal(torch.cat([part.own for part in parts]), torch.arange(n))
+    assert min(len(part.own) for part in parts) > 1
+    assert sum(part.weight for part in parts) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("samples", [17, 16, 1 + 8, 3])

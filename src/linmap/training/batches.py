@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.training.parts import Part
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -34,32 +35,25 @@ def batch_sizes(samples: int, batch_size: int, never_one: bool = False) -> list[
     return [batch_size] * full + ([rest] if rest else [])
 
 
-def normalises_over_batches(model: nn.Module) -> bool:
-    """Whether the model has a batch normalisation, whose statistics one sample may not have."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-
-
 def shards(
     batch: Int[Tensor, " samples"], accumulation: int, processes: int, process: int, least: int = 1
-) -> Iterator[tuple[Int[Tensor, " part"], float]]:
+) -> Iterator[Part]:
     """This process's parts of a global batch, each with the weight that makes the parts' mean losses one mean.
 
-    A batch of n samples is cut into accumulation * processes parts as equal as can be. Gradients are summed over
-    the accumulation steps and averaged over the processes, so the mean over a part of n_i samples weighs
-    n_i * processes / n. Every process gets equally many parts, as collective operations need; where a small last
-    batch leaves it no samples, it computes `least` of the batch's at weight 0. Of a small last batch in one process,
-    no part has fewer than `least` samples, where that can be.
+    A batch is cut into as many parts as it is accumulated in, and each of these for the processes, as equal as can be.
+    Gradients are summed over the accumulation steps and averaged over the processes, so the mean over a part of n_i
+    of the n samples weighs n_i * processes / n. Every process gets equally many parts, as collective operations need;
+    where a small one leaves it no samples, it computes `least` of the others' at weight 0. Of a small last batch, no
+    accumulated part has fewer than `least` samples, where that can be.
     """
     n = len(batch)
-    if accumulation == processes == 1:
-        yield batch, 1.0
-        return
-    if processes == 1:
-        accumulation = max(1, min(accumulation, n // least))
-    parts = batch.tensor_split(accumulation * processes)
-    for first in range(0, min(n, len(parts)), processes):
-        part = parts[first + process]
-        yield (part, len(part) * processes / n) if len(part) else (batch[:least], 0.0)
+    for whole in batch.tensor_split(max(1, min(accumulation, n // least))):
+        own = whole.tensor_split(processes)
+        first = sum(map(len, own[:process]))
+        if rows := len(own[process]):
+            yield Part(own[process], rows * processes / n, whole, first)
+        else:
+            yield Part(whole[:least], 0.0, whole, 0)
 
 
 def samples_of(data: Dataset) -> int:

@@ -22,13 +22,14 @@ from torch.utils.data import Dataset
 from linmap.artifacts import plain, versions
 from linmap.errors import ArgumentError, DivergenceError, Stopped
 from linmap.locks import sole
-from linmap.training import checkpoint, randomness
-from linmap.training.batches import Loss, batch_sizes, epoch_order, normalises_over_batches, reader, samples_of, shards
+from linmap.training import checkpoint, parts, randomness
+from linmap.training.batches import Loss, batch_sizes, epoch_order, reader, samples_of, shards
 from linmap.training.config import TrainingConfig, check_resumable, learning_rate, total_steps
 from linmap.training.fingerprint import data_fingerprint
 from linmap.training.history import Ended, EpochRecord, Position, TrainingHistory
 from linmap.training.interruption import Interruption
 from linmap.training.metrics import MetricsLog
+from linmap.training.normalisation import normalisations, over_all_processes
 from linmap.training.preparation import (
     ParameterGroups,
     frozen_fingerprint,
@@ -144,7 +145,8 @@ def train(
                    settings, source)  # fmt: skip
         try:
             randomness.lend(model, run.source)
-            with Interruption() as interruption, run.progress(description) as bar:
+            shared = over_all_processes(model, run.processes)
+            with shared, Interruption() as interruption, run.progress(description) as bar:
                 run.interruption, run.bar = interruption, bar
                 while run.ended is None:
                     run.epoch()
@@ -207,13 +209,13 @@ class _Run:
         self.samples = samples_of(data)
         self.settings = plain(settings)
         self.fingerprint = None if out is None else data_fingerprint(data, source)
-        usual = config.batch_size // (self.processes * config.accumulation)  # samples of a forward pass
-        self.least = 2 if usual > 1 and normalises_over_batches(model) else 1
+        usual = config.batch_size // config.accumulation  # samples of a forward pass, in all processes
+        self.least = 2 if usual > 1 and normalisations(model) else 1
         self.sizes = batch_sizes(self.samples, config.batch_size, never_one=self.least > 1)
         self.batches = len(self.sizes)
         self.unread: list[_Unread] = []
         self.read_every = 1 if self.processes == 1 and self.accelerator.device.type == "cpu" else READ_EVERY
-        self.lr, self.shown = config.lr, 0.0
+        self.lr, self.shown, self.checked = config.lr, 0.0, False
         self.bar: Progress
         self.interruption: Interruption
         self._prepare(self._open(resume))
@@ -343,10 +345,12 @@ class _Run:
         self.optimizer.zero_grad()
         *first, last = shards(batch, config.accumulation, self.processes, accelerator.process_index, self.least)
         total: Tensor | float = 0.0
-        for part, weight in first:
+        for part in first:
             with accelerator.no_sync(self.prepared):
-                total += self._backward(part, weight)
-        total = self._backward(*last) + total if first else self._backward(*last)
+                total += self._backward(part)
+        total = self._backward(last) + total if first else self._backward(last)
+        if not self.checked and self.processes > 1:
+            self._check_used()
         seconds = time.perf_counter() - self.start
         self.unread.append(_Unread(position.step + 1, lr, len(batch), seconds, total))
         if len(self.unread) >= self.read_every:
@@ -361,15 +365,26 @@ class _Run:
         if seconds - self.shown > REFRESH_SECONDS:
             self._show()
 
-    def _backward(self, part: Tensor, weight: float) -> Tensor:
+    def _backward(self, part: parts.Part) -> Tensor:
         """Add the gradient of a part of the batch; its weighted loss."""
-        with torch.enable_grad():  # whatever the program around is in
-            value = _scalar(self.loss(self.prepared, self.read_batch(part)))
-            if weight != 1:
-                value = value * weight
+        with torch.enable_grad(), parts.computing(part if self.processes > 1 else None):  # whatever is around
+            value = _scalar(self.loss(self.prepared, self.read_batch(part.own)))
+            if part.weight != 1:
+                value = value * part.weight
             scaler = self.accelerator.scaler
             (value if scaler is None else cast("Tensor", scaler.scale(value))).backward()
         return value.detach()
+
+    def _check_used(self) -> None:
+        """Refuse a model of which a part never gets a gradient, for which several processes would wait."""
+        self.checked = True
+        idle = [name for name, p in self.model.named_parameters() if p.requires_grad and p.grad is None]
+        if idle:
+            raise ArgumentError(
+                f"{', '.join(idle[:3])}{' and others' * (len(idle) > 3)} had no part in the loss of the first step, "
+                "and several processes wait for all gradients; freeze what is not trained (requires_grad_(False)), or "
+                "train in one process."
+            )
 
     def _read_losses(self) -> None:
         """Bring the losses of the last steps to the CPU, one mean over all processes, and with them a wish to stop."""

@@ -122,7 +122,7 @@ def fine_tune(
     torch.manual_seed(training.seed)
     base = _base_model(folder, texts.task, base_dtype, packing, gradient_checkpointing)
     adapted = _adapted(base, texts.task, config)
-    whole = adapted if texts.task == "language" else TextClassifier(adapted, len(split.labels))
+    whole = adapted if texts.task == "language" else TextClassifier(_without_pooler(adapted), len(split.labels))
     allocator = RankAllocator(adapted, config) if isinstance(config, TriAdaptLoraConfig) else None
     history = _trained(whole, split, training, penalty, head_lr, out=checkpoints, resume=resume,
                        settings=_own_settings(config) | dict(settings),
@@ -232,6 +232,14 @@ def _adapted(base: Any, task: Task, config: PeftConfig) -> nn.Module:
         raise ArgumentError(str(error)) from error
     _warn_of_unmatched(adapted, config.target_modules)
     return adapted
+
+
+def _without_pooler(encoder: Any) -> Any:
+    """Nothing of a pooler is trained, as its output is not read."""
+    for name, weight in encoder.named_parameters():
+        if "pooler" in name.split("."):
+            weight.requires_grad_(False)
+    return encoder
 
 
 def _no_such_layers(base: nn.Module, targets: Collection[str] | str) -> str:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
 from linmap.errors import ArgumentError
+from linmap.training import parts
 
 SMOOTH = 1.0
 ALPHA, GAMMA = 0.75, 3.0  # of the focal loss
 
 
 def dice_loss(logits: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """1 - (2 sum p g + 1) / (sum (p + g) + 1) over the whole batch, p = sigmoid(logits)."""
+    """1 - (2 sum p g + 1) / (sum (p + g) + 1) over the whole batch, p = sigmoid(logits); over that of all processes."""
     p = logits.sigmoid()
-    return 1 - (2 * (p * target).sum() + SMOOTH) / ((p + target).sum() + SMOOTH)
+    both, each = parts.summed(torch.stack([(p * target).sum(), (p + target).sum()]))
+    return 1 - (2 * both + SMOOTH) / (each + SMOOTH)
 
 
 def focal_loss(logits: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:

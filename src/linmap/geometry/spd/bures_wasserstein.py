@@ -8,6 +8,8 @@ also at the identity and where eigenvalues or matrices coincide.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float, Inexact, Real
@@ -146,14 +148,17 @@ def bw_mean_steps(
     tol: float,
     weights: Inexact[Tensor, " count"] | None = None,
     through: Inexact[Tensor, "m n"] | None = None,
+    mean: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Inexact[Tensor, "... m m"], float]:
     """`bw_mean` without checks: the mean of all `through` X_i `through`^T, and its relative change in the last step (0
-    where only one was due)."""
-    w = X.new_full((X.shape[0],), 1 / X.shape[0]) if weights is None else weights / weights.sum()
-    B, change = torch.tensordot(w, X, 1), 0.0
+    where only one was due). `mean` replaces the mean over X, where others have a part of it."""
+    if mean is None:
+        w = X.new_full((X.shape[0],), 1 / X.shape[0]) if weights is None else weights / weights.sum()
+        mean = partial(torch.tensordot, w, dims=1)
+    B, change = mean(X), 0.0
     B = B if through is None else congruence(through, B)
     for _ in range(n_iter):
-        before, B = B, _mean_step(B, X, w, through)
+        before, B = B, _mean_step(B, X, mean, through)
         if n_iter > 1:
             change = float(((B - before).detach().norm(dim=(-2, -1)) / B.detach().norm(dim=(-2, -1))).max())
             if change <= tol:
@@ -161,11 +166,11 @@ def bw_mean_steps(
     return B, change
 
 
-def _mean_step(B: Matrices, X: Tensor, w: Tensor, through: Tensor | None) -> Matrices:
-    """B^(-1/2) (sum_i w_i (B^(1/2) X_i B^(1/2))^(1/2))^2 B^(-1/2)."""
+def _mean_step(B: Matrices, X: Tensor, mean: Callable[[Tensor], Tensor], through: Tensor | None) -> Matrices:
+    """B^(-1/2) (mean_i (B^(1/2) X_i B^(1/2))^(1/2))^2 B^(-1/2)."""
     eigen = SymmetricEigen(B)
     S = eigen.sqrt() if through is None else eigen.sqrt() @ through
-    root = eigen.invsqrt() @ torch.tensordot(w, SymmetricEigen(congruence(S, X)).sqrt(), 1)
+    root = eigen.invsqrt() @ mean(SymmetricEigen(congruence(S, X)).sqrt())
     return symmetric_part(root @ root.mH)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from linmap.errors import ArgumentError
+from linmap.training import parts
 
 SIDE = 4  # to which strided convolutions bring the shorter side of an image
 GROUP = 4  # images over which the deviation is taken
@@ -71,13 +72,15 @@ class Discriminator(nn.Module):
 
 
 def _deviation(x: Tensor) -> Float[Tensor, "n 1 1 1"]:
-    """The mean over all features of the standard deviation in each image's group, the same for the whole group."""
-    n = len(x)
-    groups = max(1, n // GROUP)
-    number = torch.arange(n, device=x.device) % groups
-    member = F.one_hot(number, groups).to(x.dtype).mT  # (groups, n)
-    member = member / member.sum(1, keepdim=True)
+    """The mean over all features of the standard deviation in each image's group, the same for the whole group; groups
+    are of the images of all processes."""
+    part, n = parts.current(), parts.total(len(x))
+    groups, first = max(1, n // GROUP), 0 if part is None else part.first
+    all_numbers = torch.arange(n, device=x.device) % groups
+    number = all_numbers[first : first + len(x)]
+    member = F.one_hot(number, groups).to(x.dtype).mT  # (groups, own images)
+    member = member / all_numbers.bincount(minlength=groups).to(x.dtype)[:, None]
     flat = x.flatten(1)
-    mean = member @ flat
-    variance = member @ (flat - mean[number]).square()
+    mean = parts.summed(member @ flat)
+    variance = parts.summed(member @ (flat - mean[number]).square())
     return (variance + 1e-8).sqrt().mean(1)[number][:, None, None, None]

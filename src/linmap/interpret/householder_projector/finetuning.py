@@ -43,7 +43,7 @@ from linmap.interpret.householder_projector.layers import restrict_
 from linmap.interpret.householder_projector.projector import HouseholderProjector
 from linmap.interpret.householder_projector.runs import recalibrate_
 from linmap.interpret.householder_projector.weights import settle_
-from linmap.training import TrainingConfig, TrainingHistory, private, train
+from linmap.training import TrainingConfig, TrainingHistory, parts, private, train
 
 EPOCH = 1000  # steps that the loop counts as one pass
 CALIBRATION = 1024  # codes whose images give batch normalisation its statistics
@@ -200,7 +200,9 @@ def finetune(
         )
 
         def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-            with private(_seed(settings.seed, int(both.steps))):  # noise of the generators, drawn alike on resumption
+            part = parts.current()
+            place = () if part is None or not part.first else (part.first,)  # the noise of each process is its own
+            with private(_seed(settings.seed, int(both.steps), *place)):  # noise of the generators, alike on resumption
                 return model(batch["z"], batch.get("real"))
 
         history = train(
@@ -349,6 +351,13 @@ class _Steps(Dataset):
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        part = parts.current()
+        if part is None:
+            return self._drawn(indices)
+        own = slice(part.first, part.first + len(indices))  # of what one process draws for the batch
+        return {name: values[own] for name, values in self._drawn(part.whole.tolist()).items()}
+
+    def _drawn(self, indices: list[int]) -> dict[str, Tensor]:
         n, generator = len(indices), torch.Generator().manual_seed(_seed(self.settings.seed, *indices[:2]))
         batch = {"z": torch.randn(n, self.latent_dim, generator=generator, dtype=torch.float32)}
         if self.images is not None:

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 from linmap.maps import Cayley
 from linmap.retrieve.bt2.head import combine, fold
-from linmap.training import TrainingConfig, train
+from linmap.training import TrainingConfig, parts, train
 from linmap.training.batches import Loss
 from linmap.training.randomness import private
 
@@ -155,7 +155,9 @@ def to_own_vector(objective: Objective) -> Loss:
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         phi, y = model(batch[0]), batch[1]
-        own = F.cross_entropy(phi @ y.mT / TEMPERATURE, torch.arange(len(y), device=y.device))
+        part = parts.current()
+        numbers = torch.arange(len(y), device=y.device) + (0 if part is None else part.first)
+        own = F.cross_entropy(phi @ parts.everyones(y).mT / TEMPERATURE, numbers)
         return cosine * (1 - (phi * y).sum(-1).mean()) + contrast * own
 
     return loss

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from linmap.errors import ArgumentError
+from linmap.training.parts import drawn
 
 CLIP = 10.0
 
@@ -95,7 +96,7 @@ class AttentionModel(nn.Module):
             if generator is None:
                 last = scores.argmax(2)
             else:
-                noise = torch.rand(scores.shape, generator=generator, device=generator.device).to(scores)
+                noise = drawn(torch.rand, *scores.shape, generator=generator, device=generator.device).to(scores)
                 last = (scores - (-noise.clamp(1e-20, 1 - 1e-7).log()).log()).argmax(2)  # Gumbel
                 chosen = scores.log_softmax(2).gather(2, last.unsqueeze(2)).squeeze(2)
                 log_probability = log_probability + chosen

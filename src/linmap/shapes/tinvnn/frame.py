@@ -17,6 +17,7 @@ from linmap.shapes.tinvnn.scales import Scale, size_of
 from linmap.shapes.tinvnn.signs import column_signs, default_tau
 from linmap.shapes.tinvnn.symmetry import choose
 from linmap.shapes.tinvnn.ties import tied_to_next
+from linmap.training.parts import drawn
 
 Signs = Literal["moment", "frames", "random", "none"]
 Kind = Literal["point", "vector", "direction"]
@@ -307,12 +308,17 @@ def _tie_tol(settings: Settings, dtype: torch.dtype) -> float:
     return 1e-7 if dtype == torch.float64 else 1e-4
 
 
+def _coins(*shape: int, **options: Any) -> Tensor:
+    return torch.randint(0, 2, shape, **options)
+
+
 def _flips(
     Q: Float64[Tensor, "batch d d"], V: Float64[Tensor, "batch d d"], settings: Settings, generator: Any
 ) -> Float64[Tensor, "batch d"] | None:
     """Signs that replace those of the rule: drawn ones, or the eigensolver's."""
     if settings.signs == "random":
-        draws = torch.randint(0, 2, Q.shape[::2], generator=generator, device="cpu" if generator is None else None)
+        device = "cpu" if generator is None else None
+        draws = drawn(_coins, *Q.shape[::2], generator=generator, device=device)
         flips = (2 * draws - 1).to(Q)
     elif settings.signs == "none":
         flips = (Q * V).sum(1).sign()

@@ -1,4 +1,5 @@
-"""What a step of training draws: a function of the seed and the step alone, so that a resumed run draws it again."""
+"""What a step of training draws: a function of the seed and the step alone, so that a resumed run draws it again, and
+several processes draw together what one would."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from linmap.training.parts import drawn
 
 
 class TrainingDraws(nn.Module):
@@ -33,7 +36,7 @@ class TrainingDraws(nn.Module):
 
 def rotations(count: int, d: int, generator: torch.Generator) -> Float[Tensor, "count d d"]:
     """Matrices of SO(d), uniformly distributed (Haar)."""
-    Q, R = torch.linalg.qr(torch.randn(count, d, d, generator=generator, dtype=torch.float64))
+    Q, R = torch.linalg.qr(drawn(torch.randn, count, d, d, generator=generator, dtype=torch.float64))
     Q = Q * R.diagonal(dim1=1, dim2=2).sign().unsqueeze(1)
     Q[:, :, 0] *= torch.linalg.det(Q).sign()[:, None]
     return Q
@@ -45,7 +48,7 @@ def subsets(
     """`size` points of each cloud, drawn without replacement; all of a cloud that has fewer."""
     if X.shape[1] <= size:
         return X, mask
-    keys = torch.rand(X.shape[:2], generator=generator).to(X.device)
+    keys = drawn(torch.rand, *X.shape[:2], generator=generator).to(X.device)
     keys = keys if mask is None else keys.masked_fill(~mask, torch.inf)
     chosen = keys.topk(size, dim=1, largest=False).indices
     X = X.gather(1, chosen.unsqueeze(-1).expand(-1, -1, X.shape[-1]))

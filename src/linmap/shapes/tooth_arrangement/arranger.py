@@ -34,7 +34,7 @@ from linmap.shapes.tooth_arrangement.slots import FDI, TEETH, slots_of
 from linmap.shapes.tooth_arrangement.targets import IDENTITY, Scales, Target
 from linmap.shapes.tooth_arrangement.tooth_set import ToothSet
 from linmap.shapes.tooth_arrangement.turns import Turns
-from linmap.training import TrainingConfig, TrainingHistory, private, train
+from linmap.training import TrainingConfig, TrainingHistory, parts, private, train
 from linmap.training.randomness import Source
 from linmap.training.saving import SavedEstimator
 
@@ -311,20 +311,19 @@ class Arranger(SavedEstimator, BaseEstimator):
 
     def _loss(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         """The error of normalised motions and of points, each in the unit of the motions' own size."""
-        network = cast(ArrangementNetwork, model)
-        generator = cast(Source, network.draws.source).on(batch[0].device)
+        generator = cast(Source, self.model_.draws.source).on(batch[0].device)
         points, centroid, after, R, mask, *meshes = augmented(tuple(batch), generator)
         y = torch.cat([after, six_from_rotation(R.mT)], -1)
         guess = self.shifts_(points, centroid, mask)
         z = self.scales_.normalised(y, guess).masked_fill(~mask[..., None], 0)
         noised, t = self._noised(z, generator)
         patches = Patches(*meshes) if meshes else None
-        predicted = network(points, self._places(centroid, guess), mask, noised, t, patches)
+        predicted = model(points, self._places(centroid, guess), mask, noised, t, patches)
         moved = self.scales_.motions(predicted, guess)
         turned = points @ rotation_from_six(moved[..., 3:]) + moved[..., None, :3]
         points_error = (turned - points @ R.mT - after[..., None, :]).square().mean((-1, -2))
         error = (predicted - z).square().mean(-1) + points_error / self.scales_.place**2
-        return (error * mask).sum() / (mask.sum() * len(predicted))
+        return (error * mask).sum() / (mask.sum() * len(predicted)) * parts.share(mask.sum())
 
     def _predicted(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -18,7 +19,7 @@ from linmap.geometry.points import square_distances
 from linmap.shapes.tooth_arrangement.blocks import Block
 from linmap.shapes.tooth_arrangement.encoders import MeshEncoder
 from linmap.shapes.tooth_arrangement.features import PATCH, PATCH_VERTICES, patch_features, patch_vertices
-from linmap.training import TrainingConfig, TrainingHistory, private, train
+from linmap.training import TrainingConfig, TrainingHistory, parts, private, train
 from linmap.training.randomness import Dropout, Source
 
 VERTICES_WEIGHT = 0.5
@@ -160,7 +161,7 @@ def pretrain(
     )
     return train(
         model,
-        _loss,
+        partial(_loss, model),
         _Meshes(pairs),
         config=config,
         out=checkpoints,
@@ -199,11 +200,12 @@ class _Meshes(Dataset):
         return tuple(self.meshes[index] for index in indices)
 
 
-def _loss(model: nn.Module, batch: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    network = cast(MeshAutoencoder, model)
+def _loss(network: MeshAutoencoder, model: nn.Module, batch: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """`model` is the network as Accelerate has prepared it."""
     generator = cast(Source, network.draws.source).on(batch[0][0].device)
     patches = as_patches([(_varied(V, generator), F) for V, F in batch])
-    return network(patches, network.choose(patches.mask, generator)).total
+    hidden = network.choose(patches.mask, generator)
+    return model(patches, hidden).total * parts.share(hidden.sum())
 
 
 def _varied(vertices: Tensor, generator: Generator) -> Tensor:

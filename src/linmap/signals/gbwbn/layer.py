@@ -31,6 +31,7 @@ from linmap.signals.gbwbn.normalization import (
     uncentred_variance,
 )
 from linmap.signals.gbwbn.pickling import Pickled
+from linmap.training import parts
 
 Parametrization = Literal["manifold", "logm"]
 RESIDUAL = 0.3  # of the mean transport map, from where one step is called a poor mean
@@ -202,23 +203,23 @@ class GBWBatchNorm(Pickled):
     def _standardised(self, P: Batch, inverse: Matrix, domains: Tensor | None) -> tuple[Batch, Centred]:
         """Centred and scaled tangent vectors at the identity."""
         if domains is None:
-            centred, spread = self._centred(P, inverse, ...)
+            centred, spread = self._centred(P, inverse, ..., parts.total(len(P)))
             return self.s.double() * spread.rsqrt() * centred.V, centred
-        parts, rows, found = [], [], []
-        for domain, of_domain in groups(domains):
-            centred, spread = self._centred(P[of_domain], inverse, domain)
-            parts.append(spread.rsqrt() * centred.V)
+        scaled, rows, found = [], [], []
+        for domain, of_domain, count in groups(domains):
+            centred, spread = self._centred(P[of_domain], inverse, domain, count)
+            scaled.append(spread.rsqrt() * centred.V)
             rows.append(of_domain)
             found.append(centred)
         back = torch.cat(rows).argsort()
-        L = self.s.double() * torch.cat(parts)[back]
+        L = self.s.double() * torch.cat(scaled)[back]
         worst = [torch.stack([getattr(c, name) for c in found]).amax() for name in ("residual", "condition")]
         return L, Centred(L, worst[0], torch.cat([centred.values for centred in found])[back], worst[1])
 
-    def _centred(self, P: Batch, inverse: Matrix, domain: int | EllipsisType) -> tuple[Centred, Scalar]:
+    def _centred(self, P: Batch, inverse: Matrix, domain: int | EllipsisType, count: int) -> tuple[Centred, Scalar]:
         """Tangent vectors and variance plus eps, by the statistics of the batch in training; these move the running
-        ones."""
-        if not self.training or (len(P) == 1 and domain is not ...):
+        ones. `count` are the matrices of all processes, of which this one may have none."""
+        if not self.training or (count == 1 and domain is not ...):
             B = self.running_mean[domain].double()
             return centre(P, inverse, B), self.running_var[domain].double() + self._regularisation(B)
         with torch.set_grad_enabled(self.backprop_stats and torch.is_grad_enabled()):
@@ -263,7 +264,7 @@ class GBWBatchNorm(Pickled):
         domains = self._check_domains(X, domains)
         X = symmetric_part(X.double()).reshape(-1, self.n, self.n)
         image = to_image(X, _plain(self.M), _plain(self.W), self.theta)
-        for domain, rows in [(..., slice(None))] if domains is None else groups(domains):
+        for domain, rows, _ in [(..., slice(None), len(X))] if domains is None else groups(domains):
             P, inverse = image.P[rows], image.inverse
             B = batch_mean(P, inverse, mean_iter or self.mean_iter, self.mean_tol)
             v2 = self._variance(centre(P, inverse, B).V, P, inverse)
@@ -328,7 +329,7 @@ class GBWBatchNorm(Pickled):
 
     def _check_domains(self, X: Tensor, domains: Tensor | None) -> Tensor | None:
         count = X.shape[0] * (X.shape[1] if X.ndim == 4 else 1)
-        if self.training and count == 1:
+        if self.training and parts.total(count) == 1:
             raise ArgumentError("X is a single matrix, which has no variance; training needs two or more in a batch.")
         if (self.n_domains is None) != (domains is None):
             what = "needs the domain of each matrix" if domains is None else "has no domains (n_domains=None)"

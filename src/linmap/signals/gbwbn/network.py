@@ -26,9 +26,13 @@ class BiMap(Pickled, spd_learn.BiMap):
 class AffineInvariantNorm(Pickled, spd_learn.SPDBatchNormMeanVar):
     """The affine-invariant batch norm with mean and variance, as spd_learn has it."""
 
+    alone = "the affine-invariant batch norm takes its statistics from the batch of one process"
+
 
 class LogEuclideanNorm(Pickled, spd_learn.SPDBatchNormLie):
     """The log-Euclidean batch norm, as spd_learn has it."""
+
+    alone = "the log-Euclidean batch norm takes its statistics from the batch of one process"
 
 
 class ReEig(nn.Module):

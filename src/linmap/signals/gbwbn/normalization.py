@@ -27,6 +27,7 @@ from linmap.errors import ArgumentError
 from linmap.geometry.spd.bures_wasserstein import bw_mean_steps
 from linmap.geometry.spd.lyapunov import FROM_IDENTITY, SHOOT, apply_kernel
 from linmap.geometry.spd.spectral import SymmetricEigen, congruence, symmetric_part
+from linmap.training import parts
 
 Batch = Float[Tensor, "batch n n"]
 Matrix = Float[Tensor, "n n"]
@@ -102,14 +103,14 @@ def centre(P: Batch, inverse: Matrix, B: Matrix) -> Centred:
         eigen = SymmetricEigen(congruence(S @ inverse, P))
         R = eigen.sqrt()
         V = 2 * (apply_kernel(FROM_IDENTITY, base.inverse(), R) - S)
-        R = base.vectors.mT @ R.detach().mean(0) @ base.vectors
+        R = base.vectors.mT @ parts.mean(R.detach()) @ base.vectors
     else:
         b, U = base.positive, base.vectors
         eigen = SymmetricEigen(congruence(b.sqrt().unsqueeze(-1) * U.mT @ inverse, P))
         R = eigen.sqrt()
         factor = (2 / b.unsqueeze(-1) + 2 / b).sqrt()
         V = congruence(U, factor * R - 2 * b.sqrt().diag())
-        R = R.detach().mean(0)
+        R = parts.mean(R.detach())
     n = len(B)
     r = base.positive.rsqrt()
     residual = torch.linalg.matrix_norm(r.unsqueeze(-1) * R * r - torch.eye(n, dtype=B.dtype, device=B.device)) / n**0.5
@@ -118,13 +119,13 @@ def centre(P: Batch, inverse: Matrix, B: Matrix) -> Centred:
 
 def frechet_variance(V: Batch, theta: float) -> Scalar:
     """mean_i d2(Y_i, B) / theta^2 from the centred tangent vectors."""
-    return V.square().sum((-2, -1)).mean() / (4 * theta**2)
+    return parts.mean(V.square().sum((-2, -1))) / (4 * theta**2)
 
 
 def uncentred_variance(P: Batch, inverse: Matrix, theta: float) -> Scalar:
     """mean_i d2(Y_i, I) / theta^2: what the authors' code measures, about the identity instead of the mean."""
     root = torch.linalg.eigvalsh(congruence(inverse, P).detach()).clamp_min(0).sqrt()
-    return (root - 1).square().sum(-1).mean() / theta**2
+    return parts.mean((root - 1).square().sum(-1)) / theta**2
 
 
 def return_from_image(L: Batch, image: Image, theta: float) -> tuple[Batch, Bool[Tensor, " batch"]]:
@@ -140,9 +141,11 @@ def return_from_image(L: Batch, image: Image, theta: float) -> tuple[Batch, Bool
 
 def batch_mean(P: Batch, inverse: Matrix, n_iter: int, tol: float) -> Matrix:
     """The Frechet mean of the Y_i = M^(-1/2) P_i M^(-1/2), or as far as `n_iter` steps come."""
-    return bw_mean_steps(P, n_iter, tol, through=inverse)[0]
+    together = None if parts.current() is None else parts.mean
+    return bw_mean_steps(P, n_iter, tol, through=inverse, mean=together)[0]
 
 
-def groups(domains: Int[Tensor, " batch"]) -> list[tuple[int, Int[Tensor, " rows"]]]:
-    """The domains that occur, each with the rows where."""
-    return [(d, (domains == d).nonzero()[:, 0]) for d in domains.unique().tolist()]
+def groups(domains: Int[Tensor, " batch"]) -> list[tuple[int, Int[Tensor, " rows"], int]]:
+    """The domains that occur in any process, each with the rows where, and how many there are in all processes."""
+    found, counts = parts.everyones(domains).unique(return_counts=True)
+    return [(d, (domains == d).nonzero()[:, 0], n) for d, n in zip(found.tolist(), counts.tolist(), strict=True)]
