@@ -87,7 +87,8 @@ def map_records(
     work
         Folder of finished shards, removed in the end; `<out>.work` when None.
     engine
-        "local": this process, or `n_jobs` processes; "ray": Ray Data, which also starts a killed worker's shard again.
+        "local": this process, or `n_jobs` processes; "ray": Ray Data, which also starts the shard of
+        a killed worker, or of a machine that died, again.
     shard_records
         About how many records are lost when a worker is.
     batch
