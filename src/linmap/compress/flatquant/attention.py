@@ -275,7 +275,6 @@ class Tokens:
         self.quantizer = quantizer
         self.parts: list[Tensor] = []
         self.start = self.stop = 0
-        self.layout: Any = None  # of `decoding`: the list of parts that it looked at, and what it found
 
     def __len__(self) -> int:
         return self.stop - self.start

@@ -17,6 +17,7 @@ import struct
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,6 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import output_capturing
 
-from linmap.compress.flatquant.attention import PackedLayer, TokenQuantizer, Tokens, packs
 from linmap.compress.flatquant.llama import (
     HALVES,
     Block,
@@ -41,6 +41,7 @@ from linmap.compress.flatquant.llama import (
     described_decoder,
 )
 from linmap.compress.flatquant.native import choice
+from linmap.compress.flatquant.stores import Stores, stores_of
 
 FLOATS = (torch.float32, *HALVES)
 FEW_TOKENS = 16  # of all sequences together; more go through layers that multiply codes only
@@ -53,13 +54,13 @@ KNOWN_OF_DECODER = frozenset(
 )
 SPLIT = 1 << 18  # products of a step that one thread computes faster than two start
 NO_MASK, BOOLEAN, ADDED = range(3)
-STEP = struct.Struct("14q 11q 11q")
+STEP = struct.Struct("14q 176x")  # `Step`, but for the places of the codes
 
 
 @lru_cache(maxsize=8)
 def _native(library: ctypes.CDLL) -> Any:
     call = library.linmap_stack_step
-    call.argtypes, call.restype = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p), ctypes.c_int64
+    call.argtypes, call.restype = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p), ctypes.c_int64
     return call
 
 
@@ -85,7 +86,7 @@ class Structure:
         self.quantizers = [(transform.quantizer("k"), transform.quantizer("v")) for transform in transforms]
         self.work = sum(_products(block) for block in self.blocks)
         self.only_codes = all(linear.multiplies_codes for block in self.blocks for linear in _linears(block))
-        self.store = struct.Struct(f"{22 * len(found)}q")
+        self.stores: WeakKeyDictionary[DynamicCache, Stores] = WeakKeyDictionary()
         places = (ctypes.c_void_p * len(found))(*map(ctypes.addressof, self.blocks))
         halves = self.facts.halves()
         self.stack = Stack(places, len(found), norm, halves, len(halves))
@@ -168,10 +169,17 @@ def decoder_step(decoder: Any, base: type[nn.Module], args: tuple[Any, ...], kwa
     if positions is None:
         positions = (torch.arange(x.shape[1]) + cache.get_seq_length()).unsqueeze(0)
     mask = kwargs.get("attention_mask")
-    if mask is not None or x.shape[1] > 1:
+    if x.shape[1] == 1 and _sees_all(mask, len(x), cache.get_seq_length() + 1):
+        mask = None
+    elif mask is not None or x.shape[1] > 1:
         mask = create_causal_mask(decoder.config, x, mask, cache, positions)
     y = computed(known, x, cache, decoder.rotary_emb(x, position_ids=positions), mask)
     return None if y is None else BaseModelOutputWithPast(last_hidden_state=y, past_key_values=cache)
+
+
+def _sees_all(mask: Any, batch: int, tokens: int) -> bool:
+    """Whether a mask of tokens hides none of them."""
+    return type(mask) is Tensor and mask.shape == (batch, tokens) and bool(mask.all())
 
 
 def _asked(decoder: Any, kwargs: dict[str, Any]) -> bool:
@@ -201,37 +209,33 @@ def computed(known: Structure, x: Tensor, cache: DynamicCache, embeddings: Any, 
     turned = _turned(embeddings, batch, n, blocks[0].head_dim)
     if turned is None or not at_once or (batch * n > FEW_TOKENS and not known.only_codes):
         return None
-    layers = _layers(cache, known, batch, dtype)
-    if layers is None:
+    stores = stores_of(cache, known, batch, dtype)
+    if stores is None:
         return None
-    seen = _seen(mask, batch, n, len(layers[0].tokens[0]), known.name)
-    if seen is None or not _fit(layers, blocks, batch) or (at_once < n and seen[1] != NO_MASK):
+    seen = _seen(mask, batch, n, stores.past, known.name)
+    if seen is None or (at_once < n and seen[1] != NO_MASK):
         return None
     if at_once == n:
-        return _called(known, layers, x, turned[1], seen).to(dtype)
+        return _called(known, stores, x, turned[1], seen).to(dtype)
     found = []
     for start in range(0, n, at_once):
         parts = tuple(part[:, start : start + at_once].contiguous() for part in embeddings)
         turned = cast("Turned", _turned(parts, batch, parts[0].shape[1], blocks[0].head_dim))
-        found.append(_called(known, layers, x[:, start : start + at_once], turned[1], seen).to(dtype))
+        found.append(_called(known, stores, x[:, start : start + at_once], turned[1], seen).to(dtype))
     return torch.cat(found, 1)
 
 
-def _called(
-    known: Structure, layers: list[PackedLayer], x: Tensor, turned: tuple[int, ...], seen: tuple[int, ...]
-) -> Tensor:
+def _called(known: Structure, stores: Stores, x: Tensor, turned: tuple[int, ...], seen: tuple[int, ...]) -> Tensor:
     """The native call, in float32, which writes the codes of these tokens into the cache."""
     batch, n, _ = x.shape
-    stored = [number for layer in layers for tokens in layer.tokens for number in _room(tokens, n)]
+    stores.make_room(n)
     x = x.to(torch.float32).contiguous()
     y = torch.empty_like(x)
     threads = torch.get_num_threads() if known.work * batch * n > SPLIT else 1
-    first = STEP.pack(x.data_ptr(), y.data_ptr(), batch, n, threads, *turned, *seen, *stored[:22])
-    if _native(choice.library())(known.address, first, known.store.pack(*stored)):
-        raise MemoryError(f"no memory for a step of {batch} sequences after {len(layers[0].tokens[0])} tokens.")
-    for layer in layers:
-        for tokens in layer.tokens:
-            tokens.stop += n
+    first = STEP.pack(x.data_ptr(), y.data_ptr(), batch, n, threads, *turned, *seen)
+    if _native(choice.library())(known.address, first, stores.address):
+        raise MemoryError(f"no memory for a step of {batch} sequences after {stores.past} tokens.")
+    stores.append(n)
     return y
 
 
@@ -251,34 +255,6 @@ def _watched() -> bool:
 def _other_modes() -> bool:
     modes = [torch._C._get_function_stack_at(i) for i in range(torch._C._len_torch_function_stack())]
     return any(type(mode) is not DeviceContext for mode in modes)
-
-
-def _layers(cache: DynamicCache, known: Structure, batch: int, dtype: torch.dtype) -> list[PackedLayer] | None:
-    """The layers of codes of these blocks, begun if it is the first call, if their quantisers are the blocks'."""
-    found = []
-    for i, own, block in zip(known.layer_idx, known.quantizers, cast("list[Block]", known.blocks), strict=True):
-        layer = cache.layers[i] if i < len(cache.layers) else None
-        if type(layer) is not PackedLayer:
-            if not packs(cache, i, *own) or type(cache.layers[i]) is not PackedLayer:
-                return None
-            layer = cast(PackedLayer, cache.layers[i])
-        if not layer.is_initialized:
-            nothing = torch.empty(batch, block.kv_heads, 0, block.head_dim, dtype=dtype)
-            layer.lazy_initialization(nothing, nothing)
-        for tokens, quantizer in zip(layer.tokens, own, strict=True):
-            if tokens.e != block.head_dim or tokens.dtype is not dtype:
-                return None
-            if tokens.quantizer is not quantizer:
-                if not _equal(quantizer, tokens.quantizer):
-                    return None
-                tokens.quantizer = quantizer
-        found.append(layer)
-    return found
-
-
-def _equal(own: TokenQuantizer, theirs: TokenQuantizer) -> bool:
-    pairs: Any = zip(own[2:], theirs[2:], strict=True)
-    return own[:2] == theirs[:2] and all((a is None) == (b is None) and (a is b or torch.equal(a, b)) for a, b in pairs)
 
 
 Turned = tuple[tuple[Tensor, ...], tuple[int, ...]]
@@ -324,38 +300,3 @@ def _seen(mask: Any, batch: int, n: int, past: int, name: str) -> tuple[int, ...
         return None
     of_batch, _, *strides = mask.stride()
     return mask.data_ptr(), kind, of_batch if len(mask) > 1 else 0, *strides
-
-
-def _fit(layers: list[PackedLayer], blocks: list[Block], batch: int) -> bool:
-    """Whether all layers hold the same number of tokens of this batch, each in the heads of its block."""
-    past = len(layers[0].tokens[0])
-    for layer, block in zip(layers, blocks, strict=True):
-        for tokens in layer.tokens:
-            shapes = _layout(tokens)[2]
-            if tokens.stop - tokens.start != past or any(s[:2] != (batch, block.kv_heads) for s in shapes):
-                return False
-            if any(s[2] != shapes[0][2] for s in shapes):
-                return False
-    return True
-
-
-def _layout(tokens: Tokens) -> tuple[list[Tensor], int, list[torch.Size]]:
-    """The parts, the room and the shapes, looked at once for a list of parts."""
-    if tokens.layout is None or tokens.layout[0] is not tokens.parts:
-        tokens.layout = (tokens.parts, tokens.parts[0].shape[2], [part.shape for part in tokens.parts])
-    return tokens.layout
-
-
-def _room(tokens: Tokens, n: int) -> list[int]:
-    """Where codes, scales and zero points lie, with room for n tokens more, and which of them are filled."""
-    parts, room, shapes = _layout(tokens)
-    if tokens.stop + n > room or not all(map(Tensor.is_contiguous, parts)):
-        tokens.make_room(n)
-        tokens.change(Tensor.contiguous)
-        parts, room, shapes = _layout(tokens)
-    found: list[int] = []
-    for part, (_, h, r, last) in zip(parts, shapes, strict=True):
-        found += (part.data_ptr(), h * r * last, r * last)
-    if len(shapes) == 2:
-        found += (0, 0, 0)
-    return [*found, tokens.start, tokens.stop]

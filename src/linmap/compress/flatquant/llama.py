@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from itertools import chain, repeat
 from operator import is_
 from typing import Any, NamedTuple, NoReturn
 
@@ -31,6 +32,7 @@ from linmap.compress.flatquant.kernels import MOST_WIDE_COLUMNS
 from linmap.compress.flatquant.linear import QuantizedLinear
 from linmap.compress.flatquant.native.layer import groups_fit
 from linmap.compress.flatquant.transforms import OnlineTransform, transform_input
+from linmap.compress.flatquant.words import Words
 
 BLOCKS = (modeling_llama.LlamaDecoderLayer.forward,)
 ATTENTIONS = (
@@ -62,16 +64,24 @@ class Other(Exception):
 
 
 class Facts:
-    """What was looked at, to see in one pass whether it still holds."""
+    """What was looked at, to see in one pass whether it still holds.
+
+    A pass over some thousand entries is made for every token: loops are those of C, and the tables that a module holds
+    its tensors, modules and hooks in are compared as a whole.
+    """
 
     def __init__(self) -> None:
         self.seen: set[tuple[int, Any]] = set()
+        self.tables: list[dict[Any, Any]] = []
+        self.names: list[Any] = []  # of all tables, one behind the other, and what stood there
+        self.contents: list[Any] = []
         self.dicts: list[dict[Any, Any]] = []
         self.keys: list[Any] = []  # of each of them, and what stood there
         self.values: list[Any] = []
         self.entries: list[tuple[Any, Any, Any]] = []  # the same of other mappings
         self.modules: list[nn.Module] = []
         self.kinds: list[type] = []  # theirs
+        self.attributes: list[dict[str, Any]] = []  # theirs, with no `forward` among them
         self.hooks: list[Mapping[int, Any]] = [
             torch_modules._global_forward_hooks,
             torch_modules._global_forward_pre_hooks,
@@ -81,59 +91,86 @@ class Facts:
         self.square: list[Tensor] = []  # those that could be transposed where they lie
         self.widened: list[tuple[Tensor, Tensor]] = []  # of half precision, and their numbers in float32
         self.captures = False
+        self.words = Words((), (), ())
 
     def hold(self) -> bool:
-        """Whether nothing has changed."""
+        """Whether nothing has changed: by the words of memory that tell it, and where they do not, by all."""
+        if self.words.hold() and all(map(Tensor.is_contiguous, self.square)) and self._same_entries():
+            return True
+        tables: list[Any] = [*self.tables, *self.dicts, *self.attributes, *self.hooks]
+        self.words = Words(self.modules, {id(table): table for table in tables}.values(), self.tensors)
+        return self._same()
+
+    def _same_entries(self) -> bool:
+        return all(mapping.get(key) is value for mapping, key, value in self.entries)
+
+    def _same(self) -> bool:
         return (
             not any(self.hooks)
+            and [*chain.from_iterable(self.tables)] == self.names
+            and all(map(is_, chain.from_iterable(map(dict.values, self.tables)), self.contents))
             and all(map(is_, map(dict.get, self.dicts, self.keys), self.values))
-            and all(mapping.get(key) is value for mapping, key, value in self.entries)
+            and not any(map(dict.__contains__, self.attributes, repeat("forward")))
+            and self._same_entries()
             and all(map(is_, map(type, self.modules), self.kinds))
-            and list(map(Tensor.data_ptr, self.tensors)) == self.places
+            and [*map(Tensor.data_ptr, self.tensors)] == self.places
             and all(map(Tensor.is_contiguous, self.square))
         )
 
     def look(self, mapping: Any, key: Any, owner: Any = None) -> Any:
         """What stands there; `owner` keeps a mapping that is made anew at each look, as `vars` of a class is."""
-        value, place = mapping.get(key), (id(owner or mapping), key)
-        if place in self.seen:  # blocks share classes, configs and functions
-            return value
-        self.seen.add(place)
-        if type(mapping) is dict:
-            self.dicts.append(mapping)
-            self.keys.append(key)
-            self.values.append(value)
-        else:
-            self.entries.append((mapping, key, value))
+        value = mapping.get(key)
+        if self._is_new(owner or mapping, key):  # blocks share classes, configs and functions
+            if type(mapping) is dict:
+                self.dicts.append(mapping)
+                self.keys.append(key)
+                self.values.append(value)
+            else:
+                self.entries.append((mapping, key, value))
         return value
+
+    def entry(self, table: dict[Any, Any], key: Any) -> Any:
+        """What stands there in a table that is compared as a whole."""
+        self.table(table)
+        return table.get(key)
+
+    def table(self, table: dict[Any, Any]) -> None:
+        if self._is_new(table):
+            self.tables.append(table)
+            self.names += table
+            self.contents += table.values()
+
+    def _is_new(self, mapping: Any, key: Any = None) -> bool:
+        place = (id(mapping), key)
+        if place in self.seen:
+            return False
+        self.seen.add(place)
+        return True
 
     def attribute(self, module: nn.Module, name: str) -> Any:
         return self.look(vars(module), name)
 
     def module(self, parent: nn.Module, name: str, *hooks: Callable[..., Any]) -> Any:
         """The module of this name; its hooks before and behind must be those given."""
-        module = self.look(parent._modules, name)
+        module = self.entry(parent._modules, name)
         if module is None:
             refuse(f"no {name}")
         self.modules.append(module)
         self.kinds.append(type(module))
-        if self.attribute(module, "forward") is not None:
+        if "forward" in vars(module):
+            self.attribute(module, "forward")
             refuse(f"{name} has a forward of its own")
+        self.attributes.append(vars(module))
         found = [*module._forward_pre_hooks.values()]
         behind = [*module._forward_hooks.values()]
         captures = [hook for hook in behind if getattr(hook, "__qualname__", "") == CAPTURES]
         self.captures |= bool(captures)
         found += [hook for hook in behind if hook not in captures]
         for registered in (module._forward_pre_hooks, module._forward_hooks):
-            self.hooks.append(registered) if not registered else self._same_hooks(registered)
+            self.table(registered) if registered else self.hooks.append(registered)
         if tuple(found) != hooks:
             refuse(f"hooks of others on {name}")
         return module
-
-    def _same_hooks(self, registered: Mapping[int, Any]) -> None:
-        self.entries.append((_Values(registered), len(registered), True))
-        for number in registered:
-            self.look(registered, number)
 
     def code(self, module: nn.Module, references: tuple[Any, ...]) -> Any:
         """The function that this module's class calls, if it is one of these."""
@@ -157,7 +194,7 @@ class Facts:
     def tensor(self, module: nn.Module, name: str, *shape: int, kind: Any = torch.float32, there: bool = True) -> int:
         """Where a tensor lies, or its numbers in float32 if it is of half precision; 0 for one that is None."""
         stored = module._parameters if name in module._parameters else module._buffers
-        tensor: Any = self.look(stored, name)
+        tensor: Any = self.entry(stored, name)
         if tensor is None:
             return refuse(f"no {name}") if there else 0
         if type(tensor) not in (Tensor, nn.Parameter):
@@ -175,16 +212,6 @@ class Facts:
             self.widened.append((tensor, torch.empty(shape)))
             return self.widened[-1][1].data_ptr()
         return place
-
-
-class _Values:
-    """As many hooks as there were."""
-
-    def __init__(self, registered: Mapping[int, Any]) -> None:
-        self.registered = registered
-
-    def get(self, length: int) -> bool:
-        return len(self.registered) == length
 
 
 def refuse(reason: str) -> NoReturn:
@@ -309,7 +336,7 @@ def described_decoder(decoder: nn.Module, base: type[nn.Module], facts: Facts) -
     """
     if not any(same_code(facts.look(vars(base), "forward", base), reference) for reference in DECODERS):
         refuse("this decoder's forward is not known")
-    config, layers = facts.attribute(decoder, "config"), facts.look(decoder._modules, "layers")
+    config, layers = facts.attribute(decoder, "config"), facts.entry(decoder._modules, "layers")
     numbers = [str(i) for i in range(facts.look(vars(config), "num_hidden_layers"))]
     if facts.look(vars(config), "is_causal") is not None or type(layers) is not nn.ModuleList or not numbers:
         refuse("blocks that are called in another way")
@@ -421,7 +448,7 @@ def _linear(facts: Facts, parent: nn.Module, name: str, columns: int) -> tuple[L
     if type(layer) is not QuantizedLinear:
         refuse(f"{name} is no quantised layer")
     bits = facts.attribute(layer, "bits")
-    inner = facts.look(layer._modules, "transform")
+    inner = facts.entry(layer._modules, "transform")
     own = Transform(left=1, right=columns) if inner is None else _transform(facts, layer, "transform", columns)
     rows, packed = layer.out_features, bits.weight <= 4
     if bits.weight == 16 or not layer.in_features == columns <= MOST_WIDE_COLUMNS or layer.weight_scale.dim() != 2:
@@ -456,7 +483,7 @@ def _norm(facts: Facts, parent: nn.Module, name: str, n: int) -> Norm:
 
 
 def _input_transform(facts: Facts, parent: nn.Module, n: int) -> Transform:
-    if facts.look(parent._modules, "input_transform") is None:
+    if facts.entry(parent._modules, "input_transform") is None:
         return Transform(left=1, right=n)
     return _transform(facts, parent, "input_transform", n)
 
@@ -481,7 +508,7 @@ def _cache(facts: Facts, transform: Any, found: Block) -> None:
     bits, symmetric = facts.attribute(transform, "bits"), facts.attribute(transform, "symmetric")
     e = found.head_dim
     for name, part in zip("qkv", ("query", "key", "value"), strict=True):
-        b, even = facts.look(bits, name), facts.look(symmetric, name)
+        b, even = facts.entry(bits, name), facts.entry(symmetric, name)
         if name != "q" and b == 16:
             refuse("keys or values of 16 bits")
         setattr(found, part, _rounding(facts, transform, name, b, even))

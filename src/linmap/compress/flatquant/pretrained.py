@@ -19,11 +19,13 @@ from linmap.compress.flatquant.block import quantised_block
 from linmap.compress.flatquant.config import FlatQuantConfig, ProvenConfig
 from linmap.compress.flatquant.decoding import decodable
 from linmap.compress.flatquant.head import TiedHead, install_head
+from linmap.compress.flatquant.large_pages import use_large_pages
 from linmap.compress.flatquant.linear import QuantizedLinear
 from linmap.compress.flatquant.llama import is_decoder
 from linmap.compress.flatquant.transforms import OnlineTransform
 from linmap.errors import ArgumentError
 
+OF_QUANTISATION = (QuantizedLinear, OnlineTransform, CacheTransform)
 Decoder = TypeVar("Decoder", bound=PreTrainedModel)
 
 
@@ -145,6 +147,7 @@ class FlatQuantizer(HfQuantizer):
         vars(model).pop("_adjust_missing_and_unexpected_keys", None)
         for decoder in filter(is_decoder, [*model.modules()]):
             decodable(decoder, "decoder")
+        use_large_pages(part for part in model.modules() if isinstance(part, OF_QUANTISATION))
         return model
 
 

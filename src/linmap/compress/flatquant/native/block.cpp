@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "codes.h"
+#include "team.h"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -311,32 +312,44 @@ void out_of_planes(const float* x, int64_t n, const Planes& planes, float* y) {
         y[i] = planes.count == 1 ? x[i] : x[(i % 2) * planes.half + i / 2];
 }
 
-// The product of a query with one key of a tile
-inline float tile_dot(const float* query, const float* tile, const Planes& planes, int64_t t) {
+// The products of a query with four keys of a tile, from key t on
+inline void tile_dots(const float* query, const float* tile, const Planes& planes, int64_t t, float* out) {
     constexpr int W = Floats::WIDTH;
-    Floats sum = Floats::all(0);
+    Floats sums[4];
+    each<4>([&](auto k) LINMAP_INLINE { sums[k] = Floats::all(0); });
     for (int64_t p = 0; p < planes.count; ++p) {
         const float *a = query + p * planes.half, *b = tile + (p * CHUNK + t) * planes.half;
         int64_t i = 0;
-        for (; i + W <= planes.half; i += W) sum = Floats::fma(Floats::load(a + i), Floats::load(b + i), sum);
+        for (; i + W <= planes.half; i += W) {
+            const Floats x = Floats::load(a + i);
+            each<4>([&](auto k) LINMAP_INLINE { sums[k] = Floats::fma(x, Floats::load(b + k * planes.half + i), sums[k]); });
+        }
         const int64_t rest = planes.half - i;
-        if (rest) sum = Floats::fma(Floats::load(a + i, rest), Floats::load(b + i, rest), sum);
+        if (rest == 0) continue;
+        const Floats x = Floats::load(a + i, rest);
+        each<4>([&](auto k) LINMAP_INLINE {
+            sums[k] = Floats::fma(x, Floats::load(b + k * planes.half + i, rest), sums[k]);
+        });
     }
-    return sum.sum();
+    Floats::sums(sums, out);
 }
 
 struct Sizes {
     int64_t batch, tokens, all_tokens, chunks, group, query_length, value_length, width, key_width, widest, stream;
     int64_t query_tokens;  // of a sequence, whose queries go through a chunk together
     bool many() const { return tokens > FEW_TOKENS; }
+    // What the layers get of one token each thread computes for itself: that is faster than to wait for another one
+    bool single() const { return tokens == 1; }
+    Range mine(const Member& member) const { return single() ? Range{0, 1} : member.part(tokens); }
 };
 
-struct Scratch {  // of one step, in one piece of memory
-    float *product, *queries, *partial, *middle, *wide, *numbers, *scales, *temporary;
+struct Scratch {  // of one thread in a step, in one piece of memory; what no thread has for itself is the same for all
+    float *product, *queries, *partial, *middle, *wide;
+    float *sum, *numbers, *scales;  // a thread has them for itself if there is one token
+    float* temporary;               // a thread has it for itself
     float *all_keys, *all_values;  // of many tokens: chunk by chunk, channels x tokens and tokens x channels
-    int32_t* sums;
+    int32_t* sums;  // as `sum`
     int8_t *even, *odd;
-    int64_t temporary_length;
 };
 
 // What token t of sequence b does not see of a chunk becomes -infinity
@@ -363,9 +376,7 @@ void attend(const Block& block, const Step& step, const Sizes& sizes, const Scra
     const int64_t count = std::min(CHUNK, sizes.all_tokens - from);
     const int64_t kl = sizes.query_length, vl = sizes.value_length;
     const Planes key_planes = planes_of(e, block.key), value_planes = planes_of(e, block.value);
-    thread_local std::vector<float> memory;
-    memory.resize(static_cast<size_t>(CHUNK * (kl + vl + 5)));
-    float* keys = memory.data();
+    float* keys = scratch.temporary;
     float* values = keys + CHUNK * kl;
     float* key_scales = values + CHUNK * vl;
     float *key_zeros = key_scales + CHUNK, *value_scales = key_zeros + CHUNK, *value_zeros = value_scales + CHUNK;
@@ -379,8 +390,9 @@ void attend(const Block& block, const Step& step, const Sizes& sizes, const Scra
             const int64_t row = (b * step.tokens + t) * block.heads + query_head;
             const float* query = scratch.queries + row * kl;
             const float of_zero = total(query, kl);
+            for (int64_t s = 0; s < count; s += 4) tile_dots(query, keys, key_planes, s, scores + s);
             for (int64_t s = 0; s < count; ++s)
-                scores[s] = (tile_dot(query, keys, key_planes, s) - of_zero * key_zeros[s]) * key_scales[s] * scaling;
+                scores[s] = (scores[s] - of_zero * key_zeros[s]) * key_scales[s] * scaling;
             hide(step, sizes, b, t, from, count, scores);
             const float largest = largest_of(scores, count);
             float* partial = scratch.partial + (row * sizes.chunks + chunk) * (vl + 2);
@@ -521,9 +533,9 @@ void give(const Linear& linear, const float* x, const Scratch& scratch, int64_t 
     if (linear.input.bits < 16) round_row(numbers, n, linear.input);
 }
 
-// Rows from `first` to `last` of a product with all tokens; `temporary` takes some unpacked rows
+// Rows from `first` to `last` of a product with all tokens
 void multiply(const Linear& linear, const Scratch& scratch, int64_t slot, const Sizes& sizes, int64_t first,
-              int64_t last, float* y, int64_t ldy, float* temporary) {
+              int64_t last, float* y, int64_t ldy) {
     if (first >= last) return;
     Weight part = linear.weight;
     if (linear.multiplies_codes) {
@@ -540,7 +552,7 @@ void multiply(const Linear& linear, const Scratch& scratch, int64_t slot, const 
         part.rows = last;
         const auto product = two ? many_tokens<true> : many_tokens<false>;
         for (int64_t row = first; row < last; row += Panel::ROWS)
-            product(part, row, reinterpret_cast<uint8_t*>(temporary), even, odd, stride, s, sums, sizes.tokens, y, ldy);
+            product(part, row, reinterpret_cast<uint8_t*>(scratch.temporary), even, odd, stride, s, sums, sizes.tokens, y, ldy);
         return;
     }
     part.codes += first * part.row_bytes();
@@ -551,23 +563,25 @@ void multiply(const Linear& linear, const Scratch& scratch, int64_t slot, const 
     float_product(part, scratch.numbers + slot * sizes.tokens * sizes.widest, sizes.tokens, y + first, ldy, 1);
 }
 
-// The rows that a thread takes of `rows`: from `first` to `last`
-inline int64_t bound(int64_t rows, int64_t thread, int64_t threads) {
-    const int64_t pieces = (rows + ROWS - 1) / ROWS;
-    return std::min(rows, pieces * thread / threads * ROWS);
+// The rows that a thread takes of `rows`
+inline Range rows_of(int64_t rows, const Member& member) {
+    const Range pieces = member.part((rows + ROWS - 1) / ROWS);
+    return {std::min(rows, pieces.first * ROWS), std::min(rows, pieces.last * ROWS)};
+}
+
+inline void reads_next(const Weight& weight, int64_t first, Member& member) {
+    if (first < weight.rows)
+        member.reads_next(weight.codes + first * weight.row_bytes(), (weight.rows - first) * weight.row_bytes());
 }
 
 // -- the block -------------------------------------------------------------------------------------------------------
 
-inline float* temporary_of(const Scratch& scratch, int64_t thread) {
-    return scratch.temporary + thread * scratch.temporary_length;
-}
-
 // The norm and the transform in front of some layers, for one token
-void enter(const Norm& norm, const Transform& before, int64_t n, const float* x, float* temporary, float** out) {
-    normalise(x, norm, n, temporary);
-    transform(temporary, before, temporary + n, temporary + 2 * n);
-    *out = temporary + n;
+const float* enter(const Norm& norm, const Transform& before, int64_t n, const float* x, const Scratch& scratch) {
+    float *normed = scratch.temporary, *out = normed + n;
+    normalise(x, norm, n, normed);
+    transform(normed, before, out, out + n);
+    return out;
 }
 
 // Query, key or value number `item` of token t: norm, rotary embedding, P_h, and keys and values into the cache
@@ -603,96 +617,108 @@ void prepare(const Block& block, const Step& step, const Sizes& sizes, const Scr
     }
 }
 
-// Of all heads, by all threads
-void attention(const Block& block, const Step& step, const Sizes& sizes, const Scratch& scratch, float* temporary) {
-    const int64_t e = block.head_dim, heads = step.batch * block.kv_heads;
+// Of all heads, by all threads, which meet before
+void attention(const Block& block, const Step& step, const Sizes& sizes, const Scratch& scratch, Member& member) {
+    const int64_t e = block.head_dim, heads = step.batch * block.kv_heads, items = heads * sizes.chunks;
     if (!sizes.many()) {
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < heads * sizes.chunks; ++i)
+        for (int64_t i = member.take(); i < items; i = member.take())
             attend(block, step, sizes, scratch, i / sizes.chunks / block.kv_heads,
                    i / sizes.chunks % block.kv_heads, i % sizes.chunks);
         return;
     }
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < heads * sizes.chunks; ++i) {
+    const Range own = member.part(items);
+    for (int64_t i = own.first; i < own.last; ++i) {
         const int64_t from = i % sizes.chunks * CHUNK, count = std::min(CHUNK, sizes.all_tokens - from);
         const int64_t b = i / sizes.chunks / block.kv_heads, head = i / sizes.chunks % block.kv_heads;
         unpack(step.keys, block.key, e, b, head, from, count, 1, CHUNK, scratch.all_keys + i * CHUNK * e);
         unpack(step.values, block.value, e, b, head, from, count, e, 1, scratch.all_values + i * CHUNK * e);
     }
+    member.meet();
     const int64_t at_once = sizes.query_tokens, pieces = (step.tokens + at_once - 1) / at_once;
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < heads * pieces; ++i) {
+    for (int64_t i = member.take(); i < heads * pieces; i = member.take()) {
         const int64_t piece = pieces - 1 - i / heads, first = piece * at_once;  // the longest first
         attend_many(block, step, sizes, scratch, i % heads / block.kv_heads, i % block.kv_heads, first,
-                    std::min(step.tokens, first + at_once), temporary);
+                    std::min(step.tokens, first + at_once), scratch.temporary);
     }
 }
 
-void run(const Block& block, const Step& step, const Sizes& sizes, const Scratch& scratch, int64_t thread,
-         int64_t threads) {
-    const int64_t T = sizes.tokens, hidden = block.hidden, e = block.head_dim;
-    const int64_t all_heads = block.heads + 2 * block.kv_heads, row = sizes.width + 2 * sizes.key_width;
-    float* temporary = temporary_of(scratch, thread);
-    float* entered;
-#pragma omp for schedule(static)
-    for (int64_t t = 0; t < T; ++t) {
-        enter(block.attention_norm, block.attention, hidden, step.x + t * hidden, temporary, &entered);
-        give(block.q, entered, scratch, 0, t, sizes);
-        give(block.k, entered, scratch, 1, t, sizes);
-        give(block.v, entered, scratch, 2, t, sizes);
-    }
+// Query, key and value of all tokens, and what was asked of keys and values before, through attention
+void attend_all(const Block& block, const Step& step, const Sizes& sizes, const Scratch& scratch, Member& member) {
+    const int64_t T = sizes.tokens, row = sizes.width + 2 * sizes.key_width, hidden = block.hidden;
+    const int64_t all_heads = block.heads + 2 * block.kv_heads;
     const Linear* inputs[3] = {&block.q, &block.k, &block.v};
-    const int64_t from = bound(row, thread, threads), to = bound(row, thread + 1, threads);
-    for (int64_t part = 0, offset = 0; part < 3; offset += inputs[part]->weight.rows, ++part) {
-        const int64_t rows = inputs[part]->weight.rows;
-        multiply(*inputs[part], scratch, part, sizes, std::clamp<int64_t>(from - offset, 0, rows),
-                 std::clamp<int64_t>(to - offset, 0, rows), scratch.product + offset, row, temporary);
+    const Range rows = rows_of(row, member), tokens = sizes.mine(member);
+    for (int64_t t = tokens.first; t < tokens.last; ++t) {
+        const float* entered = enter(block.attention_norm, block.attention, hidden, step.x + t * hidden, scratch);
+        for (int64_t part = 0; part < 3; ++part) give(*inputs[part], entered, scratch, part, t, sizes);
     }
-#pragma omp barrier
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < T * all_heads; ++i)
-        prepare(block, step, sizes, scratch, i / all_heads, i % all_heads, temporary);
-    attention(block, step, sizes, scratch, temporary);
-#pragma omp for schedule(static)
-    for (int64_t t = 0; t < T; ++t) {
-        const int64_t width = sizes.width;
+    if (!sizes.single()) member.meet();
+    for (int64_t part = 0, offset = 0; part < 3; offset += inputs[part++]->weight.rows) {
+        const int64_t last = inputs[part]->weight.rows;
+        multiply(*inputs[part], scratch, part, sizes, std::clamp<int64_t>(rows.first - offset, 0, last),
+                 std::clamp<int64_t>(rows.last - offset, 0, last), scratch.product + offset, row);
+    }
+    reads_next(block.o.weight, rows_of(hidden, member).first, member);
+    member.meet();
+    const Range heads = member.part(T * all_heads);
+    for (int64_t i = heads.first; i < heads.last; ++i)
+        prepare(block, step, sizes, scratch, i / all_heads, i % all_heads, scratch.temporary);
+    member.meet();
+    attention(block, step, sizes, scratch, member);
+    member.meet();
+}
+
+void run(const Block& block, const Step& step, const Sizes& sizes, const Scratch& scratch, Member& member) {
+    const int64_t T = sizes.tokens, hidden = block.hidden, wide = block.intermediate, width = sizes.width;
+    const int64_t e = block.head_dim, row = width + 2 * sizes.key_width;
+    const Range outputs = rows_of(hidden, member), inner = rows_of(wide, member), tokens = sizes.mine(member);
+    float* temporary = scratch.temporary;
+    attend_all(block, step, sizes, scratch, member);
+    for (int64_t t = tokens.first; t < tokens.last; ++t) {
         const float* attended = sizes.many() ? scratch.product + t * row : temporary;
         for (int64_t head = 0; head < block.heads && !sizes.many(); ++head)
             join_chunks(block, sizes, scratch, t * block.heads + head, temporary + width, temporary + head * e);
         transform(attended, block.output, temporary + width, temporary + 2 * width);
         give(block.o, temporary + width, scratch, 0, t, sizes);
     }
-    multiply(block.o, scratch, 0, sizes, bound(hidden, thread, threads), bound(hidden, thread + 1, threads),
-             scratch.middle, hidden, temporary);
-#pragma omp barrier
-#pragma omp for schedule(static)
-    for (int64_t t = 0; t < T; ++t) {
-        float* middle = scratch.middle + t * hidden;
-        for (int64_t i = 0; i < hidden; ++i) middle[i] = step.x[t * hidden + i] + middle[i];
-        enter(block.mlp_norm, block.mlp, hidden, middle, temporary, &entered);
+    if (!sizes.single()) member.meet();
+    multiply(block.o, scratch, 0, sizes, outputs.first, outputs.last, scratch.middle, hidden);
+    reads_next(block.gate.weight, inner.first, member);
+    member.meet();
+    for (int64_t t = tokens.first; t < tokens.last; ++t) {
+        float* middle = scratch.sum + t * hidden;
+        for (int64_t i = 0; i < hidden; ++i) middle[i] = step.x[t * hidden + i] + scratch.middle[t * hidden + i];
+        const float* entered = enter(block.mlp_norm, block.mlp, hidden, middle, scratch);
         give(block.gate, entered, scratch, 0, t, sizes);
         give(block.up, entered, scratch, 1, t, sizes);
     }
-    const int64_t wide = block.intermediate, first = bound(wide, thread, threads);
-    const int64_t last = bound(wide, thread + 1, threads);
-    multiply(block.gate, scratch, 0, sizes, first, last, scratch.wide, 2 * wide, temporary);
-    multiply(block.up, scratch, 1, sizes, first, last, scratch.wide + wide, 2 * wide, temporary);
+    if (!sizes.single()) member.meet();
+    multiply(block.gate, scratch, 0, sizes, inner.first, inner.last, scratch.wide, 2 * wide);
+    multiply(block.up, scratch, 1, sizes, inner.first, inner.last, scratch.wide + wide, 2 * wide);
     for (int64_t t = 0; t < T; ++t) {
         float* gate = scratch.wide + t * 2 * wide;
-        silu_times(gate + first, gate + wide + first, last - first);
+        silu_times(gate + inner.first, gate + wide + inner.first, inner.last - inner.first);
     }
-#pragma omp barrier
-#pragma omp for schedule(static)
-    for (int64_t t = 0; t < T; ++t) {
+    reads_next(block.down_projection.weight, outputs.first, member);
+    member.meet();
+    for (int64_t t = tokens.first; t < tokens.last; ++t) {
         transform(scratch.wide + t * 2 * wide, block.down, temporary, temporary + wide);
         give(block.down_projection, temporary, scratch, 0, t, sizes);
     }
-    const int64_t low = bound(hidden, thread, threads), high = bound(hidden, thread + 1, threads);
-    multiply(block.down_projection, scratch, 0, sizes, low, high, step.y, hidden, temporary);
+    if (!sizes.single()) member.meet();
+    multiply(block.down_projection, scratch, 0, sizes, outputs.first, outputs.last, step.y, hidden);
     for (int64_t t = 0; t < T; ++t)
-        for (int64_t i = low; i < high; ++i)
-            step.y[t * hidden + i] = scratch.middle[t * hidden + i] + step.y[t * hidden + i];
+        for (int64_t i = outputs.first; i < outputs.last; ++i)
+            step.y[t * hidden + i] = scratch.sum[t * hidden + i] + step.y[t * hidden + i];
+}
+
+// Of queries, keys and values
+void reads_inputs(const Block& block, const Sizes& sizes, Member& member) {
+    int64_t first = rows_of(sizes.width + 2 * sizes.key_width, member).first;
+    for (const Linear* input : {&block.q, &block.k, &block.v}) {
+        if (first < input->weight.rows) return reads_next(input->weight, first, member);
+        first -= input->weight.rows;
+    }
 }
 
 // A buffer of the calling thread at a multiple of 64 bytes, which grows, and shrinks behind a long prompt; null where there
@@ -712,10 +738,12 @@ char* buffer_of(int64_t bytes) {
 class Pieces {
   public:
     explicit Pieces(char* base) : base_(base) {}
+    // Number `copy` of so many `copies` of a piece
     template <class T>
-    T* next(int64_t count) {
-        T* piece = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-        used_ += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+    T* next(int64_t count, int64_t copies = 1, int64_t copy = 0) {
+        const int64_t size = (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+        T* piece = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_ + copy * size);
+        used_ += copies * size;
         return piece;
     }
     int64_t used() const { return used_; }
@@ -742,10 +770,10 @@ Sizes sizes_of(const Block& block, const Step& step) {
     return sizes;
 }
 
-// The pieces of a step's memory, from the start of a buffer of `threads` threads
-Scratch scratch_of(const Block& block, const Sizes& sizes, int64_t threads, Pieces& pieces) {
-    const int64_t T = sizes.tokens, e = block.head_dim, many = sizes.many();
-    const int64_t rows = sizes.query_tokens * sizes.group;
+// The pieces of a step's memory, from the start of a buffer
+Scratch scratch_of(const Block& block, const Sizes& sizes, int64_t thread, int64_t threads, Pieces& pieces) {
+    const int64_t T = sizes.tokens, e = block.head_dim, many = sizes.many(), copies = sizes.single() ? threads : 1;
+    const int64_t rows = sizes.query_tokens * sizes.group, copy = sizes.single() ? thread : 0;
     int64_t panel = 0;
     bool only_codes = true;
     for (const Linear* linear :
@@ -753,23 +781,24 @@ Scratch scratch_of(const Block& block, const Sizes& sizes, int64_t threads, Piec
         panel = std::max(panel, many * Panel::size(linear->weight) / static_cast<int64_t>(sizeof(float)));
         only_codes = only_codes && linear->multiplies_codes;
     }
+    const int64_t temporary = std::max({5 * sizes.widest + 4 * e, CHUNK * (sizes.query_length + sizes.value_length + 5), panel,
+                                        many * rows * (CHUNK + 2 * e + 2)});
+    const int64_t cached = many * sizes.batch * block.kv_heads * sizes.chunks * CHUNK * e;
     Scratch scratch;
-    scratch.temporary_length =
-        (std::max({5 * sizes.widest + 4 * e, panel, many * rows * (CHUNK + 2 * e + 2)}) + 79) / 16 * 16;
     scratch.product = pieces.next<float>(T * (sizes.width + 2 * sizes.key_width));
     scratch.queries = pieces.next<float>(T * block.heads * sizes.query_length);
     scratch.partial = pieces.next<float>((1 - many) * T * block.heads * sizes.chunks * (sizes.value_length + 2));
     scratch.middle = pieces.next<float>(T * block.hidden);
     scratch.wide = pieces.next<float>(T * 2 * block.intermediate);
-    scratch.numbers = pieces.next<float>(only_codes ? 0 : 3 * T * sizes.widest);
-    const int64_t cached = many * sizes.batch * block.kv_heads * sizes.chunks * CHUNK * e;
     scratch.all_keys = pieces.next<float>(cached);
     scratch.all_values = pieces.next<float>(cached);
-    scratch.scales = pieces.next<float>(3 * T);
-    scratch.temporary = pieces.next<float>(threads * scratch.temporary_length);
-    scratch.sums = pieces.next<int32_t>(3 * T);
-    scratch.even = pieces.next<int8_t>(3 * T * sizes.stream);
-    scratch.odd = pieces.next<int8_t>(3 * T * sizes.stream);
+    scratch.sum = pieces.next<float>(T * block.hidden, copies, copy);
+    scratch.numbers = pieces.next<float>(only_codes ? 0 : 3 * T * sizes.widest, copies, copy);
+    scratch.scales = pieces.next<float>(3 * T, copies, copy);
+    scratch.sums = pieces.next<int32_t>(3 * T, copies, copy);
+    scratch.even = pieces.next<int8_t>(3 * T * sizes.stream, copies, copy);
+    scratch.odd = pieces.next<int8_t>(3 * T * sizes.stream, copies, copy);
+    scratch.temporary = pieces.next<float>(temporary, threads, thread);
     return scratch;
 }
 
@@ -799,32 +828,35 @@ int64_t run_all(const Stack& stack, Step* steps) {
     int64_t room = 0;
     for (int64_t i = 0; i < stack.count; ++i) {
         Pieces pieces(nullptr);
-        scratch_of(*stack.blocks[i], sizes_of(*stack.blocks[i], steps[i]), threads, pieces);
+        scratch_of(*stack.blocks[i], sizes_of(*stack.blocks[i], steps[i]), 0, threads, pieces);
         room = std::max(room, pieces.used());
     }
     char* memory = buffer_of(room);
     if (memory == nullptr) return 1;
     const int64_t tokens = steps[0].batch * steps[0].tokens, hidden = stack.blocks[0]->hidden;
-    auto all = [&](int64_t thread, int64_t of) {
+    Team team;
+    auto all = [&](Member member) {
         for (int64_t i = 0; i < stack.count; ++i) {
             const Sizes sizes = sizes_of(*stack.blocks[i], steps[i]);
             Pieces pieces(memory);
-            run(*stack.blocks[i], steps[i], sizes, scratch_of(*stack.blocks[i], sizes, threads, pieces), thread, of);
-#pragma omp barrier
+            run(*stack.blocks[i], steps[i], sizes,
+                scratch_of(*stack.blocks[i], sizes, member.number, threads, pieces), member);
+            if (i + 1 < stack.count) reads_inputs(*stack.blocks[i + 1], sizes, member);
+            member.meet();
         }
         if (stack.norm.gain == nullptr) return;
         float* y = steps[stack.count - 1].y;
-#pragma omp for schedule(static)
-        for (int64_t t = 0; t < tokens; ++t) normalise(y + t * hidden, stack.norm, hidden, y + t * hidden);
+        const Range own = member.part(tokens);
+        for (int64_t t = own.first; t < own.last; ++t) normalise(y + t * hidden, stack.norm, hidden, y + t * hidden);
     };
 #ifdef _OPENMP
     if (threads > 1) {
 #pragma omp parallel num_threads(static_cast<int>(threads))
-        all(omp_get_thread_num(), omp_get_num_threads());
+        all(Member(team, omp_get_thread_num(), omp_get_num_threads()));
         return 0;
     }
 #endif
-    all(0, 1);
+    all(Member(team, 0, 1));
     return 0;
 }
 

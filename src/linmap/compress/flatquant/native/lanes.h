@@ -60,6 +60,14 @@ struct Floats {
     float largest() const { return _mm512_reduce_max_ps(v); }
     float smallest() const { return _mm512_reduce_min_ps(v); }
     float sum() const { return _mm512_reduce_add_ps(v); }
+    static void sums(const Floats s[4], float* out) {  // of four
+        const __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(s[0].v, s[1].v), _mm512_unpackhi_ps(s[0].v, s[1].v));
+        const __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(s[2].v, s[3].v), _mm512_unpackhi_ps(s[2].v, s[3].v));
+        const __m512 c = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))),
+                                       _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))));
+        const __m256 d = _mm256_add_ps(_mm512_castps512_ps256(c), _mm512_extractf32x8_ps(c, 1));
+        _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(d), _mm256_extractf128_ps(d, 1)));
+    }
     // Rounded half to even, for numbers within -128 .. 127.
     void store_rounded(int8_t* p) const {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));
@@ -162,6 +170,10 @@ struct Floats {
         __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
         a = _mm_add_ps(a, _mm_movehl_ps(a, a));
         return _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps(a, a, 1)));
+    }
+    static void sums(const Floats s[4], float* out) {
+        const __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(s[0].v, s[1].v), _mm256_hadd_ps(s[2].v, s[3].v));
+        _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)));
     }
     void store_rounded(int8_t* p) const {
         __m256i words = _mm256_cvtps_epi32(v);
@@ -269,6 +281,9 @@ struct Floats {  // compilers make vectors of these loops
         return a < b ? a : b;
     }
     float sum() const { return (v[0] + v[2]) + (v[1] + v[3]); }
+    static void sums(const Floats s[4], float* out) {
+        for (int i = 0; i < 4; ++i) out[i] = s[i].sum();
+    }
     void store_rounded(int8_t* p) const {
         for (int i = 0; i < 4; ++i) p[i] = static_cast<int8_t>(std::nearbyint(v[i]));
     }

@@ -1,0 +1,101 @@
+"""Whether dictionaries, tensors and types of objects are as they were, told by words of memory that change with them.
+
+To look at some thousand objects takes a millisecond, most of it for reading their memory; to look at a word of each, a
+hundredth. A dictionary of CPython has a version that every write changes (PEP 509, up to Python 3.11), an object names
+its type, a tensor its storage, and a storage its memory. Where these words stand is found in objects made for that;
+where it is not, as in later Pythons, nothing is told, and whoever asks must look at the objects themselves.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from array import array
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from linmap.compress.flatquant.native import choice
+
+SIZE = 8  # bytes of a word
+TYPE, VERSION = 1, 3  # words of an object, and of a dictionary
+LOOKED_AT = range(2, 8)  # words of a tensor and of a storage
+
+
+class Words:
+    """What stands in the words that tell of the types of objects, of what tables hold, and of where tensors lie.
+
+    Whoever has them must hold the objects.
+    """
+
+    def __init__(self, objects: Iterable[Any], tables: Iterable[dict[Any, Any]], tensors: Iterable[Tensor]) -> None:
+        found, at = places(), array("Q")
+        if found is not None:
+            at.extend(id(thing) + SIZE * TYPE for thing in objects)
+            at.extend(id(table) + SIZE * VERSION for table in tables)
+            for tensor in tensors:
+                storage: int = tensor.untyped_storage()._cdata  # looked at first: what it was may be no more
+                at.extend((tensor._cdata + SIZE * found.storage, storage + SIZE * found.memory))
+        self.places, self.values = at, array("Q", map(word, at))
+
+    def hold(self) -> bool:
+        """Whether nothing has changed; False, too, where nothing is told."""
+        count = len(self.places)
+        if not count:
+            return False
+        return bool(_unchanged(choice.library())(self.places.buffer_info()[0], self.values.buffer_info()[0], count))
+
+
+@cache
+def _unchanged(library: ctypes.CDLL) -> Any:
+    """The comparison, with Python's lock held: no other thread changes the objects meanwhile."""
+    kind = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+    return kind(("linmap_unchanged", library))
+
+
+class Places(NamedTuple):
+    """The word of a tensor that names its storage, and the word of a storage that names its memory."""
+
+    storage: int
+    memory: int
+
+
+@cache
+def places() -> Places | None:
+    """Where they stand in this PyTorch; None, too, for a Python whose dictionaries have no version."""
+    if sys.implementation.name != "cpython" or sys.version_info >= (3, 12) or ctypes.sizeof(ctypes.c_void_p) != SIZE:
+        return None
+    tensor, other = torch.zeros(3, 5), torch.ones(3, 5)
+    storage = _found(tensor._cdata, tensor.untyped_storage()._cdata)
+    memory = _found(tensor.untyped_storage()._cdata, tensor.data_ptr())
+    if storage is None or memory is None or not _versions_tell():
+        return None
+    tensor.data = other
+    tells = word(tensor._cdata + SIZE * storage) == other.untyped_storage()._cdata
+    return Places(storage, memory) if tells else None
+
+
+def word(place: int) -> int:
+    """What stands at an address."""
+    return ctypes.c_uint64.from_address(place).value
+
+
+def _found(start: int, value: int) -> int | None:
+    return next((i for i in LOOKED_AT if word(start + SIZE * i) == value), None)
+
+
+def _versions_tell() -> bool:
+    """Whether each write to a dictionary changes its word, and nothing else does."""
+    table: dict[str, Any] = {"a": 1}
+    place = id(table) + SIZE * VERSION
+    seen = [word(place)]
+    for write in (lambda: table.update(a=2), lambda: table.update(b=3), lambda: table.pop("a"), table.clear):
+        table.get("b")
+        if word(place) != seen[-1]:
+            return False
+        write()
+        seen.append(word(place))
+    return len(set(seen)) == len(seen)
