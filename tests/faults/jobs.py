@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from faults.harness import Command, contents
-from faults.own_files import OWN, classes, pairs
+from faults.own_files import OWN, book, classes, pairs, photos
 from faults.test_comparisons import outcome
 from linmap.data.engines import map_records
 from linmap.data.vectors import open_store
@@ -43,7 +43,7 @@ def fit_texts(system: str, flags: str) -> Made:
 
 
 def fit_flatquant(folder: Path) -> Command:
-    given = ["--model", str(save_llama(folder / "llama")), "--data", str(OWN["flatquant"](folder, RNG))]
+    given = ["--model", str(save_llama(folder / "llama")), "--data", str(book(folder, RNG))]
     flags = "--windows 2 --length 16 --epochs 2 --weights rtn"
     return Command(["fit", "flatquant", *given, "--out", "run", *flags.split()], forked=True)
 
@@ -52,7 +52,9 @@ def fit_at_once(system: str, flags: str = "") -> Made:
     """A fit that is done in a second and keeps nothing on its way: the same command again."""
 
     def made(folder: Path) -> Command:
-        data = OWN[system](folder, np.random.default_rng(0))
+        file = OWN[system]
+        assert file is not None
+        data = file(folder, np.random.default_rng(0))
         return Command(["fit", system, "--data", str(data), "--out", "run", *flags.split()], resume=(), forked=True)
 
     return made
@@ -77,7 +79,7 @@ def apply_with(*flags: str) -> Made:
 
 
 def apply_to_photos(folder: Path) -> Command:
-    data = OWN["token_transforming"](folder, np.random.default_rng(0))
+    data = photos(folder, np.random.default_rng(0))
     words = ["apply", "token_transforming", "--data", str(data), "--size", "56", "--keep", ".5", "--out", "v.npy"]
     return Command([*words, "--batch-size", "1"], forked=True)
 

@@ -58,7 +58,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
         found.append({"mutant": str(mutant), "fate": fate, "tests": len(items)})
         print(f"{fate:12} {len(items):4} tests  {mutant}", file=sys.stderr, flush=True)
     told = {"of": len(every), "tests": len(session.items), "failed with probes": failed, "mutants": found}
-    Path(config.getoption("--mutants-out")).write_text(json.dumps(told, indent=1))
+    Path(str(config.getoption("--mutants-out"))).write_text(json.dumps(told, indent=1))
     return True
 
 

@@ -169,7 +169,7 @@ def test_attentions_of_others_keep_their_projections_and_their_dropout(projectio
     if kernel:
         attention.add_module(kernel, nn.Sequential(nn.Identity(), nn.Dropout(0.3)))
     else:
-        attention.dropout = 0.3  # pyright: ignore[reportAttributeAccessIssue]
+        vars(attention)["dropout"] = 0.3
     mixing = of_class(NormLin, NormLinAttention.from_attention(attention, 5).mixing)
     assert (mixing.value, mixing.output, mixing.dropout.p) == (value, output, 0.3)
 

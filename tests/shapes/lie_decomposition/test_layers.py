@@ -2,7 +2,7 @@
 
 # PyTorch declares what modules hold as Tensor | Module; what is refused has the wrong type on purpose
 # pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false, reportIndexIssue=false
-# pyright: reportOperatorIssue=false, reportOptionalSubscript=false
+# pyright: reportOperatorIssue=false, reportOptionalSubscript=false, reportOptionalMemberAccess=false
 
 import copy
 import itertools
