@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -122,11 +123,12 @@ def fine_tune(
     torch.manual_seed(training.seed)
     base = _base_model(folder, texts.task, base_dtype, packing, gradient_checkpointing)
     adapted = _adapted(base, texts.task, config)
-    whole = adapted if texts.task == "language" else TextClassifier(_without_pooler(adapted), len(split.labels))
+    whole = adapted if texts.task == "language" else TextClassifier(adapted, len(split.labels))
     allocator = RankAllocator(adapted, config) if isinstance(config, TriAdaptLoraConfig) else None
-    history = _trained(whole, split, training, penalty, head_lr, out=checkpoints, resume=resume,
-                       settings=_own_settings(config) | dict(settings),
-                       callbacks=[*([allocator] if allocator else []), *callbacks])  # fmt: skip
+    with _without_pooler(adapted):
+        history = _trained(whole, split, training, penalty, head_lr, out=checkpoints, resume=resume,
+                           settings=_own_settings(config) | dict(settings),
+                           callbacks=[*([allocator] if allocator else []), *callbacks])  # fmt: skip
     source = str(Path(name).resolve()) if Path(name).is_dir() else name
     if source not in BUNDLED:
         config.base_model_name_or_path = source  # not the folder of the Hub's cache
@@ -234,12 +236,16 @@ def _adapted(base: Any, task: Task, config: PeftConfig) -> nn.Module:
     return adapted
 
 
-def _without_pooler(encoder: Any) -> Any:
-    """Nothing of a pooler is trained, as its output is not read."""
-    for name, weight in encoder.named_parameters():
-        if "pooler" in name.split("."):
-            weight.requires_grad_(False)
-    return encoder
+@contextmanager
+def _without_pooler(adapted: nn.Module) -> Iterator[None]:
+    """Inside, nothing of a pooler is trained: its output is not read, and several processes wait for each gradient."""
+    named = adapted.named_parameters()
+    idle = [weight for name, weight in named if weight.requires_grad and "pooler" in name.split(".")]
+    for weight in idle:
+        weight.requires_grad_(False)
+    yield
+    for weight in idle:
+        weight.requires_grad_(True)  # it is saved with the others
 
 
 def _no_such_layers(base: nn.Module, targets: Collection[str] | str) -> str:

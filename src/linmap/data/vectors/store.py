@@ -184,7 +184,7 @@ def checked_fields(fields: Mapping[str, int] | int) -> dict[str, int]:
     for name, dim in fields.items():
         if not isinstance(name, str) or not NAME.fullmatch(name) or name == "id" or len(name) > LONGEST_NAME:
             raise ArgumentError(
-                f"names of fields are at most {LONGEST_NAME} lower-case letters, digits and _, and not 'id'; got "
+                f"names of fields are lower-case letters, digits and _, at most {LONGEST_NAME}, and not 'id'; got "
                 f"{reprlib.repr(name)}."
             )
         if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
