@@ -106,8 +106,8 @@ def llama(hidden: int, layers: int) -> LlamaForCausalLM:
     """Of the proportions of a Llama of 70B: 3.5 times as wide inside, eight queries to a key."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"hidden_size": hidden, "intermediate_size": hidden * 7 // 2, "num_hidden_layers": layers}
-    heads = {"num_attention_heads": max(8, hidden // 128), "num_key_value_heads": max(1, hidden // 1024)}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes, **heads)).eval()
+    sizes |= {"num_attention_heads": max(8, hidden // 128), "num_key_value_heads": max(1, hidden // 1024)}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes)).eval()
 
 
 def weights(hidden: int) -> float:

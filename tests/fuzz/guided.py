@@ -5,13 +5,15 @@ Ends with 0 after so many seconds, and with another code at the first input that
 
 from __future__ import annotations
 
+import importlib
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 
 def main(name: str, seconds: int, folder: Path) -> None:
-    import atheris
+    atheris: Any = importlib.import_module("atheris")
 
     warnings.simplefilter("ignore")
     with atheris.instrument_imports(include=["linmap"]):

@@ -46,10 +46,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_runtestloop(session: pytest.Session) -> bool:
     """Instead of running the tests once."""
     config = session.config
-    alive = Alive([Path(name).resolve() for name in config.getoption("--mutated")])
+    alive = Alive([Path(name).resolve() for name in config.getoption("--mutated") or ()])
     every = [one for path in alive.files for one in mutants(path)]
     random.Random(config.getoption("--mutants-seed")).shuffle(every)
-    drawn = list(alive.possible(every, config.getoption("--mutants")))
+    drawn = list(alive.possible(every, int(config.getoption("--mutants") or 0)))
     reaching, failed = _reach(session, alive, drawn)
     found = []
     for number, mutant in enumerate(drawn):

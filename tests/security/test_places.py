@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import resource
@@ -29,7 +28,7 @@ NAMES = ("a b", "a\nb", "a'b\"c", "é\u202e漢", "-a", "#a?b%20", "x" * 240, "�
 
 def chosen(slug: str, commands: list[list[str]], cases: Any, every: bool) -> Iterator[tuple[list[str], Any]]:
     """Commands of a system with a case each: one of them in the default suite, over all systems each several times."""
-    pairs = list(itertools.product(commands, cases))
+    pairs = [(command, case) for command in commands for case in cases]
     yield from pairs if every else pairs[READY.index(slug) % len(pairs) :][:1]
 
 

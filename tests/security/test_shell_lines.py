@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -80,7 +81,8 @@ def test_the_code_of_a_run_in_the_app(tmp_path: Path) -> None:
     from linmap.app.jobs import Job
 
     words = ["apply", "a b/$(id)", "--data", "x\ny", "--resume"]
-    job = Job(id="1", verb="fit", system="bone", words=words, folder=tmp_path / "a 'b'", **_other_fields(Job))
+    others: Any = _other_fields(Job)
+    job = Job(id="1", verb="fit", system="bone", words=words, folder=tmp_path / "a 'b'", **others)
     code = code_of(job, None)
     place, line = code["command"].split("\n")
     assert read_by_bash(line) == words[:-1]

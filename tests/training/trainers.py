@@ -57,7 +57,7 @@ def spd(**options: Any) -> Callable:
     return fit
 
 
-def s4(norm: str, ragged: bool = False) -> Callable:
+def s4(norm: Any, ragged: bool = False) -> Callable:
     def fit(out: Path, **run: Any) -> nn.Module:
         from linmap.sequence.s4 import S4Classifier
 
@@ -89,7 +89,7 @@ def plain_cnn(out: Path, **run: Any) -> nn.Module:
     return model
 
 
-def clouds(network: str, points: int | None = None, **options: Any) -> Callable:
+def clouds(network: Any, points: int | None = None, **options: Any) -> Callable:
     def fit(out: Path, **run: Any) -> nn.Module:
         from linmap.shapes.tinvnn import PointCloudClassifier
 
@@ -203,7 +203,7 @@ def pool(out: Path, **run: Any) -> nn.Module:
     return model
 
 
-def bases(objective: str) -> Callable:
+def bases(objective: Any) -> Callable:
     def fit(out: Path, **run: Any) -> nn.Module:
         from linmap.retrieve.bt2 import frozen
 
@@ -321,7 +321,7 @@ def stop_after_an_epoch() -> None:
         whole(run)
         raise KeyboardInterrupt
 
-    loop._Run.epoch = epoch
+    loop._Run.epoch = epoch  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def by_momentum() -> None:

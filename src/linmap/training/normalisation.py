@@ -34,12 +34,12 @@ def over_all_processes(model: nn.Module, processes: int) -> Iterator[None]:
             raise ArgumentError(f"{name}: {why}; train it in one process, without accelerate launch or torchrun.")
     norms = [norm for norm in normalisations(model) if processes > 1]
     for norm in norms:
-        norm.forward = partial(_normalised, norm)
+        vars(norm)["forward"] = partial(_normalised, norm)
     try:
         yield
     finally:
         for norm in norms:
-            del norm.forward
+            del vars(norm)["forward"]
 
 
 def _normalised(norm: _BatchNorm, x: Float[Tensor, "rows channels *places"]) -> Tensor:

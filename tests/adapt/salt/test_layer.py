@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -261,7 +262,7 @@ def test_only_a_basis_that_is_found_is_told_not_to_be_unique(given):
     with torch.no_grad():
         base.weight.copy_(torch.eye(6))
     eye = torch.eye(6, dtype=torch.float64)
-    options = {"basis": (eye, torch.ones(6, dtype=torch.float64), eye)} if given else {}
+    options: Any = {"basis": (eye, torch.ones(6, dtype=torch.float64), eye)} if given else {}
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         SaltLinear(base, k=2, r=2, **options)

@@ -30,7 +30,7 @@ def cluster() -> Iterator[Any]:
     made.add_node(num_cpus=1, object_store_memory=STORE)
     made.wait_for_nodes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ADDRESS", made.address)
+        patch.setenv("RAY_ADDRESS", str(made.address))
         yield made
     ray.shutdown()
     made.shutdown()
