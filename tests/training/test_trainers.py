@@ -11,6 +11,7 @@ import ast
 import json
 import math
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -130,8 +131,10 @@ def test_several_processes_train_as_one(name: str, one: Path, several: tuple[Pat
 def test_what_draws_for_itself_trains_too(name: str, one: Path, several: tuple[Path, int]) -> None:
     out, processes = several
     assert {(out / f"{name} {rank}.txt").read_text() for rank in range(processes)} == {"done"}
-    assert losses(out / name) == pytest.approx(losses(one / name), rel=0.5)
-    assert losses(out / name) != losses(one / name)
+    ours, theirs = losses(out / name), losses(one / name)
+    assert len(ours) == len(theirs)
+    assert ours != theirs
+    assert 0.2 < fmean(ours) / fmean(theirs) < 5  # other draws of noise for eight samples
     assert len(list((out / name).glob("checkpoint-*"))) == 1
 
 
