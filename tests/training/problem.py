@@ -125,7 +125,7 @@ def train_case(
 
     model = make_model(dropout=0.0, normalised=normalised)
     if idle:
-        model.register_parameter("idle", nn.Parameter(torch.zeros(1)))
+        model.register_parameter("idle", nn.Parameter(torch.zeros(1, dtype=torch.float64)))
     settings = TrainingConfig(**({"epochs": 3, "batch_size": 8, "lr": 0.01} | config))
     try:
         return model, train(
