@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from linmap.compress.learngene_pool.cost import Cost
 from linmap.compress.learngene_pool.members import evaluating
 from linmap.compress.learngene_pool.paths import Route
 from linmap.compress.vision_transformer import VisionTransformer
-from linmap.errors import ArgumentError
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.training.batches import reader, samples_of
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def choose(
     if objective not in OBJECTIVES:
         raise ArgumentError(f"objective={objective!r} must be one of {', '.join(OBJECTIVES)}.")
     for name, value in given.items():
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise ArgumentTypeError(f"{name} must be a number, got {value!r}.")
         if not value > 0:
             raise ArgumentError(f"{name}={value} must be positive.")
     if example is not None and "max_latency_ms" not in given:

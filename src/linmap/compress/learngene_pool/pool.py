@@ -21,7 +21,7 @@ from linmap.compress.learngene_pool.losses import Transforms
 from linmap.compress.learngene_pool.members import as_member, check_members
 from linmap.compress.learngene_pool.paths import Route
 from linmap.compress.learngene_pool.stitches import StitchLayer
-from linmap.errors import ArgumentError
+from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.training import TrainingConfig, TrainingHistory
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ class LearngenePool(nn.Module):
 
         Raises
         ------
+        TypeError
+            If the id is no whole number.
         ValueError
             If there is none such.
         """
@@ -136,6 +138,8 @@ class LearngenePool(nn.Module):
         ValueError
             If there is none such.
         """
+        if not isinstance(id, SupportsIndex) or isinstance(id, bool):
+            raise ArgumentTypeError(f"id must be a whole number, got {id!r}.")
         number = index(id)
         if not 0 <= number < len(self.configs):
             raise ArgumentError(f"config id {number} is out of range: the pool has ids 0..{len(self.configs) - 1}.")

@@ -136,7 +136,7 @@ def read_budget(depth: int, protect: int, **given: Any) -> Budget:
     chosen = {kind: value for kind, value in given.items() if value is not None}
     if len(chosen) != 1:
         came = f"{', '.join(chosen)} were" if chosen else "none was"
-        raise ArgumentError(f"exactly one budget is needed of {', '.join(given)}; {came} given.")
+        raise ArgumentError(f"exactly one budget is needed of {', '.join(given)}, target_speedup; {came} given.")
     ((kind, value),) = chosen.items()
     if kind in ("keep", "target_flops"):
         return Budget(kind, check_share(kind, value))
