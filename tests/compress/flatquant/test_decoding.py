@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -334,7 +335,37 @@ def changed_last_norm(model: Any) -> None:
     model.model.norm.weight.data = model.model.norm.weight.data * 2
 
 
+def other_place(model: Any) -> None:
+    weight = model.model.norm.weight
+    weight.data = torch.stack([weight.data, 2 * weight.data])[1]
+
+
+def other_strides(model: Any) -> None:
+    model.model.norm.weight.data = model.model.norm.weight.data.neg()[:1].expand(model.model.norm.weight.shape)
+
+
+def swapped(model: Any) -> None:
+    torch.utils.swap_tensors(model.model.norm.weight, nn.Parameter(2 * model.model.norm.weight.detach()))
+
+
+def other_table_of_hooks(model: Any) -> None:
+    norm = model.model.layers[0].input_layernorm
+    norm._forward_hooks = OrderedDict()
+    norm.register_forward_hook(lambda module, args, y: 2 * y)
+
+
+def other_parameters(model: Any) -> None:
+    norm = model.model.layers[0].input_layernorm
+    norm._parameters = {"weight": nn.Parameter(2 * norm.weight.detach())}
+
+
+def other_attributes(model: Any) -> None:
+    norm = model.model.layers[0].input_layernorm
+    norm.__dict__ = dict(norm.__dict__, variance_epsilon=10.0)
+
+
 OF_DECODERS = [
+    other_place, other_strides, swapped, other_table_of_hooks, other_parameters, other_attributes,
     heard_embedding, heard_last_norm, heard_block, turned_otherwise, fewer_blocks, blocks_in_another_order,
     own_decoder, changed_last_norm,
 ]  # fmt: skip

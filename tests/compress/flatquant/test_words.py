@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -29,6 +30,30 @@ def other_memory(layer: nn.Linear) -> None:
     layer.weight.untyped_storage().resize_(4096)
 
 
+def other_place(layer: nn.Linear) -> None:
+    layer.weight.data = layer.weight.data.as_strided((3, 2), (2, 1), 6)
+
+
+def other_strides(layer: nn.Linear) -> None:
+    layer.weight.data = layer.weight.data[:1].expand(3, 2)
+
+
+def other_type(layer: nn.Linear) -> None:
+    layer.weight.data = layer.weight.data.view(torch.int32).view(torch.float32).neg().contiguous()
+
+
+def swapped(layer: nn.Linear) -> None:
+    torch.utils.swap_tensors(layer.weight, nn.Parameter(torch.zeros(3, 2)))
+
+
+def other_table(layer: nn.Linear) -> None:
+    layer._forward_hooks = OrderedDict()  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+def other_attributes(layer: nn.Linear) -> None:
+    layer.__dict__ = dict(layer.__dict__)
+
+
 def other_class(layer: nn.Linear) -> None:
     layer.__class__ = Other
 
@@ -49,7 +74,10 @@ def taken_away(layer: nn.Linear) -> None:
     del layer.bias
 
 
-CHANGES = [exchanged, other_data, other_memory, other_class, evaluated, heard, own_forward, taken_away]
+CHANGES = [
+    exchanged, other_data, other_memory, other_place, other_strides, other_type, swapped, other_table, other_attributes,
+    other_class, evaluated, heard, own_forward, taken_away,
+]  # fmt: skip
 
 
 def of(layer: nn.Linear) -> Words:
@@ -61,6 +89,7 @@ def of(layer: nn.Linear) -> Words:
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_change_is_told(change: Callable[[nn.Linear], None]) -> None:
     layer = nn.Linear(2, 3)
+    layer.weight.data = torch.ones(2, 3, 2)[0]
     kept = layer.weight, layer.bias  # whoever has words holds the objects
     told = of(layer)
     layer(torch.ones(2))

@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules import module as torch_modules
 from torch.utils._device import DeviceContext
 from transformers.cache_utils import DynamicCache
 from transformers.masking_utils import create_causal_mask
@@ -248,6 +249,7 @@ def _watched() -> bool:
         or cast(Any, torch._C)._functorch.maybe_current_level() is not None
         or forward_ad._current_level >= 0
         or torch._C._get_tracing_state() is not None
+        or bool(torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks)
         or (torch._C._len_torch_function_stack() > 0 and _other_modes())
     )
 

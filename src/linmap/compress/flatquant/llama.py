@@ -63,6 +63,15 @@ class Other(Exception):
     """A block that takes the ordinary way."""
 
 
+TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+"""Attributes of a module whose tables are looked at."""
+
+
+def form(tensor: Tensor) -> tuple[Any, ...]:
+    """How the numbers of a tensor are read from its place."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.is_neg()
+
+
 class Facts:
     """What was looked at, to see in one pass whether it still holds.
 
@@ -88,6 +97,7 @@ class Facts:
         ]  # empty ones
         self.tensors: list[Tensor] = []
         self.places: list[int] = []
+        self.forms: list[tuple[Any, ...]] = []
         self.square: list[Tensor] = []  # those that could be transposed where they lie
         self.widened: list[tuple[Tensor, Tensor]] = []  # of half precision, and their numbers in float32
         self.captures = False
@@ -113,7 +123,9 @@ class Facts:
             and not any(map(dict.__contains__, self.attributes, repeat("forward")))
             and self._same_entries()
             and all(map(is_, map(type, self.modules), self.kinds))
+            and all(map(is_, map(vars, self.modules), self.attributes))
             and [*map(Tensor.data_ptr, self.tensors)] == self.places
+            and [*map(form, self.tensors)] == self.forms
             and all(map(Tensor.is_contiguous, self.square))
         )
 
@@ -161,6 +173,10 @@ class Facts:
             self.attribute(module, "forward")
             refuse(f"{name} has a forward of its own")
         self.attributes.append(vars(module))
+        if type(module).__call__ is not nn.Module.__call__:
+            refuse(f"{name} is called in a way of its own")
+        for table in TABLES:
+            self.attribute(module, table)
         found = [*module._forward_pre_hooks.values()]
         behind = [*module._forward_hooks.values()]
         captures = [hook for hook in behind if getattr(hook, "__qualname__", "") == CAPTURES]
@@ -202,6 +218,7 @@ class Facts:
         place = tensor.data_ptr()
         self.tensors.append(tensor)
         self.places.append(place)
+        self.forms.append(form(tensor))
         if len(shape) == 2 and shape[0] == shape[1]:
             self.square.append(tensor)
         wide = kind is torch.float32 and tensor.dtype in HALVES

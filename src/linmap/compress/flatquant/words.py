@@ -2,8 +2,9 @@
 
 To look at some thousand objects takes a millisecond, most of it for reading their memory; to look at a word of each, a
 hundredth. A dictionary of CPython has a version that every write changes (PEP 509, up to Python 3.11), an object names
-its type, a tensor its storage, and a storage its memory. Where these words stand is found in objects made for that;
-where it is not, as in later Pythons, nothing is told, and whoever asks must look at the objects themselves.
+its type and its table, a tensor its storage, sizes and place there, and a storage its memory. Where these words stand
+is found in objects made for that; where it is not, as in later Pythons, nothing is told, and whoever asks must look at
+the objects themselves.
 """
 
 from __future__ import annotations
@@ -13,32 +14,39 @@ import sys
 from array import array
 from collections.abc import Iterable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from linmap.compress.flatquant.native import choice
 
 SIZE = 8  # bytes of a word
 TYPE, VERSION = 1, 3  # words of an object, and of a dictionary
-LOOKED_AT = range(2, 8)  # words of a tensor and of a storage
+LOOKED_AT = range(2, 8)  # words of a tensor, in Python and beneath, and of a storage
+FORM = range(2, 26)  # words of a tensor, its sizes and strides among them
+BEFORE = range(-4, 0)  # words before an object
 
 
 class Words:
-    """What stands in the words that tell of the types of objects, of what tables hold, and of where tensors lie.
+    """What stands in the words that tell of types and tables of modules, of what tables hold, and of what tensors are.
 
     Whoever has them must hold the objects.
     """
 
-    def __init__(self, objects: Iterable[Any], tables: Iterable[dict[Any, Any]], tensors: Iterable[Tensor]) -> None:
+    def __init__(
+        self, modules: Iterable[nn.Module], tables: Iterable[dict[Any, Any]], tensors: Iterable[Tensor]
+    ) -> None:
         found, at = places(), array("Q")
         if found is not None:
-            at.extend(id(thing) + SIZE * TYPE for thing in objects)
+            for module in modules:
+                at.extend((id(module) + SIZE * TYPE, id(module) + SIZE * found.table))
             at.extend(id(table) + SIZE * VERSION for table in tables)
             for tensor in tensors:
                 storage: int = tensor.untyped_storage()._cdata  # looked at first: what it was may be no more
-                at.extend((tensor._cdata + SIZE * found.storage, storage + SIZE * found.memory))
+                at.append(id(tensor) + SIZE * found.tensor)
+                at.extend(tensor._cdata + SIZE * i for i in range(found.storage, found.offset + 1))
+                at.append(storage + SIZE * found.memory)
         self.places, self.values = at, array("Q", map(word, at))
 
     def hold(self) -> bool:
@@ -57,10 +65,15 @@ def _unchanged(library: ctypes.CDLL) -> Any:
 
 
 class Places(NamedTuple):
-    """The word of a tensor that names its storage, and the word of a storage that names its memory."""
+    """Numbers of words: of a tensor of Python the one that names what is beneath; of that the first, which names the
+    storage, and the last, the place there, with sizes, strides and type between them; of a storage the one that names
+    its memory; of a module the one that names its table."""
 
+    tensor: int
     storage: int
+    offset: int
     memory: int
+    table: int
 
 
 @cache
@@ -68,14 +81,20 @@ def places() -> Places | None:
     """Where they stand in this PyTorch; None, too, for a Python whose dictionaries have no version."""
     if sys.implementation.name != "cpython" or sys.version_info >= (3, 12) or ctypes.sizeof(ctypes.c_void_p) != SIZE:
         return None
-    tensor, other = torch.zeros(3, 5), torch.ones(3, 5)
-    storage = _found(tensor._cdata, tensor.untyped_storage()._cdata)
-    memory = _found(tensor.untyped_storage()._cdata, tensor.data_ptr())
-    if storage is None or memory is None or not _versions_tell():
+    tensor, module = torch.zeros(20011).as_strided((7, 11), (1009, 17), 5003), nn.Identity()
+    kept = tensor.untyped_storage()
+    found = (
+        _found(id(tensor), tensor._cdata, LOOKED_AT),
+        _found(tensor._cdata, kept._cdata, LOOKED_AT),
+        _found(tensor._cdata, int(tensor.storage_offset()), FORM),
+        _found(kept._cdata, kept.data_ptr(), LOOKED_AT),
+        _found(id(module), id(vars(module)), BEFORE),
+    )
+    if None in found or not _versions_tell():
         return None
-    tensor.data = other
-    tells = word(tensor._cdata + SIZE * storage) == other.untyped_storage()._cdata
-    return Places(storage, memory) if tells else None
+    places = Places(*cast("tuple[int, ...]", found))
+    between = {word(tensor._cdata + SIZE * i) for i in range(places.storage, places.offset)}
+    return places if between >= {*tensor.shape, *tensor.stride()} else None
 
 
 def word(place: int) -> int:
@@ -83,8 +102,8 @@ def word(place: int) -> int:
     return ctypes.c_uint64.from_address(place).value
 
 
-def _found(start: int, value: int) -> int | None:
-    return next((i for i in LOOKED_AT if word(start + SIZE * i) == value), None)
+def _found(start: int, value: int, among: range) -> int | None:
+    return next((i for i in among if word(start + SIZE * i) == value), None)
 
 
 def _versions_tell() -> bool:
