@@ -25,7 +25,7 @@ def code_of(job: Job, settings: type | None) -> dict[str, str]:
     settings
         The flags of its verb, or None where they cannot be known any more.
     """
-    words = [word for word in job.words if word != "--resume"]
+    words = command_of(job)
     found = {
         "command": f"cd {word(job.place)}\n{line_of(words)}",
         "python": f"from linmap.cli import main\n\nmain({words!r})",
@@ -35,6 +35,11 @@ def code_of(job: Job, settings: type | None) -> dict[str, str]:
         with contextlib.suppress(LinmapError, SystemExit):
             found["made"] = _made(Seen(job.verb, tuple(words)).settings(settings))
     return found
+
+
+def command_of(job: Job) -> list[str]:
+    """The words that began a run."""
+    return [given for given in job.words if given != "--resume"]
 
 
 def line_of(words: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from linmap.app.code import line_of
+from linmap.app.code import command_of, line_of
 from linmap.app.jobs import Job
 from linmap.app.summary import rounded, told
 from linmap.data.door import read_text
@@ -25,13 +25,12 @@ def exported(job: Job) -> dict[str, Any]:
     """What the page shows of a run that is over."""
     files = job.files()
     drawn = [path for path in files if path.suffix.lower() in PICTURES][:MOST_PICTURES]
-    words = [word for word in job.words if word != "--resume"]
     return {
         "pictures": [_picture(job.folder, path, number) for number, path in enumerate(drawn)],
         "tables": tables_of(job),
         "sizes": [(path, (job.folder / path).stat().st_size) for path in files[:200]],
         "more": max(0, len(files) - 200),
-        "command": line_of(words),
+        "command": line_of(command_of(job)),
         "told": told(job.answer().get("summary") or {}),
         "log": job.log(LOG),
     }

@@ -144,8 +144,7 @@ def print_comparison(console: Console, result: Result) -> None:
         mark, colour = ("✓", "green") if check.passed else ("✗", "red")
         mark = f"[{colour if check.certain else 'dim'}]{mark}[/]"
         so = "" if check.passed or not check.otherwise else f"\n  So: {escape(check.otherwise)}."
-        if not check.certain:
-            so = " (within chance)"  # and nothing follows from it
+        so = so if check.certain else " (within chance)"  # and nothing follows from it
         console.print(f"{mark} {escape(check.statement)} [dim]{escape(check.figures)}[/]{so}")
     console.print(f"\n[bold]Shows[/]  {escape(result.shows)}\n[bold]Limits[/] {escape(result.limits)}")
 

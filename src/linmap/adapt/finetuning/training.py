@@ -243,9 +243,11 @@ def _without_pooler(adapted: nn.Module) -> Iterator[None]:
     idle = [weight for name, weight in named if weight.requires_grad and "pooler" in name.split(".")]
     for weight in idle:
         weight.requires_grad_(False)
-    yield
-    for weight in idle:
-        weight.requires_grad_(True)  # it is saved with the others
+    try:
+        yield
+    finally:
+        for weight in idle:
+            weight.requires_grad_(True)  # it is saved with the others
 
 
 def _no_such_layers(base: nn.Module, targets: Collection[str] | str) -> str:

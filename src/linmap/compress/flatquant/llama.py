@@ -98,14 +98,13 @@ class Facts:
         self.tensors: list[Tensor] = []
         self.places: list[int] = []
         self.forms: list[tuple[Any, ...]] = []
-        self.square: list[Tensor] = []  # those that could be transposed where they lie
         self.widened: list[tuple[Tensor, Tensor]] = []  # of half precision, and their numbers in float32
         self.captures = False
         self.words = Words((), (), ())
 
     def hold(self) -> bool:
         """Whether nothing has changed: by the words of memory that tell it, and where they do not, by all."""
-        if self.words.hold() and all(map(Tensor.is_contiguous, self.square)) and self._same_entries():
+        if self.words.hold() and self._same_entries():
             return True
         tables: list[Any] = [*self.tables, *self.dicts, *self.attributes, *self.hooks]
         self.words = Words(self.modules, {id(table): table for table in tables}.values(), self.tensors)
@@ -126,7 +125,6 @@ class Facts:
             and all(map(is_, map(vars, self.modules), self.attributes))
             and [*map(Tensor.data_ptr, self.tensors)] == self.places
             and [*map(form, self.tensors)] == self.forms
-            and all(map(Tensor.is_contiguous, self.square))
         )
 
     def look(self, mapping: Any, key: Any, owner: Any = None) -> Any:
@@ -219,8 +217,6 @@ class Facts:
         self.tensors.append(tensor)
         self.places.append(place)
         self.forms.append(form(tensor))
-        if len(shape) == 2 and shape[0] == shape[1]:
-            self.square.append(tensor)
         wide = kind is torch.float32 and tensor.dtype in HALVES
         kinds = tensor.dtype is kind or wide
         if not (tensor.is_cpu and kinds and tensor.shape == shape and tensor.is_contiguous()):
