@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -326,6 +327,10 @@ def blocks_in_another_order(model: Any) -> None:
     model.model.layers = nn.ModuleList([model.model.layers[1], model.model.layers[0]])
 
 
+def the_same_block_twice(model: Any) -> None:
+    model.model.layers[1] = model.model.layers[0]
+
+
 def own_decoder(model: Any) -> None:
     forward = model.model.forward
     model.model.forward = lambda *args, **kwargs: forward(*args, **kwargs | {"position_ids": torch.tensor([[3]])})
@@ -367,7 +372,7 @@ def other_attributes(model: Any) -> None:
 OF_DECODERS = [
     other_place, other_strides, swapped, other_table_of_hooks, other_parameters, other_attributes,
     heard_embedding, heard_last_norm, heard_block, turned_otherwise, fewer_blocks, blocks_in_another_order,
-    own_decoder, changed_last_norm,
+    the_same_block_twice, own_decoder, changed_last_norm,
 ]  # fmt: skip
 
 
@@ -383,6 +388,56 @@ def test_changes_of_a_decoder_are_seen(change: Any, model: Any, monkeypatch: pyt
     with steps(monkeypatch, allowed=False):
         torch.testing.assert_close(after, logits(), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(before, after, atol=1e-3)
+
+
+def doubled(module: Any, x: Tensor) -> Tensor:
+    return 2 * x
+
+
+def other_call_of_a_class(model: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(type(model.model.norm), "__call__", doubled)
+
+
+def other_call_of_all_modules(model: Any, patch: pytest.MonkeyPatch) -> None:
+    call = nn.Module.__call__
+
+    def heard(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        y = call(module, *args, **kwargs)
+        return 2 * y if module is model.model.layers[0].mlp else y
+
+    patch.setattr(nn.Module, "__call__", heard)
+
+
+def other_inner_call(model: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(type(model.model.norm), "_call_impl", doubled)
+
+
+def other_code(model: Any, patch: pytest.MonkeyPatch) -> None:
+    """As reloading tools exchange it, in the function that stays."""
+    forward = type(model.model.norm).forward
+    while hasattr(forward, "__wrapped__"):
+        forward = forward.__wrapped__
+    patch.setattr(forward, "__code__", doubled.__code__)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [other_call_of_a_class, other_call_of_all_modules, other_inner_call, other_code],
+    ids=lambda change: change.__name__,
+)
+def test_changes_of_classes_are_seen(change: Any, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def logits() -> Tensor:
+        return continued(model, copy.deepcopy(cache), tokens(1, 1, 1)).logits
+
+    cache = begun(model)
+    before = logits()
+    with monkeypatch.context() as patch:
+        change(model, patch)
+        after = logits()
+        with steps(monkeypatch, allowed=False):
+            torch.testing.assert_close(after, logits(), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(before, after, atol=1e-3)
+    assert torch.equal(logits(), before)  # native again
 
 
 # -- the cache ---------------------------------------------------------------------------------------------------------
@@ -718,6 +773,7 @@ def test_what_is_pointed_to_lives_as_long_as_it_is_held() -> None:
 
 def test_threads_are_those_that_were_set(shared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "SPLIT", 0)
+    monkeypatch.setattr(choice, "processors", lambda: 3)
     before, cache, found = torch.get_num_threads(), begun(shared, 2), []
     try:
         for n in (1, 2, 3):
@@ -728,6 +784,21 @@ def test_threads_are_those_that_were_set(shared: Any, monkeypatch: pytest.Monkey
         torch.set_num_threads(before)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+def test_no_more_threads_than_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    choice.processors.cache_clear()
+    try:
+        assert choice.threads() == 1
+        monkeypatch.delenv("LOKY_MAX_CPU_COUNT")
+        choice.processors.cache_clear()
+        assert 1 <= choice.threads() <= len(os.sched_getaffinity(0))
+    finally:
+        choice.processors.cache_clear()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert choice.threads() == 1
 
 
 def test_two_generations_at_once(shared: Any) -> None:

@@ -29,17 +29,16 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import output_capturing
 
+from linmap.compress.flatquant.facts import HALVES, Facts, Other
 from linmap.compress.flatquant.llama import (
-    HALVES,
     Block,
     Described,
-    Facts,
     Linear,
     Norm,
-    Other,
     Stack,
     described,
     described_decoder,
+    halves,
 )
 from linmap.compress.flatquant.native import choice
 from linmap.compress.flatquant.stores import Stores, stores_of
@@ -89,8 +88,8 @@ class Structure:
         self.only_codes = all(linear.multiplies_codes for block in self.blocks for linear in _linears(block))
         self.stores: WeakKeyDictionary[DynamicCache, Stores] = WeakKeyDictionary()
         places = (ctypes.c_void_p * len(found))(*map(ctypes.addressof, self.blocks))
-        halves = self.facts.halves()
-        self.stack = Stack(places, len(found), norm, halves, len(halves))
+        found_halves = halves(self.facts)
+        self.stack = Stack(places, len(found), norm, found_halves, len(found_halves))
         self.address = ctypes.addressof(self.stack)
 
     def stale(self) -> bool:
@@ -232,7 +231,7 @@ def _called(known: Structure, stores: Stores, x: Tensor, turned: tuple[int, ...]
     stores.make_room(n)
     x = x.to(torch.float32).contiguous()
     y = torch.empty_like(x)
-    threads = torch.get_num_threads() if known.work * batch * n > SPLIT else 1
+    threads = choice.threads() if known.work * batch * n > SPLIT else 1
     first = STEP.pack(x.data_ptr(), y.data_ptr(), batch, n, threads, *turned, *seen)
     if _native(choice.library())(known.address, first, stores.address):
         raise MemoryError(f"no memory for a step of {batch} sequences after {stores.past} tokens.")

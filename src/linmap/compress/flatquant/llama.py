@@ -10,15 +10,10 @@ places are read at each call.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
-from functools import lru_cache
-from itertools import chain, repeat
-from operator import is_
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules import module as torch_modules
+from torch import nn
 from transformers.activations import SiLUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
@@ -28,224 +23,32 @@ from transformers.models.qwen2 import modeling_qwen2
 from transformers.models.qwen3 import modeling_qwen3
 
 from linmap.compress.flatquant.attention import ConfigView, OnlineCacheTransform, check_queries, wrap_cache
+from linmap.compress.flatquant.facts import Facts, instructions, of_transformers, refuse
 from linmap.compress.flatquant.kernels import MOST_WIDE_COLUMNS
 from linmap.compress.flatquant.linear import QuantizedLinear
 from linmap.compress.flatquant.native.layer import groups_fit
 from linmap.compress.flatquant.transforms import OnlineTransform, transform_input
-from linmap.compress.flatquant.words import Words
 
-BLOCKS = (modeling_llama.LlamaDecoderLayer.forward,)
-ATTENTIONS = (
+BLOCKS = of_transformers(modeling_llama.LlamaDecoderLayer.forward)
+NORMED = of_transformers(modeling_qwen3.Qwen3Attention.forward)
+"""Attentions with norms of queries and keys."""
+ATTENTIONS = NORMED + of_transformers(
     modeling_llama.LlamaAttention.forward,
     modeling_mistral.MistralAttention.forward,
     modeling_qwen2.Qwen2Attention.forward,
-    modeling_qwen3.Qwen3Attention.forward,
 )
-NORMED = (modeling_qwen3.Qwen3Attention.forward,)
-"""Those with norms of queries and keys."""
-MLPS = (modeling_llama.LlamaMLP.forward,)
-NORMS = (modeling_llama.LlamaRMSNorm.forward,)
-DECODERS = (
+MLPS = of_transformers(modeling_llama.LlamaMLP.forward)
+NORMS = of_transformers(modeling_llama.LlamaRMSNorm.forward)
+DECODERS = of_transformers(
     modeling_llama.LlamaModel.forward,
     modeling_mistral.MistralModel.forward,
     modeling_qwen2.Qwen2Model.forward,
     modeling_qwen3.Qwen3Model.forward,
 )
-FUNCTIONS = {name: getattr(modeling_llama, name) for name in ("apply_rotary_pos_emb", "rotate_half")}
-EAGER = modeling_llama.eager_attention_forward
+FUNCTIONS = {name: of_transformers(getattr(modeling_llama, name)) for name in ("apply_rotary_pos_emb", "rotate_half")}
+EAGER = of_transformers(modeling_llama.eager_attention_forward)
 SILU = (SiLUActivation, nn.SiLU)
-CAPTURES = "install_output_capuring_hook.<locals>.output_capturing_hook"  # of Transformers; mostly idle
-HALVES = (torch.bfloat16, torch.float16)
 WHOLE_HEADS = {"sliding_window": None, "is_causal": True, "training": False}
-
-
-class Other(Exception):
-    """A block that takes the ordinary way."""
-
-
-TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
-"""Attributes of a module whose tables are looked at."""
-
-
-def form(tensor: Tensor) -> tuple[Any, ...]:
-    """How the numbers of a tensor are read from its place."""
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.is_neg()
-
-
-class Facts:
-    """What was looked at, to see in one pass whether it still holds.
-
-    A pass over some thousand entries is made for every token: loops are those of C, and the tables that a module holds
-    its tensors, modules and hooks in are compared as a whole.
-    """
-
-    def __init__(self) -> None:
-        self.seen: set[tuple[int, Any]] = set()
-        self.tables: list[dict[Any, Any]] = []
-        self.names: list[Any] = []  # of all tables, one behind the other, and what stood there
-        self.contents: list[Any] = []
-        self.dicts: list[dict[Any, Any]] = []
-        self.keys: list[Any] = []  # of each of them, and what stood there
-        self.values: list[Any] = []
-        self.entries: list[tuple[Any, Any, Any]] = []  # the same of other mappings
-        self.modules: list[nn.Module] = []
-        self.kinds: list[type] = []  # theirs
-        self.attributes: list[dict[str, Any]] = []  # theirs, with no `forward` among them
-        self.hooks: list[Mapping[int, Any]] = [
-            torch_modules._global_forward_hooks,
-            torch_modules._global_forward_pre_hooks,
-        ]  # empty ones
-        self.tensors: list[Tensor] = []
-        self.places: list[int] = []
-        self.forms: list[tuple[Any, ...]] = []
-        self.widened: list[tuple[Tensor, Tensor]] = []  # of half precision, and their numbers in float32
-        self.captures = False
-        self.words = Words((), (), ())
-
-    def hold(self) -> bool:
-        """Whether nothing has changed: by the words of memory that tell it, and where they do not, by all."""
-        if self.words.hold() and self._same_entries():
-            return True
-        tables: list[Any] = [*self.tables, *self.dicts, *self.attributes, *self.hooks]
-        self.words = Words(self.modules, {id(table): table for table in tables}.values(), self.tensors)
-        return self._same()
-
-    def _same_entries(self) -> bool:
-        return all(mapping.get(key) is value for mapping, key, value in self.entries)
-
-    def _same(self) -> bool:
-        return (
-            not any(self.hooks)
-            and [*chain.from_iterable(self.tables)] == self.names
-            and all(map(is_, chain.from_iterable(map(dict.values, self.tables)), self.contents))
-            and all(map(is_, map(dict.get, self.dicts, self.keys), self.values))
-            and not any(map(dict.__contains__, self.attributes, repeat("forward")))
-            and self._same_entries()
-            and all(map(is_, map(type, self.modules), self.kinds))
-            and all(map(is_, map(vars, self.modules), self.attributes))
-            and [*map(Tensor.data_ptr, self.tensors)] == self.places
-            and [*map(form, self.tensors)] == self.forms
-        )
-
-    def look(self, mapping: Any, key: Any, owner: Any = None) -> Any:
-        """What stands there; `owner` keeps a mapping that is made anew at each look, as `vars` of a class is."""
-        value = mapping.get(key)
-        if self._is_new(owner or mapping, key):  # blocks share classes, configs and functions
-            if type(mapping) is dict:
-                self.dicts.append(mapping)
-                self.keys.append(key)
-                self.values.append(value)
-            else:
-                self.entries.append((mapping, key, value))
-        return value
-
-    def entry(self, table: dict[Any, Any], key: Any) -> Any:
-        """What stands there in a table that is compared as a whole."""
-        self.table(table)
-        return table.get(key)
-
-    def table(self, table: dict[Any, Any]) -> None:
-        if self._is_new(table):
-            self.tables.append(table)
-            self.names += table
-            self.contents += table.values()
-
-    def _is_new(self, mapping: Any, key: Any = None) -> bool:
-        place = (id(mapping), key)
-        if place in self.seen:
-            return False
-        self.seen.add(place)
-        return True
-
-    def attribute(self, module: nn.Module, name: str) -> Any:
-        return self.look(vars(module), name)
-
-    def module(self, parent: nn.Module, name: str, *hooks: Callable[..., Any]) -> Any:
-        """The module of this name; its hooks before and behind must be those given."""
-        module = self.entry(parent._modules, name)
-        if module is None:
-            refuse(f"no {name}")
-        self.modules.append(module)
-        self.kinds.append(type(module))
-        if "forward" in vars(module):
-            self.attribute(module, "forward")
-            refuse(f"{name} has a forward of its own")
-        self.attributes.append(vars(module))
-        if type(module).__call__ is not nn.Module.__call__:
-            refuse(f"{name} is called in a way of its own")
-        for table in TABLES:
-            self.attribute(module, table)
-        found = [*module._forward_pre_hooks.values()]
-        behind = [*module._forward_hooks.values()]
-        captures = [hook for hook in behind if getattr(hook, "__qualname__", "") == CAPTURES]
-        self.captures |= bool(captures)
-        found += [hook for hook in behind if hook not in captures]
-        for registered in (module._forward_pre_hooks, module._forward_hooks):
-            self.table(registered) if registered else self.hooks.append(registered)
-        if tuple(found) != hooks:
-            refuse(f"hooks of others on {name}")
-        return module
-
-    def code(self, module: nn.Module, references: tuple[Any, ...]) -> Any:
-        """The function that this module's class calls, if it is one of these."""
-        forward = None
-        for kind in type(module).__mro__:
-            forward = self.look(vars(kind), "forward", kind)
-            if forward is not None:
-                break
-        if not any(same_code(forward, reference) for reference in references):
-            refuse(f"{type(module).__name__} has a forward that is not known")
-        return forward
-
-    def halves(self) -> ctypes.Array[Half]:
-        """What is kept in half precision, to be read at each call as it is then."""
-        found = [
-            Half(tensor.data_ptr(), wide.data_ptr(), wide.numel(), tensor.dtype is torch.float16)
-            for tensor, wide in self.widened
-        ]
-        return (Half * len(found))(*found)
-
-    def tensor(self, module: nn.Module, name: str, *shape: int, kind: Any = torch.float32, there: bool = True) -> int:
-        """Where a tensor lies, or its numbers in float32 if it is of half precision; 0 for one that is None."""
-        stored = module._parameters if name in module._parameters else module._buffers
-        tensor: Any = self.entry(stored, name)
-        if tensor is None:
-            return refuse(f"no {name}") if there else 0
-        if type(tensor) not in (Tensor, nn.Parameter):
-            refuse(f"{name} is no plain tensor")
-        place = tensor.data_ptr()
-        self.tensors.append(tensor)
-        self.places.append(place)
-        self.forms.append(form(tensor))
-        wide = kind is torch.float32 and tensor.dtype in HALVES
-        kinds = tensor.dtype is kind or wide
-        if not (tensor.is_cpu and kinds and tensor.shape == shape and tensor.is_contiguous()):
-            refuse(f"{name} is {tuple(tensor.shape)} in {tensor.dtype}")
-        if wide:
-            self.widened.append((tensor, torch.empty(shape)))
-            return self.widened[-1][1].data_ptr()
-        return place
-
-
-def refuse(reason: str) -> NoReturn:
-    raise Other(reason)
-
-
-@lru_cache(maxsize=256)
-def same_code(function: Any, reference: Any) -> bool:
-    """Whether two functions, and those that they wrap, have the same instructions, constants and names."""
-    if not reference.__module__.startswith("transformers."):
-        return False  # somebody had put another function there
-    return function is reference or _instructions(function) == _instructions(reference)
-
-
-def _instructions(function: Any) -> list[Any]:
-    found = []
-    while function is not None:
-        code = getattr(function, "__code__", None)
-        found.append(code and (code.co_code, code.co_consts, code.co_names, code.co_varnames, code.co_freevars))
-        function = getattr(function, "__wrapped__", None)
-    return found
 
 
 # -- the structures of `native/block.cpp` ------------------------------------------------------------------------------
@@ -323,6 +126,15 @@ class Stack(ctypes.Structure):
     )
 
 
+def halves(facts: Facts) -> ctypes.Array[Half]:
+    """What is kept in half precision, to be read at each call as it is then."""
+    found = [
+        Half(tensor.data_ptr(), wide.data_ptr(), wide.numel(), tensor.dtype is torch.float16)
+        for tensor, wide in facts.widened
+    ]
+    return (Half * len(found))(*found)
+
+
 # -- from modules to structures ----------------------------------------------------------------------------------------
 
 
@@ -336,7 +148,7 @@ class Described(NamedTuple):
 
 def is_decoder(module: nn.Module) -> bool:
     """Whether a module runs the code of a decoder that `native/block.cpp` computes."""
-    return any(same_code(type(module).forward, reference) for reference in DECODERS)
+    return instructions(type(module).forward) in DECODERS
 
 
 def described_decoder(decoder: nn.Module, base: type[nn.Module], facts: Facts) -> tuple[list[Described], Norm]:
@@ -347,7 +159,7 @@ def described_decoder(decoder: nn.Module, base: type[nn.Module], facts: Facts) -
     Other
         If the decoder, or one of its blocks, is none of those that `native/block.cpp` computes.
     """
-    if not any(same_code(facts.look(vars(base), "forward", base), reference) for reference in DECODERS):
+    if not facts.runs(facts.look(vars(base), "forward", base), *DECODERS):
         refuse("this decoder's forward is not known")
     config, layers = facts.attribute(decoder, "config"), facts.entry(decoder._modules, "layers")
     numbers = [str(i) for i in range(facts.look(vars(config), "num_hidden_layers"))]
@@ -366,6 +178,8 @@ def described_decoder(decoder: nn.Module, base: type[nn.Module], facts: Facts) -
     hidden, name = found[0].block.hidden, found[0].name
     if any(other.block.hidden != hidden or other.name != name for other in found):
         refuse("blocks that differ")
+    if len({facts.attribute(other.attention, "layer_idx") for other in found}) < len(found):
+        refuse("blocks that share a place in the cache")
     return found, _norm(facts, decoder, "norm", hidden)
 
 
@@ -378,7 +192,7 @@ def described(block: nn.Module, base: type[nn.Module], facts: Facts) -> Describe
         If the block is none of those that `native/block.cpp` computes.
     """
     found = Block()
-    if not any(same_code(facts.look(vars(base), "forward", base), reference) for reference in BLOCKS):
+    if not facts.runs(facts.look(vars(base), "forward", base), *BLOCKS):
         refuse("this block's forward is not known")
     attention, mlp = _inner(facts, block, "self_attn"), _inner(facts, block, "mlp")
     name = _attention(facts, attention, found)
@@ -427,7 +241,7 @@ def _attention(facts: Facts, attention: Any, found: Block) -> str:
     found.o, found.output = _linear(facts, attention, "o_proj", width)
     if found.o.weight.rows != found.hidden:
         refuse("sizes of the output projection")
-    if any(same_code(forward, reference) for reference in NORMED):
+    if facts.runs(forward, *NORMED):
         found.query_norm = _norm(facts, attention, "q_norm", found.head_dim)
         found.key_norm = _norm(facts, attention, "k_norm", found.head_dim)
     found.attention = _input_transform(facts, attention, found.hidden)
@@ -449,8 +263,8 @@ def _attention_function(facts: Facts, attention: nn.Module, names: dict[str, Any
     if own is not None or (name, common) not in (("sdpa", sdpa_attention_forward), ("eager", None)):
         refuse(f"attention by {name}")
     needed = FUNCTIONS | ({"eager_attention_forward": EAGER} if name == "eager" else {})
-    for function, reference in needed.items():
-        if not same_code(facts.look(names, function), reference):
+    for function, known in needed.items():
+        if not facts.runs(facts.look(names, function), *known):
             refuse(f"a {function} that is not known")
     return name
 

@@ -101,7 +101,8 @@ def test_products_of_numbers_are_the_formula(
      (LinearBits(8, 16), 1)],
 )  # fmt: skip
 @pytest.mark.parametrize("n", [192, 1056])
-def test_a_token_does_not_depend_on_its_company_or_on_threads(bits, groups, n):
+def test_a_token_does_not_depend_on_its_company_or_on_threads(bits, groups, n, monkeypatch):
+    monkeypatch.setattr(choice, "processors", lambda: 3)
     new, x = layer(n, 150, bits, groups), drawn(53, n)
     assert runs_natively(new, x)
     whole = new(x)

@@ -11,8 +11,10 @@ import os
 import platform
 import threading
 import warnings
+from functools import cache
 from typing import Any, Self
 
+import joblib
 import torch
 
 from linmap.compress.flatquant.native import build
@@ -58,6 +60,21 @@ def active() -> Kernels:
                 _active = _chosen(os.environ.get(VARIABLE, "auto"), VARIABLE)
             found = _active
     return found
+
+
+def threads() -> int:
+    """Threads of a call: as many as PyTorch's, and no more than the processors that this process may use.
+
+    Threads of a step wait for each other some hundred times, which stands still while one of them has no processor;
+    in a container PyTorch may count those of the whole machine.
+    """
+    return min(torch.get_num_threads(), processors())
+
+
+@cache
+def processors() -> int:
+    """What affinity, the quota of a container and `LOKY_MAX_CPU_COUNT` leave."""
+    return joblib.cpu_count()
 
 
 def library() -> ctypes.CDLL:

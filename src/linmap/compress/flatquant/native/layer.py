@@ -119,7 +119,7 @@ def encode(
     zero = None if symmetric else x_F.new_empty((*shape, 1), dtype=torch.uint8)
     call = ROWS.pack(
         x_F.data_ptr(), x_F.numel() // n, n, bits, _at(logits[0]), _at(logits[1]), codes.data_ptr(), scale.data_ptr(),
-        _at(zero), torch.get_num_threads(),
+        _at(zero), choice.threads(),
     )  # fmt: skip
     choice.library().linmap_encode(call)
     return codes if packed or not symmetric else codes.view(torch.int8), scale, zero
@@ -138,7 +138,7 @@ def _linear(
     call = CALL.pack(
         x_F.data_ptr(), x_F.numel() // n, _at(left), _at(right), _at(channels), n1, n // n1, _at(max_logit),
         _at(min_logit), weight.data_ptr(), _at(scale), _at(zero), _at(bias), m, n, scale.shape[1], w_bits, a_bits,
-        y.data_ptr(), torch.get_num_threads(),
+        y.data_ptr(), choice.threads(),
     )  # fmt: skip
     _done(choice.library().linmap_linear(call))
     return y if x.dtype is torch.float32 else y.to(x.dtype)
@@ -151,7 +151,7 @@ def _transform(x: Tensor, left: Tensor | None, right: Tensor | None, channels: T
     n1 = 1 if left is None else left.shape[0]
     call = CALL.pack(
         x_F.data_ptr(), x_F.numel() // n, _at(left), _at(right), _at(channels), n1, n // n1, 0, 0, 0, 0, 0, 0, 0, n, 1,
-        16, 16, y.data_ptr(), torch.get_num_threads(),
+        16, 16, y.data_ptr(), choice.threads(),
     )  # fmt: skip
     _done(choice.library().linmap_transform(call))
     return y if x.dtype is torch.float32 else y.to(x.dtype)
