@@ -3,6 +3,7 @@
 import operator
 import os
 import shlex
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -94,6 +95,11 @@ def word(value: object) -> str:
     if text.isprintable():
         return shlex.quote(text)
     return "$'" + "".join(map(_escaped, text)) + "'"
+
+
+def shell_line(values: Iterable[object]) -> str:
+    """A line that may be copied, in which a shell finds each of the values as one word."""
+    return " ".join(map(word, values))
 
 
 def _escaped(character: str) -> str:

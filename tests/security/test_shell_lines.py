@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import linmap
 from linmap.cli.program import GO_ON, command, go_on
 from linmap.cli.wording import FLAGS
-from linmap.errors import word
+from linmap.errors import shell_line, word
 
 SOURCE = Path(linmap.__file__).parent
 HARD = ["a b", "a\nb", "$(touch x)", "`id`", "a'b", 'a"b', "a;b&c|d>e", "-x", "--out", "~", "*", "a\\b", "\x1b[2J", "",
@@ -33,7 +33,7 @@ def read_by_bash(line: str) -> list[str]:
 
 
 def test_a_shell_reads_every_word_as_it_was() -> None:
-    line = "linmap " + " ".join(map(word, HARD))
+    line = shell_line(["linmap", *HARD])
     assert line.isprintable()
     assert read_by_bash(line) == HARD
 
@@ -47,7 +47,7 @@ def test_no_word_acts_on_a_terminal(words: list[str]) -> None:
 @pytest.mark.slow
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1))
 def test_a_shell_reads_any_words_as_they_were(words: list[str]) -> None:
-    assert read_by_bash("linmap " + " ".join(map(word, words))) == words
+    assert read_by_bash(shell_line(["linmap", *words])) == words
 
 
 def test_a_path_is_never_taken_for_a_flag() -> None:
@@ -105,6 +105,8 @@ def test_every_line_for_copying_is_made_of_words() -> None:
         name, text = path.relative_to(SOURCE).as_posix(), path.read_text(encoding="utf-8")
         if name not in ("errors.py", "compress/flatquant/native/build.py", "app/forms.py") and "shlex" in text:
             found.append(f"{name}: shlex, where linmap.errors.word belongs")
+        if name not in ("errors.py", "compress/flatquant/words.py") and "map(word" in text:
+            found.append(f"{name}: words put together, where linmap.errors.shell_line belongs")
         for node in ast.walk(ast.parse(text)) if COPIED.search(text) else ():
             if isinstance(node, ast.JoinedStr):
                 found += [f"{name}:{node.lineno}: {{{part}}}" for part in _unquoted(node)]

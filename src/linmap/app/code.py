@@ -10,7 +10,7 @@ from pathlib import Path
 import linmap
 from linmap import recipes
 from linmap.app.jobs import Job
-from linmap.errors import LinmapError, word
+from linmap.errors import LinmapError, shell_line, word
 from linmap.recipes.derived import Derived, parameters
 from linmap.recipes.view import Seen
 
@@ -44,7 +44,7 @@ def command_of(job: Job) -> list[str]:
 
 def line_of(words: Iterable[str]) -> str:
     """A command for a shell."""
-    return " ".join(["linmap", *map(word, words)])
+    return shell_line(["linmap", *words])
 
 
 def _is_method(of: str) -> bool:

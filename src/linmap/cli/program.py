@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from linmap.errors import word
+from linmap.errors import shell_line, word
 
 GO_ON = "LINMAP_GO_ON"
 """Environment variable: what to type to go on, where something else (such as make) started the program."""
@@ -24,7 +24,7 @@ def program() -> str:
 
 def command(*words: str | os.PathLike[str]) -> str:
     """A line that can be copied: the program as it is called here, then `words`."""
-    return " ".join([program(), *map(word, words)])
+    return f"{program()} {shell_line(words)}"
 
 
 def go_on(words: Iterable[str]) -> str:

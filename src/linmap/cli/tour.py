@@ -22,7 +22,7 @@ from linmap.cli.errors import DONE, FAILED, explain
 from linmap.cli.flags import parse
 from linmap.cli.verbs import Answer, Writing, checked, run_comparison
 from linmap.cli.wording import FLAGS
-from linmap.errors import Stopped, UsageError, word
+from linmap.errors import Stopped, UsageError, shell_line
 from linmap.locks import sole
 from linmap.recipes.job import CompareJob
 from linmap.recipes.packages import missing, remedy_of_rooms
@@ -191,7 +191,7 @@ def _stop(slug: str, flags: TourFlags, screen: Console, debug: bool) -> tuple[Re
     from linmap.experiment.result import Failure
 
     out = flags.out / slug
-    line = " ".join(map(word, ["linmap", "compare", slug, "--seed", flags.seed, "--out", out]))
+    line = shell_line(["linmap", "compare", slug, "--seed", flags.seed, "--out", out])
     start = time.perf_counter()
     try:
         recipe = recipes.load(slug)

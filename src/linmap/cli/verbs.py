@@ -20,7 +20,7 @@ from linmap.cli.errors import DONE, FAILED, nearest
 from linmap.cli.flags import HelpShown, own, parse
 from linmap.cli.program import command
 from linmap.data.door import refuse_special
-from linmap.errors import UsageError, word
+from linmap.errors import UsageError, shell_line, word
 from linmap.locks import sole
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob, FittedJob
 from linmap.recipes.packages import missing, remedy
@@ -147,7 +147,7 @@ def compare(words: list[str]) -> Answer:
     flags = _flags(recipe, verb, f"compare {slug}", words, _data(words), job)
     job = checked(flags["job"])
     recipes.require(slug, verb.needs if job.data else recipe.example_needs)
-    line = " ".join(map(word, ["linmap", "compare", slug, *own(words)]))
+    line = shell_line(["linmap", "compare", slug, *own(words)])
     with ownership.owner(f"compare {slug}", flags["writing"].overwrite), sole(job.out):
         _own_folder(job.out, slug, job.resume)
         with ownership.filling(job.out):

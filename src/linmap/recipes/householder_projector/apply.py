@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from linmap.errors import word
+from linmap.errors import shell_line, word
 from linmap.interpret.householder_projector.attributes import Profile, profiles
 from linmap.interpret.householder_projector.directions import DirectionSet, find_directions, sefa_of
 from linmap.interpret.householder_projector.features import Features, image_features
@@ -44,7 +44,7 @@ def unfitted(settings: Unfitted, job: ApplyJob) -> dict[str, Any]:
     if settings.edit:
         return replayed(job.out or Path("edited.png"), generator, directions, told, settings, job.seed)
     words = ["householder_projector", "--model", settings.model, "--rank", settings.rank, "--order", settings.order]
-    source = " ".join(map(word, [*words, *(["--layers", *settings.layers] if settings.layers else [])]))
+    source = shell_line([*words, *(["--layers", *settings.layers] if settings.layers else [])])
     about = {"run": None, "model": settings.model, "method": "SeFa"}
     out = job.out or Path("sheets")
     summary = shown(out, generator, directions, told, settings, job.seed, source, about)
