@@ -13,6 +13,8 @@ from types import ModuleType
 
 import pytest
 
+from linmap.recipes import SYSTEMS
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "guides").glob("*.md"))]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
@@ -192,15 +194,36 @@ def test_no_docstring_draws_a_table_that_the_pages_do_not_read() -> None:
     assert [path.name for path in (ROOT / "src").rglob("*.py") if drawn.search(path.read_text(encoding="utf-8"))] == []
 
 
+def _decimals(text: str) -> set[str]:
+    """The decimal numbers of a text, all without a leading zero."""
+    return {number.removeprefix("0") for number in re.findall(r"(?<![\d.])\d*\.\d+", text)}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/studies/index.md"])
+def test_figures_beside_a_link_to_a_study_stand_there(page: str) -> None:
+    paragraphs = re.split(r"\n\n|(?<=\|)\n", (ROOT / page).read_text(encoding="utf-8"))
+    to_study = re.compile(rf"[/(]({'|'.join(SYSTEMS)})\.md\)")
+    linked = [(text, slug[1]) for text in paragraphs if (slug := to_study.search(text))]
+    assert linked
+    for text, slug in linked:
+        study = (ROOT / "studies" / "RESULTS" / f"{slug}.md").read_text(encoding="utf-8")
+        told = _decimals(re.sub(r"\[[\d.]+\]\(https://arxiv\.org[^)]*", "", text))
+        assert told, text
+        assert told - _decimals(study) == set(), text
+
+
+def test_every_study_has_its_page() -> None:
+    written = {path.name for path in (ROOT / "studies" / "RESULTS").glob("*.md")}
+    assert {path.name for path in (ROOT / "docs" / "studies").glob("*.md")} == written | {"index.md"}
+
+
 def test_figures_of_the_page_on_choosing_are_those_of_the_studies() -> None:
     """What `make demo` measured says so; every other figure stands in a table of `studies/RESULTS` or of the
     benchmarks."""
     pages = [*(ROOT / "studies" / "RESULTS").glob("*.md"), ROOT / "benchmarks" / "RESULTS.md"]
-    measured = " ".join(page.read_text(encoding="utf-8") for page in pages)
-    found = set(re.findall(r"(?<![\d.])\d*\.\d+", measured))
-    known = found | {number.removeprefix("0") for number in found}
+    known = _decimals(" ".join(page.read_text(encoding="utf-8") for page in pages))
     rows = [line.split("|") for line in (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8").splitlines()]
     told = [row[3] for row in rows if len(row) == 6 and "demo" not in row[3] and "---" not in row[3]]
-    figures = {figure for cell in told for figure in re.findall(r"(?<![\d.])\d*\.\d+", cell)}
+    figures = _decimals(" ".join(told))
     assert len(figures) > 40
     assert figures - known == set()

@@ -96,7 +96,7 @@ PLACES = {
 def where_the_matrix_goes() -> str:
     """A row for each system: its picture, its formula, and what the matrix does."""
     rows = "".join(
-        f"<tr><td>{picture(system.slug)}</td><td><b>{escape(system.title)}</b><br>{escape(METHODS[system.slug].formula)}"
+        f"<tr><td>{picture(system.slug)}</td><td><b>{escape(system.title)}</b><br>{METHODS[system.slug].written}"
         f"</td><td>{escape(METHODS[system.slug].sentences[0])} {escape(METHODS[system.slug].sentences[1])}</td></tr>"
         for system in READY
     )
