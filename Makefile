@@ -9,7 +9,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 # What `make lowest` runs, and what that needs beside linmap.
 CORE := tests/maps tests/properties tests/training tests/experiment tests/report tests/sequence/olinear \
 	tests/shapes tests/cli/test_completion.py tests/cli/test_printing.py
-TESTED := 'pytest>=8.2' 'pytest-xdist>=3.6' 'hypothesis>=6.100' 'beartype>=0.21' 'html5lib>=1.1'
+TESTED := 'pytest>=8.2' 'pytest-xdist>=3.6' 'hypothesis>=6.100' 'beartype>=0.21' 'html5lib>=1.1' 'pywavelets>=1.6'
 
 .DEFAULT_GOAL := help
 .PHONY: help demo app test test-all coverage mutants study bench lint docs dist wheel lowest clean
@@ -93,7 +93,7 @@ wheel: dist  ## the wheel, then the sdist, in an environment with the core depen
 lowest:  ## the tests of the core with the lowest versions that pyproject.toml allows
 	@$(PYTHON) -m venv --clear build/lowest
 	@unset PIP_CONSTRAINT; build/lowest/bin/pip --disable-pip-version-check install --quiet uv
-	@build/lowest/bin/uv pip install --quiet --python build/lowest --resolution lowest-direct --editable . $(TESTED)
+	@build/lowest/bin/uv pip install --quiet --python build/lowest --resolution lowest-direct --editable '.[shapes]' $(TESTED)
 	@build/lowest/bin/python -m pytest -n 2 --dist worksteal -o addopts="-q --import-mode=importlib -m 'not slow'" $(CORE)
 
 clean:  ## remove the environment and what was built

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from linmap.errors import ArgumentError, ArtifactError, LinmapError
+from linmap.errors import ArgumentError, ArtifactError, DataError
 from linmap.ownership import make_folder, sync
 from linmap.training.randomness import Source
 
@@ -140,7 +140,7 @@ def reading(path: Path) -> Iterator[None]:
     """What goes wrong inside with what a checkpoint holds is an `ArtifactError` that names it."""
     try:
         yield
-    except LinmapError:
+    except (ArgumentError, ArtifactError, DataError):
         raise
     except (OSError, SafetensorError, *DAMAGES) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())

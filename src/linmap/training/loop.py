@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from linmap.artifacts import plain, versions
+from linmap.data.schema import check_fields
 from linmap.errors import ArgumentError, DivergenceError, Stopped
 from linmap.locks import sole
 from linmap.training import checkpoint, parts, randomness
@@ -249,6 +250,7 @@ class _Run:
                 _untold(saved.state),
             )
         self.position, self.best = Position(**saved.state["position"]), saved.best
+        check_fields(self.position)
         if saved.state["frozen"] != self.frozen:
             raise ArgumentError(
                 f"the frozen parameters of the model are not those that the run in {self.out} was started with; "

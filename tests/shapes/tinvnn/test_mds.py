@@ -10,7 +10,6 @@ import torch
 from scipy.spatial.distance import pdist, squareform
 from sklearn.base import clone
 from sklearn.decomposition import PCA
-from sklearn.manifold import ClassicalMDS
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -70,6 +69,9 @@ def test_ties_too(solver: Any, name: str) -> None:
 
 
 def test_scikit_learns_classical_scaling() -> None:
+    pytest.importorskip("sklearn", minversion="1.8")
+    from sklearn.manifold import ClassicalMDS
+
     X = points()
     ours, theirs = TinvMDS(scale="none").fit_transform(X), ClassicalMDS(2).fit_transform(X)
     np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-10)

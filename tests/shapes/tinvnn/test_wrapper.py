@@ -120,7 +120,7 @@ def test_the_groups_hold_what_their_names_say() -> None:
 
 def test_graphs_with_positions() -> None:
     generator = torch.Generator().manual_seed(0)
-    X, sizes = clouds(), [40, 25, 3]
+    X, sizes = clouds(), [40, 25, 4]  # of three points, the sign of the third axis is open
     position = torch.cat([X[i, :n] for i, n in enumerate(sizes)])
     batch = torch.arange(3).repeat_interleave(torch.tensor(sizes))
     order = torch.randperm(len(batch), generator=generator)
