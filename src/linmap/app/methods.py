@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from html import escape
 
 
 @dataclass(frozen=True)
@@ -12,6 +14,11 @@ class Method:
     whom: str
     formula: str
     sentences: tuple[str, ...]
+
+    @property
+    def written(self) -> str:
+        """The formula as HTML: what stands behind an underscore is below the line."""
+        return re.sub("_([a-z]+[₀-₉]*)", r"<sub>\1</sub>", escape(self.formula))
 
 
 METHODS = {
