@@ -1,4 +1,4 @@
-"""Fine-tune a language model with Bone: python examples/bone.py [FOLDER file.jsonl]; without them, SmolLM2 on GSM8K.
+"""Fine-tune a language model with Bone: `python examples/bone.py [FOLDER file.jsonl]`; without them, SmolLM2 on GSM8K.
 
 A line of the file has a "prompt" and its "completion", or a "question" and its "answer". The loop is plain PyTorch and
 takes a minute on two cores. With LoraConfig in the place of BoneConfig it trains a LoRA.

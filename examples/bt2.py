@@ -1,4 +1,4 @@
-"""Search an old index with a new model: python examples/bt2.py new.npy old.npy; without files, two real embedders."""
+"""Search an old index with a new model: `python examples/bt2.py new.npy old.npy`; without files, two real embedders."""
 
 import sys
 

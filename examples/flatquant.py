@@ -1,4 +1,4 @@
-"""Quantise a language model to 4 bits: python examples/flatquant.py [FOLDER text.txt]; else SmolLM2 and a novel.
+"""Quantise a language model to 4 bits: `python examples/flatquant.py [FOLDER text.txt]`; else SmolLM2 and a novel.
 
 Only the first two blocks are quantised, so that it takes a minute on two cores; leave `blocks` out for all.
 """

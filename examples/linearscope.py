@@ -1,4 +1,4 @@
-"""Read your own network at your own input as one affine map: python examples/linearscope.py"""
+"""Read your own network at your own input as one affine map: `python examples/linearscope.py`"""
 
 import torch
 from torch import nn

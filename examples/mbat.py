@@ -1,4 +1,4 @@
-"""Which of your records are alike, and why: python examples/mbat.py records.jsonl; without a file, FHIR patients."""
+"""Which of your records are alike, and why: `python examples/mbat.py records.jsonl`; without a file, FHIR patients."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Forecast your own table: python examples/olinear.py my.csv [horizon]; without a file, the weekly ILI data."""
+"""Forecast your own table: `python examples/olinear.py my.csv [horizon]`; without a file, the weekly ILI data."""
 
 import sys
 from pathlib import Path

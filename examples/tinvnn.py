@@ -1,4 +1,4 @@
-"""One pose for every copy of a point set: python examples/tinvnn.py points.csv; without a file, an LDraw shape."""
+"""One pose for every copy of a point set: `python examples/tinvnn.py points.csv`; without a file, an LDraw shape."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Make your own transformer faster without training it: python examples/token_transforming.py"""
+"""Make your own transformer faster without training it: `python examples/token_transforming.py`"""
 
 import time
 

@@ -45,6 +45,16 @@ def test_links_to_other_pages_lead_somewhere() -> None:
             assert found.exists() or made, f"{page.name} links to {target}"
 
 
+def test_a_list_stands_apart_from_the_paragraph_before_it() -> None:
+    """Else Python-Markdown takes its items for text."""
+    wrong = []
+    for page in WRITTEN:
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        blocks = [block for block in re.split(r"\n\s*\n", text) if not re.match(r"\s*(- |\d+\. |[ |<])", block)]
+        wrong += [f"{page.name}: {block[:60]}" for block in blocks if re.search(r"^- ", block, re.MULTILINE)]
+    assert wrong == []
+
+
 def test_every_page_is_in_the_navigation_once() -> None:
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:", 1)[1]
     listed = re.findall(r"[\w/]+\.md", text)
