@@ -67,6 +67,8 @@ def test_every_system_has_its_page_with_its_forms_and_asks_no_other_host(browser
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'<label for="([^"]+)"', answer.text)) <= set(ids)
     assert "default-src 'none'" in answer.headers["content-security-policy"]
+    told = re.sub(r"<(code|pre|script)\b.*?</\1>|<[^>]*>", "", answer.text, flags=re.DOTALL)
+    assert [line for line in told.splitlines() if "--" in line or "`" in line] == []  # what a form says, not a terminal
 
 
 def test_the_start_page_names_all_systems_each_with_its_matrix(browser):

@@ -11,6 +11,8 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from markupsafe import Markup, escape
+
 from linmap.errors import UsageError
 from linmap.recipes.derived import helps
 
@@ -133,6 +135,20 @@ def _members(hint: Any) -> list[Any]:
     if get_origin(hint) is typing.Annotated:
         return _members(get_args(hint)[0])
     return [hint]
+
+
+def on_page(said: str) -> Markup:
+    """What the command line says of a flag, in the words of a form: flags are its fields, `--data` is the file."""
+    return Markup(SAID.sub(_on_page, str(escape(said))))
+
+
+SAID = re.compile("`(?P<code>[^`]*)`|(?P<command>linmap (?:fit|apply|compare) .*)|--(?P<flag>[a-z][a-z0-9-]*)")
+
+
+def _on_page(found: re.Match[str]) -> str:
+    if found["flag"] is None:
+        return f"<code>{found['code'] or found['command']}</code>"
+    return "your file" if found["flag"] == "data" else f"“{found['flag'].replace('-', ' ')}”"
 
 
 def command_words(form_fields: list[Field], given: Mapping[str, str], models: Mapping[str, Path]) -> list[str]:

@@ -23,7 +23,7 @@ from starlette.staticfiles import StaticFiles
 from linmap import recipes
 from linmap.app.code import code_of, line_of, settings_of
 from linmap.app.export import exported, tables_of
-from linmap.app.forms import NAMES_OF_MODELS, Field, command_words, form
+from linmap.app.forms import NAMES_OF_MODELS, Field, command_words, form, on_page
 from linmap.app.jobs import INPUT, MODEL, OUT, Job, Jobs
 from linmap.app.matrices import picture
 from linmap.app.methods import METHODS
@@ -133,7 +133,7 @@ class _Pages:
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
             lstrip_blocks=True,
         )  # fmt: skip
-        self.templates.filters["shell"] = line_of
+        self.templates.filters |= {"shell": line_of, "on_page": on_page}
         self.templates.globals |= {
             "systems": recipes.SYSTEMS,
             "methods": METHODS,
