@@ -1,24 +1,16 @@
 """The app in a real browser: every page, an upload, a stop, a phone, the dark; no request to another host."""
 
-import shutil
-import socket
-import threading
-import time
-
 import pytest
+
+import browsers
 
 pytest.importorskip("starlette", reason="the app's extra is not installed: pip install 'linmap[app]'")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-import uvicorn
-from playwright import sync_api as playwright
-
 from linmap.app.jobs import Job, Jobs
-from linmap.app.site import site
 from linmap.recipes import SYSTEMS, load
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
+pytestmark = pytest.mark.skipif(browsers.CHROMIUM is None, reason=browsers.MISSING)
 READY = [slug for slug, system in SYSTEMS.items() if system.ready]
 
 
@@ -31,26 +23,14 @@ def jobs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(jobs):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(site(jobs, None, ["127.0.0.1"], 5), port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until = time.monotonic() + 20
-    while not server.started and time.monotonic() < until:
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(10)
+    with browsers.served(jobs) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def chromium():
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with browsers.chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
