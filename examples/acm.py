@@ -1,4 +1,4 @@
-"""Classify EEG epochs: `python examples/acm.py my-epo.fif` (or .npz); without a file, a subject of MAMEM's SSVEP data."""
+"""Classify EEG epochs: `python examples/acm.py my-epo.fif` (or .npz); without a file, a subject of MAMEM."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Tell images apart, warped ones too: `python examples/lie_decomposition.py`; digits of the package, a minute or two."""
+"""Tell images apart, warped ones too: `python examples/lie_decomposition.py`; on digits, a minute or two."""
 
 import numpy as np
 import torch
