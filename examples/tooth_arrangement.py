@@ -1,4 +1,4 @@
-"""Plan where teeth go: `python examples/tooth_arrangement.py CASE` (a folder with 11.stl, ...); else a simulated one."""
+"""Plan where teeth go: `python examples/tooth_arrangement.py CASE` (a folder with 11.stl, ...), else simulated."""
 
 import sys
 
