@@ -101,12 +101,13 @@ def test_the_audit_finds_nothing_on_a_good_page(chromium):
 def app(tmp_path_factory):
     """The address of an app with a run that is done and one that was refused, and their pages."""
     pytest.importorskip("starlette", reason="the app's extra is not installed: pip install 'linmap[app]'")
-    from linmap.app.jobs import Job, Jobs
+    from linmap.app.jobs import Job, Jobs, State
 
     jobs = Jobs(tmp_path_factory.mktemp("runs"))
-    for state, points in (("done", "x,y,z\n0,0,0\n3,0,1\n0,1,5\n2,2,2\n"), ("refused", "x,y\n1,two\n")):
+    points: dict[State, str] = {"done": "x,y,z\n0,0,0\n3,0,1\n0,1,5\n2,2,2\n", "refused": "x,y\n1,two\n"}
+    for state, text in points.items():
         folder = jobs.folder("apply", "tinvnn")
-        (folder / "input" / "points.csv").write_text(points)
+        (folder / "input" / "points.csv").write_text(text)
         words = ["apply", "tinvnn", "--data=../input/points.csv"]
         jobs._jobs[folder.name] = Job(folder.name, "apply", "tinvnn", words, state=state, folder=folder)
     with browsers.served(jobs) as address:
