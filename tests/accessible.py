@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-NAMED = {"button", "checkbox", "combobox", "image", "Iframe", "link", "listbox", "radio", "searchbox", "slider",
+NAMED = {"button", "checkbox", "combobox", "Iframe", "link", "listbox", "radio", "searchbox", "slider",
          "spinbutton", "switch", "tab", "textbox"}  # fmt: skip
 """Roles that say nothing without a name, as Chromium writes them."""
 STILL = """() => {
@@ -27,6 +27,7 @@ CONTRAST = """() => {
   function rgba(colour) {
     if (!seen.has(colour)) {
       brush.clearRect(0, 0, 1, 1);
+      brush.fillStyle = 'transparent';  // which stays where the colour is none
       brush.fillStyle = colour;
       brush.fillRect(0, 0, 1, 1);
       const [r, g, b, a] = brush.getImageData(0, 0, 1, 1).data;
@@ -44,6 +45,15 @@ CONTRAST = """() => {
     }
     return layers.reverse().reduce((under, layer) => over(layer, under), rgba('Canvas'));
   }
+  function behind(element, drawn) {
+    if (!drawn) return ground(element);
+    element.scrollIntoView({block: 'center', inline: 'center'});
+    const {x, y, width, height} = element.getBoundingClientRect(), svg = element.closest('svg');
+    const shape = document.elementsFromPoint(x + width / 2, y + height / 2)
+      .find((one) => svg.contains(one) && (one instanceof SVGImageElement || one instanceof SVGGeometryElement
+                                           && rgba(getComputedStyle(one).fill)[3] === 1));
+    return shape instanceof SVGImageElement ? null : shape ? rgba(getComputedStyle(shape).fill) : ground(element);
+  }
   function light([r, g, b]) {
     const part = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
     return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
@@ -56,15 +66,17 @@ CONTRAST = """() => {
     if (!element.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
     const box = element.getBoundingClientRect();
     if (box.width < 2 || box.height < 2) continue;  // for screen readers
-    const style = getComputedStyle(element), under = ground(element);
-    const colour = [...rgba(element instanceof SVGElement ? style.fill : style.color)];
+    const style = getComputedStyle(element), drawn = element instanceof SVGElement, under = behind(element, drawn);
+    if (!under) continue;  // a photograph
+    const colour = [...rgba(drawn ? style.fill : style.color)];
     for (let one = element; one; one = one.parentElement) colour[3] *= getComputedStyle(one).opacity;
     const [low, high] = [light(under), light(over(colour, under))].sort((a, b) => a - b);
     const contrast = (high + 0.05) / (low + 0.05), size = parseFloat(style.fontSize);
     const needed = size >= 24 || (size >= 18.66 && style.fontWeight >= 700) ? 3 : 4.5;
     if (contrast >= needed) continue;
     const what = `${element.tagName.toLowerCase()}.${element.getAttribute('class') ?? ''}`;
-    const told = `contrast ${contrast.toFixed(2)} of ${style.color} on ${under.slice(0, 3).map(Math.round)}: ${what}`;
+    const pair = `${colour.slice(0, 3)} on ${under.slice(0, 3).map(Math.round)}`;
+    const told = `contrast ${contrast.toFixed(2)} of ${pair}: ${what}`;
     if (!found.has(told)) found.set(told, text.slice(0, 40));
   }
   return [...found].map(([told, text]) => `${told}: "${text}"`);
@@ -82,6 +94,9 @@ STRUCTURE = """() => {
   for (const one of document.querySelectorAll('[id]')) counts[one.id] = (counts[one.id] ?? 0) + 1;
   for (const [id, count] of Object.entries(counts)) if (count > 1) found.push(`${count} elements have the id ${id}`);
   for (const one of document.querySelectorAll('img:not([alt])')) found.push(`no alt: ${one.outerHTML.slice(0, 120)}`);
+  for (const one of document.querySelectorAll('canvas, [role="img"]'))
+    if (!one.ariaLabel && !one.getAttribute('aria-labelledby') && !one.closest('[aria-hidden="true"]'))
+      found.push(`no name: ${one.cloneNode().outerHTML.slice(0, 120)}`);
   if (document.documentElement.scrollWidth > innerWidth)
     found.push(`${document.documentElement.scrollWidth} px wide in a window of ${innerWidth}`);
   return found;

@@ -66,11 +66,13 @@ def found(page, addresses, ready=lambda page: None):
         ("<h1>a</h1><p style='opacity: .5'>half</p>", "contrast"),
         ("<h1>a</h1><div style='background: #036'><p>black on blue</p></div>", "contrast"),
         ("<h1>a</h1><svg width='99' height='20'><text y='15' fill='#999'>grey</text></svg>", "contrast"),
+        ("<h1>a</h1><svg><rect width='99' height='30' fill='#036'/><text y='15'>black</text></svg>", "contrast"),
         ("<h1>a</h1><h3>b</h3>", "a level is skipped"),
         ("<p>a</p>", "one first heading"),
         ("<h1>a</h1><button></button>", "no name: button"),
         ("<h1>a</h1><input>", "no name: textbox"),
         ("<h1>a</h1><img src='data:,'>", "no alt"),
+        ("<h1>a</h1><canvas></canvas>", "no name: <canvas"),
         ("<h1 id='a'>a</h1><p id='a'>b</p>", "2 elements have the id a"),
         ("<h1>a</h1><a href='#a' style='outline: none; color: blue'>b</a>", "focus cannot be seen"),
         ("<h1>a</h1><div style='width: 2000px'>b</div>", "px wide"),
@@ -88,6 +90,7 @@ def test_the_audit_finds_nothing_on_a_good_page(chromium):
     page.set_content(
         "<!doctype html><html lang='en'><title>t</title><h1>a</h1><h2>b</h2><p style='color: #767676'>grey</p>"
         "<label>name <input></label><img alt='' src='data:,'><a href='#x'>link</a><h2>c</h2>"
+        "<svg><rect width='99' height='30' fill='#036'/><text y='15' fill='white'>white</text></svg>"
         "<p style='color: #949494; font-size: 24px'>large</p><button disabled style='color: #ccc'>d</button>"
     )
     assert complaints(page) == []

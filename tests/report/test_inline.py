@@ -32,6 +32,12 @@ def test_ids_get_the_prefix_and_every_reference_still_finds_its_element(tmp_path
     assert targets <= ids[0]
 
 
+def test_an_id_stands_once_and_a_reference_finds_the_first(tmp_path):
+    body = '<rect id="a" x="1"/><g id="b"><rect id="a" x="2"/></g><use href="#a"/><g id="root"/>'
+    named = [(one.get("id"), one.get("x")) for one in ElementTree.fromstring(inlined(tmp_path, body).markup).iter()]
+    assert [one for one in named if one[0]] == [("p1-root", None), ("p1-a", "1"), ("p1-b", None)]
+
+
 def test_style_rules_stay_inside_the_picture(tmp_path):
     markup = inlined(tmp_path, "<style>@import url(http://x/y.css); * { fill: red } .a{fill:url('#g')}</style>").markup
     assert "#p1-root { " in markup

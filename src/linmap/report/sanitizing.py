@@ -57,7 +57,7 @@ def sanitize(root: ElementTree.Element, prefix: str) -> None:
         An `svg` element in the SVG namespace.
     prefix
         Goes before every id and reference, so that several pictures share a page; the root gets the id
-        `prefix + "root"`, and style rules hold inside it.
+        `prefix + "root"`, and style rules hold inside it. An id that comes again goes.
 
     Raises
     ------
@@ -68,6 +68,13 @@ def sanitize(root: ElementTree.Element, prefix: str) -> None:
         raise ArgumentError(f"the outermost element is <{_shown(root.tag)}>, not <svg> in the namespace {SVG}")
     _clean(root, prefix, DEEPEST)
     root.set("id", f"{prefix}root")
+    seen = set()
+    for element in root.iter():  # of several with one id a reference finds the first
+        id = element.get("id")
+        if id in seen:
+            del element.attrib["id"]
+        elif id is not None:
+            seen.add(id)
 
 
 def _clean(element: ElementTree.Element, prefix: str, deeper: int) -> None:
