@@ -524,18 +524,19 @@ inline void float_rows(const Weight& w, int64_t first, int64_t last, const float
             lanes.resize(static_cast<size_t>((stop - start) * of_row));
             for (int64_t r = start; r < stop; ++r) scales_of_lanes(w, r, PER, lanes.data() + (r - start) * of_row);
         }
-        const float* l = lanes.data() - start * of_row;
+        const float* scales = lanes.data();
+        const auto of = [=](int64_t r) { return GROUPS ? scales + (r - start) * of_row : nullptr; };
         for (int64_t t = 0; t < full; t += T)
             for (int64_t r = start; r < even; r += R)
-                float_tile<R, T, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, l + r * of_row, y + t * ldy + r, ldy);
+                float_tile<R, T, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, of(r), y + t * ldy + r, ldy);
         for (int64_t t = full; t < tokens; ++t)
             for (int64_t r = start; r < even; r += R) {
                 ask_ahead(w.codes + r * w.row_bytes(), R * w.row_bytes());
-                float_tile<R, 1, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, l + r * of_row, y + t * ldy + r, ldy);
+                float_tile<R, 1, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, of(r), y + t * ldy + r, ldy);
             }
         for (int64_t t = 0; t < tokens; ++t)
             for (int64_t r = even; r < stop; ++r)
-                float_tile<1, 1, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, l + r * of_row, y + t * ldy + r, ldy);
+                float_tile<1, 1, BITS, SIGNED, GROUPS>(w, r, x + t * stride, stride, of(r), y + t * ldy + r, ldy);
     }
 }
 
