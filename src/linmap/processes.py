@@ -98,6 +98,21 @@ def sweep(folder: Path) -> None:
                 path.unlink()
 
 
+def vacant(folder: Path) -> bool:
+    """Whether nothing is in a folder, or no folder is there; what killed processes left half written does not count."""
+    sweep(folder.parent)
+    sweep(folder)
+    return not folder.exists() or all(PARTIAL.fullmatch(path.name) for path in folder.iterdir())
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder as a whole: a process that is killed here leaves all of it, or what `sweep` removes."""
+    gone = folder.with_name(partial_name(folder))
+    with suppress(FileNotFoundError):
+        os.rename(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
 def end_with_parent(pid: int, first: signal.Signals | None = None, patience: float = 0.0) -> None:
     """This process, a child of `pid`, ends when that does, however that ends: at most half a second later.
 

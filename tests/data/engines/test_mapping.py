@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from faults.every_change import killed_at_every_change
 from linmap.data.engines import map_records
 from linmap.data.records import read_records
 from linmap.errors import DataError
@@ -168,6 +169,7 @@ def test_a_killed_process_leaves_what_is_finished(tmp_path):
 PROGRAM = """
 import sys, time
 import numpy as np
+from faults.every_change import killed_at_every_change
 from linmap.data.engines import map_records
 
 def slow(rows):
@@ -326,6 +328,7 @@ ENDLESS = """
 import sys, time
 from pathlib import Path
 import numpy as np
+from faults.every_change import killed_at_every_change
 from linmap.data.engines import map_records
 def slow(rows):
     time.sleep(0.3)
@@ -365,3 +368,20 @@ def carriers(mark: str) -> list[str]:
             if mark.encode() in path.read_bytes():
                 found.append(path.parent.name)
     return found
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on Windows")
+@pytest.mark.parametrize("resume", [True, False])
+def test_killed_before_any_change_of_the_disk_the_next_run_ends_and_leaves_nothing(resume, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # which is slow, and for power cuts alone
+    sources = lines(tmp_path / "records.jsonl", RECORDS[:9])
+    whole = np.load(map_to(tmp_path / "whole.npy", sources))
+    for place in killed_at_every_change(lambda place: map_to(place / "v.npy", sources), tmp_path):
+        found = np.load(map_to(place / "v.npy", sources, resume=resume))
+        assert (found == whole).all()
+        assert [path.name for path in place.iterdir()] == ["v.npy"], place
+
+
+def map_to(out: Path, sources: Path, resume: bool = False) -> Path:
+    map_records(sources, out, summary(), shard_records=5, resume=resume)
+    return out

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from faults.every_change import killed_at_every_change
 from linmap.compress.token_transforming import TokenTransform, stage_schedule, transformer_macs
 from linmap.compress.token_transforming.evaluation.pictures import borders, flow
 from linmap.compress.token_transforming.evaluation.texts import pools_class_token
@@ -13,6 +17,8 @@ from linmap.compress.token_transforming.evaluation.timing import Seconds
 from linmap.compress.token_transforming.evaluation.ways import decoder_ways, encoder_ways, stages
 from linmap.data.image_sets import image_set_of
 from linmap.errors import DataError
+from linmap.processes import discard
+from linmap.recipes.token_transforming.apply import begin
 from linmap.recipes.token_transforming.loading import parted, spread
 
 
@@ -99,3 +105,25 @@ def test_the_pooling_of_a_sentence_encoder_is_honoured_or_refused(tmp_path) -> N
     path.write_text('{"pooling_mode_max_tokens": true}')
     with pytest.raises(DataError, match="pooling_mode_max_tokens; the mean and the class token"):
         pools_class_token(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on Windows")
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_work_folder_that_was_made_or_removed_in_part_is_in_nobodys_way(resume: bool, tmp_path: Path) -> None:
+    def work(place: Path) -> None:
+        begin(place / "v.npy.work", {"a": 1}, False)
+        (place / "v.npy.work" / "00000000.npy").touch()
+        discard(place / "v.npy.work")
+
+    for place in killed_at_every_change(work, tmp_path):
+        begin(place / "v.npy.work", {"a": 1}, resume)
+        discard(place / "v.npy.work")
+        assert not list(place.iterdir())
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "v.npy.work").mkdir()
+    (tmp_path / "v.npy.work" / ".theirs").touch()
+    with pytest.raises(DataError, match="in the way"):
+        begin(tmp_path / "v.npy.work", {}, resume=False)
+    assert (tmp_path / "v.npy.work" / ".theirs").exists()

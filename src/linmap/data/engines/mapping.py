@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -27,7 +26,7 @@ from linmap.data.engines.shards import SUFFIXES, Batch, Names, Outcome, Shard, c
 from linmap.data.records import AS_THEY_ARE, Layout, files_of
 from linmap.errors import ArgumentError, DataError, Stopped
 from linmap.locks import sole
-from linmap.processes import check_parent, end_with_parent
+from linmap.processes import check_parent, discard, end_with_parent, vacant
 
 Engine = Literal["local", "ray"]
 Function = Callable[[Any], np.ndarray]
@@ -132,7 +131,7 @@ def map_records(
         resumed = _map(shards, task, engine, n_jobs, progress or (lambda done, total: None))
         ids = _check_names(shards, work, source) if any(shard.named for shard in shards) else named_by(0, 1)
         dim, dtype = _join(shards, work, out, writer or plain_npy, function, batch)
-        shutil.rmtree(work)
+        discard(work)
     return Mapped(sum(shard.count for shard in shards), resumed, dim, dtype, ids)
 
 
@@ -150,7 +149,7 @@ def _map(shards: list[Shard], task: Task, engine: Engine, n_jobs: int, report: C
                 done += shards[outcome.number].count
                 report(done, total)
     except DataError:  # the source must be mended, and a mended one is another run, which keeps nothing of this
-        shutil.rmtree(task.work, ignore_errors=True)
+        discard(task.work)
         raise
     except KeyboardInterrupt:
         done = sum(shard.count for shard in shards if _vectors_path(task.work, shard).exists())
@@ -297,7 +296,7 @@ def _plan(
         "layout": layout.as_json(),
     }
     path = work / PLAN
-    if work.exists() and any(work.iterdir()) and not path.exists():
+    if not path.exists() and not vacant(work):
         raise DataError(f"{work} holds something else than a run of map_records; name another work folder.")
     if path.exists() and resume:
         plan = _read_plan(path)
@@ -309,7 +308,7 @@ def _plan(
             )
         return plan["shards"]
     if path.exists():
-        shutil.rmtree(work)
+        discard(work)
     shards = cut(files, shard_records, vectors, layout)
     listed = [asdict(shard) for shard in shards]
     write_json(path, identity | {"shards": listed, "sum": _sum(listed)})
@@ -388,7 +387,7 @@ def _check_names(shards: list[Shard], work: Path, source: Path | str) -> str:
     try:
         return check_names(lambda: (_names(shard, work) for shard in shards if shard.count), source)
     except DataError:
-        shutil.rmtree(work)
+        discard(work)
         raise
 
 

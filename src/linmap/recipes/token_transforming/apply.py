@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from linmap.data.door import load_json
 from linmap.data.vectors import VectorFileWriter
 from linmap.data.vectors.files import check_output
 from linmap.errors import DataError, Stopped, UsageError
+from linmap.processes import discard, vacant
 from linmap.recipes.job import ApplyJob
 from linmap.recipes.token_transforming.flags import Apply, Transforming
 from linmap.recipes.token_transforming.loading import model_of, subject_of
@@ -70,7 +70,7 @@ def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
     if subject.head is not None:
         written["predictions"] = str(predicted(subject, subject.head, work, out))
     dim = join(subject, work, out, metadata)
-    shutil.rmtree(work)
+    discard(work)
     return {**written, **found, "dim": dim, "fingerprint": metadata["fingerprint"]}
 
 
@@ -120,7 +120,7 @@ def begin(work: Path, asked: dict[str, Any], resume: bool) -> None:
         If it belongs to something else.
     """
     plan = work / "plan.json"
-    if work.exists() and any(work.iterdir()) and not plan.exists():
+    if not plan.exists() and not vacant(work):
         raise DataError(f"{work} is in the way and no folder of an interrupted run; move it, or write elsewhere.")
     if plan.exists() and resume:
         before = load_json(plan)
@@ -132,8 +132,8 @@ def begin(work: Path, asked: dict[str, Any], resume: bool) -> None:
                 "elsewhere."
             )
         return
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    discard(work)
+    work.mkdir(parents=True, exist_ok=True)
     write_json(plan, asked)
 
 
@@ -170,7 +170,7 @@ def predicted(subject: Subject, head: Head, work: Path, out: Path) -> Path:
     """Write the predictions of all blocks beside the vectors, in the order of the inputs."""
     path = out.with_name(f"{out.stem}.predictions.csv")
     names, places = subject.in_order()
-    blocks = [np.load(block, mmap_mode="r")[:, -len(head.labels) :] for block in sorted(work.glob("*.npy"))]
+    blocks = [np.load(block, mmap_mode="r")[:, -len(head.labels) :] for block in sorted(work.glob("[0-9]*.npy"))]
     write_predictions(path, head, names, np.concatenate(blocks)[places])
     return path
 
@@ -178,7 +178,7 @@ def predicted(subject: Subject, head: Head, work: Path, out: Path) -> Path:
 def join(subject: Subject, work: Path, out: Path, metadata: dict[str, Any]) -> int:
     """All blocks as one file, in the order of the inputs; the length of a vector."""
     end = None if subject.head is None else -len(subject.head.labels)
-    blocks = [np.load(path, mmap_mode="r")[:, :end] for path in sorted(work.glob("*.npy"))]
+    blocks = [np.load(path, mmap_mode="r")[:, :end] for path in sorted(work.glob("[0-9]*.npy"))]
     ends = np.cumsum([len(block) for block in blocks])
     names, places = subject.in_order()
     with VectorFileWriter(out, blocks[0].shape[1], metadata) as file:
