@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -21,6 +22,11 @@ checked: Callable[[Any], Any] = typechecker.jaxtyped(typechecker=None)
 @checked
 def half(n: int, *, factor: float = 0.5) -> float:
     return factor * n if n >= 0 else str(n)  # pyright: ignore[reportReturnType]
+
+
+@checked
+def total(values: list[float]) -> float:
+    return sum(values)
 
 
 @checked
@@ -55,6 +61,14 @@ def test_types_of_arguments_and_results() -> None:
     for wrong in (lambda: half("4"), lambda: half(4, factor="1"), lambda: half(-1), lambda: half()):
         with pytest.raises(TypeError):
             wrong()
+
+
+def test_checks_draw_nothing_from_the_global_generator() -> None:
+    before = random.getstate()
+    assert total([1.0, 2.0, 3.0]) == 6
+    assert random.getstate() == before
+    with pytest.raises(TypeError):
+        total(["1", "2"])  # pyright: ignore[reportArgumentType]
 
 
 def test_shapes_belong_together_over_arguments_and_result() -> None:

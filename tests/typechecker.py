@@ -9,13 +9,17 @@ the checks of a function when it is first called, not when its module is importe
 import dataclasses
 import functools
 import inspect
+import random
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, Self, get_args, get_type_hints
 
 import jaxtyping
 from beartype import BeartypeConf, FrozenDict, beartype
+from beartype._check.code import codemain
 
+# beartype looks at one item of a list, drawn by Python's global generator, from which what is tested draws, too.
+codemain.getrandbits = random.Random(0).getrandbits
 # An int is a float, as in PEP 484. Methods are decorated one by one, and beartype knows what `Self` is only when it
 # decorates the class.
 check = beartype(
