@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from linmap.data.vectors import open_store
 from recipes.finetuning.tiny import save_llama, sums, write_jsonl
 
 RNG = np.random.default_rng(0)
+DATABASES = ("lance", "qdrant")
 Made = Callable[[Path], Command]
 
 
@@ -104,18 +107,23 @@ def index_into(kind: str) -> Made:
     def made(folder: Path) -> Command:
         np.save(folder / "vectors.npy", RNG.standard_normal((500, 16)).astype(np.float32))
         words = ["index", str(folder / "vectors.npy"), "--into", f"{kind}:store"]
-        return Command(words, resume=(), outcome=stored, forked=kind not in ("lance", "qdrant"))
+        return Command(words, resume=(), outcome=partial(stored, kind), forked=kind not in DATABASES)
 
     return made
 
 
-def stored(place: Path) -> dict[str, object]:
-    """All vectors of a store, whose files count its flushes; and how many files those are."""
-    with open_store(str(place / "store")) as store:
+def stored(kind: str, place: Path) -> dict[str, object]:
+    """All vectors of a store; and how many files of each kind there are, whose names count its flushes.
+
+    What a database keeps of earlier versions of its tables is its own affair.
+    """
+    with open_store(f"{kind}:{place / 'store'}") as store:
         found: dict[str, object] = {
             name: row.tobytes() for ids, X in store.iterate() for name, row in zip(ids, X, strict=True)
         }
-    return found | {f"file {path.suffix or path.name} {n}": True for n, path in enumerate(sorted(place.rglob("*.*")))}
+    files = [*place.iterdir(), *(place / "store").iterdir()] if kind in DATABASES else place.rglob("*.*")
+    counts = Counter(path.suffix or path.name for path in files)
+    return found | {f"{count} x {name}": True for name, count in counts.items()}
 
 
 def compare_bt2(folder: Path) -> Command:
