@@ -47,7 +47,7 @@ def fit_texts(system: str, flags: str) -> Made:
 
 def fit_flatquant(folder: Path) -> Command:
     given = ["--model", str(save_llama(folder / "llama")), "--data", str(book(folder, RNG))]
-    flags = "--windows 2 --length 16 --epochs 2 --weights rtn"
+    flags = "--windows 2 --batch-size 2 --length 16 --epochs 2 --weights rtn"
     return Command(["fit", "flatquant", *given, "--out", "run", *flags.split()], forked=True)
 
 
