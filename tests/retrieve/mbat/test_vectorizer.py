@@ -291,6 +291,32 @@ def test_values_that_are_not_json_are_named_with_their_place(document, error, me
     assert np.isfinite(vectorizer.transform([{"a": [1, {"n": 2}], "s": "x", "t": 0}])).all()  # the caches are whole
 
 
+JSON = st.recursive(
+    st.none() | st.integers(-9, 9) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from("abcd"), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def values_of(document: object) -> int:
+    inner = document.values() if isinstance(document, dict) else document if isinstance(document, list) else ()
+    return sum(1 + values_of(item) for item in inner)
+
+
+@given(document=JSON)
+@pytest.mark.parametrize("options", [{}, {"level_norm": "unit"}, {"idf": 1.0}], ids=["fast path", "definition", "fit"])
+def test_a_document_may_have_so_many_values_and_no_more(options: dict, document: Any) -> None:
+    def transform(most: int, **more: Any) -> np.ndarray:
+        return JSONVectorizer(64, max_values=most, **options, **more).fit_transform([1, document], parse=False)
+
+    count = values_of(document)
+    assert np.isfinite(transform(max(1, count))).all()
+    if count > 1:
+        with pytest.raises(DataError, match=f"^document 1, it has more than max_values={count - 1} values"):
+            transform(count - 1)
+        assert np.isfinite(transform(count - 1, ignore=["**"])).all()  # what is ignored does not count
+
+
 @pytest.mark.parametrize("fast", [True, False], ids=["fast path", "definition"])
 def test_nesting_is_limited_and_cycles_are_named(fast: bool) -> None:
     vectorizer = JSONVectorizer(64, level_norm="none" if fast else "unit", max_depth=50)

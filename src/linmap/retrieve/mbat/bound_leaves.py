@@ -21,7 +21,7 @@ from torch.nn.functional import embedding_bag
 
 from linmap.errors import DataError
 from linmap.retrieve.mbat.codebook import LeastRecentlyUsed
-from linmap.retrieve.mbat.encoding import Encoder, TooDeep, checked_key, depth_problem, plain
+from linmap.retrieve.mbat.encoding import Encoder, TooDeep, checked_key, depth_problem, plain, values_left
 from linmap.retrieve.mbat.operators import SignedPermutation
 from linmap.retrieve.mbat.paths import Place, Step, nfc
 
@@ -117,12 +117,13 @@ class BoundLeaves:
         """Append the row numbers of all leaves. The inner loop decides the speed of the whole encoder."""
         push = self._indices.append
         stack: list[tuple[Node, dict | list]] = []
-        has_atoms = self._has_atoms
+        has_atoms, left = self._has_atoms, self._options.max_values
         row = None if self.root.ignored else self._new_leaf(self.root, document, stack, has_atoms)
         if row is not None:
             push(row)
         while stack:
             node, container = stack.pop()
+            left = values_left(left, container, self._options)
             find = node.children.get
             for step, item in container.items() if type(container) is dict else enumerate(container):
                 child = find(step)

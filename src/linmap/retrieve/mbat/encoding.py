@@ -134,7 +134,7 @@ class Encoder:
 
     def walk(self, value: Any) -> Iterator[tuple[Place, Any]]:
         """All leaves of a document with their places, in its order; what is ignored is left out."""
-        root = Place(self.rules)
+        root, left = Place(self.rules), self.options.max_values
         stack: list[tuple[Place, Any]] = [] if root.ignored else [(root, value)]
         while stack:
             place, item = stack.pop()
@@ -142,6 +142,7 @@ class Encoder:
             if not isinstance(item, dict | list) or not item:
                 yield place, item
                 continue
+            left = values_left(left, item, self.options)
             try:
                 steps = list(self.checked_items(item, place))
             except TooDeep as problem:
@@ -198,6 +199,7 @@ class Encoder:
         # A generator asks for the vectors of its items; the stack of generators stands in for recursion.
         stack: list[Generator[tuple[Any, Place], Any, np.ndarray]] = [self._value(value, root, bag)]
         vector: Any = None
+        left = values_left(self.options.max_values, value, self.options)
         while stack:
             try:
                 request = stack[-1].send(vector)
@@ -207,6 +209,7 @@ class Encoder:
             except TooDeep as problem:
                 raise depth_problem(value, problem.place, self.options.max_depth) from None
             else:
+                left = values_left(left, request[0], self.options)
                 stack.append(self._value(request[0], request[1], bag))
                 vector = None
         return vector
@@ -292,6 +295,23 @@ def checked_key(key: Any, place: Place) -> str:
     except UnicodeEncodeError:
         raise DataError(f"at {place}: the key {key!r:.60} holds a lone surrogate, which is not Unicode text.") from None
     return nfc(str.__str__(key))
+
+
+def values_left(left: int, value: Any, options: Options) -> int:
+    """How many values a document may still have, after those of one that it holds.
+
+    Raises
+    ------
+    DataError
+        If there are more.
+    """
+    left -= len(value) if isinstance(value, dict | list | tuple) else 0
+    if left < 0:
+        raise DataError(
+            f"it has more than max_values={options.max_values} values, which one vector cannot hold; leave parts of it "
+            "out, make several documents of it, or raise max_values."
+        )
+    return left
 
 
 class TooDeep(Exception):

@@ -28,19 +28,26 @@ def learn(encoder: Encoder, documents: Iterable[Any]) -> tuple[dict[str, np.ndar
     """
     values: dict[str, list[float]] = {}
     rarity = Rarity()
-    for document in documents:
-        leaves = list(encoder.walk(document))
+    for number, document in enumerate(documents):
+        leaves = _leaves(encoder, document, number)
         for place, value in leaves:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 try:
                     canonical_number(value)
                 except ValueError as error:
-                    raise DataError(f"at {place}: {error}") from None
+                    raise DataError(f"document {number}, at {place}: {error}") from None
                 if encoder.options.numbers == "quantile":
                     values.setdefault(collapsed_path(place), []).append(float(value))
         if encoder.options.idf:
             rarity.add(_parts(encoder, leaves))
     return {path: _knots(seen) for path, seen in values.items()}, rarity
+
+
+def _leaves(encoder: Encoder, document: Any, number: int) -> list[tuple[Place, Any]]:
+    try:
+        return list(encoder.walk(document))
+    except DataError as error:
+        raise DataError(f"document {number}, {error}") from None
 
 
 def _parts(encoder: Encoder, leaves: list[tuple[Place, Any]]) -> Iterator[tuple[str, Part]]:

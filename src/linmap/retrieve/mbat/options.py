@@ -58,6 +58,7 @@ class Options:
     soft_keys: float | int = 0.0
     idf: float | int = 0.0
     max_depth: int = 1000
+    max_values: int = 1_000_000
     default: Callable[[Any], Any] | None = None
     cache_bytes: int = 512 << 20
     quantiles: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -87,7 +88,7 @@ class Options:
         for name in ("key_presence", "path_backoff", "idf"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ArgumentError(f"{name} is a weight of at least 0, got {getattr(self, name)!r}.")
-        for name, least in (("max_depth", 1), ("thermometer_levels", 2), ("cache_bytes", 1 << 20)):
+        for name, least in (("max_depth", 1), ("max_values", 1), ("thermometer_levels", 2), ("cache_bytes", 1 << 20)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ArgumentError(f"{name} must be an integer of at least {least}, got {value!r}.")
@@ -136,7 +137,7 @@ class Options:
 
     def as_json(self) -> dict[str, Any]:
         """Every option that decides the vectors, as JSON; `from_json` reads it back unless `strings` is a function."""
-        skipped = {"cache_bytes", "max_depth", "default", "dtype", "rarity"}
+        skipped = {"cache_bytes", "max_depth", "max_values", "default", "dtype", "rarity"}
         skipped |= {name for name in ("soft_keys", "idf") if not getattr(self, name)}  # older fingerprints hold
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
         if callable(self.strings):

@@ -192,7 +192,7 @@ def _parse_dotted_pattern(text: str, wildcards: bool = True) -> Iterator[Segment
         starts_right = match is not None and (match["key"] is None or bool(match["dot"]) == (position > 0))
         if match is None or not starts_right or (match["item"] and not wildcards):
             raise ArgumentError(
-                f"path {text!r} cannot be read at position {position} ({text[position:][:20]!r}); write a.b[0].c, "
+                f"path {text!r:.80} cannot be read at position {position} ({text[position:][:20]!r}); write a.b[0].c, "
                 'put keys with dots or brackets as a["b.c"], or give a tuple of keys and indices.'
             )
         if match["index"]:

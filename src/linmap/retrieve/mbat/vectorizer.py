@@ -89,6 +89,9 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         power: 0 for not at all, 1 for 1 + log((1 + documents) / (1 + documents with it)), 0.5 for its root.
     max_depth
         Deepest nesting that is accepted.
+    max_values
+        Most values of one document (items of its objects and arrays, but for what is ignored) that are accepted: a
+        vector tells some dozens of them apart, and each takes time.
     default
         Function that turns a value that is not JSON (a date, a Decimal) into one that is.
     cache_bytes
@@ -135,6 +138,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         soft_keys: float | int = 0.0,
         idf: float | int = 0.0,
         max_depth: int = 1000,
+        max_values: int = 1_000_000,
         default: Callable[[Any], Any] | None = None,
         cache_bytes: int = 512 << 20,
     ) -> None:
@@ -160,6 +164,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         self.soft_keys = soft_keys
         self.idf = idf
         self.max_depth = max_depth
+        self.max_values = max_values
         self.default = default
         self.cache_bytes = cache_bytes
         self._options()  # a wrong parameter is told where it is given
