@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from linmap.data import find, require_file
-from linmap.data.door import understood
+from linmap.data.door import most_bytes, too_large, understood
 from linmap.errors import ArgumentError, DataError
 
 EMBEDDED_IMAGES = ("chelsea", "coffee", "camera")
@@ -98,7 +98,15 @@ def opened(path: Path | str) -> Iterator[Image.Image]:
         except UnidentifiedImageError:
             raise DataError(f"{path}: this is not an image that Pillow can read; PNG and JPEG are.") from None
         with image:
+            _require_room(image, path)
             yield image
+
+
+def _require_room(image: Image.Image, path: Path | str) -> None:
+    """Refuse pixels that take more than `linmap.data.door.most_bytes`: white paper of any size packs to nothing."""
+    width, height = image.size
+    if width * height * len(image.getbands()) * (4 if image.mode in DEEP else 1) > most_bytes():
+        raise too_large(path, f"its {width} x {height} pixels take more than")
 
 
 def _eight_bits(values: Shaped[np.ndarray, "height width"], path: Path | str) -> UInt8[np.ndarray, "height width"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -345,8 +346,9 @@ def _parse_strictly(text: str | bytes) -> Any:
         raise JSONTextError("containers are nested too deep for the parser; flatten the document") from None
     except JSONTextError:
         raise
-    except ValueError as error:  # Python limits the digits of an integer
-        raise JSONTextError(str(error)) from None
+    except ValueError:  # Python limits the digits of an integer
+        most = sys.get_int_max_str_digits()
+        raise JSONTextError(f"an integer has more than {most} digits; put it into a text") from None
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
