@@ -12,7 +12,7 @@ CORE := tests/maps tests/properties tests/training tests/experiment tests/report
 TESTED := 'pytest>=8.2' 'pytest-xdist>=3.6' 'hypothesis>=6.100' 'beartype>=0.21' 'html5lib>=1.1' 'pywavelets>=1.6'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-all coverage mutants study bench lint docs dist wheel lowest clean
+.PHONY: help demo app test test-all coverage fuzz mutants study bench lint docs dist wheel lowest clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ coverage: .venv/.ready  ## the default suite with coverage of branches, in all i
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage html --quiet --directory coverage
 	@$(BIN)/coverage report --format total
+
+fuzz: .venv/.ready  ## feed every reader damaged files: make fuzz SECONDS=60 NAME="ts JSON"; adds to tests/fuzz/RESULTS.md
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(or $(SECONDS),60) -- $(NAME)
 
 mutants: .venv/.ready  ## small changes of the method files, and which of them no test sees: make mutants NAME="bt2 salt"
 	@PYTHONPATH=tests $(BIN)/python -m mutation $(NAME)

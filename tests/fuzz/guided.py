@@ -8,11 +8,16 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fuzz.targets import Target
 
 
-def main(name: str, seconds: int, folder: Path) -> None:
+def guide(name: str, seconds: int, folder: Path, feeder: Callable[[Target], Callable[[bytes], Any]]) -> None:
+    """Let atheris choose what `feeder(target)` is called with; does not return."""
     atheris: Any = importlib.import_module("atheris")
 
     warnings.simplefilter("ignore")
@@ -28,8 +33,14 @@ def main(name: str, seconds: int, folder: Path) -> None:
         (begun / str(number)).write_bytes(seed)
     limits = [f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=6000", "-max_len=65536"]
     words = [sys.argv[0], *limits, "-print_final_stats=1", f"-artifact_prefix={folder}/", str(begun)]
-    atheris.Setup(words, lambda data: feed(target, data, folder / "fed"))
+    atheris.Setup(words, feeder(target))
     atheris.Fuzz()
+
+
+def main(name: str, seconds: int, folder: Path) -> None:
+    from fuzz.targets import feed
+
+    guide(name, seconds, folder, lambda target: lambda data: feed(target, data, folder / "fed"))
 
 
 if __name__ == "__main__":
