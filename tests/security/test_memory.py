@@ -139,7 +139,8 @@ FILES: dict[str, Hostile] = {
 def read_in(read: Callable, given: Path | str, room: int, told: Connection) -> None:
     """In a process of its own: read, and tell the exit code, the message, and the MiB that it took at most."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room,) * 2)
+    most = pages * resource.getpagesize() + room
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     os.environ[LIMIT] = str(BOUND / 2**30)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
     before = peak()

@@ -309,7 +309,7 @@ def values_left(left: int, value: Any, options: Options) -> int:
     if left < 0:
         raise DataError(
             f"it has more than max_values={options.max_values} values, which one vector cannot hold; leave parts of it "
-            "out, make several documents of it, or raise max_values."
+            "out, make several documents of it, or raise that bound."
         )
     return left
 
