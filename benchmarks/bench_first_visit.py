@@ -1,4 +1,4 @@
-"""Ten things that a first visitor does, each as the command that the README shows, from pressing Enter to the end.
+"""Ten things that a first visitor does, each as the command that the documentation shows, from Enter to the end.
 
 The data are those of the package, given as files of the visitor's own. The app is asked over its address: until its
 first page is there, and until the example of a system has been run and its result page is there.

@@ -41,7 +41,7 @@ def small(**more) -> LieClassifier:
 
 
 def test_learns_and_answers_image_by_image() -> None:
-    model = small(epochs=12, lr=3e-2).fit(X, Y)
+    model = small(epochs=24, lr=3e-2).fit(X, Y)
     assert model.classes_.tolist() == ["bright", "dark"]
     chances = model.predict_proba(X)
     np.testing.assert_allclose(chances.sum(1), 1)
