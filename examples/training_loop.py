@@ -1,8 +1,10 @@
 """Train a forecaster on one hourly series; stop it with Ctrl-C or `kill -9`, run it again, and it goes on.
 
-python examples/training_loop.py                                   # ETTh1, which comes with linmap
-python examples/training_loop.py --data my.csv --column demand
-torchrun --nproc_per_node 2 examples/training_loop.py              # the same losses from two processes
+```console
+$ python examples/training_loop.py                                   # ETTh1, which comes with linmap
+$ python examples/training_loop.py --data my.csv --column demand
+$ torchrun --nproc_per_node 2 examples/training_loop.py              # the same losses from two processes
+```
 """
 
 from __future__ import annotations
