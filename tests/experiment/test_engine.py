@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import fresh
+from faults.every_change import killed_at_every_change
 from fresh import Fresh
 from linmap.errors import Stopped
 from linmap.experiment import Arm, Choice, Experiment, Metric, Outcome, Part, Trial, fingerprint, untouched
@@ -193,6 +194,24 @@ def test_a_killed_experiment_goes_on_to_the_same_result(tmp_path: Path) -> None:
     resumed = fresh.run(KILLED, str(tmp_path / "killed"), "resume")
     assert resumed == fresh.run(KILLED, str(tmp_path / "whole"), "once") != ""
     assert (tmp_path / "killed/log").read_text() == "x" * 6
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on Windows")
+def test_killed_before_any_change_of_the_disk_it_leaves_nothing_but_its_runs(tmp_path: Path, monkeypatch) -> None:
+    def trained(trial: Trial) -> float:
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        (trial.folder / "checkpoint").touch()
+        return 0.5
+
+    def call(place: Path, resume: bool = False) -> None:
+        run(place / "runs", [Arm("ours", "system", Counted(trained))], resume, seeds=1)
+
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    call(tmp_path)
+    whole = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    for place in killed_at_every_change(call, tmp_path):
+        call(place, resume=True)
+        assert sorted(path.name for path in (place / "runs").iterdir()) == whole
 
 
 def global_state() -> tuple:

@@ -278,13 +278,13 @@ class Experiment:
         this = {"arm": {"name": arm.name, **arm.settings}, "part": {"name": part.name, **part.settings}}
         key = {"settings": self.settings, **this, "seed": seed, "rate": rate, "choosing": choosing}
         key["versions"] = versions()
-        kept = self.files.load(name, key)
+        kept, folder = self.files.load(name, key), self.files.path(name, key).with_suffix("")
         if kept is not None:
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed once the run was kept
             self._done += 1
             return kept
         if self.files.resume:
             self._tell_change(self.files.changed(name, key))
-        folder = self.files.path(name, key).with_suffix("")
         start = time.perf_counter()
         outcome = arm.run(Trial(part.data, seed, rate, choosing, folder))
         seconds = time.perf_counter() - start
