@@ -58,6 +58,8 @@ class Fed:
             if kind not in self.failures:
                 self.failures[kind] = name = f"failed-{len(self.failures)}"
                 (self.folder / name).write_bytes(data)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         self.inputs += 1
         if time.monotonic() - self.written > 1:
             self.write()
@@ -73,7 +75,7 @@ def kind_of(error: BaseException) -> str:
     """The type of an error and where it was raised: two of one kind are one fault, most likely."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "/linmap/" in frame.filename] or frames
-    return f"{type(error).__name__} in {Path(ours[-1].filename).name}:{ours[-1].lineno} ({str(error)[:80]})"
+    return f"{type(error).__name__} in {Path(ours[-1].filename).name}:{ours[-1].lineno}"
 
 
 def draw(target: Target, fed: Callable[[bytes], None], seconds: float) -> None:
@@ -95,7 +97,6 @@ def main(name: str, seconds: float, folder: Path, way: str) -> None:
         feed(target, seed, folder / "fed")
     fed = Fed(target, folder)
     draw(target, fed, seconds)
-    faulthandler.cancel_dump_traceback_later()
     fed.write()
 
 
