@@ -229,11 +229,23 @@ def contents(place: Path) -> dict[str, Any]:
             found[name] = untimed(value)
         elif path.suffix == ".jsonl":
             found[name] = [untimed(json.loads(line)) for line in path.read_text().splitlines()]
+        elif path.suffix == ".safetensors":
+            found[name] = tensors(path.read_bytes())
         elif path.name == "SHA256SUMS":  # of files with times in them
             found[name] = None
         else:
             found[name] = path.read_bytes()
     return found
+
+
+def tensors(data: bytes) -> tuple[Any, bytes]:
+    """Of a file of tensors: the header, without what a calibration tells of its seconds, and all bytes behind it."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    told = header.get("__metadata__", {})
+    if "report" in told:
+        header["__metadata__"] = told | {"report": untimed(json.loads(told["report"])), "sum": None}
+    return header, data[end:]
 
 
 def untimed(value: Any) -> Any:
