@@ -85,8 +85,16 @@ def _beside(path: Path, kind: str) -> Path:
     """The folder of a file that was changed, with the other files of a model."""
     for file in whole(kind).iterdir():
         if file.name != path.name and not (path.parent / file.name).exists():
-            os.link(file, path.parent / file.name)
+            _linked(file, path.parent / file.name)
     return path.parent
+
+
+def _linked(file: Path | str, target: Path | str) -> None:
+    """A second name of a file, or a copy on another file system."""
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copy(file, target)
 
 
 def _load(path: Path) -> None:
@@ -95,7 +103,7 @@ def _load(path: Path) -> None:
 
     kind = "bert" if b'"bert"' in path.read_bytes() else "llama"
     folder = path.parent.parent / kind
-    shutil.copytree(whole(kind), folder, copy_function=os.link, dirs_exist_ok=True)
+    shutil.copytree(whole(kind), folder, copy_function=_linked, dirs_exist_ok=True)
     (folder / path.name).unlink()
     shutil.copy(path, folder / path.name)
     shutil.rmtree(path.parent)

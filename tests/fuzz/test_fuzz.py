@@ -16,6 +16,8 @@ import pytest
 from fuzz.targets import Target, feed, mutated, targets
 
 SECONDS = float(os.environ.get("LINMAP_FUZZ_SECONDS", "10"))
+LONGEST = 2000
+"""Letters of a message, which is one line."""
 SAVED = Path(__file__).parent / "examples"
 """Inputs that once ended in another error: a folder for each target."""
 
@@ -30,6 +32,7 @@ def check(target: Target, data: bytes, folder: Path) -> None:
         warnings.simplefilter("ignore")
         message = feed(target, data, folder)
     assert message is None or (message and "pickle" not in message and "max_header_size" not in message), message
+    assert message is None or (len(message) < LONGEST and "\n" not in message), f"no line: {message[:LONGEST]}"
 
 
 def test_whole_inputs_have_an_answer(target, tmp_path):

@@ -255,7 +255,7 @@ def _read_csv(path: Path, drop: Sequence[str] = ()) -> pd.DataFrame:
         if not way and header == 0 and not np.isfinite(values[:, column]).any():
             way = f"; to leave the whole column out, give drop='{table.columns[column]}'"
         cell = table.iloc[row, column]
-        raise DataError(f"{path}: step {row}, column {column + 1}: '{cell}' is no finite number{way}.")
+        raise DataError(f"{path}: step {row}, column {column + 1}: '{cell!s:.40}' is no finite number{way}.")
     return pd.DataFrame(values, columns=table.columns)
 
 
