@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # The variable, not the flag: it also holds inside the build environments of packages that compile against torch.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+# What is compiled once is kept, also where the environment forbids it: the tests start many processes.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 
 # What `make lowest` runs, and what that needs beside linmap.
