@@ -37,8 +37,14 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"scaling": "rank", "grow_init": "paper"}], ids=["default", "published"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+PUBLISHED = {"scaling": "rank", "grow_init": "paper"}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options"),
+    [(name, {}) for name in OPTIMIZERS] + [(name, PUBLISHED) for name in ("sgd", "adam", "adamw")],
+    ids=[*OPTIMIZERS, "published, sgd", "published, adam", "published, adamw"],
+)
 def test_both_layouts_have_the_same_trajectory(optimizer, options):
     (ours, ranks), (theirs, their_ranks) = trajectories(OPTIMIZERS[optimizer], **options)
     assert ranks == their_ranks
