@@ -19,17 +19,27 @@ from safetensors.torch import load_file
 
 import linmap
 from training.problem import newest
+from training.test_processes import FSDP2
 from training.trainers import TRAINERS
 from two_processes import launch
 
 SCRIPT = Path(__file__).with_name("trainers.py")
 SOURCE = Path(linmap.__file__).parent
-REFUSED = {
+ALONE = {
     "spd aim": "norms.0: the affine-invariant batch norm takes its statistics from the batch of one process; train it",
     "spd lem": "norms.0: the log-Euclidean batch norm takes its statistics from the batch of one process; train it",
+}
+REFUSED = {
+    **ALONE,
     "pool": "pool tuning runs in one process",
     "students": "batch_size=1 cannot be split evenly over",
 }
+UNSHARDED = {
+    **{name: "FSDP cannot shard norms.0.s, which is a single number" for name in TRAINERS if name.startswith("spd")},
+    "students": "input_max, which is a single number",
+}
+LARGE = {"language", "classification"}
+"""What FSDP leaves in parts."""
 DRAWN = {"diffusion", "meshes"}
 EQUAL = sorted(TRAINERS.keys() - REFUSED.keys() - DRAWN)
 CALLS = {
@@ -78,6 +88,12 @@ def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return ran(tmp_path_factory.mktemp("several"), request.param), request.param
 
 
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In two processes under FSDP2."""
+    return ran(tmp_path_factory.mktemp("sharded"), 2, **FSDP2)
+
+
 @pytest.fixture(scope="module", params=[(1, 2), (2, 1)], ids=["one, then two", "two, then one"])
 def resumed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("resumed")
@@ -105,9 +121,9 @@ def apart(ours: Path, theirs: Path) -> float:
     return math.sqrt(distance / sum(float(value.double().square().sum()) for value in b.values()))
 
 
-def check(name: str, out: Path, one: Path, processes: int) -> None:
+def check(name: str, out: Path, one: Path, processes: int, said: str = "done") -> None:
     for rank in range(processes):
-        assert (out / f"{name} {rank}.txt").read_text() == "done"
+        assert (out / f"{name} {rank}.txt").read_text() == said
     if (one / name / "metrics.jsonl").exists():
         assert losses(out / name) == pytest.approx(losses(one / name), rel=LOSS, abs=LOSS)
         assert len(list((out / name).glob("checkpoint-*"))) == 1
@@ -127,9 +143,30 @@ def test_several_processes_train_as_one(name: str, one: Path, several: tuple[Pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in EQUAL if name not in UNSHARDED])
+def test_sharded_processes_train_as_one(name: str, one: Path, sharded: Path) -> None:
+    check(name, sharded, one, 2, "done, in parts" if name in LARGE else "done")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "why"), sorted((UNSHARDED | ALONE | {"pool": REFUSED["pool"]}).items()))
+def test_what_cannot_be_sharded_says_so(name: str, why: str, sharded: Path) -> None:
+    refused(name, sharded, 2, why)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(DRAWN))
 def test_what_draws_for_itself_trains_too(name: str, one: Path, several: tuple[Path, int]) -> None:
-    out, processes = several
+    drew(name, one, *several)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(DRAWN))
+def test_what_draws_for_itself_trains_in_shards(name: str, one: Path, sharded: Path) -> None:
+    drew(name, one, sharded, 2)
+
+
+def drew(name: str, one: Path, out: Path, processes: int) -> None:
     assert {(out / f"{name} {rank}.txt").read_text() for rank in range(processes)} == {"done"}
     ours, theirs = losses(out / name), losses(one / name)
     assert len(ours) == len(theirs)
@@ -141,11 +178,14 @@ def test_what_draws_for_itself_trains_too(name: str, one: Path, several: tuple[P
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_what_needs_one_process_says_so(name: str, several: tuple[Path, int]) -> None:
-    out, processes = several
+    refused(name, *several, REFUSED[name])
+
+
+def refused(name: str, out: Path, processes: int, why: str) -> None:
     for rank in range(processes):
         said = (out / f"{name} {rank}.txt").read_text()
         assert said.startswith("ArgumentError: ")
-        assert REFUSED[name] in said
+        assert why in said
         assert "\n" not in said
 
 

@@ -27,6 +27,7 @@ import torch
 from accelerate import DistributedType, PartialState
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -304,11 +305,13 @@ def train_one(name: str, out: Path, **run: Any) -> str:
         return f"{type(error).__name__}: {error}"
     except Exception:
         return traceback.format_exc()
+    state = model.state_dict()
+    parts = any(isinstance(v, DTensor) for v in state.values())
+    state = {k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in state.items()}  # by all processes
     if PartialState().is_main_process:
         (out / "final").mkdir(parents=True, exist_ok=True)
-        state = {k: v.full_tensor() if hasattr(v, "full_tensor") else v for k, v in model.state_dict().items()}
         save_file({k: v.detach().clone().contiguous() for k, v in state.items()}, out / "final" / f"{name}.safetensors")
-    return "done"
+    return "done, in parts" if parts else "done"
 
 
 def stop_after_an_epoch() -> None:

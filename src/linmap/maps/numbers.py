@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any, cast
 
 import torch
 from jaxtyping import Shaped
@@ -41,6 +42,11 @@ def sharded(tensor: Tensor) -> bool:
     """Whether a tensor is a `DTensor`, whose module costs half a second and is there wherever one has been made."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor without its graph, gathered from all processes where it is sharded; there a collective operation."""
+    return cast(Any, tensor).full_tensor() if sharded(tensor) else tensor.detach()
 
 
 def transformed() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Self, cast
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from linmap.errors import ArgumentError
 from linmap.maps.base import LinearMap
 from linmap.maps.low_rank import balanced_factors, check_rank
-from linmap.maps.numbers import sharded
+from linmap.maps.numbers import sharded, whole
 
 Init = Literal["zero", "normal"]
 Core = Literal["normal", "identity"]
@@ -207,15 +207,15 @@ class TriangularPair(LinearMap):
         if rank < self.rank:
             raise ArgumentError(f"TriangularPair.grow: rank must be at least the present {self.rank}, got {rank}.")
         self.make_room(rank)
-        A, B, L, U = wholes = [_whole(p) for p in (self.A, self.B, self.lower, self.upper)]
+        A, B, L, U = wholes = [whole(p) for p in (self.A, self.B, self.lower, self.upper)]
         for i in range(self.rank, rank):
             options: Any = {"init": init, "core": core, "batch_shape": self.batch_shape, "generator": generator}
             piece = new_piece(i, self.in_features, self.out_features, **options)
             parts = [part.to(A.device, A.dtype) for part in piece]
             A[..., i, :], B[..., i], L[..., i, : i + 1], U[..., : i + 1, i] = parts
-        for parameter, whole in zip((self.A, self.B, self.lower, self.upper), wholes, strict=True):
+        for parameter, full in zip((self.A, self.B, self.lower, self.upper), wholes, strict=True):
             if sharded(parameter):
-                parameter.copy_(_as_sharded(whole, parameter))
+                parameter.copy_(_as_sharded(full, parameter))
         self.rank = rank
 
     @torch.no_grad()
@@ -263,14 +263,10 @@ def _padding(name: str, spare: int) -> tuple[int, int, int, int]:
     return {"A": (0, 0, 0, spare), "B": (0, spare, 0, 0)}.get(name, (0, spare, 0, spare))
 
 
-def _whole(parameter: nn.Parameter) -> Tensor:
-    return cast(Any, parameter).full_tensor() if sharded(parameter) else parameter.detach()
-
-
-def _as_sharded(whole: Tensor, like: Any) -> Tensor:
+def _as_sharded(full: Tensor, like: Any) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(whole, like.device_mesh, like.placements)
+    return distribute_tensor(full, like.device_mesh, like.placements)
 
 
 def _replace(parameter: nn.Parameter, tensor: Tensor) -> None:

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -30,7 +31,7 @@ from linmap.training.fingerprint import data_fingerprint
 from linmap.training.history import Ended, EpochRecord, Position, TrainingHistory
 from linmap.training.interruption import Interruption
 from linmap.training.metrics import MetricsLog
-from linmap.training.normalisation import normalisations, over_all_processes
+from linmap.training.normalisation import check_shared, normalisations, over_all_processes
 from linmap.training.preparation import (
     ParameterGroups,
     frozen_fingerprint,
@@ -43,6 +44,7 @@ from linmap.training.preparation import (
     parameter_names,
     weights_of,
 )
+from linmap.training.sharding import Sharding, check_shardable
 
 Validate = Callable[[nn.Module], float | dict[str, float]]
 Callback = Callable[[nn.Module, int], object]
@@ -68,6 +70,7 @@ def train(
     seed_globally: bool = True,
     settings: Mapping[str, Any] = MappingProxyType({}),
     source: Any = None,
+    sharded: bool = False,
 ) -> TrainingHistory:
     """Train a model, in this process or under `accelerate launch` / `torchrun`.
 
@@ -116,6 +119,9 @@ def train(
     source
         What `data` were made from, as arrays, numbers, text, and lists of these, and stands for them in the
         fingerprint: where they are computed in a way that another machine does not repeat in every bit.
+    sharded
+        Under FSDP2, leave the model in parts, for `validate` and afterwards, as one must that no process can hold.
+        Otherwise each process keeps room for the whole model, which it is there.
 
     Returns
     -------
@@ -143,7 +149,7 @@ def train(
     with sole(where):
         before = vars(model).copy()
         run = _Run(model, loss, data, config, validate, where, callbacks, parameter_groups, resume, seed_globally,
-                   settings, source)  # fmt: skip
+                   settings, source, sharded)  # fmt: skip
         try:
             randomness.lend(model, run.source)
             shared = over_all_processes(model, run.processes)
@@ -152,6 +158,8 @@ def train(
                 while run.ended is None:
                     run.epoch()
                 run.restore_best()
+                if run.sharding is not None:
+                    run.sharding.undo()
                 run.accelerator.wait_for_everyone()  # the main process has written the last checkpoint
                 if interruption.requested:
                     raise Stopped(f"training had just ended after {run.position.step} steps")
@@ -193,8 +201,13 @@ class _Run:
         seed_globally: bool,
         settings: Mapping[str, Any],
         source: Any,
+        sharded: bool,
     ) -> None:
         self.accelerator = make_accelerator(config.precision)
+        if self.accelerator.num_processes > 1:
+            check_shared(model)
+        if self.accelerator.is_fsdp2:
+            check_shardable(model)
         self.config = replace(config, precision=cast("Any", self.accelerator.mixed_precision))
         self.model, self.loss, self.validate, self.out, self.callbacks = model, loss, validate, out, callbacks
         self.parameter_groups = parameter_groups
@@ -217,6 +230,7 @@ class _Run:
         self.unread: list[_Unread] = []
         self.read_every = 1 if self.processes == 1 and self.accelerator.device.type == "cpu" else READ_EVERY
         self.lr, self.shown, self.checked = config.lr, 0.0, False
+        self.sharding = Sharding(model) if self.accelerator.is_fsdp2 and not sharded else None
         self.bar: Progress
         self.interruption: Interruption
         self._prepare(self._open(resume))
@@ -277,6 +291,8 @@ class _Run:
         self.names = parameter_names(self.model, self.optimizer)
         self.groups = group_settings(self.optimizer)
         self.prepared, scaled = self.accelerator.prepare(self.model, self.optimizer)
+        if self.sharding is not None:
+            self.sharding.done()
         # Accelerate's wrapper searches the disk for an optional package at every step; only a loss scaler needs it
         self.stepper = self.optimizer if self.accelerator.scaler is None else scaled
         if saved is not None:
@@ -442,7 +458,7 @@ class _Run:
         if self.validate is None:
             return None, {}
         self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), nullcontext() if self.sharding is None else self.sharding.undone():
             result = self.validate(self.model)
         found = dict(result) if isinstance(result, dict) else {"loss": result}
         if "loss" not in found:

@@ -20,9 +20,8 @@ def normalisations(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
-@contextmanager
-def over_all_processes(model: nn.Module, processes: int) -> Iterator[None]:
-    """Inside, the statistics of a batch are those of all processes, and their gradients too.
+def check_shared(model: nn.Module) -> None:
+    """Refuse what several processes cannot train.
 
     Raises
     ------
@@ -30,8 +29,13 @@ def over_all_processes(model: nn.Module, processes: int) -> Iterator[None]:
         If a module says by its attribute `alone` that its statistics cannot be shared.
     """
     for name, module in model.named_modules():
-        if processes > 1 and (why := getattr(module, "alone", None)):
+        if why := getattr(module, "alone", None):
             raise ArgumentError(f"{name}: {why}; train it in one process, without accelerate launch or torchrun.")
+
+
+@contextmanager
+def over_all_processes(model: nn.Module, processes: int) -> Iterator[None]:
+    """Inside, the statistics of a batch are those of all processes, and their gradients too."""
     norms = [norm for norm in normalisations(model) if processes > 1]
     for norm in norms:
         vars(norm)["forward"] = partial(_normalised, norm)

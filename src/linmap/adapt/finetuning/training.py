@@ -299,6 +299,7 @@ def _trained(
         validate=None if split.validation is None else validate,
         description="fine-tuning",
         parameter_groups=partial(parameter_groups, head_lr=head_lr),
+        sharded=True,
         **options,
     )
 

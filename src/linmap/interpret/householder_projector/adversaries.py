@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from linmap.interpret.householder_projector.discriminator import Discriminator
-from linmap.maps.numbers import autocast
+from linmap.maps.numbers import autocast, whole
 
 Objective = Literal["adversarial", "matching", "both"]
 
@@ -142,7 +142,7 @@ class Adversaries(nn.Module):
         steps = int(self.steps)
         decay = min(self.decay, (1 + steps) / (10 + steps))
         for i, weight in enumerate(self._averaged()):
-            self.get_buffer(f"average_{i}").lerp_(weight, 1 - decay)
+            self.get_buffer(f"average_{i}").lerp_(whole(weight), 1 - decay)
 
     @torch.no_grad()
     def take_average(self) -> None:
