@@ -11,7 +11,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 # What `make lowest` runs, and what that needs beside linmap.
 CORE := tests/maps tests/properties tests/training tests/experiment tests/report tests/sequence/olinear \
 	tests/shapes tests/cli/test_completion.py tests/cli/test_printing.py
-TESTED := 'pytest>=8.2' 'pytest-xdist>=3.6' 'hypothesis>=6.100' 'beartype>=0.21' 'html5lib>=1.1' 'pywavelets>=1.6'
+TESTED := 'pytest>=8.2' 'pytest-xdist>=3.6' 'hypothesis>=6.100' 'beartype>=0.22.9' 'html5lib>=1.1' 'pywavelets>=1.6'
 
 .DEFAULT_GOAL := help
 .PHONY: help demo app test test-all coverage fuzz mutants study bench lint docs dist wheel lowest clean

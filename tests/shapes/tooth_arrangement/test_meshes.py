@@ -62,8 +62,10 @@ def test_template_vertices_lie_on_the_shapes_and_the_rest_of_the_draw_is_the_sam
 ) -> None:
     plain = simulator.sample(8, generator=seeded())
     assert plain.meshes is None
-    for name in ("before", "after", "centroid", "after_centroid", "rotation", "mask"):
+    for name in ("centroid", "after_centroid", "rotation", "mask"):
         assert torch.equal(getattr(plain, name), getattr(pairs, name)), name
+    for name in ("before", "after"):  # products of other sizes round otherwise
+        torch.testing.assert_close(getattr(plain, name), getattr(pairs, name), atol=1e-5, rtol=0)
     found, (whole, _) = meshes_of(pairs), simulator.sample_sets(8, generator=seeded())[2]
     for fdi in (11, 46):
         kind = int(found.kind[2, slot_of(fdi)])
