@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,3 +70,14 @@ def test_restoring_undoes_standardising(seed: int) -> None:
 def test_rows_that_have_no_statistics_are_refused(x: np.ndarray) -> None:
     with pytest.raises(ValueError, match="rows must hold finite numbers"):
         Standardiser.fit(x)
+
+
+@pytest.mark.parametrize("name", ["mean", "scale"])
+@pytest.mark.parametrize("wrong", [[1j], [float("nan")], [float("inf")], [1.0, 2.0], [[1.0]], [], [2]], ids=repr)
+def test_a_saved_scaler_is_numbers_for_each_channel(name: str, wrong: list) -> None:
+    kept = {"scaler.mean": torch.zeros(1).double(), "scaler.scale": torch.ones(1).double(), "other": torch.zeros(1)}
+    assert Standardiser.take(dict(kept)).scale == [1]
+    with pytest.raises(ValueError, match="its scaler"):
+        Standardiser.take(kept | {f"scaler.{name}": torch.tensor(wrong)})
+    with pytest.raises(ValueError, match="no positive scales"):
+        Standardiser.take(kept | {"scaler.scale": torch.zeros(1).double()})

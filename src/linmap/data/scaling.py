@@ -9,7 +9,7 @@ standardised to those of x up to rounding.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -29,6 +29,22 @@ class Standardiser:
     scale: Float64[np.ndarray, " channels"]
     """Their standard deviation (over n). A constant channel has its own modulus instead, and 1 where it is zero, so
     that it stays free of the unit too."""
+
+    @classmethod
+    def take(cls, tensors: dict[str, Any]) -> Self:
+        """Take "scaler.mean" and "scaler.scale" out of the tensors of a saved run.
+
+        Raises
+        ------
+        ValueError
+            If they are no finite numbers in float64, a mean and a positive scale for each channel.
+        """
+        mean, scale = (tensors.pop(f"scaler.{name}").numpy() for name in ("mean", "scale"))
+        if mean.dtype != np.float64 or scale.dtype != np.float64 or mean.ndim != 1 or mean.shape != scale.shape:
+            raise ArgumentError("its scaler has no mean and scale in float64 for each channel")
+        if not np.isfinite([mean, scale]).all() or not (scale > 0).all():
+            raise ArgumentError("its scaler holds values that are no finite numbers, or no positive scales")
+        return cls(mean, scale)
 
     @classmethod
     def fit(cls, rows: Float[np.ndarray, "*rows channels"]) -> Self:

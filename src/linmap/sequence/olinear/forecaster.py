@@ -400,7 +400,8 @@ class OLinearForecaster(BaseEstimator):
             seen = config.get("seen_until")
             new.seen_until_ = pd.Timestamp(seen) if isinstance(seen, str) else seen
             new.scores_ = tensors.pop("scores").numpy() if "scores" in tensors else None
-            new.mean_, new.scale_ = tensors.pop("scaler.mean").numpy(), tensors.pop("scaler.scale").numpy()
+            scaler = Standardiser.take(tensors)
+            new.mean_, new.scale_ = scaler.mean, scaler.scale
             state = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
             with private(new.random_state):
                 new.model_ = new._network(state["Q_in"], state["Q_out"], np.eye(len(new.variates_)))

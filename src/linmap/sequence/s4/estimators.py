@@ -251,7 +251,8 @@ class _StateSpaceEstimator(SavedEstimator, BaseEstimator):
         return {"scaler.mean": torch.from_numpy(self.mean_), "scaler.scale": torch.from_numpy(self.scale_)}
 
     def _take(self, tensors: dict[str, Tensor]) -> None:
-        self.mean_, self.scale_ = (tensors.pop(f"scaler.{name}").numpy() for name in ("mean", "scale"))
+        scaler = Standardiser.take(tensors)
+        self.mean_, self.scale_ = scaler.mean, scaler.scale
         self.n_features_in_ = len(self.mean_)
 
     # -- parts ---------------------------------------------------------------------------------------------------------
