@@ -10,16 +10,14 @@ import dataclasses
 import functools
 import inspect
 import random
+import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, Self, get_args, get_type_hints
 
 import jaxtyping
 from beartype import BeartypeConf, FrozenDict, beartype
-from beartype._check.code import codemain
 
-# beartype looks at one item of a list, drawn by Python's global generator, from which what is tested draws, too.
-codemain.getrandbits = random.Random(0).getrandbits
 # An int is a float, as in PEP 484. Methods are decorated one by one, and beartype knows what `Self` is only when it
 # decorates the class.
 check = beartype(
@@ -28,6 +26,17 @@ check = beartype(
     )
 )
 _with_shapes = jaxtyping.jaxtyped
+
+
+@check
+def _drawing(values: list[int]) -> None:
+    """Its check draws, so that what draws is imported."""
+
+
+# beartype looks at one item of a list, drawn by Python's global generator, from which what is tested draws, too.
+for _name, _module in list(sys.modules.items()):
+    if _name.startswith("beartype.") and vars(_module).get("getrandbits") is random.getrandbits:
+        vars(_module)["getrandbits"] = random.Random(0).getrandbits
 
 
 def jaxtyped(*, typechecker: object) -> Callable[[Any], Any]:

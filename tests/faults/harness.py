@@ -134,13 +134,14 @@ def _quiet(printed: Path, given: tuple) -> None:
     command(*given)
 
 
-def _marked(mark: str) -> list[int]:
+def _marked(mark: str) -> list[str]:
     """Living processes that carry the mark; those that have ended and wait to be reaped do not count."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
-                found.append(int(folder.name))
+                words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found.append(f"{folder.name} {words:.120}")
         except OSError:
             continue
     return found
