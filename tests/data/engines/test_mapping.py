@@ -146,6 +146,28 @@ def test_ray_gives_the_bytes_of_this_process_and_a_killed_worker_loses_nothing(t
     assert (tmp_path / "ray.npy").read_bytes() == (tmp_path / "local.npy").read_bytes()
 
 
+@pytest.mark.slow
+def test_ray_gives_a_shard_up_that_kills_every_worker(tmp_path, monkeypatch, capfd):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    source, tries, inner = lines(tmp_path / "r.jsonl", RECORDS), tmp_path / "tries", summary()
+
+    def function(records: list) -> np.ndarray:
+        if any(record.id == "r13" for record in records):
+            with open(tries, "a") as file:
+                file.write(".")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return inner(records)
+
+    function.fingerprint = "same"  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match=r"4 workers were killed over one shard .*resume goes on"):
+        map_records(source, tmp_path / "v.npy", function, engine="ray", shard_records=5)
+    assert tries.read_text() == "...."
+    assert "Traceback" not in capfd.readouterr().err
+    inner.fingerprint = "same"  # type: ignore[attr-defined]
+    assert map_records(source, tmp_path / "v.npy", inner, shard_records=5, resume=True).resumed > 0
+    np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), summary()(list(read_records(source))))
+
+
 # -- interruptions -----------------------------------------------------------------------------------------------------
 
 
