@@ -30,6 +30,11 @@ def total(values: list[float]) -> float:
 
 
 @checked
+def largest(values: list[int]) -> int:
+    return max(values)
+
+
+@checked
 def product(A: Float[np.ndarray, "n m"], x: Float[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
     return A @ x if A[0, 0] > 0 else x
 
@@ -66,6 +71,7 @@ def test_types_of_arguments_and_results() -> None:
 def test_checks_draw_nothing_from_the_global_generator() -> None:
     before = random.getstate()
     assert total([1.0, 2.0, 3.0]) == 6
+    assert largest([1, 2, 3]) == 3
     assert random.getstate() == before
     with pytest.raises(TypeError):
         total(["1", "2"])  # pyright: ignore[reportArgumentType]

@@ -28,8 +28,12 @@ check = beartype(
 _with_shapes = jaxtyping.jaxtyped
 
 
+class _Seldom:
+    """Of a type that nobody else has, whose checks beartype keeps."""
+
+
 @check
-def _drawing(values: list[int]) -> None:
+def _drawing(values: list[_Seldom]) -> None:
     """Its check draws, so that what draws is imported."""
 
 
