@@ -55,6 +55,20 @@ def too_large(path: Path | str, what: str) -> DataError:
     return DataError(f"{path}: {what} {most_bytes() / GIB:g} GiB; if you trust the file, allow more with {LIMIT}.")
 
 
+def hidden(path: Path, folder: Path) -> bool:
+    """Whether a path is hidden below a folder: a part of its name there begins with a dot, or macOS made it."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
+
+
+def files_inside(folder: Path, endings: tuple[str, ...], below: bool = False) -> list[Path]:
+    """The files of a folder, or of those below too, whose names end so in whatever case, in order.
+
+    Hidden ones are left out, and with them the "._NAME" that macOS writes beside each NAME on other systems' disks.
+    """
+    found = folder.rglob("*") if below else folder.iterdir()
+    return sorted(p for p in found if p.name.lower().endswith(endings) and not (hidden(p, folder) or p.is_dir()))
+
+
 def refuse_special(path: Path | str) -> None:
     """Refuse what exists and is neither a regular file nor a folder: reading it would never end.
 

@@ -11,7 +11,8 @@ from jaxtyping import Int64, UInt8
 
 from linmap.data import find
 from linmap.data.arrays import read_npz
-from linmap.data.images import EMBEDDED_IMAGES, embedded_image, hidden, image_files, read_image
+from linmap.data.door import hidden
+from linmap.data.images import EMBEDDED_IMAGES, embedded_image, image_files, read_image
 from linmap.data.labels import one_for_each
 from linmap.errors import ArgumentError, DataError, OutOfRangeError
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from linmap.data import find, require_file
-from linmap.data.door import most_bytes, too_large, understood
+from linmap.data.door import files_inside, most_bytes, too_large, understood
 from linmap.errors import ArgumentError, DataError
 
 EMBEDDED_IMAGES = ("chelsea", "coffee", "camera")
@@ -59,16 +59,10 @@ def image_files(path: Path | str) -> list[Path]:
     path = Path(path)
     if not path.is_dir():
         return [path]
-    found = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and not hidden(file, path))
-    files = sorted(file for file in found if file.is_file())
+    files = files_inside(path, SUFFIXES, below=True)
     if not files:
         raise DataError(f"{path}: this folder holds no images ({', '.join(SUFFIXES)}).")
     return files
-
-
-def hidden(path: Path, folder: Path) -> bool:
-    """Whether a path is hidden below a folder: a part of its name there begins with a dot, or macOS made it."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
 
 
 def over_white(image: Image.Image) -> Image.Image:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from linmap.data import find, require_content
 from linmap.data.arrays import read_npz
+from linmap.data.door import files_inside
 from linmap.data.images import DEEP, opened, read_grey
 from linmap.errors import ArgumentError, DataError
 
@@ -212,7 +213,7 @@ def _folder(path: Path) -> tuple[list[np.ndarray], list[np.ndarray], tuple[str, 
 
 def _files(folder: Path) -> dict[str, Path]:
     """The images in a folder by the stem of their names, in order."""
-    files = sorted(file for file in folder.glob("*") if file.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    files = files_inside(folder, SUFFIXES) if folder.is_dir() else []
     if not files:
         raise DataError(f"{folder} holds no image ({', '.join(SUFFIXES)}).")
     found: dict[str, Path] = {}

@@ -13,7 +13,7 @@ import pandas as pd
 
 from linmap.data import find, require_content
 from linmap.data.arrays import read_as_they_are, read_npz
-from linmap.data.door import read_lines, read_text, understood
+from linmap.data.door import files_inside, read_lines, read_text, understood
 from linmap.errors import ArgumentError, DataError
 
 Part = Literal["train", "test"]
@@ -185,7 +185,7 @@ def _floating(X: np.ndarray) -> np.ndarray:
 def read_folder(folder: Path | str, drop: Sequence[str] = ()) -> LabelledSeries:
     """A folder of CSV files, one series each, in the order of their names; see `load_series`."""
     folder = Path(folder)
-    files = sorted(path for path in folder.rglob("*.csv") if path != folder / LABELS)
+    files = [path for path in files_inside(folder, (".csv",), below=True) if path != folder / LABELS]
     if not files:
         raise DataError(f"{folder} holds no .csv file; write one series a file, a row per step.")
     tables = [_read_csv(path, drop) for path in files]

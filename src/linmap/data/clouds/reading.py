@@ -15,7 +15,7 @@ from linmap.data.clouds.point_clouds import GEOGRAPHIC, PointClouds, geographic,
 from linmap.data.clouds.surfaces import SURFACES, read_surface
 from linmap.data.clouds.tables import TABLES, read_table
 from linmap.data.compressed import suffix_of
-from linmap.data.images import hidden
+from linmap.data.door import hidden
 from linmap.errors import DataError
 
 LAYOUTS = (

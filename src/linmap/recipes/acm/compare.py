@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from linmap.data.door import files_inside
 from linmap.data.epochs import EMBEDDED_SUBJECTS, Epochs, load_epochs, mamem
 from linmap.data.folds import Fold, folds
 from linmap.errors import DataError
@@ -57,7 +58,7 @@ def _recordings(path: Path | None) -> list[Epochs]:
     """The embedded subjects of MAMEM, a file, or all files of a folder."""
     if path is None:
         return [mamem(subject) for subject in EMBEDDED_SUBJECTS]
-    files = sorted(file for file in path.iterdir() if file.name.endswith(ENDINGS)) if path.is_dir() else [path]
+    files = files_inside(path, ENDINGS) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{path}: the folder holds no file of epochs ({', '.join(ENDINGS)}).")
     return [load_epochs(file) for file in files]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from linmap.data.door import files_inside
 from linmap.errors import ArgumentError, ArtifactError
 from linmap.recipes.derived import Derived, Other, flags
 
@@ -181,7 +182,7 @@ def of_cities(path: Path | None) -> bool:
 
 def tsp_files(folder: Path) -> list[Path]:
     """The TSPLIB instances of a folder."""
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() == ".tsp" and file.is_file())
+    return files_inside(folder, (".tsp",))
 
 
 def fitting(path: Path | None) -> type:

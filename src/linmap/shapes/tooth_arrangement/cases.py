@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from linmap.data.door import files_inside
 from linmap.errors import ArgumentError, DataError
 from linmap.shapes.tooth_arrangement.movements import JAW, up_of
 from linmap.shapes.tooth_arrangement.slots import slot_of
@@ -86,7 +87,7 @@ def tooth_files(folder: Path) -> dict[int, Path]:
         what = "is a file; give the folder that holds a mesh file for each tooth" if folder.exists() else "is not there"
         raise DataError(f"{folder} {what}.")
     found: dict[int, Path] = {}
-    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
+    for path in files_inside(folder, SUFFIXES):
         match = NAME.fullmatch(path.stem)
         if match is None:
             raise DataError(

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from scipy.spatial import KDTree
 
-from linmap.data.door import read_lines
+from linmap.data.door import files_inside, read_lines
 from linmap.errors import ArgumentError, DataError
 from linmap.geometry.rigid import kabsch
 from linmap.shapes.tooth_arrangement.cases import read_mesh, teeth_of, tooth_files
@@ -228,7 +228,7 @@ def _teeth_align(folder: Path) -> ClinicalCase:
     """One case of TeethAlign3D: the crowns, and their target matrices."""
     matrices = _matrices(folder / MATRICES)
     meshes, motions = {}, np.tile(np.eye(4), (32, 1, 1))
-    for path in sorted((folder / "crown").glob("*/*.stl")):
+    for path in files_inside(folder / "crown", (".stl",), below=True):
         number = int(path.stem) if path.stem.isdigit() else 0
         if not 1 <= number <= 32:
             raise DataError(f"{path}: expected a file for each tooth, 1.stl to 32.stl.")

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linmap.data.door import files_inside
 from linmap.errors import ArgumentError, DataError
 from linmap.geometry.points import farthest_points
 from linmap.shapes.tooth_arrangement.slots import FDI, JAWS, TEETH, slot_of
@@ -122,7 +123,7 @@ class ToothSet:
         import trimesh
 
         folder = Path(folder)
-        files = sorted(path for path in folder.glob("*") if path.suffix.lower() == ".stl")
+        files = files_inside(folder, (".stl",))
         if not files:
             raise DataError(f"{folder} holds no .stl file; name the file of each tooth by its FDI number, as 11.stl.")
         meshes: dict[int, Mesh] = {}

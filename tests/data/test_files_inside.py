@@ -1,0 +1,53 @@
+"""Files of a folder, whoever wrote beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from linmap.data.door import files_inside
+from linmap.data.masks import load_masked_images
+from linmap.data.sequences import read_folder
+from linmap.recipes.tinvnn.flags import tsp_files
+
+
+def test_hidden_ones_and_folders_are_no_files_of_the_user(tmp_path: Path) -> None:
+    for name in (
+        "b.csv",
+        "A.CSV",
+        "._b.csv",
+        ".c.csv",
+        "d.txt",
+        "__MACOSX/e.csv",
+        "f/g.csv",
+        "f/._g.csv",
+        "h.csv/i.txt",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert [file.name for file in files_inside(tmp_path, (".csv",))] == ["A.CSV", "b.csv"]
+    assert [file.name for file in files_inside(tmp_path, (".csv",), below=True)] == ["A.CSV", "b.csv", "g.csv"]
+
+
+@pytest.mark.parametrize("beside", ["._1.png", ".1.png"])
+def test_what_macos_writes_beside_images_and_masks_is_no_image(tmp_path: Path, beside: str) -> None:
+    for part, array in (("images", np.arange(64).reshape(8, 8)), ("masks", np.eye(8) * 255)):
+        (tmp_path / part).mkdir()
+        Image.fromarray(array.astype(np.uint8)).save(tmp_path / part / "1.png")
+        (tmp_path / part / beside).write_bytes(b"\0\5\26\7Mac OS X")
+    found = load_masked_images(tmp_path, 8)
+    assert found.names == ("1",)
+    assert torch.equal(found.masks[0, 0], torch.eye(8))
+
+
+def test_nor_a_series_or_cities(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("x\n1\n2\n3\n")
+    (tmp_path / "._s.csv").write_bytes(b"\0\5\26\7Mac OS X")
+    assert len(read_folder(tmp_path)) == 1
+    (tmp_path / "c.tsp").write_text("")
+    (tmp_path / "._c.tsp").write_bytes(b"\0\5\26\7Mac OS X")
+    assert [file.name for file in tsp_files(tmp_path)] == ["c.tsp"]
