@@ -112,7 +112,9 @@ def app(tmp_path_factory):
         folder = jobs.folder("apply", "tinvnn")
         (folder / "input" / "points.csv").write_text(text)
         words = ["apply", "tinvnn", "--data=../input/points.csv"]
-        jobs._jobs[folder.name] = Job(folder.name, "apply", "tinvnn", words, state=state, folder=folder)
+        made = f"2026-01-0{len(jobs._jobs) + 1}T12:00:00+00:00"
+        job = Job(folder.name, "apply", "tinvnn", words, state=state, folder=folder, made=made)
+        jobs._jobs[folder.name] = job
     with browsers.served(jobs) as address:
         yield address, [f"{address}/runs/{id}" for id in jobs._jobs]
     jobs.close()
@@ -120,7 +122,7 @@ def app(tmp_path_factory):
 
 def test_pages_of_the_app(page, app):
     address, runs = app
-    assert found(page, [address, f"{address}/runs", f"{address}/nothing", *runs]) == {}
+    assert found(page, [address, f"{address}/runs", *runs]) == {}
     assert found(page, [f"{address}/systems/{slug}" for slug in READY]) == {}
 
 
