@@ -17,6 +17,8 @@ from studies.results import merged, section
 from studies.study import Job, Protocol
 
 HERE = Path(__file__).parent
+FINISHED = Path("runs/studies")
+SEEDS = 3
 NAMES = sorted(path.parent.name for path in HERE.glob("*/__init__.py"))
 
 
@@ -48,7 +50,8 @@ def main(words: list[str]) -> int:
             if given.protocols:
                 return 2
             continue
-        text = section(protocol, findings, f"{_now()}, `{command}`, {_commit()}; {machine()}; {_versions()}", job.out)
+        made = f"{_now()}, `{_anywhere(given, protocol)}`, {_commit()}; {machine()}; {_versions()}"
+        text = section(protocol, findings, made, FINISHED / given.name / protocol.name)
         with sole(results, wait=True):
             before = results.read_text(encoding="utf-8") if results.exists() else ""
             write_text(results, merged(before, given.name, {protocol.name: text}, [p.name for p in protocols]))
@@ -60,12 +63,18 @@ def _parsed(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m studies", description="Run the protocols of the papers.")
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("protocols", nargs="*", help="all of the system when left out")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of every method (default: 3)")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds of every method (default: {SEEDS})")
     parser.add_argument("--tiny", action="store_true", help="a few rows and one seed: whether it runs at all")
     parser.add_argument("--again", action="store_true", help="measure anew what is finished in --out")
-    parser.add_argument("--out", type=Path, default=Path("runs/studies"), help="finished runs (default: runs/studies)")
+    parser.add_argument("--out", type=Path, default=FINISHED, help=f"finished runs (default: {FINISHED})")
     parser.add_argument("--results", type=Path, default=HERE / "RESULTS", help="where the figures are written")
     return parser.parse_args(words)
+
+
+def _anywhere(given: argparse.Namespace, protocol: Protocol) -> str:
+    """The command that measures a protocol on anybody's machine: the figures do not depend on this one's folders."""
+    seeds = "" if given.seeds == SEEDS else f" --seeds {given.seeds}"
+    return f"python -m studies {given.name} {protocol.name}{seeds}{' --tiny' if given.tiny else ''}"
 
 
 def _now() -> str:

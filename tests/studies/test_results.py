@@ -1,7 +1,12 @@
 """The page of a study: what ran is replaced, the rest stays."""
 
+import importlib
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+from studies.__main__ import HERE, main
 from studies.results import merged, section
 from studies.study import Findings, Job, Protocol
 
@@ -40,3 +45,19 @@ def test_a_section_holds_everything_that_was_found(tmp_path: Path) -> None:
         "_2026-11-29_",
     ):
         assert part in text
+
+
+def test_a_record_is_of_the_figures_and_not_of_a_machines_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib, "import_module", lambda name: SimpleNamespace(PROTOCOLS=[PROTOCOL]))
+    assert main(["mbat", "b", "--seeds", "2", "--out", str(tmp_path / "o"), "--results", str(tmp_path / "r")]) == 0
+    text = (tmp_path / "r" / "mbat.md").read_text()
+    assert "`python -m studies mbat b --seeds 2`" in text
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize("file", sorted((HERE / "RESULTS").glob("*.md")), ids=lambda file: file.stem)
+def test_no_record_names_a_folder_of_a_machine(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert not re.search(r"`/|--out |--results |(?<![\w.])/(work|tmp|home|root)/", text)
