@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,8 +138,9 @@ def test_a_teacher_in_training_mode_is_switched():
 def test_recorded_logits_stand_for_the_teacher():
     teacher, data = vit(16, 4, seed=9), labelled()
     one, two = pool_of(), pool_of()
-    one.fit(data, config=ADAMW, teacher=teacher)
-    two.fit(record_teacher(teacher, data), config=ADAMW, teacher=teacher)
+    config = replace(ADAMW, optimizer="sgd")  # AdamW makes a step of the rounding of a gradient that is zero
+    one.fit(data, config=config, teacher=teacher)
+    two.fit(record_teacher(teacher, data), config=config, teacher=teacher)
     for p, q in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 

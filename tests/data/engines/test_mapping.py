@@ -191,7 +191,6 @@ def test_a_killed_process_leaves_what_is_finished(tmp_path):
 PROGRAM = """
 import sys, time
 import numpy as np
-from faults.every_change import killed_at_every_change
 from linmap.data.engines import map_records
 
 def slow(rows):
@@ -350,7 +349,6 @@ ENDLESS = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from faults.every_change import killed_at_every_change
 from linmap.data.engines import map_records
 def slow(rows):
     time.sleep(0.3)
