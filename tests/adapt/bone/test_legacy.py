@@ -158,3 +158,15 @@ def test_a_file_for_another_model_is_refused(tmp_path):
     save_file(tensors | {"blocks.7.att.key.disha": torch.zeros(2, 4, 4)}, tmp_path / "adapter.safetensors")
     with pytest.raises(ValueError, match=r"does not fit the model: .*has no place for \['base_model.model.blocks.7"):
         adopt_legacy(Rwkv(), tmp_path / "adapter.safetensors")
+
+
+@pytest.mark.parametrize("fields", [{}, {"bias": "all"}])
+def test_a_folder_that_lacks_any_of_its_tensors_is_refused(fields, tmp_path):
+    saved_miss(tmp_path, **fields)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    assert len(tensors) == (8 if fields else 4)
+    for key in tensors:
+        save_file({name: value for name, value in tensors.items() if name != key}, file)
+        with pytest.raises(ValueError, match=r"does not fit the model: it lacks \['base_model\.model\."):
+            adopt_legacy(network(), tmp_path, "old")

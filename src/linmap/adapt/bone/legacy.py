@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -67,12 +67,13 @@ def adopt_legacy(
     """
     config, state = load_legacy(path, mode)
     adapted = get_peft_model(model, config, adapter_name=adapter_name)
-    result = set_peft_model_state_dict(adapted, state, adapter_name=adapter_name)
-    missing = [key for key in result.missing_keys if BoneLayer.adapters_name in key and f".{adapter_name}." in key]
-    if missing or result.unexpected_keys:
+    own = get_peft_model_state_dict(adapted, adapter_name=adapter_name, save_embedding_layers=False)
+    missing = sorted(own.keys() - state.keys())
+    unexpected = [] if missing else set_peft_model_state_dict(adapted, state, adapter_name=adapter_name).unexpected_keys
+    if missing or unexpected:
         raise ArgumentError(
             f"{path} does not fit the model: it lacks {missing[:3] or 'nothing'} and has no place for "
-            f"{result.unexpected_keys[:3] or 'nothing'}; give the model that it was trained on."
+            f"{unexpected[:3] or 'nothing'}; give the model that it was trained on."
         )
     return adapted
 
