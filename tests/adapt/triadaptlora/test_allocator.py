@@ -214,6 +214,15 @@ def test_a_state_goes_on_where_it_was_taken():
         assert config_of(again).rank_pattern == allocator.ranks()
 
 
+def test_no_two_of_a_hundred_seeds_draw_the_same_pieces():
+    model, allocator = adapted()
+    seeds = set()
+    for seed in range(100):
+        torch.manual_seed(seed)
+        seeds.add(RankAllocator(model, allocator.config).state_dict()["seed"])
+    assert len(seeds) == 100
+
+
 @pytest.mark.parametrize("storage", ["prealloc", "append"])
 def test_a_killed_training_resumes_to_the_same_weights(storage, tmp_path):
     data = TensorDataset(*batch(0))

@@ -104,6 +104,16 @@ def test_with_the_identity_between_it_is_lora():
     torch.testing.assert_close(layer(x), lora(x), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("storage", ["prealloc", "append"])
+@given(st.integers(1, 4), st.integers(0, 3))
+def test_the_identity_between_stays_so_while_it_grows(storage, rank, growth):
+    _, adapter = linear(rank, init_c="identity", storage=storage)
+    for reached in (rank, rank + growth):
+        adapter.grow(reached)
+        torch.testing.assert_close(adapter.map.core, torch.eye(reached, dtype=torch.float64), rtol=0, atol=0)
+    assert not torch.equal(linear(rank, storage=storage)[1].map.core, torch.eye(rank, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("tokens", [1, 16, 100])
 def test_growth_leaves_the_outputs_as_they_are_bit_for_bit(dtype, tokens):

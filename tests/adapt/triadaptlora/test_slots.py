@@ -2,9 +2,15 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import distributed, nn
+from torch.distributed.tensor import DTensor, Shard, init_device_mesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from adapt.triadaptlora.problem import adapted, dense, train, trainable
 from linmap.adapt import RankAllocator
+from linmap.adapt.triadaptlora.slots import _pieces_from
 
 
 def trajectories(make, dtype=torch.float64, **options):
@@ -82,3 +88,23 @@ def test_an_optimiser_that_began_anew_is_left_alone():
         if name in before:
             moved = (parameter - before[name]).abs()
             assert moved.max() <= 0.01 * (1 + 1e-6)
+
+
+@given(st.integers(1, 4), st.integers(1, 9), st.integers(0, 10))
+def test_of_sharded_pieces_each_process_has_its_own(processes, pieces, first):
+    """Those of all processes, one after the other, are those of the whole; each knows how many are before its own."""
+    whole, found = torch.arange(2.0 * pieces).view(pieces, 2), []
+    for rank in range(processes):
+        distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=processes)
+        try:
+            named = (f"seen by {rank}",)  # DTensor keeps what it worked out for an equal mesh
+            mesh = init_device_mesh("cpu", (processes,), mesh_dim_names=named)
+            chunks = whole.chunk(processes)
+            own = chunks[rank] if rank < len(chunks) else whole[:0]
+            shard = DTensor.from_local(own, mesh, [Shard(0)], run_check=False, shape=whole.shape, stride=whole.stride())
+            mine, before = _pieces_from(nn.Parameter(shard), shard, 0, first)
+        finally:
+            distributed.destroy_process_group()
+        assert before == sum(map(len, found)) or not len(mine)
+        found.append(mine)
+    assert torch.equal(torch.cat(found), whole[first:])
