@@ -6,9 +6,10 @@ import pytest
 import torch
 import transformers
 
-from interpret.linearscope.language.models import FAMILIES, TEXT, decoder, read
+from interpret.linearscope.language.models import FAMILIES, SIZES, TEXT, decoder, read
 from linmap.errors import ArgumentError, ArgumentTypeError, OutOfRangeError
 from linmap.interpret.linearscope import LinearScope, bias_split
+from linmap.interpret.linearscope.language.lens import unembedded
 from recipes.finetuning.tiny import language_tokenizer
 
 EPSILON = 1e-6
@@ -78,6 +79,23 @@ def test_both_lenses_end_in_the_models_answer(family: str):
         torch.testing.assert_close(found.probabilities[-1], probabilities.float())
 
 
+@pytest.mark.parametrize(
+    ("model_class", "config_class", "scales"),
+    [
+        ("CohereForCausalLM", "CohereConfig", {"logit_scale": 0.3}),
+        ("GraniteForCausalLM", "GraniteConfig", {"logits_scaling": 3.0}),
+        ("Gemma2ForCausalLM", "Gemma2Config", {"final_logit_softcapping": 0.05}),
+    ],
+)
+def test_scales_of_the_logits_are_those_of_the_family(model_class: str, config_class: str, scales: dict[str, float]):
+    torch.manual_seed(0)
+    config = getattr(transformers, config_class)(**SIZES, **scales, use_cache=False)
+    model = getattr(transformers, model_class)(config).eval()
+    hidden = model.model(IDS).last_hidden_state
+    torch.testing.assert_close(unembedded(model, hidden), model(IDS).logits)
+    assert not torch.allclose(model.lm_head(hidden), model(IDS).logits, rtol=0.1, atol=0)
+
+
 def test_the_logit_lens_is_norm_and_unembedding_of_the_hidden_states():
     reading = read()
     model: Any = reading.model
@@ -129,7 +147,7 @@ def test_directions_are_the_singular_vectors_of_a_tokens_operator_in_words():
     model: Any = reading.model
     hidden = LinearScope(model, to="model.norm").at(IDS)
     F = hidden.dense().reshape(last + 1, width, last + 1, width)
-    for position in (last, 2):
+    for position in range(last + 1):  # their signs, as they come, are of both kinds
         _, S, _ = torch.linalg.svd(F[last, :, position])
         for gain, found in zip(S, reading.directions(position, k=2, words=3), strict=False):
             assert found.gain == pytest.approx(float(gain), rel=1e-6)
