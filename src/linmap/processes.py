@@ -106,10 +106,18 @@ def vacant(folder: Path) -> bool:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder as a whole: a process that is killed here leaves all of it, or what `sweep` removes."""
-    gone = folder.with_name(partial_name(folder))
-    with suppress(FileNotFoundError):
-        os.rename(folder, gone)
+    """Remove a folder as a whole: a process that is killed here leaves all of it, or what `sweep` removes.
+
+    A link goes with what it leads to; a mounted folder, which cannot go, is emptied.
+    """
+    there = folder.resolve()
+    if folder.is_symlink():
+        folder.unlink()
+    gone = there.with_name(partial_name(there))
+    try:
+        os.rename(there, gone)
+    except OSError:
+        gone = there
     shutil.rmtree(gone, ignore_errors=True)
 
 
