@@ -9,22 +9,29 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
+from transformers.activations import SiLUActivation
+from transformers.models.llama import modeling_llama
 
 from compress.flatquant.models import randomised, tiny, tokens
 from compress.flatquant.students import config_for, merged, with_students
 from linmap.compress.flatquant import decoding
+from linmap.compress.flatquant.facts import of_transformers
 from linmap.compress.flatquant.linear import LinearBits, QuantizedLinear
 from linmap.compress.flatquant.native import choice
 from linmap.compress.flatquant.pretrained import in_format
+from linmap.compress.flatquant.transforms import OnlineTransform
+from linmap.errors import ArgumentError
 
 pytestmark = pytest.mark.skipif(choice.active().library is None, reason="no compiled kernels on this machine")
 
@@ -369,10 +376,19 @@ def other_attributes(model: Any) -> None:
     norm.__dict__ = dict(norm.__dict__, variance_epsilon=10.0)
 
 
+def own_inner_call(model: Any) -> None:
+    model.model.layers[0].mlp._call_impl = lambda x: 2 * x
+
+
+def own_compiled_call(model: Any) -> None:
+    """As `Module.compile` leaves it."""
+    model.model.layers[0].mlp._compiled_call_impl = lambda x: 2 * x
+
+
 OF_DECODERS = [
     other_place, other_strides, swapped, other_table_of_hooks, other_parameters, other_attributes,
     heard_embedding, heard_last_norm, heard_block, turned_otherwise, fewer_blocks, blocks_in_another_order,
-    the_same_block_twice, own_decoder, changed_last_norm,
+    the_same_block_twice, own_decoder, changed_last_norm, own_inner_call, own_compiled_call,
 ]  # fmt: skip
 
 
@@ -420,11 +436,39 @@ def other_code(model: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(forward, "__code__", doubled.__code__)
 
 
+def twice(owner: Any, name: str) -> Callable[[Any, pytest.MonkeyPatch], None]:
+    """A change that lets a function give twice what it gave, as who wraps it in the place it is called from does."""
+
+    def change(model: Any, patch: pytest.MonkeyPatch) -> None:
+        function = getattr(owner, name)
+
+        @wraps(function)
+        def doubling(*args: Any, **kwargs: Any) -> Any:
+            y = function(*args, **kwargs)
+            return 2 * y if isinstance(y, Tensor) else tuple(2 * part for part in y if part is not None)
+
+        patch.setattr(owner, name, doubling)
+
+    change.__name__ = f"{owner.__name__}.{name}"
+    return change
+
+
+def other_mask(model: Any, patch: pytest.MonkeyPatch) -> None:
+    """As models of prefixes exchange it: here, only the first token is seen."""
+    mask = torch.full((1, 1, 1, 21), float("-inf"))
+    mask[..., 0] = 0
+    patch.setattr(modeling_llama, "create_causal_mask", lambda *args, **kwargs: mask)
+
+
 @pytest.mark.parametrize(
     "change",
-    [other_call_of_a_class, other_call_of_all_modules, other_inner_call, other_code],
+    [
+        other_call_of_a_class, other_call_of_all_modules, other_inner_call, other_code, other_mask,
+        twice(QuantizedLinear, "forward"), twice(OnlineTransform, "forward"), twice(SiLUActivation, "forward"),
+        twice(F, "silu"), twice(F, "scaled_dot_product_attention"), twice(modeling_llama, "rotate_half"),
+    ],
     ids=lambda change: change.__name__,
-)
+)  # fmt: skip
 def test_changes_of_classes_are_seen(change: Any, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def logits() -> Tensor:
         return continued(model, copy.deepcopy(cache), tokens(1, 1, 1)).logits
@@ -438,6 +482,16 @@ def test_changes_of_classes_are_seen(change: Any, model: Any, monkeypatch: pytes
             torch.testing.assert_close(after, logits(), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(before, after, atol=1e-3)
     assert torch.equal(logits(), before)  # native again
+
+
+@pytest.mark.parametrize("function", [modeling_llama.LlamaModel.forward, nn.Module.__call__])
+def test_what_was_wrapped_before_is_not_taken_for_the_original(function: Any) -> None:
+    @wraps(function)  # says that it is of the same module
+    def heard(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    assert of_transformers(function)
+    assert of_transformers(heard) == ()
 
 
 # -- the cache ---------------------------------------------------------------------------------------------------------
@@ -799,6 +853,15 @@ def test_no_more_threads_than_processors(monkeypatch: pytest.MonkeyPatch) -> Non
         choice.processors.cache_clear()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert choice.threads() == 1
+
+
+@pytest.mark.parametrize("said", ["", "two", "1.5"])
+def test_a_number_of_processors_that_is_none_is_told(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", said)
+    choice.processors.cache_clear()
+    with pytest.raises(ArgumentError, match=f"^LOKY_MAX_CPU_COUNT='{said}' is no whole number; correct or unset it.$"):
+        choice.threads()
+    choice.processors.cache_clear()
 
 
 def test_two_generations_at_once(shared: Any) -> None:

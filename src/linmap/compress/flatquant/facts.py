@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain, repeat
+from itertools import chain
 from operator import is_
 from typing import Any, NoReturn
 
@@ -19,6 +19,8 @@ TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre
 """Attributes of a module whose tables are looked at."""
 CALLS: tuple[Any, Any] = nn.Module.__call__, nn.Module._call_impl
 """How PyTorch calls a module, unless somebody came before."""
+OWN_CALLS = frozenset(("forward", "_call_impl", "_compiled_call_impl"))
+"""Attributes of a module that are called in place of what its class has."""
 
 
 class Other(Exception):
@@ -50,7 +52,7 @@ class Facts:
         self.modules: list[nn.Module] = []
         self.kinds: list[type] = []  # theirs
         self.calls: dict[type[nn.Module], tuple[Any, Any]] = {}  # of each class, how its modules are called
-        self.attributes: list[dict[str, Any]] = []  # theirs, with no `forward` among them
+        self.attributes: list[dict[str, Any]] = []  # theirs, none of `OWN_CALLS` among them
         self.hooks: list[Mapping[int, Any]] = [
             torch_modules._global_forward_hooks,
             torch_modules._global_forward_pre_hooks,
@@ -84,7 +86,7 @@ class Facts:
             and [*chain.from_iterable(self.tables)] == self.names
             and all(map(is_, chain.from_iterable(map(dict.values, self.tables)), self.contents))
             and all(map(is_, map(dict.get, self.dicts, self.keys), self.values))
-            and not any(map(dict.__contains__, self.attributes, repeat("forward")))
+            and all(map(OWN_CALLS.isdisjoint, self.attributes))
             and self._same_entries()
             and self._same_calls()
             and all(map(is_, map(type, self.modules), self.kinds))
@@ -133,12 +135,12 @@ class Facts:
             refuse(f"no {name}")
         self.modules.append(module)
         self.kinds.append(type(module))
-        if "forward" in vars(module):
-            self.attribute(module, "forward")
-            refuse(f"{name} has a forward of its own")
+        for own in OWN_CALLS.intersection(vars(module)):
+            self.attribute(module, own)
+            refuse(f"{name} has a {own} of its own")
         self.attributes.append(vars(module))
         self.calls[type(module)] = _calls(type(module))
-        if self.calls[type(module)] != CALLS or not CALLS[0].__module__.startswith("torch."):
+        if self.calls[type(module)] != CALLS or not all(map(_made_there, CALLS)):
             refuse(f"{name} is called in a way of its own")
         for table in TABLES:
             self.attribute(module, table)
@@ -215,8 +217,13 @@ def instructions(function: Any) -> Instructions:
 
 def of_transformers(*functions: Any) -> tuple[Instructions, ...]:
     """The instructions of functions as Transformers has them; none of those that somebody has put in their place."""
-    found = [instructions(function) for function in functions if function.__module__.startswith("transformers.")]
-    return tuple(filter(None, found))
+    return tuple(filter(None, map(instructions, filter(_made_there, functions))))
+
+
+def _made_there(function: Any) -> bool:
+    """Whether a function, and those that it wraps, are PyTorch's or Transformers', whatever they say of themselves."""
+    names = (part.__globals__["__name__"] for part in _wrapped(function))
+    return all(name.startswith(("torch.", "transformers.")) for name in names)
 
 
 def _wrapped(function: Any) -> Iterator[Any]:

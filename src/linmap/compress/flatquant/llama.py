@@ -10,12 +10,16 @@ places are read at each call.
 from __future__ import annotations
 
 import ctypes
+import inspect
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers.activations import SiLUActivation
+from transformers.integrations import sdpa_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 from transformers.models.llama import modeling_llama
 from transformers.models.mistral import modeling_mistral
@@ -46,8 +50,23 @@ DECODERS = of_transformers(
     modeling_qwen3.Qwen3Model.forward,
 )
 FUNCTIONS = {name: of_transformers(getattr(modeling_llama, name)) for name in ("apply_rotary_pos_emb", "rotate_half")}
-EAGER = of_transformers(modeling_llama.eager_attention_forward)
-SILU = (SiLUActivation, nn.SiLU)
+EAGER = {
+    "eager_attention_forward": of_transformers(modeling_llama.eager_attention_forward),
+    "repeat_kv": of_transformers(modeling_llama.repeat_kv),
+}
+SDPA = of_transformers(sdpa_attention_forward)
+BENEATH = [
+    (names, name, names[name])
+    for names, name in (
+        (vars(F), "silu"),
+        (vars(F), "scaled_dot_product_attention"),
+        (vars(sdpa_attention), "repeat_kv"),
+        (vars(sdpa_attention), "use_gqa_in_sdpa"),
+    )
+]
+"""What the functions of activations and attention call, and what it is."""
+SILU = {kind: of_transformers(kind.forward) for kind in (SiLUActivation, nn.SiLU)}
+LINEAR, TRANSFORM = (instructions(QuantizedLinear.forward),), (instructions(OnlineTransform.forward),)
 WHOLE_HEADS = {"sliding_window": None, "is_causal": True, "training": False}
 
 
@@ -159,8 +178,11 @@ def described_decoder(decoder: nn.Module, base: type[nn.Module], facts: Facts) -
     Other
         If the decoder, or one of its blocks, is none of those that `native/block.cpp` computes.
     """
-    if not facts.runs(facts.look(vars(base), "forward", base), *DECODERS):
+    forward = facts.look(vars(base), "forward", base)
+    if not facts.runs(forward, *DECODERS):
         refuse("this decoder's forward is not known")
+    if facts.look(inspect.unwrap(forward).__globals__, "create_causal_mask") is not create_causal_mask:
+        refuse("another mask")
     config, layers = facts.attribute(decoder, "config"), facts.entry(decoder._modules, "layers")
     numbers = [str(i) for i in range(facts.look(vars(config), "num_hidden_layers"))]
     if facts.look(vars(config), "is_causal") is not None or type(layers) is not nn.ModuleList or not numbers:
@@ -196,8 +218,13 @@ def described(block: nn.Module, base: type[nn.Module], facts: Facts) -> Describe
         refuse("this block's forward is not known")
     attention, mlp = _inner(facts, block, "self_attn"), _inner(facts, block, "mlp")
     name = _attention(facts, attention, found)
-    if type(facts.module(mlp, "act_fn")) not in SILU:
+    activation = facts.module(mlp, "act_fn")
+    if type(activation) not in SILU:
         refuse("the activation is not SiLU")
+    facts.code(activation, SILU[type(activation)])
+    for names, function, known in BENEATH:
+        if facts.look(names, function) is not known:
+            refuse(f"another {function}")
     facts.code(mlp, MLPS)
     for part in ("gate", "up"):
         setattr(found, part, _linear(facts, mlp, f"{part}_proj", found.hidden)[0])
@@ -262,7 +289,9 @@ def _attention_function(facts: Facts, attention: nn.Module, names: dict[str, Any
     common = facts.look(AttentionInterface._global_mapping, name)
     if own is not None or (name, common) not in (("sdpa", sdpa_attention_forward), ("eager", None)):
         refuse(f"attention by {name}")
-    needed = FUNCTIONS | ({"eager_attention_forward": EAGER} if name == "eager" else {})
+    if name == "sdpa" and not facts.runs(common, *SDPA):
+        refuse("an attention by sdpa that is not known")
+    needed = FUNCTIONS | (EAGER if name == "eager" else {})
     for function, known in needed.items():
         if not facts.runs(facts.look(names, function), *known):
             refuse(f"a {function} that is not known")
@@ -274,6 +303,7 @@ def _linear(facts: Facts, parent: nn.Module, name: str, columns: int) -> tuple[L
     layer = facts.module(parent, name)
     if type(layer) is not QuantizedLinear:
         refuse(f"{name} is no quantised layer")
+    facts.code(layer, LINEAR)
     bits = facts.attribute(layer, "bits")
     inner = facts.entry(layer._modules, "transform")
     own = Transform(left=1, right=columns) if inner is None else _transform(facts, layer, "transform", columns)
@@ -319,6 +349,7 @@ def _transform(facts: Facts, parent: nn.Module, name: str, n: int) -> Transform:
     transform = facts.module(parent, name)
     if type(transform) is not OnlineTransform:
         refuse(f"{name} is another transform")
+    facts.code(transform, TRANSFORM)
     sizes = facts.attribute(transform, "sizes")
     if transform.n != n or len(sizes) > 2 or (len(sizes) == 2 and sizes[0] * sizes[1] != n) or (sizes and n % sizes[0]):
         refuse(f"factors {sizes} of {n}")

@@ -73,8 +73,18 @@ def threads() -> int:
 
 @cache
 def processors() -> int:
-    """What affinity, the quota of a container and `LOKY_MAX_CPU_COUNT` leave."""
-    return joblib.cpu_count()
+    """What affinity, the quota of a container and `LOKY_MAX_CPU_COUNT` leave.
+
+    Raises
+    ------
+    ValueError
+        If the variable is no whole number.
+    """
+    try:
+        return joblib.cpu_count()
+    except ValueError:
+        said = os.environ.get("LOKY_MAX_CPU_COUNT")
+        raise ArgumentError(f"LOKY_MAX_CPU_COUNT={said!r} is no whole number; correct or unset it.") from None
 
 
 def library() -> ctypes.CDLL:
