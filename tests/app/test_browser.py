@@ -115,6 +115,14 @@ def test_a_shape_is_turned_by_keys_and_by_hand_and_its_canonical_pose_stays(page
     assert shape.screenshot() != lies
 
 
+def test_what_is_in_front_follows_the_hand(page):
+    page.goto("/")
+    for right, down in ((0.3, 0), (0, 0.3), (-0.3, -0.2), (0.4, 1.45)):
+        script = "import('/static/points.js').then(({ turnOf }) => turnOf(%f, %f).map((row) => row[2]))"
+        x, y, _ = page.evaluate(script % (right, down))  # where the nearest point goes; y is up
+        assert (x > 0, x < 0, y < 0, y > 0) == (right > 0, right < 0, down > 0, down < 0)
+
+
 def drag(page):
     page.mouse.down()
     page.mouse.move(200, 300, steps=3)

@@ -11,7 +11,7 @@ export const same = () => [[1, 0, 0], [0, 1, 0], [0, 0, 1]];
 export function turnOf(right, down, flat = false) {
   const [c, s, a, b] = [Math.cos(right), Math.sin(right), Math.cos(down), Math.sin(down)];
   if (flat) return [[c, -s, 0], [s, c, 0], [0, 0, 1]];
-  return times([[1, 0, 0], [0, a, b], [0, -b, a]], [[c, 0, s], [0, 1, 0], [-s, 0, c]]);
+  return times([[1, 0, 0], [0, a, -b], [0, b, a]], [[c, 0, s], [0, 1, 0], [-s, 0, c]]);
 }
 
 /**
