@@ -134,7 +134,8 @@ function axes(pen, width, height, colour, times, range, x, y, low, high) {
     pen.stroke();
     pen.fillText(short(Math.abs(tick) < step / 1e6 ? 0 : tick, 4), LEFT - 8, y(tick));
   }
-  const count = Math.max(1, Math.floor((width - LEFT) / 190));
+  const apart = pen.measureText(times[Math.round(range[0])] ?? "").width + 40;
+  const count = Math.max(1, Math.min(6, Math.floor((width - LEFT) / apart)));
   [pen.textAlign, pen.textBaseline] = ["center", "alphabetic"];
   for (let k = 0; k < count; k++) {
     const i = Math.round(range[0] + ((k + 0.5) / count) * (range[1] - range[0]));
