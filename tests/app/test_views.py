@@ -76,6 +76,14 @@ def test_what_is_no_question_of_a_view_is_refused_in_a_sentence(browser):
         assert browser("GET", f"/views/{name}.js").status_code == 404
 
 
+def test_a_run_that_its_view_does_not_show_says_so_and_is_no_error(browser):
+    for slug, words in {"olinear": ["--backtest=3", "--refit=3"], "tooth_arrangement": []}.items():
+        job = job_of(browser, "apply", slug, words)
+        assert set(asked(browser, job, {})) == {"nothing"}
+        refused = browser("POST", f"/runs/{job.id}/view", json={"proposal": 0})
+        assert (refused.status_code, set(refused.json())) == (400, {"error"})
+
+
 @pytest.mark.parametrize(
     "read",
     [

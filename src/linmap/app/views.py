@@ -76,7 +76,12 @@ class Views:
         with self._one:
             if key not in self._open:
                 seen = Seen() if job is None else Seen(job.verb, tuple(job.words), job.place)
-                self._open[key] = view.open(seen)
+                try:
+                    self._open[key] = view.open(seen)
+                except UsageError as error:  # of a run that this view does not show, which is no fault of the page
+                    if asked:
+                        raise
+                    return {"nothing": str(error)}
                 while len(self._open) > KEPT:
                     self._open.popitem(last=False)
             self._open.move_to_end(key)

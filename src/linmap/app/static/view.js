@@ -107,7 +107,8 @@ function opened(section) {
     section.setAttribute("aria-busy", "true");
     const [{ default: show }, first] = await Promise.all([import(section.dataset.script), ask({})]);
     section.removeAttribute("aria-busy");
-    if (first) show(stage, ask, first, tell);
+    if (first?.nothing) tell(first.nothing);
+    else if (first) show(stage, ask, first, tell);
   };
 }
 

@@ -26,13 +26,13 @@ class ForecastView:
 
     def __init__(self, seen: Seen) -> None:
         settings = seen.settings(Apply)
+        if settings.refit:
+            raise UsageError("A backtest that fits anew takes long; its picture is below.")
         job = FittedJob(seen.data, artifact=seen.artifact, seed=seen.seed)
         forecaster, series = opened(settings, job)
         series = forecaster.known(series)
         if settings.recalibrate:
             recalibrate(forecaster, series, settings)
-        if settings.refit:
-            raise UsageError("A backtest that fits anew takes long; its picture is below.")
         level = settings.level or (LEVELS if forecaster.scores_ is not None else ())
         self.series, h = series, forecaster.h
         if settings.backtest:
