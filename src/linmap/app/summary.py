@@ -44,9 +44,12 @@ def _told(name: str, value: Any) -> Told:
 
 
 def in_words(value: Any) -> str:
-    """A value as people write it: numbers with four significant digits, whole ones in full."""
+    """A value as people write it: numbers with four significant digits, whole ones in full, with commas as on
+    the command line."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
