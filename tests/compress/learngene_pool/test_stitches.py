@@ -447,3 +447,14 @@ def test_a_negative_rcond_is_refused():
 def test_batches_that_are_no_tensors_are_refused():
     with pytest.raises(TypeError, match="data gave a batch of type ndarray"):
         pool_of((8, 12)).init_stitches(data=[images(2).numpy()])
+
+
+@given(st.integers(1, 6), st.integers(0, 4), st.integers(0, 99))
+def test_a_stitch_is_drawn_as_a_linear_layer_is(d_in: int, more: int, seed: int) -> None:
+    """Weight, then bias, uniform within 1 / sqrt(d_in) on both sides of zero."""
+    shape = (d_in + more, d_in)
+    stitch = StitchLayer(*shape[::-1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    generator, bound = torch.Generator().manual_seed(seed), d_in**-0.5
+    for parameter, size in ((stitch.weight, shape), (stitch.bias, shape[:1])):
+        expected = bound * (2 * torch.rand(size, generator=generator, dtype=torch.float64) - 1)
+        torch.testing.assert_close(parameter.detach(), expected)
