@@ -172,8 +172,9 @@ def test_the_code_makes_what_the_command_made(words, made, tmp_path):
 
 def test_what_was_answered_is_told_with_few_digits_as_lists_and_as_rows():
     found = {one.name: one for one in told(
-        {"out": "x", "best_epoch": 3, "parameters": 3300004, "loss": 0.07589563848, "exact": True, "names": ["a", "b"], "none": None,
-         "errors": [{"series": "<a>", "error": 3.93111}], "notes": ["long " * 9, "word " * 9], "by": {"a": 1.23456}}
+        {"out": "x", "best_epoch": 3, "parameters": 3300004, "loss": 0.07589563848, "exact": True, "names": ["a", "b"],
+         "none": None, "errors": [{"series": "<a>", "error": 3.93111}], "notes": ["long " * 9, "word " * 9],
+         "by": {"a": 1.23456}}
     )}  # fmt: skip
     assert "out" not in found
     assert [found[name].text for name in ("best epoch", "parameters", "loss", "exact", "names", "none")] == [
