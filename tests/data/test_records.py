@@ -4,7 +4,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from linmap.data import EMBEDDED, records
@@ -207,3 +207,16 @@ def test_empty_parts_of_a_folder_and_a_byte_order_mark_are_passed_over(tmp_path:
     (tmp_path / "a.jsonl").write_bytes(b"")
     (tmp_path / "b.jsonl").write_bytes(b'\xef\xbb\xbf\n{"id": "x"}\n')
     assert [record.id for record in read_records(tmp_path)] == ["x"]
+
+
+@given(
+    st.dictionaries(st.text(max_size=6).map(lambda key: 100 * key), st.none(), max_size=12),
+    st.text(max_size=6).map(lambda step: 1000 * step),
+)
+def test_a_place_that_is_not_there_is_told_in_one_short_line(keys: dict[str, None], step: str) -> None:
+    assume(step not in keys)
+    with pytest.raises(DataError) as refused:
+        list(records._items_at(keys, (step,), Path("records.json")))
+    assert len(str(refused.value)) < 600
+    assert "\n" not in str(refused.value)
+    assert f"has no {step!r:.80} on the way" in str(refused.value)

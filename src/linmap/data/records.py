@@ -162,8 +162,9 @@ def _items_at(value: Any, at: tuple[str | int, ...], file: Path) -> Iterator[Any
         try:
             value = value[step]
         except (KeyError, IndexError, TypeError):
-            there = ", ".join(map(repr, list(value)[:8])) if isinstance(value, dict) and value else f"{value!r:.40}"
-            raise DataError(f"{file} has no {step!r} on the way to its records; there is {there}.") from None
+            keys = ", ".join(f"{key!r:.40}" for key in itertools.islice(value, 8)) if isinstance(value, dict) else ""
+            there = keys or f"{value!r:.40}"
+            raise DataError(f"{file} has no {step!r:.80} on the way to its records; there is {there}.") from None
     if isinstance(value, list):
         yield from value
     elif isinstance(value, dict) and all(isinstance(item, dict) for item in value.values()):
