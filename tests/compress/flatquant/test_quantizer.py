@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from linmap.compress.flatquant.passes import can_compile
 from linmap.compress.flatquant.quantizer import (
     CLIP_LOGIT,
     dequantize,
@@ -366,3 +367,20 @@ def test_what_cannot_be_packed_is_refused():
         pack_int4(torch.zeros(2))
     with pytest.raises(TypeError, match="packed must be uint8"):
         unpack_int4(torch.zeros(2, dtype=torch.int8))
+
+
+def test_where_a_loop_cannot_be_compiled_nothing_is(monkeypatch):
+    """No compiler on the path, or one that fails."""
+    asked = can_compile.__wrapped__  # without what was found before
+
+    def fails(*_):
+        raise RuntimeError("Python.h: no such file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+        patch.setattr("linmap.compress.flatquant.passes._loop", lambda loop: loop)
+        assert asked()
+        patch.setattr("linmap.compress.flatquant.passes._loop", lambda loop: fails)
+        assert not asked()
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert not asked()
