@@ -17,7 +17,6 @@ import random
 import signal
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +29,7 @@ from mutation.mutants import Mutant, mutants, probed
 SLOWER = 3
 """A mutant under which tests take so many times as long has been found."""
 ENOUGH = 30.0
-"""Seconds of tests, the shortest files first, that a mutant meets."""
+"""Seconds of work of tests, the shortest files first, that a mutant meets."""
 WAITS = 20
 """So many times as long may it sleep."""
 
@@ -128,9 +127,9 @@ def _reach(session: pytest.Session, alive: Alive, drawn: list[Mutant]) -> tuple[
                 alive.change(path, probed(path, places))
         for number in range(len(session.items)):
             reached.clear()
-            before, start = session.testsfailed, time.monotonic()
+            before, start = session.testsfailed, _work()
             _run(session, session.items, number)
-            write(number, session.testsfailed - before, time.monotonic() - start, sorted(reached))
+            write(number, session.testsfailed - before, _work() - start, sorted(reached))
 
     _, rows = _forked(watched, 0)
     assert len(rows) == len(session.items), "the tests end the process"
@@ -142,6 +141,11 @@ def _reach(session: pytest.Session, alive: Alive, drawn: list[Mutant]) -> tuple[
             by_mutant[mutant].append(session.items[number])
     session.took = seconds  # type: ignore[attr-defined]
     return [_sorted(by_mutant[number], seconds) for number in range(len(drawn))], failed
+
+
+def _work() -> float:
+    """Seconds of work of this process and of those that it has waited for, which other processes do not lengthen."""
+    return sum(os.times()[:4])
 
 
 def _sorted(items: list, seconds: dict) -> list:
