@@ -127,6 +127,23 @@ def test_a_page_shows_every_missed_bar_and_every_system(hooks: Path) -> None:
     assert pages.examples().count("\n") == len(EXAMPLES)
 
 
+def test_pictures_of_a_page_share_no_names_and_each_names_its_own_parts(hooks: Path) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("jupytext")
+    notebooks = _loaded(hooks / "notebooks.py")
+    parts = '<g id="a"/><use xlink:href="#a"/><clipPath id="p1"/><g clip-path="url(#p1)"/>'
+    svg = f'<svg width="9pt" height="9pt">{parts}</svg>'
+    output = nbformat.v4.new_output("display_data", {"image/svg+xml": svg})
+    cells = [nbformat.v4.new_markdown_cell("# Two\n\nid=")]
+    cells += [nbformat.v4.new_code_cell("plot()", outputs=[output] * count) for count in (2, 1)]
+    page = notebooks.page(nbformat.v4.new_notebook(cells=cells), Path("two.py"))
+    pictures = re.findall("<svg.*?</svg>", page)
+    named = [re.findall(r'\bid="(.*?)"', picture) for picture in pictures]
+    assert len(named) == 3
+    assert len({name for names in named for name in names}) == 6
+    assert [re.findall(r"#([^\")]+)", picture) for picture in pictures] == named
+
+
 @pytest.mark.slow  # starts a kernel
 def test_a_notebook_is_executed_again_when_it_or_its_code_changed(
     hooks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 import os
 import re
 import sys
@@ -142,7 +143,14 @@ def page(notebook: Any, source: Path) -> str:
     ]
     title, _, rest = "\n\n".join(parts).partition("\n")
     links = f"[Notebook]({source.stem}.ipynb){{ download }} · [Python]({source.name}){{ download }}"
+    number = itertools.count(1)
+    rest = re.sub(r"<svg.*?</svg>", lambda found: _named(found[0], f"picture-{next(number)}-"), rest, flags=re.DOTALL)
     return f"{title}\n\n{links}\n{rest}\n"
+
+
+def _named(svg: str, prefix: str) -> str:
+    """The picture with names of its own, for all pictures of a page share one document."""
+    return re.sub(r'(\bid="|href="#|url\(#)', lambda found: found[0] + prefix, svg)
 
 
 def _outputs(cell: Any) -> str:
