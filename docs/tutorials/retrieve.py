@@ -64,7 +64,7 @@ curve = backfill_curve(upgrade, new[queries], new[gallery], old[gallery], precis
 fig, ax = plt.subplots()
 ax.plot(curve.fractions, curve.values, "o-")
 ax.axhline(found["old model on the old index"], color="gray", linestyle="--")
-ax.text(1, found["old model on the old index"], "old model", ha="right", va="bottom", color="gray")
+ax.text(1, found["old model on the old index"], "old model", ha="right", va="bottom")
 ax.set(xlabel="share of the index that is embedded again", ylabel="precision of the first ten")
 ax.set_title("Questions of bank customers")
 plt.show()
