@@ -36,6 +36,12 @@ def test_doors_import_nothing_heavy_beside_torch():
     assert len([name for name in found["linmap.maps"] if name.startswith("linmap.")]) < 35
 
 
+def test_the_first_page_of_the_app_waits_for_no_pytorch():
+    program = "import sys, linmap.app.site; print(sorted({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 EVERY_MODULE = """
 import importlib, linmap
 from pathlib import Path

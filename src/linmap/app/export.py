@@ -12,8 +12,6 @@ from linmap.app.jobs import Job
 from linmap.app.summary import rounded, told
 from linmap.data.door import read_text
 from linmap.errors import LinmapError
-from linmap.experiment.result import Picture
-from linmap.report.inline import Inlined, inline
 
 PICTURES = (".svg", ".png", ".jpg", ".webp")
 MOST_PICTURES, MOST_TABLES, ROWS, COLUMNS = 24, 4, 12, 12
@@ -42,8 +40,11 @@ def tables_of(job: Job) -> list[tuple[Path, list[list[str]], int]]:
     return [(path, *found) for path in paths if (found := _beginning(job.folder / path))]
 
 
-def _picture(folder: Path, path: Path, number: int) -> Inlined | str:
-    """The picture, or why it is not shown."""
+def _picture(folder: Path, path: Path, number: int) -> Any:
+    """The picture as `inline` gives it, or why it is not shown."""
+    from linmap.experiment.result import Picture  # brings PyTorch, for which nobody should wait to see the first page
+    from linmap.report.inline import inline
+
     try:
         return inline(folder, Picture(str(path), path.name, ""), f"p{number}-")
     except (LinmapError, OSError) as error:
