@@ -1,6 +1,7 @@
 """The site: what it shows, runs, keeps to itself and refuses."""
 
 import asyncio
+import json
 import re
 import sys
 import threading
@@ -110,6 +111,24 @@ def test_a_broken_file_gives_its_sentence(browser):
     page = browser("GET", f"/runs/{job.id}").text
     assert job.answer()["error"].split(":")[0] in page
     assert "Traceback" not in page
+
+
+@pytest.mark.parametrize("state", ["refused", "failed", "stopped", "lost"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_page_of_a_run_that_ended_early_speaks_of_fields_and_offers_what_can_be_done(browser, state, kept):
+    folder = browser.jobs.folder("fit", "olinear")
+    if kept:
+        (folder / "out" / "checkpoint.safetensors").touch()
+    job = Job(folder.name, "fit", "olinear", ["fit", "olinear"], resumes=True, state=state, folder=folder)
+    (folder / "answer.json").write_text(json.dumps({"error": "--lookback 3 <b> is too short for --data; see `linmap`"}))
+    browser.jobs._jobs[job.id] = browser.jobs._kept(job)
+    page = browser("GET", f"/runs/{job.id}").text
+    failed = page.partition('class="failed"')[2].partition("</div>")[0]
+    assert "“lookback” 3 &lt;b&gt; is too short for your file; see <code>linmap</code>" in failed
+    may = kept or state != "refused"
+    assert ("Go on" in page) == may
+    if not may:
+        assert browser("POST", f"/runs/{job.id}/resume").status_code == 400
 
 
 @pytest.mark.slow

@@ -55,6 +55,12 @@ class Job:
         return self.state not in ("waiting", "running")
 
     @property
+    def goes_on(self) -> bool:
+        """Whether it may be taken up where it ended: not one that was refused before it kept anything."""
+        unfinished = self.over and self.state != "done" and self.resumes
+        return unfinished and (self.state != "refused" or any(self.out.rglob("*")))
+
+    @property
     def out(self) -> Path:
         return self.folder / OUT
 
@@ -204,7 +210,7 @@ class Jobs:
         """
         with self._lock:
             job = self[id]
-            if not job.over or job.state == "done" or not job.resumes:
+            if not job.goes_on:
                 raise UsageError(f"{id} cannot go on: it is {job.state}, or keeps nothing on its way.")
             words = job.words if "--resume" in job.words else [*job.words, "--resume"]
             self._set(id, state="waiting", words=words)
