@@ -14,6 +14,7 @@ from torch.autograd import gradcheck
 from geometry.spd.matrices import spd, sym
 from linmap.geometry.spd import bw_dist2, bw_mean, gbw_dist2, sym_invsqrt, sym_pow
 from linmap.signals.gbwbn import GBWBatchNorm
+from linmap.signals.gbwbn.normalization import centre
 from signals.gbwbn.reference import differentiable, layer
 from typed import gradient_of, present
 
@@ -49,6 +50,18 @@ def test_output_and_statistics_are_those_of_the_method_step_by_step(seed: int, t
     assert float(bw_dist2(I4, bn.running_mean)) == pytest.approx(
         0.01 * float(bw_dist2(I4, torch.from_numpy(B))), rel=1e-6
     )
+
+
+@FEW
+@given(seeds, st.booleans())
+def test_the_residual_is_the_distance_of_the_mean_transport_map_from_the_identity(seed: int, attached: bool) -> None:
+    P, M, B = spd(6, seed=seed), spd(seed=seed + 1), spd(seed=seed + 2)
+    root, inverse = sym_pow(B, 0.5), sym_invsqrt(B)
+    Y = sym_invsqrt(M) @ P @ sym_invsqrt(M)
+    T = inverse @ sym_pow(root @ Y @ root, 0.5) @ inverse
+    expected = torch.linalg.matrix_norm(T.mean(0) - I4) / 2
+    found = centre(P, sym_invsqrt(M), B.clone().requires_grad_(attached))
+    torch.testing.assert_close(found.residual.detach(), expected, rtol=1e-8, atol=1e-10)
 
 
 @FEW
