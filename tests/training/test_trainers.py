@@ -88,10 +88,10 @@ def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return ran(tmp_path_factory.mktemp("several"), request.param), request.param
 
 
-@pytest.fixture(scope="module")
-def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In two processes under FSDP2."""
-    return ran(tmp_path_factory.mktemp("sharded"), 2, **FSDP2)
+@pytest.fixture(scope="module", params=[2, 4])
+def sharded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """Under FSDP2."""
+    return ran(tmp_path_factory.mktemp("sharded"), request.param, **FSDP2), request.param
 
 
 @pytest.fixture(scope="module", params=[(1, 2), (2, 1)], ids=["one, then two", "two, then one"])
@@ -144,14 +144,14 @@ def test_several_processes_train_as_one(name: str, one: Path, several: tuple[Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in EQUAL if name not in UNSHARDED])
-def test_sharded_processes_train_as_one(name: str, one: Path, sharded: Path) -> None:
-    check(name, sharded, one, 2, "done, in parts" if name in LARGE else "done")
+def test_sharded_processes_train_as_one(name: str, one: Path, sharded: tuple[Path, int]) -> None:
+    check(name, sharded[0], one, sharded[1], "done, in parts" if name in LARGE else "done")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "why"), sorted((UNSHARDED | ALONE | {"pool": REFUSED["pool"]}).items()))
-def test_what_cannot_be_sharded_says_so(name: str, why: str, sharded: Path) -> None:
-    refused(name, sharded, 2, why)
+def test_what_cannot_be_sharded_says_so(name: str, why: str, sharded: tuple[Path, int]) -> None:
+    refused(name, *sharded, why)
 
 
 @pytest.mark.slow
@@ -162,8 +162,8 @@ def test_what_draws_for_itself_trains_too(name: str, one: Path, several: tuple[P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(DRAWN))
-def test_what_draws_for_itself_trains_in_shards(name: str, one: Path, sharded: Path) -> None:
-    drew(name, one, sharded, 2)
+def test_what_draws_for_itself_trains_in_shards(name: str, one: Path, sharded: tuple[Path, int]) -> None:
+    drew(name, one, *sharded)
 
 
 def drew(name: str, one: Path, out: Path, processes: int) -> None:
