@@ -258,6 +258,16 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path) -> None:
     assert state["position"]["step"] == 2
 
 
+def test_a_checkpoint_is_promised_only_where_this_run_has_one(tmp_path) -> None:
+    run = {"model": make_model(), "loss": squared_error, "data": make_data()}
+    train(**run, config=TrainingConfig(epochs=1, batch_size=8), out=tmp_path)
+    for resume, promised in ((False, False), (True, True)):
+        config = TrainingConfig(epochs=2, batch_size=8)
+        with pytest.raises(DivergenceError) as error:
+            train(**run, config=config, out=tmp_path, resume=resume, validate=lambda _: math.inf)
+        assert (f"The last good checkpoint stays in {tmp_path}" in str(error.value)) == promised
+
+
 def test_a_validation_value_that_is_not_finite_stops() -> None:
     with pytest.raises(DivergenceError, match="validation value after step 7 is inf"):
         train(

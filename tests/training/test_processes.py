@@ -3,15 +3,19 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.problem import newest, train_case
+from linmap.training import TrainingConfig, train
+from training.broken import CASES as BREAKS
+from training.broken import CONFIG, model_of
+from training.problem import make_data, newest, squared_error, train_case
 from two_processes import launch
 
-PROBLEM = Path(__file__).with_name("problem.py")
+PROBLEM, BROKEN = (Path(__file__).with_name(name) for name in ("problem.py", "broken.py"))
 FSDP2 = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
@@ -111,3 +115,44 @@ def test_a_weight_without_a_gradient_is_named_before_anyone_waits(two, request) 
 def test_a_batch_that_cannot_be_split_over_the_processes_is_named(two) -> None:
     message = "batch_size=7 cannot be split evenly over 2 processes x accumulation=1; make it a multiple of 2."
     assert (two / "odd 0.txt").read_text() == message
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory) -> Path:
+    """Models after an error under FSDP2."""
+    out = tmp_path_factory.mktemp("broken")
+    launch(BROKEN, str(out), environment=FSDP2)
+    return out
+
+
+def trained(weights: Path | None = None, **config: Any) -> dict[str, torch.Tensor]:
+    """In one process, from these weights or from the first ones."""
+    model = model_of()
+    if weights is not None:
+        model.load_state_dict(load_file(weights))
+    train(model, squared_error, make_data(), config=TrainingConfig(**CONFIG | config))
+    return model.state_dict()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*BREAKS, "one"])
+def test_after_an_error_in_shards_each_process_has_a_whole_model_of_the_same_weights(name, broken) -> None:
+    """What the loop ends by itself leaves the last weights, any other error those that were whole before."""
+    known = {"diverged": "DivergenceError", "control c": "Stopped", "other groups": "ArgumentError"}
+    known |= {"twice control c": "KeyboardInterrupt"}
+    assert (broken / f"{name} 1.txt").read_text().startswith(known.get(name, "OddError"))
+    ours, theirs = (load_file(broken / f"{name} broken {rank}.safetensors") for rank in (0, 1))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+    if name in ("control c", "other groups"):
+        expected = load_file(newest(broken / name) / "model.safetensors")
+    else:
+        expected = trained(epochs=2) if name == "validation" else dict(model_of().state_dict())
+    if name != "diverged":
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(BREAKS.keys() - {"diverged"}))
+def test_a_model_that_was_put_together_is_trained_once_more(name, broken) -> None:
+    expected = trained(broken / f"{name} broken 0.safetensors")
+    torch.testing.assert_close(load_file(broken / f"{name} again 0.safetensors"), expected, rtol=1e-9, atol=1e-12)

@@ -75,7 +75,8 @@ def train(
     """Train a model, in this process or under `accelerate launch` / `torchrun`.
 
     Afterwards the model holds the weights of the best validation (the last ones without `validate`), is in evaluation
-    mode, and is on the device that Accelerate chose.
+    mode, and is on the device that Accelerate chose. After a divergence or Ctrl-C it holds the last ones; after another
+    error under FSDP2 those of the last validation, or of the start, for an error in one process is not known to others.
 
     Parameters
     ----------
@@ -121,7 +122,8 @@ def train(
         fingerprint: where they are computed in a way that another machine does not repeat in every bit.
     sharded
         Under FSDP2, leave the model in parts, for `validate` and afterwards, as one must that no process can hold.
-        Otherwise each process keeps room for the whole model, which it is there.
+        Otherwise each process keeps room for the whole model, which it is there. After an error, too, it is in parts,
+        and not to be used further.
 
     Returns
     -------
@@ -158,12 +160,13 @@ def train(
                 while run.ended is None:
                     run.epoch()
                 run.restore_best()
-                if run.sharding is not None:
-                    run.sharding.undo()
+                run.agreed = True
+                run.put_together()
                 run.accelerator.wait_for_everyone()  # the main process has written the last checkpoint
                 if interruption.requested:
                     raise Stopped(f"training had just ended after {run.position.step} steps")
         finally:
+            run.put_together()
             run.metrics.close()
             randomness.lend(model, None)
             for name in {"forward", "_original_forward", "_is_accelerate_prepared"} & vars(
@@ -233,7 +236,12 @@ class _Run:
         self.sharding = Sharding(model) if self.accelerator.is_fsdp2 and not sharded else None
         self.bar: Progress
         self.interruption: Interruption
-        self._prepare(self._open(resume))
+        self.agreed = False
+        try:
+            self._prepare(self._open(resume))
+        except BaseException:
+            self.put_together()
+            raise
         self.start = time.perf_counter() - self.position.seconds
 
     def _open(self, resume: bool) -> checkpoint.Checkpoint | None:
@@ -241,7 +249,7 @@ class _Run:
         found = self._latest()
         self.frozen = frozen_fingerprint(self.model) if self.out is not None else 0
         saved = checkpoint.read(found) if resume and found is not None else None
-        self.taken = found
+        self.taken, self.kept = found, saved is not None
         if saved is None:
             self.position, self.best = Position(), checkpoint.Tensors()
             if found is not None and self.main:
@@ -290,9 +298,11 @@ class _Run:
         self.optimizer = make_optimizer(self.model, self.config, self.parameter_groups)
         self.names = parameter_names(self.model, self.optimizer)
         self.groups = group_settings(self.optimizer)
-        self.prepared, scaled = self.accelerator.prepare(self.model, self.optimizer)
-        if self.sharding is not None:
-            self.sharding.done()
+        try:
+            self.prepared, scaled = self.accelerator.prepare(self.model, self.optimizer)
+        finally:
+            if self.sharding is not None:
+                self.sharding.done()
         # Accelerate's wrapper searches the disk for an optional package at every step; only a loss scaler needs it
         self.stepper = self.optimizer if self.accelerator.scaler is None else scaled
         if saved is not None:
@@ -426,7 +436,8 @@ class _Run:
             )
 
     def _diverged(self, what: str) -> DivergenceError:
-        kept = "" if self.out is None else f" The last good checkpoint stays in {self.out}."
+        self.agreed = True
+        kept = f" The last good checkpoint stays in {self.out}." if self.kept else ""
         remedy = "precision='bf16'" if self.config.precision == "fp16" else "inputs on a scale near 1"
         return DivergenceError(
             f"training diverged: {what}. Try a lower lr, clip_norm=1.0, warmup_steps, or {remedy}.{kept}"
@@ -474,6 +485,13 @@ class _Run:
             raise self._diverged(f"the validation value after step {self.position.step} is {loss}")
         return loss, {name: value if math.isfinite(value) else None for name, value in values.items()}
 
+    def put_together(self) -> None:
+        """Make a model whole that was sharded: as it is, where all processes come here at once; after an error that
+        only this one may know of, as it last was whole, at the start or for the last validation."""
+        if self.sharding is not None:
+            self.sharding.undo() if self.agreed else self.sharding.forget()
+            self.sharding = None
+
     def restore_best(self) -> None:
         if self.position.best_epoch is not None:
             checkpoint.load_weights(self.model, weights_of(self.model), self.best)
@@ -486,6 +504,7 @@ class _Run:
         if self.out is not None:
             self._write(self.out)
         if self._asked_to_stop:
+            self.agreed = True
             where = "without `out`, nothing was saved" if self.out is None else f"resume=True goes on from {self.out}"
             raise Stopped(f"training stopped after step {self.position.step}", where, kept=self.out is not None)
 
@@ -524,6 +543,7 @@ class _Run:
             }
             checkpoint.write(out, checkpoint.Checkpoint(state, model, optimizer, random, self.best))
             self.metrics.commit()
+        self.kept = True
 
     @property
     def _asked_to_stop(self) -> bool:

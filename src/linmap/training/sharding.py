@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed._composable_state import _module_state_mapping as REGISTER
 
 from linmap.errors import ArgumentError
 from linmap.maps.numbers import whole
@@ -43,11 +44,13 @@ class Sharding:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.before = [(module, type(module), _flat(module), module._parameters.copy()) for module in model.modules()]
+        self.done()
 
     def done(self) -> None:
-        """Note what is there now and was not before."""
+        """Note what is there now and was not before; PyTorch shards nothing twice that is in its register."""
         self.kinds = [type(module) for module, *_ in self.before]
         self.added = [{k: v for k, v in _flat(module).items() if k not in flat} for module, _, flat, _ in self.before]
+        self.register = {module: REGISTER[module] for module, *_ in self.before if module in REGISTER}
 
     @contextmanager
     def undone(self) -> Iterator[None]:
@@ -60,11 +63,20 @@ class Sharding:
                 module.__class__ = kind
                 _put(module, added)
                 module._parameters.update(weights)
+            REGISTER.update(self.register)
 
     def undo(self) -> list[dict[str, Any]]:
         """Make the model whole; the parameters of each module that were sharded. A collective operation."""
         state = {k: whole(v) if isinstance(v, Tensor) else v for k, v in self.model.state_dict().items()}
+        sharded = self.forget()
+        self.model.load_state_dict(state)
+        return sharded
+
+    def forget(self) -> list[dict[str, Any]]:
+        """Make the model whole with the weights that it had when it last was, in this process alone, at any time."""
         sharded = []
+        for module in self.register:
+            REGISTER.pop(module, None)
         for (module, kind, _, weights), added in zip(self.before, self.added, strict=True):
             sharded.append({name: module._parameters[name] for name in weights})
             module.__class__ = kind
@@ -73,7 +85,6 @@ class Sharding:
                 if isinstance(there := sharded[-1][name], Tensor) and weight is not None:
                     weight.data = weight.data.to(there.device)
                 module._parameters[name] = weight
-        self.model.load_state_dict(state)
         return sharded
 
 
