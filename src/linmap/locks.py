@@ -120,7 +120,7 @@ class FolderLock:
             self._made = make_folder(folder)
             self._take()
         except OSError:
-            self._leave_folders()
+            self.release()  # on a full disk there is a file, which cannot be signed
             raise
 
     def _take(self) -> None:
@@ -137,7 +137,7 @@ class FolderLock:
             except OSError:  # a file system without locks
                 try:
                     self._take_over(file)
-                except BusyError:
+                except (BusyError, OSError):
                     os.close(file)
                     raise
             if self._is_there(file):

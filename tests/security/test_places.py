@@ -18,8 +18,10 @@ from linmap import artifacts
 from linmap.artifacts import write_config
 from linmap.cli import main
 from linmap.cli.errors import WRONG_USE, explain
+from linmap.data.vectors import open_store
 from linmap.errors import DataError
 from linmap.recipes import SYSTEMS
+from linmap.training import checkpoint
 
 READY = [slug for slug, system in SYSTEMS.items() if system.ready]
 LONG = "x" * 4000
@@ -186,6 +188,38 @@ def test_what_is_there_stays_where_the_disk_is_full(end, tmp_path):
     assert explain(caught.value)[0] == WRONG_USE, repr(caught.value)
     assert not end or path.read_bytes() == b"mine"
     assert [one for one in tmp_path.rglob("*") if one != path] == []
+
+
+def folders() -> dict[str, Callable[[Path, float], object]]:
+    """What keeps a folder of several files, by kind, given a number that it writes."""
+
+    def store(kind: str) -> Callable[[Path, float], object]:
+        def write(path: Path, value: float) -> None:
+            with open_store(f"{kind}:{path}", {"vector": 8}) as store:
+                ids = [f"{value} {i}" for i in range(300)]
+                store.upsert(ids, np.full((300, 8), value, np.float32))
+
+        return write
+
+    def checkpointed(path: Path, value: float) -> None:
+        x = {"x": torch.full((3000,), value)}
+        checkpoint.write(path, checkpoint.Checkpoint({}, x, x, x))
+
+    return {"checkpoint": checkpointed} | {kind: store(kind) for kind in ("array", "faiss", "usearch")}
+
+
+@pytest.mark.parametrize("kind", folders())
+@pytest.mark.parametrize("size", [0, 500, 9000])
+def test_a_folder_stays_as_it_was_where_the_disk_is_full_and_takes_the_next(kind, size, tmp_path):
+    write, folder = folders()[kind], tmp_path / "folder"
+    write(folder, 1.0)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(Exception) as caught, files_of_at_most(size):  # noqa: PT011  (of any library)
+        write(folder, 2.0)
+    assert explain(caught.value)[0] == WRONG_USE, repr(caught.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    write(folder, 3.0)
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == len(before)
 
 
 @contextmanager

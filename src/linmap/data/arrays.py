@@ -1,9 +1,11 @@
-"""NumPy files (`.npz`, `.npy`), read without pickle and checked against what the caller expects."""
+"""NumPy files (`.npz`, `.npy`): read without pickle and checked against what the caller expects; and written."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -115,3 +117,10 @@ def open_rows(path: Path | str) -> np.ndarray:
     if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
         raise DataError(f"{path} must hold one matrix of numbers, one vector a row; write it with numpy.save.")
     return array
+
+
+def write_npy(path: Path | str, array: np.ndarray) -> None:
+    """Write an array as `numpy.save` does, whose own writing does not say why it failed: that a disk is full, say."""
+    with open(path, "wb") as file:
+        plain: Any = SimpleNamespace(write=file.write)  # what NumPy does not know as a file it writes by these calls
+        np.lib.format.write_array(plain, array, allow_pickle=False)

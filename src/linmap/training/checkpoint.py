@@ -83,15 +83,18 @@ def write(out: Path, checkpoint: Checkpoint) -> Path:
     previous = latest(out)
     path, partial = at(out, 1 + number(previous) if previous else 1), out / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
-    make_folder(partial)
-    for name in NAMES:
-        save_file(_unshared(getattr(checkpoint, name)), partial / f"{name}.safetensors")
-    text = json.dumps({"format": FORMAT} | checkpoint.state, indent=2, ensure_ascii=False, allow_nan=False)
-    (partial / "state.json").write_text(text + "\n", encoding="utf-8")
-    (partial / SUMS).write_text("".join(_sums(partial)), encoding="utf-8")
-    for file in (*partial.iterdir(), partial):
-        sync(file)
-    os.rename(partial, path)
+    try:
+        make_folder(partial)
+        for name in NAMES:
+            save_file(_unshared(getattr(checkpoint, name)), partial / f"{name}.safetensors")
+        text = json.dumps({"format": FORMAT} | checkpoint.state, indent=2, ensure_ascii=False, allow_nan=False)
+        (partial / "state.json").write_text(text + "\n", encoding="utf-8")
+        (partial / SUMS).write_text("".join(_sums(partial)), encoding="utf-8")
+        for file in (*partial.iterdir(), partial):
+            sync(file)
+        os.rename(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # where the disk is full
     sync(out)
     tidy(out)
     return path

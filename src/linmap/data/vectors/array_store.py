@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from linmap.data.arrays import read_npy
+from linmap.data.arrays import read_npy, write_npy
 from linmap.data.vectors.folder import FieldIndex, FolderStore
 from linmap.errors import DataError
 
@@ -54,7 +54,7 @@ class ArrayIndex(FieldIndex):
         return self._store[rows]
 
     def save(self, path: Path) -> None:
-        np.save(path, self._store[: self._n])
+        write_npy(path, self._store[: self._n])
 
 
 def _matrix(path: Path, dim: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from linmap.errors import ArgumentError, DataError
 DTYPES = ("f32", "f16", "bf16", "i8")
 BREADTH = 128  # candidates that a search looks at
 STEPS = 127  # of a number in 8 bits
+MORE = 1 << 16  # bytes that a full disk does not take
 LENGTHS = 0.01  # by which the length of a vector in 8 bits may differ from 1
 
 
@@ -58,7 +59,12 @@ class UsearchIndex(FieldIndex):
         return np.asarray(self._index.get(rows.astype(np.uint64), dtype="f32"))
 
     def save(self, path: Path) -> None:
-        self._index.save(str(path))
+        try:
+            self._index.save(str(path))
+        except RuntimeError:  # which does not say why
+            with open(path, "ab") as file:
+                file.write(bytes(MORE))  # a full disk does
+            raise
 
 
 class UsearchStore(FolderStore):

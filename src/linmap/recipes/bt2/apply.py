@@ -6,9 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from linmap.data.arrays import read_npz
+from linmap.data.arrays import read_npz, write_npy
 from linmap.data.engines import VECTORS
 from linmap.errors import UsageError
 from linmap.recipes.bt2.fit import BANKING
@@ -28,7 +26,7 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
             source = Path(folder) / "new.npy"
-            np.save(source, read_npz(BANKING, ("new",))["new"])
+            write_npy(source, read_npz(BANKING, ("new",))["new"])
         resume = settings.resume and job.data is not None
         done = transform_files(
             job.artifact, source, out, settings.output, engine=settings.engine, n_jobs=settings.n_jobs, resume=resume

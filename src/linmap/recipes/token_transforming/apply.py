@@ -21,6 +21,7 @@ from linmap.compress.token_transforming.evaluation.images import Images
 from linmap.compress.token_transforming.evaluation.predictions import Head, write_predictions
 from linmap.compress.token_transforming.evaluation.subject import Subject
 from linmap.compress.token_transforming.evaluation.timing import in_turn
+from linmap.data.arrays import write_npy
 from linmap.data.door import load_json
 from linmap.data.vectors import VectorFileWriter
 from linmap.data.vectors.files import check_output
@@ -148,8 +149,8 @@ def run(subject: Subject, handle: Compressed, settings: Apply, work: Path) -> in
                 resumed += len(np.load(path, mmap_mode="r"))
                 continue
             vectors = np.concatenate([answers_of(subject, handle, settings, batch) for batch in block])
-            with atomic_path(path) as partial, open(partial, "wb") as file:
-                np.save(file, vectors)
+            with atomic_path(path) as partial:
+                write_npy(partial, vectors)
             done += len(vectors)
     except KeyboardInterrupt:
         raise Stopped(f"{resumed + done} of {len(subject.names)} {subject.what} are done and kept") from None
