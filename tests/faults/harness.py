@@ -1,16 +1,18 @@
 """Real commands, killed at random points, resumed, and compared with one that ran through.
 
 A command runs in a process of its own. It is killed at the n-th change that it makes on the disk (which finds every
-gap between two writes), or after a part of the time that it takes (which finds what lies between).
+gap between two writes), or after a part of the time that it takes (which finds what lies between). Points are spread
+evenly, and no change is met twice before all are met.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import math
 import multiprocessing
 import os
-import random
+import re
 import shutil
 import signal
 import sys
@@ -35,7 +37,13 @@ MARK = "LINMAP_TEST_RUN"
 """Environment variable by which the workers of a command are found."""
 WORKERS_END = 10.0
 """Seconds in which they must, on a machine that is busy."""
-PROGRAM = "from faults.harness import command\ncommand(*__import__('json').loads(__import__('sys').argv[1]))"
+RAYS_OWN = re.compile(r"ray::(RuntimeEnv|Dashboard)Agent|/(runtime_env/agent/main|dashboard/agent|default_worker)\.py")
+RAYS_OWN_END = 150.0
+"""Ray's agents see at once that it was killed, try for 60 seconds to tell its head, which was killed too, and end; a
+worker that had not begun anything ends when it finds nobody (26 s were seen). They write nothing."""
+PROGRAM = "import json, sys\nfrom {0} import {1}\n{1}(*json.loads(sys.argv[1]))"
+GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples, without their whole parts, spread evenly however many are taken."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +57,13 @@ class Command:
     entry: str = "linmap.cli:main"
     forked: bool = False
     """As a fork of the tests' process, which imports what a run imported: not for what starts workers."""
-    most: int = 1000
-    """Kills at most, where a start takes seconds."""
     outcome: Callable[[Path], dict[str, Any]] | None = None
     """What is compared, where the bytes of the files may tell how often it was begun."""
 
 
-def command(place: str, mark: str, at: int, signals: list[int], entry: str, words: list[str]) -> None:
+def command(place: str, at: int, signals: list[int], entry: str, words: list[str]) -> None:
     """In the process of a command: run it, and send it signals at its n-th change on the disk."""
     os.chdir(place)
-    os.environ[MARK] = mark
     count = 0
 
     def counted(call: Callable) -> Callable:
@@ -88,19 +93,21 @@ def command(place: str, mark: str, at: int, signals: list[int], entry: str, word
     os._exit(code)
 
 
-class Started:
-    """A command that has been started."""
+class Apart:
+    """A function of a module, called in a process of its own: a fork of this one, or one that knows nothing yet."""
 
-    def __init__(self, what: Command, place: Path, words: Sequence[str], at: int = 0, kill: str = "kill") -> None:
+    def __init__(self, function: Callable[..., None], given: Sequence[Any], printed: Path, forked: bool) -> None:
         self.mark = uuid.uuid4().hex
-        given = (str(place), self.mark, at, [int(one) for one in SIGNALS[kill]], what.entry, list(words))
-        if what.forked:
-            self.fresh, self.printed = None, place.with_suffix(".stderr")
-            forked = multiprocessing.get_context("fork").Process(target=_quiet, args=(self.printed, given))
-            self.process: BaseProcess = forked
+        if forked:
+            self.fresh, self.printed = None, printed
+            process = multiprocessing.get_context("fork").Process(
+                target=_quiet, args=(printed, self.mark, function, given)
+            )
+            self.process: BaseProcess = process
             self.process.start()
         else:
-            self.fresh = Fresh(PROGRAM, json.dumps(given), environment={MARK: self.mark})
+            program = PROGRAM.format(function.__module__, function.__name__)
+            self.fresh = Fresh(program, json.dumps(given), environment={MARK: self.mark})
             self.process = self.fresh.process
 
     def send(self, kill: str) -> None:
@@ -119,19 +126,33 @@ class Started:
         return (self.printed.read_text() if self.fresh is None else self.fresh.stderr)[-2000:]
 
     def workers_ended(self) -> float:
-        """Seconds until no process of the command is left."""
+        """Seconds until no process of the command is left that does its work."""
+        return self._ended(WORKERS_END, lambda words: not RAYS_OWN.search(words))
+
+    def all_ended(self) -> float:
+        """Seconds until none is left at all."""
+        return self._ended(RAYS_OWN_END, lambda words: True)
+
+    def _ended(self, within: float, counts: Callable[[str], object]) -> float:
         start = time.monotonic()
-        while (left := _marked(self.mark)) and time.monotonic() < start + WORKERS_END:
+        while (left := [*filter(counts, _marked(self.mark))]) and time.monotonic() < start + within:
             time.sleep(0.05)
-        assert not left, f"workers outlive their parent: {left}"
+        assert not left, f"processes outlive their parent: {[one[:200] for one in left]}"
         return time.monotonic() - start
 
 
-def _quiet(printed: Path, given: tuple) -> None:
+def started(what: Command, place: Path, words: Sequence[str], at: int = 0, kill: str = "kill") -> Apart:
+    """The command, in a folder of its own."""
+    given = [str(place), at, [int(one) for one in SIGNALS[kill]], what.entry, list(words)]
+    return Apart(command, given, place.with_suffix(".stderr"), what.forked)
+
+
+def _quiet(printed: Path, mark: str, function: Callable[..., None], given: Sequence[Any]) -> None:
     file = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for descriptor in (1, 2):
         os.dup2(file, descriptor)
-    command(*given)
+    os.environ[MARK] = mark
+    function(*given)
 
 
 def _marked(mark: str) -> list[str]:
@@ -141,7 +162,7 @@ def _marked(mark: str) -> list[str]:
         try:
             if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
                 words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                found.append(f"{folder.name} {words:.120}")
+                found.append(f"{folder.name} {words}")
         except OSError:
             continue
     return found
@@ -151,6 +172,10 @@ def _marked(mark: str) -> list[str]:
 class Tally:
     """What came of it."""
 
+    changes: int
+    """On the disk, of a command that nobody kills."""
+    met: set[int] = field(default_factory=set)
+    """Changes at which it was killed."""
     kills: int = 0
     in_time: int = 0
     """Kills that met the command at work."""
@@ -158,32 +183,45 @@ class Tally:
     leftovers: list[str] = field(default_factory=list)
     different: list[str] = field(default_factory=list)
     slowest_end: float = 0.0
+    seconds: float = 0.0
+    worked: float = 0.0
+    """Seconds of processors, of this process and the forks that it waited for."""
 
     def __str__(self) -> str:
         return (
-            f"{self.kills} runs, {self.in_time} killed at work, {self.identical} identical, "
-            f"{len(self.leftovers)} with leftovers, workers ended in {self.slowest_end:.2f} s"
+            f"{self.kills} runs, {self.in_time} killed at work ({len(self.met)} of {self.changes} changes), "
+            f"{self.identical} identical, {len(self.leftovers)} with leftovers, workers ended in "
+            f"{self.slowest_end:.2f} s; {self.seconds:.0f} s, of processors {self.worked:.0f} s"
         )
 
 
-def killed_anywhere(what: Command, folder: Path, points: int, seed: int = 0) -> Tally:
-    """Kill the command at so many points, each time from the beginning, resume it, and compare."""
+def killed_anywhere(what: Command, folder: Path, points: int, seconds: float = math.inf, least: int = 0) -> Tally:
+    """Kill the command at so many points, each time from the beginning, resume it, and compare.
+
+    Once so many seconds are over it is no longer killed, but at least so often.
+    """
+    begun, worked = time.monotonic(), sum(os.times()[:4])
     expected, took, changes = _whole(what, folder / "whole")
-    outcome, draw, tally = what.outcome or contents, random.Random(seed), Tally()
-    for number in range(min(points, what.most)):
+    outcome, tally, runs = what.outcome or contents, Tally(changes), []
+    order = sorted(range(1, changes + 1), key=lambda change: change * GOLDEN % 1)
+    for number in range(points):
+        if number >= least and time.monotonic() > begun + seconds:
+            break
         place = folder / f"{number}"
         place.mkdir()
         kill = list(SIGNALS)[number % len(SIGNALS)]
-        at = draw.randint(1, changes) if number % 3 else 0
-        run = Started(what, place, what.words, at, kill)
+        at = order[(number - number // 3 - 1) % changes] if number % 3 else 0
+        run = started(what, place, what.words, at, kill)
+        runs.append(run)
         if not at:
-            time.sleep(draw.uniform(0, took))
+            time.sleep(number * GOLDEN % 1 * took)
             run.send(kill)
         code, point = run.code(), f"{kill} at {f'change {at}' if at else 'a moment'}"
         assert code in (0, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT), f"{point}: {code}, {run.said()}"
         tally.kills, tally.in_time = tally.kills + 1, tally.in_time + (code != 0)
+        tally.met |= {at} - {0} if code else set()
         tally.slowest_end = max(tally.slowest_end, run.workers_ended())
-        again = Started(what, place, [*what.words, *what.resume])
+        again = started(what, place, [*what.words, *what.resume])
         assert again.code() == 0, f"{point}, resumed: {again.said()}"
         found = outcome(place)
         if extra := sorted(found.keys() - expected.keys()):
@@ -192,6 +230,9 @@ def killed_anywhere(what: Command, folder: Path, points: int, seed: int = 0) -> 
             tally.different.append(f"{point}: {other}")
         tally.identical += not other
         shutil.rmtree(place)
+    for run in runs:
+        run.all_ended()
+    tally.seconds, tally.worked = time.monotonic() - begun, sum(os.times()[:4]) - worked
     return tally
 
 
@@ -202,16 +243,22 @@ def _whole(what: Command, place: Path) -> tuple[dict[str, Any], float, int]:
         run_at = place.with_name(f"{place.name} {again}")
         run_at.mkdir()
         begun = time.monotonic()
-        run = Started(what, run_at, what.words)
+        run = started(what, run_at, what.words)
         assert run.code() == 0, run.said()
         took, told = time.monotonic() - begun, json.loads(run_at.with_suffix(".told").read_text())
         found.append((what.outcome or contents)(run_at))
-        for name in told["modules"] if what.forked else ():
-            with suppress(Exception):
-                importlib.import_module(name)
+        if what.forked:
+            know(told["modules"])
     other = [name for one in found for name in one.keys() | found[0].keys() if one.get(name) != found[0].get(name)]
     assert not other, f"two runs that nobody kills differ: {other}"
     return found[0], took, told["changes"]
+
+
+def know(modules: Sequence[str]) -> None:
+    """Import what a fork has imported, so that the next one has it."""
+    for name in modules:
+        with suppress(Exception):
+            importlib.import_module(name)
 
 
 def contents(place: Path) -> dict[str, Any]:

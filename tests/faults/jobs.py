@@ -76,7 +76,7 @@ def apply_with(*flags: str) -> Made:
 
     def made(folder: Path) -> Command:
         words = ["apply", "mbat", "--data", str(record_files(folder)), "--dim", "256", "--out", "v.npy", *flags]
-        return Command(words, most=10 if "ray" in flags else 1000)
+        return Command(words)
 
     return made
 
