@@ -82,10 +82,12 @@ def command(place: str, at: int, signals: list[int], entry: str, words: list[str
     module, _, function = entry.partition(":")
     code = 130
     try:
-        code = getattr(importlib.import_module(module), function)(words)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            code = getattr(importlib.import_module(module), function)(words)
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # what comes now is not the command's
     except KeyboardInterrupt:  # while modules are imported, or a second one at its very end
-        pass
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     with open(Path(place).with_suffix(".told"), "w") as file:
         json.dump({"changes": count, "modules": list(sys.modules)}, file)
     sys.stdout.flush()
