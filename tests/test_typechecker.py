@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -106,6 +107,29 @@ def test_what_only_pyright_knows_is_left_to_it() -> None:
 def test_a_user_has_no_such_checks(annotations_unchecked: None) -> None:
     assert half(-1) == "-1"
     assert product(np.ones((2, 3)), np.ones(3, int)).tolist() == [3, 3]
+
+
+def test_a_signal_that_comes_while_a_check_is_made_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, handled = [], []
+
+    def making(function: Callable) -> Callable:
+        made.append(function)
+        signal.raise_signal(signal.SIGUSR1)
+        return function
+
+    def handler(number: int, frame: object) -> None:
+        handled.append(number)
+
+    def called() -> None: ...
+
+    monkeypatch.setattr(typechecker, "_checked", making)
+    before = signal.signal(signal.SIGUSR1, checked(handler))
+    try:
+        checked(called)()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert handled == [signal.SIGUSR1]
+    assert made == [called]
 
 
 def test_the_package_is_checked() -> None:

@@ -11,6 +11,7 @@ import functools
 import inspect
 import random
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, Self, get_args, get_type_hints
@@ -26,6 +27,8 @@ check = beartype(
     )
 )
 _with_shapes = jaxtyping.jaxtyped
+_making: set[int] = set()
+"""Threads that are making a check, and may hold beartype's locks: a handler of signals would wait for ever."""
 
 
 class _Seldom:
@@ -65,7 +68,14 @@ def _function(function: Callable) -> Callable:
         if jaxtyping.config.jaxtyping_disable:
             return function(*args, **kwargs)
         if checked is None:
-            checked = _checked(function)
+            thread = threading.get_ident()
+            if thread in _making:
+                return function(*args, **kwargs)
+            _making.add(thread)
+            try:
+                checked = _checked(function)
+            finally:
+                _making.discard(thread)
         return checked(*args, **kwargs)
 
     return wrapper
