@@ -121,7 +121,9 @@ class Apart:
 
     def code(self, timeout: float = 600) -> int:
         self.process.join(timeout)
-        assert self.process.exitcode is not None, "it hangs"
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"it hangs: {self.said()}")
         return self.process.exitcode
 
     def said(self) -> str:

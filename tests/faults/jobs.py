@@ -13,7 +13,6 @@ import numpy as np
 from faults.harness import Command, contents
 from faults.own_files import OWN, book, classes, pairs, photos
 from faults.test_comparisons import outcome
-from linmap.data.engines import map_records
 from linmap.data.vectors import open_store
 from recipes.finetuning.tiny import save_llama, sums, write_jsonl
 
@@ -87,20 +86,14 @@ def apply_to_photos(folder: Path) -> Command:
     return Command([*words, "--batch-size", "1"], forked=True)
 
 
-def map_here(folder: Path) -> Command:
+def map_by(engine: str, workers: int) -> Made:
     """What the verb apply does with a folder, without a system."""
-    return Command([str(record_files(folder, 3, 20))], entry="faults.jobs:mapped", forked=True)
 
+    def made(folder: Path) -> Command:
+        words = [str(record_files(folder, 3, 20)), engine, str(workers)]
+        return Command(words, entry="faults.mapped:mapped", forked=workers == 1)
 
-def mapped(words: list[str]) -> int:
-    def function(records: list) -> np.ndarray:
-        return np.array([[record.document["x"]] for record in records])
-
-    try:
-        map_records(words[0], "v.npy", function, resume="--resume" in words)
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return made
 
 
 def index_into(kind: str) -> Made:
@@ -151,7 +144,7 @@ def study(folder: Path) -> Command:
     return Command(words, resume=(), entry="studies.__main__:main", forked=True)
 
 
-QUICK: dict[str, Made] = {"map": map_here, "index": index_into("array")}
+QUICK: dict[str, Made] = {"map": map_by("local", 1), "index": index_into("array")}
 JOBS: dict[str, Made] = QUICK | {
     "fit acm": fit_at_once("acm", "--order 2 --lag 1 --classifier mdm"),
     "fit bt2": fit_at_once("bt2"),
@@ -178,6 +171,7 @@ JOBS: dict[str, Made] = QUICK | {
     "fit bone": fit_texts("bone", "--r 4"),
     "fit triadaptlora": fit_texts("triadaptlora", ""),
     "fit flatquant": fit_flatquant,
+    "map by processes": map_by("local", 2),
     "apply by processes": apply_with("--n-jobs", "2"),
     "apply by Ray": apply_with("--n-jobs", "2", "--engine", "ray"),
     "apply to photos": apply_to_photos,
