@@ -124,7 +124,8 @@ class Flow:
         """The transformations that lie behind so many tokens, the first one first."""
         layers = list(self.transforms)
         counts = [self.n_first, *(self.transforms[each].shape[1] for each in layers)]
-        number = max((i for i, n in enumerate(counts) if n == n_tokens), default=None)
+        fits = [i for i, n in enumerate(counts) if n == n_tokens]  # a list: Dynamo traces no generator into `max`
+        number = fits[-1] if fits else None
         if layer is not None:
             number = sum(each <= layer for each in layers)
         if number is None or counts[number] != n_tokens:
