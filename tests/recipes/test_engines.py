@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     import ray
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield ray
     ray.shutdown()
 
@@ -180,3 +181,16 @@ def test_ray_writes_the_bytes_of_this_process(records, gallery, upgrade, tmp_pat
     names = ["v.parquet", "gallery.npy", "query.npy"]
     local, on_ray = ([(tmp_path / engine / name).read_bytes() for name in names] for engine in ("local", "ray"))
     assert local == on_ray
+
+
+@pytest.mark.slow
+def test_a_cluster_that_nobody_named_is_not_joined(records, tmp_path, small_shards, monkeypatch):
+    """Ray itself joins what was begun on this machine before, and refuses a number of processors then."""
+    small_shards()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:  # short: names of sockets lie below
+        (Path(place) / "ray").mkdir()
+        (Path(place) / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+        monkeypatch.setenv("RAY_TMPDIR", place)
+        settings = Apply(dim=256, engine="ray", n_jobs=2)
+        assert mbat.apply(settings, ApplyJob(data=records, out=tmp_path / "v.npy"))["records"] == 20

@@ -70,7 +70,7 @@ def on_ray(task: Task, todo: list[Shard], n_jobs: int) -> Iterator[Outcome]:
     if started:
         options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if "RAY_ADDRESS" not in os.environ:
-            options |= {"num_cpus": n_jobs if n_jobs > 0 else None, "include_dashboard": False}
+            options |= {"address": "local", "num_cpus": n_jobs if n_jobs > 0 else None, "include_dashboard": False}
         ray.init(**options)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     for shard in todo:
