@@ -30,6 +30,8 @@ from fresh import Fresh
 CHANGES = ("rename", "replace", "fsync", "mkdir", "unlink")
 TIMED = {"seconds", "command", "versions", "speed", "created", "made", "mtime", "metrics_bytes"}
 """What differs between two runs of one command."""
+NUMBERED = re.compile(r"checkpoint-\d+(?=/)")
+"""An interrupted run writes one checkpoint more, and their numbers count them; only the last one stays."""
 SHOWN = {".svg", ".html", ".md", ".png"}
 """Files that are made of the others, and may show how long something took."""
 SIGNALS = {"kill": [signal.SIGKILL], "term": [signal.SIGTERM], "int": [signal.SIGINT], "int twice": [signal.SIGINT] * 2}
@@ -272,6 +274,8 @@ def contents(place: Path) -> dict[str, Any]:
         name = str(path.relative_to(place))
         if path.is_dir():
             continue
+        if (plain := NUMBERED.sub("checkpoint", name)) not in found:
+            name = plain
         if path.suffix in SHOWN:
             found[name] = None
         elif path.suffix == ".json":
