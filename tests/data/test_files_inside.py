@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from linmap.compress.flatquant.measures import folder_tensors
+from linmap.data.built import weight_files, weights_in
 from linmap.data.door import files_inside
 from linmap.data.masks import load_masked_images
 from linmap.data.sequences import read_folder
@@ -51,3 +54,11 @@ def test_nor_a_series_or_cities(tmp_path: Path) -> None:
     (tmp_path / "c.tsp").write_text("")
     (tmp_path / "._c.tsp").write_bytes(b"\0\5\26\7Mac OS X")
     assert [file.name for file in tsp_files(tmp_path)] == ["c.tsp"]
+
+
+def test_nor_weights_of_a_model(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2, 3)}, tmp_path / "model.safetensors")
+    before = folder_tensors(tmp_path), weights_in(tmp_path)
+    (tmp_path / "._model.safetensors").write_bytes(b"\0\5\26\7Mac OS X")
+    assert (folder_tensors(tmp_path), weights_in(tmp_path)) == before
+    assert [file.name for file in weight_files(tmp_path)] == ["model.safetensors"]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from linmap.data.door import files_inside
 from linmap.errors import ArtifactError
 
 LEAST, TIMES = 2**30, 64
@@ -19,9 +20,14 @@ STEPS, STEP = 100_000, 2**12
 each so many bytes of weights."""
 
 
+def weight_files(folder: Path | str) -> list[Path]:
+    """The files of a folder that hold weights, in order."""
+    return files_inside(Path(folder), (".safetensors",))
+
+
 def weights_in(folder: Path | str) -> int:
     """Bytes of the weights that a folder holds."""
-    return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+    return sum(path.stat().st_size for path in weight_files(folder))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from linmap.data.built import no_larger_than, weights_in
+from linmap.data.built import no_larger_than, weight_files, weights_in
 from linmap.data.door import inside, load_json
 from linmap.data.image_preparation import FILE as PREPARATION_FILE
 from linmap.data.pretrained import BUNDLED, BUNDLED_VISION, bundled_model
@@ -67,7 +67,7 @@ def model_folder(name: Path | str, reads: Reads | None = "text") -> Path:
                 f"{word(folder)} --merge --out MODEL, then model=MODEL."
             )
         raise ArgumentError(f"model={name!r} holds no model: it has no config.json.")
-    if not any(folder.glob("*.safetensors")):
+    if not weight_files(folder):
         raise ArgumentError(f"model={name!r} has no weights as safetensors; save the model again with save_pretrained.")
     has = {
         "text": any((folder / file).exists() for file in TOKENIZER_FILES),
@@ -136,7 +136,7 @@ def cached_snapshot(name: str) -> Path | None:
         cached = Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
-    return cached if (cached / "config.json").exists() and any(cached.glob("*.safetensors")) else None
+    return cached if (cached / "config.json").exists() and weight_files(cached) else None
 
 
 def _from_hub(name: str, reads: Reads | None) -> Path:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from linmap.data.built import weight_files
 from linmap.data.door import understood
 from linmap.errors import ArgumentError
 
@@ -222,7 +223,7 @@ def model_tensors(model: nn.Module) -> dict[str, tuple[int, int]]:
 def folder_tensors(folder: Path) -> dict[str, tuple[int, int]]:
     """Of the safetensors files of a folder, by their headers."""
     found: dict[str, tuple[int, int]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         with understood(path, "a file of safetensors"), safe_open(path, framework="pt"):
             pass  # whatever is wrong with the header is told
         with open(path, "rb") as file:

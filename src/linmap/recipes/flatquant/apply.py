@@ -13,6 +13,7 @@ from linmap.artifacts import read_config, reading, write_records
 from linmap.compress.flatquant.kernels import active_kernels
 from linmap.compress.flatquant.pretrained import is_quantised
 from linmap.data import find
+from linmap.data.built import weight_files
 from linmap.data.completions import complete
 from linmap.data.models import load_pretrained, load_tokenizer, on_accelerator
 from linmap.data.text import read_prompts
@@ -53,7 +54,7 @@ def load_quantised(folder: Path) -> nn.Module:
     """
     if (system := read_config(folder)["system"]) != SYSTEM:
         raise ArtifactError(f"{folder} holds a run of {system!r}, not of {SYSTEM!r}.")
-    if not (folder / "config.json").exists() or not any(folder.glob("*.safetensors")):
+    if not (folder / "config.json").exists() or not weight_files(folder):
         raise ArtifactError(f"{folder} is incomplete: it lacks config.json or its weights; fit the run again.")
     with reading(folder):
         model = load_pretrained(folder, "language", "auto")

@@ -21,6 +21,7 @@ from linmap.compress.flatquant.calibration import calibrate
 from linmap.compress.flatquant.config import FlatQuantConfig
 from linmap.compress.flatquant.measures import model_tensors, sizes, window_losses
 from linmap.data import find
+from linmap.data.built import weight_files
 from linmap.data.models import load_pretrained, load_tokenizer, on_accelerator
 from linmap.data.text import read_text
 from linmap.errors import DataError
@@ -143,7 +144,7 @@ class Task:
         content = f"{self.given.calibration}\0{self.given.test}".encode()
         files = {
             "text": hashlib.sha256(content).hexdigest(),
-            "weights": {path.name: fingerprint(path) for path in self.folder.glob("*.safetensors")},
+            "weights": {path.name: fingerprint(path) for path in weight_files(self.folder)},
         }
         return {name: value for name, value in flags.items() if name not in FREE} | self.more | files
 

@@ -21,6 +21,7 @@ import torch
 from linmap.compress.learngene_pool import Cost, LearngenePool, RecordedTeacher, Transforms, VisionTransformer, distill
 from linmap.compress.learngene_pool.pictures import Family, draw_families
 from linmap.compress.learngene_pool.pipeline import distilled, points_of, recorded, stitched
+from linmap.data.built import weight_files
 from linmap.data.image_tensors import Labelled
 from linmap.data.models import model_folder
 from linmap.experiment import (
@@ -148,7 +149,7 @@ def run_arms(task: Task, job: CompareJob, data: dict[str, Any], arms: Sequence[A
     """Every arm with all seeds."""
     key = {name: value for name, value in asdict(task.settings).items() if name != "seeds"} | data
     if task.settings.model is not None:
-        files = model_folder(task.settings.model, "images").glob("*.safetensors")
+        files = weight_files(model_folder(task.settings.model, "images"))
         key["weights"] = {file.name: fingerprint(file) for file in files}
     seeds = range(job.seed, job.seed + task.settings.seeds)
     experiment = Experiment("learngene_pool", job.out / "runs", key | {"ancestry seed": task.seed}, job.resume)

@@ -12,6 +12,7 @@ from linmap.compress.token_transforming.evaluation.images import Images, Labelle
 from linmap.compress.token_transforming.evaluation.subject import Subject
 from linmap.compress.token_transforming.evaluation.texts import Prompts, Sentences, pools_class_token, tokens_of
 from linmap.data import find
+from linmap.data.built import weight_files
 from linmap.data.image_preparation import ImagePreparation, read_preparation
 from linmap.data.image_sets import ImageSet, embedded_photographs, read_image_set
 from linmap.data.images import SUFFIXES
@@ -61,7 +62,7 @@ class Model:
 
     def weights(self) -> dict[str, str | None]:
         """The fingerprints of its files."""
-        return {path.name: fingerprint(path) for path in sorted(self.folder.glob("*.safetensors"))}
+        return {path.name: fingerprint(path) for path in weight_files(self.folder)}
 
 
 def model_of(settings: Inputs, data: Path | None) -> Model:
