@@ -41,7 +41,7 @@ FLAGS = {
 
 def finished(out: Path) -> dict[Path, int]:
     """The runs of a comparison that are on disk, and when each was written."""
-    return {path: path.stat().st_mtime_ns for path in (out / "runs").glob("*.json")}
+    return {path: path.stat().st_mtime_ns for path in (out / "runs").glob("[!.]*.json")}
 
 
 def outcome(out: Path) -> tuple[object, str]:
