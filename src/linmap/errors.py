@@ -6,9 +6,15 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
+LONGEST = 1500
+"""Letters of a message, which quotes what a user gave, whatever that is."""
+
 
 class LinmapError(Exception):
-    """Base class: a message that says which argument, what came, what was expected, and what to do."""
+    """Base class: one line that says which argument, what came, what was expected, and what to do."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
 
 
 class UsageError(LinmapError):
@@ -59,6 +65,12 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, done: str, advice: str = "", kept: bool = True) -> None:
         super().__init__(f"{done}; {advice}." if advice else done)
         self.done, self.kept = done, kept
+
+
+def one_line(text: str) -> str:
+    """A text without line ends, and without the middle of what is longer than a person reads."""
+    line = " ".join(part.strip() for part in str(text).splitlines())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST * 2 // 3]} ... {line[5 - LONGEST // 3 :]}"
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:

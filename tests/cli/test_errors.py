@@ -1,5 +1,7 @@
 """What each error means at the terminal."""
 
+import operator
+import pickle
 import re
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import linmap
 from linmap import artifacts
 from linmap.cli.errors import FAILED, WRONG_USE, explain, nearest
 from linmap.errors import (
+    LONGEST,
     ArgumentError,
     ArgumentTypeError,
     ArtifactError,
@@ -20,6 +23,7 @@ from linmap.errors import (
     SingularMapError,
     UsageError,
 )
+from linmap.locks import BusyError
 from linmap.maps import Dense
 
 
@@ -31,9 +35,28 @@ def raised(work) -> Exception:
     raise AssertionError("nothing was raised")
 
 
-@given(st.text(), st.sampled_from([UsageError, DataError, ArtifactError, RuntimeError, MemoryError, KeyError]))
+TEXTS = st.text() | st.builds(operator.mul, st.text(min_size=1, max_size=9), st.integers(1, 2000))
+
+
+@given(TEXTS, st.sampled_from([UsageError, DataError, ArtifactError, RuntimeError, MemoryError, KeyError]))
 def test_every_error_is_one_line(text, kind):
-    assert "\n" not in explain(kind(text))[1]
+    line = explain(kind(text))[1]
+    assert len(line.splitlines()) <= 1
+    assert len(line) < LONGEST + 100
+
+
+@given(TEXTS, st.sampled_from([UsageError, DataError, OutOfRangeError, BusyError, ArtifactError]))
+def test_in_python_too_and_as_it_was_said_where_that_is_short(text, kind):
+    error = kind(text)
+    line = str(error)
+    assert len(line.splitlines()) <= 1
+    assert len(line) <= LONGEST
+    if len(text.splitlines()) == 1 and text.strip() == text and len(text) <= LONGEST:
+        assert line == text
+    elif len(text) > LONGEST and len(text.splitlines()) == 1:
+        assert line.startswith(text.strip()[:900])
+        assert line.endswith(text.strip()[-400:])
+    assert str(pickle.loads(pickle.dumps(error))) == line
 
 
 @pytest.mark.parametrize("kind", [UsageError, DataError, ArtifactError])

@@ -29,6 +29,7 @@ def _read(text: str) -> None:
     """The flags of a command, as far as they are looked at before the work."""
     from linmap import recipes
     from linmap.cli import verbs
+    from linmap.cli.errors import WRONG_USE, explain
     from linmap.cli.flags import HelpShown
     from linmap.errors import UsageError
     from linmap.recipes.job import ApplyJob, CompareJob, FitJob
@@ -47,6 +48,10 @@ def _read(text: str) -> None:
         verbs.checked(verbs._flags(recipe, does, f"{verb} {slug}", words, None, job)["job"])
     except HelpShown:
         return
+    except OSError as error:  # of a path that no system takes: what is told at the terminal
+        code, line = explain(error)
+        assert code == WRONG_USE, line
+        raise UsageError(line) from None
 
 
 @cache

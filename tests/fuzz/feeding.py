@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fuzz.guided import guide
 from fuzz.targets import Target, feed, mutated
+from fuzz.test_fuzz import check
 
 LONGEST = 30
 """Seconds of one input."""
@@ -52,7 +53,7 @@ class Fed:
         (self.folder / "current").write_bytes(data)
         faulthandler.dump_traceback_later(LONGEST, exit=True)
         try:
-            feed(self.target, data, self.folder / "fed")
+            check(self.target, data, self.folder / "fed")
         except Exception as error:
             kind = kind_of(error)
             if kind not in self.failures:

@@ -7,7 +7,7 @@ import errno
 import os
 from collections.abc import Iterable
 
-from linmap.errors import DivergenceError, LinmapError, SingularMapError
+from linmap.errors import DivergenceError, LinmapError, SingularMapError, one_line
 from linmap.recipes.packages import remedy
 
 NOT_OPENED = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -22,11 +22,11 @@ def explain(error: BaseException, room: str = "") -> tuple[int, str]:
     Wrong use is what linmap itself refuses, and a file that is not there or cannot be opened. Everything else is a
     failure.
     """
-    message = " ".join(str(error).split())
+    message = one_line(str(error))
     if isinstance(error, LinmapError) and not isinstance(error, SingularMapError | DivergenceError):
         return WRONG_USE, message
     if isinstance(error, NOT_OPENED) or (isinstance(error, OSError) and error.errno in OF_THE_PLACE):
-        named = " ".join(str(error.filename).split())  # names may hold newlines
+        named = one_line(str(error.filename))
         return WRONG_USE, f"{named}: {str(error.strerror).lower()}" if error.filename else message
     if told := next((text for text in map(os.strerror, OF_THE_PLACE) if text.lower() in message.lower()), None):
         return WRONG_USE, f"{told.lower()}: make room, or write elsewhere ({message})"  # as libraries tell it
