@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -29,10 +30,18 @@ SHARES = (0.0, 0.3, 0.6, 0.9)
 OWN_MOUNTS, OWN_USERS = 0x20000, 0x10000000  # CLONE_NEWNS, CLONE_NEWUSER
 
 
-def on_a_disk(
+def on_a_disk(*given: Any) -> None:
+    """In a process of its own, which may have threads of libraries: only one without may see mounts of its own."""
+    child = multiprocessing.get_context("fork").Process(target=_on_a_disk, args=given)
+    child.start()
+    child.join()
+    sys.exit(child.exitcode)
+
+
+def _on_a_disk(
     told: str, place: str, kib: int, read_only: bool, words: list[str], resume: list[str], entry: str
 ) -> None:
-    """In a process of its own: run a command on a disk of this size, and again with room; write what came of it."""
+    """Run a command on a disk of this size, and again with room; write what came of it."""
     see_own_mounts()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "none", place], check=True)
     if read_only:
@@ -47,6 +56,7 @@ def on_a_disk(
     again = _code(run, [*words, *resume] if first else words)
     found = {"code": first, "partial": partial, "used": used, "again": again, "modules": list(sys.modules)}
     Path(told).write_text(json.dumps(found))
+    os._exit(0)  # what ends pools of workers when Python ends is not called in forks: their threads would wait
 
 
 def see_own_mounts() -> None:
