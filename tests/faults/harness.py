@@ -220,7 +220,7 @@ def killed_anywhere(what: Command, folder: Path, points: int, seconds: float = m
         run = started(what, place, what.words, at, kill)
         runs.append(run)
         if not at:
-            time.sleep(number * GOLDEN % 1 * took)
+            time.sleep((number + 1) * GOLDEN % 1 * took)
             run.send(kill)
         code, point = run.code(), f"{kill} at {f'change {at}' if at else 'a moment'}"
         assert code in (0, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT), f"{point}: {code}, {run.said()}"

@@ -2,6 +2,9 @@
 
 A shard goes to an actor when one is free, and its number comes back, so nothing can pile up. Ray restarts an actor
 that dies and gives its shard to one that lives, for ever; workers therefore count how many have begun a shard.
+
+Where `ray.init` started Ray and its driver is killed, the kernel kills Ray's head, and the actors end within seconds.
+Two agents of Ray's own, which do no work of ours, try for another minute to tell the head (Ray 2.60 has no option).
 """
 
 from __future__ import annotations
