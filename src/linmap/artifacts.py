@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from linmap.data.door import load_json, reason, refuse_special
+from linmap.data.door import load_json, reason, refuse_endless, refuse_special
 from linmap.data.schema import typed
 from linmap.errors import (
     ArgumentError,
@@ -28,7 +29,7 @@ from linmap.errors import (
     LinmapError,
     OutOfRangeError,
 )
-from linmap.ownership import claim, make_folder, record, sync
+from linmap.ownership import claim, make_folder, real, record, sync
 from linmap.processes import partial_name, sweep
 from linmap.version import __version__
 
@@ -49,6 +50,14 @@ FORMULA_STARTS = (
     "\r",
     "\n",
 )  # wide ones are taken, too
+PLAIN = (
+    (re.compile(r"Error\(s\) in loading state_dict for \w+: "), ""),
+    (re.compile(r"Missing key\(s\) in state_dict: "), "its weights lack "),
+    (re.compile(r"Unexpected key\(s\) in state_dict: "), "unknown among its weights: "),
+    (re.compile(r"\w+\.__init__\(\) missing \d+ required \S+ arguments?: "), "it lacks "),
+    (re.compile(r"\w+\.__init__\(\) got an unexpected keyword argument "), "it knows no "),
+)
+"""What Python and PyTorch say of what lacks or is not known, and plain words."""
 SHARED = "linmap.json"  # in folders that are another library's too
 _swept: set[Path] = set()  # folders in which this process has written
 
@@ -69,8 +78,9 @@ def atomic_path(path: Path | str, make: bool = True) -> Iterator[Path]:
         Make its folder, where that is not there.
     """
     path = Path(path)
+    refuse_endless(path)
     if path.is_symlink():
-        path = path.resolve()  # what the link names is written, and the link stays
+        path = real(path)  # what the link names is written, and the link stays
     if path.exists() and not path.is_file() and not path.is_dir():
         raise DataError(f"{path} is a pipe or a device; name a file.")  # it would be replaced
     claim(path)
@@ -369,11 +379,21 @@ def reading(folder: Path | str, beside: int = 0) -> Iterator[None]:
         with no_larger_than(weights_in(folder) + beside):
             yield
     except (ArgumentError, ArgumentTypeError, DataError, OutOfRangeError) as error:
-        raise _damaged(folder, " ".join(str(error).split()).rstrip(".")) from None
+        raise _damaged(folder, said(error)) from None
     except (LinmapError, OSError, ImportError):
         raise
     except Exception as error:  # whatever a value that is not as expected does further on
-        raise _damaged(folder, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
+        raise _damaged(folder, said(error)[:240]) from None
+
+
+def said(error: Exception) -> str:
+    """What is wrong: plain words for what lacks and what is not known, else what a library says."""
+    text = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, KeyError):
+        return f"it lacks {text}"
+    for words, plain in PLAIN:
+        text = words.sub(plain, text)
+    return text or type(error).__name__
 
 
 def _damaged(folder: Path | str, why: str) -> ArtifactError:
@@ -411,6 +431,11 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
     try:
         refuse_special(path)
+    except DataError as error:
+        raise ArtifactError(str(error)) from None
+    if not path.is_file():
+        raise ArtifactError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; fit the run again.")
+    try:
         return load_file(path)
     except OSError:
         raise

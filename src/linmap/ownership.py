@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-from linmap.errors import UsageError
+from linmap.errors import DataError, UsageError
 from linmap.processes import partial_name, sweep
 
 
@@ -33,6 +33,8 @@ class Owner:
     """Replace what others wrote, because the user says so."""
 
 
+NO_FOLDERS = (errno.EEXIST, errno.ENOTDIR, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG)
+"""Why a place can have no folder."""
 _swept: set[Path] = set()  # homes in which this process has remembered something
 _OWNER: ContextVar[Owner | None] = ContextVar("linmap_owner", default=None)
 
@@ -100,10 +102,28 @@ def check_place(path: Path) -> None:
         raise UsageError(f"{path} cannot be written: nothing may be written in {folder}.")
 
 
+def real(path: Path | str) -> Path:
+    """Where a path leads through all links; up to one that leads to itself, at which `Path.resolve` would raise."""
+    return Path(os.path.realpath(path))
+
+
 def make_folder(path: Path) -> list[Path]:
-    """Make a folder and those above it; what is new, the deepest first, belongs to the running command."""
+    """Make a folder and those above it; what is new, the deepest first, belongs to the running command.
+
+    Raises
+    ------
+    DataError
+        If there can be none of this name.
+    """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno not in NO_FOLDERS:
+            raise  # no permission, no room
+        taken = os.path.lexists(error.filename or path)
+        why = "something of that name is there" if taken else "no folders can be made there"
+        raise DataError(f"{path} cannot be made a folder: {why}; name another place.") from None
     for folder in missing:
         sync(folder.parent)
         record(folder)

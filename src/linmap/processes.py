@@ -110,7 +110,7 @@ def discard(folder: Path) -> None:
 
     A link goes with what it leads to; a mounted folder, which cannot go, is emptied.
     """
-    there = folder.resolve()
+    there = Path(os.path.realpath(folder))
     if folder.is_symlink():
         folder.unlink()
     gone = there.with_name(partial_name(there))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from linmap.cli.flags import OUTPUT_FLAGS, HelpShown, Output, own, parse
@@ -158,3 +158,23 @@ def test_a_mistake_reads_the_same_in_every_terminal(look, tmp_path):
     )
     wanted = "linmap: there is no flag --sytems; did you mean --systems? (`linmap tour --help` lists the flags.)\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", wanted)
+
+
+ODD_WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
+
+
+@given(ODD_WORDS, st.booleans(), st.lists(ODD_WORDS.filter(lambda word: not word.startswith("-")), max_size=2))
+@example("", False, [])
+@example("a, b", False, [])
+@example("a, b", True, ["c"])
+def test_the_flag_that_is_not_there_is_named_as_it_was_typed(value, joined, others):
+    words = [f"--unheard={value}"] if joined else ["--unheard", *([] if value.startswith("-") else [value])]
+    with pytest.raises(UsageError) as raised:
+        parse([*words, *others], "linmap x", "", values=Values)
+    assert re.match(r"there is no flag --unheard(\.|; did you mean --[a-z]+\?) \(`linmap x", str(raised.value))
+
+
+@pytest.mark.parametrize("word", ["", "a,", "a, b", ",", "x y"])
+def test_a_word_that_is_not_expected_is_told_whole(word):
+    with pytest.raises(UsageError, match=re.escape(f"{word!r} is not expected here.")):
+        parse([word], "linmap x", "", values=Values)

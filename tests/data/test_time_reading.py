@@ -1,5 +1,6 @@
 """How times are read and written: every usual form, what leaves a choice open, and what is no time."""
 
+import contextlib
 import datetime
 from typing import Any, cast
 
@@ -325,3 +326,62 @@ def test_gaps_are_filled_on_request(frequency: str, missing: set[int]) -> None:
     series = series_of(kept, fill_gaps=True, nan_policy="ffill")
     assert list(series.time) == list(time)
     assert f"{len(missing)} missing row" in series.describe()
+
+
+# -- the ends of what can be told --------------------------------------------------------------------------------------
+
+ENDS = st.one_of(st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False))
+
+
+@given(times=st.lists(ENDS, min_size=2, max_size=6, unique=True), near=st.booleans())
+def test_numbers_of_any_size_are_read_continued_and_filled_or_refused(times: list[float], near: bool) -> None:
+    times = [times[0] + i * 10.0 ** (i % 3) for i in range(len(times))] if near else sorted(times)
+    with contextlib.suppress(DataError):
+        ahead(series_of(times))
+    with contextlib.suppress(DataError):
+        series_of(times, fill_gaps=True, nan_policy="zero")
+
+
+@given(
+    last=st.sampled_from(["2262-04-11", "9999-12-31", "1677-09-22"]),
+    unit=st.sampled_from(["s", "ms", "us", "ns"]),
+    frequency=st.sampled_from(["D", "h", "ME", "MS", "B", "W-MON", "7D", "YE", "QS"]),
+    steps=st.integers(1, 40),
+)
+def test_times_up_to_the_last_one_are_continued_and_filled_or_refused(
+    last: str, unit: str, frequency: str, steps: int
+) -> None:
+    moment = pd.Timestamp(last)
+    if unit == "ns" and last == "9999-12-31":
+        return
+    time = pd.date_range(end=moment.as_unit("us"), periods=6, freq=frequency).as_unit("us")
+    if unit == "ns" and time.asi8[0] < -(2**63) // 1000 + 1:
+        return
+    time = time.as_unit(cast(Any, unit))
+    with contextlib.suppress(DataError):
+        series_of(time.delete(3), fill_gaps=True, nan_policy="zero")
+    series = series_of(time)
+    after = None
+    with contextlib.suppress(DataError):
+        after = series.future(steps)
+    assert len(after) == steps if after is not None else unit == "ns"
+
+
+def test_gaps_and_panels_that_memory_has_no_room_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINMAP_MAX_GIB", "0.001")  # a megabyte
+    for times, even in (
+        ([0, 1, 2, 10**4, 10**5], 1),
+        (pd.to_datetime([0, 1, 2, 10**4, 10**5], unit="s"), "0 days 00:00:01"),
+    ):
+        assert len(series_of(times[:4], fill_gaps=True, nan_policy="zero")) == 10**4 + 1
+        with pytest.raises(DataError, match=f"in steps of {even} there are 1e.05 rows, which take more than"):
+            series_of(times, fill_gaps=True, nan_policy="zero")
+    count = int((0.001 * 2**30 / 24) ** 0.5)
+    for more in (-1, 1):
+        n = count + more
+        panel = pd.DataFrame({"unique_id": [f"a{i}" for i in range(n)], "ds": range(n), "y": range(n)})
+        if more < 0:
+            assert len(TimeSeries.from_frame(panel, "zero")) == n
+        else:
+            with pytest.raises(DataError, match=r"series at .* times make a table of .* values"):
+                TimeSeries.from_frame(panel, "zero")

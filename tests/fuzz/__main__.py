@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -31,7 +30,8 @@ START = 600.0
 """Seconds that it may take beside."""
 HEAD = """# Fuzzing, so far
 
-Inputs that each target has been fed by `make fuzz`, over all times that it ran; those of the test suites do not count.
+Inputs that each target has been fed by `make fuzz`, over all times that it ran, and the seconds of one processor that
+this took; those of the test suites do not count.
 A failure is a kind of input that ended in another error than linmap's, in a hang, or with the process; each was mended,
 and the first of its kind is in `examples/`.
 
@@ -77,7 +77,6 @@ def stretch(name: str, seconds: float, way: str, saved: Path) -> Tally:
     with tempfile.TemporaryDirectory(prefix="linmap-fuzz-") as made:
         folder = Path(made)
         words = [sys.executable, "-m", "fuzz.feeding", name, str(seconds), made, way]
-        begun = time.monotonic()
         process = subprocess.Popen(
             words, env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}, text=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
@@ -95,8 +94,7 @@ def stretch(name: str, seconds: float, way: str, saved: Path) -> Tally:
         elif process.returncode:
             raise RuntimeError(f"{name} could not be fed: {said[-2000:]}")
         told = [f"{kind}\n    {_keep(folder / file, saved / name)}" for kind, file in failures.items()]
-        took = found.get("seconds", time.monotonic() - begun)
-        return Tally(found.get("inputs", 0), min(took, seconds), len(failures), told)
+        return Tally(found.get("inputs", 0), found.get("seconds", 0.0), len(failures), told)
 
 
 def _end(process: subprocess.Popen) -> None:

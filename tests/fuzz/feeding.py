@@ -10,6 +10,7 @@ import faulthandler
 import json
 import random
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -22,7 +23,9 @@ from fuzz.targets import Target, feed, mutated
 from fuzz.test_fuzz import check
 
 LONGEST = 30
-"""Seconds of one input."""
+"""Seconds of the processor that one input may take."""
+ASLEEP = 300
+"""Seconds that it may take at all, on a machine that is busy otherwise."""
 MEMORY = 8 << 30
 """Bytes of the process's addresses."""
 
@@ -41,17 +44,19 @@ class Fed:
     def __init__(self, target: Target, folder: Path) -> None:
         self.target, self.folder = target, folder
         self.inputs, self.failures = 0, dict[str, str]()
-        self.begun = self.written = time.monotonic()
+        self.begun, self.written = time.process_time(), time.monotonic()
+        faulthandler.register(signal.SIGPROF, chain=True)  # tells where it is, and ends the process
 
     @property
     def seconds(self) -> float:
-        """Since the first input."""
-        return time.monotonic() - self.begun
+        """Of the processor, since the first input."""
+        return time.process_time() - self.begun
 
     def __call__(self, data: bytes) -> None:
         """Feed an input, and keep it if it is the first that ends in such an error."""
         (self.folder / "current").write_bytes(data)
-        faulthandler.dump_traceback_later(LONGEST, exit=True)
+        faulthandler.dump_traceback_later(ASLEEP, exit=True)
+        signal.setitimer(signal.ITIMER_PROF, LONGEST)
         try:
             check(self.target, data, self.folder / "fed")
         except Exception as error:
@@ -60,6 +65,7 @@ class Fed:
                 self.failures[kind] = name = f"failed-{len(self.failures)}"
                 (self.folder / name).write_bytes(data)
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             faulthandler.cancel_dump_traceback_later()
         self.inputs += 1
         if time.monotonic() - self.written > 1:

@@ -31,7 +31,7 @@ def guide(name: str, seconds: int, folder: Path, feeder: Callable[[Target], Call
     begun.mkdir(parents=True)
     for number, seed in enumerate(target.seeds):
         (begun / str(number)).write_bytes(seed)
-    limits = [f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=6000", "-max_len=65536"]
+    limits = [f"-max_total_time={seconds}", "-timeout=300", "-rss_limit_mb=6000", "-max_len=65536"]
     words = [sys.argv[0], *limits, "-print_final_stats=1", f"-artifact_prefix={folder}/", str(begun)]
     atheris.Setup(words, feeder(target))
     atheris.Fuzz()

@@ -29,6 +29,8 @@ class SavedRun:
     weights: str = "model.safetensors"
     sign: Callable[[Any], Any] = lambda config: config
     """Makes a changed configuration say that it is whole, where it carries a sum."""
+    optional: tuple[str, ...] = ()
+    """Tensors without which it answers all the same."""
 
 
 def s4(folder: Path) -> SavedRun:
@@ -44,7 +46,7 @@ def bt2(folder: Path) -> SavedRun:
 
     X = np.random.default_rng(0).normal(size=(40, 4))
     EmbeddingUpgrade().fit(X, X[:, :3]).save(folder)
-    return SavedRun(EmbeddingUpgrade.load)
+    return SavedRun(EmbeddingUpgrade.load, lambda run: (run.transform(X), run.transform_query(X), run.query_matrix()))
 
 
 def gbwbn(folder: Path) -> SavedRun:
@@ -68,7 +70,7 @@ def lie_decomposition(folder: Path) -> SavedRun:
 
     X = np.random.default_rng(0).normal(size=(4, 1, 16, 16)).astype(np.float32)
     LieClassifier(num_samples=1, channels=2, hidden=2, head=2, epochs=1).fit(X, [0, 1, 0, 1]).save(folder)
-    return SavedRun(LieClassifier.load)
+    return SavedRun(LieClassifier.load, lambda run: run.predict(X))
 
 
 def tinvnn(folder: Path) -> SavedRun:
@@ -76,7 +78,7 @@ def tinvnn(folder: Path) -> SavedRun:
 
     X = np.random.default_rng(0).normal(size=(4, 16, 3)).astype(np.float32)
     PointCloudClassifier(epochs=1, batch_size=2).fit(X, [0, 1, 0, 1]).save(folder)
-    return SavedRun(PointCloudClassifier.load)
+    return SavedRun(PointCloudClassifier.load, lambda run: run.predict(X))
 
 
 def olinear(folder: Path) -> SavedRun:
@@ -213,10 +215,95 @@ def flatquant(folder: Path) -> SavedRun:
     return SavedRun(load_quantised, lambda run: run(tokens(1, 3)))
 
 
+def acm_svm(folder: Path) -> SavedRun:
+    from linmap.signals.acm.classifier import ACMClassifier
+
+    X = np.random.default_rng(0).normal(size=(12, 3, 64))
+    ACMClassifier((2, 1), "tgsp+svm").fit(X, np.arange(12) % 3).save(folder)
+    return SavedRun(ACMClassifier.load, lambda run: run.predict(X))
+
+
+def s4_regressor(folder: Path) -> SavedRun:
+    from linmap.sequence.s4.estimators import S4Regressor, load_estimator
+
+    X = np.random.default_rng(0).normal(size=(4, 8, 1))
+    S4Regressor(1, 4, 4, epochs=1, batch_size=4).fit(X, [0.0, 1.0, 0.5, 2.0]).save(folder)
+    return SavedRun(load_estimator, lambda run: run.predict(X))
+
+
+def lie_drawing(folder: Path) -> SavedRun:
+    from linmap.shapes.lie_decomposition.classifier import LieClassifier
+
+    X = np.random.default_rng(0).normal(size=(4, 1, 16, 16)).astype(np.float32)
+    made = LieClassifier(num_samples=2, channels=2, hidden=2, head=2, epochs=1, deterministic=False)
+    made.fit(X, [0, 1, 0, 1]).save(folder)
+    return SavedRun(LieClassifier.load, lambda run: run.predict(X))
+
+
 RUNS = (
-    acm, bone, bt2, descendant, flatquant, gbwbn, lie_decomposition, olinear, pool, projector, s4, salt, segmenter,
+    acm, acm_svm, bone, bt2, descendant, flatquant, gbwbn, lie_decomposition, lie_drawing, olinear, pool, projector, s4,
+    s4_regressor, salt, segmenter,
     tinvnn, tooth_arrangement, triadaptlora,
 )  # fmt: skip
+
+
+# -- what else is saved ------------------------------------------------------------------------------------------------
+
+
+def result(folder: Path) -> SavedRun:
+    from linmap.experiment.result import Result
+
+    folder.mkdir()
+    whole = {
+        "system": "a", "task": "t", "metrics": [{"name": "m", "better": "lower", "unit": "", "digits": 3}],
+        "rows": [{"name": "r", "kind": "system", "values": {"m": [1.0]}}], "shows": "", "limits": "",
+        "checks": [{"statement": "c", "passed": True, "figures": "", "otherwise": ""}], "tables": [], "pictures": [],
+        "versions": {"linmap": "1"}, "machine": "", "finished": "2026-01-01", "format": 1,
+    }  # fmt: skip
+    (folder / "result.json").write_text(json.dumps(whole))
+    return SavedRun(Result.load, settings=("result.json",))
+
+
+def failure(folder: Path) -> SavedRun:
+    from linmap.experiment.result import Failure
+
+    folder.mkdir()
+    Failure("a", "b", "c").save(folder)
+    return SavedRun(Failure.load, settings=("failure.json",))
+
+
+def classes(folder: Path) -> SavedRun:
+    from dataclasses import asdict
+
+    from linmap.recipes.beside import write_beside
+    from linmap.recipes.learngene_pool.images import PLAIN, saved
+
+    folder.mkdir()
+    write_beside(folder, {"classes": ["a", "b"], "grey": True, "preparation": asdict(PLAIN.at(8))})
+    return SavedRun(saved, settings=("images.json",))
+
+
+def _store(kind: str) -> Callable[[Path], SavedRun]:
+    """Of a kind, with vectors in it."""
+
+    def made(folder: Path) -> SavedRun:
+        from linmap.data.vectors.opening import open_store
+
+        X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+        with open_store(f"{kind}:{folder}", 4) as store:
+            store.upsert([f"a{i}" for i in range(6)], X)
+
+        def load(place: Path) -> Any:
+            with open_store(str(place)) as store:
+                return store.search(X[:2], 2)
+
+        return SavedRun(load, settings=("store.json",))
+
+    made.__name__ = f"{kind}_store"
+    return made
+
+
+OTHERS = (result, failure, classes, *map(_store, ("array", "faiss", "usearch")))
 
 
 # -- changes -----------------------------------------------------------------------------------------------------------
@@ -231,11 +318,18 @@ def changed(whole: Any) -> Iterator[tuple[str, Any]]:
             yield f"{name} = {value!r:.20}", _with(whole, place, value)
 
 
-def _places(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    for key, item in value.items() if isinstance(value, dict) else list(enumerate(value))[:2]:
+def without(whole: Any, most: int = 40) -> Iterator[tuple[str, Any]]:
+    """Without each key; of objects with more keys than so many, without some."""
+    for place in _places(whole, most=most):
+        yield ".".join(map(str, place)), _with(whole, place, remove=True)
+
+
+def _places(value: Any, before: tuple[Any, ...] = (), most: int | None = None) -> Iterator[tuple[Any, ...]]:
+    items = list(value.items()) if isinstance(value, dict) else list(enumerate(value))[:2]
+    for key, item in items[:: 1 if most is None else max(1, len(items) // most)]:
         yield (*before, key)
         if isinstance(item, dict | list):
-            yield from _places(item, (*before, key))
+            yield from _places(item, (*before, key), most)
 
 
 def _with(whole: Any, place: tuple[Any, ...], value: Any = None, remove: bool = False) -> Any:
@@ -252,8 +346,7 @@ def _with(whole: Any, place: tuple[Any, ...], value: Any = None, remove: bool = 
 
 def reshaped(data: bytes, most: int = 12) -> Iterator[tuple[str, bytes]]:
     """A file of safetensors with one tensor of its header turned, cut, of another type, of another name or gone."""
-    (length,) = struct.unpack("<Q", data[:8])
-    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    header, body = unpacked(data)
     names = [name for name in header if name != "__metadata__"]
     for name in names[:: max(1, len(names) // most)]:
         one = header[name]
@@ -271,16 +364,23 @@ def reshaped(data: bytes, most: int = 12) -> Iterator[tuple[str, bytes]]:
         } | {f"of {kind}": one | {"dtype": kind} for kind in DTYPES}
         for what, other in others.items():
             rest = {key: value for key, value in header.items() if key != name}
-            yield f"{name} {what}", _packed(rest if other is None else rest | {name: other}, body)
-        yield f"{name} renamed", _packed({f"x{key}" if key == name else key: v for key, v in header.items()}, body)
+            yield f"{name} {what}", packed(rest if other is None else rest | {name: other}, body)
+        yield f"{name} renamed", packed({f"x{key}" if key == name else key: v for key, v in header.items()}, body)
         first, last = one["data_offsets"]
         for what, value in (("nan", b"\xff"), ("zero", b"\0"), ("huge", b"\x7e")):
-            yield f"{name} all {what}", _packed(header, body[:first] + value * (last - first) + body[last:])
+            yield f"{name} all {what}", packed(header, body[:first] + value * (last - first) + body[last:])
     yield "cut", data[:-3]
-    yield "no tensors", _packed({}, b"")
-    yield "half of the header", data[: 8 + length // 2]
+    yield "no tensors", packed({}, b"")
+    yield "half of the header", data[: (len(data) - len(body)) // 2]
 
 
-def _packed(header: dict[str, Any], body: bytes) -> bytes:
+def unpacked(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """The header of a file of safetensors, and what follows it."""
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def packed(header: dict[str, Any], body: bytes) -> bytes:
+    """A file of safetensors."""
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + body

@@ -182,21 +182,57 @@ def _pictures_and_shapes() -> list[Target]:
 
 def _languages() -> list[Target]:
     from linmap.data.records import parse_json
-    from linmap.data.timeseries import TimeSeries
+    from linmap.data.timeseries import Clock, TimeSeries
     from linmap.retrieve.mbat.paths import parse_path
 
     def times(text: str) -> None:
         import pandas as pd
 
         cells = text.encode("utf-8", "replace").decode().split("|")
-        TimeSeries.from_frame(pd.DataFrame({"date": cells, "a": np.arange(len(cells))}))
+        table, read = pd.DataFrame({"date": cells, "a": np.arange(len(cells))}), TimeSeries.from_frame
+        series = read(table)
+        assert read(table, like=Clock.from_json(series.clock.to_json())).describe()
+        series.frame(np.zeros((3, 1)), series.future(3))
+
+    def gaps(text: str) -> None:
+        import pandas as pd
+
+        cells = text.encode("utf-8", "replace").decode().split("|")
+        TimeSeries.from_frame(pd.DataFrame({"date": cells, "a": np.arange(len(cells))}), "zero", fill_gaps=True)
 
     dates = b"2020-01-01|2020-01-02|2020-01-03", b"1/2/2020 3pm|1/3/2020 3pm|1/4/2020 3pm", b"2020Q1|2020Q2|2020Q3"
     return [
         Target("--at", parse_path, (b'a.b[0].c["x.y"]', b"/a/~1b/0", b"$.a[*].**"), None),
         Target("JSON", parse_json, (b'{"a": [1, 2.5e3, null, true], "b": "\\u00e9"}', b"[1]"), None),
-        Target("times", times, dates, None),
+        Target("times", times, dates, None, _times),
+        Target("gaps", gaps, dates, None, _times),
     ]
+
+
+def _times(rng: random.Random) -> bytes:
+    """A few times of one notation, evenly spaced but for one, near the ends of what can be told."""
+    start = rng.choice((0, 1, 1999, 9996, 190001, 999910, 20200227, 99991229, 2**31 - 4, 2**63 - 9, -(2**63), 10**18))
+    step, form = rng.choice((1, 1, 3, 7, 100, 10**6, 10**15)), rng.choice(FORMS)
+    places = [start + step * i for i in range(rng.choice((1, 2, 3, 5, 9)))]
+    places[rng.randrange(len(places))] += rng.choice((0, 0, 1, step, 50 * step, 10**16))
+    return "|".join(form(place) for place in places).encode()
+
+
+FORMS: tuple[Callable[[int], str], ...] = (
+    str,
+    lambda n: f"{n / 10**3}",
+    lambda n: f"{n}e300",
+    lambda n: f"{n}e-323",
+    lambda n: f"{n % 10**8:08d}",
+    lambda n: f"{1 + n % 9999:04d}-12-31",
+    lambda n: f"2262-04-{1 + n % 30:02d}",
+    lambda n: f"9999-12-{1 + n % 31:02d} 23:59:59",
+    lambda n: f"1677-09-21 00:12:{n % 60:02d}.000000001",
+    lambda n: f"{1 + n % 9999}Q{1 + n % 4}",
+    lambda n: f"{1 + n % 12}/{1 + n % 28}/{n % 100:02d}",
+    lambda n: f"20:{n % 60:02d}:00+{n % 24:02d}:00",
+)
+"""How a number is written as a time."""
 
 
 def _kept() -> list[Target]:

@@ -45,6 +45,17 @@ def test_the_summary_says_at_which_size_an_image_is_read(tmp_path: Path):
     assert apply(Apply(model="fsrcnn-small-x2", side=8), job)["image"] == "30 x 20 pixels, read as 8 x 8"
 
 
+@pytest.mark.parametrize("name", ["red.png", "words.txt", "rows.JSONL", "words.txt.gz", None])
+def test_a_folder_is_refused_with_a_file_of_it_that_can_be_read(name: str | None, tmp_path: Path):
+    (tmp_path / "notes.xyz").touch()
+    (tmp_path / ".hidden.png").touch()
+    if name is not None:
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError, match=f"such as --data {tmp_path}/{name}" if name else "holds none") as raised:
+        apply(Apply(), ApplyJob(data=tmp_path))
+    assert f"--data {tmp_path} is a folder" in str(raised.value)
+
+
 def test_the_class_is_named_or_not_mentioned(tmp_path: Path):
     summary = apply(Apply(model="fsrcnn-small-x2", side=8), ApplyJob(out=tmp_path))
     assert "target_name" not in summary

@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import linmap
+from linmap.cli import program
 from linmap.cli.program import GO_ON, command, go_on
 from linmap.cli.wording import FLAGS
 from linmap.errors import shell_line, word
@@ -128,3 +129,36 @@ def _unquoted(text: ast.JoinedStr) -> list[str]:
             if not expression.startswith(("word(", "command(")) and expression not in ALLOWED:
                 wrong.append(expression)
     return wrong
+
+
+UVX = ["/opt/uv/bin/uv", "tool", "uvx", "--from", "linmap[adapt] @ ./a b.whl", "linmap"]
+
+
+@pytest.mark.parametrize(
+    ("parent", "expected"),
+    [
+        (UVX, ["uvx", "--from", "linmap[adapt] @ ./a b.whl", "linmap"]),
+        (["uv", "run", "linmap"], ["uv", "run", "linmap"]),
+        (["uv", "tool", "uvx", "--index-url=https://me:secret@pypi.example", "linmap"], None),
+        (["bash"], None),
+        ([], None),
+    ],
+)
+def test_what_uv_runs_is_called_by_uv(
+    parent: list[str], expected: list[str] | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its environment is on the path of this process, and on no other: `linmap` alone would not be found."""
+    script, ours = tmp_path / "bin" / "linmap", ["fit", "bone", "--out", "a b"]
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    monkeypatch.delenv(GO_ON, raising=False)
+    monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("sys.argv", [str(script), *ours])
+    monkeypatch.setattr(program, "_words_of_parent", lambda: [*parent, *ours])
+    monkeypatch.setenv("UV", "/opt/uv/bin/uv")
+    line = go_on(ours)
+    assert line == shell_line([*(expected or [str(script)]), *ours, "--resume"])
+    assert "secret" not in line
+    monkeypatch.delenv("UV")
+    assert go_on(ours) == shell_line(["linmap", *ours, "--resume"])

@@ -22,6 +22,7 @@ from linmap.artifacts import write_text
 from linmap.data.door import load_json
 from linmap.errors import DataError, UsageError
 from linmap.locks import BusyError, FolderLock
+from linmap.ownership import make_folder
 from linmap.processes import ENDS_WITH
 
 State = Literal["waiting", "running", "done", "refused", "failed", "stopped", "lost"]
@@ -115,7 +116,7 @@ class Jobs:
 
     def __init__(self, root: Path, at_once: int = 1) -> None:
         self.root = Path(root).absolute()
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         try:
             self._lock_of_root = FolderLock(self.root)
         except BusyError as busy:

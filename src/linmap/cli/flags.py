@@ -126,7 +126,7 @@ def parse(
     except SystemExit as stop:
         if stop.code in (0, None):
             raise HelpShown from None
-        raise UsageError(f"{_complaint(complaints.getvalue())} (`{command} --help` lists the flags.)") from None
+        raise UsageError(f"{_complaint(complaints.getvalue(), words)} (`{command} --help` lists the flags.)") from None
     return {name: _as(kind, getattr(values, name)) for name, kind in plain.items()}
 
 
@@ -177,13 +177,14 @@ def _as(kind: type, part: Any) -> Any:
     return kind(**{field.name: getattr(part, field.name) for field in fields(kind)})
 
 
-def _complaint(box: str) -> str:
-    """What tyro found wrong, and the flag that it thinks was meant."""
+def _complaint(box: str, words: list[str]) -> str:
+    """What tyro found wrong with the words, and the flag that it thinks was meant."""
     first, *others = _paragraphs(box)
-    if unknown := re.match(r"Unrecognized options: (.+)", first):
-        word = unknown[1].split(", ")[0]
+    if unknown := re.match(r"Unrecognized options:\s*(.*)", first):
+        word = _first_of(unknown[1], words)
         if not word.startswith("-"):
             return f"{word!r} is not expected here."
+        word = word.partition("=")[0]
         meant = re.match(r"Perhaps you meant:\s*(--?[\w-]+)", others[0])
         return f"there is no flag {word}{f'; did you mean {meant[1]}?' if meant else '.'}"
     if missing := re.match(r"Missing from .*?: (--[\w-]+)", first):
@@ -191,9 +192,15 @@ def _complaint(box: str) -> str:
     value = re.match(r"Error parsing (\S+): (.+)", first)  # the error of a whole dataclass names its own argument
     if value:
         first = f"{value[1]}: {value[2]}" if value[1].startswith("-") else value[2]
-    for words, plain in PLAIN:
-        first = words.sub(plain, first)
+    for pattern, plain in PLAIN:
+        first = pattern.sub(plain, first)
     return f"{first.rstrip('.')}."
+
+
+def _first_of(listed: str, words: list[str]) -> str:
+    """The first of the words that a message lists, with ", " between them and its white space squeezed."""
+    found = [word for word in words if f"{listed},".startswith(" ".join(f"{word},".split()))]
+    return max(found, key=len, default=listed.split(",")[0])
 
 
 def _paragraphs(box: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable
@@ -13,9 +14,17 @@ from linmap.errors import shell_line, word
 GO_ON = "LINMAP_GO_ON"
 """Environment variable: what to type to go on, where something else (such as make) started the program."""
 
+UV = "UV"
+"""Environment variable that uv sets for what it runs."""
+SECRET = re.compile(r"//[^/]*@")
+"""A password in an address, which is not repeated."""
+
 
 def program() -> str:
-    """What starts this program here: `linmap` where that is found on the path, else its file or its module."""
+    """What starts this program here: `linmap` where that is found on the path, else its file or its module, or what uv
+    was asked for."""
+    if asked := _asked_of_uv():
+        return asked
     script = Path(sys.argv[0])
     if script.name == "__main__.py" and script.parent.name == "linmap":
         return "linmap" if _on_path(Path(sys.executable).with_name("linmap")) else f"{_near(sys.executable)} -m linmap"
@@ -35,7 +44,27 @@ def go_on(words: Iterable[str]) -> str:
     return command(*words, *([] if "--resume" in words else ["--resume"]))
 
 
+def _asked_of_uv() -> str | None:
+    """Such as `uvx linmap`: the words with which uv, the parent of this process, was called, up to those of linmap."""
+    words, ours = _words_of_parent() if UV in os.environ else [], sys.argv[1:]
+    asked = words[: len(words) - len(ours)]
+    if not asked or Path(asked[0]).stem != "uv" or words[len(asked) :] != ours or any(map(SECRET.search, asked)):
+        return None
+    return shell_line(["uvx", *asked[3:]] if asked[1:3] == ["tool", "uvx"] else ["uv", *asked[1:]])
+
+
+def _words_of_parent() -> list[str]:
+    """Of its command line; none where the system does not tell."""
+    try:
+        line = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+    except OSError:
+        return []
+    return [os.fsdecode(part) for part in line.split(b"\0")[:-1]]
+
+
 def _on_path(script: Path) -> bool:
+    if UV in os.environ:
+        return False  # on the path that uv gave to this process, and perhaps on no other
     found = shutil.which("linmap")
     return found is not None and script.exists() and Path(found).resolve() == script.resolve()
 

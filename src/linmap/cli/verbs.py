@@ -345,7 +345,7 @@ def checked(job: Any) -> Any:
         refuse_special(data)
     if out is not None and out.is_file() and not isinstance(job, ApplyJob):
         raise UsageError(f"--out {out} is a file; name a folder.")
-    if data is not None and out is not None and data.resolve() == out.resolve():
+    if data is not None and out is not None and ownership.real(data) == ownership.real(out):
         raise UsageError(f"--out {out} is the input file; choose another.")
     if out is not None and out.suffix == ".parquet" and missing(["pyarrow"]):
         raise UsageError(

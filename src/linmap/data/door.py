@@ -6,6 +6,7 @@ becomes large, and what declares more than its file can hold, is refused before 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -28,6 +29,10 @@ KINDS = {
     stat.S_ISSOCK: "a socket",
     stat.S_ISCHR: "a device",
     stat.S_ISBLK: "a device",
+}
+NO_PLACES = {
+    errno.ELOOP: "this link leads to itself; point it to a file, or give the file",
+    errno.ENAMETOOLONG: "this name is longer than names of files are; give a shorter one",
 }
 UNSAFE = ("pickle", "trust", "max_header_size", "unsafe", "weights_only")  # advice that does not belong to strangers
 
@@ -69,6 +74,23 @@ def files_inside(folder: Path, endings: tuple[str, ...], below: bool = False) ->
     return sorted(p for p in found if p.name.lower().endswith(endings) and not (hidden(p, folder) or p.is_dir()))
 
 
+def refuse_endless(path: Path | str) -> None:
+    """Refuse a link that leads to itself, and a name that is longer than names are.
+
+    Raises
+    ------
+    DataError
+        With what it is.
+    """
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno in NO_PLACES:
+            raise DataError(f"{path!s:.300}: {NO_PLACES[error.errno]}.") from None
+    except ValueError:
+        raise DataError(f"{str(path)!r} is no name of a file: it holds a null character.") from None
+
+
 def refuse_special(path: Path | str) -> None:
     """Refuse what exists and is neither a regular file nor a folder: reading it would never end.
 
@@ -77,12 +99,11 @@ def refuse_special(path: Path | str) -> None:
     DataError
         With what it is.
     """
+    refuse_endless(path)
     try:
         mode = os.stat(path).st_mode
     except OSError:
         return  # its reader knows what to say
-    except ValueError:
-        raise DataError(f"{str(path)!r} is no name of a file: it holds a null character.") from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         kind = next((name for test, name in KINDS.items() if test(mode)), "no regular file")
         raise DataError(f"{path} is {kind}; write what comes out of it into a file, and give that.")

@@ -89,7 +89,12 @@ def decoded(config: Mapping[str, Any]) -> Shaped[np.ndarray, " classes"]:
     classes = np.array(typed(Classes, config, "config")["classes"])
     if not len(classes) or len(set(classes.tolist())) < len(classes):
         raise ArgumentError(f"classes are {config['classes']!r:.80}; each stands there once.")
-    return classes if config.get("labels") is None else classes.astype(config["labels"])
+    if config.get("labels") is None:
+        return classes
+    found = classes.astype(config["labels"])
+    if not np.array_equal(found.astype(classes.dtype), classes):
+        raise ArgumentError(f"classes are {config['classes']!r:.80}, which are not of the type {config['labels']}")
+    return found
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import re
 import reprlib
 import typing
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
@@ -95,6 +95,27 @@ def typed(kind: type[Kind], value: Any, where: str) -> Kind:
         elif get_origin(hint) is not NotRequired:
             raise ArgumentTypeError(f"{where} lacks {name!r}")
     return typing.cast(Any, value)
+
+
+def made(kind: type[Kind], value: Any, where: str) -> Kind:
+    """A dataclass of a JSON object, whose keys are its fields, of their types; those without defaults are there.
+
+    Raises
+    ------
+    ArgumentTypeError
+        At the first key that is missing, not known or of another type.
+    """
+    if not isinstance(value, dict):
+        raise ArgumentTypeError(f"{where} is {reprlib.repr(value)}, expected an object")
+    hints, known = get_type_hints(kind, include_extras=True), {one.name: one for one in fields(typing.cast(Any, kind))}
+    for name, item in value.items():
+        if name not in known:
+            raise ArgumentTypeError(f"{where} has {reprlib.repr(name)}, which is not known")
+        require(item, hints[name], f"{where}: {name}")
+    for name, one in known.items():
+        if name not in value and one.default is one.default_factory is MISSING:
+            raise ArgumentTypeError(f"{where} lacks {name!r}")
+    return kind(**value)
 
 
 def check_fields(part: Any) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from linmap.artifacts import machine, plain, versions, write_json
+from linmap.artifacts import machine, plain, said, versions, write_json
 from linmap.data.door import load_json
 from linmap.data.schema import Range, check_fields
 from linmap.errors import ArtifactError, DataError
@@ -183,7 +183,7 @@ class Result:
             for name, part in parts.items():
                 raw[name] = [part(**item) for item in raw[name]]
         except (KeyError, TypeError, AttributeError) as error:
-            raise _unreadable(Path(folder) / RESULT, repr(error)) from None
+            raise _unreadable(Path(folder) / RESULT, said(error)) from None
         return _construct(cls, Path(folder) / RESULT, raw)
 
 
@@ -239,7 +239,7 @@ def _construct(kind: type[Outcome], path: Path, raw: dict[str, Any]) -> Outcome:
         check_fields(outcome)
         datetime.fromisoformat(outcome.finished)
     except (TypeError, ValueError, OverflowError) as error:
-        raise _unreadable(path, str(error)) from None
+        raise _unreadable(path, said(error)) from None
     return outcome
 
 

@@ -35,4 +35,4 @@ def read_beside(folder: Path, build: Callable[[dict[str, Any]], Found]) -> Found
     try:
         return build(load_json(folder / FILE))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
-        raise ArtifactError(f"{folder / FILE} cannot be read ({error}); fit again.") from None
+        raise ArtifactError(f"{folder / FILE} cannot be read ({artifacts.said(error)}); fit again.") from None

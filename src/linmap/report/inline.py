@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 from linmap.data.door import read_bytes, read_text, understood
 from linmap.errors import ArgumentError
 from linmap.experiment.result import Picture
+from linmap.ownership import real
 from linmap.report.sanitizing import SVG, XLINK, sanitize
 
 ElementTree.register_namespace("", SVG)
@@ -49,7 +50,7 @@ def inline(folder: Path, picture: Picture, prefix: str) -> Inlined:
         If it is no image that a browser shows, or lies outside `folder`.
     """
     path = folder / picture.file
-    if not path.resolve().is_relative_to(folder.resolve()):
+    if not real(path).is_relative_to(real(folder)):
         raise ArgumentError(f"{picture.file} lies outside the folder of its result; pictures stand beside result.json.")
     if path.suffix.lower() == ".svg":
         return _shown(*_svg(path, prefix), picture, prefix)

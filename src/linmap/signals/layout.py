@@ -13,7 +13,7 @@ from jaxtyping import Float64
 
 from linmap.data.epochs import Epochs
 from linmap.data.mne_epochs import is_mne_epochs
-from linmap.data.schema import check_fields, require
+from linmap.data.schema import made, require
 from linmap.errors import ArgumentError
 
 Array = Float64[np.ndarray, "epochs channels times"]
@@ -202,8 +202,9 @@ class Layout:
         if values.get("ch_names") is None and names is not None and len(names) == n_channels:
             values["ch_names"] = names
         values["sfreq"] = values.get("sfreq") or config.get("sfreq")
-        found = cls(**values)
-        check_fields(found)
+        found = made(cls, values, "layout")
+        if found.sizes is not None and not 0 < found.sizes[0] <= found.sizes[1] <= found.sizes[2] < np.inf:
+            raise ArgumentError(f"layout: sizes are {found.sizes}, expected three positive numbers in order")
         return found
 
 
@@ -271,7 +272,7 @@ def unit_factor(sizes: Float64[np.ndarray, " n"], seen: tuple[float, float, floa
         return 1.0
     low, median, high = seen
     beyond = now[1] / high if now[1] > high else now[1] / low if now[1] < low else 1.0
-    power = round(np.log10(now[1] / median) / 3)
+    power = round(np.clip((np.log10(now[1]) - np.log10(median)) / 3, -100, 100))  # a factor that float64 has
     if 1 / OTHER_UNIT < beyond < OTHER_UNIT or power == 0:
         return 1.0
     factor = 1000.0**power

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from linmap.ownership import make_folder
 from linmap.training.checkpoint import number
 from linmap.training.history import Position
 
@@ -21,7 +22,7 @@ class MetricsLog:
         self.file = None
         if out is None:
             return
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         if fresh:
             position.run = 1 + number(beside) if beside else 1
         self.path, self.pending = out / "metrics.jsonl", out / f".metrics.{position.run}.jsonl"

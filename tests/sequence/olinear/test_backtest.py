@@ -1,12 +1,13 @@
 """Backtesting: what each origin saw, where its forecasts lie, and what the errors are."""
 
+import re
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from linmap.errors import DataError
+from linmap.errors import ArgumentError, DataError
 from linmap.sequence.olinear import OLinearForecaster, backtest
 from typed import cloned, of_class
 
@@ -100,9 +101,46 @@ def test_a_model_that_is_not_fitted_is_fitted_once_before_the_first_origin() -> 
 def test_rows_that_the_model_has_seen_are_refused(fitted: OLinearForecaster, tmp_path) -> None:
     fitted.save(tmp_path)
     for forecaster in (fitted, OLinearForecaster.load(tmp_path)):
-        with pytest.raises(DataError, match=r"has seen rows until 2024-07-18.*60 rows lie behind"):
+        with pytest.raises(DataError, match=r"until 2024-07-18.*60 of.*need 65: take n_windows=12"):
             backtest(forecaster, table(), n_windows=13)
         assert len(backtest(forecaster, table(), n_windows=12).cutoffs) == 12  # the first right after these rows
+
+
+@pytest.mark.parametrize("step", [1, 5, 7])
+@pytest.mark.parametrize("rows", [200, 203, 205, 206, 211, 260])
+def test_what_the_message_of_seen_rows_advises_works(fitted: OLinearForecaster, rows: int, step: int) -> None:
+    def ask(rows: int, n_windows: int) -> None:
+        assert len(backtest(fitted, table(rows), n_windows=n_windows, step_size=step).cutoffs) == n_windows
+
+    with pytest.raises(DataError, match=rf"{rows - 200} of the {rows} rows are later") as raised:
+        ask(rows, (rows - 200) // step + 2)
+    if found := re.search(r"n_windows=(\d+)", str(raised.value)):
+        ask(rows, int(found[1]))
+        with pytest.raises(DataError, match="has seen rows"):
+            ask(rows, int(found[1]) + 1)
+    else:
+        lacking = re.search(r"bring (\d+) or more", str(raised.value))
+        assert lacking is not None
+        ask(rows + int(lacking[1]), 1)
+        with pytest.raises(DataError, match="has seen rows"):
+            ask(rows + int(lacking[1]) - 1, 1)
+
+
+@pytest.mark.parametrize("step", [1, 7])
+@pytest.mark.parametrize("rows", [150, 151, 155, 156, 157, 158])
+def test_what_the_message_of_too_many_origins_advises_works(rows: int, step: int) -> None:
+    model = small(epochs=1, lookback=140)
+    with pytest.raises(DataError, match="before the first") as raised:
+        backtest(model, table(rows), n_windows=100, step_size=step)
+    found = re.search(r"at most n_windows=(\d+)", str(raised.value))
+    assert found is not None
+    with pytest.raises(DataError, match="before the first"):
+        backtest(model, table(rows), n_windows=int(found[1]) + 1, step_size=step)
+    with pytest.raises(
+        (DataError, ArgumentError), match="rows"
+    ) as raised:  # too few to train on, which is another matter
+        backtest(model, table(rows), n_windows=int(found[1]), step_size=step)
+    assert "before the first" not in str(raised.value)
 
 
 def test_times_may_have_a_zone() -> None:

@@ -17,6 +17,7 @@ from linmap.adapt.bone.layer import AddAdapter, BoneAdapter, BoneLayer
 from linmap.artifacts import atomic_path
 from linmap.errors import ArgumentError
 from linmap.maps.block_affine import tile
+from linmap.ownership import make_folder
 
 
 def to_lora(
@@ -76,7 +77,7 @@ def save_as_lora(model: PeftModel, folder: Path | str, adapter_name: str = "defa
     for path, layer in layers.items():
         tensors |= {f"{path}.{name}": value for name, value in _lora_tensors(layer, adapter_name).items()}
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     _lora_config(config, layers).save_pretrained(str(folder))
     with atomic_path(folder / "adapter_model.safetensors") as partial:
         save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, partial, {"format": "pt"})

@@ -40,6 +40,7 @@ from linmap.data.schema import Range, require, typed
 from linmap.data.text import Task, TextRecord
 from linmap.data.tokens import ClassificationData, Side, Tokenizer
 from linmap.errors import ArgumentError, ArtifactError
+from linmap.ownership import make_folder
 from linmap.training.checkpoint import gathered
 from linmap.training.preparation import weights_of
 
@@ -123,7 +124,7 @@ class FineTuned:
         if not PartialState().is_main_process:
             return folder
         plain = self.adapted.base_model.merge_and_unload(untie=True)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         with staged(folder, whole=True) as partial, quiet_libraries():
             plain.save_pretrained(partial)
             self.tokenizer.save_pretrained(partial)
@@ -153,7 +154,7 @@ class FineTuned:
             return
         prefix = "encoder." if isinstance(self.model, TextClassifier) else ""
         state = {name.removeprefix(prefix): weight for name, weight in weights.items()}
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         check_free(folder)
         for name in (SHARED, "config.json"):
             (folder / name).unlink(missing_ok=True)
@@ -228,9 +229,9 @@ class Saved(TypedDict):
 
 def _adapted(base: nn.Module, folder: Path, labels: Sequence[str] | None) -> nn.Module:
     """The pretrained model with the adapter of a folder, all of whose tensors are there, and none besides."""
+    found = set(read_tensors(folder / ADAPTER[1]))
     with quiet_libraries():
         adapted = PeftModel.from_pretrained(cast(Any, base), str(folder))
-    found = set(read_tensors(folder / ADAPTER[1]))
     if other := found ^ set(get_peft_model_state_dict(cast(Any, adapted), save_embedding_layers=False)):
         name = min(other)
         raise ArgumentError(f"{ADAPTER[1]} {'has' if name in found else 'lacks'} {name} (of {len(other)} such tensors)")

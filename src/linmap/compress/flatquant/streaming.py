@@ -28,6 +28,7 @@ from linmap.compress.flatquant.parallel import processes
 from linmap.compress.flatquant.pretrained import kept_names
 from linmap.data.door import inside, load_json, understood
 from linmap.errors import ArgumentError, DataError
+from linmap.ownership import real
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
@@ -68,7 +69,7 @@ def calibrate_folder(
         As `calibrate`; ValueError also if `source` lacks a tensor of the model, or is `target`.
     """
     source, target = Path(source), Path(target)
-    if source.resolve() == target.resolve():
+    if real(source) == real(target):
         raise ArgumentError(f"target is the source folder {source}; give another one.")
     shards = Shards(source)
     model = skeleton(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
@@ -112,6 +113,8 @@ def _checked(cls: type, config: Any) -> Saved:
     check_parameters(cls, saved["options"])
     for number, member in enumerate(saved["members"]):
         typed(Measures, member, f"members: {number}")
+    if named := [name for name in saved["accuracy"] if not re.fullmatch("[0-9]{1,9}", name)]:
+        raise ArgumentError(f"accuracy has {named[0]!r:.40}, which is no number of a model")
     if len(saved["sizes"]) != len(saved["members"]):
         raise ArgumentError(f"there are {len(saved['sizes'])} sizes of {len(saved['members'])} members")
     return saved
@@ -140,4 +143,4 @@ def _fill(pool: LearngenePool, tensors: Mapping[str, Tensor], folder: Path | str
     try:
         pool.load_state_dict(tensors, assign=own)
     except RuntimeError as error:
-        raise ArtifactError(f"{folder}: the weights do not fit the pool ({error}).") from None
+        raise ArtifactError(f"{folder}: the weights do not fit the pool ({artifacts.said(error)[:240]}).") from None

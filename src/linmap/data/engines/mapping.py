@@ -26,6 +26,7 @@ from linmap.data.engines.shards import SUFFIXES, Batch, Names, Outcome, Shard, c
 from linmap.data.records import AS_THEY_ARE, Layout, files_of
 from linmap.errors import ArgumentError, DataError, Stopped
 from linmap.locks import sole
+from linmap.ownership import real
 from linmap.processes import check_parent, discard, end_with_parent, vacant
 
 Engine = Literal["local", "ray"]
@@ -122,7 +123,7 @@ def map_records(
     out = Path(out)
     work = Path(work) if work is not None else out.with_name(f"{out.name}.work")
     for path in (out, work):
-        if path.resolve().is_relative_to(Path(source).resolve()):
+        if real(path).is_relative_to(real(source)):
             raise DataError(f"{path} must not lie in {source}, which is read; write elsewhere.")
     with sole(out), sole(work, again=False):
         files = files_of(source, SUFFIXES[of])
@@ -284,7 +285,7 @@ def _plan(
     resume: bool,
 ) -> list[Shard]:
     """The shards: those of the run that is resumed, or new ones in an empty work folder."""
-    stats = [(str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+    stats = [(str(real(file)), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
     name = f"{type(function).__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
     identity = {
         "format": FORMAT,

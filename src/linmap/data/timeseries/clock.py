@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from linmap.data.schema import check_fields
+from linmap.data.schema import made
 from linmap.data.timeseries import numbers, steps, text
 from linmap.data.timeseries.notation import Dates, Durations, Notation, Periods, Text, Years
 from linmap.errors import ArgumentTypeError, DataError
@@ -34,12 +34,9 @@ class Clock:
 
     @classmethod
     def from_json(cls, kept: dict[str, Any]) -> Clock:
-        others = {name: value for name, value in kept.items() if name != "step"}
         if not isinstance(kept.get("step"), str | int | float):
-            raise ArgumentTypeError(f"step is {kept.get('step')!r}")
-        found = cls(steps.read(kept["step"]), **others)
-        check_fields(found)
-        return found
+            raise ArgumentTypeError(f"clock: step is {kept.get('step')!r}")
+        return made(cls, kept | {"step": steps.read(kept["step"])}, "clock")
 
 
 def read_times(

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float64
 
+from linmap.data.door import GIB, LIMIT, most_bytes
 from linmap.data.timeseries import steps
 from linmap.data.timeseries.clock import Clock, describe, read_times
 from linmap.data.timeseries.layout import Layout, arrange, as_names, some
@@ -265,6 +266,7 @@ def _wide_from_long(layout: Layout, order: str, like: Clock | None) -> tuple[pd.
         layout.time, str(layout.time_name), order=order, like=like, axis=lambda times: times.unique().sort_values()
     )
     ids = layout.ids.to_numpy()
+    _require_room(layout.ids.nunique(), time.nunique(), len(ids))
     table = pd.DataFrame({"id": ids, "time": pd.Series(time), "y": layout.values.iloc[:, 0].to_numpy()})
     repeated = np.flatnonzero(table.duplicated(["id", "time"]))
     if len(repeated):
@@ -283,10 +285,20 @@ def _wide_from_long(layout: Layout, order: str, like: Clock | None) -> tuple[pd.
     return wide, notation
 
 
+def _require_room(series: int, times: int, rows: int) -> None:
+    """Refuse a panel whose table would take far more memory than its rows: few of its series share their times."""
+    if series * times > 4 * rows and 24 * series * times > most_bytes():
+        raise DataError(
+            f"{series:,} series at {times:,} times make a table of {series * times:,} values, of which {rows:,} are "
+            f"there, and which takes more than {most_bytes() / GIB:g} GiB; bring the series to common times, take "
+            f"fewer of them, or allow more with {LIMIT}."
+        )
+
+
 def _without_gaps(
     values: pd.DataFrame, notes: tuple[str, ...], like: Clock | None
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    whole = steps.completed(values.index, None if like is None else like.step)
+    whole = steps.completed(values.index, None if like is None else like.step, max(values.shape[1], 1))
     added = len(whole) - len(values)
     if not added:
         return values, notes

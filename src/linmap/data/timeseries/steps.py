@@ -9,10 +9,16 @@ import numpy as np
 import pandas as pd
 from pandas.tseries.frequencies import to_offset
 
-from linmap.errors import DataError
+from linmap.data.door import GIB, LIMIT, most_bytes
+from linmap.errors import ArgumentError, DataError
 
 Step = pd.offsets.BaseOffset | int | float
 ROUNDED = 0.1  # share of the step that written numbers may lie off an even spacing: decimal years have few digits
+UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+ON_THE_WAY = 8
+"""Columns of memory that filling gaps takes beside those of the table."""
+LONGEST = 2.0**62
+"""Up to where whole numbers are counted."""
 MONTHS = (
     dict.fromkeys(("MS", "ME", "BMS", "BME", "WOM", "LWOM"), 1)
     | dict.fromkeys(("QS", "QE", "BQS", "BQE"), 3)
@@ -61,7 +67,7 @@ def step_of(time: pd.Index) -> Step | None:
 def _even(numbers: np.ndarray) -> float:
     """The step between the first number and the last; 1/n where their digits allow it, as in decimal years."""
     step = float(numbers[-1] - numbers[0]) / (len(numbers) - 1)
-    parts = round(1 / step) if 0 < step < 1 else 0
+    parts = round(1 / step) if 1e-12 < step < 1 else 0
     last_digit = 10.0 ** -_decimals(numbers)
     return 1 / parts if parts and abs(step - 1 / parts) * (len(numbers) - 1) <= 1.01 * last_digit else step
 
@@ -96,7 +102,10 @@ def follows(time: pd.Index, step: Step) -> bool:
     if isinstance(time, pd.DatetimeIndex):
         if not isinstance(step, pd.offsets.BaseOffset):
             return False
-        grid = pd.date_range(time[0], periods=len(time), freq=step)
+        try:
+            grid = pd.date_range(time[0], periods=len(time), freq=step)
+        except (ValueError, OverflowError):  # it leaves what dates can be
+            return False
         return bool(len(grid) == len(time) and (grid == time).all())
     if isinstance(step, pd.offsets.BaseOffset):
         return False
@@ -145,43 +154,80 @@ def require_step(time: pd.Index) -> Step:
     )
 
 
-def completed(time: pd.Index, step: Step | None = None) -> pd.Index:
+def completed(time: pd.Index, step: Step | None = None, columns: int = 1) -> pd.Index:
     """The axis with the rows that it lacks: the sparsest regular grid from the first time to the last that holds all.
+
+    Parameters
+    ----------
+    time
+        What there is.
+    step
+        Of the model that the table is for.
+    columns
+        Of the table, which bound the rows that memory has room for.
 
     Raises
     ------
     DataError
-        If no grid holds all times.
+        If no grid holds all times, or one would have more rows than a table may.
     """
     if step_of(time) is not None or len(time) < 2:
         return time
-    steps = np.diff(_numbers(time))
+    numbers = _numbers(time)
+    steps = np.diff(numbers)
     kinds, counts = np.unique(steps, return_counts=True)
     usual = kinds[counts.argmax()]
-    if not isinstance(time, pd.DatetimeIndex):
-        grids = [pd.Index(np.arange(time[0], time[-1] + usual / 2, usual), name=time.name)]
+    dates = isinstance(time, pd.DatetimeIndex)
+    even = pd.Timedelta(int(usual), unit=time.unit) if dates else usual.item()
+    rows, most = (float(numbers[-1]) - float(numbers[0])) / float(usual), most_bytes() / (8 * (columns + ON_THE_WAY))
+    if not dates:
+        grids = [np.arange(time[0], time[-1] + usual / 2, usual)] if rows < most else []
     else:
         months = np.diff(time.year * 12 + time.month)
-        offsets: list[Any] = [step] if isinstance(step, pd.offsets.BaseOffset) else []
-        offsets.append(pd.Timedelta(int(usual), unit=time.unit))
-        offsets += ["B", "MS", "ME", pd.DateOffset(months=max(int(months.min()), 1))]
-        grids = [pd.date_range(time[0], time[-1], freq=one, name=time.name) for one in offsets]
-        grids = [grid.as_unit(time.unit) for grid in grids]
-    whole = [grid for grid in grids if len(grid) >= 3 and time.isin(grid).all()]
-    if not whole:
-        raise DataError(
-            f"the gaps cannot be filled: no regular step reaches all times, the usual one is "
-            f"{pd.Timedelta(int(usual), unit=time.unit) if isinstance(time, pd.DatetimeIndex) else usual.item()}; "
-            "resample to a regular step."
+        offsets: list[Any] = [step] if isinstance(step, pd.offsets.BaseOffset) and _few(time, step, most) else []
+        offsets += [even] if rows < most else []
+        offsets += ["B"] if even <= pd.Timedelta(days=7) else ["MS", "ME"]
+        offsets.append(pd.DateOffset(months=max(int(months.min()), 1)))
+        grids = [grid for one in offsets if (grid := _grid(time, one)) is not None]
+    whole = [grid for grid in map(pd.Index, grids) if len(grid) >= 3 and time.isin(grid).all()]
+    if whole:
+        return min(whole, key=len).rename(time.name)
+    if rows < most:
+        said = f"no regular step reaches all times, the usual one is {even}; resample to a regular step"
+    else:
+        said = (
+            f"from {time[0]} to {time[-1]} in steps of {even} there are {rows:.3g} rows, which take more than "
+            f"{most_bytes() / GIB:g} GiB; resample to a coarser step, or allow more with {LIMIT}"
         )
-    return min(whole, key=len)
+    raise DataError(f"the gaps cannot be filled: {said}.")
+
+
+def _grid(time: pd.DatetimeIndex, step: Any) -> pd.DatetimeIndex | None:
+    """From the first time to the last in such steps; None where one of them leaves what dates can be."""
+    try:
+        return pd.date_range(time[0], time[-1], freq=step).as_unit(time.unit)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _few(time: pd.DatetimeIndex, step: Any, most: float) -> bool:
+    """Whether a step makes fewer rows of the axis than so many; steps of the calendar are days or longer."""
+    if not isinstance(step, pd.offsets.Tick):
+        return True
+    seconds = (float(time.asi8[-1]) - float(time.asi8[0])) / UNITS[time.unit]
+    return seconds < most * counted(step)[1]
 
 
 def after(time: pd.Index, step: Step, rows: int) -> pd.Index:
     """The times of the `rows` rows that follow the last one."""
     if isinstance(step, pd.offsets.BaseOffset):
-        grid = pd.date_range(time[-1], periods=rows + 1, freq=step, name=time.name)
-        return grid[1:]
+        try:
+            return pd.date_range(time[-1], periods=rows + 1, freq=step, name=time.name)[1:]
+        except (ValueError, OverflowError):
+            raise DataError(
+                f"{rows} rows after {time[-1]} cannot be dated: they lie behind the last time that there can be "
+                f"({time.dtype}); forecast fewer steps, or bring times of a coarser unit."
+            ) from None
     numbers = _numbers(time)
     if isinstance(step, int) and np.issubdtype(numbers.dtype, np.integer):
         last = int(numbers[-1])
@@ -277,10 +323,18 @@ def written(step: Step) -> str | int | float:
 
 
 def read(step: str | float) -> Step:
-    """What `written` wrote."""
-    if not isinstance(step, str):
-        return step
-    if not step.startswith("months="):
-        return to_offset(step)
-    months, _, day = step.removeprefix("months=").partition(",day=")
-    return _monthly(int(months), int(day or 1))
+    """What `written` wrote.
+
+    Raises
+    ------
+    ArgumentError
+        If it is no step forward.
+    """
+    if isinstance(step, str) and step.startswith("months="):
+        months, _, day = step.removeprefix("months=").partition(",day=")
+        found = _monthly(int(months), int(day or 1))
+    else:
+        found = to_offset(step) if isinstance(step, str) else step
+    if not 0 < counted(found)[1] < LONGEST:
+        raise ArgumentError(f"step is {step!r}, which leads not from a row to the next")
+    return found

@@ -49,6 +49,12 @@ class Header(TypedDict):
     others: NotRequired[list[str]]
 
 
+class Begun(TypedDict):
+    """What it says before the first flush."""
+
+    others: list[str]
+
+
 class Ids(TypedDict):
     """The names of rows."""
 
@@ -325,6 +331,7 @@ def read_header(folder: Path) -> dict[str, Any] | None:
                 f"{path} has format {header['format']}, this linmap reads up to {FORMAT}; upgrade linmap."
             )
         if isinstance(header, dict) and header.get("generation") == 0:
+            typed(Begun, header, "it")
             return None  # nothing is in it yet
         typed(Header, header, "it")
         for name, entry in header["fields"].items():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from linmap import artifacts
-from linmap.data.schema import Count, check_fields, typed
+from linmap.data.schema import Count, made, typed
 from linmap.errors import ArgumentError, ArtifactError
 from linmap.interpret.householder_projector.attributes import Profile
 from linmap.interpret.householder_projector.directions import DirectionSet
@@ -187,9 +187,7 @@ def _written(profile: Profile) -> dict[str, Any]:
 
 def _read(profile: Mapping[str, Any]) -> Profile:
     values: dict[str, Any] = {key: math.nan if value is None else value for key, value in profile.items()}
-    found = Profile(**values)
-    check_fields(found)
-    return found
+    return made(Profile, values, "profiles")
 
 
 def recalibrate_(generator: nn.Module, codes: Tensor, batch: int = 64) -> None:

@@ -32,6 +32,7 @@ from linmap.data.pretrained import BUNDLED
 from linmap.data.text import read_text
 from linmap.data.tokens import Tokenizer, plain_tokens
 from linmap.errors import ArgumentError, DataError, UsageError
+from linmap.ownership import make_folder
 from linmap.recipes.flatquant.flags import Fit
 from linmap.recipes.job import FitJob
 
@@ -93,7 +94,7 @@ def quantise(
     out, main = job.out, PartialState().is_main_process
     rest = rest_dtype(folder, settings)
     options: dict[str, Any] = {"work": out / "calibration", "n_jobs": settings.n_jobs, "resume": job.resume}
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     try:
         with staged(out) as partial:
             if settings.stream:

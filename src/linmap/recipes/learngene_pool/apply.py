@@ -15,6 +15,7 @@ from linmap.compress.learngene_pool.descendant import is_descendant
 from linmap.data.image_sets import read_image_set
 from linmap.data.image_tensors import to_grey
 from linmap.errors import ArtifactError, UsageError
+from linmap.ownership import real
 from linmap.recipes.beside import FILE
 from linmap.recipes.job import FittedJob
 from linmap.recipes.learngene_pool import images
@@ -33,7 +34,7 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     out = job.out or job.artifact / "model"
     if out.suffix or out.is_file():
         raise UsageError(f"--out {out}: the model is written into a folder; give one.")
-    if out.resolve() == job.artifact.resolve():
+    if real(out) == real(job.artifact):
         raise UsageError(f"--out {out} is the pool itself; give another folder.")
     pool = LearngenePool.load(job.artifact)
     about, preparation = images.saved(job.artifact)

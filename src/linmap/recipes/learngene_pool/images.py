@@ -12,6 +12,7 @@ from linmap.data.image_preparation import ImagePreparation, read_preparation
 from linmap.data.image_sets import embedded_digits, read_image_set
 from linmap.data.image_tensors import Labelled, divided, labelled
 from linmap.data.models import model_folder
+from linmap.data.schema import made
 from linmap.errors import DataError
 from linmap.recipes.beside import read_beside, write_beside
 from linmap.recipes.learngene_pool.flags import Images
@@ -68,6 +69,6 @@ def saved(folder: Path) -> tuple[dict[str, Any], ImagePreparation]:
 
     def prepared(about: dict[str, Any]) -> tuple[dict[str, Any], ImagePreparation]:
         stated: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["preparation"].items()}
-        return about, ImagePreparation(**stated)
+        return about, made(ImagePreparation, stated, "preparation")
 
     return read_beside(folder, prepared)

@@ -13,6 +13,7 @@ from torch import Tensor
 from linmap.data.image_preparation import ImagePreparation
 from linmap.data.image_sets import ImageSet, embedded_digits, read_image_set
 from linmap.data.image_tensors import colourless, divided, to_grey
+from linmap.data.schema import made
 from linmap.errors import DataError
 from linmap.recipes.beside import read_beside, write_beside
 
@@ -121,4 +122,4 @@ def saved(folder: Path) -> tuple[Canvas, list[str]]:
     ArtifactError
         If it cannot be read.
     """
-    return read_beside(folder, lambda about: (Canvas(**about["canvas"]), list(about["classes"])))
+    return read_beside(folder, lambda about: (made(Canvas, about["canvas"], "canvas"), list(about["classes"])))

@@ -21,7 +21,7 @@ from linmap.pictures import illustrated
 from linmap.recipes.job import ApplyJob
 from linmap.recipes.linearscope.apply_text import PAGE, apply_text
 from linmap.recipes.linearscope.flags import Apply
-from linmap.recipes.linearscope.kinds import is_network, named, reads_text
+from linmap.recipes.linearscope.kinds import is_network, named, reads_text, refuse_folder
 from linmap.recipes.linearscope.loading import load_model, model_input, output_names, scope
 from linmap.recipes.linearscope.vision import SALIENT, load_vision, pixels_of, refuse_preparation, seen_point
 
@@ -47,6 +47,7 @@ LIMITS = (
 def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
     """Read one input's map. Of a photograph: page.html, report.json, and votes, rows, columns, eigen-inputs and
     eigen-outputs as pictures. Of a text: page.html, reading.json and tables of tokens and layers."""
+    refuse_folder(job.data)
     settings = named(settings, job.data)
     if reads_text(settings, job.data):
         return apply_text(settings, job)

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from linmap.data.door import files_inside
+from linmap.data.images import SUFFIXES
 from linmap.data.models import model_folder, reads_of, reads_of_bundled
 from linmap.data.pretrained import BUNDLED
-from linmap.errors import UsageError
+from linmap.errors import UsageError, word
 from linmap.recipes.linearscope.flags import Network
 from linmap.recipes.networks import PICKLED, is_import_path
 
@@ -30,6 +32,24 @@ def is_text(data: Path | None) -> bool:
     """Whether a file holds text."""
     return data is not None and ((data.suffixes[-1:] == [".gz"] and data.with_suffix("").suffix in TEXT)
                                  or data.suffix.lower() in TEXT)  # fmt: skip
+
+
+def refuse_folder(data: Path | None) -> None:
+    """A page is of one photograph or text.
+
+    Raises
+    ------
+    UsageError
+        If the data are a folder; names a file of it that can be read.
+    """
+    if data is None or not data.is_dir():
+        return
+    texts = tuple(f"{text}{packed}" for text in TEXT for packed in ("", ".gz"))
+    found = next(iter(files_inside(data, (*SUFFIXES, *texts))), None)
+    raise UsageError(
+        f"--data {word(data)} is a folder, and one photograph or text is read at a time; give a file"
+        f"{f' of it, such as --data {word(found)}' if found else ': the folder holds none that can be read'}."
+    )
 
 
 def named(settings: Flags, data: Path | None) -> Flags:

@@ -26,6 +26,7 @@ from linmap.data.door import load_json
 from linmap.data.vectors import VectorFileWriter
 from linmap.data.vectors.files import check_output
 from linmap.errors import DataError, Stopped, UsageError
+from linmap.ownership import make_folder, real
 from linmap.processes import discard, vacant
 from linmap.recipes.job import ApplyJob
 from linmap.recipes.token_transforming.flags import Apply, Transforming
@@ -49,7 +50,7 @@ def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
             "with linmap.compress.token_transforming.compress_prefill."
         )
     out = check_output(job.out or (Path("features.parquet") if job.data else OUT))
-    if job.data is not None and out.resolve().is_relative_to(job.data.resolve()):
+    if job.data is not None and real(out).is_relative_to(real(job.data)):
         raise UsageError(f"--out {out} must not lie in {job.data}, which is read; write elsewhere.")
     subject = subject_of(settings, model, job.data, None, predicts=True)
     work = out.with_name(f"{out.name}.work")
@@ -134,7 +135,7 @@ def begin(work: Path, asked: dict[str, Any], resume: bool) -> None:
             )
         return
     discard(work)
-    work.mkdir(parents=True, exist_ok=True)
+    make_folder(work)
     write_json(plan, asked)
 
 

@@ -43,7 +43,7 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     out = job.out or job.artifact / PLAN
     if out.suffix or out.is_file():
         raise UsageError(f"--out {out}: a plan is several files; give a folder.")
-    if out.resolve() in (job.data.resolve(), job.artifact.resolve()):
+    if ownership.real(out) in map(ownership.real, (job.data, job.artifact)):
         raise UsageError(f"--out {out} is read from; give another folder.")
     for name in (PAGE, MOTIONS, MOVEMENTS, STAGES, AFTER, STAGE_MESHES):
         ownership.claim(out / name)
@@ -65,7 +65,7 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
         tuple(notes),
         settings.tolerance,
     )
-    out.mkdir(parents=True, exist_ok=True)
+    ownership.make_folder(out)
     write_plan(out, teeth, proposals, chosen, settings)
     write_page(out / PAGE, teeth, proposals, told, settings.held())
     summary: dict[str, Any] = {

@@ -14,6 +14,7 @@ from linmap.data.records import files_of
 from linmap.data.vectors import VectorFileWriter
 from linmap.data.vectors.files import check_output
 from linmap.errors import DataError
+from linmap.ownership import real
 from linmap.retrieve.bt2.upgrade import EmbeddingUpgrade
 
 ROWS = 65_536
@@ -52,7 +53,7 @@ def transform_files(
         If a file cannot be read, or a vector does not go with the upgrade.
     """
     function = Upgrade(artifact, output)
-    metadata = {"system": "bt2", "fingerprint": function.fingerprint, "source": str(source.resolve())}
+    metadata = {"system": "bt2", "fingerprint": function.fingerprint, "source": str(real(source))}
     named = out.suffix == ".parquet" or any(map(_has_ids, files_of(source, VECTORS)))
     if named:
         check_output(out)

@@ -281,6 +281,8 @@ class EmbeddingUpgrade(TransformerMixin, BaseEstimator):
                     raise ArtifactError(
                         f"{folder} was fitted for the {what} model {fitted!r}, not {asked!r}; fit the pair anew."
                     )
+            if lacking := sorted({"A", "B", "similarity"} - set(arrays)):
+                raise ArgumentError(f"model.safetensors lacks {lacking[0]!r}")
             if _digest(arrays) != config["sha256"]:
                 raise ArtifactError(
                     f"{folder}: the arrays are not those that config.json speaks of; fit the run again."

@@ -17,6 +17,7 @@ from linmap.data.records import AS_THEY_ARE, READERS, Layout, Record, files_of, 
 from linmap.data.vectors import VectorFileWriter
 from linmap.data.vectors.files import check_output
 from linmap.errors import DataError
+from linmap.ownership import real
 from linmap.retrieve.mbat.record_index import warn_of_inner_records
 from linmap.retrieve.mbat.vectorizer import JSONVectorizer
 
@@ -65,7 +66,7 @@ def encode_files(
     metadata = {
         "fingerprint": vectorizer.fingerprint_,
         "options": vectorizer.as_json(),
-        "source": str(Path(source).resolve()),
+        "source": str(real(source)),
         "layout": layout.as_json(),
     }
     return map_records(source, out, Encode(vectorizer), engine=engine, n_jobs=n_jobs, resume=resume, of="records",

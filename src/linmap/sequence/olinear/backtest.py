@@ -127,14 +127,15 @@ def backtest(
             raise ArgumentError(f"{name} must be at least {least}, got {value}.")
     cutoffs = len(series) - 1 - h - step * np.arange(n_windows)[::-1]
     if cutoffs[0] + 1 < forecaster.lookback:
+        most = (len(series) - h - forecaster.lookback) // step + 1
         raise DataError(
             f"{n_windows} origins {step} rows apart with {h} steps each leave {max(cutoffs[0] + 1, 0)} of "
-            f"{len(series)} rows before the first, each needs {forecaster.lookback}: lower "
-            f"n_windows={n_windows} or step_size={step}."
+            f"{len(series)} rows before the first, each needs {forecaster.lookback}: "
+            + (f"take at most n_windows={most}, or bring more rows." if most > 0 else "bring more rows.")
         )
     if fixed:
         series = forecaster.known(series)
-        _require_unseen(forecaster, series, int(cutoffs[0]))
+        _require_unseen(forecaster, series, step, n_windows)
     forecasts, widths, fits = [], {float(one): [] for one in level}, 0
     scale = forecaster.scale_ if fixed else None
     for index, cutoff in enumerate(cutoffs.tolist()):
@@ -156,16 +157,18 @@ def _fitted(forecaster: OLinearForecaster, series: TimeSeries) -> OLinearForecas
     return OLinearForecaster(**forecaster.get_params()).fit(series)
 
 
-def _require_unseen(forecaster: OLinearForecaster, series: TimeSeries, cutoff: int) -> None:
+def _require_unseen(forecaster: OLinearForecaster, series: TimeSeries, step: int, n_windows: int) -> None:
     """A fixed model is judged on times after those of its fit; where rows are counted, no check is possible."""
-    seen, time = forecaster.seen_until_, series.time
+    seen, time, h = forecaster.seen_until_, series.time, forecaster.h
     if seen is None or not series.timed:
         return
     comparable_times(seen, series.moment(0))
-    later = int(np.count_nonzero(time > seen))
-    if len(time) - 1 - cutoff > later:
+    later, needed = int(np.count_nonzero(time > seen)), h + step * (n_windows - 1)
+    if needed > later:
+        most = (later - h) // step + 1
+        way = f"take n_windows={most}, bring" if most > 0 else f"bring {h - later} or more"
         raise DataError(
-            f"the model has seen rows until {seen}, the first forecast would start after {time[cutoff]}, where "
-            f"its errors flatter it; {later} rows lie behind what it saw: lower n_windows=... or step_size=..., bring "
-            "newer rows, or refit with refit=1."
+            f"the model has seen rows until {seen}, where its errors flatter it; {later} of the {len(time)} rows are "
+            f"later, and {n_windows} origins {step} rows apart with {h} steps each need {needed}: {way} newer rows, or "
+            "refit with refit=1."
         )

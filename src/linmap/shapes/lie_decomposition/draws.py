@@ -63,10 +63,11 @@ class FixedSamples(nn.Module):
         return GroupSamples(self.g, self.g_inv, self.weight).to(like.dtype, like.device)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        if prefix + "g" in state_dict:
-            for name in ("g", "g_inv", "weight"):
-                value = state_dict.get(prefix + name)
-                self.register_buffer(name, None if value is None else torch.empty_like(value, device=self.g.device))
+        if found := [name for name in ("g", "g_inv", "weight") if prefix + name in state_dict]:
+            if "weight" not in found and len(state_dict.get(prefix + "g", self.g)) != len(self.g):
+                self.weight = None  # another number of samples may need none
+            for name in found:
+                self.register_buffer(name, torch.empty_like(state_dict[prefix + name], device=self.g.device))
         else:  # the state of a network that draws: its weights fit, and the samples stay
             state_dict = {prefix + name: value for name, value in self.state_dict().items()}
         super()._load_from_state_dict(state_dict, prefix, *rest)

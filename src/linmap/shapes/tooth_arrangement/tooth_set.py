@@ -15,6 +15,7 @@ from torch import Tensor
 from linmap.data.door import files_inside
 from linmap.errors import ArgumentError, DataError
 from linmap.geometry.points import farthest_points
+from linmap.ownership import make_folder
 from linmap.shapes.tooth_arrangement.slots import FDI, JAWS, TEETH, slot_of
 
 Mesh = tuple[np.ndarray, np.ndarray]
@@ -107,7 +108,7 @@ class ToothSet:
         import trimesh
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for fdi, (V, F) in self.meshes.items():
             trimesh.Trimesh(V, F, process=False).export(folder / f"{fdi}.stl")
 
