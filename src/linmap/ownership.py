@@ -115,13 +115,13 @@ def make_folder(path: Path) -> list[Path]:
     DataError
         If there can be none of this name.
     """
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if error.errno not in NO_FOLDERS:
             raise  # no permission, no room
-        taken = os.path.lexists(error.filename or path)
+        taken = error.errno != errno.ENAMETOOLONG and os.path.lexists(error.filename or path)
         why = "something of that name is there" if taken else "no folders can be made there"
         raise DataError(f"{path} cannot be made a folder: {why}; name another place.") from None
     for folder in missing:

@@ -7,7 +7,7 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -27,6 +27,11 @@ def suffix_of(path: Path) -> str:
 
 def is_compressed(path: Path) -> bool:
     return path.suffix.lower() in OPENERS
+
+
+def with_compressed(suffixes: Iterable[str]) -> tuple[str, ...]:
+    """Suffixes, as they are and with those of compressed files behind."""
+    return tuple(f"{suffix}{packed}" for suffix in suffixes for packed in ("", *OPENERS))
 
 
 @contextmanager

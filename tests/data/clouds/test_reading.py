@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from linmap.data.clouds import PointClouds, ldraw_shapes, load_clouds
 from linmap.data.clouds.point_clouds import geographic
@@ -131,6 +137,38 @@ TABLES = {
     "tabs.csv": "1,5\t2\t3\n4\t5\t6,25\n-7\t0,8\t9\n",
     "windows.csv": "x;y;z\r\n1,5;2;3\r\n4;5;6,25\r\n-7;0,8;9\r\n",
 }
+
+
+PACKED = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+@given(
+    names=st.lists(st.sampled_from(sorted(TABLES)), min_size=1, max_size=6, unique=True),
+    packed=st.lists(st.sampled_from(["", *PACKED]), min_size=6, max_size=6),
+    classes=st.booleans(),
+    described=st.booleans(),
+)
+def test_a_folder_with_compressed_tables_holds_the_clouds_of_the_plain_ones(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], packed: list[str], classes: bool, described: bool
+) -> None:
+    plain, mixed = tmp_path_factory.mktemp("plain"), tmp_path_factory.mktemp("mixed")
+    described = described and not all(name.endswith(".txt") for name in names)
+    for number, name in enumerate(names):
+        place = f"{'ab'[number % 2]}/{name}" if classes else name
+        for folder, end in ((plain, ""), (mixed, packed[number])):
+            (folder / place).parent.mkdir(exist_ok=True)
+            data = TABLES[name].encode()
+            (folder / f"{place}{end}").write_bytes(PACKED[end](data) if end else data)
+            (folder / f"._{name}{end}").write_bytes(b"\0")
+    if described and not classes:
+        (plain / "about.txt").write_text("a scan")
+        (mixed / "about.txt.gz").write_bytes(gzip.compress(b"a scan"))
+    expected, found = load_clouds(plain), load_clouds(mixed)
+    assert [re.sub(r"\.(gz|bz2|xz)$", "", name) for name in found.names] == list(expected.names)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    assert found.classes == expected.classes
+    for one, other in zip(found.clouds, expected.clouds, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("name", TABLES)

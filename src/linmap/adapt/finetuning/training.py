@@ -26,6 +26,7 @@ from linmap.data.pretrained import BUNDLED
 from linmap.data.text import Task, TextFile, TextRecord, labels_of, read_training_texts
 from linmap.data.tokens import ClassificationData, LanguageData, Side, Tokenizer, document_of
 from linmap.errors import ArgumentError, ArgumentTypeError, DataError
+from linmap.ownership import real
 from linmap.training import TrainingConfig, TrainingHistory, mean_loss, train
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def fine_tune(
         history = _trained(whole, split, training, penalty, head_lr, out=checkpoints, resume=resume,
                            settings=_own_settings(config) | dict(settings),
                            callbacks=[*([allocator] if allocator else []), *callbacks])  # fmt: skip
-    source = str(Path(name).resolve()) if Path(name).is_dir() else name
+    source = str(real(name)) if Path(name).is_dir() else name
     if source not in BUNDLED:
         config.base_model_name_or_path = source  # not the folder of the Hub's cache
     report = _report(adapted, split, history, texts, source)

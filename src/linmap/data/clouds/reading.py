@@ -14,8 +14,8 @@ from linmap.data.clouds.archives import ARCHIVES, read_archive
 from linmap.data.clouds.point_clouds import GEOGRAPHIC, PointClouds, geographic, same_dimension
 from linmap.data.clouds.surfaces import SURFACES, read_surface
 from linmap.data.clouds.tables import TABLES, read_table
-from linmap.data.compressed import suffix_of
-from linmap.data.door import hidden
+from linmap.data.compressed import is_compressed, suffix_of, with_compressed
+from linmap.data.door import files_inside
 from linmap.errors import DataError
 
 LAYOUTS = (
@@ -89,10 +89,9 @@ def ldraw_shapes(points: Literal[512, 1024] = 512) -> PointClouds:
 
 
 def _folder(path: Path, n_points: int, seed: int) -> PointClouds:
-    known = (*ARCHIVES, *SURFACES, *TABLES)
-    within = (file for file in path.rglob("*") if suffix_of(file) in known and not hidden(file, path))
-    files = sorted(file for file in within if file.is_file() and file.name != "shape_names.txt")
-    files = [file for file in files if not (file.suffix.lower() == ".txt" and _describes(file, files))]
+    found = files_inside(path, with_compressed((*ARCHIVES, *SURFACES, *TABLES)), below=True)
+    files = [file for file in found if file.is_file() and file.name != "shape_names.txt"]
+    files = [file for file in files if not (suffix_of(file) == ".txt" and _describes(file, files))]
     if not files:
         raise DataError(f"{path}: this folder holds no clouds; expected {LAYOUTS}.")
     if all(file.suffix.lower() in ARCHIVES for file in files):
@@ -120,12 +119,13 @@ def _one(path: Path, n_points: int, seed: int, name: str) -> tuple[np.ndarray, l
         return read_surface(path, n_points, seed, name)
     if suffix_of(path) in TABLES:
         return read_table(path)
-    raise DataError(f"{path}: clouds are not read from {path.suffix or 'such'} files; expected {LAYOUTS}.")
+    kind = "".join(path.suffixes[-2:]) if is_compressed(path) else path.suffix
+    raise DataError(f"{path}: clouds are not read from {kind or 'such'} files; expected {LAYOUTS}.")
 
 
 def _describes(text: Path, files: Sequence[Path]) -> bool:
     """Whether a .txt lies beside files of another kind, and so says something of them."""
-    return any(file.parent == text.parent and file.suffix.lower() != ".txt" for file in files)
+    return any(file.parent == text.parent and suffix_of(file) != ".txt" for file in files)
 
 
 def _by_folder(path: Path, inside: Sequence[Path]) -> tuple[np.ndarray | None, tuple[str, ...]]:

@@ -128,7 +128,7 @@ def map_records(
     with sole(out), sole(work, again=False):
         files = files_of(source, SUFFIXES[of])
         shards = _plan(files, work, function, shard_records, batch, of == "vectors", layout, resume)
-        task = Task(function, work.resolve(), batch, layout)
+        task = Task(function, real(work), batch, layout)
         resumed = _map(shards, task, engine, n_jobs, progress or (lambda done, total: None))
         ids = _check_names(shards, work, source) if any(shard.named for shard in shards) else named_by(0, 1)
         dim, dtype = _join(shards, work, out, writer or plain_npy, function, batch)

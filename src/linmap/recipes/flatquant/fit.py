@@ -32,7 +32,7 @@ from linmap.data.pretrained import BUNDLED
 from linmap.data.text import read_text
 from linmap.data.tokens import Tokenizer, plain_tokens
 from linmap.errors import ArgumentError, DataError, UsageError
-from linmap.ownership import make_folder
+from linmap.ownership import make_folder, real
 from linmap.recipes.flatquant.flags import Fit
 from linmap.recipes.job import FitJob
 
@@ -54,7 +54,7 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     start = time.perf_counter()
     quantise(folder, ids, tokenizer, config, settings, job)
     seconds, found = time.perf_counter() - start, sizes(folder_tensors(folder), folder_tensors(job.out))
-    base = str(folder.resolve()) if Path(settings.model).is_dir() else settings.model
+    base = str(real(folder)) if Path(settings.model).is_dir() else settings.model
     summary = {
         "data": str(data), "model": base, "tokens": len(ids),
         "bits": bits_of(settings),

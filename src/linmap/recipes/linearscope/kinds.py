@@ -44,8 +44,7 @@ def refuse_folder(data: Path | None) -> None:
     """
     if data is None or not data.is_dir():
         return
-    texts = tuple(f"{text}{packed}" for text in TEXT for packed in ("", ".gz"))
-    found = next(iter(files_inside(data, (*SUFFIXES, *texts))), None)
+    found = next(iter(files_inside(data, (*SUFFIXES, *TEXT, *(f"{text}.gz" for text in TEXT)))), None)
     raise UsageError(
         f"--data {word(data)} is a folder, and one photograph or text is read at a time; give a file"
         f"{f' of it, such as --data {word(found)}' if found else ': the folder holds none that can be read'}."

@@ -59,7 +59,7 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
         raise DataError(f"{job.data}: {error}") if of_teeth else error from None
     chosen = proposals[settings.choose - 1]
     told = Told(
-        job.data.resolve().name,
+        ownership.real(job.data).name,
         _summary_line(teeth, proposals, settings),
         _training(job.artifact),
         tuple(notes),
