@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from linmap.data.clouds import PointClouds, ldraw_shapes, load_clouds
 from linmap.data.clouds.point_clouds import geographic
+from linmap.data.clouds.surfaces import read_surface
 from linmap.errors import ArgumentError, DataError
 
 trimesh = pytest.importorskip("trimesh")
@@ -371,3 +372,30 @@ def test_the_shapes_of_the_package() -> None:
     assert (found.test.sum(), len(found.classes)) == (204, 14)
     norms = np.linalg.norm(found.batch(), axis=-1).max(1)
     assert 0.9 < norms.min() <= norms.max() < 1.001
+
+
+@given(
+    parts=st.lists(
+        st.tuples(st.integers(3, 6), st.integers(1, 4), st.booleans(), st.booleans()), min_size=1, max_size=4
+    ),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_faces_that_count_back_are_those_that_count_forward(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[tuple[int, int, bool, bool]], seed: int
+) -> None:
+    rng, lines, vertices = np.random.default_rng(seed), {False: [], True: []}, 0
+    for new, faces, back, textured in parts:
+        points = [f"v {x} {y} {z}" for x, y, z in rng.normal(size=(new, 3)).round(3)]
+        vertices += new
+        for way in lines:
+            lines[way] += [*points, *[f"vt {i} 0" for i in range(new)]]
+        for _ in range(faces):
+            corners = rng.choice(vertices, 3, replace=False) + 1
+            for way in lines:
+                said = corners - vertices - 1 if way and back else corners
+                lines[way].append("f " + " ".join(f"{n}/{n}" if textured else f"{n}" for n in said))
+    folder = tmp_path_factory.mktemp("obj")
+    for way, text in lines.items():
+        (folder / f"{way}.obj").write_text("\n".join(text))
+    expected, found = (read_surface(folder / f"{way}.obj", 50, name="a")[0] for way in lines)
+    np.testing.assert_allclose(found, expected)

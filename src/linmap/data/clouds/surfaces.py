@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from linmap.data.door import read_bytes, understood
 from linmap.errors import DataError
 
 SURFACES = (".off", ".ply", ".stl", ".obj", ".glb")
+BACKWARD = re.compile(rb"^\s*f\s[^#\n]*-\d", re.MULTILINE)
+"""A face of .obj that counts back."""
 
 
 def read_surface(path: Path | str, n_points: int, seed: int = 0, name: str = "") -> tuple[np.ndarray, list[str]]:
@@ -65,17 +70,43 @@ def _scene(path: Path) -> Any:
     except ModuleNotFoundError:
         raise ModuleNotFoundError("surfaces need trimesh: pip install 'linmap[shapes]'.", name="trimesh") from None
     with understood(path, f"a {path.suffix.lower()} surface"):
-        return trimesh.load_scene(_separated(path), file_type=path.suffix[1:].lower(), process=False)
+        return trimesh.load_scene(open_surface(path), file_type=path.suffix[1:].lower(), process=False)
 
 
-def _separated(path: Path) -> Any:
-    """The file, open; of ModelNet's .off files many have the counts in the line of the word OFF."""
-    import io
+def open_surface(path: Path) -> io.BytesIO:
+    """The file, open, in a form that trimesh reads as it is meant.
 
+    Many of ModelNet's .off files have the counts in the line of the word OFF. In .obj a negative number counts back
+    from its line, and trimesh takes it from the end of the file (5.2 does; its issue 2364).
+    """
     data = read_bytes(path)
     if path.suffix.lower() == ".off" and data[:3] == b"OFF" and data[3:4].isdigit():
         data = b"OFF\n" + data[3:]
+    if path.suffix.lower() == ".obj" and BACKWARD.search(data):
+        data = _counted_forward(data)
     return io.BytesIO(data)
+
+
+def _counted_forward(data: bytes) -> bytes:
+    """A file of .obj whose faces count vertices, textures and normals from the first one on."""
+    seen, lines = {b"v": 0, b"vt": 0, b"vn": 0}, []
+    for line in data.splitlines():
+        word, *corners = line.split() or [b""]
+        if word in seen:
+            seen[word] += 1
+        if word == b"f":
+            counts = tuple(seen.values())
+            line = b" ".join([word, *(_forward(corner, counts) for corner in corners)])
+        lines.append(line)
+    return b"\n".join(lines) + b"\n"
+
+
+def _forward(corner: bytes, counts: Sequence[int]) -> bytes:
+    numbers = corner.split(b"/")
+    for place, (number, count) in enumerate(zip(numbers, counts, strict=False)):
+        if number.startswith(b"-") and number[1:].isdigit():
+            numbers[place] = b"%d" % (count + 1 - int(number[1:]))
+    return b"/".join(numbers)
 
 
 def _sampled(meshes: list[Any], n_points: int, random: np.random.Generator, path: Path) -> np.ndarray:

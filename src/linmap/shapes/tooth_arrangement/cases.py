@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from linmap.data.clouds.surfaces import open_surface
 from linmap.data.door import files_inside
 from linmap.errors import ArgumentError, DataError
 from linmap.shapes.tooth_arrangement.movements import JAW, up_of
@@ -118,7 +119,7 @@ def read_mesh(path: Path) -> MeshFile:
     import trimesh
 
     try:
-        mesh = trimesh.load(path, force="mesh", process=False)
+        mesh = trimesh.load(open_surface(path), file_type=path.suffix[1:].lower(), force="mesh", process=False)
         vertices, faces = np.asarray(mesh.vertices, dtype=float), np.asarray(mesh.faces)  # pyright: ignore[reportAttributeAccessIssue]
     except Exception as error:  # whatever a reader of damaged files raises
         raise DataError(f"{path} cannot be read as a mesh: {' '.join(str(error).split()) or 'damaged'}.") from None

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linmap.data.clouds.surfaces import open_surface
 from linmap.data.door import files_inside
 from linmap.errors import ArgumentError, DataError
 from linmap.geometry.points import farthest_points
@@ -132,7 +133,7 @@ class ToothSet:
             if not (path.stem.isascii() and path.stem.isdigit()):
                 raise DataError(f"{path} is not named by an FDI number, as 11.stl; rename it or take it away.")
             try:
-                mesh: Any = trimesh.load(path, force="mesh", process=False)
+                mesh: Any = trimesh.load(open_surface(path), file_type="stl", force="mesh", process=False)
             except Exception as error:  # a reader of files of all kinds raises errors of all kinds
                 raise DataError(f"{path} cannot be read as STL ({error}); export it again.") from None
             mesh.merge_vertices(merge_tex=True, merge_norm=True)
