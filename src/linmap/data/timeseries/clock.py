@@ -103,7 +103,7 @@ def _readings(column: pd.Series, name: str) -> Sequence[numbers.Reading]:
     if isinstance(first, datetime.date):  # and datetimes, which are dates too
         return [_moments(column, name)]
     if not isinstance(first, str):
-        raise DataError(f"column {name!r}, row 0: {str(first)!r} is not a timestamp.")
+        raise DataError(f"column {name!r}, row 0: {str(first)!r:.80} is not a timestamp.")
     return text.readings(column, name)
 
 

@@ -348,20 +348,20 @@ def _require_numeric(values: pd.DataFrame) -> None:
         texts = column.iloc[unread].astype(str).str.strip()
         if len(unread) and texts.str.fullmatch(THOUSANDS).all():
             raise DataError(
-                f"column {str(name)!r}, row {unread[0]}: {found!r} has a comma; if it parts thousands, write "
+                f"column {str(name)!r}, row {unread[0]}: {found!r:.80} has a comma; if it parts thousands, write "
                 f"{found.strip().replace(',', '')}; if it is the decimal point, read the file with decimal=','."
             )
         if POINTED_THOUSANDS.fullmatch(found.strip()):
             raise DataError(
-                f"column {str(name)!r}, row {unread[0]}: {found!r} has points between its thousands; write it without "
-                "them, and read the file with decimal=',' where it has decimal commas."
+                f"column {str(name)!r}, row {unread[0]}: {found!r:.80} has points between its thousands; write it "
+                "without them, and read the file with decimal=',' where it has decimal commas."
             )
         if DECIMAL_COMMA.fullmatch(found.strip()):
             raise DataError(
-                f"column {str(name)!r}, row {unread[0]}: {found!r} has a decimal comma; write a point, or read the "
+                f"column {str(name)!r}, row {unread[0]}: {found!r:.80} has a decimal comma; write a point, or read the "
                 "file with decimal=','."
             )
-        where = f", row {unread[0]}: {found!r} is not a number" if len(unread) else " is not numeric"
+        where = f", row {unread[0]}: {found!r:.80} is not a number" if len(unread) else " is not numeric"
         raise DataError(
             f"column {str(name)!r}{where}; correct it, leave the column out with drop={str(name)!r}, or say that it is "
             f"the time with time_column={str(name)!r}."

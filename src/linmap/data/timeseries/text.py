@@ -97,14 +97,14 @@ def readings(column: pd.Series, name: object) -> list[numbers.Reading]:
                 return [(index.take(codes).rename(column.name), notation) for index, notation in found]
             worst = max(worst, unread)
     row = int(np.flatnonzero(codes == worst)[0])
-    like = f" (row 0 holds {first!r})" if row else ""
+    like = f" (row 0 holds {first!r:.80})" if row else ""
     cell = str(column.iloc[row])
     how = (
         "; names of months are read in English alone: write numbers, as 2024-03-01"
         if WORD_AND_YEAR.search(cell)
         else ""
     )
-    raise DataError(f"column {name!r}, row {row}: {cell!r} is not a timestamp{like}{how}.")
+    raise DataError(f"column {name!r}, row {row}: {cell!r:.80} is not a timestamp{like}{how}.")
 
 
 def _in_each_order(text: pd.Series, form: str, name: object) -> tuple[list[numbers.Reading], int]:
