@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from linmap.data.door import read_bytes
 from linmap.errors import shell_line, word
 
 GO_ON = "LINMAP_GO_ON"
@@ -56,7 +57,7 @@ def _asked_of_uv() -> str | None:
 def _words_of_parent() -> list[str]:
     """Of its command line; none where the system does not tell."""
     try:
-        line = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+        line = read_bytes(f"/proc/{os.getppid()}/cmdline")
     except OSError:
         return []
     return [os.fsdecode(part) for part in line.split(b"\0")[:-1]]

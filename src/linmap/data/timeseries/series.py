@@ -88,7 +88,8 @@ class TimeSeries:
         dayfirst, monthfirst
             How to read 01/02/2020; by default the other rows decide, or the table is refused.
         fill_gaps
-            Put rows with missing values where times are missing; `nan_policy` then says what these values are.
+            Put rows with missing values where times are missing, as many as memory has room for (`LINMAP_MAX_GIB`);
+            `nan_policy` then says what these values are.
         like
             The clock of the model that the table is for: it settles the step of few rows, and what they leave open.
 
