@@ -31,7 +31,8 @@ START = 600.0
 HEAD = """# Fuzzing, so far
 
 Inputs that each target has been fed by `make fuzz`, over all times that it ran, and the seconds of one processor that
-this took; those of the test suites do not count.
+this took; those of the test suites do not count. The seconds of November 2026 were counted by the clock, on a machine
+that had more to do.
 A failure is a kind of input that ended in another error than linmap's, in a hang, or with the process; each was mended,
 and the first of its kind is in `examples/`.
 
