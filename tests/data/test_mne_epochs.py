@@ -1,5 +1,7 @@
 """MNE's Epochs from Python and from a file: the same channels, unit, names and labels."""
 
+import gzip
+import struct
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -99,3 +101,34 @@ def test_what_metadata_lacks_is_asked_for_where_it_is_needed() -> None:
 def test_without_a_channel_the_types_are_named() -> None:
     with pytest.raises(DataError, match="no channel to take: they are eeg, stim, and 1 of 2 are marked as bad"):
         Epochs.from_mne(recording(("eeg", "stim"), ("EEG 0",)))
+
+
+@pytest.mark.parametrize("ending", [".fif", ".fif.gz"])
+@pytest.mark.parametrize("damaged", [False, True])
+@given(data=st.data())
+def test_a_file_whose_tags_lead_in_a_circle_is_refused_at_once(
+    tmp_path_factory: pytest.TempPathFactory, ending: str, damaged: bool, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("fif") / f"a-epo{ending}"
+    recording(("eeg", "eeg")).save(path, verbose="error")
+    opened = gzip.open if ending.endswith(".gz") else open
+    with opened(path, "rb") as file:
+        content = bytearray(file.read())
+    tags, position = [], 0
+    while position < len(content):
+        tags.append(position)
+        _, _, size, following = struct.unpack_from(">iIii", content, position)
+        position = following or position + 16 + size
+        if following < 0:
+            break
+    assert len(tags) > 20
+    at = data.draw(st.integers(3, len(tags) - 1))
+    back = data.draw(st.integers(1, at))
+    if damaged:
+        struct.pack_into(">i", content, tags[at] + 12, tags[back])
+        with opened(path, "wb") as file:
+            file.write(content)
+        with pytest.raises(DataError, match="in a circle"):
+            load_epochs(path)
+    else:
+        assert load_epochs(path).X.shape == (N, 2, TIMES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from jaxtyping import Float64, Int, Shaped
 
 from linmap.data import EMBEDDED, find, require_content
 from linmap.data.arrays import held_names, read_as_they_are, read_npz
-from linmap.data.compressed import is_compressed, measure
+from linmap.data.compressed import is_compressed, measure, open_bytes
 from linmap.data.door import understood
 from linmap.data.labels import missing, one_for_each
 from linmap.data.mne_epochs import parts_of
@@ -190,9 +192,31 @@ def _read_fif(path: Path) -> Epochs:
     if is_compressed(path):
         measure(path)
     with understood(path, "epochs of MNE"):
+        name, _, ending = path.name.rpartition(".fif")
+        for part in (path, *path.parent.glob(f"{glob.escape(name)}-[0-9]*.fif{ending}")):  # of what MNE has split
+            _check_tags(part)
         epochs = mne.read_epochs(path, verbose="error")
         found = Epochs.from_mne(epochs, str(path))
     return _checked(replace(found, name=path.stem), path)
+
+
+def _check_tags(path: Path) -> None:
+    """Refuse a file whose tags lead back to one of them, which MNE would follow without end.
+
+    A tag has a head of 16 bytes: kind, type, size of its data, and where the next one begins (0: behind the data; below
+    0: nowhere).
+    """
+    position, seen = 0, set[int]()
+    with open_bytes(path, whole=False) as file:
+        while position >= 0 and position not in seen:
+            seen.add(position)
+            file.seek(position)
+            if len(head := file.read(16)) < 16:
+                return
+            _, _, size, following = struct.unpack(">iIii", head)
+            position = following or position + 16 + size
+    if position >= 0:
+        raise DataError(f"{path}: its tags lead in a circle, at byte {position}; the file is damaged, write it again.")
 
 
 def _checked(epochs: Epochs, path: Path) -> Epochs:
