@@ -17,6 +17,8 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from linmap.errors import ArgumentError
+
 RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
 """Where launchers say which of several processes this is."""
 ENDS_WITH = "LINMAP_ENDS_WITH"
@@ -25,6 +27,7 @@ LOOK_EVERY = 0.25  # seconds between two looks at whether the parent lives
 PARTIAL = re.compile(r"\..*\.(\d+-[0-9a-f]+-[0-9a-f]{6})\.\d+\.partial(?:\.[^.]*)?", re.DOTALL)
 NAMED = 40  # letters of a name that its half-written file shows: file systems take 255 bytes in all
 A_DAY = 86_400.0
+PER_CORE = 64  # workers: more are a slip of the hand, and would take all memory
 _numbers = itertools.count()
 _workers_of: int | None = None
 
@@ -32,6 +35,27 @@ _workers_of: int | None = None
 def is_first() -> bool:
     """Whether this process speaks and writes for all that `accelerate launch`, `torchrun` or `mpirun` started."""
     return next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"
+
+
+def workers(n_jobs: int, cores: int | None = None, where: str = "this machine") -> int:
+    """How many workers `n_jobs` asks for, of a machine or a cluster of so many cores; -1 is one for each.
+
+    Raises
+    ------
+    ValueError
+        If it is below 1 and not -1, or more than `PER_CORE` for each core.
+    """
+    cores = cores or os.cpu_count() or 1
+    if n_jobs == -1:
+        return cores
+    if n_jobs < 1:
+        raise ArgumentError(f"n_jobs={n_jobs} must be at least 1, or -1 for all cores.")
+    if n_jobs > PER_CORE * cores:
+        raise ArgumentError(
+            f"n_jobs={n_jobs} is too much for {where}, which has {cores} core{'s' * (cores > 1)}: at most "
+            f"{PER_CORE * cores}, or -1 for one each."
+        )
+    return n_jobs
 
 
 def this_process() -> str:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from linmap.recipes.mbat import apply as mbat
 from linmap.recipes.mbat.flags import Apply
 from linmap.retrieve.bt2 import EmbeddingUpgrade
 from linmap.retrieve.mbat import JSONVectorizer, VectorFile, VectorFileWriter
+from linmap.retrieve.mbat.files import Encode
 
 
 @pytest.fixture
@@ -167,6 +170,43 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield ray
     ray.shutdown()
+
+
+@pytest.mark.slow
+def test_a_shard_that_kills_its_workers_is_told_in_one_line_and_the_rest_is_kept(
+    records, tmp_path, small_shards, ray, monkeypatch, capfd
+):
+    small_shards()
+    words = ["apply", "mbat", "--data", str(records), "--dim", "64", "--out"]
+    assert main([*words, str(tmp_path / "whole.npy")]) == 0
+    capfd.readouterr()
+    fourth = list(read_records(records))[15].id
+
+    def deadly() -> type[Encode]:
+        class Deadly(Encode):  # in a function, so that workers get it by value
+            def __call__(self, batch: list) -> np.ndarray:
+                if any(record.id == fourth for record in batch):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return super().__call__(batch)
+
+        return Deadly
+
+    with monkeypatch.context() as patch:
+        patch.setattr("linmap.retrieve.mbat.files.Encode", deadly())
+        assert main([*words, str(tmp_path / "v.npy"), "--engine", "ray"]) == 1
+    err = capfd.readouterr().err
+    work = tmp_path / "v.npy.work"
+    told = f"4 workers were killed over one shard, documents 0 to 6 of {records / 'b.jsonl'} (out of memory?)"
+    assert [line for line in err.splitlines() if line.startswith("linmap:")] == [
+        f"linmap: RuntimeError: {told}; the finished shards are in {work}: the same call with --resume goes on from "
+        "them. (--debug shows the traceback)"
+    ]
+    assert "Traceback" not in err
+    assert {path.name for path in work.glob("*.npy")} <= {"000000.npy", "000001.npy"}
+    assert main([*words, str(tmp_path / "v.npy"), "--resume", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["summary"]["resumed"] in (6, 7, 13)
+    assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    assert not work.exists()
 
 
 @pytest.mark.slow

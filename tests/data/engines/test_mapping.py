@@ -159,7 +159,7 @@ def test_ray_gives_a_shard_up_that_kills_every_worker(tmp_path, monkeypatch, cap
         return inner(records)
 
     function.fingerprint = "same"  # type: ignore[attr-defined]
-    with pytest.raises(RuntimeError, match=r"4 workers were killed over one shard .*resume goes on"):
+    with pytest.raises(RuntimeError, match=r"4 workers were killed over one shard .*resume=True goes on"):
         map_records(source, tmp_path / "v.npy", function, engine="ray", shard_records=5)
     assert tries.read_text() == "...."
     assert "Traceback" not in capfd.readouterr().err
@@ -174,7 +174,7 @@ def test_ray_gives_a_shard_up_that_kills_every_worker(tmp_path, monkeypatch, cap
 def test_a_killed_process_leaves_what_is_finished(tmp_path):
     source, out, seen = lines(tmp_path / "r.jsonl", RECORDS), tmp_path / "v.npy", []
     killed = killed_at(2, tmp_path / "marker", summary())
-    with pytest.raises(RuntimeError, match=r"was killed .*resume goes on"):
+    with pytest.raises(RuntimeError, match=r"was killed .*resume=True goes on"):
         map_records(source, out, killed, shard_records=5, n_jobs=2)
     assert not out.exists()
 
@@ -308,7 +308,10 @@ def test_the_record_that_cannot_be_used_is_named(tmp_path):
     [
         ({"shard_records": 0}, "shard_records must be at least 1"),
         ({"batch": 0}, "batch must be at least 1"),
-        ({"n_jobs": 0}, "n_jobs must be a positive integer"),
+        ({"n_jobs": 0}, "n_jobs=0 must be at least 1, or -1 for all cores"),
+        ({"n_jobs": -5}, "n_jobs=-5 must be at least 1"),
+        ({"n_jobs": -5, "engine": "ray"}, "n_jobs=-5 must be at least 1"),
+        ({"n_jobs": 10**9}, "n_jobs=1000000000 is too much for this machine, which has"),
         ({"function": lambda rows: rows[:1]}, r"one vector for each record: for 3 records it gave \(1, 2\)"),
         (
             {"function": lambda rows: rows[:, : int(rows[0, 0]) + 1]},

@@ -120,6 +120,7 @@ def in_parallel(tasks: Iterator[Task], n_jobs: int, total: int) -> Iterator[tupl
                 yield number, block, trained
             return
         threads = max(1, torch.get_num_threads() // n_jobs)
+        n_jobs = max(1, min(n_jobs, total))  # every worker of a pool is started at once
         executor = get_reusable_executor(n_jobs, initializer=begin_worker, initargs=(os.getpid(), threads))
         pending: dict[Future[TrainedBlock], tuple[int, nn.Module]] = {}
         try:

@@ -22,12 +22,12 @@ import numpy as np
 
 from linmap.artifacts import atomic_path, write_json
 from linmap.data.engines.naming import check_names, named_by
-from linmap.data.engines.shards import SUFFIXES, Batch, Names, Outcome, Shard, cut, read
+from linmap.data.engines.shards import SUFFIXES, Batch, Names, Outcome, Shard, cut, read, waves
 from linmap.data.records import AS_THEY_ARE, Layout, files_of
 from linmap.errors import ArgumentError, DataError, Stopped
 from linmap.locks import sole
 from linmap.ownership import real
-from linmap.processes import check_parent, discard, end_with_parent, vacant
+from linmap.processes import check_parent, discard, end_with_parent, vacant, workers
 
 Engine = Literal["local", "ray"]
 Function = Callable[[Any], np.ndarray]
@@ -116,8 +116,8 @@ def map_records(
     for name, value in (("shard_records", shard_records), ("batch", batch)):
         if value < 1:
             raise ArgumentError(f"{name} must be at least 1, got {value!r}.")
-    if n_jobs < 1 and n_jobs != -1:
-        raise ArgumentError(f"n_jobs must be a positive integer, or -1 for all cores, got {n_jobs!r}.")
+    if engine == "local" or n_jobs < 1:
+        workers(n_jobs)
     if engine not in ("local", "ray"):
         raise ArgumentError(f"engine must be 'local' or 'ray', got {engine!r}.")
     out = Path(out)
@@ -227,33 +227,38 @@ class Task:
 
 
 def _outcomes(engine: Engine, task: Task, todo: list[Shard], n_jobs: int) -> Generator[Outcome]:
-    jobs = min(len(todo), n_jobs if n_jobs > 0 else os.cpu_count() or 1)
     if engine == "ray" and todo:
         from linmap.data.engines.ray_data import on_ray
 
         yield from on_ray(task, todo, n_jobs)
-    elif jobs <= 1:
+    elif (jobs := min(len(todo), workers(n_jobs))) <= 1:
         yield from map(task, todo)
     else:
         yield from _in_processes(task, todo, jobs)
 
 
 def _in_processes(task: Task, todo: list[Shard], jobs: int) -> Iterator[Outcome]:
-    """By joblib, which hands out a shard when one comes back."""
+    """By joblib, which hands out a shard when one comes back; in waves, so that no outcomes pile up."""
     from joblib import Parallel, delayed
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     run = os.urandom(8).hex()
     end: dict[str, Any] = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
     parallel: Any = Parallel(jobs, "loky", return_as="generator_unordered", **end)
-    outcomes = parallel(delayed(_kept)(run, task, shard) for shard in todo)
+    for wave in waves(todo, jobs):
+        outcomes = parallel(delayed(_kept)(run, task, shard) for shard in wave)
+        yield from _closed(outcomes, task)
+
+
+def _closed(outcomes: Any, task: Task) -> Iterator[Outcome]:
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
     try:
         for outcome in outcomes:  # noqa: UP028  (a `yield from` would close it outside of what follows)
             yield outcome
     except TerminatedWorkerError:
         raise RuntimeError(
             f"a worker process was killed (out of memory?); the finished shards are in {task.work}: the same call with "
-            "resume goes on from them. engine='ray' starts killed workers again."
+            "resume=True goes on from them. engine='ray' starts killed workers again."
         ) from None
     finally:
         with warnings.catch_warnings(action="ignore"):  # of shards that are given up after an error

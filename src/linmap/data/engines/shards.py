@@ -20,6 +20,7 @@ from linmap.errors import DataError
 
 VECTORS = (".npy", ".parquet")
 SUFFIXES = {None: (*READERS, ".npy"), "records": tuple(READERS), "vectors": VECTORS}
+WAVE, WAVE_PER_WORKER = 4096, 64  # shards
 Batch = list[Any] | np.ndarray
 """Records (`linmap.data.records.Record`), or vectors, one a row."""
 
@@ -69,6 +70,12 @@ class Shard:
     rows: bool = False
     named: bool = True
 
+    @property
+    def place(self) -> str:
+        """In words."""
+        kind = "rows" if self.rows else "documents"
+        return f"{kind} {self.before} to {self.before + self.count - 1} of {self.path}"
+
 
 class Outcome(NamedTuple):
     """A shard that is finished, or what is wrong with its data."""
@@ -99,6 +106,13 @@ def cut(files: list[Path], shard_records: int, vectors: bool, layout: Layout) ->
             shards.append(Shard(len(shards), str(file), first, count, start, stop, before, line, rows, named))
             first, before = first + count, before + count
     return shards or [Shard(0, str(files[0]), 0, 0, 0, 0)]
+
+
+def waves(shards: list[Shard], workers: int) -> Iterator[list[Shard]]:
+    """Parts of a list that are handed in one after the other: enough that workers seldom wait for the last of one."""
+    size = max(WAVE, WAVE_PER_WORKER * workers)
+    for first in range(0, len(shards), size):
+        yield shards[first : first + size]
 
 
 def is_whole(path: Path, layout: Layout) -> bool:

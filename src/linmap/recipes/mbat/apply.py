@@ -24,7 +24,8 @@ def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
     out = job.out or (Path("vectors.parquet") if job.data else EMBEDDED_OUT)
     vectorizer, layout = vectorizer_of(settings), layout_of(settings)
     columns = (SpinnerColumn(), TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("encoding", total=None)
         done = encode_files(
             vectorizer, job.data or PATIENTS, out, layout, decompress=settings.decompress, engine=settings.engine,

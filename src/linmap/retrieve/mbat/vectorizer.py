@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
 
 from linmap.errors import ArgumentError, DataError
+from linmap.processes import workers
 from linmap.retrieve.mbat.bound_leaves import BoundLeaves, serial_threads
 from linmap.retrieve.mbat.capacity import capacity, dimension_for
 from linmap.retrieve.mbat.codebook import FORMAT, Codebook
@@ -394,8 +394,9 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
 
     def _options(self, **learnt: Any) -> Options:
         names = set(self.get_params(deep=False)) - {"n_jobs", "codebook"}
-        if isinstance(self.n_jobs, bool) or not isinstance(self.n_jobs, int) or (self.n_jobs < 1 and self.n_jobs != -1):
-            raise ArgumentError(f"n_jobs must be a positive integer, or -1 for all cores, got {self.n_jobs!r}.")
+        if isinstance(self.n_jobs, bool) or not isinstance(self.n_jobs, int):
+            raise ArgumentError(f"n_jobs={self.n_jobs!r} must be a whole number of at least 1, or -1 for all cores.")
+        workers(self.n_jobs)
         return Options(**{name: getattr(self, name) for name in names}, **learnt)
 
     def _state(self) -> _State:
@@ -415,7 +416,7 @@ class JSONVectorizer(TransformerMixin, BaseEstimator):
         return state
 
     def _stream(self, table: BoundLeaves, batches: Iterator[tuple[int, list[Any]]]) -> Iterator[np.ndarray]:
-        threads = self.n_jobs if self.n_jobs > 0 else os.cpu_count() or 1
+        threads = workers(self.n_jobs)
         if threads == 1:
             for first, batch in batches:
                 yield self._finish(table.gather(batch, first)())
