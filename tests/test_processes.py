@@ -1,6 +1,5 @@
 """Who lives, what the dead left, and workers that end with their parent."""
 
-import errno
 import os
 import subprocess
 import sys
@@ -121,28 +120,3 @@ def test_one_of_several_processes_speaks_for_all(variables, first, monkeypatch) 
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert is_first() == first
-
-
-def test_a_folder_goes_whatever_it_is_called_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def made(name: str) -> Path:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "part").write_bytes(b"1")
-        return tmp_path / name
-
-    processes.discard(made("named"))
-    (tmp_path / "link").symlink_to(made("led to"))
-    processes.discard(tmp_path / "link")
-    processes.discard(tmp_path / "no folder")
-    monkeypatch.chdir(made("here"))
-    processes.discard(Path())
-    assert not [*tmp_path.iterdir()]
-
-
-def test_a_mounted_folder_is_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def busy(*_: object) -> None:
-        raise OSError(errno.EBUSY, "Device or resource busy")
-
-    (tmp_path / "part").write_bytes(b"1")
-    monkeypatch.setattr(os, "rename", busy)
-    processes.discard(tmp_path)
-    assert processes.vacant(tmp_path)

@@ -129,22 +129,6 @@ def vacant(folder: Path) -> bool:
     return not folder.exists() or all(PARTIAL.fullmatch(path.name) for path in folder.iterdir())
 
 
-def discard(folder: Path) -> None:
-    """Remove a folder as a whole: a process that is killed here leaves all of it, or what `sweep` removes.
-
-    A link goes with what it leads to; a mounted folder, which cannot go, is emptied.
-    """
-    there = Path(os.path.realpath(folder))
-    if folder.is_symlink():
-        folder.unlink()
-    gone = there.with_name(partial_name(there))
-    try:
-        os.rename(there, gone)
-    except OSError:
-        gone = there
-    shutil.rmtree(gone, ignore_errors=True)
-
-
 def end_with_parent(pid: int, first: signal.Signals | None = None, patience: float = 0.0) -> None:
     """This process, a child of `pid`, ends when that does, however that ends: at most half a second later.
 

@@ -395,16 +395,25 @@ def carriers(mark: str) -> list[str]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on Windows")
 @pytest.mark.parametrize("resume", [True, False])
-def test_killed_before_any_change_of_the_disk_the_next_run_ends_and_leaves_nothing(resume, tmp_path, monkeypatch):
+@pytest.mark.parametrize("there", [True, False])
+def test_killed_before_any_change_of_the_disk_the_next_run_ends_and_leaves_nothing(
+    resume, there, tmp_path, monkeypatch
+):
+    """Nothing but the empty work folder, where that was there before."""
     monkeypatch.setattr(os, "fsync", lambda file: None)  # which is slow, and for power cuts alone
     sources = lines(tmp_path / "records.jsonl", RECORDS[:9])
     whole = np.load(map_to(tmp_path / "whole.npy", sources))
-    for place in killed_at_every_change(lambda place: map_to(place / "v.npy", sources), tmp_path):
-        found = np.load(map_to(place / "v.npy", sources, resume=resume))
+    for place in killed_at_every_change(lambda place: map_to(place / "v.npy", sources, there=there), tmp_path):
+        found = np.load(map_to(place / "v.npy", sources, resume=resume, there=there))
         assert (found == whole).all()
-        assert [path.name for path in place.iterdir()] == ["v.npy"], place
+        assert (
+            sorted(path.relative_to(place).as_posix() for path in place.rglob("*"))
+            == ["v.npy"] + ["v.npy.work"] * there
+        ), place
 
 
-def map_to(out: Path, sources: Path, resume: bool = False) -> Path:
+def map_to(out: Path, sources: Path, resume: bool = False, there: bool = False) -> Path:
+    if there:
+        out.with_name("v.npy.work").mkdir(exist_ok=True)
     map_records(sources, out, summary(), shard_records=5, resume=resume)
     return out

@@ -16,8 +16,8 @@ from linmap.compress.token_transforming.evaluation.texts import pools_class_toke
 from linmap.compress.token_transforming.evaluation.timing import Seconds
 from linmap.compress.token_transforming.evaluation.ways import decoder_ways, encoder_ways, stages
 from linmap.data.image_sets import image_set_of
+from linmap.data.work import discard
 from linmap.errors import DataError
-from linmap.processes import discard
 from linmap.recipes.token_transforming.apply import begin
 from linmap.recipes.token_transforming.loading import parted, spread
 

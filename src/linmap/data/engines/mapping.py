@@ -20,18 +20,18 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from linmap.artifacts import atomic_path, write_json
+from linmap.artifacts import atomic_path
 from linmap.data.engines.naming import check_names, named_by
 from linmap.data.engines.shards import SUFFIXES, Batch, Names, Outcome, Shard, cut, read, waves
 from linmap.data.records import AS_THEY_ARE, Layout, files_of
+from linmap.data.work import PLAN, begin_work, discard, is_work
 from linmap.errors import ArgumentError, DataError, Stopped
 from linmap.locks import sole
 from linmap.ownership import real
-from linmap.processes import check_parent, discard, end_with_parent, vacant, workers
+from linmap.processes import check_parent, end_with_parent, vacant, workers
 
 Engine = Literal["local", "ray"]
 Function = Callable[[Any], np.ndarray]
-PLAN = "plan.json"
 FORMAT = 3
 SUM = 32  # bytes of a checksum, behind the rows of a shard
 SHARD_RECORDS = 16_384
@@ -85,7 +85,8 @@ def map_records(
         depend on that record alone. Workers get copies of it. Its attribute `fingerprint`, if it has one, says whether
         a run that is resumed computes the same as the one before.
     work
-        Folder of finished shards, removed in the end; `<out>.work` when None.
+        Folder of finished shards; `<out>.work` when None. In the end they are removed, and with them the folder, unless
+        it was there before.
     engine
         "local": this process, or `n_jobs` processes; "ray": Ray Data, which also starts the shard of
         a killed worker, or of a machine that died, again.
@@ -302,7 +303,7 @@ def _plan(
         "layout": layout.as_json(),
     }
     path = work / PLAN
-    if not path.exists() and not vacant(work):
+    if not is_work(work) and not (resume and path.exists()) and not vacant(work):
         raise DataError(f"{work} holds something else than a run of map_records; name another work folder.")
     if path.exists() and resume:
         plan = _read_plan(path)
@@ -317,7 +318,7 @@ def _plan(
         discard(work)
     shards = cut(files, shard_records, vectors, layout)
     listed = [asdict(shard) for shard in shards]
-    write_json(path, identity | {"shards": listed, "sum": _sum(listed)})
+    begin_work(work, identity | {"shards": listed, "sum": _sum(listed)})
     return shards
 
 
@@ -328,7 +329,7 @@ def _read_plan(path: Path) -> dict[str, Any]:
             raise KeyError("sum")
         return plan | {"shards": [Shard(**shard) for shard in plan["shards"]]}
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise DataError(f"{path} is damaged; start again, without --resume.") from None
+        raise DataError(f"{path} is damaged; remove {path.parent}, and start again.") from None
 
 
 def _sum(shards: list[dict[str, Any]]) -> str:

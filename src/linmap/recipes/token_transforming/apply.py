@@ -25,9 +25,10 @@ from linmap.data.arrays import write_npy
 from linmap.data.door import load_json
 from linmap.data.vectors import VectorFileWriter
 from linmap.data.vectors.files import check_output
+from linmap.data.work import MADE, PLAN, begin_work, discard, is_work
 from linmap.errors import DataError, Stopped, UsageError
-from linmap.ownership import make_folder, real
-from linmap.processes import discard, vacant
+from linmap.ownership import real
+from linmap.processes import vacant
 from linmap.recipes.job import ApplyJob
 from linmap.recipes.token_transforming.flags import Apply, Transforming
 from linmap.recipes.token_transforming.loading import model_of, subject_of
@@ -121,22 +122,23 @@ def begin(work: Path, asked: dict[str, Any], resume: bool) -> None:
     DataError
         If it belongs to something else.
     """
-    plan = work / "plan.json"
-    if not plan.exists() and not vacant(work):
+    plan = work / PLAN
+    if not is_work(work) and not (resume and plan.exists()) and not vacant(work):
         raise DataError(f"{work} is in the way and no folder of an interrupted run; move it, or write elsewhere.")
     if plan.exists() and resume:
         before = load_json(plan)
         if not isinstance(before, dict):
-            raise DataError(f"{plan} is damaged; start again without --resume.")
+            raise DataError(f"{plan} is damaged; remove {work}, and start again.")
+        before.pop(MADE, None)
         if differ := sorted(name for name in asked.keys() | before.keys() if asked.get(name) != before.get(name)):
             raise DataError(
                 f"{work} belongs to a run with another {', '.join(differ)}; start again without --resume, or write "
                 "elsewhere."
             )
         return
-    discard(work)
-    make_folder(work)
-    write_json(plan, asked)
+    if plan.exists():
+        discard(work)
+    begin_work(work, asked)
 
 
 def run(subject: Subject, handle: Compressed, settings: Apply, work: Path) -> int:
