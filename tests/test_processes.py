@@ -7,10 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from linmap import processes
 from linmap.artifacts import atomic_path, staged, write_text
+from linmap.cli import main
+from linmap.errors import ArgumentError, UsageError
 from linmap.processes import is_first, lives, partial_name, sweep, this_process
+from linmap.training.preparation import make_accelerator
 
 WORKER = """
 import os, sys, time
@@ -120,3 +125,55 @@ def test_one_of_several_processes_speaks_for_all(variables, first, monkeypatch) 
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert is_first() == first
+
+
+MASTER = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "wrong"),
+    [
+        ({}, None),
+        (MASTER, None),
+        ({"WORLD_SIZE": "1"}, None),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, None),
+        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", **MASTER}, None),
+        ({"OMPI_COMM_WORLD_RANK": "1", "WORLD_SIZE": "2"}, None),
+        ({"RANK": "0"}, "(RANK), but has no WORLD_SIZE"),
+        ({"RANK": "1", **MASTER}, "(RANK), but has no WORLD_SIZE"),
+        ({"WORLD_SIZE": "2"}, "(WORLD_SIZE), but has no RANK and no MASTER_ADDR and no MASTER_PORT"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "(RANK and WORLD_SIZE), but has no MASTER_ADDR and no MASTER_PORT"),
+        ({"LOCAL_RANK": "0"}, "(LOCAL_RANK), but has no RANK and no WORLD_SIZE"),
+        ({"RANK": "", "WORLD_SIZE": "2", **MASTER}, "but has no RANK"),
+        ({"RANK": "x", "WORLD_SIZE": "2", **MASTER}, "but has RANK=x, which is no number"),
+        ({"RANK": "-1", "WORLD_SIZE": "2", **MASTER}, "but has RANK=-1, which is no number"),
+        ({"RANK": "0", "WORLD_SIZE": "2", **MASTER, "MASTER_PORT": "port"}, "MASTER_PORT=port, which is no number"),
+        ({"RANK": "5", "WORLD_SIZE": "2", **MASTER}, "but has RANK=5, which is not below WORLD_SIZE=2"),
+        ({"RANK": "0", "WORLD_SIZE": "0", **MASTER}, "which is not below WORLD_SIZE=0"),
+    ],
+)
+def test_an_environment_that_is_half_set_is_told_before_any_work(variables, wrong, monkeypatch, capsys):
+    for name in (*processes.RANKS, *processes.LAUNCHED, *processes.MASTER):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if wrong is None:
+        processes.check_launched()
+        return
+    assert main(["list"]) == 2
+    err = capsys.readouterr().err
+    assert wrong in err
+    assert err.count("\n") == 1
+    with pytest.raises(UsageError, match="or unset"):
+        make_accelerator("no")
+
+
+@given(n_jobs=st.integers(-10, 10**10), cores=st.integers(1, 200))
+def test_so_many_workers_or_a_line(n_jobs, cores):
+    if n_jobs == -1:
+        assert processes.workers(n_jobs, cores) == cores
+    elif 1 <= n_jobs <= 64 * cores:
+        assert processes.workers(n_jobs, cores) == n_jobs
+    else:
+        with pytest.raises(ArgumentError, match=rf"^n_jobs={n_jobs} .* -1 for"):
+            processes.workers(n_jobs, cores)

@@ -17,10 +17,12 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from linmap.errors import ArgumentError
+from linmap.errors import ArgumentError, UsageError
 
 RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
 """Where launchers say which of several processes this is."""
+LAUNCHED, MASTER = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("MASTER_ADDR", "MASTER_PORT")
+"""What `torchrun` sets."""
 ENDS_WITH = "LINMAP_ENDS_WITH"
 """Environment variable: the pid of the program that started a command, and with which the command ends."""
 LOOK_EVERY = 0.25  # seconds between two looks at whether the parent lives
@@ -35,6 +37,35 @@ _workers_of: int | None = None
 def is_first() -> bool:
     """Whether this process speaks and writes for all that `accelerate launch`, `torchrun` or `mpirun` started."""
     return next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"
+
+
+def check_launched() -> None:
+    """Refuse an environment in which a launcher has said one thing and not another: such a process would be silent, or
+    wait for others that nobody starts.
+
+    Raises
+    ------
+    UsageError
+        With the variables that are missing or wrong.
+    """
+    told = {name: value for name in (*LAUNCHED, *MASTER) if (value := os.environ.get(name))}
+    if told.keys().isdisjoint(LAUNCHED) or any(name in os.environ for name in RANKS[1:]):
+        return
+    size = told.get("WORLD_SIZE", "")
+    if size == "1" and told.keys().isdisjoint(("RANK", "LOCAL_RANK")):
+        return
+    needed = LAUNCHED[:2] if size == "1" else (*LAUNCHED[:2], *MASTER)
+    wrong = [f"no {name}" for name in needed if name not in told]
+    counts = {name: value for name, value in told.items() if name != "MASTER_ADDR"}
+    wrong += [f"{name}={value}, which is no number" for name, value in counts.items() if not value.isdecimal()]
+    if not wrong and int(told["RANK"]) >= int(size):
+        wrong = [f"RANK={told['RANK']}, which is not below WORLD_SIZE={size}"]
+    if wrong:
+        names = " and ".join(name for name in LAUNCHED if name in told)
+        raise UsageError(
+            f"the environment says that several processes were started ({names}), but has {' and '.join(wrong)}; "
+            f"start them by `torchrun` or `accelerate launch`, or unset {names}."
+        )
 
 
 def workers(n_jobs: int, cores: int | None = None, where: str = "this machine") -> int:

@@ -26,7 +26,7 @@ from linmap.cli.printing import stdout_console
 from linmap.cli.program import go_on
 from linmap.cli.wording import FLAGS
 from linmap.errors import Stopped, UsageError
-from linmap.processes import ENDS_WITH, end_with_parent, is_first
+from linmap.processes import ENDS_WITH, check_launched, end_with_parent, is_first
 from linmap.recipes import SYSTEMS
 
 VERBS = {
@@ -125,6 +125,7 @@ def _run(words: list[str], as_json: bool) -> int:
         return DONE
     if words[0] not in VERBS:
         raise UsageError(f"there is no verb {words[0]!r}; {nearest(words[0], VERBS, 'linmap --help')}")
+    check_launched()
     answer = VERBS[words[0]][0](words[1:])
     if is_first():  # under torchrun, one process speaks for all
         if as_json:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from linmap.errors import ArgumentError, ArgumentTypeError
+from linmap.processes import check_launched
 from linmap.training.checkpoint import Tensors
 from linmap.training.config import TrainingConfig
 
@@ -23,6 +24,7 @@ ParameterGroups = Callable[[nn.Module], list[dict[str, Any]]]
 
 def make_accelerator(precision: str) -> Accelerator:
     """An accelerator of this precision; Accelerate shares its state in a process, which an earlier run may have set."""
+    check_launched()
     wanted = precision if precision != "no" else os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if AcceleratorState._shared_state.get("_mixed_precision", wanted) != wanted:
         AcceleratorState._reset_state()

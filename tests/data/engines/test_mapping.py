@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faults.every_change import killed_at_every_change
-from linmap.data.engines import map_records
+from linmap.data.engines import map_records, shards
 from linmap.data.records import read_records
 from linmap.errors import DataError
 
@@ -166,6 +166,67 @@ def test_ray_gives_a_shard_up_that_kills_every_worker(tmp_path, monkeypatch, cap
     inner.fingerprint = "same"  # type: ignore[attr-defined]
     assert map_records(source, tmp_path / "v.npy", inner, shard_records=5, resume=True).resumed > 0
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), summary()(list(read_records(source))))
+
+
+@given(count=st.integers(0, 300), workers=st.integers(1, 9), wave=st.integers(1, 50), each=st.integers(0, 9))
+def test_waves_are_the_list_in_parts(count, workers, wave, each):
+    whole = [shards.Shard(number, "x.npy", number, 1, number, number + 1) for number in range(count)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "WAVE", wave)
+        patch.setattr(shards, "WAVE_PER_WORKER", each)
+        parts = list(shards.waves(whole, workers))
+    assert [shard for part in parts for shard in part] == whole
+    assert all(0 < len(part) <= max(wave, each * workers) for part in parts)
+
+
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_no_more_than_a_wave_is_done_before_somebody_takes_it(engine, tmp_path, monkeypatch):
+    """A consumer that stands still at its first outcome, and ten waves of shards."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(shards, "WAVE", 8)
+    monkeypatch.setattr(shards, "WAVE_PER_WORKER", 4)
+    np.save(tmp_path / "x.npy", np.arange(160.0).reshape(80, 2))
+    ahead: list[int] = []
+
+    def stand_still(done: int, total: int) -> None:
+        def there() -> int:
+            return len(list((tmp_path / "v.npy.work").glob("0*.npy")))
+
+        if done == 0 or ahead:
+            return
+        while len(ahead) < 2 or ahead[-1] != ahead[-2]:
+            ahead.append(there())
+            time.sleep(2 if engine == "ray" else 0.5)
+
+    def double(rows: np.ndarray) -> np.ndarray:
+        return rows * 2
+
+    map_records(
+        tmp_path / "x.npy", tmp_path / "v.npy", double, engine=engine, n_jobs=2, shard_records=1, progress=stand_still
+    )
+    assert 1 <= max(ahead) <= 8
+    np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), np.arange(160.0).reshape(80, 2) * 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("of a GPU"), DataError("a record"), "shape"])
+def test_an_error_of_a_worker_is_the_same_on_every_engine(error, tmp_path, monkeypatch, capfd):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    np.save(tmp_path / "x.npy", np.ones((4, 2)))
+
+    def function(rows: np.ndarray) -> np.ndarray:
+        if isinstance(error, str):
+            return rows[:1]
+        raise error
+
+    said = []
+    for engine in ("local", "ray"):
+        with pytest.raises((KeyError, RuntimeError, ValueError)) as caught:
+            map_records(tmp_path / "x.npy", tmp_path / "v.npy", function, engine=engine, n_jobs=2, shard_records=2)
+        said.append((type(caught.value), str(caught.value)))
+    assert said[0] == said[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 # -- interruptions -----------------------------------------------------------------------------------------------------

@@ -156,6 +156,9 @@ def _map(shards: list[Shard], task: Task, engine: Engine, n_jobs: int, report: C
     except KeyboardInterrupt:
         done = sum(shard.count for shard in shards if _vectors_path(task.work, shard).exists())
         raise Stopped(f"{done} of {total} records are done and kept") from None
+    finally:
+        if not any(_vectors_path(task.work, shard).exists() for shard in shards):  # as no cluster was there
+            discard(task.work)
     return resumed
 
 
