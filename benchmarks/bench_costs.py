@@ -64,7 +64,7 @@ def encoded(copies: int) -> tuple[float, int, int]:
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "records.jsonl", Path(folder) / "vectors.parquet"
         source.write_bytes((EMBEDDED / "fhir_patients.jsonl").read_bytes() * copies)
-        seconds, summary = timed(lambda: mbat.apply(Apply(ids="number"), ApplyJob(data=source, out=out)))
+        seconds, summary = timed(lambda: mbat.apply(Apply(ids="number", n_jobs=1), ApplyJob(data=source, out=out)))
         return seconds, summary["records"], out.stat().st_size
 
 

@@ -254,3 +254,33 @@ def test_figures_of_the_page_on_choosing_are_those_of_the_studies() -> None:
     figures = _decimals(" ".join(told))
     assert len(figures) > 40
     assert figures - known == set()
+
+
+def test_costs_follow_from_what_the_benchmarks_measured() -> None:
+    """What the pages make of a billion records, and of the memory of a block, from `benchmarks/RESULTS.md`."""
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    costs, scale = ((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("guides/costs.md", "scale.md"))
+
+    def measured(row: str, figure: str) -> float:
+        (line,) = re.findall(rf"^\| {row}.*$", results, re.MULTILINE)
+        found = re.search(figure, line)
+        assert found, line
+        return float(found[1].replace(",", ""))
+
+    records = measured("apply mbat, local, 1 worker", r"\(([\d,]+) documents/s")
+    vectors = measured("apply bt2 to .* local, 1 worker", r"\(([\d,]+) vectors/s")
+    size = measured("apply mbat, local, 1 worker", r"([\d,]+) B a document")
+    alone = measured(r"encode patients, warm, n_jobs=1 \|", r"\(([\d,]+) documents/s")
+    block = measured("linmap fit flatquant --stream, 6 blocks", r"\| (\d+) MiB")
+    for page in (costs, scale):
+        for figure in (f"{round(records, -2):,.0f} ", f"{round(vectors, -4):,.0f} vectors/s"):
+            assert figure in page
+        assert f"{1e9 / records / 3600:.0f} core-hours" in page
+        assert f"{1e9 / vectors / 3600:.1f} core-hours" in page
+        assert f"{1e9 * size / 1e12:.1f} TB" in page
+    assert f"| {size:,.0f} bytes |" in costs
+    assert f"{round(alone, -3):,.0f} documents/s" in scale
+    times = block * 2**20 / 55e6
+    assert f"about ten times a block in float32 ({block:.0f} MiB" in costs
+    assert round(times) == 10
+    assert f"| {round(times) * 4 * 856e6 / 1e9:.0f} GB |" in costs
