@@ -1,6 +1,7 @@
 """Shared settings of the test run."""
 
 import gc
+import os
 import signal
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ gc.disable()  # until everything is imported: there is little to collect, and mu
 hypothesis.settings.register_profile("default", deadline=None, max_examples=16, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.load_profile("default")
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")  # Ray kills workers where other programs take the memory
 torch.set_num_threads(1)  # two pytest workers share two cores
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
