@@ -177,3 +177,18 @@ def test_so_many_workers_or_a_line(n_jobs, cores):
     else:
         with pytest.raises(ArgumentError, match=rf"^n_jobs={n_jobs} .* -1 for"):
             processes.workers(n_jobs, cores)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+def test_a_process_that_nobody_has_waited_for_has_ended(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    name = f"{child.pid}-{processes._start(child.pid):x}-{processes.machine()}"
+    assert lives(name)
+    (tmp_path / f".a.{name}.0.partial.npy").touch()
+    child.kill()
+    while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    assert not lives(name)
+    sweep(tmp_path)
+    assert not [*tmp_path.iterdir()]
+    child.wait()

@@ -25,6 +25,7 @@ LAUNCHED, MASTER = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("MASTER_ADDR", "MASTER
 """What `torchrun` sets."""
 ENDS_WITH = "LINMAP_ENDS_WITH"
 """Environment variable: the pid of the program that started a command, and with which the command ends."""
+ENDED = ("Z", "X")  # states of a process that has ended and whose parent has not asked yet
 LOOK_EVERY = 0.25  # seconds between two looks at whether the parent lives
 PARTIAL = re.compile(r"\..*\.(\d+-[0-9a-f]+-[0-9a-f]{6})\.\d+\.partial(?:\.[^.]*)?", re.DOTALL)
 NAMED = 40  # letters of a name that its half-written file shows: file systems take 255 bytes in all
@@ -125,7 +126,8 @@ def _start(pid: int) -> int:
     """When a process began, in ticks of the kernel's clock; 0 where there is no such process, or no /proc."""
     with suppress(OSError, ValueError, IndexError):
         # the second word is the program's name in brackets, which may hold spaces and brackets
-        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return 0 if state in ENDED else int(fields[18])
     return 0
 
 
