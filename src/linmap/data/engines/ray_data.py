@@ -65,11 +65,11 @@ class Worker:
         if count.stat().st_size > TRIES:
             return shard.number
         try:
-            return self.task(shard)
-        except Exception as error:
-            return portable(error)
-        finally:
-            count.unlink(missing_ok=True)
+            answer = self.task(shard)
+        except Exception as error:  # and nothing that ends a worker, such as SystemExit
+            answer = portable(error)
+        count.unlink(missing_ok=True)
+        return answer
 
 
 def portable(error: Exception) -> Exception:
