@@ -192,3 +192,13 @@ def test_a_process_that_nobody_has_waited_for_has_ended(tmp_path: Path) -> None:
     sweep(tmp_path)
     assert not [*tmp_path.iterdir()]
     child.wait()
+
+
+def test_a_folder_is_swept_by_its_own_name_wherever_the_program_has_been(tmp_path: Path, monkeypatch) -> None:
+    gone = f"2147483646-1-{processes.machine()}"
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / f".a.{gone}.0.partial.txt").touch()
+        monkeypatch.chdir(tmp_path / place)
+        write_text(Path("b.txt"), "b")
+        assert [path.name for path in (tmp_path / place).iterdir()] == ["b.txt"]

@@ -86,9 +86,9 @@ def atomic_path(path: Path | str, make: bool = True) -> Iterator[Path]:
     claim(path)
     if make:
         make_folder(path.parent)
-    if path.parent not in _swept:
-        _swept.add(path.parent)
-        sweep(path.parent)
+    if (folder := Path(os.path.abspath(path.parent))) not in _swept:
+        _swept.add(folder)
+        sweep(folder)
     partial = path.with_name(partial_name(path))
     try:
         yield partial
