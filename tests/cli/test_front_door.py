@@ -136,7 +136,9 @@ def test_a_terminal_without_the_characters_still_gets_its_table(tmp_path):
 
 @pytest.mark.usefixtures("ruler")
 def test_under_torchrun_one_process_answers(monkeypatch, capsys):
-    monkeypatch.setenv("RANK", "1")
+    launched = {"WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "RANK": "1"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
     assert answer(capsys, "fit", "ruler")[:2] == (0, "")
     monkeypatch.setenv("RANK", "0")
     assert answer(capsys, "fit", "ruler")[1] != ""

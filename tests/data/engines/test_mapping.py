@@ -159,7 +159,9 @@ def test_ray_gives_a_shard_up_that_kills_every_worker(tmp_path, monkeypatch, cap
         return inner(records)
 
     function.fingerprint = "same"  # type: ignore[attr-defined]
-    with pytest.raises(RuntimeError, match=r"4 workers were killed over one shard, documents 10 to 14 of .*resume=True goes on"):
+    with pytest.raises(
+        RuntimeError, match=r"4 workers were killed over one shard, documents 10 to 14 of .*resume=True goes on"
+    ):
         map_records(source, tmp_path / "v.npy", function, engine="ray", shard_records=5)
     assert tries.read_text() == "...."
     assert "Traceback" not in capfd.readouterr().err

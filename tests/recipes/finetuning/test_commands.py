@@ -114,7 +114,7 @@ def test_texts_are_fitted_and_answered(
     adapter = tmp_path / "run" / "adapter_model.safetensors"
     adapter.write_bytes(adapter.read_bytes()[:-40])
     assert main(["apply", "run", "--data", str(here / "sums.jsonl"), "--out", "a.jsonl"]) == 2
-    assert "run is damaged" in capsys.readouterr().err
+    assert "run/adapter_model.safetensors is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("slug", ["bone", "triadaptlora"])

@@ -401,6 +401,7 @@ def test_texts_are_strings_or_parsed_as_asked() -> None:
         ({"codebook": type("C", (), {"dim": 99})()}, "the codebook has dim=99"),
     ],
 )
+@pytest.mark.usefixtures("annotations_unchecked")
 def test_wrong_parameters_are_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         JSONVectorizer(**options).transform([{}])

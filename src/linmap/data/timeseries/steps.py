@@ -82,8 +82,8 @@ def _same_day(time: pd.DatetimeIndex) -> pd.DateOffset | None:
     day = int(time.day.to_numpy().max())
     months = np.diff(time.year * 12 + time.month)
     even = (time.day == np.minimum(day, time.days_in_month)).all() and (months == months[0]).all() and months[0] > 0
-    clock = time - time.normalize()
-    return _monthly(int(months[0]), day) if even and (clock == clock[0]).all() else None
+    clock = (time.hour, time.minute, time.second, time.microsecond, time.nanosecond)
+    return _monthly(int(months[0]), day) if even and all((part == part[0]).all() for part in clock) else None
 
 
 def _monthly(months: int, day: int) -> pd.DateOffset:
