@@ -74,8 +74,9 @@ def files_inside(folder: Path, endings: tuple[str, ...], below: bool = False) ->
     return sorted(p for p in found if p.name.lower().endswith(endings) and not (hidden(p, folder) or p.is_dir()))
 
 
-def refuse_endless(path: Path | str) -> None:
-    """Refuse a link that leads to itself, and a name that is longer than names are.
+def refuse_endless(path: Path | str) -> os.stat_result | None:
+    """What the system tells of a path, None where it tells nothing; refused are a link that leads to itself, and a name
+    that is longer than names are.
 
     Raises
     ------
@@ -83,10 +84,11 @@ def refuse_endless(path: Path | str) -> None:
         With what it is.
     """
     try:
-        os.stat(path)
+        return os.stat(path)
     except OSError as error:
         if error.errno in NO_PLACES:
             raise DataError(f"{path!s:.300}: {NO_PLACES[error.errno]}.") from None
+        return None  # its reader knows what to say
     except ValueError:
         raise DataError(f"{str(path)!r} is no name of a file: it holds a null character.") from None
 
@@ -99,11 +101,9 @@ def refuse_special(path: Path | str) -> None:
     DataError
         With what it is.
     """
-    refuse_endless(path)
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return  # its reader knows what to say
+    if (found := refuse_endless(path)) is None:
+        return
+    mode = found.st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         kind = next((name for test, name in KINDS.items() if test(mode)), "no regular file")
         raise DataError(f"{path} is {kind}; write what comes out of it into a file, and give that.")
