@@ -58,6 +58,11 @@ def discard(work: Path) -> None:
             work.rmdir()
 
 
+def in_the_way(work: Path, resume: bool) -> bool:
+    """Whether a folder is not empty and holds no plan of a job; one that is resumed reads what is called so itself."""
+    return not is_work(work) and not (resume and (work / PLAN).exists()) and not vacant(work)
+
+
 def is_work(work: Path) -> bool:
     """Whether the plan of a job is in a folder, and not a file of the user's with this name."""
     return MADE in _plan(work)

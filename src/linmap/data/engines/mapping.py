@@ -24,11 +24,11 @@ from linmap.artifacts import atomic_path
 from linmap.data.engines.naming import check_names, named_by
 from linmap.data.engines.shards import SUFFIXES, Batch, Names, Outcome, Shard, cut, read, waves
 from linmap.data.records import AS_THEY_ARE, Layout, files_of
-from linmap.data.work import PLAN, begin_work, discard, is_work
+from linmap.data.work import PLAN, begin_work, discard, in_the_way
 from linmap.errors import ArgumentError, DataError, Stopped
 from linmap.locks import sole
 from linmap.ownership import real
-from linmap.processes import check_parent, end_with_parent, vacant, workers
+from linmap.processes import check_parent, end_with_parent, workers
 
 Engine = Literal["local", "ray"]
 Function = Callable[[Any], np.ndarray]
@@ -306,7 +306,7 @@ def _plan(
         "layout": layout.as_json(),
     }
     path = work / PLAN
-    if not is_work(work) and not (resume and path.exists()) and not vacant(work):
+    if in_the_way(work, resume):
         raise DataError(f"{work} holds something else than a run of map_records; name another work folder.")
     if path.exists() and resume:
         plan = _read_plan(path)

@@ -25,10 +25,9 @@ from linmap.data.arrays import write_npy
 from linmap.data.door import load_json
 from linmap.data.vectors import VectorFileWriter
 from linmap.data.vectors.files import check_output
-from linmap.data.work import MADE, PLAN, begin_work, discard, is_work
+from linmap.data.work import MADE, PLAN, begin_work, discard, in_the_way
 from linmap.errors import DataError, Stopped, UsageError
 from linmap.ownership import real
-from linmap.processes import vacant
 from linmap.recipes.job import ApplyJob
 from linmap.recipes.token_transforming.flags import Apply, Transforming
 from linmap.recipes.token_transforming.loading import model_of, subject_of
@@ -123,7 +122,7 @@ def begin(work: Path, asked: dict[str, Any], resume: bool) -> None:
         If it belongs to something else.
     """
     plan = work / PLAN
-    if not is_work(work) and not (resume and plan.exists()) and not vacant(work):
+    if in_the_way(work, resume):
         raise DataError(f"{work} is in the way and no folder of an interrupted run; move it, or write elsewhere.")
     if plan.exists() and resume:
         before = load_json(plan)
