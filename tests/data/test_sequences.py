@@ -1,4 +1,7 @@
+import bz2
+import gzip
 import importlib.util
+import lzma
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,6 +82,34 @@ def test_folders_take_labels_from_subfolders_or_a_table(tmp_path: Path) -> None:
     assert load_series(tmp_path / "flat").require_labels().tolist() == [0.5, 1.0, 2.5]
     single = load_series(tmp_path / "flat" / "x1.csv")
     np.testing.assert_allclose(single.series[0], values["x/1.csv"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("pack", [gzip.open, bz2.open, lzma.open])
+def test_compressed_tables_are_series_like_plain_ones(pack: Any, tmp_path: Path) -> None:
+    suffix = {gzip.open: ".gz", bz2.open: ".BZ2", lzma.open: ".xz"}[pack]
+    values = np.random.default_rng(0).normal(size=(3, 5, 2))
+    for number, array in enumerate(values):
+        write_csv(plain := tmp_path / "plain" / f"{number}.csv", array, header=number == 1)
+        packed = tmp_path / "mixed" / (plain.name + suffix if number else plain.name)
+        packed.parent.mkdir(exist_ok=True)
+        packed.write_bytes(plain.read_bytes())
+        if number:
+            with pack(packed, "wb") as file:
+                file.write(plain.read_bytes())
+    mixed = load_series(tmp_path / "mixed")
+    assert mixed.names == ["0.csv", f"1.csv{suffix}", f"2.csv{suffix}"]
+    np.testing.assert_array_equal(mixed.series, load_series(tmp_path / "plain").series)
+    (one,) = load_series(packed, drop=()).series
+    np.testing.assert_array_equal(one, mixed.series[2])
+    (one,) = load_series(tmp_path / "mixed" / f"1.csv{suffix}", drop=("c0",)).series
+    np.testing.assert_array_equal(one, mixed.series[1][:, 1:])
+    with pack(packed, "wb") as file:
+        file.write(b"1,5;2,5\n3,5;4,5\n")
+    with pytest.raises(DataError, match="its cells are separated by semicolons: write it with commas"):
+        load_series(tmp_path / "mixed")
+    packed.write_bytes(b"1;2\n3;4\n")
+    with pytest.raises(DataError, match="is damaged, or not compressed as its name says"):
+        load_series(tmp_path / "mixed")
 
 
 def test_bad_folders(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pandas as pd
 
 from linmap.data import find, require_content
 from linmap.data.arrays import read_as_they_are, read_npz
-from linmap.data.door import files_inside, read_lines, read_text, understood
+from linmap.data.compressed import open_bytes, suffix_of, with_compressed
+from linmap.data.door import files_inside, read_text, understood
 from linmap.errors import ArgumentError, DataError
 
 Part = Literal["train", "test"]
@@ -22,6 +23,7 @@ Dataset = Literal[
     "mnist-small", "mnist", "mnist-784", "digits", "ACSF1", "OSULeaf", "BasicMotions", "JapaneseVowels", "GunPoint"
 ]
 LABELS = "labels.csv"
+FIRST_LINE = 2**16  # bytes of it that are looked at for the separators
 TRAINING_DIGITS = 1400
 MNIST_POOL = {"mnist-small": 2, "mnist": 2, "mnist-784": 1}
 
@@ -96,8 +98,9 @@ def load_series(source: Path | str, part: Part = "train", drop: Sequence[str] = 
         An `.npz` archive: `X` (n, length, channels) or (n, length), with `lengths` where shorter series are padded on
         the right; or `X` (sum of lengths, channels) with `lengths`, one series after the other; labels in `y`.
         A folder of CSV files, one series each (a row per step, a column per channel, a header or none): labels from
-        subfolders, or from `labels.csv` with columns file and label. One `.csv` file: one series without a label. The
-        first column is left out where it is pandas' unnamed index. Channels with a name go by it, not by their place.
+        subfolders, or from `labels.csv` with columns file and label. One `.csv` file: one series without a label. CSV
+        files may be compressed (`.csv.gz`, `.bz2`, `.xz`, `.zst`). Their first column is left out where it is pandas'
+        unnamed index. Channels with a name go by it, not by their place.
         A `.ts` file of the UCR/UEA archive. Or one of `Dataset`.
     part
         Of a data set known by name.
@@ -116,16 +119,16 @@ def load_series(source: Path | str, part: Part = "train", drop: Sequence[str] = 
     path = Path(source)
     if path.is_dir():
         return read_folder(path, drop)
-    if drop and path.suffix.lower() != ".csv":
+    if drop and suffix_of(path) != ".csv":
         raise DataError(f"{path}: only CSV files have columns to leave out; give no drop=...")
     if not path.exists():
         known = ", ".join(get_args(Dataset))
         raise DataError(f"{path}: there is no such file or folder, and it is not one of the data sets {known}.")
+    if suffix_of(path) == ".csv":
+        return LabelledSeries([_read_csv(path, drop).to_numpy()], None, [path.stem])
     match path.suffix.lower():
         case ".npz":
             return read_archive(path)
-        case ".csv":
-            return LabelledSeries([_read_csv(path, drop).to_numpy()], None, [path.stem])
         case ".ts":
             return read_ts(path)
     raise DataError(f"{path}: series are read from .npz, .csv, .ts, or a folder of .csv files.")
@@ -185,7 +188,7 @@ def _floating(X: np.ndarray) -> np.ndarray:
 def read_folder(folder: Path | str, drop: Sequence[str] = ()) -> LabelledSeries:
     """A folder of CSV files, one series each, in the order of their names; see `load_series`."""
     folder = Path(folder)
-    files = [path for path in files_inside(folder, (".csv",), below=True) if path != folder / LABELS]
+    files = [path for path in files_inside(folder, with_compressed((".csv",)), below=True) if path != folder / LABELS]
     if not files:
         raise DataError(f"{folder} holds no .csv file; write one series a file, a row per step.")
     tables = [_read_csv(path, drop) for path in files]
@@ -234,9 +237,11 @@ def _read_csv(path: Path, drop: Sequence[str] = ()) -> pd.DataFrame:
     """One series in float64, a column a channel; a first row that is not numeric is a header."""
     require_content(path)
     with understood(path, "a table of numbers", f"write a row per step{_hint(path)}"):
-        first = pd.read_csv(path, header=None, nrows=1, dtype=str)
+        with open_bytes(path) as file:
+            first = pd.read_csv(file, header=None, nrows=1, dtype=str)
         header = None if np.isfinite(_numbers(first)).all() else 0
-        table = pd.read_csv(path, header=header)
+        with open_bytes(path) as file:
+            table = pd.read_csv(file, header=header)
     if header == 0 and pd.isna(first.iloc[0, 0]) and table.shape[1] > 1:
         index = table.iloc[:, 0].to_numpy()
         table = table.iloc[:, 1:] if np.array_equal(index, np.arange(len(table))) else table
@@ -261,7 +266,8 @@ def _read_csv(path: Path, drop: Sequence[str] = ()) -> pd.DataFrame:
 
 def _hint(path: Path) -> str:
     """What a table that is not read looks like, where that can be seen in its first line."""
-    line = next(iter(read_lines(path, errors="replace")), "")
+    with open_bytes(path) as file:
+        line = file.readline(FIRST_LINE).decode(errors="replace")
     separator = next((sign for sign in (";", "\t", "|") if sign in line), None)
     if separator is None:
         return ""
