@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from torch.distributed._composable_state import _module_state_mapping as REGISTER
 
 from linmap.errors import ArgumentError
 from linmap.maps.numbers import whole
@@ -42,7 +41,10 @@ class Sharding:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model
+        # PyTorch's own and private: read here, so that one without it trains what is not sharded
+        from torch.distributed._composable_state import _module_state_mapping
+
+        self.model, self.all_sharded = model, _module_state_mapping
         self.before = [(module, type(module), _flat(module), module._parameters.copy()) for module in model.modules()]
         self.done()
 
@@ -50,7 +52,7 @@ class Sharding:
         """Note what is there now and was not before; PyTorch shards nothing twice that is in its register."""
         self.kinds = [type(module) for module, *_ in self.before]
         self.added = [{k: v for k, v in _flat(module).items() if k not in flat} for module, _, flat, _ in self.before]
-        self.register = {module: REGISTER[module] for module, *_ in self.before if module in REGISTER}
+        self.register = {module: self.all_sharded[module] for module, *_ in self.before if module in self.all_sharded}
 
     @contextmanager
     def undone(self) -> Iterator[None]:
@@ -63,7 +65,7 @@ class Sharding:
                 module.__class__ = kind
                 _put(module, added)
                 module._parameters.update(weights)
-            REGISTER.update(self.register)
+            self.all_sharded.update(self.register)
 
     def undo(self) -> list[dict[str, Any]]:
         """Make the model whole; the parameters of each module that were sharded. A collective operation."""
@@ -76,7 +78,7 @@ class Sharding:
         """Make the model whole with the weights that it had when it last was, in this process alone, at any time."""
         sharded = []
         for module in self.register:
-            REGISTER.pop(module, None)
+            self.all_sharded.pop(module, None)
         for (module, kind, _, weights), added in zip(self.before, self.added, strict=True):
             sharded.append({name: module._parameters[name] for name in weights})
             module.__class__ = kind
