@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from linmap.data.timeseries import Clock, TimeSeries
@@ -333,6 +333,7 @@ def test_gaps_are_filled_on_request(frequency: str, missing: set[int]) -> None:
 ENDS = st.one_of(st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False))
 
 
+@example(times=[0, 1.1984620899082105e308], near=False)  # half a step more is infinite
 @given(times=st.lists(ENDS, min_size=2, max_size=6, unique=True), near=st.booleans())
 def test_numbers_of_any_size_are_read_continued_and_filled_or_refused(times: list[float], near: bool) -> None:
     times = [times[0] + i * 10.0 ** (i % 3) for i in range(len(times))] if near else sorted(times)

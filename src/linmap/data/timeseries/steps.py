@@ -181,7 +181,8 @@ def completed(time: pd.Index, step: Step | None = None, columns: int = 1) -> pd.
     even = pd.Timedelta(int(usual), unit=time.unit) if dates else usual.item()
     rows, most = (float(numbers[-1]) - float(numbers[0])) / float(usual), most_bytes() / (8 * (columns + ON_THE_WAY))
     if not dates:
-        grids = [np.arange(time[0], time[-1] + usual / 2, usual)] if rows < most else []
+        end = float(time[-1]) + float(usual) / 2  # infinite at the end of what numbers can be
+        grids = [np.arange(time[0], end, usual)] if rows < most and np.isfinite(end) else []
     else:
         months = np.diff(time.year * 12 + time.month)
         offsets: list[Any] = [step] if isinstance(step, pd.offsets.BaseOffset) and _few(time, step, most) else []
