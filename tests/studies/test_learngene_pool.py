@@ -14,8 +14,13 @@ SHOWN = {
     "digits-3": (("lstsq",), 3),
     "digits-6000": (("lstsq", "pinv", "transform", "random"), 7),
     "dinov2": (("lstsq", "pinv", "transform"), 6),
+    "dinov2-starts": (("lstsq", "pinv", "transform"), 4),
 }
 """The starts of the stitches, and how many checks there are."""
+
+
+def test_every_protocol_is_among_those_that_are_run() -> None:
+    assert list(SHOWN) == [protocol.name for protocol in PROTOCOLS]
 
 
 @pytest.mark.slow  # two dozen short trainings, and DINOv2-small
