@@ -170,6 +170,30 @@ def test_ray_gives_a_shard_up_that_kills_every_worker(tmp_path, monkeypatch, cap
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), summary()(list(read_records(source))))
 
 
+@pytest.mark.slow
+def test_ray_gives_up_what_kills_every_worker_that_loads_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    source, loads = lines(tmp_path / "r.jsonl", RECORDS), tmp_path / "loads"
+
+    def load(path: Path) -> None:
+        with open(path, "a") as file:
+            file.write(".")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    class Heavy:
+        fingerprint = "same"
+
+        def __call__(self, records: list) -> np.ndarray:
+            return summary()(records)
+
+        def __reduce__(self) -> tuple:
+            return load, (loads,)
+
+    with pytest.raises(RuntimeError, match="4 workers were killed over one shard"):
+        map_records(source, tmp_path / "v.npy", Heavy(), engine="ray", shard_records=5)
+    assert 4 <= len(loads.read_text()) <= 4 * 5
+
+
 @given(count=st.integers(0, 300), workers=st.integers(1, 9), wave=st.integers(1, 50), each=st.integers(0, 9))
 def test_waves_are_the_list_in_parts(count, workers, wave, each):
     whole = [shards.Shard(number, "x.npy", number, 1, number, number + 1) for number in range(count)]

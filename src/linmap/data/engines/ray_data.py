@@ -21,6 +21,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -47,10 +48,10 @@ class Task(Protocol):
 
 
 class Worker:
-    """One actor: the task with its caches."""
+    """One actor: the task with its caches, which is unpacked in its first shard, so that a death over it counts."""
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
+    def __init__(self, packed: bytes, work: Path) -> None:
+        self.packed, self.work = packed, work
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         answers = [self._answer(Shard(**json.loads(shard))) for shard in batch["shard"]]
@@ -59,17 +60,23 @@ class Worker:
     def _answer(self, shard: Shard) -> Outcome | int | Exception:
         """The outcome of a shard; its number where so many workers have died over it that it is left alone; an error
         as it is, which Ray would wrap in the text of its own."""
-        count = tries(self.task, shard)
+        count = tries(self.work, shard)
         with open(count, "ab") as file:
             file.write(b".")
         if count.stat().st_size > TRIES:
             return shard.number
         try:
-            answer = self.task(shard)
+            answer = self._task(shard)
         except Exception as error:  # and nothing that ends a worker, such as SystemExit
             answer = portable(error)
         count.unlink(missing_ok=True)
         return answer
+
+    @cached_property
+    def _task(self) -> Task:
+        task = pickle.loads(self.packed)
+        self.packed = b""
+        return task
 
 
 def portable(error: Exception) -> Exception:
@@ -81,9 +88,9 @@ def portable(error: Exception) -> Exception:
     return error
 
 
-def tries(task: Task, shard: Shard) -> Path:
+def tries(work: Path, shard: Shard) -> Path:
     """A file in the work folder with a byte for each worker that has begun a shard and not ended it."""
-    return task.work / f"{shard.number:06d}.tries"
+    return work / f"{shard.number:06d}.tries"
 
 
 def on_ray(task: Task, todo: list[Shard], n_jobs: int) -> Iterator[Outcome]:
@@ -94,7 +101,7 @@ def on_ray(task: Task, todo: list[Shard], n_jobs: int) -> Iterator[Outcome]:
         join(ray, n_jobs)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     for shard in todo:
-        tries(task, shard).unlink(missing_ok=True)  # of a run before
+        tries(task.work, shard).unlink(missing_ok=True)  # of a run before
     try:
         size = workers(n_jobs, int(ray.cluster_resources().get("CPU", 1)), "the cluster")
         for wave in waves(todo, size):
@@ -106,9 +113,10 @@ def on_ray(task: Task, todo: list[Shard], n_jobs: int) -> Iterator[Outcome]:
 
 def _mapped(ray: Any, task: Task, shards: list[Shard], size: int) -> Iterator[Outcome]:
     rows = [{"shard": json.dumps(asdict(shard) | {"path": os.path.abspath(shard.path)})} for shard in shards]
+    packed = ray.cloudpickle.dumps(task)
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     pool = ray.data.ActorPoolStrategy(size=min(size, len(rows)), max_tasks_in_flight_per_actor=1)
-    done = dataset.map_batches(Worker, batch_size=1, fn_constructor_args=(task,), compute=pool)
+    done = dataset.map_batches(Worker, batch_size=1, fn_constructor_args=(packed, task.work), compute=pool)
     done.context.enable_progress_bars = False
     for row in done.iter_rows():
         answer = pickle.loads(row["answer"])
@@ -174,7 +182,7 @@ def silent(ray: Any, address: str) -> str | None:
         return None  # what is no such address, Ray refuses at once
     hosts = [host] + [ray.util.get_node_ip_address()] * (host in ("localhost", "127.0.0.1"))  # as Ray understands it
     why = ""
-    for name in hosts:
+    for name in dict.fromkeys(hosts):
         try:
             with socket.create_connection((name, int(port)), ANSWER) as line:
                 line.settimeout(ANSWER)
