@@ -89,12 +89,12 @@ def test_a_link_to_itself_is_told_by_every_reader_of_files(tmp_path: Path) -> No
 
 
 OF_FOLDERS = (
-    "model config",
-    "model weights",
-    "model index",
+    "model-config",
+    "model-weights",
+    "model-index",
     "tokenizer",
-    "tokenizer config",
-    "kept run",
+    "tokenizer-config",
+    "kept-run",
     "store",
     "gguf",
 )

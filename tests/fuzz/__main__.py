@@ -124,8 +124,12 @@ def stretches(seconds: float) -> Iterator[tuple[float, str]]:
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="make fuzz", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seconds", type=float, default=60, help="of each target (default: 60)")
+    parser.add_argument("--list", action="store_true", help="print the names of all targets, as JSON, and end")
     parser.add_argument("names", nargs="*", help="targets (default: all)")
     given = parser.parse_args(words)
+    if given.list:
+        print(json.dumps([*targets()]))
+        return 0
     if unknown := set(given.names) - targets().keys():
         parser.error(f"there is no target {', '.join(sorted(unknown))}; there are {', '.join(targets())}")
     failed = 0

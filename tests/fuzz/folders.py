@@ -35,12 +35,12 @@ def targets() -> list[Target]:
 
     gguf = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 4) + b"arch" + struct.pack("<IQ", 8, 1) + b"a"
     return [
-        Target("model config", _load, _texts(LLAMA, BERT), "model/config.json", _drawn(LLAMA, BERT), few=6),
-        Target("model weights", _load_weights, (_header(),), "model/model.safetensors", few=6),
-        Target("model index", _load_index, (_index(),), "model/model.safetensors.index.json", few=2),
+        Target("model-config", _load, _texts(LLAMA, BERT), "model/config.json", _drawn(LLAMA, BERT), few=6),
+        Target("model-weights", _load_weights, (_header(),), "model/model.safetensors", few=6),
+        Target("model-index", _load_index, (_index(),), "model/model.safetensors.index.json", few=2),
         Target("tokenizer", lambda path: load_tokenizer(_beside(path, "llama")), (_tokenizer("tokenizer.json"),),
                "model/tokenizer.json", few=4),
-        Target("tokenizer config", lambda path: load_tokenizer(_beside(path, "llama")),
+        Target("tokenizer-config", lambda path: load_tokenizer(_beside(path, "llama")),
                (_tokenizer("tokenizer_config.json"),), "model/tokenizer_config.json", few=4),
         Target("gguf", lambda path: model_folder(path.parent), (gguf,), "model/model.gguf"),
     ]  # fmt: skip

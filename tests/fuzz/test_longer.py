@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzz.__main__ import Tally, add, read, stretches
+from fuzz.__main__ import Tally, add, main, read, stretches
 from fuzz.feeding import Fed
-from fuzz.targets import Target
+from fuzz.targets import Target, targets
 from linmap.errors import DataError
 
-NAMES = st.sampled_from(["ts", "--at", "vectors.npy", "model config"])
+NAMES = st.sampled_from(["ts", "--at", "vectors.npy", "model-config"])
 
 
 @given(st.lists(st.tuples(NAMES, st.integers(0, 10**9), st.integers(0, 10**5), st.integers(0, 9)), max_size=8))
@@ -26,6 +27,13 @@ def test_the_table_adds_up_what_came_of_each_target(tmp_path_factory: pytest.Tem
         own = [numbers for of, *numbers in rows if of == name]
         assert [found.inputs, found.seconds, found.failures] == [sum(column) for column in zip(*own, strict=True)]
     assert read(path).keys() == {name for name, *_ in rows}
+
+
+def test_the_list_names_every_target_as_make_takes_it(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--list"]) == 0
+    names = json.loads(capsys.readouterr().out)
+    assert names == [*targets()]
+    assert not [name for name in names if shlex.split(name) != [name]]
 
 
 @given(st.floats(1, 5000))
