@@ -19,6 +19,8 @@ hypothesis.settings.register_profile("thorough", deadline=None, max_examples=50,
 hypothesis.settings.load_profile("default")
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")  # Ray kills workers where other programs take the memory
 torch.set_num_threads(1)  # two pytest workers share two cores
+if not torch.accelerator.is_available():  # a seed would be kept for each kind of device, with the stack of calls
+    torch.manual_seed = torch.default_generator.manual_seed
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -155,8 +155,9 @@ def started(what: Command, place: Path, words: Sequence[str], at: int = 0, kill:
 
 def _quiet(printed: Path, mark: str, function: Callable[..., None], given: Sequence[Any]) -> None:
     file = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for descriptor in (1, 2):
+    for descriptor, stream in ((1, "stdout"), (2, "stderr")):
         os.dup2(file, descriptor)
+        setattr(sys, stream, open(descriptor, "w", closefd=False, buffering=1))  # noqa: SIM115 (pytest's is kept apart)
     os.environ[MARK] = mark
     function(*given)
 

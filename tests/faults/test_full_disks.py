@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -30,15 +29,7 @@ SHARES = (0.0, 0.3, 0.6, 0.9)
 OWN_MOUNTS, OWN_USERS = 0x20000, 0x10000000  # CLONE_NEWNS, CLONE_NEWUSER
 
 
-def on_a_disk(*given: Any) -> None:
-    """In a process of its own, which may have threads of libraries: only one without may see mounts of its own."""
-    child = multiprocessing.get_context("fork").Process(target=_on_a_disk, args=given)
-    child.start()
-    child.join()
-    sys.exit(child.exitcode)
-
-
-def _on_a_disk(
+def on_a_disk(
     told: str, place: str, kib: int, read_only: bool, words: list[str], resume: list[str], entry: str
 ) -> None:
     """Run a command on a disk of this size, and again with room; write what came of it."""
@@ -60,12 +51,14 @@ def _on_a_disk(
 
 
 def see_own_mounts() -> None:
-    """What this process mounts, nobody else sees; it may mount as if it were root."""
+    """What this thread and those that it starts mount, nobody else sees; whoever is not root mounts as if he were."""
     user, group = os.getuid(), os.getgid()
-    if ctypes.CDLL(None, use_errno=True).unshare(OWN_MOUNTS | OWN_USERS):
+    if ctypes.CDLL(None, use_errno=True).unshare(OWN_MOUNTS | (OWN_USERS if user else 0)):
         raise OSError(ctypes.get_errno(), "unshare")
-    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
-        Path("/proc/self", name).write_text(text)
+    if user:
+        for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+            Path("/proc/self", name).write_text(text)
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
 
 
 def _code(run: Any, words: list[str]) -> int:
@@ -79,12 +72,13 @@ def ran(made: Command, folder: Path, kib: int, read_only: bool = False) -> dict[
     place, told = folder / "disk", folder / "told"
     place.mkdir(exist_ok=True)
     given = [str(told), str(place), kib, read_only, made.words, list(made.resume), made.entry]
-    run = Apart(on_a_disk, given, folder / "printed", made.forked)
+    forked = made.forked and os.getuid() == 0  # libraries start threads in forks, beside which only root may do this
+    run = Apart(on_a_disk, given, folder / "printed", forked)
     assert run.code() == 0, run.said()
     assert "Traceback" not in run.said(), run.said()
     found = json.loads(told.read_text())
     modules = found.pop("modules")
-    if made.forked:
+    if forked:
         know(modules)
     return found | {"said": run.said()}
 
