@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,15 @@ DOT, COSINE = "Dot", "Cosine"  # Qdrant's names
 UNIT = 0.01  # how far a length may be from 1
 METADATA = "linmap"  # of a collection; Qdrant servers have it since 1.16
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "linmap")  # Qdrant's ids are UUIDs; the record's own name is in the payload
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What SQLite says in the local mode of a disk that is full or may only be read."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise DataError(f"Qdrant cannot write ({error}); make room there, or write elsewhere.") from None
 
 
 class QdrantStore(DatabaseStore):
@@ -39,6 +50,7 @@ class QdrantStore(DatabaseStore):
         Of a server.
     """
 
+    @told()
     def __init__(
         self,
         place: str,
@@ -98,9 +110,11 @@ class QdrantStore(DatabaseStore):
             )
         return {name: params.size for name, params in vectors.items()}
 
+    @told()
     def _keep(self, metadata: dict[str, Any]) -> None:
         self.client.update_collection(self.collection, metadata={METADATA: json.dumps(metadata)})
 
+    @told()
     def _upsert(self, ids: list[str], vectors: np.ndarray, field: str) -> None:
         self._require_own()
         if self._metrics[field] == COSINE and (np.abs(np.linalg.norm(vectors, axis=1) - 1) > UNIT).any():
