@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -176,13 +177,10 @@ class Killed(BaseException):
 
 
 class InlineRay:
-    """Ray as far as the engine calls it, in this process: a shard whose worker ends goes to another one, for ever."""
+    """Ray as far as the engine calls it, in this process: an actor works when it is waited for."""
 
-    data: Any
-
-    def __init__(self) -> None:
-        self.data = self
-        self.context = SimpleNamespace()
+    cloudpickle = pickle
+    exceptions = SimpleNamespace(RayError=type("RayError", (Exception,), {}))
 
     def is_initialized(self) -> bool:
         return True
@@ -190,27 +188,32 @@ class InlineRay:
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": 2.0}
 
-    def ActorPoolStrategy(self, **_: Any) -> None: ...
+    def put(self, value: Any) -> Any:
+        return value
 
-    def from_items(self, rows: list[dict[str, str]], **_: Any) -> "InlineRay":
-        self.rows = rows
-        return self
+    def remote(self, **_: Any) -> Callable:
+        return lambda kind: SimpleNamespace(remote=lambda *words: Handle(kind(*words)))
 
-    def map_batches(self, worker: Any, fn_constructor_args: tuple[Any, ...], **_: Any) -> "InlineRay":
-        self.worker = lambda: worker(*fn_constructor_args)
-        return self
+    def wait(self, refs: list, num_returns: int) -> tuple[list, list]:
+        return refs[:num_returns], refs[num_returns:]
 
-    def iter_rows(self) -> Iterator[dict[str, Any]]:
-        for row in self.rows:
-            for _ in range(9):
-                try:
-                    answers = self.worker()({"shard": [row["shard"]]})["answer"]
-                except Killed:
-                    continue
-                yield {"answer": answers[0]}
-                break
-            else:
-                raise AssertionError("a shard was tried for ever")
+    def get(self, ref: Callable) -> Any:
+        try:
+            return ref()
+        except Killed:
+            raise self.exceptions.RayError("The actor died.\nIt was killed.") from None
+
+    def kill(self, actor: Any) -> None: ...
+
+
+class Handle:
+    """Of an actor: what is called on it is done later."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=lambda *words: lambda: getattr(self._actor, name)(*words))
 
 
 def test_a_shard_that_kills_its_workers_is_told_in_one_line_and_the_rest_is_kept(
@@ -229,7 +232,7 @@ def test_a_shard_that_kills_its_workers_is_told_in_one_line_and_the_rest_is_kept
         return call(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr("linmap.data.engines.ray_data._ray", InlineRay)
+        patch.setattr("linmap.data.engines.ray_actors._ray", InlineRay)
         patch.setattr(Encode, "__call__", kills)
         assert main([*words, str(tmp_path / "v.npy"), "--engine", "ray"]) == 1
     assert len(deaths) == 4

@@ -39,7 +39,6 @@ ALLOWED = {
     "compress/flatquant/streaming.py": "understood()",
     "compress/learngene_pool/starting.py": "sums of its own run",
     "data/engines/mapping.py": "shards of its own run",
-    "data/engines/ray_data.py": "counts of its own run",
     "data/engines/shards.py": "after require_content",
     "data/epochs.py": "understood()",
     "data/fingerprints.py": "refuse_special()",

@@ -62,6 +62,6 @@ class Workers:
     n_jobs: int = 1
     """Worker processes; -1 for all cores."""
     engine: Literal["local", "ray"] = "local"
-    """local: processes of this machine; ray: Ray Data, also on a cluster. The result is the same, byte for byte."""
+    """local: processes of this machine; ray: Ray, also on a cluster. The result is the same, byte for byte."""
     resume: bool = False
     """Keep what an interrupted run with the same flags has finished."""

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from linmap.cli import main
-from linmap.data.engines import ray_data
-from linmap.data.engines.ray_data import GREETING, join, silent
+from linmap.data.engines import ray_actors
+from linmap.data.engines.ray_actors import GREETING, join, silent
 from linmap.errors import UsageError
 
 
@@ -62,7 +62,7 @@ def test_only_grpc_is_waited_for(answer: bytes, why: str | None) -> None:
 
 
 def test_one_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_data, "ANSWER", 0.2)
+    monkeypatch.setattr(ray_actors, "ANSWER", 0.2)
     with answering(None) as address:
         assert "timed out" in str(silent(fake(), address))
 

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -245,11 +246,12 @@ def test_an_error_of_a_worker_is_the_same_on_every_engine(error, tmp_path, monke
             return rows[:1]
         raise error
 
-    said = []
+    said, threads = [], set(threading.enumerate())
     for engine in ("local", "ray"):
         with pytest.raises((KeyError, RuntimeError, ValueError)) as caught:
             map_records(tmp_path / "x.npy", tmp_path / "v.npy", function, engine=engine, n_jobs=2, shard_records=2)
         said.append((type(caught.value), str(caught.value)))
+    assert not [one.name for one in set(threading.enumerate()) - threads if one.is_alive() and "loky" not in one.name]
     assert said[0] == said[1]
     assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
     assert "Traceback" not in capfd.readouterr().err

@@ -88,8 +88,8 @@ def map_records(
         Folder of finished shards; `<out>.work` when None. In the end they are removed, and with them the folder, unless
         it was there before.
     engine
-        "local": this process, or `n_jobs` processes; "ray": Ray Data, which also starts the shard of
-        a killed worker, or of a machine that died, again.
+        "local": this process, or `n_jobs` processes; "ray": actors of Ray, where the shard of a killed
+        worker, or of a machine that died, goes to another one.
     shard_records
         About how many records are lost when a worker is.
     batch
@@ -232,7 +232,7 @@ class Task:
 
 def _outcomes(engine: Engine, task: Task, todo: list[Shard], n_jobs: int) -> Generator[Outcome]:
     if engine == "ray" and todo:
-        from linmap.data.engines.ray_data import on_ray
+        from linmap.data.engines.ray_actors import on_ray
 
         yield from on_ray(task, todo, n_jobs)
     elif (jobs := min(len(todo), workers(n_jobs))) <= 1:

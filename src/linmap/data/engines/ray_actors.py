@@ -1,11 +1,10 @@
-"""`engine="ray"`: shards as the rows of a Ray dataset, mapped by a pool of actors.
+"""`engine="ray"`: shards go to actors, one at a time each, from the thread that asks for the outcomes.
 
 Workers write the files of their shards; what goes through Ray is the task, once, and for each shard its place and an
-answer of a few bytes. A shard goes to an actor when one is free, and shards go in waves, so that neither what is handed
-in nor answers that nobody takes can pile up.
+answer of a few bytes. An actor gets its next shard when somebody has taken the answer of the last, so nothing piles up.
 
-Ray restarts an actor that dies and gives its shard to one that lives, for ever; workers therefore count how many have
-begun a shard.
+A shard whose actor dies goes to another one; `TRIES` may die over a shard. Ray Data would do much of this, but goes on in
+threads of its own after the last answer was taken; what they ask of a Ray that has ended starts another one.
 
 Where `ray.init` started Ray and its driver is killed, the kernel kills Ray's head, and the actors end within seconds.
 Two agents of Ray's own, which do no work of ours, try for another minute to tell the head (Ray 2.60 has no option).
@@ -13,19 +12,21 @@ Two agents of Ray's own, which do no work of ours, try for another minute to tel
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import pickle
 import signal
 import socket
+from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from linmap.data.engines.shards import Outcome, Shard, waves
+import numpy as np
+
+from linmap.data.engines.shards import Outcome, Shard
 from linmap.errors import UsageError
 from linmap.processes import workers
 
@@ -50,33 +51,22 @@ class Task(Protocol):
 class Worker:
     """One actor: the task with its caches, which is unpacked in its first shard, so that a death over it counts."""
 
-    def __init__(self, packed: bytes, work: Path) -> None:
-        self.packed, self.work = packed, work
+    def __init__(self, packed: tuple[bytes, list[np.ndarray]]) -> None:
+        self.packed = packed
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        answers = [self._answer(Shard(**json.loads(shard))) for shard in batch["shard"]]
-        return {"answer": [pickle.dumps(answer) for answer in answers]}
-
-    def _answer(self, shard: Shard) -> Outcome | int | Exception:
-        """The outcome of a shard; its number where so many workers have died over it that it is left alone; an error
-        as it is, which Ray would wrap in the text of its own."""
-        count = tries(self.work, shard)
-        with open(count, "ab") as file:
-            file.write(b".")
-        if count.stat().st_size > TRIES:
-            return shard.number
+    def answer(self, shard: Shard) -> Outcome | Exception:
+        """The outcome of a shard, or the error as it is, which Ray would wrap in the text of its own."""
         try:
-            answer = self._task(shard)
+            return self._task(shard)
         except Exception as error:  # and nothing that ends a worker, such as SystemExit
-            answer = portable(error)
-        count.unlink(missing_ok=True)
-        return answer
+            return portable(error)
 
     @cached_property
     def _task(self) -> Task:
-        task = pickle.loads(self.packed)
-        self.packed = b""
-        return task
+        body, buffers = self.packed
+        return pickle.loads(body, buffers=buffers)
+
+    def begin(self) -> None: ...
 
 
 def portable(error: Exception) -> Exception:
@@ -88,55 +78,76 @@ def portable(error: Exception) -> Exception:
     return error
 
 
-def tries(work: Path, shard: Shard) -> Path:
-    """A file in the work folder with a byte for each worker that has begun a shard and not ended it."""
-    return work / f"{shard.number:06d}.tries"
-
-
 def on_ray(task: Task, todo: list[Shard], n_jobs: int) -> Iterator[Outcome]:
     """Outcomes as they come; on the cluster at `RAY_ADDRESS`, or that `ray.init` has joined, else on this machine."""
     ray = _ray()
     started = not ray.is_initialized()
     if started:
         join(ray, n_jobs)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    for shard in todo:
-        tries(task.work, shard).unlink(missing_ok=True)  # of a run before
     try:
         size = workers(n_jobs, int(ray.cluster_resources().get("CPU", 1)), "the cluster")
-        for wave in waves(todo, size):
-            yield from _mapped(ray, task, wave, size)
+        yield from _mapped(ray, task, todo, size)
     finally:
         if started:
             ray.shutdown()
 
 
-def _mapped(ray: Any, task: Task, shards: list[Shard], size: int) -> Iterator[Outcome]:
-    rows = [{"shard": json.dumps(asdict(shard) | {"path": os.path.abspath(shard.path)})} for shard in shards]
-    packed = ray.cloudpickle.dumps(task)
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    pool = ray.data.ActorPoolStrategy(size=min(size, len(rows)), max_tasks_in_flight_per_actor=1)
-    done = dataset.map_batches(Worker, batch_size=1, fn_constructor_args=(packed, task.work), compute=pool)
-    done.context.enable_progress_bars = False
-    for row in done.iter_rows():
-        answer = pickle.loads(row["answer"])
-        if isinstance(answer, Exception):
-            raise answer
-        if isinstance(answer, int):
-            (shard,) = (shard for shard in shards if shard.number == answer)
-            raise RuntimeError(
-                f"{TRIES} workers were killed over one shard, {shard.place} (out of memory?); the finished shards are "
-                f"in {task.work}: the same call with resume=True goes on from them."
-            )
-        yield answer
+def _mapped(ray: Any, task: Task, todo: list[Shard], size: int) -> Iterator[Outcome]:
+    buffers: list[pickle.PickleBuffer] = []
+    body = ray.cloudpickle.dumps(task, protocol=5, buffer_callback=buffers.append)
+    packed = ray.put((body, [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]))  # the workers share them
+    actor = ray.remote(num_cpus=1)(Worker)
+    waiting, deaths = deque(todo), Counter[Shard | None]()
+    beginning: dict[Any, Any] = {}  # by what is waited for
+    free: list[Any] = []
+    busy: dict[Any, tuple[Any, Shard]] = {}
+    try:
+        while waiting or busy:
+            while len(beginning) + len(free) + len(busy) < min(size, len(waiting) + len(busy)):
+                worker = actor.remote(packed)
+                beginning[worker.begin.remote()] = worker
+            while waiting and free:
+                worker, shard = free.pop(), waiting.popleft()
+                busy[worker.answer.remote(replace(shard, path=os.path.abspath(shard.path)))] = worker, shard
+            (ended, *_), _ = ray.wait([*beginning, *busy], num_returns=1)
+            worker, shard = (beginning.pop(ended), None) if ended in beginning else busy.pop(ended)
+            try:
+                answer = ray.get(ended)
+            except ray.exceptions.RayError as error:
+                ray.kill(worker)  # where it is only out of reach
+                deaths[shard] += 1
+                if deaths[shard] == TRIES:
+                    raise _given_up(task, shard, error) from None
+                waiting.extend([shard] if shard else [])
+                continue
+            free.append(worker)
+            if isinstance(answer, Exception):
+                raise answer
+            if shard:
+                yield answer
+            else:
+                deaths[None] = 0
+    finally:
+        for worker in [*free, *beginning.values(), *(worker for worker, _ in busy.values())]:
+            with suppress(ray.exceptions.RayError):
+                ray.kill(worker)
+
+
+def _given_up(task: Task, shard: Shard | None, error: Exception) -> RuntimeError:
+    """Too many workers have died, over a shard or before they got one."""
+    last = str(error).strip().splitlines()[-1].strip().rstrip(".")
+    what = f"over one shard, {shard.place} (out of memory?)" if shard else f"before they began ({last})"
+    return RuntimeError(
+        f"{TRIES} workers were killed {what}; the finished shards are in {task.work}: the same call with resume=True "
+        "goes on from them."
+    )
 
 
 def _ray() -> Any:
     try:
         import ray
-        import ray.data
     except ModuleNotFoundError:
-        raise UsageError("the engine ray needs Ray Data: pip install 'linmap[ray]'.") from None
+        raise UsageError("the engine ray needs Ray: pip install 'linmap[ray]'.") from None
     return ray
 
 
