@@ -32,6 +32,8 @@ TIMED = {"seconds", "command", "versions", "speed", "created", "made", "mtime", 
 """What differs between two runs of one command."""
 NUMBERED = re.compile(r"checkpoint-\d+(?=/)")
 """An interrupted run writes one checkpoint more, and their numbers count them; only the last one stays."""
+HELD = {signal.SIGINT, signal.SIGTERM}
+"""Of a fork, until the command begins."""
 SHOWN = {".svg", ".html", ".md", ".png"}
 """Files that are made of the others, and may show how long something took."""
 SIGNALS = {"kill": [signal.SIGKILL], "term": [signal.SIGTERM], "int": [signal.SIGINT], "int twice": [signal.SIGINT] * 2}
@@ -85,6 +87,7 @@ def command(place: str, at: int, signals: list[int], entry: str, words: list[str
     code = 130
     try:
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
             code = getattr(importlib.import_module(module), function)(words)
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # what comes now is not the command's
@@ -108,7 +111,9 @@ class Apart:
                 target=_quiet, args=(printed, self.mark, function, given)
             )
             self.process: BaseProcess = process
+            signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
             self.process.start()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
         else:
             program = PROGRAM.format(function.__module__, function.__name__)
             self.fresh = Fresh(program, json.dumps(given), environment={MARK: self.mark})
@@ -159,6 +164,8 @@ def _quiet(printed: Path, mark: str, function: Callable[..., None], given: Seque
         os.dup2(file, descriptor)
         setattr(sys, stream, open(descriptor, "w", closefd=False, buffering=1))  # noqa: SIM115 (pytest's is kept apart)
     os.environ[MARK] = mark
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not what a library left that was tested before
     function(*given)
 
 
