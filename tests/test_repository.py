@@ -117,3 +117,9 @@ def test_the_address_of_the_repository_stands_in_one_place() -> None:
     address = PROJECT["urls"]["Repository"]
     written = [*ROOT.glob("*.*"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/**/*.yml"), *ROOT.glob("src/**/*.py")]
     assert [path.name for path in written if path.is_file() and address in path.read_text()] == ["pyproject.toml"]
+
+
+def test_only_bytes_are_asked_for_digits() -> None:
+    """Of text, "³".isdigit() is true, and int("³") an error; isdecimal() says what int takes."""
+    asking = [path for path in (ROOT / "src").rglob("*.py") if "isdigit()" in path.read_text(encoding="utf-8")]
+    assert [path.name for path in asking] == ["surfaces.py"]

@@ -105,6 +105,7 @@ def test_an_optimum_is_that_of_the_table_or_of_the_tour(tmp_path: Path) -> None:
         (HEAD.format(kind="EUC_2D").replace("TYPE : TSP", "TYPE : CVRP") + SQUARE, "TYPE CVRP is no symmetric"),
         (HEAD.format(kind="EUC_2D"), "no NODE_COORD_SECTION with cities"),
         (HEAD.format(kind="EUC_2D") + SQUARE.replace("4 0 4\n", ""), "DIMENSION is 4, and 3 cities"),
+        (HEAD.format(kind="EUC_2D").replace("4", "9" * 5000) + SQUARE, "DIMENSION is 9.*, and 4 cities"),
         (HEAD.format(kind="EUC_2D") + SQUARE.replace("3 3.0 4", "3 nan 4"), "city 3 has no finite"),
         (HEAD.format(kind="EUC_2D") + SQUARE.replace("3 3.0 4", "3 x 4"), "is not a number of a city"),
         (HEAD.format(kind="EUC_3D") + SQUARE, "EUC_3D has 3 coordinates a city"),

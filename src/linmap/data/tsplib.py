@@ -100,7 +100,7 @@ def read_tsp(path: Path | str) -> TspInstance:
             f"{path}: its cities are over {LARGEST:g} apart, too far for lengths in whole units; rescale them."
         )
     said = head.get("DIMENSION", "")
-    if said.isdigit() and int(said) != len(points):
+    if said.isdecimal() and said.lstrip("0") != str(len(points)):
         raise DataError(f"{path}: DIMENSION is {said}, and {len(points)} cities are there; the file may be cut off.")
     if len(points) < 3:
         raise DataError(f"{path}: {len(points)} cities; a tour needs three at least.")

@@ -171,7 +171,7 @@ def _joined(path: Path, found: Sequence[tuple[Path, PointClouds]]) -> PointCloud
 
 
 def _by_number(word: str) -> tuple[int, str]:
-    return (int(word), "") if word.isdigit() else (10**9, word)
+    return (int(word), "") if word.isdecimal() else (10**9, word)
 
 
 # -- what is said of them ----------------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def _is_atom(words: list[str]) -> bool:
 
 def _is_count(lines: list[tuple[int, list[str]]]) -> bool:
     """Whether the first line is the number of points alone."""
-    return len(lines) > 2 and len(lines[0][1]) == 1 and lines[0][1][0].isdigit() and len(lines[-1][1]) > 1
+    return len(lines) > 2 and len(lines[0][1]) == 1 and lines[0][1][0].isdecimal() and len(lines[-1][1]) > 1
 
 
 def _is_point(words: list[str]) -> bool:
@@ -152,7 +152,7 @@ def _are_names(lines: list[tuple[int, list[str]]]) -> bool:
         return False
     named = words[1:] if words[0] == "" else words
     if named == [str(i) for i in range(len(named))] and len(named) > 1:
-        return words[0] == "" or not any(word.isdigit() for _, others in lines[1:] for word in others)
+        return words[0] == "" or not any(word.isdecimal() for _, others in lines[1:] for word in others)
     return not any(_numbers([word]) for word in words)
 
 

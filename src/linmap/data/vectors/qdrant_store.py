@@ -204,7 +204,7 @@ class QdrantStore(DatabaseStore):
     def _named(self, names: list[str], field: str) -> list[Any]:
         """Points whose payload has one of the names as a text or a number."""
         models = self._models
-        numbers = [int(name) for name in names if name.isascii() and name.removeprefix("-").isdigit()]
+        numbers = [int(name) for name in names if name.isascii() and name.removeprefix("-").isdecimal()]
         texts = models.FieldCondition(key="id", match=models.MatchAny(any=names))
         wanted = [texts, models.FieldCondition(key="id", match=models.MatchAny(any=numbers))] if numbers else [texts]
         points, _ = self.client.scroll(

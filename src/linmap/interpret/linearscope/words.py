@@ -34,7 +34,7 @@ def class_names(model: nn.Module, count: int) -> dict[int, str]:
     for given in candidates:
         if isinstance(given, list | tuple) and len(given) == count:
             given = dict(enumerate(given))
-        if isinstance(given, Mapping) and len(given) == count and all(str(key).isdigit() for key in given):
+        if isinstance(given, Mapping) and len(given) == count and all(str(key).isdecimal() for key in given):
             named = {int(key): str(value) for key, value in given.items()}
             return {i: text for i, text in named.items() if text != f"LABEL_{i}"}  # Transformers' own placeholders
     return {}

@@ -79,7 +79,7 @@ def _answers_to(out: Path | None, first: int) -> Iterator[TextIO]:
 def _after(line: str, first: int) -> bool:
     """Whether a line of answers is of a later sample: written by a stream that was killed before it kept its state."""
     number = line.partition(",")[0]
-    return not line.endswith("\n") or (number.isdigit() and int(number) > first)
+    return not line.endswith("\n") or (number.isdecimal() and int(number) > first)
 
 
 def _cells(answer: np.ndarray, classes: list[Any] | None) -> list[Any]:

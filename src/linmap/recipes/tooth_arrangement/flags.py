@@ -77,7 +77,7 @@ class Apply:
         """The numbers in --fixed, which stand behind commas or blanks."""
         words = [word for group in self.fixed for word in group.replace(",", " ").split()]
         for word in words:
-            if not (word.isascii() and word.isdigit()):
+            if not (word.isascii() and word.isdecimal()):
                 raise UsageError(f"--fixed {word}: expected FDI numbers such as 16,26.")
         return tuple(dict.fromkeys(int(word) for word in words))
 

@@ -229,7 +229,7 @@ def _teeth_align(folder: Path) -> ClinicalCase:
     matrices = _matrices(folder / MATRICES)
     meshes, motions = {}, np.tile(np.eye(4), (32, 1, 1))
     for path in files_inside(folder / "crown", (".stl",), below=True):
-        number = int(path.stem) if path.stem.isdigit() else 0
+        number = int(path.stem) if path.stem.isdecimal() else 0
         if not 1 <= number <= 32:
             raise DataError(f"{path}: expected a file for each tooth, 1.stl to 32.stl.")
         if number not in matrices:

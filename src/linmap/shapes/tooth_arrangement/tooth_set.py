@@ -130,7 +130,7 @@ class ToothSet:
             raise DataError(f"{folder} holds no .stl file; name the file of each tooth by its FDI number, as 11.stl.")
         meshes: dict[int, Mesh] = {}
         for path in files:
-            if not (path.stem.isascii() and path.stem.isdigit()):
+            if not (path.stem.isascii() and path.stem.isdecimal()):
                 raise DataError(f"{path} is not named by an FDI number, as 11.stl; rename it or take it away.")
             try:
                 mesh: Any = trimesh.load(open_surface(path), file_type="stl", force="mesh", process=False)
