@@ -3,7 +3,7 @@
 Workers write the files of their shards; what goes through Ray is the task, once, and for each shard its place and an
 answer of a few bytes. An actor gets its next shard when somebody has taken the answer of the last, so nothing piles up.
 
-A shard whose actor dies goes to another one; `TRIES` may die over a shard. Ray Data would do much of this, but goes on in
+A shard whose actor dies goes to another one; `TRIES` may die over it. Ray Data would do much of this, but goes on in
 threads of its own after the last answer was taken; what they ask of a Ray that has ended starts another one.
 
 Where `ray.init` started Ray and its driver is killed, the kernel kills Ray's head, and the actors end within seconds.
