@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import multiprocessing
 import os
 import re
@@ -209,18 +208,13 @@ class Tally:
         )
 
 
-def killed_anywhere(what: Command, folder: Path, points: int, seconds: float = math.inf, least: int = 0) -> Tally:
-    """Kill the command at so many points, each time from the beginning, resume it, and compare.
-
-    Once so many seconds are over it is no longer killed, but at least so often.
-    """
+def killed_anywhere(what: Command, folder: Path, points: int) -> Tally:
+    """Kill the command at so many points, each time from the beginning, resume it, and compare."""
     begun, worked = time.monotonic(), sum(os.times()[:4])
     expected, took, changes = _whole(what, folder / "whole")
     outcome, tally, runs = what.outcome or contents, Tally(changes), []
     order = sorted(range(1, changes + 1), key=lambda change: change * GOLDEN % 1)
     for number in range(points):
-        if number >= least and time.monotonic() > begun + seconds:
-            break
         place = folder / f"{number}"
         place.mkdir()
         kill = list(SIGNALS)[number % len(SIGNALS)]

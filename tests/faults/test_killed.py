@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 
@@ -13,10 +12,6 @@ from faults.jobs import JOBS, QUICK
 
 POINTS = int(os.environ.get("LINMAP_FAULTS", "50"))
 """Kills of each job in the slow tests."""
-SECONDS = math.inf if "LINMAP_FAULTS" in os.environ else 120.0
-"""After which a job is killed no more, unless a number of kills is asked for: the slow tests take 90 minutes in all."""
-LEAST = 12
-"""Kills in any case: each signal at one moment and at two changes."""
 
 
 def check(tally: Tally) -> None:
@@ -34,4 +29,4 @@ def test_killed_anywhere(job: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS)
 def test_killed_anywhere_in_fifty_points(job: str, tmp_path: Path) -> None:
-    check(killed_anywhere(JOBS[job](tmp_path), tmp_path, POINTS, SECONDS, LEAST))
+    check(killed_anywhere(JOBS[job](tmp_path), tmp_path, POINTS))
