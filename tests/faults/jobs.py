@@ -131,7 +131,8 @@ def compared(place: Path) -> dict[str, object]:
 
 
 def tour(folder: Path) -> Command:
-    return Command(["tour", "--systems", "bt2", "--out", "run"], outcome=toured, forked=True)
+    words = [str(pairs(folder, RNG)), "--out", "run"]
+    return Command(words, entry="faults.toured:toured", outcome=toured, forked=True)
 
 
 def toured(place: Path) -> dict[str, object]:
