@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from linmap.cli import main
+from linmap.compress.flatquant.config import METHOD
 from linmap.compress.flatquant.linear import QuantizedLinear
+from linmap.errors import ArgumentError
 from linmap.processes import this_process
+from linmap.recipes.flatquant.fit import check_out
 from recipes.finetuning.tiny import save_encoder, save_llama, sums, write_jsonl
 
 TEXT = "".join(f"Line {i} of a text that is long enough, {i * i} times.\n" for i in range(60))
@@ -292,3 +296,14 @@ def test_the_answers_of_a_run_depend_on_nothing_but_the_run(
         answers.append((tmp_path / name / "model.safetensors").read_bytes())
     assert answers[0] == answers[1]
     assert answers[0] != answers[2]
+
+
+def test_a_model_that_was_put_in_place_by_a_fit_that_was_killed_is_no_stranger(tmp_path: Path) -> None:
+    """Between the model and `linmap.json`, which says whose it is."""
+    mine = {"model_type": "llama", "quantization_config": {"quant_method": METHOD}}
+    for config, begun, refused in ((mine, True, False), (mine, False, True), ({"model_type": "llama"}, True, True)):
+        out = tmp_path / f"{begun} {refused}"
+        (out / "calibration" if begun else out).mkdir(parents=True)
+        (out / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ArgumentError, match="something else of yours") if refused else nullcontext():
+            check_out(out)

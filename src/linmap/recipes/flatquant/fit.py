@@ -15,7 +15,7 @@ from torch import Tensor
 
 from linmap.artifacts import SHARED, check_free, read_config, staged, write_config
 from linmap.compress.flatquant.calibration import calibrate
-from linmap.compress.flatquant.config import FlatQuantConfig
+from linmap.compress.flatquant.config import METHOD, FlatQuantConfig
 from linmap.compress.flatquant.measures import folder_tensors, sizes
 from linmap.compress.flatquant.pretrained import in_format
 from linmap.compress.flatquant.streaming import calibrate_folder
@@ -178,6 +178,15 @@ def tokens_of(text: str, tokenizer: Tokenizer, name: str, needed: tuple[int, int
     return ids
 
 
+def _half_put(out: Path) -> bool:
+    """Whether a fit was ended here while it put its model in place, before the file that says whose it is."""
+    try:
+        method = (config_of(out).get("quantization_config") or {}).get("quant_method")
+    except (DataError, FileNotFoundError, NotADirectoryError):
+        return False
+    return method == METHOD and (out / "calibration").is_dir() and not (out / SHARED).exists()
+
+
 def check_out(out: Path) -> None:
     """Refuse a folder that holds something else.
 
@@ -186,6 +195,7 @@ def check_out(out: Path) -> None:
     UsageError
         With what it holds.
     """
-    check_free(out)
+    if not _half_put(out):
+        check_free(out)
     if (out / SHARED).exists() and (system := read_config(out)["system"]) != SYSTEM:
         raise UsageError(f"--out {out} holds a run of {system!r}; name another folder.")
