@@ -3,7 +3,7 @@
 import contextlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linmap import artifacts
-from linmap.errors import ArtifactError
+from linmap.data.schema import unstated
+from linmap.errors import ArgumentError, ArtifactError
 
 SHAPES = st.lists(st.integers(0, 3), max_size=3)
 DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int8, torch.bool])
@@ -160,3 +161,29 @@ def test_what_cannot_be_built_from_a_run_is_one_line_about_the_run(error, tmp_pa
     ):
         raise error
     assert "\n" not in str(caught.value)
+
+
+NAMES = st.sets(st.sampled_from("abcdef"))
+
+
+@given(NAMES, NAMES)
+def test_arrays_that_lack_or_are_not_known_are_named(found, expected):
+    if found == expected:
+        artifacts.check_names(found, expected, "a.safetensors")
+        return
+    with pytest.raises(ArgumentError) as caught:
+        artifacts.check_names(found, expected, "a.safetensors")
+    other = found ^ expected
+    told = f"{'has' if min(other) in found else 'lacks'} {min(other)} (of {len(other)} such tensors)"
+    assert str(caught.value) == f"a.safetensors {told}"
+
+
+def test_settings_that_a_file_leaves_out_are_named():
+    def build(width, depth=2, *, eps=0.1, seed=0):
+        pass
+
+    assert unstated(build, {"width": 1, "depth": 2, "eps": 1, "seed": 0, "more": 1}, "a.json") == ""
+    assert unstated(build, {"depth": 2}, "a.json") == "; a.json does not state width, eps, seed"
+    assert unstated(build, {"depth": 2}, "a.json", but=lambda seed: 0) == "; a.json does not state width, eps"
+    many = unstated(make_dataclass("Many", [f"a{i}" for i in range(9)]), {}, "a.json")
+    assert many == "; a.json does not state a0, a1, a2, a3, a4, a5 and 3 more"

@@ -13,7 +13,7 @@ import platform
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -358,7 +358,7 @@ def check_free(folder: Path) -> None:
 
 
 @contextmanager
-def reading(folder: Path | str, beside: int = 0) -> Iterator[None]:
+def reading(folder: Path | str, beside: int = 0, note: str = "") -> Iterator[None]:
     """What is built inside from a run of `folder`: a value or an array that is not as expected is told as such.
 
     Parameters
@@ -367,6 +367,8 @@ def reading(folder: Path | str, beside: int = 0) -> Iterator[None]:
         Of the run.
     beside
         Bytes of what it is put into, such as the pretrained model of an adapter.
+    note
+        What follows on the reason, as of `linmap.data.schema.unstated`.
 
     Raises
     ------
@@ -379,11 +381,11 @@ def reading(folder: Path | str, beside: int = 0) -> Iterator[None]:
         with no_larger_than(weights_in(folder) + beside):
             yield
     except (ArgumentError, ArgumentTypeError, DataError, OutOfRangeError) as error:
-        raise _damaged(folder, said(error)) from None
+        raise _damaged(folder, said(error) + note) from None
     except (LinmapError, OSError, ImportError):
         raise
     except Exception as error:  # whatever a value that is not as expected does further on
-        raise _damaged(folder, said(error)[:240]) from None
+        raise _damaged(folder, said(error)[:240] + note) from None
 
 
 def said(error: Exception) -> str:
@@ -394,6 +396,19 @@ def said(error: Exception) -> str:
     for words, plain in PLAIN:
         text = words.sub(plain, text)
     return text or type(error).__name__
+
+
+def check_names(found: Collection[str], expected: Collection[str], file: str) -> None:
+    """Refuse the arrays of a file that lack one, or have one more.
+
+    Raises
+    ------
+    ValueError
+        With the first name, and the number of such.
+    """
+    if other := set(found) ^ set(expected):
+        name = min(other)
+        raise ArgumentError(f"{file} {'has' if name in found else 'lacks'} {name} (of {len(other)} such tensors)")
 
 
 def _damaged(folder: Path | str, why: str) -> ArtifactError:

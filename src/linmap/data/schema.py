@@ -11,7 +11,7 @@ import math
 import re
 import reprlib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -116,6 +116,30 @@ def made(kind: type[Kind], value: Any, where: str) -> Kind:
         if name not in value and one.default is one.default_factory is MISSING:
             raise ArgumentTypeError(f"{where} lacks {name!r}")
     return kind(**value)
+
+
+def unstated(kind: Callable[..., Any], given: Mapping[str, Any], file: str, but: Callable[..., Any] = object) -> str:
+    """What a message adds where the settings of a file do not fit what lies beside: those that the file leaves out, so
+    that their defaults stand.
+
+    Parameters
+    ----------
+    kind
+        Takes the settings; those that `but` takes too are not told.
+    given
+        What the file states.
+    file
+        Its name.
+
+    Returns
+    -------
+    str
+        "" where it states all.
+    """
+    told = [*given, *inspect.signature(but).parameters]
+    names = [name for name in inspect.signature(kind).parameters if name not in told]
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return f"; {file} does not state {', '.join(names[:6])}{more}" if names else ""
 
 
 def check_fields(part: Any) -> None:

@@ -20,6 +20,7 @@ from linmap.adapt.triadaptlora import TriAdaptLoraConfig
 from linmap.artifacts import (
     SHARED,
     check_free,
+    check_names,
     read_config,
     read_tensors,
     reading,
@@ -36,7 +37,7 @@ from linmap.data.models import (
     on_accelerator,
     quiet_libraries,
 )
-from linmap.data.schema import Range, require, typed
+from linmap.data.schema import Range, require, typed, unstated
 from linmap.data.text import Task, TextRecord
 from linmap.data.tokens import ClassificationData, Side, Tokenizer
 from linmap.errors import ArgumentError, ArtifactError
@@ -196,10 +197,10 @@ class FineTuned:
             saved = typed(Saved, config, "config")
             settings = typed(Settings, saved["settings"], "settings")
             dtype, cut = settings["base_dtype"], settings["truncation"]
-            _check_adapter(folder, header["system"])
+            left_out = _check_adapter(folder, header["system"])
         kind = "language" if saved["task"] == "language" else "encoder"
         base = load_pretrained(base_folder(folder, saved["model"], allow_download), kind, dtype)
-        with reading(folder, sum(weight.nbytes for weight in base.parameters())):
+        with reading(folder, sum(weight.nbytes for weight in base.parameters()), left_out):
             model = _adapted(base, folder, None if saved["task"] == "language" else saved["labels"])
             tokenizer = load_tokenizer(folder)
         growth = {name: config[name] for name in ("ranks", "growth") if name in config}
@@ -229,12 +230,11 @@ class Saved(TypedDict):
 
 def _adapted(base: nn.Module, folder: Path, labels: Sequence[str] | None) -> nn.Module:
     """The pretrained model with the adapter of a folder, all of whose tensors are there, and none besides."""
-    found = set(read_tensors(folder / ADAPTER[1]))
+    found = read_tensors(folder / ADAPTER[1])
     with quiet_libraries():
         adapted = PeftModel.from_pretrained(cast(Any, base), str(folder))
-    if other := found ^ set(get_peft_model_state_dict(cast(Any, adapted), save_embedding_layers=False)):
-        name = min(other)
-        raise ArgumentError(f"{ADAPTER[1]} {'has' if name in found else 'lacks'} {name} (of {len(other)} such tensors)")
+    expected = get_peft_model_state_dict(cast(Any, adapted), save_embedding_layers=False)
+    check_names(found, expected, ADAPTER[1])
     if labels is None:
         return adapted
     model = TextClassifier(adapted, len(labels))
@@ -242,9 +242,14 @@ def _adapted(base: nn.Module, folder: Path, labels: Sequence[str] | None) -> nn.
     return model
 
 
-def _check_adapter(folder: Path, method: str) -> None:
+def _check_adapter(folder: Path, method: str) -> str:
     """Refuse an adapter of another method of PEFT, for some load further models by what their configuration names; and
     one whose configuration has a value of a type that the method does not take.
+
+    Returns
+    -------
+    str
+        What to add where it does not fit its weights, as of `unstated`.
 
     Raises
     ------
@@ -262,3 +267,4 @@ def _check_adapter(folder: Path, method: str) -> None:
     for name, hint in get_type_hints(known[kind], include_extras=True).items():
         if name in stated:
             require(stated[name], hint, f"{ADAPTER[0]}: {name}")
+    return unstated(known[kind], stated, ADAPTER[0])

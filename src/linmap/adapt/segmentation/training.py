@@ -203,7 +203,7 @@ def load_segmenter(folder: Path) -> tuple[Segmenter, dict[str, Any]]:
         If the folder holds no readable segmenter.
     """
     config, tensors = artifacts.load(folder, "salt")
-    if config.get("task") != "segmentation":
+    if config.get("task", "segmentation") != "segmentation":
         raise ArtifactError(f"{folder} holds an adapter of texts, not a segmenter.")
     with artifacts.reading(folder):
         saved = typed(Saved, config, "config")
@@ -211,7 +211,6 @@ def load_segmenter(folder: Path) -> tuple[Segmenter, dict[str, Any]]:
             raise ArgumentError(f"size is {saved['size']}, no multiple of 32")
         options = {name: config[name] for name in ("ratio", "r", "relu", "train_norms")}
         model = build_segmenter(partial(put_salt, **options), seed=0)
-        if set(trained_state(model)) != set(tensors):
-            raise ArgumentError("its arrays are not those of a segmenter")
+        artifacts.check_names(tensors, trained_state(model), "model.safetensors")
         model.load_state_dict(tensors, strict=False)
     return model.eval(), config
