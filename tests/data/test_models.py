@@ -1,6 +1,7 @@
 """Where pretrained models come from, and what is said of those that are none."""
 
 import json
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 from linmap.data.models import base_folder, load_pretrained, load_tokenizer, model_folder, reads_of
 from linmap.errors import ArgumentError, ArtifactError
-from recipes.finetuning.tiny import save_llama
+from recipes.finetuning.tiny import save_encoder, save_llama
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,36 @@ def test_local_folders_never_reach_the_network(llama_folder: Path, monkeypatch: 
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
     load_tokenizer(llama_folder)
     load_pretrained(llama_folder, "language", "float32")
+
+
+@pytest.mark.parametrize(
+    "name", ["vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"]
+)
+def test_what_does_not_fit_the_weights_names_the_settings_that_are_left_out(
+    name: str, tmp_path: Path, llama_folder: Path
+) -> None:
+    folder = shutil.copytree(llama_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if key != name}))
+    with pytest.raises(ArgumentError, match=rf"; config\.json does not state {name}\.$"):
+        load_pretrained(folder, "language", "float32")
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 8}))
+    with pytest.raises(
+        ArgumentError, match=r"weight has the shape \(258, 32\), config.json asks for \(8, 32\) \(of 2 .*\)\.$"
+    ):
+        load_pretrained(folder, "language", "float32")
+
+
+@pytest.mark.parametrize("name", ["[CLS]", "[SEP]"])
+def test_a_template_that_puts_in_what_it_does_not_list_is_refused(name: str, tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path / "model")
+    assert load_tokenizer(folder)("a")["input_ids"][0] == 1
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    del whole["post_processor"]["special_tokens"][name]
+    for processor in (whole["post_processor"], {"type": "Sequence", "processors": [whole["post_processor"]]}):
+        (folder / "tokenizer.json").write_text(json.dumps(whole | {"post_processor": processor}))
+        with pytest.raises(ArgumentError, match=f"tokenizer.json puts in {re.escape(repr(name))}, which"):
+            load_tokenizer(folder)
 
 
 def test_an_adapter_given_as_a_model_is_told_from_one(tmp_path: Path) -> None:

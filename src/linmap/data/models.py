@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import warnings
@@ -17,6 +18,7 @@ from linmap.data.built import no_larger_than, weight_files, weights_in
 from linmap.data.door import inside, load_json
 from linmap.data.image_preparation import FILE as PREPARATION_FILE
 from linmap.data.pretrained import BUNDLED, BUNDLED_VISION, bundled_model
+from linmap.data.schema import unstated
 from linmap.data.tokens import Tokenizer
 from linmap.errors import ArgumentError, ArtifactError, DataError, LinmapError, word
 
@@ -167,12 +169,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
     check_names(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (LinmapError, ImportError):
         raise
     except Exception as error:  # whatever Transformers does with what is in there
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise ArgumentError(f"the tokenizer of {folder} cannot be loaded: {first}") from error
+        raise ArgumentError(f"the tokenizer of {folder} cannot be loaded: {_first(error)}.") from error
+    check_template(tokenizer, folder)
+    return tokenizer
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -255,6 +258,34 @@ def check_names(folder: Path) -> None:
             inside(folder, name)
 
 
+def check_template(tokenizer: Any, folder: Path) -> None:
+    """Refuse a tokenizer whose template puts in tokens that it does not list: the library tokenizers ends in a panic at
+    the first text, which is no error of Python.
+
+    Raises
+    ------
+    ArgumentError
+        With the first such token.
+    """
+    processor = getattr(getattr(tokenizer, "backend_tokenizer", None), "post_processor", None)
+    for part in _objects_in(json.loads(processor.__getstate__()) if processor else None):
+        if part.get("type") == "TemplateProcessing":
+            used = [one["SpecialToken"]["id"] for one in (*part["single"], *part["pair"]) if "SpecialToken" in one]
+            if lacking := [name for name in used if name not in part["special_tokens"]]:
+                raise ArgumentError(
+                    f"the tokenizer of {folder} cannot be used: the post_processor of its tokenizer.json puts in "
+                    f"{lacking[0]!r}, which its special_tokens lack."
+                )
+
+
+def _objects_in(value: Any) -> Iterator[dict[str, Any]]:
+    """All objects of JSON in a value, itself included."""
+    if isinstance(value, dict):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _objects_in(item)
+
+
 def _kernel_in(config: Any) -> str:
     """The repository of a kernel that a configuration, or one in it, names; "" if none."""
     if not isinstance(config, dict):
@@ -282,7 +313,7 @@ def load_pretrained(folder: Path, kind: Literal["language", "encoder"], dtype: s
     if kind == "language":
         model, missing = _loaded(AutoModelForCausalLM, folder, "a causal language model", dtype)
         if missing:  # Transformers draws them at random
-            raise ArgumentError(f"{folder} lacks weights of its {type(model).__name__}: {_some(missing)}.")
+            raise _lacking(folder, model, missing)
         return model
     return _loaded(AutoModel, folder, "a model", dtype)[0]
 
@@ -312,14 +343,15 @@ def load_trained(folder: Path) -> nn.Module:
             if getattr(module, "pooler", None) is not None and f"{name}.pooler.".lstrip(".") in "".join(missing):
                 module.pooler = None
     elif missing:
-        raise ArgumentError(f"{folder} lacks weights of its {type(model).__name__}: {_some(missing)}.")
+        raise _lacking(folder, model, missing)
     return model
 
 
-def _some(names: set[str]) -> str:
-    """Three names at most, and how many more there are."""
+def _lacking(folder: Path, model: nn.Module, names: set[str]) -> ArgumentError:
+    """The error for weights that are not in a folder: three names at most, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(sorted(names)[:3]) + more
+    some = ", ".join(sorted(names)[:3]) + more
+    return ArgumentError(f"{folder} lacks weights of its {type(model).__name__}: {some}{_left_out(folder)}.")
 
 
 HEADS = {
@@ -360,18 +392,48 @@ def _loaded(auto: Any, folder: Path, what: str, dtype: str) -> tuple[Any, set[st
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # which are told below
             )
     except ArtifactError as error:
-        raise ArgumentError(f"{folder} cannot be loaded as {what}: {error}.") from None
+        raise ArgumentError(f"{folder} cannot be loaded as {what}: {error}{_left_out(folder)}.") from None
+    except ArgumentError as error:
+        raise ArgumentError(f"{str(error).rstrip('.')}{_left_out(folder)}.") from None
     except (LinmapError, ImportError):
         raise
     except Exception as error:  # whatever Transformers does with what a configuration says
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise ArgumentError(f"{folder} cannot be loaded as {what}: {first}") from error
+        raise ArgumentError(f"{folder} cannot be loaded as {what}: {_first(error)}{_left_out(folder)}.") from error
+    for name, found, asked in sorted(info["mismatched_keys"]):
+        raise ArgumentError(
+            f"{folder} cannot be loaded as {what}: {name} has the shape {tuple(found)}, config.json asks for "
+            f"{tuple(asked)} (of {len(info['mismatched_keys'])} such weights){_left_out(folder)}."
+        )
     wrong = next((name for name, weight in model.named_parameters() if not weight.is_floating_point()), None)
     if wrong and getattr(model, "hf_quantizer", None) is None:
         raise ArgumentError(f"{folder} cannot be loaded as {what}: its weight {wrong} is of integers.")
     return model, set(info["missing_keys"])
+
+
+def _first(error: BaseException) -> str:
+    """The first line of what Transformers says; of a configuration that it checks, what is wrong with it."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+
+
+def _left_out(folder: Path) -> str:
+    """What to add of settings that `config.json` does not state, as of `unstated`; "" where the kind is not known."""
+    from transformers import CONFIG_MAPPING, PretrainedConfig
+
+    try:
+        config = config_of(folder)
+    except (OSError, ValueError):
+        return ""
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        return ""
+    return unstated(CONFIG_MAPPING[kind], config, "config.json", PretrainedConfig)
 
 
 def on_accelerator(model: nn.Module) -> nn.Module:

@@ -277,7 +277,7 @@ def change_config(folder: Path, **settings: Any) -> None:
         ({"k_bits": 16, "v_bits": 16}, "cache_transform.k_max is unexpected"),
         ({"transform": "none"}, "factor_0 is unexpected"),
         ({"w_symmetric": False}, "weight_zero is missing"),
-        ({"intermediate_size": 44}, r"shape \(40, 12\) in the file and \(44, 12\) in this model"),
+        ({"intermediate_size": 44}, r"factor_0 has shape \(5, 5\) in the file and \(4, 4\) in this model"),
         ({"num_hidden_layers": 3}, "layers.2.* is missing"),
         ({"num_hidden_layers": 1}, "layers.1.* is unexpected"),
         ({"attention_bias": True}, "bias is missing"),

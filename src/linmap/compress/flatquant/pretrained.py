@@ -192,5 +192,5 @@ def check(model: PreTrainedModel, blocks: str, problems: list[str]) -> None:
     if wrong:
         raise ArgumentError(
             f"these files are not those of a {type(model).__name__} of this config and quantization_config: "
-            f"{'; '.join(wrong[:4])}{f'; and {len(wrong) - 4} more' if len(wrong) > 4 else ''}."
+            f"{'; '.join(wrong[:2])}{f'; and {len(wrong) - 2} more' if len(wrong) > 2 else ''}."
         )

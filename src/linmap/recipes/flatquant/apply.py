@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
@@ -15,7 +15,8 @@ from linmap.compress.flatquant.pretrained import is_quantised
 from linmap.data import find
 from linmap.data.built import weight_files
 from linmap.data.completions import complete
-from linmap.data.models import load_pretrained, load_tokenizer, on_accelerator
+from linmap.data.models import config_of, load_pretrained, load_tokenizer, on_accelerator
+from linmap.data.schema import typed
 from linmap.data.text import read_prompts
 from linmap.errors import ArtifactError
 from linmap.recipes.flatquant.fit import SYSTEM
@@ -44,6 +45,12 @@ def apply(settings: Generation, job: FittedJob) -> dict[str, Any]:
     return {"answers": str(out), "records": len(records), "added": ["generated"], "kernels": running}
 
 
+class Quantised(TypedDict):
+    """What config.json says of a quantised model, beside what it says of any."""
+
+    quantization_config: dict[str, Any]
+
+
 def load_quantised(folder: Path) -> nn.Module:
     """The model of a run, in evaluation mode, on the accelerator if there is one.
 
@@ -54,9 +61,11 @@ def load_quantised(folder: Path) -> nn.Module:
     """
     if (system := read_config(folder)["system"]) != SYSTEM:
         raise ArtifactError(f"{folder} holds a run of {system!r}, not of {SYSTEM!r}.")
-    if not (folder / "config.json").exists() or not weight_files(folder):
-        raise ArtifactError(f"{folder} is incomplete: it lacks config.json or its weights; fit the run again.")
+    lacking = [] if (folder / "config.json").exists() else ["config.json"]
+    if lacking := lacking + ([] if weight_files(folder) else ["model.safetensors"]):
+        raise ArtifactError(f"{folder} is incomplete: it lacks {' and '.join(lacking)}; fit the run again.")
     with reading(folder):
+        typed(Quantised, config_of(folder), "config.json")
         model = load_pretrained(folder, "language", "auto")
         if not is_quantised(model):
             raise ArtifactError(f"{folder} holds a model that is not quantised; fit the run again.")
