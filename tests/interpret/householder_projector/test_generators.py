@@ -133,6 +133,11 @@ def rewritten(folder: Path, **changes: Any) -> None:
     (folder / "config.json").write_text(json.dumps(config | changes))
 
 
+def left_out(folder: Path, name: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if key != name}))
+
+
 def without(folder: Path, name: str, **others: torch.Tensor) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors.pop(name, None)
@@ -149,6 +154,8 @@ def without(folder: Path, name: str, **others: torch.Tensor) -> None:
         (lambda f: rewritten(f, depth=3), "dcgan cannot be built of it: .*depth"),
         (lambda f: rewritten(f, widths=[]), "must all be whole"),
         (lambda f: rewritten(f, widths=[6, 5]), r"main.\d+.\w+ has the shape .* config.json asks for"),
+        (lambda f: left_out(f, "latent_dim"), r"\(100, 6, 4, 4\); config.json does not state latent_dim\.$"),
+        (lambda f: left_out(f, "widths"), r"main.\d+.\w+.*; config.json does not state widths\.$"),
         (lambda f: (f / "model.safetensors").unlink(), "weights are read from safetensors alone"),
         (lambda f: (f / "model.safetensors").write_bytes(b"no"), "model.safetensors is damaged"),
         (lambda f: without(f, "main.0.weight"), "has no tensor 'main.0.weight'"),

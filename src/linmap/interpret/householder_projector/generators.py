@@ -14,7 +14,7 @@ from linmap import artifacts
 from linmap.data.built import no_larger_than, weights_in
 from linmap.data.door import load_json
 from linmap.data.generators import CONFIG_FILE, DCGAN, MODEL_FILE
-from linmap.data.schema import check_parameters
+from linmap.data.schema import check_parameters, unstated
 from linmap.errors import ArgumentError, ArgumentTypeError, ArtifactError, DataError
 from linmap.interpret.householder_projector.projector import HouseholderProjector
 from linmap.interpret.householder_projector.stylegan2 import StyleGAN2Like
@@ -188,7 +188,7 @@ def load_generator(folder: Path | str) -> DCGAN | StyleGAN2Like:
             model = built(config, folder / CONFIG_FILE)
     except ArtifactError as error:
         raise DataError(f"{folder / CONFIG_FILE}: {error}.") from None
-    fill(model, _tensors(folder / MODEL_FILE), folder / MODEL_FILE)
+    fill(model, _tensors(folder / MODEL_FILE), folder / MODEL_FILE, config)
     return cast(Any, model.eval())
 
 
@@ -211,8 +211,8 @@ def built(config: Mapping[str, Any], source: Path) -> nn.Module:
         raise DataError(f"{source}: {name} cannot be built of it: {reason.rstrip('.')}.") from None
 
 
-def fill(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Give a module its tensors by name.
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], source: Path, config: Mapping[str, Any]) -> None:
+    """Give a module, built of a configuration, its tensors by name.
 
     Raises
     ------
@@ -220,15 +220,16 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
         If one is missing, not expected, of another shape or not finite.
     """
     expected = model.state_dict()
+    default = unstated(ARCHITECTURES.get(config.get("architecture", ""), object), config, CONFIG_FILE)
     if missing := sorted(set(expected) - set(tensors)):
-        raise DataError(f"{source} has no tensor {missing[0]!r} (of {len(missing)} that are missing).")
+        raise DataError(f"{source} has no tensor {missing[0]!r} (of {len(missing)} that are missing){default}.")
     if more := sorted(set(tensors) - set(expected)):
-        raise DataError(f"{source} holds {more[0]!r}, which the architecture of config.json does not have.")
+        raise DataError(f"{source} holds {more[0]!r}, which the architecture of config.json does not have{default}.")
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise DataError(
                 f"{source}: {name} has the shape {tuple(tensor.shape)}, config.json asks for "
-                f"{tuple(expected[name].shape)}."
+                f"{tuple(expected[name].shape)}{default}."
             )
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise DataError(f"{source}: {name} holds values that are not finite.")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from linmap import artifacts
+from linmap.data.generators import MODEL_FILE
 from linmap.data.schema import Count, made, typed
 from linmap.errors import ArgumentError, ArtifactError
 from linmap.interpret.householder_projector.attributes import Profile
@@ -130,7 +131,7 @@ def load_run(folder: Path | str, importer: Callable[[str], nn.Module] | None = N
         for name in slots:
             _stand_in(module.get_submodule(name))
         project_layers(module, list(slots), saved["rank"], gain=1.0, n_reflectors=saved["n_reflectors"])
-        fill(module, _part(tensors, WEIGHTS), Path(folder) / "model.safetensors")
+        fill(module, _part(tensors, WEIGHTS), Path(folder) / MODEL_FILE, saved["generator"])
         module.eval().requires_grad_(False)
         directions = DirectionSet.of(_part(tensors, DIRECTIONS), saved["of"])
         profiles = tuple(_read(profile) for profile in saved["profiles"])
