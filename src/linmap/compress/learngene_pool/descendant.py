@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Self, TypedDict, cast
+from typing import Annotated, Any, Literal, Self, TypedDict, cast
 
 import torch
 from jaxtyping import Float
@@ -37,6 +37,7 @@ class SavedConfig(TypedDict):
 class Saved(TypedDict):
     """What a folder says of a descendant."""
 
+    kind: Literal["descendant"]
     config: dict[str, Any]
     members: list[dict[str, Any]]
     drop_path: list[list[Annotated[float, Range(0, 1)]]]
@@ -144,6 +145,7 @@ class Descendant(nn.Module):
             )
         with artifacts.reading(folder):
             saved = typed(Saved, stored, "config")
+            config = config_from(typed(SavedConfig, saved["config"], "config: config"))
             check_signed(stored, ("kind", "config", "members", "drop_path"))
             members = [
                 empty_member(sizes | {"depth": len(rates)})
@@ -156,7 +158,6 @@ class Descendant(nn.Module):
             for part, rates in zip(route.parts, saved["drop_path"], strict=True):
                 for block, rate in zip(part, rates, strict=True):
                     cast(Block, block).drop_path1.p = cast(Block, block).drop_path2.p = rate
-            config = config_from(typed(SavedConfig, saved["config"], "config: config"))
             check_parts(config, [len(part) for part in route.parts])
             descendant = cls(route, config, share=True)
             descendant.load_state_dict(tensors, assign=True)
@@ -167,8 +168,8 @@ class Descendant(nn.Module):
 
 
 def is_descendant(stored: Mapping[str, Any]) -> bool:
-    """Whether a saved configuration is that of one model, not of a pool."""
-    return stored.get("kind") == KIND
+    """Whether a saved configuration is that of one model, not of a pool; one of the two keys may lack."""
+    return stored.get("kind") == KIND or "drop_path" in stored
 
 
 def sizes_of(member: Any) -> dict[str, Any] | None:
