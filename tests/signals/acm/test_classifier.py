@@ -1,11 +1,14 @@
 """The classifier: its parts against other libraries, the search against scikit-learn's, no leaks, saving, manners."""
 
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import mne
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pyriemann.classification import MDM
 from pyriemann.geometry.mean import mean_riemann
 from pyriemann.tangentspace import TangentSpace
@@ -231,6 +234,22 @@ def test_mne_epochs_bring_their_events() -> None:
     assert (fitted.predict(epochs) == y + 1).mean() > 0.9
     with pytest.raises(ValueError, match="y is missing"):
         ACMClassifier((2, 1)).fit(X)
+
+
+@given(st.integers(2, 5), st.integers(2, 5), st.integers(2, 4), st.integers(2, 4), st.integers(0, 2**16))
+def test_a_machine_is_of_its_classes_and_its_size_alone(
+    n_classes: int, others: int, size: int, wider: int, seed: int
+) -> None:
+    draws = np.random.default_rng(seed)
+    y = np.arange(4 * n_classes) % n_classes
+    machine = Machine.fit(draws.normal(size=(len(y), size * (size + 1) // 2)), y, 1.0, "rbf")
+    machine.check(n_classes, size)
+    if (others, wider) != (n_classes, size):
+        with pytest.raises(ValueError, match=rf"svm\.\w+ has the shape .* belongs to {others} classes"):
+            machine.check(others, wider)
+    fewer = replace(machine, counts=machine.counts - (np.arange(n_classes) == 0))
+    with pytest.raises(ValueError, match=r"svm\.counts are \[.*, of \d+ support vectors"):
+        fewer.check(n_classes, size)
 
 
 @pytest.mark.parametrize("classifier", ["tgsp+svm", "mdm"])

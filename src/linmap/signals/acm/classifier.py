@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict
+from typing import Annotated, Any, Literal, Self, TypedDict
 
 import numpy as np
 import torch
@@ -56,18 +56,18 @@ class Saved(Classes):
     order: Annotated[int, Range(0, 2**16)]
     lag: Annotated[int, Range(0, 2**24)]
     channels: Annotated[int, Range(1, 2**16)]
-    classifier: Any
+    classifier: Head
     estimator: str | None
     drop: Any
     head: dict[str, Any]
 
 
 class SavedHead(TypedDict):
-    """What it says of the classifier behind."""
+    """What it says of the support vector machine."""
 
-    C: NotRequired[Annotated[float, Range(0)] | None]
-    kernel: NotRequired[str | None]
-    gamma: NotRequired[float | None]
+    C: Annotated[float, Range(0)]
+    kernel: Kernel
+    gamma: float
 
 
 class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
@@ -357,7 +357,9 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
         """
         config, tensors = artifacts.load(folder, SYSTEM)
         with artifacts.reading(folder):
-            typed(SavedHead, typed(Saved, config, "config")["head"], "head")
+            typed(Saved, config, "config")
+            if config["classifier"] == "tgsp+svm":
+                typed(SavedHead, config["head"], "head")
             arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
             order, lag, head = config["order"], config["lag"], config["head"]
             self = cls(
@@ -377,6 +379,7 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
                 parts = {name.removeprefix("svm."): value for name, value in arrays.items() if name.startswith("svm.")}
                 self.classifier_.reference_ = arrays["reference"]
                 self.classifier_.machine_ = Machine(**parts, kernel=head["kernel"], gamma=head["gamma"])
+                self.classifier_.machine_.check(len(self.classes_), len(self.classifier_.reference_))
             else:
                 self.classifier_.fit(arrays["means"], self.classes_).covmeans_ = arrays["means"]
         return self

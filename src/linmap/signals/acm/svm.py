@@ -64,6 +64,28 @@ class Machine:
         return cls(V[svc.support_], np.array(svc.dual_coef_), np.array(svc.intercept_), svc.n_support_.astype(np.int64),
                    _sigmoids(K, y, C), kernel, gamma)  # fmt: skip
 
+    def check(self, n_classes: int, size: int) -> None:
+        """Refuse arrays that are not of so many classes, or not of matrices of this size.
+
+        Raises
+        ------
+        ValueError
+            With the first one.
+        """
+        n, outputs = len(self.vectors), 1 if n_classes == 2 else n_classes
+        shapes = {
+            "vectors": (n, size * (size + 1) // 2),
+            "dual": (n_classes - 1, n),
+            "intercept": (n_classes * (n_classes - 1) // 2,),
+            "counts": (n_classes,),
+            "platt": (outputs if len(self.platt) else 0, 2),
+        }
+        for name, shape in shapes.items():
+            if (found := getattr(self, name).shape) != shape:
+                raise ArgumentError(f"svm.{name} has the shape {found}, and {shape} belongs to {n_classes} classes")
+        if self.counts.dtype.kind != "i" or self.counts.min() < 0 or self.counts.sum() != n:
+            raise ArgumentError(f"svm.counts are {self.counts.tolist()}, of {n} support vectors")
+
     def pairs(self, V: Float64[np.ndarray, "n entries"]) -> Float64[np.ndarray, "n pairs"]:
         """A value for each pair of classes (i, j), i < j, positive for i; of two classes alone, for the second."""
         K = gram(V, self.vectors, self.kernel, self.gamma)
