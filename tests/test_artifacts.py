@@ -178,6 +178,21 @@ def test_arrays_that_lack_or_are_not_known_are_named(found, expected):
     assert str(caught.value) == f"a.safetensors {told}"
 
 
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((2, 3)), ""),
+        (np.zeros((3, 2)), r"a is float64 of the shape \(3, 2\); the shape must be \(2, 3\)"),
+        (np.zeros((2, 3), complex), "a is complex128 of the shape"),
+        (np.zeros((2, 3), np.int64), "a is int64 of the shape"),
+        (np.full((2, 3), np.inf), "a holds values that are not finite"),
+    ],
+)
+def test_an_array_of_a_run_is_of_its_shape_and_finite(array, said):
+    with pytest.raises(ArgumentError, match=said) if said else contextlib.nullcontext():
+        artifacts.check_array("a", array, (2, 3))
+
+
 def test_settings_that_a_file_leaves_out_are_named():
     def build(width, depth=2, *, eps=0.1, seed=0):
         pass

@@ -34,6 +34,7 @@ from linmap.processes import partial_name, sweep
 from linmap.version import __version__
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 FORMAT = 1
@@ -409,6 +410,22 @@ def check_names(found: Collection[str], expected: Collection[str], file: str) ->
     if other := set(found) ^ set(expected):
         name = min(other)
         raise ArgumentError(f"{file} {'has' if name in found else 'lacks'} {name} (of {len(other)} such tensors)")
+
+
+def check_array(name: str, array: np.ndarray, shape: tuple[int, ...], kinds: str = "f") -> None:
+    """Refuse an array of a run of another shape, of numbers that are not of these `kinds` of NumPy's, or not finite.
+
+    Raises
+    ------
+    ValueError
+        With its name.
+    """
+    import numpy as np
+
+    if array.shape != shape or array.dtype.kind not in kinds:
+        raise ArgumentError(f"{name} is {array.dtype} of the shape {array.shape}; the shape must be {shape}")
+    if not np.isfinite(array).all():
+        raise ArgumentError(f"{name} holds values that are not finite")
 
 
 def _damaged(folder: Path | str, why: str) -> ArtifactError:

@@ -218,6 +218,12 @@ def test_what_is_saved_is_loaded(tmp_path: Path, n_extra: int, method) -> None:
     with pytest.raises(ArtifactError, match="fitted for the old model 'ada', not 'bert'"):
         EmbeddingUpgrade.load(tmp_path, old_model="bert")
     config = json.loads((tmp_path / "config.json").read_text())
+    for wrong in (-1, n_extra + 1, 10**9):
+        config["config"]["parameters"]["n_extra"] = wrong
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ArtifactError, match=r"n_extra|lacks 'W1'|A is float64 of the shape"):
+            EmbeddingUpgrade.load(tmp_path)
+    config["config"]["parameters"]["n_extra"] = n_extra
     config["config"]["sha256"] = "0"
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ArtifactError, match=r"not those that config\.json speaks of"):

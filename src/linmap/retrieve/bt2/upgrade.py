@@ -26,6 +26,8 @@ from linmap.retrieve.bt2.mixed import Calibration, calibrate
 from linmap.retrieve.bt2.pairs import as_numbers, check_vectors, join, unit, warn_if_not_unit
 
 ROWS = 16_384  # of a block that is transformed at once
+NETWORK = ("W1", "b1", "W2", "b2")
+"""Names of the arrays that make n_extra dimensions."""
 Write = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 """Gets rows, their lengths, and where to write what they become."""
 
@@ -249,7 +251,7 @@ class EmbeddingUpgrade(TransformerMixin, BaseEstimator):
         if self.map_.offset is not None:
             arrays["offset"] = self.map_.offset
         if self.map_.network is not None:
-            arrays |= dict(zip(("W1", "b1", "W2", "b2"), self.map_.network, strict=True))
+            arrays |= dict(zip(NETWORK, self.map_.network, strict=True))
         config = {
             "parameters": self.get_params(),
             "d_new": self.d_new_,
@@ -281,13 +283,14 @@ class EmbeddingUpgrade(TransformerMixin, BaseEstimator):
                     raise ArtifactError(
                         f"{folder} was fitted for the {what} model {fitted!r}, not {asked!r}; fit the pair anew."
                     )
-            if lacking := sorted({"A", "B", "similarity"} - set(arrays)):
+            if lacking := sorted({"A", "B", "similarity", *(NETWORK if new.n_extra else ())} - set(arrays)):
                 raise ArgumentError(f"model.safetensors lacks {lacking[0]!r}")
             if _digest(arrays) != config["sha256"]:
                 raise ArtifactError(
                     f"{folder}: the arrays are not those that config.json speaks of; fit the run again."
                 )
-            network: Any = tuple(arrays[name] for name in ("W1", "b1", "W2", "b2")) if "W1" in arrays else None
+            _check_arrays(arrays, config["d_new"], config["d_old"], new.n_extra)
+            network: Any = tuple(arrays[name] for name in NETWORK) if "W1" in arrays else None
             new.map_ = FittedMap(arrays["A"], arrays["B"], network, arrays.get("offset"))
             new.d_new_, new.d_old_, new.report_ = config["d_new"], config["d_old"], config["report"]
             new.n_features_in_, new.similarity_ = new.d_new_, arrays["similarity"]
@@ -362,6 +365,18 @@ def _verdict(report: dict[str, Any]) -> str:
     if held_out["recall@10"] >= 0.5:
         return f"The old gallery is usable with new queries, a backfill will show. {found}"
     return f"The two models see different things: plan a backfill, and measure before you switch. {found}"
+
+
+def _check_arrays(arrays: dict[str, np.ndarray], d_new: int, d_old: int, n_extra: int) -> None:
+    """Refuse arrays, read from a file, that are not of these sizes."""
+    check_sizes(d_new, d_old, n_extra)
+    hidden = len(arrays["W1"]) if "W1" in arrays else 0
+    shapes = {
+        "A": (n_extra + d_new, d_old), "B": (d_new, n_extra + d_new - d_old), "similarity": (d_old + 1,),
+        "offset": (d_old,), "W1": (hidden, d_new), "b1": (hidden,), "W2": (n_extra, hidden), "b2": (n_extra,),
+    }  # fmt: skip
+    for name, array in arrays.items():
+        artifacts.check_array(name, array, shapes.get(name, array.shape))
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:
