@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import SVC
 
-from linmap.errors import ArtifactError
+from linmap.errors import ArgumentError, ArtifactError
 from linmap.signals.acm import ACMClassifier, AugmentedCovariance, TangentSpaceSVM
 from linmap.signals.acm.search import order_lag_grid
 from linmap.signals.acm.svm import Machine
@@ -234,6 +234,8 @@ def test_mne_epochs_bring_their_events() -> None:
     assert (fitted.predict(epochs) == y + 1).mean() > 0.9
     with pytest.raises(ValueError, match="y is missing"):
         ACMClassifier((2, 1)).fit(X)
+    with pytest.raises(ArgumentError, match=r"estimator must be a function or one of .*lwf.*, got 'oos'"):
+        ACMClassifier((2, 1), estimator="oos").fit(X, y)
 
 
 @given(st.integers(2, 5), st.integers(2, 5), st.integers(2, 4), st.integers(2, 4), st.integers(0, 2**16))
@@ -245,7 +247,9 @@ def test_a_machine_is_of_its_classes_and_its_size_alone(
     machine = Machine.fit(draws.normal(size=(len(y), size * (size + 1) // 2)), y, 1.0, "rbf")
     machine.check(n_classes, size)
     if (others, wider) != (n_classes, size):
-        with pytest.raises(ValueError, match=rf"svm\.\w+ has the shape .* belongs to {others} classes"):
+        with pytest.raises(
+            ValueError, match=rf"svm\.\w+ of {others} classes is \w+ of the shape .*; the shape must be"
+        ):
             machine.check(others, wider)
     fewer = replace(machine, counts=machine.counts - (np.arange(n_classes) == 0))
     with pytest.raises(ValueError, match=r"svm\.counts are \[.*, of \d+ support vectors"):

@@ -23,7 +23,7 @@ from linmap.data.labels import Classes, decoded, encoded
 from linmap.data.schema import Range, typed
 from linmap.errors import ArgumentError
 from linmap.geometry.delays import Drop, window
-from linmap.signals.acm.estimation import Estimator, augmented_covariances
+from linmap.signals.acm.estimation import Estimator, augmented_covariances, check_estimator
 from linmap.signals.acm.search import Split, order_lag_grid, search
 from linmap.signals.acm.selection import select_order_lag
 from linmap.signals.acm.svm import Kernel, Machine, TangentSpaceSVM
@@ -57,7 +57,7 @@ class Saved(Classes):
     lag: Annotated[int, Range(0, 2**24)]
     channels: Annotated[int, Range(1, 2**16)]
     classifier: Head
-    estimator: str | None
+    estimator: str
     drop: Any
     head: dict[str, Any]
 
@@ -358,6 +358,7 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
         config, tensors = artifacts.load(folder, SYSTEM)
         with artifacts.reading(folder):
             typed(Saved, config, "config")
+            check_estimator(config["estimator"])
             if config["classifier"] == "tgsp+svm":
                 typed(SavedHead, config["head"], "head")
             arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
@@ -379,7 +380,7 @@ class ACMClassifier(TransformerMixin, ClassifierMixin, BaseEstimator):
                 parts = {name.removeprefix("svm."): value for name, value in arrays.items() if name.startswith("svm.")}
                 self.classifier_.reference_ = arrays["reference"]
                 self.classifier_.machine_ = Machine(**parts, kernel=head["kernel"], gamma=head["gamma"])
-                self.classifier_.machine_.check(len(self.classes_), len(self.classifier_.reference_))
+                self.classifier_.check()
             else:
                 self.classifier_.fit(arrays["means"], self.classes_).covmeans_ = arrays["means"]
         return self

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
-from pyriemann.geometry.covariance import covariances
+from pyriemann.geometry.covariance import cov_est_functions, covariances
 
 from linmap.errors import ArgumentError
 from linmap.geometry.delays import Window, oas_shrinkage
@@ -37,8 +37,10 @@ def augmented_covariances(
     Raises
     ------
     ValueError
-        If there are too few samples for a matrix without shrinkage, or a matrix is not positive definite.
+        If the estimator is not known, there are too few samples for a matrix without shrinkage, or a matrix is not
+        positive definite.
     """
+    check_estimator(estimator)
     size = len(window.delays) * X.shape[1]
     if estimator in UNSHRUNK and window.length <= size:
         raise ArgumentError(
@@ -51,6 +53,12 @@ def augmented_covariances(
     named: Any = estimator
     found = covariances(embedded, named)
     return check_positive_definite(np.asarray(found, np.float64))
+
+
+def check_estimator(estimator: Estimator) -> None:
+    """Raise ValueError unless it is a function, or a name that is known."""
+    if not callable(estimator) and estimator not in (known := {*FROM_SCATTER, *cov_est_functions}):
+        raise ArgumentError(f"estimator must be a function or one of {', '.join(sorted(known))}, got {estimator!r}.")
 
 
 def scatter(X: Float64[np.ndarray, "epochs channels times"], window: Window) -> Matrices:

@@ -16,6 +16,7 @@ from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
+from linmap.artifacts import check_array
 from linmap.errors import ArgumentError
 from linmap.signals.acm.tangent import mean_and_logarithms, tangent_vectors, vectors
 from linmap.signals.layout import check_matrices
@@ -81,9 +82,9 @@ class Machine:
             "platt": (outputs if len(self.platt) else 0, 2),
         }
         for name, shape in shapes.items():
-            if (found := getattr(self, name).shape) != shape:
-                raise ArgumentError(f"svm.{name} has the shape {found}, and {shape} belongs to {n_classes} classes")
-        if self.counts.dtype.kind != "i" or self.counts.min() < 0 or self.counts.sum() != n:
+            kinds = "i" if name == "counts" else "f"
+            check_array(f"svm.{name} of {n_classes} classes", getattr(self, name), shape, kinds)
+        if self.counts.min() < 0 or self.counts.sum() != n:
             raise ArgumentError(f"svm.counts are {self.counts.tolist()}, of {n} support vectors")
 
     def pairs(self, V: Float64[np.ndarray, "n entries"]) -> Float64[np.ndarray, "n pairs"]:
@@ -194,6 +195,20 @@ class TangentSpaceSVM(ClassifierMixin, BaseEstimator):
         self.reference_, W = mean_and_logarithms(matrices)
         self.machine_ = Machine.fit(vectors(W), labels, self.C, self.kernel)
         return self
+
+    def check(self) -> None:
+        """Refuse a mean and a machine, read from a file, that do not belong together.
+
+        Raises
+        ------
+        ValueError
+            With what is wrong.
+        """
+        n = len(self.reference_)
+        check_array("reference", self.reference_, (n, n))
+        if not np.linalg.eigvalsh(self.reference_)[0] > 0:
+            raise ArgumentError("reference is not positive definite")
+        self.machine_.check(len(self.classes_), n)
 
     def _vectors(self, X: Any) -> Float64[np.ndarray, "n entries"]:
         check_is_fitted(self, "machine_")
