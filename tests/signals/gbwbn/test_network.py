@@ -33,6 +33,7 @@ def test_features_are_the_logarithm_of_the_rectified_projection() -> None:
     torch.testing.assert_close(features.norm(dim=1), logs.norm(dim=(1, 2)))
     torch.testing.assert_close(features[:, 0], logs[:, 0, 0])
     torch.testing.assert_close(ReLogEig(4, 1e-3, X.dtype)(W.T @ X @ W), features)
+    assert torch.equal(SPDNet((6, 4), 3, None, floor=10**30)(X).isfinite(), torch.ones(5, 3, dtype=torch.bool))
     torch.testing.assert_close(net(X), features @ net.linear.weight.T + net.linear.bias)
 
 

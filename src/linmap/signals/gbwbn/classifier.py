@@ -37,7 +37,7 @@ class Learnt(Classes):
 
     domains: list[str] | list[int] | list[float]
     shape: list[Annotated[int, Range(1, 2**16)]]
-    scale: float | None
+    scale: Annotated[float, Range(1e-300)]
 
 
 class SPDNetClassifier(ClassifierMixin, SavedEstimator, BaseEstimator):

@@ -115,6 +115,7 @@ class SPDNet(nn.Module):
             raise ArgumentError(f"n_classes must be at least 2 and floor positive, got {n_classes} and {floor}.")
         if norm not in ("gbw", "aim", "lem", None):
             raise ArgumentError(f"norm must be 'gbw', 'aim', 'lem' or None, got {norm!r}.")
+        floor = float(floor)  # PyTorch takes no whole number of more than 64 bits
         self.dims, self.floor, self.front = tuple(dims), floor, front
         placed: dict[str, Any] = {"dtype": dtype, "device": device}
         self.bimaps = nn.ModuleList(BiMap(a, b, init_method="orthogonal", **placed) for a, b in pairwise(dims))
