@@ -483,8 +483,10 @@ def carriers(mark: str) -> list[str]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on Windows")
-@pytest.mark.parametrize("resume", [True, False])
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize(
+    ("resume", "there"),
+    [(True, False), (False, True), *(pytest.param(same, same, marks=pytest.mark.slow) for same in (True, False))],
+)
 def test_killed_before_any_change_of_the_disk_the_next_run_ends_and_leaves_nothing(
     resume, there, tmp_path, monkeypatch
 ):
