@@ -166,6 +166,8 @@ def test_gradients_reach_every_weight() -> None:
     [
         (lambda: small(num_samples=0), ValueError, "num_samples must be.*got 0"),
         (lambda: small(eval_draws=0), ValueError, "eval_draws must be.*got 0"),
+        (lambda: small(num_samples=1025), ValueError, "num_samples=1025 and eval_draws=1 must be at most 1024"),
+        (lambda: small(eval_draws=10**9), ValueError, "eval_draws=1000000000 must be at most 1024"),
         (lambda: small(eval_draws=2, deterministic=True), ValueError, "eval_draws=2 needs deterministic=False"),
         (lambda: small(dropout=1.0), ValueError, "dropout must lie"),
         (lambda: small(kernel_size=4), ValueError, "kernel_size must be odd"),

@@ -50,7 +50,7 @@ class LieClassifier(ClassifierMixin, SavedEstimator, BaseEstimator):
     group
         "so2": rotations; "sl2": with shears and stretches that keep areas; "gl2": with all scales.
     num_samples
-        Group samples of each layer.
+        Group samples of each layer, at most 1024.
     channels
         Channels of each layer.
     hidden

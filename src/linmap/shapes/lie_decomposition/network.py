@@ -22,6 +22,8 @@ from linmap.shapes.lie_decomposition.pooling import LieGlobalPool, LiePool2d
 from linmap.training import Dropout
 
 SAMPLES = ("first.", "second.")
+MOST_DRAWN = 2**10
+"""Samples of a layer, and draws of a prediction: no weight has their number, which a stranger's run may say."""
 
 
 class LieResNet(nn.Module):
@@ -39,7 +41,7 @@ class LieResNet(nn.Module):
     num_classes
         Number of outputs.
     num_samples
-        Group samples of each layer. No weight depends on it.
+        Group samples of each layer, at most 1024. No weight depends on it.
     channels
         Channels of each layer.
     kernel_size
@@ -59,7 +61,7 @@ class LieResNet(nn.Module):
     deterministic
         Draw both sets once, now, and keep them in the state.
     eval_draws
-        In evaluation mode, the logits are the mean over so many draws.
+        In evaluation mode, the logits are the mean over so many draws, at most 1024.
     generator
         Source of the weights, and of all samples that are drawn without another; None: PyTorch's global one.
 
@@ -105,6 +107,11 @@ class LieResNet(nn.Module):
             check_count("num_samples", num_samples),
             check_count("eval_draws", eval_draws),
         )
+        if max(self.num_samples, self.eval_draws) > MOST_DRAWN:
+            raise ArgumentError(
+                f"num_samples={num_samples} and eval_draws={eval_draws} must be at most {MOST_DRAWN}; each takes "
+                "memory and time."
+            )
         if isinstance(dropout, bool) or not isinstance(dropout, Real):
             raise ArgumentTypeError(f"dropout must be a number in [0, 1), got {dropout!r}.")
         if not 0 <= dropout < 1:
