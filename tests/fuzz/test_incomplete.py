@@ -17,7 +17,7 @@ from linmap.errors import LinmapError
 PYTHONS = re.compile(r"\b[A-Z]\w*(Error|Exception)\b|has no attribute|positional argument|keyword argument|state_dict")
 """Words that a line for a user does not have."""
 EXTRA = "unheard_of"
-QUICK = ("acm_svm", "descendant", "olinear", "projector", "s4", "tinvnn", *(make.__name__ for make in OTHERS))
+QUICK = ("acm_svm", "descendant", "olinear", "s4", "tinvnn", *(make.__name__ for make in OTHERS))
 """Those that the default suite tries."""
 MOST = 40
 """Things of a file that are taken out, one at a time, evenly from all."""
