@@ -33,8 +33,6 @@ from linmap.compress.flatquant.pretrained import in_format
 from linmap.compress.flatquant.transforms import OnlineTransform
 from linmap.errors import ArgumentError
 
-pytestmark = pytest.mark.skipif(choice.active().library is None, reason="no compiled kernels on this machine")
-
 BITS: dict[str, Any] = {"k_bits": 4, "v_bits": 4}
 SETTINGS: dict[str, dict[str, Any]] = {
     "W4A4KV4": BITS,
@@ -47,6 +45,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "hadamard": BITS | {"transform": "hadamard"},
     "no clipping": BITS | {"clip": False},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """Where there is a compiler; asked for here, and not while tests are collected, for then it works alone."""
+    if choice.active().library is None:
+        pytest.skip("no compiled kernels on this machine")
 
 
 def quantised(model: Any, seed: int = 0, **kwargs: Any) -> Any:
