@@ -14,7 +14,7 @@ import typechecker
 
 jaxtyping.jaxtyped = typechecker.jaxtyped
 gc.disable()  # until everything is imported: there is little to collect, and much to look through
-hypothesis.settings.register_profile("default", deadline=None, max_examples=16, derandomize=True)
+hypothesis.settings.register_profile("default", deadline=None, max_examples=12, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.load_profile("default")
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")  # Ray kills workers where other programs take the memory

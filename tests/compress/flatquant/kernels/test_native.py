@@ -22,11 +22,14 @@ from linmap.compress.flatquant.quantizer import quantize
 from linmap.compress.flatquant.transforms import OnlineTransform, kronecker_apply
 from linmap.errors import ArgumentError
 
+HERE = [kind for kind in ("avx512", "avx2", "neon", "portable") if kind == "portable" or choice.has(kind)]
+"""Instructions of this processor, the ones that it runs by itself first; each of the others takes long to compile."""
 
-@pytest.fixture(scope="module", autouse=True, params=["avx512", "avx2", "neon", "portable"])
+
+@pytest.fixture(
+    scope="module", autouse=True, params=[HERE[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in HERE[1:])]
+)
 def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param != "portable" and not choice.has(request.param):
-        pytest.skip(f"this processor has no {request.param}")
     try:
         choice._load(request.param)
     except Unavailable as error:
