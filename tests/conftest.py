@@ -1,5 +1,6 @@
 """Shared settings of the test run."""
 
+import atexit
 import gc
 import os
 import signal
@@ -39,6 +40,14 @@ def pytest_collection_finish() -> None:
 
 def pytest_sessionfinish() -> None:
     gc.unfreeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """A worker of xdist has told everything, and ends: Python takes ten seconds to take all apart that was imported."""
+    if hasattr(config, "workerinput"):
+        atexit._run_exitfuncs()
+        os._exit(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
