@@ -485,7 +485,10 @@ def carriers(mark: str) -> list[str]:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on Windows")
 @pytest.mark.parametrize(
     ("resume", "there"),
-    [(True, False), (False, True), *(pytest.param(same, same, marks=pytest.mark.slow) for same in (True, False))],
+    [
+        (True, False),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in [(False, True), (True, True), (False, False)]),
+    ],
 )
 def test_killed_before_any_change_of_the_disk_the_next_run_ends_and_leaves_nothing(
     resume, there, tmp_path, monkeypatch
