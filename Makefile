@@ -45,7 +45,7 @@ demo: .venv/.ready  ## install, run every system on embedded real data, write th
 app: .venv/.ready  ## try every system in a browser, on this machine alone
 	@$(BIN)/linmap app
 
-test: .venv/.ready  ## the default test suite (about 7 minutes on two cores)
+test: .venv/.ready  ## the default test suite (about 8 minutes on two cores)
 	@$(BIN)/pytest -n 2 --dist worksteal
 
 test-all: .venv/.ready  ## the default suite and the slow tests
