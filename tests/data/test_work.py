@@ -16,7 +16,7 @@ from linmap.data.engines import map_records
 from linmap.data.work import begin_work, discard, is_work
 from linmap.errors import DataError
 
-OWN = ["000000.npy", "000001.json", "00000012.npy", "000002.tries", "budget.json"]
+OWN = ["000000.npy", "000001.json", "00000012.npy", "budget.json"]
 OTHERS = ["notes.txt", "plan.json.bak", "1.npy", "v000000.npy", "sub", "000000.npy.old", ".hidden"]
 
 

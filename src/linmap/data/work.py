@@ -19,7 +19,7 @@ from linmap.ownership import make_folder, real
 from linmap.processes import PARTIAL, partial_name, vacant
 
 PLAN = "plan.json"
-OURS = re.compile(r"plan\.json|budget\.json|\d{6,}\.(npy|json|tries)")
+OURS = re.compile(r"plan\.json|budget\.json|\d{6,}\.(npy|json)")
 MADE = "made"
 """In every plan: whether the job made the folder."""
 
