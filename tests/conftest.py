@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import hypothesis
@@ -46,6 +47,7 @@ def pytest_sessionfinish() -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """A worker of xdist has told everything, and ends: Python takes ten seconds to take all apart that was imported."""
     if hasattr(config, "workerinput"):
+        threading._shutdown()  # pools of processes end here, for which the next line would wait
         atexit._run_exitfuncs()
         os._exit(0)
 
