@@ -47,7 +47,8 @@ def pytest_sessionfinish() -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """A worker of xdist has told everything, and ends: Python takes ten seconds to take all apart that was imported."""
     if hasattr(config, "workerinput"):
-        threading._shutdown()  # pools of processes end here, for which the next line would wait
+        # Pools of processes end here, for which the next line would wait.
+        threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
         atexit._run_exitfuncs()
         os._exit(0)
 
