@@ -240,7 +240,7 @@ def test_with_decimal_commas_the_cell_that_is_no_number_is_named(
         load_time_series(path, separator=";", decimal=",")
 
 
-@pytest.mark.parametrize(("mark", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
+@pytest.mark.parametrize(("mark", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")])
 def test_other_separators_are_named_and_can_be_said(mark: str, name: str, tmp_path) -> None:
     path = tmp_path / "my.csv"
     table = pd.DataFrame({"date": DAYS, "x": np.arange(6) + 0.5, "z": 1.0})

@@ -34,6 +34,8 @@ NO_PLACES = {
     errno.ELOOP: "this link leads to itself; point it to a file, or give the file",
     errno.ENAMETOOLONG: "this name is longer than names of files are; give a shorter one",
 }
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+"""What spreadsheets write beside commas."""
 UNSAFE = ("pickle", "trust", "max_header_size", "unsafe", "weights_only")  # advice that does not belong to strangers
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from linmap.data import find, require_content
 from linmap.data.arrays import read_as_they_are, read_npz
 from linmap.data.compressed import open_bytes, suffix_of, with_compressed
-from linmap.data.door import files_inside, read_text, understood
+from linmap.data.door import SEPARATORS, files_inside, read_text, understood
 from linmap.errors import ArgumentError, DataError
 
 Part = Literal["train", "test"]
@@ -268,11 +268,10 @@ def _hint(path: Path) -> str:
     """What a table that is not read looks like, where that can be seen in its first line."""
     with open_bytes(path) as file:
         line = file.readline(FIRST_LINE).decode(errors="replace")
-    separator = next((sign for sign in (";", "\t", "|") if sign in line), None)
+    separator = next((sign for sign in SEPARATORS if sign in line), None)
     if separator is None:
         return ""
-    name = {";": "semicolons", "\t": "tabs", "|": "bars"}[separator]
-    return f"; its cells are separated by {name}: write it with commas, and with points in the numbers"
+    return f"; its cells are separated by {SEPARATORS[separator]}: write it with commas, and with points in the numbers"
 
 
 def _numbers(table: pd.DataFrame) -> np.ndarray:

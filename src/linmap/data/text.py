@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from linmap.data import require_content
 from linmap.data.compressed import open_bytes
-from linmap.data.door import refuse_special
+from linmap.data.door import SEPARATORS, refuse_special
 from linmap.data.records import JSONTextError, parse_json
 from linmap.errors import DataError
 
@@ -39,8 +39,6 @@ FORMS = (
     Form("language", "text"),
 )
 """The first form whose fields the first record has is that of the whole file."""
-
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}  # that spreadsheets write as well
 
 EXPECTED = '"text"; "prompt" and "completion"; "question" and "answer"; "instruction" (and "input") and "output"; \
 "messages"; or, to classify, "text" and "label" or "category"'

@@ -14,7 +14,7 @@ import pandas as pd
 
 from linmap import data
 from linmap.data.compressed import open_bytes
-from linmap.data.door import understood
+from linmap.data.door import SEPARATORS, understood
 from linmap.data.parquet import read_columns
 from linmap.data.timeseries.layout import LONG_COLUMNS, TIME_COLUMNS, refuse_repeated
 from linmap.data.timeseries.series import NanPolicy, TimeSeries
@@ -24,7 +24,6 @@ from linmap.errors import DataError
 EMBEDDED = {"etth1": "ETTh1.csv", "ili": "national_illness.csv"}
 COMMA_NUMBER = re.compile(r"^\s*([+-]?\d+),(\d+)\s*$")
 LINES = 100  # of a file, that are looked at before it is read
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def read_table(
