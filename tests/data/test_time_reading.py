@@ -328,12 +328,36 @@ def test_gaps_are_filled_on_request(frequency: str, missing: set[int]) -> None:
     assert f"{len(missing)} missing row" in series.describe()
 
 
+@given(
+    start=st.integers(-2000, 2000),
+    parts=st.sampled_from([1, 3, 4, 10, 12, 52]),
+    digits=st.integers(3, 12),
+    missing=st.sets(st.integers(1, 22), min_size=1, max_size=7),
+)
+def test_gaps_of_decimal_numbers_are_filled_with_what_would_stand_there(
+    start: int, parts: int, digits: int, missing: set[int]
+) -> None:
+    """Also where no two steps are alike in their last digit."""
+    times = [round(start + row / parts, digits) for row in range(24)]
+    kept = [time for row, time in enumerate(times) if row not in missing]
+    series = series_of(kept, fill_gaps=True, nan_policy="zero")
+    assert set(kept) <= set(series.time)
+    np.testing.assert_allclose(series.time.to_numpy(np.float64), times, rtol=0, atol=1.01 * 10.0**-digits)
+
+
+def test_gaps_of_whole_numbers_are_filled_to_the_last_digit() -> None:
+    first = 2**55 + 1  # beyond what decimals can tell apart, and no date
+    series = series_of([first + 3 * row for row in range(9) if row != 4], fill_gaps=True, nan_policy="zero")
+    assert series.time.tolist() == [first + 3 * row for row in range(9)]
+
+
 # -- the ends of what can be told --------------------------------------------------------------------------------------
 
 ENDS = st.one_of(st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False))
 
 
 @example(times=[0, 1.1984620899082105e308], near=False)  # half a step more is infinite
+@example(times=[0, -1.1984620899082105e308], near=False)  # and its distance from the first
 @given(times=st.lists(ENDS, min_size=2, max_size=6, unique=True), near=st.booleans())
 def test_numbers_of_any_size_are_read_continued_and_filled_or_refused(times: list[float], near: bool) -> None:
     times = [times[0] + i * 10.0 ** (i % 3) for i in range(len(times))] if near else sorted(times)

@@ -60,16 +60,16 @@ def step_of(time: pd.Index) -> Step | None:
     if np.issubdtype(numbers.dtype, np.integer):
         steps = np.diff(numbers)
         return int(steps[0]) if steps[0] > 0 and (steps == steps[0]).all() else None
-    step = _even(numbers)
+    step = _even(numbers, len(numbers) - 1)
     return step if step > 0 and np.abs(_off_the_line(numbers, step)).max() <= ROUNDED * step else None
 
 
-def _even(numbers: np.ndarray) -> float:
-    """The step between the first number and the last; 1/n where their digits allow it, as in decimal years."""
-    step = float(numbers[-1] - numbers[0]) / (len(numbers) - 1)
+def _even(numbers: np.ndarray, steps: int) -> float:
+    """One of so many steps from the first number to the last; 1/n where their digits allow it, as in decimal years."""
+    step = float(numbers[-1] - numbers[0]) / steps
     parts = round(1 / step) if 1e-12 < step < 1 else 0
     last_digit = 10.0 ** -_decimals(numbers)
-    return 1 / parts if parts and abs(step - 1 / parts) * (len(numbers) - 1) <= 1.01 * last_digit else step
+    return 1 / parts if parts and abs(step - 1 / parts) * steps <= 1.01 * last_digit else step
 
 
 def _off_the_line(numbers: np.ndarray, step: float) -> np.ndarray:
@@ -174,23 +174,20 @@ def completed(time: pd.Index, step: Step | None = None, columns: int = 1) -> pd.
     if step_of(time) is not None or len(time) < 2:
         return time
     numbers = _numbers(time)
-    steps = np.diff(numbers)
-    kinds, counts = np.unique(steps, return_counts=True)
-    usual = kinds[counts.argmax()]
-    dates = isinstance(time, pd.DatetimeIndex)
-    even = pd.Timedelta(int(usual), unit=time.unit) if dates else usual.item()
+    usual = _usual(numbers)
     rows, most = (float(numbers[-1]) - float(numbers[0])) / float(usual), most_bytes() / (8 * (columns + ON_THE_WAY))
-    if not dates:
-        end = float(time[-1]) + float(usual) / 2  # infinite at the end of what numbers can be
-        grids = [np.arange(time[0], end, usual)] if rows < most and np.isfinite(end) else []
+    if not isinstance(time, pd.DatetimeIndex):
+        even: Any = f"{usual:.6g}" if isinstance(usual, float) else usual
+        grids = [grid] if rows < most and step_of(grid := pd.Index(_between(numbers, usual))) is not None else []
     else:
+        even = pd.Timedelta(usual, unit=time.unit)
         months = np.diff(time.year * 12 + time.month)
         offsets: list[Any] = [step] if isinstance(step, pd.offsets.BaseOffset) and _few(time, step, most) else []
         offsets += [even] if rows < most else []
         offsets += ["B"] if even <= pd.Timedelta(days=7) else ["MS", "ME"]
         offsets.append(pd.DateOffset(months=max(int(months.min()), 1)))
         grids = [grid for one in offsets if (grid := _grid(time, one)) is not None]
-    whole = [grid for grid in map(pd.Index, grids) if len(grid) >= 3 and time.isin(grid).all()]
+    whole = [grid for grid in grids if len(grid) >= 3 and time.isin(grid).all()]
     if whole:
         return min(whole, key=len).rename(time.name)
     if rows < most:
@@ -201,6 +198,29 @@ def completed(time: pd.Index, step: Step | None = None, columns: int = 1) -> pd.
             f"{most_bytes() / GIB:g} GiB; resample to a coarser step, or allow more with {LIMIT}"
         )
     raise DataError(f"the gaps cannot be filled: {said}.")
+
+
+def _usual(numbers: np.ndarray) -> int | float:
+    """The step that most rows make; the middle one where the last digits of each are its own."""
+    steps = np.diff(numbers)
+    if not np.issubdtype(steps.dtype, np.integer):
+        return float(np.sort(steps)[(len(steps) - 1) // 2])
+    kinds, counts = np.unique(steps, return_counts=True)
+    return int(kinds[counts.argmax()])
+
+
+def _between(numbers: np.ndarray, usual: int | float) -> np.ndarray:
+    """The numbers as they are, and on the line through them those that lack; uneven where there is no such line."""
+    steps = np.maximum(np.rint(np.diff(numbers) / usual), 1)
+    places = np.concatenate([[0], np.cumsum(steps)]).astype(np.int64)
+    if isinstance(usual, int):
+        line = numbers[0] + usual * np.arange(places[-1] + 1)
+    else:
+        line = _even(numbers, int(places[-1])) * np.arange(places[-1] + 1)
+        line += numbers[0] + (numbers - numbers[0] - line[places]).mean()
+        line = np.round(line, _decimals(numbers))
+    line[places] = numbers
+    return line
 
 
 def _grid(time: pd.DatetimeIndex, step: Any) -> pd.DatetimeIndex | None:
