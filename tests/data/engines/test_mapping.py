@@ -277,6 +277,27 @@ def test_a_killed_process_leaves_what_is_finished(tmp_path):
     np.testing.assert_array_equal(np.load(out), summary()(list(read_records(source))))
 
 
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_an_error_of_one_worker_leaves_nothing_half_written_by_another(engine, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    np.save(tmp_path / "x.npy", np.arange(6.0)[:, None])
+    writing = tmp_path / "writing"
+
+    def function(rows: np.ndarray) -> np.ndarray:
+        if rows[0, 0] == 3:  # of the second shard half is written
+            writing.touch()
+            time.sleep(60)
+        while rows[0, 0] == 4 and not writing.exists():
+            time.sleep(0.01)
+        if rows[0, 0] == 4:
+            raise OSError(28, "No space left on device")
+        return rows
+
+    with pytest.raises(OSError, match="No space"):
+        map_records(tmp_path / "x.npy", tmp_path / "v.npy", function, engine=engine, n_jobs=2, shard_records=2, batch=1)
+    assert {path.name for path in (tmp_path / "v.npy.work").iterdir()} == {"plan.json", "000000.npy"}
+
+
 PROGRAM = """
 import sys, time
 import numpy as np

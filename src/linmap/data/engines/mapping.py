@@ -28,7 +28,7 @@ from linmap.data.work import PLAN, begin_work, discard, in_the_way
 from linmap.errors import ArgumentError, DataError, Stopped
 from linmap.locks import sole
 from linmap.ownership import real
-from linmap.processes import check_parent, end_with_parent, workers
+from linmap.processes import check_parent, end_with_parent, sweep, workers
 
 Engine = Literal["local", "ray"]
 Function = Callable[[Any], np.ndarray]
@@ -157,6 +157,7 @@ def _map(shards: list[Shard], task: Task, engine: Engine, n_jobs: int, report: C
         done = sum(shard.count for shard in shards if _vectors_path(task.work, shard).exists())
         raise Stopped(f"{done} of {total} records are done and kept") from None
     finally:
+        sweep(task.work)  # shards of workers that ended over another's error
         if not any(_vectors_path(task.work, shard).exists() for shard in shards):  # as no cluster was there
             discard(task.work)
     return resumed
