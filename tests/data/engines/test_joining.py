@@ -37,7 +37,7 @@ def answering(answer: bytes | None) -> Iterator[str]:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def fake(error: Exception | None = None) -> Any:
+def fake(error: BaseException | None = None) -> Any:
     """A Ray that cannot be joined, or that notes how it was started."""
     calls: list[tuple[Any, ...]] = []
 
@@ -93,6 +93,18 @@ def test_without_an_address_ray_starts_here_whatever_else_runs(address: Any, mon
     join(ray, 2)
     assert ray.calls == [("local", 2)]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_sigterm_while_ray_starts_is_the_programs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", False)
+    met: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: met.append(number))
+    try:
+        with pytest.raises(SystemExit):
+            join(fake(SystemExit(signal.SIGTERM)), 2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert met == [signal.SIGTERM]
 
 
 def test_the_command_says_it_in_a_line_and_leaves_nothing(

@@ -181,6 +181,10 @@ def join(ray: Any, n_jobs: int) -> None:
             f"RAY_ADDRESS={address} leads to no Ray cluster ({why}); start one there with `ray start --head`, or unset "
             "RAY_ADDRESS, and Ray starts on this machine."
         ) from None
+    except SystemExit:  # Ray's answer to a SIGTERM while it starts; the program's own is another
+        signal.signal(signal.SIGTERM, on_term)
+        signal.raise_signal(signal.SIGTERM)
+        raise
     finally:
         if signal.getsignal(signal.SIGTERM) is not on_term:  # Ray would end the program without a word
             signal.signal(signal.SIGTERM, on_term)
