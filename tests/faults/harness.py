@@ -1,8 +1,8 @@
 """Real commands, killed at random points, resumed, and compared with one that ran through.
 
 A command runs in a process of its own. It is killed at the n-th change that it makes on the disk (which finds every
-gap between two writes), or after a part of the time that it takes (which finds what lies between). Points are spread
-evenly, and no change is met twice before all are met.
+gap between two writes), or after a part of the time that it takes (which finds what lies between, and what libraries
+write that are not Python). Points are spread evenly, and no change is met twice before all are met.
 """
 
 from __future__ import annotations
@@ -218,7 +218,8 @@ def killed_anywhere(what: Command, folder: Path, points: int) -> Tally:
         place = folder / f"{number}"
         place.mkdir()
         kill = list(SIGNALS)[number % len(SIGNALS)]
-        at = order[(number - number // 3 - 1) % changes] if number % 3 else 0
+        nth = number - number // 3 - 1  # of those at a change, each of which meets every signal once
+        at = order[nth % changes] if number % 3 and nth < changes * len(SIGNALS) else 0
         run = started(what, place, what.words, at, kill)
         runs.append(run)
         if not at:
@@ -247,7 +248,7 @@ def killed_anywhere(what: Command, folder: Path, points: int) -> Tally:
 def _whole(what: Command, place: Path) -> tuple[dict[str, Any], float, int]:
     """What a command that nobody kills leaves, the seconds it takes, and how often it changes the disk."""
     found = []
-    for again in range(1 + what.forked):  # the second time with everything imported, as the forks that are killed
+    for again in range(2):  # the second time with everything compiled, and imported in forks, as when it is killed
         run_at = place.with_name(f"{place.name} {again}")
         run_at.mkdir()
         begun = time.monotonic()
