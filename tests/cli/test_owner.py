@@ -65,3 +65,30 @@ def test_sigterm_is_as_control_c_and_handlers_are_restored(monkeypatch, capsys) 
     assert capsys.readouterr().err.startswith("linmap: stopped")
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
     assert ENDS_WITH not in os.environ
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_error_that_a_library_makes_of_control_c_is_a_stop(number: int, monkeypatch, capsys) -> None:
+    """As pydantic's core does while it builds a validator."""
+
+    def stopped(words: list[str]) -> None:
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt as error:
+            raise RuntimeError(f'Field "distance": {type(error).__name__}') from None
+
+    monkeypatch.setitem(cli.VERBS, "list", (stopped, ""))
+    assert main(["list"]) == 130
+    assert capsys.readouterr().err == "linmap: stopped; nothing of this run is kept.\n"
+
+
+def test_an_error_after_control_c_that_the_user_can_mend_is_told(monkeypatch, capsys) -> None:
+    def stopped(words: list[str]) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(cli.VERBS, "list", (stopped, ""))
+    assert main(["list"]) == 2
+    assert "No space left" in capsys.readouterr().err

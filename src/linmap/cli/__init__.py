@@ -16,6 +16,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import linmap
 from linmap.cli import tour, verbs
@@ -68,8 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show ± still gets its table
     FLAGS.forget()
+    stops: list[int] = []
     try:
-        with _signals_minded(), warnings.catch_warnings():
+        with _signals_minded(stops), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             warnings.simplefilter("default", UserWarning)  # notes are for the user, whatever Python was told to ignore
             return _run(verb_first, as_json)
@@ -84,21 +86,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         code, message = explain(error, _room(verb_first))
+        if stops and code == FAILED:  # what a library made of the KeyboardInterrupt
+            return _end(INTERRUPTED, _stopped(KeyboardInterrupt(), words), as_json)
         hint = " (--debug shows the traceback)" if code == FAILED and not debug else ""
         return _end(code, message + hint, as_json)
 
 
 @contextmanager
-def _signals_minded() -> Iterator[None]:
+def _signals_minded(stops: list[int]) -> Iterator[None]:
     """SIGTERM ends a command as Ctrl-C does, and one that the app started keeps what it has done and ends with the app.
 
     Not where a launcher started several processes: they stop together at Ctrl-C, and a launcher that sends SIGTERM has
-    lost one of them.
+    lost one of them. `stops` gets what raised a KeyboardInterrupt, of which libraries may make another error.
     """
     alone = "RANK" not in os.environ and threading.current_thread() is threading.main_thread()
     if not alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
+
+    def noted(number: int, frame: Any) -> None:
+        stops.append(number)
+        raise KeyboardInterrupt
+
+    by_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if by_default:
+        signal.signal(signal.SIGINT, noted)
     signal.signal(signal.SIGTERM, _interrupt)
     if (parent := os.environ.pop(ENDS_WITH, None)) is not None:
         end_with_parent(int(parent), signal.SIGTERM, PATIENCE)
@@ -106,6 +118,8 @@ def _signals_minded() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if by_default:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _interrupt(*_: object) -> None:
