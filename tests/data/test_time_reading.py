@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import math
 from typing import Any, cast
 
 import numpy as np
@@ -342,6 +343,27 @@ def test_gaps_of_decimal_numbers_are_filled_with_what_would_stand_there(
     kept = [time for row, time in enumerate(times) if row not in missing]
     series = series_of(kept, fill_gaps=True, nan_policy="zero")
     assert set(kept) <= set(series.time)
+    np.testing.assert_allclose(series.time.to_numpy(np.float64), times, rtol=0, atol=1.01 * 10.0**-digits)
+
+
+@example(parts=12, more=0, gap=60, missing=0.0, seed=0)
+@given(
+    parts=st.sampled_from([4, 12, 24, 60, 365]),
+    more=st.integers(0, 1),
+    gap=st.integers(2, 100),
+    missing=st.floats(0, 0.4),
+    seed=st.integers(0, 99),
+)
+def test_long_gaps_between_numbers_of_few_digits_are_filled_with_the_rows_that_lack(
+    parts: int, more: int, gap: int, missing: float, seed: int
+) -> None:
+    """A single step is known by its few digits; only many tell how often it fits into a long gap."""
+    digits = math.ceil(math.log10(5 * parts)) + more  # half of the last one is a tenth of a step at most
+    times = np.round(1950 + np.arange(600) / parts, digits)
+    kept = np.random.default_rng(seed).random(600) >= missing
+    kept[[0, 1, -1]] = True
+    kept[250 : 250 + gap] = False
+    series = series_of(times[kept], fill_gaps=True, nan_policy="zero")
     np.testing.assert_allclose(series.time.to_numpy(np.float64), times, rtol=0, atol=1.01 * 10.0**-digits)
 
 

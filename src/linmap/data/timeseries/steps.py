@@ -201,18 +201,21 @@ def completed(time: pd.Index, step: Step | None = None, columns: int = 1) -> pd.
 
 
 def _usual(numbers: np.ndarray) -> int | float:
-    """The step that most rows make; the middle one where the last digits of each are its own."""
+    """The step that most rows make; the middle one of its like where the last digits of each are its own."""
     steps = np.diff(numbers)
-    if not np.issubdtype(steps.dtype, np.integer):
-        return float(np.sort(steps)[(len(steps) - 1) // 2])
-    kinds, counts = np.unique(steps, return_counts=True)
-    return int(kinds[counts.argmax()])
+    whole = np.issubdtype(steps.dtype, np.integer)
+    kinds, kind, counts = np.unique(
+        steps if whole else np.rint(steps / steps.min()), return_inverse=True, return_counts=True
+    )
+    if whole:
+        return int(kinds[counts.argmax()])
+    alike = np.sort(steps[kind == counts.argmax()])
+    return float(alike[(len(alike) - 1) // 2])
 
 
 def _between(numbers: np.ndarray, usual: int | float) -> np.ndarray:
     """The numbers as they are, and on the line through them those that lack; uneven where there is no such line."""
-    steps = np.maximum(np.rint(np.diff(numbers) / usual), 1)
-    places = np.concatenate([[0], np.cumsum(steps)]).astype(np.int64)
+    places = np.concatenate([[0], np.cumsum(_steps(np.diff(numbers), usual))])
     if isinstance(usual, int):
         line = numbers[0] + usual * np.arange(places[-1] + 1)
     else:
@@ -221,6 +224,21 @@ def _between(numbers: np.ndarray, usual: int | float) -> np.ndarray:
         line = np.round(line, _decimals(numbers))
     line[places] = numbers
     return line
+
+
+def _steps(gaps: np.ndarray, usual: int | float) -> np.ndarray:
+    """How many steps each gap is; what a step is, the shorter gaps tell before the longer ones are counted.
+
+    One step alone is known by its few digits: by 0.08, a gap of ten years of months (0.0833) has five too many.
+    """
+    count = np.maximum(np.rint(gaps / usual), 1)
+    longest, reach = count.max(), 1
+    while isinstance(usual, float) and reach < longest:
+        told = count <= reach
+        usual = float(gaps[told].sum() / count[told].sum()) if told.any() else usual
+        count = np.maximum(np.rint(gaps / usual), 1)
+        reach *= 2
+    return count.astype(np.int64)
 
 
 def _grid(time: pd.DatetimeIndex, step: Any) -> pd.DatetimeIndex | None:
