@@ -367,6 +367,20 @@ def test_long_gaps_between_numbers_of_few_digits_are_filled_with_the_rows_that_l
     np.testing.assert_allclose(series.time.to_numpy(np.float64), times, rtol=0, atol=1.01 * 10.0**-digits)
 
 
+@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("name", ["year", "yr", "t", "step", "period"])
+@given(missing=st.sets(st.integers(2, 37), min_size=1, max_size=7))
+def test_a_column_that_is_called_a_time_is_one_with_its_gaps_too(name: str, parts: int, missing: set[int]) -> None:
+    whole = 1950 + np.arange(40) / parts if parts > 1 else np.arange(1950, 1990)
+    kept = np.delete(whole, sorted(missing))
+    series = series_of(kept, name, fill_gaps=True, nan_policy="zero")
+    assert series.variates == ("y",)
+    assert list(series.time) == list(series_of(whole, name).time)
+    if name == "year":
+        with pytest.raises(DataError, match="fill its gaps with fill_gaps=True"):
+            series_of(kept, name)
+
+
 def test_gaps_of_whole_numbers_are_filled_to_the_last_digit() -> None:
     first = 2**55 + 1  # beyond what decimals can tell apart, and no date
     series = series_of([first + 3 * row for row in range(9) if row != 4], fill_gaps=True, nan_policy="zero")

@@ -42,7 +42,11 @@ class Layout:
 
 
 def arrange(
-    table: pd.DataFrame, time_column: str | None = None, id_column: str | None = None, drop: Sequence[str] = ()
+    table: pd.DataFrame,
+    time_column: str | None = None,
+    id_column: str | None = None,
+    drop: Sequence[str] = (),
+    fill_gaps: bool = False,
 ) -> Layout:
     """Find the parts of a table; the arguments are those of `TimeSeries.from_frame`.
 
@@ -66,7 +70,7 @@ def arrange(
     table = table.reset_index(names=list(levels)) if levels else table
     if _label(table, identifier) is not None:
         return _long(table, identifier, time_column, levels, given=id_column is not None)
-    return _wide(table, time_column)
+    return _wide(table, time_column, fill_gaps)
 
 
 def as_names(names: Sequence[str] | str) -> tuple[str, ...]:
@@ -168,13 +172,13 @@ def _long(
 # -- wide ------------------------------------------------------------------------------------------------------------
 
 
-def _wide(table: pd.DataFrame, time_column: str | None) -> Layout:
+def _wide(table: pd.DataFrame, time_column: str | None, fill_gaps: bool) -> Layout:
     label = _named_time(table) if time_column is None else _label(table, time_column)
     index = table.index
     if label is None and (time_column is not None or _is_time_axis(index)):
         values, notes = _without_counter(table)
         return Layout(index, None, values, notes=notes)
-    label = _time_by_its_values(table) if label is None else label
+    label = _time_by_its_values(table, fill_gaps) if label is None else label
     if label is None:
         values, notes = _without_counter(table)
         rows = index if _continues(index) else None
@@ -211,8 +215,11 @@ def _refuse_several(labels: Sequence[object]) -> None:
     )
 
 
-def _time_by_its_values(table: pd.DataFrame) -> object:
-    """A column of dates wherever it stands, or one of numbers that is first and is, or is called, a time."""
+def _time_by_its_values(table: pd.DataFrame, fill_gaps: bool) -> object:
+    """A column of dates wherever it stands, or one of numbers that is first and is, or is called, a time.
+
+    One that is called a time may have gaps where they are to be filled.
+    """
     dated = [label for label in table.columns if _is_time(pd.Series(table[label]))]
     if len(dated) > 1:
         _refuse_several(dated)
@@ -225,12 +232,15 @@ def _time_by_its_values(table: pd.DataFrame) -> object:
             continue
         if _is_regular(column) and (name in (*CALENDAR_COLUMNS, *COUNTING_COLUMNS, *UNNAMED) or _is_calendar(column)):
             return label
+        forward = bool((column.diff().iloc[1:] > 0).all())
+        if fill_gaps and forward and name in (*CALENDAR_COLUMNS, *COUNTING_COLUMNS):
+            return label
         if name in CALENDAR_COLUMNS:
             _refuse_panel(str(label), column, table.drop(columns=[label]))
             raise DataError(
-                f"column {str(label)!r} looks like the time, but does not go forward by a regular step; put the whole "
-                "time into one column and name it with time_column=..., or leave the column out with "
-                f"drop={str(label)!r}."
+                f"column {str(label)!r} looks like the time, but does not go forward by a regular step; "
+                f"{'fill its gaps with fill_gaps=True, ' if forward else ''}put the whole time into one column and "
+                f"name it with time_column=..., or leave the column out with drop={str(label)!r}."
             )
     return None
 

@@ -108,7 +108,7 @@ class TimeSeries:
             raise DataError(
                 f"the table has {len(table)} rows and {table.shape[1]} columns; there is nothing to forecast."
             )
-        layout = arrange(table, time_column, id_column, as_names(drop))
+        layout = arrange(table, time_column, id_column, as_names(drop), fill_gaps)
         layout = replace(layout, values=_numeric(layout.values))
         order = "dmy" if dayfirst else "mdy" if monthfirst else ""
         timed = layout.time is not None and not _only_counts(layout)
