@@ -82,7 +82,9 @@ def atomic_path(path: Path | str, make: bool = True) -> Iterator[Path]:
     refuse_endless(path)
     if path.is_symlink():
         path = real(path)  # what the link names is written, and the link stays
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name a file.")
+    if path.exists() and not path.is_file():
         raise DataError(f"{path} is a pipe or a device; name a file.")  # it would be replaced
     claim(path)
     if make:

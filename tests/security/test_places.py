@@ -102,6 +102,17 @@ def test_no_verb_begins_what_it_cannot_write(slug, every, tmp_path, capsys, monk
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("slug", ["mbat", "token_transforming", "linearscope"])
+def test_a_folder_in_the_place_of_a_table_is_refused_before_the_work(slug, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "records.jsonl").write_text('{"a": 1}\n')
+    for name in ("out.npy", "out.csv", "out.parquet"):
+        (tmp_path / name).mkdir()
+        line = refused(["apply", slug, "--data", "records.jsonl", "--out", name, "--overwrite"], capsys)
+        assert f"--out {name} is a folder; name a file" in line
+    assert len(list(tmp_path.rglob("*"))) == 4
+
+
 @pytest.mark.slow
 def test_no_store_and_no_page_is_begun_where_it_cannot_be(tmp_path, capsys, monkeypatch):
     from linmap.experiment.result import Failure

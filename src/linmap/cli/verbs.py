@@ -40,6 +40,8 @@ WRITTEN = (
     "result.json",
 )
 """What commands write into their folder under names that are common elsewhere: asked for before any work."""
+TABLES = (".csv", ".jsonl", ".npy", ".npz", ".parquet")
+"""How the name of one file of answers ends."""
 BENCH_HELP = """\
 usage: linmap bench [NAME ...]
 
@@ -345,6 +347,8 @@ def checked(job: Any) -> Any:
         refuse_special(data)
     if out is not None and out.is_file() and not isinstance(job, ApplyJob):
         raise UsageError(f"--out {out} is a file; name a folder.")
+    if out is not None and out.is_dir() and isinstance(job, ApplyJob) and out.suffix in TABLES:
+        raise UsageError(f"--out {out} is a folder; name a file.")
     if data is not None and out is not None and ownership.real(data) == ownership.real(out):
         raise UsageError(f"--out {out} is the input file; choose another.")
     if out is not None and out.suffix == ".parquet" and missing(["pyarrow"]):
