@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linmap.artifacts import write_text
-from linmap.errors import UsageError
+from linmap.errors import DataError, UsageError
 from linmap.ownership import filling, owner
 
 
@@ -46,23 +46,59 @@ def test_what_others_wrote_stays(by, tmp_path):
 
 def test_a_folder_that_the_command_made_is_its_own_with_all_in_it(tmp_path):
     run = tmp_path / "runs" / "deep" / "run"
-    with owner("fit olinear"):
-        write_text(run / "a.json", "1")
-        (run / "by_another_library.bin").write_text("x")
-        write_text(run / "by_another_library.bin", "y")
-    with owner("fit bone"), pytest.raises(UsageError):
-        write_text(run / "a.json", "2")
+    with owner("fit olinear", out=run):
+        write_text(run / "inside" / "a.json", "1")
+        (run / "inside" / "by_another_library.bin").write_text("x")
+        write_text(run / "inside" / "by_another_library.bin", "y")
+    with owner("fit bone", out=run), pytest.raises(UsageError):
+        write_text(run / "inside" / "a.json", "2")
+
+
+WRITERS = st.sampled_from(["apply mbat", "apply bt2", "the user"])
+PLACES = st.sampled_from(["a.csv", "new/a.csv", "new/b.csv", "new/deep/a.csv", "new/deep/b.csv"])
+
+
+@given(st.lists(st.tuples(WRITERS, PLACES), max_size=8))
+def test_a_folder_above_an_output_makes_nothing_in_it_the_commands(tmp_path_factory, written):
+    """Whoever made the folders, a file is replaced only by the command that wrote it last."""
+    top, last = tmp_path_factory.mktemp("top"), {}
+    for number, (who, place) in enumerate(written):
+        path, text = top / place, "x" * (number + 1)
+        if who == "the user":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        elif last.get(place, who) == who:
+            with owner(who, out=path):
+                write_text(path, text)
+        else:
+            with owner(who, out=path), pytest.raises(UsageError, match="is there already"):
+                write_text(path, text)
+            continue
+        last[place] = who
+        assert path.read_text() == text
 
 
 def test_a_folder_made_anew_by_the_user_is_the_users(tmp_path):
     run = tmp_path / "run"
-    with owner("fit olinear"):
+    with owner("fit olinear", out=run):
         write_text(run / "a.json", "1")
     os.rename(run, tmp_path / "old")
     run.mkdir()
     (run / "a.json").write_text("mine")
-    with owner("fit olinear"), pytest.raises(UsageError):
+    with owner("fit olinear", out=run), pytest.raises(UsageError):
         write_text(run / "a.json", "2")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("inside", ["", "mine.txt"])
+def test_a_folder_in_the_place_of_a_file_stays_and_is_told_by_its_name(overwrite, inside, tmp_path):
+    folder = tmp_path / "out.csv"
+    folder.mkdir()
+    if inside:
+        (folder / inside).write_text("mine")
+    with owner("apply mbat", overwrite), pytest.raises(DataError, match=f"^{folder} is a folder; name a file"):
+        write_text(folder, "x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out.csv", *filter(None, [inside])]
 
 
 def test_python_is_asked_nothing(tmp_path):

@@ -2,9 +2,9 @@
 
 Whatever is written atomically passes `claim` before and `record` after. While a command of the command line runs
 (`owner`), a file that is there already is replaced only if this command wrote it and nobody has changed it since, or
-if it lies in a folder that this command made. What was written is remembered in the user's state folder
-(`$LINMAP_STATE`, else `$XDG_STATE_HOME/linmap`, else `~/.local/state/linmap`), a small file for each path. Without an
-owner, as in Python, nothing is asked and nothing is remembered.
+if it lies in the folder at `--out` that this command made or filled. What was written is remembered in the user's state
+folder (`$LINMAP_STATE`, else `$XDG_STATE_HOME/linmap`, else `~/.local/state/linmap`), a small file for each path.
+Without an owner, as in Python, nothing is asked and nothing is remembered.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from linmap.errors import DataError, UsageError
@@ -31,6 +31,8 @@ class Owner:
     """Verb and system, such as "apply mbat"."""
     overwrite: bool = False
     """Replace what others wrote, because the user says so."""
+    out: Path | None = None
+    """What it was told to write: of its own folders, this and those inside are its own with all that is in them."""
 
 
 NO_FOLDERS = (errno.EEXIST, errno.ENOTDIR, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG)
@@ -40,9 +42,9 @@ _OWNER: ContextVar[Owner | None] = ContextVar("linmap_owner", default=None)
 
 
 @contextmanager
-def owner(name: str, overwrite: bool = False) -> Iterator[None]:
-    """Everything written inside belongs to the command `name`."""
-    token = _OWNER.set(Owner(name, overwrite))
+def owner(name: str, overwrite: bool = False, out: Path | None = None) -> Iterator[None]:
+    """Everything written inside belongs to the command `name`, which was told to write `out`."""
+    token = _OWNER.set(Owner(name, overwrite, out))
     try:
         yield
     finally:
@@ -53,7 +55,7 @@ def owner(name: str, overwrite: bool = False) -> Iterator[None]:
 def replacing() -> Iterator[None]:
     """What is written inside replaces files that are known to be linmap's, whoever ran the command that wrote them."""
     now = _OWNER.get()
-    token = _OWNER.set(now and Owner(now.name, overwrite=True))
+    token = _OWNER.set(now and replace(now, overwrite=True))
     try:
         yield
     finally:
@@ -77,7 +79,7 @@ def claim(path: Path | str) -> None:
     path, now = Path(path), _OWNER.get()
     if now is None:
         return
-    if os.path.lexists(path) and not now.overwrite and not _may_replace(path, now.name):
+    if os.path.lexists(path) and not now.overwrite and not _may_replace(path, now):
         raise UsageError(
             f"{path} is there already and was not written by this command, or has been changed since; "
             "choose another name, or allow to replace it with overwrite=True."
@@ -181,10 +183,17 @@ def record(path: Path | str, coming: Path | None = None) -> None:
         os.replace(partial, note)
 
 
-def _may_replace(path: Path, name: str) -> bool:
+def _may_replace(path: Path, now: Owner) -> bool:
     if path.is_dir() and not any(path.iterdir()):
         return True
-    return _is_own(path, name) or any(_is_own(folder, name) for folder in Path(os.path.abspath(path)).parents)
+    return _is_own(path, now.name) or any(_is_own(folder, now.name) for folder in _folders(path, now.out))
+
+
+def _folders(path: Path, out: Path | None) -> list[Path]:
+    """Those of a path in which nothing is the user's, once the command has made them: `out` and what is inside."""
+    if out is None:
+        return []
+    return [folder for folder in Path(os.path.abspath(path)).parents if folder.is_relative_to(os.path.abspath(out))]
 
 
 def _is_own(path: Path, name: str) -> bool:

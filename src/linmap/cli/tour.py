@@ -59,7 +59,7 @@ def tour(words: list[str]) -> Answer:
     flags: TourFlags = checked(given["flags"])
     slugs = _ready(flags.systems)
     _tell_missing(slugs)
-    with ownership.owner("tour", given["writing"].overwrite), sole(flags.out):
+    with ownership.owner("tour", given["writing"].overwrite, flags.out), sole(flags.out):
         _own_tour(flags)
         outcomes = _stops(slugs, flags, given["output"].debug)
         (flags.out / UNFINISHED).unlink(missing_ok=True)

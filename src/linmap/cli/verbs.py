@@ -81,7 +81,7 @@ def fit(words: list[str]) -> Answer:
     flags = _flags(recipe, verb, f"fit {slug}", words, _data(words), job)
     settings, job = flags["settings"], checked(flags["job"])
     recipes.require(slug, verb.needs)
-    with ownership.owner(f"fit {slug}", flags["writing"].overwrite), sole(job.out):
+    with ownership.owner(f"fit {slug}", flags["writing"].overwrite, job.out), sole(job.out):
         _own_folder(job.out, slug, job.resume)
         with ownership.filling(job.out):
             summary, seconds = _timed(lambda: verb(settings, job))
@@ -112,7 +112,7 @@ def apply(words: list[str]) -> Answer:
     settings, job = flags["settings"], flags["job"]
     recipes.require(slug, verb.needs)
     streams = verb.standard_input and job.data == Path("-")
-    with ownership.owner(f"apply {slug}", flags["writing"].overwrite), sole(job.out):
+    with ownership.owner(f"apply {slug}", flags["writing"].overwrite, job.out), sole(job.out):
         if streams and job.out is None:
             return _streamed(lambda: verb(settings, job), slug, flags["output"].json)
         job = job if streams else checked(job)
@@ -150,7 +150,7 @@ def compare(words: list[str]) -> Answer:
     job = checked(flags["job"])
     recipes.require(slug, verb.needs if job.data else recipe.example_needs)
     line = shell_line(["linmap", "compare", slug, *own(words)])
-    with ownership.owner(f"compare {slug}", flags["writing"].overwrite), sole(job.out):
+    with ownership.owner(f"compare {slug}", flags["writing"].overwrite, job.out), sole(job.out):
         _own_folder(job.out, slug, job.resume)
         with ownership.filling(job.out):
             result = run_comparison(verb, flags["settings"], job, line)
@@ -223,7 +223,7 @@ def report(words: list[str]) -> Answer:
 
     systems = [outcome.system for _, outcome in gather(runs)]
     out = flags["flags"].out or Path(runs) / "report.html"
-    with ownership.owner("report", flags["writing"].overwrite), sole(out):
+    with ownership.owner("report", flags["writing"].overwrite, out), sole(out):
         if is_report(out):
             ownership.record(out)
         page = write_report(runs, out)
