@@ -93,7 +93,7 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
     found = [(number, _words(line, divider)) for number, line in plain]
     if divider in (",", ";") and all(words[-1] == "" for _, words in found):
         found = [(number, words[:-1]) for number, words in found]
-    return found
+    return [(number, words) for number, words in found if words]  # quotation marks alone say nothing
 
 
 def _words(line: str, divider: str | None) -> list[str]:
