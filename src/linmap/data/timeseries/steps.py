@@ -203,14 +203,10 @@ def completed(time: pd.Index, step: Step | None = None, columns: int = 1) -> pd.
 def _usual(numbers: np.ndarray) -> int | float:
     """The step that most rows make; the middle one of its like where the last digits of each are its own."""
     steps = np.diff(numbers)
-    whole = np.issubdtype(steps.dtype, np.integer)
-    kinds, kind, counts = np.unique(
-        steps if whole else np.rint(steps / steps.min()), return_inverse=True, return_counts=True
-    )
-    if whole:
-        return int(kinds[counts.argmax()])
+    sizes = steps if np.issubdtype(steps.dtype, np.integer) else np.rint(steps / steps.min())
+    _, kind, counts = np.unique(sizes, return_inverse=True, return_counts=True)
     alike = np.sort(steps[kind == counts.argmax()])
-    return float(alike[(len(alike) - 1) // 2])
+    return alike[(len(alike) - 1) // 2].item()
 
 
 def _between(numbers: np.ndarray, usual: int | float) -> np.ndarray:
