@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jaxtyping import Float
 
 import typechecker
@@ -96,6 +98,40 @@ def test_dataclasses_and_their_methods() -> None:
     for wrong in (lambda: Pair(np.zeros(2), np.ones(3)), lambda: pair.swapped(1.5)):
         with pytest.raises(TypeError):
             wrong()
+
+
+def adder(n: int) -> Callable[[int], int]:
+    @checked
+    def add(k: int, times: int = n) -> int:
+        return str(n) if n > 100 else n * times + k  # pyright: ignore[reportReturnType]
+
+    return add
+
+
+def columns_of(A: Float[np.ndarray, "n m"]) -> Callable[..., Float[np.ndarray, " n"]]:
+    @checked
+    def column(i: int, x: Float[np.ndarray, " n"] | None = None) -> Float[np.ndarray, " n"]:
+        return A[:, i] if x is None else A @ x
+
+    return column
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=5), st.integers(-9, 9))
+def test_functions_of_one_definition_keep_their_own_values_and_are_checked_alike(numbers: list[int], k: int) -> None:
+    adders = [adder(n) for n in numbers]
+    for n, add in (*zip(numbers, adders, strict=True), *zip(numbers, adders, strict=True)):
+        assert add(k) == n * n + k
+        with pytest.raises(TypeError):
+            add("1")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError):
+        adder(101)(k)
+    for n in numbers:
+        A = np.arange(2.0 * (n + 1)).reshape(n + 1, 2)
+        column = columns_of(A)
+        assert (column(1) == A[:, 1]).all()
+        if n + 1 != 2:
+            with pytest.raises(TypeError):
+                column(1, np.ones(2))
 
 
 def test_what_only_pyright_knows_is_left_to_it() -> None:

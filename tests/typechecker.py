@@ -83,21 +83,61 @@ def _function(function: Callable) -> Callable:
 
 def _checked(function: Any) -> Callable:
     """The function with its checks; annotations that mean something to pyright only are left to it."""
-    annotations = {
-        name: _resolved(annotation, function.__globals__) for name, annotation in function.__annotations__.items()
-    }
+    code, namespace = function.__code__, function.__globals__
+    written = function.__annotations__
+    if code not in _kept or _kept[code].written != written:
+        resolved = {name: _resolved(annotation, namespace) for name, annotation in written.items()}
+        twin = _twin(function, resolved)
+        _kept[code] = _Kept(written, resolved, twin, check(twin))
+    kept = _kept[code]
+    twin = _twin(function, kept.resolved)
+    checks = _of_another(kept, twin)
+    hints = kept.resolved.values()
+    if not any(issubclass(part, jaxtyping.AbstractArray) for hint in hints for part in _classes(hint)):
+        return checks
+    return (
+        _with_shapes(twin, typechecker=check)
+        if inspect.isgeneratorfunction(function)
+        else _with_shapes(checks, typechecker=None)
+    )
+
+
+@dataclasses.dataclass
+class _Kept:
+    """What is made once of a function that is defined again at each call of the function around it."""
+
+    written: dict[str, Any]
+    resolved: dict[str, Any]
+    twin: types.FunctionType
+    checks: Any
+
+
+_kept: dict[types.CodeType, _Kept] = {}
+
+
+def _twin(function: Any, annotations: dict[str, Any]) -> types.FunctionType:
+    """A copy of the function that has its annotations resolved."""
     code, namespace = function.__code__, function.__globals__
     twin = types.FunctionType(code, namespace, function.__name__, function.__defaults__, function.__closure__)
     functools.update_wrapper(twin, function)
     del twin.__wrapped__
     twin.__kwdefaults__, twin.__annotations__ = function.__kwdefaults__, annotations
-    if not any(issubclass(part, jaxtyping.AbstractArray) for hint in annotations.values() for part in _classes(hint)):
+    return twin
+
+
+def _of_another(kept: _Kept, twin: types.FunctionType) -> Callable:
+    """The checks that were made of one function, around another of the same code: its closure may hold other values."""
+    made = kept.checks
+    if made is kept.twin:  # nothing is annotated
+        return twin
+    defaults = made.__kwdefaults__ or {}
+    places = [name for name, value in defaults.items() if value is kept.twin]
+    if not places:
         return check(twin)
-    return (
-        _with_shapes(twin, typechecker=check)
-        if inspect.isgeneratorfunction(function)
-        else _with_shapes(check(twin), typechecker=None)
-    )
+    checks = types.FunctionType(made.__code__, made.__globals__, twin.__name__, made.__defaults__, made.__closure__)
+    functools.update_wrapper(checks, twin)
+    checks.__kwdefaults__ = defaults | dict.fromkeys(places, twin)
+    return checks
 
 
 def _resolved(annotation: Any, namespace: dict[str, Any]) -> Any:

@@ -348,7 +348,7 @@ def test_other_settings_of_the_loss_are_named(tmp_path) -> None:
         trained({"alpha": 0.6, "points": (1, 2)})
 
 
-def test_a_checkpoint_without_a_fingerprint_resumes_with_a_warning(tmp_path, whole, caplog) -> None:
+def test_a_checkpoint_without_a_fingerprint_resumes_with_a_warning(tmp_path, whole, logged) -> None:
     with pytest.raises(Killed):
         run(tmp_path, callbacks=(stop_at(10),))
     path = newest(tmp_path) / "state.json"
@@ -359,7 +359,7 @@ def test_a_checkpoint_without_a_fingerprint_resumes_with_a_warning(tmp_path, who
     run(tmp_path, resume=True)
     sums = f"{path.parent} is of an older linmap, which kept no checksums: damage would not be seen."
     why = "it cannot be told whether it was started with the same data, as it is of an older linmap."
-    assert caplog.messages == [sums, f"{tmp_path}: {why}"]
+    assert logged == [sums, f"{tmp_path}: {why}"]
     assert_same_run(tmp_path, whole)
 
 
@@ -402,12 +402,12 @@ def test_arrays_of_another_shape_or_name_are_refused(tmp_path, whole, name) -> N
             run(tmp_path / "run", resume=True)
 
 
-def test_data_that_cannot_be_told_resume_with_a_warning(tmp_path, caplog) -> None:
+def test_data_that_cannot_be_told_resume_with_a_warning(tmp_path, logged) -> None:
     for resume in (False, True):
-        assert caplog.messages == []
+        assert logged == []
         config = TrainingConfig(epochs=1, batch_size=8)
         train(make_model(), squared_error, RandomSamples(), config=config, out=tmp_path, resume=resume)
-    (told,) = caplog.messages
+    (told,) = logged
     assert "samples of the data set change from reading to reading" in told
 
 
@@ -417,14 +417,14 @@ def test_another_model_than_the_checkpoint_is_named(whole) -> None:
         train(torch.nn.Linear(5, 1).double(), squared_error, make_data(), config=config, out=whole, resume=True)
 
 
-def test_a_fresh_run_replaces_another_only_once_it_has_a_checkpoint(tmp_path, whole, caplog) -> None:
+def test_a_fresh_run_replaces_another_only_once_it_has_a_checkpoint(tmp_path, whole, logged) -> None:
     with pytest.raises(Killed):
         run(tmp_path, callbacks=(stop_at(10),))
-    assert caplog.messages == []
+    assert logged == []
     with pytest.raises(Killed):
         run(tmp_path, seed=5, callbacks=(stop_at(3),))  # dies before its first checkpoint
-    assert len(caplog.messages) == 1
-    assert "holds an earlier run" in caplog.messages[0]
+    assert len(logged) == 1
+    assert "holds an earlier run" in logged[0]
     run(tmp_path, resume=True)
     assert_same_run(tmp_path, whole)
     with pytest.raises(Killed):
