@@ -368,7 +368,7 @@ def test_long_gaps_between_numbers_of_few_digits_are_filled_with_the_rows_that_l
 
 
 @pytest.mark.parametrize("parts", [1, 4])
-@pytest.mark.parametrize("name", ["year", "yr", "t", "step", "period"])
+@pytest.mark.parametrize("name", ["year", "yr", "t", "step", "period", "Seconds", "t_ms", "Time (s)"])
 @given(missing=st.sets(st.integers(2, 37), min_size=1, max_size=7))
 def test_a_column_that_is_called_a_time_is_one_with_its_gaps_too(name: str, parts: int, missing: set[int]) -> None:
     whole = 1950 + np.arange(40) / parts if parts > 1 else np.arange(1950, 1990)
@@ -379,6 +379,23 @@ def test_a_column_that_is_called_a_time_is_one_with_its_gaps_too(name: str, part
     if name == "year":
         with pytest.raises(DataError, match="fill its gaps with fill_gaps=True"):
             series_of(kept, name)
+
+
+@pytest.mark.parametrize("name", ["seconds", "Days", "t_s", "time_ms", "time [ms]", "Time (s)", " t (min)"])
+@given(first=st.integers(-5, 5), parts=st.sampled_from([1, 4, 250, 256]), rows=st.integers(3, 30))
+def test_a_time_with_its_unit_is_the_time(name: str, first: int, parts: int, rows: int) -> None:
+    times = first + np.arange(rows) / parts if parts > 1 else np.arange(first, first + rows)
+    series = series_of(times, name)
+    assert series.variates == ("y",)
+    assert series.time_name == name
+    assert list(series.time) == list(times)
+
+
+@pytest.mark.parametrize(
+    "name", ["temperature (C)", "t_min", "t_max", "seconds lost", "(s)", "time (rank)", "index (2015)"]
+)
+def test_a_measure_with_its_unit_is_none(name: str) -> None:
+    assert series_of(np.arange(9) / 4, name).variates == (name, "y")
 
 
 def test_gaps_of_whole_numbers_are_filled_to_the_last_digit() -> None:

@@ -16,7 +16,14 @@ from linmap.errors import DataError
 TIME_COLUMNS = ("ds", "date", "time", "timestamp", "datetime")
 YEAR_COLUMNS = ("year", "yr")
 CALENDAR_COLUMNS = (*YEAR_COLUMNS, "quarter", "month", "week", "day", "hour", "minute")
-COUNTING_COLUMNS = ("period", "yearmonth", "epoch", "unix", "t", "step")
+COUNTING_COLUMNS = (
+    *("period", "yearmonth", "epoch", "unix", "t", "step", "elapsed"),
+    *("years", "quarters", "months", "weeks", "days", "hours", "minutes", "second", "seconds", "milliseconds"),
+    *("sec", "secs", "ms", "timestep", "time_step"),
+)
+UNITS = (
+    r"s|secs?|seconds?|ms|milliseconds?|[uµ]s|ns|min|mins|minutes?|h|hrs?|hours?|d|days?|y|years?|utc|gmt|unix|local"
+)
 UNNAMED = ("", "unnamed: 0", "index", "level_0", "rownames", "row", "obs")
 NUMBERS = ("id", "no", "no.", "nr", "nr.", "rowid", "row_id", "rownum", "rn")  # of the rows, where they count up by 1
 LONG_COLUMNS = ("unique_id", "ds", "y")
@@ -121,7 +128,7 @@ def _levels_as_columns(
             f"the index has {index.nlevels} levels, a panel has two: the name of the series and the time; join the "
             "names into one level."
         )
-    first_is_time = _is_time(index.get_level_values(0)) or str(index.names[0]).lower() in TIME_COLUMNS
+    first_is_time = _is_time(index.get_level_values(0)) or _called(index.names[0]) in TIME_COLUMNS
     if time_column is not None or id_column is not None:
         first_is_time = str(index.names[0]) == time_column or str(index.names[1]) == id_column
     usual = ("ds", "unique_id") if first_is_time else ("unique_id", "ds")
@@ -135,7 +142,7 @@ def _level_of_panel(table: pd.DataFrame, identifier: str, time_column: str | Non
     index = table.index
     if str(index.name) == identifier:
         return (identifier,)
-    timed = any(str(name).lower() in TIME_COLUMNS for name in table.columns)
+    timed = any(_called(name) in TIME_COLUMNS for name in table.columns)
     if _label(table, identifier) is not None and not timed and _typed_as_time(index):
         return ("ds" if index.name is None else str(index.name),)
     return (str(index.name),) if time_column is not None and str(index.name) == time_column else ()
@@ -145,7 +152,7 @@ def _long(
     table: pd.DataFrame, identifier: str, time_column: str | None, levels: tuple[str, ...], given: bool
 ) -> Layout:
     names = [str(name) for name in table.columns]
-    time_name = time_column or next((name for name in names if name.lower() in TIME_COLUMNS), None)
+    time_name = time_column or next((name for name in names if _called(name) in TIME_COLUMNS), None)
     others = [name for name in names if name not in (identifier, time_name)]
     value = "y" if "y" in others else others[0] if given and len(others) == 1 else None
     lacking = ([] if time_name else ["ds"]) + ([] if value else ["y"])
@@ -191,11 +198,11 @@ def _wide(table: pd.DataFrame, time_column: str | None, fill_gaps: bool) -> Layo
 
 def _named_time(table: pd.DataFrame) -> object:
     """The column whose name says that it is the time."""
-    named = [label for label in table.columns if str(label).strip().lower() in TIME_COLUMNS]
+    named = [label for label in table.columns if _called(label) in TIME_COLUMNS]
     rivals = [
-        label for label in table.columns if str(label).lower() in YEAR_COLUMNS and _is_regular(pd.Series(table[label]))
+        label for label in table.columns if _called(label) in YEAR_COLUMNS and _is_regular(pd.Series(table[label]))
     ]
-    clocks = [label for label in named if str(label).lower() == "time" and text.is_clock_alone(table[label].iloc[0])]
+    clocks = [label for label in named if _called(label) == "time" and text.is_clock_alone(table[label].iloc[0])]
     if clocks and len(named) == 2:
         day = next(label for label in named if label not in clocks)
         raise DataError(
@@ -225,9 +232,9 @@ def _time_by_its_values(table: pd.DataFrame, fill_gaps: bool) -> object:
         _refuse_several(dated)
     if dated:
         return dated[0]
-    years = [label for label in table.columns if str(label).lower() in YEAR_COLUMNS]
+    years = [label for label in table.columns if _called(label) in YEAR_COLUMNS]
     for label in dict.fromkeys([*years, table.columns[0]]):
-        column, name = pd.Series(table[label]), str(label).strip().lower()
+        column, name = pd.Series(table[label]), _called(label)
         if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
             continue
         if _is_regular(column) and (name in (*CALENDAR_COLUMNS, *COUNTING_COLUMNS, *UNNAMED) or _is_calendar(column)):
@@ -280,6 +287,12 @@ def _without_nothing(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]
     return table.drop(columns=empty), tuple(f"left out {str(name)!r}, which is empty" for name in empty)
 
 
+def _called(label: object) -> str:
+    """The name of a column without its unit: "Time (s)", "time [ms]" and "time_s" are a time."""
+    name = re.sub(rf"(?<=\w)\s*[(\[]({UNITS})[)\]]$", "", str(label).strip().lower())
+    return re.sub(r"^(t|time)_(s|sec|seconds|ms|us|ns)$", r"\1", name)
+
+
 # -- what looks like a time ------------------------------------------------------------------------------------------
 
 
@@ -325,7 +338,7 @@ def _is_time_axis(index: pd.Index) -> bool:
     """Whether an index is a time: by its type, by its name, or as text."""
     if _is_time(index):
         return True
-    name = None if index.name is None else str(index.name).lower()
+    name = None if index.name is None else _called(index.name)
     if name is None or not pd.api.types.is_numeric_dtype(index.dtype):
         return False
     return name in (*TIME_COLUMNS, *CALENDAR_COLUMNS) or _is_regular(index)

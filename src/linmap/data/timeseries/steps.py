@@ -73,8 +73,9 @@ def _even(numbers: np.ndarray, steps: int) -> float:
 
 
 def _off_the_line(numbers: np.ndarray, step: float) -> np.ndarray:
-    line = step * np.arange(len(numbers))
-    return numbers - line - (numbers - line).mean()
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers near the largest there is
+        off = (numbers - numbers[0]) - step * np.arange(len(numbers))
+        return off - off.mean()
 
 
 def _same_day(time: pd.DatetimeIndex) -> pd.DateOffset | None:
