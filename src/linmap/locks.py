@@ -185,10 +185,10 @@ class FolderLock:
         if self._pid != os.getpid():
             return
         if self._file is not None:
-            with suppress(FileNotFoundError):
+            if self._is_there(self._file):  # a Ctrl-C may have ended an earlier release after this
                 self._path.unlink()
-            os.close(self._file)
-            self._file = None
+            file, self._file = self._file, None
+            os.close(file)
         self._leave_folders()
 
     def _leave_folders(self) -> None:

@@ -54,17 +54,30 @@ def test_the_second_on_one_out_is_refused(words: str, tmp_path: Path, monkeypatc
     assert set(tmp_path.iterdir()) == before
 
 
-def test_sigterm_is_as_control_c_and_handlers_are_restored(monkeypatch, capsys) -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+@pytest.mark.parametrize("number", cli.ENDS)
+def test_sigterm_and_the_end_of_a_terminal_are_as_control_c_and_handlers_are_restored(
+    number: signal.Signals, monkeypatch, capsys
+) -> None:
+    before = [signal.getsignal(number) for number in (*cli.ENDS, signal.SIGINT)]
 
     def terminated(words: list[str]) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     monkeypatch.setitem(cli.VERBS, "list", (terminated, ""))
     assert main(["list"]) == 130
     assert capsys.readouterr().err.startswith("linmap: stopped")
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(number) for number in (*cli.ENDS, signal.SIGINT)] == before
     assert ENDS_WITH not in os.environ
+
+
+def test_a_command_that_is_to_outlive_its_terminal_does(monkeypatch, capsys) -> None:
+    monkeypatch.setitem(cli.VERBS, "list", (lambda words: os.kill(os.getpid(), signal.SIGHUP), ""))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` has it
+    try:
+        assert main(["list"]) == 1  # the verb above gives no answer
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

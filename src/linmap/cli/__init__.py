@@ -9,13 +9,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import signal
 import sys
 import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import linmap
@@ -44,6 +45,7 @@ VERBS = {
     "bench": (verbs.bench, "run the benchmarks of a checkout"),
 }
 PATIENCE = 15.0  # seconds in which a command whose app has ended may keep what it has done
+ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 HELP = """\
 usage: linmap VERB ... [--json] [--debug]
 
@@ -60,29 +62,33 @@ Start with `linmap tour`, or with your own data: `linmap fit olinear --data my.c
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `argv` leaves out the program's name."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[: len(ASKED)] == ASKED:
-        print("\n".join(candidates(words[len(ASKED) :], VERBS)))
-        return DONE
-    as_json, debug = "--json" in words, "--debug" in words
-    verb_first = own(words) + [word for word in words if word in OUTPUT_FLAGS]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show ± still gets its table
     FLAGS.forget()
+    return _flushed(_outcome(words))
+
+
+def _outcome(words: list[str]) -> int:
+    """The exit code of a command, which has said whatever it has to say."""
+    as_json, debug = "--json" in words, "--debug" in words
+    verb_first = own(words) + [word for word in words if word in OUTPUT_FLAGS]
     stops: list[int] = []
     try:
         with _signals_minded(stops), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             warnings.simplefilter("default", UserWarning)  # notes are for the user, whatever Python was told to ignore
+            if words[: len(ASKED)] == ASKED:
+                print("\n".join(candidates(words[len(ASKED) :], VERBS)))
+                return DONE
             return _run(verb_first, as_json)
     except HelpShown:
-        return DONE
-    except BrokenPipeError:  # the reader has gone, as in `linmap list | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt as stop:
         return _end(INTERRUPTED, _stopped(stop, words), as_json)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            return DONE
         if debug:
             traceback.print_exc()
         code, message = explain(error, _room(verb_first))
@@ -92,9 +98,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _end(code, message + hint, as_json)
 
 
+def _unread() -> bool:
+    """Whether the reader of standard output has gone, as in `linmap list | head -1`."""
+    if not hasattr(select, "poll"):
+        return True
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), 0)
+    return any(told & (select.POLLERR | select.POLLHUP) for _, told in asked.poll(0))
+
+
+def _flushed(code: int) -> int:
+    """The exit code, once standard output has taken everything, or never will: Python would try again at its end."""
+    try:
+        sys.stdout.flush()
+        return code
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code if code or isinstance(error, BrokenPipeError) else _end(*explain(error), as_json=False)
+
+
 @contextmanager
 def _signals_minded(stops: list[int]) -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does, and one that the app started keeps what it has done and ends with the app.
+    """SIGTERM, or the end of its terminal (SIGHUP), ends a command as Ctrl-C does, and one that the app started keeps
+    what it has done and ends with the app.
 
     Not where a launcher started several processes: they stop together at Ctrl-C, and a launcher that sends SIGTERM has
     lost one of them. `stops` gets what raised a KeyboardInterrupt, of which libraries may make another error.
@@ -111,13 +137,16 @@ def _signals_minded(stops: list[int]) -> Iterator[None]:
     by_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if by_default:
         signal.signal(signal.SIGINT, noted)
-    signal.signal(signal.SIGTERM, _interrupt)
+    ends = [number for number in ENDS if signal.getsignal(number) is signal.SIG_DFL]  # `nohup` has SIGHUP ignored
+    for number in ends:
+        signal.signal(number, _interrupt)
     if (parent := os.environ.pop(ENDS_WITH, None)) is not None:
         end_with_parent(int(parent), signal.SIGTERM, PATIENCE)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ends:
+            signal.signal(number, signal.SIG_DFL)
         if by_default:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -132,7 +161,7 @@ def _interrupt(*_: object) -> None:
 def _run(words: list[str], as_json: bool) -> int:
     if not own(words) or words[0] in ("-h", "--help", "help"):
         lines = "\n".join(f"  {verb:<10} {line}" for verb, (_, line) in VERBS.items())
-        print(HELP.format(purpose=linmap.__doc__, verbs=lines))
+        print(HELP.format(purpose=linmap.__doc__ or "linmap", verbs=lines))  # `python -OO` leaves docstrings out
         return DONE
     if words[0] in ("-V", "--version", "version"):
         print(json.dumps({"linmap": linmap.__version__}) if as_json else f"linmap {linmap.__version__}")
@@ -140,14 +169,21 @@ def _run(words: list[str], as_json: bool) -> int:
     if words[0] not in VERBS:
         raise UsageError(f"there is no verb {words[0]!r}; {nearest(words[0], VERBS, 'linmap --help')}")
     check_launched()
+    _check_here()
     answer = VERBS[words[0]][0](words[1:])
     if is_first():  # under torchrun, one process speaks for all
         if as_json:
             print(json.dumps(answer.document, indent=2, ensure_ascii=False, allow_nan=False))
         else:
             answer.show(stdout_console())
-        sys.stdout.flush()
     return answer.code
+
+
+def _check_here() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the folder that this was started in is not there any more; go to another one.") from None
 
 
 def _room(words: list[str]) -> str:
@@ -174,5 +210,6 @@ def _end(code: int, message: str, as_json: bool) -> int:
     print(f"linmap: {message}", file=sys.stderr)
     if as_json:
         kind = {WRONG_USE: "wrong use", INTERRUPTED: "interrupted"}.get(code, "failed")
-        print(json.dumps({"error": message, "kind": kind, "code": code}, ensure_ascii=False), flush=True)
+        with suppress(OSError):  # a full disk, or nobody who reads: the code says it too
+            print(json.dumps({"error": message, "kind": kind, "code": code}, ensure_ascii=False), flush=True)
     return code

@@ -25,7 +25,7 @@ def explain(error: BaseException, room: str = "") -> tuple[int, str]:
     message = one_line(str(error))
     if isinstance(error, LinmapError) and not isinstance(error, SingularMapError | DivergenceError):
         return WRONG_USE, message
-    if isinstance(error, NOT_OPENED) or (isinstance(error, OSError) and error.errno in OF_THE_PLACE):
+    if isinstance(error, NOT_OPENED) or (isinstance(error, OSError) and error.errno in OF_THE_PLACE and error.filename):
         named = one_line(str(error.filename))
         return WRONG_USE, f"{named}: {str(error.strerror).lower()}" if error.filename else message
     if told := next((text for text in map(os.strerror, OF_THE_PLACE) if text.lower() in message.lower()), None):

@@ -152,7 +152,8 @@ def _shown(part: Any, hidden: set[str]) -> Any:
         elif isinstance(value, bool) or value in SILENT_DEFAULTS:
             hint = tyro.conf.arg(help_behavior_hint=ON if value is True else "")
             told.append((field.name, Annotated[hints[field.name], hint], value))
-    shown = make_dataclass(kind.__name__, told, bases=(kind,), namespace={"__doc__": kind.__doc__}, frozen=True)
+    said = "" if (kind.__doc__ or "").startswith(f"{kind.__name__}(") else kind.__doc__  # `python -OO` leaves it out
+    shown = make_dataclass(kind.__name__, told, bases=(kind,), namespace={"__doc__": said or " "}, frozen=True)
     return shown if isinstance(part, type) else _as(shown, part)
 
 
