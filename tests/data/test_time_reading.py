@@ -312,13 +312,52 @@ def test_months_go_on_by_their_day_where_they_have_it(day: int, month: int, mont
     assert list(series_of(days[1:3], like=clock).future(2)) == days[3:5]
 
 
+@example(months=[3, 5, 7], days=[30, 30, 30])  # a Sunday among them: two months apart, and no last working days
+@example(months=[0, 1, 3], days=[19, 16, 20])  # third Fridays, one of which is missing
+@settings(max_examples=100, deadline=None)
+@given(
+    months=st.lists(st.integers(0, 40), min_size=3, max_size=6, unique=True).map(sorted),
+    days=st.lists(st.sampled_from([1, 2, 3, 15, 16, 20, 28, 29, 30, 31]), min_size=6, max_size=6),
+)
+def test_a_step_that_is_found_leads_to_every_row(months: list[int], days: list[int]) -> None:
+    first = pd.Timestamp("2018-01-01")
+    starts = [first + pd.DateOffset(months=month) for month in months]
+    times = [one.replace(day=int(min(day, one.days_in_month))) for one, day in zip(starts, days, strict=False)]
+    try:
+        series = series_of(times)
+    except DataError:
+        return
+    assert list(series.rows(0, 1).future(len(times) - 1)) == times[1:]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    zone=st.sampled_from(["Europe/Berlin", "America/St_Johns", "Australia/Lord_Howe", "America/Sao_Paulo"]),
+    start=st.datetimes(datetime.datetime(2014, 1, 1), datetime.datetime(2018, 1, 1)),
+    hour=st.sampled_from([0, 1.5, 2, 2.5, 3]),
+    frequency=st.sampled_from(["D", "2D", "W-SUN", "B", "MS"]),
+)
+def test_days_keep_to_the_clock_of_their_zone(zone: str, start: datetime.datetime, hour: float, frequency: str) -> None:
+    """Over hours that the clock shows twice or leaves out, as it was fitted on or as it is forecast."""
+    local = pd.date_range(start.date(), periods=100, freq=frequency) + pd.Timedelta(hours=hour)
+    time = local.tz_localize(zone, ambiguous=np.ones(100, bool), nonexistent="shift_forward")
+    assume((time.tz_localize(None) == local)[:90].all())  # what was moved by a clock is no even axis
+    series = series_of(time[:90])
+    assert list(series.future(10)) == list(time[90:])
+    late = local.tz_localize(zone, ambiguous=np.zeros(100, bool), nonexistent="shift_forward")
+    assert series_of(late[:90]).step == series.step
+
+
 @settings(max_examples=25, deadline=None)
 @given(
-    frequency=st.sampled_from(["h", "D", "B", "MS", "ME"]),
+    frequency=st.sampled_from(
+        ["h", "D", "B", "MS", "ME", "W-WED", "QE", "YE", "2BME", "30th", "WOM-3FRI", "2LWOM-FRI"]
+    ),
     missing=st.sets(st.integers(2, 57), min_size=1, max_size=4),
 )
 def test_gaps_are_filled_on_request(frequency: str, missing: set[int]) -> None:
-    time = pd.date_range("2020-01-01", periods=60, freq=frequency)
+    offset = pd.DateOffset(months=2, day=30) if frequency == "30th" else frequency
+    time = pd.date_range("2020-01-30" if frequency == "30th" else "2020-01-01", periods=60, freq=offset)
     kept = time.delete(sorted(missing))
     with pytest.raises(DataError, match="fill_gaps=True"):
         series_of(kept)

@@ -54,8 +54,8 @@ def step_of(time: pd.Index) -> Step | None:
     if isinstance(time, pd.DatetimeIndex):
         if (np.diff(time.asi8) <= 0).any():
             return None
-        calendar = pd.DatetimeIndex(time, freq="infer").freq
-        return _same_day(time) if calendar is None else calendar
+        calendar = pd.DatetimeIndex(time, freq="infer").freq  # may miss rows: all Fridays, not one of each month
+        return calendar if calendar is not None and follows(time, calendar) else _same_day(time)
     numbers = _numbers(time)
     if np.issubdtype(numbers.dtype, np.integer):
         steps = np.diff(numbers)
@@ -104,9 +104,11 @@ def follows(time: pd.Index, step: Step) -> bool:
         if not isinstance(step, pd.offsets.BaseOffset):
             return False
         try:
-            grid = pd.date_range(time[0], periods=len(time), freq=step)
+            grid = _walked(step, time[0], rows=len(time))
         except (ValueError, OverflowError):  # it leaves what dates can be
             return False
+        if not isinstance(step, pd.offsets.Tick):  # either of the two hours that a clock shows twice
+            grid, time = grid.tz_localize(None), time.tz_localize(None)
         return bool(len(grid) == len(time) and (grid == time).all())
     if isinstance(step, pd.offsets.BaseOffset):
         return False
@@ -182,11 +184,9 @@ def completed(time: pd.Index, step: Step | None = None, columns: int = 1) -> pd.
         grids = [grid] if rows < most and step_of(grid := pd.Index(_between(numbers, usual))) is not None else []
     else:
         even = pd.Timedelta(usual, unit=time.unit)
-        months = np.diff(time.year * 12 + time.month)
         offsets: list[Any] = [step] if isinstance(step, pd.offsets.BaseOffset) and _few(time, step, most) else []
         offsets += [even] if rows < most else []
-        offsets += ["B"] if even <= pd.Timedelta(days=7) else ["MS", "ME"]
-        offsets.append(pd.DateOffset(months=max(int(months.min()), 1)))
+        offsets += ["B"] if even <= pd.Timedelta(days=7) else _by_months(time)
         grids = [grid for one in offsets if (grid := _grid(time, one)) is not None]
     whole = [grid for grid in grids if len(grid) >= 3 and time.isin(grid).all()]
     if whole:
@@ -199,6 +199,19 @@ def completed(time: pd.Index, step: Step | None = None, columns: int = 1) -> pd.
             f"{most_bytes() / GIB:g} GiB; resample to a coarser step, or allow more with {LIMIT}"
         )
     raise DataError(f"the gaps cannot be filled: {said}.")
+
+
+def _by_months(time: pd.DatetimeIndex) -> list[Any]:
+    """The steps of as many months as go into every gap, on each day that the first time may stand for."""
+    months = max(int(np.gcd.reduce(np.diff(time.year * 12 + time.month))), 1)
+    days, weekday = time.day.to_numpy(), int(time.day_of_week.to_numpy()[0])
+    week = min((int(days[0]) - 1) // 7, 3)
+    return [
+        *(f"{months}{day}" for day in ("MS", "ME", "BMS", "BME")),
+        _monthly(months, int(days.max())),
+        pd.offsets.WeekOfMonth(months, week=week, weekday=weekday),
+        pd.offsets.LastWeekOfMonth(months, weekday=weekday),
+    ]
 
 
 def _usual(numbers: np.ndarray) -> int | float:
@@ -238,10 +251,26 @@ def _steps(gaps: np.ndarray, usual: int | float) -> np.ndarray:
     return count.astype(np.int64)
 
 
+def _walked(step: Any, first: Any, last: Any = None, rows: int | None = None) -> pd.DatetimeIndex:
+    """From a first timestamp on, to a last one or for so many rows.
+
+    Days and longer steps keep to the clock of their zone: where it shows a time twice, the earlier one is taken, and
+    where it leaves one out, that at which it goes on.
+    """
+    try:
+        return pd.date_range(first, last, periods=rows, freq=step)
+    except ValueError:
+        if first.tz is None or isinstance(step, pd.Timedelta | pd.offsets.Tick):
+            raise
+        ends = (None if one is None else one.tz_localize(None) for one in (first, last))
+        local = pd.date_range(*ends, periods=rows, freq=step)
+        return local.tz_localize(first.tz, ambiguous=np.ones(len(local), bool), nonexistent="shift_forward")
+
+
 def _grid(time: pd.DatetimeIndex, step: Any) -> pd.DatetimeIndex | None:
     """From the first time to the last in such steps; None where one of them leaves what dates can be."""
     try:
-        return pd.date_range(time[0], time[-1], freq=step).as_unit(time.unit)
+        return _walked(step, time[0], time[-1]).as_unit(time.unit)
     except (ValueError, OverflowError):
         return None
 
@@ -258,7 +287,7 @@ def after(time: pd.Index, step: Step, rows: int) -> pd.Index:
     """The times of the `rows` rows that follow the last one."""
     if isinstance(step, pd.offsets.BaseOffset):
         try:
-            return pd.date_range(time[-1], periods=rows + 1, freq=step, name=time.name)[1:]
+            return _walked(step, time[-1], rows=rows + 1)[1:].rename(time.name)
         except (ValueError, OverflowError):
             raise DataError(
                 f"{rows} rows after {time[-1]} cannot be dated: they lie behind the last time that there can be "
