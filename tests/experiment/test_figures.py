@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from linmap.experiment import Metric, Row, beats, differ, mean_std, paired, ranking, verdict
+from linmap.experiment import Metric, Row, beats, capitalized, differ, mean_std, paired, ranking, verdict
 
 
 @pytest.fixture
@@ -95,3 +95,17 @@ def test_a_check_for_each_baseline_says_whether_the_system_beats_it() -> None:
     ]
     assert theirs.otherwise == "take theirs on data like these"
     assert beats(rows([1.0], [2.0]), Metric("accuracy", "lower"))[1].passed
+
+
+@pytest.mark.parametrize(
+    ("text", "begun"),
+    [
+        ("training diverged for AdaLoRA", "Training diverged for AdaLoRA"),
+        ("nDCG@10 0.513 against 0.421", "nDCG@10 0.513 against 0.421"),
+        ("kNN-5", "kNN-5"),
+        ("3 seeds, one split", "3 seeds, one split"),
+        ("", ""),
+    ],
+)
+def test_a_sentence_begins_with_a_capital_and_keeps_its_names(text: str, begun: str) -> None:
+    assert capitalized(text) == begun == capitalized(begun)

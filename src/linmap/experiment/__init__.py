@@ -18,11 +18,11 @@ from linmap.experiment.engine import Arm, Choice, Experiment, Outcome, Part, Run
 from linmap.experiment.figures import Difference, differ, mean_std, paired, ranking
 from linmap.experiment.kept import Run, weights_digest
 from linmap.experiment.result import Check, Failure, Kind, Metric, Picture, Result, Row, Table
-from linmap.experiment.verdict import beats, verdict
+from linmap.experiment.verdict import beats, capitalized, verdict
 
 __all__ = [
     "Arm", "Check", "Choice", "Difference", "Experiment", "Failure", "Kind", "Metric", "Outcome", "Part", "Picture",
-    "Result", "Row", "Run", "Runs", "Table", "Trial", "beats", "conclude", "differ", "draw_all",
+    "Result", "Row", "Run", "Runs", "Table", "Trial", "beats", "capitalized", "conclude", "differ", "draw_all",
     "fingerprint", "mean_std", "paired",
     "ranking", "untouched", "verdict", "weights_digest", "with_pictures",
 ]  # fmt: skip

@@ -72,3 +72,9 @@ def beats(rows: Sequence[Row], metric: Metric, overlap: float = 0.0) -> list[Che
         for row in rows
         if row.kind == "baseline"
     ]
+
+
+def capitalized(text: str) -> str:
+    """The text as a sentence begins, and otherwise as it is; nDCG and kNN have their capitals already."""
+    first = text.split(" ", 1)[0]
+    return text if first != first.lower() else text[:1].upper() + text[1:]

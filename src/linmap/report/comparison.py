@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from linmap.experiment.figures import differ, paired
 from linmap.experiment.result import Metric, Result, Row, Table
+from linmap.experiment.verdict import capitalized
 from linmap.report.numbers import aligned, count, duration, mean_and_spread
 
 KINDS = {"system": "this system", "baseline": "baseline", "ablation": "ablation", "reference": "reference"}
@@ -203,7 +204,7 @@ def _statement(text: str) -> Statement:
     groups = [group for group in _parentheses(text) if " against " in group or "interval" in group]
     for group in groups:
         text = text.replace(f" ({group})", "")
-    return Statement(text, " ".join(f"{group[:1].upper()}{group[1:]}." for group in groups))
+    return Statement(text, " ".join(f"{capitalized(group)}." for group in groups))
 
 
 def _parentheses(text: str) -> list[str]:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from linmap.data import find
-from linmap.experiment import conclude, fingerprint, mean_std, ranking
+from linmap.experiment import capitalized, conclude, fingerprint, mean_std, ranking
 from linmap.experiment.engine import Choice, Experiment, Part, Runs
 from linmap.experiment.result import Metric, Result, Table
 from linmap.recipes.finetuning.arms import Way
@@ -65,7 +65,7 @@ def losses(task: Task, runs: Runs) -> Table:
         rows.append([arm.name, *(mean_std(values, 4) for values in means)])
     columns = ["method", *(f"step {step}" for step in steps)]
     note = f"Mean of the last {task.window} steps, ± standard deviation over the seeds."
-    return Table(f"{TRAINING.capitalize()} at fixed steps", columns, rows, note)
+    return Table(f"{capitalized(TRAINING)} at fixed steps", columns, rows, note)
 
 
 def costs(task: Task, runs: Runs) -> Table:
@@ -115,4 +115,4 @@ def limits(task: Task, runs: Runs) -> str:
         parts.append(f"the best learning rate is at an end of the grid for {', '.join(edge)}")
     if failed := sorted({run.arm for run in done if not math.isfinite(run.values[CHOOSING])}):
         parts.append(f"training diverged for {', '.join(failed)}")
-    return f"{'; '.join(parts).capitalize()}."
+    return f"{capitalized('; '.join(parts))}."

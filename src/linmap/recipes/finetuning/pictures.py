@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from linmap.adapt.triadaptlora import pictures as growth
-from linmap.experiment import Metric, Picture, Runs
+from linmap.experiment import Metric, Picture, Runs, capitalized
 from linmap.experiment.charts import draw_bars, plot_curves
 from linmap.pictures import figure, save_svg
 from linmap.recipes.finetuning.tasks import CHOOSING, Task
@@ -50,7 +50,7 @@ def draw_losses(task: Task, runs: Runs, path: Path) -> Picture:
 
 def draw_scores(task: Task, runs: Runs, metric: Metric, path: Path) -> Picture:
     """A bar for every arm."""
-    title = f"{metric.name.capitalize()} on {task.name}"
+    title = f"{capitalized(metric.name)} on {task.name}"
     caption = "Mean over the seeds ± standard deviation."
     return draw_bars(path, runs.rows([metric]), [metric], title, caption, most=1.0 if task.classes else None)
 

@@ -41,7 +41,7 @@ from linmap.experiment import (
 )
 from linmap.experiment.drawing import with_pictures
 from linmap.experiment.figures import mean_std, ranking
-from linmap.experiment.verdict import verdict
+from linmap.experiment.verdict import capitalized, verdict
 from linmap.recipes.flatquant.fit import original_folder, tokens_of
 from linmap.recipes.flatquant.flags import Compare
 from linmap.recipes.flatquant.pictures import draw_perplexities
@@ -331,4 +331,4 @@ def limits(task: Task) -> str:
     if len(task.blocks) < task.total_blocks:
         few = f"only {len(task.blocks)} of {task.total_blocks} blocks are quantised"
         told.insert(0, f"{few}, so that a few percent between rows are chance")
-    return "; ".join(told).capitalize() + "."
+    return capitalized("; ".join(told)) + "."

@@ -12,7 +12,7 @@ import numpy as np
 
 from linmap.data.sequences import LabelledSeries, load_series, whole_series
 from linmap.errors import UsageError
-from linmap.experiment import beats, conclude, fingerprint
+from linmap.experiment import beats, capitalized, conclude, fingerprint
 from linmap.experiment.charts import draw_curves
 from linmap.experiment.engine import Arm, Choice, Experiment, Outcome, Part, Runs, Trial
 from linmap.experiment.result import Check, Metric, Picture, Result
@@ -196,7 +196,7 @@ def draw_training(runs: Runs, part: str, task: str, path: Path) -> Picture:
     styles = {label: runs.styles[name] for name, label in labels.items()}
     draw_curves(path, curves, "epoch", what, task, "test accuracy", styles=styles)
     caption = (
-        f"{what.capitalize()} after each epoch; bands from the lowest to the highest seed. In the legend, the "
+        f"{capitalized(what)} after each epoch; bands from the lowest to the highest seed. In the legend, the "
         "accuracy on the test series."
     )
     return Picture(path.name, f"Learning {task}", caption)

@@ -24,6 +24,7 @@ from linmap.experiment import (
     Row,
     Runs,
     Table,
+    capitalized,
     differ,
     fingerprint,
     mean_std,
@@ -189,7 +190,7 @@ def by_budget(task: Task, runs: Runs) -> str:
         metric = Metric(task.first.name, task.first.better, task.first.unit, task.first.digits)
         at_part = [replace(row, values={metric.name: row.values.get(f"{metric.name}, {part}", [])}) for row in rows]
         if said := verdict(at_part, metric, over=task.subject.what):
-            told.append(f" {part.capitalize()}: {said}")
+            told.append(f" {capitalized(part)}: {said}")
     return "".join(told)
 
 
