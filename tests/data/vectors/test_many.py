@@ -23,7 +23,7 @@ for first in range(0, each, 20):
             with open_store(address, dim) as store:
                 rows = range(first, first + 20)
                 store.upsert([f"{who}-{row}" for row in rows], np.full((20, dim), who + 1, np.float32))
-                store.upsert(["shared"], np.full((1, dim), who + 1, np.float32))
+                store.upsert(["shared", f"shared-{first}"], np.full((2, dim), who + 1, np.float32))
                 store.flush()
             break
         except (BusyError, ArtifactError):
@@ -44,7 +44,7 @@ while not stop.exists():
             for ids, block in store.iterate():
                 for name, row in zip(ids, block):
                     assert len(set(row.tolist())) == 1, (name, row)
-                    assert name == "shared" or row[0] == int(name.split("-")[0]) + 1, (name, row)
+                    assert name.startswith("shared") or row[0] == int(name.split("-")[0]) + 1, (name, row)
                 seen += len(ids)
     except (BusyError, ArtifactError):
         pass
@@ -68,6 +68,8 @@ def test_eight_writers_and_eight_readers(kind: str, tmp_path: Path, request: pyt
     stop.touch()
     assert [reader.wait(600) for reader in readers] == [0] * 8, "\n".join(one.stderr for one in readers)[-3000:]
     with open_store(address, DIM) as store:
-        found = {name: row[0] for ids, block in store.iterate() for name, row in zip(ids, block, strict=True)}
-    assert found.pop("shared") in range(1, WRITERS + 1)
+        rows = [(name, row[0]) for ids, block in store.iterate() for name, row in zip(ids, block, strict=True)]
+    found = dict(rows)
+    assert len(found) == len(rows)
+    assert all(found.pop(name) in range(1, WRITERS + 1) for name in ("shared", "shared-0", "shared-20", "shared-40"))
     assert found == {f"{who}-{row}": who + 1 for who in range(WRITERS) for row in range(EACH)}

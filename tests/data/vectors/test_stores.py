@@ -4,7 +4,10 @@ import json
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Barrier
 
 import faiss
 import numpy as np
@@ -15,6 +18,7 @@ from linmap.data.vectors import VectorFileWriter, VectorStore, fill, open_store
 from linmap.data.vectors.faiss_store import FaissStore
 from linmap.data.vectors.postgres_store import PostgresStore, column_type, index_statement, statements
 from linmap.errors import ArtifactError, DataError
+from linmap.locks import BusyError
 from linmap.processes import this_process
 
 FIELDS = {"old": 6, "new": 9}
@@ -104,6 +108,58 @@ def test_an_upsert_replaces_the_vector_and_leaves_the_other_field(place: Place) 
         np.testing.assert_allclose(found["fresh"], OLD[9] * 5, rtol=1e-6)
         new = {name: v for names, block in store.iterate("new") for name, v in zip(names, block, strict=True)}
         np.testing.assert_allclose(new[IDS[7]], NEW[2], rtol=1e-6)
+
+
+def test_stores_that_are_open_at_once_keep_one_vector_of_each_record(place: Place) -> None:
+    """Whoever may write, whatever the other one has written since; who may not is told."""
+    rng = np.random.default_rng(1)
+    with place.open(FIELDS):
+        pass
+    told: dict[str, np.ndarray] = {}
+    with ExitStack() as stack:
+        stores = [stack.enter_context(place.open())]
+        try:
+            stores.append(stack.enter_context(place.open()))
+        except BusyError:
+            assert place.address.startswith("qdrant")
+        for turn in range(12):
+            store, names = stores[turn % len(stores)], list(rng.choice(IDS, 8, replace=False))
+            vectors = rng.standard_normal((8, 6)).astype(np.float32)
+            try:
+                store.upsert(names, vectors, "old")
+                store.flush()
+            except (BusyError, ArtifactError):
+                continue
+            told |= dict(zip(names, vectors, strict=True))
+            assert store.count("old") == len(told)
+            np.testing.assert_array_equal(store.get(list(told), "old"), list(told.values()))
+    with place.open() as store:
+        found = [
+            (name, tuple(v)) for names, block in store.iterate("old") for name, v in zip(names, block, strict=True)
+        ]
+    assert sorted(found) == sorted((name, tuple(vector)) for name, vector in told.items())
+
+
+@pytest.mark.parametrize("place", ["lance", "postgres"], indirect=True)
+def test_records_that_two_writers_bring_at_the_same_moment_are_there_once(place: Place) -> None:
+    start, rounds = Barrier(2), 6
+
+    def write(who: int) -> None:
+        with place.open(FIELDS) as store:  # which neither of them finds
+            for turn in range(rounds):
+                names = [f"{turn}-{row}" for row in range(20)][:: 1 - 2 * who]
+                start.wait(60)
+                store.upsert(names, np.full((20, 6), who + 1, np.float32), "old")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, range(2)))
+    with place.open() as store:
+        assert store.count("old") == 20 * rounds
+        found = [name for names, _ in store.iterate("old") for name in names]
+        assert len(found) == len(set(found)) == 20 * rounds
+        vectors = store.get(found, "old")
+    assert (vectors == vectors[:, :1]).all()
+    assert set(vectors.ravel()) <= {1, 2}
 
 
 def test_get_gives_the_vectors_that_were_put(place: Place) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 
 from linmap.data.vectors.store import FIELD, DatabaseStore, Hit, agreed_fields, checked_fields
 from linmap.errors import DataError
+from linmap.locks import sole
 
 METADATA = "linmap_metadata"
 AT_ONCE = 1000  # ids of one request
@@ -18,6 +21,9 @@ WHOLE = "id IS NOT NULL AND vector IS NOT NULL"
 
 class LanceStore(DatabaseStore):
     """Tables of LanceDB; every upsert is a version of the table, and lasts.
+
+    LanceDB looks for ids in the version that a table was opened with, and lets two programs insert one id at once. So
+    each request looks for the newest version, and in a folder one program writes at a time, while others wait.
 
     Parameters
     ----------
@@ -33,16 +39,21 @@ class LanceStore(DatabaseStore):
             import pyarrow
         except ModuleNotFoundError:
             raise DataError("LanceDB is not installed: pip install 'linmap[stores]'.") from None
-        self._pa = pyarrow
-        self.database = lancedb.connect(place)
-        there = {name: self.database.open_table(name) for name in self._names()}
-        kept = there.pop(METADATA, None)
-        self._open_metadata({} if kept is None else json.loads(kept.to_arrow().column(0)[0].as_py()))
-        self._tables: dict[str, Any] = {name: table for name, table in there.items() if _dim(table.schema)}
-        self.fields = self._agreed({name: _dim(table.schema) for name, table in there.items()}, fields, place)
-        for name, dim in self.fields.items():
-            if name not in self._tables:
-                self._tables[name] = self.database.create_table(name, schema=self._schema(dim))
+        self._pa, self._folder = pyarrow, None if "://" in place else place
+        self.database = lancedb.connect(place, read_consistency_interval=timedelta(0))
+        with nullcontext() if fields is None else self._alone():  # of two that make one store, one finds it
+            there = {name: self.database.open_table(name) for name in self._names()}
+            kept = there.pop(METADATA, None)
+            self._open_metadata({} if kept is None else json.loads(kept.to_arrow().column(0)[0].as_py()))
+            self._tables: dict[str, Any] = {name: table for name, table in there.items() if _dim(table.schema)}
+            self.fields = self._agreed({name: _dim(table.schema) for name, table in there.items()}, fields, place)
+            for name, dim in self.fields.items():
+                if name not in self._tables:
+                    self._tables[name] = self.database.create_table(name, schema=self._schema(dim))
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Nobody else of linmap writes in the folder while this runs."""
+        return sole(self._folder, wait=True)
 
     def _names(self) -> list[str]:
         names, page = [], self.database.list_tables()
@@ -82,7 +93,8 @@ class LanceStore(DatabaseStore):
         kinds = pa.schema([(name, table.schema.field(name).type) for name in ("id", "vector")])
         merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
         try:
-            merge.execute(rows.cast(kinds))
+            with self._alone():
+                merge.execute(rows.cast(kinds))
         except (ValueError, RuntimeError, OSError) as error:
             if table.schema.names == rows.schema.names:
                 raise
@@ -131,7 +143,8 @@ class LanceStore(DatabaseStore):
 
     def _keep(self, metadata: dict[str, Any]) -> None:
         row = self._pa.table({"metadata": [json.dumps(metadata)]})
-        self.database.create_table(METADATA, row, mode="overwrite")
+        with self._alone():
+            self.database.create_table(METADATA, row, mode="overwrite")
 
     def close(self) -> None:
         self._tables.clear()

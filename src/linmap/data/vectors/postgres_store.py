@@ -6,6 +6,8 @@ import hashlib
 import json
 import reprlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any, Literal, LiteralString, cast
 
 import numpy as np
@@ -111,14 +113,15 @@ class PostgresStore(DatabaseStore):
         except psycopg.OperationalError as error:
             raise DataError(f"cannot connect to {url.split('@')[-1]}: {str(error).strip().splitlines()[0]}") from None
         try:
-            there = self._found()
-            dims = {name: dim for name, (_, dim) in there.items()} or None
-            self.fields = agreed_fields(dims, fields, f"the table {table!r}")
-            self._kinds: dict[str, ColumnType] = {
-                name: there[name][0] if there else column_type(dim) for name, dim in self.fields.items()
-            }
-            for statement in statements(self.fields, table):
-                self._execute(statement)
+            with self._alone():  # of two that make one table, one finds it
+                there = self._found()
+                dims = {name: dim for name, (_, dim) in there.items()} or None
+                self.fields = agreed_fields(dims, fields, f"the table {table!r}")
+                self._kinds: dict[str, ColumnType] = {
+                    name: there[name][0] if there else column_type(dim) for name, dim in self.fields.items()
+                }
+                for statement in statements(self.fields, table):
+                    self._execute(statement)
             pgvector.psycopg.register_vector(self.connection)
             self._open_metadata(self._found_metadata())
         except psycopg.errors.FeatureNotSupported:
@@ -169,11 +172,17 @@ class PostgresStore(DatabaseStore):
 
     def _keep(self, metadata: dict[str, Any]) -> None:
         name = f"{self.table}{METADATA}"  # no keyword, and no name that needs quotes
-        with self.connection.transaction():
-            self._execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (name,))  # one writer at a time
+        with self._alone():
             self._execute(f"CREATE TABLE IF NOT EXISTS {name} (metadata json NOT NULL)")
             self._execute(f"DELETE FROM {name}")
             self._execute(f"INSERT INTO {name} VALUES (%s)", (json.dumps(metadata),))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A transaction, while which no other one of linmap makes the extension, tables or metadata."""
+        with self.connection.transaction():
+            self._execute("SELECT pg_advisory_xact_lock(hashtext('linmap'))")
+            yield
 
     def create_index(self, field: str = FIELD) -> None:
         """A graph (HNSW) over a field: faster, and no longer exact."""
@@ -193,7 +202,8 @@ class PostgresStore(DatabaseStore):
             f'ON CONFLICT (id) DO UPDATE SET "{field}" = EXCLUDED."{field}"'
         )
         kind = self._kinds[field]
-        rows = [(name, self._value(vector, kind)) for name, vector in zip(ids, vectors, strict=True)]
+        in_order = sorted(zip(ids, vectors, strict=True), key=itemgetter(0))  # two writers lock rows alike: no deadlock
+        rows = [(name, self._value(vector, kind)) for name, vector in in_order]
         try:
             with self.connection.transaction(), self.connection.cursor() as cursor:
                 cursor.executemany(statement, rows)
