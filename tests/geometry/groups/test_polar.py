@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from linmap.geometry.groups import inverse_pair, polar, riemannian_exp, rotation, rotation_angle
+from linmap.geometry.groups import SLn, inverse_pair, polar, riemannian_exp, rotation, rotation_angle
 from linmap.geometry.groups.rotations import rotation_log
 
 sizes = st.integers(2, 7)
@@ -195,6 +195,37 @@ def test_logarithms_of_rotations(n: int, seed: int) -> None:
     X = X / torch.linalg.matrix_norm(X, 2)[:, None, None] * 3.0  # angles below pi
     R = torch.linalg.matrix_exp(X)
     torch.testing.assert_close(rotation_log(R), X, atol=1e-9, rtol=0)
+
+
+@given(st.integers(3, 7), seeds, st.lists(st.floats(0, 12), min_size=3, max_size=3), st.sampled_from([32, 64]))
+def test_logarithms_lead_back_close_to_half_turns_in_the_precision_of_the_rotation(
+    n: int, seed: int, digits: list[float], bits: int
+) -> None:
+    Q = rotations(n, seed, 1)[0]
+    turns = [rotation(torch.tensor(math.pi - 10.0**-d, dtype=torch.float64)) for d in digits[: n // 2]]
+    R = Q @ torch.block_diag(*turns, torch.eye(n % 2, dtype=torch.float64)) @ Q.mT
+    R = R.to(torch.float32 if bits == 32 else torch.float64)
+    log = rotation_log(R)
+    torch.testing.assert_close(log, -log.mT)
+    assert torch.linalg.matrix_norm(log.double(), 2) <= math.pi * (1 + 1e-6)
+    torch.testing.assert_close(
+        torch.linalg.matrix_exp(log.double()), R.double(), atol=1e-6 if bits == 32 else 1e-11, rtol=0
+    )
+    angles = SLn(n).coords(R)
+    torch.testing.assert_close(SLn(n).from_coords(angles), R, atol=3e-6 if bits == 32 else 1e-11, rtol=0)
+
+
+@given(st.integers(3, 6), seeds, st.floats(1, 7))
+def test_gradients_of_logarithms_close_to_half_turns(n: int, seed: int, digits: float) -> None:
+    Q, step = rotations(n, seed, 1)[0], 0.1 * 10.0**-digits
+    turn = rotation(torch.tensor(math.pi - 10.0**-digits, dtype=torch.float64))
+    R = (Q @ torch.block_diag(turn, torch.eye(n - 2, dtype=torch.float64)) @ Q.mT).requires_grad_()
+    X, of_log = matrices(n, seed + 1, 2)
+    ahead, back = (torch.linalg.matrix_exp(t * step * (X - X.mT)) for t in (1, -1))
+    (gradient,) = torch.autograd.grad((rotation_log(R) * of_log).sum(), R)
+    with torch.no_grad():
+        measured = ((rotation_log(R @ ahead) - rotation_log(R @ back)) * of_log).sum() / (2 * step)
+        torch.testing.assert_close((gradient * (R @ (X - X.mT))).sum(), measured, rtol=1e-2, atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [3, 4])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
+import numpy as np
+import scipy.linalg
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from linmap.errors import ArgumentError, ArgumentTypeError
 
 HALF_TURN = 1e-12  # |sin| below which an angle counts as pi: no direction of turning is told any more
+NEAR = -0.999  # cosine below which h is so steep that rounding shows, and planes are taken from a Schur form
 CLOSE = 1e-5  # difference of cosines below which a divided difference is a derivative
 
 
@@ -66,9 +68,36 @@ def rotation_log(R: Float[Tensor, "... n n"]) -> Float[Tensor, "... n n"]:
     return cast(Tensor, _RotationLog.apply(R.double())).to(R.dtype)
 
 
+def _nearest(R: Tensor) -> Tensor:
+    """The rotation that R is but for rounding, which close to a half turn weighs more than the way it turns.
+
+    Two steps of Newton and Schulz, each of which squares the error; along SO(n) their derivative is the identity.
+    """
+    for _ in range(2):
+        R = 1.5 * R - 0.5 * R @ (R.mT @ R)
+    return R
+
+
+def _log_by_planes(R: np.ndarray) -> np.ndarray:
+    """The logarithm from a real Schur form, which is exact where angles come close to pi and to each other."""
+    T, Q = scipy.linalg.schur(R)[:2]
+    log, i, half = np.zeros_like(R), 0, []
+    while i < len(R):
+        turns = i + 1 < len(R) and T[i + 1, i] != 0
+        if turns:
+            log[i + 1, i] = np.arctan2((T[i + 1, i] - T[i, i + 1]) / 2, (T[i, i] + T[i + 1, i + 1]) / 2)
+        elif T[i, i] < 0:
+            half.append(i)
+        i += 1 + turns
+    for one, other in zip(half[::2], half[1::2], strict=False):
+        log[other, one] = np.pi
+    return Q @ (log - log.T) @ Q.T
+
+
 class _RotationLog(Function):
     @staticmethod
     def forward(ctx: Any, R: Tensor) -> Tensor:
+        R = _nearest(R)
         C, S = (R + R.mT) / 2, (R - R.mT) / 2
         cos, U = torch.linalg.eigh(C)
         sin = (S @ U).norm(dim=-2)  # of each eigenvector; no cancellation, close to half turns either
@@ -77,10 +106,10 @@ class _RotationLog(Function):
         H = (U * h.unsqueeze(-2)) @ U.mT
         ctx.save_for_backward(S, U, H, cos, sin, h)
         log = H @ S
-        half = (sin <= HALF_TURN) & (cos < 0)
-        for i in range(0, R.shape[-1] - 1, 2):  # eigenvalues ascend: the planes of half turns come first
-            turn = U[..., :, i, None] * U[..., None, :, i + 1]
-            log = log + torch.where(half[..., i + 1, None, None], math.pi * (turn - turn.mT), 0.0)
+        near = cos[..., 0] < NEAR
+        if near.any():
+            planes = [_log_by_planes(one) for one in R[near].cpu().numpy()]
+            log[near] = torch.from_numpy(np.stack(planes)).to(log)
         return (log - log.mT) / 2
 
     @staticmethod
@@ -97,8 +126,8 @@ class _RotationLog(Function):
 
 def _quotients(cos: Tensor, sin: Tensor, h: Tensor) -> Tensor:
     """Divided differences of h(cos t) = t / sin t (Daleckii-Krein); at close cosines the derivative."""
-    safe = sin.clamp_min(1e-4)
-    slope = torch.where(sin > 1e-4, (cos * h - 1) / safe**2, torch.where(cos > 0, -1 / 3, 0.0))
+    steep = sin > torch.where(cos > 0, 1e-4, HALF_TURN)
+    slope = torch.where(steep, (cos * h - 1) / torch.where(steep, sin, 1.0) ** 2, torch.where(cos > 0, -1 / 3, 0.0))
     difference = cos.unsqueeze(-1) - cos.unsqueeze(-2)
     close = difference.abs() < CLOSE
     quotient = (h.unsqueeze(-1) - h.unsqueeze(-2)) / torch.where(close, 1.0, difference)
