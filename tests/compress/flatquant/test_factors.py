@@ -50,6 +50,8 @@ def test_the_factors_have_the_smallest_sum_for_every_n():
         (12, (3, 4)),
         (28, (4, 7)),
         (60, (6, 10)),
+        (9, (3, 3)),
+        (21, (3, 7)),  # three times a prime is none that degenerates
     ],
 )
 def test_known_factors(n, factors):

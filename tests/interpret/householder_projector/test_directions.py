@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from linmap.data.dinov2 import MEAN, STD
@@ -19,7 +21,7 @@ from linmap.interpret.householder_projector.attributes import (
     zca_cor,
 )
 from linmap.interpret.householder_projector.changes import change_sizes, entanglement, entanglements, image_changes
-from linmap.interpret.householder_projector.directions import find_directions, sefa_of
+from linmap.interpret.householder_projector.directions import DirectionSet, find_directions, sefa_of
 from linmap.interpret.householder_projector.features import Features, image_features, mean_colours, normalised
 from linmap.interpret.householder_projector.generators import as_generator, draw_codes, slots_of
 from linmap.interpret.householder_projector.runs import load_run, recalibrate_, save_run
@@ -89,6 +91,8 @@ def test_directions_are_sorted_by_change_and_edits_are_in_deviations() -> None:
     torch.testing.assert_close(moved[:, 0], expected)
     with pytest.raises(IndexError, match="there is no direction 4; there are 1 to 3"):
         found.step(4, 1.0)
+    with pytest.raises(IndexError, match="there is no direction 0"):
+        found.step(0, 1.0)
     turned = find_directions(generator, {"model.first": torch.linalg.qr(torch.randn(3, 3))[0]}, slots, order="jacobian")
     torch.testing.assert_close(turned.vectors.abs(), found.vectors.abs(), atol=1e-4, rtol=0)
     assert len(found.first(2)) == 2
@@ -163,6 +167,15 @@ def test_the_network_gets_colours_of_its_size_by_imagenets_mean_and_deviation() 
     torch.testing.assert_close(found, expected[:, None, None].expand(2, 3, 14, 14))
 
 
+@pytest.mark.parametrize("size", [9, 20, 41])
+def test_images_are_resized_as_pillow_does(size: int) -> None:
+    values = np.random.default_rng(size).uniform(-0.3, 0.3, (size, size)).astype(np.float32)  # bicubic stays in [-1, 1]
+    expected = np.asarray(Image.fromarray(values).resize((14, 14), Image.Resampling.BICUBIC)) / 2 + 0.5
+    found = normalised(torch.from_numpy(values)[None, None], 14)[0]
+    for channel, mean, std in zip(found, MEAN, STD, strict=True):
+        np.testing.assert_allclose(channel, (expected - mean) / std, atol=1e-4)
+
+
 def test_without_the_network_features_are_mean_colours_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from linmap.interpret.householder_projector import features
 
@@ -175,6 +188,15 @@ def test_without_the_network_features_are_mean_colours_and_say_so(monkeypatch: p
     assert found(torch.zeros(2, 3, 16, 16)).shape == (2, 192)
     with pytest.raises(ValueError, match="side=100 must be a multiple of 14"):
         image_features(100)
+
+
+def test_the_step_of_each_direction_is_in_its_slot_along_it() -> None:
+    vectors, (deviations, changes) = torch.randn(3, 5), torch.rand(2, 3)
+    directions = DirectionSet(vectors, ("c", "a", "b"), (2, 0, 1), deviations, changes)
+    for i, expected in enumerate((2, 0, 1)):
+        slot, step = directions.step(i + 1, -2.0)
+        assert slot == expected
+        torch.testing.assert_close(step, -2 * deviations[i] * vectors[i])
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------

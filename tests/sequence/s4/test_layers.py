@@ -268,17 +268,24 @@ def test_what_is_kept_follows_writes_that_no_version_counts(name: str, write) ->
 
 
 @pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.parametrize("own", [None, ["C"], ["log_decay"]])
 @torch.no_grad()
-def test_many_layers_at_once_under_vmap_leave_nothing_behind() -> None:
+def test_many_layers_at_once_under_vmap_leave_nothing_behind(own: list[str] | None) -> None:
+    """Each with all parameters of its own, or with some and the others in common."""
     layers, u = [build("lin", seed).eval() for seed in range(3)], noise(1, 6, 4)
-    stacked = torch.func.stack_module_state(list[nn.Module](layers))
+    for layer in layers[1:] if own else []:
+        layer.load_state_dict({k: v for k, v in layers[0].state_dict().items() if k not in own}, strict=False)
+    parameters, buffers = torch.func.stack_module_state(list[nn.Module](layers))
+    stacked = {name: value for name, value in parameters.items() if own is None or name in own}
+    assert own is None or list(stacked) == own
 
-    def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
-        return torch.func.functional_call(layers[0], (parameters, buffers), (u,))
+    def one(parameters: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(layers[0], (parameters, buffers_of_one), (u,))
 
+    buffers_of_one = {name: value[0] for name, value in buffers.items()}
     together = torch.vmap(one)
     for _ in range(2):
-        torch.testing.assert_close(together(*stacked), torch.stack([layer(u) for layer in layers]))
+        torch.testing.assert_close(together(stacked), torch.stack([layer(u) for layer in layers]))
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -29,6 +29,7 @@ from linmap.shapes.lie_decomposition import (
     invariance_error,
     load_official,
 )
+from linmap.shapes.lie_decomposition.draws import Draws, FixedSamples
 from shapes.lie_decomposition.cases import GROUPS, QUARTERS, drawn, images, quarters, seeded
 
 by_group = pytest.mark.parametrize("group", GROUPS, ids=lambda g: g.name)
@@ -127,6 +128,16 @@ def test_a_deterministic_network_keeps_its_samples() -> None:
     other = small(deterministic=True, generator=seeded(1))
     other.load_state_dict(net.state_dict())
     assert torch.equal(other(x), net(x))
+
+
+def test_kept_samples_without_a_generator_are_the_first_draw_of_training() -> None:
+    net = small(deterministic=True, generator=None)
+    assert (net.draws.trained, net.draws.evaluated) == (1, 0)
+    again = Draws(None)
+    again.seed = net.draws.seed
+    source = again.next(training=True)
+    for kept in (net.first, net.second):
+        torch.testing.assert_close(kept.g, FixedSamples(net.sampler, 3, source).g)
 
 
 def test_states_load_across_numbers_of_samples() -> None:
