@@ -45,6 +45,21 @@ def test_x_and_names_are_the_good_eeg_channels_in_microvolts(kinds: list[str], d
     assert {name.rpartition(" (")[0] for name in taken.left_out} == set(epochs.ch_names) - set(expected)
 
 
+@pytest.mark.parametrize("proj", [True, False, "delayed"])
+def test_a_projection_is_applied_in_a_file_where_it_was_in_the_object(
+    proj: bool | Literal["delayed"], tmp_path: Path
+) -> None:
+    raw = mne.io.RawArray(1e-5 * rng.standard_normal((4, 2000)), mne.create_info(4, 100.0, "eeg"), verbose="error")
+    raw.set_eeg_reference("average", projection=True, verbose="error")
+    epochs = mne.Epochs(
+        raw, EVENTS + np.array([100, 0, 0]), tmin=0, tmax=0.4, baseline=None, proj=proj, verbose="error"
+    )
+    epochs.save(tmp_path / "my-epo.fif", fmt="double", verbose="error")
+    there = load_epochs(tmp_path / "my-epo.fif")
+    np.testing.assert_allclose(there.X, Epochs.from_mne(epochs).X, rtol=0, atol=1e-9)
+    assert (np.abs(there.X.mean(1)).max() < 1e-9) == (proj is True)
+
+
 def test_a_file_and_the_object_it_was_saved_from_are_one(tmp_path: Path) -> None:
     metadata = pd.DataFrame({"session": list("aabbcc"), "group": [1, 1, 2, 2, 3, 3]})
     epochs = recording(("eeg", "eeg", "stim"), ("EEG 1",), metadata=metadata)

@@ -195,7 +195,7 @@ def _read_fif(path: Path) -> Epochs:
         name, _, ending = path.name.rpartition(".fif")
         for part in (path, *path.parent.glob(f"{glob.escape(name)}-[0-9]*.fif{ending}")):  # of what MNE has split
             _check_tags(part)
-        epochs = mne.read_epochs(path, verbose="error")
+        epochs = mne.read_epochs(path, proj=False, verbose="error")  # projections stay applied or not, as saved
         found = Epochs.from_mne(epochs, str(path))
     return _checked(replace(found, name=path.stem), path)
 
