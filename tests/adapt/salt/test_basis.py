@@ -38,6 +38,18 @@ def test_any_flip_of_signs_is_undone(n_out, n_in, data):
     assert torch.equal(U * signs(found, trained), U * s)
 
 
+@given(st.integers(2, 8), st.integers(0, 999))
+def test_signs_are_those_of_the_large_projections(n, seed):
+    """Rounding turns the sign of one that is nearly 0, and makes its quotient huge."""
+    U, S, _ = basis_of(normal(n, n, seed=seed))
+    trained = fingerprint(U, S)
+    small = trained.vectors.abs().argmin(-2, keepdim=True)
+    trained = trained._replace(vectors=trained.vectors.scatter(-2, small, torch.ones_like(small, dtype=torch.int32)))
+    found = trained._replace(vectors=trained.vectors.scatter(-2, small, torch.full_like(small, -9, dtype=torch.int32)))
+    assert (signs(found, trained) == 1).all()
+    assert (signs(found._replace(vectors=-found.vectors), trained) == -1).all()
+
+
 @pytest.mark.parametrize("driver", ["gesdd", "gesvd"])
 def test_the_drivers_of_lapack_agree_up_to_signs(driver):
     W = normal(30, 20)

@@ -330,6 +330,15 @@ def test_growth_before_any_optimiser_step_is_refused():
         allocator.step(1, torch.optim.Adam(trainable(model)))
 
 
+def test_growth_goes_on_from_a_state_before_the_next_optimiser_step():
+    model, allocator = adapted()
+    train(model, allocator, torch.optim.AdamW(trainable(model), lr=0.02), range(1, 4))
+    again, other = adapted()
+    other.load_state_dict(allocator.state_dict())
+    other.step(4, torch.optim.AdamW(trainable(again), lr=0.02))
+    assert other.state_dict()["step"] == 4
+
+
 def test_a_norm_that_is_not_finite_names_its_layer_and_stops_growth():
     _, allocator = adapted()
     allocator.step(1)

@@ -150,7 +150,9 @@ def test_uniform_attention_equals_normlin_with_zero_weights() -> None:
         attention.in_proj_weight[:16] = 0  # equal scores: attention averages
         of_class(NormLin, plugged.mixing).weight.zero_()
     x = torch.randn(2, 5, 8)
-    torch.testing.assert_close(plugged(x, x, x)[0], attention(x, x, x)[0])
+    mixed, none = plugged(x, x, x)  # as many as of an nn.MultiheadAttention
+    assert none is None
+    torch.testing.assert_close(mixed, attention(x, x, x)[0])
 
 
 @pytest.mark.parametrize(
@@ -172,6 +174,10 @@ def test_attentions_of_others_keep_their_projections_and_their_dropout(projectio
         vars(attention)["dropout"] = 0.3
     mixing = of_class(NormLin, NormLinAttention.from_attention(attention, 5).mixing)
     assert (mixing.value, mixing.output, mixing.dropout.p) == (value, output, 0.3)
+    for scores, outputs in ((False, 2), (True, 3)):
+        vars(attention)["res_attention"] = scores
+        x = torch.randn(2, 5, 8)
+        assert len(NormLinAttention.from_attention(attention, 5)(x, x, x)) == outputs
 
 
 def test_nothing_to_replace_is_an_error() -> None:

@@ -221,7 +221,6 @@ def _by_landmarks(array: np.ndarray, given: bool, q: int, count: int) -> Spectru
     used = values > 1e-10 * largest
     inverse = (U[:, used] / np.sqrt(values[used])).T
     Y = -0.5 * (inverse @ (squares - squares[:, chosen].mean(1, keepdims=True))).T
-    Y = Y - Y.mean(0)
     found = _of_points(Y, q)
     return found._replace(stress=float("nan"))
 
