@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from contextlib import suppress
 
@@ -37,6 +38,8 @@ def main() -> int:
     except KeyboardInterrupt:  # while it is imported, or a second one at its very end
         print("linmap: stopped.", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # from here on it ends what Python and libraries clean up
 
 
 def _open_streams() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from itertools import product
@@ -97,6 +98,17 @@ def test_help_is_the_same_words_without_docstrings():
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
     assert set(shown("-OO").splitlines()) <= set(shown().splitlines())
+
+
+def test_a_ctrl_c_after_the_answer_is_no_traceback():
+    program = """
+import atexit, os, signal, sys, linmap.__main__ as program
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+sys.argv[1:] = ["--version"]
+sys.exit(program.main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout[:6], done.stderr) == (-signal.SIGINT, "linmap", "")
 
 
 @pytest.mark.parametrize("at", [1, 8, 40, 100])
