@@ -94,6 +94,7 @@ def check_place(path: Path) -> None:
     UsageError
         If it is a pipe or a device, a name in it is too long, or nothing can be written where it would be.
     """
+    check_way(path)
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UsageError(f"{path} is a pipe or a device; name a file or a folder.")
     folder = next(above for above in (path, *Path(os.path.abspath(path)).parents) if above.exists())
@@ -102,6 +103,19 @@ def check_place(path: Path) -> None:
         raise UsageError(f"{path} cannot be written: {folder} is no folder.")
     if not os.access(folder, os.W_OK):
         raise UsageError(f"{path} cannot be written: nothing may be written in {folder}.")
+
+
+def check_way(path: Path) -> None:
+    """Refuse a path that goes up (`..`) from a folder that is not there: to make that one would leave it behind.
+
+    Raises
+    ------
+    DataError
+        With the folder.
+    """
+    ups = (step.parent for step in (path, *path.parents) if step.name == "..")
+    if lost := next((folder for folder in ups if not folder.is_dir()), None):
+        raise DataError(f"{path} cannot be written: there is no folder {lost}.")
 
 
 def real(path: Path | str) -> Path:
@@ -117,6 +131,7 @@ def make_folder(path: Path) -> list[Path]:
     DataError
         If there can be none of this name.
     """
+    check_way(path)
     try:
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)

@@ -50,6 +50,7 @@ ALLOWED = {
     "data/sequences.py": "understood()",
     "data/timeseries/files.py": "open_bytes()",
     "data/vectors/files.py": "understood()",
+    "data/vectors/folder.py": "refuse_special()",
     "data/vectors/usearch_store.py": "writes",
     "data/work.py": "the plan of a run, which it wrote itself",
     "interpret/linearscope/page.py": "files of the package",

@@ -221,6 +221,7 @@ def test_a_store_that_is_not_there(tmp_path: Path, postgres: str) -> None:
     for kind in KINDS[:-1]:
         with pytest.raises(DataError, match=r"give the lengths of its vectors"):
             open_store(f"{kind}:{tmp_path / kind}")
+    assert not list(tmp_path.iterdir())
     with pytest.raises(DataError, match=r"give the lengths of its vectors"):
         open_store(postgres, table="nowhere")
     with pytest.raises(DataError, match="is no store of vectors; addresses are array:FOLDER"):

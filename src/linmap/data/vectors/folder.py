@@ -8,23 +8,27 @@ top of the state that it has read. Any program that reads the index's own format
 from __future__ import annotations
 
 import re
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 
 from linmap.artifacts import atomic_path, write_json
-from linmap.data.door import inside, load_json, understood
+from linmap.data.door import inside, load_json, reason, refuse_special, understood
 from linmap.data.schema import Range, typed
 from linmap.data.vectors.store import Hit, VectorStore, agreed_fields
-from linmap.errors import ArgumentTypeError, ArtifactError, DataError
+from linmap.errors import ArgumentTypeError, ArtifactError, DataError, LinmapError
 from linmap.locks import FolderLock
 from linmap.ownership import replacing
 from linmap.processes import sweep
 
 FORMAT = 1
+PARTS = ("index", "ids")  # files of a field
+BLOCK = 2**22  # bytes that are read at once
 MOST_IDS = 2**32  # bytes of their file
 READS = 5  # of a store that others write meanwhile
 
@@ -35,6 +39,7 @@ class Entry(TypedDict):
     dim: Annotated[int, Range(1, 2**20)]
     index: str
     ids: str
+    sums: NotRequired[dict[str, int]]
 
 
 class Header(TypedDict):
@@ -154,6 +159,7 @@ class FolderStore(VectorStore):
                 continue
             index, names = _there(inside(folder, entry["index"])), inside(folder, entry["ids"])
             try:
+                _check_sums(folder, entry)
                 self._ids[name] = typed(Ids, {"ids": load_json(names, MOST_IDS)}, "store")["ids"]
                 with understood(index, f"an index of {kind}", "fill a new store"):
                     self._indexes[name] = load(index, dim)
@@ -190,23 +196,37 @@ class FolderStore(VectorStore):
 
     def _search(self, queries: np.ndarray, k: int, field: str) -> list[list[Hit]]:
         ids = self._ids[field]
-        rows, scores = self._indexes[field].search(queries, k)
-        return [
-            [Hit(ids[row], float(score)) for row, score in zip(*pair, strict=True) if row >= 0]
-            for pair in zip(rows, scores, strict=True)
-        ]
+        with self._damage_told():
+            rows, scores = self._indexes[field].search(queries, k)
+            return [
+                [Hit(ids[row], float(score)) for row, score in zip(*pair, strict=True) if row >= 0]
+                for pair in zip(rows, scores, strict=True)
+            ]
 
     def _get(self, ids: list[str], field: str) -> dict[str, np.ndarray]:
         rows = {name: row for name in ids if (row := self._rows[field].get(name)) is not None}
         if not rows:
             return {}
-        return dict(zip(rows, self._indexes[field].get(np.array(list(rows.values()))), strict=True))
+        with self._damage_told():
+            return dict(zip(rows, self._indexes[field].get(np.array(list(rows.values()))), strict=True))
 
     def _iterate(self, field: str, batch: int) -> Iterator[tuple[list[str], np.ndarray]]:
         ids, index = self._ids[field], self._indexes[field]
         for first in range(0, len(ids), batch):
             part = ids[first : first + batch]
-            yield part, index.get(np.arange(first, first + len(part)))
+            with self._damage_told():
+                vectors = index.get(np.arange(first, first + len(part)))
+            yield part, vectors
+
+    @contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        """What libraries say of an index whose parts do not fit together."""
+        try:
+            yield
+        except LinmapError:
+            raise
+        except (IndexError, RuntimeError, ValueError) as error:
+            raise ArtifactError(f"{self.folder} is damaged{reason(error)}; fill a new store.") from error
 
     def _query_dim(self, field: str) -> int:
         self._dim(field)
@@ -252,20 +272,21 @@ class FolderStore(VectorStore):
     def _write(self) -> None:
         if not self._generation:
             self._others = self._found_here()
-        generation, entries = self._next_generation(), {}
+        generation, entries = self._next_generation(), dict[str, Any]()
         for name, index in self._indexes.items():
             stem = f"{name}-{generation:06d}"
-            entry = {"dim": self.fields[name], "index": f"{stem}{index.suffix}", "ids": f"{stem}.json"}
+            entry: dict[str, Any] = {"dim": self.fields[name], "index": f"{stem}{index.suffix}", "ids": f"{stem}.json"}
             with atomic_path(self.folder / entry["index"]) as partial:
                 index.save(partial)
             write_json(self.folder / entry["ids"], self._ids[name])
+            entry["sums"] = {part: _sum(self.folder / entry[part]) for part in PARTS}
             entries[name] = entry
         self._require_generation()  # where nothing locks
         header = {"format": FORMAT, "kind": self.kind, "generation": generation, "fields": entries}
         header |= {"options": self.options, "metadata": self.metadata, "others": sorted(self._others)}
         write_json(self.folder / "store.json", header)
         self._generation, self._changed = generation, False
-        self._sweep({name for entry in entries.values() for name in (entry["index"], entry["ids"])})
+        self._sweep({entry[part] for entry in entries.values() for part in PARTS})
 
     def _found_here(self) -> set[str]:
         """Files with such names that were in the folder before the store was made, and stay.
@@ -311,6 +332,24 @@ def _there(path: Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(2, "missing", str(path))
     return path
+
+
+def _sum(path: Path) -> int:
+    """Of a file, for damage: a stranger can write another as well."""
+    found = 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            found = zlib.crc32(block, found)
+    return found
+
+
+def _check_sums(folder: Path, entry: dict[str, Any]) -> None:
+    """Refuse files that were changed since they were written; stores that linmap wrote before have no sums."""
+    for part in PARTS if "sums" in entry else ():
+        path = _there(inside(folder, entry[part]))
+        refuse_special(path)
+        if path.is_dir() or _sum(path) != entry["sums"].get(part):
+            raise DataError(f"{path} was changed since it was written; fill a new store.")
 
 
 def read_header(folder: Path) -> dict[str, Any] | None:

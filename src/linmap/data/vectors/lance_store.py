@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -34,6 +35,7 @@ class LanceStore(DatabaseStore):
     """
 
     def __init__(self, place: str, fields: Mapping[str, int] | int | None = None) -> None:
+        os.environ.setdefault("LANCEDB_LOG", "error")  # else it notes every table that is new
         try:
             import lancedb
             import pyarrow
@@ -44,7 +46,8 @@ class LanceStore(DatabaseStore):
         with nullcontext() if fields is None else self._alone():  # of two that make one store, one finds it
             there = {name: self.database.open_table(name) for name in self._names()}
             kept = there.pop(METADATA, None)
-            self._open_metadata({} if kept is None else json.loads(kept.to_arrow().column(0)[0].as_py()))
+            rows = [] if kept is None else kept.to_arrow().column(0).to_pylist()
+            self._open_metadata(rows[0] if rows else "{}", place)
             self._tables: dict[str, Any] = {name: table for name, table in there.items() if _dim(table.schema)}
             self.fields = self._agreed({name: _dim(table.schema) for name, table in there.items()}, fields, place)
             for name, dim in self.fields.items():

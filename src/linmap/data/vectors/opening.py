@@ -7,12 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from linmap.data.arrays import open_rows
+from linmap.data.door import refuse_endless
 from linmap.data.vectors.files import VectorFile, check_suffix, is_sidecar
 from linmap.data.vectors.folder import read_header
 from linmap.data.vectors.store import FIELD, VectorStore
-from linmap.errors import DataError
+from linmap.errors import DataError, word
+from linmap.ownership import check_way
 
-KINDS = ("array", "faiss", "usearch", "lance", "qdrant")
+STORES = {
+    "array": "store.json",
+    "faiss": "store.json",
+    "usearch": "store.json",
+    "lance": "*.lance",
+    "qdrant": "meta.json",
+}
+"""Kinds of stores in folders, and what is in the folder of one."""
+OTHERS = ("config.json", "linmap.json", "model.safetensors", "adapter_config.json", "result.json")
+"""What is in the folder of a run or a model."""
 AT_ONCE = 4096  # vectors that go from a file into a store together
 
 
@@ -39,13 +50,38 @@ def open_store(address: str, fields: Mapping[str, int] | int | None = None, **op
 
         return PostgresStore(address, fields, **options)
     kind, colon, place = address.partition(":")
-    if not colon or kind not in KINDS:
+    if colon and kind in STORES:
+        _check_folder(kind, place, fields is not None)
+    else:
         header = read_header(Path(address))
         if header is None:
-            kinds = ", ".join(f"{kind}:FOLDER" for kind in KINDS)
+            kinds = ", ".join(f"{kind}:FOLDER" for kind in STORES)
             raise DataError(f"{address!r} is no store of vectors; addresses are {kinds} and postgresql://...")
         kind, place = header["kind"], address
     return _store_class(kind)(place, fields, **options)
+
+
+def _check_folder(kind: str, place: str, make: bool) -> None:
+    """Refuse what no store is in, and where none is to be made."""
+    if not place.strip():
+        raise DataError(f"{kind}: lacks its folder; write {kind}:FOLDER.")
+    if "://" in place:
+        return
+    folder = Path(place)
+    refuse_endless(folder)
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{place} is a file, and a store is a folder; name another place.")
+    if any(folder.glob(STORES[kind])):
+        return
+    if not make:
+        line = word(f"{kind}:{place}")
+        raise DataError(
+            f"{place} holds no {kind} store; `linmap index VECTORS --into {line}` makes one, and in Python, give the "
+            "lengths of its vectors."
+        )
+    if found := next((name for name in OTHERS if (folder / name).exists()), None):
+        raise DataError(f"{place} is a run or a model, as it holds {found}; name another folder for the store.")
+    check_way(folder)
 
 
 def in_memory(path: Path | str, field: str = FIELD) -> VectorStore:

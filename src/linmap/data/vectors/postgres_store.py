@@ -123,7 +123,7 @@ class PostgresStore(DatabaseStore):
                 for statement in statements(self.fields, table):
                     self._execute(statement)
             pgvector.psycopg.register_vector(self.connection)
-            self._open_metadata(self._found_metadata())
+            self._open_metadata(self._found_metadata(), f"the table {table!r}")
         except psycopg.errors.FeatureNotSupported:
             self.connection.close()
             raise DataError("this PostgreSQL has no extension `vector`; install pgvector on the server.") from None
@@ -164,7 +164,7 @@ class PostgresStore(DatabaseStore):
             )
         return found
 
-    def _found_metadata(self) -> dict[str, Any]:
+    def _found_metadata(self) -> Any:
         if self._execute("SELECT to_regclass(%s)", (f"{self.table}{METADATA}",)).fetchone() == (None,):
             return {}
         row = self._execute(f"SELECT metadata FROM {self.table}{METADATA}").fetchone()

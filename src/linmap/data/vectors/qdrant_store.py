@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from linmap.data.vectors.qdrant_folder import open_folder
 from linmap.data.vectors.store import FIELD, DatabaseStore, Hit, agreed_fields
 from linmap.errors import DataError
-from linmap.locks import BusyError
 
 AT_ONCE = 1024  # points of one request
 DOT, COSINE = "Dot", "Cosine"  # Qdrant's names
@@ -65,10 +65,7 @@ class QdrantStore(DatabaseStore):
             raise DataError("Qdrant's client is not installed: pip install 'linmap[stores]'.") from None
         self.collection, self._models = collection, models
         remote = place.startswith(("http://", "https://"))
-        try:
-            self.client = QdrantClient(url=place, api_key=api_key) if remote else QdrantClient(path=place)
-        except RuntimeError as error:  # of the local mode, where another program has the folder
-            raise BusyError(f"{place} cannot be opened: {str(error).splitlines()[0]}") from None
+        self.client = QdrantClient(url=place, api_key=api_key) if remote else open_folder(place)
         try:
             self.fields = agreed_fields(self._found(), fields, f"{place}, collection {collection!r},")
         except DataError:
@@ -83,7 +80,7 @@ class QdrantStore(DatabaseStore):
             self.client.create_collection(collection, vectors_config=sizes)
         config: Any = self.client.get_collection(collection).config
         self._metrics = {name: params.distance.value for name, params in config.params.vectors.items()}
-        self._open_metadata(json.loads((config.metadata or {}).get(METADATA, "{}")))
+        self._open_metadata((config.metadata or {}).get(METADATA, "{}"), place)
         self._own: bool | None = None  # whether its points are called as linmap calls them; None: not looked yet
 
     def _found(self) -> dict[str, int] | None:

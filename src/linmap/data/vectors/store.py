@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from jaxtyping import Float, Num
 
+from linmap.data.door import json_value
 from linmap.errors import ArgumentError, DataError
 
 FIELD = "vector"
@@ -164,7 +165,10 @@ class DatabaseStore(VectorStore):
             self._keep(self.metadata)
             self._kept = dict(self.metadata)
 
-    def _open_metadata(self, found: Mapping[str, Any]) -> None:
+    def _open_metadata(self, kept: Any, where: str) -> None:
+        found = json_value(kept, f"the metadata of {where}") if isinstance(kept, str | bytes) else kept
+        if not isinstance(found, dict):
+            raise DataError(f"the metadata of {where} is {reprlib.repr(kept)}, not an object; fill a new store.")
         self.metadata, self._kept = dict(found), dict(found)
 
     @abstractmethod

@@ -24,6 +24,9 @@ class UsearchIndex(FieldIndex):
     def __init__(self, index: Any, dtype: str = "f32") -> None:
         self._index, self.query_dim, self._directions = index, index.ndim, dtype == "i8"
 
+    def rows(self) -> int:
+        return len(self._index)
+
     def add(self, vectors: np.ndarray) -> None:
         self._check(vectors)
         n = len(self._index)
