@@ -87,8 +87,10 @@ def test_scores_are_errors_over_the_scale_of_their_windows() -> None:
 
 def test_wrong_arguments_are_explained() -> None:
     scores = np.ones((10, 1, 1), dtype=np.float32)
-    with pytest.raises(ValueError, match="level must lie between 0 and 100 percent, got 100"):
+    with pytest.raises(ValueError, match="level must lie between 1 and 100 percent, got 100"):
         conformal_quantile(scores, 100)
+    with pytest.raises(ValueError, match=r"got 0\.8; is it a share\? Write 80\."):
+        conformal_quantile(scores, 0.8)
     with pytest.raises(ValueError, match="level 95 needs at least 19 calibration windows, there are 10"):
         conformal_quantile(scores, 95)
     with pytest.raises(ValueError, match="scale of the scores must be 'constant' or 'window', got 'std'"):

@@ -69,15 +69,16 @@ def conformal_quantile(
     scores
         From `calibration_scores`.
     level
-        In percent, between 0 and 100.
+        In percent, at least 1 and below 100.
 
     Raises
     ------
     ValueError
         If the level is out of its range, or too near 100 for so few windows.
     """
-    if not 0 < level < 100:
-        raise ArgumentError(f"level must lie between 0 and 100 percent, got {level}.")
+    if not 1 <= level < 100:
+        share = f"; is it a share? Write {100 * level:g}" if 0 < level < 1 else ""
+        raise ArgumentError(f"level must lie between 1 and 100 percent, got {level}{share}.")
     n = len(scores)
     rank = math.ceil((n + 1) * level / 100)
     if rank > n:
