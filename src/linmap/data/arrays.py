@@ -14,7 +14,19 @@ from linmap.data.door import understood
 from linmap.data.npy_headers import check_npy, check_npz
 from linmap.errors import DataError
 
+FULL = 4  # bytes of float32, which holds the shorter floating types of PyTorch that NumPy has not
 NPZ, NPY = "a plain .npz archive", "a .npy file of numbers"
+
+
+def array_of(values: Any) -> np.ndarray:
+    """`np.asarray`, of PyTorch's tensors too: without their gradient, from any device, bfloat16 as float32."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        short = values.is_floating_point() and values.element_size() < FULL
+        values = values.float() if short and str(values.dtype) != "torch.float16" else values
+    elif isinstance(values, list | tuple) and any(hasattr(one, "detach") for one in values):
+        values = [array_of(one) for one in values]
+    return np.asarray(values)
 
 
 def read_npz(

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float64
 
+from linmap.data.arrays import array_of
 from linmap.data.epochs import Epochs
 from linmap.data.mne_epochs import is_mne_epochs
 from linmap.data.schema import made, require
@@ -86,7 +87,7 @@ def _joined(X: Any) -> Any:
 
 def _checked(array: Any) -> Array:
     try:
-        array = np.asarray(array)
+        array = array_of(array)
     except ValueError:
         raise ArgumentError("X: expected (epochs, channels, times), got lists of unequal lengths.") from None
     if array.ndim != 3:
@@ -114,7 +115,7 @@ def check_matrices(X: Any) -> Float64[np.ndarray, "n size size"]:
     ValueError
         If X has another shape, or holds no real numbers or something that is not finite.
     """
-    array = np.asarray(X)
+    array = array_of(X)
     if array.ndim != 3 or 0 in array.shape or array.shape[1] != array.shape[2]:
         raise ArgumentError(f"X must hold matrices (n, c, c), got shape {array.shape}.")
     array = real_numbers(array)

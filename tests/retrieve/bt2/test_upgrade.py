@@ -3,6 +3,7 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -37,6 +38,17 @@ def views(n: int, d: int, d_old: int, noise: float = 0.3, seed: int = 0) -> tupl
     )
     new, old = map(unit, pair)
     return new, old
+
+
+def test_a_table_whose_columns_stand_in_another_order_is_refused() -> None:
+    new, old = views(60, 6, 5)
+    table = pd.DataFrame(new, columns=[f"e{i}" for i in range(6)])
+    upgrade = EmbeddingUpgrade().fit(table, old)
+    np.testing.assert_allclose(upgrade.transform_query(table), upgrade.transform_query(new), atol=1e-12)
+    for use in (upgrade.transform_query, upgrade.transform):
+        with pytest.raises(ValueError, match="same order as they were in fit"):
+            use(table[table.columns[::-1]])
+    upgrade.fit(new, old).transform(table[table.columns[::-1]])  # whose columns had no names in the fit
 
 
 @given(st.sampled_from([(6, 6), (9, 5), (5, 9)]), st.integers(0, 1000), st.booleans())

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -357,6 +358,7 @@ def test_default_converts_the_rest() -> None:
     ("documents", "message"),
     [
         ({"a": 1}, r"a single dict; write \[document\]"),
+        (pd.DataFrame({"a": [1, 2]}), r"a DataFrame; write table.to_dict\('records'\)"),
         ('{"a": 1}', "a single str; write .* parse=True"),
         (b"{}", "a single bytes"),
         (5, "documents must be a list"),

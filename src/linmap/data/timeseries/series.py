@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float64
 
+from linmap.data.arrays import array_of
 from linmap.data.door import GIB, LIMIT, most_bytes
 from linmap.data.timeseries import steps
 from linmap.data.timeseries.clock import Clock, describe, read_times
@@ -240,7 +241,7 @@ def _as_frame(table: pd.DataFrame | pd.Series | np.ndarray) -> pd.DataFrame:
         return table.to_frame("y" if table.name is None else table.name)
     if hasattr(table, "toarray"):
         raise ArgumentTypeError("sparse input is not supported: a table must be dense; call toarray first.")
-    array = np.asarray(table)
+    array = array_of(table)
     if np.iscomplexobj(array):
         raise DataError(f"Complex data not supported: got {array.dtype}; give real and imaginary parts as columns.")
     return pd.DataFrame(array.reshape(len(array), -1)).infer_objects()

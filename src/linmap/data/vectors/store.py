@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from jaxtyping import Float, Num
 
+from linmap.data.arrays import array_of
 from linmap.data.door import json_value
 from linmap.errors import ArgumentError, DataError
 
@@ -57,7 +58,7 @@ class VectorStore(ABC):
         DataError
             If what is behind the store does not take them.
         """
-        dim, vectors = self._dim(field), np.asarray(vectors)
+        dim, vectors = self._dim(field), array_of(vectors)
         if vectors.ndim != 2 or vectors.shape[1] != dim:
             raise ArgumentError(f"vectors of the field {field!r} must have shape (n, {dim}), got {vectors.shape}.")
         ids = [_unicode(str(name)) for name in ids]
@@ -76,7 +77,7 @@ class VectorStore(ABC):
         ValueError
             If there is no such field, the queries do not fit it, or k is less than 1.
         """
-        dim, queries = self._query_dim(field), np.asarray(queries)
+        dim, queries = self._query_dim(field), array_of(queries)
         if queries.ndim != 2 or queries.shape[1] != dim:
             raise ArgumentError(f"queries of the field {field!r} must have shape (n, {dim}), got {queries.shape}.")
         if k < 1:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from linmap.data.arrays import array_of
 from linmap.errors import ArgumentError
 from linmap.retrieve.bt2.mixed import Fusion, search_mixed
 from linmap.retrieve.bt2.upgrade import EmbeddingUpgrade
@@ -47,7 +48,7 @@ def backfill_curve(
     first whose old vectors, by `EmbeddingUpgrade.predicted_similarity`, the new queries meet worst.
     """
     q, new = upgrade.transform(X_query), upgrade.transform(X_gallery)
-    old = np.asarray(Y_gallery, np.float64)
+    old = array_of(Y_gallery).astype(np.float64)
     if order == "random":
         ranking = np.random.default_rng(random_state).permutation(len(old))
     elif order == "least similar first":

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from linmap.data.arrays import array_of
 from linmap.errors import ArgumentError
 
 BLOCK = 2**23  # scores that are held at once
@@ -120,7 +121,7 @@ def _score_blocks(q: np.ndarray, g: np.ndarray) -> Iterator[tuple[slice, np.ndar
 
 
 def _matrix(name: str, values: Any) -> Float[np.ndarray, "rows dims"]:
-    values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    values = array_of(values)
     if values.ndim != 2 or 0 in values.shape:
         raise ArgumentError(f"{name} must be a matrix with one vector a row, got the shape {values.shape}.")
     values = values.astype(np.float64 if values.dtype != np.float32 else np.float32, copy=False)
@@ -131,7 +132,7 @@ def _matrix(name: str, values: Any) -> Float[np.ndarray, "rows dims"]:
 
 
 def _codes(name: str, left: Any, right: Any, n_left: int, n_right: int) -> list[Int[np.ndarray, " rows"]]:
-    left, right = (np.asarray(x.detach().cpu() if hasattr(x, "detach") else x) for x in (left, right))
+    left, right = map(array_of, (left, right))
     if left.shape != (n_left,) or right.shape != (n_right,):
         raise ArgumentError(
             f"q_{name} and g_{name} must hold one value a row: expected {n_left} and {n_right}, got the shapes "

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from scipy.sparse import issparse
 
+from linmap.data.arrays import array_of
 from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.retrieve.bt2.evaluation import BLOCK
 
@@ -50,7 +51,7 @@ def as_numbers(name: str, values: Any) -> Shaped[np.ndarray, ...]:
     """
     if issparse(values):
         raise ArgumentError(f"{name} is a sparse matrix, which is not supported; pass {name}.toarray().")
-    values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    values = array_of(values)
     if values.dtype.kind == "O":
         try:
             values = values.astype(np.float64)

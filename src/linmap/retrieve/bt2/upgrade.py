@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.linear_model import RidgeCV
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from linmap import artifacts
 from linmap.data.schema import Range, check_parameters, typed
@@ -121,6 +121,8 @@ class EmbeddingUpgrade(TransformerMixin, BaseEstimator):
                 "EmbeddingUpgrade requires y to be passed, but the target y is None: the old model's vectors, Y_old."
             )
         X, Y = check_vectors("X_new", X_new), check_vectors("Y_old", Y_old)
+        names: Any = X_new if hasattr(X_new, "columns") else X
+        validate_data(self, names, skip_check_array=True)
         if ids is not None:
             X, Y = self._joined(X, Y, *ids)
         if len(X) != len(Y):
@@ -321,12 +323,14 @@ class EmbeddingUpgrade(TransformerMixin, BaseEstimator):
     def _in_blocks(self, X: Any, write: Write, width: int) -> np.ndarray:
         """`write` of some rows at a time; float32 stays float32, float16 becomes it, else float64."""
         check_is_fitted(self)
-        X = as_numbers("X", X)
+        table, X = X, as_numbers("X", X)
         if X.ndim != 2 or X.shape[1] != self.d_new_:
             raise ArgumentError(
                 f"X must be a matrix of {self.d_new_} columns, the dimensions of the new model {self.new_model!r} (the "
                 f"old one is {self.old_model!r}, with {self.d_old_}); got the shape {X.shape}."
             )
+        if hasattr(table, "columns"):  # in the order of the fit
+            validate_data(self, table, reset=False, skip_check_array=True)
         dtype = np.float32 if X.dtype in (np.float16, np.float32) else np.float64
         out = np.empty((len(X), width), dtype)
         for start in range(0, len(X), ROWS):

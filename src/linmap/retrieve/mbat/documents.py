@@ -15,7 +15,8 @@ def iterate_documents(documents: Any, parse: bool | None) -> Iterator[Any]:
     Raises
     ------
     TypeError
-        If `documents` is a single document, or `parse` is None and one of them may be JSON text as well as a string.
+        If `documents` is a single document or a table, or `parse` is None and one of them may be JSON text as well as a
+        string.
     DataError
         If a text is not JSON.
     """
@@ -25,6 +26,10 @@ def iterate_documents(documents: Any, parse: bool | None) -> Iterator[Any]:
         raise ArgumentTypeError(
             f"documents must be a list of documents, got a single {type(documents).__name__}; write [text] with "
             "parse=True for JSON text, with parse=False for a string value."
+        )
+    if hasattr(documents, "columns"):  # which would give the names of its columns
+        raise ArgumentTypeError(
+            f"documents must be a list of documents, got a {type(documents).__name__}; write table.to_dict('records')."
         )
     if not isinstance(documents, Iterable):
         raise ArgumentTypeError(f"documents must be a list of documents, got {type(documents).__name__}.")

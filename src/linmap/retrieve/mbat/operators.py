@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Int8, Num
 
+from linmap.data.arrays import array_of
 from linmap.errors import ArgumentError, ArgumentTypeError
 from linmap.maps.base import LinearMap
 from linmap.maps.diagonal import Diagonal
@@ -266,7 +267,7 @@ def as_operator(candidate: Any) -> Operator:
     if isinstance(candidate, SignedPermutation | HadamardDiagonal | DenseOrthogonal | Product | Transposed):
         return candidate
     if isinstance(candidate, torch.Tensor):
-        candidate = candidate.detach().cpu().numpy()
+        candidate = array_of(candidate)
     if isinstance(candidate, np.ndarray) and candidate.ndim == 2:
         return DenseOrthogonal(candidate)
     if hasattr(candidate, "apply"):

@@ -16,6 +16,7 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from scipy import fft
 
+from linmap.data.arrays import array_of
 from linmap.data.scaling import Standardiser
 from linmap.errors import ArgumentError, ArgumentTypeError
 
@@ -210,7 +211,7 @@ def real_array(X: ArrayLike, what: str) -> np.ndarray:
     it is sparse."""
     if hasattr(X, "toarray"):
         raise ArgumentTypeError(f"sparse input is not supported: {what} must be a dense array; call toarray first.")
-    array = np.asarray(X)
+    array = array_of(X)
     if np.iscomplexobj(array):
         raise ArgumentError(f"{COMPLEX} got {what} of {array.dtype}; give the real and the imaginary part as variates.")
     return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)

@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from linmap.data.arrays import array_of
 from linmap.errors import ArgumentError
 from linmap.sequence.olinear.correlation import (
     COMPLEX,
@@ -71,7 +72,7 @@ class OrthoTrans(TransformerMixin, BaseEstimator):
         """
         correlate = temporal_correlations if self.chan_indep else temporal_correlation
         self.correlation_ = correlate(X, self.length, corr=self.corr)
-        shape = np.asarray(X).shape
+        shape = array_of(X).shape
         self.n_features_in_ = shape[1] if len(shape) == 2 else 1
         matrices = self.correlation_.reshape(-1, self.length, self.length)
         pairs = [descending_eigenbasis(R) for R in matrices]

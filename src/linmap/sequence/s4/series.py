@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from linmap.data.arrays import array_of
 from linmap.errors import ArgumentError, ArgumentTypeError
 
 Series = Sequence[Any] | np.ndarray | pd.DataFrame | pd.Series | Tensor
@@ -62,7 +63,7 @@ def check_series(X: Series) -> list[Float[np.ndarray, "length channels"]]:
     """
     if scipy.sparse.issparse(X):
         raise ArgumentTypeError("X is a sparse matrix, and series are dense: use X.toarray().")
-    X = np.asarray(X) if hasattr(X, "__array__") else X
+    X = array_of(X) if hasattr(X, "__array__") else X
     if isinstance(X, np.ndarray) and (X.ndim not in (2, 3) and not (X.dtype == object and X.ndim == 1)):
         raise ArgumentError(
             f"X must be (n, length, channels), (n, length) or a list of series, got shape {X.shape}. Reshape your data "
@@ -81,7 +82,7 @@ def check_series(X: Series) -> list[Float[np.ndarray, "length channels"]]:
 def _checked(i: int, one: Any) -> Float[np.ndarray, "length channels"]:
     """Series i as a matrix of finite numbers."""
     try:
-        values = np.asarray(one)
+        values = array_of(one)
         values = values.astype(np.float64) if values.dtype.kind in "biuO" else values
     except TypeError as error:
         raise ArgumentTypeError(f"X[{i}] must be real numbers (length, channels): {error}.") from None

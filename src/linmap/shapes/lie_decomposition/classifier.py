@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+from linmap.data.arrays import array_of
 from linmap.data.labels import Classes, class_numbers, decoded, encoded
 from linmap.data.schema import Range
 from linmap.errors import ArgumentError, ArgumentTypeError, check_count
@@ -331,11 +332,8 @@ def check_images(X: ArrayLike) -> Tensor:
     TypeError
         If X is not of floating point.
     """
-    if isinstance(X, Tensor):
-        X = X.detach().cpu()
-        X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
     try:
-        values = np.asarray(X)
+        values = array_of(X)
     except ValueError:
         raise ArgumentError("X must be images of one size, floating point, got images of several sizes.") from None
     if values.dtype == object:

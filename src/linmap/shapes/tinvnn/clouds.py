@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from linmap.data.arrays import array_of
 from linmap.errors import ArgumentError, ArgumentTypeError
 
 Batch = tuple[Tensor, Tensor | None, Tensor]
@@ -44,7 +45,7 @@ def _checked_dims(X: Any) -> list[tuple[int, np.ndarray]]:
     clouds = []
     for i, cloud in enumerate(X):
         try:
-            array = cloud.detach().cpu().numpy() if isinstance(cloud, Tensor) else np.asarray(cloud)
+            array = array_of(cloud)
         except ValueError:
             raise ArgumentError(f"X[{i}] must be (points, d), rows of one length.") from None
         if array.ndim != 2 or 0 in array.shape:

@@ -13,6 +13,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
+from linmap.data.arrays import array_of
 from linmap.errors import ArgumentError, ArgumentTypeError, DataError
 from linmap.shapes.tinvnn.points import callers_level, check_choice, check_whole
 from linmap.shapes.tinvnn.scales import Scale
@@ -312,7 +313,7 @@ def _numbers(X: Any) -> Float64[np.ndarray, "rows columns"]:
     if hasattr(X, "toarray"):
         raise ArgumentTypeError("X is sparse; pass X.toarray(): a missing entry is no distance of 0.")
     try:
-        array = np.asarray(X.detach().cpu() if isinstance(X, torch.Tensor) else X)
+        array = array_of(X)
     except ValueError as error:
         raise ArgumentError(f"X must be (n, d) or (n, n), rows of one length: {error}") from None
     if array.dtype == object:
