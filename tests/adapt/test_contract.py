@@ -268,6 +268,20 @@ def test_an_adapter_that_is_not_finite_is_not_merged(method) -> None:
 
 
 @every_method
+def test_weights_that_the_number_format_of_the_base_does_not_hold_are_not_merged(method) -> None:
+    model = adapted(llama(dtype=torch.float16), method, target_modules=["q_proj"])
+    layer = layers(model)[1]
+    with torch.no_grad():
+        for parameter in layer.adapters["default"].parameters():
+            parameter *= 1e6  # of which float32 holds all that follows from it
+    before = layer.get_base_layer().weight.clone()
+    with pytest.raises(ValueError, match=r"layers.1.self_attn.q_proj: .* which torch.float16 does not hold"):
+        model.merge_adapter()
+    assert torch.equal(layer.get_base_layer().weight, before)
+    assert not layer.merged
+
+
+@every_method
 def test_an_adapter_changed_since_a_merge_without_the_base_is_refused(method) -> None:
     model = adapted(llama(), method, target_modules=["q_proj"])
     model.merge_adapter(keep_base=False)

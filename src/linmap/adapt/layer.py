@@ -316,9 +316,15 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
                     f"{self.path}: merging adapter {name!r} would give NaN or infinite weights, so nothing was merged; "
                     "its training has diverged, or the base weight is not finite."
                 )
+        merged = weight_from(base, W).to(original.dtype).contiguous()
+        if not bool(torch.isfinite(merged).all()):
+            raise ArgumentError(
+                f"{self.path}: merging gives weights of up to {float(W.abs().max()):.3g}, which {original.dtype} does "
+                "not hold, so nothing was merged; merge into a base of another number format."
+            )
         if self._base is None and keep_base and not self.merged_adapters:
             self._base = original.cpu()
-        base.weight.data = weight_from(base, W).to(original.dtype).contiguous()
+        base.weight.data = merged
         self.merged_adapters.extend(names)
         self._merged_state = self._checksums()
 
