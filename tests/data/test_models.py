@@ -1,6 +1,7 @@
 """Where pretrained models come from, and what is said of those that are none."""
 
 import json
+import random
 import re
 import shutil
 import socket
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from linmap.data.models import base_folder, load_pretrained, load_tokenizer, model_folder, reads_of
 from linmap.errors import ArgumentError, ArtifactError
@@ -182,3 +184,18 @@ def test_an_adapter_given_as_a_model_is_told_from_one(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ArgumentError, match=r"holds an adapter, not a model; .* --merge --out MODEL"):
         model_folder(str(tmp_path))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_that_are_no_numbers_are_refused_wherever_they_stand(
+    value: float, dtype: str, tmp_path: Path, llama_folder: Path
+) -> None:
+    folder = shutil.copytree(llama_folder, tmp_path / "llama")
+    weights = load_file(folder / "model.safetensors")
+    for name, weight in random.Random(0).sample(sorted(weights.items()), 4):
+        broken = weight.clone()
+        broken.flatten()[random.Random(name).randrange(weight.numel())] = value
+        save_file(weights | {name: broken}, folder / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ArgumentError, match=rf"llama: the weight {re.escape(name)} holds NaN or an infinity"):
+            load_pretrained(folder, "language", dtype)

@@ -410,7 +410,27 @@ def _loaded(auto: Any, folder: Path, what: str, dtype: str) -> tuple[Any, set[st
     wrong = next((name for name, weight in model.named_parameters() if not weight.is_floating_point()), None)
     if wrong and getattr(model, "hf_quantizer", None) is None:
         raise ArgumentError(f"{folder} cannot be loaded as {what}: its weight {wrong} is of integers.")
+    check_weights(model, folder)
     return model, set(info["missing_keys"])
+
+
+def check_weights(model: nn.Module, where: Path | str) -> None:
+    """Refuse a model of which a weight holds NaN or an infinity: most of its answers would be NaN too.
+
+    Raises
+    ------
+    ArgumentError
+        With the first such weight.
+    """
+    for name, weight in model.named_parameters():
+        codes = not weight.is_floating_point() or weight.element_size() == 1  # their scale is elsewhere
+        if codes or weight.is_meta or not weight.numel():
+            continue
+        if not torch.stack(weight.detach().aminmax()).isfinite().all():
+            raise ArgumentError(
+                f"{where}: the weight {name} holds NaN or an infinity; the training that wrote it may have "
+                "diverged: take an earlier checkpoint."
+            )
 
 
 def _first(error: BaseException) -> str:
