@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from linmap.errors import DataError, Stopped, UsageError
+from linmap.errors import ArgumentError, DataError, Stopped, UsageError
 from linmap.experiment import Result, weights_digest
 from linmap.interpret.linearscope import pictures
 from linmap.recipes.job import ApplyJob, CompareJob
@@ -346,3 +346,55 @@ def test_a_bad_image_is_named_before_any_work(photographs: Path):
 def test_the_embedded_photographs_go_through_the_same_code(photographs: Path):
     result = compared(None)
     assert [line[0] for line in result.tables[0].rows] == ["chelsea", "coffee", "china", "flower"]
+
+
+# -- what a network of the user's cannot do ----------------------------------------------------------------------------
+
+
+NETS = """
+import torch
+from torch import nn
+
+def net(dtype=torch.float32):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 2, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8, 5)
+    return nn.Sequential(*layers).eval()
+
+def double():
+    return net().double()
+
+def broken():
+    found = net()
+    found[4].weight.data[1, 2] = float("nan")
+    return found
+"""
+
+
+@pytest.fixture
+def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "somebodys_nets.py").write_text(NETS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "somebodys_nets", raising=False)
+    return "somebodys_nets"
+
+
+def test_an_input_that_the_network_cannot_take_is_wrong_use(nets: str, tmp_path: Path):
+    for run, settings, job in (
+        (apply, Apply(model=f"{nets}:double", side=16, grey=True), ApplyJob(out=tmp_path / "a")),
+        (compare, Compare(model=f"{nets}:double", side=16, grey=True), CompareJob(out=tmp_path / "c")),
+    ):
+        with pytest.raises(UsageError, match=r"cannot take an input of the shape \(1, 1, 16, 16\).*--grey"):
+            run(settings, job)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_network_is_fed_in_its_own_number_format(nets: str, tmp_path: Path):
+    assert apply(Apply(model=f"{nets}:double", side=16), ApplyJob(out=tmp_path))["exactness"] < 1e-12
+
+
+def test_a_network_that_answers_nan_is_refused(nets: str, tmp_path: Path):
+    for run, settings, job in (
+        (apply, Apply(model=f"{nets}:broken", side=16), ApplyJob(out=tmp_path / "a")),
+        (compare, Compare(model=f"{nets}:broken", side=16), CompareJob(out=tmp_path / "c")),
+    ):
+        with pytest.raises(ArgumentError, match="Sequential answers NaN at this input"):
+            run(settings, job)  # pyright: ignore[reportArgumentType]

@@ -154,8 +154,8 @@ class LinearScope:
         ------
         TypeError, ValueError
             If x is not one finite floating-point input with a batch axis on the model's device, the model is in
-            training mode, or the output depends on an operation without a frozen form; `InexactReadingError` (a
-            ValueError) if y = F x + r does not hold or some of the input went around PyTorch.
+            training mode, its answer holds NaN, or the output depends on an operation without a frozen form;
+            `InexactReadingError` (a ValueError) if y = F x + r does not hold or some of the input went around PyTorch.
         """
         check_input(self.model, x, self.batched, self.from_)
         passage = Passage(self.model, self.output, self.from_, self.to, inputs)
@@ -173,6 +173,8 @@ class LinearScope:
             )
         else:
             interp = AffineInterpreter(scene, Parallel(partial(self._again, passage, x), start))
+        if bool(interp.output.isnan().any()):
+            raise ArgumentError(f"{type(self.model).__name__} answers NaN at this input; look at its weights.")
         if self.strict:
             self._prove(passage, x, trace, interp)
         return interp

@@ -22,7 +22,7 @@ from linmap.recipes.job import ApplyJob
 from linmap.recipes.linearscope.apply_text import PAGE, apply_text
 from linmap.recipes.linearscope.flags import Apply
 from linmap.recipes.linearscope.kinds import is_network, named, reads_text, refuse_folder
-from linmap.recipes.linearscope.loading import load_model, model_input, output_names, scope
+from linmap.recipes.linearscope.loading import load_model, model_input, output_names, scope, taken
 from linmap.recipes.linearscope.vision import SALIENT, load_vision, pixels_of, refuse_preparation, seen_point
 
 CAPTIONS = {
@@ -57,7 +57,7 @@ def apply(settings: Apply, job: ApplyJob) -> dict[str, Any]:
         raise UsageError(f"--at is for {SALIENT}, whose saliency it asks for; use --target.")
     with Console(stderr=True).status("reading the network"):
         photo = photo_of(settings, image)
-        interp = scope(photo.model, settings).at(photo.x)
+        interp = scope(photo.model, settings).at(taken(photo.model, photo.x, settings))
         target = target_of(settings, interp, photo)
         names = output_names(photo.model, str(settings.model), interp.out_features)
         report = explained(interp, target, names) | {

@@ -23,7 +23,7 @@ from linmap.recipes.job import CompareJob
 from linmap.recipes.linearscope.compare_text import compare_text
 from linmap.recipes.linearscope.flags import Compare
 from linmap.recipes.linearscope.kinds import is_network, named, reads_text
-from linmap.recipes.linearscope.loading import load_model, model_input, output_names, scope
+from linmap.recipes.linearscope.loading import load_model, model_input, output_names, scope, taken
 from linmap.recipes.linearscope.vision import load_vision, pixels_of, refuse_preparation
 
 PHOTOS = ("chelsea", "coffee", "china", "flower")
@@ -146,7 +146,7 @@ class Deletion:
     @torch.no_grad()
     def classes(self, image: Path | str) -> int:
         """How many classes there are; what is no classifier is refused."""
-        y = logits(self.model(self.input(image)))
+        y = logits(self.model(taken(self.model, self.input(image), self.settings)))
         if not isinstance(y, Tensor) or y.ndim != 2 or len(y) != 1 or y.shape[1] < 2:
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise UsageError(

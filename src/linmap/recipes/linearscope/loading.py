@@ -42,6 +42,29 @@ def model_input(settings: Reading, image: np.ndarray | None, grey: bool) -> Tens
     return normalised(square(embedded_image("chelsea") if image is None else image, side), settings.mean, settings.std)
 
 
+def taken(model: nn.Module, x: Tensor, settings: Reading) -> Tensor:
+    """An input in the number format of the network, which has answered it once.
+
+    Raises
+    ------
+    UsageError
+        If the network cannot take it, because it is of another size or has other channels; with what it says.
+    """
+    x = x.to(next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32))
+    if model.training:  # refused elsewhere; an answer would move its running statistics
+        return x
+    try:
+        with torch.no_grad():
+            model(x)
+    except Exception as error:  # whatever somebody's forward raises
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise UsageError(
+            f"--model {settings.model} cannot take an input of the shape {tuple(x.shape)} ({type(error).__name__}: "
+            f"{said:.300}); --side is for its size, --grey for one channel."
+        ) from error
+    return x
+
+
 def normalised(image: np.ndarray, mean: float = 127.0, std: float = 128.0) -> Tensor:
     """(height, width, 3) 8-bit values as (1, 3, height, width), (pixel - mean) / std."""
     return (torch.from_numpy(image.copy()).float().permute(2, 0, 1)[None].contiguous() - mean) / std

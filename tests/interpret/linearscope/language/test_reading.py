@@ -257,5 +257,5 @@ def test_models_that_say_no_next_token_are_refused():
         LinearScope(transformers.BertForMaskedLM(config).eval()).text(TEXT, language_tokenizer())
     model = decoder(num_hidden_layers=1)
     model.model.norm.weight[0] = torch.nan
-    with pytest.raises(ArgumentError, match="LlamaForCausalLM gives logits that are NaN"):
+    with pytest.raises(ArgumentError, match="LlamaForCausalLM answers NaN at this input"):
         LinearScope(model).text(TEXT, language_tokenizer())
