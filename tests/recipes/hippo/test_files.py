@@ -168,3 +168,32 @@ def test_a_column_of_times_can_be_dropped(tmp_path, capsys) -> None:
     assert done["series"] == 8
     assert main([*words, "--drop", "then"]) == 2
     assert "has no column 'then' to leave out; there are when, x, y" in capsys.readouterr().err
+
+
+def test_classes_that_the_run_does_not_know_are_no_wrong_answers(archive: Path, fitted: Path, tmp_path, capsys) -> None:
+    with np.load(archive) as arrays:
+        held = dict(arrays)
+    right = answer(capsys, "apply", fitted, "--data", archive, "--out", tmp_path / "a.csv")["accuracy"]
+    y = held["y"].astype("U20")
+    for known in (0, len(y) // 2):
+        held["y"] = np.where(np.arange(len(y)) < known, y, "unheard of")
+        np.savez(tmp_path / "other.npz", **held)
+        done = answer(capsys, "apply", fitted, "--data", tmp_path / "other.npz", "--out", tmp_path / "b.csv")
+        assert ("accuracy" in done) == (known > 0)
+        assert "unheard of" in done["notes"][0]
+    found = pd.read_csv(tmp_path / "a.csv")["answer"].to_numpy()
+    assert done["accuracy"] == pytest.approx((found == y)[:known].mean(), abs=1e-4)
+    assert right == pytest.approx((found == y).mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("factor", "told"), [(1e-6, True), (1e-3, True), (0.1, False), (1, False), (10, False), (1e3, True)]
+)
+def test_series_in_another_unit_are_told(
+    factor: float, told: bool, archive: Path, fitted: Path, tmp_path, capsys
+) -> None:
+    with np.load(archive) as arrays:
+        held = dict(arrays)
+    np.savez(tmp_path / "scaled.npz", **held | {"X": held["X"] * factor})
+    done = answer(capsys, "apply", fitted, "--data", tmp_path / "scaled.npz", "--out", tmp_path / "a.csv")
+    assert ("standard deviations of the fit" in " ".join(done.get("notes", []))) == told

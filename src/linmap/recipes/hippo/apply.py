@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import r2_score
 
 from linmap.artifacts import write_table
 from linmap.data.door import load_json
+from linmap.data.labels import judged
 from linmap.data.sequences import LabelledSeries, load_series, named_series
 from linmap.errors import DataError, UsageError
+from linmap.recipes.answers import say_accuracy
 from linmap.recipes.hippo.fit import FILE
 from linmap.recipes.hippo.flags import Apply
 from linmap.recipes.hippo.streaming import follow
@@ -20,6 +23,10 @@ from linmap.recipes.job import FittedJob
 from linmap.sequence.s4 import S4Classifier, S4Regressor, load_estimator
 
 STREAM = Path("-")
+OTHER_UNIT = 100.0
+"""Deviations of this many standard deviations, or of one divided by it, are told."""
+FEW = 10
+"""Samples of fewer than this tell nothing about it."""
 
 
 def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
@@ -42,9 +49,12 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     table = answers(estimator, data, settings.rate)
     write_table(out, table)
     summary: dict[str, Any] = {"answers": str(out), "series": len(data)}
-    if data.labels is not None:
-        agreed = _score(estimator, table["answer"].to_numpy(), data.labels)
-        summary |= {"accuracy" if isinstance(estimator, S4Classifier) else "r2": round(agreed, 4)}
+    if note := strange_size(estimator, data):
+        summary["notes"] = [note]
+    if data.labels is not None and isinstance(estimator, S4Classifier):
+        say_accuracy(summary, judged(data.labels, estimator.classes_), table["answer"].to_numpy())
+    elif data.labels is not None:
+        summary["r2"] = round(float(r2_score(data.labels.astype(np.float64), table["answer"])), 4)
     return summary
 
 
@@ -76,9 +86,20 @@ def answers(estimator: S4Classifier | S4Regressor, data: LabelledSeries, rate: f
     return pd.DataFrame({"series": data.names, "answer": best, **columns})
 
 
-def _score(estimator: S4Classifier | S4Regressor, found: np.ndarray, labels: np.ndarray) -> float:
-    if isinstance(estimator, S4Classifier):
-        return float((found.astype(str) == labels.astype(str)).mean())
-    from sklearn.metrics import r2_score
-
-    return float(r2_score(labels.astype(np.float64), found))
+def strange_size(estimator: S4Classifier | S4Regressor, data: LabelledSeries) -> str | None:
+    """What to say of series that are far from those of the fit, or hardly move where these did."""
+    values = np.concatenate(data.series).astype(np.float64)
+    if not estimator.standardise or len(values) < FEW:
+        return None
+    deviations = (values - estimator.mean_) / estimator.scale_
+    far, moving = np.sqrt(np.mean(deviations**2, axis=0)), deviations.std(0)
+    if far.max() > OTHER_UNIT:
+        found, channel = f"from its mean by {far.max():.1g}", far.argmax()
+    elif moving.min() < 1 / OTHER_UNIT:
+        found, channel = f"among themselves by {moving.min():.1g}", moving.argmin()
+    else:
+        return None
+    return (
+        f"values of channel {channel + 1} differ {found} standard deviations of the fit, where 1 is usual; is it in "
+        "another unit, or flat? Answers to such series mean nothing"
+    )
