@@ -95,3 +95,20 @@ def test_the_embedded_subjects_are_those_of_the_whole_file() -> None:
         assert executed.take(np.arange(3)).X.shape == (3, 21, 640)
     with pytest.raises(ValueError, match="0 to 10"):
         mamem(11)
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_covariance_matrices_are_no_epochs(size: int, tmp_path: Path) -> None:
+    A = rng.standard_normal((4, size, 9))
+    np.savez(tmp_path / "c.npz", X=A @ A.swapaxes(1, 2))
+    with pytest.raises(DataError, match="holds symmetric matrices, as covariances are"):
+        load_epochs(tmp_path / "c.npz")
+    np.savez(tmp_path / "e.npz", X=A[..., :size])
+    assert load_epochs(tmp_path / "e.npz").X.shape == (4, size, size)
+
+
+def test_a_recording_is_to_be_cut_into_epochs(tmp_path: Path) -> None:
+    info = mne.create_info(["C3", "C4"], 100.0, "eeg")
+    mne.io.RawArray(rng.standard_normal((2, 500)), info, verbose="error").save(tmp_path / "a_raw.fif", verbose="error")
+    with pytest.raises(DataError, match=r"a_raw\.fif cannot be read as epochs of MNE.*cut a recording into epochs"):
+        load_epochs(tmp_path / "a_raw.fif")

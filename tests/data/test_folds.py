@@ -70,3 +70,13 @@ def test_named_domains_are_held_out_or_the_last_one() -> None:
     assert not hold_out(np.array([7, 7])).any()
     with pytest.raises(ValueError, match="held_out=5: the file has 1, 2, 3"):
         hold_out(domains, ("5",))
+
+
+def test_a_single_class_is_refused_before_any_work() -> None:
+    X = np.ones((30, 2, 2))
+    for samples in (
+        Covariances(X, np.full(30, "a"), np.arange(30) // 10, "mine"),
+        Covariances(X, np.full(30, "a"), None, "mine"),
+    ):
+        with pytest.raises(DataError, match="mine: all samples are of the class a"):
+            folds(samples, 0)

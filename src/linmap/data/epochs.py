@@ -173,6 +173,11 @@ def _read_archive(path: Path) -> Epochs:
     sfreq = float(arrays["sfreq"].item()) if "sfreq" in arrays else None
     if sfreq is not None and sfreq <= 0:
         raise DataError(f"{path}: sfreq must be more than 0 Hz, got {sfreq:g}; leave it out where it is not known.")
+    if X.shape[1] == X.shape[2] > 1 and X.any() and np.array_equal(X, X.swapaxes(1, 2)):
+        raise DataError(
+            f"{path}: X holds symmetric matrices, as covariances are; expected epochs (epochs, channels, times). "
+            "Covariance matrices are for gbwbn."
+        )
     channels = _named(X.shape[1]) if names is None else tuple(map(str, names))
     return _checked(Epochs(X, y, sfreq, channels, session, group, path.stem), path)
 
@@ -191,7 +196,7 @@ def _read_fif(path: Path) -> Epochs:
         raise ModuleNotFoundError("MNE files need MNE: pip install 'linmap[signals]'.", name="mne") from None
     if is_compressed(path):
         measure(path)
-    with understood(path, "epochs of MNE"):
+    with understood(path, "epochs of MNE", "cut a recording into epochs with mne.Epochs and save these"):
         name, _, ending = path.name.rpartition(".fif")
         for part in (path, *path.parent.glob(f"{glob.escape(name)}-[0-9]*.fif{ending}")):  # of what MNE has split
             _check_tags(part)

@@ -42,9 +42,11 @@ def folds(samples: Samples, seed: int) -> list[Fold[Samples]]:
     Raises
     ------
     DataError
-        If there are too few samples, or the training part of a fold lacks a class.
+        If there are too few samples or a single class, or the training part of a fold lacks a class.
     """
     labels = samples.labels()
+    if len(set(labels.tolist())) < 2:
+        raise DataError(f"{samples.name}: all samples are of the class {labels[0]}; two classes or more are needed.")
     word = "domain" if isinstance(samples, Covariances) else "session"
     sessions = domains_of(samples)
     names, part = (

@@ -49,6 +49,10 @@ def say_channels(summary: dict[str, Any], epochs: Epochs, fitted: Layout | None 
         summary.setdefault("notes", []).append(
             "the file does not name its channels; they were taken in the order of the fit"
         )
+    still = (epochs.X[..., :1] == epochs.X).all((0, 2))
+    if still.any():
+        flat = ", ".join(name for name, one in zip(epochs.ch_names, still, strict=True) if one)
+        summary.setdefault("notes", []).append(f"flat in every epoch: {flat}; an electrode may have had no contact")
     channels, times = epochs.X.shape[1:]
     if channels > times:
         summary.setdefault("notes", []).append(

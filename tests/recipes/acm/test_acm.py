@@ -268,3 +268,17 @@ def test_fits_that_cannot_be_are_explained(archive: Path, tmp_path: Path) -> Non
     np.savez(tmp_path / "turned.npz", X=X[..., :10].transpose(0, 2, 1), y=y)
     summary = fit(replace(TINY, order=1, lag=1), FitJob(tmp_path / "turned.npz", tmp_path / "run"))
     assert "10 channels of 3 samples; if it is the other way round" in summary["notes"][0]
+
+
+def test_channels_without_contact_are_told_by_fit_and_apply(archive: Path, tmp_path: Path) -> None:
+    with np.load(archive) as arrays:
+        held = dict(arrays)
+    run = replace(TINY, order=2, lag=1)
+    assert "notes" not in fit(run, FitJob(archive, tmp_path / "run"))
+    held["X"][:, 1] = 3.0
+    np.savez(tmp_path / "flat.npz", **held)
+    notes = [
+        fit(run, FitJob(tmp_path / "flat.npz", tmp_path / "other"))["notes"],
+        apply(Apply(), FittedJob(tmp_path / "flat.npz", tmp_path / "a.csv", artifact=tmp_path / "run"))["notes"],
+    ]
+    assert all("flat in every epoch: Cz;" in found[0] for found in notes)

@@ -81,7 +81,7 @@ def test_wrong_use_is_named(matrices: Path, epochs: Path, tmp_path: Path) -> Non
     fit(replace(FAST, epochs=1), job)
     with pytest.raises(UsageError, match=r"written as \.csv or \.parquet"):
         apply(Apply(), FittedJob(matrices, tmp_path / "p.txt", artifact=tmp_path / "run"))
-    with pytest.raises(DataError, match="fitted to matrices; this file is not"):
+    with pytest.raises(DataError, match=r"epochs\.npz holds epochs, and the run was fitted to covariance matrices"):
         apply(Apply(), FittedJob(epochs, artifact=tmp_path / "run"))
     with pytest.raises(UsageError, match="--adapt needs a run fitted with --domains"):
         apply(Apply(adapt=True), FittedJob(matrices, artifact=tmp_path / "run"))
@@ -190,3 +190,9 @@ def test_channels_of_epochs_are_compared_with_those_of_the_fit(tmp_path: Path) -
 def test_small_files_get_more_passes(samples: int, epochs: int) -> None:
     assert epochs_for(samples, 30) == epochs
     assert epochs_for(samples, 1) == max(25, min(-(-75 // samples), 100))
+
+
+def test_one_channel_has_no_covariance_to_learn_from(tmp_path: Path) -> None:
+    np.savez(tmp_path / "one.npz", X=np.random.default_rng(0).random((20, 1, 1)), y=np.arange(20) % 2)
+    with pytest.raises(ArgumentError, match="one channel, whose covariance is one number"):
+        fit(Fit(), FitJob(tmp_path / "one.npz", tmp_path / "run"))

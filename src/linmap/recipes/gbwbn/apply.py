@@ -27,7 +27,10 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     trained = read_config(job.artifact)["config"]["parameters"]["front"]
     samples, classifier = load_samples(job.data, trained), SPDNetClassifier.load(job.artifact)
     if (trained == "matrices") != isinstance(samples, Covariances):
-        raise DataError(f"the run was fitted to {'matrices' if trained == 'matrices' else 'epochs'}; this file is not.")
+        wanted, found = (
+            ("covariance matrices", "epochs") if trained == "matrices" else ("epochs", "covariance matrices")
+        )
+        raise DataError(f"{job.data} holds {found}, and the run was fitted to {wanted}; give a file of {wanted}.")
     by_domain = domains_of(samples) if len(classifier.domains_) else None
     if settings.adapt:
         if by_domain is None:

@@ -201,6 +201,10 @@ class SPDNetClassifier(ClassifierMixin, SavedEstimator, BaseEstimator):
         elif self.front == "convolution":
             front = ConvolutionalCovariance(size, order=self.order, lag=self.lag, dtype=dtype)
             size = 15 * self.order
+        if size < 2:
+            raise ArgumentError(
+                "X has one channel, whose covariance is one number; take two or more, or a larger order."
+            )
         dims = (max(2, min(30, size // 2)),) if self.dims is None else tuple(self.dims)
         return SPDNet((size, *dims), len(self.classes_), self.norm, floor=self.floor, front=front,
                       norm_options=options, dtype=dtype)  # fmt: skip
