@@ -399,3 +399,18 @@ def test_faces_that_count_back_are_those_that_count_forward(
         (folder / f"{way}.obj").write_text("\n".join(text))
     expected, found = (read_surface(folder / f"{way}.obj", 50, name="a")[0] for way in lines)
     np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.parametrize("glued", [False, True])
+def test_an_off_file_that_is_cut_off_is_refused_wherever_it_is_cut(glued: bool, tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.off", box(1, 2, 3))
+    head, rest = path.read_text().rstrip().split("\n", 1)
+    lines = (f"{head}{rest}" if glued else f"{head}\n# a box\n\n{rest}").split("\n")
+    path.write_text("\n".join(lines) + "\n")
+    whole = load_clouds(path, 10).clouds[0]
+    path.write_text("\n".join(lines))
+    assert np.array_equal(load_clouds(path, 10).clouds[0], whole)
+    for kept in range(len(lines) - 20 + 1 + (not glued), len(lines)):  # from the counts on
+        path.write_text("\n".join(lines[:kept]))
+        with pytest.raises(DataError, match=r"a\.off declares 8 vertices and 12 faces.*cut off"):
+            load_clouds(path, 10)

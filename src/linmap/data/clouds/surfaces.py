@@ -82,9 +82,31 @@ def open_surface(path: Path) -> io.BytesIO:
     data = read_bytes(path)
     if path.suffix.lower() == ".off" and data[:3] == b"OFF" and data[3:4].isdigit():
         data = b"OFF\n" + data[3:]
+    if path.suffix.lower() == ".off":
+        _refuse_cut(data, path)
     if path.suffix.lower() == ".obj" and BACKWARD.search(data):
         data = _counted_forward(data)
     return io.BytesIO(data)
+
+
+def _refuse_cut(data: bytes, path: Path) -> None:
+    """Refuse an .off file that ends before what it declares, of which trimesh takes what is there.
+
+    Raises
+    ------
+    DataError
+        With the counts.
+    """
+    lines = [line for line in (line.partition(b"#")[0].strip() for line in data.splitlines()) if line]
+    counts = lines[1].split()[:2] if len(lines) > 1 and lines[0] == b"OFF" else []
+    if len(counts) < 2 or not all(count.isdigit() and len(count) < 12 for count in counts):
+        return  # trimesh says what is wrong with it
+    vertices, faces = map(int, counts)
+    rest = lines[2:]
+    if len(rest) < vertices + faces and sum(len(line.split()) for line in rest) < 3 * vertices + 4 * faces:
+        raise DataError(
+            f"{path} declares {vertices} vertices and {faces} faces, and {len(rest)} lines follow; it is cut off."
+        )
 
 
 def _counted_forward(data: bytes) -> bytes:
