@@ -127,7 +127,10 @@ def open_rows(path: Path | str) -> np.ndarray:
     """
     array = read_npy(path, mmap_mode="r")
     if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
-        raise DataError(f"{path} must hold one matrix of numbers, one vector a row; write it with numpy.save.")
+        raise DataError(
+            f"{path} holds {array.dtype} of the shape {array.shape}; expected one matrix of real numbers, "
+            "one vector a row."
+        )
     return array
 
 

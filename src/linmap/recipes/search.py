@@ -81,7 +81,7 @@ def search(settings: SearchSettings) -> dict[str, Any]:
     if settings.query is None and settings.through is not None:
         raise UsageError("--through takes vectors to another model's; give them with --query vectors.npy.")
     if settings.query is None and asked != 1:
-        raise UsageError("give what to look for: one of --like JSON, --id ID and --at PATH=VALUE.")
+        raise UsageError("give what to look for: one of --like JSON, --id ID, --at PATH=VALUE and --query FILE.npy.")
     if settings.top < 1:
         raise UsageError(f"--top must be at least 1, got {settings.top}.")
     from linmap.recipes.matches import matching_records, nearest_vectors

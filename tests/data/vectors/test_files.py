@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from linmap.errors import ArtifactError, DataError
+from linmap.data.arrays import open_rows
+from linmap.data.vectors import open_store
+from linmap.errors import ArgumentError, ArtifactError, DataError
 from linmap.retrieve.mbat import VectorFile, VectorFileWriter
 
 VECTORS = np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32)
@@ -83,3 +86,22 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"format": 99}))
     with pytest.raises(ArtifactError, match="upgrade linmap"):
         VectorFile(tmp_path / "new.npy")
+
+
+def test_what_a_matrix_holds_instead_is_told(tmp_path: Path) -> None:
+    for array in (VECTORS[0], VECTORS[None], VECTORS[:0], VECTORS > 0, VECTORS * 1j):
+        np.save(tmp_path / "v.npy", array)
+        with pytest.raises(DataError, match=re.escape(f"holds {array.dtype} of the shape {array.shape}; expected one")):
+            open_rows(tmp_path / "v.npy")
+
+
+@pytest.mark.parametrize("value", [3.5e38, -1e300])
+def test_numbers_beyond_float32_are_not_called_infinite(value: float, tmp_path: Path) -> None:
+    vectors = VECTORS.astype(np.float64)
+    vectors[2, 5] = value
+    with open_store(f"array:{tmp_path}/s", vectors.shape[1]) as store:
+        with pytest.raises(ArgumentError, match="kept in float32, and row 2 has a number beyond 3"):
+            store.upsert([str(i) for i in range(len(vectors))], vectors)
+        vectors[2, 5] = np.inf
+        with pytest.raises(ArgumentError, match="row 2 has NaN or an infinity"):
+            store.upsert([str(i) for i in range(len(vectors))], vectors)

@@ -210,7 +210,8 @@ def agreed_fields(found: Mapping[str, int] | None, asked: Mapping[str, int] | in
     if asked is None:
         if not found:
             raise DataError(
-                f"{where} does not exist; give the lengths of its vectors to make it: fields={{'vector': 384}}."
+                f"{where} does not exist; fill it with `linmap index`, or give the lengths of its vectors to make it: "
+                "fields={'vector': 384}."
             )
         return dict(found)
     asked = checked_fields(asked)
@@ -226,11 +227,14 @@ def _finite(vectors: np.ndarray, name: str) -> np.ndarray:
         raise ArgumentError(
             f"{name} must be real numbers, got {vectors.dtype}; put real and imaginary parts side by side."
         )
-    vectors = np.ascontiguousarray(vectors, np.float32)
-    if not np.isfinite(vectors).all():
-        row = int(np.flatnonzero(~np.isfinite(vectors).all(1))[0])
+    with np.errstate(over="ignore"):  # told below
+        single = np.ascontiguousarray(vectors, np.float32)
+    if not np.isfinite(single).all():
+        row = int(np.flatnonzero(~np.isfinite(single).all(1))[0])
+        if np.isfinite(vectors[row]).all():
+            raise ArgumentError(f"{name} are kept in float32, and row {row} has a number beyond 3.4e38; divide them.")
         raise ArgumentError(f"{name} must be finite numbers, but row {row} has NaN or an infinity.")
-    return vectors
+    return single
 
 
 def _unicode(name: str) -> str:
