@@ -38,6 +38,8 @@ class LabelledSeries:
     """Classes (integers or text) or targets (floats)."""
     names: list[str]
     """Of the files, or numbers."""
+    channel_names: tuple[str, ...] | None = None
+    """Of the columns; None where files have no header, or other names than the first."""
 
     def __len__(self) -> int:
         return len(self.series)
@@ -86,7 +88,28 @@ class LabelledSeries:
     def take(self, indices: Sequence[int] | np.ndarray) -> LabelledSeries:
         """Those series alone, in that order."""
         labels = None if self.labels is None else self.labels[np.asarray(indices)]
-        return LabelledSeries([self.series[i] for i in indices], labels, [self.names[i] for i in indices])
+        names = [self.names[i] for i in indices]
+        return LabelledSeries([self.series[i] for i in indices], labels, names, self.channel_names)
+
+    def in_order(self, channel_names: tuple[str, ...] | None) -> LabelledSeries:
+        """The channels by these names, or by their place where they or those of the series have none.
+
+        Raises
+        ------
+        DataError
+            If some of the names are there and others are not.
+        """
+        here = self.channel_names
+        if here is None or channel_names is None or here == channel_names or not set(here) & set(channel_names):
+            return self
+        if set(here) != set(channel_names):
+            raise DataError(
+                f"these series have the channels {', '.join(here)}, expected are {', '.join(channel_names)}; bring "
+                "these, and leave out others with drop=..."
+            )
+        places = [here.index(name) for name in channel_names]
+        series = [one[:, places] for one in self.series]
+        return LabelledSeries(series, self.labels, self.names, channel_names)
 
 
 def load_series(source: Path | str, part: Part = "train", drop: Sequence[str] = ()) -> LabelledSeries:
@@ -125,7 +148,8 @@ def load_series(source: Path | str, part: Part = "train", drop: Sequence[str] = 
         known = ", ".join(get_args(Dataset))
         raise DataError(f"{path}: there is no such file or folder, and it is not one of the data sets {known}.")
     if suffix_of(path) == ".csv":
-        return LabelledSeries([_read_csv(path, drop).to_numpy()], None, [path.stem])
+        table = _read_csv(path, drop)
+        return LabelledSeries([table.to_numpy()], None, [path.stem], _header([table]))
     match path.suffix.lower():
         case ".npz":
             return read_archive(path)
@@ -199,9 +223,17 @@ def read_folder(folder: Path | str, drop: Sequence[str] = ()) -> LabelledSeries:
                 f"{path} has {len(table.columns)} channels, {files[0]} has {len(first)}; all series need the same."
             )
     # another order of the same names is the same channels
-    series = [table[first] if set(table.columns) == set(first) else table for table in tables]
+    series = [table.reindex(columns=first) if set(table.columns) == set(first) else table for table in tables]
     names = [path.relative_to(folder).as_posix() for path in files]
-    return LabelledSeries([table.to_numpy() for table in series], _folder_labels(folder, names), names)
+    labels = _folder_labels(folder, names)
+    return LabelledSeries([table.to_numpy() for table in series], labels, names, _header(series))
+
+
+def _header(tables: list[pd.DataFrame]) -> tuple[str, ...] | None:
+    """The names of channels that all tables have; those without a header have numbers."""
+    names = tables[0].columns
+    named = all(isinstance(name, str) for name in names) and all(table.columns.equals(names) for table in tables)
+    return tuple(names) if named else None
 
 
 def _folder_labels(folder: Path, names: list[str]) -> np.ndarray | None:

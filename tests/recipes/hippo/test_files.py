@@ -64,6 +64,29 @@ def test_columns_that_the_fit_left_out_are_left_out_again(tmp_path, capsys) -> N
     assert (tmp_path / "timed.csv").read_bytes() == (tmp_path / "bare.csv").read_bytes()
 
 
+def test_channels_go_by_the_names_of_the_fit(tmp_path, capsys) -> None:
+    series, labels = waves(12)
+    others = {"fit": ["x", "y"], "swapped": ["y", "x"], "other": ["x", "z"], "bare": None, "renamed": ["left", "right"]}
+    for name, columns in others.items():
+        (tmp_path / name).mkdir()
+        pd.DataFrame({"file": [f"{i:02}.csv" for i in range(12)], "label": labels}).to_csv(
+            tmp_path / name / "labels.csv", index=False
+        )
+        for i, one in enumerate(series):
+            table = pd.DataFrame(one[:, ::-1] if name == "swapped" else one, columns=columns)
+            table.to_csv(tmp_path / name / f"{i:02}.csv", index=False, header=columns is not None)
+    answer(capsys, "fit", "hippo", "--data", tmp_path / "fit", "--out", tmp_path / "run", *SMALL)
+    for name in ("fit", "swapped", "bare", "renamed"):
+        answer(capsys, "apply", tmp_path / "run", "--data", tmp_path / name, "--out", tmp_path / f"{name}.csv")
+        assert (tmp_path / f"{name}.csv").read_bytes() == (tmp_path / "fit.csv").read_bytes()
+    single = ("--data", tmp_path / "swapped" / "03.csv", "--out", tmp_path / "one.csv")
+    answer(capsys, "apply", tmp_path / "run", *single)
+    one, all_ = (pd.read_csv(tmp_path / name)["answer"] for name in ("one.csv", "fit.csv"))
+    assert one.to_list() == all_.to_list()[3:4]
+    assert main(["apply", str(tmp_path / "run"), "--data", str(tmp_path / "other")]) == 2
+    assert "these series have the channels x, z, expected are x, y;" in capsys.readouterr().err
+
+
 def test_a_fit_goes_on_to_the_same_bytes(archive: Path, fitted: Path, tmp_path, capsys, monkeypatch) -> None:
     from linmap.training import loop
 

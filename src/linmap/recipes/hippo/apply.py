@@ -41,7 +41,7 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
     if out.suffix not in (".csv", ".parquet"):
         raise UsageError(f"--out {out}: answers are written as .csv or .parquet.")
     estimator = load_estimator(job.artifact)
-    data = _read(settings, job)
+    data = _read(settings, job).in_order(_kept(job.artifact, "channels") or None)
     if data.channels != estimator.n_features_in_:
         raise DataError(
             f"these series have {data.channels} channels, the run was fitted to {estimator.n_features_in_}."
@@ -61,19 +61,19 @@ def apply(settings: Apply, job: FittedJob) -> dict[str, Any]:
 def _read(settings: Apply, job: FittedJob) -> LabelledSeries:
     if job.data is None:
         return named_series(settings.dataset, "test")
-    if not settings.drop and (dropped := _dropped(job.artifact)):
+    if not settings.drop and (dropped := _kept(job.artifact, "drop")):
         with suppress(DataError):  # files that lack these columns are read as they are
             return load_series(job.data, "test", dropped)
     return load_series(job.data, "test", settings.drop)
 
 
-def _dropped(artifact: Path) -> tuple[str, ...]:
-    """The columns that the fit left out; none of a run from elsewhere."""
+def _kept(artifact: Path, what: str) -> tuple[str, ...]:
+    """Names of columns that the fit noted: those that it left out ("drop"), or its channels; none of older runs."""
     try:
-        dropped = load_json(artifact / FILE)["drop"]
+        names = load_json(artifact / FILE)[what]
     except (OSError, ValueError, KeyError, TypeError):
         return ()
-    return tuple(dropped) if isinstance(dropped, list) and all(isinstance(name, str) for name in dropped) else ()
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
 def answers(estimator: S4Classifier | S4Regressor, data: LabelledSeries, rate: float = 1.0) -> pd.DataFrame:

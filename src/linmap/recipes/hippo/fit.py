@@ -27,7 +27,7 @@ def fit(settings: Fit, job: FitJob) -> dict[str, Any]:
     estimator.fit(train.series, train.require_labels(), checkpoints=job.out / "training", resume=job.resume)
     estimator.save(job.out)
     if job.data is not None:
-        write_json(job.out / FILE, {"drop": settings.drop})
+        write_json(job.out / FILE, {"drop": settings.drop, "channels": train.channel_names})
     assert estimator.history_ is not None
     summary = {
         "artifact": str(job.out),
