@@ -196,9 +196,14 @@ def test_report_covers_every_result_in_the_folder(ruler, capsys):
     capsys.readouterr()
     found = document(capsys, "report", "runs")
     assert found["systems"] == [ruler, ruler]
+    assert found["failed"] == []
     assert Path(found["report"]) == Path("runs/report.html")
     page = document(capsys, "report", "runs/b", "--out", "page.html")["report"]
     assert "--horizon 7" in Path(page).read_text()
+    Path("runs/a/result.json").write_text("{")
+    assert document(capsys, "report", "runs")["failed"] == ["runs/a"]
+    assert main(["report", "runs"]) == 0
+    assert "failed runs/a (the page says why)" in capsys.readouterr().out
 
 
 def test_bench_runs_the_benchmarks_of_the_checkout_with_their_own_flags(tmp_path, monkeypatch, capsys):

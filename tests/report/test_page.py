@@ -1,6 +1,7 @@
 """The page: whole, self-contained, complete, and safe whatever the results say."""
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -135,6 +136,19 @@ def test_systems_stand_in_the_order_of_the_catalogue(tmp_path):
     text = page_of(tmp_path).text
     assert "Report of 4 systems" in text
     assert text.index("MBAT for JSON") < text.index("OLinear") < text.index("LinearScope") < text.index("unheard_of")
+
+
+def test_several_comparisons_of_a_system_are_told_apart(tmp_path):
+    for folder in ("bank", "shop/old & new", "shop/july", os.fsdecode(b"\xff")):
+        save_result(tmp_path / folder, "mbat")
+    save_result(tmp_path / "hours", "olinear")
+    (tmp_path / "lost").mkdir()
+    (tmp_path / "lost" / "result.json").write_text("{")
+    page = page_of(tmp_path)
+    assert "Report of 3 systems in 6 comparisons" in page.text
+    for title in ("MBAT for JSON: bank", "MBAT for JSON: shop/old & new", "MBAT for JSON: shop/july"):
+        assert page.text.count(title) == 3  # in the list, on its card, above its chapter
+    assert "OLinear:" not in page.text
 
 
 def test_a_failure_is_shown_with_its_error_and_outranks_an_older_result(tmp_path):

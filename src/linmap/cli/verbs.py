@@ -219,16 +219,20 @@ def report(words: list[str]) -> Answer:
     flags = parse(words, f"linmap report {word(runs)}", purpose, flags=ReportFlags, writing=Writing)
     if not Path(runs).is_dir():
         raise UsageError(f"{runs} is not a folder; give the --out of `linmap compare` or `linmap tour`.")
+    from linmap.experiment.result import Failure
     from linmap.report import gather, is_report, write_report
 
-    systems = [outcome.system for _, outcome in gather(runs)]
+    outcomes = gather(runs)
+    systems = [outcome.system for _, outcome in outcomes]
+    failed = [str(folder) for folder, outcome in outcomes if isinstance(outcome, Failure)]
     out = flags["flags"].out or Path(runs) / "report.html"
     with ownership.owner("report", flags["writing"].overwrite, out), sole(out):
         if is_report(out):
             ownership.record(out)
         page = write_report(runs, out)
-    document = {"verb": "report", "report": str(page), "systems": systems}
-    show = {"systems": ", ".join(systems), "report": page, "open": page.absolute().as_uri()}
+    document = {"verb": "report", "report": str(page), "systems": systems, "failed": failed}
+    told = f"{', '.join(failed)} (the page says why)" if failed else None
+    show = {"systems": ", ".join(systems), "failed": told, "report": page, "open": page.absolute().as_uri()}
     return Answer(document, lambda console: printing.print_paths(console, **show))
 
 

@@ -244,4 +244,6 @@ def _construct(kind: type[Outcome], path: Path, raw: dict[str, Any]) -> Outcome:
 
 
 def _unreadable(path: Path, reason: str) -> ArtifactError:
-    return ArtifactError(f"{path} cannot be read as the outcome of a comparison ({reason}); run the comparison again.")
+    return ArtifactError(
+        f"{path} cannot be read as the outcome of a comparison ({reason.rstrip('.')}); run the comparison again."
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -104,13 +106,14 @@ def write_report(runs: Path | str, out: Path | str) -> Path:
     ArtifactError
         If `runs` holds no result.
     """
-    chapters = _chapters(gather(runs))
+    chapters = _chapters(gather(runs), Path(runs))
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"duration": numbers.duration, "moment": _moment}
     html = environment.get_template("page.html.jinja").render(
         chapters=chapters,
+        systems=len({chapter.outcome.system for chapter in chapters}),
         style=Markup(THEME_CSS + "\n" + (HERE / "style.css").read_text(encoding="utf-8")),
         facts=_facts(chapters),
         kinds=KINDS,
@@ -130,13 +133,19 @@ def is_report(path: Path | str) -> bool:
         return False
 
 
-def _chapters(outcomes: Iterable[tuple[Path, Result | Failure]]) -> list[Chapter]:
+def _chapters(outcomes: Sequence[tuple[Path, Result | Failure]], runs: Path) -> list[Chapter]:
+    """A chapter each; where a system has several, its folder stands behind its name."""
     anchors: set[str] = set()
+    times = Counter(outcome.system for _, outcome in outcomes)
     chapters = []
     for folder, outcome in outcomes:
         anchor = _anchor(outcome.system, anchors)
         anchors.add(anchor)
-        chapters.append(_chapter(anchor, folder, outcome))
+        chapter = _chapter(anchor, folder, outcome)
+        if times[outcome.system] > 1:
+            where = os.fsencode(folder.relative_to(runs)).decode("utf-8", "replace")
+            chapter = replace(chapter, title=f"{chapter.title}: {where}")
+        chapters.append(chapter)
     return chapters
 
 

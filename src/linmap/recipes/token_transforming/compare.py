@@ -161,7 +161,7 @@ def advice(task: Task, runs: Runs) -> str:
             fastest = max(own, key=lambda run: run.values[SPEED])
             told.append(f"{fastest.arm} gets there with {fastest.part}: {fastest.values[SPEED]:.2f} times as fast.")
     else:
-        told = [f"No way and budget has {enough}: keep more of the tokens, or allow more to be lost (lost=)."]
+        told = [f"No way and budget has {enough}: keep more of the tokens, or allow more to be lost (--lost)."]
     return " ".join([*told, *standing(task, runs)])
 
 
