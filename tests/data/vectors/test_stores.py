@@ -428,6 +428,22 @@ def test_files_fill_stores(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "s")
 
 
+def test_a_graph_of_postgres_leaves_no_record_out_that_was_asked_for(postgres: str) -> None:
+    """Of rows that were replaced, and beyond what a graph gives."""
+    vectors = RNG.standard_normal((1200, 4)).astype(np.float32)
+    ids = [str(row) for row in range(1200)]
+    with PostgresStore(postgres, 4, table="graph") as store:
+        store.upsert(ids, vectors)
+        store.create_index()
+        for _ in range(2):
+            store.upsert(ids, vectors)
+        store.connection.execute("SET enable_seqscan = off")
+        for k in (1, 100, 600, 1100, 1200):
+            for _ in range(3):  # also where the statement has been prepared
+                hits = store.search(vectors[:3], k)
+                assert [len({hit.id for hit in line}) for line in hits] == [k] * 3
+
+
 @pytest.mark.parametrize(("dim", "kind"), [(2000, "vector"), (2001, "halfvec"), (4000, "halfvec"), (4001, "bit")])
 def test_postgres_columns_by_length(postgres: str, dim: int, kind: str) -> None:
     assert column_type(dim) == kind

@@ -20,6 +20,7 @@ LONGEST: dict[str, int] = {"vector": 2000, "halfvec": 4000, "bit": 64000}
 """Numbers of a column that pgvector can index: float32, float16 and signs."""
 OPERATOR = {"vector": "<#>", "halfvec": "<#>", "bit": "<~>"}
 METADATA = "_metadata"
+MOST_FROM_GRAPH = 1000  # records that pgvector's graph looks at, at most
 CLASS = {"vector": "vector_ip_ops", "halfvec": "halfvec_ip_ops", "bit": "bit_hamming_ops"}
 
 
@@ -188,8 +189,8 @@ class PostgresStore(DatabaseStore):
         """A graph (HNSW) over a field: faster, and no longer exact."""
         self._execute(index_statement(field, self._dim(field), self.table, self._kinds[field]))
 
-    def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> Any:
-        return self.connection.execute(cast("LiteralString", statement), values)
+    def _execute(self, statement: str, values: tuple[Any, ...] = (), prepare: bool | None = None) -> Any:
+        return self.connection.execute(cast("LiteralString", statement), values or None, prepare=prepare)
 
     def _value(self, vector: np.ndarray, kind: ColumnType) -> Any:
         if kind == "bit":
@@ -220,10 +221,13 @@ class PostgresStore(DatabaseStore):
         statement = f"SELECT id, {distance} FROM {self._quoted} WHERE {there} ORDER BY {distance} LIMIT {k}"
         hits = []
         with self.connection.transaction():
-            self._execute(f"SET LOCAL hnsw.ef_search = {min(max(k, 100), 1000)}")
+            self._execute(f"SET LOCAL hnsw.ef_search = {min(max(k, 100), MOST_FROM_GRAPH)}")
             for query in queries:
                 value = self._value(query, kind)
                 rows = self._execute(statement, (value, value)).fetchall()
+                if len(rows) < k:  # a graph gives so many at most, and counts what has been replaced since among them
+                    self._execute("SET LOCAL enable_indexscan = off; SET LOCAL enable_seqscan = on")
+                    rows = self._execute(statement, (value, value), prepare=False).fetchall()  # with a plan of its own
                 hits.append(
                     [Hit(str(name), float(np.cos(np.pi * d / dim)) if kind == "bit" else -d) for name, d in rows]
                 )
