@@ -428,6 +428,36 @@ def test_files_fill_stores(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "s")
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("usearch", {}),
+        *(
+            ("faiss", {"index": i})
+            for i in ("HNSW8", "IVF64,Flat", "L2norm,IVF32,Flat", "PCA3,HNSW8", "IVF32,PQ2x4fs,RFlat")
+        ),
+        ("faiss", {"index": "bits,SQ8"}),
+    ],
+)
+def test_approximate_searches_find_as_many_as_were_asked_for(kind: str, options: dict, tmp_path: Path) -> None:
+    """However few of them a graph or the lists nearby lead to, and also where all were replaced."""
+    n = 1300
+    vectors = np.random.default_rng(3).standard_normal((n, 4)).astype(np.float32)
+    ids = [str(row) for row in range(n)]
+    with open_store(f"{kind}:{tmp_path / 's'}", 4, **options) as store:
+        store.upsert(ids, vectors)
+        store.upsert(ids[::-1], vectors[::-1])
+        for k in (1, 400, 1000, n, n + 5):
+            for line in store.search(vectors[:3], k):
+                assert len({hit.id for hit in line}) == len(line) == min(k, n)
+                scores = [hit.score for hit in line]
+                assert scores == sorted(scores, reverse=True)
+        exactly = store.search(vectors[:1], n)[0]
+        if kind == "usearch" or options["index"] in ("HNSW8", "IVF64,Flat"):
+            products = [float(vectors[0] @ vectors[int(hit.id)]) for hit in exactly]
+            np.testing.assert_allclose([hit.score for hit in exactly], products, rtol=1e-3, atol=1e-4)
+
+
 def test_a_graph_of_postgres_leaves_no_record_out_that_was_asked_for(postgres: str) -> None:
     """Of rows that were replaced, and beyond what a graph gives."""
     vectors = RNG.standard_normal((1200, 4)).astype(np.float32)

@@ -100,6 +100,23 @@ class FaissIndex(FieldIndex):
             ) from None
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        rows, scores = self._found(queries, k)
+        if k <= self._rows and (short := (rows < 0).any(1)).any():  # of those a graph or some lists lead to
+            _set_breadth(self._own, 8 * self._core.ntotal)
+            rows[short], scores[short] = self._found(queries[short], k)
+            _set_breadth(self._own)
+            if (short := (rows < 0).any(1)).any():
+                rows[short], scores[short] = self._compared(queries[short], k)
+        return rows, scores
+
+    def _compared(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k best of all rows, each of which is looked at: a graph leads not to every one."""
+        kept = self._kept(np.arange(self._rows))
+        scores = _through(transforms_of(self._whole), queries) @ kept.T
+        rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return rows, np.take_along_axis(scores, rows, 1)
+
+    def _found(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         replaced = len(self._row) - self._rows
         wanted, there = k + replaced, self._core.ntotal
         if hasattr(self._core, "k_factor"):  # whose search fails where it finds fewer candidates
@@ -353,16 +370,16 @@ def _reason(error: RuntimeError) -> str:
     return re.sub(r"^Error in .*?\.(cpp|h):\d+: ", "", str(error).splitlines()[-1])[:160]
 
 
-def _set_breadth(index: Any) -> None:
+def _set_breadth(index: Any, breadth: int = BREADTH) -> None:
     """In every graph and inverted file of the index, wherever it stands."""
     index = faiss_module().downcast_index(index)
     for inner in ("index", "base_index"):
         if hasattr(index, inner):
-            _set_breadth(getattr(index, inner))
+            _set_breadth(getattr(index, inner), breadth)
     if hasattr(index, "hnsw"):
-        index.hnsw.efSearch = BREADTH
+        index.hnsw.efSearch = breadth
     if hasattr(index, "nprobe"):
-        index.nprobe = max(1, min(index.nlist, BREADTH // 8))
+        index.nprobe = max(1, min(index.nlist, breadth // 8))
         if not (index.ntotal and isinstance(index, faiss_module().IndexIVFFastScan)):  # FAISS crashes on filled ones
             index.make_direct_map()
 

@@ -42,6 +42,8 @@ class UsearchIndex(FieldIndex):
         rows, scores = np.full((len(queries), k), -1), np.zeros((len(queries), k), np.float32)
         for i, query in enumerate(queries):
             found = self._index.search(query, k)
+            if len(found) < min(k, len(self._index)):  # the graph leads not to every one
+                found = self._index.search(query, k, exact=True)
             rows[i, : len(found)] = found.keys.astype(np.int64)
             scores[i, : len(found)] = 1 - found.distances
         if self._directions:  # the products are those of whole numbers, of the query's direction too
