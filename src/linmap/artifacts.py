@@ -19,7 +19,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from linmap.data.door import load_json, reason, refuse_endless, refuse_special
+from linmap.data.door import load_json, plainly, reason, refuse_endless, refuse_special
 from linmap.data.schema import typed
 from linmap.errors import (
     ArgumentError,
@@ -398,7 +398,7 @@ def said(error: Exception) -> str:
         return f"it lacks {text}"
     for words, plain in PLAIN:
         text = words.sub(plain, text)
-    return text or type(error).__name__
+    return plainly(text) or type(error).__name__
 
 
 def check_names(found: Collection[str], expected: Collection[str], file: str) -> None:

@@ -1,5 +1,6 @@
 """Where pretrained models come from, and what is said of those that are none."""
 
+import contextlib
 import json
 import random
 import re
@@ -199,3 +200,34 @@ def test_weights_that_are_no_numbers_are_refused_wherever_they_stand(
         save_file(weights | {name: broken}, folder / "model.safetensors", {"format": "pt"})
         with pytest.raises(ArgumentError, match=rf"llama: the weight {re.escape(name)} holds NaN or an infinity"):
             load_pretrained(folder, "language", dtype)
+
+
+@pytest.mark.parametrize("value", [[], "x", {}, None, True])
+def test_settings_of_a_tokenizer_that_only_a_text_meets_are_told_when_it_is_loaded(
+    value: object, tmp_path: Path, llama_folder: Path
+) -> None:
+    folder = shutil.copytree(llama_folder, tmp_path / "llama")
+    path = folder / "tokenizer_config.json"
+    whole = json.loads(path.read_text())
+    for name in ("model_max_length", "model_input_names", "padding_side", "truncation_side", "added_tokens_decoder"):
+        path.write_text(json.dumps(whole | {name: value}))
+        with contextlib.suppress(ArgumentError):
+            assert load_tokenizer(folder)("a")["input_ids"] == [66]
+
+
+def test_what_python_says_of_types_is_no_line_for_a_user():
+    from linmap.data.door import plainly
+
+    for use in (
+        lambda v: v.items(),
+        lambda v: v[0],
+        lambda v: v(),
+        lambda v: v < "a",
+        lambda v: v + "a",
+        lambda v: iter(v),
+    ):
+        for value in (1, 1.5, None):
+            with pytest.raises((TypeError, AttributeError)) as caught:
+                use(value)
+            assert "a value in it is of another type" in plainly(str(caught.value))
+            assert "object" not in plainly(str(caught.value))

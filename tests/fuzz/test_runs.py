@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fuzz.runs import RUNS, SavedRun, changed, reshaped
+from linmap.data.door import OF_TYPES
 from linmap.errors import ArtifactError, LinmapError
 
 MOST = int(os.environ.get("LINMAP_FUZZ_CHANGES", "150"))
@@ -59,7 +60,9 @@ def outcome(run: SavedRun, folder: Path, what: str) -> bool:
     """Whether a run is refused; any error but those of linmap fails."""
     try:
         found = run.load(folder)
-    except ArtifactError:
+    except ArtifactError as error:
+        if OF_TYPES.search(str(error)):
+            raise AssertionError(f"{what}: Python's words in {error}") from error
         return True
     except Exception as error:
         raise AssertionError(f"{what}: {type(error).__name__} while it is read: {error}") from error

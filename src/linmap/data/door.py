@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,12 @@ NO_PLACES = {
 }
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 """What spreadsheets write beside commas."""
+OF_TYPES = re.compile(
+    r"'\w+' object (?:has no attribute '\w+'|is not [a-z ]+|does not support [a-z ]+|cannot be [a-z ]+)"
+    r"|'\S+' not supported between instances of '\w+' and '\w+'"
+    r"|(?:unsupported operand|bad operand|can only concatenate|must be real number|unhashable type)\b.*"
+)
+"""What Python says where a value of a file is of another type than its reader takes."""
 UNSAFE = ("pickle", "trust", "max_header_size", "unsafe", "weights_only")  # advice that does not belong to strangers
 
 
@@ -233,9 +240,14 @@ def understood(path: Path | str, what: str, way: str = "write it again") -> Iter
 
 def reason(error: BaseException) -> str:
     """What a library says of a file, in brackets, but for its advice to load it in a way that would run code."""
-    text = " ".join(str(error).split()).rstrip(".")
+    text = plainly(" ".join(str(error).split()).rstrip("."))
     if text.startswith("Object arrays"):
         return " (it holds Python objects)"
     if not text or any(word in text for word in UNSAFE):
         return ""
     return f" ({text[:160]})"
+
+
+def plainly(text: str) -> str:
+    """What is said of a file, without Python's words for values of other types."""
+    return OF_TYPES.sub("a value in it is of another type", text)

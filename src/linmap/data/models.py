@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from linmap.data.built import no_larger_than, weight_files, weights_in
-from linmap.data.door import inside, load_json
+from linmap.data.door import inside, load_json, plainly
 from linmap.data.image_preparation import FILE as PREPARATION_FILE
 from linmap.data.pretrained import BUNDLED, BUNDLED_VISION, bundled_model
 from linmap.data.schema import unstated
@@ -170,11 +170,12 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     check_names(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        check_template(tokenizer, folder)
+        tokenizer("a")  # which looks at settings that nothing has looked at before
     except (LinmapError, ImportError):
         raise
     except Exception as error:  # whatever Transformers does with what is in there
         raise ArgumentError(f"the tokenizer of {folder} cannot be loaded: {_first(error)}.") from error
-    check_template(tokenizer, folder)
     return tokenizer
 
 
@@ -439,7 +440,7 @@ def _first(error: BaseException) -> str:
 
     if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+    return plainly((str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip("."))
 
 
 def _left_out(folder: Path) -> str:
