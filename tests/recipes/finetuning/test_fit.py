@@ -122,6 +122,13 @@ def test_a_classifier_learns_and_names_the_classes(
     answers = [json.loads(line) for line in out.read_text().splitlines()]
     assert [{name: answer[name] for name in ("text", "label")} for answer in answers] == moods(20)
     assert found["accuracy"] == sum(answer["predicted"] == answer["label"] for answer in answers) / 20 > 0.75
+    lines = data["classification"].read_text().splitlines()
+    for known in (0, 5):  # of classes that the run does not know, nothing is right or wrong
+        strange = [json.dumps(json.loads(line) | {"label": "unheard of"}) for line in lines[known:]]
+        (tmp_path / "other.jsonl").write_text("\n".join([*lines[:known], *strange]))
+        told = apply(Answering(batch_size=3), FittedJob(artifact=tmp_path, data=tmp_path / "other.jsonl", out=out))
+        assert ("accuracy" in told) == (known > 0)
+        assert "unheard of" in told["notes"][0]
     saved = FineTuned.load(tmp_path)
     for answer in answers[:4]:
         ids = saved.tokenizer(answer["text"], return_tensors="pt")["input_ids"]

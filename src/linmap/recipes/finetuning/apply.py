@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from linmap.adapt.finetuning import FineTuned
 from linmap.artifacts import write_records
 from linmap.data import find
+from linmap.data.labels import judged
 from linmap.data.text import read_prompts
 from linmap.errors import UsageError
+from linmap.recipes.answers import say_accuracy
 from linmap.recipes.finetuning.flags import Answering
 from linmap.recipes.job import FittedJob
 from linmap.recipes.language.answering import check_answers
@@ -40,7 +43,7 @@ def apply(settings: Answering, job: FittedJob) -> dict[str, Any]:
         found = tuned.classify(records, settings.batch_size)
         answers = [{"predicted": name, "probability": round(p, 6)} for name, p in found]
         if all(record.answer is not None for record in records):
-            right = [record.answer == name for record, (name, _) in zip(records, found, strict=True)]
-            summary["accuracy"] = sum(right) / len(right)
+            given = np.array([record.answer for record in records])
+            say_accuracy(summary, judged(given, np.array(tuned.labels)), np.array([name for name, _ in found]))
     write_records(out, [record.fields | answer for record, answer in zip(records, answers, strict=True)])
     return summary | {"added": list(answers[0])}
