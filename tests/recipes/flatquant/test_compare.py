@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from linmap.compress.flatquant.baselines import BASELINES
 from linmap.compress.flatquant.measures import perplexity
@@ -49,6 +51,21 @@ def test_halves_share_no_line_and_lose_none(text: Path) -> None:
     assert found.calibration + found.test == TEXT
     assert found.calibration.endswith("\n")
     assert abs(len(found.calibration) - len(found.test)) < 120
+
+
+@given(start=st.text("ab \n", max_size=300), before=st.integers(1, 300), after=st.integers(0, 300))
+def test_both_halves_are_near_to_half_however_long_the_lines_are(
+    start: str, before: int, after: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("halves") / "a.txt"
+    whole = "a" * before + start + "b" * after
+    path.write_text(whole)
+    found = texts(path)
+    assert found.calibration + found.test == whole
+    assert abs(len(found.calibration) - len(found.test)) <= len(whole) / 2 + 2
+    words = " ".join(["word"] * 200)
+    path.write_text(words)
+    assert texts(path).calibration.endswith("word ")
 
 
 def test_calibration_never_sees_the_test(llama: str, text: Path) -> None:

@@ -92,12 +92,15 @@ class Texts:
 
 
 def texts(data: Path | None) -> Texts:
-    """The two halves of a file, cut at the end of a line; two novels of the package without one."""
+    """The two halves of a file, cut at the end of a line, or of a word where the line is too long for that; two novels
+    of the package without one."""
     if data is None:
         calibration, test = (read_text(find(NOVELS.format(part), "Reinstall linmap.")) for part in ("calib", "test"))
         return Texts(calibration, test, ("Northanger Abbey", "Persuasion"))
     text = read_text(data)
-    cut = text.find("\n", len(text) // 2) + 1
+    middle = len(text) // 2
+    ends = (text.find(mark, middle) + 1 for mark in ("\n", " "))
+    cut = next((end for end in ends if 0 < end <= middle + len(text) // 4), middle)
     return Texts(text[:cut], text[cut:], (f"the first half of {data.name}", "the second half"))
 
 
