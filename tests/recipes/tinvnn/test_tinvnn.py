@@ -12,7 +12,7 @@ import pytest
 from linmap.cli import main
 from linmap.data.clouds import load_clouds
 from linmap.data.tsplib import read_tour, read_tsp
-from linmap.errors import UsageError
+from linmap.errors import DataError, UsageError
 from linmap.experiment.result import Result
 from linmap.recipes.job import ApplyJob, CompareJob, FitJob, FittedJob
 from linmap.recipes.tinvnn import RECIPE
@@ -178,6 +178,12 @@ def test_a_folder_of_instances_gets_tours_and_gaps(ring: Path, tmp_path: Path) -
     np.savetxt(tmp_path / "cities.csv", read_tsp(ring).points, delimiter=",")
     plain = apply(ApplyTours(), FittedJob(tmp_path / "cities.csv", tmp_path / "two.tour", artifact=run))
     assert plain["length"] == pytest.approx(12 * 200 * np.sin(np.pi / 12), rel=1e-4)
+
+
+def test_cities_at_one_place_are_no_task(tmp_path: Path) -> None:
+    (tmp_path / "one.tsp").write_text(TSP.format(n=4, cities="".join(f"{i} 3 5\n" for i in range(1, 5))))
+    with pytest.raises(DataError, match="all distances are 0"):
+        compare(CompareTours(), CompareJob(tmp_path / "one.tsp", tmp_path / "out"))
 
 
 def test_solvers_and_heuristics_are_compared_on_tsplib_files(ring: Path, tmp_path: Path) -> None:

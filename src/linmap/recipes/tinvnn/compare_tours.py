@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from linmap.data.tsplib import TspInstance, known_optimum
+from linmap.errors import DataError
 from linmap.experiment import Arm, Check, Experiment, Metric, Outcome, Part, Picture, Result, Runs, Trial, conclude
 from linmap.experiment import fingerprint as content
 from linmap.experiment.charts import draw_bars
@@ -82,6 +83,8 @@ def compare_tours(settings: CompareTours, job: CompareJob) -> Result:
 def task(instance: TspInstance, optimum: int | None, polish: int) -> Task:
     """What its tours are measured by: the optimum, or what the heuristics find where none is known."""
     found = optimum or min(instance.length(heuristic(instance, name, polish)) for name in (NEAREST, GREEDY))
+    if found <= 0:
+        raise DataError(f"{instance.name}: all distances are 0, so that every tour is as good; leave it out.")
     turn = rotations(1, 2, np.random.default_rng(7))[0]
     return Task(instance, float(found), RESIZED * instance.points @ turn.T)
 
