@@ -90,6 +90,14 @@ def test_a_model_for_a_budget_stands_alone(data: Path, pool: Path, tmp_path: Pat
     assert quick["held_out_accuracy"] == round(max(whole.accuracy.values()), 4)
 
 
+def test_classes_that_the_pool_does_not_know_are_no_wrong_answers(pool: Path, tmp_path: Path) -> None:
+    pixels = np.zeros((4, 14, 14), np.uint8)
+    np.savez(tmp_path / "strange.npz", images=pixels, labels=np.array(["unheard of"] * 4))
+    told = apply(Apply(id=3), FittedJob(tmp_path / "strange.npz", tmp_path / "out", artifact=pool))
+    assert "accuracy" not in told
+    assert "unheard of" in told["notes"][0]
+
+
 def test_a_built_model_classifies_by_itself(data: Path, pool: Path, tmp_path: Path) -> None:
     model, table = tmp_path / "model", tmp_path / "classes.csv"
     of_pool = apply(Apply(id=3), FittedJob(data, model, artifact=pool))

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -14,8 +15,10 @@ from linmap.compress.learngene_pool import Descendant, LearngenePool
 from linmap.compress.learngene_pool.descendant import is_descendant
 from linmap.data.image_sets import read_image_set
 from linmap.data.image_tensors import to_grey
+from linmap.data.labels import judged
 from linmap.errors import ArtifactError, UsageError
 from linmap.ownership import real
+from linmap.recipes.answers import say_accuracy
 from linmap.recipes.beside import FILE
 from linmap.recipes.job import FittedJob
 from linmap.recipes.learngene_pool import images
@@ -105,7 +108,6 @@ def classified(model: Descendant, data: Path, about: dict[str, Any], preparation
     table = {"image": found.names, "class": named, "probability": probabilities.amax(-1).numpy()}
     artifacts.write_table(path, pd.DataFrame(table))
     summary: dict[str, Any] = {"classes": str(path), "images": len(found)}
-    if found.labels is not None and set(found.classes) & set(classes):
-        truth = [found.classes[k] for k in found.labels]
-        summary["accuracy"] = round(sum(a == b for a, b in zip(named, truth, strict=True)) / len(truth), 4)
+    if found.labels is not None:
+        say_accuracy(summary, judged(np.array(found.classes)[found.labels], np.array(classes)), np.array(named))
     return summary
