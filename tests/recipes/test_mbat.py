@@ -102,8 +102,8 @@ def test_vectors_with_another_fingerprint_are_refused(index: Path, monkeypatch: 
 
 def test_wrong_use_is_told(index: Path, tmp_path: Path) -> None:
     for wrong, message in [
-        (SearchSettings(str(index)), "one of --like JSON, --id ID and --at PATH=VALUE"),
-        (SearchSettings(str(index), id="ada", like="{}"), "one of --like JSON, --id ID and --at PATH=VALUE"),
+        (SearchSettings(str(index)), "one of --like JSON, --id ID, --at PATH=VALUE and --query FILE.npy"),
+        (SearchSettings(str(index), id="ada", like="{}"), "one of --like JSON, --id ID, --at PATH=VALUE and --query"),
         (SearchSettings(str(index), id="nobody"), "no record with the id 'nobody'; its ids are ada, alan"),
         (SearchSettings(str(index), like="{"), "neither JSON text nor the path"),
         (SearchSettings(str(index), id="ada", top=0), "--top must be at least 1"),
@@ -253,7 +253,7 @@ def test_vectors_are_searched_with_vectors(index: Path, tmp_path: Path) -> None:
         (SearchSettings(str(index), query=tmp_path / "q.npy", id="ada"), "leave --like, --id and --at out"),
         (SearchSettings(str(index), query=tmp_path / "q.npy", top=0), "--top must be at least 1"),
         (SearchSettings(str(index), through=tmp_path, id="ada"), "give them with --query"),
-        (SearchSettings(str(index)), "one of --like JSON, --id ID and --at"),
+        (SearchSettings(str(index)), "one of --like JSON, --id ID, --at PATH=VALUE and --query"),
     ):
         with pytest.raises(UsageError, match=message):
             search(wrong)

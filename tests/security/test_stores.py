@@ -6,6 +6,8 @@ import json
 import pickle
 import random
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 from linmap.cli import main
 from linmap.cli.errors import WRONG_USE
 from linmap.data.vectors import open_store
+from linmap.data.vectors.qdrant_folder import SEVERAL
 from linmap.errors import ArtifactError, LinmapError
 
 X = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
@@ -84,6 +87,33 @@ def test_no_pickle_of_a_folder_of_qdrant_runs_anything(tmp_path: Path) -> None:
             with pytest.raises(LinmapError, match="fill a new store"):
                 open_store(f"qdrant:{folder}", fields)
         assert not marker.exists()
+
+
+KILLED = """
+import os, sqlite3, sys
+points = sqlite3.connect(sys.argv[1])
+points.execute("PRAGMA cache_size = 2")  # pages, so that the file itself is written before the end
+points.execute("UPDATE points SET point = zeroblob(5000)")
+os._exit(0)
+"""
+
+
+def test_points_of_a_writer_that_was_killed_are_taken_back(tmp_path: Path) -> None:
+    folder = filled("qdrant", tmp_path / "s")
+    subprocess.run([sys.executable, "-c", KILLED, folder / COLLECTION], check=True)
+    journal = (folder / COLLECTION).with_name("storage.sqlite-journal")
+    left, torn = journal.read_bytes(), (folder / COLLECTION).read_bytes()
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    journal.write_bytes(left + bytes(4) + str(victim).encode() + bytes(8) + SEVERAL)
+    with pytest.raises(ArtifactError, match="names another file"):
+        open_store(f"qdrant:{folder}")
+    assert victim.read_text() == "mine"
+    assert (folder / COLLECTION).read_bytes() == torn
+    journal.write_bytes(left)
+    with open_store(f"qdrant:{folder}") as store:
+        assert store.count() == 8
+    assert not journal.exists()
 
 
 def test_other_programs_read_their_own_pickles_as_before(tmp_path: Path) -> None:

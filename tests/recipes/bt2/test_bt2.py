@@ -55,7 +55,7 @@ def test_wrong_files_are_named(files: tuple[Path, Path], tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"no array that numpy.save wrote"):
         fit(Fit(new=new, old=tmp_path / "text.npy"), FitJob(out=tmp_path / "run"))
     np.save(tmp_path / "flat.npy", np.ones(3))
-    with pytest.raises(DataError, match="must hold one matrix"):
+    with pytest.raises(DataError, match=r"of the shape \(3,\); expected one matrix"):
         fit(Fit(new=new, old=tmp_path / "flat.npy"), FitJob(out=tmp_path / "run"))
     fit(Fit(), FitJob(out=tmp_path / "run"))
     with pytest.raises(DataError, match="384 columns"):

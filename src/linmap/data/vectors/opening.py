@@ -74,10 +74,9 @@ def _check_folder(kind: str, place: str, make: bool) -> None:
     if any(folder.glob(STORES[kind])):
         return
     if not make:
-        line = word(f"{kind}:{place}")
         raise DataError(
-            f"{place} holds no {kind} store; `linmap index VECTORS --into {line}` makes one, and in Python, give the "
-            "lengths of its vectors."
+            f"{place} holds no {kind} store; `linmap index VECTORS --into {word(kind + ':' + place)}` makes one, and "
+            "in Python, give the lengths of its vectors."
         )
     if found := next((name for name in OTHERS if (folder / name).exists()), None):
         raise DataError(f"{place} is a run or a model, as it holds {found}; name another folder for the store.")

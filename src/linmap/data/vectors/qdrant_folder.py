@@ -19,6 +19,8 @@ from linmap.locks import BusyError
 META, COLLECTIONS, POINTS = "meta.json", "collection", "storage.sqlite"  # Qdrant's names
 OWN = {"points", "sqlite_autoindex_points_1"}
 """All that Qdrant's files of SQLite hold; a view or a trigger of a stranger would compute."""
+SEVERAL = bytes.fromhex("d9d505f920a163d7")
+"""The end of a journal of SQLite that names another file, which would be read, and removed."""
 _careful: ContextVar[bool] = ContextVar("linmap_careful", default=False)
 
 
@@ -87,9 +89,13 @@ def _check(folder: Path) -> None:
 
 
 def _check_points(path: Path) -> None:
+    journal = path.with_name(f"{path.name}-journal")  # of a program that was killed: SQLite takes it back
+    refuse_special(journal)
+    if journal.exists() and journal.read_bytes().endswith(SEVERAL):
+        raise DataError(f"{journal} names another file.")
     with (
         understood(path, "points of Qdrant", "fill a new store"),
-        closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as points,
+        closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True)) as points,
     ):
         found = points.execute("SELECT type, name FROM sqlite_master").fetchall()
         columns = points.execute("PRAGMA table_xinfo(points)").fetchall()
