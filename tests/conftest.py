@@ -37,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish() -> None:
     """What was imported stays, and is not looked through at each collection of garbage."""
     gc.freeze()
+    gc.set_threshold(10_000, 10, 30)  # a test leaves little behind
     gc.enable()
 
 

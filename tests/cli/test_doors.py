@@ -15,6 +15,7 @@ DOORS += [[verb, slug, "--help"] for slug in READY for verb in ("fit", "apply", 
 
 EACH_DOOR = """
 import contextlib, io, json, os, sys
+import rich.console, rich.table, tyro  # which every door takes
 from linmap.cli import main
 heavy, doors = json.loads(sys.argv[1])
 answers = {}
