@@ -119,6 +119,33 @@ def test_without_a_channel_the_types_are_named() -> None:
 
 
 @pytest.mark.parametrize("ending", [".fif", ".fif.gz"])
+@pytest.mark.parametrize("hidden", [False, True])
+@given(count=st.integers(2, 2**31 - 1), at=st.integers(0, 99))
+def test_a_tag_that_counts_more_points_than_it_holds_is_refused_at_once(
+    tmp_path_factory: pytest.TempPathFactory, ending: str, hidden: bool, count: int, at: int
+) -> None:
+    """In the chain of tags, or behind its end, where only the directory leads."""
+    path = tmp_path_factory.mktemp("fif") / f"a-epo{ending}"
+    recording(("eeg", "eeg")).save(path, verbose="error")
+    opened = gzip.open if ending.endswith(".gz") else open
+    with opened(path, "rb") as file:
+        content = bytearray(file.read())
+    points = struct.pack(">iIii", 213, 36, 24, 0) + struct.pack(">iii", 1, 2, count) + bytes(12)
+    if hidden:
+        place = len(content)
+        heads = [struct.pack(">iIii", 213, 36, 24, place)] * (at + 1)
+        content += points + struct.pack(">iIii", 102, 32, 16 * len(heads), -1) + b"".join(heads)
+        struct.pack_into(">i", content, 36 + 16, place + len(points))
+    else:
+        content[56:56] = points  # behind the identity of the file and the place of its directory
+        struct.pack_into(">i", content, 36 + 16, -1)
+    with opened(path, "wb") as file:
+        file.write(content)
+    with pytest.raises(DataError, match="counts more points than it holds"):
+        load_epochs(path)
+
+
+@pytest.mark.parametrize("ending", [".fif", ".fif.gz"])
 @pytest.mark.parametrize("damaged", [False, True])
 @given(data=st.data())
 def test_a_file_whose_tags_lead_in_a_circle_is_refused_at_once(

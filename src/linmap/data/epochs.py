@@ -25,6 +25,8 @@ MAMEM_SUBJECTS = tuple(range(11))
 EMBEDDED_SUBJECTS = (0, 2, 5, 8)
 TRAIN, VALIDATION, TEST = (0, 1, 2), 3, 4  # sessions of MAMEM, the official split
 _MAMEM, _MAMEM_EMBEDDED = "eeg/mamem_ssvep.npz", "mamem_4subjects.npz"
+DIRECTORY, COUNTED_POINTS = 101, 36  # a kind and a type of tags in FIF
+DAMAGED = "the file is damaged, write it again"
 _AS_THEY_ARE = ("X", "ch_names", "y", "session", "group")
 
 
@@ -206,22 +208,43 @@ def _read_fif(path: Path) -> Epochs:
 
 
 def _check_tags(path: Path) -> None:
-    """Refuse a file whose tags lead back to one of them, which MNE would follow without end.
+    """Refuse a file whose tags lead back to one of them, or count points that they do not hold: MNE would not end.
 
     A tag has a head of 16 bytes: kind, type, size of its data, and where the next one begins (0: behind the data; below
-    0: nowhere).
+    0: nowhere). A directory holds such heads with the places of the tags, which MNE follows instead.
     """
-    position, seen = 0, set[int]()
+    position, seen, directory = 0, set[int](), 0
     with open_bytes(path, whole=False) as file:
         while position >= 0 and position not in seen:
             seen.add(position)
-            file.seek(position)
-            if len(head := file.read(16)) < 16:
-                return
-            _, _, size, following = struct.unpack(">iIii", head)
+            if (head := _tag(file, position, path)) is None:
+                break
+            kind, size, following = head
+            if kind == DIRECTORY and not directory:
+                directory = int.from_bytes(file.read(4), "big", signed=True)
             position = following or position + 16 + size
-    if position >= 0:
-        raise DataError(f"{path}: its tags lead in a circle, at byte {position}; the file is damaged, write it again.")
+        else:
+            if position >= 0:
+                raise DataError(f"{path}: its tags lead in a circle, at byte {position}; {DAMAGED}.")
+        if directory > 0 and (head := _tag(file, directory, path)) is not None:
+            entries = file.read(max(head[1], 0))
+            for (place,) in struct.iter_unpack(">12xi", entries[: len(entries) // 16 * 16]):
+                if place > 0 and place not in seen:
+                    _tag(file, place, path)
+
+
+def _tag(file: Any, position: int, path: Path) -> tuple[int, int, int] | None:
+    """Kind, size and following place of a tag, with the file at its data; None where there is none."""
+    file.seek(position)
+    if len(head := file.read(16)) < 16:
+        return None
+    kind, of, size, following = struct.unpack(">iIii", head)
+    if of == COUNTED_POINTS and size > 0:
+        start = file.read(12).ljust(12, b"\0")  # two numbers, and how many points of 12 bytes there are
+        if 12 * (1 + struct.unpack(">8xi", start)[0]) > size:
+            raise DataError(f"{path}: its tag at byte {position} counts more points than it holds; {DAMAGED}.")
+        file.seek(position + 16)
+    return kind, size, following
 
 
 def _checked(epochs: Epochs, path: Path) -> Epochs:
