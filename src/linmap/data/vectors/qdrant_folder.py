@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from linmap.data.door import inside, load_json, refuse_special, understood
+from linmap.data.door import inside, load_json, read_bytes, refuse_special, understood
 from linmap.errors import ArgumentTypeError, ArtifactError, DataError
 from linmap.locks import BusyError
 
@@ -90,8 +90,7 @@ def _check(folder: Path) -> None:
 
 def _check_points(path: Path) -> None:
     journal = path.with_name(f"{path.name}-journal")  # of a program that was killed: SQLite takes it back
-    refuse_special(journal)
-    if journal.exists() and journal.read_bytes().endswith(SEVERAL):
+    if journal.exists() and read_bytes(journal).endswith(SEVERAL):
         raise DataError(f"{journal} names another file.")
     with (
         understood(path, "points of Qdrant", "fill a new store"),
