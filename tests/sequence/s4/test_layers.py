@@ -273,8 +273,9 @@ def test_what_is_kept_follows_writes_that_no_version_counts(name: str, write) ->
 def test_many_layers_at_once_under_vmap_leave_nothing_behind(own: list[str] | None) -> None:
     """Each with all parameters of its own, or with some and the others in common."""
     layers, u = [build("lin", seed).eval() for seed in range(3)], noise(1, 6, 4)
-    for layer in layers[1:] if own else []:
-        layer.load_state_dict({k: v for k, v in layers[0].state_dict().items() if k not in own}, strict=False)
+    common = {name: value for name, value in layers[0].state_dict().items() if own and name not in own}
+    for layer in layers[1:]:
+        layer.load_state_dict(common, strict=False)
     parameters, buffers = torch.func.stack_module_state(list[nn.Module](layers))
     stacked = {name: value for name, value in parameters.items() if own is None or name in own}
     assert own is None or list(stacked) == own
