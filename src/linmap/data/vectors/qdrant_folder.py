@@ -6,7 +6,7 @@ import io
 import pickle
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -90,8 +90,9 @@ def _check(folder: Path) -> None:
 
 def _check_points(path: Path) -> None:
     journal = path.with_name(f"{path.name}-journal")  # of a program that was killed: SQLite takes it back
-    if journal.exists() and read_bytes(journal).endswith(SEVERAL):
-        raise DataError(f"{journal} names another file.")
+    with suppress(FileNotFoundError):  # that of another program which is at work comes and goes
+        if read_bytes(journal).endswith(SEVERAL):
+            raise DataError(f"{journal} names another file.")
     with (
         understood(path, "points of Qdrant", "fill a new store"),
         closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True)) as points,
