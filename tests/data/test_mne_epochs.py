@@ -118,6 +118,15 @@ def test_without_a_channel_the_types_are_named() -> None:
         Epochs.from_mne(recording(("eeg", "stim"), ("EEG 0",)))
 
 
+def saved(folders: pytest.TempPathFactory, ending: str) -> tuple[Path, Any, bytearray]:
+    """A file of two channels, what opens it, and its bytes."""
+    path = folders.mktemp("fif") / f"a-epo{ending}"
+    recording(("eeg", "eeg")).save(path, verbose="error")
+    opened = gzip.open if ending.endswith(".gz") else open
+    with opened(path, "rb") as file:
+        return path, opened, bytearray(file.read())
+
+
 @pytest.mark.parametrize("ending", [".fif", ".fif.gz"])
 @pytest.mark.parametrize("hidden", [False, True])
 @given(count=st.integers(2, 2**31 - 1), at=st.integers(0, 99))
@@ -125,11 +134,7 @@ def test_a_tag_that_counts_more_points_than_it_holds_is_refused_at_once(
     tmp_path_factory: pytest.TempPathFactory, ending: str, hidden: bool, count: int, at: int
 ) -> None:
     """In the chain of tags, or behind its end, where only the directory leads."""
-    path = tmp_path_factory.mktemp("fif") / f"a-epo{ending}"
-    recording(("eeg", "eeg")).save(path, verbose="error")
-    opened = gzip.open if ending.endswith(".gz") else open
-    with opened(path, "rb") as file:
-        content = bytearray(file.read())
+    path, opened, content = saved(tmp_path_factory, ending)
     points = struct.pack(">iIii", 213, 36, 24, 0) + struct.pack(">iii", 1, 2, count) + bytes(12)
     if hidden:
         place = len(content)
@@ -151,11 +156,7 @@ def test_a_tag_that_counts_more_points_than_it_holds_is_refused_at_once(
 def test_a_file_whose_tags_lead_in_a_circle_is_refused_at_once(
     tmp_path_factory: pytest.TempPathFactory, ending: str, damaged: bool, data: st.DataObject
 ) -> None:
-    path = tmp_path_factory.mktemp("fif") / f"a-epo{ending}"
-    recording(("eeg", "eeg")).save(path, verbose="error")
-    opened = gzip.open if ending.endswith(".gz") else open
-    with opened(path, "rb") as file:
-        content = bytearray(file.read())
+    path, opened, content = saved(tmp_path_factory, ending)
     tags, position = [], 0
     while position < len(content):
         tags.append(position)
