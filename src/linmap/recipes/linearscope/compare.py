@@ -23,7 +23,7 @@ from linmap.recipes.job import CompareJob
 from linmap.recipes.linearscope.compare_text import compare_text
 from linmap.recipes.linearscope.flags import Compare
 from linmap.recipes.linearscope.kinds import is_network, named, reads_text
-from linmap.recipes.linearscope.loading import load_model, model_input, output_names, scope, taken
+from linmap.recipes.linearscope.loading import in_its_dtype, load_model, model_input, output_names, scope, taken
 from linmap.recipes.linearscope.vision import load_vision, pixels_of, refuse_preparation
 
 PHOTOS = ("chelsea", "coffee", "china", "flower")
@@ -140,8 +140,7 @@ class Deletion:
     def input(self, image: Path | str) -> Tensor:
         """What the network gets of a file or of an embedded photograph."""
         pixels = read_image(image) if isinstance(image, Path) else embedded_image(image)
-        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
-        return self.prepare(pixels).to(dtype)
+        return in_its_dtype(self.model, self.prepare(pixels))
 
     @torch.no_grad()
     def classes(self, image: Path | str) -> int:

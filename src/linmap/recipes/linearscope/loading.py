@@ -42,6 +42,11 @@ def model_input(settings: Reading, image: np.ndarray | None, grey: bool) -> Tens
     return normalised(square(embedded_image("chelsea") if image is None else image, side), settings.mean, settings.std)
 
 
+def in_its_dtype(model: nn.Module, x: Tensor) -> Tensor:
+    """An input in the number format of the network."""
+    return x.to(next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32))
+
+
 def taken(model: nn.Module, x: Tensor, settings: Reading) -> Tensor:
     """An input in the number format of the network, which has answered it once.
 
@@ -50,7 +55,7 @@ def taken(model: nn.Module, x: Tensor, settings: Reading) -> Tensor:
     UsageError
         If the network cannot take it, because it is of another size or has other channels; with what it says.
     """
-    x = x.to(next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32))
+    x = in_its_dtype(model, x)
     if model.training:  # refused elsewhere; an answer would move its running statistics
         return x
     try:
